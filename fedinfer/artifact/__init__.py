@@ -1,0 +1,1 @@
+"""Artifact: torch checkpoint to gated, signed int8 ONNX."""

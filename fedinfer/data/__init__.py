@@ -1,0 +1,1 @@
+"""Data: sources, partitions, injected drift. Returns arrays, never downloads."""

@@ -1,0 +1,1 @@
+"""Deployment: real SuperLinks, SuperNodes, keys and enrolment."""

@@ -1,0 +1,1 @@
+"""Device: the device's side of the same flows. Training is imported only when it trains."""

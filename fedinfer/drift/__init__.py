@@ -1,0 +1,1 @@
+"""Drift: sketches on the device, noise-aware tests on the server."""

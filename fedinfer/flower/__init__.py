@@ -1,0 +1,1 @@
+"""Flower: messages to dataclasses and back; the two apps. Handlers only translate."""

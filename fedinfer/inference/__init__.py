@@ -1,0 +1,1 @@
+"""Inference on the device. Imports without torch."""

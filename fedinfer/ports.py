@@ -1,0 +1,71 @@
+"""What the outside world has to offer: protocols of one to three methods.
+
+A port is an argument, never a global. Deployment passes `fedinfer.system`, tests and simulation pass their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from fedinfer.types import DeviceId
+
+
+class Clock(Protocol):
+    """Tells the time."""
+
+    def now(self) -> datetime:
+        """Wall-clock time, timezone-aware UTC."""
+
+    def seconds(self) -> float:
+        """Monotonic seconds, for durations only."""
+
+
+class Entropy(Protocol):
+    """Bytes for keys, shares and noise."""
+
+    def take(self, count: int) -> bytes:
+        """Return `count` fresh uniform bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request to one device. `common` is shared by a whole cohort and encoded once.
+
+    Args:
+        device: who is asked.
+        kind: message type, for instance "query.secagg_keys".
+        common: encoded part that all devices of the cohort get.
+        own: encoded part that only this device gets; may be empty.
+    """
+
+    device: DeviceId
+    kind: str
+    common: bytes
+    own: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: a body, or an error by the name of its class in fedinfer.errors."""
+
+    device: DeviceId
+    body: bytes
+    error: str = ""
+    detail: str = ""
+
+
+class Transport(Protocol):
+    """Carries requests to devices; the only way the coordinator reaches them."""
+
+    def devices(self) -> Sequence[DeviceId]:
+        """Enrolled devices that can be asked now."""
+
+    def ask(self, asks: Sequence[Ask], timeout_seconds: float) -> Sequence[Answer]:
+        """Ask all; a device that does not answer in time is missing from the result."""
+
+
+Listener = Callable[[str, dict[str, Any]], None]
+"""Called with (event name, JSON-able fields): the live view, events.jsonl and tests listen."""

@@ -1,0 +1,1 @@
+"""Privacy: events, accounting, calibration, integer mechanisms, ledgers, audits."""

@@ -1,0 +1,1 @@
+"""Rollout: waves, gates, decisions. Bytes and figures in, decision out."""

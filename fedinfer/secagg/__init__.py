@@ -1,0 +1,1 @@
+"""Secure aggregation: SecAgg+ with authenticated keys. numpy and cryptography; no torch, no privacy accounting."""

@@ -1,0 +1,1 @@
+"""Simulation: a Flower Grid in this process, and what runs scenarios on it."""

@@ -1,0 +1,76 @@
+"""SQLite in WAL mode: the one place that opens a database.
+
+Every room that keeps something brings its own tables as numbered migrations; `open_store` applies the missing ones in
+one transaction. synchronous=FULL, so that what is committed survives a power cut.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedinfer.errors import StoreError
+
+Migrations = Sequence[str]
+"""SQL scripts of one room, oldest first; never edited once released, only appended."""
+
+
+def open_store(path: Path, room: str, migrations: Migrations) -> sqlite3.Connection:
+    """Open (or make) the database at `path` and bring the tables of `room` up to date.
+
+    Args:
+        path: file; its folder must exist.
+        room: name under which the schema version is kept.
+        migrations: SQL scripts of that room.
+
+    Raises:
+        StoreError: when the file cannot be opened or was written by a newer version.
+    """
+    try:
+        connection = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        _migrate(connection, room, migrations)
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: {error}", hint="check the folder's permissions and free space") from error
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """One write transaction: all of it or nothing. Takes the write lock at once, so read-check-write is safe.
+
+    Raises:
+        StoreError: when the database refuses, for instance on a full disk.
+    """
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise StoreError(f"database: {error}", hint="check free space and permissions") from error
+
+
+def _migrate(connection: sqlite3.Connection, room: str, migrations: Migrations) -> None:
+    with transaction(connection):
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_version (room TEXT PRIMARY KEY, version INTEGER NOT NULL)"
+        )
+        row = connection.execute("SELECT version FROM schema_version WHERE room = ?", (room,)).fetchone()
+        version = int(row[0]) if row else 0
+        if version > len(migrations):
+            raise StoreError(f"{room} tables have version {version}, this program knows {len(migrations)}")
+        for script in migrations[version:]:
+            for statement in filter(None, (part.strip() for part in script.split(";"))):
+                connection.execute(statement)
+        connection.execute(
+            "INSERT INTO schema_version VALUES (?, ?) ON CONFLICT(room) DO UPDATE SET version = excluded.version",
+            (room, len(migrations)),
+        )

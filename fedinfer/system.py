@@ -1,0 +1,81 @@
+"""The real clock, the real entropy, and the only place that makes generators from seeds.
+
+Rule: noise and keys of a real deployment take `SystemEntropy`, which has no seed. `SimulatedEntropy` is another type;
+the deployment entry points check it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from datetime import UTC, datetime, timedelta
+from typing import final
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+
+@final
+class SystemClock:
+    """Time of this machine."""
+
+    def now(self) -> datetime:
+        """Wall-clock time, UTC."""
+        return datetime.now(UTC)
+
+    def seconds(self) -> float:
+        """Monotonic seconds."""
+        return time.perf_counter()
+
+
+@final
+class FrozenClock:
+    """A clock that moves only when told; for simulation with equal results and for tests."""
+
+    def __init__(self, start: datetime) -> None:
+        self._now = start
+
+    def now(self) -> datetime:
+        """The set time."""
+        return self._now
+
+    def seconds(self) -> float:
+        """Seconds since the epoch of the set time."""
+        return self._now.timestamp()
+
+    def advance(self, seconds: float) -> None:
+        """Move forward by `seconds` >= 0."""
+        self._now += timedelta(seconds=seconds)
+
+
+@final
+class SystemEntropy:
+    """The operating system's generator. It cannot be seeded."""
+
+    def take(self, count: int) -> bytes:
+        """Return `count` fresh uniform bytes."""
+        return os.urandom(count)
+
+
+@final
+class SimulatedEntropy:
+    """A reproducible stream (AES-256-CTR keyed by a hash of the seed). Simulation only: anyone with the seed can undo it."""
+
+    def __init__(self, *seed: int | str) -> None:
+        key = hashlib.sha256(repr(seed).encode()).digest()
+        self._stream = Cipher(algorithms.AES(key), modes.CTR(b"\0" * 16)).encryptor()
+
+    def take(self, count: int) -> bytes:
+        """Return the next `count` bytes of the stream."""
+        return self._stream.update(b"\0" * count)
+
+
+def child_seed(*parts: int | str) -> int:
+    """A 63-bit seed from named parts, for instance (run seed, device, round). Equal parts give an equal seed."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
+
+
+def simulation_rng(*parts: int | str) -> np.random.Generator:
+    """A numpy generator from named parts; for data, models and simulation, never for keys or real noise."""
+    return np.random.default_rng(child_seed(*parts))

@@ -1,0 +1,1 @@
+"""Training: torch models, device updates, server optimizers. The only room with opacus."""

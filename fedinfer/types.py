@@ -1,0 +1,55 @@
+"""Names that every room uses. One word per thing; docs/glossary.md explains each."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+DeviceId: TypeAlias = str
+FloatVector: TypeAlias = npt.NDArray[np.float32]
+"""A flat update or model, shape (d,)."""
+RingVector: TypeAlias = npt.NDArray[np.uint32]
+"""Integers mod 2^bits held in wrapping 32-bit words, shape (d,)."""
+Json: TypeAlias = dict[str, Any]
+
+
+class Unit(StrEnum):
+    """What one unit of privacy protects."""
+
+    EXAMPLE = "example"
+    DEVICE = "device"
+    NONE = "none"
+
+
+class Trust(StrEnum):
+    """Who is trusted to add noise."""
+
+    LOCAL = "local"
+    DISTRIBUTED = "distributed"
+    CENTRAL = "central"
+
+
+class AggregationMode(StrEnum):
+    """How updates are summed. `off` is unsafe and named so in every report."""
+
+    PROTOCOL = "protocol"
+    IDEAL = "ideal"
+    OFF = "off"
+
+
+class Relation(StrEnum):
+    """When two data sets are neighbours."""
+
+    ADD_REMOVE = "add-or-remove-one"
+    ZERO_OUT = "zero-out-one"
+    REPLACE_ONE = "replace-one"
+
+
+class Sampling(StrEnum):
+    """How the records of one step were chosen, as far as accounting may use it."""
+
+    NONE = "none"
+    POISSON = "poisson"

@@ -1,0 +1,285 @@
+"""One binary encoding for every message: a frozen dataclass to bytes and back, nothing else.
+
+Rules:
+* A message starts with "FI", the version of this encoding, and the name of its class; another name is refused.
+* Fields follow in the order of the class, without names. Types: bool, int (signed 64 bits), float, str, bytes,
+  str enums, numpy arrays (float32, float64, uint16, uint32, int64; one dimension or more), nested dataclasses,
+  tuple[T, ...] and dict[K, V] (sorted by key).
+* Every length is checked against what is left, every count against a bound; bytes left over are an error.
+* decode(encode(x)) == x, and equal messages have equal bytes, so a hash of the bytes identifies a message.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+
+import typing
+from collections.abc import Callable
+from enum import StrEnum
+from functools import cache
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fedinfer.errors import BadMessage, VersionMismatch
+
+WIRE_VERSION = 1
+MAX_BYTES = 1 << 30
+"""No message is larger than this (1 GiB)."""
+MAX_DIMENSIONS = 4
+
+_MAGIC = b"FI"
+_DTYPES = (np.dtype("<f4"), np.dtype("<f8"), np.dtype("<u2"), np.dtype("<u4"), np.dtype("<i8"))
+_LENGTH = struct.Struct("<I")
+_INT = struct.Struct("<q")
+_FLOAT = struct.Struct("<d")
+
+T = TypeVar("T")
+Writer = Callable[[Any, list[bytes]], None]
+
+
+class _Reader:
+    """Bytes with a position; every read is checked."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+        self.at = 0
+
+    def take(self, count: int) -> memoryview:
+        end = self.at + count
+        if count < 0 or end > len(self.data):
+            raise BadMessage(f"message is truncated: {count} bytes wanted, {len(self.data) - self.at} left")
+        piece = self.data[self.at : end]
+        self.at = end
+        return piece
+
+    def length(self) -> int:
+        return int(_LENGTH.unpack(self.take(4))[0])
+
+
+def encode(message: Any) -> bytes:
+    """Encode a frozen dataclass.
+
+    Raises:
+        BadMessage: when a value does not fit its declared type or the result is too large.
+    """
+    parts: list[bytes] = [_MAGIC, bytes([WIRE_VERSION])]
+    _write_text(type(message).__name__, parts)
+    try:
+        for name, write in _writers(type(message)):
+            write(getattr(message, name), parts)
+    except (struct.error, TypeError, AttributeError, ValueError) as error:
+        raise BadMessage(f"{type(message).__name__} cannot be encoded: {error}") from error
+    data = b"".join(parts)
+    if len(data) > MAX_BYTES:
+        raise BadMessage(f"{type(message).__name__} has {len(data)} bytes, limit {MAX_BYTES}")
+    return data
+
+
+def decode(kind: type[T], data: bytes | memoryview, *, limit_bytes: int = MAX_BYTES) -> T:
+    """Decode bytes into `kind`.
+
+    Args:
+        kind: dataclass that is expected.
+        data: the whole message.
+        limit_bytes: refuse anything longer.
+
+    Raises:
+        VersionMismatch: another version of the encoding.
+        BadMessage: anything else that is not exactly one well-formed message of this kind.
+    """
+    if len(data) > limit_bytes:
+        raise BadMessage(f"{kind.__name__}: {len(data)} bytes, limit {limit_bytes}")
+    reader = _Reader(memoryview(data))
+    if bytes(reader.take(2)) != _MAGIC:
+        raise BadMessage(f"{kind.__name__}: not a fedinfer message")
+    version = reader.take(1)[0]
+    if version != WIRE_VERSION:
+        raise VersionMismatch(f"message encoding {version}, this program speaks {WIRE_VERSION}")
+    name = _read_text(reader)
+    if name != kind.__name__:
+        raise BadMessage(f"expected {kind.__name__}, got {name[:40]!r}")
+    value: T = _read_fields(kind, reader)
+    if reader.at != len(reader.data):
+        raise BadMessage(f"{kind.__name__}: {len(reader.data) - reader.at} bytes left over")
+    return value
+
+
+@cache
+def _writers(kind: type) -> tuple[tuple[str, Writer], ...]:
+    hints = typing.get_type_hints(kind)
+    return tuple((field.name, _writer(hints[field.name])) for field in dataclasses.fields(kind))
+
+
+@cache
+def _readers(kind: type) -> tuple[Callable[[_Reader], Any], ...]:
+    hints = typing.get_type_hints(kind)
+    return tuple(_field_reader(hints[field.name]) for field in dataclasses.fields(kind))
+
+
+def _read_fields(kind: type, reader: _Reader) -> Any:
+    values = [read(reader) for read in _readers(kind)]
+    try:
+        return kind(*values)
+    except BadMessage:
+        raise
+    except Exception as error:  # a constructor may check its arguments in any way it likes
+        raise BadMessage(f"{kind.__name__}: {error}") from error
+
+
+def _write_text(value: str, parts: list[bytes]) -> None:
+    _write_bytes(value.encode(), parts)
+
+
+def _write_bytes(value: bytes, parts: list[bytes]) -> None:
+    parts.append(_LENGTH.pack(len(value)))
+    parts.append(value if isinstance(value, bytes) else bytes(value))
+
+
+def _write_bool(value: bool, parts: list[bytes]) -> None:
+    parts.append(b"\1" if value else b"\0")
+
+
+def _write_array(value: Any, parts: list[bytes]) -> None:
+    dtype = value.dtype.newbyteorder("<")
+    if dtype not in _DTYPES or not 1 <= value.ndim <= MAX_DIMENSIONS:
+        raise BadMessage(f"array of {value.dtype} with {value.ndim} dimensions has no encoding")
+    parts.append(bytes([_DTYPES.index(dtype), value.ndim]))
+    parts.extend(_LENGTH.pack(size) for size in value.shape)
+    parts.append(np.ascontiguousarray(value, dtype).tobytes())
+
+
+def _read_bool(reader: _Reader) -> bool:
+    byte = reader.take(1)[0]
+    if byte > 1:
+        raise BadMessage(f"truth value {byte}")
+    return bool(byte)
+
+
+def _read_text(reader: _Reader) -> str:
+    try:
+        return str(reader.take(reader.length()), "utf-8")
+    except UnicodeDecodeError as error:
+        raise BadMessage("text is not UTF-8") from error
+
+
+def _read_array(reader: _Reader) -> Any:
+    code, dimensions = reader.take(2)
+    if code >= len(_DTYPES) or not 1 <= dimensions <= MAX_DIMENSIONS:
+        raise BadMessage(f"array code {code} with {dimensions} dimensions")
+    shape = [reader.length() for _ in range(dimensions)]
+    count = 1
+    for size in shape:
+        count *= size
+    dtype = _DTYPES[code]
+    # A view of the received bytes: no copy on the wire path.
+    return np.frombuffer(reader.take(count * dtype.itemsize), dtype).reshape(shape)
+
+
+def _writer(hint: Any) -> Writer:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        item = _writer(arguments[0])
+        return lambda value, parts: _write_sequence(value, item, parts)
+    if origin is dict:
+        key, item = _writer(arguments[0]), _writer(arguments[1])
+        return lambda value, parts: _write_mapping(value, key, item, parts)
+    if origin is np.ndarray:
+        return _write_array
+    if isinstance(hint, type):
+        if issubclass(hint, StrEnum):
+            return lambda value, parts: _write_text(str(value), parts)
+        if dataclasses.is_dataclass(hint):
+            return _write_nested(hint)
+    simple: dict[Any, Writer] = {
+        bool: _write_bool,
+        int: lambda value, parts: parts.append(_INT.pack(value)),
+        float: lambda value, parts: parts.append(_FLOAT.pack(value)),
+        str: _write_text,
+        bytes: _write_bytes,
+    }
+    if hint not in simple:
+        raise TypeError(f"type {hint} has no encoding")
+    return simple[hint]
+
+
+def _write_nested(kind: type) -> Writer:
+    def write(value: Any, parts: list[bytes]) -> None:
+        for name, writer in _writers(kind):
+            writer(getattr(value, name), parts)
+
+    return write
+
+
+def _write_sequence(value: Any, item: Writer, parts: list[bytes]) -> None:
+    parts.append(_LENGTH.pack(len(value)))
+    for element in value:
+        item(element, parts)
+
+
+def _write_mapping(value: Any, key: Writer, item: Writer, parts: list[bytes]) -> None:
+    parts.append(_LENGTH.pack(len(value)))
+    for name in sorted(value):
+        key(name, parts)
+        item(value[name], parts)
+
+
+def _field_reader(hint: Any) -> Callable[[_Reader], Any]:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        item = _field_reader(arguments[0])
+        return lambda reader: _read_sequence(reader, item)
+    if origin is dict:
+        key, value = _field_reader(arguments[0]), _field_reader(arguments[1])
+        return lambda reader: _read_mapping(reader, key, value)
+    if origin is np.ndarray:
+        return _read_array
+    if isinstance(hint, type):
+        if issubclass(hint, StrEnum):
+            return lambda reader: _read_enum(reader, hint)
+        if dataclasses.is_dataclass(hint):
+            return lambda reader: _read_fields(hint, reader)
+    simple: dict[Any, Callable[[_Reader], Any]] = {
+        bool: _read_bool,
+        int: lambda reader: int(_INT.unpack(reader.take(8))[0]),
+        float: lambda reader: float(_FLOAT.unpack(reader.take(8))[0]),
+        str: _read_text,
+        bytes: lambda reader: bytes(reader.take(reader.length())),
+    }
+    return simple[hint]
+
+
+def _read_enum(reader: _Reader, kind: type[StrEnum]) -> StrEnum:
+    text = _read_text(reader)
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise BadMessage(f"{kind.__name__} has no value {text[:40]!r}") from error
+
+
+def _count(reader: _Reader) -> int:
+    count = reader.length()
+    if count > len(reader.data) - reader.at:  # every element takes at least one byte
+        raise BadMessage(f"{count} elements announced, {len(reader.data) - reader.at} bytes left")
+    return count
+
+
+def _read_sequence(reader: _Reader, item: Callable[[_Reader], Any]) -> tuple[Any, ...]:
+    return tuple(item(reader) for _ in range(_count(reader)))
+
+
+def _read_mapping(
+    reader: _Reader, key: Callable[[_Reader], Any], value: Callable[[_Reader], Any]
+) -> dict[Any, Any]:
+    result: dict[Any, Any] = {}
+    last: Any = None
+    for index in range(_count(reader)):
+        name = key(reader)
+        if index and not last < name:
+            raise BadMessage("mapping keys are not sorted and unique")
+        result[name], last = value(reader), name
+    return result
+
+
+__all__ = ["MAX_BYTES", "WIRE_VERSION", "decode", "encode"]
