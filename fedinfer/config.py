@@ -57,7 +57,7 @@ class ServerOptimizer(StrEnum):
 
 
 class ScenarioSection(Section):
-    """[scenario]"""
+    """[scenario]."""
 
     name: str = "unnamed"
     seed: int = 1
@@ -73,7 +73,7 @@ class PartitionSection(Section):
 
 
 class DataSection(Section):
-    """[data]"""
+    """[data]."""
 
     source: Literal["csv", "builtin"] = "builtin"
     name: str = ""
@@ -90,7 +90,7 @@ class DataSection(Section):
 
 
 class ModelSection(Section):
-    """[model]"""
+    """[model]."""
 
     kind: ModelKind = ModelKind.LOGISTIC
     hidden: tuple[Count, ...] = (32,)
@@ -98,7 +98,7 @@ class ModelSection(Section):
 
 
 class TrainingSection(Section):
-    """[training]"""
+    """[training]."""
 
     pretrain: bool = False
     pretrain_epochs: Count = 20
@@ -119,7 +119,7 @@ class TrainingSection(Section):
 
 
 class PrivacySection(Section):
-    """[privacy]"""
+    """[privacy]."""
 
     unit: Unit = Unit.EXAMPLE
     trust: Trust = Trust.DISTRIBUTED
@@ -132,7 +132,7 @@ class PrivacySection(Section):
 
 
 class SecureAggregationSection(Section):
-    """[secure_aggregation]"""
+    """[secure_aggregation]."""
 
     mode: AggregationMode = AggregationMode.PROTOCOL
     dropout_rate: Annotated[float, Field(ge=0, lt=0.9)] = 0.1
@@ -143,7 +143,7 @@ class SecureAggregationSection(Section):
 
 
 class ArtifactSection(Section):
-    """[artifact]"""
+    """[artifact]."""
 
     quantization: Literal["int8", "float"] = "int8"
     max_metric_drop: Fraction = 0.02
@@ -152,7 +152,7 @@ class ArtifactSection(Section):
 
 
 class RolloutSection(Section):
-    """[rollout]"""
+    """[rollout]."""
 
     waves: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.25, 1.0)
     min_judged: Count = 1
@@ -170,7 +170,7 @@ class InjectSection(Section):
 
 
 class DriftSection(Section):
-    """[drift]"""
+    """[drift]."""
 
     enabled: bool = True
     windows: Annotated[int, Field(ge=0)] = 6

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-
 import typing
 from collections.abc import Callable
 from enum import StrEnum
@@ -67,7 +66,8 @@ def encode(message: Any) -> bytes:
     parts: list[bytes] = [_MAGIC, bytes([WIRE_VERSION])]
     _write_text(type(message).__name__, parts)
     try:
-        for name, write in _writers(type(message)):
+        kind: type = type(message)
+        for name, write in _writers(kind):
             write(getattr(message, name), parts)
     except (struct.error, TypeError, AttributeError, ValueError) as error:
         raise BadMessage(f"{type(message).__name__} cannot be encoded: {error}") from error
@@ -269,9 +269,7 @@ def _read_sequence(reader: _Reader, item: Callable[[_Reader], Any]) -> tuple[Any
     return tuple(item(reader) for _ in range(_count(reader)))
 
 
-def _read_mapping(
-    reader: _Reader, key: Callable[[_Reader], Any], value: Callable[[_Reader], Any]
-) -> dict[Any, Any]:
+def _read_mapping(reader: _Reader, key: Callable[[_Reader], Any], value: Callable[[_Reader], Any]) -> dict[Any, Any]:
     result: dict[Any, Any] = {}
     last: Any = None
     for index in range(_count(reader)):
