@@ -1,0 +1,24 @@
+"""Build the documentation with every warning an error. Usage: python scripts/build_docs.py [FOLDER]"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+
+
+def main() -> int:
+    """Build into the folder named, or into a temporary one that is thrown away."""
+    if len(sys.argv) > 1:
+        return _build(sys.argv[1])
+    with tempfile.TemporaryDirectory() as folder:
+        return _build(folder)
+
+
+def _build(folder: str) -> int:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    return subprocess.run(command, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

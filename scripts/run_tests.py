@@ -1,0 +1,57 @@
+"""Run every test in three groups and print one summary line per group; the exit code is 0 only if all pass.
+
+Fast and slow tests run in two processes. The end-to-end and browser tests start processes of their own and run alone.
+Without chromium the browser tests are left out and the summary says so; FEDINFER_TEST_REQUIRE_BROWSER=1 (set by
+.ci/run) makes that a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+ALONE = "e2e or browser"
+GROUPS = {
+    "fast": ["-n", "2", "-m", f"not slow and not ({ALONE})"],
+    "slow": ["-n", "2", "-m", f"slow and not ({ALONE})"],
+    "end to end": ["-m", ALONE],
+}
+NO_BROWSER = ["-m", "e2e and not browser"]
+
+
+def main() -> int:
+    """Run the groups in order; later ones run even when an earlier one fails."""
+    lines, failed = [], False
+    has_browser = shutil.which("chromium") is not None
+    for name, arguments in GROUPS.items():
+        if name == "end to end" and not has_browser:
+            arguments = NO_BROWSER
+        code, summary, seconds = _pytest(arguments)
+        failed = failed or code != 0
+        lines.append(f"{name}: {summary} (exit code {code}, {seconds:.0f} s)")
+    if not has_browser:
+        failed = failed or os.environ.get("FEDINFER_TEST_REQUIRE_BROWSER") == "1"
+        lines.append("browser: NOT RUN, chromium is not installed (apt-get install chromium)")
+    print("\n" + "\n".join(lines))
+    return int(failed)
+
+
+def _pytest(arguments: list[str]) -> tuple[int, str, float]:
+    """Run pytest, pass its output through, and return (exit code, its last line, seconds)."""
+    start = time.monotonic()
+    command = [sys.executable, "-m", "pytest", "-q", "--durations=5", *arguments, *sys.argv[1:]]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+    assert process.stdout is not None
+    last = ""
+    for line in process.stdout:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        last = line.strip() or last
+    return process.wait(), last, time.monotonic() - start
+
+
+if __name__ == "__main__":
+    sys.exit(main())
