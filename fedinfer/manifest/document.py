@@ -1,0 +1,235 @@
+"""The manifest itself; the package docstring describes the files it speaks of."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedinfer.errors import ArtifactRejected, ConfigError
+from fedinfer.manifest.fields import demand, finite, is_name, is_sha256, items, no_constant, number, row, value_of
+from fedinfer.manifest.names import (
+    FORMAT,
+    MAX_CHECK_ROWS,
+    MAX_CHECK_VALUES,
+    MAX_CLASSES,
+    MAX_DELTAS,
+    MAX_MANIFEST_BYTES,
+    MAX_VARIANTS,
+    MAX_VERSION,
+    model_path,
+)
+from fedinfer.manifest.parts import (
+    Delta,
+    Privacy,
+    Reference,
+    Variant,
+    check_delta,
+    check_privacy,
+    check_reference,
+    check_variant,
+    plain,
+    read_delta,
+    read_privacy,
+    read_reference,
+    read_variant,
+)
+from fedinfer.schema import Schema
+from fedinfer.types import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything a device and an auditor need to know about one published version.
+
+    Args:
+        version: 1, 2, ...; a device refuses a smaller one than it has.
+        task: name of the task, [a-z0-9_-].
+        schema: inputs and labels.
+        variants: model files, the chosen one first.
+        check_rows: self-check inputs, raw values of one row each, NaN = missing.
+        float_metric: task metric of the float model before quantization, in [0, 1].
+        metrics: further figures of the chosen variant on held-out rows.
+        isa: machine and vector instructions on which the gates ran, for instance "x86_64 avx2".
+        created: ISO time, UTC.
+        parent_sha256: chosen variant of the version before; empty for the first.
+        privacy: the guarantee.
+        reference: yardstick histograms.
+        deltas: smaller ways to the variants.
+        abstain_below: the graph answers `abstain_label` when the largest probability is below this; 0 = never.
+        abstain_label: the text it answers then.
+        top: the optional output TOP lists this many classes; 0 = no such output.
+    """
+
+    version: int
+    task: str
+    schema: Schema
+    variants: tuple[Variant, ...]
+    check_rows: tuple[tuple[float, ...], ...]
+    float_metric: float
+    metrics: Mapping[str, float]
+    isa: str
+    created: str
+    privacy: Privacy
+    parent_sha256: str = ""
+    reference: Reference = field(default_factory=Reference)
+    deltas: tuple[Delta, ...] = ()
+    abstain_below: float = 0.0
+    abstain_label: str = "abstain"
+    top: int = 0
+
+    @property
+    def chosen(self) -> Variant:
+        """The variant the gates chose."""
+        return self.variants[0]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the class numbers."""
+        return self.schema.labels
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name.
+
+        Raises:
+            ArtifactRejected: when this version has none.
+        """
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        raise ArtifactRejected(f"version {self.version} has no variant {name!r}", hint=f"it has {self._names()}")
+
+    def to_json(self) -> Json:
+        """A JSON object that `from_json` reads back."""
+        return {
+            "format": FORMAT,
+            "version": self.version,
+            "task": self.task,
+            "created": self.created,
+            "parent_sha256": self.parent_sha256,
+            "schema": self.schema.to_json(),
+            "privacy": plain(self.privacy),
+            "variants": [plain(variant) for variant in self.variants],
+            "deltas": [plain(delta) for delta in self.deltas],
+            "float_metric": self.float_metric,
+            "metrics": dict(self.metrics),
+            "isa": self.isa,
+            "check_rows": [[None if math.isnan(v) else v for v in row] for row in self.check_rows],
+            "reference": plain(self.reference),
+            "abstain_below": self.abstain_below,
+            "abstain_label": self.abstain_label,
+            "top": self.top,
+        }
+
+    def to_bytes(self) -> bytes:
+        """The bytes that are signed: JSON with sorted keys.
+
+        Raises:
+            ArtifactRejected: when a field breaks a bound.
+            ConfigError: when a number is not finite, or the result is larger than MAX_MANIFEST_BYTES.
+        """
+        _check(self)
+        try:
+            data = json.dumps(self.to_json(), sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
+        except ValueError as error:
+            raise ConfigError(f"manifest of version {self.version}: {error}") from error
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise ConfigError(f"manifest of {len(data)} bytes, at most {MAX_MANIFEST_BYTES}", hint="fewer check rows")
+        return data
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Manifest:
+        """Read and check what `to_bytes` wrote.
+
+        Raises:
+            ArtifactRejected: for anything else, with the field and the rule.
+        """
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise ArtifactRejected(f"manifest of {len(data)} bytes, at most {MAX_MANIFEST_BYTES}")
+        try:
+            document = json.loads(data.decode(), parse_constant=no_constant)
+        except (ValueError, RecursionError) as error:
+            raise ArtifactRejected(f"manifest is not JSON: {error}") from error
+        return Manifest.from_json(document)
+
+    @staticmethod
+    def from_json(data: Any) -> Manifest:
+        """Inverse of `to_json`.
+
+        Raises:
+            ArtifactRejected: when a field is missing, has the wrong type or breaks a bound.
+        """
+        found = value_of(data, "format", int)
+        if found != FORMAT:
+            raise ArtifactRejected(f"manifest format {found}, this program reads {FORMAT}", hint="update fedinfer")
+        manifest = _read(data)
+        _check(manifest)
+        return manifest
+
+    def _names(self) -> str:
+        return ", ".join(variant.name for variant in self.variants)
+
+
+def _read(data: Json) -> Manifest:
+    return Manifest(
+        version=value_of(data, "version", int),
+        task=value_of(data, "task", str),
+        schema=_schema(value_of(data, "schema", dict)),
+        variants=items(data, "variants", read_variant, MAX_VARIANTS),
+        check_rows=items(data, "check_rows", row, MAX_CHECK_ROWS),
+        float_metric=number(data, "float_metric"),
+        metrics={str(k): finite(v, f"metrics.{k}") for k, v in value_of(data, "metrics", dict).items()},
+        isa=value_of(data, "isa", str),
+        created=value_of(data, "created", str),
+        privacy=read_privacy(value_of(data, "privacy", dict)),
+        parent_sha256=value_of(data, "parent_sha256", str),
+        reference=read_reference(value_of(data, "reference", dict)),
+        deltas=items(data, "deltas", read_delta, MAX_DELTAS),
+        abstain_below=number(data, "abstain_below"),
+        abstain_label=value_of(data, "abstain_label", str),
+        top=value_of(data, "top", int),
+    )
+
+
+def _check(manifest: Manifest) -> None:
+    """Bounds that join several fields."""
+    classes, rows = manifest.schema.classes, len(manifest.check_rows)
+    demand(1 <= manifest.version <= MAX_VERSION, f"version {manifest.version} is outside [1, {MAX_VERSION}]")
+    demand(is_name(manifest.task), f"task name {manifest.task[:80]!r}")
+    demand(2 <= classes <= MAX_CLASSES, f"{classes} labels")
+    demand(len(set(manifest.labels)) == classes, "a label stands twice")
+    demand(manifest.parent_sha256 == "" or is_sha256(manifest.parent_sha256), "parent_sha256 is not a SHA-256")
+    demand(0 <= manifest.abstain_below <= 1, f"abstain_below {manifest.abstain_below} is outside [0, 1]")
+    demand(0 <= manifest.top <= classes, f"top {manifest.top} of {classes} classes")
+    demand(1 <= len(manifest.variants) <= MAX_VARIANTS, f"{len(manifest.variants)} variants")
+    demand(
+        manifest.chosen.path == model_path(manifest.version), f"path {manifest.chosen.path[:80]!r} of the chosen one"
+    )
+    _check_rows(manifest)
+    check_reference(manifest.reference, classes)
+    check_privacy(manifest.privacy)
+    for variant in manifest.variants:
+        check_variant(variant, manifest.version, rows, classes)
+    demand(len({variant.name for variant in manifest.variants}) == len(manifest.variants), "a variant stands twice")
+    digests = {variant.sha256 for variant in manifest.variants}
+    for delta in manifest.deltas:
+        check_delta(delta, manifest.version, digests)
+
+
+def _check_rows(manifest: Manifest) -> None:
+    rows, width = manifest.check_rows, manifest.schema.width
+    demand(1 <= len(rows) <= MAX_CHECK_ROWS, f"{len(rows)} self-check rows")
+    demand(all(len(row) == width for row in rows), f"a self-check row has not {width} values")
+    demand(len(rows) * width <= MAX_CHECK_VALUES, f"{len(rows) * width} self-check values, at most {MAX_CHECK_VALUES}")
+
+
+def _schema(data: Json) -> Schema:
+    try:
+        schema = Schema.from_json(data)
+        positive = schema.width >= 1 and all(size >= 1 for size in schema.shape)
+    except (ConfigError, ValueError, OverflowError) as error:
+        raise ArtifactRejected(f"manifest: {error}") from error
+    demand(positive, "the schema has no inputs")
+    return schema

@@ -1,0 +1,94 @@
+"""Typed reading of untrusted JSON: every reader either returns the asked type or raises ArtifactRejected."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fedinfer.errors import ArtifactRejected
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_DECIMAL = re.compile(r"inf|[0-9]{1,12}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?")
+_T = TypeVar("_T")
+
+
+def is_name(text: str) -> bool:
+    """True for 1 to 64 of a-z, 0-9, _ and -, not starting with a sign."""
+    return bool(_NAME.fullmatch(text))
+
+
+def is_decimal(text: str) -> bool:
+    """True for a non-negative decimal number or "inf"."""
+    return bool(_DECIMAL.fullmatch(text))
+
+
+def demand(holds: bool, rule: str) -> None:
+    """Raise ArtifactRejected with the rule unless it holds."""
+    if not holds:
+        raise ArtifactRejected(f"manifest: {rule}")
+
+
+def is_sha256(text: str) -> bool:
+    """True for 64 lower-case hexadecimal digits."""
+    return bool(_SHA256.fullmatch(text))
+
+
+def value_of(data: Any, key: str, kind: type[_T]) -> _T:
+    """The value of a key, of exactly that type: True is no integer here."""
+    if not isinstance(data, dict) or key not in data:
+        raise ArtifactRejected(f"manifest: {key} is missing")
+    value = data[key]
+    if type(value) is not kind:
+        raise ArtifactRejected(f"manifest: {key} is {type(value).__name__}, not {kind.__name__}")
+    return value
+
+
+def number(data: Any, key: str) -> float:
+    """The finite number of a key."""
+    if not isinstance(data, dict) or key not in data:
+        raise ArtifactRejected(f"manifest: {key} is missing")
+    return finite(data[key], key)
+
+
+def finite(value: Any, key: str = "a value") -> float:
+    """A finite number; `key` is for the message."""
+    if type(value) not in (int, float) or not abs(value) <= 1e300:
+        raise ArtifactRejected(f"manifest: {key} is not a finite number")
+    return float(value)
+
+
+def whole(value: Any) -> int:
+    """A class number."""
+    if type(value) is not int:
+        raise ArtifactRejected("manifest: a label is not an integer")
+    return value
+
+
+def row(value: Any) -> tuple[float, ...]:
+    """A self-check row; null is a missing value."""
+    if not isinstance(value, list):
+        raise ArtifactRejected("manifest: a self-check row is not a list")
+    return tuple(math.nan if cell is None else finite(cell) for cell in value)
+
+
+def numbers(value: Any) -> tuple[float, ...]:
+    """A list of finite numbers."""
+    if not isinstance(value, list):
+        raise ArtifactRejected("manifest: a list of numbers is missing")
+    return tuple(finite(cell) for cell in value)
+
+
+def items(data: Any, key: str, read: Callable[[Any], _T], most: int) -> tuple[_T, ...]:
+    """The items of a list of at most `most`, each read by `read`."""
+    found = value_of(data, key, list)
+    if len(found) > most:
+        raise ArtifactRejected(f"manifest: {len(found)} {key}, at most {most}")
+    return tuple(read(item) for item in found)
+
+
+def no_constant(name: str) -> float:
+    """For `json.loads(parse_constant=...)`: NaN and infinity are no JSON."""
+    raise ValueError(f"{name} is not allowed")

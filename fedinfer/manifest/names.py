@@ -1,0 +1,40 @@
+"""Bounds, target paths and names that the server and the device share."""
+
+from __future__ import annotations
+
+FORMAT = 1
+MAX_ARTIFACT_BYTES = 256 * 2**20  # one model file, after decompression
+MAX_MANIFEST_BYTES = 2 * 2**20
+MAX_METADATA_BYTES = 512 * 2**10  # one TUF metadata file
+MAX_VERSION = 2**31 - 1
+MAX_CHECK_ROWS = 64
+MAX_CHECK_VALUES = 65_536  # rows x width
+MAX_VARIANTS = 8
+MAX_DELTAS = 32
+MAX_CLASSES = 100_000
+
+INPUT = "input"  # float32 (batch, width), raw values, NaN = missing
+LABEL = "label"  # string (batch,)
+PROBABILITIES = "probabilities"  # float32 (batch, classes)
+TOP = "top"  # int64 (batch, k), optional: the k most probable classes, best first
+CURRENT = "model/current.json"
+
+
+def manifest_path(version: int) -> str:
+    """Target path of the manifest of a version."""
+    return f"model/{version}.json"
+
+
+def model_path(version: int, variant: str = "") -> str:
+    """Target path of a model file; without a variant the chosen one."""
+    return f"model/{version}.{variant}.onnx" if variant else f"model/{version}.onnx"
+
+
+def delta_path(version: int, variant: str, from_sha256: str) -> str:
+    """Target path of a delta; `from_sha256` is empty for a plain compressed file."""
+    return f"model/{version}.{variant}.{from_sha256[:16] or 'full'}.zst"
+
+
+def current_path(cohort: str = "") -> str:
+    """Target path of the manifest a device of that cohort should run; without a cohort: every device."""
+    return f"cohort/{cohort}/current.json" if cohort else CURRENT
