@@ -1,0 +1,50 @@
+"""A scenario: read from TOML (or Flower's flat run config), validated once, then frozen.
+
+`load_scenario` is the only door for files. Sections and keys are documented in docs/reference/scenario.md.
+"""
+
+from fedinfer.config.flat import from_flat, to_flat
+from fedinfer.config.load import load_scenario, scenario_names
+from fedinfer.config.sections import (
+    ArtifactSection,
+    DataSection,
+    DriftSection,
+    FleetSection,
+    InjectSection,
+    ModelKind,
+    ModelSection,
+    PartitionSection,
+    PrivacySection,
+    RolloutSection,
+    Scenario,
+    ScenarioSection,
+    Section,
+    SecureAggregationSection,
+    ServerOptimizer,
+    TrainingSection,
+    Tune,
+)
+
+__all__ = [
+    "ArtifactSection",
+    "DataSection",
+    "DriftSection",
+    "FleetSection",
+    "InjectSection",
+    "ModelKind",
+    "ModelSection",
+    "PartitionSection",
+    "PrivacySection",
+    "RolloutSection",
+    "Scenario",
+    "ScenarioSection",
+    "Section",
+    "SecureAggregationSection",
+    "ServerOptimizer",
+    "TrainingSection",
+    "Tune",
+    "from_flat",
+    "load_scenario",
+    "scenario_names",
+    "to_flat",
+]

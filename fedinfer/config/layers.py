@@ -1,0 +1,89 @@
+"""Plain nested dictionaries on their way to a scenario: reading, laying over each other, and who said what."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedinfer.errors import ConfigError
+
+KeyPath = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Values laid over each other, and for each leaf the file or option that it came from."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[KeyPath, str] = field(default_factory=dict)
+
+    def over(self, values: Mapping[str, Any], origin: str) -> Layers:
+        """These layers with `values` on top; tables are merged key by key, everything else is replaced."""
+        origins = self.origins | {path: origin for path in leaves(values)}
+        return Layers(_merged(self.values, values), origins)
+
+    def origin(self, path: KeyPath, default: str) -> str:
+        """Where the value at `path`, or a key below it, came from."""
+        while path:
+            if path in self.origins:
+                return self.origins[path]
+            below = {origin for leaf, origin in self.origins.items() if leaf[: len(path)] == path}
+            if len(below) == 1:
+                return below.pop()
+            path = path[:-1]
+        return default
+
+
+def leaves(values: Mapping[str, Any], prefix: KeyPath = ()) -> Iterator[KeyPath]:
+    """Paths of all values that are not tables."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, (*prefix, key))
+        else:
+            yield (*prefix, key)
+
+
+def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(low)
+    for key, value in high.items():
+        below = result.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        result[key] = _merged(below, value) if both else value  # type: ignore[arg-type]  # `both` is a check of types
+    return result
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read one TOML file.
+
+    Raises:
+        ConfigError: missing, unreadable, not UTF-8 or malformed; names the file and the place.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}", hint='text values need quotes: key = "value"') from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8", hint="save the file as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """Read one `section.key=value`: the value is TOML; a bare word is taken as text.
+
+    Raises:
+        ConfigError: no `=`, or a key that is not TOML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r}: expected section.key=value")
+    for line in (f"{key} = {value}", f"{key} = {json.dumps(value.strip())}"):
+        try:
+            return tomllib.loads(line)
+        except tomllib.TOMLDecodeError:
+            continue
+    raise ConfigError(f"--set {text!r}: {key!r} is not a key", hint='quote unusual names: data.ranges."my col"=[0, 1]')

@@ -1,0 +1,114 @@
+"""From a name or a file to a validated scenario."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedinfer.config.layers import Layers, parse_override, read_toml
+from fedinfer.config.problems import describe
+from fedinfer.config.sections import Scenario
+from fedinfer.errors import ConfigError
+
+FILE_IN_FOLDER = "scenario.toml"
+LONGEST_CHAIN = 8
+
+
+def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
+    """Load a built-in scenario by name, or a TOML file (or a folder with scenario.toml) by path.
+
+    Args:
+        name_or_path: for instance "heart" or "pilot/scenario.toml". A file may say `extends = "heart"` or
+            `extends = "../base.toml"`: that one is read first and this one laid over it, key by key.
+        overrides: texts `section.key=value` laid on top; the value is TOML, a bare word is text.
+
+    Returns:
+        The scenario. Relative `data.path` values are resolved from the folder of the file that has them.
+
+    Raises:
+        ConfigError: names file, key, value and rule of everything that is wrong.
+    """
+    path = find_scenario(name_or_path)
+    layers = _read_chain(path, ())
+    for text in overrides:
+        layers = layers.over(parse_override(text), f"--set {text}")
+    return validate(Layers({**layers.values, "base": str(path.parent)}, layers.origins), str(name_or_path))
+
+
+def validate(layers: Layers, source: str) -> Scenario:
+    """Check the merged values once, strictly: no text where a number belongs.
+
+    Raises:
+        ConfigError: lists all problems.
+    """
+    try:
+        return Scenario.model_validate_json(json.dumps(layers.values, default=str), strict=True)
+    except ValidationError as error:
+        lines = [describe(problem, layers, source) for problem in error.errors(include_url=False)]
+        raise ConfigError("\n".join(lines), hint="all keys: docs/reference/scenario.md") from error
+
+
+def scenario_names() -> tuple[str, ...]:
+    """Names of the built-in scenarios, sorted."""
+    return tuple(sorted(path.stem for path in _folder().glob("*.toml")))
+
+
+def find_scenario(name_or_path: str) -> Path:
+    """The TOML file that a name or path means.
+
+    Raises:
+        ConfigError: there is none; names the nearest built-in.
+    """
+    if name_or_path in scenario_names():
+        return _folder() / f"{name_or_path}.toml"
+    path = Path(name_or_path)
+    if path.is_dir():
+        path = path / FILE_IN_FOLDER
+    if path.is_file():
+        return path.resolve()
+    near = difflib.get_close_matches(name_or_path, scenario_names(), n=1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(
+        f"{name_or_path}: no such scenario file or built-in", hint=f"{guess}built-in: {', '.join(scenario_names())}"
+    )
+
+
+def _folder() -> Path:
+    return Path(str(resources.files("fedinfer"))) / "scenarios"
+
+
+def _read_chain(path: Path, seen: tuple[Path, ...]) -> Layers:
+    """Read a file and, below it, what it extends."""
+    if path in seen or len(seen) >= LONGEST_CHAIN:
+        raise ConfigError(f"{path}: extends goes in a circle: {' -> '.join(p.name for p in (*seen, path))}")
+    values = _with_absolute_path(read_toml(path), path.parent)
+    if "base" in values:
+        raise ConfigError(f"{path}: unknown key base", hint="the folder of the TOML is always the base")
+    parent = values.pop("extends", None)
+    if parent is None:
+        return Layers().over(values, str(path))
+    if not isinstance(parent, str):
+        raise ConfigError(f"{path}: extends = {parent!r}: must be a scenario name or a path in quotes")
+    return _read_chain(_parent_path(path, parent), (*seen, path)).over(values, str(path))
+
+
+def _parent_path(path: Path, parent: str) -> Path:
+    if parent in scenario_names():
+        return find_scenario(parent)
+    try:
+        return find_scenario(str(path.parent / parent))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: extends = {parent!r}: {error}", hint=error.hint) from error
+
+
+def _with_absolute_path(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    data = values.get("data")
+    if not isinstance(data, Mapping) or not isinstance(data.get("path"), str) or not data["path"]:
+        return dict(values)
+    return {**values, "data": {**data, "path": str(folder / data["path"])}}

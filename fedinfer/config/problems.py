@@ -1,0 +1,78 @@
+"""What is wrong with a scenario, in words: file, section, key, value, rule, and the nearest valid key."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from fedinfer.config.layers import KeyPath, Layers
+from fedinfer.config.sections import Scenario
+
+LONGEST_VALUE = 80
+
+
+def describe(problem: ErrorDetails, layers: Layers, source: str) -> str:
+    """One line for one problem that pydantic found."""
+    path = tuple(str(part) for part in problem["loc"])
+    origin = layers.origin(path, source)
+    if problem["type"] == "extra_forbidden":
+        return f"{origin}: unknown {_name(path)}{_suggestion(path)}"
+    rule = problem["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    if problem["type"] == "value_error" and len(path) < 2:
+        return f"{origin}: {_name(path)}: {rule}"
+    return f"{origin}: {_name(path)} = {_shown(problem['input'])}: {rule}"
+
+
+def section_of(path: KeyPath) -> type[BaseModel] | None:
+    """The section class that holds the keys below `path`; None where there is none."""
+    model: type[BaseModel] = Scenario
+    for name in path:
+        if name not in model.model_fields:
+            return None
+        inner = _model_in(model.model_fields[name].annotation)
+        if inner is None:
+            return None
+        model = inner
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _name(path: KeyPath) -> str:
+    if not path:
+        return "scenario"
+    if section_of(path) is not None or len(path) == 1:
+        return f"section [{'.'.join(path)}]"
+    section = next(path[:n] for n in range(len(path) - 1, 0, -1) if section_of(path[:n]) is not None)
+    return f"key [{'.'.join(section)}] {'.'.join(path[len(section) :])}"
+
+
+def _suggestion(path: KeyPath) -> str:
+    """The nearest valid key in the same section, else a section elsewhere that has this very key."""
+    section = section_of(path[:-1])
+    names = [name for name in section.model_fields if name != "base"] if section else []
+    near = difflib.get_close_matches(path[-1], names, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    homes = [name for name in Scenario.model_fields if _has_key(name, path[-1])]
+    if homes:
+        return f"; it belongs to [{homes[0]}]"
+    return f"; valid: {', '.join(names)}"
+
+
+def _has_key(section: str, key: str) -> bool:
+    model = section_of((section,))
+    return model is not None and key in model.model_fields
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
