@@ -1,0 +1,155 @@
+"""Changing the world of a simulation: the five kinds of [drift.inject].
+
+Amounts are in units of the public range, so that they need no look at the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.config import InjectSection
+from fedinfer.data.table import Labels, Rows
+from fedinfer.errors import ConfigError
+from fedinfer.schema import Numeric, Schema
+from fedinfer.system import simulation_rng
+from fedinfer.types import DeviceId
+
+DEFAULT_AMOUNTS = {"none": 0.0, "rotate": 30.0, "shift": 0.25, "scale": 1.5, "noise": 0.2, "label": 1.0}
+
+
+def drifting_devices(devices: Sequence[DeviceId], inject: InjectSection, seed: int) -> frozenset[DeviceId]:
+    """The devices whose world changes: `inject.fraction` of them, rounded, chosen from the seed.
+
+    The devices for a smaller fraction are among those for a larger one.
+    """
+    count = 0 if inject.kind == "none" else round(inject.fraction * len(devices))
+    order = simulation_rng(seed, "drift", "devices").permutation(len(devices))
+    names = sorted(devices)
+    return frozenset(names[index] for index in order[:count])
+
+
+def inject(
+    x: Rows, y: Labels, schema: Schema, inject: InjectSection, window: int, rng: np.random.Generator
+) -> tuple[Rows, Labels]:
+    """Change rows of a drifting device; before `at_window` they come back as they are.
+
+    Args:
+        x: raw rows, shape (n, width); missing values stay missing.
+        y: class numbers, shape (n,).
+        schema: columns with their public ranges, or the image shape.
+        inject: kind, amount, first window.
+        window: number of the window the rows belong to.
+        rng: for `noise` and `label`.
+
+    Returns:
+        (x, y), new arrays where something changed.
+
+    Raises:
+        ConfigError: `rotate` for tables, or a column that is not a numeric one.
+    """
+    if window < inject.at_window or inject.kind == "none":
+        return x, y
+    amount = DEFAULT_AMOUNTS[inject.kind] if inject.amount is None else inject.amount
+    if inject.kind == "label":
+        return x, _moved_labels(y, schema.classes, amount, rng)
+    if inject.kind == "rotate":
+        return rotated(x, schema, amount), y
+    return _CHANGES[inject.kind](x, *places(schema, inject), amount, rng), y
+
+
+Floats = npt.NDArray[np.float64]
+
+
+def places(schema: Schema, inject: InjectSection) -> tuple[npt.NDArray[np.bool_], Floats, Floats]:
+    """(changed places, low, high) of a row, each of shape (width,): all numeric columns or the named one.
+
+    Raises:
+        ConfigError: the named column is not a numeric column, or there is none.
+    """
+    if schema.shape:
+        return np.ones(schema.width, np.bool_), np.zeros(schema.width), np.full(schema.width, schema.pixel_max)
+    changed = np.array([isinstance(c, Numeric) and inject.column in ("", c.name) for c in schema.columns])
+    if not changed.any():
+        known = [column.name for column in schema.columns if isinstance(column, Numeric)]
+        raise ConfigError(
+            f"[drift.inject] column = {inject.column!r}: no such numeric column", hint=f"numeric: {', '.join(known)}"
+        )
+    low = np.array([c.low if isinstance(c, Numeric) else 0.0 for c in schema.columns])
+    high = np.array([c.high if isinstance(c, Numeric) else 1.0 for c in schema.columns])
+    return changed, low, high
+
+
+def rotated(x: Rows, schema: Schema, degrees: float) -> Rows:
+    """Rotate images counter-clockwise about their centre, bilinear, zero outside.
+
+    Args:
+        x: shape (n, channels * height * width).
+        schema: gives the image shape.
+        degrees: angle.
+
+    Raises:
+        ConfigError: the rows are no images.
+    """
+    if not schema.shape:
+        raise ConfigError("[drift.inject] kind = 'rotate': the rows are no images", hint="use shift, scale or noise")
+    channels, height, width = schema.shape
+    matrix = rotation_matrix(height, width, degrees)
+    pixels = x.reshape(len(x) * channels, height * width)
+    return (pixels @ matrix.T).reshape(x.shape).astype(np.float32)
+
+
+@lru_cache(maxsize=16)
+def rotation_matrix(height: int, width: int, degrees: float) -> npt.NDArray[np.float32]:
+    """The linear map of `rotated` for one channel, shape (height * width, height * width): out = matrix @ in."""
+    angle = math.radians(degrees)
+    rows, columns = np.mgrid[0:height, 0:width].reshape(2, -1)
+    up, right = rows - (height - 1) / 2, columns - (width - 1) / 2
+    from_row = math.cos(angle) * up + math.sin(angle) * right + (height - 1) / 2
+    from_column = -math.sin(angle) * up + math.cos(angle) * right + (width - 1) / 2
+    matrix = np.zeros((height * width, height * width), dtype=np.float32)
+    for row_step in (0, 1):
+        for column_step in (0, 1):
+            row = np.floor(from_row).astype(np.int64) + row_step
+            column = np.floor(from_column).astype(np.int64) + column_step
+            weight = (1 - abs(from_row - row)) * (1 - abs(from_column - column))
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            matrix[np.flatnonzero(inside), (row * width + column)[inside]] += weight[inside]
+    matrix.setflags(write=False)
+    return matrix
+
+
+def _moved_labels(y: Labels, classes: int, part: float, rng: np.random.Generator) -> Labels:
+    """Every label, or a random part of them, becomes the next class: inputs keep their look, their meaning changes."""
+    moved = rng.random(len(y)) < part
+    return np.where(moved, (y + 1) % classes, y).astype(np.int64)
+
+
+def _shifted(
+    x: Rows, changed: npt.NDArray[np.bool_], low: Floats, high: Floats, amount: float, rng: np.random.Generator
+) -> Rows:
+    return (x + changed * amount * (high - low)).astype(np.float32)
+
+
+def _scaled(
+    x: Rows, changed: npt.NDArray[np.bool_], low: Floats, high: Floats, amount: float, rng: np.random.Generator
+) -> Rows:
+    middle = (low + high) / 2
+    return np.where(changed, middle + amount * (x - middle), x).astype(np.float32)
+
+
+def _noisy(
+    x: Rows, changed: npt.NDArray[np.bool_], low: Floats, high: Floats, amount: float, rng: np.random.Generator
+) -> Rows:
+    return (x + changed * amount * (high - low) * rng.standard_normal(x.shape)).astype(np.float32)
+
+
+_CHANGES: dict[str, Callable[[Rows, npt.NDArray[np.bool_], Floats, Floats, float, np.random.Generator], Rows]] = {
+    "shift": _shifted,
+    "scale": _scaled,
+    "noise": _noisy,
+}

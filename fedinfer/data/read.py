@@ -1,0 +1,138 @@
+"""Table files as columns of text. CSV with the standard library; Parquet when pyarrow is installed."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedinfer.errors import DataError, MissingExtra
+
+DELIMITERS = ",;\t|"
+LONGEST_CELL = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RawTable:
+    """Columns of text, stripped of blanks; empty text where a cell is empty.
+
+    Args:
+        name: file or table name, for messages.
+        columns: cells by column name, all of the same length.
+    """
+
+    name: str
+    columns: dict[str, list[str]]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self.columns.values()), []))
+
+    def column(self, key: str, name: str) -> list[str]:
+        """Cells of column `name`, which the scenario asks for under `key`.
+
+        Raises:
+            DataError: no such column.
+        """
+        if name not in self.columns:
+            raise DataError(
+                f"{self.name}: [data] {key} = {name!r}: no such column", hint=f"columns: {', '.join(self.columns)}"
+            )
+        return self.columns[name]
+
+
+def read_table(path: Path, delimiter: str = "") -> RawTable:
+    """Read a CSV or, by its ending, a Parquet file.
+
+    Args:
+        path: the file.
+        delimiter: character between the cells of a CSV; empty: the most frequent of , ; tab | in the header.
+
+    Raises:
+        DataError: missing, unreadable, not UTF-8, ragged, duplicate header, fewer than two rows.
+        MissingExtra: Parquet without pyarrow.
+    """
+    table = read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else read_csv(path, delimiter)
+    if table.rows < 2:
+        raise DataError(f"{path}: {table.rows} rows; at least 2 are needed, one to train and one to test")
+    return table
+
+
+def read_csv(path: Path, delimiter: str) -> RawTable:
+    """Read a UTF-8 CSV with a header line, with or without a byte order mark."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            separator = delimiter or _guess_delimiter(file.readline())
+            file.seek(0)
+            return _columns(path, csv.reader(file, delimiter=separator, strict=True))
+    except UnicodeDecodeError as error:
+        line = _line_of_byte(path, error)
+        raise DataError(
+            f"{path}: not UTF-8 near line {line}: byte {error.object[error.start]:#04x}",
+            hint=f"convert it: iconv -f latin1 -t utf-8 {path.name} > utf8.csv",
+        ) from error
+    except csv.Error as error:
+        raise DataError(f"{path}: not a CSV: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}", hint="see [data] path") from error
+
+
+def read_parquet(path: Path) -> RawTable:
+    """Read a Parquet file; numbers become their shortest text, nulls become empty."""
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise MissingExtra(f"{path}: Parquet needs pyarrow", hint="pip install 'fedinfer[data]'") from error
+    try:
+        table = parquet.read_table(path)
+    except (OSError, arrow.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read: {error}", hint="see [data] path") from error
+    _check_header(path, table.column_names)
+    return RawTable(str(path), {name: as_text(table.column(name).to_pylist()) for name in table.column_names})
+
+
+def as_text(values: Iterable[object]) -> list[str]:
+    """Cells of another library as text; None becomes empty."""
+    return ["" if value is None else str(value).strip() for value in values]
+
+
+def _columns(path: Path, lines: Iterable[Sequence[str]]) -> RawTable:
+    rows = iter(lines)
+    header = [name.strip() or f"column_{place}" for place, name in enumerate(next(rows, []), start=1)]
+    _check_header(path, header)
+    cells: list[Sequence[str]] = []
+    for number, row in enumerate(rows, start=2):
+        if len(row) == len(header):
+            cells.append(row)
+        elif row:
+            raise DataError(f"{path}: row {number} has {len(row)} cells, the header has {len(header)}")
+    columns = zip(*cells, strict=True) if cells else ([] for _ in header)
+    return RawTable(
+        str(path), {name: [c.strip() for c in column] for name, column in zip(header, columns, strict=True)}
+    )
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    if not header:
+        raise DataError(f"{path}: empty: no header line")
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}: duplicate column {', '.join(map(repr, twice))} in the header", hint="rename one")
+
+
+def _guess_delimiter(header: str) -> str:
+    return max(DELIMITERS, key=header.count)
+
+
+def _line_of_byte(path: Path, error: UnicodeDecodeError) -> int:
+    """Line of the first bad byte; decoding works in chunks, so the file is looked at again."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError:
+            return number
+    return 0

@@ -1,0 +1,94 @@
+"""Where rows come from: a table file or a built-in, as a schema and a table of arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fedinfer.config import DataSection, Scenario
+from fedinfer.data.builtin import complete, digits_table, raw_builtin
+from fedinfer.data.columns import describe_column, device_ids, read_column, read_labels
+from fedinfer.data.read import RawTable, read_table
+from fedinfer.data.table import Table
+from fedinfer.errors import DataError
+from fedinfer.schema import Categorical, Schema
+
+IMAGES = "digits"
+
+
+def read_source(scenario: Scenario) -> tuple[Schema, Table, tuple[str, ...]]:
+    """Read all rows of a scenario.
+
+    Returns:
+        (schema, table, warnings).
+
+    Raises:
+        DataError: the table breaks its description; names file, column, value and rule.
+        MissingExtra: the source needs a package that is not installed.
+    """
+    data = scenario.data
+    if data.source == "builtin" and data.name == IMAGES:
+        return (*digits_table(), ())
+    if data.source == "builtin":
+        data = complete(data)
+        return arrays(raw_builtin(data.name), data)
+    return arrays(read_table(scenario.base / Path(data.path), data.delimiter), data)
+
+
+def arrays(raw: RawTable, data: DataSection) -> tuple[Schema, Table, tuple[str, ...]]:
+    """Turn columns of text into a schema and arrays; see `read_source`."""
+    inputs = input_columns(raw, data)
+    y, labels = read_labels(raw, data)
+    columns = tuple(describe_column(raw, name, data) for name in inputs)
+    schema = Schema(columns, data.label, labels)
+    holder = raw.column("device", data.device) if data.device else None
+    keep = y >= 0
+    if holder is not None:
+        keep &= np.array([cell not in set(data.missing_text) for cell in holder])
+    if not keep.any():
+        raise DataError(f"{raw.name}: no row has both a label and a device")
+    x = np.stack([read_column(raw, column, data)[keep] for column in columns], axis=1)
+    return schema, Table(x, y[keep], _devices(holder, keep)), _warnings(raw, schema, keep)
+
+
+def input_columns(raw: RawTable, data: DataSection) -> tuple[str, ...]:
+    """Columns that the model gets, in the order of the table.
+
+    Raises:
+        DataError: the scenario names a column that does not exist, or leaves none.
+    """
+    raw.column("label", data.label)
+    if data.device:
+        raw.column("device", data.device)
+    for key in ("drop", "categorical", "categories", "ranges", "missing_values"):
+        for name in getattr(data, key):
+            raw.column(key, name)
+    unused = {data.label, data.device, *data.drop}
+    names = tuple(name for name in raw.columns if name not in unused)
+    if not names:
+        raise DataError(f"{raw.name}: no input column is left besides {', '.join(sorted(unused - {''}))}")
+    return names
+
+
+def _devices(holder: list[str] | None, keep: np.ndarray) -> tuple[str, ...] | None:
+    if holder is None:
+        return None
+    names = [cell for cell, kept in zip(holder, keep, strict=True) if kept]
+    ids = device_ids(sorted(set(names)))
+    return tuple(ids[name] for name in names)
+
+
+def _warnings(raw: RawTable, schema: Schema, keep: np.ndarray) -> tuple[str, ...]:
+    warnings = []
+    if not keep.all():
+        warnings.append(f"{raw.name}: {int((~keep).sum())} of {len(keep)} rows left out: no label or no device")
+    unconfirmed = [column for column in schema.columns if not column.confirmed]
+    if unconfirmed:
+        kinds = [c.name + (" (categories)" if isinstance(c, Categorical) else " (range)") for c in unconfirmed]
+        warnings.append(
+            "Ranges or categories were read off the data and nobody has confirmed that they are public: "
+            + ", ".join(kinds)
+            + ". The privacy statement holds only for public ranges."
+        )
+    return tuple(warnings)
