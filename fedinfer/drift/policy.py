@@ -1,0 +1,242 @@
+"""What to do about a verdict: a pure state machine.
+
+    OK -> WARN -> ALARM -> ROUND_PENDING -> COOLDOWN -> OK
+
+Rules:
+* Drift of inputs alone warns; it starts nothing. Outputs, flags and errors can alarm.
+* An alarm soon after a push of a new model rolls back first: that costs no privacy.
+* A round is started only when the budget, the ready devices, the cooldown and the number of triggers allow it;
+  otherwise the decision is DEFER and says why, window after window, until the alarm is over or the reason is gone.
+* WARN and ALARM are left only after `calm_windows` windows below the warning level.
+* In mode `suggest` a person approves the round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from fedinfer.drift.channels import Source
+from fedinfer.drift.monitor import WindowResult
+from fedinfer.errors import ConfigError
+from fedinfer.types import Json
+
+
+class Phase(StrEnum):
+    """Where the watch stands."""
+
+    OK = "ok"
+    WARN = "warn"
+    ALARM = "alarm"
+    ROUND_PENDING = "round_pending"
+    COOLDOWN = "cooldown"
+
+
+class Mode(StrEnum):
+    """Who starts a round."""
+
+    SUGGEST = "suggest"
+    AUTO = "auto"
+
+
+class Action(StrEnum):
+    """What the caller has to do now."""
+
+    NONE = "none"
+    WARN = "warn"
+    ROLLBACK = "rollback"
+    ROUND = "round"
+    SUGGEST_ROUND = "suggest_round"
+    DEFER = "defer"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    """What is allowed.
+
+    Args:
+        mode: who starts a round.
+        max_triggers: rounds of retraining that drift may start in all, >= 0.
+        rollback_windows: an alarm within so many windows after a push rolls back first; 0: never.
+        cooldown_windows: windows without a new trigger after a round, >= 0; at least the reference windows is sensible.
+        calm_windows: windows below the warning level that end a warning or an alarm, >= 1.
+        least_devices: devices that must be ready for a round, >= 1.
+    """
+
+    mode: Mode
+    max_triggers: int
+    rollback_windows: int
+    cooldown_windows: int
+    calm_windows: int
+    least_devices: int
+
+    def __post_init__(self) -> None:
+        if min(self.max_triggers, self.rollback_windows, self.cooldown_windows) < 0:
+            raise ConfigError("drift policy: triggers and windows must not be negative")
+        if min(self.calm_windows, self.least_devices) < 1:
+            raise ConfigError("drift policy: calm_windows and least_devices must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the caller knows when a verdict arrives.
+
+    Args:
+        epsilon_left: what the tightest ledger still allows.
+        epsilon_needed: what retraining would cost.
+        ready_devices: devices that could take part now.
+        previous_model: True when devices hold an older model to go back to.
+    """
+
+    epsilon_left: float
+    epsilon_needed: float
+    ready_devices: int
+    previous_model: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyState:
+    """What the policy remembers.
+
+    Args:
+        phase: see the module.
+        since_push: windows since the last push.
+        calm: windows in a row below the warning level.
+        cooldown: windows of cooldown left.
+        triggers: rounds of retraining started so far.
+        rolled_back: True when the present model is one that was rolled back to.
+    """
+
+    phase: Phase = Phase.OK
+    since_push: int = 0
+    calm: int = 0
+    cooldown: int = 0
+    triggers: int = 0
+    rolled_back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do and why, with figures.
+
+    Args:
+        action: what to do.
+        reason: one sentence with numbers; empty for NONE.
+        window: window that led to it.
+    """
+
+    action: Action
+    reason: str
+    window: int
+
+    def to_json(self) -> Json:
+        """For events and reports."""
+        return {"action": str(self.action), "reason": self.reason, "window": self.window}
+
+
+def decide(
+    settings: PolicySettings, state: PolicyState, result: WindowResult, situation: Situation
+) -> tuple[PolicyState, Decision]:
+    """Take in the verdict on one window.
+
+    Args:
+        settings: what is allowed.
+        state: before the window.
+        result: verdict of the monitor.
+        situation: budget and devices.
+
+    Returns:
+        The state after it and what to do.
+    """
+    state = replace(
+        state,
+        since_push=state.since_push + 1,
+        calm=0 if result.warning else state.calm + 1,
+        cooldown=max(state.cooldown - 1, 0),
+    )
+    if state.phase is Phase.ROUND_PENDING:
+        return state, Decision(Action.NONE, "", result.window)
+    if state.phase is Phase.COOLDOWN and state.cooldown == 0:
+        state = replace(state, phase=Phase.OK)
+    acting = [channel for channel in result.alarms if channel.source is not Source.INPUT]
+    if acting or (state.phase is Phase.ALARM and state.calm < settings.calm_windows):
+        return _alarmed(settings, state, result, situation)
+    return _quiet(settings, state, result)
+
+
+def approve(settings: PolicySettings, state: PolicyState) -> tuple[PolicyState, Decision]:
+    """A person agrees to the suggested round.
+
+    Raises:
+        ConfigError: when no round is waiting for approval.
+    """
+    if state.phase is not Phase.ROUND_PENDING or settings.mode is not Mode.SUGGEST:
+        raise ConfigError(f"no suggested round waits for approval (phase {state.phase}, mode {settings.mode})")
+    return state, Decision(Action.ROUND, "approved", -1)
+
+
+def finished(settings: PolicySettings, state: PolicyState) -> PolicyState:
+    """The pending round is over (released, aborted or declined): cool down."""
+    phase = Phase.COOLDOWN if settings.cooldown_windows else Phase.OK
+    return replace(state, phase=phase, cooldown=settings.cooldown_windows, calm=0)
+
+
+def pushed(state: PolicyState) -> PolicyState:
+    """A new model reached the devices; count windows from here."""
+    return replace(state, since_push=0, calm=0, rolled_back=False)
+
+
+def rolled_back(state: PolicyState) -> PolicyState:
+    """The devices went back to the model before; the next alarm is not the push's fault."""
+    return replace(state, phase=Phase.OK, since_push=0, calm=0, rolled_back=True)
+
+
+def _alarmed(
+    settings: PolicySettings, state: PolicyState, result: WindowResult, situation: Situation
+) -> tuple[PolicyState, Decision]:
+    cause = _cause(result)
+    if state.phase is Phase.COOLDOWN:
+        return state, Decision(
+            Action.DEFER, f"{cause}; deferred: {state.cooldown} windows of cooldown left", result.window
+        )
+    state = replace(state, phase=Phase.ALARM)
+    after_push = state.since_push <= settings.rollback_windows and not state.rolled_back
+    if after_push and situation.previous_model:
+        reason = f"{cause}; {state.since_push} windows after a push, going back to the model before"
+        return state, Decision(Action.ROLLBACK, reason, result.window)
+    obstacle = _obstacle(settings, state, situation)
+    if obstacle:
+        return state, Decision(Action.DEFER, f"{cause}; deferred: {obstacle}", result.window)
+    state = replace(state, phase=Phase.ROUND_PENDING, triggers=state.triggers + 1)
+    action = Action.ROUND if settings.mode is Mode.AUTO else Action.SUGGEST_ROUND
+    return state, Decision(action, cause, result.window)
+
+
+def _quiet(settings: PolicySettings, state: PolicyState, result: WindowResult) -> tuple[PolicyState, Decision]:
+    if state.phase is Phase.COOLDOWN:
+        return state, Decision(Action.NONE, "", result.window)
+    if result.warning:
+        return replace(state, phase=Phase.WARN), Decision(Action.WARN, _cause(result), result.window)
+    if state.phase is Phase.WARN and state.calm < settings.calm_windows:
+        return state, Decision(Action.NONE, "", result.window)
+    return replace(state, phase=Phase.OK), Decision(Action.NONE, "", result.window)
+
+
+def _obstacle(settings: PolicySettings, state: PolicyState, situation: Situation) -> str:
+    if state.triggers >= settings.max_triggers:
+        return f"{state.triggers} of {settings.max_triggers} triggered rounds used"
+    if situation.epsilon_left < situation.epsilon_needed:
+        return f"epsilon {situation.epsilon_needed:.3g} needed, {situation.epsilon_left:.3g} left"
+    if situation.ready_devices < settings.least_devices:
+        return f"{situation.ready_devices} devices ready, {settings.least_devices} needed"
+    return ""
+
+
+def _cause(result: WindowResult) -> str:
+    if not result.channels:
+        return f"window {result.window}: no channel watched"
+    worst = max(result.channels, key=lambda channel: channel.statistic / channel.threshold)
+    return (
+        f"window {result.window}: {worst.channel} statistic {worst.statistic:.1f}, "
+        f"alarm level {worst.threshold:.1f}, warning level {worst.warning_threshold:.1f}"
+    )

@@ -1,0 +1,82 @@
+"""What a channel looked like when the world was in order.
+
+Default: the first windows after a model push, as the same noisy sums (`Reference` grows window by window). Public rows
+give an exact reference, but only for populations that resemble them: with differing devices the mean of per-device
+histograms is not the pooled histogram, and the difference would alarm for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedinfer.drift.channels import Counts, Floats
+from fedinfer.drift.statistics import NoisySum
+from fedinfer.types import DeviceId
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Sum of the reference windows of one channel.
+
+    Args:
+        total: shape (bins,).
+        size: units in it; 0 while empty.
+        noise_variance: variance of its noise per bin.
+        windows: windows taken in.
+        reporters: windows in which each device reported; empty when the population is not needed (unit `device`).
+    """
+
+    total: Floats
+    size: float
+    noise_variance: float
+    windows: int
+    reporters: dict[DeviceId, int]
+
+    @property
+    def sum(self) -> NoisySum:
+        """As a sum to test against."""
+        return NoisySum(self.total, self.size, self.noise_variance)
+
+
+def empty_reference(bins: int) -> Reference:
+    """No window yet."""
+    return Reference(np.zeros(bins), 0.0, 0.0, 0, {})
+
+
+def exact_reference(histogram: Counts) -> Reference:
+    """From rows the server may hold (public or held-out): counts without noise, shape (bins,)."""
+    return Reference(histogram.astype(np.float64), float(histogram.sum()), 0.0, 1, {})
+
+
+def extend(reference: Reference, observed: NoisySum, reporters: Sequence[DeviceId]) -> Reference:
+    """Take in one reference window."""
+    counts = dict(reference.reporters)
+    for device in reporters:
+        counts[device] = counts.get(device, 0) + 1
+    return Reference(
+        total=reference.total + observed.total,
+        size=reference.size + observed.size,
+        noise_variance=reference.noise_variance + observed.noise_variance,
+        windows=reference.windows + 1,
+        reporters=counts,
+    )
+
+
+def composition(reference: Reference, reporters: Sequence[DeviceId]) -> float:
+    """How far a change of reporters alone can move the rate, as a variance in units of one report's covariance V.
+
+    With device means p_i and weights v_i now, w_i in the reference, the rate moves by sum (v_i - w_i)(p_i - p). For
+    exchangeable devices each cov(p_i) <= V, hence sum (v_i - w_i)^2 V. 0 when the same devices report, and when the
+    reference does not know its reporters.
+    """
+    known = sum(reference.reporters.values())
+    if not known or not reporters:
+        return 0.0
+    now = dict.fromkeys(reporters, 1.0 / len(reporters))
+    return sum(
+        (now.get(device, 0.0) - reference.reporters.get(device, 0) / known) ** 2
+        for device in now.keys() | reference.reporters.keys()
+    )

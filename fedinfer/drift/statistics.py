@@ -1,0 +1,126 @@
+"""Is this sum what the reference says? A chi-square test that knows its noise.
+
+A channel's sum H over `size` units (devices, or rows for unit `example`) is compared as a rate x = H / size with the
+reference rate x0. Everything is linear in the two sums, so the noise of secure aggregation enters the null hypothesis
+exactly:
+
+    d = A'(x - x0),   cov(d) = A'(R + R0)A,   R = V/size + variance/size^2 I,   Q = d' cov(d)^-1 d ~ chi2(df)
+
+* V = diag(q) - qq' with ONE sample per unit bounds the covariance of any device's normalised (and clipped) report, for
+  any number of rows and any dependence inside a device: a report is a mixture of unit vectors and 0 with mean q, so
+  E[hh'] <= diag(q) (Jensen). It holds for different devices too. The null is therefore conservative.
+* The columns of A are fixed and public, they do not depend on the noisy reference: all contrasts for categories
+  (df = bins - 1), polynomials of degree 1 to 3 in the bin number for ordered bins (Neyman 1937; more power for shifts
+  and changes of scale at every epsilon).
+
+Cut-offs that ignore the noise (PSI 0.1 or 0.25, plain chi-square) raise false alarms in most windows and are not here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from fedinfer.drift.channels import Bins, Channel, Floats
+from fedinfer.errors import ConfigError
+
+SMOOTH_DEGREE = 3
+"""Degree of the polynomials for ordered bins; 3 or 4 beat the full test for shifts and changes of scale."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoisySum:
+    """A decoded sum of one channel.
+
+    Args:
+        total: shape (bins,); may be negative where noise is.
+        size: units in it: devices, or rows for unit `example`; > 0.
+        noise_variance: variance of the summed noise per bin, >= 0, in squared units of `total`.
+    """
+
+    total: Floats
+    size: float
+    noise_variance: float
+
+    def __post_init__(self) -> None:
+        if not self.size > 0 or not self.noise_variance >= 0:
+            raise ConfigError(f"sum over {self.size} units with noise variance {self.noise_variance} cannot be tested")
+
+
+@cache
+def contrasts(bins: int, kind: Bins) -> Floats:
+    """Orthonormal columns that are orthogonal to the constant, shape (bins, df)."""
+    degree = bins - 1 if kind is Bins.CATEGORIES else min(SMOOTH_DEGREE, bins - 1)
+    if kind is Bins.CATEGORIES:
+        basis = np.c_[np.ones(bins), np.eye(bins)[:, :degree]]
+    else:
+        basis = np.vander(np.linspace(-1.0, 1.0, bins), degree + 1, increasing=True)
+    columns: Floats = np.linalg.qr(basis)[0][:, 1:]
+    columns.flags.writeable = False
+    return columns
+
+
+def degrees_of_freedom(channel: Channel) -> int:
+    """Number of contrasts tested."""
+    return int(contrasts(channel.bins, channel.kind).shape[1])
+
+
+def unit_covariance(channel: Channel, total: Floats, size: float) -> Floats:
+    """A'VA, shape (df, df): the covariance of ONE unit's report in contrast space, from a (noisy) sum.
+
+    Half a count is added to every bin (Jeffreys), so that a bin nobody has used yet is possible, not infinitely
+    surprising; negative bins are noise and count as 0.
+    """
+    filled = np.maximum(total, 0.0) + 0.5
+    q = filled / max(float(filled.sum()), size + 0.5 * filled.size)
+    a = contrasts(channel.bins, channel.kind)
+    mean = q @ a
+    covariance: Floats = (a * q[:, None]).T @ a - np.outer(mean, mean)
+    return covariance
+
+
+def rate(channel: Channel, observed: NoisySum) -> Floats:
+    """A'(H / size), shape (df,)."""
+    result: Floats = (observed.total / observed.size) @ contrasts(channel.bins, channel.kind)
+    return result
+
+
+def rate_covariance(one_unit: Floats, observed: NoisySum) -> Floats:
+    """A'RA, shape (df, df): sampling of `size` units plus the noise of the sum."""
+    noise = observed.noise_variance / observed.size**2
+    return one_unit / observed.size + noise * np.eye(one_unit.shape[0])
+
+
+def quadratic_form(difference: Floats, covariance: Floats) -> float:
+    """Squared length of `difference` (df,) in units of its covariance (df, df)."""
+    return float(difference @ np.linalg.solve(covariance, difference))
+
+
+def p_value(channel: Channel, observed: NoisySum, reference: NoisySum) -> float:
+    """Probability of a difference at least this large without drift, for one window tested alone.
+
+    Args:
+        channel: which histogram.
+        observed: sum of the window.
+        reference: sum that the window is compared with; exact (noise_variance 0) or itself a noisy release.
+
+    Returns:
+        p in [0, 1]. Over many windows use `fedinfer.drift.monitor`: at 0.01 per window 100 quiet windows alarm in 63 %.
+    """
+    one_unit = unit_covariance(channel, reference.total, reference.size)
+    covariance = rate_covariance(one_unit, observed) + rate_covariance(one_unit, reference)
+    difference = rate(channel, observed) - rate(channel, reference)
+    return chi2_tail(quadratic_form(difference, covariance), degrees_of_freedom(channel))
+
+
+def chi2_tail(value: float, df: int) -> float:
+    """P(chi2 with df degrees of freedom > value); closed form for whole df (Abramowitz and Stegun 26.4.4, 26.4.5)."""
+    if value <= 0.0:
+        return 1.0
+    half, offset = value / 2.0, 0.5 * (df % 2)
+    powers = (offset + step for step in range(df // 2))
+    tail = sum(math.exp(power * math.log(half) - half - math.lgamma(power + 1.0)) for power in powers)
+    return min(tail + (math.erfc(math.sqrt(half)) if df % 2 else 0.0), 1.0)
