@@ -1,0 +1,163 @@
+"""The first part of every model graph: raw rows to numbers a network can learn from. No parameters, only public facts.
+
+Rules:
+* A row is float32 (width,), NaN where a value is missing; nothing outside the public ranges gets through.
+* Numeric columns are clamped to their range and scaled to [-1, 1]; a missing one becomes 0 and sets its indicator.
+* Categorical columns become one-hot; anything that is not an index of a category counts as missing.
+* Pixels are clamped to [0, pixel_max] and scaled to [0, 1]; a missing one becomes 0.
+* Tokens are whole numbers in [0, pixel_max]; 0 is padding, a missing or odd value counts as padding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedinfer.errors import ConfigError
+from fedinfer.schema import Categorical, Numeric, Schema
+
+
+class TablePrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """(n, width) raw to (n, `features`): scaled numbers, their missing flags, one-hot categories, their missing flags.
+
+    Args:
+        schema: a schema with columns.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        super().__init__()
+        numeric = [(i, c) for i, c in enumerate(schema.columns) if isinstance(c, Numeric)]
+        categorical = [(i, c) for i, c in enumerate(schema.columns) if isinstance(c, Categorical)]
+        pairs = [(i, code) for i, c in categorical for code in range(len(c.categories))]
+        self.numbers, self.categories = len(numeric), len(categorical)
+        self.features = 2 * len(numeric) + len(pairs) + len(categorical)
+        _constants(
+            self,
+            numeric_at=torch.tensor([i for i, _ in numeric], dtype=torch.int64),
+            low=torch.tensor([c.low for _, c in numeric]),
+            high=torch.tensor([c.high for _, c in numeric]),
+            category_at=torch.tensor([i for i, _ in categorical], dtype=torch.int64),
+            last=torch.tensor([len(c.categories) - 1.0 for _, c in categorical]),
+            pair_at=torch.tensor([i for i, _ in pairs], dtype=torch.int64),
+            pair_code=torch.tensor([float(code) for _, code in pairs]),
+        )
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map (n, width) to (n, features)."""
+        parts: list[Tensor] = []
+        if self.numbers:
+            scaled, missing = _scale(rows[:, self.numeric_at], self.low, self.high)
+            parts += [scaled, missing]
+        if self.categories:
+            values = rows[:, self.category_at]
+            known = (values >= 0) & (values <= self.last) & (values == torch.floor(values))
+            parts += [(rows[:, self.pair_at] == self.pair_code).to(rows.dtype), 1.0 - known.to(rows.dtype)]
+        return torch.cat(parts, dim=1)
+
+
+class PixelPrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """(n, width) pixels to (n, *shape) in [0, 1].
+
+    Args:
+        pixel_max: largest pixel value, > 0.
+        shape: shape of one prepared row.
+    """
+
+    def __init__(self, pixel_max: float, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.pixel_max, self.shape = pixel_max, shape
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map (n, width) to (n, *shape)."""
+        present = torch.where(torch.isnan(rows), torch.zeros_like(rows), rows)
+        return (torch.clamp(present, 0.0, self.pixel_max) / self.pixel_max).reshape(-1, *self.shape)
+
+
+class SeriesPrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """(n, width) readings with public ranges to (n, channels, length) in [-1, 1]; missing readings become 0.
+
+    Args:
+        schema: numeric columns in the order channel by channel, shape (channels, 1, length) or () for one channel.
+    """
+
+    def __init__(self, schema: Schema, channels: int, length: int) -> None:
+        super().__init__()
+        columns = [c for c in schema.columns if isinstance(c, Numeric)]
+        if len(columns) != len(schema.columns):
+            raise ConfigError("model.kind: a series takes numeric columns only", hint="use kind = 'mlp' for a table")
+        self.shape = (channels, length)
+        _constants(self, low=torch.tensor([c.low for c in columns]), high=torch.tensor([c.high for c in columns]))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map (n, width) to (n, channels, length)."""
+        scaled, _ = _scale(rows, self.low, self.high)
+        return scaled.reshape(-1, *self.shape)
+
+
+class TokenPrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """(n, length) float-coded token numbers, cleaned: whole, in [0, largest], 0 for padding and anything odd.
+
+    Args:
+        largest: last token number of the vocabulary.
+        offset: added to what is present; 1 when rows hold category indices that start at 0.
+    """
+
+    def __init__(self, largest: int, offset: int) -> None:
+        super().__init__()
+        self.largest, self.offset = float(largest), float(offset)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map (n, length) to (n, length), still float32 (exact up to 2^24)."""
+        tokens = rows + self.offset
+        valid = (tokens >= 0) & (tokens <= self.largest) & (tokens == torch.floor(tokens))
+        return torch.where(valid, tokens, torch.zeros_like(tokens))
+
+
+class FieldPrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """(n, width) to (n, width): category indices become rows of one shared embedding table, numbers are scaled.
+
+    Each categorical column owns `len(categories) + 1` rows of the table, its first one for missing and unseen values.
+    The categorical columns come first in the result.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        super().__init__()
+        categorical = [(i, c) for i, c in enumerate(schema.columns) if isinstance(c, Categorical)]
+        numeric = [(i, c) for i, c in enumerate(schema.columns) if isinstance(c, Numeric)]
+        sizes = [len(c.categories) + 1 for _, c in categorical]
+        self.fields, self.numbers, self.rows = len(categorical), len(numeric), sum(sizes)
+        _constants(
+            self,
+            field_at=torch.tensor([i for i, _ in categorical], dtype=torch.int64),
+            last=torch.tensor([size - 2.0 for size in sizes]),
+            first=torch.tensor([float(sum(sizes[:k])) for k in range(len(sizes))]),
+            numeric_at=torch.tensor([i for i, _ in numeric], dtype=torch.int64),
+            low=torch.tensor([c.low for _, c in numeric]),
+            high=torch.tensor([c.high for _, c in numeric]),
+        )
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map (n, width) to (n, fields + numbers)."""
+        values = rows[:, self.field_at]
+        known = (values >= 0) & (values <= self.last) & (values == torch.floor(values))
+        table_rows = torch.where(known, values + 1.0, torch.zeros_like(values)) + self.first
+        if not self.numbers:
+            return table_rows
+        scaled, _ = _scale(rows[:, self.numeric_at], self.low, self.high)
+        return torch.cat([table_rows, scaled], dim=1)
+
+
+def _scale(values: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Values scaled to [-1, 1] with 0 for missing, and the missing flags."""
+    missing = torch.isnan(values)
+    clamped = torch.minimum(torch.maximum(values, low), high)
+    scaled = (clamped - low) * (2.0 / (high - low)) - 1.0
+    return torch.where(missing, torch.zeros_like(scaled), scaled), missing.to(values.dtype)
+
+
+def _constants(module: Any, **tensors: Tensor) -> None:
+    """Attach tensors that belong to the graph and not to the weights."""
+    for name, tensor in tensors.items():
+        module.register_buffer(name, tensor, persistent=False)

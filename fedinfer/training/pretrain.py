@@ -1,0 +1,59 @@
+"""Training on public rows before the first round: ordinary, central, without privacy cost."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fedinfer.config import TrainingSection, Tune
+from fedinfer.training.seeding import seeded
+from fedinfer.training.update import get_vector
+from fedinfer.types import FloatVector
+
+LEARNING_RATE = 0.01
+WEIGHT_DECAY = 1e-4
+
+
+def pretrain(
+    model: nn.Module, x: Tensor, y: Tensor, training: TrainingSection, rng: np.random.Generator
+) -> FloatVector:
+    """Train all layers with Adam (Kingma and Ba 2015) and a cosine schedule; changes `model`.
+
+    Args:
+        model: a graph with `core`.
+        x: public raw rows (n, width).
+        y: their labels (n,).
+        training: pretrain_epochs and batch_size.
+        rng: order of the rows and dropout.
+
+    Returns:
+        The whole weight vector (size,) float32; the start weights when there are no rows.
+    """
+    count = len(y)
+    if count:
+        with seeded(int(rng.integers(2**53))):
+            _train(model, x, y, training, rng)
+    model.eval()
+    return get_vector(model, Tune.ALL)
+
+
+def _train(model: nn.Module, x: Tensor, y: Tensor, training: TrainingSection, rng: np.random.Generator) -> None:
+    parameters = list(model.core.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    per_epoch = -(-len(y) // training.batch_size)
+    steps = training.pretrain_epochs * per_epoch
+    model.train()
+    for step in range(steps):
+        if step % per_epoch == 0:
+            order = torch.from_numpy(rng.permutation(len(y)))
+        at = (step % per_epoch) * training.batch_size
+        rows = order[at : at + training.batch_size]
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+        optimizer.zero_grad()
+        cross_entropy(model(x[rows]), y[rows]).backward()
+        optimizer.step()

@@ -1,0 +1,90 @@
+"""Which rows a step uses, and where its randomness comes from. Both engines follow the same plan.
+
+Rule: in simulation the source is a numpy generator with a seed; a real device passes its operating system's entropy.
+The two types differ, so a seeded generator cannot slip into a deployment unseen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.config import TrainingSection
+from fedinfer.ports import Entropy
+
+Rows: TypeAlias = npt.NDArray[np.int64]
+Source: TypeAlias = np.random.Generator | Entropy
+"""A seeded generator (simulation) or entropy of the operating system (deployment)."""
+
+_BITS = 53
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateSteps:
+    """Example-level DP-SGD on one device.
+
+    Args:
+        steps: number of steps.
+        rate: Poisson sampling rate of one step, in (0, 1].
+        clipping_norm: L2 bound C on one example's gradient.
+        noise_multiplier: z; the noise added to the sum has standard deviation z * C in each coordinate.
+    """
+
+    steps: int
+    rate: float
+    clipping_norm: float
+    noise_multiplier: float
+
+
+def uniform(source: Source, count: int) -> npt.NDArray[np.float64]:
+    """`count` numbers uniform on [0, 1), multiples of 2^-53."""
+    if isinstance(source, np.random.Generator):
+        return source.random(count)
+    words = np.frombuffer(source.take(8 * count), dtype="<u8")
+    values: npt.NDArray[np.float64] = (words >> np.uint64(64 - _BITS)).astype(np.float64) * 2.0**-_BITS
+    return values
+
+
+def gaussian(source: Source, count: int) -> npt.NDArray[np.float32]:
+    """`count` independent N(0, 1) values as float32.
+
+    From entropy each value is the sum of four Box-Muller draws over two, which closes the floating-point channel of
+    Mironov 2012 in the way of Holohan and Braghin 2021, section 4 (the same as Opacus' secure mode).
+    """
+    if isinstance(source, np.random.Generator):
+        return source.standard_normal(count, dtype=np.float32)
+    radius = np.sqrt(-2.0 * np.log1p(-uniform(source, 4 * count)))
+    draws = radius * np.cos(2.0 * np.pi * uniform(source, 4 * count))
+    return (draws.reshape(4, count).sum(axis=0) / 2.0).astype(np.float32)
+
+
+def poisson_rows(source: Source, count: int, rate: float) -> Rows:
+    """Indices of the rows that a Poisson sample holds: each of `count` rows independently with probability `rate`."""
+    if rate >= 1.0:
+        return np.arange(count)
+    return np.flatnonzero(uniform(source, count) < rate)
+
+
+def minibatches(source: Source, count: int, training: TrainingSection) -> list[Rows]:
+    """The batches of one device's local work, in order.
+
+    Args:
+        source: randomness of this device and round.
+        count: rows of the device.
+        training: local_epochs passes over all rows, or exactly local_steps batches when that is > 0.
+
+    Returns:
+        Arrays of row numbers, each of batch_size rows except the last of a pass; no batches for no rows.
+    """
+    if count == 0:
+        return []
+    per_pass = -(-count // training.batch_size)
+    steps = training.local_steps or training.local_epochs * per_pass
+    batches: list[Rows] = []
+    while len(batches) < steps:
+        order = np.argsort(uniform(source, count), kind="stable")
+        batches += [order[i : i + training.batch_size] for i in range(0, count, training.batch_size)]
+    return batches[:steps]

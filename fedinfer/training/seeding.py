@@ -1,0 +1,29 @@
+"""The one place that touches torch's global generator, and only inside a fork that is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within the block torch's global CPU generator starts from `seed`; afterwards it is as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # noqa: TID251  # inside fork_rng, so nobody else sees it
+        yield
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Within the block torch uses `count` threads per operation."""
+    before = torch.get_num_threads()
+    if before != count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if before != count:
+            torch.set_num_threads(before)

@@ -1,0 +1,269 @@
+"""The door to training: numpy in, numpy out, torch stays inside.
+
+Rules:
+* `weights` is always the whole flat vector of `core` (length `size`); updates and sums cover the part that rounds
+  change (length `dimension`): all of it, or the head. `tuned` and `replace` go from one to the other.
+* The engine is `cohort` where every layer is known to the stack, else `local`; both give the same numbers.
+* Labels are class numbers in [0, classes); rows are raw float32 as the schema describes them, NaN for missing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from fedinfer.config import ModelSection, TrainingSection, Tune
+from fedinfer.errors import ConfigError, DataError
+from fedinfer.schema import Schema
+from fedinfer.training import cohort, local
+from fedinfer.training.local import Features
+from fedinfer.training.metrics import Labels, grouped_metrics, metrics
+from fedinfer.training.models import Model, build_model
+from fedinfer.training.pretrain import pretrain
+from fedinfer.training.program import Program, read_program
+from fedinfer.training.sampling import PrivateSteps, Source
+from fedinfer.training.seeding import threads
+from fedinfer.training.sequence import Recurrent
+from fedinfer.training.update import get_vector, set_vector, size, tuned_parameters
+from fedinfer.types import FloatVector
+
+Data = Sequence[tuple[npt.NDArray[np.float32], Labels]]
+"""Per device: raw rows (n, width) and labels (n,)."""
+
+_EVALUATION_ROWS = 4096
+
+
+class Trainer:
+    """One model architecture, trained and evaluated for any weights.
+
+    Args:
+        model: the graph with its start weights.
+        schema: what a row looks like.
+        training: local work and what is tuned.
+        thread_count: torch threads; 1 suits small models.
+    """
+
+    def __init__(self, model: Model, schema: Schema, training: TrainingSection, thread_count: int) -> None:
+        self._model, self._schema, self._training, self._threads = model, schema, training, thread_count
+        self._start = get_vector(model, Tune.ALL)
+        self._frozen, self._net = _split(model.core, training.tune)
+        self.dimension = size(tuned_parameters(model.core, training.tune))
+        self._program = self._read_program()
+
+    @property
+    def engine(self) -> str:
+        """`cohort` when devices are trained side by side, `local` when one after another."""
+        return "local" if self._program is None else "cohort"
+
+    @property
+    def size(self) -> int:
+        """Length of the whole weight vector."""
+        return int(self._start.size)
+
+    def initial(self) -> FloatVector:
+        """The start weights, (size,) float32."""
+        return self._start.copy()
+
+    def tuned(self, weights: FloatVector) -> FloatVector:
+        """The part of the weights that rounds change, (dimension,)."""
+        return weights[self.size - self.dimension :].copy()
+
+    def replace(self, weights: FloatVector, tuned: FloatVector) -> FloatVector:
+        """The weights with that part exchanged, (size,)."""
+        return np.concatenate([weights[: self.size - self.dimension], tuned]).astype(np.float32)
+
+    def updates(self, weights: FloatVector, data: Data, rngs: Sequence[Source]) -> FloatVector:
+        """Local training of every device: local_epochs or local_steps of SGD, momentum, FedProx.
+
+        Args:
+            weights: (size,) float32, the same for all devices.
+            data: raw rows and labels per device; a device without rows gives a zero update.
+            rngs: one source of randomness per device.
+
+        Returns:
+            (devices, dimension) float32, new minus old.
+
+        Raises:
+            DataError: rows or labels do not fit the schema.
+        """
+        with threads(self._threads):
+            features, start = self._features(weights, data), self.tuned(weights)
+            if self._program is None:
+                return local.updates(self._net, start, features, rngs, self._training)
+            with torch.no_grad():
+                return cohort.updates(self._program, start, features, rngs, self._training)
+
+    def gradient_sums(
+        self, weights: FloatVector, data: Data, rate: float, clipping_norm: float, rngs: Sequence[Source]
+    ) -> FloatVector:
+        """Per device the sum of the clipped gradients of a Poisson sample of its rows; no noise.
+
+        Args:
+            weights: (size,) float32.
+            data: raw rows and labels per device.
+            rate: probability of each row, in (0, 1].
+            clipping_norm: L2 bound C > 0 on one example's gradient.
+            rngs: one source per device.
+
+        Returns:
+            (devices, dimension) float32; zeros where the sample is empty.
+        """
+        _check_private(rate, clipping_norm)
+        with threads(self._threads):
+            features, start = self._features(weights, data), self.tuned(weights)
+            if self._program is not None:
+                with torch.no_grad():
+                    return cohort.gradient_sums(self._program, start, features, rngs, rate, clipping_norm)
+            return local.gradient_sums(self._net, start, features, rngs, rate, clipping_norm)
+
+    def private_updates(
+        self, weights: FloatVector, data: Data, private: PrivateSteps, rngs: Sequence[Source]
+    ) -> FloatVector:
+        """DP-SGD on every device (Opacus, or the stacked engine that equals it); new minus old weights.
+
+        Args:
+            weights: (size,) float32.
+            data: raw rows and labels per device. The gradient is divided by rate * rows, so the number of rows of a
+                device counts as public.
+            private: steps, Poisson rate, clipping norm, noise multiplier.
+            rngs: one source per device; a real deployment passes entropy, never a seeded generator.
+
+        Returns:
+            (devices, dimension) float32.
+        """
+        _check_private(private.rate, private.clipping_norm)
+        with threads(self._threads):
+            features, start = self._features(weights, data), self.tuned(weights)
+            if self._program is None:
+                return local.private_updates(self._net, start, features, rngs, self._training, private)
+            with torch.no_grad():
+                return cohort.private_updates(self._program, start, features, rngs, self._training, private)
+
+    def pretrain(self, weights: FloatVector, x: FloatVector, y: Labels, rng: np.random.Generator) -> FloatVector:
+        """Train all layers on public rows, starting from `weights`; the new weights (size,)."""
+        rows, labels = self._checked(x, y)
+        with threads(self._threads):
+            model = self.module(weights, native=False)
+            return pretrain(model, rows, labels, self._training, rng)
+
+    def predict(self, weights: FloatVector, x: npt.NDArray[np.float32]) -> FloatVector:
+        """Class probabilities (n, classes) float32 of raw rows (n, width)."""
+        rows, _ = self._checked(x, np.zeros(len(x), dtype=np.int64))
+        set_vector(self._model, weights, Tune.ALL)
+        with threads(self._threads), torch.no_grad():
+            self._model.eval()
+            pieces = [torch.softmax(self._model(piece), dim=1) for piece in rows.split(_EVALUATION_ROWS)]
+        probabilities: FloatVector = torch.cat(pieces).numpy()
+        return probabilities
+
+    def evaluate(self, weights: FloatVector, x: npt.NDArray[np.float32], y: Labels) -> dict[str, float]:
+        """Figures of merit on labelled rows; keys as in `training.metrics.metrics`."""
+        return metrics(self.predict(weights, x), y)
+
+    def evaluate_groups(
+        self, weights: FloatVector, x: npt.NDArray[np.float32], y: Labels, groups: Sequence[str]
+    ) -> dict[str, dict[str, float]]:
+        """`evaluate` for each group of rows, for instance each hospital."""
+        return grouped_metrics(self.predict(weights, x), y, groups)
+
+    def module(self, weights: FloatVector, *, native: bool = True) -> Model:
+        """A copy of the graph with these weights, in evaluation mode, for export.
+
+        Args:
+            weights: (size,) float32.
+            native: use one operator for a recurrent layer; the weights then have torch's own names.
+        """
+        model = copy.deepcopy(self._model)
+        set_vector(model, weights, Tune.ALL)
+        if native:
+            _make_native(model.core)
+        model.requires_grad_(True)
+        model.eval()
+        return model
+
+    def _features(self, weights: FloatVector, data: Data) -> Features:
+        """Prepared rows of all devices, pushed through the layers that stay as they are."""
+        set_vector(self._model, weights, Tune.ALL)
+        checked = [self._checked(x, y) for x, y in data]
+        if not checked:
+            return []
+        sizes = [len(rows) for rows, _ in checked]
+        with torch.no_grad():
+            self._frozen.eval()
+            together = self._frozen(self._model.prepare(torch.cat([rows for rows, _ in checked])))
+        return list(zip(together.split(sizes), [labels for _, labels in checked], strict=True))
+
+    def _checked(self, x: npt.NDArray[np.float32], y: Labels) -> tuple[Tensor, Tensor]:
+        width, classes = self._schema.width, self._schema.classes
+        if x.ndim != 2 or x.shape[1] != width or len(x) != len(y):
+            raise DataError(f"rows of shape {x.shape} with {len(y)} labels; the schema wants (n, {width})")
+        if len(y) and not (0 <= int(y.min()) and int(y.max()) < classes):
+            raise DataError(f"labels in [{int(y.min())}, {int(y.max())}]; the schema has classes 0 to {classes - 1}")
+        rows = torch.from_numpy(np.array(x, dtype=np.float32))
+        return rows, torch.from_numpy(np.array(y, dtype=np.int64))
+
+    def _read_program(self) -> Program | None:
+        probe = torch.zeros(1, self._schema.width)
+        with torch.no_grad():
+            features = self._frozen(self._model.prepare(probe))
+        return read_program(self._net, tuple(features.shape[1:]))
+
+
+def load_trainer(model: ModelSection, schema: Schema, training: TrainingSection, seed: int) -> Trainer:
+    """Build the model and the trainer around it.
+
+    Args:
+        model: kind and sizes, or a factory.
+        schema: what a row looks like.
+        training: local work and what is tuned.
+        seed: seed of the start weights.
+
+    Raises:
+        ConfigError: the model cannot be built for this schema.
+    """
+    built = build_model(model, schema, seed)
+    trainer_threads = 1
+    with threads(trainer_threads):
+        _try_forward(built, schema)
+        return Trainer(built, schema, training, trainer_threads)
+
+
+def _try_forward(model: Model, schema: Schema) -> None:
+    """One row of zeros through the graph: a model that cannot take it is a configuration error."""
+    try:
+        with torch.no_grad():
+            shape = tuple(model(torch.zeros(1, schema.width)).shape)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise ConfigError(f"[model] does not fit the data: {error}") from error
+    if shape != (1, schema.classes):
+        raise ConfigError(f"[model] gives shape {shape} for one row, needed are (1, {schema.classes}) logits")
+
+
+def _split(core: nn.Module, tune: Tune) -> tuple[nn.Module, nn.Module]:
+    """The part that stays as it is, and the part that is trained."""
+    if tune is Tune.ALL:
+        return nn.Identity(), core
+    if type(core) is nn.Sequential and isinstance(core[-1], nn.Linear):
+        return core[:-1], core[-1]
+    keep = {id(parameter) for parameter in tuned_parameters(core, tune)}
+    for parameter in core.parameters():
+        parameter.requires_grad_(id(parameter) in keep)
+    return nn.Identity(), core
+
+
+def _make_native(core: nn.Module) -> None:
+    for name, child in core.named_children():
+        if isinstance(child, Recurrent):
+            setattr(core, name, child.native())
+
+
+def _check_private(rate: float, clipping_norm: float) -> None:
+    if not 0.0 < rate <= 1.0:
+        raise ConfigError(f"sampling rate {rate} is not in (0, 1]")
+    if not 0.0 < clipping_norm < float("inf"):
+        raise ConfigError(f"clipping norm {clipping_norm} is not positive and finite")

@@ -1,0 +1,67 @@
+"""Model parameters as one flat float32 vector and back.
+
+The order is that of `core.named_parameters()`. With `Tune.HEAD` only the tail that belongs to the head is meant.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedinfer.config import Tune
+from fedinfer.errors import ConfigError
+from fedinfer.types import FloatVector
+
+
+def tuned_parameters(core: nn.Module, tune: Tune) -> list[nn.Parameter]:
+    """The parameters that rounds change, in the order of the flat vector.
+
+    Args:
+        core: module with the parameters.
+        tune: all of them, or those of the last module that owns any.
+    """
+    named = list(core.named_parameters())
+    if tune is Tune.ALL:
+        return [parameter for _, parameter in named]
+    owner = named[-1][0].rpartition(".")[0]
+    return [parameter for name, parameter in named if name.rpartition(".")[0] == owner]
+
+
+def size(parameters: list[nn.Parameter]) -> int:
+    """How many numbers the parameters hold."""
+    return sum(int(parameter.numel()) for parameter in parameters)
+
+
+def get_vector(model: nn.Module, tune: Tune) -> FloatVector:
+    """Copy the parameters of `model.core` that `tune` names into a new float32 vector (d,)."""
+    pieces = [parameter.detach().reshape(-1) for parameter in tuned_parameters(model.core, tune)]
+    vector: FloatVector = torch.cat(pieces).numpy().astype(np.float32, copy=True)
+    return vector
+
+
+def set_vector(model: nn.Module, vector: FloatVector, tune: Tune) -> None:
+    """Write a vector of the same layout into `model.core`.
+
+    Raises:
+        ConfigError: the vector has another length.
+    """
+    write(tuned_parameters(model.core, tune), vector)
+
+
+def write(parameters: list[nn.Parameter], vector: FloatVector) -> None:
+    """Write a flat vector into parameters.
+
+    Raises:
+        ConfigError: the vector has another length.
+    """
+    expected = size(parameters)
+    if vector.shape != (expected,):
+        raise ConfigError(f"weights of shape {vector.shape}, the model has {expected} parameters")
+    flat = torch.from_numpy(np.array(vector, dtype=np.float32))
+    start = 0
+    with torch.no_grad():
+        for parameter in parameters:
+            stop = start + parameter.numel()
+            parameter.copy_(flat[start:stop].view_as(parameter))
+            start = stop
