@@ -1,0 +1,220 @@
+"""From a model to files that may be signed: export, quantize, measure, judge, keep what passed.
+
+Rules:
+* held-out rows are rows the server may hold; self-check rows and calibration rows are public or synthetic, because
+  they are published or become constants of the file;
+* the recipes are tried in the order of `recipes.INT8_RECIPES`; the first that keeps all limits is chosen. When none
+  does, the 16-bit and then the float file is chosen, and the figures say why;
+* each variant gets its own temperature, fitted after quantization; its calibration error is measured on other rows;
+* what is judged is what is published: the finished file is measured, byte for byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.artifact.export import Module, Templates, export_core
+from fedinfer.artifact.gates import Figures, limits_of
+from fedinfer.artifact.graph import LOGITS, Ending, OnnxModel, run
+from fedinfer.artifact.measure import Bench, Candidate, Evidence, search
+from fedinfer.artifact.quality import instruction_set, softmax
+from fedinfer.artifact.quantize import prepare
+from fedinfer.artifact.recipes import INT8_RECIPES, Family, family_of
+from fedinfer.artifact.selfcheck import (
+    CheckRows,
+    check_finished,
+    choose_rows,
+    expected_answers,
+    reference_of,
+    tolerance_of,
+)
+from fedinfer.config import ArtifactSection
+from fedinfer.errors import GateFailed
+from fedinfer.manifest import PROBABILITIES, Delta, Manifest, Privacy, Reference, Variant, model_path
+from fedinfer.ports import Clock
+from fedinfer.types import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """Files that passed, and everything that was measured on the way.
+
+    Args:
+        ending: schema, task, version and post-processing of all files.
+        files: file per variant name.
+        variants: the same files as the manifest describes them, the chosen one first.
+        check: self-check rows, float32 (k, width).
+        metric_kind: "accuracy", or "agreement" without labels.
+        way: "exported" or "swapped"; "given" for a core that did not come from torch.
+        parity: largest relative difference between torch and ONNX.
+        family: kind of graph.
+        tried: figures of every recipe that was tried, the failed ones too; the float model is the first.
+        reference: yardstick of drift.
+        isa: machine on which all this was measured.
+    """
+
+    ending: Ending
+    files: Mapping[str, bytes]
+    variants: tuple[Variant, ...]
+    check: CheckRows
+    metric_kind: str
+    way: str
+    parity: float
+    family: Family
+    tried: tuple[Figures, ...]
+    reference: Reference
+    isa: str
+
+    @property
+    def chosen(self) -> Variant:
+        """The variant that is pushed."""
+        return self.variants[0]
+
+    @property
+    def float_metric(self) -> float:
+        """Metric of the float model."""
+        return self.tried[0].metric
+
+    @property
+    def float_bytes(self) -> int:
+        """Size of the float file."""
+        return self.tried[0].bytes
+
+    def targets(self) -> dict[str, bytes]:
+        """Target path to bytes of all model files."""
+        return {variant.path: self.files[variant.name] for variant in self.variants}
+
+    def manifest(
+        self, privacy: Privacy, created: str, parent_sha256: str = "", deltas: tuple[Delta, ...] = ()
+    ) -> Manifest:
+        """The manifest of this version; `created` is an ISO time in UTC."""
+        ending = self.ending
+        return Manifest(
+            version=ending.version,
+            task=ending.task,
+            schema=ending.schema,
+            variants=self.variants,
+            check_rows=tuple(tuple(float(value) for value in row) for row in self.check),
+            float_metric=self.float_metric,
+            metrics={self.metric_kind: self.chosen.metric, "calibration_error": self.chosen.calibration_error},
+            isa=self.isa,
+            created=created,
+            privacy=privacy,
+            parent_sha256=parent_sha256,
+            reference=self.reference,
+            deltas=deltas,
+            abstain_below=ending.abstain_below,
+            abstain_label=ending.abstain_label,
+            top=ending.top,
+        )
+
+    def to_json(self) -> Json:
+        """For reports and `--json`: what was chosen, against the float model, and what was tried."""
+        return {
+            "version": self.ending.version,
+            "sha256": self.chosen.sha256,
+            "recipe": self.chosen.recipe,
+            "variant": self.chosen.name,
+            "metric": self.metric_kind,
+            "float_metric": self.float_metric,
+            "quantized_metric": self.chosen.metric,
+            "float_bytes": self.float_bytes,
+            "quantized_bytes": self.chosen.bytes,
+            "agreement": self.chosen.agreement,
+            "calibration_error": self.chosen.calibration_error,
+            "latency_us": self.chosen.latency_us,
+            "export": self.way,
+            "parity": self.parity,
+            "family": str(self.family),
+            "isa": self.isa,
+            "tried": [figures.to_json() for figures in self.tried],
+        }
+
+
+def build_artifact(
+    module: Module, ending: Ending, evidence: Evidence, settings: ArtifactSection, templates: Templates, clock: Clock
+) -> Built:
+    """Export a torch module and keep the variants that pass the gates.
+
+    Args:
+        module: torch module from raw float32 rows (n, width) with NaN to logits (n, classes).
+        ending: schema, task, version and post-processing; its temperature is replaced by the fitted ones.
+        evidence: rows to judge with.
+        settings: limits and the wanted quantization.
+        templates: kept by the caller between rounds, so that later exports take milliseconds.
+        clock: measures latency; a frozen clock makes it 0.
+
+    Raises:
+        GateFailed: when ONNX and torch disagree, or not even the float file keeps the limits.
+        ConfigError: when the module or the rows do not fit the schema, or the module cannot be exported.
+    """
+    evidence.check(ending.schema)
+    probe = np.concatenate([evidence.calibration_x[:64], evidence.judged_x[:64]])
+    core = export_core(module, ending.schema, probe, templates)
+    built = build_from_core(core.model, ending, evidence, settings, clock)
+    return replace(built, way=str(core.way), parity=core.parity)
+
+
+def build_from_core(
+    core: OnnxModel, ending: Ending, evidence: Evidence, settings: ArtifactSection, clock: Clock
+) -> Built:
+    """The same for a core that did not come from torch: trees, linear models, a user's own ONNX file."""
+    evidence.check(ending.schema)
+    prepared = prepare(core)
+    family = family_of(prepared)
+    bench = Bench(ending, evidence, limits_of(settings), clock, _logits(prepared, evidence.judged_x))
+    tried, kept = search(prepared, INT8_RECIPES[family] if settings.quantization == "int8" else (), bench)
+    if not kept:
+        reasons = "; ".join(f"{figures.recipe}: {', '.join(figures.failures)}" for figures in tried)
+        raise GateFailed(f"version {ending.version}: no variant passes: {reasons}", hint="see the limits in [artifact]")
+    float_answers = softmax(_logits(prepared, evidence.calibration_x), tried[0].temperature)
+    check = choose_rows(evidence.calibration_x, float_answers)
+    variants = tuple(_variant(candidate, ending, check, place) for place, candidate in enumerate(kept))
+    return Built(
+        ending=ending,
+        files={candidate.recipe.variant: candidate.file for candidate in kept},
+        variants=variants,
+        check=check,
+        metric_kind="accuracy" if len(evidence.held_y) else "agreement",
+        way="given",
+        parity=0.0,
+        family=family,
+        tried=tried,
+        reference=_reference(kept[0].file, evidence, ending.schema.classes),
+        isa=instruction_set(),
+    )
+
+
+def _logits(core: OnnxModel, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    return run(core.SerializeToString(), x, LOGITS).astype(np.float64)
+
+
+def _reference(file: bytes, evidence: Evidence, classes: int) -> Reference:
+    rows = evidence.reference_x
+    return reference_of(run(file, rows, PROBABILITIES) if len(rows) else np.empty((0, classes), np.float32))
+
+
+def _variant(candidate: Candidate, ending: Ending, check: CheckRows, place: int) -> Variant:
+    figures, answers = candidate.figures, expected_answers(candidate.file, check)
+    variant = Variant(
+        name=figures.variant,
+        path=model_path(ending.version, figures.variant if place else ""),
+        sha256=hashlib.sha256(candidate.file).hexdigest(),
+        bytes=len(candidate.file),
+        recipe=figures.recipe,
+        metric=figures.metric,
+        agreement=figures.agreement,
+        calibration_error=figures.calibration_error,
+        temperature=figures.temperature,
+        latency_us=figures.latency_us,
+        labels=tuple(int(label) for label in answers.argmax(axis=1)),
+        probabilities=tuple(tuple(round(float(p), 6) for p in row) for row in answers),
+        tolerance=tolerance_of(figures.variant, figures.batch_difference),
+    )
+    check_finished(variant, candidate.file, check, ending.schema, ending.abstain_label)
+    return variant

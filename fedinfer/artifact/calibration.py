@@ -1,0 +1,31 @@
+"""Rows for calibrating and probing, made from public facts only. Nothing here ever comes from a device."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.schema import Numeric, Schema
+
+
+def synthetic_rows(schema: Schema, rows: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Rows drawn evenly from the public ranges and category lists; every tenth cell of a table is missing.
+
+    Args:
+        schema: public description.
+        rows: how many, >= 1.
+        rng: generator; the same one gives the same rows.
+
+    Returns:
+        float32 (rows, width); images get even noise in [0, pixel_max].
+    """
+    if schema.shape:
+        return rng.uniform(0.0, schema.pixel_max, (rows, schema.width)).astype(np.float32)
+    table = np.empty((rows, schema.width), np.float32)
+    for place, column in enumerate(schema.columns):
+        if isinstance(column, Numeric):
+            table[:, place] = rng.uniform(column.low, column.high, rows)
+        else:
+            table[:, place] = rng.integers(0, len(column.categories), rows)
+    table[rng.random(table.shape) < 0.1] = np.nan
+    return table
