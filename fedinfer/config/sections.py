@@ -25,7 +25,7 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Loss = Annotated[float, Field(ge=0, lt=0.9)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
-MISSING_TEXT = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
+MISSING_TEXT = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None", "?")
 
 
 class Section(BaseModel):

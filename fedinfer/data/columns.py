@@ -122,7 +122,7 @@ def read_labels(raw: RawTable, data: DataSection) -> tuple[Labels, tuple[str, ..
     empty = [row for row, cell in enumerate(cells, start=1) if cell in missing]
     if empty and data.unlabelled == "refuse":
         raise DataError(
-            f"{raw.name}: label column {data.label!r} empty in {len(empty)} of {len(cells)} rows, first: row {empty[0]}",
+            f"{raw.name}: label column {data.label!r} empty in {len(empty)} of {len(cells)} rows, row {empty[0]} first",
             hint='fill them in, or leave these rows out with [data] unlabelled = "drop"',
         )
     if data.label_above is not None:

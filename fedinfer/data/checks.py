@@ -1,0 +1,62 @@
+"""Rules of a scenario that need its data."""
+
+from __future__ import annotations
+
+from fedinfer.config import Scenario
+from fedinfer.config.factory import import_factory
+from fedinfer.data.drifted import places
+from fedinfer.data.table import Federation
+from fedinfer.errors import ConfigError
+from fedinfer.types import Unit
+
+
+def check_against_data(scenario: Scenario, federation: Federation) -> None:
+    """Check what no single key can say; call it before a run writes anything.
+
+    Raises:
+        ConfigError: delta >= 1 / number of units, cohort > population, pre-training without public rows, injected
+            drift that does not fit the columns, or a model factory that cannot be imported.
+    """
+    _check_delta(scenario, federation)
+    cohort, population = scenario.training.cohort, len(federation.devices)
+    if cohort > population:
+        raise ConfigError(
+            f"[training] cohort = {cohort}: the population has {population} devices", hint="0 asks all devices"
+        )
+    if scenario.training.pretrain and not len(federation.public[1]):
+        raise ConfigError(
+            f"[training] pretrain = true: there are no public rows, [data] public_fraction = "
+            f"{scenario.data.public_fraction}",
+            hint="set public_fraction, or pretrain = false",
+        )
+    if scenario.model.factory:
+        import_factory(scenario.model.factory, scenario.base)
+    _check_inject(scenario, federation)
+
+
+def units(scenario: Scenario, federation: Federation) -> int:
+    """Number of privacy units: devices, or training rows of all devices."""
+    if scenario.privacy.unit is Unit.DEVICE:
+        return len(federation.devices)
+    return sum(len(data.train_y) for data in federation.devices.values())
+
+
+def _check_delta(scenario: Scenario, federation: Federation) -> None:
+    """With delta >= 1/n a mechanism that publishes one unit in the open would pass (Dwork & Roth 2014, section 2.3)."""
+    unit, delta = scenario.privacy.unit, scenario.privacy.delta
+    count = units(scenario, federation)
+    if unit is not Unit.NONE and delta >= 1 / count:
+        raise ConfigError(
+            f"[privacy] delta = {delta:g}: must be below 1/n = {1 / count:.3g} for n = {count} units ({unit})",
+            hint=f"for instance delta = {0.1 / count:.0e}",
+        )
+
+
+def _check_inject(scenario: Scenario, federation: Federation) -> None:
+    inject = scenario.drift.inject
+    if inject is None or inject.kind in ("none", "label"):
+        return
+    if inject.kind == "rotate" and not federation.schema.shape:
+        raise ConfigError("[drift.inject] kind = 'rotate': the rows are no images", hint="use shift, scale or noise")
+    if inject.kind != "rotate":
+        places(federation.schema, inject)
