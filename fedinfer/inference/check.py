@@ -1,0 +1,97 @@
+"""The last gate before a model serves: does it answer here what it answered where it was built, and quickly enough?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedinfer.errors import DataError, GateFailed
+from fedinfer.inference.answers import Naming
+from fedinfer.inference.predictor import Predictor
+from fedinfer.inference.rows import FloatArray
+from fedinfer.inference.session import SessionCache
+from fedinfer.manifest import Manifest, Variant
+from fedinfer.ports import Clock
+
+TIMED_PREDICTIONS = 15
+"""Single predictions timed by the self-check; an odd number, so that the median is one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What the self-check saw.
+
+    Args:
+        largest_difference: of any probability to the expected one, in [0, 1].
+        latency_us: median time of one prediction in microseconds, by the caller's clock.
+    """
+
+    largest_difference: float
+    latency_us: float
+
+
+def naming_of(manifest: Manifest) -> Naming:
+    """Labels and abstain rule of a manifest. The threshold is rounded to float32, in which the graph compares."""
+    return Naming(manifest.labels, float(np.float32(manifest.abstain_below)), manifest.abstain_label)
+
+
+def open_variant(model: bytes, manifest: Manifest, cache: SessionCache) -> Predictor:
+    """Load the model file of a manifest.
+
+    Raises:
+        GateFailed: when it does not load or does not fit the manifest's schema.
+    """
+    return Predictor.open(model, manifest.schema, naming_of(manifest), cache)
+
+
+def self_check(
+    predictor: Predictor, manifest: Manifest, variant: Variant, clock: Clock, most_latency_us: float
+) -> CheckResult:
+    """Run the check rows of a manifest.
+
+    Args:
+        predictor: the model under test.
+        manifest: with the check rows.
+        variant: with the expected answers.
+        clock: for durations.
+        most_latency_us: bound on the median time of one prediction.
+
+    Raises:
+        GateFailed: wrong class, probability outside the tolerance, NaN, wrong label text, or too slow.
+    """
+    matrix = _check_matrix(predictor, manifest)
+    answers = predictor.predict_matrix(matrix)
+    wrong = np.nonzero(answers.classes != np.array(variant.labels))[0]
+    expected = np.array(variant.probabilities, np.float32)
+    difference = float(np.abs(answers.probabilities - expected).max())
+    what = f"version {manifest.version} ({variant.name})"
+    if difference > variant.tolerance:
+        raise GateFailed(f"{what}: a probability differs by {difference:.3g}, tolerance {variant.tolerance:.3g}")
+    if wrong.size:
+        raise GateFailed(f"{what}: {wrong.size} of {len(matrix)} check rows get another class, first row {wrong[0]}")
+    texts = predictor.graph_labels(matrix)
+    if texts and texts != list(answers.labels):
+        raise GateFailed(f"{what}: the graph's labels differ from the manifest's, for instance {texts[0]!r}")
+    latency_us = median_latency_us(predictor, matrix, clock)
+    if latency_us > most_latency_us:
+        raise GateFailed(f"{what}: {latency_us:.0f} us per prediction, bound {most_latency_us:.0f} us")
+    return CheckResult(difference, latency_us)
+
+
+def median_latency_us(predictor: Predictor, matrix: FloatArray, clock: Clock) -> float:
+    """Median time of `TIMED_PREDICTIONS` single predictions over the rows of `matrix`, microseconds."""
+    times = []
+    for number in range(TIMED_PREDICTIONS):
+        row = matrix[number % len(matrix)]
+        start = clock.seconds()
+        predictor.predict_one(row)
+        times.append(clock.seconds() - start)
+    return 1e6 * sorted(times)[TIMED_PREDICTIONS // 2]
+
+
+def _check_matrix(predictor: Predictor, manifest: Manifest) -> FloatArray:
+    try:
+        return predictor.reader.matrix(np.array(manifest.check_rows, np.float64))
+    except DataError as error:
+        raise GateFailed(f"version {manifest.version}: a check row breaks the schema: {error}") from error

@@ -1,0 +1,55 @@
+"""What is installed on this device, ready to predict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedinfer.errors import ArtifactRejected
+from fedinfer.inference.check import open_variant
+from fedinfer.inference.predictor import Predictor
+from fedinfer.inference.session import SessionCache
+from fedinfer.inference.slots import Loaded, SlotInfo, Slots
+from fedinfer.manifest import Manifest
+
+MODEL_FILE, MANIFEST_FILE = "model.onnx", "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A model that serves.
+
+    Args:
+        predictor: the loaded model.
+        manifest: what its server signed about it.
+        info: slot, version, variant.
+        damaged: why an older version had to be taken; empty when it is the active one.
+    """
+
+    predictor: Predictor
+    manifest: Manifest
+    info: SlotInfo
+    damaged: str = ""
+
+
+def open_installed(slots: Slots, cache: SessionCache) -> Installed:
+    """Load the active model, or the one before it when the active files are damaged.
+
+    Raises:
+        ArtifactRejected: when nothing is installed or nothing usable is left.
+    """
+    loaded = slots.load()
+    if loaded is None:
+        raise ArtifactRejected(f"{slots.folder}: no model is installed", hint="install one first")
+    manifest = installed_manifest(loaded)
+    return Installed(open_variant(loaded.files[MODEL_FILE], manifest, cache), manifest, loaded.info, loaded.damaged)
+
+
+def installed_manifest(loaded: Loaded) -> Manifest:
+    """The manifest of a slot.
+
+    Raises:
+        ArtifactRejected: when it is missing or malformed.
+    """
+    if MANIFEST_FILE not in loaded.files or MODEL_FILE not in loaded.files:
+        raise ArtifactRejected(f"version {loaded.info.version}: the slot lacks {MODEL_FILE} or {MANIFEST_FILE}")
+    return Manifest.from_bytes(loaded.files[MANIFEST_FILE])

@@ -1,0 +1,241 @@
+"""Rows of any usual kind to one float32 matrix, checked against the schema.
+
+Accepted: numpy arrays, pandas data frames (any object with `columns` and `[name]`), CSV text, dicts, and sequences of
+values in the order of the columns. Rules, the same for all kinds:
+
+* every column of the schema must be there; other columns are ignored (a misspelt one is missed under its right name);
+* a numeric cell is a finite number or missing;
+* a categorical cell is a category, anything else counts as missing; in a float array it is the index of the category
+  or NaN;
+* missing is None, NaN, an empty cell or one of `MISSING`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.errors import DataError
+from fedinfer.schema import Categorical, Column, Schema
+
+FloatArray = npt.NDArray[np.float32]
+Cell = Callable[[Any], float]
+
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
+"""Texts of a missing cell, in lower case."""
+LARGEST = float(np.finfo(np.float32).max)
+
+
+class RowReader:
+    """Turns rows into arrays for one schema.
+
+    Args:
+        schema: description of a row.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self.width = schema.width
+        self.names = tuple(column.name for column in schema.columns)
+        self._shape = schema.shape
+        self._cells: tuple[Cell, ...] = tuple(_cell(column) for column in schema.columns)
+        self._categorical = [i for i, column in enumerate(schema.columns) if isinstance(column, Categorical)]
+        self.low = np.full(self.width, -LARGEST, np.float32)
+        self.high = np.full(self.width, LARGEST, np.float32)
+        self.category_mask = np.zeros(self.width, np.float32)
+        self.category_mask[self._categorical] = 1
+        for i, column in enumerate(schema.columns):
+            if isinstance(column, Categorical):
+                self.low[i], self.high[i] = 0, len(column.categories) - 1
+
+    @property
+    def has_categories(self) -> bool:
+        """True when some column is categorical."""
+        return bool(self._categorical)
+
+    def matrix(self, rows: Any) -> FloatArray:
+        """Rows as a checked float32 array (n, width); no copy when it is one already.
+
+        Raises:
+            DataError: names row, column, value and rule.
+        """
+        if isinstance(rows, np.ndarray):
+            return self._array(rows)
+        if isinstance(rows, str):
+            return self._csv(rows)
+        if hasattr(rows, "columns") and hasattr(rows, "__getitem__"):
+            return self._frame(rows)
+        if isinstance(rows, Mapping):
+            return self._records([rows])
+        if isinstance(rows, Iterable) and not isinstance(rows, bytes | bytearray | memoryview):
+            return self._records(list(rows))
+        raise DataError(f"rows of type {type(rows).__name__}", hint="pass an array, a data frame, CSV text or dicts")
+
+    def one(self, row: Any) -> FloatArray:
+        """One row (dict, array, sequence of values or one CSV line without header) as a checked array (1, width).
+
+        Raises:
+            DataError: names column, value and rule.
+        """
+        if isinstance(row, np.ndarray):
+            matrix = self._array(row)
+            if len(matrix) != 1:
+                raise DataError(f"array of shape {row.shape}, expected one row of {self.width} values")
+            return matrix
+        return self._records([row])
+
+    def check(self, matrix: FloatArray) -> None:
+        """Check a float32 array (n, width) cell by cell, in bulk.
+
+        Raises:
+            DataError: names the first bad cell.
+        """
+        if np.isinf(matrix).any():
+            self._refuse(matrix, np.isinf(matrix))
+        if self._categorical:
+            part = matrix[:, self._categorical]
+            good = np.rint(part)
+            np.clip(good, 0, self.high[self._categorical], out=good)
+            bad = good != part
+            if bad.any() and (bad := bad & ~np.isnan(part)).any():
+                full = np.zeros(matrix.shape, bool)
+                full[:, self._categorical] = bad
+                self._refuse(matrix, full)
+
+    def _refuse(self, matrix: FloatArray, bad: npt.NDArray[np.bool_]) -> NoReturn:
+        row, place = (int(i[0]) for i in np.nonzero(bad))
+        value, rule = float(matrix[row, place]), "a finite number or NaN"
+        if place in self._categorical:
+            rule = f"an index from 0 to {int(self.high[place])} or NaN"
+        raise DataError(f"row {row}, column {self._name(place)}: {value:g} breaks the rule: {rule}")
+
+    def _name(self, place: int) -> str:
+        return self.names[place] if self.names else f"pixel {place}"
+
+    def _array(self, rows: npt.NDArray[Any]) -> FloatArray:
+        if rows.dtype.kind not in "fiub":
+            return self._records(list(rows)) if rows.dtype.kind in "OU" else self._bad_dtype(rows)
+        if rows.shape == (self.width,) or rows.shape == self._shape != ():
+            rows = rows.reshape(1, self.width)
+        elif rows.ndim > 2 and rows.shape[1:] == self._shape:
+            rows = rows.reshape(len(rows), self.width)
+        if rows.ndim != 2 or rows.shape[1] != self.width:
+            raise DataError(f"array of shape {rows.shape}, expected (rows, {self.width})")
+        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which `check` refuses by name
+            matrix = np.ascontiguousarray(rows, np.float32)
+        self.check(matrix)
+        return matrix
+
+    def _bad_dtype(self, rows: npt.NDArray[Any]) -> NoReturn:
+        raise DataError(f"array of dtype {rows.dtype}, expected numbers, text or objects")
+
+    def _csv(self, text: str) -> FloatArray:
+        try:
+            lines = [line for line in csv.reader(io.StringIO(text), strict=True) if line]
+        except csv.Error as error:
+            raise DataError(f"CSV text cannot be read: {error}") from error
+        if not lines:
+            raise DataError("CSV text is empty", hint=f"first line: {','.join(self.names)}")
+        header = [name.strip() for name in lines[0]]
+        if len(set(header)) != len(header):
+            raise DataError(f"CSV header names a column twice: {header}")
+        for number, line in enumerate(lines[1:]):
+            if len(line) != len(header):
+                raise DataError(f"row {number}: {len(line)} cells, the header names {len(header)}")
+        return self._records([dict(zip(header, line, strict=True)) for line in lines[1:]])
+
+    def _frame(self, frame: Any) -> FloatArray:
+        present = {str(name) for name in frame.columns}
+        self._check_names(present, 0)
+        matrix = np.empty((len(frame), self.width), np.float32)
+        for place, name in enumerate(self.names):
+            matrix[:, place] = self._column(place, frame[name])
+        return matrix
+
+    def _column(self, place: int, series: Any) -> FloatArray:
+        values = np.asarray(series)
+        if values.dtype.kind in "fiub" and place not in self._categorical:
+            with np.errstate(over="ignore"):
+                numbers = values.astype(np.float32)
+            bad = np.isinf(numbers)
+            if bad.any():
+                self._value(int(np.nonzero(bad)[0][0]), place, values[bad][0])
+            return numbers
+        return np.array([self._value(row, place, value) for row, value in enumerate(values)], np.float32)
+
+    def _records(self, rows: Sequence[Any]) -> FloatArray:
+        matrix = np.empty((len(rows), self.width), np.float32)
+        for number, row in enumerate(rows):
+            matrix[number] = self._record(number, row)
+        return matrix
+
+    def _record(self, number: int, row: Any) -> Sequence[float] | FloatArray:
+        if isinstance(row, np.ndarray) and row.dtype.kind in "fiub":
+            values_of_row: FloatArray = self._array(row.reshape(-1))[0]
+            return values_of_row
+        if isinstance(row, Mapping):
+            self._check_names(row.keys(), number)
+            values: Sequence[Any] = [row[name] for name in self.names]
+        elif isinstance(row, str):
+            values = self._line(number, row)
+        elif isinstance(row, Iterable) and not isinstance(row, bytes | bytearray | memoryview):
+            values = list(row)
+        else:
+            raise DataError(f"row {number} is of type {type(row).__name__}, expected a dict, an array or values")
+        if len(values) != self.width:
+            raise DataError(f"row {number} has {len(values)} values, expected {self.width}")
+        return [self._value(number, place, value) for place, value in enumerate(values)]
+
+    def _line(self, number: int, text: str) -> list[str]:
+        try:
+            return next(csv.reader([text], strict=True), [])
+        except csv.Error as error:
+            raise DataError(f"row {number} is not a CSV line: {error}") from error
+
+    def _check_names(self, present: Iterable[str], number: int) -> None:
+        if not self.names:
+            raise DataError(f"rows of an image model are arrays of shape {self._shape}, not named columns")
+        absent = [name for name in self.names if name not in present]
+        if absent:
+            raise DataError(
+                f"row {number}: column {absent[0]} is absent ({len(absent)} of {self.width} absent)",
+                hint="rule: every column of the schema is present; give None for a missing value",
+            )
+
+    def _value(self, row: int, place: int, value: Any) -> float:
+        try:
+            return self._cells[place](value) if self._cells else _number(value)
+        except (TypeError, ValueError, OverflowError, ArithmeticError) as error:
+            shown = repr(value)[:60]
+            rule = "a finite number or missing"
+            raise DataError(f"row {row}, column {self._name(place)}: {shown} breaks the rule: {rule}") from error
+
+
+def _cell(column: Column) -> Cell:
+    if not isinstance(column, Categorical):
+        return _number
+    index = {name: float(place) for place, name in enumerate(column.categories)}
+    return lambda value: index.get(_category(value), math.nan)
+
+
+def _number(value: Any) -> float:
+    if value is None or (isinstance(value, str) and value.strip().lower() in MISSING):
+        return math.nan
+    if isinstance(value, bytes | bytearray):
+        raise TypeError(value)
+    number = float(value)
+    if abs(number) > LARGEST:  # also infinity; NaN passes
+        raise ValueError(value)
+    return number
+
+
+def _category(value: Any) -> str:
+    """A number that is whole is written without a point, as it is in a CSV file."""
+    if isinstance(value, float | np.floating) and math.isfinite(value) and value == int(value):
+        return str(int(value))
+    return value.strip() if isinstance(value, str) else str(value)

@@ -1,0 +1,113 @@
+"""Opening a model graph with ONNX Runtime: one thread, our checks, our errors, one session per distinct model."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import onnxruntime as ort
+
+from fedinfer.errors import GateFailed
+
+INPUT, LABEL, PROBABILITIES = "input", "label", "probabilities"
+_FATAL_ONLY = 4  # ONNX Runtime writes to stderr by itself; a device's log belongs to the program that embeds us
+
+
+def open_session(model: bytes) -> ort.InferenceSession:
+    """Load a graph with one thread on the CPU.
+
+    Args:
+        model: serialized ONNX model with the float32 input "input" of shape (batch, width) and at least the float32
+            output "probabilities" of shape (batch, classes).
+
+    Raises:
+        GateFailed: when ONNX Runtime refuses the bytes or the graph has other inputs or outputs.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL_ONLY
+    try:
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has a dozen exception classes without a common root of its own
+        raise GateFailed(f"the model of {len(model)} bytes cannot be loaded: {first_line(error)}") from error
+    _check_inputs(session)
+    _check_outputs(session)
+    return session
+
+
+def static_width(session: ort.InferenceSession) -> int | None:
+    """Number of input columns when the graph fixes it."""
+    size = session.get_inputs()[0].shape[1]
+    return size if isinstance(size, int) else None
+
+
+def static_classes(session: ort.InferenceSession) -> int | None:
+    """Number of classes when the graph fixes it."""
+    size = _output(session, PROBABILITIES).shape[1]
+    return size if isinstance(size, int) else None
+
+
+def metadata(session: ort.InferenceSession) -> dict[str, str]:
+    """The `metadata_props` of the model."""
+    return dict(session.get_modelmeta().custom_metadata_map)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a foreign error, at most 200 characters: its text is long and repeats internals."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+class SessionCache:
+    """Keeps at most `limit` sessions, least recently used first out, so that many devices of one process share them.
+
+    Args:
+        limit: number of sessions kept, >= 1.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._sessions: OrderedDict[str, ort.InferenceSession] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def open(self, model: bytes) -> ort.InferenceSession:
+        """The session of exactly these bytes, made when it is not there.
+
+        Raises:
+            GateFailed: like `open_session`.
+        """
+        digest = hashlib.sha256(model).hexdigest()
+        with self._lock:
+            session = self._sessions.get(digest)
+            if session is None:
+                session = self._sessions[digest] = open_session(model)
+            self._sessions.move_to_end(digest)
+            while len(self._sessions) > self._limit:
+                self._sessions.popitem(last=False)
+        return session
+
+
+def _check_inputs(session: ort.InferenceSession) -> None:
+    inputs = session.get_inputs()
+    found = [f"{node.name}: {node.type}{node.shape}" for node in inputs]
+    if len(inputs) != 1 or inputs[0].name != INPUT or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 2:
+        raise GateFailed(f"the graph wants {found}, expected one float input {INPUT!r} of shape (batch, width)")
+    if isinstance(inputs[0].shape[0], int):
+        raise GateFailed(f"the batch size of the graph is fixed to {inputs[0].shape[0]}, expected a free dimension")
+
+
+def _check_outputs(session: ort.InferenceSession) -> None:
+    node = _output(session, PROBABILITIES)
+    if node is None or node.type != "tensor(float)" or len(node.shape) != 2:
+        found = [f"{node.name}: {node.type}{node.shape}" for node in session.get_outputs()]
+        raise GateFailed(
+            f"the graph gives {found}, expected a float output {PROBABILITIES!r} of shape (batch, classes)"
+        )
+
+
+def _output(session: ort.InferenceSession, name: str) -> Any:
+    return next((node for node in session.get_outputs() if node.name == name), None)
