@@ -1,0 +1,121 @@
+"""Numbers as they stand in JSON, read with care and written for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedinfer.types import Json
+
+ABSENT = "\u2013"
+
+
+def number(value: object) -> float | None:
+    """A float from a JSON value; "inf" is a number, NaN and everything else is absent."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        result = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return None if math.isnan(result) else result
+
+
+def finite(value: object) -> float | None:
+    """Like `number`, without the infinities: what a plot can show."""
+    result = number(value)
+    return result if result is not None and math.isfinite(result) else None
+
+
+def count(value: object) -> int | None:
+    """A count: a number, or the length of a list."""
+    if isinstance(value, list | dict):
+        return len(value)
+    result = finite(value)
+    return None if result is None else int(result)
+
+
+def section(data: Mapping[str, Any], key: str) -> Json:
+    """The object under `key`; empty when it is missing or no object."""
+    value = data.get(key)
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def rows(data: Mapping[str, Any], key: str) -> Sequence[Json]:
+    """The objects in the list under `key`; other items are left out."""
+    value = data.get(key)
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def words(value: object, fallback: str = ABSENT) -> str:
+    """Text as it is, numbers as written in JSON, a dash for what is missing."""
+    if value is None or value == "":
+        return fallback
+    return str(value)
+
+
+def decimal(value: object, digits: int = 3) -> str:
+    """A number with `digits` decimals, the sign for infinity, or a dash."""
+    result = number(value)
+    if result is None:
+        return ABSENT
+    return f"{result:.{digits}f}" if math.isfinite(result) else _infinite(result)
+
+
+def significant(value: object, digits: int = 3) -> str:
+    """A number with `digits` significant digits, as short as possible."""
+    result = number(value)
+    if result is None:
+        return ABSENT
+    return f"{result:.{digits}g}" if math.isfinite(result) else _infinite(result)
+
+
+def percent(value: object) -> str:
+    """A share of one as a percentage with one decimal."""
+    result = finite(value)
+    return ABSENT if result is None else f"{100 * result:.1f}\u202f%"
+
+
+def whole(value: object) -> str:
+    """A count with narrow spaces between thousands."""
+    result = count(value)
+    return ABSENT if result is None else f"{result:,}".replace(",", "\u202f")
+
+
+def data_size(value: object) -> str:
+    """Bytes in the largest fitting unit (powers of 1024)."""
+    size = finite(value)
+    if size is None:
+        return ABSENT
+    for unit in ("B", "KiB", "MiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f}\u202f{unit}" if unit == "B" else f"{size:.1f}\u202f{unit}"
+        size /= 1024
+    return f"{size:.1f}\u202fGiB"
+
+
+def microseconds(value: object) -> str:
+    """A duration in microseconds, in milliseconds or seconds where that reads better."""
+    size = finite(value)
+    if size is None:
+        return ABSENT
+    for unit in ("\u00b5s", "ms"):
+        if abs(size) < 1000:
+            return f"{size:.3g}\u202f{unit}"
+        size /= 1000
+    return f"{size:.3g}\u202fs"
+
+
+def seconds(value: object) -> str:
+    """A duration in seconds or minutes."""
+    size = finite(value)
+    if size is None:
+        return ABSENT
+    if size < 120:
+        return f"{size:.1f}\u202fs"
+    return f"{size / 60:.1f}\u202fmin"
+
+
+def _infinite(value: float) -> str:
+    return "\u221e" if value > 0 else "\u2212\u221e"

@@ -1,0 +1,218 @@
+"""Everything put together: one HTML file with its style and drawings inside, and no request to anywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from fedinfer.errors import StoreError
+from fedinfer.report import summary, tables
+from fedinfer.report.figures import count, finite, rows, seconds, section, words
+from fedinfer.report.ledger import ledger_table
+from fedinfer.report.legend import loop_legend
+from fedinfer.report.loop_chart import loop_chart
+from fedinfer.report.markup import Child, Markup, join, tag
+from fedinfer.report.reading import RunFiles, read_run
+from fedinfer.report.small_charts import bars, latency_chart, meter
+from fedinfer.report.statement import statement
+from fedinfer.report.timeline import steps
+from fedinfer.types import Json
+
+NAME = "report.html"
+WIDE, NARROW = 900.0, 326.0
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write report.html into a run folder, whole or not at all.
+
+    Args:
+        run_dir: folder with run.json; events.jsonl and ledger.sqlite are used when they are there.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ConfigError: when run.json is missing, malformed or of another schema.
+        StoreError: when the page cannot be written.
+    """
+    page = render(read_run(run_dir))
+    target, part = run_dir / NAME, run_dir / (NAME + ".part")
+    try:
+        part.write_text(page, encoding="utf-8")
+        os.replace(part, target)
+    except OSError as error:
+        raise StoreError(f"{target} cannot be written: {error}") from error
+    return target
+
+
+def render(found: RunFiles) -> str:
+    """The page as text."""
+    run = found.run
+    title = f"fedinfer report: {words(run.get('scenario'), 'unnamed')}"
+    head = tag(
+        "head",
+        Markup('<meta charset="utf-8">'),
+        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
+        Markup('<link rel="icon" href="data:,">'),
+        tag("title", title),
+        tag("style", Markup(_style())),
+    )
+    body = tag("body", _header(run), tag("main", *_sections(found)), _footer(run))
+    return "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n"
+
+
+def _sections(found: RunFiles) -> tuple[Markup | None, ...]:
+    run = found.run
+    return (
+        _warnings(found),
+        _summary(run),
+        _loop(found),
+        _section("Rounds", tables.rounds_table(run)),
+        _drift(run),
+        _models(run),
+        _devices(run),
+        _privacy(run),
+        _section("Privacy ledger", ledger_table(found)),
+    )
+
+
+def _header(run: Json) -> Markup:
+    sign, meaning, style = summary.status(run)
+    privacy = section(run, "privacy")
+    facts = (
+        f"seed {words(run.get('seed'))}",
+        f"engine {words(run.get('engine'))}",
+        f"{words(run.get('population'))} devices",
+        f"unit {words(privacy.get('unit'))}",
+        f"trust {words(privacy.get('trust'))}",
+        f"took {seconds(run.get('seconds'))}",
+    )
+    return tag(
+        "header",
+        tag("p", "fedinfer run report", class_="brand"),
+        tag("h1", words(run.get("scenario"), "unnamed")),
+        tag("p", tag("span", f"{sign} {meaning}", class_=f"status {style}"), class_="state"),
+        tag("p", " \u00b7 ".join(facts), class_="facts"),
+    )
+
+
+def _warnings(found: RunFiles) -> Markup | None:
+    given = found.run.get("warnings")
+    lines = [words(line) for line in given] if isinstance(given, list) else []
+    lines += found.notes
+    if not lines:
+        return None
+    items = tag("ul", *(tag("li", line) for line in lines))
+    return tag("section", tag("h2", "\u26a0 Warnings"), items, class_="warnings")
+
+
+def _summary(run: Json) -> Markup:
+    sentences = tag("div", *(tag("p", sentence) for sentence in summary.headline(run)), class_="lead")
+    return _section("In short", sentences, tag("div", *(_tile(tile) for tile in summary.tiles(run)), class_="tiles"))
+
+
+def _tile(tile: summary.Tile) -> Markup:
+    gauge = None if tile.share is None else meter(tile.share, f"{100 * tile.share:.0f} percent of the budget is spent")
+    return tag(
+        "div",
+        tag("p", tile.name, class_="name"),
+        tag("p", tile.value, class_="value"),
+        gauge,
+        tag("p", tile.remark, class_="remark"),
+        class_="tile",
+    )
+
+
+def _loop(found: RunFiles) -> Markup:
+    sequence = steps(found.run, found.events)
+    if not sequence:
+        return _section("The loop over time", tag("p", "No round and no drift window was recorded.", class_="empty"))
+    metric = summary.metric_name(found.run)
+    budget = finite(section(found.run, "privacy").get("budget"))
+    words_ = "Steps from left to right: r is a training round, w a window of inference on the devices."
+    return _section(
+        "The loop over time",
+        tag("p", words_, class_="how"),
+        loop_legend(sequence),
+        _both(lambda width: loop_chart(sequence, metric, budget, width), WIDE),
+    )
+
+
+def _drift(run: Json) -> Markup:
+    drift = section(run, "drift")
+    if not count(drift.get("windows")):
+        return _section("Drift", tag("p", "Drift was not watched in this run.", class_="empty"))
+    names = (("before", "#0072B2"), ("during", "#D55E00"), ("after", "#009E73"))
+    values = [
+        (name, value, colour) for name, colour in names if (value := finite(drift.get(f"metric_{name}"))) is not None
+    ]
+    story = _both(lambda width: bars("Metric before, during and after drift", values, width), 460.0) if values else None
+    return _section(
+        "Drift",
+        tag("p", f"{summary.metric_name(run).capitalize()} on the devices' own streams:", class_="how")
+        if story
+        else None,
+        story,
+        tables.alarms_table(run),
+    )
+
+
+def _models(run: Json) -> Markup:
+    saved = tables.bytes_saved(summary.last_model(run))
+    words_ = f"The newest artifact is {saved}." if saved else None
+    return _section("Models", tag("p", words_, class_="how") if words_ else None, tables.models_table(run))
+
+
+def _devices(run: Json) -> Markup:
+    latency = section(section(run, "inference"), "latency_us")
+    p50, p99 = finite(latency.get("p50")), finite(latency.get("p99"))
+    chart = None
+    if p50 is not None and p99 is not None:
+        chart = join(
+            tag("p", "Latency of one prediction, on the machine that ran the devices:", class_="how"),
+            _both(lambda width: latency_chart(p50, p99, width), 460.0),
+        )
+    lost = f"On average {tables.survivors_share(run)} of a cohort answered." if rows(run, "rounds") else None
+    return _section("Devices", chart, tables.devices_pairs(run), tag("p", lost, class_="how") if lost else None)
+
+
+def _privacy(run: Json) -> Markup:
+    items = [
+        tag("div", tag("dt", item.component), tag("dd", tag("p", item.value, class_="fact"), tag("p", item.meaning)))
+        for item in statement(run)
+    ]
+    source = "The components follow NIST SP 800-226, Guidelines for Evaluating Differential Privacy Guarantees (2025)."
+    return _section("Privacy statement", tag("dl", *items, class_="statement"), tag("p", source, class_="how"))
+
+
+def _footer(run: Json) -> Markup:
+    version = words(run.get("fedinfer"), "")
+    words_ = (
+        f"Written by fedinfer {version}".rstrip()
+        + " from run.json (schema 1), events.jsonl and the ledger of this folder. "
+    )
+    return tag("footer", tag("p", words_ + "This page loads nothing from the network and runs no script."))
+
+
+def _section(title: str, *children: Child) -> Markup:
+    return tag("section", tag("h2", title), *children)
+
+
+def _both(draw: Callable[[float], Markup], wide: float) -> Markup:
+    """One drawing for a desktop or paper and one for a phone: text keeps its size on both."""
+    return tag(
+        "figure",
+        tag("div", draw(wide), class_="wide"),
+        tag("div", draw(NARROW), class_="narrow"),
+    )
+
+
+def _style() -> str:
+    return files("fedinfer.report").joinpath("style.css").read_text(encoding="utf-8")
+
+
+__all__: Sequence[str] = ["render", "write_report"]

@@ -1,0 +1,75 @@
+"""The files of a run folder as plain values; a missing or half-written side file costs its plot, never the report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedinfer.errors import ConfigError
+from fedinfer.types import Json
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """What a run left behind.
+
+    Args:
+        run: run.json, schema 1.
+        events: lines of events.jsonl in order; unreadable lines are counted in `notes`.
+        notes: what could not be read, in words.
+    """
+
+    run: Json
+    events: tuple[Json, ...]
+    notes: tuple[str, ...]
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read a run folder.
+
+    Raises:
+        ConfigError: when run.json is missing, no JSON object or of another schema.
+    """
+    run = _read_run_json(folder / "run.json")
+    events, notes = _read_events(folder / "events.jsonl")
+    return RunFiles(run, events, notes)
+
+
+def _read_run_json(path: Path) -> Json:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file", hint="give the folder that `fedinfer run --out DIR` wrote") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a JSON object is expected, not {type(data).__name__}")
+    if data.get("schema") != SCHEMA:
+        raise ConfigError(
+            f"{path}: schema {data.get('schema')!r}, this version reads schema {SCHEMA}",
+            hint="use the version of fedinfer that wrote the run",
+        )
+    return data
+
+
+def _read_events(path: Path) -> tuple[tuple[Json, ...], tuple[str, ...]]:
+    """Events and a note. The last line of a killed run may be cut off, so a bad line is left out and counted."""
+    try:
+        lines = path.read_bytes().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return (), ("events.jsonl is missing: the timeline is drawn from run.json alone.",)
+    events = tuple(event for line in lines if (event := _event(line)) is not None)
+    bad = sum(1 for line in lines if line.strip()) - len(events)
+    return events, ((f"events.jsonl: {bad} unreadable line(s) left out.",) if bad else ())
+
+
+def _event(line: str) -> Json | None:
+    try:
+        data: Any = json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None

@@ -1,0 +1,221 @@
+"""The privacy statement: what the run claims, in the order of NIST SP 800-226, in words that need no mathematics.
+
+NIST SP 800-226 (Guidelines for Evaluating Differential Privacy Guarantees, 2025) asks of each claim, from the top down:
+the parameters and the unit of privacy; mechanism, proof, utility and bias; trust model, security and data collection.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fedinfer.report.figures import number, section, significant, whole, words
+from fedinfer.types import AggregationMode, Json, Trust, Unit
+
+UNITS = {
+    Unit.EXAMPLE: "one row (for example one patient's record)",
+    Unit.DEVICE: "everything that one device holds",
+}
+RELATIONS = {
+    "add-or-remove-one": "with that unit and without it",
+    "zero-out-one": "with that unit and with it blanked out",
+    "replace-one": "with that unit and with another one in its place",
+}
+TRUST = {
+    Trust.LOCAL: "Nobody is trusted: each device adds all the noise itself, before anything leaves it.",
+    Trust.DISTRIBUTED: (
+        "Each device adds a share of the noise. The sum has the full noise as long as at least the threshold of "
+        "devices answers and the assumed share of them is honest. The server is not trusted to add noise."
+    ),
+    Trust.CENTRAL: (
+        "The server is trusted to add the noise to the sum, and not to keep the sum before it did. "
+        "Others, who only see what is released, are covered."
+    ),
+}
+SUMS = {
+    AggregationMode.PROTOCOL: (
+        "Updates were summed by secure aggregation: the server could read the sum over at least {threshold} devices "
+        "and no single update."
+    ),
+    AggregationMode.IDEAL: (
+        "This simulation added the same integers without masks. The sum is identical bit for bit, but the "
+        "cryptography was not exercised: a deployment runs in mode `protocol`."
+    ),
+    AggregationMode.OFF: (
+        "UNSAFE: secure aggregation was switched off, so the server could read every single update. "
+        "Do not use this setting with real data."
+    ),
+}
+SIMULATED = ("local", "ray")
+WEAK = 0.9
+"""A bound on the guess above this is called weak in the report; a matter of words, not of the guarantee."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One component of the statement: what it is called, what holds in this run, what that means."""
+
+    component: str
+    value: str
+    meaning: str
+
+
+def statement(run: Json) -> tuple[Item, ...]:
+    """The components of the privacy statement of a run."""
+    privacy = section(run, "privacy")
+    return (
+        _guarantee(privacy),
+        _unit(privacy),
+        _mechanism(privacy),
+        _evidence(privacy),
+        _utility(run),
+        _trust(privacy),
+        _security(run),
+        _collection(run),
+    )
+
+
+def is_private(privacy: Json) -> bool:
+    """Whether the run claims a finite epsilon."""
+    epsilon = number(privacy.get("epsilon"))
+    return privacy.get("unit") in set(UNITS) and epsilon is not None and math.isfinite(epsilon)
+
+
+def unit_words(privacy: Json) -> str:
+    """The privacy unit in words."""
+    unit = privacy.get("unit")
+    return UNITS[Unit(unit)] if unit in set(UNITS) else "nothing: no privacy unit is protected"
+
+
+def guess_bound(epsilon: float, delta: float) -> float:
+    """Best chance to guess membership from a 50:50 start: (e^epsilon + delta) / (1 + e^epsilon).
+
+    From Kairouz, Oh and Viswanath 2015, theorem 2.1: false alarms and misses obey a + e^epsilon b >= 1 - delta both
+    ways round, so a + b >= 2 (1 - delta) / (1 + e^epsilon).
+
+    Args:
+        epsilon: >= 0, may be infinite.
+        delta: in [0, 1].
+    """
+    odds = math.exp(-epsilon)
+    return min((1.0 + delta * odds) / (1.0 + odds), 1.0)
+
+
+def _guarantee(privacy: Json) -> Item:
+    epsilon, delta = number(privacy.get("epsilon")), number(privacy.get("delta")) or 0.0
+    if not is_private(privacy) or epsilon is None:
+        value = "epsilon is infinite: no differential privacy"
+        return Item("Guarantee", value, "What was released may reveal any row that a device trained on.")
+    value = f"epsilon {significant(epsilon)} at delta {significant(delta)}, budget {significant(privacy.get('budget'))}"
+    relation = RELATIONS.get(str(privacy.get("relation")), "with that unit and without it")
+    guess = guess_bound(epsilon, delta)
+    meaning = (
+        f"Compare two worlds, {relation}. Each possible outcome of the whole run is at most "
+        f"{_factor(epsilon)} times as likely in the one as in the other, up to a remainder of {significant(delta)}. "
+        "Somebody who sees every release and has to tell the two worlds apart, starting from 50 : 50, "
+        f"is right at most {_of_hundred(guess)} times in 100."
+    )
+    if guess > WEAK:
+        meaning += " Taken alone, a bound this high says little; a smaller budget buys a stronger promise."
+    return Item("Guarantee", value, meaning)
+
+
+def _factor(epsilon: float) -> str:
+    """The largest ratio of the two likelihoods, e^epsilon."""
+    if epsilon < math.log(100):
+        return significant(math.exp(epsilon))
+    return whole(math.ceil(math.exp(epsilon))) if epsilon < 14 else f"e^{epsilon:.3g}"
+
+
+def _of_hundred(share: float) -> str:
+    """Rounded up: a bound may not look smaller than it is."""
+    digits = 0 if share < 0.99 else 2
+    return f"{math.ceil(100 * share * 10**digits) / 10**digits:.{digits}f}"
+
+
+def _unit(privacy: Json) -> Item:
+    value = f"unit {words(privacy.get('unit'))}, neighbours by {words(privacy.get('relation'))}"
+    if privacy.get("unit") == Unit.EXAMPLE:
+        meaning = (
+            f"Protected is {unit_words(privacy)}. A person with k rows has a guarantee that is weaker, about k times "
+            "epsilon. What is true of all rows of a device together, such as its share of a diagnosis, is not hidden."
+        )
+    elif privacy.get("unit") == Unit.DEVICE:
+        meaning = f"Protected is {unit_words(privacy)}, however many rows that is."
+    else:
+        meaning = "No unit is protected."
+    return Item("Unit of privacy", value, meaning)
+
+
+def _mechanism(privacy: Json) -> Item:
+    value = f"clipping norm {significant(privacy.get('clipping_norm'))}, noise multiplier " + significant(
+        privacy.get("noise_multiplier")
+    )
+    if not is_private(privacy):
+        return Item("Mechanism", value, "No noise protects the releases.")
+    sources = {
+        Trust.LOCAL: "continuous Gaussian noise on each device",
+        Trust.DISTRIBUTED: "integer noise, a share from each device, inside the secure sum",
+        Trust.CENTRAL: "Gaussian noise that the server adds",
+    }
+    trust = privacy.get("trust")
+    noise = sources[Trust(trust)] if trust in set(Trust) else "noise"
+    meaning = (
+        f"Each contribution is clipped to the norm above, then covered by {noise}. Drift reports go through the same "
+        "path and spend from the same budget."
+    )
+    return Item("Mechanism", value, meaning)
+
+
+def _evidence(privacy: Json) -> Item:
+    value = f"accountant {words(privacy.get('accountant'))}, sampling {words(privacy.get('sampling'))}"
+    meaning = (
+        "Epsilon is an upper bound that follows from a proof for the mechanism that ran, composed over all releases "
+        "in the ledger below. It is not a measurement."
+    )
+    audit = section(privacy, "audit")
+    if number(audit.get("lower_bound")) is not None:
+        meaning += (
+            f" An attack of our own ({words(audit.get('method'))}) shows that epsilon is at least "
+            f"{significant(audit.get('lower_bound'))} (confidence {significant(audit.get('confidence'))})."
+        )
+    return Item("Evidence", value, meaning)
+
+
+def _utility(run: Json) -> Item:
+    metric = words(section(run, "task").get("metric"), "metric")
+    meaning = (
+        "Clipping and noise cost accuracy, and cost more for groups with few rows; look at the groups that matter "
+        "before use. The figures of quality in this report are computed on held-out rows, are for the people who run "
+        "the simulation and are not covered by epsilon: do not publish them for real data without care."
+    )
+    return Item("Utility and bias", f"{metric} on held-out rows, in the tables below", meaning)
+
+
+def _trust(privacy: Json) -> Item:
+    trust = privacy.get("trust")
+    meaning = TRUST[Trust(trust)] if trust in set(TRUST) else "Not stated."
+    return Item("Trust model", words(trust), meaning)
+
+
+def _security(run: Json) -> Item:
+    sums = section(run, "secure_aggregation")
+    mode = sums.get("mode")
+    meaning = SUMS[AggregationMode(mode)] if mode in set(SUMS) else "Not stated."
+    meaning = meaning.format(threshold=words(sums.get("threshold"), "the threshold of"))
+    if run.get("engine") in SIMULATED:
+        meaning += (
+            " This was a simulation: keys and noise come from the seed in run.json, so whoever has the seed can undo "
+            "them. A deployment takes both from the operating system."
+        )
+    value = f"mode {words(mode)}, threshold {words(sums.get('threshold'))}, {words(sums.get('bits'))} bits"
+    return Item("Security", value, meaning)
+
+
+def _collection(run: Json) -> Item:
+    meaning = (
+        "Rows stay on the device that holds them; what leaves is the clipped, noised and encoded update. Not "
+        "hidden: which devices took part, when, how many bytes they sent, the public ranges and categories in the "
+        "schema, and the model itself. Not prevented: a device that sends false values."
+    )
+    return Item("Data collection", f"{words(run.get('population'))} devices, rows held where they arose", meaning)

@@ -1,0 +1,141 @@
+"""Tables of the report. Each scrolls in its own box on a narrow page and is whole in print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fedinfer.report.figures import (
+    ABSENT,
+    count,
+    data_size,
+    decimal,
+    finite,
+    rows,
+    seconds,
+    section,
+    significant,
+    whole,
+    words,
+)
+from fedinfer.report.markup import Child, Markup, join, tag
+from fedinfer.types import Json
+
+Show = Callable[[Any], str]
+Column = tuple[str, str, Show]
+"""Heading, key of the row, and how the value is written."""
+
+ROUNDS: tuple[Column, ...] = (
+    ("Round", "round", words),
+    ("Reason", "reason", words),
+    (
+        "Status",
+        "status",
+        lambda value: {"released": "\u2713 released", "aborted": "\u2715 aborted"}.get(value, words(value)),
+    ),
+    ("Cohort", "cohort", whole),
+    ("Survivors", "survivors", whole),
+    ("Metric", "metric", decimal),
+    ("Loss", "loss", decimal),
+    ("Epsilon after", "epsilon", significant),
+    ("Up per device", "bytes_up_per_device", data_size),
+    ("Down per device", "bytes_down_per_device", data_size),
+    ("Time", "seconds", seconds),
+)
+MODELS: tuple[Column, ...] = (
+    ("Version", "version", words),
+    ("Recipe", "recipe", words),
+    ("Metric, float", "float_metric", decimal),
+    ("Metric, quantized", "quantized_metric", decimal),
+    ("Size, float", "float_bytes", data_size),
+    ("Size, quantized", "quantized_bytes", data_size),
+    ("Devices", "devices_active", whole),
+    ("SHA-256", "sha256", lambda value: words(value)[:12]),
+)
+ALARMS: tuple[Column, ...] = (
+    ("Window", "window", words),
+    ("Channel", "channel", words),
+    ("p-value", "p_value", significant),
+)
+NUMERIC = frozenset({words, decimal, significant, whole, data_size, seconds}) - {words}
+
+
+def rounds_table(run: Json) -> Markup:
+    """Every round: cohort, survivors, status, figures, bytes."""
+    return table("Rounds", ROUNDS, rows(run, "rounds"), "No round was run.")
+
+
+def models_table(run: Json) -> Markup:
+    """Every published model: float against quantized."""
+    return table("Published models", MODELS, rows(run, "models"), "No model was published.")
+
+
+def alarms_table(run: Json) -> Markup:
+    """Every alarm of the drift monitor."""
+    return table("Alarms", ALARMS, rows(section(run, "drift"), "alarms"), "No alarm was raised.")
+
+
+def table(caption: str, columns: Sequence[Column], lines: Sequence[Json], empty: str) -> Markup:
+    """A table of rows, or a sentence when there are none."""
+    if not lines:
+        return tag("p", empty, class_="empty")
+    used = [column for column in columns if any(line.get(column[1]) is not None for line in lines)] or list(columns)
+    head = tag("tr", *(tag("th", name, scope="col", class_=_align(show)) for name, _, show in used))
+    body = [tag("tr", *_cells(used, line)) for line in lines]
+    return _boxed(caption, tag("thead", head), tag("tbody", *body))
+
+
+def pairs(lines: Sequence[tuple[str, Child]]) -> Markup:
+    """Names and values, two columns."""
+    return tag("dl", *(join(tag("dt", name), tag("dd", value)) for name, value in lines))
+
+
+def devices_pairs(run: Json) -> Markup:
+    """What devices did besides answering."""
+    devices, inference = section(run, "devices"), section(run, "inference")
+    return pairs(
+        (
+            ("Devices enrolled", whole(run.get("population"))),
+            ("Refusals by a device's own budget", whole(devices.get("refused"))),
+            ("Drop-outs during rounds", whole(devices.get("dropped"))),
+            ("Predictions on devices", whole(inference.get("predictions"))),
+            ("Metric of those predictions", decimal(inference.get("metric"))),
+        )
+    )
+
+
+def bytes_saved(model: Json) -> str:
+    """How much smaller the quantized file is, in words; empty when it is not."""
+    before, after = finite(model.get("float_bytes")), finite(model.get("quantized_bytes"))
+    if not before or not after or after >= before:
+        return ""
+    return f"{before / after:.1f} times smaller than the float model"
+
+
+def survivors_share(run: Json) -> str:
+    """Mean share of the cohort that answered in time."""
+    both = [(count(row.get("survivors")), count(row.get("cohort"))) for row in rows(run, "rounds")]
+    shares = [survivors / cohort for survivors, cohort in both if survivors is not None and cohort]
+    return f"{100 * sum(shares) / len(shares):.0f}\u202f%" if shares else ABSENT
+
+
+def _cells(columns: Sequence[Column], line: Json) -> list[Markup]:
+    return [
+        tag("th" if place == 0 else "td", show(line.get(key)), class_=_align(show), scope="row" if place == 0 else None)
+        for place, (_, key, show) in enumerate(columns)
+    ]
+
+
+def _align(show: Show) -> str | None:
+    return "num" if show in NUMERIC else None
+
+
+def _boxed(caption: str, *parts: Markup) -> Markup:
+    return tag(
+        "div",
+        tag("table", tag("caption", caption), *parts),
+        class_="box",
+        tabindex=0.0,
+        role="region",
+        aria_label=caption,
+    )
