@@ -4,7 +4,7 @@
 """
 
 from fedinfer.config.flat import from_flat, to_flat
-from fedinfer.config.load import load_scenario, scenario_names
+from fedinfer.config.load import load_scenario, parse_scenario, scenario_names
 from fedinfer.config.sections import (
     ArtifactSection,
     DataSection,
@@ -45,6 +45,7 @@ __all__ = [
     "Tune",
     "from_flat",
     "load_scenario",
+    "parse_scenario",
     "scenario_names",
     "to_flat",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -39,6 +41,24 @@ def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
     for text in overrides:
         layers = layers.over(parse_override(text), f"--set {text}")
     return validate(Layers({**layers.values, "base": str(path.parent)}, layers.origins), str(name_or_path))
+
+
+def parse_scenario(text: str, folder: Path, source: str) -> Scenario:
+    """Read a scenario from TOML text that is not a file yet; without `extends`.
+
+    Args:
+        text: TOML.
+        folder: where relative paths start.
+        source: name for messages.
+
+    Raises:
+        ConfigError: as in `load_scenario`.
+    """
+    try:
+        values = _with_absolute_path(tomllib.loads(text), folder)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from error
+    return validate(Layers().over({**values, "base": str(folder)}, source), source)
 
 
 def validate(layers: Layers, source: str) -> Scenario:
@@ -102,7 +122,7 @@ def _parent_path(path: Path, parent: str) -> Path:
     if parent in scenario_names():
         return find_scenario(parent)
     try:
-        return find_scenario(str(path.parent / parent))
+        return find_scenario(os.path.normpath(path.parent / parent))
     except ConfigError as error:
         raise ConfigError(f"{path}: extends = {parent!r}: {error}", hint=error.hint) from error
 
@@ -111,4 +131,4 @@ def _with_absolute_path(values: Mapping[str, Any], folder: Path) -> dict[str, An
     data = values.get("data")
     if not isinstance(data, Mapping) or not isinstance(data.get("path"), str) or not data["path"]:
         return dict(values)
-    return {**values, "data": {**data, "path": str(folder / data["path"])}}
+    return {**values, "data": {**data, "path": os.path.normpath(folder / data["path"])}}

@@ -35,10 +35,10 @@ def check_against_data(scenario: Scenario, federation: Federation) -> None:
 
 
 def units(scenario: Scenario, federation: Federation) -> int:
-    """Number of privacy units: devices, or training rows of all devices."""
+    """Number of privacy units: devices, or all rows that devices hold (held-out rows appear in drift reports)."""
     if scenario.privacy.unit is Unit.DEVICE:
         return len(federation.devices)
-    return sum(len(data.train_y) for data in federation.devices.values())
+    return sum(len(data.train_y) + len(data.test_y) for data in federation.devices.values())
 
 
 def _check_delta(scenario: Scenario, federation: Federation) -> None:

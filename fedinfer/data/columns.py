@@ -19,6 +19,7 @@ from fedinfer.schema import Categorical, Column, Numeric
 from fedinfer.types import DeviceId
 
 MOST_CATEGORIES = 50
+"""Of a categorical column for which the scenario lists none."""
 MOST_CLASSES = 100
 LONGEST_ID = 64
 
@@ -71,7 +72,7 @@ def describe_column(raw: RawTable, name: str, data: DataSection) -> Column:
     if name in data.categories:
         return Categorical(name, data.categories[name], data.ranges_confirmed)
     if name in data.categorical:
-        return Categorical(name, seen_categories(raw.columns[name], data.missing_text), False)
+        return Categorical(name, seen_categories(raw.columns[name], data.missing_text, MOST_CATEGORIES), False)
     if name in data.ranges:
         low, high = data.ranges[name]
         return Numeric(name, low, high, data.ranges_confirmed)
@@ -88,10 +89,10 @@ def read_column(raw: RawTable, column: Column, data: DataSection) -> npt.NDArray
     return _numeric_cells(raw, column.name, data).astype(np.float32)
 
 
-def seen_categories(cells: Sequence[str], missing: Collection[str]) -> tuple[str, ...]:
-    """The most frequent categories of a column, at most 50, sorted by name; rarer ones will count as missing."""
+def seen_categories(cells: Sequence[str], missing: Collection[str], most: int) -> tuple[str, ...]:
+    """The `most` most frequent categories of a column, sorted by name; rarer ones will count as missing."""
     counts = Counter(cell for cell in cells if cell not in missing)
-    frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_CATEGORIES]
+    frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
     return tuple(sorted(category for category, _ in frequent)) or ("(none)",)
 
 
@@ -127,7 +128,7 @@ def read_labels(raw: RawTable, data: DataSection) -> tuple[Labels, tuple[str, ..
         )
     if data.label_above is not None:
         cells = _above(raw, data, data.label_above)
-    names = data.labels or _class_names(cells, missing)
+    names = data.labels or class_names({cell for cell in cells if cell not in missing})
     _check_classes(raw.name, data, cells, names, missing)
     index = {name: number for number, name in enumerate(names)}
     return np.array([-1 if cell in missing else index[cell] for cell in cells], dtype=np.int64), names
@@ -171,9 +172,8 @@ def _above(raw: RawTable, data: DataSection, threshold: float) -> list[str]:
     return ["" if math.isnan(value) else str(int(value > threshold)) for value in values]
 
 
-def _class_names(cells: Sequence[str], missing: Collection[str]) -> tuple[str, ...]:
-    """Different labels: numbers in numeric order, else by name."""
-    found = {cell for cell in cells if cell not in missing}
+def class_names(found: Collection[str]) -> tuple[str, ...]:
+    """Different labels in order: numbers by value, else by name."""
     if all(is_number(cell) for cell in found):
         return tuple(sorted(found, key=lambda cell: (float(cell), cell)))
     return tuple(sorted(found))

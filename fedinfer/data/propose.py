@@ -1,0 +1,264 @@
+"""A commented, working scenario for a table that nobody has prepared."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedinfer.config.load import FILE_IN_FOLDER
+from fedinfer.config.sections import MISSING_TEXT
+from fedinfer.data.columns import class_names
+from fedinfer.data.guess import Guess, Role, guess_column, is_finite_number
+from fedinfer.data.read import RawTable, read_table
+from fedinfer.errors import ConfigError, DataError, StoreError
+
+MOST_NUMERIC_CLASSES = 10
+MANY_DEVICES = 100
+FEW_DEVICES = 10
+ROWS_PER_DEVICE = 20
+LARGEST_COHORT = 200
+DRIFT_PART = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What `fedinfer init` proposes.
+
+    Args:
+        text: the scenario, TOML.
+        columns: what each column was taken for.
+        label_above: threshold that makes two classes of a numeric label; None for other labels.
+        rows: rows of the table.
+        devices: number of devices.
+    """
+
+    text: str
+    columns: tuple[Guess, ...]
+    label_above: float | None
+    rows: int
+    devices: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Training and privacy that suit a number of rows and devices."""
+
+    unit: str
+    epsilon: float
+    delta: float
+    rounds: int
+    sampling_rate: float
+    cohort: int
+    why: str
+
+
+def propose(csv: Path, folder: Path, label: str, device: str) -> Proposal:
+    """Read a table and propose a scenario for it.
+
+    Args:
+        csv: CSV or Parquet file.
+        folder: where the scenario will lie; the path to the table is written relative to it.
+        label: column to predict.
+        device: column that names the holder; empty: rows are dealt to simulated devices.
+
+    Raises:
+        DataError: the file cannot be read, a column is absent, or nothing is left to learn from.
+    """
+    raw = read_table(csv)
+    label_cells = raw.column("label", label)
+    devices = _devices(raw, device)
+    names = [name for name in raw.columns if name not in (label, device)]
+    guesses = tuple(guess_column(name, raw.columns[name], MISSING_TEXT) for name in names)
+    if all(guess.role is Role.DROP for guess in guesses):
+        reasons = ", ".join(f"{guess.name!r} ({guess.reason})" for guess in guesses) or "the label stands alone"
+        raise DataError(f"{csv}: no column is left to learn from: {reasons}")
+    above = _label_above(label_cells)
+    text = "\n".join(
+        [
+            *_head(csv, folder, label, device, raw.rows),
+            *_label_lines(label_cells, above),
+            *_device_lines(raw, device),
+            *_column_lines(guesses),
+            *([] if device else _partition_lines(devices)),
+            *_plan_lines(_plan(raw.rows, devices)),
+        ]
+    )
+    return Proposal(text + "\n", guesses, above, raw.rows, devices)
+
+
+def _devices(raw: RawTable, device: str) -> int:
+    if not device:
+        return max(3, min(FEW_DEVICES, raw.rows // ROWS_PER_DEVICE))
+    names = {cell for cell in raw.column("device", device) if cell not in MISSING_TEXT}
+    if len(names) < 2:
+        raise DataError(f"{raw.name}: device column {device!r} names {len(names)} device; at least 2 are needed")
+    return len(names)
+
+
+def _label_above(cells: Sequence[str]) -> float | None:
+    """The median of a numeric label with many values, so that both classes have rows; None for class labels."""
+    counts = Counter(cell for cell in cells if cell not in MISSING_TEXT)
+    if len(counts) <= MOST_NUMERIC_CLASSES or not all(is_finite_number(cell) for cell in counts):
+        return None
+    values = np.sort(np.array([float(cell) for cell in counts.elements()]))
+    median = float(values[(len(values) - 1) // 2])
+    return median if median < values[-1] else float(values[values < median][-1])
+
+
+def _head(csv: Path, folder: Path, label: str, device: str, rows: int) -> list[str]:
+    path = os.path.relpath(csv.resolve(), folder.resolve())
+    holder = [f"device = {_text(device)} # each value is one device"] if device else []
+    return [
+        f"# Written by `fedinfer init` for {_text(csv.name)}: {rows} rows. Every key: docs/reference/scenario.md",
+        "",
+        "[scenario]",
+        f"name = {_text(csv.stem)}",
+        "seed = 1",
+        "",
+        "[data]",
+        'source = "csv"',
+        f"path = {_text(path)} # relative to this file",
+        f"label = {_text(label)}",
+        *holder,
+    ]
+
+
+def _label_lines(cells: Sequence[str], above: float | None) -> list[str]:
+    found = {cell for cell in cells if cell not in MISSING_TEXT}
+    missing = sum(cell in MISSING_TEXT for cell in cells)
+    lines = [f'unlabelled = "drop" # {missing} rows have no label'] if missing else []
+    if above is not None:
+        return [
+            *lines,
+            f"label_above = {above!r} # {len(found)} values made two classes at the median: CHOOSE",
+        ]
+    return [*lines, f"labels = {_texts(class_names(found))} # class names, in order"]
+
+
+def _device_lines(raw: RawTable, device: str) -> list[str]:
+    missing = sum(cell in MISSING_TEXT for cell in raw.columns[device]) if device else 0
+    return [f"# {missing} rows have no device and are left out"] if missing else []
+
+
+def _column_lines(guesses: Sequence[Guess]) -> list[str]:
+    dropped = [guess for guess in guesses if guess.role is Role.DROP]
+    stray = sorted({text for guess in guesses for text in guess.stray})
+    lines = ["drop = [", *(f"  {_text(g.name)}, # {g.reason}" for g in dropped), "]"] if dropped else []
+    if stray:
+        lines += [f"missing_text = {_texts([*MISSING_TEXT, *stray])} # found among numbers: {_texts(stray)}"]
+    return [
+        *lines,
+        "test_fraction = 0.3",
+        "",
+        "# PLEASE CONFIRM. The ranges and categories below were read off your data. The privacy statement holds only",
+        "# for ranges that are public: replace them by what an outsider would expect (a form, a norm, a textbook),",
+        "# then set this key to true. A simulation runs with a warning; a real deployment refuses to start until then.",
+        "ranges_confirmed = false",
+        *_table("data.ranges", [g for g in guesses if g.role is Role.NUMERIC], _range_line),
+        *_table("data.categories", [g for g in guesses if g.role is Role.CATEGORICAL], _categories_line),
+    ]
+
+
+def _table(name: str, guesses: Sequence[Guess], line: Callable[[Guess], str]) -> list[str]:
+    return ["", f"[{name}]", *(line(guess) for guess in guesses)] if guesses else []
+
+
+def _range_line(guess: Guess) -> str:
+    return f"{_text(guess.name)} = [{guess.low:.15g}, {guess.high:.15g}] # {guess.reason}{_missing(guess)}"
+
+
+def _categories_line(guess: Guess) -> str:
+    return f"{_text(guess.name)} = {_texts(guess.categories)} # {guess.reason}{_missing(guess)}"
+
+
+def _missing(guess: Guess) -> str:
+    return f"; {guess.missing} missing" if guess.missing else ""
+
+
+def _partition_lines(devices: int) -> list[str]:
+    return [
+        "",
+        "[data.partition] # no device column was named: rows are dealt at random to simulated devices",
+        f"devices = {devices}",
+        'scheme = "iid" # or "dirichlet": every device has its own mix of classes',
+    ]
+
+
+def _plan(rows: int, devices: int) -> _Plan:
+    """Rules of thumb: noise is fixed by epsilon, so the signal has to come from rows (or devices)."""
+    unit = "device" if devices >= MANY_DEVICES else "example"
+    units = devices if unit == "device" else rows
+    delta = min(1e-5, 10.0 ** -math.ceil(math.log10(10 * units)))
+    if unit == "device":
+        cohort = LARGEST_COHORT if devices > LARGEST_COHORT else 0
+        return _Plan(unit, 8.0, delta, 10, 1.0, cohort, f"{devices} devices: each is protected as a whole")
+    epsilon = next((e for least, e in ((2000, 1.0), (500, 2.0), (200, 4.0)) if rows >= least), 8.0)
+    why = f"{devices} holders with {rows} rows: every row is protected"
+    return _Plan(unit, epsilon, delta, 20 if rows >= 500 else 10, 0.5 if rows >= 500 else 1.0, 0, why)
+
+
+def _plan_lines(plan: _Plan) -> list[str]:
+    cohort = [f"cohort = {plan.cohort} # devices asked in a round"] if plan.cohort else []
+    sampling = [f"sampling_rate = {plan.sampling_rate}"] if plan.unit == "example" else ["local_steps = 5"]
+    return [
+        "",
+        "[model]",
+        'kind = "logistic" # or "mlp"; start simple, noise hurts large models more',
+        "",
+        "[training]",
+        f"rounds = {plan.rounds}",
+        *cohort,
+        *sampling,
+        "",
+        "[privacy]",
+        f'unit = "{plan.unit}" # {plan.why}',
+        'trust = "distributed" # devices add the noise inside secure aggregation; nobody sees a single update',
+        f"epsilon = {plan.epsilon} # budget of the whole run; smaller is more private, larger learns more",
+        f"delta = {plan.delta:g}",
+        "clipping_norm = 1.0",
+        "",
+        "[artifact]",
+        "max_metric_drop = 0.05 # the int8 model may lose this much of the metric on few rows",
+        "",
+        "[drift]",
+        "windows = 4",
+        f"epsilon = {plan.epsilon * DRIFT_PART:.2g} # part of the budget for each window's report",
+    ]
+
+
+def _text(value: str) -> str:
+    """A TOML basic string; JSON's escapes are TOML's, but for DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _texts(values: Iterable[str]) -> str:
+    return f"[{', '.join(_text(value) for value in values)}]"
+
+
+def write_scenario(text: str, folder: Path) -> Path:
+    """Write FOLDER/scenario.toml, whole or not at all; never over an existing file.
+
+    Returns:
+        The path of the new file.
+
+    Raises:
+        ConfigError: the file exists.
+        StoreError: the folder cannot be made or written.
+    """
+    path, draft = folder / FILE_IN_FOLDER, folder / f".{FILE_IN_FOLDER}.draft"
+    if path.exists():
+        raise ConfigError(f"{path}: exists already", hint="choose another folder, or remove the file")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+    return path
