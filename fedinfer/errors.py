@@ -16,6 +16,7 @@
     * GateFailed             a quality gate says no
   * TransportError           the other side cannot be reached
   * StoreError               a database or a folder cannot be written
+  * LogTampered              an audit log is not what was written (exit code 1)
   * MissingExtra             an optional package is not installed (exit code 2)
 
 Messages carry numbers ("3 survivors, threshold 5"); `hint` says what to do. Only the command line prints and exits.
@@ -111,3 +112,7 @@ class StoreError(FedInferError):
     """A database or a folder cannot be written."""
 
     exit_code = 2
+
+
+class LogTampered(FedInferError):
+    """An audit log is not what was written."""

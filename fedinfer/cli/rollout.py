@@ -1,0 +1,165 @@
+"""`fedinfer rollout`: watch and steer the rollouts of a server through its state database."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
+from fedinfer.errors import ConfigError
+from fedinfer.rollout import log
+from fedinfer.rollout.controller import Command, Order
+from fedinfer.rollout.plan import read_devices, read_plan
+from fedinfer.rollout.state import RolloutStore, status
+from fedinfer.system import SystemClock
+from fedinfer.types import Json
+
+app = typer.Typer(no_args_is_help=True, help="Give a model to the fleet in waves, stop it, take it back.")
+
+State = Annotated[Path, typer.Argument(help="state database (SQLite)")]
+Name = Annotated[str, typer.Argument(help="rollout; default: the newest")]
+Reason = Annotated[str, typer.Option("--reason", "-r", help="for the audit log")]
+By = Annotated[str, typer.Option("--by", help="who says so, for the audit log; default: this user")]
+
+
+@app.command()
+def start(
+    state: State,
+    plan: Annotated[Path, typer.Argument(help="plan (TOML)")],
+    devices: Annotated[Path, typer.Argument(help="devices (CSV: device and attributes)")],
+    by: By = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Begin a rollout."""
+    with errors_to_exit():
+        begun = read_plan(plan).begin(read_devices(devices))
+        with _opened(state, new=True) as store:
+            store.start(begun, by or getpass.getuser(), SystemClock().now())
+            _show(store, begun.rollout, as_json)
+
+
+@app.command("status")
+def show_status(state: State, rollout: Name = "", as_json: JsonOption = False) -> None:
+    """Where a rollout stands and why."""
+    with errors_to_exit(), _opened(state) as store:
+        _show(store, rollout or _newest(store), as_json)
+
+
+@app.command()
+def approve(state: State, reason: Reason, rollout: Name = "", by: By = "", as_json: JsonOption = False) -> None:
+    """Let a waiting wave go, or pass a held one under your name."""
+    _order(Order.APPROVE, state, rollout, by, reason, as_json)
+
+
+@app.command()
+def pause(state: State, rollout: Name = "", reason: Reason = "", by: By = "", as_json: JsonOption = False) -> None:
+    """Push nothing until `resume`; a failing gate still rolls back."""
+    _order(Order.PAUSE, state, rollout, by, reason, as_json)
+
+
+@app.command()
+def resume(state: State, rollout: Name = "", reason: Reason = "", by: By = "", as_json: JsonOption = False) -> None:
+    """Go on where `pause` stopped."""
+    _order(Order.RESUME, state, rollout, by, reason, as_json)
+
+
+@app.command()
+def abort(state: State, rollout: Name = "", reason: Reason = "", by: By = "", as_json: JsonOption = False) -> None:
+    """Stop for good, at once, without asking back. Devices that have the model keep it until `rollback`."""
+    _order(Order.ABORT, state, rollout, by, reason, as_json)
+
+
+@app.command()
+def rollback(state: State, rollout: Name = "", reason: Reason = "", by: By = "", as_json: JsonOption = False) -> None:
+    """Take the model back from every device that has it."""
+    _order(Order.ROLLBACK, state, rollout, by, reason, as_json)
+
+
+@app.command("log")
+def show_log(state: State, rollout: Name = "", as_json: JsonOption = False) -> None:
+    """Print the audit log, one canonical line per entry; all rollouts unless one is named."""
+    with errors_to_exit(), _opened(state) as store:
+        lines = store.log_lines(rollout)
+        if as_json:
+            print_json({"head": str(store.head()), "entries": [log.entry(line) for line in lines]})
+        else:
+            sys.stdout.write(log.dump(lines).decode())
+
+
+@app.command("verify-log")
+def verify_log(
+    state: Annotated[Path, typer.Argument(help="state database, or a log printed by `fedinfer rollout log`")],
+    head: Annotated[str, typer.Option("--head", help="COUNT:DIGEST kept elsewhere; shows a cut-off end")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Check the hash chain of the audit log."""
+    with errors_to_exit():
+        found = _verify(state, log.Head.parse(head) if head else None)
+        if as_json:
+            print_json({"entries": found.count, "head": str(found), "valid": True})
+        else:
+            stdout.print(f"{found.count} entries, unbroken. head {found}", highlight=False, soft_wrap=True)
+
+
+def _verify(path: Path, expected: log.Head | None) -> log.Head:
+    with _file(path).open("rb") as file:
+        is_database = file.read(16) == b"SQLite format 3\0"
+    if not is_database:
+        return log.verify_file(path.read_bytes(), expected)
+    with _opened(path) as store:
+        return store.verify(expected)
+
+
+def _order(order: Order, state: Path, rollout: str, by: str, reason: str, as_json: bool) -> None:
+    with errors_to_exit(), _opened(state) as store:
+        name = rollout or _newest(store)
+        store.apply(name, Command(order, by or getpass.getuser(), reason), SystemClock().now())
+        _show(store, name, as_json)
+
+
+def _file(path: Path) -> Path:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file", hint="`fedinfer rollout start` makes the state database")
+    return path
+
+
+@contextmanager
+def _opened(path: Path, *, new: bool = False) -> Iterator[RolloutStore]:
+    store = RolloutStore(path if new else _file(path))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _newest(store: RolloutStore) -> str:
+    names = store.names()
+    if not names:
+        raise ConfigError("the database holds no rollout")
+    return names[-1]
+
+
+def _show(store: RolloutStore, rollout: str, as_json: bool) -> None:
+    facts = {**status(store.load(rollout)), "log_head": str(store.head())}
+    if as_json:
+        print_json(facts)
+    else:
+        stdout.print(_sentences(facts), highlight=False, soft_wrap=True, markup=False)
+
+
+def _sentences(facts: Json) -> str:
+    lines = [
+        f"rollout {facts['rollout']}: version {facts['version']} (before: {facts['previous'] or 'none'})",
+        f"phase   {facts['phase']}, wave {facts['wave']} of {len(facts['waves'])}",
+        f"devices {facts['installed']} installed, {facts['failed']} failed in this wave; {facts['looks']} looks",
+    ]
+    lines += [f"gate    {finding['verdict']}: {finding['reason']}" for finding in facts["findings"]]
+    lines += [f"why     {facts['reason']}"] if facts["reason"] else []
+    lines += [f"next    {action['task']} wave {action['wave']}" for action in facts["todo"]]
+    return "\n".join([*lines, f"log     {facts['log_head']}"])

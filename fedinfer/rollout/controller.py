@@ -1,0 +1,329 @@
+"""What happens now: a pure state machine over one rollout.
+
+    READY -> PUSHING -> JUDGING -> (next wave: READY or PUSHING) ... -> DONE
+                           |-> HELD (a person looks)         PAUSED (from any of these, and back)
+                           |-> ROLLING_BACK -> ROLLED_BACK   ABORTED
+
+Rules:
+* A wave after the first is pushed only after its predecessor's gates passed, or after a person approved a HELD wave
+  under their name. A failed wave cannot be approved.
+* A failed gate takes the model back from everybody who has it; without a model to go back to the rollout aborts.
+* After abort, and while paused, nothing is pushed. Abort needs no confirmation and works from every open phase. Devices
+  that already have the model keep it until `rollback`, which works from every phase but its own.
+* What must be done next is a function of the state (`todo`), so a server that was killed reads its state and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TypeAlias
+
+from fedinfer.errors import BadMessage, ConfigError
+from fedinfer.rollout.gates import Figure, GateSettings, GroupFigures, Judgement, Verdict, judge
+from fedinfer.rollout.waves import Attributes, PlannedWave, Wave, plan_waves, wave_of
+from fedinfer.types import DeviceId
+
+INSTALL_FAILURE = "install_failure"
+"""Figure that the controller makes itself, from acknowledgements: an exact count, known to the server anyway."""
+
+
+class Phase(StrEnum):
+    """Where a rollout stands."""
+
+    READY = "ready"
+    PUSHING = "pushing"
+    JUDGING = "judging"
+    HELD = "held"
+    PAUSED = "paused"
+    ROLLING_BACK = "rolling_back"
+    ROLLED_BACK = "rolled_back"
+    ABORTED = "aborted"
+    DONE = "done"
+
+
+OPEN = frozenset({Phase.READY, Phase.PUSHING, Phase.JUDGING, Phase.HELD, Phase.PAUSED})
+"""Phases in which the rollout may still go forward."""
+
+
+class Approval(StrEnum):
+    """When a person has to agree before a wave is pushed."""
+
+    NONE = "none"
+    FIRST_WAVE = "first_wave"
+    EACH_WAVE = "each_wave"
+
+
+class Order(StrEnum):
+    """What a person can say."""
+
+    APPROVE = "approve"
+    PAUSE = "pause"
+    RESUME = "resume"
+    ABORT = "abort"
+    ROLLBACK = "rollback"
+
+
+class Task(StrEnum):
+    """What the server can have to do."""
+
+    PUSH = "push"
+    MEASURE = "measure"
+    TAKE_BACK = "take_back"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """An order of a person, with name and reason for the log."""
+
+    order: Order
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The push of a wave is as complete as it gets now; counts are totals of that wave so far."""
+
+    wave: int
+    installed: int
+    failed: int
+
+    def __post_init__(self) -> None:
+        if self.installed < 0 or self.failed < 0:
+            raise BadMessage(f"wave {self.wave + 1}: {self.installed} installed, {self.failed} failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One look: released figures of the devices of a wave (or of all that have the model)."""
+
+    wave: int
+    groups: tuple[GroupFigures, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """Every reachable device acknowledged the way back."""
+
+
+Event: TypeAlias = Command | Delivered | Measured | TakenBack
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing to do; doing it twice does no harm.
+
+    Args:
+        task: what.
+        wave: PUSH, MEASURE: which wave; TAKE_BACK: last wave that may have the model.
+        version: PUSH, MEASURE: the new version; TAKE_BACK: the version to go back to.
+    """
+
+    task: Task
+    wave: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutState:
+    """All there is to know about a rollout; encodable with fedinfer.wire.
+
+    Args:
+        rollout: name.
+        version, previous: model to give and model to go back to ("" when there is none).
+        waves: planned waves.
+        gates: conditions.
+        approval: when a person has to agree.
+        phase: see the module.
+        wave: current wave.
+        opened: waves that were pushed (their devices may have the model).
+        installed, failed: acknowledgements of the current wave.
+        looks: figures of the current wave.
+        paused: phase to return to.
+        reason: why it stands where it stands.
+    """
+
+    rollout: str
+    version: str
+    previous: str
+    waves: tuple[PlannedWave, ...]
+    gates: GateSettings
+    approval: Approval
+    phase: Phase
+    wave: int = 0
+    opened: int = 0
+    installed: int = 0
+    failed: int = 0
+    looks: tuple[tuple[GroupFigures, ...], ...] = ()
+    paused: Phase = Phase.READY
+    reason: str = ""
+
+
+def begin(
+    rollout: str,
+    version: str,
+    previous: str,
+    fleet: Mapping[DeviceId, Attributes],
+    waves: Sequence[Wave],
+    gates: GateSettings,
+    approval: Approval,
+) -> RolloutState:
+    """A rollout before its first wave.
+
+    Args:
+        rollout: name, unique; it also decides (as salt) which devices go first.
+        version: model to give.
+        previous: model to go back to; "" when there is none.
+        fleet: enrolled devices and their attributes.
+        waves: in order.
+        gates: conditions of every wave.
+        approval: when a person has to agree.
+
+    Raises:
+        ConfigError: without devices or waves, or when version and previous are the same.
+    """
+    if not rollout or not version or version == previous:
+        raise ConfigError(f"rollout {rollout!r}: version {version!r} after {previous!r}")
+    planned = plan_waves(fleet, waves, rollout)
+    return _open_wave(RolloutState(rollout, version, previous, planned, gates, approval, Phase.READY), 0)
+
+
+def step(state: RolloutState, event: Event) -> tuple[RolloutState, tuple[Action, ...]]:
+    """Take in one event.
+
+    Args:
+        state: before.
+        event: an order or something that happened.
+
+    Returns:
+        The state after it and what to do now.
+
+    Raises:
+        ConfigError: an order that makes no sense in this phase.
+        BadMessage: figures of another wave or more looks than allowed.
+    """
+    if isinstance(event, Command):
+        after = _obey(state, event)
+    elif isinstance(event, TakenBack):
+        after = replace(state, phase=Phase.ROLLED_BACK) if state.phase is Phase.ROLLING_BACK else state
+    else:
+        # Acknowledgements of a rollout that is over change nothing.
+        after = _weigh(_record(state, event)) if state.phase in OPEN else state
+    return after, todo(after)
+
+
+def todo(state: RolloutState) -> tuple[Action, ...]:
+    """What has to be done in this state; nothing when it waits for a person or is over."""
+    if state.phase is Phase.PUSHING:
+        return (Action(Task.PUSH, state.wave, state.version),)
+    if state.phase is Phase.JUDGING:
+        return (Action(Task.MEASURE, state.wave, state.version),)
+    if state.phase is Phase.ROLLING_BACK:
+        return (Action(Task.TAKE_BACK, state.opened - 1, state.previous),)
+    return ()
+
+
+def evidence(state: RolloutState) -> Judgement:
+    """The gates of the current wave on all figures so far."""
+    judged = state.installed + state.failed
+    acknowledged = GroupFigures("", judged, (Figure(INSTALL_FAILURE, float(state.failed), 0.0),))
+    return judge(state.gates, ((acknowledged,), *state.looks))
+
+
+def allowed_version(state: RolloutState, device: DeviceId, attributes: Attributes) -> str:
+    """Newest version that may be given to a device that comes online now ("" when there is none).
+
+    An offline device of an open wave gets the new version later; after abort or rollback, or while paused, nobody does.
+    """
+    halted = state.phase not in OPEN and state.phase is not Phase.DONE
+    if halted or state.phase is Phase.PAUSED:
+        return state.previous
+    wave = wave_of(device, attributes, state.waves, state.rollout)
+    return state.version if wave is not None and wave < state.opened else state.previous
+
+
+def _record(state: RolloutState, event: Delivered | Measured) -> RolloutState:
+    if event.wave != state.wave or event.wave >= state.opened:
+        raise BadMessage(
+            f"rollout {state.rollout!r}: figures of wave {event.wave + 1}, wave {state.wave + 1} is current, "
+            f"{state.opened} waves were pushed"
+        )
+    if isinstance(event, Delivered):
+        phase = Phase.JUDGING if state.phase is Phase.PUSHING else state.phase
+        paused = Phase.JUDGING if state.paused is Phase.PUSHING else state.paused
+        return replace(state, installed=event.installed, failed=event.failed, phase=phase, paused=paused)
+    if len(state.looks) >= state.gates.looks:
+        raise BadMessage(f"rollout {state.rollout!r}: all {state.gates.looks} looks of wave {state.wave + 1} are used")
+    return replace(state, looks=(*state.looks, event.groups))
+
+
+def _weigh(state: RolloutState) -> RolloutState:
+    """Let the gates decide. While paused only a failure counts: safety does not wait for a person."""
+    if state.phase is Phase.READY:
+        return state
+    judgement = evidence(state)
+    if judgement.verdict is Verdict.FAIL:
+        return _take_back(state, judgement.reason)
+    if state.phase in (Phase.PAUSED, Phase.PUSHING):
+        return state
+    if judgement.verdict is Verdict.PASS:
+        return _next_wave(state, judgement.reason)
+    wait = Phase.JUDGING if _more_to_measure(state) else Phase.HELD
+    return replace(state, phase=wait, reason=judgement.reason)
+
+
+def _more_to_measure(state: RolloutState) -> bool:
+    asked = any(gate.figure != INSTALL_FAILURE for gate in state.gates.gates)
+    return asked and len(state.looks) < state.gates.looks
+
+
+def _next_wave(state: RolloutState, reason: str) -> RolloutState:
+    if state.wave + 1 == len(state.waves):
+        return replace(state, phase=Phase.DONE, reason=reason)
+    return replace(_open_wave(state, state.wave + 1), reason=reason)
+
+
+def _open_wave(state: RolloutState, wave: int) -> RolloutState:
+    waits = state.approval is Approval.EACH_WAVE or (state.approval is Approval.FIRST_WAVE and wave == 0)
+    state = replace(state, wave=wave, installed=0, failed=0, looks=())
+    return replace(state, phase=Phase.READY) if waits else replace(state, phase=Phase.PUSHING, opened=wave + 1)
+
+
+def _take_back(state: RolloutState, reason: str) -> RolloutState:
+    if not state.opened:
+        return replace(state, phase=Phase.ROLLED_BACK, reason=reason)
+    if not state.previous:
+        return replace(state, phase=Phase.ABORTED, reason=f"{reason}; there is no model to go back to")
+    return replace(state, phase=Phase.ROLLING_BACK, reason=reason)
+
+
+def _obey(state: RolloutState, command: Command) -> RolloutState:
+    reason = f"{command.order} by {command.by}: {command.reason}"
+    allowed: dict[Order, frozenset[Phase]] = {
+        Order.APPROVE: frozenset({Phase.READY, Phase.HELD}),
+        Order.PAUSE: OPEN - {Phase.PAUSED},
+        Order.RESUME: frozenset({Phase.PAUSED}),
+        Order.ABORT: OPEN | {Phase.ABORTED},
+        Order.ROLLBACK: OPEN | {Phase.ABORTED, Phase.DONE},
+    }
+    if state.phase not in allowed[command.order]:
+        raise ConfigError(f"rollout {state.rollout!r} is {state.phase}: {command.order} is not possible now")
+    if command.order is Order.APPROVE:
+        return _approve(state, reason)
+    if command.order is Order.PAUSE:
+        return replace(state, phase=Phase.PAUSED, paused=state.phase, reason=reason)
+    if command.order is Order.RESUME:
+        return _weigh(replace(state, phase=state.paused, reason=reason))
+    if command.order is Order.ABORT:
+        return replace(state, phase=Phase.ABORTED, reason=reason)
+    if not state.previous and state.opened:
+        raise ConfigError(f"rollout {state.rollout!r}: there is no model to go back to")
+    return _take_back(state, reason)
+
+
+def _approve(state: RolloutState, reason: str) -> RolloutState:
+    if state.phase is Phase.HELD:
+        return _next_wave(state, reason)
+    return replace(state, phase=Phase.PUSHING, opened=state.wave + 1, reason=reason)

@@ -1,0 +1,174 @@
+"""The two files an operator writes: a plan (TOML) and the list of devices (CSV).
+
+    rollout = "2026-w48"            [[waves]]                      [[gates]]
+    version = "7"                   fraction = 0.05                figure = "error"
+    previous = "6"                  where = {region = "north"}     bound = "at_most"
+    approval = "first_wave"         [[waves]]                      passes_at = 0.12
+    min_judged = 50                 fraction = 1.0                 fails_at = 0.15
+    wrong_pass_rate = 0.01                                         low = 0.0
+    wrong_stop_rate = 0.01                                         high = 1.0
+    looks = 3                                                      scope = "fleet"
+
+The devices file has a column `device`; every other column is an attribute.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fedinfer.errors import ConfigError
+from fedinfer.rollout.controller import Approval, RolloutState, begin
+from fedinfer.rollout.gates import Bound, Gate, GateSettings, Scope
+from fedinfer.rollout.waves import Attributes, Wave
+from fedinfer.types import DeviceId
+
+T = TypeVar("T")
+_PLAN = {
+    "rollout", "version", "previous", "approval", "min_judged", "wrong_pass_rate", "wrong_stop_rate", "looks",
+    "waves", "gates",
+}  # fmt: skip
+_WAVE = {"fraction", "where"}
+_GATE = {"figure", "bound", "passes_at", "fails_at", "low", "high", "scope"}
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutPlan:
+    """A checked plan file; `begin` turns it into a rollout of a fleet."""
+
+    rollout: str
+    version: str
+    previous: str
+    approval: Approval
+    gates: GateSettings
+    waves: tuple[Wave, ...]
+
+    def begin(self, fleet: Mapping[DeviceId, Attributes]) -> RolloutState:
+        """See `fedinfer.rollout.controller.begin`."""
+        return begin(self.rollout, self.version, self.previous, fleet, self.waves, self.gates, self.approval)
+
+
+def read_plan(path: Path) -> RolloutPlan:
+    """Read a plan file.
+
+    Raises:
+        ConfigError: naming file, key, value and rule.
+    """
+    try:
+        table = tomllib.loads(_read(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    try:
+        return _plan(table)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}", hint=error.hint) from error
+
+
+def read_devices(path: Path) -> dict[DeviceId, dict[str, str]]:
+    """Read the device list: device to attributes.
+
+    Raises:
+        ConfigError: naming file, line and rule.
+    """
+    reader = csv.DictReader(io.StringIO(_read(path)))
+    if "device" not in (reader.fieldnames or ()):
+        raise ConfigError(f"{path}: no column 'device' among {list(reader.fieldnames or ())}")
+    devices: dict[DeviceId, dict[str, str]] = {}
+    for row in reader:
+        device = row.pop("device")
+        if not device or device in devices or None in row or None in row.values():
+            raise ConfigError(f"{path}, line {reader.line_num}: device {device!r} is empty, repeated or malformed")
+        devices[device] = row
+    if not devices:
+        raise ConfigError(f"{path}: no device")
+    return devices
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+def _plan(table: dict[str, Any]) -> RolloutPlan:
+    _known(table, _PLAN, "the plan")
+    waves = [_wave(entry, f"waves[{index}]") for index, entry in enumerate(_rows(table, "waves"))]
+    gates = [_gate(entry, f"gates[{index}]") for index, entry in enumerate(_rows(table, "gates"))]
+    return RolloutPlan(
+        rollout=_take(table, "rollout", str, "the plan"),
+        version=_take(table, "version", str, "the plan"),
+        previous=_take(table, "previous", str, "the plan"),
+        approval=_choice(table, "approval", Approval, "the plan"),
+        gates=GateSettings(
+            gates=tuple(gates),
+            min_judged=_take(table, "min_judged", int, "the plan"),
+            wrong_pass_rate=_number(table, "wrong_pass_rate", "the plan"),
+            wrong_stop_rate=_number(table, "wrong_stop_rate", "the plan"),
+            looks=_take(table, "looks", int, "the plan"),
+        ),
+        waves=tuple(waves),
+    )
+
+
+def _wave(entry: Any, where: str) -> Wave:
+    _known(entry, _WAVE, where)
+    wanted = entry.get("where", {})
+    if not isinstance(wanted, dict) or not all(isinstance(value, str) for value in wanted.values()):
+        raise ConfigError(f"{where}.where = {wanted!r}: must be a table of texts")
+    return Wave(_number(entry, "fraction", where), wanted)
+
+
+def _gate(entry: Any, where: str) -> Gate:
+    _known(entry, _GATE, where)
+    return Gate(
+        figure=_take(entry, "figure", str, where),
+        bound=_choice(entry, "bound", Bound, where),
+        passes_at=_number(entry, "passes_at", where),
+        fails_at=_number(entry, "fails_at", where),
+        low=_number(entry, "low", where),
+        high=_number(entry, "high", where),
+        scope=_choice(entry, "scope", Scope, where),
+    )
+
+
+def _known(table: Any, keys: set[str], where: str) -> None:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where} must be a table")
+    for key in table:
+        if key not in keys:
+            raise ConfigError(f"{where}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(keys))}")
+
+
+def _rows(table: dict[str, Any], key: str) -> list[Any]:
+    rows: list[Any] = _take(table, key, list, "the plan")
+    return rows
+
+
+def _take(table: dict[str, Any], key: str, kind: type[T], where: str) -> T:
+    if key not in table:
+        raise ConfigError(f"{where}: key {key!r} is missing")
+    value = table[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ConfigError(f"{where}: {key} = {value!r} has the wrong type")
+    return value
+
+
+def _number(table: dict[str, Any], key: str, where: str) -> float:
+    value = table.get(key)
+    if type(value) not in (int, float):
+        raise ConfigError(f"{where}: {key} = {value!r} must be a number")
+    return float(table[key])
+
+
+def _choice(table: dict[str, Any], key: str, choices: type[StrEnum], where: str) -> Any:
+    value = _take(table, key, str, where)
+    if value not in set(choices):
+        raise ConfigError(f"{where}: {key} = {value!r} must be one of {', '.join(choices)}")
+    return choices(value)

@@ -1,0 +1,226 @@
+"""Rollouts in SQLite: state, acknowledgements and audit log change together or not at all.
+
+Rules:
+* `apply` reads, steps, and writes state and log entry in one transaction, before anybody acts on the result. A server
+  that is killed reads its state, asks `todo`, and goes on; every action may be done twice.
+* Acknowledgements are kept device by device, so a wave that was half delivered is continued, not started again.
+* The log refuses UPDATE and DELETE in the database itself; the hash chain shows what went past that.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import final
+
+from fedinfer import wire
+from fedinfer.errors import ConfigError
+from fedinfer.rollout import log
+from fedinfer.rollout.controller import (
+    Action,
+    Command,
+    Delivered,
+    Event,
+    Measured,
+    RolloutState,
+    evidence,
+    step,
+    todo,
+)
+from fedinfer.store import open_store, transaction
+from fedinfer.types import DeviceId, Json
+
+ROLLOUT_MIGRATIONS = (
+    """
+    CREATE TABLE rollout (
+        name TEXT PRIMARY KEY,
+        number INTEGER NOT NULL UNIQUE,
+        state BLOB NOT NULL,
+        changed TEXT NOT NULL
+    );
+    CREATE TABLE rollout_ack (
+        rollout TEXT NOT NULL REFERENCES rollout(name),
+        wave INTEGER NOT NULL,
+        device TEXT NOT NULL,
+        problem TEXT NOT NULL,
+        PRIMARY KEY (rollout, wave, device)
+    );
+    CREATE TABLE rollout_log (
+        seq INTEGER PRIMARY KEY,
+        rollout TEXT NOT NULL,
+        line TEXT NOT NULL
+    );
+    """,
+)
+_APPEND_ONLY = """
+    CREATE TRIGGER IF NOT EXISTS rollout_log_{verb} BEFORE {verb} ON rollout_log
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END
+"""
+
+
+@final
+class RolloutStore:
+    """All rollouts of one server.
+
+    Args:
+        path: SQLite file; its folder must exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._connection = open_store(path, "rollout", ROLLOUT_MIGRATIONS)
+        # Not part of the migrations: those are split at semicolons, and a trigger has one inside.
+        for verb in ("UPDATE", "DELETE"):
+            self._connection.execute(_APPEND_ONLY.format(verb=verb))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def start(self, state: RolloutState, by: str, now: datetime) -> tuple[Action, ...]:
+        """Keep a new rollout.
+
+        Raises:
+            ConfigError: when the name is taken.
+        """
+        with transaction(self._connection) as db:
+            if db.execute("SELECT 1 FROM rollout WHERE name = ?", (state.rollout,)).fetchone():
+                raise ConfigError(f"rollout {state.rollout!r} exists already")
+            number = db.execute("SELECT COALESCE(MAX(number), 0) + 1 FROM rollout").fetchone()[0]
+            row = (state.rollout, number, wire.encode(state), now.isoformat())
+            db.execute("INSERT INTO rollout VALUES (?, ?, ?, ?)", row)
+            body = {"by": by, "version": state.version, "previous": state.previous, "phase": str(state.phase)}
+            self._append(db, now, "start", state.rollout, {**body, "waves": [wave.size for wave in state.waves]})
+        return todo(state)
+
+    def names(self) -> tuple[str, ...]:
+        """All rollouts, oldest first."""
+        return tuple(row[0] for row in self._connection.execute("SELECT name FROM rollout ORDER BY number"))
+
+    def load(self, rollout: str) -> RolloutState:
+        """Read a rollout.
+
+        Raises:
+            ConfigError: when there is none of that name.
+        """
+        row = self._connection.execute("SELECT state FROM rollout WHERE name = ?", (rollout,)).fetchone()
+        if row is None:
+            raise ConfigError(f"there is no rollout {rollout!r}", hint=f"known: {', '.join(self.names()) or 'none'}")
+        return wire.decode(RolloutState, row[0])
+
+    def apply(self, rollout: str, event: Event, now: datetime) -> tuple[RolloutState, tuple[Action, ...]]:
+        """Take in one event, durably; see `fedinfer.rollout.controller.step`."""
+        with transaction(self._connection) as db:
+            before = self.load(rollout)
+            after, actions = step(before, event)
+            changed = (wire.encode(after), now.isoformat(), rollout)
+            db.execute("UPDATE rollout SET state = ?, changed = ? WHERE name = ?", changed)
+            body = {"from": str(before.phase), "to": str(after.phase), "reason": after.reason, **_facts(before, event)}
+            self._append(db, now, type(event).__name__.lower(), rollout, body)
+        return after, actions
+
+    def acknowledge(self, rollout: str, wave: int, outcomes: Mapping[DeviceId, str]) -> None:
+        """Keep what devices said about a push: "" for installed, else the problem. The last word of a device counts."""
+        with transaction(self._connection) as db:
+            db.executemany(
+                "INSERT INTO rollout_ack VALUES (?, ?, ?, ?) "
+                "ON CONFLICT(rollout, wave, device) DO UPDATE SET problem = excluded.problem",
+                [(rollout, wave, device, problem) for device, problem in outcomes.items()],
+            )
+
+    def waiting(self, rollout: str, wave: int, members: Iterable[DeviceId]) -> tuple[DeviceId, ...]:
+        """Members of a wave that have not said anything yet, in the given order."""
+        rows = self._connection.execute(
+            "SELECT device FROM rollout_ack WHERE rollout = ? AND wave = ?", (rollout, wave)
+        )
+        heard = {row[0] for row in rows}
+        return tuple(device for device in members if device not in heard)
+
+    def delivered(self, rollout: str, wave: int) -> Delivered:
+        """The acknowledgements of a wave as an event."""
+        failed, total = self._connection.execute(
+            "SELECT COALESCE(SUM(problem <> ''), 0), COUNT(*) FROM rollout_ack WHERE rollout = ? AND wave = ?",
+            (rollout, wave),
+        ).fetchone()
+        return Delivered(wave, total - failed, failed)
+
+    def problems(self, rollout: str) -> dict[DeviceId, str]:
+        """Devices that could not install, with their words."""
+        return dict(
+            self._connection.execute(
+                "SELECT device, problem FROM rollout_ack WHERE rollout = ? AND problem <> '' ORDER BY device",
+                (rollout,),
+            ).fetchall()
+        )
+
+    def log_lines(self, rollout: str = "") -> list[str]:
+        """Lines of the audit log, oldest first; of one rollout, or of all when the name is empty."""
+        rows = self._connection.execute(
+            "SELECT line FROM rollout_log WHERE rollout = ? OR ? = '' ORDER BY seq", (rollout, rollout)
+        )
+        return [row[0] for row in rows]
+
+    def head(self) -> log.Head:
+        """End of the audit log as the last entry says; `verify` checks the way there."""
+        row = self._connection.execute("SELECT line FROM rollout_log ORDER BY seq DESC LIMIT 1").fetchone()
+        if row is None:
+            return log.EMPTY
+        last = log.entry(row[0])
+        return log.Head(last["seq"], last["digest"])
+
+    def verify(self, expected: log.Head | None) -> log.Head:
+        """Check the whole audit log.
+
+        Raises:
+            LogTampered: with the first line that does not fit.
+        """
+        return log.verify((line.encode() for line in self.log_lines()), expected)
+
+    def _append(self, db: sqlite3.Connection, now: datetime, kind: str, rollout: str, body: Json) -> None:
+        line, head = log.entry_line(self.head(), now, kind, {"rollout": rollout, **body})
+        db.execute("INSERT INTO rollout_log VALUES (?, ?, ?)", (head.count, rollout, line))
+
+
+def _facts(before: RolloutState, event: Event) -> Json:
+    """What the event brought, and what the gates made of it."""
+    if isinstance(event, Command):
+        return {"by": event.by, "order": str(event.order), "why": event.reason}
+    if isinstance(event, Delivered):
+        return {"wave": event.wave + 1, "installed": event.installed, "failed": event.failed}
+    if isinstance(event, Measured):
+        return {"wave": event.wave + 1, "look": len(before.looks) + 1, "groups": _groups(event)}
+    return {}
+
+
+def _groups(event: Measured) -> Sequence[Json]:
+    return [
+        {
+            "group": entry.group,
+            "judged": entry.judged,
+            "figures": {
+                figure.name: {"total": figure.total, "noise_std": figure.noise_std} for figure in entry.figures
+            },
+        }
+        for entry in event.groups
+    ]
+
+
+def status(state: RolloutState) -> Json:
+    """A rollout as JSON for people and programs."""
+    judged = evidence(state) if state.opened > state.wave else None
+    return {
+        "rollout": state.rollout,
+        "version": state.version,
+        "previous": state.previous,
+        "phase": str(state.phase),
+        "wave": state.wave + 1,
+        "waves": [{"devices": wave.size, "where": dict(wave.where)} for wave in state.waves],
+        "pushed_waves": state.opened,
+        "installed": state.installed,
+        "failed": state.failed,
+        "looks": len(state.looks),
+        "reason": state.reason,
+        "findings": [finding.to_json() for finding in judged.findings] if judged else [],
+        "todo": [{"task": str(action.task), "wave": action.wave + 1} for action in todo(state)],
+    }
