@@ -14,6 +14,7 @@ first and still treats it as untrusted: every bound is enforced by `Manifest.fro
 """
 
 from fedinfer.manifest.document import Manifest as Manifest
+from fedinfer.manifest.fields import is_name as is_name
 from fedinfer.manifest.names import (
     CURRENT as CURRENT,
 )
