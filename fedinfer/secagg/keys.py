@@ -1,0 +1,194 @@
+"""Keys, labels and signatures of secure aggregation; the only module here that touches private keys.
+
+Rules:
+* Every derived key goes through `derive`: HKDF-SHA256 with the protocol, its version and a label in `info`.
+* Every signature is over a `Statement`: stage, device, context (session or key list) and a digest of what was sent.
+  A signature made for one stage, session, key list or device fits no other.
+* The long-term identity key signs once per session: the key message, which holds a fresh signing key for the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from fedinfer import wire
+from fedinfer.errors import BadMessage, Misbehaviour
+from fedinfer.ports import Entropy
+from fedinfer.types import DeviceId
+
+KEY_BYTES = 32
+SIGNATURE_BYTES = 64
+DIGEST_BYTES = 32
+_PROTOCOL = b"fedinfer/secagg/v1"
+
+# Points of small order and their non-canonical encodings: each gives the zero secret (RFC 7748, section 6.1).
+_WEAK_POINTS = frozenset(
+    bytes.fromhex(text)
+    for text in (
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+        "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    )
+)
+
+
+class Stage(StrEnum):
+    """The five questions of a session, in order."""
+
+    KEYS = "keys"
+    SHARES = "shares"
+    MASKED = "masked"
+    SURVIVORS = "survivors"
+    UNMASK = "unmask"
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityKey:
+    """A long-term Ed25519 signing key; its repr shows the public half only.
+
+    Args:
+        private_bytes: 32 secret bytes (RFC 8032 seed).
+    """
+
+    private_bytes: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.private_bytes) != KEY_BYTES:
+            raise BadMessage(f"an identity key has {KEY_BYTES} bytes, got {len(self.private_bytes)}")
+
+    @classmethod
+    def generate(cls, entropy: Entropy) -> IdentityKey:
+        """Make a key from 32 fresh bytes."""
+        return cls(entropy.take(KEY_BYTES))
+
+    @property
+    def public_bytes(self) -> bytes:
+        """The 32 public bytes that others pin."""
+        return Ed25519PrivateKey.from_private_bytes(self.private_bytes).public_key().public_bytes_raw()
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64-byte signature of `message`."""
+        return Ed25519PrivateKey.from_private_bytes(self.private_bytes).sign(message)
+
+    def __repr__(self) -> str:
+        return f"IdentityKey(public={self.public_bytes.hex()[:16]}…)"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What a signature says: this device sent exactly this, at this stage, in this context.
+
+    Args:
+        stage: which question was answered.
+        device: who answers.
+        context: the session id (keys stage) or the hash of the key list, which binds the session id (later stages).
+        digest: SHA-256 of the encoded body.
+    """
+
+    stage: Stage
+    device: DeviceId
+    context: bytes
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A body and its signature: the form of every reply."""
+
+    body: bytes
+    signature: bytes
+
+
+def verify_signature(public: bytes, message: bytes, signature: bytes) -> bool:
+    """Tell whether `signature` (64 bytes) is that of `public` (32 bytes) over `message`."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def statement_bytes(stage: Stage, device: DeviceId, context: bytes, body: bytes) -> bytes:
+    """The bytes that a reply's signature covers."""
+    return _PROTOCOL + wire.encode(Statement(stage, device, context, hashlib.sha256(body).digest()))
+
+
+def seal(key: IdentityKey, stage: Stage, device: DeviceId, context: bytes, body: Any) -> bytes:
+    """Encode `body` (a frozen dataclass) and sign it.
+
+    Args:
+        key: identity key (keys stage) or the session's signing key.
+        stage: the stage that is answered.
+        device: the sender.
+        context: session id or key list hash.
+        body: the reply.
+    """
+    data = wire.encode(body)
+    return wire.encode(Signed(data, key.sign(statement_bytes(stage, device, context, data))))
+
+
+def unseal(public: bytes, stage: Stage, device: DeviceId, context: bytes, data: bytes, limit_bytes: int) -> Signed:
+    """Check the signature of a reply; its body is decoded by the caller.
+
+    Raises:
+        BadMessage: undecodable or longer than `limit_bytes`.
+        Misbehaviour: the signature is not that of `public` for this stage, device and context.
+    """
+    signed = wire.decode(Signed, data, limit_bytes=limit_bytes)
+    if not verify_signature(public, statement_bytes(stage, device, context, signed.body), signed.signature):
+        raise Misbehaviour(f"{stage}: the signature is not {device}'s for this session")
+    return signed
+
+
+def derive(secret: bytes, label: str, context: bytes, length: int = KEY_BYTES) -> bytes:
+    """HKDF-SHA256 (RFC 5869) without salt; `info` = protocol, label, context.
+
+    Args:
+        secret: input key material.
+        label: what the key is for; no label contains a zero byte.
+        context: bytes that bind the key to a session or a pair.
+        length: bytes wanted.
+    """
+    info = b"\0".join((_PROTOCOL, label.encode(), context))
+    return HKDF(SHA256(), length, None, info).derive(secret)
+
+
+def commit(context: bytes, device: DeviceId, seed: bytes) -> bytes:
+    """Binding, hiding commitment to a uniform 32-byte seed: SHA-256 over label, context, device and seed."""
+    return hashlib.sha256(b"\0".join((_PROTOCOL, b"commitment", context, device.encode(), seed))).digest()
+
+
+def public_of(private: bytes) -> bytes:
+    """X25519 public key (32 bytes) of 32 private bytes."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def agree(private: bytes, publics: list[bytes]) -> list[bytes]:
+    """X25519 secrets of one private key with many public keys.
+
+    Raises:
+        Misbehaviour: a public key is a point of small order.
+    """
+    own = X25519PrivateKey.from_private_bytes(private)
+    try:
+        return [own.exchange(X25519PublicKey.from_public_bytes(public)) for public in publics]
+    except ValueError as error:
+        raise Misbehaviour(f"a key agreement gives no secret: {error}") from error
+
+
+def is_weak(public: bytes) -> bool:
+    """Tell whether an X25519 public key has small order, so that everyone knows the secret it gives."""
+    return public[:-1] + bytes([public[-1] & 0x7F]) in _WEAK_POINTS

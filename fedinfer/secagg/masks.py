@@ -1,0 +1,67 @@
+"""Masks: AES-256-CTR keystreams added to a vector in a wrapping ring.
+
+Rules:
+* A seed is used for one stream only, so the counter starts at zero.
+* The ring is 2^16 for at most 16 bits, else 2^32; both are multiples of 2^bits, so reducing once at the end is exact.
+* Keystream is made in pieces of 256 KiB that stay in the second-level cache, all streams side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+
+from fedinfer.secagg.keys import derive
+
+Ring = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+
+_CHUNK_BYTES = 256 * 1024
+_ZEROS = memoryview(bytes(_CHUNK_BYTES))
+_OPEN_STREAMS = 256
+"""Ciphers held open at once; more are walked in further passes."""
+
+
+def ring_dtype(bits: int) -> npt.DTypeLike:
+    """Word of the ring that holds `bits` (1..32) bits."""
+    return np.uint16 if bits <= 16 else np.uint32
+
+
+def add_masks(vector: Ring, plus: Sequence[bytes], minus: Sequence[bytes]) -> None:
+    """Add the streams of `plus` and subtract those of `minus`, in place, modulo 2^16 or 2^32.
+
+    Args:
+        vector: shape (d,), contiguous.
+        plus: seeds of 32 bytes.
+        minus: seeds of 32 bytes.
+    """
+    signed = [(seed, np.add) for seed in plus] + [(seed, np.subtract) for seed in minus]
+    for start in range(0, len(signed), _OPEN_STREAMS):
+        _add_some(vector, [(_keystream(seed), operation) for seed, operation in signed[start : start + _OPEN_STREAMS]])
+
+
+def _add_some(vector: Ring, streams: list[tuple[CipherContext, np.ufunc]]) -> None:
+    raw = bytearray(min(_CHUNK_BYTES, vector.nbytes))
+    words = np.frombuffer(raw, vector.dtype.newbyteorder("<"))
+    for start in range(0, vector.size, words.size):
+        part = vector[start : start + words.size]
+        zeros, target, addend = _ZEROS[: part.nbytes], memoryview(raw)[: part.nbytes], words[: part.size]
+        for cipher, operation in streams:
+            cipher.update_into(zeros, target)
+            operation(part, addend, out=part)
+
+
+def self_mask_seed(secret: bytes, key_list: bytes) -> bytes:
+    """Seed of a device's own mask, from the secret that is shared among its holders."""
+    return derive(secret, "self", key_list)
+
+
+def pair_mask_seed(secret: bytes, key_list: bytes) -> bytes:
+    """Seed of the mask between two neighbours, from their X25519 secret."""
+    return derive(secret, "mask", key_list)
+
+
+def _keystream(seed: bytes) -> CipherContext:
+    return Cipher(algorithms.AES(seed), modes.CTR(b"\0" * 16)).encryptor()

@@ -1,0 +1,188 @@
+"""Every message of a session: one frozen dataclass per question and per answer, encoded with `fedinfer.wire`.
+
+Rules:
+* A question has a part common to the cohort and a part of its own; a `StageRequest` carries both, encoded.
+* Every answer is a `Signed` body: by the identity key at the keys stage, later by the signing key published there.
+* Sets of devices are bitmaps over the session's cohort; fixed-size items are concatenated in ascending order.
+* Every message names the session; from the shares stage on also the key list (by hash). Both are checked first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fedinfer import wire
+from fedinfer.errors import BadMessage
+from fedinfer.secagg.keys import DIGEST_BYTES, KEY_BYTES, SIGNATURE_BYTES, Stage
+from fedinfer.secagg.packing import packed_size
+from fedinfer.secagg.parameters import Session
+from fedinfer.secagg.shamir import SHARE_BYTES
+
+PUBLIC_BYTES = 3 * KEY_BYTES + DIGEST_BYTES
+"""Published by a device: mask key, box key (X25519), signing key (Ed25519), commitment to the self-mask seed."""
+BOX_BYTES = 2 * SHARE_BYTES + 16
+"""One encrypted pair of shares: of the self-mask seed and of the mask key, and the AES-GCM tag."""
+SHARE_DIGEST_BYTES = 16
+"""Digest of one share; 128 bits because only a second preimage would help a liar."""
+DIGEST_PAIR_BYTES = 2 * SHARE_DIGEST_BYTES
+_OVERHEAD_BYTES = 512
+"""Names, lengths, hashes and signatures around the variable parts of any message."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageRequest:
+    """One question to one device: `common` is equal for the whole cohort, `own` is for this device."""
+
+    stage: Stage
+    common: bytes
+    own: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class KeysRequest:
+    """Keys, common: the session that is proposed."""
+
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class KeysBody:
+    """Keys, answer. `public`: mask key, box key, signing key, commitment (128 bytes)."""
+
+    sid: bytes
+    public: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyList:
+    """Shares, common: all signed key messages. Its hash seeds the graph and is bound into everything that follows."""
+
+    sid: bytes
+    members: bytes
+    publics: bytes
+    signatures: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SharesBody:
+    """Shares, answer: one box per neighbour, one pair of share digests per holder, ascending."""
+
+    sid: bytes
+    boxes: bytes
+    digests: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedRequest:
+    """Masked vector, common."""
+
+    sid: bytes
+    key_list: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """Masked vector, own: boxes for this device, by ascending dealer. Defines with whom it masks."""
+
+    dealers: bytes
+    boxes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedBody:
+    """Masked vector, answer: packed ring vector, and the dealers whose boxes did not open."""
+
+    sid: bytes
+    vector: bytes
+    unopened: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SurvivorSets:
+    """Survivors and unmask, common: who is in the sum, and who shared keys but is not.
+
+    The answer at the survivors stage is a signature over exactly these bytes.
+    """
+
+    sid: bytes
+    key_list: bytes
+    survivors: bytes
+    dropped: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Witnesses:
+    """Unmask, own: signatures of this device's share holders over the survivor sets."""
+
+    signers: bytes
+    signatures: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UnmaskBody:
+    """Unmask, answer: one share per dealer: of the self-mask seed of a survivor, of the mask key of a dropped one."""
+
+    sid: bytes
+    dealers: bytes
+    shares: bytes
+
+
+T = TypeVar("T")
+
+
+def open_body(kind: type[T], data: bytes, limit_bytes: int, sid: bytes) -> T:
+    """Decode a message and check that it belongs to the session `sid`.
+
+    Raises:
+        BadMessage: undecodable, too long, or of another session.
+    """
+    body = wire.decode(kind, data, limit_bytes=limit_bytes)
+    found = getattr(body, "sid", None)
+    if found != sid:
+        raise BadMessage(f"{kind.__name__} of another session ({bytes(found or b'').hex()[:16]}, not {sid.hex()[:16]})")
+    return body
+
+
+def key_list_hash(key_list: KeyList) -> bytes:
+    """SHA-256 of the encoded key list, 32 bytes."""
+    return hashlib.sha256(b"fedinfer/secagg/v1/key-list\0" + wire.encode(key_list)).digest()
+
+
+def answer_limit(session: Session, stage: Stage) -> int:
+    """Largest answer, in bytes, that a server reads at a stage."""
+    n, near = len(session.cohort), session.degree + 1
+    variable = {
+        Stage.KEYS: PUBLIC_BYTES,
+        Stage.SHARES: near * (BOX_BYTES + DIGEST_PAIR_BYTES),
+        Stage.MASKED: packed_size(session.bits, session.dimension) + n,
+        Stage.SURVIVORS: n,
+        Stage.UNMASK: near * SHARE_BYTES + n,
+    }
+    return variable[stage] + _OVERHEAD_BYTES
+
+
+def request_limit(session: Session) -> int:
+    """Largest part of a request, in bytes, that a device reads."""
+    return len(session.cohort) * (PUBLIC_BYTES + SIGNATURE_BYTES + BOX_BYTES + 80) + 4 * _OVERHEAD_BYTES
+
+
+def read_session(common: bytes) -> Session:
+    """The session in the common part of a keys request.
+
+    Raises:
+        BadMessage: undecodable or outside the bounds of `Session`.
+    """
+    return wire.decode(KeysRequest, common, limit_bytes=1 << 20).session
+
+
+def split(data: bytes, size: int, count: int, what: str) -> list[bytes]:
+    """Cut `count` items of `size` bytes.
+
+    Raises:
+        BadMessage: the length is not exactly that.
+    """
+    if len(data) != size * count:
+        raise BadMessage(f"{what}: {len(data)} bytes, expected {count} x {size}")
+    return [data[at : at + size] for at in range(0, len(data), size)]

@@ -1,0 +1,149 @@
+"""Opening the masks of a sum: shares -> secrets -> streams -> the exact total; and who is to blame when it fails.
+
+Rules:
+* A share that does not fit the digest its dealer signed is the holder's lie: it is left out, the holder is blamed.
+* Shares that fit their digests but give a secret that does not fit its commitment (or published key) are the dealer's
+  lie: the dealer is blamed, and up to half of the surplus shares are corrected (Berlekamp-Welch).
+* The sum is given out only when every secret needed fits; otherwise the abort names the dealers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.errors import BadMessage
+from fedinfer.secagg import shamir
+from fedinfer.secagg.boxes import pair_context, share_digest
+from fedinfer.secagg.graph import from_bitmap
+from fedinfer.secagg.keys import Stage, agree, commit, public_of
+from fedinfer.secagg.masks import add_masks, pair_mask_seed, ring_dtype, self_mask_seed
+from fedinfer.secagg.messages import DIGEST_PAIR_BYTES, SHARE_DIGEST_BYTES, UnmaskBody, split
+from fedinfer.secagg.rounds import Aborted, AwaitUnmask, Blamed, Done, Ground, Summed, read_answers
+from fedinfer.types import DeviceId
+
+
+@dataclass(slots=True)
+class _Pile:
+    """Good shares of one dealer's secret, by holder."""
+
+    holders: list[int] = field(default_factory=list)
+    rows: list[bytes] = field(default_factory=list)
+
+
+def finish(state: AwaitUnmask, replies: Mapping[DeviceId, bytes]) -> Done | Aborted:
+    """Rebuild the secrets, remove the masks.
+
+    Args:
+        state: the masked sum and who was asked.
+        replies: encoded answers of the unmask stage.
+    """
+    ground, summed, n = state.ground, state.summed, len(state.ground.session.cohort)
+
+    def parse(i: int, body: UnmaskBody) -> dict[int, bytes]:
+        dealers = from_bitmap(body.dealers, n).tolist()
+        if not set(dealers) <= set(ground.holders(i)):
+            raise BadMessage("shares of devices that never dealt it any")
+        return dict(zip(dealers, split(body.shares, shamir.SHARE_BYTES, len(dealers), "shares"), strict=True))
+
+    answers, refused = read_answers(ground, Stage.UNMASK, UnmaskBody, replies, state.asked, parse)
+    piles, liars = _sort_shares(ground, summed, answers)
+    blamed = state.blamed + refused + liars
+    seeds, keys, failures, dealers = _rebuild(ground, summed, piles)
+    blamed += dealers
+    if failures:
+        names = tuple(name for name, _ in dealers if name in failures)
+        reason = "; ".join(failures.values())
+        return Aborted(reason, Stage.UNMASK, ground.names(answers), blamed, names)
+    return Done(_unmask(ground, summed, seeds, keys), ground.names(summed.survivors), blamed)
+
+
+def _sort_shares(
+    ground: Ground, summed: Summed, answers: Mapping[int, Mapping[int, bytes]]
+) -> tuple[dict[int, _Pile], Blamed]:
+    """Shares by dealer, without those that do not fit the dealer's digest; and the holders who sent such."""
+    alive, shared = set(summed.survivors), summed.digests
+    places = {j: {i: at for at, i in enumerate(ground.holders(j))} for j in shared}
+    piles: dict[int, _Pile] = {j: _Pile() for j in shared}
+    liars: list[tuple[DeviceId, str]] = []
+    for i, shares in answers.items():
+        for j, row in shares.items():
+            if j not in shared:
+                continue
+            at = places[j][i] * DIGEST_PAIR_BYTES + (0 if j in alive else SHARE_DIGEST_BYTES)
+            kind, context = (b"s" if j in alive else b"k"), pair_context(ground.key_list, j, i)
+            if share_digest(context, kind, row) != shared[j][at : at + SHARE_DIGEST_BYTES]:
+                liars.append((ground.name(i), f"its share of {ground.name(j)} is not the one that was dealt to it"))
+                continue
+            piles[j].holders.append(i)
+            piles[j].rows.append(row)
+    return piles, tuple(liars)
+
+
+def _rebuild(
+    ground: Ground, summed: Summed, piles: Mapping[int, _Pile]
+) -> tuple[dict[int, bytes], dict[int, bytes], dict[DeviceId, str], Blamed]:
+    """Self-mask seeds of survivors, mask keys of dropped devices, what failed and why, and dishonest dealers."""
+    seeds: dict[int, bytes] = {}
+    keys: dict[int, bytes] = {}
+    failures: dict[DeviceId, str] = {}
+    blamed: list[tuple[DeviceId, str]] = []
+    alive = set(summed.survivors)
+    for j in (*summed.survivors, *summed.dropped):
+        if j not in alive and not alive.intersection(ground.near[j].tolist()):
+            continue  # it shares no mask with anybody in the sum
+        name, found = ground.name(j), seeds if j in alive else keys
+        if len(piles[j].rows) < ground.session.threshold:
+            left = len(piles[j].rows)
+            failures[name] = f"{left} good shares of {name} came, {ground.session.threshold} are needed"
+            continue
+        secret, honest = _secret(ground, j, piles[j], j in alive)
+        if not honest:
+            blamed.append((name, "it dealt shares that do not fit what it published"))
+        if secret is None:
+            failures[name] = f"the shares that {name} dealt do not fit what it published"
+        else:
+            found[j] = secret
+    return seeds, keys, failures, tuple(blamed)
+
+
+def _secret(ground: Ground, dealer: int, pile: _Pile, survivor: bool) -> tuple[bytes | None, bool]:
+    """The secret, and whether all its shares fit at first sight."""
+    threshold = ground.session.threshold
+    points = np.asarray(pile.holders, np.int64) + 1
+    rows = shamir.unpack(np.frombuffer(b"".join(pile.rows), np.uint8).reshape(-1, shamir.SHARE_BYTES))
+    secret = shamir.combine(rows[:threshold], points[:threshold])
+    if secret is not None and _fits(ground, dealer, secret, survivor):
+        return secret, True
+    good = shamir.correct(rows, points, threshold)
+    if good is None:
+        return None, False
+    secret = shamir.combine(rows[good][:threshold], points[good][:threshold])
+    return (secret if secret is not None and _fits(ground, dealer, secret, survivor) else None), False
+
+
+def _fits(ground: Ground, dealer: int, secret: bytes, survivor: bool) -> bool:
+    if survivor:
+        return commit(ground.sid, ground.name(dealer), secret) == ground.commitment(dealer)
+    return public_of(secret) == ground.mask_key(dealer)
+
+
+def _unmask(
+    ground: Ground, summed: Summed, seeds: Mapping[int, bytes], keys: Mapping[int, bytes]
+) -> npt.NDArray[np.uint32]:
+    """Subtract the survivors' own masks and the masks between survivors and dropped devices."""
+    plus: list[bytes] = []
+    minus = [self_mask_seed(seed, ground.key_list) for seed in seeds.values()]
+    alive = set(summed.survivors)
+    for j, private in keys.items():
+        near = [i for i in ground.near[j].tolist() if i in alive]
+        secrets = agree(private, [ground.mask_key(i) for i in near])
+        for i, secret in zip(near, secrets, strict=True):
+            (minus if i < j else plus).append(pair_mask_seed(secret, ground.key_list))
+    bits = ground.session.bits
+    total = summed.total.astype(ring_dtype(bits))
+    add_masks(total, plus, minus)
+    return total.astype(np.uint32) & np.uint32((1 << bits) - 1)

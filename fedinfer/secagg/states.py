@@ -1,0 +1,158 @@
+"""What a device remembers between two questions of one session; each state knows only what later stages need.
+
+Rules:
+* The caller stores `encode_state(new state)` BEFORE it sends the answer, and removes the older one: then no crash can
+  make a device answer a stage twice. `Finished` holds no secret; keep it until the session can no longer be replayed.
+* Secrets are in the bytes, never in a repr. Private keys and mask seeds are gone once they have been used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from fedinfer import wire
+from fedinfer.errors import BadMessage, Misbehaviour
+from fedinfer.secagg.parameters import Session
+from fedinfer.types import DeviceId
+
+
+@dataclass(frozen=True, slots=True)
+class SentKeys:
+    """Keys are published; all private halves are here."""
+
+    session: Session
+    device: DeviceId
+    public: bytes
+    signature: bytes
+    self_seed: bytes = field(repr=False)
+    mask_private: bytes = field(repr=False)
+    box_private: bytes = field(repr=False)
+    signing: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a device stands in the graph of one key list.
+
+    Args:
+        session: the promise.
+        device: this device.
+        key_list: hash of the key list.
+        members: bitmap of the devices that sent keys.
+        near: neighbours, ascending cohort positions.
+        witness_keys: signing keys of the share holders, 32 bytes each, ascending; with this device's own in a
+            complete graph.
+    """
+
+    session: Session
+    device: DeviceId
+    key_list: bytes
+    members: bytes
+    near: tuple[int, ...]
+    witness_keys: bytes
+
+    @property
+    def position(self) -> int:
+        """This device's position in the cohort."""
+        return self.session.cohort.index(self.device)
+
+    @property
+    def holders(self) -> tuple[int, ...]:
+        """Who holds a share of this device's secrets: the neighbours, and itself in a complete graph."""
+        return tuple(sorted((*self.near, self.position))) if self.session.is_complete else self.near
+
+
+@dataclass(frozen=True, slots=True)
+class SentShares:
+    """Shares are dealt. Mask seeds and the keys of the neighbours' boxes: 32 bytes each, by ascending neighbour."""
+
+    place: Place
+    self_seed: bytes = field(repr=False)
+    signing: bytes = field(repr=False)
+    mask_seeds: bytes = field(repr=False)
+    open_keys: bytes = field(repr=False)
+    own_share: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SentMasked:
+    """The masked vector is out; what remains are the shares of others.
+
+    Args:
+        place: where the device stands.
+        delivered: bitmap of the neighbours whose boxes came.
+        opened: bitmap of those whose boxes opened.
+        pairs: their two shares, by ascending dealer.
+        own_share: share of the own self-mask seed (complete graph), else empty.
+        signing: private key of this session.
+    """
+
+    place: Place
+    delivered: bytes
+    opened: bytes
+    pairs: bytes = field(repr=False)
+    own_share: bytes = field(repr=False)
+    signing: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedSurvivors:
+    """One pair of survivor and dropped sets is signed; no other will be answered."""
+
+    held: SentMasked
+    sets: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The session is over for this device."""
+
+    sid: bytes
+    device: DeviceId
+
+
+DeviceState: TypeAlias = SentKeys | SentShares | SentMasked | SignedSurvivors | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    kind: str
+    body: bytes = field(repr=False)
+
+
+_KINDS: Final[dict[str, type[DeviceState]]] = {
+    kind.__name__: kind for kind in (SentKeys, SentShares, SentMasked, SignedSurvivors, Finished)
+}
+
+
+def encode_state(state: DeviceState) -> bytes:
+    """Bytes to store; they hold secrets."""
+    return wire.encode(_Stored(type(state).__name__, wire.encode(state)))
+
+
+def decode_state(data: bytes) -> DeviceState:
+    """The state that `encode_state` was given.
+
+    Raises:
+        BadMessage: damaged bytes or an unknown state.
+    """
+    stored = wire.decode(_Stored, data)
+    if stored.kind not in _KINDS:
+        raise BadMessage(f"no device state is called {stored.kind[:40]!r}")
+    return wire.decode(_KINDS[stored.kind], stored.body)
+
+
+def refuse_second_use(session: Session, used: Collection[bytes]) -> None:
+    """Refuse a session that this device has already answered; call it before `answer_keys`.
+
+    Args:
+        session: the proposal.
+        used: session ids for which a state was ever stored.
+
+    Raises:
+        Misbehaviour: the session id is among them.
+    """
+    if session.sid in used:
+        raise Misbehaviour(f"session {session.sid.hex()[:16]} was already answered: a device answers a session once")
