@@ -1,0 +1,109 @@
+"""How much noise for a target, and what a given amount of noise costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from fedinfer.errors import ConfigError
+from fedinfer.privacy.accounting import Spent, account, rdp_epsilon
+from fedinfer.privacy.events import Event, GaussianEvent, PoissonSampled, Repeated
+from fedinfer.types import Relation
+
+TOLERANCE = 1e-4
+"""Noise multipliers are found to this relative precision, always from above."""
+_BRACKET = (1e-2, 1e5)
+
+
+def gaussian_events(noise_multiplier: float, rounds: int, sampling_rate: float) -> tuple[Event, ...]:
+    """`rounds` Gaussian releases, Poisson-sampled at `sampling_rate` (1: no sampling)."""
+    if rounds < 1:
+        raise ConfigError(f"rounds must be at least 1, got {rounds}")
+    noise = GaussianEvent(noise_multiplier)
+    return (Repeated(noise if sampling_rate == 1 else PoissonSampled(sampling_rate, noise), rounds),)
+
+
+def gaussian_epsilon(
+    noise_multiplier: float, delta: float, rounds: int, sampling_rate: float, relation: Relation
+) -> Spent:
+    """What `rounds` releases with Gaussian noise cost.
+
+    Args:
+        noise_multiplier: standard deviation over clipping norm, > 0.
+        delta: in (0, 1).
+        rounds: number of releases, >= 1.
+        sampling_rate: Poisson sampling rate in (0, 1]; 1 means no sampling.
+        relation: neighbouring relation.
+    """
+    return account(gaussian_events(noise_multiplier, rounds, sampling_rate), delta, relation)
+
+
+def gaussian_noise_multiplier(
+    epsilon: float, delta: float, rounds: int, sampling_rate: float, relation: Relation
+) -> float:
+    """The least noise multiplier (to TOLERANCE, rounded up) whose `rounds` releases cost at most `epsilon`.
+
+    Args: as `gaussian_epsilon`; epsilon > 0.
+
+    Raises:
+        ConfigError: when no noise multiplier in [0.01, 100,000] fits.
+    """
+    return calibrate(lambda z: gaussian_events(z, rounds, sampling_rate), epsilon, delta, relation, _BRACKET)
+
+
+def calibrate(
+    make_events: Callable[[float], Sequence[Event]],
+    target_epsilon: float,
+    delta: float,
+    relation: Relation,
+    bracket: tuple[float, float],
+) -> float:
+    """The least noise multiplier whose events cost at most `target_epsilon`.
+
+    Args:
+        make_events: events for a noise multiplier; more noise must not cost more.
+        target_epsilon: > 0.
+        delta: in (0, 1).
+        relation: neighbouring relation.
+        bracket: (lowest, highest) noise multiplier to consider, 0 < lowest < highest.
+
+    Returns:
+        A value that was itself accounted and fits, within TOLERANCE (relative) of one that does not, or `lowest`.
+
+    Raises:
+        ConfigError: bad arguments, or when even `highest` costs more.
+    """
+    low, high = bracket
+    if not (0 < low < high and math.isfinite(high)):
+        raise ConfigError(f"bracket ({low}, {high}) must hold 0 < lowest < highest")
+    if not target_epsilon > 0:
+        raise ConfigError(f"epsilon must be positive, got {target_epsilon}")
+
+    def quick(z: float) -> bool:
+        return rdp_epsilon(make_events(z), delta, relation) <= target_epsilon
+
+    def exact(z: float) -> bool:
+        return account(make_events(z), delta, relation).epsilon <= target_epsilon
+
+    if not quick(high) and not exact(high):
+        spent = account(make_events(high), delta, relation).epsilon
+        raise ConfigError(
+            f"noise multiplier {high:g} still costs epsilon {spent:g}, target {target_epsilon:g}",
+            hint="raise epsilon or delta, or plan fewer rounds",
+        )
+    # Rényi bounds find a multiplier that surely fits; the costly accountant then only looks a little below it.
+    rough = _least(quick, low, high) if quick(high) else high
+    if exact(low):
+        return low
+    factor = 0.8
+    while rough * factor > low and exact(rough * factor):
+        factor *= 0.8
+    return _least(exact, max(low, rough * factor), rough)
+
+
+def _least(fits: Callable[[float], bool], low: float, high: float) -> float:
+    """Bisect on a logarithmic scale; `high` fits, and the result does too."""
+    while high > low * (1 + TOLERANCE):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high

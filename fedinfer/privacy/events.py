@@ -1,0 +1,214 @@
+"""What a mechanism did, as immutable values with a JSON form; every ledger is a list of these.
+
+Conventions (each has a test):
+* Norms and noise multipliers are for the relation add-or-remove-one (equally zero-out-one): one unit of privacy moves
+  the sum by at most `l2` (Gaussian: the clipping norm, which is 1 after division). Accounting doubles them for
+  replace-one.
+* Integer noise is described in integer units, after scaling and rounding, and counts only the shares that are
+  guaranteed: honest devices among the least number of survivors.
+* `PoissonSampled` wraps one noise event, nothing else: amplification is proved for those only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TypeAlias
+
+from fedinfer.errors import ConfigError
+from fedinfer.types import Json
+
+
+def _positive(event: str, **values: float) -> None:
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{event}: {name} must be positive and finite, got {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class GaussianEvent:
+    """Continuous Gaussian noise on a sum.
+
+    Args:
+        noise_multiplier: standard deviation of the noise divided by the clipping norm, > 0.
+    """
+
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        _positive("gaussian", noise_multiplier=self.noise_multiplier)
+
+
+@dataclass(frozen=True, slots=True)
+class SkellamEvent:
+    """Symmetric Skellam noise on a sum of integer vectors.
+
+    Args:
+        variance: guaranteed variance of the summed noise, per coordinate, integer units.
+        l2, l1: largest norms of one unit's integer vector.
+    """
+
+    variance: float
+    l2: float
+    l1: float
+
+    def __post_init__(self) -> None:
+        _positive("skellam", variance=self.variance, l2=self.l2, l1=self.l1)
+
+
+@dataclass(frozen=True, slots=True)
+class DiscreteGaussianEvent:
+    """A sum of independent discrete Gaussian shares on a sum of integer vectors.
+
+    Args:
+        variance_per_share: parameter sigma^2 of one share, integer units.
+        shares: number of guaranteed shares, >= 1.
+        l2, l1: largest norms of one unit's integer vector.
+        dimension: coordinates of the vector: the gap to one discrete Gaussian grows with it.
+    """
+
+    variance_per_share: float
+    shares: int
+    l2: float
+    l1: float
+    dimension: int
+
+    def __post_init__(self) -> None:
+        _positive("discrete_gaussian", variance_per_share=self.variance_per_share, l2=self.l2, l1=self.l1)
+        if self.shares < 1 or self.dimension < 1:
+            raise ConfigError(
+                f"discrete_gaussian: {self.shares} shares, {self.dimension} coordinates; both must be >= 1"
+            )
+
+
+Noise: TypeAlias = GaussianEvent | SkellamEvent | DiscreteGaussianEvent
+
+
+@dataclass(frozen=True, slots=True)
+class PoissonSampled:
+    """A noise event on a sum over units that each take part independently with probability `rate`, in secret."""
+
+    rate: float
+    event: Noise
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise ConfigError(f"sampling rate {self.rate} is outside (0, 1]")
+        if not isinstance(self.event, GaussianEvent | SkellamEvent | DiscreteGaussianEvent):
+            raise ConfigError(f"no amplification theorem covers {type(self.event).__name__} under Poisson sampling")
+
+
+@dataclass(frozen=True, slots=True)
+class NonPrivate:
+    """A release without protection: epsilon is infinite from here on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """`count` adaptive repetitions of an event, each with fresh noise and fresh sampling."""
+
+    event: Event
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ConfigError(f"an event cannot be repeated {self.count} times")
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """Several events after each other."""
+
+    events: tuple[Event, ...]
+
+
+Event: TypeAlias = (
+    GaussianEvent | SkellamEvent | DiscreteGaussianEvent | PoissonSampled | NonPrivate | Repeated | Composed
+)
+Single: TypeAlias = GaussianEvent | SkellamEvent | DiscreteGaussianEvent | PoissonSampled | NonPrivate
+"""An event that is not made of others."""
+
+
+def flatten(events: Sequence[Event]) -> tuple[tuple[Single, int], ...]:
+    """Equal events with their counts, in a fixed order: what accounting depends on, and nothing else.
+
+    Args:
+        events: any events; order and grouping do not matter (composition is commutative).
+
+    Returns:
+        Pairs (event, count >= 1), sorted by JSON form. Sampling at rate 1 is dropped.
+    """
+    counts: dict[Single, int] = {}
+    for event in events:
+        _count(event, 1, counts)
+    return tuple(sorted(((event, n) for event, n in counts.items() if n), key=lambda pair: event_to_json(pair[0])))
+
+
+def _count(event: Event, times: int, counts: dict[Single, int]) -> None:
+    if isinstance(event, Repeated):
+        _count(event.event, times * event.count, counts)
+    elif isinstance(event, Composed):
+        for part in event.events:
+            _count(part, times, counts)
+    else:
+        single = event.event if isinstance(event, PoissonSampled) and event.rate == 1 else event
+        counts[single] = counts.get(single, 0) + times
+
+
+_SIMPLE: dict[str, type[GaussianEvent | SkellamEvent | DiscreteGaussianEvent | NonPrivate]] = {
+    "gaussian": GaussianEvent,
+    "skellam": SkellamEvent,
+    "discrete_gaussian": DiscreteGaussianEvent,
+    "non_private": NonPrivate,
+}
+_NAMES = {kind: name for name, kind in _SIMPLE.items()}
+
+
+def to_json(event: Event) -> Json:
+    """A JSON object that `from_json` reads back."""
+    if isinstance(event, PoissonSampled):
+        return {"kind": "poisson_sampled", "rate": event.rate, "event": to_json(event.event)}
+    if isinstance(event, Repeated):
+        return {"kind": "repeated", "count": event.count, "event": to_json(event.event)}
+    if isinstance(event, Composed):
+        return {"kind": "composed", "events": [to_json(part) for part in event.events]}
+    return {"kind": _NAMES[type(event)], **asdict(event)}
+
+
+def from_json(data: Json) -> Event:
+    """Inverse of `to_json`.
+
+    Raises:
+        ConfigError: when the object is not an event; nothing is guessed.
+    """
+    try:
+        fields = dict(data)
+        kind = fields.pop("kind")
+        if kind == "poisson_sampled":
+            return PoissonSampled(float(fields.pop("rate")), from_json(fields.pop("event")), **fields)  # type: ignore[arg-type]  # the constructor checks the kind
+        if kind == "repeated":
+            return Repeated(from_json(fields.pop("event")), int(fields.pop("count")), **fields)
+        if kind == "composed":
+            return Composed(tuple(from_json(part) for part in fields.pop("events")), **fields)
+        return _SIMPLE[kind](**fields)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"event cannot be read: {error!r}") from error
+
+
+def event_to_json(event: Event) -> str:
+    """Canonical text of an event: equal events give equal text."""
+    return json.dumps(to_json(event), sort_keys=True, separators=(",", ":"))
+
+
+def event_from_json(text: str) -> Event:
+    """Inverse of `event_to_json`.
+
+    Raises:
+        ConfigError: when the text is not an event.
+    """
+    try:
+        return from_json(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"event cannot be read: {error}") from error
