@@ -28,7 +28,8 @@ def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
     Args:
         name_or_path: for instance "heart" or "pilot/scenario.toml". A file may say `extends = "heart"` or
             `extends = "../base.toml"`: that one is read first and this one laid over it, key by key.
-        overrides: texts `section.key=value` laid on top; the value is TOML, a bare word is text.
+        overrides: texts `section.key=value` laid on top; the value is TOML, a bare word is text. A relative
+            `data.path` starts here from the current folder, as in a shell.
 
     Returns:
         The scenario. Relative `data.path` values are resolved from the folder of the file that has them.
@@ -39,7 +40,7 @@ def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
     path = find_scenario(name_or_path)
     layers = _read_chain(path, ())
     for text in overrides:
-        layers = layers.over(parse_override(text), f"--set {text}")
+        layers = layers.over(_with_absolute_path(parse_override(text), Path.cwd()), f"--set {text}")
     return validate(Layers({**layers.values, "base": str(path.parent)}, layers.origins), str(name_or_path))
 
 

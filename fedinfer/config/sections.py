@@ -103,7 +103,7 @@ class DataSection(Section):
     label: str = Field(default="", description="Column to predict.")
     label_above: Finite | None = Field(
         default=None,
-        description="Makes two classes of a numeric label: `1` when the value is greater than this, else `0`.",
+        description="Two classes of a numeric label: the second when greater than this; `labels` names them.",
     )
     labels: tuple[str, ...] = Field(default=(), description="Public class names in order; empty: found in the data.")
     unlabelled: Literal["refuse", "drop"] = Field(
@@ -159,6 +159,8 @@ class DataSection(Section):
     def _source_is_complete(self) -> DataSection:
         if self.source == "csv" and not (self.path and self.label):
             raise ValueError(f"source = 'csv' needs path (is {self.path!r}) and label (is {self.label!r})")
+        if self.label_above is not None and len(self.labels) not in (0, 2):
+            raise ValueError(f"label_above makes two classes: labels must name both or none, has {len(self.labels)}")
         if self.label and self.label in (self.device, *self.drop):
             raise ValueError(f"label {self.label!r} cannot be the device column or a dropped column")
         return self

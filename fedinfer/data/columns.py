@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.config import DataSection
-from fedinfer.data.read import RawTable
+from fedinfer.data.read import FIRST_ROW, RawTable
 from fedinfer.data.table import Labels
 from fedinfer.errors import DataError
 from fedinfer.schema import Categorical, Column, Numeric
@@ -45,13 +45,17 @@ def numbers(
     try:
         values = np.array([math.nan if cell in missing else float(cell) for cell in cells], dtype=np.float64)
     except ValueError:
-        row = next(row for row, cell in enumerate(cells, start=1) if cell not in missing and not is_number(cell))
-        raise DataError(f"{table}: column {name!r}, row {row}: {cells[row - 1]!r} is not a number", hint=hint) from None
+        row = next(row for row, cell in enumerate(cells) if cell not in missing and not is_number(cell))
+        raise DataError(f"{_place(table, name, row)}: {cells[row]!r} is not a number", hint=hint) from None
     infinite = np.flatnonzero(np.isinf(values))
     if infinite.size:
-        row = int(infinite[0]) + 1
-        raise DataError(f"{table}: column {name!r}, row {row}: {cells[row - 1]!r} is not a finite number", hint=hint)
+        row = int(infinite[0])
+        raise DataError(f"{_place(table, name, row)}: {cells[row]!r} is not a finite number", hint=hint)
     return values
+
+
+def _place(table: str, name: str, row: int) -> str:
+    return f"{table}: column {name!r}, row {row + FIRST_ROW}"
 
 
 def is_number(cell: str) -> bool:
@@ -120,7 +124,7 @@ def read_labels(raw: RawTable, data: DataSection) -> tuple[Labels, tuple[str, ..
     """
     cells = raw.column("label", data.label)
     missing = set(data.missing_text)
-    empty = [row for row, cell in enumerate(cells, start=1) if cell in missing]
+    empty = [row for row, cell in enumerate(cells, start=FIRST_ROW) if cell in missing]
     if empty and data.unlabelled == "refuse":
         raise DataError(
             f"{raw.name}: label column {data.label!r} empty in {len(empty)} of {len(cells)} rows, row {empty[0]} first",
@@ -169,7 +173,8 @@ def _seen_range(raw: RawTable, name: str, data: DataSection) -> tuple[float, flo
 def _above(raw: RawTable, data: DataSection, threshold: float) -> list[str]:
     hint = "label_above is for numeric labels"
     values = numbers(raw.name, data.label, raw.columns[data.label], frozenset(data.missing_text), hint)
-    return ["" if math.isnan(value) else str(int(value > threshold)) for value in values]
+    below, above = data.labels or ("0", "1")
+    return ["" if math.isnan(value) else above if value > threshold else below for value in values]
 
 
 def class_names(found: Collection[str]) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def deal(y: Labels, partition: PartitionSection, rng: np.random.Generator) -> di
     count = partition.devices
     if len(y) < count:
         raise DataError(
-            f"[data.partition] devices = {count}: {len(y)} rows cannot give every device at least one",
+            f"[data.partition] devices = {count}: empty device: {len(y)} rows cannot give every device one",
             hint="fewer devices, or a smaller [data] public_fraction",
         )
     schemes = {"iid": _deal_iid, "shards": _deal_shards, "dirichlet": _deal_dirichlet}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedinfer.errors import DataError, MissingExtra
 
 DELIMITERS = ",;\t|"
-LONGEST_CELL = 1_000_000
+FIRST_ROW = 2
+"""Rows are counted as a spreadsheet does: the header is row 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def read_csv(path: Path, delimiter: str) -> RawTable:
         with path.open(encoding="utf-8-sig", newline="") as file:
             separator = delimiter or _guess_delimiter(file.readline())
             file.seek(0)
-            return _columns(path, csv.reader(file, delimiter=separator, strict=True))
+            return _parsed(path, csv.reader(file, delimiter=separator, strict=True))
     except UnicodeDecodeError as error:
         line = _line_of_byte(path, error)
         raise DataError(
@@ -100,20 +101,19 @@ def as_text(values: Iterable[object]) -> list[str]:
     return ["" if value is None else str(value).strip() for value in values]
 
 
-def _columns(path: Path, lines: Iterable[Sequence[str]]) -> RawTable:
-    rows = iter(lines)
-    header = [name.strip() or f"column_{place}" for place, name in enumerate(next(rows, []), start=1)]
+def _parsed(path: Path, lines: Iterator[list[str]]) -> RawTable:
+    """Columns of the lines that the csv module reads; blank lines are skipped."""
+    header = [name.strip() or f"column_{place}" for place, name in enumerate(next(lines, []), start=1)]
     _check_header(path, header)
-    cells: list[Sequence[str]] = []
-    for number, row in enumerate(rows, start=2):
+    rows: list[list[str]] = []
+    for number, row in enumerate(lines, start=FIRST_ROW):
         if len(row) == len(header):
-            cells.append(row)
+            rows.append(row)
         elif row:
             raise DataError(f"{path}: row {number} has {len(row)} cells, the header has {len(header)}")
-    columns = zip(*cells, strict=True) if cells else ([] for _ in header)
-    return RawTable(
-        str(path), {name: [c.strip() for c in column] for name, column in zip(header, columns, strict=True)}
-    )
+    columns = zip(*rows, strict=True) if rows else (() for _ in header)
+    stripped = ([cell.strip() for cell in column] for column in columns)
+    return RawTable(str(path), dict(zip(header, stripped, strict=True)))
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:

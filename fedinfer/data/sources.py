@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from fedinfer.config import DataSection, Scenario
 from fedinfer.data.builtin import complete, digits_table, raw_builtin
@@ -13,8 +15,10 @@ from fedinfer.data.read import RawTable, read_table
 from fedinfer.data.table import Table
 from fedinfer.errors import DataError
 from fedinfer.schema import Categorical, Schema
+from fedinfer.types import DeviceId
 
 IMAGES = "digits"
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 def read_source(scenario: Scenario) -> tuple[Schema, Table, tuple[str, ...]]:
@@ -43,13 +47,14 @@ def arrays(raw: RawTable, data: DataSection) -> tuple[Schema, Table, tuple[str, 
     columns = tuple(describe_column(raw, name, data) for name in inputs)
     schema = Schema(columns, data.label, labels)
     holder = raw.column("device", data.device) if data.device else None
+    missing = frozenset(data.missing_text)
     keep = y >= 0
     if holder is not None:
-        keep &= np.array([cell not in set(data.missing_text) for cell in holder])
-    if not keep.any():
-        raise DataError(f"{raw.name}: no row has both a label and a device")
+        keep &= np.array([cell not in missing for cell in holder])
+    if len(np.unique(y[keep])) < 2:
+        raise DataError(f"{raw.name}: rows with both a label and a device hold fewer than two classes")
     x = np.stack([read_column(raw, column, data)[keep] for column in columns], axis=1)
-    return schema, Table(x, y[keep], _devices(holder, keep)), _warnings(raw, schema, keep)
+    return schema, Table(x, y[keep], _devices(holder, keep)), (*_left_out(raw, holder, keep), *_unconfirmed(schema))
 
 
 def input_columns(raw: RawTable, data: DataSection) -> tuple[str, ...]:
@@ -71,24 +76,32 @@ def input_columns(raw: RawTable, data: DataSection) -> tuple[str, ...]:
     return names
 
 
-def _devices(holder: list[str] | None, keep: np.ndarray) -> tuple[str, ...] | None:
+def _devices(holder: list[str] | None, keep: Mask) -> tuple[DeviceId, ...] | None:
     if holder is None:
         return None
-    names = [cell for cell, kept in zip(holder, keep, strict=True) if kept]
+    names = _kept(holder, keep)
     ids = device_ids(sorted(set(names)))
     return tuple(ids[name] for name in names)
 
 
-def _warnings(raw: RawTable, schema: Schema, keep: np.ndarray) -> tuple[str, ...]:
-    warnings = []
-    if not keep.all():
-        warnings.append(f"{raw.name}: {int((~keep).sum())} of {len(keep)} rows left out: no label or no device")
-    unconfirmed = [column for column in schema.columns if not column.confirmed]
-    if unconfirmed:
-        kinds = [c.name + (" (categories)" if isinstance(c, Categorical) else " (range)") for c in unconfirmed]
-        warnings.append(
-            "Ranges or categories were read off the data and nobody has confirmed that they are public: "
-            + ", ".join(kinds)
-            + ". The privacy statement holds only for public ranges."
-        )
-    return tuple(warnings)
+def _kept(cells: list[str], keep: Mask) -> list[str]:
+    return [cell for cell, kept in zip(cells, keep, strict=True) if kept]
+
+
+def _left_out(raw: RawTable, holder: list[str] | None, keep: Mask) -> tuple[str, ...]:
+    if keep.all():
+        return ()
+    count = f"{raw.name}: {int((~keep).sum())} of {len(keep)} rows left out: no label or no device"
+    gone = sorted(set(_kept(holder, ~keep)) - set(_kept(holder, keep)) - {""}) if holder else []
+    return (count + (f"; devices without a usable row: {', '.join(gone)}" if gone else ""),)
+
+
+def _unconfirmed(schema: Schema) -> tuple[str, ...]:
+    columns = [column for column in schema.columns if not column.confirmed]
+    if not columns:
+        return ()
+    kinds = [c.name + (" (categories)" if isinstance(c, Categorical) else " (range)") for c in columns]
+    return (
+        "Ranges or categories were read off the data and nobody has confirmed that they are public: "
+        f"{', '.join(kinds)}. The privacy statement holds only for public ranges.",
+    )
