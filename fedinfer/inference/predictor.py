@@ -122,6 +122,11 @@ class Predictor:
             lane.flat[:] = self.reader.one(row)
         return lane.run(self.naming)
 
+    def last_row(self) -> FloatArray:
+        """The row that this thread predicted last, float32 (width,); overwritten by the next one."""
+        row: FloatArray = self._lane().flat
+        return row
+
     def stream(
         self, rows: Iterable[Any], on_error: Callable[[int, DataError], None] | None = None
     ) -> Iterator[Prediction]:

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from fedinfer.errors import ArtifactRejected, BadSignature, GateFailed, Rollback, StoreError, TransportError
+from fedinfer.errors import ArtifactRejected, BadSignature, GateFailed, Rollback, TransportError
 from fedinfer.inference.check import CheckResult, open_variant, self_check
 from fedinfer.inference.compression import expand
+from fedinfer.inference.freshness import note_refresh, staleness_warning
 from fedinfer.inference.installed import MANIFEST_FILE, MODEL_FILE, installed_manifest
 from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import Loaded, Slots
@@ -27,8 +28,6 @@ from fedinfer.inference.trust import Channel, Fetch, open_channel
 from fedinfer.manifest import MAX_ARTIFACT_BYTES, MAX_MANIFEST_BYTES, Manifest, Variant, current_path
 from fedinfer.ports import Clock
 from fedinfer.schema import Schema
-
-_REFRESHED = "refreshed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +129,7 @@ class Updater:
         """
         with self._slots.exclusive():
             channel = open_channel(self._trusted_root, self._metadata, fetch, now)
-            self._note_refresh(now)
+            note_refresh(self._metadata, now)
             manifest_bytes = channel.download(current_path(self._settings.cohort), MAX_MANIFEST_BYTES)
             manifest = Manifest.from_bytes(manifest_bytes)
             loaded = _usable(self._slots)
@@ -140,30 +139,9 @@ class Updater:
             self._admit(manifest, loaded)
             return self._bring(channel, manifest, manifest_bytes, loaded)
 
-    def seconds_since_refresh(self, now: datetime) -> float | None:
-        """Age of the last successful refresh; None when there was none."""
-        try:
-            return (now - datetime.fromisoformat((self._metadata / _REFRESHED).read_text())).total_seconds()
-        except (OSError, ValueError, TypeError):
-            return None
-
     def staleness_warning(self, now: datetime) -> str:
         """A sentence when the repository was not reached for longer than the settings allow; empty otherwise."""
-        age = self.seconds_since_refresh(now)
-        limit = self._settings.stale_after_seconds
-        if age is None:
-            return "the model repository has never been reached"
-        if age <= limit:
-            return ""
-        return f"the model repository was last reached {age:.0f} s ago, limit {limit:.0f} s; still serving"
-
-    def _note_refresh(self, now: datetime) -> None:
-        temporary = self._metadata / "tmp-refreshed"
-        try:
-            temporary.write_text(now.isoformat())
-            temporary.replace(self._metadata / _REFRESHED)
-        except OSError as error:
-            raise StoreError(f"{self._metadata}: {error.strerror}", hint="check free space and permissions") from error
+        return staleness_warning(self._metadata, now, self._settings.stale_after_seconds)
 
     def _has(self, manifest: Manifest, loaded: Loaded) -> bool:
         digests = {variant.sha256 for variant in manifest.variants}

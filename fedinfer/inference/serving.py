@@ -1,0 +1,190 @@
+"""A model in service: hot swap without a lost request, counting, watching, and going back when the model fails.
+
+A request takes the current model once and finishes with it; a swap is one assignment, so requests in flight end on the
+old model and none waits. When a model itself fails (NaN, an error of the graph) `most_failures` times in a row, the
+previous version takes over and the failed one is withdrawn on this device.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fedinfer.errors import ArtifactRejected, DataError, GateFailed
+from fedinfer.inference.answers import Prediction, Predictions
+from fedinfer.inference.installed import Installed, open_installed
+from fedinfer.inference.rows import FloatArray
+from fedinfer.inference.session import SessionCache
+from fedinfer.inference.slots import Slots
+from fedinfer.inference.telemetry import Telemetry
+from fedinfer.ports import Clock
+
+Observer = Callable[[int, FloatArray, FloatArray], None]
+"""Called in bulk with (version, rows (n, width), probabilities (n, classes)): the drift sketch.
+The arrays are reused; the observer copies what it keeps."""
+
+logger = logging.getLogger(__name__)
+
+
+class ObservationBuffer:
+    """Collects single predictions and hands them on in bulk, so that a sketch costs little per row.
+
+    Args:
+        rows: how many are collected, >= 1.
+        observer: gets them.
+    """
+
+    def __init__(self, rows: int, observer: Observer) -> None:
+        self._size = rows
+        self._observer = observer
+        self._version = 0
+        self._used = 0
+        self._rows: FloatArray = np.empty((0, 0), np.float32)
+        self._probabilities: FloatArray = np.empty((0, 0), np.float32)
+        self._lock = threading.Lock()
+
+    def add_one(self, version: int, row: FloatArray, probabilities: FloatArray) -> None:
+        """Take a copy of one row (width,) and its answer (classes,)."""
+        with self._lock:
+            if version != self._version:
+                self._flush()
+                self._rows = np.empty((self._size, row.size), np.float32)
+                self._probabilities = np.empty((self._size, probabilities.size), np.float32)
+                self._version = version
+            self._rows[self._used] = row
+            self._probabilities[self._used] = probabilities
+            self._used += 1
+            if self._used == self._size:
+                self._flush()
+
+    def add(self, version: int, rows: FloatArray, probabilities: FloatArray) -> None:
+        """Hand on many rows at once."""
+        with self._lock:
+            self._flush()
+            self._observer(version, rows, probabilities)
+
+    def flush(self) -> None:
+        """Hand on what is there, for instance at the end of a window."""
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._used:
+            used, self._used = self._used, 0
+            self._observer(self._version, self._rows[:used], self._probabilities[:used])
+
+
+class Service:
+    """The active model of a device, in use.
+
+    Args:
+        slots: where models are installed.
+        cache: sessions of this process.
+        clock: for latencies.
+        telemetry: counts.
+        most_failures: failures of the model in a row that bring the previous version back, >= 1.
+        observations: sees every prediction; None = nobody watches.
+
+    Raises:
+        ArtifactRejected: when no usable model is installed.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        cache: SessionCache,
+        clock: Clock,
+        telemetry: Telemetry,
+        most_failures: int,
+        observations: ObservationBuffer | None = None,
+    ) -> None:
+        self.telemetry = telemetry
+        self._slots = slots
+        self._cache = cache
+        self._clock = clock
+        self._most_failures = most_failures
+        self._observations = observations
+        self._failures = 0
+        self._swap_lock = threading.Lock()
+        self._current = open_installed(slots, cache)
+
+    @property
+    def current(self) -> Installed:
+        """The model that answers new requests."""
+        return self._current
+
+    def reload(self) -> bool:
+        """Take over what is active on the disk now; True when that was another model.
+
+        Raises:
+            ArtifactRejected: when it cannot be loaded; the current model keeps serving.
+        """
+        with self._swap_lock:
+            if self._slots.active() == self._current.info:
+                return False
+            self._take(open_installed(self._slots, self._cache))
+            return True
+
+    def predict_one(self, row: Any) -> Prediction:
+        """Like `Predictor.predict_one`, counted and watched."""
+        current, start = self._current, self._clock.seconds()
+        version = current.info.version
+        try:
+            answer = current.predictor.predict_one(row)
+        except (DataError, GateFailed) as error:
+            self._failed(current, error)
+            raise
+        self._failures = 0
+        self.telemetry.answered(version, self._clock.seconds() - start)
+        if self._observations is not None:
+            self._observations.add_one(version, current.predictor.last_row(), answer.probabilities)
+        return answer
+
+    def predict(self, rows: Any) -> Predictions:
+        """Like `Predictor.predict`, counted and watched."""
+        current, start = self._current, self._clock.seconds()
+        version = current.info.version
+        try:
+            matrix = current.predictor.reader.matrix(rows)
+            answers = current.predictor.predict_matrix(matrix)
+        except (DataError, GateFailed) as error:
+            self._failed(current, error)
+            raise
+        self._failures = 0
+        self.telemetry.answered(version, self._clock.seconds() - start, len(answers))
+        if self._observations is not None and len(answers):
+            self._observations.add(version, matrix, answers.probabilities)
+        return answers
+
+    def _failed(self, current: Installed, error: DataError | GateFailed) -> None:
+        self.telemetry.failed(current.info.version, error)
+        if isinstance(error, DataError):
+            return  # the row's fault
+        with self._swap_lock:
+            if current is not self._current:
+                return  # somebody swapped in the meantime
+            self._failures += 1
+            if self._failures >= self._most_failures:
+                self._go_back(current, error)
+
+    def _go_back(self, current: Installed, error: GateFailed) -> None:
+        try:
+            with self._slots.exclusive():
+                if self._slots.active() == current.info:
+                    self._slots.rollback()
+            self._take(open_installed(self._slots, self._cache))
+        except ArtifactRejected as nothing:
+            logger.error("version %d fails (%s) and stays: %s", current.info.version, error, nothing)
+            return
+        bad, good = current.info.version, self._current.info.version
+        logger.warning("version %d failed %d times (%s): back to version %d", bad, self._most_failures, error, good)
+
+    def _take(self, installed: Installed) -> None:
+        if installed.damaged:
+            logger.warning("%s; version %d serves instead", installed.damaged, installed.info.version)
+        self._failures = 0
+        self._current = installed
