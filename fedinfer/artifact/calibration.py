@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 from fedinfer.schema import Numeric, Schema
 
+_WHOLE = 10  # grey levels, counts and token numbers are whole
+
 
 def synthetic_rows(schema: Schema, rows: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """Rows drawn evenly from the public ranges and category lists; every tenth cell of a table is missing.
@@ -17,10 +19,12 @@ def synthetic_rows(schema: Schema, rows: int, rng: np.random.Generator) -> npt.N
         rng: generator; the same one gives the same rows.
 
     Returns:
-        float32 (rows, width); images get even noise in [0, pixel_max].
+        float32 (rows, width); without columns even noise in [0, pixel_max], whole
+        numbers when that is 10 or more.
     """
-    if schema.shape:
-        return rng.uniform(0.0, schema.pixel_max, (rows, schema.width)).astype(np.float32)
+    if not schema.columns:
+        pixels = rng.uniform(0.0, schema.pixel_max, (rows, schema.width))
+        return (np.rint(pixels) if schema.pixel_max >= _WHOLE else pixels).astype(np.float32)
     table = np.empty((rows, schema.width), np.float32)
     for place, column in enumerate(schema.columns):
         if isinstance(column, Numeric):

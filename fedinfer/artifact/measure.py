@@ -104,7 +104,7 @@ class Bench:
 def search(
     prepared: OnnxModel, wanted: Sequence[Recipe], bench: Bench
 ) -> tuple[tuple[Figures, ...], tuple[Candidate, ...]]:
-    """Measure the float model, then the wanted recipes until one passes, then 16 bits.
+    """Measure the float model, then the wanted recipes until one passes and is smaller, then 16 bits.
 
     Args:
         prepared: float core.
@@ -117,12 +117,22 @@ def search(
     floating = _measure(FLOAT, prepared, bench, None)
     tried, kept = [floating.figures], []
     for group in (wanted, (FP16,) if wanted else ()):
-        for recipe in group:
-            candidate = _try(recipe, prepared, bench, floating.figures, tried)
-            if candidate:
-                kept.append(candidate)
-                break
+        best = _best(group, prepared, bench, floating.figures, tried)
+        kept += [best] if best else []
     return tuple(tried), tuple(kept + [floating] * floating.figures.passed)
+
+
+def _best(
+    recipes: Sequence[Recipe], prepared: OnnxModel, bench: Bench, floating: Figures, tried: list[Figures]
+) -> Candidate | None:
+    """The first recipe that passes and is smaller than the float file, else the smallest that passes."""
+    passed: list[Candidate] = []
+    for recipe in recipes:
+        candidate = _try(recipe, prepared, bench, floating, tried)
+        passed += [candidate] if candidate else []
+        if candidate and candidate.figures.bytes < floating.bytes:
+            return candidate
+    return min(passed, key=lambda candidate: candidate.figures.bytes, default=None)
 
 
 def _try(

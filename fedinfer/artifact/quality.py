@@ -43,11 +43,11 @@ def cross_entropy(probabilities: Floats, target: Floats) -> float:
 
 
 def fit_temperature(logits: npt.NDArray[Any], target: Floats) -> float:
-    """The temperature in [0.05, 20] with the least cross-entropy against target probabilities (n, classes).
+    """The temperature in [0.2, 20] with the least cross-entropy against target probabilities (n, classes).
 
     Golden-section search over log T; the loss is convex in 1/T, so it has one minimum (Guo et al. 2017, section 4.2).
     """
-    low, high, ratio = np.log(0.05), np.log(20.0), (np.sqrt(5.0) - 1) / 2
+    low, high, ratio = np.log(0.2), np.log(20.0), (np.sqrt(5.0) - 1) / 2
 
     def loss(log_temperature: float) -> float:
         return cross_entropy(softmax(logits, float(np.exp(log_temperature))), target)

@@ -15,8 +15,7 @@ from fedinfer.errors import ArtifactRejected
 from fedinfer.manifest import INPUT
 
 _WEIGHTED = ("Gemm", "MatMul", "Conv")
-_STORED = (*_WEIGHTED, "Gather", "GRU", "LSTM", "RNN", "ConvTranspose")
-_SMALLEST = 32  # a shorter tensor costs more in extra nodes than it saves
+_SMALLEST = 8  # a shorter tensor costs more in extra nodes than it can save
 _INTEGER_NODES = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger", "QGemm", "QLinearMatMul", "QLinearConv",
      "DynamicQuantizeLSTM", "DynamicQuantizeMatMul"}
@@ -30,14 +29,17 @@ class NothingQuantized(ArtifactRejected):
 def prepare(core: OnnxModel) -> OnnxModel:
     """Fold constants and infer shapes; needed before every recipe.
 
-    Symbolic shape inference is skipped: it fails on graphs that were exported with `optimize=False`.
+    Symbolic shape inference is skipped: it fails on graphs that were exported with `optimize=False`. Inferred shapes
+    are dropped again: dynamic quantization transposes weights and then refuses the shapes they had before.
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prepared.onnx"
         quant_pre_process(_copy(core), path, skip_symbolic_shape=True)  # it writes into its argument
-        return onnx_module().load(path)
+        prepared = onnx_module().load(path)
+        del prepared.graph.value_info[:]
+        return prepared
 
 
 def apply(recipe: Recipe, prepared: OnnxModel, calibration: npt.NDArray[np.float32]) -> OnnxModel:
@@ -122,7 +124,7 @@ def _store_weights(prepared: OnnxModel, method: Method) -> tuple[OnnxModel, int]
     """Store the weights smaller and widen them in the graph: activations stay float32, no calibration is needed."""
     onnx = onnx_module()
     model = _copy(prepared)
-    consumers = {name: node for node in model.graph.node if node.op_type in _STORED for name in node.input}
+    consumers = {name: node for node in model.graph.node for name in node.input}
     stored = 0
     for tensor in list(model.graph.initializer):
         if tensor.name not in consumers or tensor.data_type != onnx.TensorProto.FLOAT:

@@ -57,6 +57,7 @@ class Family(StrEnum):
     DENSE = "dense"
     CONVOLUTION = "convolution"
     RECURRENT = "recurrent"
+    EMBEDDING = "embedding"
     ATTENTION = "attention"
     OTHER = "other"  # no weight that onnxruntime can quantize, for instance trees
 
@@ -73,11 +74,12 @@ STATIC_CONSTANT = Recipe("static-qdq-s8s8-constant", "int8", Method.STATIC, scop
 INT8_RECIPES: dict[Family, tuple[Recipe, ...]] = {
     Family.DENSE: (STATIC_S8, STATIC_U8, DYNAMIC, STATIC_INNER, INT8_WEIGHTS),
     Family.CONVOLUTION: (STATIC_S8, STATIC_U8, STATIC_INNER, INT8_WEIGHTS, DYNAMIC),
+    Family.EMBEDDING: (STATIC_CONSTANT, INT8_WEIGHTS, DYNAMIC),
     Family.RECURRENT: (INT8_WEIGHTS, DYNAMIC),
     Family.ATTENTION: (STATIC_CONSTANT, DYNAMIC, INT8_WEIGHTS),
     Family.OTHER: (),
 }
-"""Tried in this order; fp16 and float follow."""
+"""Tried in this order until one passes and is smaller than the float file; fp16 and float follow."""
 
 
 def family_of(core: OnnxModel) -> Family:
@@ -89,4 +91,7 @@ def family_of(core: OnnxModel) -> Family:
         return Family.ATTENTION
     if kinds["Conv"]:
         return Family.CONVOLUTION
+    tables = {tensor.name for tensor in core.graph.initializer if len(tensor.dims) == 2}
+    if any(node.op_type == "Gather" and node.input[0] in tables for node in core.graph.node):
+        return Family.EMBEDDING
     return Family.DENSE if kinds["Gemm"] or kinds["MatMul"] else Family.OTHER

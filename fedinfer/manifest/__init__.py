@@ -37,6 +37,7 @@ from fedinfer.manifest.names import (
     MAX_CHECK_VALUES as MAX_CHECK_VALUES,
 )
 from fedinfer.manifest.names import (
+    MAX_DELTAS as MAX_DELTAS,
     MAX_MANIFEST_BYTES as MAX_MANIFEST_BYTES,
 )
 from fedinfer.manifest.names import (
