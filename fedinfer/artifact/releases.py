@@ -52,7 +52,7 @@ def reissued(
         variants=variants,
         deltas=(),
         parent_sha256=parent_sha256,
-        created=created.isoformat(),
+        created=created.isoformat(timespec="seconds"),
     )
     return again, paths
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from tuf.api.exceptions import LengthOrHashMismatchError
@@ -29,6 +30,7 @@ from fedinfer.errors import ArtifactRejected, BadSignature, ConfigError, Rollbac
 from fedinfer.manifest import MAX_METADATA_BYTES, Manifest, current_path, is_name, manifest_path
 from fedinfer.ports import Clock, Entropy
 
+USUAL_VALIDITY = Validity()
 _COHORT = "cohort-"
 _METADATA, _TARGETS = "metadata", "targets"
 
@@ -50,7 +52,12 @@ class Repository:
     """
 
     def __init__(
-        self, folder: Path, keys: Keys, clock: Clock, keep_keys: Callable[[Keys], None], validity: Validity
+        self,
+        folder: Path,
+        keys: Keys,
+        clock: Clock,
+        keep_keys: Callable[[Keys], None],
+        validity: Validity = USUAL_VALIDITY,
     ) -> None:
         self._folder = folder
         self._keys, self._clock, self._keep_keys, self._validity = keys, clock, keep_keys, validity
@@ -114,16 +121,18 @@ class Repository:
             self._add(state.targets, path, data, manifest.version)
         self._sign_again(state, Role.TARGETS)
 
-    def reissue(self, version: int) -> Manifest:
+    def reissue(self, version: int, created: datetime) -> Manifest:
         """Go back: publish the files of an older version under the next number.
+
+        Args:
+            version: to repeat.
+            created: time for the new manifest.
 
         Raises:
             ArtifactRejected: when the version was pruned or never published.
         """
         newest = self.manifest(self.newest_version)
-        again, renamed = reissued(
-            self.manifest(version), newest.version + 1, newest.chosen.sha256, self._clock.now().replace(microsecond=0)
-        )
+        again, renamed = reissued(self.manifest(version), newest.version + 1, newest.chosen.sha256, created)
         self.publish(again, {new: self._target(self._state.targets, old) for old, new in renamed.items()})
         return again
 
@@ -210,14 +219,16 @@ class Repository:
 
     def bundle(
         self,
+        version: int,
         cohort: str = "",
         variants: Sequence[str] = (),
         active_sha256: str = "",
         from_root_version: int = 1,
     ) -> dict[str, bytes]:
-        """Everything a device needs to install its current version, in one message.
+        """Everything a device needs to install the current version, in one message.
 
         Args:
+            version: that is meant; it must be the one the device's metadata will say.
             cohort: of the device; empty = it follows `model/current.json`.
             variants: that it wants; empty = the chosen one.
             active_sha256: model file it has; the smallest signed way from there is sent instead of the whole file.
@@ -227,12 +238,14 @@ class Repository:
             Path below the repository ("metadata/...", "targets/...") to bytes.
 
         Raises:
-            ArtifactRejected: when nothing was published for the cohort, or a file is missing.
+            ArtifactRejected: when nothing or another version is current for the cohort, or a file is missing.
         """
         state, pointer = self._state, current_path(cohort)
         own = state.cohorts.get(_COHORT + cohort) if cohort else state.targets
         if own is None or pointer not in own.targets:
             raise ArtifactRejected(f"nothing was published as {pointer}")
+        if _version_of(own.targets[pointer]) != version:
+            raise ArtifactRejected(f"{pointer} is version {_version_of(own.targets[pointer])}, not {version}")
         document = self._target(own, pointer)
         found = {f"targets/{_stored(own, pointer)}": document}
         for path in bundle_paths(Manifest.from_bytes(document), variants, active_sha256):
