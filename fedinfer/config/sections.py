@@ -159,6 +159,9 @@ class DataSection(Section):
     def _source_is_complete(self) -> DataSection:
         if self.source == "csv" and not (self.path and self.label):
             raise ValueError(f"source = 'csv' needs path (is {self.path!r}) and label (is {self.label!r})")
+        both = set(self.ranges) & {*self.categories, *self.categorical}
+        if both:
+            raise ValueError(f"column {min(both)!r} has a range and categories: a number or a category, not both")
         if self.label_above is not None and len(self.labels) not in (0, 2):
             raise ValueError(f"label_above makes two classes: labels must name both or none, has {len(self.labels)}")
         if self.label and self.label in (self.device, *self.drop):

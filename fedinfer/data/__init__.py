@@ -3,6 +3,7 @@
 from fedinfer.data.checks import check_against_data
 from fedinfer.data.drifted import drifting_devices, inject
 from fedinfer.data.federation import load
+from fedinfer.data.own import load_own, public_schema
 from fedinfer.data.stream import stream_window
 from fedinfer.data.table import DeviceData, Federation, Table
 
@@ -14,5 +15,7 @@ __all__ = [
     "drifting_devices",
     "inject",
     "load",
+    "load_own",
+    "public_schema",
     "stream_window",
 ]

@@ -14,6 +14,7 @@ from fedinfer.errors import ConfigError, MissingExtra
 from fedinfer.schema import Schema
 
 NAMES = ("heart", "digits", "credit")
+DIGITS = Schema((), "digit", tuple("0123456789"), shape=(1, 8, 8), pixel_max=16.0)
 OWN_KEYS = ("test_fraction", "public_fraction", "partition", "unlabelled")
 """Keys that a scenario may set without describing a built-in table again."""
 
@@ -48,8 +49,7 @@ def digits_table() -> tuple[Schema, Table]:
     except ImportError as error:
         raise MissingExtra("digits needs scikit-learn", hint="pip install 'fedinfer[train]'") from error
     images, labels = load_digits(return_X_y=True)
-    schema = Schema((), "digit", tuple(str(digit) for digit in range(10)), shape=(1, 8, 8), pixel_max=16.0)
-    return schema, Table(images.astype(np.float32), labels.astype(np.int64))
+    return DIGITS, Table(images.astype(np.float32), labels.astype(np.int64))
 
 
 def _heart() -> RawTable:

@@ -1,4 +1,4 @@
-"""From text to numbers, as the schema says: float32 columns, class numbers, device names."""
+"""From text to numbers, as the schema says: float32 columns and device names."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ import numpy.typing as npt
 
 from fedinfer.config import DataSection
 from fedinfer.data.read import FIRST_ROW, RawTable
-from fedinfer.data.table import Labels
 from fedinfer.errors import DataError
 from fedinfer.schema import Categorical, Column, Numeric
 from fedinfer.types import DeviceId
 
 MOST_CATEGORIES = 50
 """Of a categorical column for which the scenario lists none."""
-MOST_CLASSES = 100
 LONGEST_ID = 64
 
 
@@ -116,28 +114,6 @@ def round_outwards(low: float, high: float) -> tuple[float, float]:
     return round(math.floor(low / step) * step, digits), round(math.ceil(high / step) * step, digits)
 
 
-def read_labels(raw: RawTable, data: DataSection) -> tuple[Labels, tuple[str, ...]]:
-    """Class numbers and class names. Rows without a label have class -1.
-
-    Raises:
-        DataError: missing labels where the scenario refuses them, a label that is not listed, fewer than two classes.
-    """
-    cells = raw.column("label", data.label)
-    missing = set(data.missing_text)
-    empty = [row for row, cell in enumerate(cells, start=FIRST_ROW) if cell in missing]
-    if empty and data.unlabelled == "refuse":
-        raise DataError(
-            f"{raw.name}: label column {data.label!r} empty in {len(empty)} of {len(cells)} rows, row {empty[0]} first",
-            hint='fill them in, or leave these rows out with [data] unlabelled = "drop"',
-        )
-    if data.label_above is not None:
-        cells = _above(raw, data, data.label_above)
-    names = data.labels or class_names({cell for cell in cells if cell not in missing})
-    _check_classes(raw.name, data, cells, names, missing)
-    index = {name: number for number, name in enumerate(names)}
-    return np.array([-1 if cell in missing else index[cell] for cell in cells], dtype=np.int64), names
-
-
 def device_ids(names: Sequence[str]) -> dict[str, DeviceId]:
     """Safe ids for names of holders: ASCII letters, digits, `.`, `_`, `-`, at most 64 characters, all different.
 
@@ -168,34 +144,3 @@ def _seen_range(raw: RawTable, name: str, data: DataSection) -> tuple[float, flo
     if np.isnan(values).all():
         raise DataError(f"{raw.name}: column {name!r} has no value in any row", hint="add it to [data] drop")
     return float(np.nanmin(values)), float(np.nanmax(values))
-
-
-def _above(raw: RawTable, data: DataSection, threshold: float) -> list[str]:
-    hint = "label_above is for numeric labels"
-    values = numbers(raw.name, data.label, raw.columns[data.label], frozenset(data.missing_text), hint)
-    below, above = data.labels or ("0", "1")
-    return ["" if math.isnan(value) else above if value > threshold else below for value in values]
-
-
-def class_names(found: Collection[str]) -> tuple[str, ...]:
-    """Different labels in order: numbers by value, else by name."""
-    if all(is_number(cell) for cell in found):
-        return tuple(sorted(found, key=lambda cell: (float(cell), cell)))
-    return tuple(sorted(found))
-
-
-def _check_classes(
-    table: str, data: DataSection, cells: Sequence[str], names: Sequence[str], missing: Collection[str]
-) -> None:
-    counts = Counter(cell for cell in cells if cell not in missing)
-    unknown = sorted(set(counts) - set(names))
-    if unknown:
-        raise DataError(f"{table}: label column {data.label!r} holds {unknown[0]!r}, which [data] labels does not list")
-    if len(counts) < 2:
-        only = f"only class {next(iter(counts))!r}" if counts else "no class at all"
-        raise DataError(f"{table}: label column {data.label!r} holds {only} in {len(cells)} rows; two are needed")
-    if len(names) > MOST_CLASSES:
-        raise DataError(
-            f"{table}: label column {data.label!r} has {len(names)} different values; at most {MOST_CLASSES} classes",
-            hint="make two classes of a number with [data] label_above, or choose another label",
-        )

@@ -15,8 +15,8 @@ import numpy as np
 
 from fedinfer.config.load import FILE_IN_FOLDER
 from fedinfer.config.sections import MISSING_TEXT
-from fedinfer.data.columns import class_names
 from fedinfer.data.guess import Guess, Role, guess_column, is_finite_number
+from fedinfer.data.labels import in_order
 from fedinfer.data.read import RawTable, read_table
 from fedinfer.errors import ConfigError, DataError, StoreError
 
@@ -140,7 +140,7 @@ def _label_lines(cells: Sequence[str], above: float | None) -> list[str]:
             *lines,
             f"label_above = {above!r} # {len(found)} values made two classes at the median: CHOOSE",
         ]
-    return [*lines, f"labels = {_texts(class_names(found))} # class names, in order"]
+    return [*lines, f"labels = {_texts(in_order(found))} # class names, in order"]
 
 
 def _device_lines(raw: RawTable, device: str) -> list[str]:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from fedinfer.config import DataSection, Scenario
 from fedinfer.data.builtin import complete, digits_table, raw_builtin
-from fedinfer.data.columns import describe_column, device_ids, read_column, read_labels
+from fedinfer.data.columns import describe_column, device_ids, read_column
+from fedinfer.data.labels import class_names, read_labels
 from fedinfer.data.read import RawTable, read_table
 from fedinfer.data.table import Table
 from fedinfer.errors import DataError
@@ -43,7 +44,8 @@ def read_source(scenario: Scenario) -> tuple[Schema, Table, tuple[str, ...]]:
 def arrays(raw: RawTable, data: DataSection) -> tuple[Schema, Table, tuple[str, ...]]:
     """Turn columns of text into a schema and arrays; see `read_source`."""
     inputs = input_columns(raw, data)
-    y, labels = read_labels(raw, data)
+    labels = class_names(raw, data)
+    y = read_labels(raw, data, labels)
     columns = tuple(describe_column(raw, name, data) for name in inputs)
     schema = Schema(columns, data.label, labels)
     holder = raw.column("device", data.device) if data.device else None
@@ -58,7 +60,10 @@ def arrays(raw: RawTable, data: DataSection) -> tuple[Schema, Table, tuple[str, 
 
 
 def input_columns(raw: RawTable, data: DataSection) -> tuple[str, ...]:
-    """Columns that the model gets, in the order of the table.
+    """Columns that the model gets: those with a range, those with categories, then the others as the table has them.
+
+    Where the scenario describes every column, the order follows from the scenario alone, so devices with their own
+    tables agree on it.
 
     Raises:
         DataError: the scenario names a column that does not exist, or leaves none.
@@ -70,7 +75,7 @@ def input_columns(raw: RawTable, data: DataSection) -> tuple[str, ...]:
         for name in getattr(data, key):
             raw.column(key, name)
     unused = {data.label, data.device, *data.drop}
-    names = tuple(name for name in raw.columns if name not in unused)
+    names = tuple(name for name in dict.fromkeys((*data.ranges, *data.categories, *raw.columns)) if name not in unused)
     if not names:
         raise DataError(f"{raw.name}: no input column is left besides {', '.join(sorted(unused - {''}))}")
     return names

@@ -1,0 +1,89 @@
+"""A deployment: the schema from the scenario alone, and a device's own table read by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fedinfer.config import DataSection, Scenario
+from fedinfer.data.builtin import DIGITS, complete
+from fedinfer.data.columns import read_column
+from fedinfer.data.labels import TWO_CLASSES, read_labels
+from fedinfer.data.partition import split_held_out
+from fedinfer.data.read import read_table
+from fedinfer.data.sources import IMAGES
+from fedinfer.data.table import DeviceData
+from fedinfer.errors import DataError
+from fedinfer.schema import Categorical, Numeric, Schema
+
+
+def public_schema(scenario: Scenario) -> Schema:
+    """The schema that follows from the scenario, without a look at any row.
+
+    All devices and the server must agree on it, so it needs class names and, for every input column, a range or a
+    list of categories, all confirmed as public. `load` gives the same schema for such a scenario.
+
+    Raises:
+        DataError: the description is not complete, or not confirmed.
+    """
+    if scenario.data.source == "builtin" and scenario.data.name == IMAGES:
+        return DIGITS
+    data = _described(scenario)
+    _check_public(data)
+    unused = {data.label, data.device, *data.drop}
+    numeric = (Numeric(name, low, high) for name, (low, high) in data.ranges.items() if name not in unused)
+    listed = (Categorical(name, names) for name, names in data.categories.items() if name not in unused)
+    return Schema((*numeric, *listed), data.label, _labels(data))
+
+
+def load_own(scenario: Scenario, path: Path, rng: np.random.Generator) -> DeviceData:
+    """Read the table of one device in a deployment.
+
+    Columns that the schema does not name are not read. One class is enough here: other devices may hold the others.
+
+    Args:
+        scenario: the scenario of the pilot; `data.device` and `data.partition` are ignored.
+        path: the device's own CSV or Parquet file.
+        rng: choice of held-out rows.
+
+    Raises:
+        DataError: the table breaks the description, or the description is not complete and confirmed.
+    """
+    schema, data = public_schema(scenario), _described(scenario)
+    raw = read_table(path, data.delimiter)
+    for column in schema.columns:
+        raw.column("ranges" if isinstance(column, Numeric) else "categories", column.name)
+    y = read_labels(raw, data, schema.labels)
+    keep = y >= 0
+    if not keep.any():
+        raise DataError(f"{path}: empty device: none of {len(y)} rows has a label")
+    x, y = np.stack([read_column(raw, column, data) for column in schema.columns], axis=1)[keep], y[keep]
+    train, test = split_held_out(y, data.test_fraction, rng)
+    return DeviceData(x[train], y[train], x[test], y[test])
+
+
+def _described(scenario: Scenario) -> DataSection:
+    return complete(scenario.data) if scenario.data.source == "builtin" else scenario.data
+
+
+def _labels(data: DataSection) -> tuple[str, ...]:
+    return data.labels or (TWO_CLASSES if data.label_above is not None else ())
+
+
+def _check_public(data: DataSection) -> None:
+    if not data.ranges_confirmed:
+        raise DataError(
+            "[data] ranges_confirmed = false: a deployment needs public ranges and categories",
+            hint="replace them by what an outsider would expect, then set ranges_confirmed = true",
+        )
+    if len(_labels(data)) < 2:
+        raise DataError("[data] labels: a deployment needs the list of class names", hint='labels = ["no", "yes"]')
+    unlisted = [name for name in data.categorical if name not in data.categories]
+    if unlisted:
+        raise DataError(
+            f"[data] categorical = {unlisted[0]!r}: a deployment needs its public list",
+            hint=f"add [data.categories] {unlisted[0]} = [..]",
+        )
+    if not data.ranges and not data.categories:
+        raise DataError("[data]: a deployment needs a range or a list of categories for every input column")
