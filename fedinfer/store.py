@@ -39,6 +39,20 @@ def open_store(path: Path, room: str, migrations: Migrations) -> sqlite3.Connect
     return connection
 
 
+def read_store(path: Path) -> sqlite3.Connection:
+    """Open an existing database for reading only: nothing is created, migrated or changed.
+
+    Raises:
+        StoreError: when there is no such database.
+    """
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", timeout=30.0, uri=True)
+        connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: {error}", hint="is it the path of an existing database?") from error
+    return connection
+
+
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     """One write transaction: all of it or nothing. Takes the write lock at once, so read-check-write is safe.

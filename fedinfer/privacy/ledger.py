@@ -18,9 +18,10 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from fedinfer.errors import BudgetExceeded, ConfigError, Misbehaviour
-from fedinfer.privacy.accounting import History, Spent, account_history, rdp_history_epsilon
+from fedinfer.privacy.accounting import History, Spent, account, account_history, rdp_history_epsilon
 from fedinfer.privacy.events import Composed, Event, Repeated, event_from_json, event_to_json, flatten, to_json
 from fedinfer.store import transaction
 from fedinfer.types import Json, Relation
@@ -39,6 +40,7 @@ LEDGER_MIGRATIONS = (
         task TEXT NOT NULL,
         epsilon REAL NOT NULL,
         delta REAL NOT NULL,
+        relation TEXT NOT NULL,
         PRIMARY KEY (owner, task)
     ) WITHOUT ROWID;
     CREATE TABLE ledger_totals (
@@ -61,7 +63,7 @@ LEDGER_MIGRATIONS = (
     )
     """,
 )
-"""For `open_store(path, "privacy", LEDGER_MIGRATIONS)`."""
+"""For `open_store(path, "ledger", LEDGER_MIGRATIONS)`."""
 
 _MANY = 400
 """Owners per SQL statement, below SQLite's limit on parameters."""
@@ -97,12 +99,23 @@ class Entry:
 Refusal = BudgetExceeded | Misbehaviour
 
 
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What an account was opened with."""
+
+    budget: Budget
+    relation: Relation
+
+    def __str__(self) -> str:
+        return f"epsilon {self.budget.epsilon:g} at delta {self.budget.delta:g} under {self.relation}"
+
+
 class Ledger:
     """Accounts and entries in one SQLite database.
 
     Args:
         connection: from `open_store`, with LEDGER_MIGRATIONS applied.
-        relation: neighbouring relation of every epsilon this ledger states.
+        relation: neighbouring relation of the accounts opened here; each account keeps the one it was opened with.
     """
 
     def __init__(self, connection: sqlite3.Connection, relation: Relation) -> None:
@@ -122,14 +135,14 @@ class Ledger:
     def open_accounts(self, owners: Iterable[str], task: str, budget: Budget) -> None:
         """`open_account` for many owners in one transaction."""
         names = list(owners)
-        rows = [(owner, task, budget.epsilon, budget.delta) for owner in names]
+        wanted = _Terms(budget, self._relation)
+        rows = [(owner, task, budget.epsilon, budget.delta, str(self._relation)) for owner in names]
         with self._lock, transaction(self._connection) as db:
-            db.executemany("INSERT INTO ledger_accounts VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
-            for owner, kept in self._budgets(names, task).items():
-                if kept != budget:
+            db.executemany("INSERT INTO ledger_accounts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
+            for owner, kept in self._terms(names, task).items():
+                if kept != wanted:
                     raise ConfigError(
-                        f"account {owner}/{task} has epsilon {kept.epsilon:g} at delta {kept.delta:g}, "
-                        f"asked for {budget.epsilon:g} at {budget.delta:g}",
+                        f"account {owner}/{task} has {kept}, asked for {wanted}",
                         hint="a budget cannot be changed; use another task name for other data",
                     )
 
@@ -202,12 +215,13 @@ class Ledger:
         Raises:
             ConfigError: when there is no such account.
         """
-        return self.spent_at(owner, task, self.budget(owner, task).delta)
+        terms = self._account(owner, task)
+        return self.spent_at(owner, task, terms.budget.delta, terms.relation)
 
-    def spent_at(self, owner: str, task: str, delta: float) -> Spent:
+    def spent_at(self, owner: str, task: str, delta: float, relation: Relation) -> Spent:
         """Proved bound on all that `owner` reserved for `task` (ANY_TASK: for all tasks), committed or not."""
         with self._lock:
-            return account_history(self._history(self._counts([owner], task).get(owner, ())), delta, self._relation)
+            return account_history(self._history(self._counts([owner], task).get(owner, ())), delta, relation)
 
     def budget(self, owner: str, task: str) -> Budget:
         """The budget of an account.
@@ -215,11 +229,7 @@ class Ledger:
         Raises:
             ConfigError: when there is no such account.
         """
-        with self._lock:
-            budgets = self._budgets([owner], task)
-        if owner not in budgets:
-            raise ConfigError(f"no account {owner}/{task}")
-        return budgets[owner]
+        return self._account(owner, task).budget
 
     def remaining(self, owner: str, task: str) -> float:
         """Epsilon of the budget minus epsilon spent, at the budget's delta; >= 0.
@@ -232,7 +242,7 @@ class Ledger:
         """All (owner, task, budget), sorted."""
         with self._lock:
             rows = self._connection.execute("SELECT * FROM ledger_accounts ORDER BY owner, task").fetchall()
-        return [(owner, task, Budget(epsilon, delta)) for owner, task, epsilon, delta in rows]
+        return [(owner, task, Budget(epsilon, delta)) for owner, task, epsilon, delta, _ in rows]
 
     def entries(self, owner: str | None) -> list[Entry]:
         """All entries, or those of one owner, oldest first."""
@@ -250,9 +260,8 @@ class Ledger:
     def to_json(self) -> Json:
         """Accounts with what is left, and every entry: what `fedinfer privacy ledger` shows."""
         return {
-            "relation": str(self._relation),
             "accounts": [self._account_json(*row) for row in self.accounts()],
-            "entries": [_entry_json(entry) for entry in self.entries(None)],
+            "entries": [self._entry_json(entry) for entry in self.entries(None)],
         }
 
     def _account_json(self, owner: str, task: str, budget: Budget) -> Json:
@@ -265,49 +274,70 @@ class Ledger:
             "remaining_epsilon": _left(budget, spent),
         }
 
+    def _entry_json(self, entry: Entry) -> Json:
+        terms = self._account(entry.owner, entry.task)
+        alone = account([entry.event], terms.budget.delta, terms.relation)
+        return {
+            "owner": entry.owner,
+            "task": entry.task,
+            "reference": entry.reference,
+            "reason": entry.reason,
+            "event": to_json(entry.event),
+            "epsilon_alone": alone.epsilon,
+            "reserved_at": entry.reserved_at,
+            "committed_at": entry.committed_at or None,
+        }
+
+    def _account(self, owner: str, task: str) -> _Terms:
+        with self._lock:
+            terms = self._terms([owner], task)
+        if owner not in terms:
+            raise ConfigError(f"no account {owner}/{task}")
+        return terms[owner]
+
     # Below: the lock is held.
 
     def _afford(self, owners: Sequence[str], task: str, event: int) -> dict[str, Refusal | None]:
         if task == ANY_TASK:
             raise ConfigError(f"{ANY_TASK!r} limits all tasks; nothing is reserved for it")
-        budgets = self._budgets(owners, task)
+        terms = self._terms(owners, task)
         for owner in owners:
-            if owner not in budgets:
+            if owner not in terms:
                 raise ConfigError(f"no account {owner}/{task}", hint="open the account before reserving")
-        verdicts = self._judge(budgets, task, event)
-        over_all = self._judge(self._budgets(owners, ANY_TASK), ANY_TASK, event)
+        verdicts = self._judge(terms, task, event)
+        over_all = self._judge(self._terms(owners, ANY_TASK), ANY_TASK, event)
         return {owner: verdicts[owner] or over_all.get(owner) for owner in owners}
 
-    def _judge(self, budgets: Mapping[str, Budget], task: str, event: int) -> dict[str, Refusal | None]:
+    def _judge(self, terms: Mapping[str, _Terms], task: str, event: int) -> dict[str, Refusal | None]:
         """Owners with equal history and budget share one computation: a fleet has few different histories."""
-        counts = self._counts(list(budgets), task)
-        known: dict[tuple[tuple[tuple[int, int], ...], Budget], str] = {}
+        counts = self._counts(list(terms), task)
+        known: dict[tuple[tuple[tuple[int, int], ...], _Terms], str] = {}
         verdicts: dict[str, Refusal | None] = {}
-        for owner, budget in budgets.items():
-            key = (counts.get(owner, ()), budget)
+        for owner, own in terms.items():
+            key = (counts.get(owner, ()), own)
             if key not in known:
-                known[key] = self._excess(key[0], event, budget)
+                known[key] = self._excess(key[0], event, own.budget, own.relation)
             verdicts[owner] = BudgetExceeded(f"{owner}/{task}: {known[key]}") if known[key] else None
         return verdicts
 
-    def _excess(self, counts: tuple[tuple[int, int], ...], event: int, budget: Budget) -> str:
+    def _excess(self, counts: tuple[tuple[int, int], ...], event: int, budget: Budget, relation: Relation) -> str:
         """Empty when the budget allows one more `event`, otherwise the figures."""
         history = self._history((*counts, (event, 1)))
         # Rényi bounds are quick and valid; the costly accountant is asked only when they say no.
-        if rdp_history_epsilon(history, budget.delta, self._relation) <= budget.epsilon:
+        if rdp_history_epsilon(history, budget.delta, relation) <= budget.epsilon:
             return ""
-        after = account_history(history, budget.delta, self._relation).epsilon
+        after = account_history(history, budget.delta, relation).epsilon
         if after <= budget.epsilon:
             return ""
-        before = account_history(self._history(counts), budget.delta, self._relation).epsilon
+        before = account_history(self._history(counts), budget.delta, relation).epsilon
         return (
             f"epsilon {before:.6g} spent, {after:.6g} with this request, budget {budget.epsilon:g} at {budget.delta:g}"
         )
 
-    def _budgets(self, owners: Sequence[str], task: str) -> dict[str, Budget]:
-        query = "SELECT owner, epsilon, delta FROM ledger_accounts WHERE task = ? AND owner IN ({})"
+    def _terms(self, owners: Sequence[str], task: str) -> dict[str, _Terms]:
+        query = "SELECT owner, epsilon, delta, relation FROM ledger_accounts WHERE task = ? AND owner IN ({})"
         rows = self._select(query, owners, task)
-        return {owner: Budget(epsilon, delta) for owner, epsilon, delta in rows}
+        return {owner: _Terms(Budget(epsilon, delta), Relation(relation)) for owner, epsilon, delta, relation in rows}
 
     def _used(self, owners: Sequence[str], task: str, reference: str) -> set[str]:
         query = "SELECT owner FROM ledger_entries WHERE task = ? AND reference = ? AND owner IN ({})"
@@ -324,8 +354,8 @@ class Ledger:
             counts.setdefault(owner, []).append((event, count))
         return {owner: tuple(pairs) for owner, pairs in counts.items()}
 
-    def _select(self, query: str, owners: Sequence[str], *parameters: str) -> list[tuple[str, int, int]]:
-        rows = []
+    def _select(self, query: str, owners: Sequence[str], *parameters: str) -> list[Any]:
+        rows: list[Any] = []
         for start in range(0, len(owners), _MANY):
             some = owners[start : start + _MANY]
             marks = ",".join("?" * len(some))
@@ -351,15 +381,3 @@ class Ledger:
 
 def _left(budget: Budget, spent: Spent) -> float:
     return 0.0 if spent.epsilon == math.inf else max(0.0, budget.epsilon - spent.epsilon)
-
-
-def _entry_json(entry: Entry) -> Json:
-    return {
-        "owner": entry.owner,
-        "task": entry.task,
-        "reference": entry.reference,
-        "events": to_json(entry.event),
-        "reason": entry.reason,
-        "reserved_at": entry.reserved_at,
-        "committed_at": entry.committed_at or None,
-    }

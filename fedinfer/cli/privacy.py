@@ -1,0 +1,218 @@
+"""`fedinfer privacy`: how much noise, what it costs, and what was spent."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
+from fedinfer.errors import ConfigError
+from fedinfer.privacy.accounting import Spent, account
+from fedinfer.privacy.calibration import calibrate, gaussian_events
+from fedinfer.privacy.design import design
+from fedinfer.privacy.events import Event, Repeated
+from fedinfer.privacy.ledger import Ledger
+from fedinfer.privacy.mechanism import NoiseKind, Rounding
+from fedinfer.store import read_store
+from fedinfer.types import Json, Relation, Trust, Unit
+
+app = typer.Typer(no_args_is_help=True, help="Privacy: calibrate noise, account for it, read ledgers.")
+
+BRACKET = (0.02, 1e5)
+MAX_LOSS = 0.01
+
+Epsilon = Annotated[float, typer.Option("--epsilon", help="target epsilon, > 0")]
+Delta = Annotated[float, typer.Option("--delta", help="delta, in (0, 1)")]
+Rounds = Annotated[int, typer.Option("--rounds", help="number of releases")]
+Rate = Annotated[float, typer.Option("--sampling-rate", help="Poisson sampling rate of examples; 1 is no sampling")]
+NoiseMultiplier = Annotated[
+    float, typer.Option("--noise-multiplier", help="standard deviation of the noise over the clipping norm")
+]
+UnitOption = Annotated[Unit, typer.Option("--unit", help="what is protected: example or device")]
+TrustOption = Annotated[Trust, typer.Option("--trust", help="who adds noise; distributed counts integer noise")]
+RelationOption = Annotated[
+    str, typer.Option("--relation", help="neighbours; default add-or-remove-one (device: zero-out-one)")
+]
+Dimension = Annotated[int, typer.Option("--dimension", help="trust distributed: length of the vector")]
+Devices = Annotated[int, typer.Option("--devices", help="trust distributed: devices whose noise is guaranteed")]
+
+
+@app.command()
+def noise(
+    epsilon: Epsilon,
+    delta: Delta,
+    rounds: Rounds,
+    sampling_rate: Rate = 1.0,
+    unit: UnitOption = Unit.EXAMPLE,
+    trust: TrustOption = Trust.CENTRAL,
+    relation: RelationOption = "",
+    dimension: Dimension = 1024,
+    devices: Devices = 100,
+    as_json: JsonOption = False,
+) -> None:
+    """The least noise multiplier for a target epsilon."""
+    with errors_to_exit():
+        neighbours, rate = _relation(unit, relation), _charged_rate(unit, sampling_rate)
+        events = _events(unit, trust, rounds, rate, dimension, devices)
+        z = calibrate(events, epsilon, delta, neighbours, BRACKET)
+        _show(z, account(events(z), delta, neighbours), rounds, sampling_rate, rate, unit, trust, as_json)
+
+
+@app.command()
+def epsilon(
+    noise_multiplier: NoiseMultiplier,
+    delta: Delta,
+    rounds: Rounds,
+    sampling_rate: Rate = 1.0,
+    unit: UnitOption = Unit.EXAMPLE,
+    trust: TrustOption = Trust.CENTRAL,
+    relation: RelationOption = "",
+    dimension: Dimension = 1024,
+    devices: Devices = 100,
+    as_json: JsonOption = False,
+) -> None:
+    """What a noise multiplier costs."""
+    with errors_to_exit():
+        neighbours, rate = _relation(unit, relation), _charged_rate(unit, sampling_rate)
+        events = _events(unit, trust, rounds, rate, dimension, devices)
+        spent = account(events(noise_multiplier), delta, neighbours)
+        _show(noise_multiplier, spent, rounds, sampling_rate, rate, unit, trust, as_json)
+
+
+@app.command()
+def ledger(
+    run_or_store: Annotated[Path, typer.Argument(help="run folder, or the SQLite file of a server or device")],
+    owner: Annotated[str, typer.Option("--owner", help="only this owner")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Every spend: who, why, how much, and what is left."""
+    with errors_to_exit():
+        content = _read_ledgers(run_or_store, owner)
+    if as_json:
+        print_json(content)
+        return
+    stdout.print(_accounts_table(content["accounts"]))
+    stdout.print(_entries_table(content["entries"]))
+
+
+def _relation(unit: Unit, name: str) -> Relation:
+    if unit is Unit.NONE:
+        raise ConfigError("unit none has no epsilon", hint="choose --unit example or --unit device")
+    if not name:
+        return Relation.ADD_REMOVE if unit is Unit.EXAMPLE else Relation.ZERO_OUT
+    try:
+        return Relation(name)
+    except ValueError as error:
+        raise ConfigError(f"relation {name!r} is not one of {', '.join(Relation)}") from error
+
+
+def _charged_rate(unit: Unit, rate: float) -> float:
+    """Devices get no amplification: the server sees who takes part."""
+    if not 0 < rate <= 1:
+        raise ConfigError(f"sampling rate {rate} is outside (0, 1]")
+    return rate if unit is Unit.EXAMPLE else 1.0
+
+
+def _events(
+    unit: Unit, trust: Trust, rounds: int, rate: float, dimension: int, devices: int
+) -> Callable[[float], Sequence[Event]]:
+    if trust is not Trust.DISTRIBUTED:
+        return lambda z: gaussian_events(z, rounds, rate)
+    if rounds < 1:
+        raise ConfigError(f"rounds must be at least 1, got {rounds}")
+    rounding = Rounding.CONDITIONAL if unit is Unit.DEVICE else Rounding.DITHERED
+
+    def make(z: float) -> Sequence[Event]:
+        mechanism = design(
+            kind=NoiseKind.SKELLAM,
+            rounding=rounding,
+            dimension=dimension,
+            clipping_norm=1.0,
+            noise_multiplier=z,
+            contributors=devices,
+            summands=devices,
+            units=devices,
+            max_loss=MAX_LOSS,
+        )
+        return (Repeated(mechanism.event(rate), rounds),)
+
+    return make
+
+
+def _show(
+    z: float,
+    spent: Spent,
+    rounds: int,
+    asked_rate: float,
+    rate: float,
+    unit: Unit,
+    trust: Trust,
+    as_json: bool,
+) -> None:
+    notes = []
+    if rate != asked_rate:
+        notes.append("sampling of devices is not amplified: the server sees who takes part; charged without sampling")
+    result: Json = {
+        "noise_multiplier": z,
+        **spent.to_json(),
+        "rounds": rounds,
+        "sampling_rate": rate,
+        "unit": str(unit),
+        "trust": str(trust),
+        "notes": notes,
+    }
+    if as_json:
+        print_json(result)
+        return
+    stdout.print(f"noise multiplier {z:.6g}, epsilon {spent.epsilon:.6g} at delta {spent.delta:g}")
+    stdout.print(f"{rounds} rounds, unit {unit}, trust {trust}, sampling rate {rate:g} ({spent.sampling})")
+    stdout.print(f"accountant {spent.accountant}, relation {spent.relation}")
+    for note in notes:
+        stdout.print(f"note: {note}")
+
+
+def _read_ledgers(path: Path, owner: str) -> Json:
+    files = sorted(path.rglob("*.sqlite")) if path.is_dir() else [path]
+    found = [(file, read) for file in files if (read := _read_ledger(file)) is not None]
+    if not found:
+        raise ConfigError(f"{path}: no ledger in it", hint="give a run folder or a server's or device's SQLite file")
+    merged: Json = {"path": str(path), "accounts": [], "entries": []}
+    for file, read in found:
+        for part in ("accounts", "entries"):
+            rows = [row for row in read[part] if owner in ("", row["owner"])]
+            merged[part] += [{"ledger": file.name, **row} for row in rows]
+    return merged
+
+
+def _read_ledger(path: Path) -> Json | None:
+    connection = read_store(path)
+    try:
+        table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'ledger_accounts'").fetchone()
+        return Ledger(connection, Relation.ADD_REMOVE).to_json() if table else None
+    except sqlite3.Error as error:
+        raise ConfigError(f"{path}: {error}") from error
+    finally:
+        connection.close()
+
+
+def _accounts_table(accounts: Sequence[Json]) -> Table:
+    table = Table("ledger", "owner", "task", "budget", "spent", "left", "delta", "accountant", "relation")
+    for row in accounts:
+        spent, budget = row["spent"], row["budget"]
+        figures = [f"{budget['epsilon']:g}", f"{spent['epsilon']:.4g}", f"{row['remaining_epsilon']:.4g}"]
+        rest = [f"{budget['delta']:g}", spent["accountant"], spent["relation"]]
+        table.add_row(row["ledger"], row["owner"], row["task"], *figures, *rest)
+    return table
+
+
+def _entries_table(entries: Sequence[Json]) -> Table:
+    table = Table("reserved at", "owner", "task", "reference", "reason", "epsilon alone", "ran")
+    for row in entries:
+        names = [row["owner"], row["task"], row["reference"], row["reason"]]
+        table.add_row(row["reserved_at"], *names, f"{row['epsilon_alone']:.4g}", "yes" if row["committed_at"] else "no")
+    return table
