@@ -16,6 +16,8 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Counts: TypeAlias = npt.NDArray[np.int64]
 
 MAX_BINS = 1024
+CONFIDENCE_BINS = 10
+"""Bins of the largest probability in every fleet's report."""
 
 
 class Bins(StrEnum):
@@ -68,6 +70,11 @@ def output_channels(classes: int, confidence_bins: int) -> tuple[Channel, ...]:
         Channel("predicted_class", classes, Bins.CATEGORIES, Source.OUTPUT),
         Channel("confidence", confidence_bins, Bins.ORDERED, Source.OUTPUT),
     )
+
+
+def report_channels(classes: int) -> tuple[Channel, ...]:
+    """The channels of every fleet's report; device, planning and monitor take them from here."""
+    return output_channels(classes, CONFIDENCE_BINS)
 
 
 def width(channels: Sequence[Channel]) -> int:

@@ -1,0 +1,97 @@
+"""The whole run in reading order: start weights -> rounds -> artifact -> push -> windows -> (alarm -> rounds -> push)."""
+
+from __future__ import annotations
+
+import math
+
+from fedinfer.config import Scenario
+from fedinfer.coordinator import drift_loop, record
+from fedinfer.coordinator.drift_loop import Watch
+from fedinfer.coordinator.planning import RunPlan
+from fedinfer.coordinator.push import publish_and_push
+from fedinfer.coordinator.round import LEDGER_OWNER, training_round
+from fedinfer.coordinator.server import Progress, Server
+from fedinfer.drift.policy import Action, Decision
+from fedinfer.errors import BudgetExceeded, FedInferError, ProtocolAbort
+from fedinfer.privacy.ledger import Budget
+from fedinfer.types import Json, Unit
+
+
+def run(server: Server, plan: RunPlan) -> Json:
+    """Run a scenario to its end and write run.json, whatever the end is.
+
+    Returns:
+        The run record (schema 1).
+
+    Raises:
+        FedInferError: when the run did not complete; the record is written first, with the status.
+    """
+    started = server.clock.seconds()
+    server.ledger.open_account(LEDGER_OWNER, server.run_id, budget_of(server.scenario))
+    server.emit("started", record.opening(server, plan))
+    progress = start(server, plan)
+    failure: FedInferError | None = None
+    try:
+        _all_steps(server, plan, progress)
+    except (BudgetExceeded, ProtocolAbort) as error:
+        failure = error
+        server.emit("stopped", {"error": type(error).__name__, "message": str(error), "hint": error.hint})
+    status = _status(failure)
+    result = record.closing(server, plan, progress, status, server.clock.seconds() - started)
+    record.write(server.folder, result)
+    server.emit("finished", {"status": status})
+    if failure is not None:
+        raise failure
+    return result
+
+
+def budget_of(scenario: Scenario) -> Budget:
+    """Budget of a run; without a privacy unit there is nothing to limit, and every epsilon is infinite."""
+    privacy = scenario.privacy
+    return Budget(math.inf if privacy.unit is Unit.NONE else privacy.epsilon, privacy.delta)
+
+
+def start(server: Server, plan: RunPlan) -> Progress:
+    """Start weights: the model's own, or pre-trained on the rows the server may hold."""
+    from fedinfer.training.optimizers import init_optimizer
+
+    weights = server.trainer.initial()
+    x, y = server.public
+    if server.scenario.training.pretrain:
+        weights = server.trainer.pretrain(weights, x, y, server.generator("pretrain"))
+        server.emit("pretrained", {"rows": len(y), "metrics": server.trainer.evaluate(weights, *server.judged(0))})
+    return Progress(weights, init_optimizer(plan.optimizer, server.trainer.dimension))
+
+
+def _all_steps(server: Server, plan: RunPlan, progress: Progress) -> None:
+    for _ in range(plan.rounds):
+        training_round(server, plan, progress, "initial")
+    publish_and_push(server, plan, progress)
+    if plan.windows:
+        _watch(server, plan, progress)
+
+
+def _watch(server: Server, plan: RunPlan, progress: Progress) -> None:
+    """All windows; an alarm adds rounds, a push and some windows after it."""
+    watch, left = drift_loop.start_watch(server, plan), plan.windows
+    while left > 0:
+        left -= 1
+        decision = drift_loop.window(server, plan, progress, watch)
+        if decision.action is Action.ROUND:
+            _retrain(server, plan, progress, watch, decision)
+            left = max(left, plan.after_windows)
+
+
+def _retrain(server: Server, plan: RunPlan, progress: Progress, watch: Watch, decision: Decision) -> None:
+    progress.triggered += 1
+    server.emit("triggered", {"window": decision.window, "reason": decision.reason, "rounds": plan.retrain_rounds})
+    for _ in range(plan.retrain_rounds):
+        training_round(server, plan, progress, "drift")
+    publish_and_push(server, plan, progress)
+    drift_loop.relearn(watch)
+
+
+def _status(failure: FedInferError | None) -> str:
+    if failure is None:
+        return "completed"
+    return "budget_exhausted" if isinstance(failure, BudgetExceeded) else "aborted"

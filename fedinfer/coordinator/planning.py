@@ -1,0 +1,342 @@
+"""Before anything is asked of a device: how many survivors, which noise, which ring, what the whole run will cost.
+
+The budget covers every planned round, every window's report, and the rounds and windows of every allowed trigger.
+First the drift reports get their own share (`drift.epsilon`, all windows together), then the training noise is the
+least for which everything together stays within `privacy.epsilon`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fedinfer.config import Scenario
+from fedinfer.drift.channels import report_channels, width
+from fedinfer.errors import ConfigError
+from fedinfer.privacy.accounting import Spent, account
+from fedinfer.privacy.calibration import calibrate
+from fedinfer.privacy.charges import relation_of
+from fedinfer.privacy.design import design, design_without_noise
+from fedinfer.privacy.events import Event, GaussianEvent, PoissonSampled, Repeated
+from fedinfer.privacy.mechanism import IntegerMechanism, NoiseKind, Rounding
+from fedinfer.secagg.parameters import choose_graph
+from fedinfer.training.optimizers import OptimizerSettings
+from fedinfer.types import Relation, Trust, Unit
+
+LEAST_NOISE, MOST_NOISE = 0.02, 1e4
+"""Noise multipliers outside this range are not considered."""
+MOST_NOISE_OVER_SIGNAL = 100.0
+"""A plan whose noise is this many times the largest possible signal cannot train anything and is refused."""
+MAX_LOSS = 0.01
+"""Part of epsilon that rounding and the finite ring may cost."""
+TAIL_DEVIATIONS = 6.0
+"""How far beyond its mean a Gaussian norm is allowed for when a range is chosen; beyond it, clipping."""
+
+
+@dataclass(frozen=True, slots=True)
+class SumSettings:
+    """Everything a private sum's plan needs besides its names.
+
+    Args:
+        mechanism: of the ring.
+        noise_multiplier: of noise outside the ring (trust local and central), 0 otherwise.
+        sampling_rate: of examples inside a device.
+        local_steps: noisy steps inside one round (trust local, unit example), else 1.
+        norm: clipping norm of one unit; noise multipliers are relative to it.
+        degree, threshold, min_survivors: of secure aggregation.
+    """
+
+    mechanism: IntegerMechanism
+    noise_multiplier: float
+    sampling_rate: float
+    local_steps: int
+    norm: float
+    degree: int
+    threshold: int
+    min_survivors: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """A run before it starts.
+
+    Args:
+        engine: name of the grid.
+        cohort: devices asked in a round.
+        train, drift: settings of the sums; drift is None when nothing is watched.
+        optimizer: the server's.
+        rounds, retrain_rounds, windows, after_windows: how many.
+        planned: what everything together costs; None without privacy.
+        drift_epsilon: what all reports alone would cost.
+        noise_multiplier, drift_noise_multiplier: guaranteed standard deviation over clipping norm.
+        relation, sampling: what epsilon means.
+        warnings: repeated in the report.
+    """
+
+    engine: str
+    cohort: int
+    train: SumSettings
+    drift: SumSettings | None
+    optimizer: OptimizerSettings
+    rounds: int
+    retrain_rounds: int
+    windows: int
+    after_windows: int
+    planned: Spent | None
+    drift_epsilon: float
+    noise_multiplier: float
+    drift_noise_multiplier: float
+    relation: Relation
+    sampling: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """Public facts about who takes part.
+
+    Args:
+        devices: number of enrolled devices.
+        rows: training rows of all devices together; least_rows: of the smallest device.
+        dimension: tuned parameters; classes: of the label.
+    """
+
+    devices: int
+    rows: int
+    least_rows: int
+    dimension: int
+    classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Hiding:
+    degree: int
+    threshold: int
+    min_survivors: int
+    contributors: int
+    cohort: int
+
+
+def make_plan(scenario: Scenario, population: Population, engine: str, warnings: tuple[str, ...]) -> RunPlan:
+    """Plan a whole run.
+
+    Raises:
+        ConfigError: when the cohort cannot be protected as asked, or the budget is too small for a useful round.
+    """
+    hiding = _hiding(scenario, population)
+    drift_z, drift_epsilon = _drift_noise(scenario, population, hiding)
+    noise = _train_noise(scenario, population, hiding, drift_z)
+    train = _train_settings(scenario, population, hiding, noise)
+    drift = _drift_settings(scenario, population, hiding, drift_z) if _windows(scenario) else None
+    section = scenario.training
+    return RunPlan(
+        engine=engine,
+        cohort=hiding.cohort,
+        train=train,
+        drift=drift,
+        optimizer=OptimizerSettings(section.server_optimizer, section.server_learning_rate, section.server_momentum),
+        rounds=section.rounds,
+        retrain_rounds=scenario.drift.rounds,
+        windows=scenario.drift.windows if scenario.drift.enabled else 0,
+        after_windows=scenario.drift.after_windows,
+        planned=_planned(scenario, population, hiding, noise, drift_z),
+        drift_epsilon=drift_epsilon,
+        noise_multiplier=noise,
+        drift_noise_multiplier=drift_z,
+        relation=relation_of(scenario.privacy.unit),
+        sampling="poisson" if train.sampling_rate < 1 else "none",
+        warnings=warnings,
+    )
+
+
+def _hiding(scenario: Scenario, population: Population) -> _Hiding:
+    """Among how many a device hides, and how many shares of noise are sure to be there."""
+    section = scenario.secure_aggregation
+    cohort = min(scenario.training.cohort or population.devices, population.devices)
+    if cohort < 2:
+        raise ConfigError(f"a cohort of {cohort} has nobody to hide among", hint="at least 2 devices are needed")
+    graph = choose_graph(cohort, section.dropout_rate, section.corruption_rate, section.server_model)
+    complete = graph.degree == cohort - 1
+    stay = cohort - math.floor(section.dropout_rate * cohort)
+    survivors = max(stay, graph.threshold if complete else 2)
+    contributors = survivors - math.floor(section.corruption_rate * cohort)
+    if contributors < 1:
+        raise ConfigError(
+            f"{survivors} survivors of which {survivors - contributors} may be corrupt add no noise",
+            hint="lower secure_aggregation.corruption_rate or dropout_rate, or ask more devices",
+        )
+    return _Hiding(graph.degree, graph.threshold, survivors, contributors, cohort)
+
+
+def _rounds(scenario: Scenario) -> int:
+    triggered = scenario.drift.max_triggers * scenario.drift.rounds if scenario.drift.enabled else 0
+    return scenario.training.rounds + triggered
+
+
+def _windows(scenario: Scenario) -> int:
+    drift = scenario.drift
+    return drift.windows + drift.max_triggers * drift.after_windows if drift.enabled and drift.windows else 0
+
+
+def _drift_noise(scenario: Scenario, population: Population, hiding: _Hiding) -> tuple[float, float]:
+    """Noise multiplier of the reports and what they cost alone."""
+    privacy, windows = scenario.privacy, _windows(scenario)
+    if privacy.unit is Unit.NONE or not windows:
+        return 0.0, 0.0
+    if scenario.drift.epsilon >= privacy.epsilon:
+        raise ConfigError(
+            f"[drift] epsilon {scenario.drift.epsilon} leaves nothing of [privacy] epsilon {privacy.epsilon}",
+            hint="drift.epsilon is the part of the budget that all windows' reports share",
+        )
+    relation = relation_of(privacy.unit)
+
+    def events(z: float) -> tuple[Event, ...]:
+        return _drift_events(scenario, population, hiding, z)
+
+    z = calibrate(events, scenario.drift.epsilon, privacy.delta, relation, (LEAST_NOISE, MOST_NOISE))
+    return z, account(events(z), privacy.delta, relation).epsilon
+
+
+def _drift_events(scenario: Scenario, population: Population, hiding: _Hiding, z: float) -> tuple[Event, ...]:
+    if not _windows(scenario):
+        return ()
+    if scenario.privacy.trust is not Trust.DISTRIBUTED:
+        return (Repeated(GaussianEvent(z), _windows(scenario)),)
+    event = _drift_settings(scenario, population, hiding, z).mechanism.event(1.0)
+    return (Repeated(event, _windows(scenario)),)
+
+
+def _train_noise(scenario: Scenario, population: Population, hiding: _Hiding, drift_z: float) -> float:
+    privacy, rounds = scenario.privacy, _rounds(scenario)
+    if privacy.unit is Unit.NONE or not rounds:
+        return 0.0
+
+    def events(z: float) -> tuple[Event, ...]:
+        watching = _drift_events(scenario, population, hiding, drift_z)
+        return (*watching, *_train_events(scenario, population, hiding, z, rounds))
+
+    relation = relation_of(privacy.unit)
+    useful = MOST_NOISE_OVER_SIGNAL * _signal(scenario, population, hiding) / math.sqrt(population.dimension)
+    most = min(max(useful, 2 * LEAST_NOISE), MOST_NOISE)
+    if account(events(most), privacy.delta, relation).epsilon <= privacy.epsilon:
+        return calibrate(events, privacy.epsilon, privacy.delta, relation, (LEAST_NOISE, most))
+    watching = _drift_events(scenario, population, hiding, drift_z)
+    one = account((*watching, *_train_events(scenario, population, hiding, most, 1)), privacy.delta, relation)
+    raise ConfigError(
+        f"epsilon {privacy.epsilon:g} is too small to train even one useful round: with a noise multiplier of {most:.3g} "
+        f"the noise is already {MOST_NOISE_OVER_SIGNAL:.0f} times the largest possible signal, and {rounds} rounds with "
+        f"it cost epsilon {account(events(most), privacy.delta, relation).epsilon:.3g}; one round costs {one.epsilon:.3g}",
+        hint="raise privacy.epsilon, plan fewer rounds, lower training.sampling_rate, or add devices or rows",
+    )
+
+
+def _signal(scenario: Scenario, population: Population, hiding: _Hiding) -> float:
+    """Largest norm of the sum, in clipping norms, that all units together could give."""
+    if scenario.privacy.trust is Trust.LOCAL and scenario.privacy.unit is Unit.EXAMPLE:
+        return max(scenario.training.sampling_rate * population.least_rows, 1.0)
+    if scenario.privacy.unit is Unit.EXAMPLE:
+        return scenario.training.sampling_rate * population.rows
+    return float(hiding.cohort)
+
+
+def _train_events(
+    scenario: Scenario, population: Population, hiding: _Hiding, z: float, rounds: int
+) -> tuple[Event, ...]:
+    privacy = scenario.privacy
+    rate = scenario.training.sampling_rate if privacy.unit is Unit.EXAMPLE else 1.0
+    if privacy.trust is Trust.DISTRIBUTED:
+        return (Repeated(_train_settings(scenario, population, hiding, z).mechanism.event(rate), rounds),)
+    noise = GaussianEvent(z)
+    return (Repeated(noise if rate >= 1 else PoissonSampled(rate, noise), rounds * _local_steps(scenario)),)
+
+
+def _local_steps(scenario: Scenario) -> int:
+    """Noisy steps of one device in one round: one, except for DP-SGD on the device."""
+    if scenario.privacy.trust is not Trust.LOCAL or scenario.privacy.unit is not Unit.EXAMPLE:
+        return 1
+    return scenario.privacy.local_steps or max(1, round(1 / scenario.training.sampling_rate))
+
+
+def _train_settings(scenario: Scenario, population: Population, hiding: _Hiding, z: float) -> SumSettings:
+    privacy, example = scenario.privacy, scenario.privacy.unit is Unit.EXAMPLE
+    rate = scenario.training.sampling_rate if example else 1.0
+    units = _sampled(population.rows, rate, privacy.trust) if example else hiding.cohort
+    local_range = _local_range(scenario, population, z)
+    mechanism = _mechanism(scenario, hiding, population.dimension, privacy.clipping_norm, local_range, units, z)
+    outside = 0.0 if privacy.trust is Trust.DISTRIBUTED or privacy.unit is Unit.NONE else z
+    steps, norm = _local_steps(scenario), privacy.clipping_norm
+    return SumSettings(
+        mechanism, outside, rate, steps, norm, hiding.degree, hiding.threshold, hiding.min_survivors
+    )  # fmt: skip
+
+
+def _sampled(rows: int, rate: float, trust: Trust) -> int:
+    """Most rows in a round. With central noise the sum must never wrap around, so no tail is cut off."""
+    if trust is Trust.CENTRAL:
+        return max(rows, 1)
+    return max(1, min(rows, math.ceil(rate * rows + TAIL_DEVIATIONS * math.sqrt(rate * rows))))
+
+
+def _local_range(scenario: Scenario, population: Population, z: float) -> float:
+    """A norm that an already noised vector practically never exceeds; what does is clipped, after the noise."""
+    privacy, training = scenario.privacy, scenario.training
+    noise = z * (math.sqrt(population.dimension) + TAIL_DEVIATIONS)
+    if privacy.unit is not Unit.EXAMPLE:
+        return privacy.clipping_norm * (1 + noise)
+    step = 2.0 + noise / max(training.sampling_rate * population.least_rows, 1.0)
+    return training.learning_rate * _local_steps(scenario) * privacy.clipping_norm * step
+
+
+def _drift_settings(scenario: Scenario, population: Population, hiding: _Hiding, z: float) -> SumSettings:
+    privacy = scenario.privacy
+    channels = report_channels(population.classes)
+    norm, bins = math.sqrt(len(channels)), width(channels)
+    rows = scenario.drift.window if privacy.unit is Unit.EXAMPLE else 1
+    local_range = norm * (rows + z * (math.sqrt(bins) + TAIL_DEVIATIONS))
+    mechanism = _mechanism(scenario, hiding, bins, norm, local_range, rows * hiding.cohort, z)
+    outside = 0.0 if privacy.trust is Trust.DISTRIBUTED or privacy.unit is Unit.NONE else z
+    return SumSettings(
+        mechanism, outside, 1.0, 1, norm, hiding.degree, hiding.threshold, hiding.min_survivors
+    )  # fmt: skip
+
+
+def _mechanism(
+    scenario: Scenario, hiding: _Hiding, dimension: int, norm: float, local_range: float, units: int, z: float
+) -> IntegerMechanism:
+    """The ring: with noise shares for trust `distributed`, without for the others."""
+    privacy, section = scenario.privacy, scenario.secure_aggregation
+    rounding = Rounding.DITHERED if privacy.unit is Unit.EXAMPLE else Rounding.CONDITIONAL
+    if privacy.unit is not Unit.NONE and privacy.trust is Trust.DISTRIBUTED:
+        return design(
+            kind=NoiseKind(privacy.mechanism),
+            rounding=rounding,
+            dimension=dimension,
+            clipping_norm=norm,
+            noise_multiplier=z,
+            contributors=hiding.contributors,
+            summands=hiding.cohort,
+            units=units,
+            max_loss=MAX_LOSS,
+        )
+    local = privacy.trust is Trust.LOCAL
+    return design_without_noise(
+        rounding=Rounding.CONDITIONAL if local else rounding,
+        unit=Unit.NONE if local else privacy.unit,
+        dimension=dimension,
+        clipping_norm=local_range if local else norm,
+        summands=hiding.cohort,
+        units=hiding.cohort if local else units,
+        max_loss=MAX_LOSS,
+    )
+
+
+def _planned(
+    scenario: Scenario, population: Population, hiding: _Hiding, noise: float, drift_z: float
+) -> Spent | None:
+    privacy = scenario.privacy
+    if privacy.unit is Unit.NONE:
+        return None
+    events = list(_drift_events(scenario, population, hiding, drift_z))
+    if _rounds(scenario):
+        events += _train_events(scenario, population, hiding, noise, _rounds(scenario))
+    return account(events, privacy.delta, relation_of(privacy.unit))

@@ -1,0 +1,152 @@
+"""One private sum: the server's side of the flow that training, drift reports and gates share.
+
+plan -> keys -> shares -> masked vectors -> survivors -> unmask -> total. The ledger has been charged before this is
+called. The pure state machine of fedinfer.secagg says what to ask; this module only carries it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedinfer.errors import BadMessage
+from fedinfer.messages import Kind, MaskedRequest, PlainReply, PlainRequest, SumPlan
+from fedinfer.ports import Ask, Transport
+from fedinfer.privacy.charges import mechanism_of
+from fedinfer.secagg import server as secagg
+from fedinfer.secagg.ideal import ideal_sum
+from fedinfer.secagg.messages import Stage, StageRequest
+from fedinfer.secagg.packing import unpack
+from fedinfer.secagg.sessions import session_of
+from fedinfer.types import AggregationMode, DeviceId, RingVector
+from fedinfer.wire import decode, encode
+
+KINDS = {
+    Stage.KEYS: Kind.KEYS,
+    Stage.SHARES: Kind.SHARES,
+    Stage.MASKED: Kind.MASKED,
+    Stage.SURVIVORS: Kind.SURVIVORS,
+    Stage.UNMASK: Kind.UNMASK,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes per device of one sum: the mean over the cohort."""
+
+    up: int
+    down: int
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """The sum mod 2^bits over the survivors; still carries the mechanism's scale and rotation."""
+
+    ring: RingVector
+    survivors: tuple[DeviceId, ...]
+    refused: tuple[DeviceId, ...]
+    blamed: tuple[tuple[DeviceId, str], ...]
+    traffic: Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """No sum: too few survivors at `stage`. What left the devices counts in every ledger."""
+
+    reason: str
+    stage: str
+    survivors: tuple[DeviceId, ...]
+    refused: tuple[DeviceId, ...]
+    blamed: tuple[tuple[DeviceId, str], ...]
+    traffic: Traffic
+
+
+class _Meter:
+    """Adds up what was sent and received, and who refused."""
+
+    def __init__(self, transport: Transport, deadline_seconds: float, cohort: int) -> None:
+        self._transport = transport
+        self._deadline = deadline_seconds
+        self._cohort = cohort
+        self._up = self._down = 0
+        self.refused: list[DeviceId] = []
+
+    def ask(self, asks: Sequence[Ask]) -> dict[DeviceId, bytes]:
+        """Bodies of the devices that answered without an error."""
+        self._down += sum(len(ask.common) + len(ask.own) for ask in asks)
+        answers = self._transport.ask(asks, self._deadline)
+        self._up += sum(len(answer.body) for answer in answers)
+        self.refused += [answer.device for answer in answers if answer.error == "BudgetExceeded"]
+        return {answer.device: answer.body for answer in answers if not answer.error}
+
+    @property
+    def traffic(self) -> Traffic:
+        """Mean bytes per cohort member."""
+        return Traffic(self._up // self._cohort, self._down // self._cohort)
+
+
+def private_sum(
+    plan: SumPlan,
+    work: bytes,
+    roster: Mapping[DeviceId, bytes],
+    transport: Transport,
+    deadline_seconds: float,
+) -> Total | Aborted:
+    """Run one sum.
+
+    Args:
+        plan: the promise; every device of the cohort gets the same bytes.
+        work: encoded FitWork or ReportWork with the hash that the plan names.
+        roster: enrolled Ed25519 public keys.
+        transport: reaches the devices.
+        deadline_seconds: per stage.
+    """
+    meter = _Meter(transport, deadline_seconds, len(plan.cohort))
+    if plan.mode is AggregationMode.PROTOCOL:
+        return _masked_sum(plan, work, roster, meter)
+    return _plain_sum(plan, work, meter)
+
+
+def _masked_sum(plan: SumPlan, work: bytes, roster: Mapping[DeviceId, bytes], meter: _Meter) -> Total | Aborted:
+    first = encode(plan)
+    state, requests = secagg.begin(session_of(plan), roster)
+    while not isinstance(state, secagg.Done | secagg.Aborted):
+        state, requests = secagg.step(state, meter.ask(_asks(requests, first, work)))
+    refused = tuple(sorted(meter.refused))
+    if isinstance(state, secagg.Aborted):
+        return Aborted(state.reason, state.stage, state.survivors, refused, state.blamed, meter.traffic)
+    return Total(state.total, state.survivors, refused, state.blamed, meter.traffic)
+
+
+def _asks(requests: Mapping[DeviceId, StageRequest], plan: bytes, work: bytes) -> list[Ask]:
+    """Asks of one stage. The common part is encoded once: the stage's own, the plan before it, or the work beside it."""
+    if not requests:
+        return []
+    first = next(iter(requests.values()))
+    common = first.common
+    if first.stage is Stage.KEYS:
+        common = plan
+    elif first.stage is Stage.MASKED:
+        common = encode(MaskedRequest(work, first.common))
+    return [Ask(device, KINDS[first.stage], common, request.own) for device, request in requests.items()]
+
+
+def _plain_sum(plan: SumPlan, work: bytes, meter: _Meter) -> Total | Aborted:
+    common = encode(PlainRequest(plan, work))
+    bodies = meter.ask([Ask(device, Kind.PLAIN, common) for device in plan.cohort])
+    mechanism = mechanism_of(plan)
+    rings: dict[DeviceId, RingVector] = {}
+    blamed: list[tuple[DeviceId, str]] = []
+    for device, body in sorted(bodies.items()):
+        try:
+            rings[device] = unpack(decode(PlainReply, body).packed, mechanism.bits, mechanism.padded)
+        except BadMessage as error:
+            blamed.append((device, str(error)))
+    survivors, refused = tuple(rings), tuple(sorted(meter.refused))
+    if len(survivors) < plan.min_survivors:
+        reason = f"{len(survivors)} survivors, threshold {plan.min_survivors}"
+        return Aborted(reason, "masked", survivors, refused, tuple(blamed), meter.traffic)
+    total = ideal_sum(rings.values(), mechanism.bits)
+    return Total(np.asarray(total), survivors, refused, tuple(blamed), meter.traffic)

@@ -1,0 +1,146 @@
+"""What one physical process holds for its devices: one on a real device, a whole population in a simulation.
+
+Handlers take the host and a list of asks, so that the batched path and the single path are one function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from fedinfer.config import Scenario
+from fedinfer.device.sessions import Sessions
+from fedinfer.errors import Misbehaviour
+from fedinfer.inference.installed import Installed
+from fedinfer.inference.session import SessionCache
+from fedinfer.messages import Kind, SumPlan
+from fedinfer.ports import Clock, Entropy
+from fedinfer.privacy.ledger import Budget, Ledger
+from fedinfer.privacy.noise import NoiseStream
+from fedinfer.schema import Schema
+from fedinfer.secagg.keys import IdentityKey
+from fedinfer.types import DeviceId, FloatVector
+
+
+class Rows(Protocol):
+    """The device's own data. `window` is the newest finished inference window: the world may have changed since."""
+
+    def training(self, device: DeviceId, window: int) -> tuple[FloatVector, np.ndarray]:
+        """Labelled rows: float32 (n, width) and int64 (n,)."""
+
+    def stream(self, device: DeviceId, window: int) -> tuple[FloatVector, np.ndarray]:
+        """Rows to infer on in this window, and their labels (empty where there are none)."""
+
+    def training_count(self, device: DeviceId) -> int:
+        """Number of training rows, declared public."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the device's owner allows, whatever the server says.
+
+    Args:
+        budget: limit of this device's own ledger.
+        plain_sums: allow sums without masks (mode ideal or off): simulation only.
+        min_survivors: least number of summands this device is willing to hide among.
+        unconfirmed_ranges: take part although nobody confirmed that ranges and categories are public: simulation only.
+        reveals_simulation: fill the simulated facts of a WindowReply.
+        most_latency_us: slowest prediction that a new model may need.
+        stale_after_seconds: warn when the model repository was not reached for longer.
+    """
+
+    budget: Budget
+    plain_sums: bool
+    min_survivors: int
+    unconfirmed_ranges: bool
+    reveals_simulation: bool
+    most_latency_us: float = 1e6
+    stale_after_seconds: float = 7 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One device: its name, identity key and the authority's certificate."""
+
+    device: DeviceId
+    identity: IdentityKey
+    certificate: bytes
+
+
+@dataclass(slots=True)
+class Task:
+    """What a run told this host at join: who takes part and what is learned."""
+
+    run_id: str
+    scenario: Scenario
+    schema: Schema
+    pinned: Mapping[DeviceId, bytes]
+    trusted_root: bytes
+    trainer: Any = None
+    """A fedinfer.training Trainer, made on first use; untyped here so that a device without torch can import this."""
+
+
+@dataclass(slots=True)
+class Host:
+    """Wiring of a device process.
+
+    Args:
+        members: devices of this process.
+        authority: public key of the enrolment authority, pinned.
+        policy, rows, ledger, sessions, clock: see their types.
+        entropy: for keys and shares; always the operating system's.
+        noise: stream by plan, device and use; a real device ignores all three and takes its system's.
+        generator: source of one device in one round, for shuffling and sampling: seeded in a simulation, else entropy.
+        vanishes: simulation only: at which message a device vanishes in a round, or None.
+        folder: where the device keeps its files.
+        model_cache: sessions shared by the devices of this process.
+        remember: keeps the join message for the next process; a simulation keeps nothing.
+        trusted_root: TUF root the device was shipped with; empty: the one of the first join is pinned.
+    """
+
+    members: Mapping[DeviceId, Member]
+    authority: bytes
+    policy: Policy
+    rows: Rows
+    ledger: Ledger
+    sessions: Sessions
+    clock: Clock
+    entropy: Entropy
+    noise: Callable[[SumPlan, DeviceId, str], NoiseStream]
+    generator: Callable[[SumPlan, DeviceId], np.random.Generator | Entropy]
+    vanishes: Callable[[str, DeviceId], Kind | None]
+    folder: Path
+    model_cache: SessionCache
+    remember: Callable[[bytes], None]
+    trusted_root: bytes = b""
+    task: Task | None = None
+    predictors: dict[DeviceId, Installed] = field(default_factory=dict)
+    refused: dict[DeviceId, int] = field(default_factory=dict)
+    sketches: dict[tuple[DeviceId, int], FloatVector] = field(default_factory=dict)
+
+    def joined(self) -> Task:
+        """The task.
+
+        Raises:
+            Misbehaviour: before any join.
+        """
+        if self.task is None:
+            raise Misbehaviour("this device has not joined a run")
+        return self.task
+
+    def admit(self, scenario: Scenario, schema: Schema) -> None:
+        """Check a task against the owner's policy.
+
+        Raises:
+            Misbehaviour: ranges that nobody confirmed as public, outside a simulation.
+        """
+        confirmed = schema.confirmed and scenario.data.ranges_confirmed
+        if not confirmed and not self.policy.unconfirmed_ranges:
+            raise Misbehaviour(
+                "the scenario's ranges and categories were read off data and nobody confirmed that they are public",
+                hint="check them, then set [data] ranges_confirmed = true",
+            )

@@ -1,0 +1,55 @@
+"""A push on the device: the signed files came with the message; verify, stage, self-check, swap, acknowledge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from fedinfer.device.host import Host
+from fedinfer.errors import ArtifactRejected, FedInferError, StoreError, TransportError
+from fedinfer.inference.slots import Slots
+from fedinfer.inference.updater import Updater, UpdateSettings
+from fedinfer.messages import PushReply, PushRequest
+from fedinfer.ports import Answer, Ask
+from fedinfer.types import DeviceId
+from fedinfer.wire import decode, encode
+
+
+def answer_push(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """Install what came, device by device; a rejected model leaves the old one serving."""
+    files = decode(PushRequest, asks[0].common).files
+    return [Answer(ask.device, encode(_install(host, ask.device, files))) for ask in asks]
+
+
+def slots_of(host: Host, device: DeviceId) -> Slots:
+    """The model slots of a device. A simulation does not flush to disk: its devices are not meant to survive it."""
+    return Slots(host.folder / device / "slots", _no_flush if host.policy.reveals_simulation else os.fsync)
+
+
+def _install(host: Host, device: DeviceId, files: dict[str, bytes]) -> PushReply:
+    slots = slots_of(host, device)
+    try:
+        report = _updater(host, device, slots).install(files.get, host.clock.now())
+    except (ArtifactRejected, StoreError, TransportError) as error:
+        active = slots.active()
+        return PushReply(False, active.version if active else 0, f"{type(error).__name__}: {error}")
+    host.predictors.pop(device, None)
+    return PushReply(True, report.version, "")
+
+
+def _updater(host: Host, device: DeviceId, slots: Slots) -> Updater:
+    task = host.joined()
+    if not task.trusted_root:
+        raise FedInferError("this device has no trusted root of the model repository")
+    metadata = host.folder / device / "metadata"
+    metadata.mkdir(parents=True, exist_ok=True)
+    settings = UpdateSettings(
+        most_latency_us=host.policy.most_latency_us,
+        stale_after_seconds=host.policy.stale_after_seconds,
+        schema=task.schema,
+    )
+    return Updater(slots, task.trusted_root, metadata, settings, host.clock, host.model_cache)
+
+
+def _no_flush(_: int) -> None:
+    """Durability is not wanted here."""

@@ -1,0 +1,65 @@
+"""Enrolment: who this device is, and whom it believes. Certificates are checked against the pinned authority."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from fedinfer.config import from_flat
+from fedinfer.device.host import Host, Task
+from fedinfer.errors import Misbehaviour
+from fedinfer.messages import EnrollReply, JoinReply, JoinRequest
+from fedinfer.ports import Answer, Ask
+from fedinfer.privacy.ledger import ANY_TASK
+from fedinfer.schema import Schema
+from fedinfer.secagg.enrolment import verify_enrolment
+from fedinfer.types import DeviceId
+from fedinfer.wire import decode, encode
+
+
+def answer_enroll(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """Introduce the devices of this process."""
+    return [Answer(ask.device, encode(_introduction(host, ask.device))) for ask in asks]
+
+
+def answer_join(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """Take in the task once per process: scenario, schema, and every certificate that the authority signed.
+
+    The trusted root of the model repository is pinned on first use; a device that was shipped with one keeps its own.
+    """
+    request = decode(JoinRequest, asks[0].common)
+    if host.task is None or host.task.run_id != request.run_id:
+        host.task = _task(host, request)
+        host.remember(asks[0].common)
+    count = len(host.task.pinned)
+    return [Answer(ask.device, encode(JoinReply(count))) for ask in asks]
+
+
+def rejoin(host: Host, common: bytes) -> None:
+    """Restore the task in a fresh process from what `remember` kept."""
+    host.task = _task(host, decode(JoinRequest, common))
+
+
+def _introduction(host: Host, device: DeviceId) -> EnrollReply:
+    member = host.members[device]
+    return EnrollReply(device, member.identity.public_bytes, member.certificate, host.rows.training_count(device))
+
+
+def _task(host: Host, request: JoinRequest) -> Task:
+    if not len(request.devices) == len(request.public_keys) == len(request.certificates):
+        raise Misbehaviour("the roster has columns of different length")
+    pinned: dict[DeviceId, bytes] = {}
+    for device, key, certificate in zip(
+        request.devices, request.public_keys, request.certificates, strict=True
+    ):
+        verify_enrolment(host.authority, device, key, certificate)
+        pinned[device] = key
+    for device, member in host.members.items():
+        if device in pinned and pinned[device] != member.identity.public_bytes:
+            raise Misbehaviour(f"the roster names another key for this device {device}")
+    scenario, schema = from_flat(json.loads(request.scenario)), Schema.from_json(json.loads(request.schema))
+    host.admit(scenario, schema)
+    # The owner's budget limits all runs together, so a server that starts a new run gets no fresh budget.
+    host.ledger.open_accounts(host.members, ANY_TASK, host.policy.budget)
+    host.ledger.open_accounts(host.members, request.run_id, host.policy.budget)
+    return Task(request.run_id, scenario, schema, pinned, host.trusted_root or request.trusted_root)

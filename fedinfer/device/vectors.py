@@ -1,0 +1,86 @@
+"""The float vector a device contributes to a private sum, for each kind of work; a cohort's vectors at once.
+
+Training is imported only here and only when there is training to do, so a device that merely infers needs no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedinfer.device.host import Host
+from fedinfer.drift.channels import report_channels
+from fedinfer.errors import Misbehaviour
+from fedinfer.messages import FitWork, Purpose, ReportWork, SumPlan
+from fedinfer.privacy.clipping import clip_rows
+from fedinfer.privacy.noise import gaussian
+from fedinfer.types import DeviceId, FloatVector, Trust, Unit
+from fedinfer.wire import decode
+
+if TYPE_CHECKING:
+    from fedinfer.training.trainer import Trainer
+
+
+def private_vectors(host: Host, plan: SumPlan, work: bytes, devices: Sequence[DeviceId]) -> FloatVector:
+    """Vectors of `devices`, float32 (n, d). With trust `local` each already carries its full noise.
+
+    Raises:
+        Misbehaviour: when the work does not fit the plan's purpose, or a report is asked before its window is full.
+    """
+    if plan.purpose is Purpose.TRAIN:
+        return _fitted(host, plan, decode(FitWork, work), devices)
+    if plan.purpose is Purpose.DRIFT:
+        return _reported(host, plan, decode(ReportWork, work), devices)
+    raise Misbehaviour(f"no vector for purpose {plan.purpose}")
+
+
+def trainer_of(host: Host) -> Trainer:
+    """The trainer of the joined task, made on first use."""
+    from fedinfer.training.trainer import load_trainer
+
+    task = host.joined()
+    if task.trainer is None:
+        task.trainer = load_trainer(
+            task.scenario.model, task.schema, task.scenario.training, task.scenario.scenario.seed
+        )
+    trainer: Trainer = task.trainer
+    return trainer
+
+
+def _fitted(host: Host, plan: SumPlan, work: FitWork, devices: Sequence[DeviceId]) -> FloatVector:
+    from fedinfer.training.sampling import PrivateSteps
+
+    trainer = trainer_of(host)
+    data = [host.rows.training(device, work.window) for device in devices]
+    rngs = [host.generator(plan, device) for device in devices]
+    norm = host.joined().scenario.privacy.clipping_norm
+    if plan.unit is not Unit.EXAMPLE:
+        updates = trainer.updates(work.weights, data, rngs)
+        return updates if plan.unit is Unit.NONE else _noised(host, plan, clip_rows(updates, norm), norm, devices)
+    if plan.trust is Trust.LOCAL:
+        steps = PrivateSteps(plan.local_steps, plan.sampling_rate, norm, plan.noise_multiplier)
+        return trainer.private_updates(work.weights, data, steps, rngs)
+    return trainer.gradient_sums(work.weights, data, plan.sampling_rate, norm, rngs)
+
+
+def _reported(host: Host, plan: SumPlan, work: ReportWork, devices: Sequence[DeviceId]) -> FloatVector:
+    missing = [device for device in devices if (device, work.window) not in host.sketches]
+    if missing:
+        raise Misbehaviour(f"window {work.window} is not full on {len(missing)} devices, first {missing[0]}")
+    sketches = np.stack([host.sketches.pop((device, work.window)) for device in devices])
+    norm = math.sqrt(len(report_channels(host.joined().schema.classes)))
+    return _noised(host, plan, sketches, norm, devices)
+
+
+def _noised(
+    host: Host, plan: SumPlan, vectors: FloatVector, norm: float, devices: Sequence[DeviceId]
+) -> FloatVector:
+    """Trust `local`: each device adds the whole noise itself, before anything else happens to its vector."""
+    if plan.trust is not Trust.LOCAL:
+        return vectors
+    std = plan.noise_multiplier * norm
+    noise = [gaussian(std, (vectors.shape[1],), host.noise(plan, device, "local")) for device in devices]
+    return (vectors + np.stack(noise)).astype(np.float32)

@@ -1,0 +1,232 @@
+"""What coordinator and device say to each other: one frozen dataclass per request and reply.
+
+Every request is two byte strings: `common`, equal for the whole cohort and encoded once, and `own`, for one device.
+Encoding, version and size checks are those of fedinfer.wire. The stages of secure aggregation carry the messages of
+fedinfer.secagg inside; this module knows only that they are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fedinfer.types import AggregationMode, DeviceId, FloatVector, Trust, Unit
+
+PROTOCOL_VERSION = 1
+
+
+class Kind(StrEnum):
+    """Message types as Flower sees them: "<category>.<action>"."""
+
+    ENROLL = "query.enroll"
+    JOIN = "query.join"
+    KEYS = "query.secagg_keys"
+    SHARES = "query.secagg_shares"
+    MASKED = "train.masked_update"
+    PLAIN = "train.plain_update"
+    SURVIVORS = "query.secagg_survivors"
+    UNMASK = "query.secagg_unmask"
+    PUSH = "query.push"
+    DRIFT = "query.drift"
+    HEALTH = "query.health"
+
+
+class Purpose(StrEnum):
+    """What a private sum is for."""
+
+    TRAIN = "train"
+    DRIFT = "drift"
+    GATE = "gate"
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollRequest:
+    """Who are you? Asked once per run."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollReply:
+    """A device introduces itself.
+
+    Args:
+        device: its name, as in its certificate.
+        public_key: Ed25519 identity, 32 bytes.
+        certificate: the enrolment authority's signature over (device, public_key), 64 bytes.
+        rows: number of training rows, declared public (docs/privacy-accounting.md); 0 for a device that never trains.
+    """
+
+    device: DeviceId
+    public_key: bytes
+    certificate: bytes
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRequest:
+    """The task and everybody's certificates.
+
+    Args:
+        run_id: the run.
+        scenario: JSON of the flat scenario.
+        schema: JSON of the schema.
+        devices, public_keys, certificates: the population, in the same order.
+        trusted_root: TUF root metadata the device pins when it has none yet.
+    """
+
+    run_id: str
+    scenario: str
+    schema: str
+    devices: tuple[DeviceId, ...]
+    public_keys: tuple[bytes, ...]
+    certificates: tuple[bytes, ...]
+    trusted_root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JoinReply:
+    """How many certificates the device verified."""
+
+    verified: int
+
+
+@dataclass(frozen=True, slots=True)
+class SumPlan:
+    """What the server promises before it asks for anything; every device of the cohort gets the same bytes.
+
+    Args:
+        run_id, round_id: names; `round_id` is the ledger's reference, spent once.
+        purpose: what the vector will be.
+        mode: protocol, ideal or off.
+        unit, trust: what is protected, and who adds noise.
+        cohort: sorted device ids.
+        degree, threshold, min_survivors: of secure aggregation.
+        bits, dimension: of the ring vector.
+        mechanism: encoded fedinfer.privacy IntegerMechanism; its bits and padded dimension are those above.
+        noise_multiplier: of noise outside the ring (local and central trust); 0 when the noise is in the ring.
+        sampling_rate: of examples inside a device, 1 when there is none.
+        local_steps: noisy steps that one device makes in one round (local trust, unit example), else 1.
+        rotation_seed: public, 32 bytes.
+        work_hash: SHA-256 of the work that the masked stage will bring.
+    """
+
+    run_id: str
+    round_id: str
+    purpose: Purpose
+    mode: AggregationMode
+    unit: Unit
+    trust: Trust
+    cohort: tuple[DeviceId, ...]
+    degree: int
+    threshold: int
+    min_survivors: int
+    bits: int
+    dimension: int
+    mechanism: bytes
+    noise_multiplier: float
+    sampling_rate: float
+    local_steps: int
+    rotation_seed: bytes
+    work_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FitWork:
+    """Train from these weights and send a clipped update (unit device) or a clipped gradient sum (unit example).
+
+    Args:
+        weights: float32 (d,), the tuned parameters.
+        window: inference window after which this round runs; tells nothing about anybody.
+    """
+
+    weights: FloatVector
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportWork:
+    """Report the histograms of one finished inference window."""
+
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedRequest:
+    """Third stage of a private sum: the work, and what secure aggregation says to all."""
+
+    work: bytes
+    secagg: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PlainRequest:
+    """The one stage of a private sum without masks: mode `ideal` (simulation) and mode `off` (unsafe)."""
+
+    plan: SumPlan
+    work: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PlainReply:
+    """A packed vector without masks."""
+
+    packed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PushRequest:
+    """TUF metadata and target files that bring a device to the newest allowed version."""
+
+    version: int
+    files: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class PushReply:
+    """What the device did with a push."""
+
+    installed: bool
+    version: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRequest:
+    """Infer on your own rows until this window is full."""
+
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class WindowReply:
+    """A window is full. The simulated facts are empty on a real device: nobody may see them there.
+
+    Args:
+        ready: False when the device has no model yet.
+        version: model version that served.
+        simulated_rows, simulated_correct: rows and correct labels of this window.
+        simulated_latencies_us: one latency per row.
+    """
+
+    ready: bool
+    version: int
+    simulated_rows: int
+    simulated_correct: int
+    simulated_latencies_us: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HealthRequest:
+    """Which model do you run?"""
+
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReply:
+    """State of the device."""
+
+    version: int
+    slot: str
+    refused: int

@@ -1,0 +1,57 @@
+"""What a plan costs: the events that server and device both write into their ledgers, derived from the plan alone.
+
+A device does not take the server's word for the price: it computes it from the same plan that it will carry out.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from fedinfer.errors import Misbehaviour
+from fedinfer.messages import SumPlan
+from fedinfer.privacy.events import Event, GaussianEvent, NonPrivate, PoissonSampled, Repeated
+from fedinfer.privacy.mechanism import IntegerMechanism
+from fedinfer.types import Relation, Trust, Unit
+from fedinfer.wire import decode
+
+
+@lru_cache(maxsize=64)
+def _decoded(data: bytes) -> IntegerMechanism:
+    return decode(IntegerMechanism, data)
+
+
+def mechanism_of(plan: SumPlan) -> IntegerMechanism:
+    """The integer mechanism of a plan.
+
+    Raises:
+        Misbehaviour: when it does not fit the ring that the plan promises.
+    """
+    mechanism = _decoded(plan.mechanism)
+    if (mechanism.bits, mechanism.padded) != (plan.bits, plan.dimension):
+        raise Misbehaviour(
+            f"the mechanism needs {mechanism.padded} x {mechanism.bits} bits, the plan has {plan.dimension} x {plan.bits}"
+        )
+    return mechanism
+
+
+def relation_of(unit: Unit) -> Relation:
+    """Neighbours of a unit: a row is there or not; a device, whose presence is public, sends its vector or zeros."""
+    return Relation.ADD_REMOVE if unit is Unit.EXAMPLE else Relation.ZERO_OUT
+
+
+def charge(plan: SumPlan) -> tuple[Event, ...]:
+    """Events of one private sum, for one unit of privacy that takes part in it.
+
+    Raises:
+        Misbehaviour: a plan that claims privacy but has no noise.
+    """
+    if plan.unit is Unit.NONE:
+        return (NonPrivate(),)
+    if plan.trust is Trust.DISTRIBUTED:
+        mechanism = mechanism_of(plan)
+        if mechanism.unit is not plan.unit:
+            raise Misbehaviour(f"the mechanism protects a {mechanism.unit}, the plan promises a {plan.unit}")
+        return (mechanism.event(plan.sampling_rate),)
+    noise = GaussianEvent(plan.noise_multiplier)
+    sampled = noise if plan.sampling_rate >= 1 else PoissonSampled(plan.sampling_rate, noise)
+    return (Repeated(sampled, plan.local_steps),)

@@ -1,0 +1,125 @@
+"""The coordinator of a simulation, over any Flower grid: real loop, drawn randomness, pooled held-out rows judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flwr.serverapp import Grid
+
+from fedinfer.artifact.export import Templates
+from fedinfer.artifact.repository import Repository
+from fedinfer.artifact.signing import generate_keys
+from fedinfer.config import Scenario
+from fedinfer.coordinator.enrol import admit, join
+from fedinfer.coordinator.loop import run
+from fedinfer.coordinator.planning import Population, RunPlan, make_plan
+from fedinfer.coordinator.server import Server
+from fedinfer.data import Federation
+from fedinfer.flower.transport import GridTransport
+from fedinfer.messages import EnrollReply
+from fedinfer.ports import Clock, Listener
+from fedinfer.privacy.charges import relation_of
+from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
+from fedinfer.privacy.noise import SimulatedStream
+from fedinfer.secagg.keys import IdentityKey
+from fedinfer.simulation.population import simulated_rows
+from fedinfer.store import open_store
+from fedinfer.system import SimulatedEntropy, SystemEntropy, simulation_rng
+from fedinfer.training.trainer import Trainer, load_trainer
+from fedinfer.types import Json
+
+RUN_ID = "simulation"
+
+
+def plan_simulation(
+    scenario: Scenario, federation: Federation, trainer: Trainer, engine: str
+) -> RunPlan:
+    """Plan a run from the federation alone, before any device is asked.
+
+    Raises:
+        ConfigError: see fedinfer.coordinator.planning.
+    """
+    rows = [len(device.train_y) for device in federation.devices.values()]
+    population = Population(len(rows), sum(rows), min(rows), trainer.dimension, federation.schema.classes)
+    warnings = list(federation.warnings)
+    if not (scenario.data.ranges_confirmed and federation.schema.confirmed):
+        warnings.append(
+            "ranges and categories were read off the data and nobody confirmed that they are public: "
+            "the stated epsilon does not cover what they reveal"
+        )
+    return make_plan(scenario, population, engine, tuple(warnings))
+
+
+def coordinate(
+    grid: Grid,
+    scenario: Scenario,
+    federation: Federation,
+    folder: Path,
+    engine: str,
+    clock: Clock,
+    emit: Listener,
+) -> Json:
+    """Enrol all nodes of a grid and run the scenario.
+
+    Args:
+        grid: reaches the devices.
+        scenario, federation: what is simulated.
+        folder: run folder; must exist.
+        engine: name of the grid, for the record.
+        clock: time.
+        emit: receives every event.
+
+    Returns:
+        The run record.
+
+    Raises:
+        FedInferError: see fedinfer.coordinator.loop.
+    """
+    seed = scenario.scenario.seed
+    trainer = load_trainer(scenario.model, federation.schema, scenario.training, seed)
+    plan = plan_simulation(scenario, federation, trainer, engine)
+    transport = GridTransport(grid, RUN_ID, clock)
+    authority = IdentityKey.generate(SimulatedEntropy(seed, "authority")).public_bytes
+    members = admit(transport.enroll(scenario.training.deadline_seconds), authority)
+    server = _server(scenario, federation, folder, trainer, transport, members, clock, emit)
+    join(
+        members, RUN_ID, scenario, federation.schema, server.repository.trusted_root(), transport,
+        scenario.training.deadline_seconds,
+    )  # fmt: skip
+    return run(server, plan)
+
+
+def _server(
+    scenario: Scenario,
+    federation: Federation,
+    folder: Path,
+    trainer: Trainer,
+    transport: GridTransport,
+    members: tuple[EnrollReply, ...],
+    clock: Clock,
+    emit: Listener,
+) -> Server:
+    seed = scenario.scenario.seed
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    keys = generate_keys(SystemEntropy())
+    connection = open_store(folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS)
+    return Server(
+        scenario=scenario,
+        schema=federation.schema,
+        run_id=RUN_ID,
+        devices={member.device: member.public_key for member in members},
+        rows={member.device: member.rows for member in members},
+        transport=transport,
+        clock=clock,
+        entropy=SimulatedEntropy(seed, "rotation"),
+        noise=lambda round_id: SimulatedStream(SimulatedEntropy(seed, "central", round_id)),
+        generator=lambda use: simulation_rng(seed, "server", use),
+        ledger=Ledger(connection, relation_of(scenario.privacy.unit)),
+        trainer=trainer,
+        public=federation.public,
+        judged=simulated_rows(scenario, federation).judged,
+        repository=Repository(folder / "artifacts", keys, clock, lambda _: None),
+        templates=Templates(),
+        folder=folder,
+        emit=emit,
+    )

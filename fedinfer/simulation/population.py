@@ -1,0 +1,155 @@
+"""Simulated devices: the real device code over rows of a federation, with drawn failures and a world that may change.
+
+Everything a simulated device draws follows from (run seed, device, round), so one process, many processes and a batch
+give the same result. Keys and shares of secure aggregation come from the operating system even here: they cancel.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.config import FleetSection, InjectSection, Scenario
+from fedinfer.data import Federation, drifting_devices, inject, stream_window
+from fedinfer.device.host import Host, Member, Policy
+from fedinfer.device.sessions import SESSION_MIGRATIONS, MemorySessions, Sessions, StoredSessions
+from fedinfer.inference.session import SessionCache
+from fedinfer.messages import Kind
+from fedinfer.ports import Clock
+from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.noise import SimulatedStream
+from fedinfer.secagg.enrolment import sign_enrolment
+from fedinfer.secagg.keys import IdentityKey
+from fedinfer.store import open_store
+from fedinfer.system import SimulatedEntropy, SystemEntropy, child_seed, simulation_rng
+from fedinfer.types import DeviceId, FloatVector, Relation, Unit
+
+EARLY = (Kind.KEYS, Kind.SHARES, Kind.MASKED)
+MODELS_KEPT = 8
+LATE = (Kind.SURVIVORS, Kind.UNMASK)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedRows:
+    """Rows of a federation seen through a world that changes at a stated window."""
+
+    federation: Federation
+    change: InjectSection | None
+    drifting: frozenset[DeviceId]
+    window_rows: int
+    seed: int
+
+    def training(self, device: DeviceId, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
+        """Labelled rows as the world is now: what a device would have collected after the change."""
+        data = self.federation.devices[device]
+        return self._seen(device, window, data.train_x, data.train_y, "training")
+
+    def stream(self, device: DeviceId, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
+        """Rows of one inference window."""
+        data = self.federation.devices[device]
+        x, y = stream_window(data, window, self.window_rows, child_seed(self.seed, device))
+        return self._seen(device, window, x, y, f"stream {window}")
+
+    def training_count(self, device: DeviceId) -> int:
+        """Number of training rows."""
+        return len(self.federation.devices[device].train_y)
+
+    def judged(self, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
+        """All devices' held-out rows pooled, as the world is at this window: for the metric of a simulation."""
+        parts = [
+            self._seen(device, window, data.test_x, data.test_y, "judged")
+            for device, data in sorted(self.federation.devices.items())
+        ]
+        return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+
+    def _seen(
+        self, device: DeviceId, window: int, x: FloatVector, y: npt.NDArray[np.int64], label: str
+    ) -> tuple[FloatVector, npt.NDArray[np.int64]]:
+        if self.change is None or device not in self.drifting or window < self.change.at_window:
+            return x, y
+        rng = simulation_rng(self.seed, "world", device, label)
+        return inject(x, y, self.federation.schema, self.change, window, rng)
+
+
+def simulated_rows(scenario: Scenario, federation: Federation) -> SimulatedRows:
+    """The rows of a scenario's devices."""
+    change, seed = scenario.drift.inject, scenario.scenario.seed
+    drifting = drifting_devices(sorted(federation.devices), change, seed) if change else frozenset()
+    return SimulatedRows(federation, change, drifting, scenario.drift.window, seed)
+
+
+def vanishing(fleet: FleetSection, seed: int, round_id: str, device: DeviceId) -> Kind | None:
+    """At which message a device vanishes in a round, or None; independent draws per device and round."""
+    if fleet.dropout == 0 and fleet.late_dropout == 0:
+        return None
+    rng = simulation_rng(seed, "vanish", round_id, device)
+    early, late, stage = rng.random(), rng.random(), rng.random()
+    if early < fleet.dropout:
+        return EARLY[int(stage * len(EARLY))]
+    return LATE[int(stage * len(LATE))] if late < fleet.late_dropout else None
+
+
+def simulated_host(
+    scenario: Scenario, federation: Federation, folder: Path, clock: Clock, sessions: Sessions | None
+) -> Host:
+    """All devices of a federation in one process.
+
+    Args:
+        scenario, federation: what is simulated.
+        folder: where the devices keep their stores and slots.
+        clock: time.
+        sessions: None keeps running rounds in the devices' database, for engines with several processes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    seed, privacy = scenario.scenario.seed, scenario.privacy
+    authority = IdentityKey.generate(SimulatedEntropy(seed, "authority"))
+    unit = Unit.EXAMPLE if privacy.unit is Unit.EXAMPLE else Unit.DEVICE
+    relation = Relation.ADD_REMOVE if unit is Unit.EXAMPLE else Relation.ZERO_OUT
+    connection = open_store(folder / "devices.sqlite", "ledger", LEDGER_MIGRATIONS)
+    if sessions is None:
+        sessions = StoredSessions(open_store(folder / "devices.sqlite", "sessions", SESSION_MIGRATIONS))
+    return Host(
+        members={device: _member(device, seed, authority) for device in sorted(federation.devices)},
+        authority=authority.public_bytes,
+        policy=Policy(
+            budget=device_budget(scenario),
+            plain_sums=True,
+            min_survivors=1,
+            unconfirmed_ranges=True,
+            reveals_simulation=True,
+        ),
+        rows=simulated_rows(scenario, federation),
+        ledger=Ledger(connection, relation),
+        sessions=sessions,
+        clock=clock,
+        entropy=SystemEntropy(),
+        noise=lambda plan, device, use: SimulatedStream(SimulatedEntropy(seed, use, plan.round_id, device)),
+        generator=lambda plan, device: simulation_rng(seed, "fit", plan.round_id, device),
+        vanishes=lambda round_id, device: vanishing(scenario.fleet, seed, round_id, device),
+        folder=folder,
+        model_cache=SessionCache(MODELS_KEPT),
+        remember=lambda _: None,
+    )
+
+
+def device_budget(scenario: Scenario) -> Budget:
+    """What a simulated device's owner allows: `privacy.device_epsilon`, or the budget of the run."""
+    privacy = scenario.privacy
+    if privacy.unit is Unit.NONE:
+        return Budget(math.inf, privacy.delta)
+    return Budget(privacy.device_epsilon or privacy.epsilon, privacy.delta)
+
+
+def memory_sessions() -> Sessions:
+    """Sessions for an engine with one process."""
+    return MemorySessions()
+
+
+def _member(device: DeviceId, seed: int, authority: IdentityKey) -> Member:
+    identity = IdentityKey.generate(SimulatedEntropy(seed, "identity", device))
+    return Member(device, identity, sign_enrolment(authority, device, identity.public_bytes))
+
