@@ -137,8 +137,6 @@ def _load(path: str) -> Callable[[Schema], Any]:
         ConfigError: names the key and what is wrong with it.
     """
     module_name, _, name = path.partition(":")
-    if not module_name or not name:
-        raise ConfigError(f"model.factory = {path!r} is not of the form 'package.module:callable'")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # importing user code may raise anything

@@ -58,7 +58,8 @@ def gaussian(source: Source, count: int) -> npt.NDArray[np.float32]:
         return source.standard_normal(count, dtype=np.float32)
     radius = np.sqrt(-2.0 * np.log1p(-uniform(source, 4 * count)))
     draws = radius * np.cos(2.0 * np.pi * uniform(source, 4 * count))
-    return (draws.reshape(4, count).sum(axis=0) / 2.0).astype(np.float32)
+    values: npt.NDArray[np.float32] = (draws.reshape(4, count).sum(axis=0) / 2.0).astype(np.float32)
+    return values
 
 
 def poisson_rows(source: Source, count: int, rate: float) -> Rows:

@@ -4,6 +4,8 @@ Rules:
 * `weights` is always the whole flat vector of `core` (length `size`); updates and sums cover the part that rounds
   change (length `dimension`): all of it, or the head. `tuned` and `replace` go from one to the other.
 * The engine is `cohort` where every layer is known to the stack, else `local`; both give the same numbers.
+* Nothing that is not finite leaves: hostile weights are refused, an example whose gradient overflows counts as zero
+  (the local engine then works, it drops such examples one by one), a device that diverged gives a zero update.
 * Labels are class numbers in [0, classes); rows are raw float32 as the schema describes them, NaN for missing.
 """
 
@@ -94,9 +96,9 @@ class Trainer:
         with threads(self._threads):
             features, start = self._features(weights, data), self.tuned(weights)
             if self._program is None:
-                return local.updates(self._net, start, features, rngs, self._training)
+                return _finite(local.updates(self._net, start, features, rngs, self._training))
             with torch.no_grad():
-                return cohort.updates(self._program, start, features, rngs, self._training)
+                return _finite(cohort.updates(self._program, start, features, rngs, self._training))
 
     def gradient_sums(
         self, weights: FloatVector, data: Data, rate: float, clipping_norm: float, rngs: Sequence[Source]
@@ -118,7 +120,9 @@ class Trainer:
             features, start = self._features(weights, data), self.tuned(weights)
             if self._program is not None:
                 with torch.no_grad():
-                    return cohort.gradient_sums(self._program, start, features, rngs, rate, clipping_norm)
+                    sums = cohort.gradient_sums(self._program, start, features, rngs, rate, clipping_norm)
+                if np.isfinite(sums).all():
+                    return sums
             return local.gradient_sums(self._net, start, features, rngs, rate, clipping_norm)
 
     def private_updates(
@@ -139,10 +143,12 @@ class Trainer:
         _check_private(private.rate, private.clipping_norm)
         with threads(self._threads):
             features, start = self._features(weights, data), self.tuned(weights)
-            if self._program is None:
-                return local.private_updates(self._net, start, features, rngs, self._training, private)
-            with torch.no_grad():
-                return cohort.private_updates(self._program, start, features, rngs, self._training, private)
+            if self._program is not None:
+                with torch.no_grad():
+                    moved = cohort.private_updates(self._program, start, features, rngs, self._training, private)
+                if np.isfinite(moved).all():
+                    return moved
+            return _finite(local.private_updates(self._net, start, features, rngs, self._training, private))
 
     def pretrain(self, weights: FloatVector, x: FloatVector, y: Labels, rng: np.random.Generator) -> FloatVector:
         """Train all layers on public rows, starting from `weights`; the new weights (size,)."""
@@ -154,7 +160,7 @@ class Trainer:
     def predict(self, weights: FloatVector, x: npt.NDArray[np.float32]) -> FloatVector:
         """Class probabilities (n, classes) float32 of raw rows (n, width)."""
         rows, _ = self._checked(x, np.zeros(len(x), dtype=np.int64))
-        set_vector(self._model, weights, Tune.ALL)
+        self._load(weights)
         with threads(self._threads), torch.no_grad():
             self._model.eval()
             pieces = [torch.softmax(self._model(piece), dim=1) for piece in rows.split(_EVALUATION_ROWS)]
@@ -163,12 +169,14 @@ class Trainer:
 
     def evaluate(self, weights: FloatVector, x: npt.NDArray[np.float32], y: Labels) -> dict[str, float]:
         """Figures of merit on labelled rows; keys as in `training.metrics.metrics`."""
+        self._checked(x, y)
         return metrics(self.predict(weights, x), y)
 
     def evaluate_groups(
         self, weights: FloatVector, x: npt.NDArray[np.float32], y: Labels, groups: Sequence[str]
     ) -> dict[str, dict[str, float]]:
         """`evaluate` for each group of rows, for instance each hospital."""
+        self._checked(x, y)
         return grouped_metrics(self.predict(weights, x), y, groups)
 
     def module(self, weights: FloatVector, *, native: bool = True) -> Model:
@@ -178,8 +186,8 @@ class Trainer:
             weights: (size,) float32.
             native: use one operator for a recurrent layer; the weights then have torch's own names.
         """
+        self._load(weights)
         model = copy.deepcopy(self._model)
-        set_vector(model, weights, Tune.ALL)
         if native:
             _make_native(model.core)
         model.requires_grad_(True)
@@ -188,7 +196,7 @@ class Trainer:
 
     def _features(self, weights: FloatVector, data: Data) -> Features:
         """Prepared rows of all devices, pushed through the layers that stay as they are."""
-        set_vector(self._model, weights, Tune.ALL)
+        self._load(weights)
         checked = [self._checked(x, y) for x, y in data]
         if not checked:
             return []
@@ -197,6 +205,14 @@ class Trainer:
             self._frozen.eval()
             together = self._frozen(self._model.prepare(torch.cat([rows for rows, _ in checked])))
         return list(zip(together.split(sizes), [labels for _, labels in checked], strict=True))
+
+    def _load(self, weights: FloatVector) -> None:
+        broken = int(np.count_nonzero(~np.isfinite(weights)))
+        if broken:
+            raise ConfigError(
+                f"{broken} of {weights.size} weights are not finite", hint="training diverged: lower the learning rates"
+            )
+        set_vector(self._model, weights, Tune.ALL)
 
     def _checked(self, x: npt.NDArray[np.float32], y: Labels) -> tuple[Tensor, Tensor]:
         width, classes = self._schema.width, self._schema.classes
@@ -260,6 +276,12 @@ def _make_native(core: nn.Module) -> None:
     for name, child in core.named_children():
         if isinstance(child, Recurrent):
             setattr(core, name, child.native())
+
+
+def _finite(updates: FloatVector) -> FloatVector:
+    """Zero the rows of devices that diverged."""
+    updates[~np.isfinite(updates).all(axis=1)] = 0.0
+    return updates
 
 
 def _check_private(rate: float, clipping_norm: float) -> None:

@@ -1,0 +1,82 @@
+"""Checkpoints: named numpy arrays and a JSON header in one .npz file. No code in it, no torch needed to read it.
+
+Rules:
+* The file is complete or absent: it is written beside its place, synced, then renamed.
+* Reading never runs code: allow_pickle is off and the header is JSON.
+* Equal contents give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.errors import ConfigError, StoreError
+from fedinfer.types import Json
+
+CHECKPOINT_VERSION = 1
+
+_HEADER = "header_json"
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a file holds.
+
+    Args:
+        arrays: by name.
+        header: a JSON object: model section, schema, round, optimizer kind, ...
+    """
+
+    arrays: Arrays
+    header: Json
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, replacing an older file of that name.
+
+    Raises:
+        ConfigError: an array holds Python objects, or a name is reserved.
+        StoreError: the file cannot be written.
+    """
+    for name, array in checkpoint.arrays.items():
+        if array.dtype.hasobject or name == _HEADER:
+            raise ConfigError(f"checkpoint array {name!r} of type {array.dtype} cannot be stored")
+    text = json.dumps({"version": CHECKPOINT_VERSION, "header": checkpoint.header}, sort_keys=True, allow_nan=False)
+    header = np.frombuffer(text.encode(), dtype=np.uint8)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **{_HEADER: header}, **dict(sorted(checkpoint.arrays.items())))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise StoreError(f"checkpoint {path} cannot be written: {error}") from error
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        ConfigError: the file is absent, damaged, or of another version.
+    """
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            document = json.loads(bytes(file[_HEADER]))
+            arrays = {name: file[name] for name in file.files if name != _HEADER}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{path} is not a checkpoint: {error}") from error
+    if not isinstance(document, dict) or document.get("version") != CHECKPOINT_VERSION:
+        raise ConfigError(f"{path}: this program reads checkpoints of version {CHECKPOINT_VERSION}")
+    return Checkpoint(arrays, document["header"])

@@ -1,0 +1,96 @@
+"""Schemas, data and modules that the training tests share; also the target of `model.factory` in them."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedinfer.schema import Categorical, Numeric, Schema
+
+TABLE = Schema(
+    (Numeric("age", 0, 100), Numeric("bp", -1, 1), Categorical("sex", ("f", "m", "x"))), "ill", ("no", "yes")
+)
+DIGITS = Schema((), "digit", tuple("0123456789"), (1, 8, 8), 16.0)
+SERIES = Schema(tuple(Numeric(f"r{i}", -2, 2) for i in range(36)), "move", ("a", "b", "c"), (3, 1, 12))
+TEXT = Schema((), "spam", ("ham", "spam"), (1, 1, 10), 29.0)
+SHOP = Schema(
+    (Categorical("user", tuple("abcdef")), Numeric("hour", 0, 24), Categorical("item", tuple("uvwxyz"))),
+    "like",
+    ("no", "yes"),
+)
+BY_KIND = {
+    "logistic": TABLE,
+    "mlp": TABLE,
+    "cnn": DIGITS,
+    "tcn": SERIES,
+    "gru": SERIES,
+    "transformer": TEXT,
+    "bag": TEXT,
+    "recommender": SHOP,
+}
+
+
+def rows(schema, count, seed):
+    """Raw rows with missing, unseen and out-of-range values, and labels."""
+    rng = np.random.default_rng(seed)
+    if schema is TEXT:
+        x = rng.integers(0, 30, (count, 10)).astype(np.float32)
+    elif schema is DIGITS:
+        x = rng.integers(0, 17, (count, 64)).astype(np.float32)
+    else:
+        x = np.stack([_column(column, count, rng) for column in schema.columns], axis=1).astype(np.float32)
+        x[rng.random(x.shape) < 0.1] = np.nan
+    return x, rng.integers(0, schema.classes, count)
+
+
+def _column(column, count, rng):
+    if isinstance(column, Categorical):
+        return rng.integers(-1, len(column.categories) + 1, count)
+    return rng.uniform(column.low - 1, column.high + 1, count)
+
+
+def generators(count, seed=0):
+    """One seeded generator per device."""
+    return [np.random.default_rng((seed, device)) for device in range(count)]
+
+
+def residual(schema):
+    """A user's module that the stacked engine does not know."""
+    return Residual(2 * 2 + 3 + 1, schema.classes)
+
+
+class Residual(nn.Module):
+    """x + relu(Wx), then a linear head."""
+
+    def __init__(self, width, classes):
+        super().__init__()
+        self.body, self.head = nn.Linear(width, width), nn.Linear(width, classes)
+
+    def forward(self, x):
+        return self.head(x + torch.relu(self.body(x)))
+
+
+def with_dropout(schema):
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, schema.classes))
+
+
+def with_batch_norm(schema):
+    return nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, schema.classes))
+
+
+def wrong_outputs(schema):
+    return nn.Linear(8, schema.classes + 1)
+
+
+def wrong_inputs(schema):
+    return nn.Linear(5, schema.classes)
+
+
+def not_a_module(schema):
+    return 3
+
+
+def raising(schema):
+    raise RuntimeError("no weights today")
+
+
+NOT_CALLABLE = 1
