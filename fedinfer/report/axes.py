@@ -33,7 +33,7 @@ class Scale:
 
 def ticks(low: float, high: float, most: int) -> tuple[float, ...]:
     """At most `most` round values (1, 2 or 5 times a power of ten) that lie in [low, high]."""
-    if not high > low:
+    if not high - low > 1e-300:  # the smallest floats have no round parts
         return (low,)
     rough = (high - low) / max(most - 1, 1)
     power = 10.0 ** math.floor(math.log10(rough))

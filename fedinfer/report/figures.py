@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedinfer.types import Json
 
 ABSENT = "\u2013"
+_EXPONENT = re.compile(r"e[+]?(-?)0*")
 
 
 def number(value: object) -> float | None:
@@ -23,9 +25,9 @@ def number(value: object) -> float | None:
 
 
 def finite(value: object) -> float | None:
-    """Like `number`, without the infinities: what a plot can show."""
+    """Like `number`, without infinities and what is as good as infinite: what a plot can show."""
     result = number(value)
-    return result if result is not None and math.isfinite(result) else None
+    return result if result is not None and abs(result) < 1e100 else None
 
 
 def count(value: object) -> int | None:
@@ -68,7 +70,7 @@ def significant(value: object, digits: int = 3) -> str:
     result = number(value)
     if result is None:
         return ABSENT
-    return f"{result:.{digits}g}" if math.isfinite(result) else _infinite(result)
+    return _EXPONENT.sub(r"e\1", f"{result:.{digits}g}") if math.isfinite(result) else _infinite(result)
 
 
 def percent(value: object) -> str:

@@ -28,7 +28,7 @@ def loop_legend(sequence: Sequence[Step]) -> Markup:
 
 def _channels(sequence: Sequence[Step]) -> list[tuple[bool, Markup, str]]:
     names = list(dict.fromkeys(channel for step in sequence for channel, _ in step.ratios))
-    return [(True, _stroke(*channel_style(place)), name) for place, name in enumerate(names)]
+    return [(True, _stroke(*channel_style(place)), f"drift: {name}") for place, name in enumerate(names)]
 
 
 def _stroke(colour: str, dash: str | None) -> Markup:

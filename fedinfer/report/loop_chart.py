@@ -14,9 +14,10 @@ from fedinfer.report.timeline import ROUND, WINDOW, Step, phases
 
 METRIC, SPENT, ALARM = axes.PALETTE[0], axes.PALETTE[2], axes.PALETTE[1]
 INK = "#1b2733"
-TOP, GAP, TITLE = 26.0, 20.0, 20.0
-PANELS = {"metric": 150.0, "epsilon": 100.0, "drift": 120.0, "models": 34.0}
+TOP, GAP, TITLE = 26.0, 18.0, 28.0
+PANELS = {"metric": 150.0, "epsilon": 100.0, "drift": 120.0, "models": 38.0}
 LOWEST_RATIO = 0.01
+LEAST_APART = 34.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def _metric_panel(sequence: Sequence[Step], metric: str, frame: Frame, top: floa
     size = 3.0 if len(sequence) <= 80 else 1.8
     return join(
         _grid(frame, y, axes.ticks(low, high, 5)),
-        axes.label(0, top - 8, f"{metric.capitalize()} (0 to 1)" if _share(values) else metric.capitalize(), "panel"),
+        axes.label(0, top - 11, f"{metric.capitalize()} (0 to 1)" if _share(values) else metric.capitalize(), "panel"),
         axes.path(both, METRIC),
         axes.markers(rounds, axes.dot(METRIC, size)),
         axes.markers(windows, axes.square(METRIC, size)),
@@ -129,7 +130,7 @@ def _epsilon_panel(sequence: Sequence[Step], budget: float | None, frame: Frame,
         )
     return join(
         _grid(frame, y, axes.ticks(0.0, high, 4)),
-        axes.label(0, top - 8, "Privacy spent (epsilon, all releases so far)", "panel"),
+        axes.label(0, top - 11, "Privacy spent (epsilon, all releases so far)", "panel"),
         axes.path(axes.stairs(places), SPENT),
         limit,
     )
@@ -145,7 +146,7 @@ def _drift_panel(sequence: Sequence[Step], frame: Frame, top: float, bottom: flo
     raised = [(frame.x(index), top + 8) for index, step in enumerate(sequence) if step.alarms]
     return join(
         _grid(frame, y, tuple(range(int(y.low), int(y.high) + 1)), power=True),
-        axes.label(0, top - 8, "Drift statistic / alarm threshold (log)", "panel"),
+        axes.label(0, top - 11, "Drift statistic / alarm threshold (log)", "panel"),
         axes.line(frame.left, y(0), frame.right, y(0), "limit", "7 4"),
         axes.label(frame.right, y(0) - 5, "alarm threshold", "note", "end"),
         *lines,
@@ -170,12 +171,12 @@ def _channel(sequence: Sequence[Step], channel: str, place: int, frame: Frame, y
 
 def channel_style(place: int) -> tuple[str, str | None]:
     """Colour and dash of the channel at a place; they repeat after as many as there are."""
-    styles = (axes.PALETTE[0], axes.PALETTE[3], axes.PALETTE[4], axes.PALETTE[2])
+    styles = (axes.PALETTE[3], axes.PALETTE[4], axes.PALETTE[0], axes.PALETTE[2])
     return styles[place % len(styles)], axes.DASHES[place % len(axes.DASHES)]
 
 
 def _model_panel(sequence: Sequence[Step], frame: Frame, top: float, bottom: float) -> Markup:
-    middle = (top + bottom) / 2 - 6
+    middle = (top + bottom) / 2 - 10
     pushed = [(frame.x(index), step.versions[-1]) for index, step in enumerate(sequence) if step.versions]
     names, free = [], -math.inf
     for x, version in pushed:
@@ -183,10 +184,10 @@ def _model_panel(sequence: Sequence[Step], frame: Frame, top: float, bottom: flo
         half = 3.5 * len(words)
         if x - half > free:
             place = min(max(x, frame.left + half), frame.right - half)
-            names.append(axes.label(place, bottom, words, "tick", "middle"))
+            names.append(axes.label(place, bottom - 6, words, "tick", "middle"))
             free = x + half + 4
     return join(
-        axes.label(0, top - 8, "Model versions pushed to devices", "panel"),
+        axes.label(0, top - 11, "Model versions pushed to devices", "panel"),
         axes.line(frame.left, middle, frame.right, middle, "grid"),
         axes.markers([(x, middle) for x, _ in pushed], axes.diamond(INK)),
         *names,
@@ -240,28 +241,21 @@ def _guides(sequence: Sequence[Step], frame: Frame, bottom: float) -> Markup:
 
 
 def _step_axis(sequence: Sequence[Step], frame: Frame, bottom: float) -> Markup:
-    every = max(1, math.ceil(len(sequence) * 30 / (frame.right - frame.left)))
-    labels = []
-    for index, step in enumerate(sequence):
-        first = index == 0 or sequence[index - 1].phase != step.phase
-        if first or (index % every == 0 and _distance(sequence, index) >= every):
-            labels.append((frame.x(index), f"{'w' if step.kind == WINDOW else 'r'}{step.label}"))
-    spaced: list[tuple[float, str]] = []
-    for x, words in labels:
-        if not spaced or x - spaced[-1][0] >= 24:
-            spaced.append((x, words))
+    """Names of steps: the first of each phase before all others, then as many as fit."""
+    starts = [first for _, first, _ in phases(sequence)]
+    chosen: list[int] = []
+    for index in (*starts, *range(len(sequence))):
+        if all(abs(frame.x(index) - frame.x(other)) >= LEAST_APART for other in chosen):
+            chosen.append(index)
     return join(
         axes.line(frame.left, bottom, frame.right, bottom, "axis"),
-        *(axes.label(x, bottom + 15, words, "tick", "middle") for x, words in spaced),
+        *(axes.label(frame.x(index), bottom + 15, step_name(sequence[index]), "tick", "middle") for index in chosen),
     )
 
 
-def _distance(sequence: Sequence[Step], index: int) -> int:
-    """Steps since the phase of step `index` began."""
-    start = index
-    while start > 0 and sequence[start - 1].phase == sequence[index].phase:
-        start -= 1
-    return index - start
+def step_name(step: Step) -> str:
+    """A round as r3, a window as w3."""
+    return f"{'w' if step.kind == WINDOW else 'r'}{step.label}"
 
 
 def _description(sequence: Sequence[Step], metric: str, budget: float | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedinfer.errors import StoreError
 from fedinfer.report import summary, tables
-from fedinfer.report.figures import count, finite, rows, seconds, section, words
+from fedinfer.report.figures import count, decimal, finite, rows, seconds, section, words
 from fedinfer.report.ledger import ledger_table
 from fedinfer.report.legend import loop_legend
 from fedinfer.report.loop_chart import loop_chart
@@ -146,19 +146,21 @@ def _drift(run: Json) -> Markup:
     drift = section(run, "drift")
     if not count(drift.get("windows")):
         return _section("Drift", tag("p", "Drift was not watched in this run.", class_="empty"))
+    return _section("Drift", _drift_story(run, drift), tables.alarms_table(run))
+
+
+def _drift_story(run: Json, drift: Json) -> Markup | None:
+    """The metric of the devices' own streams before, during and after; one figure alone is a sentence."""
     names = (("before", "#0072B2"), ("during", "#D55E00"), ("after", "#009E73"))
-    values = [
-        (name, value, colour) for name, colour in names if (value := finite(drift.get(f"metric_{name}"))) is not None
-    ]
-    story = _both(lambda width: bars("Metric before, during and after drift", values, width), 460.0) if values else None
-    return _section(
-        "Drift",
-        tag("p", f"{summary.metric_name(run).capitalize()} on the devices' own streams:", class_="how")
-        if story
-        else None,
-        story,
-        tables.alarms_table(run),
-    )
+    found = [(name, finite(drift.get(f"metric_{name}")), colour) for name, colour in names]
+    values = [(name, value, colour) for name, value, colour in found if value is not None]
+    lead = f"{summary.metric_name(run).capitalize()} on the devices' own streams"
+    if not values:
+        return None
+    if len(values) == 1:
+        return tag("p", f"{lead}: {decimal(values[0][1])}.", class_="how")
+    chart = _both(lambda width: bars("Metric before, during and after drift", values, width), 460.0)
+    return join(tag("p", f"{lead}:", class_="how"), chart)
 
 
 def _models(run: Json) -> Markup:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fedinfer.report.figures import number, section, significant, whole, words
+from fedinfer.report.figures import finite, number, section, significant, whole, words
 from fedinfer.types import AggregationMode, Json, Trust, Unit
 
 UNITS = {
@@ -76,14 +76,21 @@ def statement(run: Json) -> tuple[Item, ...]:
 
 
 def is_private(privacy: Json) -> bool:
-    """Whether the run claims a finite epsilon."""
-    epsilon = number(privacy.get("epsilon"))
-    return privacy.get("unit") in set(UNITS) and epsilon is not None and math.isfinite(epsilon)
+    """Whether the run claims a finite epsilon at a delta for a unit."""
+    return _claim(privacy) is not None
+
+
+def _claim(privacy: Json) -> tuple[float, float] | None:
+    """Epsilon and delta, or None where there is no such claim or it makes no sense."""
+    epsilon, delta = finite(privacy.get("epsilon")), finite(privacy.get("delta"))
+    if words(privacy.get("unit")) not in set(UNITS) or epsilon is None or delta is None:
+        return None
+    return (epsilon, delta) if epsilon >= 0 and 0 <= delta <= 1 else None
 
 
 def unit_words(privacy: Json) -> str:
     """The privacy unit in words."""
-    unit = privacy.get("unit")
+    unit = words(privacy.get("unit"))
     return UNITS[Unit(unit)] if unit in set(UNITS) else "nothing: no privacy unit is protected"
 
 
@@ -102,10 +109,11 @@ def guess_bound(epsilon: float, delta: float) -> float:
 
 
 def _guarantee(privacy: Json) -> Item:
-    epsilon, delta = number(privacy.get("epsilon")), number(privacy.get("delta")) or 0.0
-    if not is_private(privacy) or epsilon is None:
+    claim = _claim(privacy)
+    if claim is None:
         value = "epsilon is infinite: no differential privacy"
         return Item("Guarantee", value, "What was released may reveal any row that a device trained on.")
+    epsilon, delta = claim
     value = f"epsilon {significant(epsilon)} at delta {significant(delta)}, budget {significant(privacy.get('budget'))}"
     relation = RELATIONS.get(str(privacy.get("relation")), "with that unit and without it")
     guess = guess_bound(epsilon, delta)
@@ -158,7 +166,7 @@ def _mechanism(privacy: Json) -> Item:
         Trust.DISTRIBUTED: "integer noise, a share from each device, inside the secure sum",
         Trust.CENTRAL: "Gaussian noise that the server adds",
     }
-    trust = privacy.get("trust")
+    trust = words(privacy.get("trust"))
     noise = sources[Trust(trust)] if trust in set(Trust) else "noise"
     meaning = (
         f"Each contribution is clipped to the norm above, then covered by {noise}. Drift reports go through the same "
@@ -193,14 +201,14 @@ def _utility(run: Json) -> Item:
 
 
 def _trust(privacy: Json) -> Item:
-    trust = privacy.get("trust")
+    trust = words(privacy.get("trust"))
     meaning = TRUST[Trust(trust)] if trust in set(TRUST) else "Not stated."
     return Item("Trust model", words(trust), meaning)
 
 
 def _security(run: Json) -> Item:
     sums = section(run, "secure_aggregation")
-    mode = sums.get("mode")
+    mode = words(sums.get("mode"))
     meaning = SUMS[AggregationMode(mode)] if mode in set(SUMS) else "Not stated."
     meaning = meaning.format(threshold=words(sums.get("threshold"), "the threshold of"))
     if run.get("engine") in SIMULATED:

@@ -36,8 +36,8 @@ EXPLAINED = {
         "does not come back."
     ),
     "aborted": (
-        "A round ended without a release because too few devices answered. Nothing was revealed by it, and devices "
-        "keep the last model that they installed. What its ledger entries reserved stays spent."
+        "Rounds ended without a release because too few devices answered. Devices keep the last model that they "
+        "installed. What the ledger reserved for these rounds stays spent."
     ),
 }
 
@@ -89,6 +89,10 @@ def _training(run: Json) -> str:
     released = sum(row.get("status") == "released" for row in rows(run, "rounds"))
     aborted = sum(row.get("status") == "aborted" for row in rows(run, "rounds"))
     lost = f", {aborted} aborted" if aborted else ""
+    if not released:
+        return (
+            f"{whole(run.get('population'))} devices were asked to train one model together; no round succeeded{lost}."
+        )
     return (
         f"{whole(run.get('population'))} devices trained one model together without any of them sharing a row: "
         f"{released} rounds released{lost}."

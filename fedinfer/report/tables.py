@@ -25,19 +25,21 @@ Show = Callable[[Any], str]
 Column = tuple[str, str, Show]
 """Heading, key of the row, and how the value is written."""
 
+
+def _status(value: object) -> str:
+    """The status of a round with a sign, so that it can be seen without reading."""
+    return {"released": "\u2713 released", "aborted": "\u2715 aborted"}.get(words(value), words(value))
+
+
 ROUNDS: tuple[Column, ...] = (
     ("Round", "round", words),
     ("Reason", "reason", words),
-    (
-        "Status",
-        "status",
-        lambda value: {"released": "\u2713 released", "aborted": "\u2715 aborted"}.get(value, words(value)),
-    ),
+    ("Status", "status", _status),
     ("Cohort", "cohort", whole),
     ("Survivors", "survivors", whole),
     ("Metric", "metric", decimal),
     ("Loss", "loss", decimal),
-    ("Epsilon after", "epsilon", significant),
+    ("Epsilon after", "epsilon", decimal),
     ("Up per device", "bytes_up_per_device", data_size),
     ("Down per device", "bytes_down_per_device", data_size),
     ("Time", "seconds", seconds),
@@ -133,7 +135,7 @@ def _align(show: Show) -> str | None:
 def _boxed(caption: str, *parts: Markup) -> Markup:
     return tag(
         "div",
-        tag("table", tag("caption", caption), *parts),
+        tag("table", tag("caption", caption, class_="unseen"), *parts),
         class_="box",
         tabindex=0.0,
         role="region",

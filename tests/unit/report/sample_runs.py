@@ -17,10 +17,10 @@ def digits(
     """A completed run over 200 devices with a drift story: run.json and events."""
     draw = random.Random(seed)
     rounds = [_round(i, "initial", 0.55 + 0.37 * (1 - math.exp(-i / 3)), draw) for i in range(1, initial + 1)]
-    rounds[3] |= {
+    rounds[2] |= {
         "status": "aborted",
         "survivors": 21,
-        "metric": rounds[2]["metric"],
+        "metric": rounds[1]["metric"],
         "detail": "21 survivors, threshold 27",
     }
     later = [_round(initial + i, "drift", 0.40 + 0.48 * (1 - math.exp(-i / 3)), draw) for i in range(1, after + 1)]
@@ -127,7 +127,8 @@ def _run(scenario: str, population: int, rounds: list[Any], models: list[Any]) -
         "task": {"kind": "classification", "metric": "accuracy"}, "population": population, "rounds": rounds,
         "privacy": {
             "unit": "example", "trust": "distributed", "epsilon": 0.31, "delta": 1e-5, "budget": 1.0,
-            "accountant": "rdp", "relation": "add-or-remove-one", "sampling": "poisson", "clipping_norm": 1.0, "noise_multiplier": 4.2,
+            "accountant": "rdp", "relation": "add-or-remove-one",
+            "sampling": "poisson", "clipping_norm": 1.0, "noise_multiplier": 4.2,
         },
         "secure_aggregation": {"mode": "protocol", "threshold": 3, "neighbors": 3, "bits": 20},
         "models": models,
