@@ -47,7 +47,9 @@ def _report(proposal: Proposal, path: Path) -> None:
     for guess in proposal.columns:
         table.add_row(escape(guess.name), guess.role.value, escape(_because(guess)), str(guess.missing or ""))
     stdout.print(table)
-    stdout.print(f"\n{proposal.rows} rows, {proposal.devices} devices. Wrote {path}", highlight=False, markup=False)
+    stdout.print(
+        f"\n{proposal.rows} rows, {proposal.devices} devices. Wrote {path}", highlight=False, markup=False, soft_wrap=True
+    )
     if proposal.label_above is not None:
         stdout.print(
             f"The label is a number: class 1 means above {proposal.label_above:g}. Choose your own label_above."
@@ -59,6 +61,7 @@ def _report(proposal: Proposal, path: Path) -> None:
         f"  fedinfer run {path}        simulate it\n",
         highlight=False,
         markup=False,
+        soft_wrap=True,
     )
 
 

@@ -31,7 +31,7 @@ def validate(
         return
     stdout.print(_table(summary))
     for warning in summary["warnings"]:
-        stderr.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
+        stderr.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
     stdout.print("valid", style="green")
 
 

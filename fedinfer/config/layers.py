@@ -27,13 +27,13 @@ class Layers:
         return Layers(_merged(self.values, values), origins)
 
     def origin(self, path: KeyPath, default: str) -> str:
-        """Where the value at `path`, or a key below it, came from."""
+        """Where the value at `path`, or the keys below it, came from."""
         while path:
             if path in self.origins:
                 return self.origins[path]
-            below = {origin for leaf, origin in self.origins.items() if leaf[: len(path)] == path}
-            if len(below) == 1:
-                return below.pop()
+            below = dict.fromkeys(origin for leaf, origin in self.origins.items() if leaf[: len(path)] == path)
+            if below:
+                return ", ".join(below)
             path = path[:-1]
         return default
 

@@ -40,7 +40,7 @@ def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
     path = find_scenario(name_or_path)
     layers = _read_chain(path, ())
     for text in overrides:
-        layers = layers.over(_with_absolute_path(parse_override(text), Path.cwd()), f"--set {text}")
+        layers = layers.over(_placed(parse_override(text), Path.cwd(), f"--set {text}"), f"--set {text}")
     return validate(Layers({**layers.values, "base": str(path.parent)}, layers.origins), str(name_or_path))
 
 
@@ -56,7 +56,7 @@ def parse_scenario(text: str, folder: Path, source: str) -> Scenario:
         ConfigError: as in `load_scenario`.
     """
     try:
-        values = _with_absolute_path(tomllib.loads(text), folder)
+        values = _placed(tomllib.loads(text), folder, source)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
     return validate(Layers().over({**values, "base": str(folder)}, source), source)
@@ -108,9 +108,7 @@ def _read_chain(path: Path, seen: tuple[Path, ...]) -> Layers:
     """Read a file and, below it, what it extends."""
     if path in seen or len(seen) >= LONGEST_CHAIN:
         raise ConfigError(f"{path}: extends goes in a circle: {' -> '.join(p.name for p in (*seen, path))}")
-    values = _with_absolute_path(read_toml(path), path.parent)
-    if "base" in values:
-        raise ConfigError(f"{path}: unknown key base", hint="the folder of the TOML is always the base")
+    values = _placed(read_toml(path), path.parent, str(path))
     parent = values.pop("extends", None)
     if parent is None:
         return Layers().over(values, str(path))
@@ -128,7 +126,10 @@ def _parent_path(path: Path, parent: str) -> Path:
         raise ConfigError(f"{path}: extends = {parent!r}: {error}", hint=error.hint) from error
 
 
-def _with_absolute_path(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _placed(values: Mapping[str, Any], folder: Path, source: str) -> dict[str, Any]:
+    """The values with an absolute `data.path`."""
+    if "base" in values:
+        raise ConfigError(f"{source}: unknown key base", hint="relative paths start from the folder of the TOML")
     data = values.get("data")
     if not isinstance(data, Mapping) or not isinstance(data.get("path"), str) or not data["path"]:
         return dict(values)
