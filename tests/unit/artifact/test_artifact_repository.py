@@ -1,0 +1,310 @@
+"""The repository publishes, goes back, rotates keys, serves cohorts, prunes, and survives being killed half-way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import timedelta
+
+import pytest
+
+from fedinfer.artifact import repository as repository_module
+from fedinfer.artifact.files import list_files, read_file, write_file
+from fedinfer.artifact.metadata import expired_roles, load_state
+from fedinfer.artifact.repository import Repository
+from fedinfer.artifact.signing import Keys, load_keys
+from fedinfer.errors import ArtifactRejected, BadSignature, ConfigError, Rollback, StoreError
+from fedinfer.manifest import Manifest
+from tests.unit.artifact.workshop import Site, release
+
+
+@pytest.fixture
+def site(tmp_path):
+    return Site(tmp_path)
+
+
+def reopened(site: Site) -> Repository:
+    return Repository(site.folder, load_keys(site.keys_folder), site.clock, site.keep)
+
+
+def state_of(site: Site):
+    return load_state(lambda name: read_file(site.folder / "metadata", name), site.trusted_root)
+
+
+def test_a_new_repository_is_empty_and_signed(site):
+    assert site.repository.newest_version == 0
+    assert site.repository.versions() == ()
+    assert state_of(site).root.roles["root"].threshold == 2
+    assert len(state_of(site).root.roles["root"].keyids) == 3
+    with pytest.raises(ArtifactRejected, match="nothing was published"):
+        site.repository.bundle(1)
+
+
+def test_published_files_can_be_read_back(site):
+    site.publish(1, 2)
+    manifest, files = release(2)
+    assert site.repository.newest_version == 2
+    assert site.repository.manifest(2).to_bytes() == manifest.to_bytes()
+    bundle = site.repository.bundle(2)
+    names = [name for name in bundle if name.startswith("targets/")]
+    assert {name.split(".", 1)[1] for name in names} == {"current.json", "2.onnx"}
+    for name in names:
+        assert hashlib.sha256(bundle[name]).hexdigest() in name
+        assert site.repository.fetch(name) == bundle[name]
+    assert files["model/2.onnx"] in bundle.values()
+
+
+def test_a_bundle_holds_no_other_version(site):
+    site.publish(1, 2)
+    with pytest.raises(ArtifactRejected, match="is version 2, not 1"):
+        site.repository.bundle(1)
+
+
+def test_metadata_holds_no_float(site):
+    site.publish(1)
+
+    def floats(value):
+        if isinstance(value, dict):
+            return [found for item in value.values() for found in floats(item)]
+        if isinstance(value, list):
+            return [found for item in value for found in floats(item)]
+        return [value] if isinstance(value, float) else []
+
+    for name in list_files(site.folder / "metadata"):
+        assert floats(json.loads((site.folder / "metadata" / name).read_bytes())) == []
+
+
+def test_same_seed_and_time_give_the_same_bytes(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, second = Site(tmp_path / "a"), Site(tmp_path / "b")
+    for site in (first, second):
+        site.publish(1)
+    assert first.repository.bundle(1) == second.repository.bundle(1)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_versions_only_grow(site, version):
+    site.publish(2)
+    with pytest.raises(Rollback, match="is not newer than 2"):
+        site.publish(version)
+
+
+def test_files_must_be_those_of_the_manifest(site):
+    manifest, files = release(1)
+    path = manifest.chosen.path
+    for wrong, rule in (
+        ({}, "is missing"),
+        ({**files, "model/other.onnx": b"x"}, "not named by the manifest"),
+        ({path: files[path][:-1]}, "differ from the manifest"),
+        ({path: files[path][:-1] + b"!"}, "differ from the manifest"),
+    ):
+        with pytest.raises(ArtifactRejected, match=rule):
+            site.repository.publish(manifest, wrong)
+    assert site.repository.newest_version == 0
+
+
+def test_going_back_is_a_new_version_with_the_old_bytes(site):
+    site.publish(1, 2)
+    again = site.repository.reissue(1, site.clock.now())
+    assert again.version == 3
+    assert again.chosen.sha256 == release(1)[0].chosen.sha256
+    assert again.parent_sha256 == release(2)[0].chosen.sha256
+    assert release(1)[1]["model/1.onnx"] in site.repository.bundle(3).values()
+    with pytest.raises(ArtifactRejected, match="never published"):
+        site.repository.reissue(9, site.clock.now())
+
+
+def test_everything_survives_a_restart(site):
+    site.publish(1, 2)
+    site.repository.add_cohort("east", site.entropy)
+    site.repository.offer("east", 1)
+    again = reopened(site)
+    assert (again.versions(), again.cohorts(), again.root_version) == ((1, 2), ("east",), 1)
+    assert again.bundle(1, "east") == site.repository.bundle(1, "east")
+    again.publish(*release(3))
+    assert again.newest_version == 3
+
+
+def test_a_cohort_follows_its_own_pointer(site):
+    site.publish(1, 2)
+    site.repository.add_cohort("east", site.entropy)
+    site.repository.offer("east", 1)
+    bundle = site.repository.bundle(1, "east")
+    assert any(name.endswith("cohort-east.json") for name in bundle)
+    assert release(1)[1]["model/1.onnx"] in bundle.values()
+    site.repository.offer("east", 2)
+    assert release(2)[1]["model/2.onnx"] in site.repository.bundle(2, "east").values()
+    with pytest.raises(Rollback, match="was offered version 2, not 1"):
+        site.repository.offer("east", 1)
+
+
+def test_cohort_names_are_checked(site):
+    site.repository.add_cohort("east", site.entropy)
+    for name in ("east", "", "Ost", "a/b", "../x", "a" * 65):
+        with pytest.raises(ConfigError, match="exists already, or its name"):
+            site.repository.add_cohort(name, site.entropy)
+    with pytest.raises(ConfigError, match="no cohort 'west'"):
+        site.repository.offer("west", 1)
+    with pytest.raises(ArtifactRejected, match="nothing was published as cohort/west"):
+        site.repository.bundle(1, "west")
+
+
+@pytest.mark.parametrize("role", ["root", "targets", "snapshot", "timestamp"])
+def test_rotation_of_every_role_keeps_the_chain(site, role):
+    site.publish(1)
+    before = state_of(site).root.roles[role].keyids
+    site.repository.rotate(role, site.entropy)
+    site.publish(2)
+    after = state_of(site).root.roles[role].keyids
+    assert len(set(before) - set(after)) == 1
+    assert len(after) == len(before)
+    assert reopened(site).newest_version == 2
+    names = [name for name in site.repository.bundle(2) if name.endswith(".root.json")]
+    assert names == ["metadata/2.root.json"]
+    assert site.repository.bundle(2, from_root_version=2).keys().isdisjoint(names)
+
+
+def test_rotating_all_root_keys_one_after_another_keeps_the_chain(site):
+    first = set(state_of(site).root.roles["root"].keyids)
+    for _ in range(3):
+        site.repository.rotate("root", site.entropy)
+    assert first.isdisjoint(state_of(site).root.roles["root"].keyids)
+
+
+def test_one_root_key_cannot_rotate_and_changes_nothing(site):
+    keys = load_keys(site.keys_folder)
+    alone = Repository(site.folder, keys.with_role("root", keys.of("root")[:1]), site.clock, site.keep)
+    before = {name: read_file(site.folder, name) for name in list_files(site.folder)}
+    with pytest.raises(BadSignature, match="root"):
+        alone.rotate("targets", site.entropy)
+    assert {name: read_file(site.folder, name) for name in list_files(site.folder)} == before
+
+
+def test_a_server_without_root_keys_can_publish_but_not_rotate(site):
+    keys = load_keys(site.keys_folder)
+    online = Keys({role: signers for role, signers in keys.signers.items() if role != "root"})
+    repository = Repository(site.folder, online, site.clock, lambda keys: None)
+    repository.publish(*release(1))
+    with pytest.raises(ConfigError, match="no key for role 'root'"):
+        repository.rotate("timestamp", site.entropy)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+@pytest.mark.parametrize("survived", range(5))
+def test_a_killed_publish_never_happened_or_happened(site, monkeypatch, survived):
+    site.publish(1)
+    _kill_after(monkeypatch, survived)
+    with pytest.raises(Killed):
+        site.publish(2)
+    monkeypatch.undo()
+    again = reopened(site)
+    assert again.versions() == (1,)
+    again.publish(*release(2))
+    assert reopened(site).versions() == (1, 2)
+
+
+@pytest.mark.parametrize("role", ["root", "targets", "timestamp"])
+@pytest.mark.parametrize("survived", range(4))
+def test_a_killed_rotation_leaves_a_working_repository(site, monkeypatch, role, survived):
+    site.publish(1)
+    _kill_after(monkeypatch, survived)
+    try:
+        site.repository.rotate(role, site.entropy)
+    except Killed:
+        pass
+    monkeypatch.undo()
+    again = reopened(site)
+    again.publish(*release(2))
+    assert reopened(site).versions() == (1, 2)
+    assert state_of(site).root.version == again.root_version
+
+
+def _kill_after(monkeypatch, writes: int) -> None:
+    left = [writes]
+
+    def dying(folder, name, data):
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        write_file(folder, name, data)
+
+    monkeypatch.setattr(repository_module, "write_file", dying)
+
+
+def test_a_full_disk_leaves_the_version_before(site, monkeypatch):
+    site.publish(1)
+    written = []
+
+    def full(folder, name, data):
+        written.append(name)
+        if len(written) == 3:
+            raise StoreError("No space left on device")
+        write_file(folder, name, data)
+
+    monkeypatch.setattr(repository_module, "write_file", full)
+    with pytest.raises(StoreError):
+        site.publish(2)
+    monkeypatch.undo()
+    assert site.repository.versions() == (1,)
+    site.publish(2)
+    assert site.repository.versions() == (1, 2)
+
+
+def test_pruning_deletes_old_files_and_keeps_what_a_cohort_runs(site):
+    site.publish(1, 2, 3, 4)
+    site.repository.add_cohort("east", site.entropy)
+    site.repository.offer("east", 2)
+    assert site.repository.prune(1) == (1, 3)
+    assert site.repository.versions() == (2, 4)
+    names = list_files(site.folder / "targets")
+    assert {name.split(".", 1)[1] for name in names if name.startswith("model/")} == {
+        "2.json", "2.onnx", "4.json", "4.onnx", "current.json",
+    }  # fmt: skip
+    assert site.repository.bundle(4)
+    assert site.repository.bundle(2, "east")
+    assert reopened(site).versions() == (2, 4)
+    assert site.repository.prune(1) == ()
+
+
+def test_pruned_metadata_does_not_grow(site):
+    for version in range(1, 13):
+        site.publish(version)
+        site.repository.prune(2)
+    assert len(list_files(site.folder / "metadata")) == 4
+    assert sum(map(len, site.repository.bundle(12).values())) < 10_000
+
+
+def test_expired_metadata_is_renewed(site):
+    site.publish(1)
+    assert expired_roles(state_of(site), site.clock.now()) == ()
+    site.clock.advance(timedelta(days=8).total_seconds())
+    assert expired_roles(state_of(site), site.clock.now()) == ("timestamp", "snapshot")
+    site.repository.renew()
+    assert expired_roles(state_of(site), site.clock.now()) == ()
+
+
+def test_fetch_stays_inside_the_repository(site):
+    (site.folder / "secret").write_text("x")
+    assert site.repository.fetch("secret") is None
+    assert site.repository.fetch("metadata/nothing.json") is None
+    assert site.repository.fetch("metadata") is None
+    for path in ("metadata/../secret", "targets/../../keys/root.0.key", "metadata/\0x", "metadata/..\\x"):
+        with pytest.raises(ArtifactRejected, match="no file name"):
+            site.repository.fetch(path)
+
+
+def test_manifest_on_disk_is_what_was_signed(site):
+    site.publish(1)
+    path = next(path for path in (site.folder / "targets").rglob("*.1.json"))
+    document = Manifest.from_bytes(path.read_bytes())
+    path.write_bytes(path.read_bytes().replace(b'"top":0', b'"top":1'))
+    assert document.top == 0
+    with pytest.raises(BadSignature, match="was changed on disk"):
+        site.repository.manifest(1)
+    path.unlink()
+    with pytest.raises(ArtifactRejected, match="its file is missing"):
+        site.repository.manifest(1)
