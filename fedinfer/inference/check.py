@@ -45,6 +45,18 @@ def open_variant(model: bytes, manifest: Manifest, cache: SessionCache) -> Predi
     return Predictor.open(model, manifest.schema, naming_of(manifest), cache)
 
 
+def check_matrix(predictor: Predictor, manifest: Manifest) -> FloatArray:
+    """The check rows of a manifest as a matrix, float32 (rows, width).
+
+    Raises:
+        GateFailed: when one breaks the schema.
+    """
+    try:
+        return predictor.reader.matrix(np.array(manifest.check_rows, np.float64))
+    except DataError as error:
+        raise GateFailed(f"version {manifest.version}: a check row breaks the schema: {error}") from error
+
+
 def self_check(
     predictor: Predictor, manifest: Manifest, variant: Variant, clock: Clock, most_latency_us: float
 ) -> CheckResult:
@@ -60,7 +72,7 @@ def self_check(
     Raises:
         GateFailed: wrong class, probability outside the tolerance, NaN, wrong label text, or too slow.
     """
-    matrix = _check_matrix(predictor, manifest)
+    matrix = check_matrix(predictor, manifest)
     answers = predictor.predict_matrix(matrix)
     wrong = np.nonzero(answers.classes != np.array(variant.labels))[0]
     expected = np.array(variant.probabilities, np.float32)
@@ -88,10 +100,3 @@ def median_latency_us(predictor: Predictor, matrix: FloatArray, clock: Clock) ->
         predictor.predict_one(row)
         times.append(clock.seconds() - start)
     return 1e6 * sorted(times)[TIMED_PREDICTIONS // 2]
-
-
-def _check_matrix(predictor: Predictor, manifest: Manifest) -> FloatArray:
-    try:
-        return predictor.reader.matrix(np.array(manifest.check_rows, np.float64))
-    except DataError as error:
-        raise GateFailed(f"version {manifest.version}: a check row breaks the schema: {error}") from error

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fedinfer.errors import ArtifactRejected, DataError, GateFailed
+from fedinfer.errors import DataError, FedInferError, GateFailed
 from fedinfer.inference.answers import Prediction, Predictions
 from fedinfer.inference.installed import Installed, open_installed
 from fedinfer.inference.rows import FloatArray
@@ -144,8 +144,8 @@ class Service:
             self._observations.add_one(version, current.predictor.last_row(), answer.probabilities)
         return answer
 
-    def predict(self, rows: Any) -> Predictions:
-        """Like `Predictor.predict`, counted and watched."""
+    def predict(self, rows: Any) -> tuple[Installed, Predictions]:
+        """Like `Predictor.predict`, counted and watched; with the model that answered."""
         current, start = self._current, self._clock.seconds()
         version = current.info.version
         try:
@@ -158,7 +158,7 @@ class Service:
         self.telemetry.answered(version, self._clock.seconds() - start, len(answers))
         if self._observations is not None and len(answers):
             self._observations.add(version, matrix, answers.probabilities)
-        return answers
+        return current, answers
 
     def _failed(self, current: Installed, error: DataError | GateFailed) -> None:
         self.telemetry.failed(current.info.version, error)
@@ -177,7 +177,7 @@ class Service:
                 if self._slots.active() == current.info:
                     self._slots.rollback()
             self._take(open_installed(self._slots, self._cache))
-        except ArtifactRejected as nothing:
+        except FedInferError as nothing:
             logger.error("version %d fails (%s) and stays: %s", current.info.version, error, nothing)
             return
         bad, good = current.info.version, self._current.info.version

@@ -114,6 +114,23 @@ def open_channel(trusted_root: bytes, folder: Path, fetch: Fetch, now: datetime)
     return Channel(client, folder, fetcher)
 
 
+def folder_fetch(folder: Path) -> Fetch:
+    """A transport that reads a copy of the repository in a folder, for instance on a memory stick.
+
+    A path that leads out of the folder does not exist.
+    """
+    base = folder.resolve()
+
+    def fetch(path: str) -> bytes | None:
+        try:
+            file = (base / path).resolve()
+            return file.read_bytes() if file.is_relative_to(base) and file.is_file() else None
+        except (OSError, ValueError) as error:
+            raise TransportError(f"{folder}: {path[:80]!r} cannot be read: {first_line(error)}") from error
+
+    return fetch
+
+
 class _Fetcher(FetcherInterface):
     """Bytes of a dict, a message or a socket, in pieces, so that python-tuf stops reading at its bound."""
 

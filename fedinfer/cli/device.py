@@ -1,0 +1,257 @@
+"""`fedinfer device`: the model of this device: install, look, predict, serve, go back.
+
+A store is a folder with `slots/` (two versions of the model) and `metadata/` (what is trusted of the repository).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedinfer import __version__
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stderr, stdout
+from fedinfer.errors import ConfigError, FedInferError, MissingExtra
+from fedinfer.inference.answers import Predictions
+from fedinfer.inference.check import check_matrix, median_latency_us
+from fedinfer.inference.energy import energy_per_prediction, find_meter
+from fedinfer.inference.explain import Explanations, explain, reference_row
+from fedinfer.inference.freshness import seconds_since_refresh, staleness_warning
+from fedinfer.inference.installed import Installed, open_installed
+from fedinfer.inference.serving import Service
+from fedinfer.inference.session import SessionCache
+from fedinfer.inference.slots import Slots
+from fedinfer.inference.telemetry import Telemetry
+from fedinfer.inference.trust import folder_fetch
+from fedinfer.inference.updater import Updater, UpdateSettings
+from fedinfer.system import SystemClock
+from fedinfer.types import Json
+
+app = typer.Typer(no_args_is_help=True, help="The model on this device.")
+
+DAY_SECONDS = 86_400
+LOOK_SECONDS = 2.0
+"""How often a serving process looks for a model that another process installed."""
+REASONS = 3
+"""Columns named as reasons beside a prediction."""
+
+Store = Annotated[Path, typer.Option("--store", help="folder of this device's model")]
+StaleDays = Annotated[float, typer.Option("--stale-days", help="warn when the repository was not reached for longer")]
+
+
+@app.command()
+def install(
+    store: Store,
+    repository: Annotated[Path, typer.Option("--repository", help="folder with metadata/ and targets/")],
+    root: Annotated[Path, typer.Option("--root", help="trusted root metadata the device was shipped with")],
+    most_latency_us: Annotated[float, typer.Option(help="refuse a model slower than this")] = 100_000.0,
+    measure: Annotated[list[str] | None, typer.Option(help="measure this variant; repeat: the fastest is kept")] = None,
+    cohort: Annotated[str, typer.Option(help="take the model of this cohort")] = "",
+    stale_days: StaleDays = 7.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify, stage, check and activate the newest signed model."""
+    with errors_to_exit():
+        slots = Slots(store / "slots")
+        settings = UpdateSettings(most_latency_us, stale_days * DAY_SECONDS, cohort, None, tuple(measure or ()))
+        clock = SystemClock()
+        updater = Updater(slots, _bytes(root), store / "metadata", settings, clock, SessionCache(4))
+        report = updater.install(folder_fetch(repository), clock.now())
+    if as_json:
+        print_json(asdict(report))
+    elif report.installed:
+        stdout.print(
+            f"version {report.version} ({report.variant}) is active, before: {report.previous_version or 'none'}"
+        )
+    else:
+        stdout.print(f"version {report.version} ({report.variant}) was active already")
+
+
+@app.command()
+def rollback(store: Store, as_json: JsonOption = False) -> None:
+    """Go back to the version before and refuse the active one from now on."""
+    with errors_to_exit():
+        slots = _slots(store)
+        with slots.exclusive():
+            active = slots.rollback()
+    if as_json:
+        print_json({"version": active.version, "variant": active.variant})
+    else:
+        stdout.print(f"version {active.version} ({active.variant}) is active again")
+
+
+@app.command()
+def status(
+    store: Store,
+    measure: Annotated[bool, typer.Option("--measure", help="also time predictions and measure their energy")] = False,
+    watts: Annotated[float | None, typer.Option(help="of one busy core, to estimate energy without a meter")] = None,
+    stale_days: StaleDays = 7.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Which model is active, where it comes from, and whether the repository is still reached."""
+    with errors_to_exit():
+        slots, clock = _slots(store), SystemClock()
+        document = _status(slots, store / "metadata", stale_days * DAY_SECONDS, clock)
+        if measure:
+            document |= _measured(open_installed(slots, SessionCache(1)), watts, clock)
+    if as_json:
+        print_json(document)
+        return
+    for key, value in document.items():
+        stdout.print(f"{key.replace('_', ' '):28s} {value}", markup=False, highlight=False)
+
+
+@app.command()
+def predict(
+    store: Store,
+    rows: Annotated[Path, typer.Argument(help="CSV with a header; - for standard input")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="write the CSV here")] = None,
+    with_reasons: Annotated[bool, typer.Option("--explain", help="name the columns that carried each answer")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict the rows of a CSV file: label and confidence for each."""
+    with errors_to_exit():
+        installed = _open(store)
+        matrix = installed.predictor.reader.matrix(_text(rows))
+        answers = installed.predictor.predict_matrix(matrix)
+        reasons = explain(installed.predictor, matrix, reference_row(installed.manifest)) if with_reasons else None
+        if as_json:
+            lines = list(_lines(answers, reasons))
+            print_json({"version": installed.info.version, "predictions": lines})
+        else:
+            _write(_csv(answers, reasons), output)
+
+
+@app.command()
+def serve(
+    store: Store,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port")],
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    name: Annotated[str, typer.Option(help="name of the model in URLs; default: its task")] = "",
+    most_failures: Annotated[int, typer.Option(min=1, help="failures in a row that bring the last model back")] = 5,
+) -> None:
+    """Serve the Open Inference Protocol v2 and /metrics; follow models installed meanwhile without losing a request."""
+    with errors_to_exit():
+        from fedinfer.inference.http import make_app
+
+        try:
+            import uvicorn
+        except ImportError as error:
+            raise MissingExtra("serving over HTTP needs uvicorn", hint="pip install 'fedinfer[serve]'") from error
+        clock, telemetry = SystemClock(), Telemetry()
+        service = Service(_slots(store), SessionCache(4), clock, telemetry, most_failures)
+        name = name or service.current.manifest.task
+        web = make_app(service, name, __version__, lambda: seconds_since_refresh(store / "metadata", clock.now()))
+        stop = threading.Event()
+        follower = threading.Thread(target=_follow, args=(service, stop), daemon=True)
+        follower.start()
+        stderr.print(f"model {name} version {service.current.info.version} on http://{host}:{port}/v2/models/{name}")
+        try:
+            uvicorn.run(web, host=host, port=port, log_level="warning", access_log=False)
+        finally:
+            stop.set()
+
+
+def _follow(service: Service, stop: threading.Event) -> None:
+    """Take over what another process installs; a model that cannot be opened is reported and not taken."""
+    while not stop.wait(LOOK_SECONDS):
+        try:
+            if service.reload():
+                stderr.print(f"now serving version {service.current.info.version}")
+        except FedInferError as error:
+            stderr.print(str(error), markup=False)
+
+
+def _slots(store: Path) -> Slots:
+    if not (store / "slots").is_dir():
+        raise ConfigError(f"{store}: no device store", hint="fedinfer device install --store DIR ...")
+    return Slots(store / "slots")
+
+
+def _open(store: Path) -> Installed:
+    installed = open_installed(_slots(store), SessionCache(1))
+    if installed.damaged:
+        stderr.print(f"warning: {installed.damaged}; version {installed.info.version} is used", markup=False)
+    return installed
+
+
+def _status(slots: Slots, metadata: Path, stale_seconds: float, clock: SystemClock) -> Json:
+    installed, pointer, now = open_installed(slots, SessionCache(1)), slots.pointer(), clock.now()
+    manifest = installed.manifest
+    return {
+        "task": manifest.task,
+        "version": installed.info.version,
+        "variant": installed.info.variant,
+        "slot": installed.info.slot,
+        "damaged": installed.damaged,
+        "previous_version": pointer.previous.version if pointer.previous else None,
+        "withdrawn_versions": list(pointer.withdrawn),
+        "created": manifest.created,
+        "epsilon": manifest.privacy.epsilon,
+        "delta": manifest.privacy.delta,
+        "privacy": manifest.privacy.statement,
+        "gates_ran_on": manifest.isa,
+        "seconds_since_refresh": seconds_since_refresh(metadata, now),
+        "warning": staleness_warning(metadata, now, stale_seconds),
+    }
+
+
+def _measured(installed: Installed, watts: float | None, clock: SystemClock) -> Json:
+    matrix = check_matrix(installed.predictor, installed.manifest)
+    meter = find_meter(Path("/sys"), clock, watts)
+    energy = energy_per_prediction(installed.predictor, matrix, meter, repeats=max(1, 20_000 // len(matrix)))
+    return {
+        "latency_us": round(median_latency_us(installed.predictor, matrix, clock), 1),
+        "joules_per_prediction": energy.joules_per_prediction,
+        "energy_source": str(energy.source),
+    }
+
+
+def _lines(answers: Predictions, reasons: Explanations | None) -> Iterator[Json]:
+    for row, (label, confidence) in enumerate(zip(answers.labels, answers.confidences, strict=True)):
+        line: Json = {"row": row, "label": str(label), "confidence": round(float(confidence), 6)}
+        if reasons is not None:
+            line["reasons"] = " ".join(f"{name}:{value:+.3f}" for name, value in reasons.strongest(row, REASONS))
+        yield line
+
+
+def _csv(answers: Predictions, reasons: Explanations | None) -> str:
+    text = io.StringIO()
+    fields = ["row", "label", "confidence", *(["reasons"] if reasons is not None else [])]
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_lines(answers, reasons))
+    return text.getvalue()
+
+
+def _write(text: str, output: Path | None) -> None:
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        output.write_text(text)
+    except OSError as error:
+        raise ConfigError(f"{output}: {error.strerror}") from error
+
+
+def _text(path: Path) -> str:
+    if str(path) == "-":
+        return sys.stdin.read()
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}", hint="a CSV file in UTF-8 is expected") from error
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
