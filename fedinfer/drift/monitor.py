@@ -21,8 +21,9 @@ from fedinfer.drift.reference import Reference, composition, empty_reference, ex
 from fedinfer.drift.sequential import Ewma
 from fedinfer.drift.statistics import (
     NoisySum,
+    chi2_tail,
     degrees_of_freedom,
-    p_value,
+    quadratic_form,
     rate,
     rate_covariance,
     unit_covariance,
@@ -259,7 +260,7 @@ def _watch(
     result = ChannelResult(
         channel=channel.name,
         source=channel.source,
-        p_value=p_value(channel, observed, reference),
+        p_value=chi2_tail(quadratic_form(difference, own + shared), degrees_of_freedom(channel)),
         statistic=sequential.statistic(ewma, shared, one_unit),
         warning_threshold=warning,
         threshold=alarm,

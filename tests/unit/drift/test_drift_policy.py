@@ -1,0 +1,157 @@
+from dataclasses import replace
+
+import pytest
+
+from fedinfer.drift.channels import Source
+from fedinfer.drift.monitor import ChannelResult, WindowResult
+from fedinfer.drift.policy import (
+    Action,
+    Mode,
+    Phase,
+    PolicySettings,
+    PolicyState,
+    Situation,
+    approve,
+    decide,
+    finished,
+    pushed,
+    rolled_back,
+)
+from fedinfer.errors import ConfigError
+
+SETTINGS = PolicySettings(
+    mode=Mode.AUTO, max_triggers=1, rollback_windows=2, cooldown_windows=3, calm_windows=2, least_devices=10
+)
+READY = Situation(epsilon_left=2.0, epsilon_needed=1.0, ready_devices=50, previous_model=False)
+QUIET, WARNING, ALARM = 1.0, 12.0, 30.0
+
+
+def result(window, statistic, source=Source.OUTPUT):
+    return WindowResult(window, (ChannelResult("confidence", source, 0.5, statistic, 10.0, 20.0),), ())
+
+
+def run(settings, statistics, situation=READY, state=None, source=Source.OUTPUT):
+    state, actions = state or PolicyState(since_push=10), []
+    for window, value in enumerate(statistics):
+        state, decision = decide(settings, state, result(window, value, source), situation)
+        actions.append(decision.action)
+    return state, actions
+
+
+def test_quiet_windows_do_nothing():
+    state, actions = run(SETTINGS, [QUIET] * 5)
+    assert state.phase is Phase.OK
+    assert set(actions) == {Action.NONE}
+
+
+def test_warning_ends_only_after_calm_windows():
+    state, actions = run(SETTINGS, [WARNING, QUIET])
+    assert (state.phase, actions) == (Phase.WARN, [Action.WARN, Action.NONE])
+    state, _ = run(SETTINGS, [WARNING, QUIET, QUIET])
+    assert state.phase is Phase.OK
+
+
+def test_alarm_starts_one_round_and_waits_for_it():
+    state, actions = run(SETTINGS, [QUIET, ALARM, ALARM, ALARM])
+    assert actions == [Action.NONE, Action.ROUND, Action.NONE, Action.NONE]
+    assert state.phase is Phase.ROUND_PENDING
+    assert state.triggers == 1
+
+
+def test_after_a_round_comes_a_cooldown_then_ok():
+    state, _ = run(SETTINGS, [ALARM])
+    state = pushed(finished(SETTINGS, state))
+    assert (state.phase, state.since_push) == (Phase.COOLDOWN, 0)
+    state, actions = run(SETTINGS, [QUIET, QUIET, QUIET], state=state)
+    assert set(actions) == {Action.NONE}
+    assert state.phase is Phase.OK
+    assert finished(replace(SETTINGS, cooldown_windows=0), state).phase is Phase.OK
+
+
+def test_alarm_in_cooldown_is_deferred_with_its_reason():
+    state = finished(SETTINGS, PolicyState(since_push=10))
+    state, decision = decide(SETTINGS, state, result(0, ALARM), READY)
+    assert decision.action is Action.DEFER
+    assert "2 windows of cooldown left" in decision.reason
+
+
+def test_drift_of_inputs_alone_only_warns():
+    state, actions = run(SETTINGS, [ALARM, ALARM], source=Source.INPUT)
+    assert actions == [Action.WARN, Action.WARN]
+    assert state.phase is Phase.WARN
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"epsilon_left": 0.5}, "epsilon 1 needed, 0.5 left"),
+        ({"ready_devices": 9}, "9 devices ready, 10 needed"),
+    ],
+)
+def test_a_round_is_deferred_until_the_obstacle_is_gone(changes, reason):
+    state, decision = decide(SETTINGS, PolicyState(since_push=10), result(4, ALARM), replace(READY, **changes))
+    assert (decision.action, state.phase, state.triggers) == (Action.DEFER, Phase.ALARM, 0)
+    assert reason in decision.reason
+    state, decision = decide(SETTINGS, state, result(5, QUIET), READY)
+    assert decision.action is Action.ROUND
+
+
+def test_a_deferred_alarm_that_calms_down_is_forgotten():
+    poor = replace(READY, epsilon_left=0.0)
+    state, actions = run(SETTINGS, [ALARM, QUIET, QUIET, QUIET], poor)
+    assert actions == [Action.DEFER, Action.DEFER, Action.NONE, Action.NONE]
+    assert state.phase is Phase.OK
+
+
+def test_only_so_many_rounds_are_triggered():
+    state = PolicyState(since_push=10, triggers=1)
+    _, decision = decide(SETTINGS, state, result(0, ALARM), READY)
+    assert decision.action is Action.DEFER
+    assert "1 of 1 triggered rounds used" in decision.reason
+
+
+def test_alarm_after_a_push_rolls_back_first_then_trains():
+    situation = replace(READY, previous_model=True)
+    state, decision = decide(SETTINGS, pushed(PolicyState()), result(3, ALARM), situation)
+    assert decision.action is Action.ROLLBACK
+    assert "1 windows after a push" in decision.reason
+    state = rolled_back(state)
+    assert state.phase is Phase.OK
+    _, decision = decide(SETTINGS, state, result(4, ALARM), situation)
+    assert decision.action is Action.ROUND
+
+
+def test_the_first_model_has_nothing_to_go_back_to():
+    _, decision = decide(SETTINGS, pushed(PolicyState()), result(0, ALARM), READY)
+    assert decision.action is Action.ROUND
+
+
+def test_suggested_rounds_wait_for_a_person():
+    settings = replace(SETTINGS, mode=Mode.SUGGEST)
+    with pytest.raises(ConfigError, match="no suggested round"):
+        approve(settings, PolicyState())
+    state, decision = decide(settings, PolicyState(since_push=10), result(0, ALARM), READY)
+    assert decision.action is Action.SUGGEST_ROUND
+    state, again = decide(settings, state, result(1, ALARM), READY)
+    assert again.action is Action.NONE
+    state, decision = approve(settings, state)
+    assert (decision.action, state.phase) == (Action.ROUND, Phase.ROUND_PENDING)
+    with pytest.raises(ConfigError):
+        approve(SETTINGS, state)
+
+
+def test_decisions_carry_their_figures():
+    _, decision = decide(SETTINGS, PolicyState(since_push=10), result(7, ALARM), READY)
+    assert decision.to_json() == {
+        "action": "round",
+        "reason": "window 7: confidence statistic 30.0, alarm level 20.0, warning level 10.0",
+        "window": 7,
+    }
+
+
+@pytest.mark.parametrize(
+    "changes", [{"max_triggers": -1}, {"cooldown_windows": -1}, {"calm_windows": 0}, {"least_devices": 0}]
+)
+def test_settings_out_of_range_are_refused(changes):
+    with pytest.raises(ConfigError):
+        replace(SETTINGS, **changes)
