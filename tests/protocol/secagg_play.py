@@ -8,9 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from fedinfer import secagg
+from fedinfer import secagg, wire
 from fedinfer.errors import ProtocolAbort
-from fedinfer.secagg import IdentityKey, Session, Stage, StageRequest
+from fedinfer.secagg import IdentityKey, Session, Stage, StageRequest, shamir
+from fedinfer.secagg.graph import from_bitmap
+from fedinfer.secagg.keys import Signed, seal
+from fedinfer.secagg.messages import UnmaskBody, split
+from fedinfer.secagg.shamir import SHARE_BYTES
+from fedinfer.secagg.states import Place
 from fedinfer.system import SimulatedEntropy
 
 STAGES = tuple(Stage)
@@ -50,6 +55,9 @@ class World:
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
     states: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, ProtocolAbort] = field(default_factory=dict)
+    signing: dict[str, IdentityKey] = field(default_factory=dict)
+    secrets: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -78,7 +86,22 @@ class World:
             case Stage.UNMASK:
                 new, reply = secagg.answer_unmask(state, common, own)
         self.states[name] = secagg.encode_state(new)
+        self._remember(name, new)
         return reply
+
+    def _remember(self, name: str, state: Any) -> None:
+        """What a corrupt device, or a test that checks claims, knows and a later state has forgotten."""
+        if isinstance(state, secagg.SentKeys):
+            self.signing[name] = IdentityKey(state.signing)
+            self.secrets[name] = (state.self_seed, state.mask_private)
+        if isinstance(state, secagg.SentShares):
+            self.places[name] = state.place
+
+    def resign(self, name: str, stage: Stage, body: Any) -> bytes:
+        """The answer of a device that sends what it likes, correctly signed."""
+        if stage is Stage.KEYS:
+            return seal(self.identities[name], stage, name, self.session.sid, body)
+        return seal(self.signing[name], stage, name, self.places[name].key_list, body)
 
     def answer_all(self, requests: Mapping[str, StageRequest]) -> dict[str, bytes]:
         replies = {}
@@ -121,3 +144,50 @@ def play(
         replies = world.answer_all(asked)
         state, requests = secagg.step(state, tamper(stage, replies) if tamper else replies)
     return state, requests
+
+
+def body_of(kind: type, reply: bytes) -> Any:
+    """The unverified body of an answer."""
+    return wire.decode(kind, wire.decode(Signed, reply).body)
+
+
+@dataclass
+class Loot:
+    """Shares of both secrets of every device that a malicious server has gathered, by target and holder."""
+
+    world: World
+    seeds: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    keys: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    def take_answer(self, name: str, reply: bytes, survivors: Sequence[str]) -> None:
+        """What one unmask answer gives."""
+        body, cohort = body_of(UnmaskBody, reply), self.world.session.cohort
+        dealers = [cohort[j] for j in from_bitmap(body.dealers, len(cohort))]
+        for dealer, row in zip(dealers, split(body.shares, SHARE_BYTES, len(dealers), "shares"), strict=True):
+            (self.seeds if dealer in survivors else self.keys).setdefault(dealer, {})[name] = row
+
+    def take_corrupt(self, name: str) -> None:
+        """A corrupt device hands over both shares of every dealer it holds, and its own share of itself."""
+        state = secagg.decode_state(self.world.states[name])
+        held = getattr(state, "held", state)
+        cohort = self.world.session.cohort
+        dealers = [cohort[j] for j in from_bitmap(held.opened, len(cohort))]
+        for dealer, pair in zip(dealers, split(held.pairs, 2 * SHARE_BYTES, len(dealers), "pairs"), strict=True):
+            self.seeds.setdefault(dealer, {})[name] = pair[:SHARE_BYTES]
+            self.keys.setdefault(dealer, {})[name] = pair[SHARE_BYTES:]
+
+    def missing(self, target: str) -> tuple[int, int]:
+        """Shares that lack for the self-mask seed and for the mask key; reading `target` needs (0, 0)."""
+        needed = self.world.session.threshold
+        return tuple(max(0, needed - len(kind.get(target, {}))) for kind in (self.seeds, self.keys))
+
+    def rebuild(self, target: str) -> tuple[bool, bool]:
+        """Try with everything there is: are the self-mask seed, the mask key found?"""
+        found = []
+        for kind, secret in zip((self.seeds, self.keys), self.world.secrets[target], strict=True):
+            shares = kind.get(target, {})
+            points = np.array([self.world.session.cohort.index(name) + 1 for name in shares], np.int64)
+            rows = shamir.unpack(np.frombuffer(b"".join(shares.values()), np.uint8).reshape(-1, SHARE_BYTES))
+            use = min(len(points), self.world.session.threshold)
+            found.append(bool(use) and shamir.combine(rows[:use], points[:use]) == secret)
+        return found[0], found[1]

@@ -1,0 +1,122 @@
+"""Many devices: cohorts of at most 500 are summed securely, the sums are added or combined robustly.
+
+What this costs in privacy (the caller charges it; nothing here adds noise or accounts):
+* Every group's sum is seen by the server, so every group is a release of its own: `min_survivors`, the noise shares and
+  the event in the ledgers are those of ONE GROUP, not of the population. A device is in one group per round, so it is
+  charged one event per round (parallel composition over disjoint groups); adding the groups costs nothing more.
+* The median, the trimmed mean and the norm-bounded mean are functions of released sums: post-processing, no charge.
+* The price is noise: with g groups, each noised as a release of its own, the mean of all has the noise of one group's
+  mean divided by sqrt(g): sqrt(g) times more than one session over everybody would need.
+What the robust rules give: a device can spoil only its own group. The median withstands fewer than half of the groups
+being spoiled, the trimmed mean `trimmed` of them; the norm-bounded mean limits what one group can do, but not its sign.
+
+Sources: Yin et al. 2018 (ICML), definitions 1 and 2 (median, trimmed mean); Sun et al. 2019 (arXiv 1911.07963),
+section 3 (norm bounding).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.errors import ConfigError
+from fedinfer.secagg.ideal import ideal_sum
+from fedinfer.types import DeviceId, RingVector
+
+MAX_GROUP = 500
+"""Largest cohort of one session in a hierarchy."""
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def split_cohort(devices: Sequence[DeviceId], seed: bytes) -> tuple[tuple[DeviceId, ...], ...]:
+    """Split into the fewest groups of at most 500; more than 500 devices give groups of 250 to 500.
+
+    Args:
+        devices: unique names, at least one.
+        seed: public; names the round, so that groups change from round to round.
+    """
+    return random_groups(devices, -(-len(devices) // MAX_GROUP), seed)
+
+
+def random_groups(devices: Sequence[DeviceId], groups: int, seed: bytes) -> tuple[tuple[DeviceId, ...], ...]:
+    """Deal devices into groups whose sizes differ by at most one, in an order given by a hash.
+
+    Args:
+        devices: unique names.
+        groups: 1..len(devices).
+        seed: public; devices that were not known when it was fixed cannot choose their group.
+
+    Returns:
+        Groups, each sorted, as `Session.cohort` wants it.
+
+    Raises:
+        ConfigError: more groups than devices, none, or a name twice.
+    """
+    if not 1 <= groups <= len(devices) or len(set(devices)) != len(devices):
+        raise ConfigError(f"{len(set(devices))} different devices of {len(devices)} cannot make {groups} groups")
+    shuffled = sorted(devices, key=lambda device: hashlib.sha256(seed + b"\0" + device.encode()).digest())
+    return tuple(tuple(sorted(shuffled[start::groups])) for start in range(groups))
+
+
+def add_sums(totals: Iterable[RingVector], bits: int) -> RingVector:
+    """Add the sums of groups in the ring of `bits` bits: exact, as one session over everybody.
+
+    The caller has chosen `bits` for the whole population; else decode each group's sum and add floats.
+    """
+    return ideal_sum(totals, bits)
+
+
+def median(means: FloatArray) -> FloatArray:
+    """Coordinate-wise median of the groups' means.
+
+    Args:
+        means: float32, shape (groups, d), finite: decoded sums divided by their numbers of devices.
+
+    Returns:
+        float32, shape (d,).
+    """
+    return np.median(_checked(means), axis=0).astype(np.float32)
+
+
+def trimmed_mean(means: FloatArray, trimmed: int) -> FloatArray:
+    """Coordinate-wise mean without the `trimmed` largest and the `trimmed` smallest values.
+
+    Args:
+        means: float32, shape (groups, d), finite.
+        trimmed: values left out on each side, 0 <= 2 * trimmed < groups.
+
+    Returns:
+        float32, shape (d,).
+    """
+    ordered = np.sort(_checked(means), axis=0)
+    if not 0 <= 2 * trimmed < len(ordered):
+        raise ConfigError(f"{trimmed} values trimmed on each side of {len(ordered)} groups leave none")
+    return ordered[trimmed : len(ordered) - trimmed].mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def norm_bounded_mean(means: FloatArray, bound: float) -> FloatArray:
+    """Mean of the groups' means, each scaled down to an L2 norm of at most `bound`.
+
+    Args:
+        means: float32, shape (groups, d), finite.
+        bound: > 0.
+
+    Returns:
+        float32, shape (d,), norm at most `bound`.
+    """
+    if not bound > 0:
+        raise ConfigError(f"norm bound {bound}")
+    wide = _checked(means).astype(np.float64)
+    norms = np.sqrt(np.einsum("gd,gd->g", wide, wide))
+    scales = bound / np.maximum(norms, bound)
+    return (scales @ wide / len(wide)).astype(np.float32)
+
+
+def _checked(means: FloatArray) -> FloatArray:
+    if means.ndim != 2 or not len(means) or not np.isfinite(means).all():
+        raise ConfigError(f"group means of shape {means.shape}: expected finite (groups, d)")
+    return means

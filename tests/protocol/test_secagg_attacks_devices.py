@@ -1,0 +1,328 @@
+"""Malicious devices, one attack per test: the server names them, and the others' sum stays exact where it can."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fedinfer import secagg, wire
+from fedinfer.errors import BadShare, TooFewSurvivors
+from fedinfer.secagg import Aborted, Done, IdentityKey, Stage
+from fedinfer.secagg.graph import to_bitmap
+from fedinfer.secagg.keys import Signed, commit, seal
+from fedinfer.secagg.messages import KeysBody, MaskedBody, SharesBody, UnmaskBody
+from fedinfer.secagg.packing import pack
+from fedinfer.system import SimulatedEntropy
+from tests.protocol.secagg_play import STAGES, World, body_of, make_session, names, play
+
+CHEAT = "device-0001"
+
+
+def cheating(world, stage, kind, change):
+    """A tamper hook: CHEAT's body of one stage goes through `change`, correctly signed again."""
+
+    def tamper(at, replies):
+        if at is stage and CHEAT in replies:
+            replies[CHEAT] = world.resign(CHEAT, stage, change(body_of(kind, replies[CHEAT])))
+        return replies
+
+    return tamper
+
+
+def flip(data, at=0):
+    changed = bytearray(data)
+    changed[at] ^= 1
+    return bytes(changed)
+
+
+def expect_exact(world, state, survivors):
+    assert isinstance(state, Done), state
+    assert state.survivors == tuple(survivors)
+    np.testing.assert_array_equal(state.total, world.ideal(survivors))
+
+
+def blamed(state):
+    return {name for name, _ in state.blamed}
+
+
+@pytest.mark.parametrize("n", [10, 30])
+def test_device_sends_wrong_shares_and_is_blamed_by_name(n):
+    world = World(make_session(n))
+    tamper = cheating(world, Stage.UNMASK, UnmaskBody, lambda body: replace(body, shares=flip(body.shares)))
+    state, _ = play(world, tamper=tamper)
+    expect_exact(world, state, names(n))
+    assert blamed(state) == {CHEAT}
+    assert "is not the one that was dealt to it" in state.blamed[0][1]
+
+
+def test_too_many_wrong_shares_end_the_round_with_numbers():
+    world = World(make_session(10))
+    liars = names(10)[:4]
+
+    def tamper(stage, replies):
+        if stage is Stage.UNMASK:
+            for name in liars:
+                body = body_of(UnmaskBody, replies[name])
+                replies[name] = world.resign(name, stage, replace(body, shares=bytes(len(body.shares))))
+        return replies
+
+    state, _ = play(world, tamper=tamper)
+    assert isinstance(state, Aborted)
+    assert blamed(state) == set(liars)
+    assert "6 good shares" in state.reason
+    assert "7 are needed" in state.reason
+
+
+def deal_badly(world, holders_spoiled):
+    """CHEAT deals shares that lie on no polynomial to some holders, with digests that fit what it dealt."""
+    honest, share = world.answer, secagg.shamir.share
+
+    def spoil(secret, points, threshold, seed):
+        dealt = share(secret, points, threshold, seed)
+        dealt[:holders_spoiled] = (dealt[:holders_spoiled] + 1) % secagg.shamir.PRIME
+        return dealt
+
+    def answer(name, request):
+        with pytest.MonkeyPatch.context() as patch:
+            if name == CHEAT and request.stage is Stage.SHARES:
+                patch.setattr(secagg.shamir, "share", spoil)
+            return honest(name, request)
+
+    world.answer = answer
+    return world
+
+
+def test_dealer_of_a_few_bad_shares_is_blamed_and_the_round_finishes():
+    world = deal_badly(World(make_session(15)), 2)  # 15 shares, 11 needed: two wrong ones can be corrected
+    state, _ = play(world)
+    expect_exact(world, state, names(15))
+    assert blamed(state) == {CHEAT}
+
+
+def test_dealer_of_many_bad_shares_is_blamed_and_the_round_ends():
+    world = deal_badly(World(make_session(15)), 8)
+    state, _ = play(world)
+    assert isinstance(state, Aborted)
+    assert state.dealers == (CHEAT,)
+    assert blamed(state) == {CHEAT}
+    error = state.error()
+    assert isinstance(error, BadShare)
+    assert CHEAT in str(error)
+
+
+def test_dealer_of_bad_shares_that_drops_out_is_blamed_for_its_mask_key():
+    world = deal_badly(World(make_session(15)), 2)
+    state, _ = play(world, lost={CHEAT: Stage.MASKED})
+    expect_exact(world, state, [name for name in names(15) if name != CHEAT])
+    assert blamed(state) == {CHEAT}
+
+
+def test_device_publishes_a_wrong_commitment():
+    world = World(make_session(10))
+    other = commit(world.session.sid, CHEAT, b"x" * 32)
+    world = with_public(world, lambda public: public[:96] + other)
+    state, _ = play(world)
+    assert isinstance(state, Aborted)
+    assert state.dealers == (CHEAT,)
+    assert isinstance(state.error(), BadShare)
+
+
+def with_public(world, change):
+    """CHEAT publishes changed keys, correctly signed, and believes in them itself."""
+    honest = world.answer
+
+    def answer(name, request):
+        reply = honest(name, request)
+        if name == CHEAT and request.stage is Stage.KEYS:
+            body = body_of(KeysBody, reply)
+            reply = world.resign(name, Stage.KEYS, replace(body, public=change(body.public)))
+            signed = wire.decode(Signed, reply)
+            state = replace(
+                secagg.decode_state(world.states[name]), public=change(body.public), signature=signed.signature
+            )
+            world.states[name] = secagg.encode_state(state)
+        return reply
+
+    world.answer = answer
+    return world
+
+
+def test_device_publishes_a_mask_key_that_is_not_its_own_and_drops_out():
+    world = World(make_session(10))
+    stolen = secagg.keys.public_of(b"s" * 32)
+    world = with_public(world, lambda public: stolen + public[32:])
+    state, _ = play(world, lost={CHEAT: Stage.MASKED})
+    assert isinstance(state, Aborted)
+    assert state.dealers == (CHEAT,)
+
+
+def test_device_publishes_a_key_of_small_order():
+    world = with_public(World(make_session(10)), lambda public: bytes(32) + public[32:])
+    state, _ = play(world)
+    expect_exact(world, state, [name for name in names(10) if name != CHEAT])
+    assert blamed(state) == {CHEAT}
+    assert "small order" in state.blamed[0][1]
+
+
+def masked_of(change):
+    def tampered(world):
+        return cheating(world, Stage.MASKED, MaskedBody, lambda body: replace(body, vector=change(body.vector)))
+
+    return tampered
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda vector: vector + b"\0", "101 bytes, expected 100"),
+        (lambda vector: vector * 1000, "bytes"),
+        (lambda vector: vector[:-1], "99 bytes, expected 100"),
+        (lambda vector: b"", "0 bytes, expected 100"),
+        (lambda vector: b"\xff" * len(vector), "beyond its dimension"),
+    ],
+    ids=["one byte more", "oversized", "one byte less", "empty", "values where none belong"],
+)
+def test_device_sends_an_out_of_range_or_oversized_vector(change, reason):
+    world = World(make_session(10))
+    state, _ = play(world, tamper=masked_of(change)(world))
+    expect_exact(world, state, [name for name in names(10) if name != CHEAT])
+    assert blamed(state) == {CHEAT}
+    assert reason in state.blamed[0][1]
+
+
+def test_every_well_formed_vector_is_in_the_ring():
+    """What bit packing can say has b bits, so an out-of-range value cannot be sent at all; the sum just wraps."""
+    world = World(make_session(10, dimension=40))
+    top = pack(np.full(40, (1 << 20) - 1, np.uint32), 20)
+    state, _ = play(world, tamper=masked_of(lambda vector: top)(world))
+    assert isinstance(state, Done)
+    assert int(state.total.max()) < 1 << 20
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_device_takes_another_devices_identity(stage):
+    """CHEAT, correctly enrolled, answers in the name of its victim, who is silent."""
+    world, victim = World(make_session(10)), "device-0002"
+
+    def tamper(at, replies):
+        if at is stage:
+            replies[victim] = forge(at, replies[victim])
+        return replies
+
+    def forge(at, reply):
+        body = wire.decode(Signed, reply).body
+        context = world.session.sid if at is Stage.KEYS else world.places[CHEAT].key_list
+        key = world.identities[CHEAT] if at is Stage.KEYS else world.signing[CHEAT]
+        message = secagg.keys.statement_bytes(at, victim, context, body)
+        return wire.encode(Signed(body, key.sign(message)))
+
+    state, _ = play(world, tamper=tamper)
+    kept = names(10) if stage in (Stage.SURVIVORS, Stage.UNMASK) else [name for name in names(10) if name != victim]
+    expect_exact(world, state, kept)
+    assert state.blamed == ((victim, f"{stage}: the signature is not {victim}'s for this session"),)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_device_sends_another_devices_answer_as_its_own(stage):
+    world = World(make_session(10))
+
+    def tamper(at, replies):
+        if at is stage:
+            replies[CHEAT] = replies["device-0002"]
+        return replies
+
+    state, _ = play(world, tamper=tamper)
+    assert isinstance(state, Done)
+    assert blamed(state) == {CHEAT}
+
+
+def test_device_that_is_not_enrolled_is_refused():
+    world = World(make_session(10))
+    stranger = IdentityKey.generate(SimulatedEntropy("stranger"))
+
+    def tamper(stage, replies):
+        if stage is Stage.KEYS:
+            body = body_of(KeysBody, replies[CHEAT])
+            replies[CHEAT] = seal(stranger, stage, CHEAT, world.session.sid, body)
+        return replies
+
+    state, _ = play(world, tamper=tamper)
+    expect_exact(world, state, [name for name in names(10) if name != CHEAT])
+    assert blamed(state) == {CHEAT}
+
+
+def test_device_sends_boxes_that_do_not_open():
+    world = World(make_session(10))
+    tamper = cheating(world, Stage.SHARES, SharesBody, lambda body: replace(body, boxes=flip(flip(body.boxes), 84 * 3)))
+    state, _ = play(world, tamper=tamper)
+    expect_exact(world, state, names(10))
+    assert blamed(state) == {CHEAT}
+    assert len(state.blamed) == 2
+    assert all("do not open" in reason for _, reason in state.blamed)
+
+
+def test_device_sends_only_boxes_that_do_not_open():
+    """Nobody holds its secret, so its mask can never be removed: the session ends before anything is opened."""
+    world = World(make_session(10))
+    tamper = cheating(world, Stage.SHARES, SharesBody, lambda body: replace(body, boxes=bytes(len(body.boxes))))
+    state, _ = play(world, tamper=tamper)
+    assert isinstance(state, Aborted)
+    assert state.stage is Stage.MASKED
+    assert CHEAT in state.reason
+    assert blamed(state) == {CHEAT}
+    assert isinstance(state.error(), TooFewSurvivors)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: replace(body, boxes=body.boxes[:-1]),
+        lambda body: replace(body, boxes=b""),
+        lambda body: replace(body, digests=body.digests + b"\0"),
+        lambda body: replace(body, digests=b""),
+    ],
+)
+def test_device_sends_too_few_or_too_many_shares(change):
+    world = World(make_session(10))
+    state, _ = play(world, tamper=cheating(world, Stage.SHARES, SharesBody, change))
+    expect_exact(world, state, [name for name in names(10) if name != CHEAT])
+    assert blamed(state) == {CHEAT}
+
+
+def test_device_reveals_shares_of_devices_that_dealt_it_none():
+    world = World(make_session(30))
+
+    def invent(body):
+        everybody = to_bitmap(np.arange(30), 30)
+        return replace(body, dealers=everybody, shares=bytes(34 * 30))
+
+    state, _ = play(world, tamper=cheating(world, Stage.UNMASK, UnmaskBody, invent))
+    expect_exact(world, state, names(30))
+    assert blamed(state) == {CHEAT}
+
+
+def test_device_complains_about_everybody():
+    """It only loses its own word: complaints about strangers are ignored, the others hold enough shares."""
+    world = World(make_session(10))
+    everybody = to_bitmap(np.arange(10), 10)
+    tamper = cheating(world, Stage.MASKED, MaskedBody, lambda body: replace(body, unopened=everybody))
+    state, _ = play(world, tamper=tamper)
+    expect_exact(world, state, names(10))
+
+
+@pytest.mark.parametrize("garbage", [b"", b"FI", b"\0" * 1000, b"FI\x01" + b"\xff" * 200, b"FI\x02"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_device_sends_garbage(stage, garbage):
+    world = World(make_session(10))
+
+    def tamper(at, replies):
+        if at is stage:
+            replies[CHEAT] = garbage
+        return replies
+
+    state, _ = play(world, tamper=tamper)
+    assert isinstance(state, Done)
+    assert blamed(state) == {CHEAT}
+    np.testing.assert_array_equal(state.total, world.ideal(state.survivors))
