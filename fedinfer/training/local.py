@@ -3,7 +3,7 @@
 Rules:
 * The clip factor of an example is min(1, C / (norm + 1e-6)), Opacus' own.
 * An example whose gradient is not finite counts as zero, so one example never moves a sum by more than C.
-* Rows and noise come from the device's source through `sampling`, in the order: rows of a step, then its noise.
+* Rows and noise come from the device's own source through `sampling` and `noise`, in the same order in both engines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from torch.nn.functional import cross_entropy
 
 from fedinfer.config import TrainingSection
 from fedinfer.errors import ConfigError, MissingExtra
-from fedinfer.training.sampling import PrivateSteps, Source, gaussian, minibatches, poisson_rows, uniform
+from fedinfer.training.noise import gaussian_noise
+from fedinfer.training.sampling import PrivateSteps, Source, minibatches, poisson_rows, uniform
 from fedinfer.training.seeding import seeded
 from fedinfer.training.update import size, write
 from fedinfer.types import FloatVector
@@ -160,11 +161,12 @@ def _descend_privately(
     optimizer, anchor = _optimizer(work.parameters, training), _copies(work.parameters)
     expected = max(1.0, private.rate * len(y))
     deviation = private.noise_multiplier * private.clipping_norm
+    noise = gaussian_noise(source)
     for _ in range(private.steps):
         rows = torch.from_numpy(poisson_rows(source, len(y), private.rate))
         total = work.clipped_sum(x[rows], y[rows])
         if deviation > 0:
-            total += deviation * torch.from_numpy(gaussian(source, total.numel()))
+            total += deviation * noise(total.numel())
         _set_gradients(work.parameters, total / expected)
         _pull(work.parameters, anchor, training.proximal)
         optimizer.step()

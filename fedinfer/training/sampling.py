@@ -48,20 +48,6 @@ def uniform(source: Source, count: int) -> npt.NDArray[np.float64]:
     return values
 
 
-def gaussian(source: Source, count: int) -> npt.NDArray[np.float32]:
-    """`count` independent N(0, 1) values as float32.
-
-    From entropy each value is the sum of four Box-Muller draws over two, which closes the floating-point channel of
-    Mironov 2012 in the way of Holohan and Braghin 2021, section 4 (the same as Opacus' secure mode).
-    """
-    if isinstance(source, np.random.Generator):
-        return source.standard_normal(count, dtype=np.float32)
-    radius = np.sqrt(-2.0 * np.log1p(-uniform(source, 4 * count)))
-    draws = radius * np.cos(2.0 * np.pi * uniform(source, 4 * count))
-    values: npt.NDArray[np.float32] = (draws.reshape(4, count).sum(axis=0) / 2.0).astype(np.float32)
-    return values
-
-
 def poisson_rows(source: Source, count: int, rate: float) -> Rows:
     """Indices of the rows that a Poisson sample holds: each of `count` rows independently with probability `rate`."""
     if rate >= 1.0:
