@@ -141,7 +141,7 @@ def _pld_if_proved(history: History, delta: float, relation: Relation, rdp: floa
         return profile_epsilon(history, delta, relation)
     if relation is Relation.REPLACE_ONE or rdp > _MAX_PLD_EPSILON or not has_pld():
         return math.inf
-    return pld_epsilon(history, delta)
+    return pld_epsilon(history, delta, rdp)
 
 
 def _is_sampled(event: Single) -> bool:

@@ -79,31 +79,47 @@ def calibrate(
     if not target_epsilon > 0:
         raise ConfigError(f"epsilon must be positive, got {target_epsilon}")
 
-    def quick(z: float) -> bool:
-        return rdp_epsilon(make_events(z), delta, relation) <= target_epsilon
+    def quick(z: float) -> float:
+        return rdp_epsilon(make_events(z), delta, relation)
 
-    def exact(z: float) -> bool:
-        return account(make_events(z), delta, relation).epsilon <= target_epsilon
+    def exact(z: float) -> float:
+        return account(make_events(z), delta, relation).epsilon
 
-    if not quick(high) and not exact(high):
-        spent = account(make_events(high), delta, relation).epsilon
+    most = exact(high)
+    if most > target_epsilon:
         raise ConfigError(
-            f"noise multiplier {high:g} still costs epsilon {spent:g}, target {target_epsilon:g}",
+            f"noise multiplier {high:g} still costs epsilon {most:g}, target {target_epsilon:g}",
             hint="raise epsilon or delta, or plan fewer rounds",
         )
-    # Rényi bounds find a multiplier that surely fits; the costly accountant then only looks a little below it.
-    rough = _least(quick, low, high) if quick(high) else high
-    if exact(low):
+    if exact(low) <= target_epsilon:
         return low
-    factor = 0.8
-    while rough * factor > low and exact(rough * factor):
-        factor *= 0.8
-    return _least(exact, max(low, rough * factor), rough)
+    # Rényi bounds find a multiplier that surely fits; the costly accountant then looks only a little below it.
+    rough = _least(quick, target_epsilon, low, high) if quick(high) <= target_epsilon else high
+    below = rough * 0.8
+    while below > low and exact(below) <= target_epsilon:
+        rough, below = below, below * 0.8
+    return _least(exact, target_epsilon, max(low, below), rough)
 
 
-def _least(fits: Callable[[float], bool], low: float, high: float) -> float:
-    """Bisect on a logarithmic scale; `high` fits, and the result does too."""
+def _least(epsilon_of: Callable[[float], float], target: float, low: float, high: float) -> float:
+    """Shrink (low, high), where epsilon_of(low) > target >= epsilon_of(high), to TOLERANCE; the upper end is returned.
+
+    Epsilon is nearly a power of the noise multiplier, so the ends are moved to just above and just below where a
+    straight line between them on logarithmic scales meets the target; every third step halves instead.
+    """
+    at_low, at_high = epsilon_of(low), epsilon_of(high)
+    step = 0
     while high > low * (1 + TOLERANCE):
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if fits(middle) else (middle, high)
+        step += 1
+        guess = math.sqrt(low * high)
+        if step % 3 and math.isfinite(at_low) and at_high > 0:
+            share = math.log(at_low / target) / math.log(at_low / at_high)
+            aside = 1 + (TOLERANCE / 3 if step % 3 == 1 else -TOLERANCE / 3)
+            guess = low * (high / low) ** share * aside
+            guess = min(max(guess, low * (1 + TOLERANCE / 4)), high * (1 - TOLERANCE / 4))
+        at_guess = epsilon_of(guess)
+        if at_guess <= target:
+            high, at_high = guess, at_guess
+        else:
+            low, at_low = guess, at_guess
     return high

@@ -13,8 +13,8 @@ from fedinfer.types import Relation
 
 _MIN_PROFILE_DELTA = 1e-11
 """Below this the subtraction in the profile loses digits; the RDP bound is used instead."""
-_STEP = 1e-4
-"""Grid of privacy-loss values."""
+_STEPS = (2.0**-15, 2.0**-10)
+"""Finest and coarsest grid of privacy-loss values."""
 
 
 def has_pld() -> bool:
@@ -58,7 +58,7 @@ def _profile_delta(epsilon: float, m: float) -> float:
     return inside - outside + 1e-14
 
 
-def pld_epsilon(events: Sequence[tuple[Single, int]], delta: float) -> float:
+def pld_epsilon(events: Sequence[tuple[Single, int]], delta: float, near: float) -> float:
     """Epsilon of Gaussian mechanisms, some Poisson-sampled, under add-or-remove-one or zero-out-one.
 
     The dominating pairs are those of Zhu, Dong and Wang 2022, Theorem 11 (both directions are composed, the worse one
@@ -67,21 +67,23 @@ def pld_epsilon(events: Sequence[tuple[Single, int]], delta: float) -> float:
     Args:
         events: pairs of event and count; GaussianEvent or PoissonSampled of one.
         delta: in (0, 1).
+        near: an upper bound on the answer; the grid is chosen fine enough for it. Any grid gives a valid bound.
     """
+    step = min(_STEPS[1], max(_STEPS[0], 2.0 ** math.floor(math.log2(max(near, 1e-9) / 20_000))))
     precision = sum(n / event.noise_multiplier**2 for event, n in events if isinstance(event, GaussianEvent))
-    total = _pld(1 / math.sqrt(precision), 1.0, 1) if precision else None
+    total = _pld(1 / math.sqrt(precision), 1.0, 1, step) if precision else None
     for event, count in events:
         if isinstance(event, PoissonSampled) and isinstance(event.event, GaussianEvent):
-            part = _pld(event.event.noise_multiplier, event.rate, count)
+            part = _pld(event.event.noise_multiplier, event.rate, count, step)
             total = part if total is None else total.compose(part)
     return 0.0 if total is None else float(total.get_epsilon_for_delta(delta))
 
 
 @lru_cache(maxsize=64)
-def _pld(noise_multiplier: float, rate: float, count: int) -> Any:
+def _pld(noise_multiplier: float, rate: float, count: int, step: float) -> Any:
     from dp_accounting.pld import privacy_loss_distribution
 
     one = privacy_loss_distribution.from_gaussian_mechanism(
-        noise_multiplier, value_discretization_interval=_STEP, sampling_prob=rate
+        noise_multiplier, value_discretization_interval=step, sampling_prob=rate
     )
     return one if count == 1 else one.self_compose(count)

@@ -1,0 +1,209 @@
+"""Noise: where its words come from, and that integers follow their law exactly."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import mpmath
+import numpy as np
+import pytest
+from scipy import stats
+
+from fedinfer.errors import ConfigError
+from fedinfer.privacy.noise import (
+    SecureStream,
+    SimulatedStream,
+    discrete_gaussian,
+    gaussian,
+    pieces,
+    skellam,
+    whole_variance,
+)
+from fedinfer.privacy.tables import MAX_VARIANCE, discrete_gaussian_table, skellam_table
+from fedinfer.system import SimulatedEntropy, SystemEntropy, simulation_rng
+
+
+def simulated(name: str) -> SimulatedStream:
+    return SimulatedStream(SimulatedEntropy("test noise", name))
+
+
+class Fixed:
+    """A stream that plays back given words."""
+
+    def __init__(self, *words: int) -> None:
+        self.left = list(words)
+
+    def words(self, count: int) -> np.ndarray:
+        played, self.left = self.left[:count], self.left[count:]
+        return np.array(played, np.uint64)
+
+
+def test_a_seeded_source_cannot_make_real_noise() -> None:
+    class Impostor:
+        def take(self, count: int) -> bytes:
+            return bytes(count)
+
+    for source in (SimulatedEntropy(1), simulation_rng(1), Impostor(), None):
+        with pytest.raises(ConfigError, match="SystemEntropy"):
+            SecureStream(source)  # type: ignore[arg-type]  # the checker refuses it too: see the next test
+
+
+@pytest.mark.slow
+def test_the_type_checker_refuses_a_seeded_source() -> None:
+    from mypy import api
+
+    code = (
+        "from fedinfer.privacy.noise import SecureStream\n"
+        "from fedinfer.system import SimulatedEntropy, SystemEntropy\n"
+        "SecureStream(SystemEntropy())\n"
+        "SecureStream(SimulatedEntropy(1))\n"
+    )
+    out, _, status = api.run(["--config-file=", "--strict", "--follow-imports=silent", "-c", code])
+    assert status == 1
+    assert "Found 1 error" in out
+    assert "SimulatedEntropy" in out
+
+
+def test_secure_streams_differ_and_simulated_ones_repeat() -> None:
+    a, b = SecureStream(SystemEntropy()), SecureStream(SystemEntropy())
+    assert not np.array_equal(a.words(8), b.words(8))
+    first, second = simulated("x"), simulated("x")
+    assert np.array_equal(first.words(5), second.words(5))
+    assert not np.array_equal(first.words(5), simulated("x").words(5)), "words are never given twice"
+    assert np.array_equal(SimulatedStream(simulation_rng(3)).words(4), SimulatedStream(simulation_rng(3)).words(4))
+
+
+def test_words_do_not_depend_on_how_they_are_asked_for() -> None:
+    whole, parts = simulated("y").words(100_000), simulated("y")
+    pieces_ = np.concatenate([parts.words(n) for n in (1, 70_000, 0, 29_999)])
+    assert np.array_equal(whole, pieces_)
+
+
+def test_a_forked_process_does_not_repeat_noise() -> None:
+    stream = SecureStream(SystemEntropy())
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, stream.words(4).tobytes())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = np.frombuffer(os.read(read, 32), np.uint64)
+    os.close(read)
+    os.close(write)
+    assert not np.array_equal(theirs, stream.words(4))
+
+
+@pytest.mark.parametrize("variance", [1, 7, 300, 40_000])
+def test_skellam_table_is_exact_to_100_bits(variance: int) -> None:
+    table = skellam_table(variance)
+    with mpmath.workprec(400):
+        places = sorted({0, 1, 2, round(math.sqrt(variance)), round(5 * math.sqrt(variance))})
+        for k in places:
+            index = table.offset + k  # boundaries[index] - boundaries[index - 1] is P(k)
+            got = mpmath.mpf(table.boundaries[index] - table.boundaries[index - 1]) / 2**128
+            expected = mpmath.exp(-variance) * mpmath.besseli(k, variance)
+            assert abs(got - expected) < mpmath.mpf(2) ** -110
+
+
+@pytest.mark.parametrize("variance", [1, 7, 300, 40_000])
+def test_discrete_gaussian_table_is_exact_to_100_bits(variance: int) -> None:
+    table = discrete_gaussian_table(variance)
+    with mpmath.workprec(400):
+        far = range(1, 16 * math.isqrt(variance) + 30)
+        total = 1 + 2 * mpmath.fsum(mpmath.exp(-mpmath.mpf(k * k) / (2 * variance)) for k in far)
+        for k in sorted({0, 1, 2, round(math.sqrt(variance)), round(5 * math.sqrt(variance))}):
+            index = table.offset + k
+            got = mpmath.mpf(table.boundaries[index] - table.boundaries[index - 1]) / 2**128
+            expected = mpmath.exp(-mpmath.mpf(k * k) / (2 * variance)) / total
+            assert abs(got - expected) < mpmath.mpf(2) ** -110
+
+
+@pytest.mark.parametrize("table", [skellam_table(1), skellam_table(500), discrete_gaussian_table(500)])
+def test_tables_are_symmetric_and_complete(table: object) -> None:
+    bounds = table.boundaries
+    assert len(bounds) == 2 * table.offset
+    assert list(bounds) == sorted(bounds)
+    assert bounds[0] < 2**9 and bounds[-1] > 2**128 - 2**9  # nothing of weight beyond the ends
+    assert all(abs(bounds[i] + bounds[-1 - i] - 2**128) <= 2 for i in range(0, len(bounds), 7))
+
+
+@pytest.mark.parametrize("variance", [2, 90, 20_000])
+@pytest.mark.parametrize("draw", [skellam, discrete_gaussian])
+def test_guide_and_search_agree_with_counting_boundaries(draw: object, variance: int) -> None:
+    table = (skellam_table if draw is skellam else discrete_gaussian_table)(variance)
+    words = simulated(f"guide {variance}").words(20_000)
+    words[:3] = [0, 2**64 - 1, 2**63]
+    low = Fixed(*[0] * 100)
+    by_hand = np.searchsorted(table.high, words, "right") - table.offset
+    clean = ~np.isin(words, table.high)
+    assert np.array_equal(table.look_up(words, low)[clean], by_hand[clean])
+
+
+def test_ties_are_resolved_by_a_second_word() -> None:
+    table = skellam_table(16)
+    boundary = table.boundaries[table.offset]  # between 0 and 1
+    high, low = boundary >> 64, boundary & (2**64 - 1)
+    word = np.array([high], np.uint64)
+    below = table.look_up(word, Fixed(low - 1))[0]
+    at = table.look_up(word, Fixed(low))[0]
+    assert (below, at) == (0, 1)
+    assert table.look_up(np.array([high - 1], np.uint64), Fixed())[0] == 0
+    assert table.look_up(np.array([high + 1], np.uint64), Fixed())[0] == 1
+
+
+def probabilities(name: str, variance: int, values: np.ndarray) -> np.ndarray:
+    if name == "skellam":
+        return stats.skellam.pmf(values, variance / 2, variance / 2)
+    weights = np.exp(-(values.astype(float) ** 2) / (2 * variance))
+    wide = np.arange(-60 * math.isqrt(variance) - 60, 60 * math.isqrt(variance) + 61)
+    return weights / np.exp(-(wide.astype(float) ** 2) / (2 * variance)).sum()
+
+
+@pytest.mark.parametrize("variance", [1, 16, 1024])
+@pytest.mark.parametrize("name", ["skellam", "discrete_gaussian"])
+def test_samples_pass_a_chi_square_test(name: str, variance: int) -> None:
+    draw, count = {"skellam": skellam, "discrete_gaussian": discrete_gaussian}[name], 400_000
+    samples = draw(variance, (count,), simulated(f"{name} {variance}"))
+    edge = round(3.5 * math.sqrt(variance))
+    values = np.arange(-edge, edge + 1)
+    expected = count * probabilities(name, variance, values)
+    rest = count - expected.sum()
+    seen = np.array([(samples == v).sum() for v in values])
+    statistic = ((seen - expected) ** 2 / expected).sum() + (count - seen.sum() - rest) ** 2 / rest
+    assert 1e-4 < stats.chi2.sf(statistic, values.size) < 1 - 1e-4
+
+
+@pytest.mark.parametrize("variance", [3, 5_000, MAX_VARIANCE, 5 * MAX_VARIANCE])
+@pytest.mark.parametrize("draw", [skellam, discrete_gaussian])
+def test_moments(draw: object, variance: int) -> None:
+    count = 300_000
+    x = draw(variance, (count,), simulated(f"moments {variance}")).astype(float)
+    std = math.sqrt(variance)
+    assert abs(x.mean()) < 5 * std / math.sqrt(count)
+    kurtosis = 3 + (1 / variance if draw is skellam else 0)
+    assert abs(x.var() / variance - 1) < 5 * math.sqrt((kurtosis - 1) / count)
+    assert abs((x**3).mean()) / std**3 < 5 * math.sqrt(15 / count)
+
+
+def test_large_variances_are_sums_of_equal_parts() -> None:
+    assert pieces(MAX_VARIANCE) == 1
+    assert pieces(2 * MAX_VARIANCE) == 2
+    for wanted in (0.2, 7.5, MAX_VARIANCE + 0.5, 9.99 * MAX_VARIANCE, 1e12 / 7):
+        variance = whole_variance(wanted)
+        assert variance >= wanted
+        assert variance % pieces(variance) == 0
+        assert variance <= max(1.0, wanted) * 1.001 + 1
+    with pytest.raises(ConfigError):
+        pieces(MAX_VARIANCE + 1)
+    with pytest.raises(ConfigError):
+        skellam(0, (3,), simulated("zero"))
+
+
+def test_continuous_gaussian() -> None:
+    x = gaussian(3.0, (200, 1000), simulated("gaussian"))
+    assert x.shape == (200, 1000)
+    assert stats.kstest(x.ravel() / 3.0, "norm").pvalue > 1e-4
+    assert np.abs(x).max() > 3.0 * 4
+    assert np.array_equal(gaussian(0.0, (5,), simulated("none")), np.zeros(5))
+    assert gaussian(1.0, (3, 0, 2), simulated("none")).shape == (3, 0, 2)
