@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedinfer.coordinator.planning import RunPlan
+from fedinfer.coordinator.planning import RunPlan, SumSettings
 from fedinfer.coordinator.round import LEDGER_OWNER, release, sum_plan
 from fedinfer.coordinator.server import Progress, Server
 from fedinfer.coordinator.sums import Total
@@ -65,11 +65,18 @@ def window(server: Server, plan: RunPlan, progress: Progress, watch: Watch) -> p
         BudgetExceeded: when the server's ledger refuses the report.
     """
     progress.window += 1
+    before = len(progress.latencies_us)
     ready = _infer(server, progress)
-    row: Json = {"window": progress.window, "reporters": 0, "metric": _window_metric(progress), "channels": []}
+    row: Json = {
+        "window": progress.window,
+        "reporters": 0,
+        "metric": _window_metric(progress),
+        "latency_us": _window_latency(progress, before),
+        "channels": [],
+    }
     decision = policy.Decision(policy.Action.NONE, "", progress.window)
     if plan.drift is not None and len(ready) >= plan.drift.min_survivors:
-        decision = _report(server, plan, progress, watch, ready, row)
+        decision = _report(server, plan, plan.drift, progress, watch, ready, row)
     row |= {"state": str(watch.policy.phase), "decision": decision.to_json()}
     progress.windows.append(row)
     server.emit("window", row)
@@ -119,12 +126,17 @@ def _infer(server: Server, progress: Progress) -> tuple[DeviceId, ...]:
 
 
 def _report(
-    server: Server, plan: RunPlan, progress: Progress, watch: Watch, ready: Sequence[DeviceId], row: Json
+    server: Server,
+    plan: RunPlan,
+    settings: SumSettings,
+    progress: Progress,
+    watch: Watch,
+    ready: Sequence[DeviceId],
+    row: Json,
 ) -> policy.Decision:
-    assert plan.drift is not None
     work = encode(ReportWork(progress.window))
     round_id = f"window-{progress.window:04d}"
-    promise = sum_plan(server, plan.drift, Purpose.DRIFT, round_id, tuple(ready), work)
+    promise = sum_plan(server, settings, Purpose.DRIFT, round_id, tuple(ready), work)
     released, result = release(server, promise, work)
     row["reporters"] = len(result.survivors)
     row["epsilon"] = server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon
@@ -158,3 +170,6 @@ def _window_metric(progress: Progress) -> float | None:
     return None if math.isnan(value) else value
 
 
+def _window_latency(progress: Progress, before: int) -> float | None:
+    new = progress.latencies_us[before:]
+    return float(np.median(new)) if new else None

@@ -1,4 +1,4 @@
-"""The whole run in reading order: start weights -> rounds -> artifact -> push -> windows -> (alarm -> rounds -> push)."""
+"""The whole run in reading order: weights -> rounds -> artifact -> push -> windows -> (alarm -> rounds -> push)."""
 
 from __future__ import annotations
 
@@ -78,13 +78,17 @@ def _watch(server: Server, plan: RunPlan, progress: Progress) -> None:
         left -= 1
         decision = drift_loop.window(server, plan, progress, watch)
         if decision.action is Action.ROUND:
-            _retrain(server, plan, progress, watch, decision)
-            left = max(left, plan.after_windows)
+            more = max(plan.after_windows - left, 0)
+            left += more
+            _retrain(server, plan, progress, watch, decision, more)
 
 
-def _retrain(server: Server, plan: RunPlan, progress: Progress, watch: Watch, decision: Decision) -> None:
+def _retrain(
+    server: Server, plan: RunPlan, progress: Progress, watch: Watch, decision: Decision, more_windows: int
+) -> None:
     progress.triggered += 1
-    server.emit("triggered", {"window": decision.window, "reason": decision.reason, "rounds": plan.retrain_rounds})
+    trigger = {"window": decision.window, "reason": decision.reason}
+    server.emit("triggered", {**trigger, "rounds": plan.retrain_rounds, "windows": more_windows})
     for _ in range(plan.retrain_rounds):
         training_round(server, plan, progress, "drift")
     publish_and_push(server, plan, progress)

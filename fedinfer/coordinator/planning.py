@@ -222,10 +222,11 @@ def _train_noise(scenario: Scenario, population: Population, hiding: _Hiding, dr
         return calibrate(events, privacy.epsilon, privacy.delta, relation, (LEAST_NOISE, most))
     watching = _drift_events(scenario, population, hiding, drift_z)
     one = account((*watching, *_train_events(scenario, population, hiding, most, 1)), privacy.delta, relation)
+    all_cost = account(events(most), privacy.delta, relation).epsilon
     raise ConfigError(
-        f"epsilon {privacy.epsilon:g} is too small to train even one useful round: with a noise multiplier of {most:.3g} "
-        f"the noise is already {MOST_NOISE_OVER_SIGNAL:.0f} times the largest possible signal, and {rounds} rounds with "
-        f"it cost epsilon {account(events(most), privacy.delta, relation).epsilon:.3g}; one round costs {one.epsilon:.3g}",
+        f"epsilon {privacy.epsilon:g} is too small to train even one useful round: with noise multiplier {most:.3g} "
+        f"the noise is {MOST_NOISE_OVER_SIGNAL:.0f} times the largest possible signal, and even then {rounds} rounds cost "
+        f"epsilon {all_cost:.3g}, one round {one.epsilon:.3g}",
         hint="raise privacy.epsilon, plan fewer rounds, lower training.sampling_rate, or add devices or rows",
     )
 
@@ -304,7 +305,7 @@ def _mechanism(
     scenario: Scenario, hiding: _Hiding, dimension: int, norm: float, local_range: float, units: int, z: float
 ) -> IntegerMechanism:
     """The ring: with noise shares for trust `distributed`, without for the others."""
-    privacy, section = scenario.privacy, scenario.secure_aggregation
+    privacy = scenario.privacy
     rounding = Rounding.DITHERED if privacy.unit is Unit.EXAMPLE else Rounding.CONDITIONAL
     if privacy.unit is not Unit.NONE and privacy.trust is Trust.DISTRIBUTED:
         return design(
@@ -330,9 +331,7 @@ def _mechanism(
     )
 
 
-def _planned(
-    scenario: Scenario, population: Population, hiding: _Hiding, noise: float, drift_z: float
-) -> Spent | None:
+def _planned(scenario: Scenario, population: Population, hiding: _Hiding, noise: float, drift_z: float) -> Spent | None:
     privacy = scenario.privacy
     if privacy.unit is Unit.NONE:
         return None

@@ -160,9 +160,7 @@ def _take_back(server: Server, progress: Progress, previous: int, devices: Seque
     )
 
 
-def _note(
-    server: Server, version: int, wave: int, acknowledged: _Acknowledged, state: RolloutState, row: Json
-) -> None:
+def _note(server: Server, version: int, wave: int, acknowledged: _Acknowledged, state: RolloutState, row: Json) -> None:
     figures = {
         "version": version,
         "wave": wave + 1,

@@ -165,5 +165,3 @@ def _record(
     }
     progress.rounds.append(row)
     server.emit("round", row)
-
-

@@ -17,8 +17,11 @@ from fedinfer.ports import Ask, Transport
 from fedinfer.privacy.charges import mechanism_of
 from fedinfer.secagg import server as secagg
 from fedinfer.secagg.ideal import ideal_sum
-from fedinfer.secagg.messages import Stage, StageRequest
+from fedinfer.secagg.keys import Stage
+from fedinfer.secagg.messages import StageRequest
 from fedinfer.secagg.packing import unpack
+from fedinfer.secagg.rounds import Aborted as SecaggAborted
+from fedinfer.secagg.rounds import Done, ServerState
 from fedinfer.secagg.sessions import session_of
 from fedinfer.types import AggregationMode, DeviceId, RingVector
 from fedinfer.wire import decode, encode
@@ -111,17 +114,18 @@ def private_sum(
 
 def _masked_sum(plan: SumPlan, work: bytes, roster: Mapping[DeviceId, bytes], meter: _Meter) -> Total | Aborted:
     first = encode(plan)
+    state: ServerState
     state, requests = secagg.begin(session_of(plan), roster)
-    while not isinstance(state, secagg.Done | secagg.Aborted):
+    while not isinstance(state, Done | SecaggAborted):
         state, requests = secagg.step(state, meter.ask(_asks(requests, first, work)))
     refused = tuple(sorted(meter.refused))
-    if isinstance(state, secagg.Aborted):
+    if isinstance(state, SecaggAborted):
         return Aborted(state.reason, state.stage, state.survivors, refused, state.blamed, meter.traffic)
     return Total(state.total, state.survivors, refused, state.blamed, meter.traffic)
 
 
 def _asks(requests: Mapping[DeviceId, StageRequest], plan: bytes, work: bytes) -> list[Ask]:
-    """Asks of one stage. The common part is encoded once: the stage's own, the plan before it, or the work beside it."""
+    """Asks of one stage. What all devices get is encoded once; the plan and the work travel with it."""
     if not requests:
         return []
     first = next(iter(requests.values()))

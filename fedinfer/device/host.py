@@ -47,6 +47,7 @@ class Policy:
         budget: limit of this device's own ledger.
         plain_sums: allow sums without masks (mode ideal or off): simulation only.
         min_survivors: least number of summands this device is willing to hide among.
+        dropout_rate, corruption_rate: what the neighbour graph must withstand for this device to take part.
         unconfirmed_ranges: take part although nobody confirmed that ranges and categories are public: simulation only.
         reveals_simulation: fill the simulated facts of a WindowReply.
         most_latency_us: slowest prediction that a new model may need.
@@ -56,6 +57,8 @@ class Policy:
     budget: Budget
     plain_sums: bool
     min_survivors: int
+    dropout_rate: float
+    corruption_rate: float
     unconfirmed_ranges: bool
     reveals_simulation: bool
     most_latency_us: float = 1e6

@@ -49,9 +49,7 @@ def _task(host: Host, request: JoinRequest) -> Task:
     if not len(request.devices) == len(request.public_keys) == len(request.certificates):
         raise Misbehaviour("the roster has columns of different length")
     pinned: dict[DeviceId, bytes] = {}
-    for device, key, certificate in zip(
-        request.devices, request.public_keys, request.certificates, strict=True
-    ):
+    for device, key, certificate in zip(request.devices, request.public_keys, request.certificates, strict=True):
         verify_enrolment(host.authority, device, key, certificate)
         pinned[device] = key
     for device, member in host.members.items():

@@ -79,5 +79,3 @@ def _sketch(host: Host, classes: np.ndarray, probabilities: FloatVector) -> Floa
     if unit is Unit.EXAMPLE:
         return example_report(sketch.histograms())
     return device_report(sketch.histograms(), math.sqrt(len(report_channels(schema.classes))))
-
-

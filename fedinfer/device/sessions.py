@@ -32,6 +32,10 @@ class Running:
     plan: bytes
     state: bytes
 
+    def at(self, stage: Kind, state: bytes) -> Running:
+        """The same round one stage further."""
+        return Running(self.round_id, stage, self.plan, state)
+
     def __repr__(self) -> str:
         return f"Running(round_id={self.round_id!r}, stage={self.stage})"
 

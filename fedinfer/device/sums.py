@@ -1,6 +1,6 @@
 """The device's part of a private sum, one function per stage; each takes all asks of one message type.
 
-Rules, each with a test of that name in tests/protocol/test_device_sums.py:
+Rules, each with a test in tests/protocol/test_device_rules.py:
 * a plan that does not name this device, or hides it among too few, is refused;
 * spend is written to the device's ledger before data is touched;
 * a refused device answers with BudgetExceeded and touches nothing;
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from fedinfer.device.host import Host
 from fedinfer.device.sessions import Running
@@ -24,41 +25,49 @@ from fedinfer.privacy.charges import charge, mechanism_of
 from fedinfer.privacy.encoding import encode as encode_vectors
 from fedinfer.secagg import device as secagg
 from fedinfer.secagg.packing import pack
+from fedinfer.secagg.parameters import check_session
 from fedinfer.secagg.sessions import session_of
+from fedinfer.secagg.states import SentKeys, SentMasked, SentShares, SignedSurvivors, decode_state, encode_state
 from fedinfer.types import AggregationMode, DeviceId, RingVector
 from fedinfer.wire import decode, encode
+
+STAGES = (Kind.KEYS, Kind.SHARES, Kind.MASKED, Kind.SURVIVORS, Kind.UNMASK)
+Reply = Callable[[Ask, SumPlan, RingVector], bytes]
+S = TypeVar("S")
 
 
 def answer_keys(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     """First stage: check the plan, make fresh keys."""
     plan = decode(SumPlan, asks[0].common)
-    return [_answered(host, ask, lambda ask: _start(host, plan, ask)) for ask in asks]
+    return [_answered(ask, lambda ask: _start(host, plan, ask)) for ask in asks]
 
 
-def answer_stage(host: Host, asks: Sequence[Ask]) -> list[Answer]:
-    """Shares, survivors and unmask: nothing but the protocol."""
-    return [_answered(host, ask, lambda ask: _advance(host, ask)) for ask in asks]
+def answer_shares(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """Second stage: check the neighbours' identities, share this device's secrets among them."""
+
+    def step(ask: Ask) -> bytes:
+        running, state = _running(host, ask, Kind.KEYS, SentKeys)
+        after, body = secagg.answer_shares(state, ask.common, ask.own, host.joined().pinned, host.entropy)
+        host.sessions.advance(ask.device, running.at(Kind.SHARES, encode_state(after)))
+        return body
+
+    return [_answered(ask, step) for ask in asks]
 
 
 def answer_masked(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     """Third stage: spend, compute, encode, mask."""
     request = decode(MaskedRequest, asks[0].common)
+    alive, answers = _sorted_out(asks, lambda ask: _running(host, ask, Kind.SHARES, SentShares))
 
-    def masked(ask: Ask, plan: SumPlan, ring: RingVector) -> bytes:
-        running = _expect(host, ask, Kind.SHARES)
-        state, body = secagg.answer_masked(
-            secagg.decode_state(running.state), request.secagg, ask.own, ring  # type: ignore[arg-type]
-        )
-        host.sessions.advance(ask.device, Running(plan.round_id, Kind.MASKED, running.plan, secagg.encode_state(state)))
+    def reply(ask: Ask, _: SumPlan, ring: RingVector) -> bytes:
+        running, state = _running(host, ask, Kind.SHARES, SentShares)
+        after, body = secagg.answer_masked(state, request.secagg, ask.own, ring)
+        host.sessions.advance(ask.device, running.at(Kind.MASKED, encode_state(after)))
         return body
 
-    plans = {ask.device: _plan_of(host, ask) for ask in asks}
-    alive = [ask for ask in asks if isinstance(plans[ask.device], SumPlan)]
-    answers = {device: plan for device, plan in plans.items() if isinstance(plan, Answer)}
     if alive:
-        plan = plans[alive[0].device]
-        assert isinstance(plan, SumPlan)
-        answers |= _contribute(host, plan, request.work, alive, masked)
+        plan = decode(SumPlan, host.sessions.load(alive[0].device).plan)
+        answers |= _contribute(host, plan, request.work, alive, reply)
     return [answers[ask.device] for ask in asks]
 
 
@@ -66,25 +75,45 @@ def answer_plain(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     """The only stage of a sum without masks."""
     request = decode(PlainRequest, asks[0].common)
     plan = request.plan
-    answers: dict[DeviceId, Answer] = {}
-    alive: list[Ask] = []
-    for ask in asks:
-        try:
-            _check_plan(host, plan, ask.device)
-            if not host.policy.plain_sums or plan.mode is AggregationMode.PROTOCOL:
-                raise Misbehaviour("this device does not send vectors without masks")
-            _vanish(host, plan.round_id, ask)
-            host.sessions.begin(ask.device, Running(plan.round_id, Kind.PLAIN, b"", b""))
-            host.sessions.finish(ask.device)
-            alive.append(ask)
-        except FedInferError as error:
-            answers[ask.device] = failure(ask.device, error)
 
-    def packed(ask: Ask, plan: SumPlan, ring: RingVector) -> bytes:
-        return encode(PlainReply(pack(ring, mechanism_of(plan).bits)))
+    def start(ask: Ask) -> None:
+        _check_plan(host, plan, ask.device)
+        if not host.policy.plain_sums or plan.mode is AggregationMode.PROTOCOL:
+            raise Misbehaviour(f"device {ask.device} does not send vectors without masks")
+        _vanish(host, plan.round_id, ask)
+        host.sessions.begin(ask.device, Running(plan.round_id, Kind.PLAIN, b"", b""))
+        host.sessions.finish(ask.device)
 
-    answers |= _contribute(host, plan, request.work, alive, packed)
+    def reply(_: Ask, plan: SumPlan, ring: RingVector) -> bytes:
+        return encode(PlainReply(pack(ring, plan.bits)))
+
+    alive, answers = _sorted_out(asks, start)
+    answers |= _contribute(host, plan, request.work, alive, reply)
     return [answers[ask.device] for ask in asks]
+
+
+def answer_survivors(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """Fourth stage: sign the survivor set, once."""
+
+    def step(ask: Ask) -> bytes:
+        running, state = _running(host, ask, Kind.MASKED, SentMasked)
+        after, body = secagg.answer_survivors(state, ask.common, ask.own)
+        host.sessions.advance(ask.device, running.at(Kind.SURVIVORS, encode_state(after)))
+        return body
+
+    return [_answered(ask, step) for ask in asks]
+
+
+def answer_unmask(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """Last stage: reveal one share per neighbour, once, and wipe everything."""
+
+    def step(ask: Ask) -> bytes:
+        _, state = _running(host, ask, Kind.SURVIVORS, SignedSurvivors)
+        _, body = secagg.answer_unmask(state, ask.common, ask.own)
+        host.sessions.finish(ask.device)
+        return body
+
+    return [_answered(ask, step) for ask in asks]
 
 
 def failure(device: DeviceId, error: FedInferError) -> Answer:
@@ -92,45 +121,47 @@ def failure(device: DeviceId, error: FedInferError) -> Answer:
     return Answer(device, b"", type(error).__name__, str(error))
 
 
-def _contribute(
-    host: Host,
-    plan: SumPlan,
-    work: bytes,
-    asks: Sequence[Ask],
-    reply: Callable[[Ask, SumPlan, RingVector], bytes],
-) -> dict[DeviceId, Answer]:
+def _contribute(host: Host, plan: SumPlan, work: bytes, asks: Sequence[Ask], reply: Reply) -> dict[DeviceId, Answer]:
     """Spend for all, then compute and encode for those whose ledger agreed."""
     if hashlib.sha256(work).digest() != plan.work_hash:
         error = Misbehaviour(f"the work of round {plan.round_id} is not the one that was promised")
         return {ask.device: failure(ask.device, error) for ask in asks}
-    devices = [ask.device for ask in asks]
-    refused = host.ledger.reserve(
-        devices, plan.run_id, plan.round_id, charge(plan), f"{plan.purpose} {plan.round_id}", host.clock.now()
-    )
-    answers: dict[DeviceId, Answer] = {}
-    paying = [ask for ask in asks if refused[ask.device] is None]
-    for device, error in refused.items():
-        if error is not None:
-            host.refused[device] = host.refused.get(device, 0) + 1
-            answers[device] = failure(device, error)
+    paying, answers = _reserve(host, plan, asks)
     if not paying:
         return answers
-    vectors = private_vectors(host, plan, work, [ask.device for ask in paying])
+    devices = [ask.device for ask in paying]
     mechanism = mechanism_of(plan)
-    for ask, vector in zip(paying, vectors, strict=True):
+    for ask, vector in zip(paying, private_vectors(host, plan, work, devices), strict=True):
         noise = host.noise(plan, ask.device, "share")
         ring = encode_vectors(vector, mechanism, plan.rotation_seed, noise, noise)
-        answers[ask.device] = _answered(host, ask, lambda ask, ring=ring: reply(ask, plan, ring))  # type: ignore[misc]
-    host.ledger.commit([ask.device for ask in paying], plan.run_id, plan.round_id, host.clock.now())
+        try:
+            answers[ask.device] = Answer(ask.device, reply(ask, plan, ring))
+        except FedInferError as error:
+            answers[ask.device] = failure(ask.device, error)
+    host.ledger.commit(devices, plan.run_id, plan.round_id, host.clock.now())
     return answers
+
+
+def _reserve(host: Host, plan: SumPlan, asks: Sequence[Ask]) -> tuple[list[Ask], dict[DeviceId, Answer]]:
+    """Write the spend of everybody into the ledger; who may not spend answers with the refusal."""
+    reason = f"{plan.purpose} {plan.round_id}"
+    verdicts = host.ledger.reserve(
+        [ask.device for ask in asks], plan.run_id, plan.round_id, charge(plan), reason, host.clock.now()
+    )
+    answers = {device: failure(device, error) for device, error in verdicts.items() if error is not None}
+    for device in answers:
+        host.refused[device] = host.refused.get(device, 0) + 1
+    return [ask for ask in asks if ask.device not in answers], answers
 
 
 def _start(host: Host, plan: SumPlan, ask: Ask) -> bytes:
     _check_plan(host, plan, ask.device)
     _vanish(host, plan.round_id, ask)
-    member = host.members[ask.device]
-    state, body = secagg.answer_keys(session_of(plan), member.identity, ask.device, host.entropy)
-    host.sessions.begin(ask.device, Running(plan.round_id, Kind.KEYS, ask.common, secagg.encode_state(state)))
+    session, member = session_of(plan), host.members[ask.device]
+    policy = host.policy
+    check_session(session, policy.min_survivors, policy.dropout_rate, policy.corruption_rate)
+    state, body = secagg.answer_keys(session, member.identity, ask.device, host.entropy)
+    host.sessions.begin(ask.device, Running(plan.round_id, Kind.KEYS, ask.common, encode_state(state)))
     return body
 
 
@@ -139,64 +170,55 @@ def _check_plan(host: Host, plan: SumPlan, device: DeviceId) -> None:
         raise Misbehaviour(f"plan of run {plan.run_id!r}, this device joined {host.joined().run_id!r}")
     if device not in plan.cohort:
         raise Misbehaviour(f"device {device} is not in the cohort of round {plan.round_id}")
-    if plan.min_survivors < host.policy.min_survivors:
+    if not host.policy.min_survivors <= plan.min_survivors <= len(plan.cohort):
         raise Misbehaviour(
-            f"the plan hides this device among {plan.min_survivors} survivors, its owner demands "
+            f"the plan hides this device among {plan.min_survivors} survivors of {len(plan.cohort)}, its owner demands "
             f"{host.policy.min_survivors}"
         )
-    if len(plan.cohort) < plan.min_survivors:
-        raise Misbehaviour(f"{len(plan.cohort)} devices cannot give {plan.min_survivors} survivors")
+    unit = host.joined().scenario.privacy.unit
+    if plan.unit is not unit:
+        raise Misbehaviour(f"the plan protects a {plan.unit}, this device joined a run that protects a {unit}")
+    charge(plan)  # refuses a plan whose parts contradict each other
 
 
-def _advance(host: Host, ask: Ask) -> bytes:
-    kind = Kind(ask.kind)
-    before = {Kind.SHARES: Kind.KEYS, Kind.SURVIVORS: Kind.MASKED, Kind.UNMASK: Kind.SURVIVORS}[kind]
-    running = _expect(host, ask, before)
-    _vanish(host, running.round_id, ask)
-    state = secagg.decode_state(running.state)
-    if kind is Kind.SHARES:
-        next_state, body = secagg.answer_shares(state, ask.common, ask.own, host.joined().pinned, host.entropy)
-    elif kind is Kind.SURVIVORS:
-        next_state, body = secagg.answer_survivors(state, ask.common, ask.own)
-    else:
-        _, body = secagg.answer_unmask(state, ask.common, ask.own)
-        host.sessions.finish(ask.device)
-        return body
-    host.sessions.advance(ask.device, Running(running.round_id, kind, running.plan, secagg.encode_state(next_state)))
-    return body
-
-
-def _plan_of(host: Host, ask: Ask) -> SumPlan | Answer:
-    try:
-        running = _expect(host, ask, Kind.SHARES)
-        _vanish(host, running.round_id, ask)
-        return decode(SumPlan, running.plan)
-    except FedInferError as error:
-        return failure(ask.device, error)
-
-
-def _expect(host: Host, ask: Ask, stage: Kind) -> Running:
+def _running(host: Host, ask: Ask, stage: Kind, kind: type[S]) -> tuple[Running, S]:
+    """The running round of a device, which must have finished `stage`."""
     running = host.sessions.load(ask.device)
+    _vanish(host, running.round_id, ask)
     if running.stage is not stage:
         raise Misbehaviour(f"device {ask.device} is at stage {running.stage}, asked for {ask.kind}")
-    return running
+    state = decode_state(running.state)
+    if not isinstance(state, kind):
+        raise Misbehaviour(f"device {ask.device} holds a {type(state).__name__} at stage {stage}")
+    return running, state
 
 
 def _vanish(host: Host, round_id: str, ask: Ask) -> None:
     """Simulated devices vanish at a drawn stage and stay away for the rest of the round."""
     at = host.vanishes(round_id, ask.device)
-    if at is not None and _order(Kind(ask.kind)) >= _order(at):
+    if at is not None and _position(Kind(ask.kind)) >= STAGES.index(at):
         host.sessions.finish(ask.device)
         raise TransportError(f"device {ask.device} vanished at {at} in round {round_id}")
 
 
-def _order(kind: Kind) -> int:
-    if kind is Kind.PLAIN:
-        return _order(Kind.MASKED)
-    return (Kind.KEYS, Kind.SHARES, Kind.MASKED, Kind.SURVIVORS, Kind.UNMASK).index(kind)
+def _position(kind: Kind) -> int:
+    return STAGES.index(Kind.MASKED if kind is Kind.PLAIN else kind)
 
 
-def _answered(host: Host, ask: Ask, body: Callable[[Ask], bytes]) -> Answer:
+def _sorted_out(asks: Sequence[Ask], check: Callable[[Ask], object]) -> tuple[list[Ask], dict[DeviceId, Answer]]:
+    """Asks that pass a check, and the answers of those that do not."""
+    alive: list[Ask] = []
+    answers: dict[DeviceId, Answer] = {}
+    for ask in asks:
+        try:
+            check(ask)
+            alive.append(ask)
+        except FedInferError as error:
+            answers[ask.device] = failure(ask.device, error)
+    return alive, answers
+
+
+def _answered(ask: Ask, body: Callable[[Ask], bytes]) -> Answer:
     try:
         return Answer(ask.device, body(ask))
     except FedInferError as error:

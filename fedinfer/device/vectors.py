@@ -75,9 +75,7 @@ def _reported(host: Host, plan: SumPlan, work: ReportWork, devices: Sequence[Dev
     return _noised(host, plan, sketches, norm, devices)
 
 
-def _noised(
-    host: Host, plan: SumPlan, vectors: FloatVector, norm: float, devices: Sequence[DeviceId]
-) -> FloatVector:
+def _noised(host: Host, plan: SumPlan, vectors: FloatVector, norm: float, devices: Sequence[DeviceId]) -> FloatVector:
     """Trust `local`: each device adds the whole noise itself, before anything else happens to its vector."""
     if plan.trust is not Trust.LOCAL:
         return vectors

@@ -31,9 +31,7 @@ from fedinfer.types import Json
 RUN_ID = "simulation"
 
 
-def plan_simulation(
-    scenario: Scenario, federation: Federation, trainer: Trainer, engine: str
-) -> RunPlan:
+def plan_simulation(scenario: Scenario, federation: Federation, trainer: Trainer, engine: str) -> RunPlan:
     """Plan a run from the federation alone, before any device is asked.
 
     Raises:
@@ -63,7 +61,8 @@ def coordinate(
 
     Args:
         grid: reaches the devices.
-        scenario, federation: what is simulated.
+        scenario: what is simulated.
+        federation: its rows.
         folder: run folder; must exist.
         engine: name of the grid, for the record.
         clock: time.

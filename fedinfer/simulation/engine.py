@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid
 
 from fedinfer.config import Scenario, to_flat
-from fedinfer.data import check_against_data, load
+from fedinfer.data import Federation, check_against_data, load
 from fedinfer.device.respond import DeviceResponder
+from fedinfer.device.sessions import MemorySessions
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.server_app import make_server_app
 from fedinfer.ports import Clock, Listener
-from fedinfer.simulation.coordinate import coordinate
+from fedinfer.simulation.coordinate import coordinate, plan_simulation
 from fedinfer.simulation.grid import LocalGrid
-from fedinfer.simulation.population import memory_sessions, simulated_host
+from fedinfer.simulation.population import simulated_host
+from fedinfer.training.trainer import load_trainer
 from fedinfer.types import DeviceId, Json
 
 DEVICES_FOLDER = "devices"
 
 
-def run_local(scenario: Scenario, folder: Path, clock: Clock, emit: Listener) -> Json:
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A scenario whose data was read and whose plan was made: nothing can be wrong with the input any more."""
+
+    scenario: Scenario
+    federation: Federation
+
+
+def prepare_local(scenario: Scenario) -> Prepared:
+    """Read the data and plan the run, without writing anything.
+
+    Raises:
+        FedInferError: whatever is wrong with scenario or data.
+    """
+    federation = load(scenario)
+    check_against_data(scenario, federation)
+    trainer = load_trainer(scenario.model, federation.schema, scenario.training, scenario.scenario.seed)
+    plan_simulation(scenario, federation, trainer, "local")
+    return Prepared(scenario, federation)
+
+
+def run_local(prepared: Prepared, folder: Path, clock: Clock, emit: Listener) -> Json:
     """Run a scenario with all devices in this process.
 
     Args:
-        scenario: validated.
+        prepared: from `prepare_local`.
         folder: run folder; must exist and be empty.
         clock: time.
         emit: receives every event.
@@ -33,19 +58,19 @@ def run_local(scenario: Scenario, folder: Path, clock: Clock, emit: Listener) ->
         The run record, as written to run.json.
 
     Raises:
-        FedInferError: bad input before anything is written, or the reason why the run ended early.
+        FedInferError: the reason why the run ended early.
     """
-    federation = load(scenario)
-    check_against_data(scenario, federation)
-    host = simulated_host(scenario, federation, folder / DEVICES_FOLDER, clock, memory_sessions())
+    scenario, federation = prepared.scenario, prepared.federation
+    host = simulated_host(scenario, federation, folder / DEVICES_FOLDER, clock, MemorySessions())
     devices: list[DeviceId] = sorted(federation.devices)
     responder = DeviceResponder(host)
     client_app = CohortClientApp(lambda context: (devices[int(context.node_config["partition-id"])], responder))
-    grid = LocalGrid(client_app, len(devices), to_flat(scenario))
+    flat = to_flat(scenario)
+    grid = LocalGrid(client_app, len(devices), flat)
     results: list[Json] = []
 
-    def main(grid: LocalGrid, _: Context) -> None:
+    def main(grid: Grid, _: Context) -> None:
         results.append(coordinate(grid, scenario, federation, folder, "local", clock, emit))
 
-    make_server_app(main)(grid, Context(1, 1, {}, RecordDict(), to_flat(scenario)))
+    make_server_app(main)(grid, Context(1, 1, {}, RecordDict(), flat))
     return results[0]

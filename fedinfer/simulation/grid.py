@@ -24,7 +24,7 @@ CLIENT_FAILED = 3
 """Flower's error code for an exception in a ClientApp."""
 
 
-class LocalGrid(Grid):
+class LocalGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
     """Runs a ClientApp for `nodes` simulated nodes.
 
     Args:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from fedinfer.config import FleetSection, InjectSection, Scenario
 from fedinfer.data import Federation, drifting_devices, inject, stream_window
 from fedinfer.device.host import Host, Member, Policy
-from fedinfer.device.sessions import SESSION_MIGRATIONS, MemorySessions, Sessions, StoredSessions
+from fedinfer.device.sessions import SESSION_MIGRATIONS, Sessions, StoredSessions
 from fedinfer.inference.session import SessionCache
 from fedinfer.messages import Kind
 from fedinfer.ports import Clock
@@ -99,7 +99,8 @@ def simulated_host(
     """All devices of a federation in one process.
 
     Args:
-        scenario, federation: what is simulated.
+        scenario: what is simulated.
+        federation: its rows.
         folder: where the devices keep their stores and slots.
         clock: time.
         sessions: None keeps running rounds in the devices' database, for engines with several processes.
@@ -118,7 +119,9 @@ def simulated_host(
         policy=Policy(
             budget=device_budget(scenario),
             plain_sums=True,
-            min_survivors=1,
+            min_survivors=2,
+            dropout_rate=0.0,
+            corruption_rate=0.0,
             unconfirmed_ranges=True,
             reveals_simulation=True,
         ),
@@ -144,12 +147,6 @@ def device_budget(scenario: Scenario) -> Budget:
     return Budget(privacy.device_epsilon or privacy.epsilon, privacy.delta)
 
 
-def memory_sessions() -> Sessions:
-    """Sessions for an engine with one process."""
-    return MemorySessions()
-
-
 def _member(device: DeviceId, seed: int, authority: IdentityKey) -> Member:
     identity = IdentityKey.generate(SimulatedEntropy(seed, "identity", device))
     return Member(device, identity, sign_enrolment(authority, device, identity.public_bytes))
-

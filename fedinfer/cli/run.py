@@ -1,0 +1,119 @@
+"""`fedinfer run`: one command from a scenario to a finished run folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedinfer.cli.live import live_view
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_json
+from fedinfer.cli.summary import print_summary
+from fedinfer.config import Scenario, load_scenario
+from fedinfer.errors import FedInferError, StoreError
+from fedinfer.ports import Listener
+from fedinfer.system import SystemClock
+from fedinfer.types import Json
+
+QUIET_ENVIRONMENT = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+class Engine(StrEnum):
+    """Where simulated devices run."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+def run(
+    scenario: Annotated[str, typer.Argument(help="built-in name (see `fedinfer scenarios`) or TOML file")],
+    engine: Annotated[Engine, typer.Option(help="this process, or Flower's simulation on Ray")] = Engine.LOCAL,
+    devices: Annotated[int | None, typer.Option(help="number of simulated devices (data.partition.devices)")] = None,
+    rounds: Annotated[int | None, typer.Option(help="planned rounds (training.rounds)")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of everything random (scenario.seed)")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated")] = None,
+    out: Annotated[Path | None, typer.Option(help="run folder; default runs/<scenario>-<time>")] = None,
+    json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no live view, only the summary")] = False,
+) -> None:
+    """Train privately, push a signed int8 model, infer on every device, watch for drift: one whole run."""
+    with errors_to_exit():
+        loaded = load_scenario(scenario, _overrides(overrides or (), devices, rounds, seed))
+        record, folder, failure = _run(loaded, engine, out, show=not (json or quiet))
+        if json:
+            print_json(record)
+        else:
+            print_summary(record, folder)
+        if failure is not None:
+            raise failure
+
+
+def _overrides(texts: Sequence[str], devices: int | None, rounds: int | None, seed: int | None) -> list[str]:
+    """The short options as the overrides they stand for; what is said later wins."""
+    short = {"data.partition.devices": devices, "training.rounds": rounds, "scenario.seed": seed}
+    return [*texts, *(f"{key}={value}" for key, value in short.items() if value is not None)]
+
+
+def _run(
+    scenario: Scenario, engine: Engine, out: Path | None, *, show: bool
+) -> tuple[Json, Path, FedInferError | None]:
+    """Run and write the report; a run that stopped early has a record and a report too."""
+    os.environ.update(QUIET_ENVIRONMENT)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    from fedinfer.report import write_report
+    from fedinfer.simulation.engine import prepare_local, run_local
+    from fedinfer.simulation.folder import EventLog, new_folder
+
+    clock = SystemClock()
+    prepared = prepare_local(scenario)
+    folder = new_folder(out, scenario.scenario.name, clock)
+    failure: FedInferError | None = None
+    with live_view(folder, clock, show=show) as watch:
+        emit = _both(EventLog(folder, clock), watch)
+        try:
+            if engine is Engine.RAY:
+                from fedinfer.simulation.ray_engine import run_ray
+
+                run_ray(scenario, folder, clock, watch)
+            else:
+                run_local(prepared, folder, clock, emit)
+        except FedInferError as error:
+            failure = error
+    record = _record(folder, failure)
+    write_report(folder)
+    return record, folder, failure
+
+
+def _record(folder: Path, failure: FedInferError | None) -> Json:
+    """run.json of a finished run.
+
+    Raises:
+        FedInferError: the failure itself, when it came before there was anything to record.
+    """
+    import json
+
+    try:
+        record: Json = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        if failure is not None:
+            raise failure from error
+        raise StoreError(f"{folder / 'run.json'}: {error}") from error
+    return record
+
+
+def _both(log: Listener, watch: Listener) -> Listener:
+    def emit(name: str, fields: Json) -> None:
+        log(name, fields)
+        watch(name, fields)
+
+    return emit

@@ -1,0 +1,97 @@
+"""The end of a run in words that a clinician's IT lead understands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from fedinfer.cli.output import stdout
+from fedinfer.types import Json
+
+TRUST = {
+    "local": "nobody (each device adds all the noise itself)",
+    "distributed": "enough honest devices (the noise is added under the masks)",
+    "central": "the server (it adds the noise after the sum)",
+}
+
+
+def print_summary(record: Json, folder: Path) -> None:
+    """Print what the run reached, what it cost, and where everything is."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, text in _lines(record):
+        table.add_row(name, Text(text))
+    stdout.print()
+    stdout.print(table)
+    for warning in record["warnings"]:
+        stdout.print(Text(f"warning: {warning}", style="yellow"))
+    stdout.print(Text(f"run folder: {folder}"), soft_wrap=True)
+    stdout.print(Text(f"report:     {folder / 'report.html'}"), soft_wrap=True)
+
+
+def _lines(record: Json) -> list[tuple[str, str]]:
+    lines = [("status", f"{record['status']} after {record['seconds']:.0f} s")]
+    if record["rounds"]:
+        lines.append(("accuracy", _accuracy(record)))
+    lines.append(("privacy", _privacy(record["privacy"])))
+    lines.append(("aggregation", _aggregation(record)))
+    if record["models"]:
+        model = record["models"][-1]
+        lines.append(
+            (
+                "model",
+                f"version {model['version']} ({model['recipe']}, {model['quantized_bytes']:,} bytes) runs on "
+                f"{model['devices_active']} of {record['population']} devices",
+            )
+        )
+    inference, drift = record["inference"], record["drift"]
+    if inference["predictions"]:
+        median = inference["latency_us"]["p50"]
+        lines.append(("inference", f"{inference['predictions']:,} predictions on the devices, median {median:.0f} us"))
+    if drift["windows"]:
+        lines.append(("drift", _drift(drift)))
+    return lines
+
+
+def _accuracy(record: Json) -> str:
+    metrics = record["metrics"]
+    auc = f", AUC {metrics['auc']:.3f}" if metrics.get("auc") is not None else ""
+    return f"{metrics['accuracy']:.3f}{auc} on held-out rows of all devices"
+
+
+def _privacy(privacy: Json) -> str:
+    if not privacy["private"]:
+        return "NONE: this run added no noise"
+    return (
+        f"epsilon {privacy['epsilon']:.3f} of {privacy['budget']:g} spent at delta {privacy['delta']:g}, per "
+        f"{privacy['unit']} ({privacy['relation']}, accountant {privacy['accountant']}); "
+        f"trusted to add noise: {TRUST[privacy['trust']]}"
+    )
+
+
+def _aggregation(record: Json) -> str:
+    sums, rounds = record["secure_aggregation"], record["rounds"]
+    done = sum(1 for row in rounds if row["status"] == "released")
+    text = (
+        f"{done} of {len(rounds)} rounds released, mode {sums['mode']}, at least {sums['threshold']} devices in a sum"
+    )
+    if record["devices"]["dropped"] or record["devices"]["refused"]:
+        text += f"; {record['devices']['dropped']} dropouts, {record['devices']['refused']} refusals"
+    return text
+
+
+def _drift(drift: Json) -> str:
+    text = f"{drift['windows']} windows, {len(drift['alarms'])} alarms"
+    if drift["triggered_rounds"]:
+        text += f", new rounds {drift['triggered_rounds']} time(s)"
+    if drift["metric_after"] is not None and drift["changed_at"] is not None:
+        before, during, after = (_number(drift[f"metric_{when}"]) for when in ("before", "during", "after"))
+        text += f"; accuracy on devices {before} before, {during} during, {after} after"
+    return text
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
