@@ -98,7 +98,7 @@ class DataSection(Section):
     name: str = Field(default="", description="Built-in table: `heart`, `digits` or `credit`. Only with `builtin`.")
     path: str = Field(default="", description="Table file, relative to the TOML that names it. Only with `csv`.")
     delimiter: str = Field(
-        default="", max_length=1, description="Character between cells; empty: guessed from the header."
+        default="", max_length=1, description="Character between cells; empty: guessed from two lines."
     )
     label: str = Field(default="", description="Column to predict.")
     label_above: Finite | None = Field(

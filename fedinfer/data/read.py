@@ -50,7 +50,7 @@ def read_table(path: Path, delimiter: str = "") -> RawTable:
 
     Args:
         path: the file.
-        delimiter: character between the cells of a CSV; empty: the most frequent of , ; tab | in the header.
+        delimiter: character between the cells of a CSV; empty: one of , ; tab | is guessed from two lines.
 
     Raises:
         DataError: missing, unreadable, not UTF-8, ragged, duplicate header, fewer than two rows.
@@ -66,7 +66,7 @@ def read_csv(path: Path, delimiter: str) -> RawTable:
     """Read a UTF-8 CSV with a header line, with or without a byte order mark."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            separator = delimiter or _guess_delimiter(file.readline())
+            separator = delimiter or _guess_delimiter([file.readline(), file.readline()])
             file.seek(0)
             return _parsed(path, csv.reader(file, delimiter=separator, strict=True))
     except UnicodeDecodeError as error:
@@ -89,10 +89,11 @@ def read_parquet(path: Path) -> RawTable:
     except ImportError as error:
         raise MissingExtra(f"{path}: Parquet needs pyarrow", hint="pip install 'fedinfer[data]'") from error
     try:
-        table = parquet.read_table(path)
+        with parquet.ParquetFile(path) as file:
+            _check_header(path, file.schema_arrow.names)
+            table = file.read()
     except (OSError, arrow.ArrowException) as error:
         raise DataError(f"{path}: cannot be read: {error}", hint="see [data] path") from error
-    _check_header(path, table.column_names)
     return RawTable(str(path), {name: as_text(table.column(name).to_pylist()) for name in table.column_names})
 
 
@@ -124,8 +125,14 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
         raise DataError(f"{path}: duplicate column {', '.join(map(repr, twice))} in the header", hint="rename one")
 
 
-def _guess_delimiter(header: str) -> str:
-    return max(DELIMITERS, key=header.count)
+def _guess_delimiter(lines: Sequence[str]) -> str:
+    """The character that cuts the header and the first row into equally many cells, the more the better."""
+
+    def fit(delimiter: str) -> tuple[bool, int]:
+        header, row = (len(next(csv.reader([line], delimiter=delimiter), [])) for line in lines)
+        return header == row and header > 1, header
+
+    return max(DELIMITERS, key=fit)
 
 
 def _line_of_byte(path: Path, error: UnicodeDecodeError) -> int:

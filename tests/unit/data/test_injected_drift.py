@@ -1,0 +1,131 @@
+"""Changing the world of a simulation."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from fedinfer.config import InjectSection
+from fedinfer.data import drifting_devices, inject
+from fedinfer.data.drifted import rotated, rotation_matrix
+from fedinfer.errors import ConfigError
+from fedinfer.schema import Categorical, Numeric, Schema
+
+IMAGE = Schema((), "digit", ("0", "1"), shape=(1, 8, 8), pixel_max=16.0)
+COLOUR = Schema((), "digit", ("0", "1"), shape=(3, 5, 7), pixel_max=1.0)
+TABLE = Schema((Numeric("age", 0, 100), Categorical("sex", ("F", "M")), Numeric("dose", -1, 1)), "y", ("a", "b", "c"))
+
+
+def table(n: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.uniform(0, 100, n), rng.integers(0, 2, n), rng.uniform(-1, 1, n)], axis=1).astype(np.float32)
+    x[::7, 0] = np.nan
+    return x, rng.integers(0, 3, n).astype(np.int64)
+
+
+def changed(kind: str, amount: float | None = None, column: str = "", window: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    x, y = table()
+    section = InjectSection(kind=kind, at_window=5, amount=amount, column=column)
+    return inject(x, y, TABLE, section, window, np.random.default_rng(1))
+
+
+@pytest.mark.parametrize("schema", [IMAGE, COLOUR])
+@pytest.mark.parametrize("degrees", [30.0, -30.0, 45.0, 90.0, 137.5, 360.0])
+def test_rotation_is_that_of_scipy(schema: Schema, degrees: float) -> None:
+    x = np.random.default_rng(2).uniform(0, 1, (6, schema.width)).astype(np.float32)
+    images = x.reshape(6, *schema.shape)
+    expected = ndimage.rotate(images, degrees, axes=(3, 2), reshape=False, order=1, mode="grid-constant", cval=0.0)
+    np.testing.assert_allclose(rotated(x, schema, degrees), expected.reshape(6, -1), atol=1e-5)
+
+
+def test_a_quarter_turn_is_numpys() -> None:
+    image = np.arange(64, dtype=np.float32).reshape(1, 8, 8)
+    found = rotated(image.reshape(1, 64), IMAGE, 90.0).reshape(1, 8, 8)
+    quarter_turns = [np.rot90(image, turns, axes=(1, 2)) for turns in (1, 3)]
+    assert any(np.allclose(found, turned, atol=1e-5) for turned in quarter_turns)
+
+
+def test_rotation_keeps_pixels_in_their_range() -> None:
+    matrix = rotation_matrix(8, 8, 30.0)
+    assert matrix.min() >= 0
+    assert matrix.sum(axis=1).max() <= 1 + 1e-6
+
+
+def test_nothing_changes_before_the_window_and_in_a_quiet_run() -> None:
+    x, y = table()
+    for kind in ("shift", "scale", "noise", "label"):
+        before = changed(kind, window=4)
+        np.testing.assert_array_equal(before[0], x)
+        np.testing.assert_array_equal(before[1], y)
+    np.testing.assert_array_equal(changed("none")[0], x)
+
+
+def test_a_shift_is_in_parts_of_the_public_range() -> None:
+    x, y = table()
+    moved, labels = changed("shift", 0.25)
+    np.testing.assert_allclose(moved[:, 0] - x[:, 0], np.where(np.isnan(x[:, 0]), np.nan, 25.0), rtol=1e-5)
+    np.testing.assert_array_equal(moved[:, 1], x[:, 1])
+    np.testing.assert_allclose(moved[:, 2] - x[:, 2], 0.5, rtol=1e-5)
+    np.testing.assert_array_equal(labels, y)
+
+
+def test_a_named_column_changes_alone() -> None:
+    x, _ = table()
+    for kind in ("shift", "scale", "noise"):
+        moved, _ = changed(kind, column="dose")
+        np.testing.assert_array_equal(moved[:, :2], x[:, :2])
+        assert not np.allclose(moved[:, 2], x[:, 2])
+
+
+def test_a_scale_works_about_the_middle_of_the_range() -> None:
+    x, _ = table()
+    scaled, _ = changed("scale", 2.0)
+    np.testing.assert_allclose(scaled[:, 0] - 50, 2 * (x[:, 0] - 50), rtol=1e-4)
+    np.testing.assert_allclose(scaled[:, 2], 2 * x[:, 2], rtol=1e-5)
+
+
+def test_noise_has_the_stated_spread_and_keeps_missing_values() -> None:
+    x, _ = table()
+    noisy, _ = changed("noise", 0.1)
+    difference = noisy[:, 0] - x[:, 0]
+    np.testing.assert_array_equal(np.isnan(noisy), np.isnan(x))
+    assert abs(np.nanstd(difference) - 10.0) < 0.6
+    np.testing.assert_array_equal(noisy[:, 1], x[:, 1])
+
+
+def test_labels_move_by_one_class_and_inputs_stay() -> None:
+    x, y = table()
+    same, moved = changed("label")
+    np.testing.assert_array_equal(same, x)
+    np.testing.assert_array_equal(moved, (y + 1) % 3)
+    _, half = changed("label", 0.5)
+    assert abs(np.mean(half != y) - 0.5) < 0.05
+
+
+def test_kinds_that_do_not_fit_the_rows_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'rotate': the rows are no images"):
+        changed("rotate")
+    for column in ("sex", "absent"):
+        with pytest.raises(ConfigError, match=f"column = '{column}': no such numeric column") as caught:
+            changed("shift", column=column)
+        assert caught.value.hint == "numeric: age, dose"
+
+
+def test_default_amounts_are_those_of_the_reference_page() -> None:
+    np.testing.assert_array_equal(changed("shift")[0], changed("shift", 0.25)[0])
+    np.testing.assert_array_equal(changed("scale")[0], changed("scale", 1.5)[0])
+    np.testing.assert_array_equal(changed("noise")[0], changed("noise", 0.2)[0])
+    images = np.ones((1, 64), dtype=np.float32)
+    section = InjectSection(kind="rotate", at_window=1)
+    turned, _ = inject(images, np.zeros(1, np.int64), IMAGE, section, 1, np.random.default_rng(0))
+    np.testing.assert_array_equal(turned, rotated(images, IMAGE, 30.0))
+
+
+def test_drifting_devices_are_fixed_by_the_seed_and_grow_with_the_fraction() -> None:
+    devices = [f"d{number:03d}" for number in range(100)]
+    some = drifting_devices(devices, InjectSection(kind="shift", fraction=0.3), 7)
+    more = drifting_devices(devices[::-1], InjectSection(kind="shift", fraction=0.6), 7)
+    assert (len(some), len(more)) == (30, 60)
+    assert some < more
+    assert drifting_devices(devices, InjectSection(kind="shift", fraction=1.0), 7) == set(devices)
+    assert drifting_devices(devices, InjectSection(kind="none"), 7) == frozenset()
+    assert some != drifting_devices(devices, InjectSection(kind="shift", fraction=0.3), 8)
