@@ -107,9 +107,9 @@ def _is_whole(inputs: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _matrix(tensor: Mapping[str, Any], width: int) -> Any:
-    shape, values = _shape_and_values(tensor)
-    if tensor.get("datatype") not in NUMERIC:
-        raise DataError(f"tensor {INPUT!r} has datatype {str(tensor.get('datatype'))[:40]!r}, expected a numeric one")
+    (shape, values), datatype = _shape_and_values(tensor), str(tensor.get("datatype"))
+    if datatype not in NUMERIC:
+        raise DataError(f"tensor {INPUT!r} has datatype {datatype[:40]!r}, expected a numeric one")
     if len(shape) != 2 or shape[1] != width:
         raise DataError(f"tensor {INPUT!r} has shape {shape}, expected [rows, {width}]")
     return np.array([_number(value) for value in values], np.float64).reshape(shape)
@@ -122,11 +122,11 @@ def _columns(inputs: Sequence[Mapping[str, Any]], schema: Schema) -> list[dict[s
         name = tensor.get("name")
         if not isinstance(name, str) or name in columns:
             raise DataError(f"tensor name {str(name)[:60]!r} is no text or stands twice")
-        shape, values = _shape_and_values(tensor)
+        (shape, values), datatype = _shape_and_values(tensor), str(tensor.get("datatype"))
         if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1):
             raise DataError(f"tensor {name!r} has shape {shape}, expected [rows] or [rows, 1]")
-        if tensor.get("datatype") != "BYTES" and (tensor.get("datatype") not in NUMERIC or name in categorical):
-            raise DataError(f"tensor {name!r} has datatype {str(tensor.get('datatype'))[:40]!r}; categories are BYTES")
+        if datatype != "BYTES" and (datatype not in NUMERIC or name in categorical):
+            raise DataError(f"tensor {name!r} has datatype {datatype[:40]!r}; categories are BYTES")
         columns[name] = values
     counts = {name: len(values) for name, values in columns.items()}
     if len(set(counts.values())) != 1:

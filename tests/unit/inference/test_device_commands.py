@@ -1,0 +1,204 @@
+"""`fedinfer device`: install from a folder, status, predict, roll back, serve; JSON alone on stdout."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fedinfer.cli.device import app
+from fedinfer.errors import TransportError
+from fedinfer.inference.trust import folder_fetch
+from tests.unit.inference.device_world import SCHEMA, Repository, make_model, softmax_of
+
+runner = CliRunner()
+CSV = "age,pressure,ward,smoker,outcome\n41,120.5,7,no,ill\n,90,south,yes,well\n"
+MATRIX = np.array([[41, 120.5, 2, 0], [np.nan, 90, 1, 1]], np.float32)
+
+
+def run(*arguments, code=0, text=None):
+    result = runner.invoke(app, [str(argument) for argument in arguments], input=text)
+    assert result.exit_code == code, result.output + result.stderr
+    return result
+
+
+def said(result):
+    """What went to standard error, without the line breaks of the console."""
+    return " ".join(result.stderr.split())
+
+
+class Shop:
+    """A repository on disk that is valid today, and a device store beside it."""
+
+    def __init__(self, folder):
+        self.repository, self.folder, self.store = Repository(), folder, folder / "device"
+        for role in (
+            self.repository.targets,
+            self.repository.snapshot,
+            self.repository.timestamp,
+            self.repository.root,
+        ):
+            role.expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=30)
+        root = self.repository.sign(self.repository.root, self.repository.keys["root"][:2])
+        self.repository.files["metadata/1.root.json"] = root
+        (folder / "root.json").write_bytes(root)
+
+    def publish(self, version):
+        self.repository.publish(version)
+        for path, data in self.repository.files.items():
+            file = self.folder / "repository" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+
+    def install(self, *more, code=0):
+        where = ("--store", self.store, "--repository", self.folder / "repository", "--root", self.folder / "root.json")
+        return run("install", *where, *more, code=code)
+
+
+@pytest.fixture
+def shop(tmp_path):
+    made = Shop(tmp_path)
+    made.publish(1)
+    return made
+
+
+def test_install_status_rollback(shop):
+    assert "version 1 (float) is active" in shop.install().stdout
+    assert "was active already" in shop.install().stdout
+    shop.publish(2)
+    assert json.loads(shop.install("--json").stdout)["previous_version"] == 1
+    status = json.loads(run("status", "--store", shop.store, "--json").stdout)
+    assert (status["version"], status["previous_version"], status["task"], status["epsilon"]) == (2, 1, "triage", "1.0")
+    assert status["warning"] == ""
+    assert status["seconds_since_refresh"] < 600
+    assert json.loads(run("rollback", "--store", shop.store, "--json").stdout)["version"] == 1
+    assert "withdrawn versions           [2]" in run("status", "--store", shop.store).stdout
+    assert "version 2 was rolled back" in said(shop.install(code=5))
+    assert "no previous version" in said(run("rollback", "--store", shop.store, code=5))
+
+
+def test_status_measures_on_request(shop):
+    shop.install("--measure", "float")
+    status = json.loads(run("status", "--store", shop.store, "--measure", "--watts", "5", "--json").stdout)
+    assert status["latency_us"] > 0
+    assert status["energy_source"] in ("measured", "estimated")
+    assert status["joules_per_prediction"] > 0
+
+
+def test_predict_writes_label_and_confidence(shop, tmp_path):
+    shop.install()
+    (tmp_path / "rows.csv").write_text(CSV)
+    expected = softmax_of(make_model(seed=1), MATRIX)
+    lines = list(csv.DictReader(io.StringIO(run("predict", "--store", shop.store, tmp_path / "rows.csv").stdout)))
+    assert [line["label"] for line in lines] == [SCHEMA.labels[k] for k in expected.argmax(1)]
+    np.testing.assert_allclose([float(line["confidence"]) for line in lines], expected.max(1), atol=1e-5)
+    run("predict", "--store", shop.store, "-", "--output", tmp_path / "out.csv", text=CSV)
+    assert list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text()))) == lines
+    document = json.loads(run("predict", "--store", shop.store, "-", "--json", "--explain", text=CSV).stdout)
+    assert document["version"] == 1
+    assert re.fullmatch(r"(\w+:[+-]\d\.\d{3} ?){3}", document["predictions"][0]["reasons"])
+    text = run("predict", "--store", shop.store, "-", "--explain", text=CSV).stdout
+    assert text.startswith("row,label,confidence,reasons\n")
+
+
+def test_bad_input_is_exit_code_2_with_a_reason(shop, tmp_path):
+    shop.install()
+    bad = run("predict", "--store", shop.store, "-", text="age,pressure,ward,smoker\nold,1,7,no\n", code=2)
+    assert "column age: 'old'" in said(bad)
+    assert bad.stdout == ""
+    assert "nothing.csv" in said(run("predict", "--store", shop.store, tmp_path / "nothing.csv", code=2))
+    (tmp_path / "latin.csv").write_bytes(b"\xff\xfe,\xff")
+    assert "UTF-8" in said(run("predict", "--store", shop.store, tmp_path / "latin.csv", code=2))
+    run("predict", "--store", shop.store, "-", "--output", tmp_path / "no" / "folder", text=CSV, code=2)
+    for command in (["status"], ["rollback"], ["predict", "-"], ["serve", "--port", "0"]):
+        assert "no device store" in said(run(*command, "--store", tmp_path / "empty", code=2))
+    where = ("--repository", tmp_path, "--root", tmp_path / "nothing.json")
+    assert "nothing.json" in said(run("install", "--store", shop.store, *where, code=2))
+
+
+def test_refused_model_is_exit_code_5(shop):
+    shop.install()
+    shop.publish(2)
+    place = shop.folder / "repository" / shop.repository.place("model/2.onnx")
+    place.write_bytes(place.read_bytes()[:-1])
+    assert "tampered or truncated" in said(shop.install(code=5))
+    assert json.loads(run("status", "--store", shop.store, "--json").stdout)["version"] == 1
+
+
+def test_damaged_store_warns_and_uses_the_previous_version(shop):
+    shop.install()
+    shop.publish(2)
+    shop.install()
+    (shop.store / "slots" / "b" / "model.onnx").write_bytes(b"rot")
+    found = run("predict", "--store", shop.store, "-", text=CSV)
+    assert "version 1 is used" in said(found)
+    assert found.stdout.startswith("row,label")
+
+
+def test_repository_folder_does_not_lead_outside(shop):
+    fetch = folder_fetch(shop.folder / "repository")
+    assert fetch("metadata/timestamp.json") is not None
+    for path in ("../root.json", "/etc/passwd", "metadata", "metadata/nothing"):
+        assert fetch(path) is None
+    with pytest.raises(TransportError, match="cannot be read"):
+        fetch("metadata/\0")
+
+
+def ask(url, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, data), timeout=10) as reply:
+        return reply.status, reply.read()
+
+
+@pytest.mark.slow
+def test_serve_answers_over_http_and_follows_an_install(shop):
+    shop.install()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = "from fedinfer.cli.device import app; app()"
+    arguments = ["serve", "--store", str(shop.store), "--port", str(port)]
+    process = subprocess.Popen([sys.executable, "-c", command, *arguments], stderr=subprocess.PIPE, text=True)
+    base = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(lambda: ask(f"{base}/v2/health/ready")[0] == 200)
+        data = [None if np.isnan(v) else float(v) for v in MATRIX.ravel()]
+        body = {"inputs": [{"name": "input", "shape": [2, 4], "datatype": "FP32", "data": data}]}
+        document = json.loads(ask(f"{base}/v2/models/triage/infer", body)[1])
+        expected = softmax_of(make_model(seed=1), MATRIX)
+        np.testing.assert_allclose(document["outputs"][1]["data"], expected.ravel(), atol=1e-5)
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            ask(f"{base}/v2/models/triage/infer", {"inputs": 3})
+        shop.publish(2)
+        shop.install()
+        wait_for(lambda: b"fedinfer_model_version 2" in ask(f"{base}/metrics")[1])
+        assert json.loads(ask(f"{base}/v2/models/triage/infer", body)[1])["model_version"] == "2"
+    finally:
+        os.kill(process.pid, signal.SIGTERM)
+        process.wait(20)
+        process.stderr.close()
+
+
+def wait_for(condition):
+    for _ in range(200):
+        try:
+            if condition():
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError("nothing after 20 seconds")
