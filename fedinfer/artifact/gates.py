@@ -96,4 +96,10 @@ def judge(figures: Figures, float_calibration_error: float, limits: Limits) -> t
         (figures.bytes <= limits.max_bytes, "bytes", figures.bytes, limits.max_bytes),
         (figures.latency_us <= limits.max_latency_us, "latency in us", figures.latency_us, limits.max_latency_us),
     )
-    return tuple(f"{what} {value:.4g}, limit {limit:.4g}" for holds, what, value, limit in checks if not holds)
+    return tuple(
+        f"{what} {_number(value)}, limit {_number(limit)}" for holds, what, value, limit in checks if not holds
+    )
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4g}"

@@ -28,7 +28,7 @@ from fedinfer.artifact.quality import (
 )
 from fedinfer.artifact.quantize import apply
 from fedinfer.artifact.recipes import FLOAT, FP16, Recipe
-from fedinfer.errors import ArtifactRejected, DataError
+from fedinfer.errors import ArtifactRejected, DataError, GateFailed
 from fedinfer.manifest import PROBABILITIES
 from fedinfer.ports import Clock
 from fedinfer.schema import Schema
@@ -151,7 +151,7 @@ def _measure(recipe: Recipe, core: OnnxModel, bench: Bench, floating: Figures | 
     evidence = bench.evidence
     logits = run(core.SerializeToString(), evidence.judged_x, LOGITS).astype(np.float64)
     if not np.isfinite(logits).all():
-        raise ArtifactRejected(f"{recipe.name}: {int((~np.isfinite(logits)).sum())} logits are not finite")
+        raise GateFailed(f"{recipe.name}: {int((~np.isfinite(logits)).sum())} logits are not finite")
     temperature, error = _calibrate(logits, bench)
     metric = _metric(logits, bench)
     file = finish(core, replace(bench.ending, temperature=temperature))

@@ -133,34 +133,42 @@ def _store_weights(prepared: OnnxModel, method: Method) -> tuple[OnnxModel, int]
         if value.ndim < 2 or value.size < _SMALLEST:
             continue
         store = _half if method is Method.HALF_WEIGHTS else _int8
-        node, tensors = store(tensor.name, value, _channel_axis(consumers[tensor.name], value.ndim))
+        nodes, tensors = store(tensor.name, value, _channel_axis(consumers[tensor.name], value.ndim))
         model.graph.initializer.remove(tensor)
         model.graph.initializer.extend(tensors)
-        model.graph.node.insert(0, node)
+        for node in reversed(nodes):
+            model.graph.node.insert(0, node)
         stored += 1
     return model, stored
 
 
-def _half(name: str, value: npt.NDArray[np.float32], axis: int) -> tuple[Any, list[Any]]:
+def _half(name: str, value: npt.NDArray[np.float32], axis: int) -> tuple[list[Any], list[Any]]:
     onnx = onnx_module()
     with np.errstate(over="ignore"):
         half = value.astype(np.float16)
     if not np.isfinite(half).all():
         raise ArtifactRejected(f"{name}: {float(np.abs(value).max()):.3g} does not fit into 16 bits")
-    node = onnx.helper.make_node("Cast", [f"{name}_half"], [name], name=f"widen/{name}", to=onnx.TensorProto.FLOAT)
-    return node, [onnx.numpy_helper.from_array(half, f"{name}_half")]
+    return [_cast(f"{name}_half", name)], [onnx.numpy_helper.from_array(half, f"{name}_half")]
 
 
-def _int8(name: str, value: npt.NDArray[np.float32], axis: int) -> tuple[Any, list[Any]]:
-    """Symmetric, one scale per channel: w ~ scale * q with q in [-127, 127] (Jacob et al. 2018, section 2.1)."""
+def _int8(name: str, value: npt.NDArray[np.float32], axis: int) -> tuple[list[Any], list[Any]]:
+    """Symmetric, one scale per channel: w ~ scale * q with q in [-127, 127] (Jacob et al. 2018, section 2.1).
+
+    Cast and Mul instead of DequantizeLinear: onnxruntime folds them once when it loads the file, whereas it may turn
+    DequantizeLinear and MatMul into one kernel that quantizes the activations too.
+    """
     onnx = onnx_module()
     others = tuple(a for a in range(value.ndim) if a != axis)
-    scale = np.maximum(np.abs(value).max(axis=others), 1e-12).astype(np.float32) / np.float32(127)
-    shaped = scale.reshape([-1 if a == axis else 1 for a in range(value.ndim)])
-    quantized = np.clip(np.rint(value / shaped), -127, 127).astype(np.int8)
-    inputs = [f"{name}_int8", f"{name}_scale"]
-    node = onnx.helper.make_node("DequantizeLinear", inputs, [name], name=f"widen/{name}", axis=axis)
-    return node, [onnx.numpy_helper.from_array(a, n) for a, n in zip((quantized, scale), inputs, strict=True)]
+    scale = (np.maximum(np.abs(value).max(axis=others, keepdims=True), 1e-12) / 127).astype(np.float32)
+    quantized = np.clip(np.rint(value / scale), -127, 127).astype(np.int8)
+    stored, scaled, wide = f"{name}_int8", f"{name}_scale", f"{name}_wide"
+    nodes = [_cast(stored, wide), onnx.helper.make_node("Mul", [wide, scaled], [name], name=f"scale/{name}")]
+    return nodes, [onnx.numpy_helper.from_array(quantized, stored), onnx.numpy_helper.from_array(scale, scaled)]
+
+
+def _cast(stored: str, name: str) -> Any:
+    onnx = onnx_module()
+    return onnx.helper.make_node("Cast", [stored], [name], name=f"widen/{name}", to=onnx.TensorProto.FLOAT)
 
 
 def _channel_axis(consumer: Any, dimensions: int) -> int:

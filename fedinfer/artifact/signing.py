@@ -51,7 +51,9 @@ class Keys:
             ConfigError: when there are none.
         """
         if not self.signers.get(role):
-            raise ConfigError(f"no key for role {str(role)!r}", hint="root keys may be kept offline: add their files first")
+            raise ConfigError(
+                f"no key for role {str(role)!r}", hint="root keys may be kept offline: add their files first"
+            )
         return self.signers[role]
 
     def with_role(self, role: str, signers: tuple[CryptoSigner, ...]) -> Keys:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def dense_core(sizes: tuple[int, ...], seed: int = 1, scale: float = 1.0) -> onn
     """A perceptron core, input (batch, sizes[0]), logits (batch, sizes[-1]); Gemm and Relu as torch exports them."""
     rng = simulation_rng(seed, "core")
     nodes, weights, name = [], [], "input"
-    for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (a, b) in enumerate(itertools.pairwise(sizes)):
         last = i == len(sizes) - 2
         weights.append(numpy_helper.from_array((scale * rng.normal(0, a**-0.5, (b, a))).astype(np.float32), f"w{i}"))
         weights.append(numpy_helper.from_array(rng.normal(0, 0.1, b).astype(np.float32), f"b{i}"))
