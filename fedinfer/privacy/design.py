@@ -19,6 +19,7 @@ from fedinfer.privacy.mechanism import (
 from fedinfer.privacy.tables import MAX_VARIANCE
 from fedinfer.types import Unit
 
+_PRECISION = 1e-6
 _LEAST_SHARE_VARIANCE = 64
 """Shares have whole-numbered variance; from here on rounding it up adds less than 1.6 % of noise."""
 
@@ -47,10 +48,11 @@ def design(
         summands: most devices in the sum.
         units: most clipped units in the sum: `summands` for unit `device`; for unit `example` a public bound on the
             sampled examples of all devices together (breaking it risks a wrap-around, not privacy).
-        max_loss: largest accepted `loss`, for instance 0.01.
+        max_loss: largest accepted part of epsilon that rounding and integer noise cost, for instance 0.01. It bounds
+            `loss`; half of it for DITHERED, because example sums are sampled.
 
     Returns:
-        A mechanism with loss <= max_loss whose sum wraps around with probability <= 2^-30 per release. Its share of
+        A mechanism whose sum wraps around with probability <= 2^-30 per release. Its share of
         noise fits one table where that leaves room, else the scale is the least that meets `max_loss`.
 
     Raises:
@@ -63,6 +65,9 @@ def design(
         kind, dimension, clipping_norm, noise_multiplier, MAX_BITS, 1.0, contributors, summands, units, rounding, unit
     )  # fmt: skip
     per_scale = clipping_norm * noise_multiplier / math.sqrt(contributors)  # standard deviation of a share at scale 1
+    # Under sampling epsilon reacts to the norms up to twice as strongly (noise multipliers from 1 on).
+    if rounding is Rounding.DITHERED:
+        max_loss /= 2
     floor = math.sqrt(_LEAST_SHARE_VARIANCE) / per_scale
     needed = max(floor, _least_scale(start, max_loss))
     useful = max(needed, math.sqrt(MAX_VARIANCE) / per_scale)
@@ -132,16 +137,16 @@ def _fit(
         )
     top = 2.0 ** (bits - 1) - 1
     full = _bisect(lambda s: bound(replace(start, scale=s)) > top, needed, needed * 2.0**MAX_BITS)
-    return replace(start, bits=bits, scale=max(needed, min(useful, full * (1 - 1e-9))))
+    return replace(start, bits=bits, scale=max(needed, min(useful, full * (1 - 2 * _PRECISION))))
 
 
 def _bisect(true_above: Callable[[float], bool], low: float, high: float) -> float:
-    """Least scale (to 1e-6) at which a condition that becomes true with growing scale holds; the result fulfils it."""
+    """Least scale (to _PRECISION) at which a condition that becomes true with growing scale holds; the result fulfils it."""
     if true_above(low):
         return low
     if not true_above(high):
         raise ConfigError(f"no scale up to {high:g} meets the accepted loss", hint="accept a larger loss")
-    while high > low * (1 + 1e-6):
+    while high > low * (1 + _PRECISION):
         middle = math.sqrt(low * high)
         low, high = (low, middle) if true_above(middle) else (middle, high)
     return high

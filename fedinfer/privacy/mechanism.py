@@ -167,8 +167,14 @@ def decoded_sensitivity(mechanism: IntegerMechanism) -> float:
 
     Noise of standard deviation z * decoded_sensitivity on the decoded sum (trust `central`) is GaussianEvent(z). The
     sum must not wrap around for it to hold: use a mechanism from `design_without_noise`, where it cannot.
+    Each of two neighbouring sums is rounded to float32 by at most 2^-24 of its norm, which is added.
+
+    Raises:
+        ConfigError: when the mechanism bounds no unit's influence.
     """
-    return mechanism.l2 / mechanism.scale
+    if mechanism.unit is Unit.NONE:
+        raise ConfigError("this mechanism bounds no unit's influence: its decoded sum has no sensitivity")
+    return mechanism.l2 / mechanism.scale + 2.0**-23 * mechanism.units * mechanism.clipping_norm
 
 
 def central_event(noise_multiplier: float, sampling_rate: float) -> Event:
