@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
@@ -9,9 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stderr, stdout
-from fedinfer.config import load_scenario
-from fedinfer.data import check_against_data, load
+from fedinfer.config import Scenario, load_scenario
+from fedinfer.coordinator.planning import Population, make_plan
+from fedinfer.data import Federation, check_against_data, load
 from fedinfer.data.summary import summarize
+from fedinfer.errors import MissingExtra
+from fedinfer.training import load_trainer
 from fedinfer.types import Json
 
 
@@ -25,7 +29,7 @@ def validate(
         loaded = load_scenario(scenario, overrides or ())
         federation = load(loaded)
         check_against_data(loaded, federation)
-    summary = summarize(loaded, federation)
+        summary = {**summarize(loaded, federation), "plan": planned(loaded, federation)}
     if json:
         print_json({"valid": True, **summary})
         return
@@ -33,6 +37,27 @@ def validate(
     for warning in summary["warnings"]:
         stderr.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
     stdout.print("valid", style="green")
+
+
+def planned(scenario: Scenario, federation: Federation) -> Json | None:
+    """Noise and cost of the whole run, as `fedinfer run` will plan it; None where training is not installed.
+
+    Raises:
+        ConfigError: no plan fits the budget, the cohort or the model.
+    """
+    rows = [len(data.train_y) for data in federation.devices.values()]
+    try:
+        trainer = load_trainer(scenario.model, federation.schema, scenario.training, scenario.scenario.seed)
+        population = Population(len(rows), sum(rows), min(rows), trainer.dimension, federation.schema.classes)
+        plan = make_plan(scenario, population, "local", federation.warnings)
+    except MissingExtra:
+        return None
+    return {
+        "parameters": trainer.dimension,
+        "epsilon": plan.planned.epsilon if plan.planned else math.inf,
+        "noise_multiplier": plan.noise_multiplier,
+        "min_survivors": plan.train.min_survivors,
+    }
 
 
 def _table(summary: Json) -> Table:
@@ -65,7 +90,20 @@ def _lines(summary: Json) -> list[tuple[str, str]]:
             f"{training['rounds']}, {training['cohort']} devices asked; {after}",
         ),
         ("privacy", f"unit {privacy['unit']} ({privacy['units']} of them), trust {privacy['trust']}"),
-        ("epsilon", f"at most {privacy['epsilon_planned']:g} at delta {privacy['delta']:g} for the whole run"),
-        ("drift", f"{privacy['drift_windows']} windows, epsilon {privacy['epsilon_per_drift_window']:g} each"),
+        ("budget", f"epsilon {privacy['epsilon_budget']:g} at delta {privacy['delta']:g} for the whole run"),
+        ("plan", _plan_text(summary["plan"])),
+        (
+            "drift",
+            f"{privacy['drift_windows']} windows, epsilon {privacy['epsilon_for_drift']:g} of it for all of them",
+        ),
         ("sums", summary["secure_aggregation"]),
     ]
+
+
+def _plan_text(plan: Json | None) -> str:
+    if plan is None:
+        return "not known: training is not installed (pip install 'fedinfer[train]')"
+    return (
+        f"epsilon {plan['epsilon']:.3g} if everything runs, alarms included; noise multiplier "
+        f"{plan['noise_multiplier']:.3g}, {plan['parameters']} parameters, at least {plan['min_survivors']} survivors"
+    )

@@ -321,7 +321,7 @@ class DriftSection(Section):
     window: Count = Field(
         default=20, description="Rows in a window on a device; one with fewer held-out rows uses all."
     )
-    epsilon: Positive = Field(default=0.3, description="Part of the budget for each window's report.")
+    epsilon: Positive = Field(default=0.3, description="Part of the budget that the reports of all windows share.")
     false_alarm_rate: OpenFraction = Field(default=0.05, description="Probability of any alarm in a quiet run.")
     rounds: Natural = Field(default=5, description="Rounds that an alarm triggers.")
     max_triggers: Natural = Field(default=1, description="Most alarms that start rounds in one run.")

@@ -5,7 +5,7 @@ All functions return row numbers, so that nothing is copied twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -79,11 +79,6 @@ def deal(y: Labels, partition: PartitionSection, rng: np.random.Generator) -> di
     pieces = schemes[partition.scheme](y, partition, rng)
     digits = max(3, len(str(count - 1)))
     return {f"d{number:0{digits}d}": np.sort(rows) for number, rows in enumerate(pieces)}
-
-
-def sizes_of(devices: Mapping[DeviceId, Indices]) -> tuple[int, ...]:
-    """Rows per device, in the order of the devices."""
-    return tuple(len(rows) for rows in devices.values())
 
 
 def _deal_iid(y: Labels, partition: PartitionSection, rng: np.random.Generator) -> list[Indices]:

@@ -230,7 +230,7 @@ def _plan_lines(plan: _Plan) -> list[str]:
         "",
         "[drift]",
         "windows = 4",
-        f"epsilon = {plan.epsilon * DRIFT_PART:.2g} # part of the budget for each window's report",
+        f"epsilon = {plan.epsilon * DRIFT_PART:.2g} # part of the budget that the reports of all windows share",
     ]
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from fedinfer.config import Scenario
 from fedinfer.data.checks import units
 from fedinfer.data.table import Federation, Labels
 from fedinfer.schema import Schema
-from fedinfer.types import Json
+from fedinfer.types import Json, Unit
 
 FEW_ROWS = 2
 
 
 def summarize(scenario: Scenario, federation: Federation) -> Json:
-    """Rows, devices, classes and planned spending as a JSON object.
+    """Rows, devices, classes and budget as a JSON object.
 
     Args:
         scenario: what was asked for.
@@ -84,8 +86,8 @@ def _privacy(scenario: Scenario, federation: Federation) -> Json:
         "unit": privacy.unit.value,
         "units": units(scenario, federation),
         "trust": privacy.trust.value,
-        "epsilon_planned": privacy.epsilon if privacy.unit.value != "none" else float("inf"),
+        "epsilon_budget": privacy.epsilon if privacy.unit is not Unit.NONE else math.inf,
         "delta": privacy.delta,
-        "epsilon_per_drift_window": drift.epsilon if drift.enabled else 0.0,
+        "epsilon_for_drift": drift.epsilon if drift.enabled else 0.0,
         "drift_windows": drift.windows if drift.enabled else 0,
     }

@@ -202,3 +202,14 @@ def test_init_on_a_table_that_cannot_work_writes_nothing(
     for word in words:
         assert word in message
     assert not (tmp_path / "new").exists()
+
+
+def test_a_scenario_that_is_a_directory_or_not_readable(app: typer.Typer, tmp_path: Path) -> None:
+    (tmp_path / "scenario.toml").mkdir()
+    refused(app, tmp_path, [str(tmp_path / "scenario.toml"), "no such scenario"])
+
+
+def test_a_column_without_any_number_needs_a_range(app: typer.Typer, tmp_path: Path) -> None:
+    lines = GOOD.splitlines()
+    table = "\n".join([lines[0] + ",empty", *(line + "," for line in lines[1:]), ""])
+    refused(app, files(tmp_path, table), ["column 'empty' has no value in any row", "drop"])

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -48,11 +49,13 @@ def test_validate_says_what_a_scenario_would_do() -> None:
     assert summary["data"]["devices"] == 4
     assert summary["data"]["classes"] == {"healthy": 411, "disease": 509}
     assert summary["data"]["rows_per_device"] == {"least": 123, "median": 246.5, "most": 304}
-    assert summary["privacy"]["epsilon_planned"] == 1.0
+    assert summary["privacy"]["epsilon_budget"] == 1.0
+    assert 0.9 < summary["plan"]["epsilon"] <= 1.0
+    assert summary["plan"]["noise_multiplier"] > 0
     assert summary["privacy"]["units"] == 920
     assert summary["warnings"] == []
     text = run(validate, "heart", "--set", "privacy.epsilon=3").stdout
-    assert "at most 3 at delta 1e-05" in text
+    assert "epsilon 3 at delta 1e-05" in text
     assert text.endswith("valid\n")
 
 
@@ -66,7 +69,20 @@ def test_validate_warns_of_what_is_probably_not_meant() -> None:
 
 def test_validate_without_privacy_plans_an_infinite_epsilon() -> None:
     summary = json.loads(run(validate, "heart", "--json", "--set", "privacy.unit=none").stdout)
-    assert summary["privacy"]["epsilon_planned"] == "inf"
+    assert summary["privacy"]["epsilon_budget"] == summary["plan"]["epsilon"] == "inf"
+
+
+def test_validate_works_where_training_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = run(validate, "heart")
+    assert result.exit_code == 0
+    assert "not known: training is not installed" in result.stdout
+
+
+def test_validate_refuses_a_budget_that_trains_nothing() -> None:
+    result = run(validate, "heart", "--set", "privacy.epsilon=0.0001", "--set", "drift.enabled=false")
+    assert result.exit_code == 2
+    assert "too small to train even one useful round" in result.stderr
 
 
 def test_doctor_finds_a_working_base() -> None:

@@ -129,3 +129,15 @@ def test_drifting_devices_are_fixed_by_the_seed_and_grow_with_the_fraction() -> 
     assert drifting_devices(devices, InjectSection(kind="shift", fraction=1.0), 7) == set(devices)
     assert drifting_devices(devices, InjectSection(kind="none"), 7) == frozenset()
     assert some != drifting_devices(devices, InjectSection(kind="shift", fraction=0.3), 8)
+
+
+def test_pixels_shift_scale_and_get_noise_like_numbers() -> None:
+    images = np.full((400, 64), 4.0, dtype=np.float32)
+    labels = np.zeros(400, np.int64)
+    for kind, check in (
+        ("shift", lambda x: np.allclose(x, 8.0)),
+        ("scale", lambda x: np.allclose(x, 8.0 + 1.5 * (4.0 - 8.0))),
+        ("noise", lambda x: abs(x.std() - 0.2 * 16) < 0.1 and abs(x.mean() - 4.0) < 0.1),
+    ):
+        changed, _ = inject(images, labels, IMAGE, InjectSection(kind=kind), 5, np.random.default_rng(0))
+        assert check(changed), kind
