@@ -79,7 +79,8 @@ def median(means: FloatArray) -> FloatArray:
     Returns:
         float32, shape (d,).
     """
-    return np.median(_checked(means), axis=0).astype(np.float32)
+    middle: FloatArray = np.median(_checked(means), axis=0).astype(np.float32)
+    return middle
 
 
 def trimmed_mean(means: FloatArray, trimmed: int) -> FloatArray:
@@ -95,7 +96,9 @@ def trimmed_mean(means: FloatArray, trimmed: int) -> FloatArray:
     ordered = np.sort(_checked(means), axis=0)
     if not 0 <= 2 * trimmed < len(ordered):
         raise ConfigError(f"{trimmed} values trimmed on each side of {len(ordered)} groups leave none")
-    return ordered[trimmed : len(ordered) - trimmed].mean(axis=0, dtype=np.float64).astype(np.float32)
+    kept = ordered[trimmed : len(ordered) - trimmed]
+    result: FloatArray = kept.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return result
 
 
 def norm_bounded_mean(means: FloatArray, bound: float) -> FloatArray:
@@ -113,7 +116,8 @@ def norm_bounded_mean(means: FloatArray, bound: float) -> FloatArray:
     wide = _checked(means).astype(np.float64)
     norms = np.sqrt(np.einsum("gd,gd->g", wide, wide))
     scales = bound / np.maximum(norms, bound)
-    return (scales @ wide / len(wide)).astype(np.float32)
+    result: FloatArray = (scales @ wide / len(wide)).astype(np.float32)
+    return result
 
 
 def _checked(means: FloatArray) -> FloatArray:

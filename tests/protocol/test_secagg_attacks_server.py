@@ -206,10 +206,7 @@ def test_server_shows_different_key_lists_to_different_devices():
         world, {name: StageRequest(Stage.SHARES, wire.encode(listed)) for name, listed in lists.items()}
     )
     assert not refused  # both lists are well signed
-    boxes = {
-        name: secagg.messages.split(body_of(secagg.messages.SharesBody, r).boxes, 84, 9, "")
-        for name, r in answers.items()
-    }
+    boxes = {name: split(body_of(SharesBody, reply).boxes, BOX_BYTES, 9, "boxes") for name, reply in answers.items()}
     asks = {}
     for name in lists:
         place, me = world.places[name], world.session.cohort.index(name)
