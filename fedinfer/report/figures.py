@@ -73,6 +73,15 @@ def significant(value: object, digits: int = 3) -> str:
     return _EXPONENT.sub(r"e\1", f"{result:.{digits}g}") if math.isfinite(result) else _infinite(result)
 
 
+def bound(value: object) -> str:
+    """An upper bound with three significant digits, rounded up: it may not look smaller than it is."""
+    result = number(value)
+    if result is None or not math.isfinite(result) or result <= 0:
+        return significant(value)
+    unit = 10.0 ** (math.floor(math.log10(result)) - 2)
+    return significant(math.ceil(result / unit - 1e-9) * unit)
+
+
 def percent(value: object) -> str:
     """A share of one as a percentage with one decimal."""
     result = finite(value)

@@ -10,7 +10,7 @@ from pathlib import Path
 from fedinfer.errors import StoreError
 from fedinfer.report import summary, tables
 from fedinfer.report.figures import count, decimal, finite, rows, seconds, section, words
-from fedinfer.report.ledger import ledger_table
+from fedinfer.report.ledger import ledger_tables
 from fedinfer.report.legend import loop_legend
 from fedinfer.report.loop_chart import loop_chart
 from fedinfer.report.markup import Child, Markup, join, tag
@@ -61,7 +61,7 @@ def render(found: RunFiles) -> str:
         tag("title", title),
         tag("style", Markup(_style())),
     )
-    body = tag("body", _header(run), tag("main", *_sections(found)), _footer(run))
+    body = tag("body", _header(found), tag("main", *_sections(found)), _footer(run))
     return "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n"
 
 
@@ -74,13 +74,14 @@ def _sections(found: RunFiles) -> tuple[Markup | None, ...]:
         _section("Rounds", tables.rounds_table(run)),
         _drift(run),
         _models(run),
-        _devices(run),
+        _devices(found),
         _privacy(run),
-        _section("Privacy ledger", ledger_table(found)),
+        _section("Privacy ledger", ledger_tables(found.ledger)),
     )
 
 
-def _header(run: Json) -> Markup:
+def _header(found: RunFiles) -> Markup:
+    run = found.run
     sign, meaning, style = summary.status(run)
     privacy = section(run, "privacy")
     facts = (
@@ -95,9 +96,20 @@ def _header(run: Json) -> Markup:
         "header",
         tag("p", "fedinfer run report", class_="brand"),
         tag("h1", words(run.get("scenario"), "unnamed")),
+        tag("p", words(run.get("description")), class_="about") if run.get("description") else None,
         tag("p", tag("span", f"{sign} {meaning}", class_=f"status {style}"), class_="state"),
+        _stopped(found),
         tag("p", " \u00b7 ".join(facts), class_="facts"),
     )
+
+
+def _stopped(found: RunFiles) -> Markup | None:
+    """Why a run ended early, in the program's own words."""
+    event = next((event for event in reversed(found.events) if event.get("event") == "stopped"), None)
+    if event is None:
+        return None
+    hint = f" Hint: {words(event.get('hint'))}." if event.get("hint") else ""
+    return tag("p", f"{words(event.get('message'))}.{hint}", class_="about")
 
 
 def _warnings(found: RunFiles) -> Markup | None:
@@ -166,10 +178,13 @@ def _drift_story(run: Json, drift: Json) -> Markup | None:
 def _models(run: Json) -> Markup:
     saved = tables.bytes_saved(summary.last_model(run))
     words_ = f"The newest artifact is {saved}." if saved else None
-    return _section("Models", tag("p", words_, class_="how") if words_ else None, tables.models_table(run))
+    return _section(
+        "Models", tag("p", words_, class_="how") if words_ else None, tables.models_table(run), tables.waves_table(run)
+    )
 
 
-def _devices(run: Json) -> Markup:
+def _devices(found: RunFiles) -> Markup:
+    run = found.run
     latency = section(section(run, "inference"), "latency_us")
     p50, p99 = finite(latency.get("p50")), finite(latency.get("p99"))
     chart = None
@@ -179,7 +194,13 @@ def _devices(run: Json) -> Markup:
             _both(lambda width: latency_chart(p50, p99, width), 460.0),
         )
     lost = f"On average {tables.survivors_share(run)} of a cohort answered." if rows(run, "rounds") else None
-    return _section("Devices", chart, tables.devices_pairs(run), tag("p", lost, class_="how") if lost else None)
+    return _section(
+        "Devices",
+        chart,
+        tables.devices_pairs(run),
+        tag("p", lost, class_="how") if lost else None,
+        tables.blamed_table(found.events),
+    )
 
 
 def _privacy(run: Json) -> Markup:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedinfer.errors import ConfigError
-from fedinfer.types import Json
+from fedinfer.errors import ConfigError, FedInferError
+from fedinfer.privacy.ledger import Ledger
+from fedinfer.store import read_store
+from fedinfer.types import Json, Relation
 
 SCHEMA = 1
 
@@ -20,11 +24,13 @@ class RunFiles:
     Args:
         run: run.json, schema 1.
         events: lines of events.jsonl in order; unreadable lines are counted in `notes`.
+        ledger: accounts and entries of the server's ledger, as `fedinfer privacy ledger --json` shows them.
         notes: what could not be read, in words.
     """
 
     run: Json
     events: tuple[Json, ...]
+    ledger: Json
     notes: tuple[str, ...]
 
 
@@ -36,7 +42,8 @@ def read_run(folder: Path) -> RunFiles:
     """
     run = _read_run_json(folder / "run.json")
     events, notes = _read_events(folder / "events.jsonl")
-    return RunFiles(run, events, notes)
+    ledger, more = _read_ledger(folder / "ledger.sqlite")
+    return RunFiles(run, events, ledger, (*notes, *more))
 
 
 def _read_run_json(path: Path) -> Json:
@@ -65,6 +72,17 @@ def _read_events(path: Path) -> tuple[tuple[Json, ...], tuple[str, ...]]:
     events = tuple(event for line in lines if (event := _event(line)) is not None)
     bad = sum(1 for line in lines if line.strip()) - len(events)
     return events, ((f"events.jsonl: {bad} unreadable line(s) left out.",) if bad else ())
+
+
+def _read_ledger(path: Path) -> tuple[Json, tuple[str, ...]]:
+    """The ledger and a note, for instance when it is missing."""
+    if not path.exists():
+        return {}, ("ledger.sqlite is missing: its entries are not shown.",)
+    try:
+        with closing(read_store(path)) as connection:
+            return Ledger(connection, Relation.ADD_REMOVE).to_json(), ()
+    except (FedInferError, sqlite3.Error) as error:
+        return {}, (f"ledger.sqlite cannot be read: {error}",)
 
 
 def _event(line: str) -> Json | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fedinfer.report.figures import finite, number, section, significant, whole, words
+from fedinfer.report.figures import bound, finite, number, section, significant, whole, words
 from fedinfer.types import AggregationMode, Json, Trust, Unit
 
 UNITS = {
@@ -114,7 +114,7 @@ def _guarantee(privacy: Json) -> Item:
         value = "epsilon is infinite: no differential privacy"
         return Item("Guarantee", value, "What was released may reveal any row that a device trained on.")
     epsilon, delta = claim
-    value = f"epsilon {significant(epsilon)} at delta {significant(delta)}, budget {significant(privacy.get('budget'))}"
+    value = f"epsilon {bound(epsilon)} at delta {significant(delta)}, budget {significant(privacy.get('budget'))}"
     relation = RELATIONS.get(str(privacy.get("relation")), "with that unit and without it")
     guess = guess_bound(epsilon, delta)
     meaning = (
@@ -168,9 +168,13 @@ def _mechanism(privacy: Json) -> Item:
     }
     trust = words(privacy.get("trust"))
     noise = sources[Trust(trust)] if trust in set(Trust) else "noise"
+    contributors = finite(privacy.get("guaranteed_noise_contributors"))
+    sized = ""
+    if trust == Trust.DISTRIBUTED and contributors is not None:
+        sized = f" The shares are sized so that those of {whole(contributors)} honest devices give the full noise."
     meaning = (
-        f"Each contribution is clipped to the norm above, then covered by {noise}. Drift reports go through the same "
-        "path and spend from the same budget."
+        f"Each contribution is clipped to the norm above, then covered by {noise}.{sized} Drift reports go through the "
+        "same path and spend from the same budget."
     )
     return Item("Mechanism", value, meaning)
 
@@ -223,7 +227,7 @@ def _security(run: Json) -> Item:
 def _collection(run: Json) -> Item:
     meaning = (
         "Rows stay on the device that holds them; what leaves is the clipped, noised and encoded update. Not "
-        "hidden: which devices took part, when, how many bytes they sent, the public ranges and categories in the "
-        "schema, and the model itself. Not prevented: a device that sends false values."
+        "hidden: which devices took part, when, how many bytes they sent and how many rows they hold, the public "
+        "ranges and categories in the schema, and the model itself. Not prevented: a device that sends false values."
     )
     return Item("Data collection", f"{words(run.get('population'))} devices, rows held where they arose", meaning)

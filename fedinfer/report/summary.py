@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fedinfer.report.figures import (
     ABSENT,
+    bound,
     count,
     data_size,
     decimal,
@@ -114,7 +115,7 @@ def _protection(run: Json) -> str:
         return "No differential privacy was in force: what was released may reveal what a device trained on."
     return (
         f"What anyone can learn from the releases about {unit_words(privacy)} is limited to epsilon "
-        f"{significant(privacy.get('epsilon'))} of a budget of {significant(privacy.get('budget'))}."
+        f"{bound(privacy.get('epsilon'))} of a budget of {significant(privacy.get('budget'))}."
     )
 
 
@@ -137,17 +138,19 @@ def _drift(run: Json) -> str:
         return ""
     if not alarms:
         return f"{windows} windows were watched for drift; no alarm was raised."
-    first = alarms[0]
+    first, later = alarms[0], sum(row.get("reason") == "drift" for row in rows(run, "rounds"))
     return (
         f"{windows} windows were watched for drift. Window {words(first.get('window'))} raised an alarm "
-        f"({words(first.get('channel'))}), which led to {whole(drift.get('triggered_rounds'))} further rounds."
+        f"({words(first.get('channel')).replace('_', ' ')}), and {later} rounds of training followed alarms."
     )
 
 
 def _quality_tile(run: Json) -> Tile:
     value = last_metric(run)
     shown = percent(value) if metric_name(run) == "accuracy" else decimal(value)
-    return Tile(metric_name(run).capitalize(), shown, "held-out rows, after the last round")
+    auc = finite(section(run, "metrics").get("auc"))
+    remark = "held-out rows, after the last round" + (f"; AUC {decimal(auc)}" if auc is not None else "")
+    return Tile(metric_name(run).capitalize(), shown, remark)
 
 
 def _privacy_tile(run: Json) -> Tile:
@@ -157,7 +160,7 @@ def _privacy_tile(run: Json) -> Tile:
     epsilon, budget = number(privacy.get("epsilon")), finite(privacy.get("budget"))
     share = epsilon / budget if epsilon is not None and budget else None
     remark = f"epsilon, of {significant(budget)}; unit: {words(privacy.get('unit'))}"
-    return Tile("Privacy spent", significant(epsilon), remark, share if share is None or math.isfinite(share) else None)
+    return Tile("Privacy spent", bound(epsilon), remark, share if share is None or math.isfinite(share) else None)
 
 
 def _model_tile(run: Json) -> Tile:

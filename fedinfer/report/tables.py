@@ -59,17 +59,47 @@ ALARMS: tuple[Column, ...] = (
     ("Channel", "channel", words),
     ("p-value", "p_value", significant),
 )
+WAVES: tuple[Column, ...] = (
+    ("Version", "version", words),
+    ("Wave", "wave", words),
+    ("Installed", "installed", whole),
+    ("Failed", "failed", whole),
+    ("First failure", "first_failure", words),
+    ("Then", "state", words),
+)
+BLAMED: tuple[Column, ...] = (
+    ("Round", "round", words),
+    ("Device", "device", words),
+    ("Reason", "reason", words),
+)
 NUMERIC = frozenset({words, decimal, significant, whole, data_size, seconds}) - {words}
 
 
 def rounds_table(run: Json) -> Markup:
     """Every round: cohort, survivors, status, figures, bytes."""
-    return table("Rounds", ROUNDS, rows(run, "rounds"), "No round was run.")
+    return table(
+        "One row per round; epsilon is what all releases so far cost together",
+        ROUNDS,
+        rows(run, "rounds"),
+        "No round was run.",
+    )
 
 
 def models_table(run: Json) -> Markup:
     """Every published model: float against quantized."""
-    return table("Published models", MODELS, rows(run, "models"), "No model was published.")
+    return table("One row per published version", MODELS, rows(run, "models"), "No model was published.")
+
+
+def waves_table(run: Json) -> Markup | None:
+    """Every wave of every rollout and what was decided after it; None when the run kept none."""
+    waves = [wave for model in rows(run, "models") for wave in rows(model, "waves")]
+    return table("Rollout waves", WAVES, waves, "") if waves else None
+
+
+def blamed_table(events: Sequence[Json]) -> Markup | None:
+    """Devices whose messages broke the protocol; None when there were none."""
+    blamed = [event for event in events if event.get("event") == "blamed"]
+    return table("Devices blamed for false messages", BLAMED, blamed, "") if blamed else None
 
 
 def alarms_table(run: Json) -> Markup:
@@ -109,7 +139,7 @@ def devices_pairs(run: Json) -> Markup:
 def bytes_saved(model: Json) -> str:
     """How much smaller the quantized file is, in words; empty when it is not."""
     before, after = finite(model.get("float_bytes")), finite(model.get("quantized_bytes"))
-    if not before or not after or after >= before:
+    if not before or not after or before < 1.1 * after:
         return ""
     return f"{before / after:.1f} times smaller than the float model"
 
@@ -135,7 +165,7 @@ def _align(show: Show) -> str | None:
 def _boxed(caption: str, *parts: Markup) -> Markup:
     return tag(
         "div",
-        tag("table", tag("caption", caption, class_="unseen"), *parts),
+        tag("table", tag("caption", caption), *parts),
         class_="box",
         tabindex=0.0,
         role="region",

@@ -1,9 +1,8 @@
 """The loop as one sequence of steps: training rounds and drift windows in the order in which they happened.
 
-The order comes from events.jsonl: `round` events (the rows of run.json `rounds`), `window` events (window,
-metric, epsilon, channels: [{channel, statistic, threshold, alarm}]) and `model` events (version, devices_active).
-Without events it is put together from run.json: first rounds, windows up to the first alarm, the rounds that the alarm
-started, the other windows.
+The order comes from events.jsonl: `round` events (rows of run.json `rounds`), `window` events (rows of run.json
+`drift.timeline`) and `pushed` events (rows of `models`). Without them it is put together from run.json: first rounds,
+windows up to the first alarm, the rounds that the alarm started, the other windows.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from dataclasses import dataclass, replace
 from fedinfer.report.figures import count, finite, rows, section, words
 from fedinfer.types import Json
 
-ROUND, WINDOW, MODEL = "round", "window", "model"
+MOST_WINDOWS = 10_000
+ROUND, WINDOW, PUSHED = "round", "window", "pushed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +70,32 @@ def _from_events(run: Json, events: Sequence[Json]) -> tuple[Step, ...]:
             found.append(_round_step(event))
         elif name == WINDOW:
             found.append(_window_step(event, alarms.get(words(event.get("window")), ())))
-        elif name == MODEL and found:
+        elif name == PUSHED and found:
             found[-1] = replace(found[-1], versions=(*found[-1].versions, words(event.get("version"))))
     return tuple(found)
 
 
 def _from_run(run: Json) -> tuple[Step, ...]:
-    alarms = _alarms(run)
-    total = count(section(run, "drift").get("windows")) or 0
-    windows = [_window_step({"window": index}, alarms.get(str(index), ())) for index in range(1, total + 1)]
+    windows = _windows(run)
     split = next((place + 1 for place, step in enumerate(windows) if step.alarms), len(windows))
     rounds = [_round_step(row) for row in rows(run, "rounds")]
     first = [step for step in rounds if step.phase == "initial"]
     later = [step for step in rounds if step.phase != "initial"]
-    return (*first, *windows[:split], *later, *windows[split:])
+    models = [words(row.get("version")) for row in rows(run, "models")]
+    return (*_pushed(first, models[:1]), *windows[:split], *_pushed(later, models[1:]), *windows[split:])
+
+
+def _windows(run: Json) -> list[Step]:
+    """One step per window; only its number where the run kept no row for it."""
+    drift, alarms = section(run, "drift"), _alarms(run)
+    total = min(count(drift.get("windows")) or 0, MOST_WINDOWS)
+    lines = rows(drift, "timeline") or [{"window": index} for index in range(1, total + 1)]
+    return [_window_step(line, alarms.get(words(line.get("window")), ())) for line in lines]
+
+
+def _pushed(steps_: list[Step], versions: list[str]) -> list[Step]:
+    """The steps with the versions that were pushed after the last of them."""
+    return [*steps_[:-1], replace(steps_[-1], versions=tuple(versions))] if steps_ else []
 
 
 def _round_step(row: Json) -> Step:
@@ -99,8 +111,8 @@ def _round_step(row: Json) -> Step:
 
 def _window_step(event: Json, alarms: Iterable[str]) -> Step:
     tests = rows(event, "channels")
-    ratios = [(words(test.get("channel")), ratio) for test in tests if (ratio := _ratio(test)) is not None]
-    raised = [words(test.get("channel")) for test in tests if test.get("alarm") is True]
+    ratios = [(_plain(test), ratio) for test in tests if (ratio := _ratio(test)) is not None]
+    raised = [_plain(test) for test in tests if test.get("alarm") is True]
     return Step(
         kind=WINDOW,
         label=words(event.get("window"), "?"),
@@ -125,5 +137,10 @@ def _alarms(run: Json) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for alarm in rows(section(run, "drift"), "alarms"):
         window = words(alarm.get("window"))
-        found[window] = (*found.get(window, ()), words(alarm.get("channel")))
+        found[window] = (*found.get(window, ()), _plain(alarm))
     return found
+
+
+def _plain(test: Json) -> str:
+    """Name of a channel as people write it."""
+    return words(test.get("channel")).replace("_", " ")

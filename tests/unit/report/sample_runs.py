@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 import math
 import random
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-CHANNELS = ("predicted class", "confidence")
+from fedinfer.privacy.events import GaussianEvent, PoissonSampled
+from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.store import open_store
+from fedinfer.types import Relation
+
+CHANNELS = ("predicted_class", "confidence")
+SHOWN = ("predicted class", "confidence")
 
 
 def digits(
@@ -38,11 +45,11 @@ def digits(
     models = [_model(1, 0.921, 0.919), _model(2, 0.874, 0.873)]
     events = [
         *_events("round", rounds),
-        *_events("model", models[:1]),
+        *_events("pushed", models[:1]),
         *_events("window", calm),
         *_events("alarm", alarms),
         *_events("round", later),
-        *_events("model", models[1:]),
+        *_events("pushed", models[1:]),
         *_events("window", rest),
     ]
     run = _run("digits", 200, [*rounds, *later], models)
@@ -56,7 +63,8 @@ def digits(
     run["drift"] = {
         "windows": windows,
         "alarms": alarms,
-        "triggered_rounds": after,
+        "triggered_rounds": 1,
+        "timeline": [*calm, *rest],
         "metric_before": 0.912,
         "metric_during": 0.388,
         "metric_after": 0.871,
@@ -75,6 +83,7 @@ def heart() -> tuple[Any, list[Any]]:
     run["privacy"] |= {"unit": "example", "epsilon": 0.943, "budget": 1.0}
     run["drift"] = {
         "windows": 6,
+        "timeline": windows,
         "alarms": [],
         "triggered_rounds": 0,
         "metric_before": 0.81,
@@ -84,7 +93,7 @@ def heart() -> tuple[Any, list[Any]]:
     run["warnings"] = [
         "12 public ranges were proposed by a program (ranges_confirmed = false). Confirm them before a deployment."
     ]
-    return run, [*_events("round", rounds), *_events("model", models), *_events("window", windows)]
+    return run, [*_events("round", rounds), *_events("pushed", models), *_events("window", windows)]
 
 
 def aborted() -> tuple[Any, list[Any]]:
@@ -109,7 +118,22 @@ def aborted() -> tuple[Any, list[Any]]:
         "metric_during": None,
         "metric_after": None,
     }
-    return run, _events("round", rounds)
+    stop = {"event": "stopped", "error": "TooFewSurvivors", "message": "5 rounds in a row aborted", "hint": "see docs"}
+    return run, [*_events("round", rounds), {"event": "blamed", "round": "5", "device": "d2", "reason": "bad"}, stop]
+
+
+def ledger(path: Path) -> None:
+    """A server's ledger with two entries, one of them reserved and never committed."""
+    connection = open_store(path, "ledger", LEDGER_MIGRATIONS)
+    books = Ledger(connection, Relation.ADD_REMOVE)
+    books.open_account("server", "run-1", Budget(1.0, 1e-5))
+    for place in (1, 2):
+        event = PoissonSampled(0.1, GaussianEvent(4.0))
+        now = datetime(2026, 1, 1, 12, place, tzinfo=UTC)
+        books.reserve(["server"], "run-1", f"round-{place:04d}", [event], f"train round-{place:04d}", now)
+        if place == 1:
+            books.commit(["server"], "run-1", "round-0001", now)
+    connection.close()
 
 
 def write(folder: Path, run: Any, events: list[Any] | None) -> Path:
@@ -118,13 +142,17 @@ def write(folder: Path, run: Any, events: list[Any] | None) -> Path:
     (folder / "run.json").write_text(json.dumps(run, indent=2))
     if events is not None:
         (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    if not (folder / "ledger.sqlite").exists():
+        ledger(folder / "ledger.sqlite")
     return folder
 
 
 def _run(scenario: str, population: int, rounds: list[Any], models: list[Any]) -> dict[str, Any]:
     return {
-        "schema": 1, "scenario": scenario, "seed": 1, "engine": "local", "status": "completed", "seconds": 71.3,
+        "schema": 1, "scenario": scenario, "description": "a story for tests", "seed": 1,
+        "engine": "local", "status": "completed", "seconds": 71.3,
         "task": {"kind": "classification", "metric": "accuracy"}, "population": population, "rounds": rounds,
+        "metrics": {"accuracy": 0.86, "auc": 0.97},
         "privacy": {
             "unit": "example", "trust": "distributed", "epsilon": 0.31, "delta": 1e-5, "budget": 1.0,
             "accountant": "rdp", "relation": "add-or-remove-one",
@@ -162,6 +190,13 @@ def _model(version: int, before: float, after: float) -> dict[str, Any]:
     return {
         "version": version, "sha256": f"{version:02d}" * 32, "float_metric": before, "quantized_metric": after,
         "float_bytes": 41250, "quantized_bytes": 13107, "recipe": "static QDQ S8S8", "devices_active": 197,
+        "reason": "initial", "window": 0, "rollout": "done",
+        "waves": [
+            {"version": version, "wave": 1, "installed": 49, "failed": 1, "first_failure": "BadSignature: truncated",
+             "state": "pushing", "reason": ""},
+            {"version": version, "wave": 2, "installed": 148, "failed": 2, "first_failure": "", "state": "done",
+             "reason": ""},
+        ],
     }  # fmt: skip
 
 

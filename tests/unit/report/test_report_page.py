@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from fedinfer.cli.report import report
 from fedinfer.errors import ConfigError, StoreError
 from fedinfer.report import write_report
+from fedinfer.report.ledger import mechanism_words
 from fedinfer.report.page import render
 from fedinfer.report.reading import RunFiles
 from tests.unit.report import sample_runs
@@ -44,8 +45,8 @@ def _body(page: str) -> ElementTree.Element:
     return ElementTree.fromstring(page[page.index("<body>") : page.index("</body>") + len("</body>")])
 
 
-def _render(run: Any, events: list[Any]) -> str:
-    return render(RunFiles(run, tuple(events), ()))
+def _render(run: Any, events: list[Any], ledger: Any = None) -> str:
+    return render(RunFiles(run, tuple(events), ledger or {}, ()))
 
 
 @pytest.mark.parametrize("make", SAMPLES)
@@ -77,10 +78,12 @@ def test_the_loop_is_drawn_for_a_desktop_and_for_a_phone() -> None:
 def test_hostile_text_in_every_place_stays_text() -> None:
     run, events = sample_runs.digits()
     run["warnings"] = ["x"]
-    run["ledger"] = [
-        {"reference": "r", "task": "t", "reason": "x", "state": "s", "event": "e", "epsilon": 1, "time": "t"}
-    ]
-    page = _render(_poison(run), [_poison(event) | {"event": event["event"]} for event in events])
+    events += [{"event": "blamed", "round": "r", "device": "d", "reason": "x"}]
+    events += [{"event": "stopped", "message": "m", "hint": "h"}]
+    entry = {"reference": "r", "reason": "x", "event": {"kind": "k"}, "epsilon_alone": 1, "reserved_at": "t"}
+    account = {"owner": "o", "budget": {"epsilon": 1}, "spent": {"relation": "r", "accountant": "a"}}
+    hostile = [_poison(event) | {"event": event["event"]} for event in events]
+    page = _render(_poison(run), hostile, _poison({"accounts": [account], "entries": [entry]}))
     names = {name for name, _ in _tags(page)}
     assert not names & {"script", "img", "iframe", "object", "base", "form", "a"}
     assert all(not key.startswith("on") for _, attributes in _tags(page) for key in attributes)
@@ -107,7 +110,7 @@ def test_hostile_channel_and_version_names_stay_text() -> None:
     for event in events:
         for channel in event.get("channels", []):
             channel["channel"] = HOSTILE
-        if event["event"] == "model":
+        if event["event"] == "pushed":
             event["version"] = HOSTILE
     page = _render(run, events)
     _body(page)
@@ -122,11 +125,11 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
         yield from _places(item, (*path, key))
 
 
-JUNK = (None, "x", "nan", "inf", float("nan"), float("-inf"), -1, 10**400, [], [None, 3], {}, {"a": 1}, True)
+JUNK = (None, "x", "inf", float("nan"), -1, 10**400, [None, 3], {"a": 1})
 
 
 def test_any_value_missing_or_replaced_by_junk_still_gives_a_page() -> None:
-    run, events = sample_runs.digits(initial=3, after=2, windows=4, inject_at=2)
+    run, _ = sample_runs.digits(initial=3, after=2, windows=4, inject_at=2)
     for place in list(_places(run)):
         for junk in JUNK:
             _body(_render(_replaced(run, place, junk), []))
@@ -182,12 +185,47 @@ def test_warnings_of_the_run_are_repeated() -> None:
 def test_every_round_model_and_alarm_is_in_a_table() -> None:
     run, events = sample_runs.digits()
     body = _body(_render(run, events))
-    tables = {table.findtext("caption"): table for table in body.iter("table")}
-    assert len(list(tables["Rounds"].iter("tr"))) == 1 + len(run["rounds"])
-    assert len(list(tables["Published models"].iter("tr"))) == 1 + 2
+    tables = {(table.findtext("caption") or "").split(";")[0]: table for table in body.iter("table")}
+    assert len(list(tables["One row per round"].iter("tr"))) == 1 + len(run["rounds"])
+    assert len(list(tables["One row per published version"].iter("tr"))) == 1 + 2
     assert len(list(tables["Alarms"].iter("tr"))) == 1 + 2
-    first = [cell.text for cell in list(tables["Rounds"].iter("tr"))[3]]
+    first = [cell.text for cell in list(tables["One row per round"].iter("tr"))[3]]
     assert first[:5] == ["3", "initial", "\u2715 aborted", "40", "21"]
+
+
+def test_waves_blame_and_the_reason_of_a_stop_are_shown() -> None:
+    text = "".join(_body(_render(*sample_runs.aborted())).itertext())
+    assert "5 rounds in a row aborted. Hint: see docs." in text
+    assert "Devices blamed for false messages" in text
+    assert "BadSignature: truncated" in "".join(_body(_render(*sample_runs.digits())).itertext())
+
+
+def test_the_ledger_is_shown_entry_by_entry(tmp_path: Path) -> None:
+    page = write_report(sample_runs.write(tmp_path, *sample_runs.heart())).read_text()
+    text = " ".join(_body(page).itertext())
+    assert "Poisson sampling 0.1 of: gaussian, noise_multiplier 4" in text
+    assert "released or aborted: spent" in text
+    assert "reserved: spent" in text
+    tables = {(table.findtext("caption") or "").split(";")[0]: table for table in _body(page).iter("table")}
+    assert len(list(tables["Entries, oldest first"].iter("tr"))) == 3
+
+
+def test_events_of_every_shape_are_put_into_words() -> None:
+    gaussian = {"kind": "gaussian", "noise_multiplier": 2.0}
+    assert (
+        mechanism_words({"kind": "repeated", "count": 3, "event": gaussian}) == "3 times: gaussian, noise_multiplier 2"
+    )
+    assert mechanism_words({"kind": "composed", "events": [gaussian, gaussian]}).count("gaussian") == 2
+    assert mechanism_words({"kind": "non_private"}) == "non private"
+    assert mechanism_words({}) == "\u2013"
+
+
+def test_a_missing_or_broken_ledger_is_said(tmp_path: Path) -> None:
+    folder = sample_runs.write(tmp_path, *sample_runs.heart())
+    (folder / "ledger.sqlite").write_bytes(b"not a database" * 100)
+    assert "ledger.sqlite cannot be read" in write_report(folder).read_text()
+    (folder / "ledger.sqlite").unlink()
+    assert "ledger.sqlite is missing" in write_report(folder).read_text()
 
 
 def test_missing_and_broken_events_are_said(tmp_path: Path) -> None:

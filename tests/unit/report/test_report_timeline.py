@@ -17,18 +17,22 @@ def test_events_give_the_order_the_ratios_and_the_versions() -> None:
     ]
     assert [step.versions for step in found if step.versions] == [("1",), ("2",)]
     assert [step.label for step in found if step.alarms] == ["4"]
-    assert found[6].alarms == sample_runs.CHANNELS
+    assert found[6].alarms == sample_runs.SHOWN
     statistic = next(event for event in events if event["event"] == "window")["channels"][0]["statistic"]
-    assert found[3].ratios[0] == (sample_runs.CHANNELS[0], pytest.approx(statistic / 11.3))
+    assert found[3].ratios[0] == (sample_runs.SHOWN[0], pytest.approx(statistic / 11.3))
 
 
-def test_without_events_run_json_gives_the_same_order() -> None:
+def test_without_events_run_json_gives_the_same_steps() -> None:
     run, events = sample_runs.digits(initial=4, after=2, windows=6, inject_at=3)
-    with_events, without = steps(run, events), steps(run, [])
-    assert [(s.kind, s.label, s.phase, s.alarms) for s in with_events] == [
-        (s.kind, s.label, s.phase, s.alarms) for s in without
-    ]
-    assert all(step.ratios == () for step in without)
+    assert steps(run, []) == steps(run, events)
+
+
+def test_without_events_and_timeline_the_windows_are_counted() -> None:
+    run, events = sample_runs.digits(initial=4, after=2, windows=6, inject_at=3)
+    del run["drift"]["timeline"]
+    counted, whole = steps(run, []), steps(run, events)
+    assert [(s.kind, s.label, s.alarms) for s in counted] == [(s.kind, s.label, s.alarms) for s in whole]
+    assert all(step.ratios == () for step in counted)
 
 
 def test_phases_are_runs_of_equal_names() -> None:
