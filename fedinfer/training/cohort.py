@@ -159,22 +159,20 @@ def _descend_privately(
 ) -> Tensor:
     x, y, offsets = _concatenated(data)
     weights, anchor = _copies(start, len(data))
-    velocity = torch.zeros_like(weights)
+    velocity, gradient = torch.zeros_like(weights), torch.empty_like(weights)
     counts = [len(labels) for _, labels in data]
     expected = torch.tensor([max(1.0, private.rate * count) for count in counts]).unsqueeze(1)
     deviation = private.noise_multiplier * private.clipping_norm
     noises = [gaussian_noise(source) for source in sources]
     for _ in range(private.steps):
         picks = [poisson_rows(source, count, private.rate) for source, count in zip(sources, counts, strict=True)]
-        gradient = torch.zeros_like(weights)
+        for row, noise in enumerate(noises):
+            noise(gradient[row], deviation)
         if any(len(pick) for pick in picks):
             padded = _padded(picks, offsets)
             found = taps(program, views_of(program, weights), x[padded.at], y[padded.at], padded.present)
             factor = _clip_factor(found, private.clipping_norm)
             _accumulate(found, views_of(program, gradient), factor, _ALL, 1.0)
-        if deviation > 0:
-            for row, noise in enumerate(noises):
-                gradient[row].add_(noise(program.dimension), alpha=deviation)
         _move(weights, gradient.div_(expected), anchor, velocity, training)
     return weights
 

@@ -161,13 +161,12 @@ def _descend_privately(
     optimizer, anchor = _optimizer(work.parameters, training), _copies(work.parameters)
     expected = max(1.0, private.rate * len(y))
     deviation = private.noise_multiplier * private.clipping_norm
-    noise = gaussian_noise(source)
+    noise, noisy = gaussian_noise(source), torch.empty(size(work.parameters))
     for _ in range(private.steps):
         rows = torch.from_numpy(poisson_rows(source, len(y), private.rate))
-        total = work.clipped_sum(x[rows], y[rows])
-        if deviation > 0:
-            total += deviation * noise(total.numel())
-        _set_gradients(work.parameters, total / expected)
+        noise(noisy, deviation)
+        noisy += work.clipped_sum(x[rows], y[rows])
+        _set_gradients(work.parameters, noisy / expected)
         _pull(work.parameters, anchor, training.proximal)
         optimizer.step()
 

@@ -148,7 +148,8 @@ def _read_convolution(module: Any, shape: Shape) -> Read:
     if min(tall, wide) < 1:
         return None
     after = (module.out_channels, tall, wide) if dimensions == 2 else (module.out_channels, wide)
-    return layer, after, tall * wide * (module.out_channels + module.in_channels * layer.kernel[0] * layer.kernel[1])
+    patch = module.in_channels * layer.kernel[0] * layer.kernel[1]
+    return layer, after, tall * wide * (module.out_channels + patch) + patch * module.out_channels
 
 
 def _pair(option: tuple[int, ...], lead: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ computations"). Convolutions: im2col; the norm from the small per-example weight
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -102,7 +102,7 @@ class Rectifier:
 
     def backward(self, views: Views, saved: Tensor, delta: Tensor, first: bool) -> tuple[Tensor, None]:
         """Errors pass where the output is positive."""
-        return delta * (saved > 0), None
+        return torch.ops.aten.threshold_backward(delta, saved, 0), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +252,7 @@ class Convolution:
         """Errors spread back over the patches, and the gradients of the kernels."""
         patches, shape = saved
         errors = delta.reshape(patches.shape[0], patches.shape[1], patches.shape[2], -1)
-        tap = ConvolutionTap(patches, errors, self.kernel, self.bias)
+        tap = ConvolutionTap(patches, errors, self.bias)
         if first:
             return delta, tap
         models = errors.shape[0]
@@ -299,12 +299,15 @@ class Convolution:
 
 @dataclass(frozen=True, slots=True)
 class ConvolutionTap:
-    """Gradients of kernels from patches (G, B, L, K) and errors (G, B, L, O)."""
+    """Gradients of kernels from patches (G, B, L, K) and errors (G, B, L, O).
+
+    `held` keeps the per-example gradients (G, B, O * K) when `squared` has built them, so that the sum reuses them.
+    """
 
     patches: Tensor
     errors: Tensor
-    kernel: tuple[int, int]
     bias: bool
+    held: list[Tensor] = field(default_factory=list)
 
     def squared(self) -> Tensor:
         """The cheaper of the Gram form (L x L) and the explicit form (K x O)."""
@@ -314,16 +317,21 @@ class ConvolutionTap:
         if 2 * places * places < inputs * g.shape[2]:
             norms = (torch.bmm(a, a.transpose(1, 2)) * torch.bmm(g, g.transpose(1, 2))).sum((1, 2)).clamp(min=0.0)
         else:
-            norms = torch.bmm(a.transpose(1, 2), g).square().sum((1, 2))
+            self.held.append(torch.bmm(g.transpose(1, 2), a).reshape(models, examples, -1))
+            norms = self.held[0].square().sum(2).reshape(-1)
         if self.bias:
             norms = norms + g.sum(1).square().sum(1)
         return norms.reshape(models, examples)
 
     def accumulate(self, into: Views, factor: Tensor | None, rows: slice, scale: float) -> None:
-        """One product per model over all places of all examples."""
+        """One product per model: over all places of all examples, or over the gradients that are held."""
         errors = weighted(self.errors, factor, rows).flatten(1, 2)
-        total = torch.bmm(errors.transpose(1, 2), self.patches[:, rows].flatten(1, 2))
+        if self.held and factor is not None:
+            total = torch.bmm(factor[:, rows].unsqueeze(1), self.held[0][:, rows])
+        else:
+            total = torch.bmm(errors.transpose(1, 2), self.patches[:, rows].flatten(1, 2))
         models, outputs, channels = into[0].shape[:3]
-        into[0].add_(total.reshape(models, outputs, -1, channels).transpose(2, 3).reshape(into[0].shape), alpha=scale)
+        kernels = total.reshape(models, outputs, -1, channels).transpose(2, 3).reshape(into[0].shape)
+        into[0].add_(kernels, alpha=scale)
         if self.bias:
             into[1].add_(errors.sum(1), alpha=scale)

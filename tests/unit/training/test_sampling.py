@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from fedinfer.config import TrainingSection
@@ -14,10 +15,12 @@ def sources():
 
 @pytest.mark.parametrize("source", [np.random.default_rng(3), SimulatedEntropy(3)], ids=["generator", "entropy"])
 def test_gaussian_is_standard_normal(source):
-    noise = gaussian_noise(source)
-    first, second = noise(100_000).numpy(), noise(100_000).numpy()
-    assert first.dtype == np.float32
-    assert stats.kstest(first, "norm").pvalue > 1e-3
+    noise, first, second = gaussian_noise(source), torch.empty(100_000), torch.empty(100_000)
+    noise(first, 3.0)
+    noise(second, 1.0)
+    first, second = first.numpy(), second.numpy()
+    assert stats.kstest(first / 3, "norm").pvalue > 1e-3
+    assert stats.kstest(second, "norm").pvalue > 1e-3
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.02
 
 
@@ -30,10 +33,21 @@ def test_uniform_is_uniform(source):
 
 
 def test_equal_seeds_give_equal_draws_and_entropy_does_not_repeat():
-    for make in (lambda: SimulatedEntropy(7), lambda: np.random.default_rng(7)):
-        np.testing.assert_array_equal(gaussian_noise(make())(9), gaussian_noise(make())(9))
-    system = SystemEntropy()
-    assert not np.array_equal(gaussian_noise(system)(9), gaussian_noise(system)(9))
+    def drawn(source):
+        into = torch.empty(9)
+        gaussian_noise(source)(into, 1.0)
+        return into
+
+    assert torch.equal(drawn(SimulatedEntropy(7)), drawn(SimulatedEntropy(7)))
+    assert torch.equal(drawn(np.random.default_rng(7)), drawn(np.random.default_rng(7)))
+    assert not torch.equal(drawn(SystemEntropy()), drawn(SystemEntropy()))
+
+
+@pytest.mark.parametrize("source", sources(), ids=["generator", "simulated", "system"])
+def test_no_deviation_no_noise(source):
+    into = torch.ones(5)
+    gaussian_noise(source)(into, 0.0)
+    assert into.tolist() == [0.0] * 5
 
 
 def test_poisson_sample_has_the_binomial_size():
