@@ -67,7 +67,11 @@ class ServerOptimizer(StrEnum):
 class ScenarioSection(Section):
     """[scenario]: the name and the seed."""
 
-    name: str = Field(default="unnamed", description="Name shown in reports.")
+    name: str = Field(
+        default="unnamed",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
+        description="Name of the task in reports, models and ledgers: 1 to 64 of `a-z`, `0-9`, `_`, `-`.",
+    )
     seed: Natural = Field(
         default=1, description="Everything random in a simulation follows from it; a deployment ignores it."
     )
@@ -154,6 +158,13 @@ class DataSection(Section):
             if not names or len(set(names)) != len(names):
                 raise ValueError(f"categories of column {column!r} must be a list of one or more different names")
         return categories
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_differ(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if labels and (len(labels) < 2 or len(set(labels)) != len(labels)):
+            raise ValueError("labels must be two or more different names")
+        return labels
 
     @model_validator(mode="after")
     def _source_is_complete(self) -> DataSection:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def _head(csv: Path, folder: Path, label: str, device: str, rows: int) -> list[s
         f"# Written by `fedinfer init` for {_text(csv.name)}: {rows} rows. Every key: docs/reference/scenario.md",
         "",
         "[scenario]",
-        f"name = {_text(csv.stem)}",
+        f"name = {_text(_task_name(csv.stem))}",
         "seed = 1",
         "",
         "[data]",
@@ -140,7 +141,7 @@ def _label_lines(cells: Sequence[str], above: float | None) -> list[str]:
             *lines,
             f"label_above = {above!r} # {len(found)} values made two classes at the median: CHOOSE",
         ]
-    return [*lines, f"labels = {_texts(in_order(found))} # class names, in order"]
+    return [*lines, f"labels = {_texts(in_order(found))} # class names, in order"] if len(found) > 1 else lines
 
 
 def _device_lines(raw: RawTable, device: str) -> list[str]:
@@ -232,6 +233,11 @@ def _plan_lines(plan: _Plan) -> list[str]:
         "windows = 4",
         f"epsilon = {plan.epsilon * DRIFT_PART:.2g} # part of the budget that the reports of all windows share",
     ]
+
+
+def _task_name(stem: str) -> str:
+    """A file name as a task name: 1 to 64 of a-z, 0-9, _ and -."""
+    return re.sub(r"[^a-z0-9_]+", "-", stem.lower()).strip("-_")[:64] or "own-data"
 
 
 def _text(value: str) -> str:

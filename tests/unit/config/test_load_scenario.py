@@ -94,7 +94,7 @@ def test_extends_in_a_circle_is_an_error(tmp_path: Path) -> None:
         ('data.ranges."age"=[1, 2]', lambda s: s.data.ranges["age"] == (1.0, 2.0)),
         ("drift.inject.kind=shift", lambda s: s.drift.inject.kind == "shift"),
         ("drift.inject={kind='label', at_window=2}", lambda s: s.drift.inject.at_window == 2),
-        ("scenario.name=a=b", lambda s: s.scenario.name == "a=b"),
+        ("scenario.description=a=b", lambda s: s.scenario.description == "a=b"),
     ],
 )
 def test_overrides_are_toml_values_and_bare_words_are_text(text: str, read) -> None:
@@ -120,6 +120,8 @@ def test_the_last_override_wins() -> None:
         ("training.pretrain=1", ["[training] pretrain = 1", "boolean"]),
         ("training.rounds=-1", ["[training] rounds = -1", "greater than or equal to 0"]),
         ("scenario.name=3", ["[scenario] name = 3", "string"]),
+        ("scenario.name='My task'", ["[scenario] name = 'My task'", "pattern"]),
+        ("scenario.name=''", ["[scenario] name = ''", "pattern"]),
         ("privacy.epsilon=0", ["[privacy] epsilon = 0", "greater than 0"]),
         ("privacy.epsilon=-1.5", ["[privacy] epsilon = -1.5", "greater than 0"]),
         ("privacy.epsilon=nan", ["[privacy] epsilon = nan"]),
@@ -132,7 +134,9 @@ def test_the_last_override_wins() -> None:
         ("data.ranges.age=[5]", ["[data] ranges.age"]),
         ("data.ranges.sex=[0, 1]", ["'sex' has a range and categories"]),
         ("data.categories.sex=['F', 'F']", ["[data] categories", "'sex'", "different names"]),
-        ("data.labels=['a']", ["label_above makes two classes", "has 1"]),
+        ("data.labels=['a']", ["[data] labels = ['a']", "two or more different"]),
+        ("data.labels=['a', 'a']", ["two or more different"]),
+        ("data.labels=['a', 'b', 'c']", ["label_above makes two classes", "has 3"]),
         ("data.device=num", ["label 'num' cannot be the device column"]),
         ("data.source=csv", ["source = 'csv' needs path (is '')"]),
         ("model.factory=module", ["[model] factory = 'module'", "pattern"]),

@@ -91,6 +91,7 @@ def test_everything_that_is_not_confirmed_is_said(tmp_path: Path) -> None:
     federation, text = initialised(tmp_path, clinic(), "--label", "outcome", "--device", "site")
     assert tomllib.loads(text)["data"]["ranges_confirmed"] is False
     assert "PLEASE CONFIRM" in text
+    assert tomllib.loads(text)["scenario"]["name"] == "my-table"
     assert not federation.schema.confirmed
     assert any("nobody has confirmed that they are public: age (range)" in warning for warning in federation.warnings)
     assert any("rows left out: no label or no device" in warning for warning in federation.warnings)
