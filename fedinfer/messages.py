@@ -54,13 +54,11 @@ class EnrollReply:
         device: its name, as in its certificate.
         public_key: Ed25519 identity, 32 bytes.
         certificate: the enrolment authority's signature over (device, public_key), 64 bytes.
-        rows: number of training rows, declared public (docs/privacy-accounting.md); 0 for a device that never trains.
     """
 
     device: DeviceId
     public_key: bytes
     certificate: bytes
-    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +84,15 @@ class JoinRequest:
 
 @dataclass(frozen=True, slots=True)
 class JoinReply:
-    """How many certificates the device verified."""
+    """The device is in.
+
+    Args:
+        verified: certificates it checked.
+        rows: number of its training rows, declared public (docs/privacy-accounting.md); 0 when it never trains.
+    """
 
     verified: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)

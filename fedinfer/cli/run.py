@@ -26,6 +26,7 @@ QUIET_ENVIRONMENT = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+"""Read by Flower and Ray when they are imported: nothing phones home."""
 
 
 class Engine(StrEnum):
@@ -84,7 +85,7 @@ def _run(
             if engine is Engine.RAY:
                 from fedinfer.simulation.ray_engine import run_ray
 
-                run_ray(scenario, folder, clock, watch)
+                run_ray(scenario, prepared.federation, folder, clock, watch)
             else:
                 run_local(prepared, folder, clock, emit)
         except FedInferError as error:

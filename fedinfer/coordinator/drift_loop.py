@@ -122,7 +122,7 @@ def _infer(server: Server, progress: Progress) -> tuple[DeviceId, ...]:
     progress.predictions += rows
     progress.correct += correct
     progress.window_metrics.append(correct / rows if rows else math.nan)
-    return tuple(ready)
+    return tuple(sorted(ready))
 
 
 def _report(

@@ -36,11 +36,11 @@ def join(
     trusted_root: bytes,
     transport: Transport,
     timeout_seconds: float,
-) -> dict[DeviceId, str]:
+) -> tuple[dict[DeviceId, int], dict[DeviceId, str]]:
     """Tell every device the task and everybody's certificates.
 
     Returns:
-        Reasons of the devices that refused, by device; the others are in.
+        Training rows of the devices that joined, and the reasons of those that did not.
 
     Raises:
         TransportError: when nobody joined.
@@ -56,12 +56,16 @@ def join(
     )
     common = encode(request)
     answers = transport.ask([Ask(member.device, Kind.JOIN, common) for member in members], timeout_seconds)
+    rows: dict[DeviceId, int] = {}
     refused = {member.device: "no answer" for member in members}
     for answer in answers:
         if answer.error:
             refused[answer.device] = f"{answer.error}: {answer.detail}"
-        elif decode(JoinReply, answer.body).verified == len(members):
+            continue
+        reply = decode(JoinReply, answer.body)
+        if reply.verified == len(members):
+            rows[answer.device] = reply.rows
             del refused[answer.device]
-    if len(refused) == len(members):
+    if not rows:
         raise TransportError(f"none of {len(members)} devices joined; first reason: {next(iter(refused.values()))}")
-    return refused
+    return dict(sorted(rows.items())), refused

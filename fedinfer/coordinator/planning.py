@@ -225,8 +225,8 @@ def _train_noise(scenario: Scenario, population: Population, hiding: _Hiding, dr
     all_cost = account(events(most), privacy.delta, relation).epsilon
     raise ConfigError(
         f"epsilon {privacy.epsilon:g} is too small to train even one useful round: with noise multiplier {most:.3g} "
-        f"the noise is {MOST_NOISE_OVER_SIGNAL:.0f} times the largest possible signal, and even then {rounds} rounds cost "
-        f"epsilon {all_cost:.3g}, one round {one.epsilon:.3g}",
+        f"the noise is {MOST_NOISE_OVER_SIGNAL:.0f} times the largest possible signal, and even then {rounds} rounds "
+        f"cost epsilon {all_cost:.3g}, one round {one.epsilon:.3g}",
         hint="raise privacy.epsilon, plan fewer rounds, lower training.sampling_rate, or add devices or rows",
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from fedinfer.config import Scenario
 from fedinfer.device.sessions import Sessions
+from fedinfer.device.sketches import Sketches
 from fedinfer.errors import Misbehaviour
 from fedinfer.inference.installed import Installed
 from fedinfer.inference.session import SessionCache
@@ -27,7 +28,10 @@ from fedinfer.types import DeviceId, FloatVector
 
 
 class Rows(Protocol):
-    """The device's own data. `window` is the newest finished inference window: the world may have changed since."""
+    """The device's own data, read as the joined task describes it.
+
+    `window` is the newest finished inference window: the world may have changed since the rows were first read.
+    """
 
     def training(self, device: DeviceId, window: int) -> tuple[FloatVector, np.ndarray]:
         """Labelled rows: float32 (n, width) and int64 (n,)."""
@@ -94,12 +98,12 @@ class Host:
     Args:
         members: devices of this process.
         authority: public key of the enrolment authority, pinned.
-        policy, rows, ledger, sessions, clock: see their types.
+        policy, rows, ledger, sessions, sketches, clock: see their types.
         entropy: for keys and shares; always the operating system's.
         noise: stream by plan, device and use; a real device ignores all three and takes its system's.
         generator: source of one device in one round, for shuffling and sampling: seeded in a simulation, else entropy.
         vanishes: simulation only: at which message a device vanishes in a round, or None.
-        folder: where the device keeps its files.
+        folder: where a device keeps its files.
         model_cache: sessions shared by the devices of this process.
         remember: keeps the join message for the next process; a simulation keeps nothing.
         trusted_root: TUF root the device was shipped with; empty: the one of the first join is pinned.
@@ -111,19 +115,19 @@ class Host:
     rows: Rows
     ledger: Ledger
     sessions: Sessions
+    sketches: Sketches
     clock: Clock
     entropy: Entropy
     noise: Callable[[SumPlan, DeviceId, str], NoiseStream]
     generator: Callable[[SumPlan, DeviceId], np.random.Generator | Entropy]
     vanishes: Callable[[str, DeviceId], Kind | None]
-    folder: Path
+    folder: Callable[[DeviceId], Path]
     model_cache: SessionCache
     remember: Callable[[bytes], None]
     trusted_root: bytes = b""
     task: Task | None = None
     predictors: dict[DeviceId, Installed] = field(default_factory=dict)
     refused: dict[DeviceId, int] = field(default_factory=dict)
-    sketches: dict[tuple[DeviceId, int], FloatVector] = field(default_factory=dict)
 
     def joined(self) -> Task:
         """The task.

@@ -23,7 +23,7 @@ def answer_push(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
 def slots_of(host: Host, device: DeviceId) -> Slots:
     """The model slots of a device. A simulation does not flush to disk: its devices are not meant to survive it."""
-    return Slots(host.folder / device / "slots", _no_flush if host.policy.reveals_simulation else os.fsync)
+    return Slots(host.folder(device) / "slots", _no_flush if host.policy.reveals_simulation else os.fsync)
 
 
 def _install(host: Host, device: DeviceId, files: dict[str, bytes]) -> PushReply:
@@ -41,7 +41,7 @@ def _updater(host: Host, device: DeviceId, slots: Slots) -> Updater:
     task = host.joined()
     if not task.trusted_root:
         raise FedInferError("this device has no trusted root of the model repository")
-    metadata = host.folder / device / "metadata"
+    metadata = host.folder(device) / "metadata"
     metadata.mkdir(parents=True, exist_ok=True)
     settings = UpdateSettings(
         most_latency_us=host.policy.most_latency_us,

@@ -32,7 +32,7 @@ def answer_join(host: Host, asks: Sequence[Ask]) -> list[Answer]:
         host.task = _task(host, request)
         host.remember(asks[0].common)
     count = len(host.task.pinned)
-    return [Answer(ask.device, encode(JoinReply(count))) for ask in asks]
+    return [Answer(ask.device, encode(JoinReply(count, host.rows.training_count(ask.device)))) for ask in asks]
 
 
 def rejoin(host: Host, common: bytes) -> None:
@@ -42,7 +42,7 @@ def rejoin(host: Host, common: bytes) -> None:
 
 def _introduction(host: Host, device: DeviceId) -> EnrollReply:
     member = host.members[device]
-    return EnrollReply(device, member.identity.public_bytes, member.certificate, host.rows.training_count(device))
+    return EnrollReply(device, member.identity.public_bytes, member.certificate)
 
 
 def _task(host: Host, request: JoinRequest) -> Task:

@@ -59,7 +59,7 @@ def _observe(host: Host, device: DeviceId, window: int) -> WindowReply:
     predictor = installed.predictor
     latencies = [_timed(host, installed, row) for row in x[:TIMED_ROWS]]
     answers = predictor.predict_matrix(np.ascontiguousarray(x, np.float32))
-    host.sketches[(device, window)] = _sketch(host, answers.classes, answers.probabilities)
+    host.sketches.put(device, window, _sketch(host, answers.classes, answers.probabilities))
     if not host.policy.reveals_simulation:
         return WindowReply(True, installed.info.version, 0, 0, ())
     correct = int((answers.classes == y).sum()) if len(y) else 0

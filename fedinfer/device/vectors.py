@@ -67,10 +67,7 @@ def _fitted(host: Host, plan: SumPlan, work: FitWork, devices: Sequence[DeviceId
 
 
 def _reported(host: Host, plan: SumPlan, work: ReportWork, devices: Sequence[DeviceId]) -> FloatVector:
-    missing = [device for device in devices if (device, work.window) not in host.sketches]
-    if missing:
-        raise Misbehaviour(f"window {work.window} is not full on {len(missing)} devices, first {missing[0]}")
-    sketches = np.stack([host.sketches.pop((device, work.window)) for device in devices])
+    sketches = np.stack([host.sketches.take(device, work.window) for device in devices])
     norm = math.sqrt(len(report_channels(host.joined().schema.classes)))
     return _noised(host, plan, sketches, norm, devices)
 

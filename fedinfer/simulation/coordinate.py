@@ -16,7 +16,6 @@ from fedinfer.coordinator.planning import Population, RunPlan, make_plan
 from fedinfer.coordinator.server import Server
 from fedinfer.data import Federation
 from fedinfer.flower.transport import GridTransport
-from fedinfer.messages import EnrollReply
 from fedinfer.ports import Clock, Listener
 from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
@@ -26,7 +25,7 @@ from fedinfer.simulation.population import simulated_rows
 from fedinfer.store import open_store
 from fedinfer.system import SimulatedEntropy, SystemEntropy, simulation_rng
 from fedinfer.training.trainer import Trainer, load_trainer
-from fedinfer.types import Json
+from fedinfer.types import DeviceId, Json
 
 RUN_ID = "simulation"
 
@@ -79,13 +78,13 @@ def coordinate(
     plan = plan_simulation(scenario, federation, trainer, engine)
     transport = GridTransport(grid, RUN_ID, clock)
     authority = IdentityKey.generate(SimulatedEntropy(seed, "authority")).public_bytes
-    members = admit(transport.enroll(scenario.training.deadline_seconds), authority)
-    server = _server(scenario, federation, folder, trainer, transport, members, clock, emit)
-    join(
-        members, RUN_ID, scenario, federation.schema, server.repository.trusted_root(), transport,
-        scenario.training.deadline_seconds,
-    )  # fmt: skip
-    return run(server, plan)
+    deadline = scenario.training.deadline_seconds
+    members = admit(transport.enroll(deadline), authority)
+    repository = Repository(folder / "artifacts", generate_keys(SystemEntropy()), clock, lambda _: None)
+    root = repository.trusted_root()
+    rows, _ = join(members, RUN_ID, scenario, federation.schema, root, transport, deadline)
+    devices = {member.device: member.public_key for member in members if member.device in rows}
+    return run(_server(scenario, federation, folder, trainer, transport, devices, rows, repository, clock, emit), plan)
 
 
 def _server(
@@ -94,20 +93,21 @@ def _server(
     folder: Path,
     trainer: Trainer,
     transport: GridTransport,
-    members: tuple[EnrollReply, ...],
+    devices: dict[DeviceId, bytes],
+    rows: dict[DeviceId, int],
+    repository: Repository,
     clock: Clock,
     emit: Listener,
 ) -> Server:
     seed = scenario.scenario.seed
     (folder / "checkpoints").mkdir(exist_ok=True)
-    keys = generate_keys(SystemEntropy())
     connection = open_store(folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS)
     return Server(
         scenario=scenario,
         schema=federation.schema,
         run_id=RUN_ID,
-        devices={member.device: member.public_key for member in members},
-        rows={member.device: member.rows for member in members},
+        devices=devices,
+        rows=rows,
         transport=transport,
         clock=clock,
         entropy=SimulatedEntropy(seed, "rotation"),
@@ -117,7 +117,7 @@ def _server(
         trainer=trainer,
         public=federation.public,
         judged=simulated_rows(scenario, federation).judged,
-        repository=Repository(folder / "artifacts", keys, clock, lambda _: None),
+        repository=repository,
         templates=Templates(),
         folder=folder,
         emit=emit,

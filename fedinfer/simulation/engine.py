@@ -11,13 +11,12 @@ from flwr.serverapp import Grid
 from fedinfer.config import Scenario, to_flat
 from fedinfer.data import Federation, check_against_data, load
 from fedinfer.device.respond import DeviceResponder
-from fedinfer.device.sessions import MemorySessions
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.server_app import make_server_app
 from fedinfer.ports import Clock, Listener
 from fedinfer.simulation.coordinate import coordinate, plan_simulation
 from fedinfer.simulation.grid import LocalGrid
-from fedinfer.simulation.population import simulated_host
+from fedinfer.simulation.population import Processes, simulated_host
 from fedinfer.training.trainer import load_trainer
 from fedinfer.types import DeviceId, Json
 
@@ -61,7 +60,7 @@ def run_local(prepared: Prepared, folder: Path, clock: Clock, emit: Listener) ->
         FedInferError: the reason why the run ended early.
     """
     scenario, federation = prepared.scenario, prepared.federation
-    host = simulated_host(scenario, federation, folder / DEVICES_FOLDER, clock, MemorySessions())
+    host = simulated_host(scenario, federation, folder / DEVICES_FOLDER, clock, Processes.ONE)
     devices: list[DeviceId] = sorted(federation.devices)
     responder = DeviceResponder(host)
     client_app = CohortClientApp(lambda context: (devices[int(context.node_config["partition-id"])], responder))

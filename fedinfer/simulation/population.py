@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ import numpy.typing as npt
 from fedinfer.config import FleetSection, InjectSection, Scenario
 from fedinfer.data import Federation, drifting_devices, inject, stream_window
 from fedinfer.device.host import Host, Member, Policy
-from fedinfer.device.sessions import SESSION_MIGRATIONS, Sessions, StoredSessions
+from fedinfer.device.sessions import SESSION_MIGRATIONS, MemorySessions, Sessions, StoredSessions
+from fedinfer.device.sketches import SKETCH_MIGRATIONS, MemorySketches, Sketches, StoredSketches
 from fedinfer.inference.session import SessionCache
 from fedinfer.messages import Kind
 from fedinfer.ports import Clock
@@ -31,6 +33,13 @@ from fedinfer.types import DeviceId, FloatVector, Relation, Unit
 EARLY = (Kind.KEYS, Kind.SHARES, Kind.MASKED)
 MODELS_KEPT = 8
 LATE = (Kind.SURVIVORS, Kind.UNMASK)
+
+
+class Processes(Enum):
+    """Whether one process answers for a device all the time."""
+
+    ONE = 1
+    MANY = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +103,7 @@ def vanishing(fleet: FleetSection, seed: int, round_id: str, device: DeviceId) -
 
 
 def simulated_host(
-    scenario: Scenario, federation: Federation, folder: Path, clock: Clock, sessions: Sessions | None
+    scenario: Scenario, federation: Federation, folder: Path, clock: Clock, processes: Processes
 ) -> Host:
     """All devices of a federation in one process.
 
@@ -103,16 +112,19 @@ def simulated_host(
         federation: its rows.
         folder: where the devices keep their stores and slots.
         clock: time.
-        sessions: None keeps running rounds in the devices' database, for engines with several processes.
+        processes: with many, running rounds and finished windows are kept in the devices' database.
     """
     folder.mkdir(parents=True, exist_ok=True)
     seed, privacy = scenario.scenario.seed, scenario.privacy
     authority = IdentityKey.generate(SimulatedEntropy(seed, "authority"))
     unit = Unit.EXAMPLE if privacy.unit is Unit.EXAMPLE else Unit.DEVICE
     relation = Relation.ADD_REMOVE if unit is Unit.EXAMPLE else Relation.ZERO_OUT
-    connection = open_store(folder / "devices.sqlite", "ledger", LEDGER_MIGRATIONS)
-    if sessions is None:
+    connection = open_store(folder / "devices.sqlite", "privacy", LEDGER_MIGRATIONS)
+    sessions: Sessions = MemorySessions()
+    sketches: Sketches = MemorySketches()
+    if processes is Processes.MANY:
         sessions = StoredSessions(open_store(folder / "devices.sqlite", "sessions", SESSION_MIGRATIONS))
+        sketches = StoredSketches(open_store(folder / "devices.sqlite", "sketches", SKETCH_MIGRATIONS))
     return Host(
         members={device: _member(device, seed, authority) for device in sorted(federation.devices)},
         authority=authority.public_bytes,
@@ -128,12 +140,13 @@ def simulated_host(
         rows=simulated_rows(scenario, federation),
         ledger=Ledger(connection, relation),
         sessions=sessions,
+        sketches=sketches,
         clock=clock,
         entropy=SystemEntropy(),
         noise=lambda plan, device, use: SimulatedStream(SimulatedEntropy(seed, use, plan.round_id, device)),
         generator=lambda plan, device: simulation_rng(seed, "fit", plan.round_id, device),
         vanishes=lambda round_id, device: vanishing(scenario.fleet, seed, round_id, device),
-        folder=folder,
+        folder=lambda device: folder / device,
         model_cache=SessionCache(MODELS_KEPT),
         remember=lambda _: None,
     )

@@ -1,0 +1,145 @@
+"""The two Flower apps, as clients/app.py and server/app.py hand them to Flower.
+
+One ClientApp and one ServerApp serve Flower's simulation on Ray and a real deployment. A node whose configuration names
+a `store` is a real device; any other node is a simulated one. The run config says which coordinator runs.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedinfer.config import Scenario, from_flat, load_scenario
+from fedinfer.data import Federation, load
+from fedinfer.deployment import coordinate as deployed
+from fedinfer.deployment.node import open_host
+from fedinfer.device.respond import DeviceResponder
+from fedinfer.errors import ConfigError, FedInferError, TransportError
+from fedinfer.flower.client_app import CohortClientApp, Responder
+from fedinfer.flower.server_app import make_server_app
+from fedinfer.ports import Clock, Listener
+from fedinfer.simulation import coordinate as simulated
+from fedinfer.simulation.folder import EventLog
+from fedinfer.simulation.population import Processes, simulated_host
+from fedinfer.system import SystemClock
+from fedinfer.types import DeviceId
+
+FLAT = "flat:"
+NODES_SECONDS = 180.0
+POLL_SECONDS = 0.5
+
+
+def client_app() -> ClientApp:
+    """The ClientApp of a device, real or simulated."""
+    return CohortClientApp(_find)
+
+
+def server_app() -> ServerApp:
+    """The ServerApp of a coordinator. Run config: scenario, overrides, run-dir, deployment, authority, ..."""
+    return make_server_app(_serve)
+
+
+def scenario_of(name: str, overrides: str) -> Scenario:
+    """The scenario that a run config names.
+
+    Args:
+        name: built-in name or TOML file; "flat:FILE" names JSON of a flat scenario, as `fedinfer run` writes it.
+        overrides: texts `section.key=value`, one per line or separated by semicolons.
+
+    Raises:
+        ConfigError: see fedinfer.config.
+    """
+    if name.startswith(FLAT):
+        return from_flat(json.loads(Path(name.removeprefix(FLAT)).read_text()))
+    texts = overrides.replace("\n", ";").split(";")
+    return load_scenario(name, [text.strip() for text in texts if text.strip()])
+
+
+def folder_of(context: Context) -> Path:
+    """The run folder: `run-dir`, or one named after Flower's run below the current folder."""
+    name = str(context.run_config.get("run-dir", ""))
+    return Path(name) if name else Path.cwd() / "runs" / f"flower-{context.run_id}"
+
+
+def _find(context: Context) -> tuple[DeviceId, Responder]:
+    if "store" in context.node_config:
+        responder = _real_device(str(context.node_config["store"]))
+        return next(iter(responder.host.members)), responder
+    texts = str(context.run_config.get("overrides", ""))
+    names, responder = _simulated_devices(str(context.run_config["scenario"]), texts, str(folder_of(context)))
+    number = int(context.node_config["partition-id"])
+    if number >= len(names):
+        raise ConfigError(f"node {number} of a simulation with {len(names)} devices")
+    return names[number], responder
+
+
+@lru_cache(maxsize=1)
+def _real_device(store: str) -> DeviceResponder:
+    return DeviceResponder(open_host(Path(store)))
+
+
+@lru_cache(maxsize=1)
+def _simulated_devices(scenario: str, overrides: str, folder: str) -> tuple[list[DeviceId], DeviceResponder]:
+    """All devices of a scenario; a worker process answers now for one, now for another."""
+    loaded = scenario_of(scenario, overrides)
+    federation = load(loaded)
+    host = simulated_host(loaded, federation, Path(folder) / "devices", SystemClock(), Processes.MANY)
+    return sorted(federation.devices), DeviceResponder(host)
+
+
+def _serve(grid: Grid, context: Context) -> None:
+    """Run the coordinator; an error that stops it before its loop is an event too, so that whoever waits learns it."""
+    clock, folder = SystemClock(), folder_of(context)
+    folder.mkdir(parents=True, exist_ok=True)
+    emit = EventLog(folder, clock)
+    try:
+        _coordinate(grid, context, folder, clock, emit)
+    except FedInferError as error:
+        emit("failed", {"error": type(error).__name__, "message": str(error), "hint": error.hint})
+        raise
+
+
+def _coordinate(grid: Grid, context: Context, folder: Path, clock: Clock, emit: Listener) -> None:
+    config = context.run_config
+    scenario = scenario_of(str(config["scenario"]), str(config.get("overrides", "")))
+    if bool(config.get("deployment", False)):
+        _wait_for_nodes(grid, int(config["min-devices"]), clock)
+        deployed.coordinate(grid, scenario, _deployment(context, folder), clock, emit)
+        return
+    federation: Federation = load(scenario)
+    _wait_for_nodes(grid, len(federation.devices), clock)
+    simulated.coordinate(grid, scenario, federation, folder, "ray", clock, emit)
+
+
+def _deployment(context: Context, folder: Path) -> deployed.Deployment:
+    config = context.run_config
+    public = str(config.get("public-data", ""))
+    try:
+        authority = Path(str(config["authority"])).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"authority: {error}", hint="run config `authority` names the authority's public key"
+        ) from error
+    return deployed.Deployment(str(context.run_id), folder, authority, Path(public) if public else None)
+
+
+def _wait_for_nodes(grid: Grid, count: int, clock: Clock) -> None:
+    """Wait until enough nodes are connected.
+
+    Raises:
+        TransportError: when they do not appear.
+    """
+    end = clock.seconds() + NODES_SECONDS
+    while len(found := list(grid.get_node_ids())) < count:
+        if clock.seconds() > end:
+            raise TransportError(
+                f"{len(found)} of {count} nodes connected within {NODES_SECONDS:.0f} s",
+                hint="a simulation needs num-supernodes equal to the number of devices",
+            )
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,109 @@
+"""The coordinator of a real deployment: entropy of the operating system, keys on disk, only public rows judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from fedinfer.artifact.export import Templates
+from fedinfer.artifact.repository import Repository
+from fedinfer.artifact.signing import generate_keys, load_keys, save_keys
+from fedinfer.config import Scenario
+from fedinfer.coordinator.enrol import admit, join
+from fedinfer.coordinator.loop import run
+from fedinfer.coordinator.planning import Population, make_plan
+from fedinfer.coordinator.server import Rows, Server
+from fedinfer.data import load_own, public_schema
+from fedinfer.flower.transport import GridTransport
+from fedinfer.ports import Clock, Listener
+from fedinfer.privacy.charges import relation_of
+from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
+from fedinfer.privacy.noise import SecureStream
+from fedinfer.schema import Schema
+from fedinfer.store import open_store
+from fedinfer.system import SystemEntropy, simulation_rng
+from fedinfer.training.trainer import load_trainer
+from fedinfer.types import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What an operator gives.
+
+    Args:
+        run_id: name of the run; a new name gets no new budget on any device.
+        folder: run folder of the server: ledger, checkpoints, keys, artifacts.
+        authority: public key of the enrolment authority, 32 bytes.
+        public_data: table with rows the server may hold, or None.
+    """
+
+    run_id: str
+    folder: Path
+    authority: bytes
+    public_data: Path | None
+
+
+def coordinate(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Clock, emit: Listener) -> Json:
+    """Enrol the connected devices and run the scenario.
+
+    Raises:
+        FedInferError: see fedinfer.coordinator.loop.
+    """
+    schema = public_schema(scenario)
+    trainer = load_trainer(scenario.model, schema, scenario.training, scenario.scenario.seed)
+    transport = GridTransport(grid, deployment.run_id, clock)
+    deadline = scenario.training.deadline_seconds
+    members = admit(transport.enroll(deadline), deployment.authority)
+    repository = _repository(deployment.folder, clock)
+    root = repository.trusted_root()
+    rows, refused = join(members, deployment.run_id, scenario, schema, root, transport, deadline)
+    for device, reason in refused.items():
+        emit("not_joined", {"device": device, "reason": reason})
+    counts = [count for count in rows.values() if count] or [1]
+    population = Population(len(rows), sum(counts), min(counts), trainer.dimension, schema.classes)
+    plan = make_plan(scenario, population, "deployment", ())
+    public = _public_rows(scenario, schema, deployment.public_data)
+    entropy = SystemEntropy()
+    server = Server(
+        scenario=scenario,
+        schema=schema,
+        run_id=deployment.run_id,
+        devices={member.device: member.public_key for member in members if member.device in rows},
+        rows=rows,
+        transport=transport,
+        clock=clock,
+        entropy=entropy,
+        noise=lambda _round: SecureStream(entropy),
+        generator=lambda use: simulation_rng(int.from_bytes(entropy.take(8), "little"), use),
+        ledger=Ledger(
+            open_store(deployment.folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS),
+            relation_of(scenario.privacy.unit),
+        ),
+        trainer=trainer,
+        public=public,
+        judged=lambda _window: public,
+        repository=repository,
+        templates=Templates(),
+        folder=deployment.folder,
+        emit=emit,
+    )
+    (deployment.folder / "checkpoints").mkdir(exist_ok=True)
+    return run(server, plan)
+
+
+def _repository(folder: Path, clock: Clock) -> Repository:
+    """The signed repository; its keys are made at the first start and kept with mode 0600."""
+    keys_folder = folder / "keys"
+    if not keys_folder.is_dir():
+        save_keys(generate_keys(SystemEntropy()), keys_folder)
+    return Repository(folder / "artifacts", load_keys(keys_folder), clock, lambda keys: save_keys(keys, keys_folder))
+
+
+def _public_rows(scenario: Scenario, schema: Schema, path: Path | None) -> Rows:
+    if path is None:
+        return np.empty((0, schema.width), np.float32), np.empty(0, np.int64)
+    data = load_own(scenario, path, simulation_rng(scenario.scenario.seed, "public"))
+    return np.concatenate([data.train_x, data.test_x]), np.concatenate([data.train_y, data.test_y])

@@ -1,0 +1,1 @@
+"""What runs the coordinator: the ServerApp that Flower loads, and templates. No logic."""

@@ -1,0 +1,5 @@
+"""The ServerApp of a fedinfer coordinator."""
+
+from fedinfer.apps import server_app
+
+app = server_app()
