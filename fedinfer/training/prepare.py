@@ -48,12 +48,12 @@ class TablePrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by
         """Map (n, width) to (n, features)."""
         parts: list[Tensor] = []
         if self.numbers:
-            scaled, missing = _scale(rows[:, self.numeric_at], self.low, self.high)
+            scaled, missing = _scale(rows.index_select(1, self.numeric_at), self.low, self.high)
             parts += [scaled, missing]
         if self.categories:
-            values = rows[:, self.category_at]
+            values = rows.index_select(1, self.category_at)
             known = (values >= 0) & (values <= self.last) & (values == torch.floor(values))
-            parts += [(rows[:, self.pair_at] == self.pair_code).to(rows.dtype), 1.0 - known.to(rows.dtype)]
+            parts += [(rows.index_select(1, self.pair_at) == self.pair_code).to(rows.dtype), 1.0 - known.to(rows.dtype)]
         return torch.cat(parts, dim=1)
 
 
@@ -140,12 +140,12 @@ class FieldPrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by
 
     def forward(self, rows: Tensor) -> Tensor:
         """Map (n, width) to (n, fields + numbers)."""
-        values = rows[:, self.field_at]
+        values = rows.index_select(1, self.field_at)
         known = (values >= 0) & (values <= self.last) & (values == torch.floor(values))
         table_rows = torch.where(known, values + 1.0, torch.zeros_like(values)) + self.first
         if not self.numbers:
             return table_rows
-        scaled, _ = _scale(rows[:, self.numeric_at], self.low, self.high)
+        scaled, _ = _scale(rows.index_select(1, self.numeric_at), self.low, self.high)
         return torch.cat([table_rows, scaled], dim=1)
 
 

@@ -116,7 +116,9 @@ class TokenEncoder(nn.Module):  # type: ignore[misc]  # torch is not followed by
         query, key, value = self._split(self.query(h)), self._split(self.key(h)), self._split(self.value(h))
         scores = query @ key.transpose(2, 3) / math.sqrt(self.size / self.heads)
         weights = softmax(scores, dim=3) * present[:, None, None, :]
-        weights = weights / (weights.sum(dim=3, keepdim=True) + 1e-9)
+        weights = weights / torch.clamp(
+            weights.sum(dim=3, keepdim=True), min=1e-6
+        )  # a text of padding only gives zeros
         return (weights @ value).transpose(1, 2).reshape(h.shape)
 
     def _split(self, h: Tensor) -> Tensor:
