@@ -22,6 +22,8 @@ import numpy.typing as npt
 SECURITY_BITS = 40
 CORRECTNESS_BITS = 20
 _ROUNDING = 1e-14
+_MOST_LOST = 0.9
+"""Largest g + d (semi-honest) or g + 2d (semi-malicious) that the publisher's finder takes."""
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -50,6 +52,8 @@ def search_ring(n: int, dropout_rate: float, corruption_rate: float, *, raised: 
         corruption_rate: share that may collude with the server, in [0, 1).
         raised: the bound of the semi-malicious server instead of the semi-honest one.
     """
+    if corruption_rate + (1 + raised) * dropout_rate > _MOST_LOST + _ROUNDING:
+        return None
     log_factorial = _log_factorials(n)
     degrees = np.arange(2, n - 1, 2)
     connected = _log_disconnected(log_factorial, n, degrees, corrupt_or_dropped(n, dropout_rate, corruption_rate))

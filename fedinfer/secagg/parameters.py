@@ -62,7 +62,7 @@ def choose_graph(n: int, dropout_rate: float, corruption_rate: float, server_mod
     model = _model(server_model)
     if not (2 <= n <= MAX_COHORT and 0 <= dropout_rate < 1 and 0 <= corruption_rate < 1):
         raise ConfigError(f"no graph for n={n}, dropout rate {dropout_rate}, corruption rate {corruption_rate}")
-    if n > COMPLETE_UP_TO and dropout_rate + corruption_rate < 1:
+    if n > COMPLETE_UP_TO:
         raised = model is ServerModel.SEMI_MALICIOUS
         ring = search_ring(n, dropout_rate, corruption_rate, raised=raised)
         if ring is not None:
