@@ -18,12 +18,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.errors import ArtifactRejected, MissingExtra
+from fedinfer.errors import ArtifactRejected, ConfigError, MissingExtra
 from fedinfer.manifest import INPUT, LABEL, MAX_ARTIFACT_BYTES, PROBABILITIES, TOP
 from fedinfer.schema import Schema
 
 LOGITS = "logits"
 PRODUCER = "fedinfer"
+_OURS, _PREFIX = "fedinfer/", "fedinfer_"  # names of the nodes and constants that `finish` appends
 OnnxModel: TypeAlias = Any
 """An onnx.ModelProto; onnx is imported only by the functions that need it."""
 
@@ -149,6 +150,46 @@ def finish(core: OnnxModel, ending: Ending) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
+def core_of(model: OnnxModel) -> OnnxModel:
+    """The core of a published graph: `finish` undone, so that an exported file can be quantized later.
+
+    Raises:
+        ArtifactRejected: when the graph was not made by `finish`.
+    """
+    onnx = onnx_module()
+    core = onnx.ModelProto()
+    core.CopyFrom(model)
+    graph = core.graph
+    nodes = [node for node in graph.node if not node.name.startswith(_OURS)]
+    tensors = [tensor for tensor in graph.initializer if not tensor.name.startswith(_PREFIX)]
+    if len(nodes) == len(graph.node) or not any(LOGITS in node.output for node in nodes):
+        raise ArtifactRejected("this graph has no ending of fedinfer", hint="make it with `fedinfer artifact export`")
+    shape = next(output for output in graph.output if output.name == PROBABILITIES).type.tensor_type.shape
+    classes = shape.dim[1].dim_value
+    for field, kept in ((graph.node, nodes), (graph.initializer, tensors)):
+        kept = [type(item).FromString(item.SerializeToString()) for item in kept]
+        del field[:]
+        field.extend(kept)
+    del graph.output[:]
+    del core.metadata_props[:]
+    _output(graph, LOGITS, onnx.TensorProto.FLOAT, ["batch", classes])
+    return core
+
+
+def ending_of(model: OnnxModel) -> Ending:
+    """Schema, task and version that `finish` wrote into a file; temperature 1, no abstention.
+
+    Raises:
+        ArtifactRejected: when the metadata is missing or malformed.
+    """
+    found = {item.key: item.value for item in model.metadata_props}
+    try:
+        schema = Schema.from_json(json.loads(found["schema"]))
+        return Ending(schema, 1.0, found["task"], int(found["version"]))
+    except (KeyError, ValueError, OverflowError, RecursionError, ConfigError) as error:
+        raise ArtifactRejected(f"the file has no usable metadata: {error!r}") from error
+
+
 def _probabilities(graph: Any, ending: Ending) -> None:
     onnx = onnx_module()
     _constant(graph, "fedinfer_temperature", np.array(ending.temperature, np.float32))
@@ -193,9 +234,7 @@ def _constant(graph: Any, name: str, value: npt.NDArray[Any]) -> None:
 
 
 def _node(graph: Any, kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
-    graph.node.append(
-        onnx_module().helper.make_node(kind, inputs, outputs, name=f"fedinfer/{outputs[0]}", **attributes)
-    )
+    graph.node.append(onnx_module().helper.make_node(kind, inputs, outputs, name=_OURS + outputs[0], **attributes))
 
 
 def _output(graph: Any, name: str, kind: int, shape: list[Any]) -> None:

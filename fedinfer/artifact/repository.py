@@ -19,13 +19,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import DelegatedRole, Delegations, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from fedinfer.artifact.files import list_files, read_file, remove_file, write_file
 from fedinfer.artifact.metadata import State, Validity, load_root, load_state, sign
 from fedinfer.artifact.releases import bundle_paths, check_release, reissued
 from fedinfer.artifact.signing import ROOT_THRESHOLD, Keys, Role, new_signer
+from fedinfer.artifact.targets import read_target, stored_name, version_of, versions_of
 from fedinfer.errors import ArtifactRejected, BadSignature, ConfigError, Rollback
 from fedinfer.manifest import MAX_METADATA_BYTES, Manifest, current_path, is_name, manifest_path
 from fedinfer.ports import Clock, Entropy
@@ -78,7 +78,7 @@ class Repository:
 
     def versions(self) -> tuple[int, ...]:
         """Published versions that are not pruned, oldest first."""
-        return tuple(sorted(_versions(self._state.targets)))
+        return tuple(sorted(versions_of(self._state.targets)))
 
     def cohorts(self) -> tuple[str, ...]:
         """Names of the cohorts with a role of their own."""
@@ -97,7 +97,14 @@ class Repository:
         Raises:
             ArtifactRejected: when it was pruned or never published, or its file was changed.
         """
-        return Manifest.from_bytes(self._target(self._state.targets, manifest_path(version)))
+        return Manifest.from_bytes(read_target(self._folder, self._state.targets, manifest_path(version)))
+
+    def active_files(self) -> dict[str, bytes]:
+        """Model file of every variant of the newest version, by name; empty before the first. Deltas start here."""
+        if not self.newest_version:
+            return {}
+        variants = self.manifest(self.newest_version).variants
+        return {variant.name: read_target(self._folder, self._state.targets, variant.path) for variant in variants}
 
     def publish(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
         """Sign a version and make it the current one.
@@ -133,7 +140,7 @@ class Repository:
         """
         newest = self.manifest(self.newest_version)
         again, renamed = reissued(self.manifest(version), newest.version + 1, newest.chosen.sha256, created)
-        self.publish(again, {new: self._target(self._state.targets, old) for old, new in renamed.items()})
+        self.publish(again, {new: read_target(self._folder, self._state.targets, old) for old, new in renamed.items()})
         return again
 
     def add_cohort(self, name: str, entropy: Entropy) -> None:
@@ -167,7 +174,7 @@ class Repository:
         if role not in self._state.cohorts:
             raise ConfigError(f"no cohort {cohort!r}", hint=f"there are: {', '.join(self.cohorts()) or 'none'}")
         state = copy.deepcopy(self._state)
-        offered = max(_versions(state.cohorts[role]), default=0)
+        offered = max(versions_of(state.cohorts[role]), default=0)
         if version < offered:
             raise Rollback(f"cohort {cohort} was offered version {offered}, not {version}")
         self._add(state.cohorts[role], current_path(cohort), self.manifest(version).to_bytes(), version)
@@ -206,11 +213,11 @@ class Repository:
         Returns:
             The versions that were withdrawn.
         """
-        offered = {version for cohort in self._state.cohorts.values() for version in _versions(cohort)}
+        offered = {version for cohort in self._state.cohorts.values() for version in versions_of(cohort)}
         kept = offered.union(self.versions()[-max(keep, 1) :])
         state = copy.deepcopy(self._state)
         targets = state.targets.targets
-        state.targets.targets = {path: target for path, target in targets.items() if _version_of(target) in kept}
+        state.targets.targets = {path: target for path, target in targets.items() if version_of(target) in kept}
         withdrawn = tuple(version for version in self.versions() if version not in kept)
         if withdrawn:
             self._sign_again(state, Role.TARGETS)
@@ -244,12 +251,12 @@ class Repository:
         own = state.cohorts.get(_COHORT + cohort) if cohort else state.targets
         if own is None or pointer not in own.targets:
             raise ArtifactRejected(f"nothing was published as {pointer}")
-        if _version_of(own.targets[pointer]) != version:
-            raise ArtifactRejected(f"{pointer} is version {_version_of(own.targets[pointer])}, not {version}")
-        document = self._target(own, pointer)
-        found = {f"targets/{_stored(own, pointer)}": document}
+        if version_of(own.targets[pointer]) != version:
+            raise ArtifactRejected(f"{pointer} is version {version_of(own.targets[pointer])}, not {version}")
+        document = read_target(self._folder, own, pointer)
+        found = {f"targets/{stored_name(own, pointer)}": document}
         for path in bundle_paths(Manifest.from_bytes(document), variants, active_sha256):
-            found[f"targets/{_stored(state.targets, path)}"] = self._target(state.targets, path)
+            found[f"targets/{stored_name(state.targets, path)}"] = read_target(self._folder, state.targets, path)
         names = [f"{number}.root.json" for number in range(from_root_version + 1, state.root.version + 1)]
         names += ["timestamp.json", f"{state.snapshot.version}.snapshot.json", f"{state.targets.version}.targets.json"]
         names += [f"{own.version}.{_COHORT}{cohort}.json"] if cohort else []
@@ -316,20 +323,7 @@ class Repository:
         target = TargetFile.from_data(path, data)
         target.unrecognized_fields["custom"] = {"version": version}
         targets.targets[path] = target
-        write_file(self._folder, f"{_TARGETS}/{_stored(targets, path)}", data)
-
-    def _target(self, targets: Targets, path: str) -> bytes:
-        """The bytes of a signed target, checked."""
-        if path not in targets.targets:
-            raise ArtifactRejected(f"{path} was never published, or was pruned")
-        data = read_file(self._folder, f"{_TARGETS}/{_stored(targets, path)}")
-        if data is None:
-            raise ArtifactRejected(f"{path} is signed but its file is missing")
-        try:
-            targets.targets[path].verify_length_and_hashes(data)
-        except LengthOrHashMismatchError as error:
-            raise BadSignature(f"{path} was changed on disk: {error}") from error
-        return data
+        write_file(self._folder, f"{_TARGETS}/{stored_name(targets, path)}", data)
 
     def _read(self, name: str) -> bytes | None:
         return read_file(self._folder, f"{_METADATA}/{name}")
@@ -337,7 +331,7 @@ class Repository:
     def _sweep(self) -> None:
         """Delete target files that nothing names, and metadata that is older than what the newest snapshot names."""
         state = self._state
-        named = {_stored(t, path) for t in (state.targets, *state.cohorts.values()) for path in t.targets}
+        named = {stored_name(t, path) for t in (state.targets, *state.cohorts.values()) for path in t.targets}
         for name in list_files(self._folder / _TARGETS):
             if name not in named:
                 remove_file(self._folder, f"{_TARGETS}/{name}")
@@ -346,17 +340,3 @@ class Repository:
         for name in list_files(self._folder / _METADATA):
             if name not in current and not name.endswith(".root.json"):
                 remove_file(self._folder, f"{_METADATA}/{name}")
-
-
-def _version_of(target: TargetFile) -> int:
-    return int(target.custom["version"])
-
-
-def _versions(targets: Targets) -> set[int]:
-    return {_version_of(target) for target in targets.targets.values()}
-
-
-def _stored(targets: Targets, path: str) -> str:
-    """File name of a target: its SHA-256 stands before the last part."""
-    folder, _, name = path.rpartition("/")
-    return f"{folder}/{targets.targets[path].hashes['sha256']}.{name}"

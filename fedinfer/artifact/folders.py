@@ -1,0 +1,45 @@
+"""A built version as a folder: `manifest.json`, `figures.json` and the model files under their target paths."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fedinfer.artifact.build import Built
+from fedinfer.artifact.files import read_file, write_file
+from fedinfer.artifact.releases import check_release
+from fedinfer.errors import ArtifactRejected
+from fedinfer.manifest import Manifest, Privacy
+
+MANIFEST = "manifest.json"
+FIGURES = "figures.json"
+
+
+def save_build(folder: Path, built: Built, privacy: Privacy, created: str) -> Manifest:
+    """Write a built version; the manifest comes last, so a folder with one is complete.
+
+    Raises:
+        StoreError: when the disk refuses.
+    """
+    manifest = built.manifest(privacy, created)
+    for path, data in built.targets().items():
+        write_file(folder, path, data)
+    write_file(folder, FIGURES, json.dumps(built.to_json(), indent=2).encode())
+    write_file(folder, MANIFEST, manifest.to_bytes())
+    return manifest
+
+
+def load_build(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
+    """Read a built version and check that its files are those of its manifest.
+
+    Raises:
+        ArtifactRejected: when a file is missing or differs.
+    """
+    document = read_file(folder, MANIFEST)
+    if document is None:
+        raise ArtifactRejected(f"{folder} holds no {MANIFEST}", hint="make it with `fedinfer artifact quantize`")
+    manifest = Manifest.from_bytes(document)
+    paths = [*(variant.path for variant in manifest.variants), *(delta.path for delta in manifest.deltas)]
+    files = {path: data for path in paths if (data := read_file(folder, path)) is not None}
+    check_release(manifest, files)
+    return manifest, files

@@ -1,0 +1,312 @@
+"""`fedinfer artifact`: from a checkpoint to signed model files, step by step, and a look into what exists.
+
+A *model file* is one ONNX file; a *build* is a folder that `quantize` writes; a *repository* is a folder with
+`metadata/` and `targets/`, for instance `artifacts/` in a run folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from fedinfer.cli.labelled import read_labelled, read_text
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
+from fedinfer.config import ArtifactSection, load_scenario
+from fedinfer.errors import ConfigError, StoreError
+from fedinfer.manifest import Privacy
+from fedinfer.system import SystemClock, SystemEntropy, simulation_rng
+from fedinfer.types import Json
+
+if TYPE_CHECKING:
+    from fedinfer.artifact.measure import Evidence
+    from fedinfer.artifact.repository import Repository
+    from fedinfer.schema import Schema
+
+app = typer.Typer(no_args_is_help=True, help="Export, quantize, sign, inspect and verify models.")
+
+SYNTHETIC_ROWS = 256
+ModelFile = Annotated[Path, typer.Argument(help="model file (ONNX)")]
+RepositoryFolder = Annotated[Path, typer.Argument(help="folder with metadata/ and targets/")]
+KeysFolder = Annotated[Path, typer.Option("--keys", help="folder with the signing keys")]
+Root = Annotated[Path | None, typer.Option(help="trusted root metadata; default: the first one in the repository")]
+
+
+@app.command()
+def export(
+    scenario: Annotated[str, typer.Argument(help="built-in name or TOML file the checkpoint belongs to")],
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint (.npz), for instance RUN/checkpoints/v1.npz")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="model file to write")],
+    version: Annotated[int, typer.Option(min=1, help="version number written into the file")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a checkpoint into a float model file that agrees with torch."""
+    with errors_to_exit():
+        figures = _export(scenario, checkpoint, out, version)
+    _show(figures, as_json)
+
+
+@app.command()
+def quantize(
+    model: ModelFile,
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder for the build")],
+    rows: Annotated[Path | None, typer.Option(help="held-out rows with labels (CSV) to judge by")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="public rows (CSV); default: from public ranges")] = None,
+    quantization: Annotated[str, typer.Option(help="int8 or float")] = "int8",
+    max_metric_drop: Annotated[float, typer.Option(min=0, max=1, help="against the float model")] = 0.02,
+    min_agreement: Annotated[float, typer.Option(min=0, max=1, help="with the float model")] = 0.95,
+    max_bytes: Annotated[int, typer.Option(min=1, help="largest model file")] = 50_000_000,
+    epsilon: Annotated[str, typer.Option(help="of the training, for the manifest")] = "inf",
+    delta: Annotated[str, typer.Option(help="of the training, for the manifest")] = "1",
+    statement: Annotated[str, typer.Option(help="what epsilon and delta mean")] = "no privacy guarantee was stated",
+    as_json: JsonOption = False,
+) -> None:
+    """Try the quantization recipes for this model, keep what passes the gates, say why the others did not."""
+    with errors_to_exit():
+        settings = _settings(quantization, max_metric_drop, min_agreement, max_bytes)
+        figures = _quantize(model, out, rows, calibration, settings, Privacy(epsilon, delta, statement))
+    _show(figures, as_json)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="model file, build or repository")], as_json: JsonOption = False
+) -> None:
+    """Say what is in a model file, a build or a repository."""
+    with errors_to_exit():
+        described = _inspect(path)
+    _show(described, as_json)
+
+
+@app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(help="model file, build or repository")],
+    root: Root = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check everything a device would check. Exit code 5 and a reason when something is wrong."""
+    with errors_to_exit():
+        verified = _verify(path, root)
+    _show(verified, as_json)
+
+
+@app.command()
+def predict(
+    model: ModelFile,
+    rows: Annotated[Path, typer.Argument(help="CSV with a header; - for standard input")],
+    as_json: JsonOption = False,
+) -> None:
+    """Predict the rows of a CSV file with a model file, as a device would."""
+    with errors_to_exit():
+        from fedinfer.inference.predictor import Predictor
+
+        answers = Predictor.open(_bytes(model)).predict(read_text(rows))
+        lines = [
+            {"row": row, "label": str(label), "confidence": round(float(confidence), 6)}
+            for row, (label, confidence) in enumerate(zip(answers.labels, answers.confidences, strict=True))
+        ]
+    if as_json:
+        print_json({"predictions": lines})
+        return
+    stdout.print("row,label,confidence", *(f"{li['row']},{li['label']},{li['confidence']}" for li in lines), sep="\n")
+
+
+@app.command()
+def keys(
+    folder: Annotated[Path, typer.Argument(help="folder to make; keep the root keys in it offline")],
+    as_json: JsonOption = False,
+) -> None:
+    """Make signing keys: three for root, of which two must sign, and one for each other role."""
+    with errors_to_exit():
+        from fedinfer.artifact.signing import generate_keys, save_keys
+
+        if folder.exists() and any(folder.iterdir()):
+            raise ConfigError(f"{folder} is not empty", hint="keys are never overwritten; choose another folder")
+        save_keys(generate_keys(SystemEntropy()), folder)
+        names = sorted(path.name for path in folder.iterdir())
+    _show({"folder": str(folder), "keys": names}, as_json)
+
+
+@app.command()
+def publish(
+    build: Annotated[Path, typer.Argument(help="folder that `quantize` wrote")],
+    repository: Annotated[Path, typer.Option("--repository", help="folder with metadata/ and targets/; may be new")],
+    keys: KeysFolder,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign a build and make it the current version, with deltas from the version before."""
+    with errors_to_exit():
+        published = _publish(build, _repository(repository, keys))
+    _show(published, as_json)
+
+
+@app.command()
+def renew(repository: RepositoryFolder, keys: KeysFolder, as_json: JsonOption = False) -> None:
+    """Sign everything below root again before it expires; run it at least daily."""
+    with errors_to_exit():
+        opened = _repository(repository, keys)
+        opened.renew()
+    _show({"renewed": True, "version": opened.newest_version}, as_json)
+
+
+@app.command()
+def rotate(
+    repository: RepositoryFolder,
+    keys: KeysFolder,
+    role: Annotated[str, typer.Option(help="root, targets, snapshot or timestamp")],
+    as_json: JsonOption = False,
+) -> None:
+    """Replace the oldest key of a role; needs two root keys."""
+    with errors_to_exit():
+        opened = _repository(repository, keys)
+        opened.rotate(role, SystemEntropy())
+    _show({"rotated": role, "root_version": opened.root_version}, as_json)
+
+
+def _export(scenario: str, checkpoint: Path, out: Path, version: int) -> Json:
+    from fedinfer.artifact.export import Templates, export_core
+    from fedinfer.artifact.graph import Ending, finish
+    from fedinfer.data import load
+    from fedinfer.training.checkpoints import load_checkpoint
+    from fedinfer.training.trainer import load_trainer
+
+    loaded = load_scenario(scenario, [])
+    weights = load_checkpoint(checkpoint).arrays.get("weights")
+    if weights is None:
+        raise ConfigError(f"{checkpoint} holds no weights")
+    schema = load(loaded).schema
+    trainer = load_trainer(loaded.model, schema, loaded.training, loaded.scenario.seed)
+    if weights.shape != (trainer.size,):
+        raise ConfigError(f"{checkpoint} holds {weights.shape} weights, the model of {scenario} has {trainer.size}")
+    core = export_core(trainer.module(weights), schema, _synthetic(schema)[:64], Templates())
+    data = finish(core.model, Ending(schema, 1.0, loaded.scenario.name, version))
+    _write(out, data)
+    return {"path": str(out), "version": version, "bytes": len(data), "weights": trainer.size, "parity": core.parity}
+
+
+def _quantize(
+    model: Path, out: Path, rows: Path | None, calibration: Path | None, settings: ArtifactSection, privacy: Privacy
+) -> Json:
+    from fedinfer.artifact.build import build_from_core
+    from fedinfer.artifact.folders import save_build
+    from fedinfer.artifact.graph import core_of, ending_of, load
+
+    parsed = load(_bytes(model))
+    ending, clock = ending_of(parsed), SystemClock()
+    evidence = _evidence(ending.schema, rows, calibration)
+    built = build_from_core(core_of(parsed), ending, evidence, settings, clock)
+    save_build(out, built, privacy, clock.now().isoformat(timespec="seconds"))
+    return {"folder": str(out), **built.to_json()}
+
+
+def _evidence(schema: Schema, rows: Path | None, calibration: Path | None) -> Evidence:
+    from fedinfer.artifact.measure import Evidence
+    from fedinfer.inference.rows import RowReader
+
+    nothing = np.empty((0, schema.width), np.float32)
+    held_x, held_y = read_labelled(rows, schema) if rows else (nothing, np.empty(0, np.int64))
+    public = RowReader(schema).matrix(read_text(calibration)) if calibration else nothing
+    return Evidence(held_x, held_y, public if len(public) else _synthetic(schema), public)
+
+
+def _synthetic(schema: Schema) -> Any:
+    from fedinfer.artifact.calibration import synthetic_rows
+
+    return synthetic_rows(schema, SYNTHETIC_ROWS, simulation_rng("calibration"))
+
+
+def _settings(quantization: str, max_metric_drop: float, min_agreement: float, max_bytes: int) -> ArtifactSection:
+    if quantization not in ("int8", "float"):
+        raise ConfigError(f"--quantization {quantization}: not int8 or float")
+    return ArtifactSection.model_validate(
+        {
+            "quantization": quantization,
+            "max_metric_drop": max_metric_drop,
+            "min_agreement": min_agreement,
+            "max_bytes": max_bytes,
+        }
+    )
+
+
+def _inspect(path: Path) -> Json:
+    from fedinfer.artifact.folders import load_build
+    from fedinfer.artifact.inspection import describe_manifest, describe_model, describe_repository
+
+    if path.is_file():
+        return describe_model(_bytes(path))
+    if (path / "metadata").is_dir():
+        return describe_repository(path, None, SystemClock().now())
+    return describe_manifest(load_build(path)[0])
+
+
+def _verify(path: Path, root: Path | None) -> Json:
+    from fedinfer.artifact.folders import load_build
+    from fedinfer.artifact.inspection import check_answers, describe_model, verify_repository
+
+    if path.is_file():
+        return {**describe_model(_bytes(path)), "verified": True}
+    if (path / "metadata").is_dir():
+        return verify_repository(path, _bytes(root) if root else None, SystemClock().now())
+    manifest, files = load_build(path)
+    for variant in manifest.variants:
+        check_answers(manifest, variant, files[variant.path])
+    return {"kind": "version", "verified": True, "version": manifest.version, "files": len(files)}
+
+
+def _repository(folder: Path, keys: Path) -> Repository:
+    from fedinfer.artifact.repository import Repository
+    from fedinfer.artifact.signing import load_keys, save_keys
+
+    return Repository(folder, load_keys(keys), SystemClock(), lambda kept: save_keys(kept, keys))
+
+
+def _publish(build: Path, repository: Repository) -> Json:
+    from fedinfer.artifact.delta import add_deltas
+    from fedinfer.artifact.folders import load_build
+
+    manifest, files = load_build(build)
+    if not manifest.deltas:
+        manifest, files = add_deltas(manifest, files, repository.active_files())
+    repository.publish(manifest, files)
+    return {
+        "version": manifest.version,
+        "variants": {variant.name: variant.bytes for variant in manifest.variants},
+        "deltas": {delta.path: delta.bytes for delta in manifest.deltas},
+        "bundle_bytes": sum(map(len, repository.bundle(manifest.version).values())),
+    }
+
+
+def _show(document: Json, as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+        return
+    for key, value in document.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            stdout.print(f"{key.replace('_', ' ')}:")
+            for item in value:
+                stdout.print("  " + _line(item), markup=False, highlight=False, soft_wrap=True)
+        else:
+            stdout.print(f"{key.replace('_', ' '):20s} {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _line(item: Json) -> str:
+    return "  ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in item.items()
+    )
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error

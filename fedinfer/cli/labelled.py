@@ -1,0 +1,46 @@
+"""CSV files with a label column, as held-out rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.errors import ConfigError, DataError
+from fedinfer.inference.rows import RowReader
+from fedinfer.schema import Schema
+
+
+def read_text(path: Path) -> str:
+    """The text of a CSV file; "-" is standard input.
+
+    Raises:
+        ConfigError: when it cannot be read or is not UTF-8.
+    """
+    if str(path) == "-":
+        return sys.stdin.read()
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}", hint="a CSV file in UTF-8 is expected") from error
+
+
+def read_labelled(path: Path, schema: Schema) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Rows and class numbers of a CSV file.
+
+    Raises:
+        DataError: no label column, or a label that the schema does not list, with its row.
+    """
+    text = read_text(path)
+    labels = [row.get(schema.label) for row in csv.DictReader(io.StringIO(text))]
+    for number, label in enumerate(labels):
+        if label not in schema.labels:
+            raise DataError(
+                f"{path}: row {number}, column {schema.label}: {label!r} is no label",
+                hint=f"labels are {', '.join(schema.labels[:20])}",
+            )
+    return RowReader(schema).matrix(text), np.array([schema.labels.index(str(label)) for label in labels], np.int64)
