@@ -29,6 +29,8 @@ Cell = Callable[[Any], float]
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 """Texts of a missing cell, in lower case."""
+_BLOCK_VALUES = 32_768
+"""Values checked at a time: the temporary arrays stay in the cache, and the allocator keeps their pages."""
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -95,24 +97,31 @@ class RowReader:
         Raises:
             DataError: names the first bad cell.
         """
-        if np.isinf(matrix).any():
-            self._refuse(matrix, np.isinf(matrix))
-        if self._categorical:
-            part = matrix[:, self._categorical]
-            good = np.rint(part)
-            np.clip(good, 0, self.high[self._categorical], out=good)
-            bad = good != part
-            if bad.any() and (bad := bad & ~np.isnan(part)).any():
-                full = np.zeros(matrix.shape, bool)
-                full[:, self._categorical] = bad
-                self._refuse(matrix, full)
+        step = max(1, _BLOCK_VALUES // max(1, self.width))
+        for start in range(0, len(matrix), step):
+            self._check_block(matrix[start : start + step], start)
 
-    def _refuse(self, matrix: FloatArray, bad: npt.NDArray[np.bool_]) -> NoReturn:
+    def _check_block(self, block: FloatArray, start: int) -> None:
+        infinite = np.isinf(block)
+        if infinite.any():
+            self._refuse(block, infinite, start)
+        if not self._categorical:
+            return
+        part = block[:, self._categorical]
+        bad = np.rint(part) != part  # true for NaN as well, which is no fault
+        bad |= part < 0
+        bad |= part > self.high[self._categorical]
+        if np.count_nonzero(bad) != np.count_nonzero(np.isnan(part)):
+            full = np.zeros(block.shape, bool)
+            full[:, self._categorical] = bad & ~np.isnan(part)
+            self._refuse(block, full, start)
+
+    def _refuse(self, block: FloatArray, bad: npt.NDArray[np.bool_], start: int) -> NoReturn:
         row, place = (int(i[0]) for i in np.nonzero(bad))
-        value, rule = float(matrix[row, place]), "a finite number or NaN"
+        value, rule = float(block[row, place]), "a finite number or NaN"
         if place in self._categorical:
             rule = f"an index from 0 to {int(self.high[place])} or NaN"
-        raise DataError(f"row {row}, column {self._name(place)}: {value:g} breaks the rule: {rule}")
+        raise DataError(f"row {start + row}, column {self._name(place)}: {value:g} breaks the rule: {rule}")
 
     def _name(self, place: int) -> str:
         return self.names[place] if self.names else f"pixel {place}"
