@@ -28,12 +28,15 @@ def open_session(model: bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY
+    # No fallback: there is one provider, and the attempt would be announced on stdout.
     try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has a dozen exception classes without a common root of its own
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        _check_inputs(session)
+        _check_outputs(session)
+    except GateFailed:
+        raise
+    except Exception as error:  # a dozen classes without a root of their own; names that are not UTF-8 as well
         raise GateFailed(f"the model of {len(model)} bytes cannot be loaded: {first_line(error)}") from error
-    _check_inputs(session)
-    _check_outputs(session)
     return session
 
 
@@ -50,8 +53,15 @@ def static_classes(session: ort.InferenceSession) -> int | None:
 
 
 def metadata(session: ort.InferenceSession) -> dict[str, str]:
-    """The `metadata_props` of the model."""
-    return dict(session.get_modelmeta().custom_metadata_map)
+    """The `metadata_props` of the model.
+
+    Raises:
+        GateFailed: when they are not text.
+    """
+    try:
+        return dict(session.get_modelmeta().custom_metadata_map)
+    except UnicodeDecodeError as error:
+        raise GateFailed(f"the metadata of the model cannot be read: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:

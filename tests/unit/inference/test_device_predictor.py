@@ -166,6 +166,19 @@ def test_schema_from_the_model(tmp_path):
             Predictor.open(model.SerializeToString())
 
 
+def test_names_that_are_not_utf_8_are_typed_errors(capfd):
+    """Found by fuzzing: ONNX Runtime loads such a model and fails when Python asks for its names."""
+    for good, bad in ((b"probabilities\x12\x13", b"probab\x80lities\x12\x13"), (b"\x05batch", b"\x05bat\x80h")):
+        assert good in MODEL
+        with pytest.raises(GateFailed):
+            Predictor.open(MODEL.replace(good, bad), SCHEMA)
+    model = onnx.load_from_string(MODEL)
+    helper.set_model_props(model, {"schema": "text"})
+    with pytest.raises(GateFailed, match="cannot be read"):
+        Predictor.open(model.SerializeToString().replace(b"text", b"te\x80t"))
+    assert capfd.readouterr().out == ""
+
+
 def test_file_that_is_not_there(tmp_path):
     with pytest.raises(StoreError, match="nothing"):
         Predictor.open(tmp_path / "nothing.onnx", SCHEMA)
