@@ -159,7 +159,8 @@ def decide(
     if state.phase is Phase.COOLDOWN and state.cooldown == 0:
         state = replace(state, phase=Phase.OK)
     acting = [channel for channel in result.alarms if channel.source is not Source.INPUT]
-    if acting or (state.phase is Phase.ALARM and state.calm < settings.calm_windows):
+    lasting = state.phase is Phase.ALARM and state.calm < settings.calm_windows and result.channels
+    if acting or lasting:
         return _alarmed(settings, state, result, situation)
     return _quiet(settings, state, result)
 
@@ -182,8 +183,9 @@ def finished(settings: PolicySettings, state: PolicyState) -> PolicyState:
 
 
 def pushed(state: PolicyState) -> PolicyState:
-    """A new model reached the devices; count windows from here."""
-    return replace(state, since_push=0, calm=0, rolled_back=False)
+    """A new model reached the devices: count windows from here; an alarm about the old one's outputs is over."""
+    phase = Phase.OK if state.phase in (Phase.WARN, Phase.ALARM) else state.phase
+    return replace(state, phase=phase, since_push=0, calm=0, rolled_back=False)
 
 
 def rolled_back(state: PolicyState) -> PolicyState:
@@ -233,8 +235,6 @@ def _obstacle(settings: PolicySettings, state: PolicyState, situation: Situation
 
 
 def _cause(result: WindowResult) -> str:
-    if not result.channels:
-        return f"window {result.window}: no channel watched"
     worst = max(result.channels, key=lambda channel: channel.statistic / channel.threshold)
     return (
         f"window {result.window}: {worst.channel} statistic {worst.statistic:.1f}, "

@@ -75,7 +75,7 @@ def confidence_histogram(probabilities: npt.NDArray[np.floating[Any]], edges: Fl
     Returns:
         Counts, shape (bins,), int64.
     """
-    top = np.nan_to_num(probabilities.max(axis=1), nan=-np.inf)
+    top = np.fmax(probabilities.max(axis=1), -np.inf)  # fmax takes the number when the other is none
     return np.bincount(np.searchsorted(edges, top, side="right"), minlength=edges.size + 1).astype(np.int64)
 
 

@@ -103,6 +103,20 @@ def test_a_deferred_alarm_that_calms_down_is_forgotten():
     assert state.phase is Phase.OK
 
 
+def test_an_alarm_about_the_old_model_ends_with_the_push_of_a_new_one():
+    poor = replace(READY, epsilon_left=0.0)
+    state, _ = run(SETTINGS, [ALARM], poor)
+    assert state.phase is Phase.ALARM
+    state, decision = decide(SETTINGS, pushed(state), WindowResult(9, (), ("confidence",)), READY)
+    assert (decision.action, state.phase) == (Action.NONE, Phase.OK)
+
+
+def test_windows_that_only_learn_decide_nothing():
+    state, _ = run(SETTINGS, [ALARM], replace(READY, epsilon_left=0.0))
+    _, decision = decide(SETTINGS, state, WindowResult(9, (), ("confidence",)), READY)
+    assert decision.action is Action.NONE
+
+
 def test_only_so_many_rounds_are_triggered():
     state = PolicyState(since_push=10, triggers=1)
     _, decision = decide(SETTINGS, state, result(0, ALARM), READY)

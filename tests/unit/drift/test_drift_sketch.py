@@ -4,7 +4,16 @@ import sys
 import numpy as np
 import pytest
 
-from fedinfer.drift.channels import Bins, Channel, Source, output_channels, split, width
+from fedinfer.drift.channels import (
+    CONFIDENCE_BINS,
+    Bins,
+    Channel,
+    Source,
+    output_channels,
+    report_channels,
+    split,
+    width,
+)
 from fedinfer.drift.sketch import (
     OutputSketch,
     class_histogram,
@@ -107,6 +116,11 @@ def test_split_cuts_by_channel_and_refuses_other_lengths_and_infinities():
         split(np.zeros(8), channels)
     with pytest.raises(BadMessage, match="finite"):
         split(np.array([0, 0, 0, np.nan, 0, 0, 0]), channels)
+
+
+def test_every_fleet_reports_class_and_confidence():
+    assert [channel.name for channel in report_channels(4)] == ["predicted_class", "confidence"]
+    assert report_channels(4)[1].bins == CONFIDENCE_BINS
 
 
 def test_a_channel_needs_at_least_two_bins():

@@ -7,6 +7,7 @@ from fedinfer.cli.rollout import app
 from fedinfer.errors import ConfigError
 from fedinfer.rollout.controller import Approval
 from fedinfer.rollout.plan import read_devices, read_plan
+from fedinfer.rollout.state import RolloutStore
 
 PLAN = """
 rollout = "spring"
@@ -119,6 +120,12 @@ def test_bad_orders_and_missing_files_exit_with_2(files):
 
 
 def test_an_empty_database_has_no_newest_rollout(files):
+    RolloutStore(files / "empty.sqlite").close()
+    call("status", files / "empty.sqlite", code=2)
+    assert as_json("verify-log", files / "empty.sqlite")["entries"] == 0
+
+
+def test_nothing_is_written_when_a_file_is_missing(files):
     call("start", files / "s.sqlite", files / "plan.toml", files / "absent.csv", code=2)
     assert not (files / "s.sqlite").exists()
 
