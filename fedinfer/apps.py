@@ -2,6 +2,9 @@
 
 One ClientApp and one ServerApp serve Flower's simulation on Ray and a real deployment. A node whose configuration names
 a `store` is a real device; any other node is a simulated one. The run config says which coordinator runs.
+
+Rooms are imported where they are needed: Flower starts a process for every message of a real device, and most messages
+need no torch.
 """
 
 from __future__ import annotations
@@ -16,17 +19,12 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedinfer.config import Scenario, from_flat, load_scenario
-from fedinfer.data import Federation, load
-from fedinfer.deployment import coordinate as deployed
-from fedinfer.deployment.node import open_host
 from fedinfer.device.respond import DeviceResponder
 from fedinfer.errors import ConfigError, FedInferError, TransportError
 from fedinfer.flower.client_app import CohortClientApp, Responder
 from fedinfer.flower.server_app import make_server_app
 from fedinfer.ports import Clock, Listener
-from fedinfer.simulation import coordinate as simulated
 from fedinfer.simulation.folder import EventLog
-from fedinfer.simulation.population import Processes, simulated_host
 from fedinfer.system import SystemClock
 from fedinfer.types import DeviceId
 
@@ -81,12 +79,17 @@ def _find(context: Context) -> tuple[DeviceId, Responder]:
 
 @lru_cache(maxsize=1)
 def _real_device(store: str) -> DeviceResponder:
+    from fedinfer.deployment.node import open_host
+
     return DeviceResponder(open_host(Path(store)))
 
 
 @lru_cache(maxsize=1)
 def _simulated_devices(scenario: str, overrides: str, folder: str) -> tuple[list[DeviceId], DeviceResponder]:
     """All devices of a scenario; a worker process answers now for one, now for another."""
+    from fedinfer.data import load
+    from fedinfer.simulation.population import Processes, simulated_host
+
     loaded = scenario_of(scenario, overrides)
     federation = load(loaded)
     host = simulated_host(loaded, federation, Path(folder) / "devices", SystemClock(), Processes.MANY)
@@ -109,24 +112,28 @@ def _coordinate(grid: Grid, context: Context, folder: Path, clock: Clock, emit: 
     config = context.run_config
     scenario = scenario_of(str(config["scenario"]), str(config.get("overrides", "")))
     if bool(config.get("deployment", False)):
-        _wait_for_nodes(grid, int(config["min-devices"]), clock)
-        deployed.coordinate(grid, scenario, _deployment(context, folder), clock, emit)
+        _deploy(grid, scenario, context, folder, clock, emit)
         return
-    federation: Federation = load(scenario)
+    from fedinfer.data import load
+    from fedinfer.simulation.coordinate import coordinate
+
+    federation = load(scenario)
     _wait_for_nodes(grid, len(federation.devices), clock)
-    simulated.coordinate(grid, scenario, federation, folder, "ray", clock, emit)
+    coordinate(grid, scenario, federation, folder, "ray", clock, emit)
 
 
-def _deployment(context: Context, folder: Path) -> deployed.Deployment:
+def _deploy(grid: Grid, scenario: Scenario, context: Context, folder: Path, clock: Clock, emit: Listener) -> None:
+    from fedinfer.deployment.coordinate import Deployment, coordinate
+
     config = context.run_config
     public = str(config.get("public-data", ""))
     try:
         authority = Path(str(config["authority"])).read_bytes()
     except OSError as error:
-        raise ConfigError(
-            f"authority: {error}", hint="run config `authority` names the authority's public key"
-        ) from error
-    return deployed.Deployment(str(context.run_id), folder, authority, Path(public) if public else None)
+        raise ConfigError(f"authority: {error}", hint="the authority's public key file") from error
+    _wait_for_nodes(grid, int(config["min-devices"]), clock)
+    deployment = Deployment(str(context.run_id), folder, authority, Path(public) if public else None)
+    coordinate(grid, scenario, deployment, clock, emit)
 
 
 def _wait_for_nodes(grid: Grid, count: int, clock: Clock) -> None:

@@ -12,7 +12,7 @@ from fedinfer.coordinator.push import publish_and_push
 from fedinfer.coordinator.round import LEDGER_OWNER, training_round
 from fedinfer.coordinator.server import Progress, Server
 from fedinfer.drift.policy import Action, Decision
-from fedinfer.errors import BudgetExceeded, FedInferError, ProtocolAbort
+from fedinfer.errors import ArtifactRejected, BudgetExceeded, FedInferError, ProtocolAbort, TransportError
 from fedinfer.privacy.ledger import Budget
 from fedinfer.types import Json, Unit
 
@@ -33,7 +33,7 @@ def run(server: Server, plan: RunPlan) -> Json:
     failure: FedInferError | None = None
     try:
         _all_steps(server, plan, progress)
-    except (BudgetExceeded, ProtocolAbort) as error:
+    except (BudgetExceeded, ProtocolAbort, ArtifactRejected, TransportError) as error:
         failure = error
         server.emit("stopped", {"error": type(error).__name__, "message": str(error), "hint": error.hint})
     status = _status(failure)

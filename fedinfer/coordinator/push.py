@@ -14,9 +14,9 @@ from fedinfer.artifact.measure import Evidence
 from fedinfer.coordinator.planning import RunPlan
 from fedinfer.coordinator.round import LEDGER_OWNER
 from fedinfer.coordinator.server import Progress, Server
-from fedinfer.errors import GateFailed
+from fedinfer.errors import GateFailed, TransportError
 from fedinfer.manifest import Privacy
-from fedinfer.messages import Kind, PushReply, PushRequest
+from fedinfer.messages import HealthRequest, Kind, PushReply, PushRequest
 from fedinfer.ports import Ask
 from fedinfer.rollout.controller import (
     INSTALL_FAILURE,
@@ -98,7 +98,7 @@ def _roll_out(server: Server, progress: Progress, previous: int, row: Json) -> t
     Raises:
         GateFailed: when the rollout did not reach the whole fleet; the message says why.
     """
-    fleet: dict[DeviceId, dict[str, str]] = {device: {} for device in server.devices}
+    fleet: dict[DeviceId, dict[str, str]] = {device: {} for device in _reachable(server, progress.version)}
     state = begin(
         f"{server.run_id}-v{progress.version}", str(progress.version), str(previous or ""), fleet,
         [Wave(fraction) for fraction in server.scenario.rollout.waves], _gates(server), Approval.NONE,
@@ -123,6 +123,21 @@ def _roll_out(server: Server, progress: Progress, previous: int, row: Json) -> t
     return tuple(sorted(installed))
 
 
+def _reachable(server: Server, version: int) -> tuple[DeviceId, ...]:
+    """Devices that answer now; the others get the newest allowed version when they are back.
+
+    Raises:
+        TransportError: nobody answers.
+    """
+    common = encode(HealthRequest(version))
+    asks = [Ask(device, Kind.HEALTH, common) for device in sorted(server.devices)]
+    answers = server.transport.ask(asks, server.scenario.training.deadline_seconds)
+    found = tuple(sorted(answer.device for answer in answers if not answer.error))
+    if not found:
+        raise TransportError(f"none of {len(asks)} devices can be reached for version {version}")
+    return found
+
+
 def _gates(server: Server) -> GateSettings:
     """Acknowledged installs decide: an exact count, so the judged devices are all there is to know."""
     limit = server.scenario.rollout.max_failure_rate
@@ -138,6 +153,8 @@ def _push(server: Server, version: int, devices: Sequence[DeviceId], row: Json) 
     failed: dict[DeviceId, str] = {}
     asks = [Ask(device, Kind.PUSH, common) for device in devices]
     for answer in server.transport.ask(asks, server.scenario.training.deadline_seconds):
+        if answer.error == TransportError.__name__:
+            continue  # it was not reached: nothing is known about the model
         if answer.error:
             failed[answer.device] = f"{answer.error}: {answer.detail}"
             continue

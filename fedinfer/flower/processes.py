@@ -43,7 +43,12 @@ def free_port() -> int:
 def environment(home: Path) -> dict[str, str]:
     """Environment of a Flower process: quiet, with its own home, and with this Python's programs first on the path."""
     programs = str(Path(sys.executable).parent)
-    return {**os.environ, **QUIET, "FLWR_HOME": str(home), "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
+    return {
+        **os.environ,
+        **QUIET,
+        "FLWR_HOME": str(home),
+        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
 
 
 def program(name: str) -> str:
@@ -91,6 +96,17 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             continue
     process.wait(STOP_SECONDS)
+
+
+def stop_strays(home: Path) -> None:
+    """End processes that left their session (Ray starts some) but carry our FLWR_HOME in their environment."""
+    mark = f"FLWR_HOME={home}".encode()
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in entry.read_bytes().split(b"\0") and int(entry.parent.name) != os.getpid():
+                os.kill(int(entry.parent.name), signal.SIGKILL)
+        except OSError:
+            continue  # it is gone, or somebody else's
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path, clock: Clock) -> None:

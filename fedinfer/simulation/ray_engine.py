@@ -7,18 +7,21 @@ import json
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fedinfer.config import Scenario, to_flat
 from fedinfer.data import Federation
 from fedinfer.errors import FedInferError, MissingExtra, TransportError
-from fedinfer.flower.processes import environment, free_port, program, running, tail, wait_for_port
+from fedinfer.flower.processes import environment, free_port, program, running, stop_strays, tail, wait_for_port
 from fedinfer.flower.records import error_class
 from fedinfer.ports import Clock, Listener
 from fedinfer.simulation.folder import EVENTS
 
 POLL_SECONDS = 0.5
+MOST_POLLS = 5
 LONGEST_SILENCE_SECONDS = 600.0
 """After so long without an event the coordinator is given up."""
 APP = """[project]
@@ -69,7 +72,7 @@ def run_ray(scenario: Scenario, federation: Federation, folder: Path, clock: Clo
             program("flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port),
             "--disable-runtime-dependency-installation",
         ]  # fmt: skip
-        with running(superlink, place / "empty", variables, log) as process:
+        with _nothing_left(place / "home"), running(superlink, place / "empty", variables, log) as process:
             wait_for_port(port, process, log, clock)
             config = f"num-supernodes={len(federation.devices)} client-resources-num-cpus=1"
             command = [
@@ -79,7 +82,28 @@ def run_ray(scenario: Scenario, federation: Federation, folder: Path, clock: Clo
             started = subprocess.run(command, env=variables, cwd=place, capture_output=True, text=True, check=False)
             if started.returncode != 0:
                 raise TransportError(f"flwr run failed: {(started.stdout + started.stderr)[-1500:]}")
-            _follow(folder, clock, watch, scenario.training.deadline_seconds, log)
+            try:
+                _follow(folder, clock, watch, scenario.training.deadline_seconds, log)
+            finally:
+                _wait_for_end(variables, place)
+
+
+@contextmanager
+def _nothing_left(home: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        stop_strays(home)
+
+
+def _wait_for_end(variables: dict[str, str], place: Path) -> None:
+    """Give Flower the time to shut Ray down by itself; a few seconds after the coordinator's last event."""
+    command = [program("flwr"), "list", "fedinfer", "--format", "json"]
+    for _ in range(MOST_POLLS):
+        answer = subprocess.run(command, env=variables, cwd=place, capture_output=True, text=True, check=False)
+        if answer.returncode != 0 or '"status": "finished' in answer.stdout:
+            return
+        time.sleep(POLL_SECONDS)
 
 
 def _prepare(place: Path, scenario: Scenario, folder: Path, port: int) -> None:
