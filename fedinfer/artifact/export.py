@@ -193,7 +193,18 @@ def _export(module: Module, probe: npt.NDArray[np.float32]) -> OnnxModel:
         ) from error
     finally:
         module.train(was_training)
-    return program.model_proto
+    return _bare(program.model_proto)
+
+
+def _bare(model: OnnxModel) -> OnnxModel:
+    """Without the source lines and shapes that torch notes at every node: most of a small file, and not public."""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.graph.value_info[:]
+    for item in (*model.graph.node, *model.graph.input, *model.graph.output):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    return model
 
 
 def _swappable(model: OnnxModel, state: State) -> bool:

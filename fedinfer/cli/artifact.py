@@ -281,20 +281,27 @@ def _publish(build: Path, repository: Repository) -> Json:
 def _show(document: Json, as_json: bool) -> None:
     if as_json:
         print_json(document)
-        return
+    else:
+        _print(document, "")
+
+
+def _print(document: Json, indent: str) -> None:
     for key, value in document.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            stdout.print(f"{key.replace('_', ' ')}:")
+        name = indent + key.replace("_", " ")
+        if isinstance(value, dict) and value:
+            stdout.print(name, markup=False, highlight=False)
+            _print(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
             for item in value:
-                stdout.print("  " + _line(item), markup=False, highlight=False, soft_wrap=True)
+                stdout.print(name, markup=False, highlight=False)
+                _print(item, indent + "  ")
         else:
-            stdout.print(f"{key.replace('_', ' '):20s} {value}", markup=False, highlight=False, soft_wrap=True)
+            text = f"{value:.4g}" if isinstance(value, float) else ", ".join(value) if _is_texts(value) else str(value)
+            stdout.print(f"{name:26s} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _line(item: Json) -> str:
-    return "  ".join(
-        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in item.items()
-    )
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
 
 
 def _bytes(path: Path) -> bytes:

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from fedinfer.artifact.graph import Ending, finish, load, open_session, quiet, run
+from fedinfer.artifact.graph import Ending, core_of, ending_of, finish, load, open_session, quiet, run
 from fedinfer.errors import ArtifactRejected
 from fedinfer.manifest import MAX_ARTIFACT_BYTES
 from fedinfer.schema import Schema
@@ -75,6 +75,28 @@ def test_same_input_gives_the_same_bytes_and_the_core_is_left_alone():
     ending = Ending(SCHEMA, 1.5, "demo", 1)
     assert finish(CORE, ending) == finish(CORE, ending)
     assert CORE.SerializeToString() == before
+
+
+def test_an_ending_can_be_taken_off_again():
+    ending = Ending(SCHEMA, 2.5, "demo", 9, top=2, abstain_below=0.4)
+    finished = load(finish(CORE, ending))
+    core = core_of(finished)
+    np.testing.assert_array_equal(run(core.SerializeToString(), X, "logits"), logits().astype(np.float32))
+    assert [output.name for output in core.graph.output] == ["logits"]
+    assert finish(core, ending) == finish(CORE, ending)
+    assert ending_of(finished) == Ending(SCHEMA, 1.0, "demo", 9)
+
+
+def test_a_graph_without_our_ending_is_refused():
+    with pytest.raises(ArtifactRejected, match="has no ending"):
+        core_of(CORE)
+    with pytest.raises(ArtifactRejected, match="no usable metadata"):
+        ending_of(CORE)
+    broken = load(finish(CORE, Ending(SCHEMA, 1.0, "demo", 1)))
+    for value in ("[" * 100_000, "{}", "null", '{"columns": 3}'):
+        next(item for item in broken.metadata_props if item.key == "schema").value = value
+        with pytest.raises(ArtifactRejected, match="no usable metadata"):
+            ending_of(broken)
 
 
 def test_label_names_of_any_language():
