@@ -3,13 +3,14 @@
 Rules:
 * Row plans and noise come from each device's own source in the same order as in `local`.
 * Devices are worked through in chunks whose weights and activations fit the cache; the result does not depend on it.
-* Ragged data is padded; a padded row has error zero.
+* Devices with like amounts of work share a chunk; what is ragged is padded; a padded row has error zero.
 * Callers hold torch.no_grad().
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +44,10 @@ def updates(
     """Local SGD of every device from the same start; new minus old weights, (devices, d) float32."""
     plans = [minibatches(source, len(y), training) for (_, y), source in zip(data, sources, strict=True)]
     result = np.zeros((len(data), program.dimension), dtype=np.float32)
-    longest = sorted((row for row, plan in enumerate(plans) if plan), key=lambda row: -len(plans[row]))
-    for chunk in _chunks(longest, program, training.batch_size):
+    widths = [len(plan[0]) if plan else 0 for plan in plans]
+    working = [row for row, plan in enumerate(plans) if plan]
+    working.sort(key=lambda row: (-len(plans[row]), -widths[row]))
+    for chunk in _chunks(working, widths, program):
         weights = _descend(program, start, [data[row] for row in chunk], [plans[row] for row in chunk], training)
         result[chunk] = weights.numpy() - start
     return result
@@ -60,9 +63,8 @@ def private_updates(
 ) -> FloatVector:
     """DP-SGD (Abadi et al. 2016, Algorithm 1) on each device; new minus old weights, (devices, d) float32."""
     result = np.zeros((len(data), program.dimension), dtype=np.float32)
-    order = sorted(range(len(data)), key=lambda row: -len(data[row][1]))
-    largest = max((int(private.rate * len(y)) for _, y in data), default=1)
-    for chunk in _chunks(order, program, largest):
+    widths = [math.ceil(private.rate * len(y)) for _, y in data]
+    for chunk in _chunks(sorted(range(len(data)), key=lambda row: -widths[row]), widths, program):
         chosen, own = [data[row] for row in chunk], [sources[row] for row in chunk]
         weights = _descend_privately(program, start, chosen, own, training, private)
         result[chunk] = weights.numpy() - start
@@ -189,10 +191,19 @@ def _clip_factor(found: list[Tap | None], clipping_norm: float) -> Tensor:
     return (clipping_norm / (squared.sqrt() + 1e-6)).clamp(max=1.0)
 
 
-def _chunks(rows: list[int], program: Program, batch: int) -> list[list[int]]:
-    per_device = 2 * program.dimension + 2 * max(batch, 1) * program.numbers_per_example
-    length = max(1, _CHUNK_NUMBERS // per_device)
-    return [rows[at : at + length] for at in range(0, len(rows), length)]
+def _chunks(order: list[int], widths: list[int], program: Program) -> Iterator[list[int]]:
+    """Cut a list of devices into pieces that fit; `widths` are the rows of one step of each device."""
+    chunk: list[int] = []
+    widest = 0
+    for row in order:
+        widest = max(widest, widths[row])
+        per_device = 2 * program.dimension + 2 * widest * program.numbers_per_example
+        if chunk and (len(chunk) + 1) * per_device > _CHUNK_NUMBERS:
+            yield chunk
+            chunk, widest = [], widths[row]
+        chunk.append(row)
+    if chunk:
+        yield chunk
 
 
 def _concatenated(data: Features) -> tuple[Tensor, Tensor, list[int]]:
