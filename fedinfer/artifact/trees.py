@@ -1,0 +1,165 @@
+"""Trees of scikit-learn as one ONNX operator: every ensemble is a sum of leaf values per class.
+
+A split of scikit-learn compares a float32 value with a float64 threshold, ONNX with a float32 one. A threshold is
+rounded down, never to the nearest: for float32 x, x <= t holds exactly when x <= (largest float32 not above t).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """Columns of the TreeEnsembleRegressor operator (ai.onnx.ml 3), filled tree by tree.
+
+    Args:
+        classes: number of outputs.
+        base: added to every output, (classes,).
+        logarithm: the sums are probabilities, so that their logarithm is the logit.
+        columns: attribute name to values.
+        trees: how many were added.
+    """
+
+    classes: int
+    base: npt.NDArray[np.float64]
+    logarithm: bool
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the operator."""
+        return {
+            **self.columns,
+            "n_targets": self.classes,
+            "base_values": [float(value) for value in self.base],
+            "aggregate_function": "SUM",
+            "post_transform": "NONE",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """One tree, whatever class it came from; all arrays (nodes,)."""
+
+    left: npt.NDArray[np.int64]
+    right: npt.NDArray[np.int64]
+    feature: npt.NDArray[np.int64]
+    threshold: npt.NDArray[np.float64]
+    missing_left: npt.NDArray[np.bool_]
+    leaf: npt.NDArray[np.bool_]
+
+
+def plant(forest: Forest, number: int, tree: Tree, values: npt.NDArray[np.float64], targets: Sequence[int]) -> None:
+    """Add a tree to a forest.
+
+    Args:
+        forest: grows.
+        number: of the tree.
+        tree: its splits.
+        values: what each node votes, (nodes, len(targets)); only leaves are read.
+        targets: class of each column of `values`.
+    """
+    nodes = len(tree.leaf)
+    inner = ~tree.leaf
+    _extend(
+        forest,
+        nodes_treeids=[number] * nodes,
+        nodes_nodeids=range(nodes),
+        nodes_modes=["LEAF" if leaf else "BRANCH_LEQ" for leaf in tree.leaf],
+        nodes_featureids=np.where(inner, tree.feature, 0).tolist(),
+        nodes_values=_not_above(np.where(inner, tree.threshold, 0.0)).tolist(),
+        nodes_truenodeids=np.where(inner, tree.left, 0).tolist(),
+        nodes_falsenodeids=np.where(inner, tree.right, 0).tolist(),
+        nodes_missing_value_tracks_true=(tree.missing_left & inner).astype(int).tolist(),
+    )
+    leaves = np.flatnonzero(tree.leaf).tolist()
+    _extend(
+        forest,
+        target_treeids=[number] * (len(leaves) * len(targets)),
+        target_nodeids=[leaf for leaf in leaves for _ in targets],
+        target_ids=list(targets) * len(leaves),
+        target_weights=values[tree.leaf].ravel().tolist(),
+    )
+
+
+def random_forest(estimator: Any, classes: int) -> Forest:
+    """A tree, a random forest or extra trees: the mean of the class shares in the leaves."""
+    trees = getattr(estimator, "estimators_", None) or [estimator]
+    forest = Forest(classes, np.zeros(classes), logarithm=True)
+    for number, fitted in enumerate(trees):
+        shares = fitted.tree_.value[:, 0, :]
+        shares = shares / shares.sum(axis=1, keepdims=True) / len(trees)
+        plant(forest, number, _of_sklearn(fitted.tree_), shares, range(classes))
+    return forest
+
+
+def gradient_boosting(estimator: Any, classes: int) -> Forest:
+    """GradientBoostingClassifier: start value plus learning rate times the leaves of all stages."""
+    if estimator.init is not None or estimator.loss != "log_loss":
+        raise ConfigError("GradientBoostingClassifier is converted with loss='log_loss' and without init")
+    start = np.ravel(estimator._raw_predict_init(np.zeros((1, estimator.n_features_in_), np.float32)))
+    forest, rate = Forest(classes, _two_sided(start), logarithm=False), estimator.learning_rate
+    for number, (place, fitted) in enumerate(_with_class(estimator.estimators_)):
+        plant(forest, number, _of_sklearn(fitted.tree_), rate * fitted.tree_.value[:, 0, :], (place,))
+    return forest
+
+
+def hist_gradient_boosting(estimator: Any, classes: int) -> Forest:
+    """HistGradientBoostingClassifier without categorical splits: start value plus the leaves of all stages."""
+    if np.any(estimator.is_categorical_):
+        raise ConfigError(
+            "HistGradientBoostingClassifier with categorical splits cannot be converted",
+            hint="fit it with categorical_features=None; category indices are then compared as numbers",
+        )
+    start = np.ravel(estimator._baseline_prediction)
+    forest = Forest(classes, _two_sided(start), logarithm=False)
+    for number, (place, predictor) in enumerate(_with_class(estimator._predictors)):
+        nodes = predictor.nodes
+        tree = Tree(
+            left=nodes["left"].astype(np.int64),
+            right=nodes["right"].astype(np.int64),
+            feature=nodes["feature_idx"].astype(np.int64),
+            threshold=nodes["num_threshold"],
+            missing_left=nodes["missing_go_to_left"].astype(bool),
+            leaf=nodes["is_leaf"].astype(bool),
+        )
+        plant(forest, number, tree, nodes["value"][:, None], (place,))
+    return forest
+
+
+def _of_sklearn(tree: Any) -> Tree:
+    return Tree(
+        left=tree.children_left,
+        right=tree.children_right,
+        feature=tree.feature,
+        threshold=tree.threshold,
+        missing_left=np.asarray(tree.missing_go_to_left).astype(bool),
+        leaf=tree.children_left == -1,
+    )
+
+
+def _with_class(stages: Any) -> Iterable[tuple[int, Any]]:
+    """Every tree of every stage with the class it votes for; a binary model has one tree per stage, for class 1."""
+    return ((place if len(stage) > 1 else 1, tree) for stage in stages for place, tree in enumerate(stage))
+
+
+def _two_sided(start: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    return np.array([0.0, float(start[0])]) if len(start) == 1 else np.asarray(start, np.float64)
+
+
+def _not_above(threshold: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    limit = np.finfo(np.float32).max
+    rounded = np.clip(threshold, -limit, limit).astype(np.float32)
+    return np.where(rounded > threshold, np.nextafter(rounded, np.float32(-np.inf)), rounded).astype(np.float32)
+
+
+def _extend(forest: Forest, **values: Iterable[Any]) -> None:
+    for name, items in values.items():
+        forest.columns.setdefault(name, []).extend(items)
