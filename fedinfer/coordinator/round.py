@@ -20,6 +20,7 @@ from fedinfer.types import DeviceId, FloatVector, Json, Trust, Unit
 from fedinfer.wire import encode
 
 MOST_ABORTS_IN_A_ROW = 5
+MOST_ERRORS_TOLD = 10
 LEDGER_OWNER = "server"
 
 
@@ -74,6 +75,9 @@ def release(server: Server, plan: SumPlan, work: bytes) -> tuple[Release | None,
     server.ledger.commit([LEDGER_OWNER], plan.run_id, plan.round_id, server.clock.now())
     for device, reason in result.blamed:
         server.emit("blamed", {"round": plan.round_id, "device": device, "reason": reason})
+    if result.errors:
+        first = dict(result.errors[:MOST_ERRORS_TOLD])
+        server.emit("errors", {"round": plan.round_id, "count": len(result.errors), "first": first})
     if isinstance(result, Aborted):
         return None, result
     total = decode_sum(result.ring, mechanism_of(plan), plan.rotation_seed)

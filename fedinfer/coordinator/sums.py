@@ -45,24 +45,35 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """The sum mod 2^bits over the survivors; still carries the mechanism's scale and rotation."""
+    """The sum mod 2^bits over the survivors; still carries the mechanism's scale and rotation.
+
+    Args:
+        ring: (padded,) uint32.
+        survivors: whose vectors are in it.
+        refused: devices whose ledger said no.
+        blamed: devices that broke the protocol, with what they did.
+        errors: what devices answered instead of taking part.
+        traffic: bytes.
+    """
 
     ring: RingVector
     survivors: tuple[DeviceId, ...]
     refused: tuple[DeviceId, ...]
     blamed: tuple[tuple[DeviceId, str], ...]
+    errors: tuple[tuple[DeviceId, str], ...]
     traffic: Traffic
 
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """No sum: too few survivors at `stage`. What left the devices counts in every ledger."""
+    """No sum: too few survivors at `stage`. What left the devices counts in every ledger; fields as in Total."""
 
     reason: str
     stage: str
     survivors: tuple[DeviceId, ...]
     refused: tuple[DeviceId, ...]
     blamed: tuple[tuple[DeviceId, str], ...]
+    errors: tuple[tuple[DeviceId, str], ...]
     traffic: Traffic
 
 
@@ -75,6 +86,7 @@ class _Meter:
         self._cohort = cohort
         self._up = self._down = 0
         self.refused: list[DeviceId] = []
+        self.errors: list[tuple[DeviceId, str]] = []
 
     def ask(self, asks: Sequence[Ask]) -> dict[DeviceId, bytes]:
         """Bodies of the devices that answered without an error."""
@@ -82,6 +94,7 @@ class _Meter:
         answers = self._transport.ask(asks, self._deadline)
         self._up += sum(len(answer.body) for answer in answers)
         self.refused += [answer.device for answer in answers if answer.error == "BudgetExceeded"]
+        self.errors += [(answer.device, f"{answer.error}: {answer.detail}") for answer in answers if answer.error]
         return {answer.device: answer.body for answer in answers if not answer.error}
 
     @property
@@ -120,8 +133,8 @@ def _masked_sum(plan: SumPlan, work: bytes, roster: Mapping[DeviceId, bytes], me
         state, requests = secagg.step(state, meter.ask(_asks(requests, first, work)))
     refused = tuple(sorted(meter.refused))
     if isinstance(state, SecaggAborted):
-        return Aborted(state.reason, state.stage, state.survivors, refused, state.blamed, meter.traffic)
-    return Total(state.total, state.survivors, refused, state.blamed, meter.traffic)
+        return Aborted(state.reason, state.stage, state.survivors, refused, state.blamed, tuple(meter.errors), meter.traffic)
+    return Total(state.total, state.survivors, refused, state.blamed, tuple(meter.errors), meter.traffic)
 
 
 def _asks(requests: Mapping[DeviceId, StageRequest], plan: bytes, work: bytes) -> list[Ask]:
@@ -151,6 +164,6 @@ def _plain_sum(plan: SumPlan, work: bytes, meter: _Meter) -> Total | Aborted:
     survivors, refused = tuple(rings), tuple(sorted(meter.refused))
     if len(survivors) < plan.min_survivors:
         reason = f"{len(survivors)} survivors, threshold {plan.min_survivors}"
-        return Aborted(reason, "masked", survivors, refused, tuple(blamed), meter.traffic)
+        return Aborted(reason, "masked", survivors, refused, tuple(blamed), tuple(meter.errors), meter.traffic)
     total = ideal_sum(rings.values(), mechanism.bits)
-    return Total(np.asarray(total), survivors, refused, tuple(blamed), meter.traffic)
+    return Total(np.asarray(total), survivors, refused, tuple(blamed), tuple(meter.errors), meter.traffic)
