@@ -49,7 +49,8 @@ def design(
         units: most clipped units in the sum: `summands` for unit `device`; for unit `example` a public bound on the
             sampled examples of all devices together (breaking it risks a wrap-around, not privacy).
         max_loss: largest accepted part of epsilon that rounding and integer noise cost, for instance 0.01. It bounds
-            `loss`; half of it for DITHERED, because example sums are sampled.
+            `loss`; half of it for DITHERED, because example sums are sampled (more than 0.004 is needed there, which
+            is what the allowance for float32 sums costs).
 
     Returns:
         A mechanism whose sum wraps around with probability <= 2^-30 per release. Its share of
@@ -141,7 +142,7 @@ def _fit(
 
 
 def _bisect(true_above: Callable[[float], bool], low: float, high: float) -> float:
-    """Least scale (to _PRECISION) at which a condition that becomes true with growing scale holds; the result fulfils it."""
+    """Least scale (to _PRECISION) from which on a condition holds; the result itself fulfils it."""
     if true_above(low):
         return low
     if not true_above(high):

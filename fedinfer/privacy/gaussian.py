@@ -69,7 +69,7 @@ def pld_epsilon(events: Sequence[tuple[Single, int]], delta: float, near: float)
         delta: in (0, 1).
         near: an upper bound on the answer; the grid is chosen fine enough for it. Any grid gives a valid bound.
     """
-    step = min(_STEPS[1], max(_STEPS[0], 2.0 ** math.floor(math.log2(max(near, 1e-9) / 20_000))))
+    step = min(_STEPS[1], max(_STEPS[0], 2.0 ** math.floor(math.log2(max(near, 1e-9) / 8_000))))
     precision = sum(n / event.noise_multiplier**2 for event, n in events if isinstance(event, GaussianEvent))
     total = _pld(1 / math.sqrt(precision), 1.0, 1, step) if precision else None
     for event, count in events:

@@ -26,28 +26,29 @@ from fedinfer.types import Relation
 
 AR, ZO, R1 = Relation.ADD_REMOVE, Relation.ZERO_OUT, Relation.REPLACE_ONE
 
-# (name, sampling rate, noise multiplier, steps, digits published, old conversion, RDP, PLD); delta is 1e-5.
+# (name, sampling rate, noise multiplier, steps, digits published, old conversion, RDP, PLD on a grid of 1e-4 and of
+# 1e-3); delta is 1e-5. Every grid gives an upper bound, a finer one a lower one.
 # Published: pytorch/opacus examples/mnist_README.md; ftramer/Handcrafted-DP README ("epsilon = 3").
 PUBLISHED = [
-    ("opacus mnist 0.7", 0.004, 0.7, 11_250, 6.86, 6.863, 6.113, 5.431),
-    ("opacus mnist 1.1", 0.004, 1.1, 15_000, 2.91, 2.905, 2.506, 2.295),
-    ("opacus mnist 1.3", 0.004, 1.3, 3_750, 1.16, 1.160, 0.922, 0.834),
-    ("tramer-boneh mnist", 512 / 60_000, 1.23, 4_688, 3.0, 2.996, 2.581, 2.364),
-    ("tramer-boneh fmnist", 2_048 / 60_000, 2.15, 1_172, 3.0, 3.020, 2.606, 2.390),
-    ("tramer-boneh cifar10", 1_024 / 50_000, 1.54, 1_465, 3.0, 3.032, 2.609, 2.387),
+    ("opacus mnist 0.7", 0.004, 0.7, 11_250, 6.86, 6.863, 6.113, 5.4312, 5.4349),
+    ("opacus mnist 1.1", 0.004, 1.1, 15_000, 2.91, 2.905, 2.506, 2.2954, 2.305),
+    ("opacus mnist 1.3", 0.004, 1.3, 3_750, 1.16, 1.160, 0.922, 0.8335, 0.839),
+    ("tramer-boneh mnist", 512 / 60_000, 1.23, 4_688, 3.0, 2.996, 2.581, 2.3635, 2.366),
+    ("tramer-boneh fmnist", 2_048 / 60_000, 2.15, 1_172, 3.0, 3.020, 2.606, 2.3894, 2.390),
+    ("tramer-boneh cifar10", 1_024 / 50_000, 1.54, 1_465, 3.0, 3.032, 2.609, 2.3871, 2.388),
 ]
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row[0])
-def test_published_settings(row: tuple[str, float, float, int, float, float, float, float]) -> None:
-    _, q, z, steps, published, old, rdp, pld = row
+def test_published_settings(row: tuple[str, float, float, int, float, float, float, float, float]) -> None:
+    _, q, z, steps, published, old, rdp, fine, coarse = row
     curve = steps * event_curve(PoissonSampled(q, GaussianEvent(z)), AR)
     old_conversion = float((curve + math.log(1e5) / (ORDERS - 1)).min())  # Mironov 2017, Proposition 3
     assert old_conversion == pytest.approx(published, rel=0.011)
     assert old_conversion == pytest.approx(old, abs=6e-4)
     assert to_epsilon(curve, 1e-5) == pytest.approx(rdp, abs=6e-4)
     spent = gaussian_epsilon(z, 1e-5, steps, q, AR)
-    assert spent.epsilon == pytest.approx(pld, abs=6e-4)
+    assert fine <= spent.epsilon <= coarse
     assert (spent.accountant, spent.sampling, spent.relation) == ("pld", "poisson", AR)
 
 

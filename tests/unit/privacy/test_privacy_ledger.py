@@ -151,7 +151,7 @@ def test_a_budget_is_a_promise(tmp_path: Path) -> None:
     ledger.open_account("d", "t", BUDGET)
     ledger.open_account("d", "t", BUDGET)
     for other in (Budget(2.0, 1e-5), Budget(1.0, 1e-6)):
-        with pytest.raises(ConfigError, match="cannot be changed|asked for"):
+        with pytest.raises(ConfigError, match="asked for"):
             ledger.open_account("d", "t", other)
     with pytest.raises(ConfigError, match="zero-out-one"):
         make(tmp_path, Relation.ZERO_OUT).open_account("d", "t", BUDGET)

@@ -198,7 +198,8 @@ def test_the_event_counts_only_guaranteed_shares() -> None:
     assert fewer.share_variance > mechanism.share_variance  # fewer honest devices, more noise from each
     assert fewer.event(1.0).variance / fewer.scale**2 >= (2.0 * 0.7) ** 2
     sampled = mechanism_example().event(0.25)
-    assert isinstance(sampled, PoissonSampled) and sampled.rate == 0.25
+    assert isinstance(sampled, PoissonSampled)
+    assert sampled.rate == 0.25
 
 
 def mechanism_example() -> IntegerMechanism:

@@ -1,0 +1,168 @@
+"""Correlated noise: sensitivity against every pattern, noise against the matrix, error against independent noise."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from fedinfer.errors import ConfigError, Misbehaviour
+from fedinfer.privacy.accounting import account
+from fedinfer.privacy.events import GaussianEvent
+from fedinfer.privacy.factorization import (
+    Factorization,
+    Participation,
+    factorize,
+    independent_error,
+    next_noise,
+    square_root_coefficients,
+    start_noise,
+)
+from fedinfer.privacy.noise import SimulatedStream
+from fedinfer.system import SimulatedEntropy, simulation_rng
+from fedinfer.types import Relation
+
+
+def matrix(factorization: Factorization) -> np.ndarray:
+    n = factorization.participation.rounds
+    c = np.zeros(n)
+    c[: len(factorization.coefficients[:n])] = factorization.coefficients[:n]
+    return np.array([[c[i - j] if i >= j else 0.0 for j in range(n)] for i in range(n)])
+
+
+def stream(name: str) -> SimulatedStream:
+    return SimulatedStream(SimulatedEntropy("factorization", name))
+
+
+def test_square_root_of_the_prefix_sum() -> None:
+    full = matrix(Factorization(square_root_coefficients(40), Participation(40, 1, 1)))
+    assert np.allclose(full @ full, np.tril(np.ones((40, 40))))
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize(("limit", "separation"), [(1, 1), (2, 3), (3, 2), (4, 1), (9, 4), (3, 9)])
+def test_no_pattern_and_no_vectors_exceed_the_sensitivity(bands: int, limit: int, separation: int) -> None:
+    """Every allowed set of rounds, with random vectors and with signs: ||C g|| over norm-1 rows."""
+    pattern = Participation(9, limit, separation)
+    factorization = Factorization(square_root_coefficients(bands), pattern)
+    c, rng, worst = matrix(factorization), simulation_rng("patterns", bands, limit, separation), 0.0
+    for size in range(1, pattern.most + 1):
+        for rounds in combinations(range(9), size):
+            if all(b - a >= separation for a, b in zip(rounds, rounds[1:], strict=False)):
+                columns = c[:, rounds]
+                worst = max(worst, float(np.linalg.norm(columns.sum(axis=1))))
+                vectors = rng.normal(size=(3, size, 4))
+                vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+                for vector in vectors:
+                    assert np.linalg.norm(columns @ vector) <= factorization.sensitivity + 1e-12
+    assert factorization.sensitivity == pytest.approx(worst)
+
+
+def test_noise_solves_the_matrix_equation() -> None:
+    pattern = Participation(12, 3, 4)
+    factorization = Factorization(square_root_coefficients(5), pattern)
+    state, rows = start_noise(factorization, 3), []
+    same, fresh = stream("same"), stream("same")
+    from fedinfer.privacy.noise import gaussian
+
+    z = np.array([gaussian(2.0, (3,), fresh) for _ in range(12)])
+    for _ in range(12):
+        noise, state = next_noise(state, factorization, 2.0, same)
+        rows.append(noise)
+    assert np.allclose(matrix(factorization) @ np.array(rows), z)
+    with pytest.raises(ConfigError, match="had their noise"):
+        next_noise(state, factorization, 2.0, same)
+
+
+def test_one_band_is_independent_noise() -> None:
+    pattern = Participation(50, 5, 10)
+    plain = Factorization((1.0,), pattern)
+    assert plain.sensitivity == pytest.approx(math.sqrt(5))
+    assert plain.prefix_error() == pytest.approx(independent_error(pattern))
+    state = start_noise(plain, 2)
+    noise, state = next_noise(state, plain, 1.0, stream("plain"))
+    assert noise.shape == (2,)
+    assert state.recent.shape == (0, 2)
+
+
+@pytest.mark.parametrize(("rounds", "limit", "separation"), [(1, 1, 1), (100, 1, 1), (1000, 10, 100), (64, 64, 1)])
+def test_the_choice_is_never_worse_than_independent_noise(rounds: int, limit: int, separation: int) -> None:
+    pattern = Participation(rounds, limit, separation)
+    chosen = factorize(pattern)
+    assert chosen.prefix_error() <= independent_error(pattern) * (1 + 1e-12)
+
+
+def test_many_rounds_gain_a_lot() -> None:
+    """Ten participations in 1,000 rounds: prefix sums are several times more exact for the same epsilon."""
+    pattern = Participation(1000, 10, 100)
+    assert factorize(pattern).prefix_error() < independent_error(pattern) / 4
+
+
+def test_prefix_error_is_what_simulation_shows() -> None:
+    pattern = Participation(60, 2, 20)
+    factorization = factorize(pattern)
+    state = start_noise(factorization, 40_000)
+    total = np.zeros(40_000)
+    words = stream("prefix")
+    for _ in range(60):
+        noise, state = next_noise(state, factorization, 1.0, words)
+        total += noise
+    assert total.std() * factorization.sensitivity == pytest.approx(factorization.prefix_error(), rel=0.03)
+
+
+def test_all_rounds_are_one_gaussian_event() -> None:
+    factorization = factorize(Participation(200, 4, 50))
+    event = factorization.event(6.0)
+    assert event == GaussianEvent(6.0 / factorization.sensitivity)
+    spent = account([event], 1e-5, Relation.ADD_REMOVE)
+    assert spent.sampling == "none"
+    assert math.isfinite(spent.epsilon)
+
+
+def test_the_claim_holds_on_the_released_rounds_and_breaks_with_less_noise() -> None:
+    """The adversary knows C, whitens the releases with it and projects on the unit's part: the best test there is."""
+    from scipy.stats import norm
+
+    pattern = Participation(12, 3, 4)
+    factorization = Factorization(square_root_coefficients(6), pattern)
+    z, delta = 4.0, 1e-3
+    claim = account([factorization.event(z)], delta, Relation.ADD_REMOVE).epsilon
+    present = np.zeros(12)
+    present[[0, 4, 8]] = 1.0
+    c = matrix(factorization)
+    words, releases = stream("attack"), []
+    state = start_noise(factorization, 20_000)
+    for _ in range(12):
+        noise, state = next_noise(state, factorization, z, words)
+        releases.append(noise)
+    signal = c @ present
+    statistic = signal @ (c @ np.array(releases)) / np.linalg.norm(signal)
+    shift = float(np.linalg.norm(signal))
+    assert statistic.std() == pytest.approx(z, rel=0.03)  # no test sees a larger shift over deviation than this one
+    for factor, broken in ((1.0, False), (0.7, True)):
+        std = z * factor
+        upper = norm.sf(claim * std / shift - shift / (2 * std))
+        exact_delta = upper - math.exp(claim) * norm.sf(claim * std / shift + shift / (2 * std))
+        assert bool(exact_delta > delta * (1 + 1e-6)) is broken
+
+
+def test_participation_is_checked() -> None:
+    pattern = Participation(10, 2, 3)
+    pattern.check([], 0)
+    pattern.check([1], 4)
+    for taken, wanted in (([1], 3), ([0, 4], 8), ([], 10), ([], -1), ([5], 5)):
+        with pytest.raises(Misbehaviour):
+            pattern.check(taken, wanted)
+    for bad in ((0, 1, 1), (5, 6, 1), (5, 1, 0)):
+        with pytest.raises(ConfigError):
+            Participation(*bad)
+
+
+@pytest.mark.parametrize("coefficients", [(), (0.5,), (1.0, 1.2), (1.0, -0.1), (1.0, 0.2, 0.3)])
+def test_coefficients_outside_the_theorem_are_refused(coefficients: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError):
+        Factorization(coefficients, Participation(5, 1, 1))
+    with pytest.raises(ConfigError):
+        square_root_coefficients(0)
