@@ -208,7 +208,7 @@ def _plan(rows: int, devices: int) -> _Plan:
 
 def _plan_lines(plan: _Plan) -> list[str]:
     cohort = [f"cohort = {plan.cohort} # devices asked in a round"] if plan.cohort else []
-    sampling = [f"sampling_rate = {plan.sampling_rate}"] if plan.unit == "example" else ["local_steps = 5"]
+    by_row = [f"sampling_rate = {plan.sampling_rate}", 'server_optimizer = "fedadam"', "server_learning_rate = 0.1"]
     return [
         "",
         "[model]",
@@ -217,7 +217,7 @@ def _plan_lines(plan: _Plan) -> list[str]:
         "[training]",
         f"rounds = {plan.rounds}",
         *cohort,
-        *sampling,
+        *(by_row if plan.unit == "example" else ["local_steps = 5"]),
         "",
         "[privacy]",
         f'unit = "{plan.unit}" # {plan.why}',
