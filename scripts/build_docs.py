@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,8 +17,9 @@ def main() -> int:
 
 
 def _build(folder: str) -> int:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
-    return subprocess.run(command, check=False).returncode
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
+    quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # an advertisement of the theme
+    return subprocess.run(command, check=False, env=quiet).returncode
 
 
 if __name__ == "__main__":

@@ -61,19 +61,15 @@ def _section(command: click.Command, context: click.Context) -> str:
 
 
 def _row(parameter: click.Parameter, context: click.Context) -> str:
-    if isinstance(parameter, click.Option):
-        if parameter.hidden or parameter.name == "help":
-            return ""
-        record = parameter.get_help_record(context)
-        names, words = record if record else (", ".join(parameter.opts), "")
-    else:
-        names, words = parameter.make_metavar(context), str(getattr(parameter, "help", None) or "")
-    words = " ".join(words.split())
-    return f"| `{_cell(names)}` | {_cell(words)} |"
+    record = parameter.get_help_record(context)
+    if record is None or "--help" in parameter.opts:
+        return ""
+    names, words = record
+    return f"| `{_cell(names)}` | {_cell(' '.join(words.split()))} |"
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    return text.replace("\\[", "[").replace("|", "\\|").replace("<", "&lt;")
 
 
 if __name__ == "__main__":
