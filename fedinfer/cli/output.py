@@ -31,10 +31,10 @@ def errors_to_exit() -> Iterator[None]:
         yield
     except FedInferError as error:
         stderr.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        stderr.print(str(error), markup=False, highlight=False)
+        stderr.print(str(error), markup=False, highlight=False, soft_wrap=True)
         if error.hint:
             stderr.print("hint: ", end="", style="yellow")
-            stderr.print(error.hint, markup=False, highlight=False)
+            stderr.print(error.hint, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(error.exit_code) from error
 
 

@@ -332,6 +332,10 @@ class DriftSection(Section):
     window: Count = Field(
         default=20, description="Rows in a window on a device; one with fewer held-out rows uses all."
     )
+    reference_windows: Count = Field(
+        default=3,
+        description="First windows after every push of a model: what later windows are compared with.",
+    )
     epsilon: Positive = Field(default=0.3, description="Part of the budget that the reports of all windows share.")
     false_alarm_rate: OpenFraction = Field(default=0.05, description="Probability of any alarm in a quiet run.")
     rounds: Natural = Field(default=5, description="Rounds that an alarm triggers.")

@@ -20,8 +20,7 @@ from fedinfer.privacy.mechanism import decoded_sensitivity
 from fedinfer.types import DeviceId, Json, Trust, Unit
 from fedinfer.wire import decode, encode
 
-REFERENCE_WINDOWS = 2
-WEIGHT = 0.5
+WEIGHT = 0.6
 """MEWMA weight: runs here have about ten windows (research on longer runs: 0.2)."""
 
 
@@ -41,8 +40,8 @@ def start_watch(server: Server, plan: RunPlan) -> Watch:
     monitor_plan = monitor.MonitorPlan(
         channels=report_channels(server.schema.classes),
         unit=Unit.EXAMPLE if unit is Unit.EXAMPLE else Unit.DEVICE,
-        reference_windows=REFERENCE_WINDOWS,
-        windows=max(plan.windows - REFERENCE_WINDOWS, 1),
+        reference_windows=drift.reference_windows,
+        windows=max(plan.windows - drift.reference_windows, 1),
         false_alarm_rate=drift.false_alarm_rate,
         warning_rate=min(4 * drift.false_alarm_rate, 0.5),
         weight=WEIGHT,
@@ -51,7 +50,7 @@ def start_watch(server: Server, plan: RunPlan) -> Watch:
         mode=policy.Mode.AUTO,
         max_triggers=drift.max_triggers,
         rollback_windows=0,
-        cooldown_windows=REFERENCE_WINDOWS,
+        cooldown_windows=drift.reference_windows,
         calm_windows=2,
         least_devices=plan.train.min_survivors,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from fedinfer.config import Scenario
 from fedinfer.drift.channels import report_channels, width
+from fedinfer.drift.sketch import report_norm
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting import Spent, account
 from fedinfer.privacy.calibration import calibrate
@@ -291,7 +292,7 @@ def _local_range(scenario: Scenario, population: Population, z: float) -> float:
 def _drift_settings(scenario: Scenario, population: Population, hiding: _Hiding, z: float) -> SumSettings:
     privacy = scenario.privacy
     channels = report_channels(population.classes)
-    norm, bins = math.sqrt(len(channels)), width(channels)
+    norm, bins = report_norm(privacy.unit, channels), width(channels)
     rows = scenario.drift.window if privacy.unit is Unit.EXAMPLE else 1
     local_range = norm * (rows + z * (math.sqrt(bins) + TAIL_DEVIATIONS))
     mechanism = _mechanism(scenario, hiding, bins, norm, local_range, rows * hiding.cohort, z)

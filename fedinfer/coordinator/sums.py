@@ -133,7 +133,9 @@ def _masked_sum(plan: SumPlan, work: bytes, roster: Mapping[DeviceId, bytes], me
         state, requests = secagg.step(state, meter.ask(_asks(requests, first, work)))
     refused = tuple(sorted(meter.refused))
     if isinstance(state, SecaggAborted):
-        return Aborted(state.reason, state.stage, state.survivors, refused, state.blamed, tuple(meter.errors), meter.traffic)
+        return Aborted(
+            state.reason, state.stage, state.survivors, refused, state.blamed, tuple(meter.errors), meter.traffic
+        )
     return Total(state.total, state.survivors, refused, state.blamed, tuple(meter.errors), meter.traffic)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from fedinfer.device.host import Host
 from fedinfer.device.install import slots_of
 from fedinfer.drift.channels import CONFIDENCE_BINS, report_channels
-from fedinfer.drift.sketch import OutputSketch, confidence_edges, device_report, example_report
+from fedinfer.drift.sketch import OutputSketch, confidence_edges, device_report, example_report, report_norm
 from fedinfer.errors import ArtifactRejected
 from fedinfer.inference.installed import Installed, open_installed
 from fedinfer.messages import HealthReply, WindowReply, WindowRequest
@@ -78,4 +77,4 @@ def _sketch(host: Host, classes: np.ndarray, probabilities: FloatVector) -> Floa
     sketch.add(classes, probabilities)
     if unit is Unit.EXAMPLE:
         return example_report(sketch.histograms())
-    return device_report(sketch.histograms(), math.sqrt(len(report_channels(schema.classes))))
+    return device_report(sketch.histograms(), report_norm(unit, report_channels(schema.classes)))

@@ -5,7 +5,6 @@ Training is imported only here and only when there is training to do, so a devic
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from fedinfer.device.host import Host
 from fedinfer.drift.channels import report_channels
+from fedinfer.drift.sketch import report_norm
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import FitWork, Purpose, ReportWork, SumPlan
 from fedinfer.privacy.clipping import clip_rows
@@ -68,7 +68,7 @@ def _fitted(host: Host, plan: SumPlan, work: FitWork, devices: Sequence[DeviceId
 
 def _reported(host: Host, plan: SumPlan, work: ReportWork, devices: Sequence[DeviceId]) -> FloatVector:
     sketches = np.stack([host.sketches.take(device, work.window) for device in devices])
-    norm = math.sqrt(len(report_channels(host.joined().schema.classes)))
+    norm = report_norm(plan.unit, report_channels(host.joined().schema.classes))
     return _noised(host, plan, sketches, norm, devices)
 
 

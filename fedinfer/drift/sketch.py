@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.drift.channels import Channel, Counts, Floats
+from fedinfer.drift.channels import DEVICE_CLIPPING_NORM, Channel, Counts, Floats
 from fedinfer.errors import ConfigError, DataError
-from fedinfer.types import FloatVector
+from fedinfer.types import FloatVector, Unit
 
 
 def confidence_edges(classes: int, bins: int) -> Floats:
@@ -107,6 +107,11 @@ def example_report(histograms: Sequence[Counts]) -> FloatVector:
 def example_sensitivity(channels: Sequence[Channel]) -> float:
     """L2 distance by which one row moves `example_report`: it adds one count to each of F histograms."""
     return math.sqrt(len(channels))
+
+
+def report_norm(unit: Unit, channels: Sequence[Channel]) -> float:
+    """Largest L2 norm by which one unit of privacy moves the sum of reports."""
+    return example_sensitivity(channels) if unit is Unit.EXAMPLE else DEVICE_CLIPPING_NORM
 
 
 class OutputSketch:

@@ -38,13 +38,7 @@ def plan_simulation(scenario: Scenario, federation: Federation, trainer: Trainer
     """
     rows = [len(device.train_y) for device in federation.devices.values()]
     population = Population(len(rows), sum(rows), min(rows), trainer.dimension, federation.schema.classes)
-    warnings = list(federation.warnings)
-    if not (scenario.data.ranges_confirmed and federation.schema.confirmed):
-        warnings.append(
-            "ranges and categories were read off the data and nobody confirmed that they are public: "
-            "the stated epsilon does not cover what they reveal"
-        )
-    return make_plan(scenario, population, engine, tuple(warnings))
+    return make_plan(scenario, population, engine, federation.warnings)
 
 
 def coordinate(
