@@ -333,6 +333,36 @@ def test_server_pads_the_survivor_set_with_devices_that_shared_nothing():
     assert all(isinstance(error, Misbehaviour) and "delivered" in str(error) for error in refused.values())
 
 
+@pytest.mark.parametrize("n", [40, 60, 100])
+def test_server_pads_the_survivor_set_in_a_ring(n):
+    """Only the neighbours of the invented survivor notice; without their answers the sum cannot be opened by anybody.
+
+    No mask key is ever revealed (nobody is said to have dropped), so every mask of the sum must go by self-mask seeds
+    alone, and a sum without open masks must hold all devices of the connected ring.
+    """
+    ghost = "device-0007"
+    world = World(make_session(n))
+    state, _ = play(world, lost={ghost: Stage.SHARES}, until=Stage.SURVIVORS)
+    sharers = [name for name in names(n) if name != ghost]
+    padded = sets_for(world, names(n), [])
+    signatures, refused = sign(world, dict.fromkeys(sharers, padded))
+    position = world.session.cohort.index(ghost)
+    assert set(refused) == set(state.ground.names(state.ground.near[position].tolist()))
+    answers, _ = unmask(world, dict.fromkeys(signatures, padded), signatures)
+    loot = Loot(world)
+    for name, answer in answers.items():
+        loot.take_answer(name, answer, names(n))
+    assert not loot.keys
+    closed = [name for name in sharers if loot.missing(name)[0] > 0]
+    assert set(refused) <= set(closed)
+    reached, fresh = {ghost}, {0} if position else {1}
+    ring = {j: set(near.tolist()) - {position} for j, near in state.ground.near.items() if j != position}
+    while fresh:
+        reached |= set(state.ground.names(fresh))
+        fresh = {i for j in fresh for i in ring[j]} - {world.session.cohort.index(name) for name in reached}
+    assert reached == set(names(n))  # one connected ring: no part of it sums to something free of masks
+
+
 def test_server_names_survivors_that_never_sent_keys():
     world = World(make_session(10, min_survivors=7))
     play(world, lost={"device-0009": Stage.KEYS}, until=Stage.SURVIVORS)

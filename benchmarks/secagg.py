@@ -1,0 +1,234 @@
+"""Secure aggregation beside Flower's legacy SecAgg+, and beside the physical floor of AES-256-CTR.
+
+    python benchmarks/secagg.py            needs ../shared/baselines/flower_secagg.py for the ratios (else null)
+
+Both sides in one run, n=100, d=10,000, 10 % dropouts after sharing. The headline has equal numbers of neighbours and
+equal thresholds (what `choose_graph` picks); beside it stands Flower's smallest setting, which is not safe for 100
+devices, against the same safe product; `--complete` adds the complete graph, for which Flower takes many minutes.
+Flower's figures are kept in the user's cache folder, keyed by the baseline's text and this machine, and measured again
+with `--fresh`: use it when the machine's load has changed. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from fedinfer import secagg
+from fedinfer.secagg import IdentityKey, Session, Stage
+from fedinfer.secagg.masks import add_masks
+from fedinfer.system import SystemEntropy
+
+BASELINE = Path(__file__).resolve().parents[2] / "shared" / "baselines" / "flower_secagg.py"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fedinfer-benchmarks"
+N, DIMENSION, DROPS, BITS = 100, 10_000, 10, 20
+# (Flower's shares and threshold, ours as degree and threshold); Flower counts a device's own share, a ring does not.
+HEADLINE = "equal, safe"
+SETTINGS = {
+    HEADLINE: ((33, 22), (32, 22)),
+    "Flower's smallest": ((11, 7), (32, 22)),
+}
+COMPLETE = {"complete graph": ((100, 67), (99, 67))}
+
+
+@dataclass
+class Figures:
+    """Seconds of the server, and of one device (mean over devices), by stage; bytes that one device sends."""
+
+    server: dict[str, float] = field(default_factory=dict)
+    device: dict[str, list[float]] = field(default_factory=dict)
+    upload: int = 0
+
+    @property
+    def server_seconds(self) -> float:
+        return sum(self.server.values())
+
+    @property
+    def device_seconds(self) -> float:
+        return sum(statistics.fmean(seconds) for seconds in self.device.values())
+
+
+def run(n: int, degree: int, threshold: int, dimension: int, drops: int) -> Figures:
+    """One session with fresh keys; `drops` devices are lost before their masked vector. Checks the sum."""
+    entropy, rng, figures = SystemEntropy(), np.random.default_rng(0), Figures()
+    cohort = tuple(f"device-{i:05d}" for i in range(n))
+    session = Session("bench", "1", "train", bytes(32), cohort, degree, threshold, n // 2, BITS, dimension, bytes(32))
+    identities = {name: IdentityKey.generate(entropy) for name in cohort}
+    roster = {name: key.public_bytes for name, key in identities.items()}
+    vectors = {name: rng.integers(0, 1 << BITS, dimension, dtype=np.uint32) for name in cohort}
+    lost, states = set(rng.choice(cohort, drops, replace=False).tolist()), {}
+    start = time.perf_counter()
+    state, requests = secagg.begin(session, roster)
+    figures.server["begin"] = time.perf_counter() - start
+    while requests:
+        replies = {}
+        stage = next(iter(requests.values())).stage
+        for name, request in requests.items():
+            if name in lost and stage in (Stage.MASKED, Stage.SURVIVORS, Stage.UNMASK):
+                continue
+            start = time.perf_counter()
+            states[name], replies[name] = answer(
+                session, states.get(name), name, identities[name], roster, request, vectors[name], entropy
+            )
+            figures.device.setdefault(stage, []).append(time.perf_counter() - start)
+        figures.upload += max(map(len, replies.values()))
+        start = time.perf_counter()
+        state, requests = secagg.step(state, replies)
+        figures.server[stage] = time.perf_counter() - start
+    assert isinstance(state, secagg.Done), state
+    survivors = [vectors[name] for name in state.survivors]
+    assert len(survivors) == n - drops
+    assert np.array_equal(state.total, secagg.ideal_sum(survivors, BITS))
+    return figures
+
+
+def answer(session, state, name, identity, roster, request, vector, entropy):
+    common, own = request.common, request.own
+    match request.stage:
+        case Stage.KEYS:
+            return secagg.answer_keys(secagg.read_session(common), identity, name, entropy)
+        case Stage.SHARES:
+            return secagg.answer_shares(state, common, own, roster, entropy)
+        case Stage.MASKED:
+            return secagg.answer_masked(state, common, own, vector)
+        case Stage.SURVIVORS:
+            return secagg.answer_survivors(state, common, own)
+        case Stage.UNMASK:
+            return secagg.answer_unmask(state, common, own)
+    raise AssertionError(request.stage)
+
+
+def best_run(n: int, degree: int, threshold: int, dimension: int, drops: int, repeats: int) -> Figures:
+    return min((run(n, degree, threshold, dimension, drops) for _ in range(repeats)), key=lambda f: f.server_seconds)
+
+
+def flower(shares: int, threshold: int, fresh: bool) -> dict[str, float] | None:
+    """Flower's server and device seconds at the same n, dimension and dropouts; None without the baseline."""
+    if not BASELINE.exists():
+        return None
+    command = ["--n", N, "--dim", DIMENSION, "--shares", shares, "--threshold", threshold, "--drops", DROPS]
+    key = hashlib.sha256(
+        repr((BASELINE.read_text(), command, platform.node(), platform.processor())).encode()
+    ).hexdigest()
+    path = CACHE / f"flower-secagg-{key[:16]}.json"
+    if fresh or not path.exists():
+        print(f"  running Flower with {shares} shares, threshold {threshold} ...", flush=True)
+        done = subprocess.run(
+            [sys.executable, str(BASELINE), *map(str, command)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            print(f"  Flower's baseline failed: {done.stderr.strip().splitlines()[-1:]}")
+            return None
+        result = json.loads(done.stdout.strip().splitlines()[-1])["end_to_end"]
+        CACHE.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result))
+    result = json.loads(path.read_text())
+    return {"server": result["server_s"], "device": result["one_client_s"]} if result["done"] else None
+
+
+def compare(settings, fresh: bool) -> tuple[float | None, float | None]:
+    """Print all settings; return the headline's ratios."""
+    headline: tuple[float | None, float | None] = (None, None)
+    print(f"n={N}, d={DIMENSION}, {DROPS} dropped after sharing; seconds, product at its best of 3")
+    if not BASELINE.exists():
+        print(f"  {BASELINE} is missing: no ratios")
+    for name, ((shares, flower_threshold), (degree, threshold)) in settings.items():
+        ours = best_run(N, degree, threshold, DIMENSION, DROPS, 3)
+        theirs = flower(shares, flower_threshold, fresh)
+        line = f"  {name}: product k={degree} t={threshold} server {ours.server_seconds:.4f}, "
+        line += f"device {ours.device_seconds:.4f}"
+        if theirs:
+            ratios = (theirs["server"] / ours.server_seconds, theirs["device"] / ours.device_seconds)
+            line += f" | Flower shares={shares} t={flower_threshold} server {theirs['server']:.3f}, "
+            line += f"device {theirs['device']:.4f} | ratios {ratios[0]:.0f} and {ratios[1]:.1f}"
+            if name == HEADLINE:
+                headline = ratios
+        print(line, flush=True)
+    return headline
+
+
+def mask_over_floor(dimension: int, neighbours: int) -> float:
+    """Time to mask over the time of AES-256-CTR alone for the same number of keystream bytes; medians of 9."""
+    seeds = [bytes([i]) * 32 for i in range(neighbours + 1)]
+    vector, piece = np.zeros(dimension, np.uint32), 256 * 1024
+    zeros, out = memoryview(bytes(piece)), memoryview(bytearray(piece))
+
+    def mask() -> None:
+        add_masks(vector, seeds[: len(seeds) // 2], seeds[len(seeds) // 2 :])
+
+    def floor() -> None:
+        for seed in seeds:
+            cipher = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
+            for start in range(0, vector.nbytes, piece):
+                count = min(piece, vector.nbytes - start)
+                cipher.update_into(zeros[:count], out[:count])
+
+    ours, aes = [], []
+    for _ in range(9):
+        ours.append(seconds_of(mask))
+        aes.append(seconds_of(floor))
+    ratio = statistics.median(ours) / statistics.median(aes)
+    gigabytes = len(seeds) * vector.nbytes / 1e9
+    print(
+        f"mask d={dimension}, {len(seeds)} streams: {1e3 * statistics.median(ours):.1f} ms, floor (AES-256-CTR, "
+        f"{gigabytes / statistics.median(aes):.2f} GB/s) {1e3 * statistics.median(aes):.1f} ms, ratio {ratio:.2f}"
+    )
+    return ratio
+
+
+def seconds_of(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def upload_overhead(figures: Figures, dimension: int, neighbours: int) -> float:
+    """Bytes that a device sends in all stages, over 1.05 * d * b / 8 + 200 bytes per neighbour: at most 1."""
+    allowed = 1.05 * dimension * BITS / 8 + 200 * neighbours
+    print(f"upload d={dimension}, k={neighbours}: {figures.upload} bytes, allowed {allowed:.0f}")
+    return figures.upload / allowed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fresh", action="store_true", help="measure Flower again")
+    parser.add_argument("--complete", action="store_true", help="compare complete graphs too")
+    arguments = parser.parse_args()
+    server_ratio, device_ratio = compare(SETTINGS | (COMPLETE if arguments.complete else {}), arguments.fresh)
+    ratio = mask_over_floor(1_000_000, 32)
+    graph = secagg.choose_graph(500, 0.1, 0.1, "semi_malicious")
+    large = run(500, graph.degree, graph.threshold, 100_000, 50)
+    stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in large.server.items())
+    print(f"n=500, d=100,000, 50 dropped, k={graph.degree} t={graph.threshold}: server {large.server_seconds:.2f} s")
+    print(f"  by stage: {stages}; one device {1e3 * large.device_seconds:.1f} ms")
+    overheads = [upload_overhead(large, 100_000, graph.degree)]
+    for dimension in (10_000, 1_000_000):
+        figures = run(40, 20, 14, dimension, 0)
+        overheads.append(upload_overhead(figures, dimension, 20))
+    result = {
+        "server_ratio": server_ratio,
+        "device_ratio": device_ratio,
+        "mask_over_floor": ratio,
+        "server_seconds_n500": large.server_seconds,
+        "upload_overhead": max(overheads),
+    }
+    print(json.dumps({name: value if value is None else round(value, 4) for name, value in result.items()}))
+
+
+if __name__ == "__main__":
+    main()
