@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_no_pattern_and_no_vectors_exceed_the_sensitivity(bands: int, limit: int
     c, rng, worst = matrix(factorization), simulation_rng("patterns", bands, limit, separation), 0.0
     for size in range(1, pattern.most + 1):
         for rounds in combinations(range(9), size):
-            if all(b - a >= separation for a, b in zip(rounds, rounds[1:], strict=False)):
+            if all(b - a >= separation for a, b in pairwise(rounds)):
                 columns = c[:, rounds]
                 worst = max(worst, float(np.linalg.norm(columns.sum(axis=1))))
                 vectors = rng.normal(size=(3, size, 4))
