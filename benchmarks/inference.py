@@ -3,7 +3,8 @@
     python benchmarks/inference.py [--seconds 3] [--no-floor]
 
 Bare and wrapped calls take turns in one loop, so that both see the same moments of a busy machine. Single rows:
-medians. Batches: minima, because a call of milliseconds is interrupted on a busy machine and then measures the others.
+medians of elapsed time. Batches: medians of the processor time of the calling thread (ONNX Runtime has one thread
+here), because a call of milliseconds is interrupted on a busy machine and elapsed time then measures the others.
 "bare" is `session.run` on the same session, once for "probabilities" alone (the cheapest call that answers at all) and
 once for everything the graph gives ("all", with label texts).
 
@@ -104,10 +105,10 @@ def make_rows(schema: Schema, count: int) -> np.ndarray:
     return rows
 
 
-def typical(
-    calls: dict[str, Callable[[], object]], seconds: float, least: int, pick: Callable[[list[int]], float]
+def medians(
+    calls: dict[str, Callable[[], object]], seconds: float, least: int, clock: Callable[[], int]
 ) -> dict[str, float]:
-    """Microseconds of each call; the calls take turns, the first one changes from turn to turn."""
+    """Median microseconds of each call by `clock`; the calls take turns, the first one changes from turn to turn."""
     names, times = list(calls), {name: [] for name in calls}
     for call in calls.values():
         call()
@@ -116,12 +117,12 @@ def typical(
     while time.perf_counter() < end or turn < least:
         for step in range(len(names)):
             name = names[(turn + step) % len(names)]
-            start = time.perf_counter_ns()
+            start = clock()
             calls[name]()
-            times[name].append(time.perf_counter_ns() - start)
+            times[name].append(clock() - start)
         turn += 1
     gc.enable()
-    return {name: pick(found) / 1e3 for name, found in times.items()}
+    return {name: statistics.median(found) / 1e3 for name, found in times.items()}
 
 
 def make_manifest(version: int, schema: Schema, model: bytes, predictor: Predictor) -> Manifest:
@@ -157,7 +158,7 @@ def measure_model(name: str, folder: Path, seconds: float) -> dict[str, float]:
     predictor = open_variant(model, manifest, cache)
     table = make_rows(schema, BATCH)
     row, feed, batch = table[7].copy(), {"input": table[7:8].copy()}, {"input": table}
-    single = typical(
+    single = medians(
         {
             "bare_us": lambda: session.run(["probabilities"], feed),
             "bare_all_us": lambda: session.run(None, feed),
@@ -166,9 +167,9 @@ def measure_model(name: str, folder: Path, seconds: float) -> dict[str, float]:
         },
         seconds,
         2000,
-        statistics.median,
+        time.perf_counter_ns,
     )
-    many = typical(
+    many = medians(
         {
             "batch_bare_us": lambda: session.run(["probabilities"], batch),
             "batch_bare_all_us": lambda: session.run(None, batch),
@@ -177,7 +178,7 @@ def measure_model(name: str, folder: Path, seconds: float) -> dict[str, float]:
         },
         seconds,
         20,
-        min,
+        time.thread_time_ns,
     )
     return {
         **{key: round(value, 2) for key, value in {**single, **many}.items()},

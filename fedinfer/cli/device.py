@@ -178,7 +178,7 @@ def _slots(store: Path) -> Slots:
 def _open(store: Path) -> Installed:
     installed = open_installed(_slots(store), SessionCache(1))
     if installed.damaged:
-        stderr.print(f"warning: {installed.damaged}; version {installed.info.version} is used", markup=False, soft_wrap=True)
+        stderr.print(f"warning: {installed.damaged}; version {installed.info.version} is used", markup=False)
     return installed
 
 

@@ -29,7 +29,7 @@ Cell = Callable[[Any], float]
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 """Texts of a missing cell, in lower case."""
-_BLOCK_VALUES = 32_768
+_BLOCK_VALUES = 131_072
 """Values checked at a time: the temporary arrays stay in the cache, and the allocator keeps their pages."""
 LARGEST = float(np.finfo(np.float32).max)
 

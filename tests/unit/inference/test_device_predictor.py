@@ -40,6 +40,14 @@ def test_batch_equals_the_formula(predictor):
     assert answers.top(2).shape == (50, 2)
 
 
+@pytest.mark.parametrize("count", [2047, 2048, 2049, 5000])
+def test_large_batches_run_in_parts_without_a_seam(predictor, count):
+    rows = make_rows(count=count, seed=count)
+    answers = predictor.predict(rows)
+    assert answers.probabilities.dtype == np.float32
+    np.testing.assert_allclose(answers.probabilities, softmax_of(MODEL, rows), atol=1e-6)
+
+
 def test_one_by_one_equals_batch_bit_for_bit(predictor):
     answers = predictor.predict(ROWS)
     for place, row in enumerate(ROWS):
@@ -81,6 +89,10 @@ def test_dict_and_line(predictor):
         ([1, 1, 0, -1], "column smoker: -1"),
         ([1, 1, 1.5, 0], "column ward: 1.5"),
         ([1, 1, 0], r"shape \(3,\)"),
+        ([[1], [1], [0], [0]], r"shape \(4, 1\)"),
+        ([[1, 1], [0, 0]], r"shape \(2, 2\)"),
+        ([[[1, 1, 0, 0]]], r"shape \(1, 1, 4\)"),
+        ([[1, 1, 0, 0], [1, 1, 0, 0]], "expected one row"),
     ],
 )
 def test_fast_path_refuses_bad_cells_and_goes_on(predictor, cells, message):
