@@ -136,7 +136,7 @@ def _wrap(net: nn.Module, clipping_norm: float) -> _Private:
         module = GradSampleModule(copy.deepcopy(net).train(), loss_reduction="sum")
     except NotImplementedError as error:
         raise ConfigError(
-            f"Opacus cannot train this model privately: {error}", hint="keep constants as plain tensors, not buffers"
+            f"Opacus cannot train this model privately: {error}", hint="a layer with weights must not own buffers"
         ) from error
     parameters = _trainable(module)
     plain = torch.optim.SGD(parameters, lr=1.0)

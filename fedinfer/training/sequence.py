@@ -100,7 +100,7 @@ class TokenEncoder(nn.Module):  # type: ignore[misc]  # torch is not followed by
         self.norm_attention, self.norm_feed, self.norm_out = nn.LayerNorm(size), nn.LayerNorm(size), nn.LayerNorm(size)
         self.query, self.key, self.value = nn.Linear(size, size), nn.Linear(size, size), nn.Linear(size, size)
         self.mix, self.widen, self.narrow = nn.Linear(size, size), nn.Linear(size, 2 * size), nn.Linear(2 * size, size)
-        self.places = _sines(length, size)  # a plain constant: Opacus refuses modules with buffers
+        self.places = _sines(length, size)  # a plain constant, not a weight
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (n, length) to (n, size)."""

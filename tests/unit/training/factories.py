@@ -94,3 +94,42 @@ def raising(schema):
 
 
 NOT_CALLABLE = 1
+
+
+class Shifted(nn.Module):
+    """A layer that owns a weight and a buffer, which Opacus refuses."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8, classes))
+        self.register_buffer("shift", torch.ones(8))
+
+    def forward(self, x):
+        return (x + self.shift) @ self.weight
+
+
+def with_buffer(schema):
+    return Shifted(schema.classes)
+
+
+class Spare(nn.Module):
+    """Owns a parameter that forward does not use."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.unused, self.linear = nn.Linear(2, 2), nn.Linear(8, classes)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def with_unused(schema):
+    return Spare(schema.classes)
+
+
+def in_double(schema):
+    return nn.Linear(8, schema.classes).double()
+
+
+def without_parameters(schema):
+    return nn.Identity()

@@ -175,6 +175,16 @@ def test_kind_that_does_not_fit_the_schema(kind, schema, rule):
         build_model(ModelSection(kind=kind), schema, 0)
 
 
+def test_recommender_of_categories_alone():
+    schema = Schema((SHOP.columns[0],), "like", ("no", "yes"))
+    model = build_model(ModelSection(kind="recommender", hidden=(4,)), schema, 0)
+    assert model(torch.tensor([[0.0], [NAN]])).shape == (2, 2)
+
+
+def test_images_may_be_flattened():
+    assert build_model(ModelSection(kind="mlp", hidden=(4,)), DIGITS, 0)(torch.zeros(3, 64)).shape == (3, 10)
+
+
 def test_sequences_need_a_size():
     with pytest.raises(ConfigError, match="at least one size"):
         build("gru", hidden=())
@@ -207,6 +217,8 @@ def test_user_factory_becomes_the_core():
         (f"{HERE}:not_a_module", "returned int"),
         (f"{HERE}:raising", "no weights today"),
         (f"{HERE}:with_batch_norm", "BatchNorm"),
+        (f"{HERE}:in_double", "float32"),
+        (f"{HERE}:without_parameters", "0 parameters"),
     ],
 )
 def test_factory_that_cannot_be_used_names_the_key(path, rule):

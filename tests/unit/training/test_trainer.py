@@ -9,7 +9,7 @@ from opacus.optimizers import DPOptimizer
 from torch.nn.functional import cross_entropy
 
 from fedinfer.config import ModelSection, TrainingSection, Tune
-from fedinfer.errors import ConfigError, DataError
+from fedinfer.errors import ConfigError, DataError, MissingExtra
 from fedinfer.system import SimulatedEntropy, SystemEntropy
 from fedinfer.training import PrivateSteps, load_trainer
 from tests.unit.training.factories import BY_KIND, TABLE, generators, rows
@@ -265,6 +265,13 @@ def test_module_for_export_predicts_the_same(kind):
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
+def test_empty_samples_give_zeros():
+    trainer = trainer_for("mlp")
+    sums = trainer.gradient_sums(trainer.initial(), devices(TABLE, 0, 2), 1e-9, 1.0, generators(2))
+    assert sums.shape == (2, trainer.dimension)
+    assert not sums.any()
+
+
 def test_no_rows_predict_nothing():
     assert trainer_for("mlp").predict(trainer_for("mlp").initial(), np.zeros((0, 3), np.float32)).shape == (0, 2)
     assert trainer_for("mlp").updates(trainer_for("mlp").initial(), [], []).shape[0] == 0
@@ -296,6 +303,41 @@ def test_impossible_private_settings_are_refused(rate, norm):
 def test_factory_of_another_shape_is_a_config_error(name, rule):
     with pytest.raises(ConfigError, match=rule):
         custom(name)
+
+
+@pytest.mark.parametrize(("name", "rule"), [("with_buffer", "Opacus cannot train"), ("with_unused", "no per-example")])
+def test_modules_that_cannot_be_private_train_plainly_only(name, rule):
+    trainer, data = custom(name), devices(TABLE, 6)
+    assert trainer.engine == "local"
+    assert trainer.updates(trainer.initial(), data, generators(1)).any()
+    with pytest.raises(ConfigError, match=rule):
+        trainer.gradient_sums(trainer.initial(), data, 1.0, 1.0, generators(1))
+
+
+def test_missing_torch_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtra, match="the package torch") as caught:
+        custom("residual")
+    assert "fedinfer[train]" in caught.value.hint
+
+
+def test_missing_opacus_is_named(monkeypatch):
+    trainer = custom("residual")
+    monkeypatch.setitem(sys.modules, "opacus", None)
+    with pytest.raises(MissingExtra, match="the package opacus") as caught:
+        trainer.gradient_sums(trainer.initial(), devices(TABLE, 3), 1.0, 1.0, generators(1))
+    assert "fedinfer[train]" in caught.value.hint
+
+
+@ENGINES
+def test_torch_threads_are_left_as_they_were(make):
+    trainer, before = make(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        trainer.updates(trainer.initial(), devices(TABLE, 3), generators(1))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_package_imports_without_torch():
