@@ -32,7 +32,7 @@ from fedinfer.types import Relation
 pytestmark = pytest.mark.e2e
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOSPITALS = ("Cleveland", "Hungary", "Switzerland", "VA Long Beach")
-DEADLINE = 45
+DEADLINE = 30
 PATIENCE = 280.0
 
 
