@@ -13,69 +13,52 @@ to go back, the server publishes the old bytes under a new version. Whoever read
 first and still treats it as untrusted: every bound is enforced by `Manifest.from_bytes`.
 """
 
-from fedinfer.manifest.document import Manifest as Manifest
-from fedinfer.manifest.fields import is_name as is_name
+from fedinfer.manifest.document import Manifest
+from fedinfer.manifest.fields import is_name
 from fedinfer.manifest.names import (
-    CURRENT as CURRENT,
+    CURRENT,
+    FORMAT,
+    INPUT,
+    LABEL,
+    MAX_ARTIFACT_BYTES,
+    MAX_CHECK_ROWS,
+    MAX_CHECK_VALUES,
+    MAX_DELTAS,
+    MAX_MANIFEST_BYTES,
+    MAX_METADATA_BYTES,
+    MAX_VERSION,
+    PROBABILITIES,
+    TOP,
+    current_path,
+    delta_path,
+    manifest_path,
+    model_path,
 )
-from fedinfer.manifest.names import (
-    FORMAT as FORMAT,
-)
-from fedinfer.manifest.names import (
-    INPUT as INPUT,
-)
-from fedinfer.manifest.names import (
-    LABEL as LABEL,
-)
-from fedinfer.manifest.names import (
-    MAX_ARTIFACT_BYTES as MAX_ARTIFACT_BYTES,
-)
-from fedinfer.manifest.names import (
-    MAX_CHECK_ROWS as MAX_CHECK_ROWS,
-)
-from fedinfer.manifest.names import (
-    MAX_CHECK_VALUES as MAX_CHECK_VALUES,
-)
-from fedinfer.manifest.names import (
-    MAX_DELTAS as MAX_DELTAS,
-    MAX_MANIFEST_BYTES as MAX_MANIFEST_BYTES,
-)
-from fedinfer.manifest.names import (
-    MAX_METADATA_BYTES as MAX_METADATA_BYTES,
-)
-from fedinfer.manifest.names import (
-    MAX_VERSION as MAX_VERSION,
-)
-from fedinfer.manifest.names import (
-    PROBABILITIES as PROBABILITIES,
-)
-from fedinfer.manifest.names import (
-    TOP as TOP,
-)
-from fedinfer.manifest.names import (
-    current_path as current_path,
-)
-from fedinfer.manifest.names import (
-    delta_path as delta_path,
-)
-from fedinfer.manifest.names import (
-    manifest_path as manifest_path,
-)
-from fedinfer.manifest.names import (
-    model_path as model_path,
-)
-from fedinfer.manifest.parts import (
-    Delta as Delta,
-)
-from fedinfer.manifest.parts import (
-    DeltaMethod as DeltaMethod,
-)
-from fedinfer.manifest.parts import (
-    Privacy as Privacy,
-)
-from fedinfer.manifest.parts import (
-    Reference as Reference,
-)
-from fedinfer.manifest.parts import (
-    Variant as Variant,
-)
+from fedinfer.manifest.parts import Delta, DeltaMethod, Privacy, Reference, Variant
+
+__all__ = [
+    "CURRENT",
+    "FORMAT",
+    "INPUT",
+    "LABEL",
+    "MAX_ARTIFACT_BYTES",
+    "MAX_CHECK_ROWS",
+    "MAX_CHECK_VALUES",
+    "MAX_DELTAS",
+    "MAX_MANIFEST_BYTES",
+    "MAX_METADATA_BYTES",
+    "MAX_VERSION",
+    "PROBABILITIES",
+    "TOP",
+    "Delta",
+    "DeltaMethod",
+    "Manifest",
+    "Privacy",
+    "Reference",
+    "Variant",
+    "current_path",
+    "delta_path",
+    "is_name",
+    "manifest_path",
+    "model_path",
+]
