@@ -21,14 +21,11 @@ from fedinfer.ports import Ask
 from fedinfer.rollout.controller import (
     INSTALL_FAILURE,
     Approval,
-    Delivered,
     Phase,
     RolloutState,
     TakenBack,
     Task,
     begin,
-    step,
-    todo,
 )
 from fedinfer.rollout.gates import Bound, Gate, GateSettings, Scope
 from fedinfer.rollout.waves import Wave, members
@@ -36,6 +33,7 @@ from fedinfer.training.checkpoints import Checkpoint, save_checkpoint
 from fedinfer.types import DeviceId, Json, Unit
 from fedinfer.wire import decode, encode
 
+OPERATOR = "coordinator"
 SYNTHETIC_ROWS = 256
 FEWEST_PUBLIC_ROWS = 32
 """With fewer public rows calibration and self-check rows are drawn from the public ranges."""
@@ -92,6 +90,9 @@ def build(server: Server, progress: Progress) -> Built:
 def _roll_out(server: Server, progress: Progress, previous: int, row: Json) -> tuple[DeviceId, ...]:
     """Push wave by wave, judged by fedinfer.rollout; a failed wave takes the model back from everybody who has it.
 
+    State, acknowledgements and the audit log are kept in rollout.sqlite, so a coordinator that was killed knows where
+    it was.
+
     Returns:
         Devices that run the new version.
 
@@ -99,23 +100,24 @@ def _roll_out(server: Server, progress: Progress, previous: int, row: Json) -> t
         GateFailed: when the rollout did not reach the whole fleet; the message says why.
     """
     fleet: dict[DeviceId, dict[str, str]] = {device: {} for device in _reachable(server, progress.version)}
-    state = begin(
-        f"{server.run_id}-v{progress.version}", str(progress.version), str(previous or ""), fleet,
-        [Wave(fraction) for fraction in server.scenario.rollout.waves], _gates(server), Approval.NONE,
-    )  # fmt: skip
+    waves = [Wave(fraction) for fraction in server.scenario.rollout.waves]
+    name, before = f"{server.run_id}-v{progress.version}", str(previous or "")
+    state = begin(name, str(progress.version), before, fleet, waves, _gates(server), Approval.NONE)
+    actions = server.rollouts.start(state, OPERATOR, server.clock.now())
     installed: set[DeviceId] = set()
-    while actions := todo(state):
+    while actions:
         action = actions[0]
         if action.task is Task.TAKE_BACK:
             _take_back(server, progress, previous, sorted(installed))
             installed.clear()
-            state, _ = step(state, TakenBack())
+            state, actions = server.rollouts.apply(name, TakenBack(), server.clock.now())
             continue
-        devices = members(fleet, state.waves, state.rollout, action.wave)
+        devices = server.rollouts.waiting(name, action.wave, members(fleet, state.waves, state.rollout, action.wave))
         acknowledged = _push(server, progress.version, devices, row)
         installed |= set(acknowledged.installed)
-        done = Delivered(action.wave, len(acknowledged.installed), len(acknowledged.failed))
-        state, _ = step(state, done)
+        server.rollouts.acknowledge(name, action.wave, dict.fromkeys(acknowledged.installed, "") | acknowledged.failed)
+        delivered = server.rollouts.delivered(name, action.wave)
+        state, actions = server.rollouts.apply(name, delivered, server.clock.now())
         _note(server, progress.version, action.wave, acknowledged, state, row)
     row["rollout"] = str(state.phase)
     if state.phase is not Phase.DONE:

@@ -14,6 +14,7 @@ from fedinfer.config import Scenario
 from fedinfer.ports import Clock, Entropy, Listener, Transport
 from fedinfer.privacy.ledger import Ledger
 from fedinfer.privacy.noise import NoiseStream
+from fedinfer.rollout.state import RolloutStore
 from fedinfer.schema import Schema
 from fedinfer.types import DeviceId, FloatVector, Json
 
@@ -42,6 +43,7 @@ class Server:
         public: rows the server may hold; may be empty.
         judged: rows that the metric is computed on: in a simulation all devices' held-out rows pooled, else `public`.
         repository: signed artifacts.
+        rollouts: state and audit log of rollouts.
         templates: exported graphs, kept between versions.
         folder: run folder.
         emit: receives every event.
@@ -62,6 +64,7 @@ class Server:
     public: Rows
     judged: Callable[[int], Rows]
     repository: Repository
+    rollouts: RolloutStore
     templates: Templates
     folder: Path
     emit: Listener

@@ -22,6 +22,7 @@ from fedinfer.ports import Clock, Listener
 from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.noise import SecureStream
+from fedinfer.rollout.state import RolloutStore
 from fedinfer.schema import Schema
 from fedinfer.store import open_store
 from fedinfer.system import SystemEntropy, simulation_rng
@@ -86,6 +87,7 @@ def coordinate(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Cl
         public=public,
         judged=lambda _window: public,
         repository=repository,
+        rollouts=RolloutStore(deployment.folder / "rollout.sqlite"),
         templates=Templates(),
         folder=deployment.folder,
         emit=emit,

@@ -20,6 +20,7 @@ from fedinfer.ports import Clock, Listener
 from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.noise import SimulatedStream
+from fedinfer.rollout.state import RolloutStore
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.simulation.population import simulated_rows
 from fedinfer.store import open_store
@@ -112,6 +113,7 @@ def _server(
         public=federation.public,
         judged=simulated_rows(scenario, federation).judged,
         repository=repository,
+        rollouts=RolloutStore(folder / "rollout.sqlite"),
         templates=Templates(),
         folder=folder,
         emit=emit,
