@@ -43,7 +43,7 @@ def charge(plan: SumPlan) -> tuple[Event, ...]:
     """Events of one private sum, for one unit of privacy that takes part in it.
 
     Raises:
-        Misbehaviour: a plan that claims privacy but has no noise.
+        Misbehaviour: a plan that claims privacy but has no noise, or counts noise of more devices than it promises.
     """
     if plan.unit is Unit.NONE:
         return (NonPrivate(),)
@@ -51,6 +51,11 @@ def charge(plan: SumPlan) -> tuple[Event, ...]:
         mechanism = mechanism_of(plan)
         if mechanism.unit is not plan.unit:
             raise Misbehaviour(f"the mechanism protects a {mechanism.unit}, the plan promises a {plan.unit}")
+        # Shares sized for more devices than are sure to survive would make the claimed noise a fiction.
+        if mechanism.contributors > plan.min_survivors:
+            raise Misbehaviour(
+                f"noise counts on {mechanism.contributors} shares, only {plan.min_survivors} survivors are promised"
+            )
         return (mechanism.event(plan.sampling_rate),)
     noise = GaussianEvent(plan.noise_multiplier)
     sampled = noise if plan.sampling_rate >= 1 else PoissonSampled(plan.sampling_rate, noise)
