@@ -29,7 +29,8 @@ def mechanism_of(plan: SumPlan) -> IntegerMechanism:
     mechanism = _decoded(plan.mechanism)
     if (mechanism.bits, mechanism.padded) != (plan.bits, plan.dimension):
         raise Misbehaviour(
-            f"the mechanism needs {mechanism.padded} x {mechanism.bits} bits, the plan has {plan.dimension} x {plan.bits}"
+            f"the mechanism needs {mechanism.padded} x {mechanism.bits} bits, "
+            f"the plan has {plan.dimension} x {plan.bits}"
         )
     return mechanism
 
