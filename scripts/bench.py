@@ -41,13 +41,12 @@ def main() -> int:
 def run(name: str) -> dict[str, Any] | None:
     """The JSON object of the benchmark's last line, or None when it failed."""
     command = [sys.executable, str(FOLDER / f"{name}.py")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
-    assert process.stdout is not None
     last = ""
-    for line in process.stdout:
-        print(line, end="", flush=True)
-        last = line.strip() or last
-    if process.wait() != 0:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            last = line.strip() or last
+    if process.returncode != 0:
         return None
     try:
         figures = json.loads(last)

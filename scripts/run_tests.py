@@ -43,14 +43,13 @@ def _pytest(arguments: list[str]) -> tuple[int, str, float]:
     """Run pytest, pass its output through, and return (exit code, its last line, seconds)."""
     start = time.monotonic()
     command = [sys.executable, "-m", "pytest", "-q", "--durations=5", *arguments, *sys.argv[1:]]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
-    assert process.stdout is not None
     last = ""
-    for line in process.stdout:
-        sys.stdout.write(line)
-        sys.stdout.flush()
-        last = line.strip() or last
-    return process.wait(), last, time.monotonic() - start
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as process:
+        for line in process.stdout or ():
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            last = line.strip() or last
+    return process.returncode, last, time.monotonic() - start
 
 
 if __name__ == "__main__":
