@@ -20,7 +20,7 @@ from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.noise import NoiseStream, SecureStream
 from fedinfer.store import open_store, transaction
 from fedinfer.system import SystemClock, SystemEntropy, child_seed, simulation_rng
-from fedinfer.types import DeviceId, FloatVector, Relation
+from fedinfer.types import DeviceId, FloatVector, Relation, Trust
 
 TASK_MIGRATIONS = ("CREATE TABLE joined (id INTEGER PRIMARY KEY CHECK (id = 1), message BLOB NOT NULL)",)
 DROPOUT_RATE, CORRUPTION_RATE = 0.1, 0.1
@@ -87,6 +87,7 @@ def open_host(folder: Path) -> Host:
             budget=store.budget,
             plain_sums=False,
             min_survivors=store.min_survivors,
+            trusts=frozenset({Trust.LOCAL, Trust.DISTRIBUTED}),
             dropout_rate=DROPOUT_RATE,
             corruption_rate=CORRUPTION_RATE,
             unconfirmed_ranges=False,

@@ -24,7 +24,7 @@ from fedinfer.privacy.ledger import Budget, Ledger
 from fedinfer.privacy.noise import NoiseStream
 from fedinfer.schema import Schema
 from fedinfer.secagg.keys import IdentityKey
-from fedinfer.types import DeviceId, FloatVector
+from fedinfer.types import DeviceId, FloatVector, Trust
 
 
 class Rows(Protocol):
@@ -51,6 +51,8 @@ class Policy:
         budget: limit of this device's own ledger.
         plain_sums: allow sums without masks (mode ideal or off): simulation only.
         min_survivors: least number of summands this device is willing to hide among.
+        trusts: who may be trusted with the noise: a device that does not list `central` refuses runs in which the
+            server adds it.
         dropout_rate, corruption_rate: what the neighbour graph must withstand for this device to take part.
         unconfirmed_ranges: take part although nobody confirmed that ranges and categories are public: simulation only.
         reveals_simulation: fill the simulated facts of a WindowReply.
@@ -61,6 +63,7 @@ class Policy:
     budget: Budget
     plain_sums: bool
     min_survivors: int
+    trusts: frozenset[Trust]
     dropout_rate: float
     corruption_rate: float
     unconfirmed_ranges: bool
@@ -145,6 +148,10 @@ class Host:
         Raises:
             Misbehaviour: ranges that nobody confirmed as public, outside a simulation.
         """
+        trust = scenario.privacy.trust
+        if trust not in self.policy.trusts:
+            allowed = ", ".join(sorted(self.policy.trusts))
+            raise Misbehaviour(f"the run trusts {trust} with the noise, this device's owner allows {allowed}")
         confirmed = schema.confirmed and scenario.data.ranges_confirmed
         if not confirmed and not self.policy.unconfirmed_ranges:
             raise Misbehaviour(

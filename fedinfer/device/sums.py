@@ -1,7 +1,7 @@
 """The device's part of a private sum, one function per stage; each takes all asks of one message type.
 
 Rules, each with a test in tests/protocol/test_device_rules.py:
-* a plan that does not name this device, or hides it among too few, is refused;
+* a plan that breaks the owner's rules (fedinfer.device.plans) is refused;
 * spend is written to the device's ledger before data is touched;
 * a refused device answers with BudgetExceeded and touches nothing;
 * the work must have the hash that the plan promised;
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from fedinfer.device.host import Host
+from fedinfer.device.plans import check_plan
 from fedinfer.device.sessions import Running
 from fedinfer.device.vectors import private_vectors
 from fedinfer.errors import FedInferError, Misbehaviour, TransportError
@@ -77,7 +78,7 @@ def answer_plain(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     plan = request.plan
 
     def start(ask: Ask) -> None:
-        _check_plan(host, plan, ask.device)
+        check_plan(host, plan, ask.device)
         if not host.policy.plain_sums or plan.mode is AggregationMode.PROTOCOL:
             raise Misbehaviour(f"device {ask.device} does not send vectors without masks")
         _vanish(host, plan.round_id, ask)
@@ -155,7 +156,7 @@ def _reserve(host: Host, plan: SumPlan, asks: Sequence[Ask]) -> tuple[list[Ask],
 
 
 def _start(host: Host, plan: SumPlan, ask: Ask) -> bytes:
-    _check_plan(host, plan, ask.device)
+    check_plan(host, plan, ask.device)
     _vanish(host, plan.round_id, ask)
     session, member = session_of(plan), host.members[ask.device]
     policy = host.policy
@@ -163,22 +164,6 @@ def _start(host: Host, plan: SumPlan, ask: Ask) -> bytes:
     state, body = secagg.answer_keys(session, member.identity, ask.device, host.entropy)
     host.sessions.begin(ask.device, Running(plan.round_id, Kind.KEYS, ask.common, encode_state(state)))
     return body
-
-
-def _check_plan(host: Host, plan: SumPlan, device: DeviceId) -> None:
-    if plan.run_id != host.joined().run_id:
-        raise Misbehaviour(f"plan of run {plan.run_id!r}, this device joined {host.joined().run_id!r}")
-    if device not in plan.cohort:
-        raise Misbehaviour(f"device {device} is not in the cohort of round {plan.round_id}")
-    if not host.policy.min_survivors <= plan.min_survivors <= len(plan.cohort):
-        raise Misbehaviour(
-            f"the plan hides this device among {plan.min_survivors} survivors of {len(plan.cohort)}, its owner demands "
-            f"{host.policy.min_survivors}"
-        )
-    unit = host.joined().scenario.privacy.unit
-    if plan.unit is not unit:
-        raise Misbehaviour(f"the plan protects a {plan.unit}, this device joined a run that protects a {unit}")
-    charge(plan)  # refuses a plan whose parts contradict each other
 
 
 def _running(host: Host, ask: Ask, stage: Kind, kind: type[S]) -> tuple[Running, S]:

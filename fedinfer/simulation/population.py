@@ -28,7 +28,7 @@ from fedinfer.secagg.enrolment import sign_enrolment
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.store import open_store
 from fedinfer.system import SimulatedEntropy, SystemEntropy, child_seed, simulation_rng
-from fedinfer.types import DeviceId, FloatVector, Relation, Unit
+from fedinfer.types import DeviceId, FloatVector, Relation, Trust, Unit
 
 EARLY = (Kind.KEYS, Kind.SHARES, Kind.MASKED)
 MODELS_KEPT = 8
@@ -132,6 +132,7 @@ def simulated_host(
             budget=device_budget(scenario),
             plain_sums=True,
             min_survivors=2,
+            trusts=frozenset(Trust),
             dropout_rate=0.0,
             corruption_rate=0.0,
             unconfirmed_ranges=True,
