@@ -73,6 +73,6 @@ def _entry(row: Json) -> Json:
         "reason": row.get("reason"),
         "mechanism": mechanism_words(section(row, "event")),
         "epsilon_alone": row.get("epsilon_alone"),
-        "state": "released or aborted: spent" if row.get("committed_at") else "reserved: spent",
+        "state": "spent" if row.get("committed_at") else "spent (reserved, never finished)",
         "reserved_at": words(row.get("reserved_at"))[:19].replace("T", " "),
     }

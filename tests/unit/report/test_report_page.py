@@ -204,8 +204,7 @@ def test_the_ledger_is_shown_entry_by_entry(tmp_path: Path) -> None:
     page = write_report(sample_runs.write(tmp_path, *sample_runs.heart())).read_text()
     text = " ".join(_body(page).itertext())
     assert "Poisson sampling 0.1 of: gaussian, noise_multiplier 4" in text
-    assert "released or aborted: spent" in text
-    assert "reserved: spent" in text
+    assert "spent (reserved, never finished)" in text
     tables = {(table.findtext("caption") or "").split(";")[0]: table for table in _body(page).iter("table")}
     assert len(list(tables["Entries, oldest first"].iter("tr"))) == 3
 
