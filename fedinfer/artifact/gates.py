@@ -73,10 +73,10 @@ def limits_of(settings: ArtifactSection) -> Limits:
     return Limits(
         max_metric_drop=settings.max_metric_drop,
         min_agreement=settings.min_agreement,
-        max_calibration_gap=0.05,
+        max_calibration_gap=settings.max_calibration_gap,
         max_batch_difference=0.05,
         max_bytes=settings.max_bytes,
-        max_latency_us=float("inf"),
+        max_latency_us=settings.max_latency_us or float("inf"),
     )
 
 

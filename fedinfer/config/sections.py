@@ -99,7 +99,10 @@ class DataSection(Section):
         default="builtin",
         description="`csv`: the file `path` (CSV, or Parquet with pyarrow). `builtin`: the table `name`.",
     )
-    name: str = Field(default="", description="Built-in table: `heart`, `digits` or `credit`. Only with `builtin`.")
+    name: str = Field(
+        default="",
+        description="Built-in data: `heart`, `credit`, `digits`, `watch`, `reviews` or `ratings`. Only with `builtin`.",
+    )
     path: str = Field(default="", description="Table file, relative to the TOML that names it. Only with `csv`.")
     delimiter: str = Field(
         default="", max_length=1, description="Character between cells; empty: guessed from two lines."
@@ -282,6 +285,16 @@ class ArtifactSection(Section):
     max_bytes: Count = Field(default=50_000_000, description="Largest file that a device accepts, bytes.")
     min_agreement: Fraction = Field(
         default=0.95, description="Least part of rows with the same class as the float model."
+    )
+    max_calibration_gap: Fraction = Field(
+        default=0.05, description="Largest rise of the expected calibration error against the float model."
+    )
+    max_latency_us: NonNegative = Field(
+        default=0.0, description="Slowest single prediction on the machine that builds, microseconds; 0: no limit."
+    )
+    top: Natural = Field(default=0, description="Classes listed in the output `top`, best first; 0: no such output.")
+    abstain_below: Fraction = Field(
+        default=0.0, description="Answer `abstain` when the largest probability is below this; 0: never."
     )
 
 

@@ -82,9 +82,10 @@ def build(server: Server, progress: Progress) -> Built:
     held_x, held_y = server.judged(progress.window)
     evidence = Evidence(held_x, held_y, np.ascontiguousarray(calibration[:SYNTHETIC_ROWS]), public_x)
     task = server.scenario.scenario.name
-    ending = Ending(server.schema, 1.0, task, progress.version)
+    section = server.scenario.artifact
+    ending = Ending(server.schema, 1.0, task, progress.version, section.top, section.abstain_below)
     module = server.trainer.module(progress.weights)
-    return build_artifact(module, ending, evidence, server.scenario.artifact, server.templates, server.clock)
+    return build_artifact(module, ending, evidence, section, server.templates, server.clock)
 
 
 def _roll_out(server: Server, progress: Progress, previous: int, row: Json) -> tuple[DeviceId, ...]:
