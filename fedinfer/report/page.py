@@ -146,8 +146,8 @@ def _loop(found: RunFiles) -> Markup:
     metric = summary.metric_name(found.run)
     budget = finite(section(found.run, "privacy").get("budget"))
     words_ = (
-        "Steps from left to right: r is a training round, w a window of inference on the devices. In a window without a "
-        "drift point the monitor was learning what is normal, or too few devices reported."
+        "Steps from left to right: r is a training round, w a window of inference on the devices. In a window without "
+        "a drift point the monitor was learning what is normal, or too few devices reported."
     )
     return _section(
         "The loop over time",
