@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from fedinfer.config import from_flat
+from fedinfer.config import Scenario, from_flat
 from fedinfer.device.host import Host, Task
-from fedinfer.errors import Misbehaviour
+from fedinfer.errors import BadMessage, Misbehaviour
 from fedinfer.messages import EnrollReply, JoinReply, JoinRequest
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.ledger import ANY_TASK
@@ -55,9 +55,20 @@ def _task(host: Host, request: JoinRequest) -> Task:
     for device, member in host.members.items():
         if device in pinned and pinned[device] != member.identity.public_bytes:
             raise Misbehaviour(f"the roster names another key for this device {device}")
-    scenario, schema = from_flat(json.loads(request.scenario)), Schema.from_json(json.loads(request.schema))
+    scenario, schema = _read(request)
     host.admit(scenario, schema)
     # The owner's budget limits all runs together, so a server that starts a new run gets no fresh budget.
     host.ledger.open_accounts(host.members, ANY_TASK, host.policy.budget)
     host.ledger.open_accounts(host.members, request.run_id, host.policy.budget)
     return Task(request.run_id, scenario, schema, pinned, host.trusted_root or request.trusted_root)
+
+
+def _read(request: JoinRequest) -> tuple[Scenario, Schema]:
+    """The scenario in full: a server cannot make a device read one of its own files by naming it."""
+    try:
+        flat, schema = json.loads(request.scenario), json.loads(request.schema)
+    except ValueError as error:
+        raise BadMessage(f"the task is not JSON: {error}") from error
+    if not isinstance(flat, dict) or "scenario" in flat:
+        raise BadMessage("the task holds no flat scenario with every key written out")
+    return from_flat(flat), Schema.from_json(schema)
