@@ -1,0 +1,56 @@
+"""Runs of whole scenarios in this process, as `fedinfer run` makes them, and what tests ask about them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedinfer.config import Scenario, load_scenario
+from fedinfer.errors import FedInferError
+from fedinfer.simulation.engine import prepare_local, run_local
+from fedinfer.simulation.folder import EventLog
+from fedinfer.system import SystemClock
+from fedinfer.types import Json
+
+TIMES = ("seconds", "latency_us")
+"""What may differ between two runs of the same scenario and seed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its record, its folder, and why it ended early, if it did."""
+
+    record: Json
+    folder: Path
+    failure: FedInferError | None
+
+    def events(self, name: str) -> list[Json]:
+        lines = (self.folder / "events.jsonl").read_text().splitlines()
+        return [event for event in map(json.loads, lines) if event["event"] == name]
+
+
+def scenario(name: str, *overrides: str) -> Scenario:
+    return load_scenario(name, list(overrides))
+
+
+def run(wanted: Scenario, folder: Path) -> Run:
+    """Run a scenario into a new folder; a run that ends early is a result too."""
+    prepared, clock = prepare_local(wanted), SystemClock()
+    folder.mkdir(parents=True)
+    failure: FedInferError | None = None
+    try:
+        run_local(prepared, folder, clock, EventLog(folder, clock))
+    except FedInferError as error:
+        failure = error
+    return Run(json.loads((folder / "run.json").read_text()), folder, failure)
+
+
+def without_times(value: Any) -> Any:
+    """A record without what a clock measured."""
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key not in TIMES}
+    if isinstance(value, list):
+        return [without_times(item) for item in value]
+    return value
