@@ -60,7 +60,7 @@ class SystemEntropy:
 
 @final
 class SimulatedEntropy:
-    """A reproducible stream (AES-256-CTR keyed by a hash of the seed): anyone with the seed can undo it. Simulation only."""
+    """A reproducible stream, AES-256-CTR keyed by a hash of the seed. Simulation only: the seed undoes it."""
 
     def __init__(self, *seed: int | str) -> None:
         key = hashlib.sha256(repr(seed).encode()).digest()
