@@ -1,0 +1,101 @@
+"""The rules of fedinfer.device.plans: what a device refuses before it takes part, whatever the server says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fedinfer.errors import Misbehaviour, TransportError
+from fedinfer.messages import Kind, Purpose, ReportWork
+from fedinfer.ports import Ask
+from fedinfer.privacy.accounting import account
+from fedinfer.privacy.charges import charge, mechanism_of
+from fedinfer.privacy.ledger import Budget
+from fedinfer.types import Relation, Trust, Unit
+from fedinfer.wire import encode
+from tests.protocol.fleet import Fleet, enrolled, real, settings, simulated, work
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    return simulated(tmp_path, settings(), 4)
+
+
+def refusal(fleet: Fleet, **changes: object) -> str:
+    purpose = changes.pop("purpose", Purpose.TRAIN)
+    job = work() if purpose is Purpose.TRAIN else encode(ReportWork(1))
+    plan = fleet.promise("round-1", job, purpose=purpose, **changes)  # type: ignore[arg-type]  # changes are fields
+    device = min(fleet.hosts)
+    answer = fleet.post.ask([Ask(device, Kind.KEYS, encode(plan))], 1.0)[0]
+    assert not fleet.ledger(device), "a refused plan must not be charged"
+    return f"{answer.error}: {answer.detail}"
+
+
+def changed_mechanism(fleet: Fleet, **changes: object) -> bytes:
+    mechanism = fleet.plan.train.mechanism
+    return encode(replace(mechanism, **changes))  # type: ignore[arg-type]  # changes are fields
+
+
+def test_an_honest_plan_is_taken(fleet: Fleet) -> None:
+    assert refusal(fleet) == ": "
+
+
+def test_a_smaller_clipping_norm_in_the_mechanism_is_refused(fleet: Fleet) -> None:
+    """It would halve the norm in the event, and with it every epsilon, while the device still clips to 1."""
+    honest = fleet.promise("round-1", work())
+    half = changed_mechanism(fleet, clipping_norm=0.5, noise_multiplier=2 * fleet.plan.train.mechanism.noise_multiplier)
+    lying = replace(honest, mechanism=half)
+    cheap, true = (account(charge(plan), 1e-5, Relation.ADD_REMOVE).epsilon for plan in (lying, honest))
+    assert cheap < 0.7 * true, "the attack must pay off, or this test shows nothing"
+    assert "clipping norm 0.5, this device clips to 1.0" in refusal(fleet, mechanism=half)
+
+
+def test_a_mechanism_for_another_norm_is_refused_in_drift_reports(fleet: Fleet) -> None:
+    assert fleet.plan.drift is not None
+    mechanism = replace(fleet.plan.drift.mechanism, clipping_norm=0.1)
+    text = refusal(fleet, purpose=Purpose.DRIFT, mechanism=encode(mechanism))
+    assert "clipping norm 0.1" in text
+
+
+def test_sampling_is_not_credited_to_a_report(fleet: Fleet) -> None:
+    """A report sends all rows; a claimed rate of 1 % would make it look a hundred times cheaper."""
+    assert "sampling rate 0.01 for work that samples nothing" in refusal(
+        fleet, purpose=Purpose.DRIFT, sampling_rate=0.01
+    )
+
+
+def test_sampling_is_not_credited_to_a_device(tmp_path: Path) -> None:
+    devices = simulated(tmp_path, settings('[privacy]\nunit = "device"\n'), 4)
+    assert "sampling rate 0.1" in refusal(devices, sampling_rate=0.1)
+
+
+def test_a_plan_that_trusts_somebody_else_is_refused(fleet: Fleet) -> None:
+    assert "distributed trust" in refusal(fleet, trust=Trust.CENTRAL, noise_multiplier=10.0)
+
+
+def test_a_plan_for_another_unit_is_refused(fleet: Fleet) -> None:
+    assert "protects a device" in refusal(fleet, unit=Unit.DEVICE)
+
+
+def test_several_local_steps_are_not_credited_to_a_gradient_sum(fleet: Fleet) -> None:
+    assert "3 local steps" in refusal(fleet, local_steps=3)
+
+
+def test_noise_of_devices_that_may_be_corrupt_is_not_counted(fleet: Fleet) -> None:
+    host = fleet.hosts[min(fleet.hosts)]
+    host.policy = replace(host.policy, corruption_rate=0.25)
+    assert mechanism_of(fleet.promise("round-1", work())).contributors == 3
+    assert "noise of 3 devices is counted, 2 are surely honest" in refusal(fleet)
+
+
+def test_a_real_device_refuses_a_run_in_which_the_server_adds_the_noise(tmp_path: Path) -> None:
+    scenario = settings('[privacy]\ntrust = "central"\n')
+    stores = enrolled(tmp_path / "stores", 4, Budget(5.0, 1e-5))
+    with pytest.raises(TransportError, match="trusts central with the noise"):
+        real(stores, scenario)
+
+
+def test_the_refusal_is_typed(fleet: Fleet) -> None:
+    assert refusal(fleet, local_steps=3).startswith(Misbehaviour.__name__)
