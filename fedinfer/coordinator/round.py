@@ -99,7 +99,7 @@ def training_round(server: Server, plan: RunPlan, progress: Progress, reason: st
     promise = sum_plan(server, plan.train, Purpose.TRAIN, round_id, cohort, work)
     released, result = release(server, promise, work)
     if released is not None:
-        _apply(server, plan, progress, released)
+        apply_release(server, plan, progress, released)
     _record(server, progress, reason, promise, result, started)
     if isinstance(result, Total):
         progress.aborted_in_a_row = 0
@@ -121,7 +121,8 @@ def choose_cohort(server: Server, plan: RunPlan, round_id: str) -> tuple[DeviceI
     return tuple(devices[index] for index in sorted(chosen))
 
 
-def _apply(server: Server, plan: RunPlan, progress: Progress, released: Release) -> None:
+def apply_release(server: Server, plan: RunPlan, progress: Progress, released: Release) -> None:
+    """Step the server's optimizer with the mean of a released sum."""
     from fedinfer.training.optimizers import apply
 
     if server.scenario.privacy.unit is Unit.EXAMPLE and server.scenario.privacy.trust is not Trust.LOCAL:

@@ -68,6 +68,23 @@ def coordinate(
     Raises:
         FedInferError: see fedinfer.coordinator.loop.
     """
+    return run(*open_server(grid, scenario, federation, folder, engine, clock, emit))
+
+
+def open_server(
+    grid: Grid,
+    scenario: Scenario,
+    federation: Federation,
+    folder: Path,
+    engine: str,
+    clock: Clock,
+    emit: Listener,
+) -> tuple[Server, RunPlan]:
+    """Enrol all nodes of a grid and plan the run; arguments as in `coordinate`. Nothing was asked of anybody's data.
+
+    Raises:
+        FedInferError: when nobody joins, or the plan is not possible.
+    """
     seed = scenario.scenario.seed
     trainer = load_trainer(scenario.model, federation.schema, scenario.training, seed)
     plan = plan_simulation(scenario, federation, trainer, engine)
@@ -79,7 +96,8 @@ def coordinate(
     root = repository.trusted_root()
     rows, _ = join(members, RUN_ID, scenario, federation.schema, root, transport, deadline)
     devices = {member.device: member.public_key for member in members if member.device in rows}
-    return run(_server(scenario, federation, folder, trainer, transport, devices, rows, repository, clock, emit), plan)
+    server = _server(scenario, federation, folder, trainer, transport, devices, rows, repository, clock, emit)
+    return server, plan
 
 
 def _server(
