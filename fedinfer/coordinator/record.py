@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,10 +76,21 @@ def write(folder: Path, record: Json) -> None:
     """
     temporary = folder / "run.json.part"
     try:
-        temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(plain(record), indent=2, allow_nan=False) + "\n")
         temporary.replace(folder / "run.json")
     except OSError as error:
         raise StoreError(f"{folder / 'run.json'}: {error}", hint="check free space and permissions") from error
+
+
+def plain(value: Any) -> Any:
+    """JSON has no infinity and no NaN: an infinite epsilon (no privacy) becomes "inf", what is unknown becomes null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
 
 
 def privacy_of(server: Server, plan: RunPlan) -> Json:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fedinfer.coordinator.record import plain
 from fedinfer.errors import ConfigError, StoreError
 from fedinfer.ports import Clock
 
@@ -32,7 +33,7 @@ class EventLog:
         stamped = {"event": name, "time": self._clock.now().isoformat(timespec="milliseconds"), **fields}
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(stamped, allow_nan=False) + "\n")
+                file.write(json.dumps(plain(stamped), allow_nan=False) + "\n")
         except OSError as error:
             raise StoreError(f"{self._path}: {error.strerror}", hint="free space, or choose another --out") from error
 
