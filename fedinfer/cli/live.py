@@ -32,6 +32,7 @@ class RunView:
         self._facts: dict[str, str] = {}
         self.recent: list[tuple[str, str]] = []
         self._title = "fedinfer"
+        self._budget = ""
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -71,6 +72,7 @@ class RunView:
         privacy, sums = fields["privacy"], fields["secure_aggregation"]
         self._title = f"{fields['scenario']}: {fields['population']} devices, seed {fields['seed']}"
         self._progress.update(self._steps, total=fields["rounds"] + fields["windows"], description="rounds and windows")
+        self._budget = f" of {privacy['budget']:g}" if privacy["private"] else ""
         self._facts["privacy"] = (
             f"per {privacy['unit']}, trust {privacy['trust']}, budget epsilon {privacy['budget']:g} at delta "
             f"{privacy['delta']:g}"
@@ -84,7 +86,7 @@ class RunView:
 
     def _on_round(self, fields: dict[str, Any]) -> None:
         self._progress.advance(self._steps)
-        self._facts["epsilon spent"] = f"{fields['epsilon']:.3f}"
+        self._facts["epsilon spent"] = f"{fields['epsilon']:.3f}{self._budget}"
         self._facts["metric"] = f"accuracy {fields['metric']:.3f}, loss {fields['loss']:.3f}"
         text = f"{fields['survivors']} of {fields['cohort']} survived, accuracy {fields['metric']:.3f}"
         if fields["status"] == "aborted":
@@ -109,7 +111,7 @@ class RunView:
         self._facts["drift"] = f"window {fields['window']}: {fields['state']}"
         metric = "unknown" if fields["metric"] is None else f"{fields['metric']:.3f}"
         if fields.get("epsilon") is not None:
-            self._facts["epsilon spent"] = f"{fields['epsilon']:.3f}"
+            self._facts["epsilon spent"] = f"{fields['epsilon']:.3f}{self._budget}"
         if fields.get("latency_us") is not None:
             self._facts["inference"] = f"{fields['latency_us']:.0f} us per row (median)"
         self._say(f"window {fields['window']}", f"{fields['reporters']} reports, accuracy on devices {metric}")

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from fedinfer.cli.live import live_view
-from fedinfer.cli.output import JsonOption, errors_to_exit, print_json
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stderr
 from fedinfer.cli.summary import print_summary
 from fedinfer.config import Scenario, load_scenario
 from fedinfer.errors import FedInferError, StoreError
@@ -90,6 +90,9 @@ def _run(
                 run_local(prepared, folder, clock, emit)
         except FedInferError as error:
             failure = error
+        except KeyboardInterrupt:
+            stderr.print(f"interrupted; what was done so far is in {folder}", markup=False, soft_wrap=True)
+            raise
     record = _record(folder, failure)
     write_report(folder)
     return record, folder, failure
