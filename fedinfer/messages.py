@@ -96,6 +96,24 @@ class JoinReply:
 
 
 @dataclass(frozen=True, slots=True)
+class Split:
+    """How everybody who is asked in a round was dealt to groups, each with a private sum of its own.
+
+    Args:
+        groups: how many; 1: the cohort is everybody.
+        seed: public, 32 bytes, drawn by the server for this round; empty for one group.
+        everyone: sorted ids of all groups together; empty for one group.
+    """
+
+    groups: int
+    seed: bytes
+    everyone: tuple[DeviceId, ...]
+
+
+ONE_GROUP = Split(1, b"", ())
+
+
+@dataclass(frozen=True, slots=True)
 class SumPlan:
     """What the server promises before it asks for anything; every device of the cohort gets the same bytes.
 
@@ -113,6 +131,7 @@ class SumPlan:
         local_steps: noisy steps that one device makes in one round (local trust, unit example), else 1.
         rotation_seed: public, 32 bytes.
         work_hash: SHA-256 of the work that the masked stage will bring.
+        split: where the cohort comes from when a round has several groups; devices check it.
     """
 
     run_id: str
@@ -133,6 +152,7 @@ class SumPlan:
     local_steps: int
     rotation_seed: bytes
     work_hash: bytes
+    split: Split = ONE_GROUP
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,15 @@ class ServerOptimizer(StrEnum):
     FEDADAGRAD = "fedadagrad"
 
 
+class Robust(StrEnum):
+    """How the means of the groups of a round become one update."""
+
+    MEAN = "mean"
+    MEDIAN = "median"
+    TRIMMED_MEAN = "trimmed_mean"
+    NORM_BOUNDED_MEAN = "norm_bounded_mean"
+
+
 class ScenarioSection(Section):
     """[scenario]: the name and the seed."""
 
@@ -229,6 +238,19 @@ class TrainingSection(Section):
     server_momentum: Probability = Field(
         default=0.9, description="First-moment decay of server optimizers that have one."
     )
+    robust: Robust = Field(
+        default=Robust.MEAN,
+        description="How the groups of a round (`secure_aggregation.group_size`) are combined: `mean` of all devices, "
+        "or a rule that limits what dishonest devices can do: coordinate-wise `median` or `trimmed_mean` of the groups' "
+        "means, or `norm_bounded_mean`. Not for unit `example`.",
+    )
+    trim: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        default=0.2, description="`trimmed_mean`: part of the groups left out at either end, rounded up."
+    )
+    norm_bound: NonNegative = Field(
+        default=0.0,
+        description="`norm_bounded_mean`: largest L2 norm that one group's mean may have; 0: `privacy.clipping_norm`.",
+    )
     deadline_seconds: Positive = Field(
         default=3600.0, description="Longest wait for the devices in one stage of a round."
     )
@@ -274,7 +296,11 @@ class SecureAggregationSection(Section):
         description="What the server may do: follow the rules and look, or lie about who dropped.",
     )
     bits: int = Field(default=0, ge=0, le=32, description="Bits per coordinate on the wire; 0: chosen from the noise.")
-    group_size: Natural = Field(default=0, description="Cohorts are summed in groups of about this size; 0: chosen.")
+    group_size: Annotated[int, Field(ge=0, le=500)] = Field(
+        default=0,
+        description="Larger cohorts are dealt at random into groups of at most this size, each with a private sum of "
+        "its own; 0: 500. Below 100, devices hide among few and noise is large.",
+    )
 
 
 class ArtifactSection(Section):

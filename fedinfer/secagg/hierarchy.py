@@ -22,7 +22,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.errors import ConfigError
+from fedinfer.errors import ConfigError, Misbehaviour
+from fedinfer.messages import Split
+from fedinfer.secagg.hypergeometric import SECURITY_BITS, most_marked
 from fedinfer.secagg.ideal import ideal_sum
 from fedinfer.types import DeviceId, RingVector
 
@@ -60,6 +62,40 @@ def random_groups(devices: Sequence[DeviceId], groups: int, seed: bytes) -> tupl
         raise ConfigError(f"{len(set(devices))} different devices of {len(devices)} cannot make {groups} groups")
     shuffled = sorted(devices, key=lambda device: hashlib.sha256(seed + b"\0" + device.encode()).digest())
     return tuple(tuple(sorted(shuffled[start::groups])) for start in range(groups))
+
+
+def check_group(cohort: tuple[DeviceId, ...], split: Split) -> None:
+    """A device's check that its cohort was dealt by the published seed and not picked.
+
+    Raises:
+        Misbehaviour: the cohort is none of the groups that the seed gives, or the split contradicts itself.
+    """
+    if split.groups == 1 and not split.everyone:
+        return
+    try:
+        groups = random_groups(split.everyone, split.groups, split.seed)
+    except ConfigError as error:
+        raise Misbehaviour(f"a split that cannot be: {error}") from error
+    if cohort not in groups:
+        raise Misbehaviour(
+            f"the cohort of {len(cohort)} is none of the {split.groups} groups that the published seed deals from "
+            f"{len(split.everyone)} devices"
+        )
+
+
+def most_corrupt(devices: int, corrupt: int, size: int, groups: int) -> int:
+    """Corrupt devices in one random group, at most, but for a chance of 2^-40 that any group of the round has more.
+
+    A group drawn at random holds more than its share of the corrupt devices about every second time, so the number
+    that noise and graph must withstand is a tail of the hypergeometric law, not the mean.
+
+    Args:
+        devices: in all groups together.
+        corrupt: of them.
+        size: of the group.
+        groups: number of groups; each gets its part of the chance.
+    """
+    return most_marked(devices, corrupt, size, 2.0**-SECURITY_BITS / groups)
 
 
 def add_sums(totals: Iterable[RingVector], bits: int) -> RingVector:

@@ -82,6 +82,18 @@ def ring_is_safe(n: int, degree: int, threshold: int, dropout_rate: float, corru
     return bool(broken[0] < -(SECURITY_BITS + 1) * math.log(2)) and threshold > least
 
 
+def most_marked(n: int, marked: int, draws: int, chance: float) -> int:
+    """Least t with Pr[more than t of the marked] <= chance, when `draws` of n are drawn without replacement.
+
+    Args:
+        n: devices.
+        marked: how many of them, 0..n.
+        draws: how many are drawn, 1..n.
+        chance: in (0, 1).
+    """
+    return _upper_quantile(_log_factorials(n), n, marked, draws, chance)
+
+
 def corrupt_or_dropped(n: int, dropout_rate: float, corruption_rate: float) -> int:
     """Devices that are not both honest and present, at most."""
     return math.floor((corruption_rate + _ROUNDING) * n) + math.floor((dropout_rate + _ROUNDING) * n)
