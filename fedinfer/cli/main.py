@@ -8,6 +8,7 @@ import sys
 import typer
 
 from fedinfer.cli import artifact, device, privacy, rollout
+from fedinfer.cli.audit import audit
 from fedinfer.cli.doctor import doctor
 from fedinfer.cli.init import init
 from fedinfer.cli.output import stderr
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train privately, aggregate securely, push a signed int8 model, infer on the device, watch for drift.",
 )
-for command in (run, scenarios, init, validate, report, doctor, version):
+for command in (run, scenarios, init, validate, report, audit, doctor, version):
     app.command()(command)
 for name, group in (
     ("privacy", privacy.app),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from statistics import NormalDist
 
 import numpy as np
@@ -23,6 +24,13 @@ Scores = npt.NDArray[np.float64]
 
 _MAX_EPSILON = 30.0
 """No number of canaries that fits a computer refutes more."""
+
+
+class AuditMethod(StrEnum):
+    """How canaries become a bound."""
+
+    ONE_RUN = "one-run"
+    CANARY = "canary"
 
 
 @dataclass(frozen=True, slots=True)

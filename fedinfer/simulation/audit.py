@@ -1,0 +1,375 @@
+"""Auditing a scenario: train it with canaries through the real mechanism and see how well they can be told apart.
+
+What runs is the product: device ledgers, clipping, encoding, noise shares, sums (mode `ideal`: the same integers, no
+masks), decoding, the server's noise and optimizer. Only as many devices stay as the plan guarantees, so no noise counts
+that is not promised. The view is what the scenario trusts nobody with less than: the released sums, or with trust
+`local` every device's own vectors. No model is exported, no window is watched; the claim is that of the rounds alone,
+with the noise that the whole plan, windows included, was calibrated to.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+
+from fedinfer.config import Scenario, to_flat
+from fedinfer.coordinator.loop import budget_of, start
+from fedinfer.coordinator.planning import RunPlan, SumSettings
+from fedinfer.coordinator.round import LEDGER_OWNER, apply_release, release, sum_plan
+from fedinfer.coordinator.server import Progress, Server
+from fedinfer.data import Federation
+from fedinfer.device.host import Host
+from fedinfer.device.respond import DeviceResponder
+from fedinfer.device.vectors import trainer_of
+from fedinfer.errors import ConfigError, TooFewSurvivors
+from fedinfer.flower.client_app import CohortClientApp
+from fedinfer.messages import FitWork, Kind, PlainReply, Purpose, SumPlan
+from fedinfer.ports import Answer, Ask, Clock, Transport
+from fedinfer.privacy.accounting import Spent, account
+from fedinfer.privacy.audit import AuditBound, AuditMethod, canary_device_bound, one_run_bound
+from fedinfer.privacy.charges import charge, mechanism_of, relation_of
+from fedinfer.privacy.encoding import decode as decode_sum
+from fedinfer.privacy.events import Repeated
+from fedinfer.privacy.ledger import Budget
+from fedinfer.privacy.mechanism import NoiseKind
+from fedinfer.secagg.packing import unpack
+from fedinfer.simulation.canaries import Canaries, CanaryTrainer, Directions, Evidence, Floats, NamedSource
+from fedinfer.simulation.coordinate import open_server
+from fedinfer.simulation.engine import Prepared
+from fedinfer.simulation.grid import LocalGrid
+from fedinfer.simulation.population import Processes, simulated_host
+from fedinfer.system import SimulatedEntropy, simulation_rng
+from fedinfer.training.trainer import Trainer
+from fedinfer.types import AggregationMode, DeviceId, Json, Trust, Unit
+from fedinfer.wire import decode, encode
+
+LEAST_CANARIES, MOST_CANARIES = 10, 1000
+MOST_NUMBERS = 20_000_000
+"""Canaries times dimension that are held at once."""
+MOST_AXES = 2_000
+"""Largest dimension in which quiet directions are looked for."""
+MOST_ROWS = 2_000
+"""Real rows that are looked at for that."""
+SILENT = 1e-6
+"""Noise multiplier that stands for none where an event must be positive."""
+
+
+class NoiseUnderAudit(StrEnum):
+    """Which noise the audited run adds."""
+
+    PLANNED = "planned"
+    UNSAFE_NO_NOISE = "UnsafeNoNoise"
+    """None, while the claim stays that of the plan: shows that the audit can fail."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """What is done.
+
+    Args:
+        method: see fedinfer.privacy.audit.
+        canaries: how many; 0: chosen.
+        confidence: of the bound, in (0, 1).
+        noise: see `NoiseUnderAudit`.
+    """
+
+    method: AuditMethod
+    canaries: int
+    confidence: float
+    noise: NoiseUnderAudit
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """An audit's result.
+
+    Args:
+        scenario, unit, trust, rounds: what was trained.
+        noise: which noise was added.
+        claimed: proved upper bound for these rounds, if the mechanism is what it says.
+        bound: what the canaries show.
+        ceiling: the bound if every canary had been told apart; an audit with a ceiling below the claim cannot fail.
+    """
+
+    scenario: str
+    unit: Unit
+    trust: Trust
+    rounds: int
+    noise: NoiseUnderAudit
+    claimed: Spent
+    bound: AuditBound
+    ceiling: float
+
+    @property
+    def violated(self) -> bool:
+        """The canaries refute the claim."""
+        return self.bound.epsilon > self.claimed.epsilon
+
+    @property
+    def can_fail(self) -> bool:
+        """A mechanism without any noise would have been found out."""
+        return self.ceiling > self.claimed.epsilon
+
+    def to_json(self) -> Json:
+        """All figures, and the verdict."""
+        return {
+            "scenario": self.scenario,
+            "unit": str(self.unit),
+            "trust": str(self.trust),
+            "rounds": self.rounds,
+            "noise": str(self.noise),
+            "claimed_epsilon": self.claimed.epsilon,
+            "accountant": self.claimed.accountant,
+            "relation": str(self.claimed.relation),
+            "sampling": self.claimed.sampling,
+            **self.bound.to_json(),
+            "ceiling": self.ceiling,
+            "can_fail": self.can_fail,
+            "verdict": "violated" if self.violated else "consistent",
+        }
+
+
+def run_audit(prepared: Prepared, settings: AuditSettings, clock: Clock) -> AuditReport:
+    """Train a scenario with canaries and report what they show.
+
+    Args:
+        prepared: from `prepare_local`; drift windows and triggered rounds count in its plan but are not run.
+        settings: what is done.
+        clock: time.
+
+    Raises:
+        ConfigError: nothing is protected, nothing is trained, or too few canaries fit.
+        FedInferError: whatever stops a round.
+    """
+    scenario = _scenario_of(prepared.scenario)
+    with tempfile.TemporaryDirectory() as name:
+        audit = _open(scenario, prepared, settings, Path(name), clock)
+        for number in range(1, audit.plan.rounds + 1):
+            _round(audit, f"round-{number:04d}")
+    return _report(audit, settings)
+
+
+@dataclass(slots=True)
+class _Audit:
+    """Wiring of one audit: a server, the only survivors, and what was planted."""
+
+    server: Server
+    plan: RunPlan
+    recorder: _Recorder
+    settings: SumSettings
+    cohort: tuple[DeviceId, ...]
+    staying: tuple[DeviceId, ...]
+    trainer: CanaryTrainer
+    evidence: Evidence
+    progress: Progress
+
+
+@dataclass(slots=True)
+class _Recorder:
+    """A transport that keeps the last vectors that devices sent."""
+
+    inner: Transport
+    bodies: dict[DeviceId, bytes] = field(default_factory=dict)
+
+    def devices(self) -> Sequence[DeviceId]:
+        """As the real one."""
+        return self.inner.devices()
+
+    def ask(self, asks: Sequence[Ask], timeout_seconds: float) -> Sequence[Answer]:
+        """Carry the asks and keep the answers."""
+        answers = self.inner.ask(asks, timeout_seconds)
+        if asks and asks[0].kind == Kind.PLAIN:
+            self.bodies = {answer.device: answer.body for answer in answers if not answer.error}
+        return answers
+
+
+def _scenario_of(scenario: Scenario) -> Scenario:
+    if scenario.privacy.unit is Unit.NONE:
+        raise ConfigError("privacy.unit is none: nothing is claimed, there is nothing to audit")
+    if not scenario.training.rounds:
+        raise ConfigError("no rounds are planned: there is nothing to audit", hint="--rounds 10")
+    if scenario.privacy.trust is Trust.LOCAL and scenario.training.momentum:
+        raise ConfigError("canaries in DP-SGD on the device are planted for plain SGD; training.momentum must be 0")
+    section = scenario.secure_aggregation.model_copy(update={"mode": AggregationMode.IDEAL})
+    return scenario.model_copy(update={"secure_aggregation": section})
+
+
+def _open(scenario: Scenario, prepared: Prepared, settings: AuditSettings, folder: Path, clock: Clock) -> _Audit:
+    silent = settings.noise is NoiseUnderAudit.UNSAFE_NO_NOISE
+    budget = Budget(math.inf, scenario.privacy.delta) if silent else budget_of(scenario)
+    host = _host(scenario, prepared.federation, folder, clock)
+    if silent:
+        host.policy = replace(host.policy, budget=budget)
+    server, plan = open_server(_grid(scenario, host), scenario, prepared.federation, folder, "local", clock, _unheard)
+    recorder = _Recorder(server.transport)
+    server = replace(server, transport=recorder)
+    server.ledger.open_account(LEDGER_OWNER, server.run_id, budget)
+    names = sorted(server.devices)
+    order = simulation_rng(scenario.scenario.seed, "audit", "devices").permutation(len(names))
+    cohort = [names[index] for index in order[: plan.cohort]]
+    staying = tuple(sorted(cohort[: plan.train.min_survivors]))
+    host.vanishes = lambda _, device: None if device in staying else Kind.MASKED
+    real = trainer_of(host)
+    canaries = _plant(scenario, server, plan, settings, staying, _quiet_axes(scenario, host, real, staying))
+    trainer = CanaryTrainer(real, canaries, scenario.privacy.clipping_norm, scenario.training.learning_rate)
+    host.joined().trainer = trainer
+    return _Audit(
+        server=server,
+        plan=plan,
+        recorder=recorder,
+        settings=silenced(plan.train) if silent else plan.train,
+        cohort=tuple(sorted(cohort)),
+        staying=staying,
+        trainer=trainer,
+        evidence=Evidence(canaries, _groups(scenario.privacy.trust, canaries)),
+        progress=start(server, plan),
+    )
+
+
+def _host(scenario: Scenario, federation: Federation, folder: Path, clock: Clock) -> Host:
+    """Simulated devices whose randomness says whose it is."""
+    seed = scenario.scenario.seed
+    host = simulated_host(scenario, federation, folder / "devices", clock, Processes.ONE)
+    host.generator = lambda plan, device: NamedSource(
+        plan.round_id, device, SimulatedEntropy(seed, "fit", plan.round_id, device)
+    )
+    return host
+
+
+def _grid(scenario: Scenario, host: Host) -> LocalGrid:
+    names, responder = sorted(host.members), DeviceResponder(host)
+    app = CohortClientApp(lambda context: (names[int(context.node_config["partition-id"])], responder))
+    return LocalGrid(app, len(names), to_flat(scenario))
+
+
+def _unheard(_name: str, _fields: Json) -> None:
+    """Nobody listens to an audit's events."""
+
+
+def silenced(settings: SumSettings) -> SumSettings:
+    """The same sums without noise. They are charged as not private; the claim is made from the real plan."""
+    mechanism = settings.mechanism
+    if mechanism.kind is not NoiseKind.NONE:
+        return replace(settings, mechanism=replace(mechanism, kind=NoiseKind.NONE, noise_multiplier=0.0))
+    return replace(settings, noise_multiplier=SILENT)
+
+
+def _quiet_axes(scenario: Scenario, host: Host, trainer: Trainer, staying: Sequence[DeviceId]) -> Floats:
+    """(d, k) axes in which the real rows' gradients vary least: sampling of real rows hides canaries there least.
+
+    Differential privacy holds for any data, so the auditor may choose the canaries that suit it. Half of all axes.
+    """
+    d = trainer.dimension
+    sampled = scenario.privacy.unit is Unit.EXAMPLE and scenario.training.sampling_rate < 1
+    if not sampled or not 2 <= d <= MOST_AXES:
+        return np.zeros((d, 0))
+    data = [host.rows.training(device, 0) for device in staying]
+    x, y = (np.concatenate(part)[:MOST_ROWS] for part in zip(*data, strict=True))
+    singles = [(x[i : i + 1], y[i : i + 1]) for i in range(len(y))]
+    rngs = [simulation_rng(0)] * len(singles)
+    gradients = trainer.gradient_sums(trainer.initial(), singles, 1.0, scenario.privacy.clipping_norm, rngs)
+    axes: Floats = np.linalg.eigh(gradients.T.astype(np.float64) @ gradients)[1]  # ascending
+    return axes[:, : d // 2]
+
+
+def _plant(
+    scenario: Scenario,
+    server: Server,
+    plan: RunPlan,
+    settings: AuditSettings,
+    staying: Sequence[DeviceId],
+    axes: Floats,
+) -> Canaries:
+    """Choose homes and coins."""
+    seed = scenario.scenario.seed
+    k = axes.shape[1] or axes.shape[0]
+    devices = scenario.privacy.unit is Unit.DEVICE
+    fits = min(MOST_CANARIES, MOST_NUMBERS // server.trainer.dimension, len(staying) if devices else MOST_CANARIES)
+    m = settings.canaries or min(_wanted(scenario, settings.method, k, plan.rounds), fits)
+    if not LEAST_CANARIES <= m <= fits:
+        raise ConfigError(
+            f"{m} canaries: at least {LEAST_CANARIES} are needed, {fits} fit ({len(staying)} devices stay in a round)",
+            hint="audit more devices, more rounds, or choose --canaries",
+        )
+    homes = tuple(staying[i % len(staying)] for i in range(m))
+    coins = simulation_rng(seed, "audit", "coins").random(m) < 0.5
+    if settings.method is AuditMethod.CANARY:
+        return Canaries(homes, np.ones(m, dtype=np.bool_), Directions.FIXED, axes, seed)
+    return Canaries(homes, coins, Directions.FRESH, axes, seed)
+
+
+def _wanted(scenario: Scenario, method: AuditMethod, k: int, rounds: int) -> int:
+    """As many canaries as can be told apart without noise: they hide one another, and sampling hides them."""
+    if method is AuditMethod.CANARY:
+        return max(LEAST_CANARIES, min(50, k // 20))
+    rate = scenario.training.sampling_rate if scenario.privacy.unit is Unit.EXAMPLE else 1.0
+    return max(LEAST_CANARIES, int(k * rounds / 5 * min(1.0, rate / max(1 - rate, 1e-9))))
+
+
+def _groups(trust: Trust, canaries: Canaries) -> np.ndarray:
+    """With trust `local` every device is seen alone, else only the sum."""
+    names = sorted(set(canaries.homes))
+    numbers = [names.index(home) if trust is Trust.LOCAL else 0 for home in canaries.homes]
+    return np.array(numbers, dtype=np.int64)
+
+
+def _round(audit: _Audit, round_id: str) -> None:
+    work = encode(FitWork(audit.progress.weights, 0))
+    promise = sum_plan(audit.server, audit.settings, Purpose.TRAIN, round_id, audit.cohort, work)
+    released, result = release(audit.server, promise, work)
+    if released is None:
+        raise TooFewSurvivors(f"round {round_id} of the audit has only {len(result.survivors)} survivors")
+    audit.evidence.add(round_id, _views(audit, promise, released.total), audit.trainer.effects)
+    apply_release(audit.server, audit.plan, audit.progress, released)
+
+
+def _views(audit: _Audit, promise: SumPlan, total: np.ndarray) -> Floats:
+    """(groups, d) what is seen of this round, minus what is known."""
+    expected = audit.trainer.expected
+    if promise.trust is not Trust.LOCAL:
+        known = np.sum([expected[device] for device in audit.staying], axis=0)
+        return np.asarray(total - known, np.float64)[None, :]
+    mechanism = mechanism_of(promise)
+    views = []
+    for device in sorted(set(audit.trainer.canaries.homes)):
+        packed = decode(PlainReply, audit.recorder.bodies[device]).packed
+        own = decode_sum(unpack(packed, mechanism.bits, mechanism.padded), mechanism, promise.rotation_seed)
+        views.append(own - expected[device])
+    return np.stack(views)
+
+
+def _report(audit: _Audit, settings: AuditSettings) -> AuditReport:
+    scenario = audit.server.scenario
+    privacy, canaries = scenario.privacy, audit.trainer.canaries
+    # The claim comes from the plan as it was made, whatever noise was added.
+    promise = sum_plan(audit.server, audit.plan.train, Purpose.TRAIN, "claim", audit.cohort, b"")
+    events = [Repeated(event, audit.plan.rounds) for event in charge(promise)]
+    claimed = account(events, privacy.delta, relation_of(privacy.unit))
+    bound, ceiling = _bounds(audit.evidence, canaries, privacy.delta, settings)
+    return AuditReport(
+        scenario.scenario.name, privacy.unit, privacy.trust, audit.plan.rounds, settings.noise, claimed, bound, ceiling
+    )  # fmt: skip
+
+
+def _bounds(evidence: Evidence, canaries: Canaries, delta: float, settings: AuditSettings) -> tuple[AuditBound, float]:
+    """The bound, and what it would be if nothing hid the canaries but one another."""
+    m, k = canaries.included.size, canaries.dimension
+    if settings.method is AuditMethod.ONE_RUN:
+        guesses = max(2, m // 4 * 2)  # the clearest half, fixed in advance
+        best = one_run_bound(
+            canaries.included.astype(np.float64), canaries.included, delta, settings.confidence, guesses
+        )
+        bound = one_run_bound(evidence.scores(), canaries.included, delta, settings.confidence, guesses)
+        return bound, best.epsilon
+    shared = m / (int(evidence.groups.max()) + 1)
+    normal = np.array([NormalDist().inv_cdf((i + 0.5) / m) for i in range(m)])
+    perfect = (1 / math.sqrt(shared)) + normal / math.sqrt(k)
+    best = canary_device_bound(perfect, k, delta, settings.confidence)
+    return canary_device_bound(evidence.cosines(), k, delta, settings.confidence), best.epsilon

@@ -1,0 +1,234 @@
+"""Canaries: units of privacy whose vectors an auditor chose, planted among the real devices of a simulation.
+
+* Unit `device`: a canary is a device; it sends C times a unit vector, or zeros when its coin said "out".
+* Unit `example`: a canary is a row on a device; its clipped gradient is C times a unit vector. It is sampled like any
+  other row. It enters after the engine clipped the real rows, so an audit does not test that clipping.
+
+Everything after that is the product: encoding, noise, sums, decoding. The auditor is as strong as the definition of
+differential privacy allows: it knows all data of everybody else, and subtracts what that contributes on average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.ports import Entropy
+from fedinfer.privacy.clipping import clip_rows
+from fedinfer.system import simulation_rng
+from fedinfer.training.sampling import PrivateSteps, uniform
+from fedinfer.training.trainer import Data, Trainer
+from fedinfer.types import DeviceId, FloatVector
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+_WITHIN = 1 - 2.0**-21
+"""Canaries stay a little below the clipping norm, so that clipping them in float32 changes nothing."""
+
+
+class Directions(StrEnum):
+    """How a canary's direction is drawn."""
+
+    FIXED = "fixed"
+    """One for the whole run, independent of the other canaries' (Andrew et al. 2023)."""
+    FRESH = "fresh"
+    """A new one each round, orthogonal to the other canaries' where the dimension allows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Canaries:
+    """Who was planted where.
+
+    Args:
+        homes: device of each canary, m of them.
+        included: (m,) whether its coin said "in".
+        draw: see `Directions`.
+        basis: (d, k) orthonormal columns that directions are made of; shape (d, 0): all d axes.
+        seed: of the run.
+    """
+
+    homes: tuple[DeviceId, ...]
+    included: Flags
+    draw: Directions
+    basis: Floats
+    seed: int
+
+    @property
+    def dimension(self) -> int:
+        """k, number of dimensions that directions are drawn from."""
+        axes, chosen = self.basis.shape
+        return int(chosen or axes)
+
+    def directions(self, round_id: str) -> Floats:
+        """(m, d) unit vectors."""
+        label = round_id if self.draw is Directions.FRESH else ""
+        raw = simulation_rng(self.seed, "canaries", label).standard_normal((len(self.homes), self.dimension))
+        if self.draw is Directions.FRESH and raw.shape[0] <= raw.shape[1]:
+            raw = np.linalg.qr(raw.T)[0].T
+        raw /= np.linalg.norm(raw, axis=1, keepdims=True)
+        return raw @ self.basis.T if self.basis.shape[1] else raw
+
+    def project(self, vectors: Floats) -> Floats:
+        """The part of vectors (n, d) in which canaries can be seen, (n, k)."""
+        return vectors @ self.basis if self.basis.shape[1] else vectors
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSource:
+    """Randomness of one simulated device that says whose it is."""
+
+    round_id: str
+    device: DeviceId
+    entropy: Entropy
+
+    def take(self, count: int) -> bytes:
+        """Next `count` bytes."""
+        return self.entropy.take(count)
+
+
+@dataclass(slots=True)
+class CanaryTrainer:
+    """Stands where the devices' trainer stands; plants canaries in what comes out of it.
+
+    Args:
+        inner: the real one.
+        canaries: what is planted.
+        norm: clipping norm C.
+        learning_rate: of the device, for DP-SGD on the device.
+        expected: per device, what its real data contributed to this round on average.
+        effects: per canary, what it adds to its device's vector when it is in, on average, over its direction.
+    """
+
+    inner: Trainer
+    canaries: Canaries
+    norm: float
+    learning_rate: float
+    expected: dict[DeviceId, Floats] = field(default_factory=dict)
+    effects: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def updates(self, weights: FloatVector, data: Data, sources: Sequence[NamedSource]) -> FloatVector:
+        """Unit `device`: real updates, except that canary devices send their own vectors."""
+        vectors = clip_rows(self.inner.updates(weights, data, sources), self.norm)
+        homes = set(self.canaries.homes)
+        for row, source in enumerate(sources):
+            if source.device in homes:
+                vectors[row] = 0.0
+        self._expect(sources, vectors)
+        sizes = np.full(len(self.canaries.homes), self.norm * _WITHIN)
+        return self._planted(vectors, sources, sizes, {})
+
+    def gradient_sums(
+        self, weights: FloatVector, data: Data, rate: float, clipping_norm: float, sources: Sequence[NamedSource]
+    ) -> FloatVector:
+        """Unit `example`: sums over real rows and sampled canary rows."""
+        sums = self.inner.gradient_sums(weights, data, rate, clipping_norm, sources)
+        self._expect(sources, rate * self.inner.gradient_sums(weights, data, 1.0, clipping_norm, sources))
+        sizes = np.full(len(self.canaries.homes), self.norm * _WITHIN)
+        drawn = {source.device: (1, rate) for source in sources}
+        return self._planted(sums, sources, sizes, drawn)
+
+    def private_updates(
+        self, weights: FloatVector, data: Data, private: PrivateSteps, sources: Sequence[NamedSource]
+    ) -> FloatVector:
+        """Unit `example`, trust `local`: DP-SGD on the device; a canary moves each step that samples it."""
+        moved = self.inner.private_updates(weights, data, private, sources)
+        average = PrivateSteps(private.steps, 1.0, private.clipping_norm, 0.0)
+        self._expect(sources, self.inner.private_updates(weights, data, average, sources))
+        rows = {source.device: len(y) for source, (_, y) in zip(sources, data, strict=True)}
+        per_step = {home: -self.learning_rate / max(1.0, private.rate * rows[home]) for home in self.canaries.homes}
+        sizes = np.array([per_step[home] * self.norm * _WITHIN for home in self.canaries.homes])
+        drawn = {source.device: (private.steps, private.rate) for source in sources}
+        return self._planted(moved, sources, sizes, drawn)
+
+    def _expect(self, sources: Sequence[NamedSource], vectors: npt.NDArray[Any]) -> None:
+        self.expected = {
+            source.device: vector.astype(np.float64) for source, vector in zip(sources, vectors, strict=True)
+        }
+
+    def _planted(
+        self,
+        vectors: FloatVector,
+        sources: Sequence[NamedSource],
+        sizes: Floats,
+        drawn: dict[DeviceId, tuple[int, float]],
+    ) -> FloatVector:
+        """Add every included canary to its home's vector, `sizes` long, as often as it was drawn (trials, rate)."""
+        result = vectors.astype(np.float64)
+        directions = self.canaries.directions(sources[0].round_id)
+        row_of = {source.device: row for row, source in enumerate(sources)}
+        self.effects = sizes.copy()
+        for number, home in enumerate(self.canaries.homes):
+            trials, rate = drawn.get(home, (1, 1.0))
+            self.effects[number] *= trials * rate
+            times = 1 if rate == 1.0 and trials == 1 else (uniform(sources[row_of[home]], trials) < rate).sum()
+            if self.canaries.included[number]:
+                result[row_of[home]] += times * sizes[number] * directions[number]
+        return result.astype(np.float32)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What the auditor has seen, kept as sums over rounds.
+
+    Args:
+        canaries: what was planted.
+        groups: (m,) which view shows a canary: all 0 for a sum, one number per home where each device is seen alone.
+    """
+
+    canaries: Canaries
+    groups: npt.NDArray[np.int64]
+    gram: Floats = field(init=False)
+    match: Floats = field(init=False)
+    energy: float = 0.0
+    coordinates: int = 0
+    total: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        m = self.groups.size
+        self.gram, self.match = np.zeros((m, m)), np.zeros(m)
+        self.total = np.zeros((int(self.groups.max()) + 1, self.canaries.dimension))
+
+    def add(self, round_id: str, views: Floats, effects: Floats) -> None:
+        """Take in one round.
+
+        Args:
+            round_id: names the directions.
+            views: (groups, d) what was seen, minus what the real data was expected to contribute.
+            effects: (m,) average length, with sign, that a canary adds along its direction.
+        """
+        seen = self.canaries.project(views)
+        added = self.canaries.project(self.canaries.directions(round_id)) * effects[:, None]
+        self.gram += (added @ added.T) * (self.groups[:, None] == self.groups[None, :])
+        self.match += np.einsum("ij,ij->i", added, seen[self.groups])
+        self.energy += float((seen**2).sum())
+        self.coordinates += seen.size
+        self.total += seen * np.sign(effects[0])
+
+    def scores(self) -> Floats:
+        """(m,) how much each canary seems to have been in: the best linear estimate of its coin.
+
+        Least squares with a ridge: coins have variance 1/4, and the variance of everything else is estimated from what
+        a fit without ridge leaves over.
+        """
+        m = self.groups.size
+        floor = 1e-9 * float(np.trace(self.gram)) / m
+        fitted = np.linalg.solve(self.gram + floor * np.eye(m), self.match)
+        left = max(self.energy - float(self.match @ fitted), 0.0) / max(self.coordinates - m, 1)
+        half = np.full(m, 0.5)
+        estimate: Floats = half + np.linalg.solve(
+            self.gram + (4 * left + floor) * np.eye(m), self.match - self.gram @ half
+        )
+        return estimate
+
+    def cosines(self) -> Floats:
+        """(m,) cosine of each canary's fixed direction with the sum of all views of its group."""
+        directions = self.canaries.project(self.canaries.directions(""))
+        lengths = np.maximum(np.linalg.norm(self.total, axis=1), 1e-300)
+        result: Floats = np.einsum("ij,ij->i", directions, self.total[self.groups]) / lengths[self.groups]
+        return result
