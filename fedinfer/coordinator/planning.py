@@ -285,8 +285,10 @@ def _local_range(scenario: Scenario, population: Population, z: float) -> float:
     noise = z * (math.sqrt(population.dimension) + TAIL_DEVIATIONS)
     if privacy.unit is not Unit.EXAMPLE:
         return privacy.clipping_norm * (1 + noise)
-    step = 2.0 + noise / max(training.sampling_rate * population.least_rows, 1.0)
-    return training.learning_rate * _local_steps(scenario) * privacy.clipping_norm * step
+    # Signals of all steps may point one way, independent noise adds up as the root; momentum repeats every step.
+    steps, expected = _local_steps(scenario), max(training.sampling_rate * population.least_rows, 1.0)
+    reach = 2.0 * steps + noise * math.sqrt(steps) / expected
+    return training.learning_rate / (1 - training.momentum) * privacy.clipping_norm * reach
 
 
 def _drift_settings(scenario: Scenario, population: Population, hiding: _Hiding, z: float) -> SumSettings:
