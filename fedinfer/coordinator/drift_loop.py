@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedinfer.coordinator.planning import RunPlan, SumSettings
-from fedinfer.coordinator.round import LEDGER_OWNER, release, sum_plan
+from fedinfer.coordinator.robust import PLAIN_MEAN
+from fedinfer.coordinator.round import LEDGER_OWNER, release_groups, sum_plans
 from fedinfer.coordinator.server import Progress, Server
-from fedinfer.coordinator.sums import Total
 from fedinfer.drift import monitor, policy
 from fedinfer.drift.channels import report_channels
+from fedinfer.errors import BadMessage, TooFewSurvivors
 from fedinfer.messages import Kind, Purpose, ReportWork, WindowReply, WindowRequest
-from fedinfer.ports import Ask
+from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.mechanism import decoded_sensitivity
 from fedinfer.types import DeviceId, Json, Trust, Unit
 from fedinfer.wire import decode, encode
@@ -52,7 +53,7 @@ def start_watch(server: Server, plan: RunPlan) -> Watch:
         rollback_windows=0,
         cooldown_windows=drift.reference_windows,
         calm_windows=2,
-        least_devices=plan.train.min_survivors,
+        least_devices=plan.train.groups * plan.train.min_survivors,
     )
     return Watch(monitor_plan, monitor.begin(monitor_plan), settings, policy.PolicyState())
 
@@ -74,7 +75,7 @@ def window(server: Server, plan: RunPlan, progress: Progress, watch: Watch) -> p
         "channels": [],
     }
     decision = policy.Decision(policy.Action.NONE, "", progress.window)
-    if plan.drift is not None and len(ready) >= plan.drift.min_survivors:
+    if plan.drift is not None and ready:
         decision = _report(server, plan, plan.drift, progress, watch, ready, row)
     row |= {"state": str(watch.policy.phase), "decision": decision.to_json()}
     progress.windows.append(row)
@@ -88,10 +89,9 @@ def relearn(watch: Watch) -> None:
     watch.policy = policy.pushed(policy.finished(watch.settings, watch.policy))
 
 
-def noise_std(server: Server, plan: RunPlan, survivors: int) -> float:
-    """Standard deviation of the noise in a decoded drift sum, in units of one device's (or row's) share."""
-    settings = plan.drift
-    if settings is None or server.scenario.privacy.unit is Unit.NONE:
+def noise_std(server: Server, settings: SumSettings, survivors: int) -> float:
+    """Standard deviation of the noise in a decoded sum of reports, in units of one device's (or row's) share."""
+    if server.scenario.privacy.unit is Unit.NONE:
         return 0.0
     trust = server.scenario.privacy.trust
     if trust is Trust.CENTRAL:
@@ -110,9 +110,9 @@ def _infer(server: Server, progress: Progress) -> tuple[DeviceId, ...]:
     ready: list[DeviceId] = []
     rows = correct = 0
     for answer in server.transport.ask(asks, server.scenario.training.deadline_seconds):
-        if answer.error:
+        reply = _read(answer)
+        if reply is None:
             continue
-        reply = decode(WindowReply, answer.body)
         if reply.ready:
             ready.append(answer.device)
         rows += reply.simulated_rows
@@ -122,6 +122,14 @@ def _infer(server: Server, progress: Progress) -> tuple[DeviceId, ...]:
     progress.correct += correct
     progress.window_metrics.append(correct / rows if rows else math.nan)
     return tuple(sorted(ready))
+
+
+def _read(answer: Answer) -> WindowReply | None:
+    """None for a device that failed or sent something else: the others' windows go on."""
+    try:
+        return None if answer.error else decode(WindowReply, answer.body)
+    except BadMessage:
+        return None
 
 
 def _report(
@@ -135,18 +143,22 @@ def _report(
 ) -> policy.Decision:
     work = encode(ReportWork(progress.window))
     round_id = f"window-{progress.window:04d}"
-    promise = sum_plan(server, settings, Purpose.DRIFT, round_id, tuple(ready), work)
-    released, result = release(server, promise, work)
-    row["reporters"] = len(result.survivors)
+    try:
+        promises = sum_plans(server, settings, Purpose.DRIFT, round_id, tuple(ready), work)
+    except TooFewSurvivors as error:
+        return policy.Decision(policy.Action.NONE, f"no report: {error}", progress.window)
+    released, sums = release_groups(server, round_id, promises, work, PLAIN_MEAN)
+    row["reporters"] = len(sums.survivors)
+    row |= {"groups": len(sums.groups), "groups_released": len(sums.summed)}
     row["epsilon"] = server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon
-    if released is None or not isinstance(result, Total):
+    if released is None:
         return policy.Decision(policy.Action.NONE, "the report aborted: too few survivors", progress.window)
     report = monitor.WindowSum(
         progress.window,
         released.total.astype(np.float64),
         released.survivors,
         server.scenario.drift.window,
-        noise_std(server, plan, len(released.survivors)),
+        noise_std(server, settings, len(released.survivors)),
     )
     watch.state, verdict = monitor.observe(watch.plan, watch.state, report)
     row |= verdict.to_json()

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 
 from fedinfer.config import Scenario, to_flat
-from fedinfer.errors import Misbehaviour, TransportError
+from fedinfer.errors import BadMessage, Misbehaviour, TransportError
 from fedinfer.messages import EnrollReply, JoinReply, JoinRequest, Kind
-from fedinfer.ports import Ask, Transport
+from fedinfer.ports import Answer, Ask, Transport
 from fedinfer.schema import Schema
 from fedinfer.secagg.enrolment import verify_enrolment
 from fedinfer.types import DeviceId
@@ -59,13 +59,25 @@ def join(
     rows: dict[DeviceId, int] = {}
     refused = {member.device: "no answer" for member in members}
     for answer in answers:
-        if answer.error:
-            refused[answer.device] = f"{answer.error}: {answer.detail}"
-            continue
-        reply = decode(JoinReply, answer.body)
-        if reply.verified == len(members):
-            rows[answer.device] = reply.rows
+        count = _rows_of(answer, len(members))
+        if isinstance(count, int):
+            rows[answer.device] = count
             del refused[answer.device]
+        else:
+            refused[answer.device] = count
     if not rows:
         raise TransportError(f"none of {len(members)} devices joined; first reason: {next(iter(refused.values()))}")
     return dict(sorted(rows.items())), refused
+
+
+def _rows_of(answer: Answer, members: int) -> int | str:
+    """Training rows of a device that joined, or why it did not."""
+    if answer.error:
+        return f"{answer.error}: {answer.detail}"
+    try:
+        reply = decode(JoinReply, answer.body)
+    except BadMessage as error:
+        return f"BadMessage: {error}"
+    if reply.verified != members or reply.rows < 0:
+        return f"it verified {reply.verified} of {members} certificates and has {reply.rows} rows"
+    return reply.rows

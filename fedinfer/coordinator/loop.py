@@ -12,7 +12,14 @@ from fedinfer.coordinator.push import publish_and_push
 from fedinfer.coordinator.round import LEDGER_OWNER, training_round
 from fedinfer.coordinator.server import Progress, Server
 from fedinfer.drift.policy import Action, Decision
-from fedinfer.errors import ArtifactRejected, BudgetExceeded, FedInferError, ProtocolAbort, TransportError
+from fedinfer.errors import (
+    ArtifactRejected,
+    BudgetExceeded,
+    FedInferError,
+    ProtocolAbort,
+    TooFewSurvivors,
+    TransportError,
+)
 from fedinfer.privacy.ledger import Budget
 from fedinfer.types import Json, Unit
 
@@ -64,11 +71,26 @@ def start(server: Server, plan: RunPlan) -> Progress:
 
 
 def _all_steps(server: Server, plan: RunPlan, progress: Progress) -> None:
-    for _ in range(plan.rounds):
-        training_round(server, plan, progress, "initial")
+    _rounds(server, plan, progress, "initial", plan.rounds)
     publish_and_push(server, plan, progress)
     if plan.windows:
         _watch(server, plan, progress)
+
+
+def _rounds(server: Server, plan: RunPlan, progress: Progress, reason: str, count: int) -> None:
+    """Rounds of which at least one must be released: weights that nobody trained are not published.
+
+    Raises:
+        TooFewSurvivors: when all of them aborted.
+    """
+    for _ in range(count):
+        training_round(server, plan, progress, reason)
+    recent = progress.rounds[-count:] if count else []
+    if recent and all(row["status"] == "aborted" for row in recent):
+        raise TooFewSurvivors(
+            f"all {count} rounds aborted, the last one: {recent[-1]['detail']}",
+            hint="lower fleet.dropout, enlarge the cohort, or raise secure_aggregation.dropout_rate (more noise)",
+        )
 
 
 def _watch(server: Server, plan: RunPlan, progress: Progress) -> None:
@@ -89,8 +111,7 @@ def _retrain(
     progress.triggered += 1
     trigger = {"window": decision.window, "reason": decision.reason}
     server.emit("triggered", {**trigger, "rounds": plan.retrain_rounds, "windows": more_windows})
-    for _ in range(plan.retrain_rounds):
-        training_round(server, plan, progress, "drift")
+    _rounds(server, plan, progress, "drift", plan.retrain_rounds)
     publish_and_push(server, plan, progress)
     drift_loop.relearn(watch)
 

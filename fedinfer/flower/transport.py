@@ -64,9 +64,9 @@ class GridTransport:
         messages = [request_message(ask, node, ask.kind) for node, ask in by_node.items()]
         answers: list[Answer] = []
         for message in self._grid.send_and_receive(messages, timeout=timeout_seconds):
-            ask = by_node.get(message.metadata.src_node_id)
+            ask = by_node.pop(message.metadata.src_node_id, None)
             if ask is None:
-                continue  # a reply to nothing we asked
+                continue  # a reply to nothing we asked, or a second one
             try:
                 answer = read_reply(message)
             except BadMessage as error:

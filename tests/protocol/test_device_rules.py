@@ -41,6 +41,7 @@ from fedinfer.wire import decode, encode
 from tests.protocol.fleet import SCHEMA, Fleet, enrolled, introduce, real, reopened, settings, simulated, work
 
 LARGE = Budget(8.0, 1e-5)
+UNREADABLE = ["", "{", "[]", "null", '"text"', '{"columns": 3}', '{"a.b": 1}', '{"scenario": "heart"}']
 
 
 @pytest.fixture(params=["simulated", "real"])
@@ -559,7 +560,7 @@ def test_the_roots_of_a_shipped_device_stay(fleet: Fleet) -> None:
 
 def test_ranges_that_nobody_confirmed_are_refused_outside_a_simulation(fleet: Fleet) -> None:
     host = fleet.hosts[first(fleet)]
-    unconfirmed = SCHEMA.columns[:2] + (Numeric("c", 0, 10, confirmed=False),)
+    unconfirmed = (*SCHEMA.columns[:2], Numeric("c", 0, 10, confirmed=False))
     schema = json.dumps(replace(SCHEMA, columns=unconfirmed).to_json())
     scenario = json.dumps(to_flat(settings("data.ranges_confirmed = false")))
     host.policy = replace(host.policy, unconfirmed_ranges=False)
