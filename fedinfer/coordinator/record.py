@@ -129,6 +129,11 @@ def secure_aggregation_of(server: Server, plan: RunPlan) -> Json:
         "server_model": section.server_model,
         "dropout_rate": section.dropout_rate,
         "corruption_rate": section.corruption_rate,
+        "groups": train.groups,
+        "group_size": plan.group_size,
+        "corrupt_per_group": train.corrupt,
+        "drift_groups": plan.drift.groups if plan.drift else 0,
+        "robust": str(plan.rule.kind),
     }
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +74,7 @@ def check_group(cohort: tuple[DeviceId, ...], split: Split) -> None:
     if split.groups == 1 and not split.everyone:
         return
     try:
-        groups = random_groups(split.everyone, split.groups, split.seed)
+        groups = _dealt(split)
     except ConfigError as error:
         raise Misbehaviour(f"a split that cannot be: {error}") from error
     if cohort not in groups:
@@ -81,6 +82,12 @@ def check_group(cohort: tuple[DeviceId, ...], split: Split) -> None:
             f"the cohort of {len(cohort)} is none of the {split.groups} groups that the published seed deals from "
             f"{len(split.everyone)} devices"
         )
+
+
+@lru_cache(maxsize=4)
+def _dealt(split: Split) -> frozenset[tuple[DeviceId, ...]]:
+    """All groups of a split; a simulation checks the same one for every device."""
+    return frozenset(random_groups(split.everyone, split.groups, split.seed))
 
 
 def most_corrupt(devices: int, corrupt: int, size: int, groups: int) -> int:
