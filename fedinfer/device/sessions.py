@@ -2,6 +2,10 @@
 
 In deployment every message may run in a fresh process, so the state lives in the device's own database and is
 overwritten and deleted when the round ends. A simulation keeps it in memory.
+
+Rule: a state is left once. Two processes that answer for one device at the same time both start from the same state;
+only the first may move on, and the other's answer is never sent. Else a server could have two key lists shared or two
+survivor sets opened in one round, which together give both masks of one device away.
 """
 
 from __future__ import annotations
@@ -18,23 +22,26 @@ from fedinfer.types import DeviceId
 SESSION_MIGRATIONS = (
     """CREATE TABLE session (
         device TEXT NOT NULL, round_id TEXT NOT NULL, stage TEXT NOT NULL, plan BLOB NOT NULL, state BLOB NOT NULL,
-        PRIMARY KEY (device))""",
-    """CREATE TABLE started (device TEXT NOT NULL, round_id TEXT NOT NULL, PRIMARY KEY (device, round_id))""",
+        run_id TEXT NOT NULL, PRIMARY KEY (device))""",
+    """CREATE TABLE started (device TEXT NOT NULL, run_id TEXT NOT NULL, round_id TEXT NOT NULL,
+        PRIMARY KEY (device, run_id, round_id))""",
 )
+_PATIENCE_MS = 30_000
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """One device's part of a running sum. `state` holds secrets: it is never printed."""
+    """One device's part of a running sum. `state` holds secrets, never printed. Round ids repeat in other runs."""
 
     round_id: str
     stage: Kind
     plan: bytes
     state: bytes
+    run_id: str = ""
 
     def at(self, stage: Kind, state: bytes) -> Running:
         """The same round one stage further."""
-        return Running(self.round_id, stage, self.plan, state)
+        return Running(self.round_id, stage, self.plan, state, self.run_id)
 
     def __repr__(self) -> str:
         return f"Running(round_id={self.round_id!r}, stage={self.stage})"
@@ -57,11 +64,22 @@ class Sessions(Protocol):
             Misbehaviour: when there is none.
         """
 
-    def advance(self, device: DeviceId, running: Running) -> None:
-        """Replace the state."""
+    def advance(self, device: DeviceId, was: Running, now: Running) -> None:
+        """Replace the state `was`; call it before the answer leaves.
+
+        Raises:
+            Misbehaviour: the state is another one by now; nothing is changed.
+        """
+
+    def complete(self, device: DeviceId, was: Running) -> None:
+        """Wipe the state `was`; call it before the last answer leaves.
+
+        Raises:
+            Misbehaviour: the state is another one by now; nothing is changed.
+        """
 
     def finish(self, device: DeviceId) -> None:
-        """Wipe the state of the running round."""
+        """Wipe whatever state there is."""
 
 
 class MemorySessions:
@@ -69,13 +87,13 @@ class MemorySessions:
 
     def __init__(self) -> None:
         self._running: dict[DeviceId, Running] = {}
-        self._seen: set[tuple[DeviceId, str]] = set()
+        self._seen: set[tuple[DeviceId, str, str]] = set()
 
     def begin(self, device: DeviceId, running: Running) -> None:
         """See Sessions."""
-        if (device, running.round_id) in self._seen:
+        if (device, running.run_id, running.round_id) in self._seen:
             raise Misbehaviour(f"round {running.round_id} was started before on device {device}")
-        self._seen.add((device, running.round_id))
+        self._seen.add((device, running.run_id, running.round_id))
         self._running[device] = running
 
     def load(self, device: DeviceId) -> Running:
@@ -84,9 +102,17 @@ class MemorySessions:
             raise Misbehaviour(f"device {device} has no running round")
         return self._running[device]
 
-    def advance(self, device: DeviceId, running: Running) -> None:
+    def advance(self, device: DeviceId, was: Running, now: Running) -> None:
         """See Sessions."""
-        self._running[device] = running
+        if self._running.get(device) != was:
+            raise _overtaken(device, was)
+        self._running[device] = now
+
+    def complete(self, device: DeviceId, was: Running) -> None:
+        """See Sessions."""
+        if self._running.get(device) != was:
+            raise _overtaken(device, was)
+        del self._running[device]
 
     def finish(self, device: DeviceId) -> None:
         """See Sessions."""
@@ -97,8 +123,9 @@ class StoredSessions:
     """Sessions in the device's database.
 
     Args:
-        connection: opened with SESSION_MIGRATIONS; secure_delete is switched on, so that wiped keys leave no trace in
-            the file.
+        connection: opened with SESSION_MIGRATIONS; secure_delete is switched on and the log is emptied after a round,
+            so that wiped keys leave no trace in the files. While another process uses the database the log stays; the
+            next round's end empties it.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -108,33 +135,66 @@ class StoredSessions:
     def begin(self, device: DeviceId, running: Running) -> None:
         """See Sessions."""
         with transaction(self._connection) as database:
+            name = (device, running.run_id, running.round_id)
             seen = database.execute(
-                "SELECT 1 FROM started WHERE device = ? AND round_id = ?", (device, running.round_id)
+                "SELECT 1 FROM started WHERE device = ? AND run_id = ? AND round_id = ?", name
             ).fetchone()
             if seen:
                 raise Misbehaviour(f"round {running.round_id} was started before on device {device}")
-            database.execute("INSERT INTO started VALUES (?, ?)", (device, running.round_id))
-            database.execute("INSERT OR REPLACE INTO session VALUES (?, ?, ?, ?, ?)", _row(device, running))
+            database.execute("INSERT INTO started VALUES (?, ?, ?)", name)
+            database.execute("INSERT OR REPLACE INTO session VALUES (?, ?, ?, ?, ?, ?)", _row(device, running))
 
     def load(self, device: DeviceId) -> Running:
         """See Sessions."""
         row = self._connection.execute(
-            "SELECT round_id, stage, plan, state FROM session WHERE device = ?", (device,)
+            "SELECT round_id, stage, plan, state, run_id FROM session WHERE device = ?", (device,)
         ).fetchone()
         if row is None:
             raise Misbehaviour(f"device {device} has no running round")
-        return Running(str(row[0]), Kind(row[1]), bytes(row[2]), bytes(row[3]))
+        return Running(str(row[0]), Kind(row[1]), bytes(row[2]), bytes(row[3]), str(row[4]))
 
-    def advance(self, device: DeviceId, running: Running) -> None:
+    def advance(self, device: DeviceId, was: Running, now: Running) -> None:
         """See Sessions."""
         with transaction(self._connection) as database:
-            database.execute("INSERT OR REPLACE INTO session VALUES (?, ?, ?, ?, ?)", _row(device, running))
+            changed = database.execute(
+                "UPDATE session SET stage = ?, state = ? "
+                "WHERE device = ? AND run_id = ? AND round_id = ? AND stage = ? AND state = ?",
+                (str(now.stage), now.state, *_mark(device, was)),
+            )
+            if changed.rowcount != 1:
+                raise _overtaken(device, was)
+
+    def complete(self, device: DeviceId, was: Running) -> None:
+        """See Sessions."""
+        with transaction(self._connection) as database:
+            wiped = database.execute(
+                "DELETE FROM session WHERE device = ? AND run_id = ? AND round_id = ? AND stage = ? AND state = ?",
+                _mark(device, was),
+            )
+            if wiped.rowcount != 1:
+                raise _overtaken(device, was)
+        self._empty_log()
 
     def finish(self, device: DeviceId) -> None:
         """See Sessions."""
         with transaction(self._connection) as database:
             database.execute("DELETE FROM session WHERE device = ?", (device,))
+        self._empty_log()
+
+    def _empty_log(self) -> None:
+        """SQLite's write-ahead log keeps old pages, and with them old keys, until it is written over."""
+        self._connection.execute("PRAGMA busy_timeout=0")
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self._connection.execute(f"PRAGMA busy_timeout={_PATIENCE_MS}")
 
 
-def _row(device: DeviceId, running: Running) -> tuple[str, str, str, bytes, bytes]:
-    return device, running.round_id, str(running.stage), running.plan, running.state
+def _overtaken(device: DeviceId, was: Running) -> Misbehaviour:
+    return Misbehaviour(f"round {was.round_id} of device {device} left stage {was.stage} in another process")
+
+
+def _mark(device: DeviceId, was: Running) -> tuple[str, str, str, str, bytes]:
+    return device, was.run_id, was.round_id, str(was.stage), was.state
+
+
+def _row(device: DeviceId, running: Running) -> tuple[str, str, str, bytes, bytes, str]:
+    return device, running.round_id, str(running.stage), running.plan, running.state, running.run_id

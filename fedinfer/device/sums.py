@@ -1,11 +1,12 @@
 """The device's part of a private sum, one function per stage; each takes all asks of one message type.
 
 Rules, each with a test in tests/protocol/test_device_rules.py:
-* a plan that breaks the owner's rules (fedinfer.device.plans) is refused;
+* a plan that breaks the owner's rules (fedinfer.device.plans) is refused, at the first stage and again before data is
+  touched: joining another task in mid-round changes nothing that was promised;
 * spend is written to the device's ledger before data is touched;
 * a refused device answers with BudgetExceeded and touches nothing;
 * the work must have the hash that the plan promised;
-* a round is started once; its secrets are wiped when it ends;
+* a round is started once, each stage is answered once, also by two processes at a time; secrets are wiped at the end;
 * sums without masks happen only where the owner's policy allows them.
 """
 
@@ -49,7 +50,7 @@ def answer_shares(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     def step(ask: Ask) -> bytes:
         running, state = _running(host, ask, Kind.KEYS, SentKeys)
         after, body = secagg.answer_shares(state, ask.common, ask.own, host.joined().pinned, host.entropy)
-        host.sessions.advance(ask.device, running.at(Kind.SHARES, encode_state(after)))
+        host.sessions.advance(ask.device, running, running.at(Kind.SHARES, encode_state(after)))
         return body
 
     return [_answered(ask, step) for ask in asks]
@@ -63,11 +64,13 @@ def answer_masked(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     def reply(ask: Ask, _: SumPlan, ring: RingVector) -> bytes:
         running, state = _running(host, ask, Kind.SHARES, SentShares)
         after, body = secagg.answer_masked(state, request.secagg, ask.own, ring)
-        host.sessions.advance(ask.device, running.at(Kind.MASKED, encode_state(after)))
+        host.sessions.advance(ask.device, running, running.at(Kind.MASKED, encode_state(after)))
         return body
 
     if alive:
         plan = decode(SumPlan, host.sessions.load(alive[0].device).plan)
+        # The device may have joined another task since the first stage: what it would clip to now must fit the plan.
+        check_plan(host, plan, alive[0].device)
         answers |= _contribute(host, plan, request.work, alive, reply)
     return [answers[ask.device] for ask in asks]
 
@@ -82,7 +85,7 @@ def answer_plain(host: Host, asks: Sequence[Ask]) -> list[Answer]:
         if not host.policy.plain_sums or plan.mode is AggregationMode.PROTOCOL:
             raise Misbehaviour(f"device {ask.device} does not send vectors without masks")
         _vanish(host, plan.round_id, ask)
-        host.sessions.begin(ask.device, Running(plan.round_id, Kind.PLAIN, b"", b""))
+        host.sessions.begin(ask.device, Running(plan.round_id, Kind.PLAIN, b"", b"", plan.run_id))
         host.sessions.finish(ask.device)
 
     def reply(_: Ask, plan: SumPlan, ring: RingVector) -> bytes:
@@ -99,7 +102,7 @@ def answer_survivors(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     def step(ask: Ask) -> bytes:
         running, state = _running(host, ask, Kind.MASKED, SentMasked)
         after, body = secagg.answer_survivors(state, ask.common, ask.own)
-        host.sessions.advance(ask.device, running.at(Kind.SURVIVORS, encode_state(after)))
+        host.sessions.advance(ask.device, running, running.at(Kind.SURVIVORS, encode_state(after)))
         return body
 
     return [_answered(ask, step) for ask in asks]
@@ -109,9 +112,9 @@ def answer_unmask(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     """Last stage: reveal one share per neighbour, once, and wipe everything."""
 
     def step(ask: Ask) -> bytes:
-        _, state = _running(host, ask, Kind.SURVIVORS, SignedSurvivors)
+        running, state = _running(host, ask, Kind.SURVIVORS, SignedSurvivors)
         _, body = secagg.answer_unmask(state, ask.common, ask.own)
-        host.sessions.finish(ask.device)
+        host.sessions.complete(ask.device, running)
         return body
 
     return [_answered(ask, step) for ask in asks]
@@ -162,7 +165,7 @@ def _start(host: Host, plan: SumPlan, ask: Ask) -> bytes:
     policy = host.policy
     check_session(session, policy.min_survivors, policy.dropout_rate, policy.corruption_rate)
     state, body = secagg.answer_keys(session, member.identity, ask.device, host.entropy)
-    host.sessions.begin(ask.device, Running(plan.round_id, Kind.KEYS, ask.common, encode_state(state)))
+    host.sessions.begin(ask.device, Running(plan.round_id, Kind.KEYS, ask.common, encode_state(state), plan.run_id))
     return body
 
 
