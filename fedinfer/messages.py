@@ -176,6 +176,19 @@ class ReportWork:
 
 
 @dataclass(frozen=True, slots=True)
+class GateWork:
+    """Judge a freshly installed model on your own rows, beside the one before it.
+
+    Args:
+        version: the model to judge; a device that runs another one abstains.
+        window: inference window whose rows are used.
+    """
+
+    version: int
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
 class MaskedRequest:
     """Third stage of a private sum: the work, and what secure aggregation says to all."""
 

@@ -100,6 +100,10 @@ class RunView:
             f"{fields['quantized_metric']:.3f} (float {fields['float_metric']:.3f})",
         )
 
+    def _on_gate(self, fields: dict[str, Any]) -> None:
+        means = ", ".join(f"{name} {figure['mean']:.2f}" for name, figure in fields["figures"].items())
+        self._say(f"wave {fields['wave']}", f"judged by {fields['judged']}: {means or fields['detail']}")
+
     def _on_wave(self, fields: dict[str, Any]) -> None:
         self._say(f"wave {fields['wave']}", f"{fields['installed']} installed, {fields['failed']} failed")
 

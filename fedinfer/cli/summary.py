@@ -47,6 +47,7 @@ def _lines(record: Json) -> list[tuple[str, str]]:
                 f"{model['devices_active']} of {record['population']} devices",
             )
         )
+    lines += [("rollout", text) for text in _rollouts(record["models"])]
     inference, drift = record["inference"], record["drift"]
     if inference["predictions"]:
         median = inference["latency_us"]["p50"]
@@ -54,6 +55,22 @@ def _lines(record: Json) -> list[tuple[str, str]]:
     if drift["windows"]:
         lines.append(("drift", _drift(drift)))
     return lines
+
+
+def _rollouts(models: list[Json]) -> list[str]:
+    """Rollouts in which something had to be decided; one that simply reached everybody needs no line."""
+    texts = []
+    for model in models:
+        for held in model.get("proceeded", []):
+            texts.append(
+                f"version {held['version']}: wave {held['wave']} was held and went on as [rollout] on_hold says; "
+                f"{held['reason']}"
+            )
+        if model.get("rollout", "done") != "done":
+            last = model["waves"][-1]
+            reason = " ".join(part for part in (last["reason"], last.get("detail", "")) if part)
+            texts.append(f"version {model['version']} was {model['rollout']} in wave {last['wave']}: {reason}")
+    return texts
 
 
 def _accuracy(record: Json) -> str:

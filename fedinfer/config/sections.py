@@ -296,7 +296,7 @@ class SecureAggregationSection(Section):
         description="What the server may do: follow the rules and look, or lie about who dropped.",
     )
     bits: int = Field(default=0, ge=0, le=32, description="Bits per coordinate on the wire; 0: chosen from the noise.")
-    group_size: Annotated[int, Field(ge=0, le=500)] = Field(
+    group_size: Annotated[int, Field(ge=0, le=10_000)] = Field(
         default=0,
         description="Larger cohorts are dealt at random into groups of at most this size, each with a private sum of "
         "its own; 0: 500. Below 100, devices hide among few and noise is large.",
@@ -334,6 +334,36 @@ class RolloutSection(Section):
     )
     min_judged: Count = Field(default=1, description="Fewest devices whose report decides about the next wave.")
     max_failure_rate: Fraction = Field(default=0.2, description="Largest part of failed installs before a roll-back.")
+    gate_epsilon: NonNegative = Field(
+        default=0.0,
+        description="Part of the budget that all looks at freshly installed models share, over all waves of all "
+        "possible pushes; 0: nobody looks, acknowledged installs alone decide. Small fleets cannot afford it.",
+    )
+    max_error_rate: OpenFraction = Field(
+        default=0.2, description="Largest part of a device's rows on which the new model may fail, mean of the wave."
+    )
+    max_latency_us: Positive = Field(
+        default=10_000.0, description="A device is slow when 95 % of its predictions are not faster than this."
+    )
+    max_slow_rate: OpenFraction = Field(
+        default=0.2, description="Largest part of slow devices in a wave (unit `example`: of slow rows)."
+    )
+    min_agreement: Probability = Field(
+        default=0.0,
+        description="Least agreement with the previous model on the device's rows; 0: told, not judged. After drift "
+        "the new model is meant to disagree.",
+    )
+    max_confidence_shift: PositiveFraction = Field(
+        default=1.0, description="Largest mean change of the confidence against the previous model; 1: not judged."
+    )
+    min_metric: Probability = Field(
+        default=0.0, description="Least part of right answers where devices have labels; 0: told, not judged."
+    )
+    on_hold: Literal["stop", "proceed"] = Field(
+        default="stop",
+        description="When the figures decide nothing (few devices, much noise): `stop` the run, the wave keeps the "
+        "model and nobody else gets it; or `proceed` under this setting's name, which the audit log keeps.",
+    )
 
     @field_validator("waves")
     @classmethod

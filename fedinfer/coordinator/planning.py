@@ -1,7 +1,8 @@
 """Before anything is asked of a device: how many survivors, which noise, which ring, what the whole run will cost.
 
 The budget covers every planned round, every window's report, and the rounds and windows of every allowed trigger.
-First the drift reports get their own share (`drift.epsilon`, all windows together), then the training noise is the
+First the drift reports get their own share (`drift.epsilon`, all windows together) and so do the looks at new models
+(`rollout.gate_epsilon`), then the training noise is the
 least for which everything together stays within `privacy.epsilon`.
 """
 
@@ -9,8 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from fedinfer.config import Scenario
+from fedinfer.coordinator.gate_planning import plan_gates
+from fedinfer.coordinator.hiding import Hiding, group_warnings, hide
+from fedinfer.coordinator.robust import Rule, rule_of
 from fedinfer.drift.channels import report_channels, width
 from fedinfer.drift.sketch import report_norm
 from fedinfer.errors import ConfigError
@@ -20,7 +25,7 @@ from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.design import design, design_without_noise
 from fedinfer.privacy.events import Event, GaussianEvent, PoissonSampled, Repeated
 from fedinfer.privacy.mechanism import IntegerMechanism, NoiseKind, Rounding
-from fedinfer.secagg.parameters import choose_graph
+from fedinfer.rollout.looks import NORM, WIDTH
 from fedinfer.training.optimizers import OptimizerSettings
 from fedinfer.types import Relation, Trust, Unit
 
@@ -44,7 +49,9 @@ class SumSettings:
         sampling_rate: of examples inside a device.
         local_steps: noisy steps inside one round (trust local, unit example), else 1.
         norm: clipping norm of one unit; noise multipliers are relative to it.
-        degree, threshold, min_survivors: of secure aggregation.
+        degree, threshold, min_survivors: of secure aggregation; the graph is that of the largest group.
+        groups: of a round, each with a private sum of its own.
+        corrupt: devices of one group that may work for the attacker.
     """
 
     mechanism: IntegerMechanism
@@ -55,6 +62,8 @@ class SumSettings:
     degree: int
     threshold: int
     min_survivors: int
+    groups: int = 1
+    corrupt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +73,26 @@ class RunPlan:
     Args:
         engine: name of the grid.
         cohort: devices asked in a round.
+        group_size: devices of its largest group; the cohort when there is one group.
+        rule: how groups' means become one update.
         train, drift: settings of the sums; drift is None when nothing is watched.
+        gates: settings of the look at each wave of a rollout; empty when acknowledged installs alone decide.
         optimizer: the server's.
         rounds, retrain_rounds, windows, after_windows: how many.
         planned: what everything together costs; None without privacy.
-        drift_epsilon: what all reports alone would cost.
-        noise_multiplier, drift_noise_multiplier: guaranteed standard deviation over clipping norm.
+        drift_epsilon, gate_epsilon: what all reports, or all looks, alone would cost.
+        noise_multiplier, drift_noise_multiplier, gate_noise_multiplier: guaranteed standard deviation over norm.
         relation, sampling: what epsilon means.
         warnings: repeated in the report.
     """
 
     engine: str
     cohort: int
+    group_size: int
+    rule: Rule
     train: SumSettings
     drift: SumSettings | None
+    gates: tuple[SumSettings, ...]
     optimizer: OptimizerSettings
     rounds: int
     retrain_rounds: int
@@ -85,8 +100,10 @@ class RunPlan:
     after_windows: int
     planned: Spent | None
     drift_epsilon: float
+    gate_epsilon: float
     noise_multiplier: float
     drift_noise_multiplier: float
+    gate_noise_multiplier: float
     relation: Relation
     sampling: str
     warnings: tuple[str, ...]
@@ -109,64 +126,52 @@ class Population:
     classes: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Hiding:
-    degree: int
-    threshold: int
-    min_survivors: int
-    contributors: int
-    cohort: int
-
-
 def make_plan(scenario: Scenario, population: Population, engine: str, warnings: tuple[str, ...]) -> RunPlan:
     """Plan a whole run.
 
     Raises:
         ConfigError: when the cohort cannot be protected as asked, or the budget is too small for a useful round.
     """
-    hiding = _hiding(scenario, population)
-    drift_z, drift_epsilon = _drift_noise(scenario, population, hiding)
-    noise = _train_noise(scenario, population, hiding, drift_z)
+    cohort = min(scenario.training.cohort or population.devices, population.devices)
+    hiding = hide(scenario.secure_aggregation, cohort)
+    watchers = _watchers(scenario, population, hiding)
+    drift_z, drift_epsilon = _drift_noise(scenario, population, watchers)
+    looks = plan_gates(scenario, population.devices, partial(_report_settings, scenario, WIDTH, NORM))
+    watching = (*_drift_events(scenario, population, watchers, drift_z), *looks.events)
+    noise = _train_noise(scenario, population, hiding, watching)
     train = _train_settings(scenario, population, hiding, noise)
-    drift = _drift_settings(scenario, population, hiding, drift_z) if _windows(scenario) else None
+    drift = _drift_settings(scenario, population, watchers, drift_z) if _windows(scenario) else None
     section = scenario.training
     return RunPlan(
         engine=engine,
         cohort=hiding.cohort,
+        group_size=hiding.largest,
+        rule=rule_of(scenario, hiding.groups),
         train=train,
         drift=drift,
+        gates=looks.settings,
         optimizer=OptimizerSettings(section.server_optimizer, section.server_learning_rate, section.server_momentum),
         rounds=section.rounds,
         retrain_rounds=scenario.drift.rounds,
         windows=scenario.drift.windows if scenario.drift.enabled else 0,
         after_windows=scenario.drift.after_windows,
-        planned=_planned(scenario, population, hiding, noise, drift_z),
+        planned=_planned(scenario, population, hiding, noise, watching),
         drift_epsilon=drift_epsilon,
+        gate_epsilon=looks.epsilon,
         noise_multiplier=noise,
         drift_noise_multiplier=drift_z,
+        gate_noise_multiplier=looks.noise_multiplier,
         relation=relation_of(scenario.privacy.unit),
         sampling="poisson" if train.sampling_rate < 1 else "none",
-        warnings=warnings,
+        warnings=(*warnings, *group_warnings(hiding), *looks.warnings),
     )
 
 
-def _hiding(scenario: Scenario, population: Population) -> _Hiding:
-    """Among how many a device hides, and how many shares of noise are sure to be there."""
-    section = scenario.secure_aggregation
-    cohort = min(scenario.training.cohort or population.devices, population.devices)
-    if cohort < 2:
-        raise ConfigError(f"a cohort of {cohort} has nobody to hide among", hint="at least 2 devices are needed")
-    graph = choose_graph(cohort, section.dropout_rate, section.corruption_rate, section.server_model)
-    complete = graph.degree == cohort - 1
-    stay = cohort - math.floor(section.dropout_rate * cohort)
-    survivors = max(stay, graph.threshold if complete else 2)
-    contributors = survivors - math.floor(section.corruption_rate * cohort)
-    if contributors < 1:
-        raise ConfigError(
-            f"{survivors} survivors of which {survivors - contributors} may be corrupt add no noise",
-            hint="lower secure_aggregation.corruption_rate or dropout_rate, or ask more devices",
-        )
-    return _Hiding(graph.degree, graph.threshold, survivors, contributors, cohort)
+def _watchers(scenario: Scenario, population: Population, hiding: Hiding) -> Hiding:
+    """Every enrolled device reports, also those that a round does not ask."""
+    if hiding.cohort == population.devices or not _windows(scenario):
+        return hiding
+    return hide(scenario.secure_aggregation, population.devices)
 
 
 def _rounds(scenario: Scenario) -> int:
@@ -179,7 +184,7 @@ def _windows(scenario: Scenario) -> int:
     return drift.windows + drift.max_triggers * drift.after_windows if drift.enabled and drift.windows else 0
 
 
-def _drift_noise(scenario: Scenario, population: Population, hiding: _Hiding) -> tuple[float, float]:
+def _drift_noise(scenario: Scenario, population: Population, hiding: Hiding) -> tuple[float, float]:
     """Noise multiplier of the reports and what they cost alone."""
     privacy, windows = scenario.privacy, _windows(scenario)
     if privacy.unit is Unit.NONE or not windows:
@@ -198,7 +203,7 @@ def _drift_noise(scenario: Scenario, population: Population, hiding: _Hiding) ->
     return z, account(events(z), privacy.delta, relation).epsilon
 
 
-def _drift_events(scenario: Scenario, population: Population, hiding: _Hiding, z: float) -> tuple[Event, ...]:
+def _drift_events(scenario: Scenario, population: Population, hiding: Hiding, z: float) -> tuple[Event, ...]:
     if not _windows(scenario):
         return ()
     if scenario.privacy.trust is not Trust.DISTRIBUTED:
@@ -207,13 +212,12 @@ def _drift_events(scenario: Scenario, population: Population, hiding: _Hiding, z
     return (Repeated(event, _windows(scenario)),)
 
 
-def _train_noise(scenario: Scenario, population: Population, hiding: _Hiding, drift_z: float) -> float:
+def _train_noise(scenario: Scenario, population: Population, hiding: Hiding, watching: tuple[Event, ...]) -> float:
     privacy, rounds = scenario.privacy, _rounds(scenario)
     if privacy.unit is Unit.NONE or not rounds:
         return 0.0
 
     def events(z: float) -> tuple[Event, ...]:
-        watching = _drift_events(scenario, population, hiding, drift_z)
         return (*watching, *_train_events(scenario, population, hiding, z, rounds))
 
     relation = relation_of(privacy.unit)
@@ -221,7 +225,6 @@ def _train_noise(scenario: Scenario, population: Population, hiding: _Hiding, dr
     most = min(max(useful, 2 * LEAST_NOISE), MOST_NOISE)
     if account(events(most), privacy.delta, relation).epsilon <= privacy.epsilon:
         return calibrate(events, privacy.epsilon, privacy.delta, relation, (LEAST_NOISE, most))
-    watching = _drift_events(scenario, population, hiding, drift_z)
     one = account((*watching, *_train_events(scenario, population, hiding, most, 1)), privacy.delta, relation)
     all_cost = account(events(most), privacy.delta, relation).epsilon
     raise ConfigError(
@@ -232,17 +235,21 @@ def _train_noise(scenario: Scenario, population: Population, hiding: _Hiding, dr
     )
 
 
-def _signal(scenario: Scenario, population: Population, hiding: _Hiding) -> float:
-    """Largest norm of the sum, in clipping norms, that all units together could give."""
+def _signal(scenario: Scenario, population: Population, hiding: Hiding) -> float:
+    """Largest norm of the sum, in clipping norms, that all units together could give, per noise of one group.
+
+    With noise in every group the sum of all has sqrt(groups) times the noise of one.
+    """
     if scenario.privacy.trust is Trust.LOCAL and scenario.privacy.unit is Unit.EXAMPLE:
         return max(scenario.training.sampling_rate * population.least_rows, 1.0)
+    noisy = hiding.groups if scenario.privacy.trust is Trust.DISTRIBUTED else 1
     if scenario.privacy.unit is Unit.EXAMPLE:
-        return scenario.training.sampling_rate * population.rows
-    return float(hiding.cohort)
+        return scenario.training.sampling_rate * population.rows / math.sqrt(noisy)
+    return hiding.cohort / math.sqrt(noisy)
 
 
 def _train_events(
-    scenario: Scenario, population: Population, hiding: _Hiding, z: float, rounds: int
+    scenario: Scenario, population: Population, hiding: Hiding, z: float, rounds: int
 ) -> tuple[Event, ...]:
     privacy = scenario.privacy
     rate = scenario.training.sampling_rate if privacy.unit is Unit.EXAMPLE else 1.0
@@ -259,17 +266,15 @@ def _local_steps(scenario: Scenario) -> int:
     return scenario.privacy.local_steps or max(1, round(1 / scenario.training.sampling_rate))
 
 
-def _train_settings(scenario: Scenario, population: Population, hiding: _Hiding, z: float) -> SumSettings:
+def _train_settings(scenario: Scenario, population: Population, hiding: Hiding, z: float) -> SumSettings:
     privacy, example = scenario.privacy, scenario.privacy.unit is Unit.EXAMPLE
     rate = scenario.training.sampling_rate if example else 1.0
-    units = _sampled(population.rows, rate, privacy.trust) if example else hiding.cohort
+    units = _sampled(population.rows, rate, privacy.trust) if example else hiding.largest
     local_range = _local_range(scenario, population, z)
     mechanism = _mechanism(scenario, hiding, population.dimension, privacy.clipping_norm, local_range, units, z)
     outside = 0.0 if privacy.trust is Trust.DISTRIBUTED or privacy.unit is Unit.NONE else z
     steps, norm = _local_steps(scenario), privacy.clipping_norm
-    return SumSettings(
-        mechanism, outside, rate, steps, norm, hiding.degree, hiding.threshold, hiding.min_survivors
-    )  # fmt: skip
+    return _settings(mechanism, outside, rate, steps, norm, hiding)
 
 
 def _sampled(rows: int, rate: float, trust: Trust) -> int:
@@ -291,21 +296,32 @@ def _local_range(scenario: Scenario, population: Population, z: float) -> float:
     return training.learning_rate / (1 - training.momentum) * privacy.clipping_norm * reach
 
 
-def _drift_settings(scenario: Scenario, population: Population, hiding: _Hiding, z: float) -> SumSettings:
-    privacy = scenario.privacy
+def _drift_settings(scenario: Scenario, population: Population, hiding: Hiding, z: float) -> SumSettings:
     channels = report_channels(population.classes)
-    norm, bins = report_norm(privacy.unit, channels), width(channels)
+    return _report_settings(scenario, width(channels), report_norm(scenario.privacy.unit, channels), hiding, z)
+
+
+def _report_settings(scenario: Scenario, bins: int, norm: float, hiding: Hiding, z: float) -> SumSettings:
+    """Of a sum of small reports: nothing is sampled, and a device has one window of rows."""
+    privacy = scenario.privacy
     rows = scenario.drift.window if privacy.unit is Unit.EXAMPLE else 1
     local_range = norm * (rows + z * (math.sqrt(bins) + TAIL_DEVIATIONS))
-    mechanism = _mechanism(scenario, hiding, bins, norm, local_range, rows * hiding.cohort, z)
+    mechanism = _mechanism(scenario, hiding, bins, norm, local_range, rows * hiding.largest, z)
     outside = 0.0 if privacy.trust is Trust.DISTRIBUTED or privacy.unit is Unit.NONE else z
+    return _settings(mechanism, outside, 1.0, 1, norm, hiding)
+
+
+def _settings(
+    mechanism: IntegerMechanism, outside: float, rate: float, steps: int, norm: float, hiding: Hiding
+) -> SumSettings:
     return SumSettings(
-        mechanism, outside, 1.0, 1, norm, hiding.degree, hiding.threshold, hiding.min_survivors
+        mechanism, outside, rate, steps, norm,
+        hiding.degree, hiding.threshold, hiding.min_survivors, hiding.groups, hiding.corrupt,
     )  # fmt: skip
 
 
 def _mechanism(
-    scenario: Scenario, hiding: _Hiding, dimension: int, norm: float, local_range: float, units: int, z: float
+    scenario: Scenario, hiding: Hiding, dimension: int, norm: float, local_range: float, units: int, z: float
 ) -> IntegerMechanism:
     """The ring: with noise shares for trust `distributed`, without for the others."""
     privacy = scenario.privacy
@@ -318,7 +334,7 @@ def _mechanism(
             clipping_norm=norm,
             noise_multiplier=z,
             contributors=hiding.contributors,
-            summands=hiding.cohort,
+            summands=hiding.largest,
             units=units,
             max_loss=MAX_LOSS,
         )
@@ -328,17 +344,18 @@ def _mechanism(
         unit=Unit.NONE if local else privacy.unit,
         dimension=dimension,
         clipping_norm=local_range if local else norm,
-        summands=hiding.cohort,
-        units=hiding.cohort if local else units,
+        summands=hiding.largest,
+        units=hiding.largest if local else units,
         max_loss=MAX_LOSS,
     )
 
 
-def _planned(scenario: Scenario, population: Population, hiding: _Hiding, noise: float, drift_z: float) -> Spent | None:
+def _planned(
+    scenario: Scenario, population: Population, hiding: Hiding, noise: float, watching: tuple[Event, ...]
+) -> Spent | None:
     privacy = scenario.privacy
     if privacy.unit is Unit.NONE:
         return None
-    events = list(_drift_events(scenario, population, hiding, drift_z))
-    if _rounds(scenario):
-        events += _train_events(scenario, population, hiding, noise, _rounds(scenario))
+    rounds = _rounds(scenario)
+    events = (*watching, *_train_events(scenario, population, hiding, noise, rounds)) if rounds else watching
     return account(events, privacy.delta, relation_of(privacy.unit))

@@ -110,6 +110,8 @@ def privacy_of(server: Server, plan: RunPlan) -> Json:
         "clipping_norm": privacy.clipping_norm,
         "noise_multiplier": plan.noise_multiplier,
         "drift_noise_multiplier": plan.drift_noise_multiplier,
+        "gate_epsilon": plan.gate_epsilon,
+        "gate_noise_multiplier": plan.gate_noise_multiplier,
         "mechanism": privacy.mechanism if privacy.trust == "distributed" else "gaussian",
         "guaranteed_noise_contributors": plan.train.mechanism.contributors,
         "private": privacy.unit is not Unit.NONE,

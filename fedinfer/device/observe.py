@@ -40,11 +40,13 @@ def answer_health(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
 def installed_of(host: Host, device: DeviceId) -> Installed | None:
     """The model that serves on this device; None before the first install."""
-    if device not in host.predictors:
-        try:
-            host.predictors[device] = open_installed(slots_of(host, device), host.model_cache)
-        except ArtifactRejected:
-            return None
+    slots, known = slots_of(host, device), host.predictors.get(device)
+    if known is not None and known.info == slots.active():  # another process may have installed meanwhile
+        return known
+    try:
+        host.predictors[device] = open_installed(slots, host.model_cache)
+    except ArtifactRejected:
+        return None
     return host.predictors[device]
 
 

@@ -5,6 +5,7 @@ Rules, each with a test in tests/protocol/test_device_plans.py. A plan is refuse
 * that protects another unit, or trusts somebody else with the noise, than the run this device joined;
 * whose mechanism does not bound exactly what this device is going to send: its clipping norm is the one this device
   clips to, so nobody can make an epsilon look smaller by naming another norm;
+* whose cohort is a group that the published seed does not give;
 * that claims sampling or local steps for work that has none;
 * that counts noise of more devices than are honest and present by the owner's own assumption.
 """
@@ -19,6 +20,8 @@ from fedinfer.drift.sketch import report_norm
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import Purpose, SumPlan
 from fedinfer.privacy.charges import charge, mechanism_of
+from fedinfer.rollout.looks import NORM
+from fedinfer.secagg.hierarchy import check_group
 from fedinfer.types import DeviceId, Trust, Unit
 
 
@@ -41,6 +44,7 @@ def _check_place(host: Host, plan: SumPlan, device: DeviceId) -> None:
         raise Misbehaviour(f"plan of run {plan.run_id!r}, this device joined {host.joined().run_id!r}")
     if device not in plan.cohort:
         raise Misbehaviour(f"device {device} is not in the cohort of round {plan.round_id}")
+    check_group(plan.cohort, plan.split)
     if not host.policy.min_survivors <= plan.min_survivors <= len(plan.cohort):
         raise Misbehaviour(
             f"the plan hides this device among {plan.min_survivors} survivors of {len(plan.cohort)}, its owner demands "
@@ -69,7 +73,9 @@ def _check_work(plan: SumPlan) -> None:
 def _check_mechanism(host: Host, plan: SumPlan) -> None:
     mechanism, task = mechanism_of(plan), host.joined()
     norm = task.scenario.privacy.clipping_norm
-    if plan.purpose is not Purpose.TRAIN:
+    if plan.purpose is Purpose.GATE:
+        norm = NORM
+    elif plan.purpose is Purpose.DRIFT:
         norm = report_norm(plan.unit, report_channels(task.schema.classes))
     if mechanism.clipping_norm != norm:
         raise Misbehaviour(f"the mechanism is for clipping norm {mechanism.clipping_norm}, this device clips to {norm}")

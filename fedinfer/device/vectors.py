@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedinfer.device.host import Host
+from fedinfer.device.looks import looked
 from fedinfer.drift.channels import report_channels
 from fedinfer.drift.sketch import report_norm
 from fedinfer.errors import Misbehaviour
-from fedinfer.messages import FitWork, Purpose, ReportWork, SumPlan
+from fedinfer.messages import FitWork, GateWork, Purpose, ReportWork, SumPlan
 from fedinfer.privacy.clipping import clip_rows
 from fedinfer.privacy.noise import gaussian
+from fedinfer.rollout.looks import NORM
 from fedinfer.types import DeviceId, FloatVector, Trust, Unit
 from fedinfer.wire import decode
 
@@ -34,6 +36,9 @@ def private_vectors(host: Host, plan: SumPlan, work: bytes, devices: Sequence[De
         return _fitted(host, plan, decode(FitWork, work), devices)
     if plan.purpose is Purpose.DRIFT:
         return _reported(host, plan, decode(ReportWork, work), devices)
+    if plan.purpose is Purpose.GATE:
+        answers = looked(host, plan, decode(GateWork, work), devices)
+        return _noised(host, plan, answers, NORM, devices)
     raise Misbehaviour(f"no vector for purpose {plan.purpose}")
 
 

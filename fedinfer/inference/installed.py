@@ -44,6 +44,18 @@ def open_installed(slots: Slots, cache: SessionCache) -> Installed:
     return Installed(open_variant(loaded.files[MODEL_FILE], manifest, cache), manifest, loaded.info, loaded.damaged)
 
 
+def open_previous(slots: Slots, cache: SessionCache) -> Predictor | None:
+    """The model before the active one, to compare with; None when there is none or its files are damaged."""
+    previous = slots.pointer().previous
+    if previous is None:
+        return None
+    try:
+        loaded = Loaded(previous, slots.read(previous))
+        return open_variant(loaded.files[MODEL_FILE], installed_manifest(loaded), cache)
+    except ArtifactRejected:
+        return None
+
+
 def installed_manifest(loaded: Loaded) -> Manifest:
     """The manifest of a slot.
 

@@ -31,6 +31,16 @@ def _status(value: object) -> str:
     return {"released": "\u2713 released", "aborted": "\u2715 aborted"}.get(words(value), words(value))
 
 
+def _figures(value: object) -> str:
+    """Figures of a look at a wave: each mean with the standard deviation of its noise, and the verdict."""
+    named = value.items() if isinstance(value, dict) else ()
+    parts = [
+        f"{name.replace('_', ' ')} {decimal(figure['mean'])} ± {decimal(figure['noise_std'])} ({figure['verdict']})"
+        for name, figure in named
+    ]
+    return ", ".join(parts) or "no look"
+
+
 ROUNDS: tuple[Column, ...] = (
     ("Round", "round", words),
     ("Reason", "reason", words),
@@ -65,6 +75,8 @@ WAVES: tuple[Column, ...] = (
     ("Installed", "installed", whole),
     ("Failed", "failed", whole),
     ("First failure", "first_failure", words),
+    ("Judged", "judged", whole),
+    ("Figures, mean ± noise", "figures", _figures),
     ("Then", "state", words),
 )
 BLAMED: tuple[Column, ...] = (

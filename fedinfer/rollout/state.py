@@ -145,6 +145,15 @@ class RolloutStore:
         ).fetchone()
         return Delivered(wave, total - failed, failed)
 
+    def installed(self, rollout: str, wave: int | None = None) -> tuple[DeviceId, ...]:
+        """Devices that acknowledged the model, sorted: of one wave, or of all."""
+        rows = self._connection.execute(
+            "SELECT DISTINCT device FROM rollout_ack WHERE rollout = ? AND problem = '' AND wave = COALESCE(?, wave) "
+            "ORDER BY device",
+            (rollout, wave),
+        )
+        return tuple(row[0] for row in rows)
+
     def problems(self, rollout: str) -> dict[DeviceId, str]:
         """Devices that could not install, with their words."""
         return dict(

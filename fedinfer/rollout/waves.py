@@ -13,6 +13,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from fedinfer.errors import ConfigError
 from fedinfer.types import DeviceId
@@ -84,6 +85,12 @@ def plan_waves(fleet: Mapping[DeviceId, Attributes], waves: Sequence[Wave], salt
             planned.append(PlannedWave(places[chosen[-1]], dict(wave.where), len(added)))
             taken |= added
     return tuple(planned)
+
+
+def wave_sizes(devices: int, fractions: Sequence[float]) -> tuple[int, ...]:
+    """Sizes of the waves of a fleet without attributes, as `plan_waves` would plan them."""
+    ends = [0, *(math.ceil(fraction * devices) for fraction in fractions)]
+    return tuple(after - before for before, after in pairwise(ends) if after > before)
 
 
 def wave_of(device: DeviceId, attributes: Attributes, waves: Sequence[PlannedWave], salt: str) -> int | None:
