@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,3 +55,14 @@ def without_times(value: Any) -> Any:
     if isinstance(value, list):
         return [without_times(item) for item in value]
     return value
+
+
+def differences(left: Any, right: Any, at: str = "") -> list[str]:
+    """Where two records differ by more than 1e-5; the hash of a file is compared by nobody who allows that much."""
+    if isinstance(left, dict) and isinstance(right, dict) and left.keys() == right.keys():
+        return [line for key in left if key != "sha256" for line in differences(left[key], right[key], f"{at}.{key}")]
+    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        return [line for i in range(len(left)) for line in differences(left[i], right[i], f"{at}[{i}]")]
+    numbers = isinstance(left, float) and isinstance(right, float)
+    same = math.isclose(left, right, rel_tol=1e-5, abs_tol=1e-5) if numbers else left == right
+    return [] if same else [f"{at}: {left!r} != {right!r}"]
