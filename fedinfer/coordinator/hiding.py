@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from fedinfer.config import SecureAggregationSection
-from fedinfer.errors import ConfigError
+from fedinfer.errors import ConfigError, TooFewSurvivors
 from fedinfer.secagg.hierarchy import MAX_GROUP, most_corrupt
 from fedinfer.secagg.parameters import GraphParameters, choose_graph
 
@@ -56,9 +56,7 @@ def hide(section: SecureAggregationSection, cohort: int) -> Hiding:
     smallest, largest = cohort // groups, -(-cohort // groups)
     if smallest < 2:
         raise ConfigError(f"{cohort} devices in {groups} groups", hint="raise secure_aggregation.group_size")
-    corrupt = math.floor(section.corruption_rate * cohort + _ROUNDING)
-    if groups > 1:
-        corrupt = most_corrupt(cohort, corrupt, largest, groups)
+    corrupt = _corrupt(section, cohort, groups)
     # One mechanism serves all groups: it counts on the survivors of the smallest and the corrupt of the largest.
     survivors = min(_survivors(section, size, groups, corrupt) for size in {smallest, largest})
     graph = graph_of(section, largest, groups, corrupt)
@@ -68,6 +66,19 @@ def hide(section: SecureAggregationSection, cohort: int) -> Hiding:
             hint="lower secure_aggregation.corruption_rate or dropout_rate, or ask more devices",
         )
     return Hiding(cohort, groups, largest, corrupt, graph.degree, graph.threshold, survivors, survivors - corrupt)
+
+
+def check_corrupt(section: SecureAggregationSection, asked: int, groups: int, planned: int) -> None:
+    """Refuse a deal in which a group may hold more corrupt devices than its noise and graph were planned for.
+
+    Raises:
+        TooFewSurvivors: so few are asked that chance may gather too many corrupt ones.
+    """
+    corrupt = _corrupt(section, asked, groups)
+    if corrupt > planned:
+        raise TooFewSurvivors(
+            f"of {asked} devices in {groups} groups {corrupt} of one group may be corrupt, planned for {planned}"
+        )
 
 
 def graph_of(section: SecureAggregationSection, size: int, groups: int, corrupt: int) -> GraphParameters:
@@ -89,6 +100,11 @@ def group_warnings(hiding: Hiding) -> tuple[str, ...]:
         f"among {hiding.min_survivors} only, and the mean of all is {math.sqrt(hiding.groups):.1f} times noisier than "
         f"one sum over everybody would be. Groups of {ADVISED_GROUP} or more are advised.",
     )
+
+
+def _corrupt(section: SecureAggregationSection, cohort: int, groups: int) -> int:
+    corrupt = math.floor(section.corruption_rate * cohort + _ROUNDING)
+    return corrupt if groups == 1 else most_corrupt(cohort, corrupt, -(-cohort // groups), groups)
 
 
 def _survivors(section: SecureAggregationSection, size: int, groups: int, corrupt: int) -> int:

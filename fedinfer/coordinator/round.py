@@ -10,7 +10,7 @@ import numpy as np
 
 from fedinfer.config import Robust
 from fedinfer.coordinator.groups import AnyFloats, GroupSum, RoundSum, deal
-from fedinfer.coordinator.hiding import graph_of
+from fedinfer.coordinator.hiding import check_corrupt, graph_of
 from fedinfer.coordinator.planning import RunPlan, SumSettings
 from fedinfer.coordinator.robust import PLAIN_MEAN, Rule, combine
 from fedinfer.coordinator.server import Progress, Server
@@ -93,13 +93,19 @@ def sum_plans(
 ) -> tuple[SumPlan, ...]:
     """The promises for one round: one for each of the groups that the cohort is dealt to.
 
+    When fewer devices are there than planned, there are fewer groups of the planned size, and what is left over is not
+    asked: the promise is per group.
+
     Raises:
         TooFewSurvivors: see `sum_plan`.
     """
-    least = settings.groups * settings.min_survivors
-    if len(cohort) < least:
-        raise TooFewSurvivors(f"{len(cohort)} devices can be asked, {least} must survive in {settings.groups} groups")
-    groups = deal(round_id, cohort, settings.groups, server.entropy)
+    least, most = settings.min_survivors, settings.mechanism.summands
+    count = min(settings.groups, len(cohort) // least)
+    if not count:
+        raise TooFewSurvivors(f"{len(cohort)} devices can be asked, {least} must survive")
+    asked = _drawn(server, cohort, count * most, round_id)
+    check_corrupt(server.scenario.secure_aggregation, len(asked), count, settings.corrupt)
+    groups = deal(round_id, asked, count, server.entropy)
     return tuple(
         sum_plan(server, settings, purpose, group.round_id, group.cohort, work, group.split) for group in groups
     )
@@ -213,10 +219,13 @@ def training_round(server: Server, plan: RunPlan, progress: Progress, reason: st
 
 def choose_cohort(server: Server, plan: RunPlan, round_id: str) -> tuple[DeviceId, ...]:
     """A uniformly drawn cohort, sorted. No amplification is claimed for it."""
-    devices = sorted(server.devices)
-    if plan.cohort >= len(devices):
-        return tuple(devices)
-    chosen = server.generator(f"cohort {round_id}").choice(len(devices), plan.cohort, replace=False)
+    return _drawn(server, tuple(sorted(server.devices)), plan.cohort, round_id)
+
+
+def _drawn(server: Server, devices: tuple[DeviceId, ...], count: int, round_id: str) -> tuple[DeviceId, ...]:
+    if count >= len(devices):
+        return devices
+    chosen = server.generator(f"cohort {round_id}").choice(len(devices), count, replace=False)
     return tuple(devices[index] for index in sorted(chosen))
 
 
