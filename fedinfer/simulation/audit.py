@@ -213,7 +213,8 @@ def _open(scenario: Scenario, prepared: Prepared, settings: AuditSettings, folde
     server.ledger.open_account(LEDGER_OWNER, server.run_id, budget)
     names = sorted(server.devices)
     order = simulation_rng(scenario.scenario.seed, "audit", "devices").permutation(len(names))
-    cohort = [names[index] for index in order[: plan.cohort]]
+    # One group where a round has several: a unit is in one, and that is all it costs.
+    cohort = [names[index] for index in order[: min(plan.cohort, plan.train.mechanism.summands)]]
     staying = tuple(sorted(cohort[: plan.train.min_survivors]))
     host.vanishes = lambda _, device: None if device in staying else Kind.MASKED
     real = trainer_of(host)
