@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -113,17 +112,3 @@ def test_a_readme_lists_the_files_beside_it(page: Path) -> None:
     listed = set(re.findall(r"^\| `([\w.-]+)` \|", page.read_text(), re.MULTILINE))
     beside = {path.name for path in page.parent.iterdir() if path.is_file()}
     assert listed == beside - {"README.md", "__init__.py"}
-
-
-@pytest.mark.slow
-def test_the_bundle_holds_code_and_no_template(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [program("flwr"), "build", "--app", str(ROOT)],
-        cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    (bundle,) = tmp_path.glob("*.fab")
-    names = {
-        name for name in zipfile.ZipFile(bundle).namelist() if name.startswith(("clients/", "server/", "fedinfer/"))
-    }
-    assert names == {"clients/__init__.py", "clients/app.py", "server/__init__.py", "server/app.py"}
