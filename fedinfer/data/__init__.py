@@ -3,7 +3,7 @@
 from fedinfer.data.checks import check_against_data
 from fedinfer.data.drifted import drifting_devices, inject
 from fedinfer.data.federation import load
-from fedinfer.data.own import load_own, public_schema
+from fedinfer.data.own import load_own, public_schema, training_slots
 from fedinfer.data.stream import stream_window
 from fedinfer.data.table import DeviceData, Federation, Table
 
@@ -18,4 +18,5 @@ __all__ = [
     "load_own",
     "public_schema",
     "stream_window",
+    "training_slots",
 ]

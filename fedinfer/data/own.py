@@ -10,7 +10,6 @@ from fedinfer.config import DataSection, Scenario
 from fedinfer.data.builtin import DIGITS, complete
 from fedinfer.data.columns import read_column
 from fedinfer.data.labels import TWO_CLASSES, read_labels
-from fedinfer.data.partition import split_held_out
 from fedinfer.data.read import read_table
 from fedinfer.data.sources import IMAGES
 from fedinfer.data.table import DeviceData
@@ -47,6 +46,10 @@ def load_own(scenario: Scenario, path: Path, rng: np.random.Generator) -> Device
         path: the device's own CSV or Parquet file.
         rng: choice of held-out rows.
 
+    Returns:
+        Rows with a label. Held out are exactly the public part of the table's slots, at random, not class by class: a
+        choice that looks at labels would let one row decide where others go.
+
     Raises:
         DataError: the table breaks the description, or the description is not complete and confirmed.
     """
@@ -59,8 +62,30 @@ def load_own(scenario: Scenario, path: Path, rng: np.random.Generator) -> Device
     if not keep.any():
         raise DataError(f"{path}: empty device: none of {len(y)} rows has a label")
     x, y = np.stack([read_column(raw, column, data) for column in schema.columns], axis=1)[keep], y[keep]
-    train, test = split_held_out(y, data.test_fraction, rng)
-    return DeviceData(x[train], y[train], x[test], y[test])
+    # Drawn over the slots of the table, whatever is in them: with or without one row, the others stay where they are.
+    held_out = _held_out(len(keep), data.test_fraction, rng)[keep]
+    return DeviceData(x[~held_out], y[~held_out], x[held_out], y[held_out])
+
+
+def training_slots(scenario: Scenario, path: Path) -> int:
+    """Training rows of a device as far as the length of its table tells: no label and no value has a say.
+
+    Raises:
+        DataError: the table cannot be read.
+    """
+    data = _described(scenario)
+    count = read_table(path, data.delimiter).rows
+    return count - _held_out_count(count, data.test_fraction)
+
+
+def _held_out(count: int, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    mask = np.zeros(count, dtype=np.bool_)
+    mask[rng.permutation(count)[: _held_out_count(count, fraction)]] = True
+    return mask
+
+
+def _held_out_count(count: int, fraction: float) -> int:
+    return min(max(round(fraction * count), 1), count - 1)
 
 
 def _described(scenario: Scenario) -> DataSection:

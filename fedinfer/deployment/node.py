@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.data import load_own
+from fedinfer.config import Scenario
+from fedinfer.data import load_own, training_slots
 from fedinfer.data.table import DeviceData
-from fedinfer.deployment.store import DATABASE, DeviceStore, open_device
+from fedinfer.deployment.store import DATABASE, DeviceStore, open_device, private_file
 from fedinfer.device.host import Host, Member, Policy
 from fedinfer.device.join import rejoin
 from fedinfer.device.sessions import SESSION_MIGRATIONS, StoredSessions
 from fedinfer.device.sketches import SKETCH_MIGRATIONS, StoredSketches
+from fedinfer.errors import Misbehaviour
 from fedinfer.inference.session import SessionCache
+from fedinfer.messages import JoinRequest
 from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.noise import NoiseStream, SecureStream
 from fedinfer.store import open_store, transaction
 from fedinfer.system import SystemClock, SystemEntropy, child_seed, simulation_rng
 from fedinfer.types import DeviceId, FloatVector, Relation, Trust
+from fedinfer.wire import decode
 
-TASK_MIGRATIONS = ("CREATE TABLE joined (id INTEGER PRIMARY KEY CHECK (id = 1), message BLOB NOT NULL)",)
+TASK_MIGRATIONS = (
+    "CREATE TABLE joined (id INTEGER PRIMARY KEY CHECK (id = 1), message BLOB NOT NULL)",
+    """CREATE TABLE pinned (id INTEGER PRIMARY KEY CHECK (id = 1), trusted_root BLOB NOT NULL);
+       CREATE TABLE described (digest BLOB PRIMARY KEY)""",
+)
+MOST_DESCRIPTIONS = 8
+"""How many descriptions of its table a device tries in its life. Whether a description fits the rows is one bit about
+them that no noise covers, so a server may not go on asking."""
 DROPOUT_RATE, CORRUPTION_RATE = 0.1, 0.1
 """What a real device demands of the neighbour graph of any cohort of more than 20 devices."""
 
@@ -32,11 +44,13 @@ class OwnRows:
 
     Args:
         store: names the table.
-        window_rows: rows of one inference window.
+        tasks: opened with TASK_MIGRATIONS; counts the descriptions that were tried.
     """
 
-    def __init__(self, store: DeviceStore) -> None:
+    def __init__(self, store: DeviceStore, tasks: sqlite3.Connection) -> None:
         self._store = store
+        self._tasks = tasks
+        self._read_for: Scenario | None = None
         self._data: DeviceData | None = None
         self.host: Host | None = None
 
@@ -53,15 +67,20 @@ class OwnRows:
         return data.test_x[chosen], data.test_y[chosen]
 
     def training_count(self, device: DeviceId) -> int:
-        """Number of training rows."""
-        return len(self._read().train_y)
+        """Number of training rows, from the length of the table alone.
+
+        A count of the rows with certain labels, which the server names, would be an answer without noise.
+        """
+        self._read()
+        return training_slots(self._host().joined().scenario, self._store.data)
 
     def _read(self) -> DeviceData:
-        if self._data is None:
-            scenario = self._host().joined().scenario
+        scenario = self._host().joined().scenario
+        if self._data is None or self._read_for is not scenario:
+            _admit_description(self._tasks, scenario)
             # Which rows are held out must not change between two messages, so it follows from the device's name.
             rng = simulation_rng(child_seed("held out", self._store.device))
-            self._data = load_own(scenario, self._store.data, rng)
+            self._data, self._read_for = load_own(scenario, self._store.data, rng), scenario
         return self._data
 
     def _host(self) -> Host:
@@ -78,8 +97,10 @@ def open_host(folder: Path) -> Host:
     """
     store = open_device(folder)
     database = folder / DATABASE
+    private_file(database)
     tasks = open_store(database, "task", TASK_MIGRATIONS)
-    rows = OwnRows(store)
+    rows = OwnRows(store, tasks)
+    pinned = tasks.execute("SELECT trusted_root FROM pinned").fetchone()
     host = Host(
         members={store.device: Member(store.device, store.identity, store.certificate)},
         authority=store.authority,
@@ -92,6 +113,7 @@ def open_host(folder: Path) -> Host:
             corruption_rate=CORRUPTION_RATE,
             unconfirmed_ranges=False,
             reveals_simulation=False,
+            factories=store.factories,
         ),
         rows=rows,
         ledger=Ledger(open_store(database, "privacy", LEDGER_MIGRATIONS), Relation.ADD_REMOVE),
@@ -105,6 +127,7 @@ def open_host(folder: Path) -> Host:
         folder=lambda _device: folder,
         model_cache=SessionCache(2),
         remember=lambda message: _remember(tasks, message),
+        trusted_root=bytes(pinned[0]) if pinned else b"",
     )
     rows.host = host
     kept = tasks.execute("SELECT message FROM joined").fetchone()
@@ -119,5 +142,25 @@ def secure_noise() -> NoiseStream:
 
 
 def _remember(tasks: sqlite3.Connection, message: bytes) -> None:
+    root = decode(JoinRequest, message).trusted_root
     with transaction(tasks) as database:
         database.execute("INSERT OR REPLACE INTO joined VALUES (1, ?)", (message,))
+        if root:
+            database.execute("INSERT OR IGNORE INTO pinned VALUES (1, ?)", (root,))
+
+
+def _admit_description(tasks: sqlite3.Connection, scenario: Scenario) -> None:
+    """Note how the table is described, before it is read.
+
+    Raises:
+        Misbehaviour: too many other descriptions were tried.
+    """
+    digest = hashlib.sha256(scenario.data.model_dump_json().encode()).digest()
+    with transaction(tasks) as database:
+        known = [bytes(row[0]) for row in database.execute("SELECT digest FROM described")]
+        if digest not in known and len(known) >= MOST_DESCRIPTIONS:
+            raise Misbehaviour(
+                f"{len(known)} descriptions of this device's table were tried, another one is not",
+                hint="its owner removes the rows of the table `described` in device.sqlite",
+            )
+        database.execute("INSERT OR IGNORE INTO described VALUES (?)", (digest,))

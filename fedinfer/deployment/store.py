@@ -1,10 +1,11 @@
 """The folder of a real device: its name, keys and databases. Made once at enrolment, never by a server.
 
-device.json       {"device": name, "data": table of the device, "budget": {"epsilon", "delta"}, "min_survivors"}
+device.json       {"device": name, "data": table of the device, "budget": {"epsilon", "delta"}, "min_survivors",
+                   "factories": own models that a task may use (may be left out)}
 identity.key      Ed25519 private key, mode 0600
 certificate       the enrolment authority's signature
 authority.pub     the authority's public key, pinned
-device.sqlite     ledger, running rounds, windows, the joined task
+device.sqlite     ledger, running rounds, windows, the joined task; mode 0600: keys of running rounds, unnoised counts
 slots/ metadata/  models and the update channel's trusted metadata
 """
 
@@ -38,6 +39,7 @@ class DeviceStore:
         identity: its key.
         certificate: 64 bytes of the authority.
         authority: pinned public key of the authority.
+        factories: model factories ("package.module:callable") that a task may name.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class DeviceStore:
     identity: IdentityKey
     certificate: bytes
     authority: bytes
+    factories: frozenset[str] = frozenset()
 
 
 def create_authority(path: Path, entropy: Entropy) -> IdentityKey:
@@ -86,6 +89,7 @@ def enrol_device(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror}") from error
     identity = IdentityKey.generate(entropy)
@@ -121,11 +125,25 @@ def open_device(folder: Path) -> DeviceStore:
             identity=identity,
             certificate=_read(folder / "certificate"),
             authority=_read(folder / "authority.pub"),
+            factories=frozenset(str(name) for name in settings.get("factories", ())),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder} is no device store: {error}", hint="enrol the device first") from error
     verify_enrolment(store.authority, store.device, identity.public_bytes, store.certificate)
     return store
+
+
+def private_file(path: Path) -> None:
+    """Make an empty file that only its owner reads, or take that right from everybody else.
+
+    Raises:
+        StoreError: it cannot be made or changed.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        path.chmod(0o600)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
 
 
 def _write_private(path: Path, data: bytes) -> None:

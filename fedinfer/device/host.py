@@ -55,7 +55,9 @@ class Policy:
             server adds it.
         dropout_rate, corruption_rate: what the neighbour graph must withstand for this device to take part.
         unconfirmed_ranges: take part although nobody confirmed that ranges and categories are public: simulation only.
-        reveals_simulation: fill the simulated facts of a WindowReply.
+        reveals_simulation: fill the simulated facts of a WindowReply, and send errors as they are.
+        factories: model factories ("package.module:callable") that a task may name; any other would be code that the
+            server chose.
         most_latency_us: slowest prediction that a new model may need.
         stale_after_seconds: warn when the model repository was not reached for longer.
     """
@@ -68,6 +70,7 @@ class Policy:
     corruption_rate: float
     unconfirmed_ranges: bool
     reveals_simulation: bool
+    factories: frozenset[str] = frozenset()
     most_latency_us: float = 1e6
     stale_after_seconds: float = 7 * 86400.0
 
@@ -109,7 +112,7 @@ class Host:
         folder: where a device keeps its files.
         model_cache: sessions shared by the devices of this process.
         remember: keeps the join message for the next process; a simulation keeps nothing.
-        trusted_root: TUF root the device was shipped with; empty: the one of the first join is pinned.
+        trusted_root: TUF root the device was shipped with, or the one of its first join; empty before that.
     """
 
     members: Mapping[DeviceId, Member]
@@ -146,12 +149,19 @@ class Host:
         """Check a task against the owner's policy.
 
         Raises:
-            Misbehaviour: ranges that nobody confirmed as public, outside a simulation.
+            Misbehaviour: ranges that nobody confirmed as public, outside a simulation; a trust that the owner does not
+                allow; a model factory that the owner did not name.
         """
         trust = scenario.privacy.trust
         if trust not in self.policy.trusts:
             allowed = ", ".join(sorted(self.policy.trusts))
             raise Misbehaviour(f"the run trusts {trust} with the noise, this device's owner allows {allowed}")
+        factory = scenario.model.factory
+        if factory and factory not in self.policy.factories:
+            raise Misbehaviour(
+                f"the task names the model factory {factory!r}, which this device's owner did not allow",
+                hint="install it on the device and list it in device.json under factories",
+            )
         confirmed = schema.confirmed and scenario.data.ranges_confirmed
         if not confirmed and not self.policy.unconfirmed_ranges:
             raise Misbehaviour(

@@ -10,6 +10,7 @@ from fedinfer.device.host import Host, Task
 from fedinfer.errors import BadMessage, Misbehaviour
 from fedinfer.messages import EnrollReply, JoinReply, JoinRequest
 from fedinfer.ports import Answer, Ask
+from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.ledger import ANY_TASK
 from fedinfer.schema import Schema
 from fedinfer.secagg.enrolment import verify_enrolment
@@ -25,11 +26,13 @@ def answer_enroll(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 def answer_join(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     """Take in the task once per process: scenario, schema, and every certificate that the authority signed.
 
-    The trusted root of the model repository is pinned on first use; a device that was shipped with one keeps its own.
+    The trusted root of the model repository is pinned on first use, for all later runs; a device that was shipped with
+    one keeps its own. A second request of the run that the device is in changes nothing.
     """
     request = decode(JoinRequest, asks[0].common)
     if host.task is None or host.task.run_id != request.run_id:
         host.task = _task(host, request)
+        host.trusted_root = host.task.trusted_root
         host.remember(asks[0].common)
     count = len(host.task.pinned)
     return [Answer(ask.device, encode(JoinReply(count, host.rows.training_count(ask.device)))) for ask in asks]
@@ -57,9 +60,11 @@ def _task(host: Host, request: JoinRequest) -> Task:
             raise Misbehaviour(f"the roster names another key for this device {device}")
     scenario, schema = _read(request)
     host.admit(scenario, schema)
-    # The owner's budget limits all runs together, so a server that starts a new run gets no fresh budget.
-    host.ledger.open_accounts(host.members, ANY_TASK, host.policy.budget)
-    host.ledger.open_accounts(host.members, request.run_id, host.policy.budget)
+    # The owner's budget limits all runs together, so a server that starts a new run gets no fresh budget. A bound for
+    # rows and a bound for whole devices do not add up to either, so all runs of a device protect the same unit.
+    relation = relation_of(scenario.privacy.unit)
+    host.ledger.open_accounts(host.members, ANY_TASK, host.policy.budget, relation)
+    host.ledger.open_accounts(host.members, request.run_id, host.policy.budget, relation)
     return Task(request.run_id, scenario, schema, pinned, host.trusted_root or request.trusted_root)
 
 

@@ -74,6 +74,8 @@ def _fitted(host: Host, plan: SumPlan, work: FitWork, devices: Sequence[DeviceId
 def _reported(host: Host, plan: SumPlan, work: ReportWork, devices: Sequence[DeviceId]) -> FloatVector:
     sketches = np.stack([host.sketches.take(device, work.window) for device in devices])
     norm = report_norm(plan.unit, report_channels(host.joined().schema.classes))
+    if plan.unit is Unit.DEVICE:  # a sketch may wait since a task that protects rows: then it holds counts
+        sketches = clip_rows(sketches, norm)
     return _noised(host, plan, sketches, norm, devices)
 
 

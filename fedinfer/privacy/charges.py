@@ -5,6 +5,7 @@ A device does not take the server's word for the price: it computes it from the 
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 from fedinfer.errors import Misbehaviour
@@ -24,7 +25,8 @@ def mechanism_of(plan: SumPlan) -> IntegerMechanism:
     """The integer mechanism of a plan.
 
     Raises:
-        Misbehaviour: when it does not fit the ring that the plan promises.
+        Misbehaviour: when it does not fit the ring that the plan promises, or its signal or noise does not fit into it:
+            nobody could decode such a sum, and a device would draw noise until the end of its days.
     """
     mechanism = _decoded(plan.mechanism)
     if (mechanism.bits, mechanism.padded) != (plan.bits, plan.dimension):
@@ -32,6 +34,9 @@ def mechanism_of(plan: SumPlan) -> IntegerMechanism:
             f"the mechanism needs {mechanism.padded} x {mechanism.bits} bits, "
             f"the plan has {plan.dimension} x {plan.bits}"
         )
+    largest = max(mechanism.scale * mechanism.clipping_norm, math.sqrt(mechanism.share_variance))
+    if largest >= 2**mechanism.bits:
+        raise Misbehaviour(f"one unit or one share of noise reaches {largest:.3g} in a ring of {mechanism.bits} bits")
     return mechanism
 
 

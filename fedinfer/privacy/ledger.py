@@ -132,11 +132,11 @@ class Ledger:
         """
         self.open_accounts([owner], task, budget)
 
-    def open_accounts(self, owners: Iterable[str], task: str, budget: Budget) -> None:
-        """`open_account` for many owners in one transaction."""
+    def open_accounts(self, owners: Iterable[str], task: str, budget: Budget, relation: Relation | None = None) -> None:
+        """`open_account` for many owners in one transaction; `relation` None: the ledger's."""
         names = list(owners)
-        wanted = _Terms(budget, self._relation)
-        rows = [(owner, task, budget.epsilon, budget.delta, str(self._relation)) for owner in names]
+        wanted = _Terms(budget, relation or self._relation)
+        rows = [(owner, task, budget.epsilon, budget.delta, str(wanted.relation)) for owner in names]
         with self._lock, transaction(self._connection) as db:
             db.executemany("INSERT INTO ledger_accounts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
             for owner, kept in self._terms(names, task).items():

@@ -137,6 +137,7 @@ def simulated_host(
             corruption_rate=0.0,
             unconfirmed_ranges=True,
             reveals_simulation=True,
+            factories=frozenset({scenario.model.factory}),
         ),
         rows=simulated_rows(scenario, federation),
         ledger=Ledger(connection, relation),
