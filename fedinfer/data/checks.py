@@ -56,7 +56,8 @@ def _check_inject(scenario: Scenario, federation: Federation) -> None:
     inject = scenario.drift.inject
     if inject is None or inject.kind in ("none", "label"):
         return
-    if inject.kind == "rotate" and not federation.schema.shape:
+    schema = federation.schema
+    if inject.kind == "rotate" and (not schema.shape or schema.columns):
         raise ConfigError("[drift.inject] kind = 'rotate': the rows are no images", hint="use shift, scale or noise")
     if inject.kind != "rotate":
-        places(federation.schema, inject)
+        places(schema, inject)

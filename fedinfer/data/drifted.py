@@ -71,7 +71,7 @@ def places(schema: Schema, inject: InjectSection) -> tuple[npt.NDArray[np.bool_]
     Raises:
         ConfigError: the named column is not a numeric column, or there is none.
     """
-    if schema.shape:
+    if not schema.columns:
         return np.ones(schema.width, np.bool_), np.zeros(schema.width), np.full(schema.width, schema.pixel_max)
     changed = np.array([isinstance(c, Numeric) and inject.column in ("", c.name) for c in schema.columns])
     if not changed.any():
@@ -95,7 +95,7 @@ def rotated(x: Rows, schema: Schema, degrees: float) -> Rows:
     Raises:
         ConfigError: the rows are no images.
     """
-    if not schema.shape:
+    if not schema.shape or schema.columns:
         raise ConfigError("[drift.inject] kind = 'rotate': the rows are no images", hint="use shift, scale or noise")
     channels, height, width = schema.shape
     matrix = rotation_matrix(height, width, degrees)

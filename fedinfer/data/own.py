@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from fedinfer.config import DataSection, Scenario
-from fedinfer.data.builtin import DIGITS, complete
+from fedinfer.data.builtin import ARRAYS, builtin_schema, complete
 from fedinfer.data.columns import read_column
 from fedinfer.data.labels import TWO_CLASSES, read_labels
 from fedinfer.data.read import read_table
-from fedinfer.data.sources import IMAGES
 from fedinfer.data.table import DeviceData
 from fedinfer.errors import DataError
 from fedinfer.schema import Categorical, Numeric, Schema
@@ -26,8 +25,8 @@ def public_schema(scenario: Scenario) -> Schema:
     Raises:
         DataError: the description is not complete, or not confirmed.
     """
-    if scenario.data.source == "builtin" and scenario.data.name == IMAGES:
-        return DIGITS
+    if scenario.data.source == "builtin" and scenario.data.name in ARRAYS:
+        return builtin_schema(scenario.data.name)
     data = _described(scenario)
     _check_public(data)
     unused = {data.label, data.device, *data.drop}

