@@ -33,6 +33,8 @@ LEAST_NOISE, MOST_NOISE = 0.02, 1e4
 """Noise multipliers outside this range are not considered."""
 MOST_NOISE_OVER_SIGNAL = 100.0
 """A plan whose noise is this many times the largest possible signal cannot train anything and is refused."""
+UNUSED_NOISE = 1.0
+"""Noise multiplier of a plan without any round: nothing is released with it."""
 MAX_LOSS = 0.01
 """Part of epsilon that rounding and the finite ring may cost."""
 TAIL_DEVIATIONS = 6.0
@@ -214,8 +216,10 @@ def _drift_events(scenario: Scenario, population: Population, hiding: Hiding, z:
 
 def _train_noise(scenario: Scenario, population: Population, hiding: Hiding, watching: tuple[Event, ...]) -> float:
     privacy, rounds = scenario.privacy, _rounds(scenario)
-    if privacy.unit is Unit.NONE or not rounds:
+    if privacy.unit is Unit.NONE:
         return 0.0
+    if not rounds:
+        return UNUSED_NOISE
 
     def events(z: float) -> tuple[Event, ...]:
         return (*watching, *_train_events(scenario, population, hiding, z, rounds))
