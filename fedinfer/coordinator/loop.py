@@ -67,7 +67,9 @@ def start(server: Server, plan: RunPlan) -> Progress:
     if server.scenario.training.pretrain:
         weights = server.trainer.pretrain(weights, x, y, server.generator("pretrain"))
         server.emit("pretrained", {"rows": len(y), "metrics": server.trainer.evaluate(weights, *server.judged(0))})
-    return Progress(weights, init_optimizer(plan.optimizer, server.trainer.dimension))
+    # Versions only grow, also over several runs of one task on the same devices.
+    newest = server.repository.newest_version
+    return Progress(weights, init_optimizer(plan.optimizer, server.trainer.dimension), version=newest)
 
 
 def _all_steps(server: Server, plan: RunPlan, progress: Progress) -> None:

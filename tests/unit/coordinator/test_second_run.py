@@ -1,0 +1,31 @@
+"""A later run of the same task on the same devices goes on with the next version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedinfer.coordinator.loop import run, start
+from fedinfer.coordinator.push import publish_and_push
+from fedinfer.device.respond import DeviceResponder
+from fedinfer.flower.client_app import CohortClientApp
+from fedinfer.simulation.coordinate import open_server
+from fedinfer.simulation.grid import LocalGrid
+from fedinfer.simulation.population import Processes, simulated_host
+from fedinfer.system import SystemClock
+from tests.protocol.fleet import federation, settings
+
+
+def test_a_second_run_publishes_the_next_version_and_the_devices_take_it(tmp_path: Path) -> None:
+    scenario = settings("training.rounds = 1\ndrift.enabled = false")
+    clock, rows = SystemClock(), federation()
+    host = simulated_host(scenario, rows, tmp_path / "devices", clock, Processes.ONE)
+    app = CohortClientApp(lambda context: (f"d{int(context.node_config['partition-id']):02d}", DeviceResponder(host)))
+    grid = LocalGrid(app, len(rows.devices), {})
+    server, plan = open_server(grid, scenario, rows, tmp_path, "local", clock, lambda name, fields: None)
+    first = run(server, plan)
+    assert [(row["version"], row["devices_active"]) for row in first["models"]] == [(1, 8)]
+
+    second = start(server, plan)
+    publish_and_push(server, plan, second)
+    assert [(row["version"], row["devices_active"]) for row in second.models] == [(2, 8)]
+    assert (tmp_path / "checkpoints" / "v1.npz").exists()
