@@ -48,7 +48,10 @@ def _report(proposal: Proposal, path: Path) -> None:
         table.add_row(escape(guess.name), guess.role.value, escape(_because(guess)), str(guess.missing or ""))
     stdout.print(table)
     stdout.print(
-        f"\n{proposal.rows} rows, {proposal.devices} devices. Wrote {path}", highlight=False, markup=False, soft_wrap=True
+        f"\n{proposal.rows} rows, {proposal.devices} devices. Wrote {path}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
     if proposal.label_above is not None:
         stdout.print(

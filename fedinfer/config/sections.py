@@ -241,8 +241,8 @@ class TrainingSection(Section):
     robust: Robust = Field(
         default=Robust.MEAN,
         description="How the groups of a round (`secure_aggregation.group_size`) are combined: `mean` of all devices, "
-        "or a rule that limits what dishonest devices can do: coordinate-wise `median` or `trimmed_mean` of the groups' "
-        "means, or `norm_bounded_mean`. Not for unit `example`.",
+        "or a rule that limits what dishonest devices can do: coordinate-wise `median` or `trimmed_mean` of the "
+        "groups' means, or `norm_bounded_mean`. Not for unit `example`.",
     )
     trim: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         default=0.2, description="`trimmed_mean`: part of the groups left out at either end, rounded up."
