@@ -21,7 +21,7 @@ from fedinfer.errors import Misbehaviour
 from fedinfer.messages import Purpose, SumPlan
 from fedinfer.privacy.charges import charge, mechanism_of
 from fedinfer.rollout.looks import NORM
-from fedinfer.secagg.hierarchy import check_group
+from fedinfer.secagg.hierarchy import check_group, most_corrupt
 from fedinfer.types import DeviceId, Trust, Unit
 
 
@@ -37,6 +37,19 @@ def check_plan(host: Host, plan: SumPlan, device: DeviceId) -> None:
     if plan.trust is Trust.DISTRIBUTED and plan.unit is not Unit.NONE:
         _check_mechanism(host, plan)
     charge(plan)  # refuses a plan whose parts contradict each other
+
+
+def corruption_rate(host: Host, plan: SumPlan) -> float:
+    """Part of the cohort that may work for the attacker, by the owner's own assumption about all devices.
+
+    A group dealt from many devices holds more than its share of the corrupt ones about every second time.
+    """
+    rate, split = host.policy.corruption_rate, plan.split
+    if split.groups == 1:
+        return rate
+    size, everyone = len(plan.cohort), len(split.everyone)
+    corrupt = most_corrupt(everyone, math.floor(rate * everyone), size, split.groups)
+    return min((corrupt + 0.5) / size, 1.0) if corrupt else rate
 
 
 def _check_place(host: Host, plan: SumPlan, device: DeviceId) -> None:
@@ -79,7 +92,7 @@ def _check_mechanism(host: Host, plan: SumPlan) -> None:
         norm = report_norm(plan.unit, report_channels(task.schema.classes))
     if mechanism.clipping_norm != norm:
         raise Misbehaviour(f"the mechanism is for clipping norm {mechanism.clipping_norm}, this device clips to {norm}")
-    honest = plan.min_survivors - math.floor(host.policy.corruption_rate * len(plan.cohort))
+    honest = plan.min_survivors - math.floor(corruption_rate(host, plan) * len(plan.cohort))
     if mechanism.contributors > honest:
         raise Misbehaviour(
             f"noise of {mechanism.contributors} devices is counted, {honest} are surely honest and there"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from fedinfer.device.host import Host
-from fedinfer.device.plans import check_plan
+from fedinfer.device.plans import check_plan, corruption_rate
 from fedinfer.device.sessions import Running
 from fedinfer.device.vectors import private_vectors
 from fedinfer.errors import FedInferError, Misbehaviour, TransportError
@@ -163,7 +163,7 @@ def _start(host: Host, plan: SumPlan, ask: Ask) -> bytes:
     _vanish(host, plan.round_id, ask)
     session, member = session_of(plan), host.members[ask.device]
     policy = host.policy
-    check_session(session, policy.min_survivors, policy.dropout_rate, policy.corruption_rate)
+    check_session(session, policy.min_survivors, policy.dropout_rate, corruption_rate(host, plan))
     state, body = secagg.answer_keys(session, member.identity, ask.device, host.entropy)
     host.sessions.begin(ask.device, Running(plan.round_id, Kind.KEYS, ask.common, encode_state(state), plan.run_id))
     return body

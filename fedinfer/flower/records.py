@@ -19,6 +19,8 @@ from fedinfer.messages import PROTOCOL_VERSION
 from fedinfer.ports import Answer, Ask
 
 RECORD = "fedinfer"
+MAX_ERROR, MAX_DETAIL = 64, 1000
+"""Characters of an error's name and text that a server keeps of what a device says."""
 
 
 @cache
@@ -59,9 +61,10 @@ def read_reply(message: Message) -> Answer:
         BadMessage, VersionMismatch: when it is not one, or comes from another build.
     """
     if message.has_error():
-        return Answer("", b"", "TransportError", str(message.error.reason or message.error.code))
+        return Answer("", b"", "TransportError", _plain(str(message.error.reason or message.error.code), MAX_DETAIL))
     record = _checked_record(message)
-    return Answer(_text(record, "device"), _bytes(record, "body"), _text(record, "error"), _text(record, "detail"))
+    error, detail = _words(record, "error", MAX_ERROR), _words(record, "detail", MAX_DETAIL)
+    return Answer(_text(record, "device"), _bytes(record, "body"), error, detail)
 
 
 def refusal(device: str, error: FedInferError) -> Answer:
@@ -105,6 +108,15 @@ def _text(record: ConfigRecord, key: str) -> str:
     if not isinstance(value, str):
         raise BadMessage(f"{key!r} is {type(value).__name__}, expected text")
     return value
+
+
+def _words(record: ConfigRecord, key: str, most: int) -> str:
+    return _plain(_text(record, key), most)
+
+
+def _plain(text: str, most: int) -> str:
+    """The first characters of a text, without any that a terminal obeys: it goes to logs and screens."""
+    return "".join(character if character.isprintable() else " " for character in text[:most])
 
 
 def _sources(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:
