@@ -66,7 +66,7 @@ def roll_out(server: Server, plan: RunPlan, progress: Progress, previous: int, r
     fleet: dict[DeviceId, dict[str, str]] = {device: {} for device in reachable(server, progress.version)}
     waves = [Wave(fraction) for fraction in server.scenario.rollout.waves]
     name, before = f"{server.run_id}-v{progress.version}", str(previous or "")
-    settings = _gates(server, plan, compared=previous > 0)
+    settings = settings_of(server, plan, compared=previous > 0)
     state = begin(name, str(progress.version), before, fleet, waves, settings, Approval.NONE)
     server.rollouts.start(state, OPERATOR, server.clock.now())
     state = drive(server, plan, progress, name, tuple(fleet), row)
@@ -123,7 +123,7 @@ def reachable(server: Server, version: int) -> tuple[DeviceId, ...]:
     return found
 
 
-def _gates(server: Server, plan: RunPlan, *, compared: bool) -> GateSettings:
+def settings_of(server: Server, plan: RunPlan, *, compared: bool) -> GateSettings:
     """Acknowledged installs, an exact count; and the figures of a look, where the budget has looks."""
     section = server.scenario.rollout
     limit = section.max_failure_rate
