@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -60,6 +64,22 @@ def test_every_quoted_name_occurs_in_the_code(page: Path) -> None:
 def test_every_dotted_name_can_be_imported(page: Path) -> None:
     named = {found for name in quoted(page) for found in re.findall(r"fedinfer(?:\.\w+)+", name)}
     assert [name for name in sorted(named) if not exists(name)] == []
+
+
+@pytest.mark.slow
+def test_the_page_of_the_run_folder_names_every_file_and_every_key(tmp_path: Path) -> None:
+    """Down to the rows of rounds and models; in a run that is as short as a run can be."""
+    options = ["--rounds", "1", "--set", "drift.windows=1", "--quiet", "--out", "run"]
+    command = [sys.executable, "-c", "from fedinfer.cli.main import main; main()", "run", "heart", *options]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, timeout=120)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    told = {"rounds": record["rounds"][0], "models": record["models"][0]}
+    keys = {*record, *told["rounds"], *told["models"], *record["drift"], *record["privacy"]}
+    keys |= {*record["secure_aggregation"], *record["inference"], *record["devices"], *record["task"], *record["model"]}
+    named = set(re.findall(r"`(\w[\w.]*)/?`", (ROOT / "docs/reference/run-folder.md").read_text()))
+    assert sorted(keys - named) == []
+    files = {path.name for path in (tmp_path / "run").iterdir() if not path.name.endswith(("-wal", "-shm"))}
+    assert sorted(files - named) == []
 
 
 def test_the_check_sees_a_name_that_is_gone() -> None:
