@@ -1,24 +1,36 @@
-"""Inference on the device and the sketch of each window. Rows and predictions stay here."""
+"""Inference on the device and the sketch of each window. Rows and predictions stay here.
+
+Rules. The server makes the models, so a model may be built to tell something about the rows it sees:
+* whether, and on how many rows, it fails is not visible outside: rows without an answer are not counted, and the window
+  is ready all the same;
+* unit `example`: rows are predicted one by one, so that a row moves its own count only. In a batch rows may influence
+  each other (dynamic quantization does that without any malice).
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from fedinfer.device.host import Host
 from fedinfer.device.install import slots_of
-from fedinfer.drift.channels import CONFIDENCE_BINS, report_channels
+from fedinfer.drift.channels import CONFIDENCE_BINS, report_channels, width
 from fedinfer.drift.sketch import OutputSketch, confidence_edges, device_report, example_report, report_norm
-from fedinfer.errors import ArtifactRejected
+from fedinfer.errors import ArtifactRejected, DataError, GateFailed
 from fedinfer.inference.installed import Installed, open_installed
+from fedinfer.inference.predictor import Predictor
 from fedinfer.messages import HealthReply, WindowReply, WindowRequest
 from fedinfer.ports import Answer, Ask
 from fedinfer.types import DeviceId, FloatVector, Unit
 from fedinfer.wire import decode, encode
 
 TIMED_ROWS = 5
-"""Rows of a window that are predicted one by one and timed; the rest goes through in one batch."""
+"""Rows of a simulated window that are timed."""
+_NO_ANSWER = -1
+_log = logging.getLogger(__name__)
 
 
 def answer_window(host: Host, asks: Sequence[Ask]) -> list[Answer]:
@@ -57,13 +69,12 @@ def _observe(host: Host, device: DeviceId, window: int) -> WindowReply:
     x, y = host.rows.stream(device, window)
     if len(x) == 0:
         return WindowReply(False, installed.info.version, 0, 0, ())
-    predictor = installed.predictor
-    latencies = [_timed(host, installed, row) for row in x[:TIMED_ROWS]]
-    answers = predictor.predict_matrix(np.ascontiguousarray(x, np.float32))
-    host.sketches.put(device, window, _sketch(host, answers.classes, answers.probabilities))
+    classes, probabilities = _predicted(host, installed.predictor, np.ascontiguousarray(x, np.float32))
+    host.sketches.put(device, window, _sketch(host, classes, probabilities))
     if not host.policy.reveals_simulation:
         return WindowReply(True, installed.info.version, 0, 0, ())
-    correct = int((answers.classes == y).sum()) if len(y) else 0
+    latencies = [_timed(host, installed, row) for row in x[:TIMED_ROWS]]
+    correct = int((classes == y).sum()) if len(y) else 0
     return WindowReply(True, installed.info.version, len(x), correct, tuple(latencies))
 
 
@@ -73,8 +84,28 @@ def _timed(host: Host, installed: Installed, row: FloatVector) -> float:
     return (host.clock.seconds() - start) * 1e6
 
 
-def _sketch(host: Host, classes: np.ndarray, probabilities: FloatVector) -> FloatVector:
+def _predicted(host: Host, predictor: Predictor, x: FloatVector) -> tuple[npt.NDArray[np.int64], FloatVector]:
+    """Class numbers (n,), -1 where the model has no answer, and probabilities (n, classes)."""
+    task = host.joined()
+    classes, probabilities = np.full(len(x), _NO_ANSWER), np.zeros((len(x), task.schema.classes), np.float32)
+    step = 1 if task.scenario.privacy.unit is Unit.EXAMPLE else max(len(x), 1)
+    for start in range(0, len(x), step):
+        part = slice(start, start + step)
+        try:
+            answers = predictor.predict_matrix(x[part])
+            probabilities[part] = answers.probabilities
+            classes[part] = answers.classes
+        except (DataError, GateFailed, ValueError) as error:  # ValueError: a graph that answers in another shape
+            _log.warning("window: no answer for rows from %d on: %s", start, error)
+    return classes, probabilities
+
+
+def _sketch(host: Host, classes: npt.NDArray[np.int64], probabilities: FloatVector) -> FloatVector:
     schema, unit = host.joined().schema, host.joined().scenario.privacy.unit
+    known = classes != _NO_ANSWER
+    if not known.any():
+        return np.zeros(width(report_channels(schema.classes)), np.float32)
+    classes, probabilities = classes[known], probabilities[known]
     sketch = OutputSketch(schema.classes, confidence_edges(schema.classes, CONFIDENCE_BINS))
     sketch.add(classes, probabilities)
     if unit is Unit.EXAMPLE:

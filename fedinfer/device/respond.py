@@ -12,12 +12,12 @@ from dataclasses import replace
 
 from fedinfer.device import install, join, observe, sums
 from fedinfer.device.host import Host
-from fedinfer.errors import BadMessage, DataError, FedInferError, StoreError
+from fedinfer.errors import BadMessage, DataError, FedInferError, GateFailed, StoreError
 from fedinfer.messages import Kind
 from fedinfer.ports import Answer, Ask
 
 _log = logging.getLogger(__name__)
-_ABOUT_ROWS = (DataError.__name__, StoreError.__name__)
+_ABOUT_ROWS = (DataError.__name__, GateFailed.__name__, StoreError.__name__)
 _UNTOLD = "its text stays in the device's own log"
 MAX_DETAIL = 1000
 """Characters of an error text that leave a device."""
