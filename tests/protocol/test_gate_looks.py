@@ -1,0 +1,146 @@
+"""A look at a new model through real devices: what they refuse, what they answer, what it costs them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedinfer.coordinator.planning import SumSettings
+from fedinfer.coordinator.sums import Aborted, Total
+from fedinfer.device import looks as device_looks
+from fedinfer.device.looks import looked
+from fedinfer.errors import GateFailed
+from fedinfer.inference.answers import Naming, Prediction
+from fedinfer.inference.slots import SlotInfo
+from fedinfer.messages import GateWork, Kind, Purpose, SumPlan
+from fedinfer.ports import Ask
+from fedinfer.privacy.charges import mechanism_of
+from fedinfer.privacy.encoding import decode as decode_sum
+from fedinfer.rollout import looks
+from fedinfer.types import Unit
+from fedinfer.wire import encode
+from tests.protocol.fleet import DEVICES, SCHEMA, Fleet, settings, simulated
+
+LOOKS = "[rollout]\nwaves = [1.0]\ngate_epsilon = 1.0\nmin_metric = 0.5\nmax_latency_us = 1e6\n"
+WORK = encode(GateWork(2, 1))
+
+
+def promise(fleet: Fleet, name: str, **changes: Any) -> SumPlan:
+    planned: SumSettings = fleet.plan.gates[0]
+    mechanism = planned.mechanism
+    fields = {
+        "degree": planned.degree,
+        "threshold": planned.threshold,
+        "min_survivors": planned.min_survivors,
+        "bits": mechanism.bits,
+        "dimension": mechanism.padded,
+        "mechanism": encode(mechanism),
+        "noise_multiplier": planned.noise_multiplier,
+    }
+    return fleet.promise(name, WORK, Purpose.GATE, **(fields | changes))
+
+
+class Model:
+    """Stands for an installed model: answers "yes" with a given confidence, or fails."""
+
+    def __init__(self, confidence: float, fails: bool = False) -> None:
+        self.confidence, self.fails = confidence, fails
+        self.naming = Naming(SCHEMA.labels)
+
+    def predict_one(self, _: Any) -> Prediction:
+        if self.fails:
+            raise GateFailed("the model answers NaN for 1 row")
+        probabilities = np.array([1 - self.confidence, self.confidence], np.float32)
+        best = int(probabilities.argmax())
+        return Prediction(SCHEMA.labels[best], float(probabilities[best]), probabilities)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    return simulated(tmp_path, settings(LOOKS))
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let every device have these models."""
+
+    def with_models(version: int, new: Model, before: Model | None) -> None:
+        class Installed:
+            info = SlotInfo("a", version, "int8", {})
+            predictor = new
+
+        monkeypatch.setattr(device_looks, "installed_of", lambda host, device: Installed)
+        monkeypatch.setattr(device_looks, "open_previous", lambda slots, cache: before)
+
+    return with_models
+
+
+def answer(fleet: Fleet, unit: Unit) -> np.ndarray:
+    device = min(fleet.hosts)
+    plan = replace(promise(fleet, "gate-1"), unit=unit)
+    return looked(fleet.hosts[device], plan, GateWork(2, 1), [device])[0]
+
+
+def test_a_mechanism_for_another_norm_is_refused(fleet: Fleet) -> None:
+    lying = replace(fleet.plan.gates[0].mechanism, clipping_norm=0.1)
+    device = min(fleet.hosts)
+    plan = promise(fleet, "gate-1", mechanism=encode(lying))
+    found = fleet.post.ask([Ask(device, Kind.KEYS, encode(plan))], 1.0)[0]
+    assert found.error == "Misbehaviour"
+    assert "clipping norm 0.1, this device clips to 1.0" in found.detail
+    assert not fleet.ledger(device)
+
+
+def test_a_look_is_charged_once_and_never_repeated(fleet: Fleet) -> None:
+    result = fleet.sum(promise(fleet, "gate-1"), WORK)
+    assert isinstance(result, Total)
+    assert [fleet.ledger(device) for device in sorted(fleet.hosts)] == [["gate-1"]] * DEVICES
+    assert isinstance(fleet.sum(promise(fleet, "gate-1"), WORK), Aborted)
+    assert fleet.ledger(min(fleet.hosts)) == ["gate-1"]
+
+
+def test_devices_without_the_version_answer_nothing_but_noise(fleet: Fleet, serve: Any) -> None:
+    assert not answer(fleet, Unit.DEVICE).any()
+    serve(1, Model(0.9), None)  # still the version before
+    assert not answer(fleet, Unit.DEVICE).any()
+    serve(2, Model(0.9), None)
+    assert answer(fleet, Unit.DEVICE).any()
+
+
+def test_the_sum_that_the_server_reads_is_that_of_the_devices(tmp_path: Path, serve: Any) -> None:
+    exact = simulated(tmp_path, settings(LOOKS + '[privacy]\nunit = "none"\n[secure_aggregation]\nmode = "ideal"\n'))
+    serve(2, Model(0.9, fails=True), Model(0.8))
+    plan = promise(exact, "gate-1")
+    result = exact.sum(plan, WORK)
+    assert isinstance(result, Total)
+    total = decode_sum(result.ring, mechanism_of(plan), plan.rotation_seed)
+    section = exact.scenario.rollout
+    rows = exact.scenario.drift.window
+    figures = looks.read_sum(total, DEVICES, 0.0, section, Unit.NONE, rows, compared=True)
+    means = {figure.name: figure.total / DEVICES for figure in figures.figures}
+    limit = section.max_error_rate
+    assert means["error"] > 2 * limit  # every row failed; the answer is cut, its side of the limit is not
+    assert means["agreement"] < 0.75
+    assert means["metric"] < section.min_metric
+
+
+@pytest.mark.parametrize("unit", [Unit.DEVICE, Unit.EXAMPLE])
+def test_figures_of_models_that_differ(fleet: Fleet, serve: Any, unit: Unit) -> None:
+    centres = looks.centres(fleet.scenario.rollout)
+    rows = fleet.scenario.drift.window if unit is Unit.EXAMPLE else 1
+    serve(2, Model(0.9), Model(0.8))
+    same = answer(fleet, unit) / rows + centres
+    assert same[looks.ERROR] == pytest.approx(0, abs=1e-6)
+    assert same[looks.SLOW] == pytest.approx(0, abs=1e-6)
+    assert same[looks.DISAGREEMENT] == pytest.approx(0, abs=1e-6)
+    assert same[looks.SHIFT] == pytest.approx(0.1, abs=1e-6)
+    serve(2, Model(0.9), Model(0.3))
+    other = answer(fleet, unit) / rows
+    assert other[looks.DISAGREEMENT] > 0  # above its centre: all rows get another class
+    serve(2, Model(0.9), Model(0.9, fails=True))
+    alone = answer(fleet, unit)
+    assert alone[looks.DISAGREEMENT] == alone[looks.SHIFT] == 0  # a model before that fails is no yardstick
