@@ -3,23 +3,19 @@
 `load_scenario` is the only door for files. Sections and keys are documented in docs/reference/scenario.md.
 """
 
+from fedinfer.config.fields import Section
 from fedinfer.config.flat import from_flat, to_flat
 from fedinfer.config.load import load_scenario, parse_scenario, scenario_names
+from fedinfer.config.operating import ArtifactSection, DriftSection, FleetSection, InjectSection, RolloutSection
 from fedinfer.config.sections import (
-    ArtifactSection,
     DataSection,
-    DriftSection,
-    FleetSection,
-    InjectSection,
     ModelKind,
     ModelSection,
     PartitionSection,
     PrivacySection,
     Robust,
-    RolloutSection,
     Scenario,
     ScenarioSection,
-    Section,
     SecureAggregationSection,
     ServerOptimizer,
     TrainingSection,

@@ -12,7 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from fedinfer.config.sections import InjectSection, PartitionSection, Scenario
+from fedinfer.config.operating import InjectSection
+from fedinfer.config.sections import PartitionSection, Scenario
 
 INTRODUCTION = """# Scenario reference
 

@@ -1,0 +1,142 @@
+"""The sections about a model in the field: artifact, rollout, drift, and how simulated devices behave."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from fedinfer.config.fields import (
+    Count,
+    Finite,
+    Fraction,
+    Natural,
+    NonNegative,
+    OpenFraction,
+    Positive,
+    PositiveFraction,
+    Probability,
+    Section,
+)
+
+
+class ArtifactSection(Section):
+    """[artifact]: the model file that devices get, and the gates it must pass."""
+
+    quantization: Literal["int8", "float"] = Field(default="int8", description="Number format of the weights.")
+    max_metric_drop: Fraction = Field(default=0.02, description="Largest loss of the metric against the float model.")
+    max_bytes: Count = Field(default=50_000_000, description="Largest file that a device accepts, bytes.")
+    min_agreement: Fraction = Field(
+        default=0.95, description="Least part of rows with the same class as the float model."
+    )
+    max_calibration_gap: Fraction = Field(
+        default=0.05, description="Largest rise of the expected calibration error against the float model."
+    )
+    max_latency_us: NonNegative = Field(
+        default=0.0, description="Slowest single prediction on the machine that builds, microseconds; 0: no limit."
+    )
+    top: Natural = Field(default=0, description="Classes listed in the output `top`, best first; 0: no such output.")
+    abstain_below: Fraction = Field(
+        default=0.0, description="Answer `abstain` when the largest probability is below this; 0: never."
+    )
+
+
+class RolloutSection(Section):
+    """[rollout]: how a new model reaches the fleet."""
+
+    waves: tuple[PositiveFraction, ...] = Field(
+        default=(0.25, 1.0),
+        min_length=1,
+        description="Part of the fleet that has the model after each wave; ends at 1.0.",
+    )
+    min_judged: Count = Field(default=1, description="Fewest devices whose report decides about the next wave.")
+    max_failure_rate: Fraction = Field(default=0.2, description="Largest part of failed installs before a roll-back.")
+    gate_epsilon: NonNegative = Field(
+        default=0.0,
+        description="Part of the budget that all looks at freshly installed models share, over all waves of all "
+        "possible pushes; 0: nobody looks, acknowledged installs alone decide. Small fleets cannot afford it.",
+    )
+    max_error_rate: OpenFraction = Field(
+        default=0.2, description="Largest part of a device's rows on which the new model may fail, mean of the wave."
+    )
+    max_latency_us: Positive = Field(
+        default=10_000.0, description="A device is slow when 95 % of its predictions are not faster than this."
+    )
+    max_slow_rate: OpenFraction = Field(
+        default=0.2, description="Largest part of slow devices in a wave (unit `example`: of slow rows)."
+    )
+    min_agreement: Probability = Field(
+        default=0.0,
+        description="Least agreement with the previous model on the device's rows; 0: told, not judged. After drift "
+        "the new model is meant to disagree.",
+    )
+    max_confidence_shift: PositiveFraction = Field(
+        default=1.0, description="Largest mean change of the confidence against the previous model; 1: not judged."
+    )
+    min_metric: Probability = Field(
+        default=0.0, description="Least part of right answers where devices have labels; 0: told, not judged."
+    )
+    on_hold: Literal["stop", "proceed"] = Field(
+        default="stop",
+        description="When the figures decide nothing (few devices, much noise): `stop` the run, the wave keeps the "
+        "model and nobody else gets it; or `proceed` under this setting's name, which the audit log keeps.",
+    )
+
+    @field_validator("waves")
+    @classmethod
+    def _waves_grow_to_one(cls, waves: tuple[float, ...]) -> tuple[float, ...]:
+        if waves[-1] != 1.0 or any(a >= b for a, b in pairwise(waves)):
+            raise ValueError("waves must grow and end at 1.0")
+        return waves
+
+
+class InjectSection(Section):
+    """[drift.inject]: change the world of a simulation from a stated window on."""
+
+    kind: Literal["none", "rotate", "shift", "scale", "noise", "label"] = Field(
+        default="none",
+        description="`rotate` images; `shift`, `scale` or add `noise` to numeric columns or pixels; move `label` "
+        "numbers by one (the inputs keep their look, their meaning changes); `none`: a quiet run.",
+    )
+    at_window: Count = Field(default=5, description="First window of the changed world, numbered as in the report.")
+    fraction: Fraction = Field(default=1.0, description="Part of the devices whose world changes.")
+    amount: Finite | None = Field(
+        default=None,
+        description="How much: `rotate` degrees (default 30), `shift` part of the public range (0.25), `scale` factor "
+        "about the middle of the range (1.5), `noise` sd as part of the range (0.2), `label` part of the rows (1).",
+    )
+    column: str = Field(default="", description="Only this numeric column (tables); empty: all.")
+
+
+class DriftSection(Section):
+    """[drift]: watching the fleet."""
+
+    enabled: bool = Field(default=True, description="Whether devices report histograms at all.")
+    windows: Natural = Field(
+        default=6, description="Windows of inference in the run, before any that follow a retraining."
+    )
+    window: Count = Field(
+        default=20, description="Rows in a window on a device; one with fewer held-out rows uses all."
+    )
+    reference_windows: Count = Field(
+        default=3,
+        description="First windows after every push of a model: what later windows are compared with.",
+    )
+    epsilon: Positive = Field(default=0.3, description="Part of the budget that the reports of all windows share.")
+    false_alarm_rate: OpenFraction = Field(default=0.05, description="Probability of any alarm in a quiet run.")
+    rounds: Natural = Field(default=5, description="Rounds that an alarm triggers.")
+    max_triggers: Natural = Field(default=1, description="Most alarms that start rounds in one run.")
+    after_windows: Natural = Field(default=2, description="Windows watched after triggered rounds.")
+    inject: InjectSection | None = Field(default=None, description="See [drift.inject]; left out: a quiet run.")
+
+
+class FleetSection(Section):
+    """[fleet]: how simulated devices behave."""
+
+    dropout: Probability = Field(
+        default=0.0, description="Probability that a cohort member vanishes before it sends anything."
+    )
+    late_dropout: Probability = Field(
+        default=0.0, description="Probability that it vanishes after sending its masked update."
+    )
