@@ -77,6 +77,20 @@ def test_an_owner_may_allow_a_factory(store: Path) -> None:
     assert join(open_host(store), settings('model.factory = "hospital.models:other"'), "two").error == "Misbehaviour"
 
 
+def test_a_task_cannot_name_a_file_to_read(store: Path) -> None:
+    """Neither as the scenario to start from, nor as the table: the table is the one that the owner named."""
+    other = store.parent / "private.toml"
+    other.write_text('[scenario]\nname = "private"\n')
+    device = json.loads((store / "device.json").read_text())["device"]
+    request = JoinRequest("run", json.dumps({"scenario": str(other)}), json.dumps(SCHEMA.to_json()), (), (), (), b"")
+    answer = DeviceResponder(open_host(store)).answer([Ask(device, Kind.JOIN, encode(request))])[0]
+    assert answer.error == "BadMessage"
+    assert "private" not in answer.detail
+    write_table(store.parent / "larger.csv", 1, 90)
+    named = settings(f'data.path = "{store.parent / "larger.csv"}"')
+    assert declared(join(open_host(store), named)) == 15, "half of its own 30 rows"
+
+
 # --- questions about the rows in the clothes of a description ---
 
 
