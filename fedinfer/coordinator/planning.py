@@ -31,7 +31,7 @@ from fedinfer.types import Relation, Trust, Unit
 
 LEAST_NOISE, MOST_NOISE = 0.02, 1e4
 """Noise multipliers outside this range are not considered."""
-MOST_NOISE_OVER_SIGNAL = 100.0
+MOST_NOISE_OVER_SIGNAL = 10.0
 """A plan whose noise is this many times the largest possible signal cannot train anything and is refused."""
 UNUSED_NOISE = 1.0
 """Noise multiplier of a plan without any round: nothing is released with it."""
