@@ -95,6 +95,8 @@ def _aggregation(record: Json) -> str:
     text = (
         f"{done} of {len(rounds)} rounds released, mode {sums['mode']}, at least {sums['threshold']} devices in a sum"
     )
+    if sums.get("groups", 1) > 1:
+        text += f"; {sums['groups']} groups of {sums['group_size']}"
     if record["devices"]["dropped"] or record["devices"]["refused"]:
         text += f"; {record['devices']['dropped']} dropouts, {record['devices']['refused']} refusals"
     return text
