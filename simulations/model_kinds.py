@@ -1,0 +1,78 @@
+"""Every model kind, end to end: trained federated with privacy, exported, quantized by gates, pushed, run on a device.
+
+The figures of a line: accuracy of a model without privacy on all training rows in one place (pooled), of the private
+float model and of the file that the devices got, both on the same held-out rows; what a device of the fleet predicts
+with its installed file; bytes and median microseconds of one prediction, as measured when the file was built.
+
+    python simulations/model_kinds.py [KIND ...]
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from fedinfer.config import load_scenario
+from fedinfer.inference.installed import open_installed
+from fedinfer.inference.session import SessionCache
+from fedinfer.inference.slots import Slots
+from fedinfer.simulation.engine import DEVICES_FOLDER, Prepared, prepare_local, run_local
+from fedinfer.system import SystemClock, simulation_rng
+from fedinfer.training import load_trainer
+
+POOLED_EPOCHS = 40
+QUIET = ("drift.enabled=false", "training.pretrain_epochs=40")
+PUBLIC = ("data.public_fraction=0.1", "training.pretrain=true")
+KINDS = {  # scenario, and what is changed in it
+    "logistic": ("heart", ()),
+    "mlp": ("credit", ("model.hidden=[32]", "training.rounds=40", "training.server_learning_rate=0.03")),
+    "cnn": ("digits", ("model.hidden=[8,16]", "training.tune=head", "training.learning_rate=0.3")),
+    "tcn": ("watch", ()),
+    "gru": ("watch", ("model.hidden=[24]", "training.rounds=60", "training.sampling_rate=0.5", *PUBLIC)),
+    "bag": ("reviews", ("training.pretrain_epochs=20",)),
+    "transformer": ("reviews", ("model.hidden=[8]", "training.rounds=15", "training.pretrain_epochs=8")),
+    "recommender": ("ratings", ()),
+}
+
+
+def pooled(prepared: Prepared) -> float:
+    """Accuracy without privacy: Adam on the rows of all devices and the public ones in one place."""
+    scenario, federation = prepared.scenario, prepared.federation
+    settings = scenario.training.model_copy(update={"pretrain_epochs": POOLED_EPOCHS, "tune": "all"})
+    trainer = load_trainer(scenario.model, federation.schema, settings, scenario.scenario.seed)
+    held = [(device.train_x, device.train_y) for device in federation.devices.values()] + [federation.public]
+    x, y = (np.concatenate(parts) for parts in zip(*held, strict=True))
+    weights = trainer.pretrain(trainer.initial(), x, y, simulation_rng("pooled"))
+    return trainer.evaluate(weights, *federation.test)["accuracy"]
+
+
+def line(kind: str) -> dict[str, object]:
+    """Run one kind and read its figures."""
+    name, changes = KINDS[kind]
+    prepared = prepare_local(load_scenario(name, [f"model.kind={kind}", *QUIET, *changes]))
+    with tempfile.TemporaryDirectory() as folder:
+        record = run_local(prepared, Path(folder), SystemClock(), lambda name, fields: None)
+        slots = Slots(Path(folder) / DEVICES_FOLDER / min(prepared.federation.devices) / "slots")
+        installed = open_installed(slots, SessionCache(1))
+        x, y = prepared.federation.test
+        on_device = float((installed.predictor.predict(x).probabilities.argmax(axis=1) == y).mean())
+    model, privacy, us = record["models"][-1], record["privacy"], {v.name: v for v in installed.manifest.variants}
+    return {
+        "kind": kind, "data": name, "unit": privacy["unit"], "epsilon": round(privacy["epsilon"], 2),
+        "majority": round(float(np.bincount(y).max() / len(y)), 3), "pooled": round(pooled(prepared), 3),
+        "float": round(model["float_metric"], 3), "int8": round(model["quantized_metric"], 3),
+        "device": round(on_device, 3), "recipe": model["recipe"], "agreement": round(model["agreement"], 3),
+        "float_bytes": model["float_bytes"], "bytes": model["quantized_bytes"],
+        "float_us": round(us["float"].latency_us, 1), "us": round(installed.manifest.variants[0].latency_us, 1),
+        "seconds": round(record["seconds"]),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    lines = []
+    for kind in sys.argv[1:] or KINDS:
+        lines.append(line(kind))
+        print("  ".join(f"{key} {value}" for key, value in lines[-1].items()), flush=True)
+    print(json.dumps({"simulation": "model_kinds", "kinds": lines}))
