@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import sqlite3
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from fedinfer.device.host import Host, Member, Policy
 from fedinfer.device.join import rejoin
 from fedinfer.device.sessions import SESSION_MIGRATIONS, StoredSessions
 from fedinfer.device.sketches import SKETCH_MIGRATIONS, StoredSketches
-from fedinfer.errors import Misbehaviour
+from fedinfer.errors import FedInferError, Misbehaviour
 from fedinfer.inference.session import SessionCache
 from fedinfer.messages import JoinRequest
 from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
@@ -35,6 +36,7 @@ TASK_MIGRATIONS = (
 MOST_DESCRIPTIONS = 8
 """How many descriptions of its table a device tries in its life. Whether a description fits the rows is one bit about
 them that no noise covers, so a server may not go on asking."""
+_log = logging.getLogger(__name__)
 DROPOUT_RATE, CORRUPTION_RATE = 0.1, 0.1
 """What a real device demands of the neighbour graph of any cohort of more than 20 devices."""
 
@@ -132,7 +134,10 @@ def open_host(folder: Path) -> Host:
     rows.host = host
     kept = tasks.execute("SELECT message FROM joined").fetchone()
     if kept is not None:
-        rejoin(host, bytes(kept[0]))
+        try:
+            rejoin(host, bytes(kept[0]))
+        except FedInferError as error:  # its owner has changed his mind since: the device waits for another run
+            _log.warning("the run that this device was in is not taken up again: %s", error)
     return host
 
 

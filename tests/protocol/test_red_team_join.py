@@ -77,6 +77,16 @@ def test_an_owner_may_allow_a_factory(store: Path) -> None:
     assert join(open_host(store), settings('model.factory = "hospital.models:other"'), "two").error == "Misbehaviour"
 
 
+def test_an_owner_who_takes_a_permission_back_leaves_the_run_but_not_the_fleet(store: Path) -> None:
+    text = json.loads((store / "device.json").read_text())
+    (store / "device.json").write_text(json.dumps(text | {"factories": ["hospital.models:risk"]}))
+    assert not join(open_host(store), settings('model.factory = "hospital.models:risk"'), "one").error
+    (store / "device.json").write_text(json.dumps(text))
+    host = open_host(store)
+    assert host.task is None
+    assert not join(host, settings(), "two").error
+
+
 def test_a_task_cannot_name_a_file_to_read(store: Path) -> None:
     """Neither as the scenario to start from, nor as the table: the table is the one that the owner named."""
     other = store.parent / "private.toml"
