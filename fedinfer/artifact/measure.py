@@ -35,6 +35,7 @@ from fedinfer.schema import Schema
 
 _FEWEST_LABELLED = 20  # with fewer rows a temperature fitted to labels is noise
 _ALONE = 32  # rows that are predicted one by one
+_WORTHWHILE = 0.9  # a file must be a tenth smaller to end the search; the schema inside does not shrink
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class Bench:
 def search(
     prepared: OnnxModel, wanted: Sequence[Recipe], bench: Bench
 ) -> tuple[tuple[Figures, ...], tuple[Candidate, ...]]:
-    """Measure the float model, then the wanted recipes until one passes and is smaller, then 16 bits.
+    """Measure the float model, then the wanted recipes until one passes and is a tenth smaller, then 16 bits.
 
     Args:
         prepared: float core.
@@ -125,12 +126,12 @@ def search(
 def _best(
     recipes: Sequence[Recipe], prepared: OnnxModel, bench: Bench, floating: Figures, tried: list[Figures]
 ) -> Candidate | None:
-    """The first recipe that passes and is smaller than the float file, else the smallest that passes."""
+    """The first recipe that passes and is a tenth smaller than the float file, else the smallest that passes."""
     passed: list[Candidate] = []
     for recipe in recipes:
         candidate = _try(recipe, prepared, bench, floating, tried)
         passed += [candidate] if candidate else []
-        if candidate and candidate.figures.bytes < floating.bytes:
+        if candidate and candidate.figures.bytes <= _WORTHWHILE * floating.bytes:
             return candidate
     return min(passed, key=lambda candidate: candidate.figures.bytes, default=None)
 

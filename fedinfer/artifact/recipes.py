@@ -79,7 +79,7 @@ INT8_RECIPES: dict[Family, tuple[Recipe, ...]] = {
     Family.ATTENTION: (STATIC_CONSTANT, DYNAMIC, INT8_WEIGHTS),
     Family.OTHER: (),
 }
-"""Tried in this order until one passes and is smaller than the float file; fp16 and float follow."""
+"""Tried in this order until one passes and is a tenth smaller than the float file; fp16 and float follow."""
 
 
 def family_of(core: OnnxModel) -> Family:
