@@ -66,8 +66,9 @@ if __name__ == "__main__":
     extra = (f"secure_aggregation.mode={mode}", *((f"training.rounds={rounds}",) if int(rounds) else ()))
     print("| table | unit | trust | accuracy | AUC | epsilon | noise z | bytes up per round | seconds |")
     print("|---|---|---|---|---|---|---|---|---|")
-    rows = [row(key, int(seeds), extra) for key in SETTINGS]
-    for r in rows:
+    rows = []
+    for key in SETTINGS:
+        rows.append(r := row(key, int(seeds), extra))
         figures = [f"{r[name]:.3f} ± {r[name + '_sd']:.3f}" for name in ("accuracy", "auc")]
         figures += [
             f"{r['epsilon']:.2f}",
@@ -75,5 +76,5 @@ if __name__ == "__main__":
             f"{r['bytes_up']:,.0f}",
             f"{r['seconds']:.1f}",
         ]
-        print("|", " | ".join([*map(str, (r["table"], r["unit"], r["trust"])), *figures]), "|")
+        print("|", " | ".join([*map(str, (r["table"], r["unit"], r["trust"])), *figures]), "|", flush=True)
     print(json.dumps({"mode": mode, "rows": rows}))

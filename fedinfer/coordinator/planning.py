@@ -231,8 +231,9 @@ def _train_noise(scenario: Scenario, population: Population, hiding: Hiding, wat
         return calibrate(events, privacy.epsilon, privacy.delta, relation, (LEAST_NOISE, most))
     one = account((*watching, *_train_events(scenario, population, hiding, most, 1)), privacy.delta, relation)
     all_cost = account(events(most), privacy.delta, relation).epsilon
+    what = "to train even one useful round" if one.epsilon > privacy.epsilon else f"for {rounds} useful rounds"
     raise ConfigError(
-        f"epsilon {privacy.epsilon:g} is too small to train even one useful round: with noise multiplier {most:.3g} "
+        f"epsilon {privacy.epsilon:g} is too small {what}: with noise multiplier {most:.3g} "
         f"the noise is {MOST_NOISE_OVER_SIGNAL:.0f} times the largest possible signal, and even then {rounds} rounds "
         f"cost epsilon {all_cost:.3g}, one round {one.epsilon:.3g}",
         hint="raise privacy.epsilon, plan fewer rounds, lower training.sampling_rate, or add devices or rows",
@@ -240,16 +241,16 @@ def _train_noise(scenario: Scenario, population: Population, hiding: Hiding, wat
 
 
 def _signal(scenario: Scenario, population: Population, hiding: Hiding) -> float:
-    """Largest norm of the sum, in clipping norms, that all units together could give, per noise of one group.
+    """Largest norm of the sum, in clipping norms, that all units together could give, per noise of one release.
 
-    With noise in every group the sum of all has sqrt(groups) times the noise of one.
+    Signals add up; noise of n groups, or with trust `local` of n devices, only as sqrt(n).
     """
-    if scenario.privacy.trust is Trust.LOCAL and scenario.privacy.unit is Unit.EXAMPLE:
-        return max(scenario.training.sampling_rate * population.least_rows, 1.0)
-    noisy = hiding.groups if scenario.privacy.trust is Trust.DISTRIBUTED else 1
-    if scenario.privacy.unit is Unit.EXAMPLE:
-        return scenario.training.sampling_rate * population.rows / math.sqrt(noisy)
-    return hiding.cohort / math.sqrt(noisy)
+    privacy, rate = scenario.privacy, scenario.training.sampling_rate
+    if privacy.trust is Trust.LOCAL:
+        own = max(rate * population.least_rows, 1.0) if privacy.unit is Unit.EXAMPLE else 1.0
+        return own * math.sqrt(hiding.cohort)
+    noisy = hiding.groups if privacy.trust is Trust.DISTRIBUTED else 1
+    return (rate * population.rows if privacy.unit is Unit.EXAMPLE else hiding.cohort) / math.sqrt(noisy)
 
 
 def _train_events(
