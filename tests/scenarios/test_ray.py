@@ -1,0 +1,54 @@
+"""The same apps on Flower's own simulation: `--engine ray` gives the run of the local engine and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.scenarios.runs import differences, without_times
+
+pytestmark = pytest.mark.slow
+COMMAND = [sys.executable, "-c", "from fedinfer.cli.main import main; main()"]
+SMALL = ("training.rounds=3", "drift.windows=2", "fleet.dropout=0.15", "scenario.seed=2")
+
+
+def started_here(mark: str) -> list[str]:
+    """Command lines of living processes whose environment carries a mark of this test."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            environment, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
+        except OSError:
+            continue  # it is gone, or somebody else's
+        if mark.encode() in environment.split(b"\0") and command and int(entry.name) != os.getpid():
+            found.append(command.replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
+def fedinfer_run(folder: Path, engine: str, mark: str) -> dict:
+    overrides = [word for text in SMALL for word in ("--set", text)]
+    command = [*COMMAND, "run", "heart", "--engine", engine, "--out", str(folder), "--json", *overrides]
+    name, value = mark.split("=")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), name: value}
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=280)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+def test_ray_gives_the_run_of_the_local_engine_and_leaves_no_process(tmp_path: Path) -> None:
+    mark = f"FEDINFER_TEST_MARK={tmp_path.name}-{os.getpid()}"
+    before = set(Path("/tmp").glob("fedinfer-ray-*"))
+    local, ray = (fedinfer_run(tmp_path / engine, engine, mark) for engine in ("local", "ray"))
+    assert (local.pop("engine"), ray.pop("engine")) == ("local", "ray")
+    assert local["status"] == "completed"
+    assert local["devices"]["dropped"] > 0
+    assert differences(without_times(local), without_times(ray)) == []
+    assert started_here(mark) == []
+    assert set(Path("/tmp").glob("fedinfer-ray-*")) <= before
+    for engine in ("local", "ray"):
+        assert (tmp_path / engine / "report.html").stat().st_size > 10_000
