@@ -7,7 +7,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "secure-aggregation.md").read_text()
-FILES = [*ROOT.glob("tests/*/test_secagg_*.py"), *(ROOT / "tests" / "unit" / "secagg").glob("test_*.py")]
+FILES = [
+    *ROOT.glob("tests/*/test_secagg_*.py"),
+    *(ROOT / "tests" / "unit" / "secagg").glob("test_*.py"),
+    ROOT / "tests" / "protocol" / "test_group_rounds.py",
+]
 
 
 def defined_in(paths):
