@@ -14,7 +14,7 @@ from tests.scenarios.runs import differences, without_times
 
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-c", "from fedinfer.cli.main import main; main()"]
-SMALL = ("training.rounds=3", "drift.windows=2", "fleet.dropout=0.15", "scenario.seed=2")
+SMALL = ("training.rounds=3", "drift.windows=2", "fleet.dropout=0.15", "scenario.seed=6")
 
 
 def started_here(mark: str) -> list[str]:
