@@ -24,6 +24,7 @@ from fedinfer.data import load
 from fedinfer.device.host import Host
 from fedinfer.device.respond import DeviceResponder
 from fedinfer.device.vectors import private_vectors
+from fedinfer.errors import ConfigError
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.messages import FitWork, Purpose, SumPlan
 from fedinfer.privacy.charges import charge
@@ -157,6 +158,17 @@ def test_central_sums_cannot_wrap_around_even_if_all_rows_pull_one_way(tmp_path:
         assert mechanism.units >= units
         most = mechanism.scale * mechanism.clipping_norm * units + mechanism.summands
         assert most < 2 ** (mechanism.bits - 1)
+
+
+def test_with_trust_local_noise_of_many_devices_averages_out(tmp_path: Path) -> None:
+    """Too noisy for the few rows of one device is not yet too noisy for the mean of 200 devices."""
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "whole").mkdir()
+    _world(tmp_path / "rows", Unit.EXAMPLE, Trust.LOCAL, "privacy.epsilon=2", "training.rounds=5")
+    whole = (tmp_path / "whole", Unit.DEVICE, Trust.LOCAL, "privacy.epsilon=2")
+    assert _world(*whole).plan.rounds == 3
+    with pytest.raises(ConfigError, match="useful round"):
+        _world(*whole, "data.partition.devices=20")
 
 
 @pytest.mark.slow
