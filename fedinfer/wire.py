@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import dataclasses
+import math
 import struct
 import typing
 from collections.abc import Callable
@@ -169,10 +170,9 @@ def _read_array(reader: _Reader) -> Any:
     if code >= len(_DTYPES) or not 1 <= dimensions <= MAX_DIMENSIONS:
         raise BadMessage(f"array code {code} with {dimensions} dimensions")
     shape = [reader.length() for _ in range(dimensions)]
-    count = 1
-    for size in shape:
-        count *= size
-    dtype = _DTYPES[code]
+    dtype, count = _DTYPES[code], math.prod(shape)
+    if math.prod(max(size, 1) for size in shape) * dtype.itemsize > MAX_BYTES:  # an empty array may announce any shape
+        raise BadMessage(f"array of shape {tuple(shape)} is larger than a message may be")
     # A view of the received bytes: no copy on the wire path.
     return np.frombuffer(reader.take(count * dtype.itemsize), dtype).reshape(shape)
 
