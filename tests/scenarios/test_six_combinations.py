@@ -176,7 +176,7 @@ def test_the_comparison_runs_small() -> None:
     done = subprocess.run(
         [sys.executable, "simulations/six_combinations.py", "2", "1", "ideal"],
         cwd=ROOT, env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=1200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout.splitlines()[-1])["rows"]
