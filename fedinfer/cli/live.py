@@ -151,6 +151,7 @@ def live_view(folder: Path, clock: Clock, *, show: bool) -> Iterator[Listener]:
             before = len(view.recent)
             view.take(name, fields)
             for what, text in view.recent[before:]:
-                stderr.print(f"{clock.seconds() - started:7.1f} s  {what:<12} {text}", markup=False, highlight=False)
+                line = f"{clock.seconds() - started:7.1f} s  {what:<12} {text}"
+                stderr.print(line, markup=False, highlight=False, soft_wrap=True)
 
         yield lines

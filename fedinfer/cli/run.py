@@ -15,7 +15,7 @@ from fedinfer.cli.live import live_view
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stderr
 from fedinfer.cli.summary import print_summary
 from fedinfer.config import Scenario, load_scenario
-from fedinfer.errors import FedInferError, StoreError
+from fedinfer.errors import ConfigError, FedInferError, StoreError
 from fedinfer.ports import Listener
 from fedinfer.system import SystemClock
 from fedinfer.types import Json
@@ -50,6 +50,7 @@ def run(
     """Train privately, push a signed int8 model, infer on every device, watch for drift: one whole run."""
     with errors_to_exit():
         loaded = load_scenario(scenario, _overrides(overrides or (), devices, rounds, seed))
+        _check_devices(loaded, devices)
         record, folder, failure = _run(loaded, engine, out, show=not (json or quiet))
         if json:
             print_json(record)
@@ -63,6 +64,15 @@ def _overrides(texts: Sequence[str], devices: int | None, rounds: int | None, se
     """The short options as the overrides they stand for; what is said later wins."""
     short = {"data.partition.devices": devices, "training.rounds": rounds, "scenario.seed": seed}
     return [*texts, *(f"{key}={value}" for key, value in short.items() if value is not None)]
+
+
+def _check_devices(scenario: Scenario, devices: int | None) -> None:
+    """A number of devices means nothing where a column of the table names them."""
+    if devices is not None and scenario.data.device:
+        raise ConfigError(
+            f"--devices {devices}: the column {scenario.data.device!r} names the devices ([data] device)",
+            hint="leave --devices out, or use a scenario whose rows are dealt by [data.partition]",
+        )
 
 
 def _run(
