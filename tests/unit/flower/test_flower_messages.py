@@ -1,0 +1,210 @@
+"""Flower messages to dataclasses and back: nothing is guessed, and a device is whom the server asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+import fedinfer
+from fedinfer.errors import BadMessage, FedInferError, TooFewSurvivors, TransportError, VersionMismatch
+from fedinfer.flower.client_app import CohortClientApp
+from fedinfer.flower.records import (
+    RECORD,
+    build_id,
+    error_class,
+    read_reply,
+    read_request,
+    refusal,
+    reply_message,
+    request_message,
+)
+from fedinfer.flower.transport import GridTransport
+from fedinfer.messages import EnrollReply, Kind
+from fedinfer.ports import Answer, Ask
+from fedinfer.simulation.grid import LocalGrid
+from fedinfer.system import FrozenClock
+from fedinfer.wire import encode
+
+CLOCK = FrozenClock(datetime(2026, 1, 1, tzinfo=UTC))
+
+
+class Echo:
+    """Says its name at enrolment and repeats everything else; notes how many were asked at once."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names, self.batches = names, []
+
+    def find(self, context: Context) -> tuple[str, Echo]:
+        return self.names[int(context.node_config["partition-id"])], self
+
+    def answer(self, asks: Sequence[Ask]) -> Sequence[Answer]:
+        self.batches.append(len(asks))
+        if asks[0].kind == Kind.ENROLL:
+            return [Answer(ask.device, encode(EnrollReply(ask.device, b"k" * 32, b"c" * 64))) for ask in asks]
+        return [Answer("somebody else", ask.common + b"|" + ask.own) for ask in asks]
+
+
+def world(names: Sequence[str] = ("a", "b", "c")) -> tuple[Echo, LocalGrid, GridTransport]:
+    echo = Echo(names)
+    grid = LocalGrid(CohortClientApp(echo.find), len(names), {})
+    return echo, grid, GridTransport(grid, "run", CLOCK)
+
+
+@pytest.fixture(autouse=True)
+def _task() -> None:
+    world()  # a LocalGrid sets the task identity that Message() reads
+
+
+def request(**changes: Any) -> Message:
+    message = request_message(Ask("a", Kind.KEYS, b"common", b"own"), 2, "group")
+    message.content[RECORD] = ConfigRecord({**message.content[RECORD], **changes})
+    return message
+
+
+def test_a_request_comes_back() -> None:
+    assert read_request(request(), "a") == Ask("a", Kind.KEYS, b"common", b"own")
+    assert request().metadata.message_type == "query.secagg_keys"
+
+
+def test_a_reply_comes_back() -> None:
+    answer = Answer("a", b"body", "BudgetExceeded", "epsilon 1 spent")
+    assert read_reply(reply_message(answer, request())) == answer
+    assert read_reply(reply_message(refusal("a", TooFewSurvivors("2 of 3")), request())) == Answer(
+        "a", b"", "TooFewSurvivors", "2 of 3"
+    )
+
+
+def test_an_error_of_flower_is_a_transport_error() -> None:
+    answer = read_reply(Message(Error(3, "the node is gone"), reply_to=request()))
+    assert (answer.error, answer.detail, answer.body) == ("TransportError", "the node is gone", b"")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"protocol_version": 99}, VersionMismatch, "protocol 99"),
+        ({"build_id": "0.0.9+abc"}, VersionMismatch, r"0\.0\.9\+abc"),
+        ({"common": "text"}, BadMessage, "'common' is str"),
+        ({"own": 3}, BadMessage, "'own' is int"),
+    ],
+)
+def test_what_is_not_exactly_a_request_is_refused(changes: dict[str, Any], error: type, words: str) -> None:
+    with pytest.raises(error, match=words):
+        read_request(request(**changes), "a")
+
+
+@pytest.mark.parametrize("key", ["device", "error", "detail", "body"])
+def test_what_is_not_exactly_a_reply_is_refused(key: str) -> None:
+    reply = reply_message(Answer("a", b"body"), request())
+    reply.content[RECORD] = ConfigRecord({**reply.content[RECORD], key: 1.5})
+    with pytest.raises(BadMessage, match=key):
+        read_reply(reply)
+
+
+def test_a_message_of_somebody_elses_app_is_refused() -> None:
+    foreign = Message(RecordDict({"other": ConfigRecord({"x": 1})}), dst_node_id=2, message_type="query")
+    with pytest.raises(BadMessage, match="no 'fedinfer' record"):
+        read_request(foreign, "a")
+
+
+def test_the_build_names_version_and_sources() -> None:
+    version, digest = build_id().split("+")
+    assert version == fedinfer.__version__
+    assert len(digest) == 12
+
+
+def test_names_of_errors_become_classes_and_nothing_else() -> None:
+    assert error_class("TooFewSurvivors") is TooFewSurvivors
+    for name in ("annotations", "Exception", "__doc__", "no such error", ""):
+        assert error_class(name) is FedInferError
+
+
+# --- the client app ---
+
+
+def test_the_app_answers_every_kind_and_is_an_ordinary_client_app() -> None:
+    echo = Echo(["a"])
+    app = CohortClientApp(echo.find)
+    assert isinstance(app, ClientApp)
+    context = Context(1, 2, {"partition-id": 0}, RecordDict(), {})
+    for kind in Kind:
+        if kind is not Kind.ENROLL:
+            message = request_message(Ask("a", kind, b"c", b"o"), 2, "g")
+            assert read_reply(app(message, context)).body == b"c|o"
+
+
+def test_a_cohort_is_one_call_and_a_bad_message_spoils_only_itself() -> None:
+    echo = Echo(["a", "b", "c"])
+    app = CohortClientApp(echo.find)
+    contexts = [Context(1, 2 + i, {"partition-id": i}, RecordDict(), {}) for i in range(3)]
+    replies = app.answer_cohort([request(), request(build_id="old"), request()], contexts)
+    answers = [read_reply(reply) for reply in replies]
+    assert [answer.error for answer in answers] == ["", "VersionMismatch", ""]
+    assert answers[1].device == "b"
+    assert echo.batches == [2]
+    assert app.answer_cohort([], []) == []
+
+
+# --- the transport ---
+
+
+def test_enrolment_maps_devices_to_nodes() -> None:
+    echo, _, transport = world(("c", "a", "b"))
+    assert [reply.device for reply in transport.enroll(1.0)] == ["a", "b", "c"]
+    assert transport.devices() == ["a", "b", "c"]
+    answers = transport.ask([Ask("b", Kind.KEYS, b"x", b"y"), Ask("c", Kind.KEYS, b"x", b"z")], 1.0)
+    assert [(answer.device, answer.body) for answer in answers] == [("b", b"x|y"), ("c", b"x|z")]
+    assert echo.batches == [3, 2]
+
+
+def test_two_nodes_that_claim_one_device_are_an_error() -> None:
+    _, _, transport = world(("a", "b", "a"))
+    with pytest.raises(TransportError, match="two nodes claim to be device 'a'"):
+        transport.enroll(1.0)
+
+
+def test_nobody_answers() -> None:
+    _, grid, transport = world()
+    grid.send_and_receive = lambda messages, timeout=None: []  # type: ignore[method-assign] # a silent grid
+    with pytest.raises(TransportError, match="none of 3 nodes"):
+        transport.enroll(1.0)
+
+
+def altered(grid: LocalGrid, change: Any) -> None:
+    ask = grid.send_and_receive
+    grid.send_and_receive = lambda messages, timeout=None: change(ask(messages))  # type: ignore[method-assign]
+
+
+def test_answers_nobody_asked_for_and_second_answers_are_dropped() -> None:
+    _, grid, transport = world()
+    transport.enroll(1.0)
+    stray = next(iter(grid.send_and_receive([request_message(Ask("c", Kind.KEYS, b"s", b""), 4, "g")])))
+    altered(grid, lambda replies: [*replies, *replies, stray])
+    answers = transport.ask([Ask("a", Kind.KEYS, b"x"), Ask("b", Kind.KEYS, b"x")], 1.0)
+    assert [answer.device for answer in answers] == ["a", "b"]
+
+
+def test_an_unreadable_answer_is_an_error_of_that_device() -> None:
+    _, grid, transport = world()
+    transport.enroll(1.0)
+
+    def spoil(replies: list[Message]) -> list[Message]:
+        replies[0].content[RECORD] = ConfigRecord({**replies[0].content[RECORD], "build_id": "old"})
+        return replies
+
+    altered(grid, spoil)
+    answers = transport.ask([Ask("a", Kind.KEYS, b"x"), Ask("b", Kind.KEYS, b"x")], 1.0)
+    assert [(answer.device, answer.error) for answer in answers] == [("a", "VersionMismatch"), ("b", "")]
+
+
+def test_a_late_device_is_missing_from_the_answers() -> None:
+    _, grid, transport = world()
+    transport.enroll(1.0)
+    altered(grid, lambda replies: replies[1:])
+    answers = transport.ask([Ask(name, Kind.KEYS, b"x") for name in "abc"], 1.0)
+    assert [answer.device for answer in answers] == ["b", "c"]
