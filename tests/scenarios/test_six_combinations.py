@@ -160,6 +160,7 @@ def test_central_sums_cannot_wrap_around_even_if_all_rows_pull_one_way(tmp_path:
         assert most < 2 ** (mechanism.bits - 1)
 
 
+@pytest.mark.slow
 def test_with_trust_local_noise_of_many_devices_averages_out(tmp_path: Path) -> None:
     """Too noisy for the few rows of one device is not yet too noisy for the mean of 200 devices."""
     (tmp_path / "rows").mkdir()
