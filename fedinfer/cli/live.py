@@ -82,13 +82,13 @@ class RunView:
             self._say("warning", warning)
 
     def _on_pretrained(self, fields: dict[str, Any]) -> None:
-        self._say("pretrain", f"{fields['rows']} public rows, accuracy {fields['metrics']['accuracy']:.3f}")
+        self._say("pretrain", f"{fields['rows']} public rows, accuracy {_figure(fields['metrics'].get('accuracy'))}")
 
     def _on_round(self, fields: dict[str, Any]) -> None:
         self._progress.advance(self._steps)
         self._facts["epsilon spent"] = f"{fields['epsilon']:.3f}{self._budget}"
-        self._facts["metric"] = f"accuracy {fields['metric']:.3f}, loss {fields['loss']:.3f}"
-        text = f"{fields['survivors']} of {fields['cohort']} survived, accuracy {fields['metric']:.3f}"
+        self._facts["metric"] = f"accuracy {_figure(fields['metric'])}, loss {_figure(fields['loss'])}"
+        text = f"{fields['survivors']} of {fields['cohort']} survived, accuracy {_figure(fields['metric'])}"
         if fields["status"] == "aborted":
             text = f"aborted: {fields['detail']}"
         self._say(f"round {fields['round']}", f"{text}, epsilon {fields['epsilon']:.3f} ({fields['reason']})")
@@ -113,12 +113,14 @@ class RunView:
     def _on_window(self, fields: dict[str, Any]) -> None:
         self._progress.advance(self._steps)
         self._facts["drift"] = f"window {fields['window']}: {fields['state']}"
-        metric = "unknown" if fields["metric"] is None else f"{fields['metric']:.3f}"
         if fields.get("epsilon") is not None:
             self._facts["epsilon spent"] = f"{fields['epsilon']:.3f}{self._budget}"
         if fields.get("latency_us") is not None:
             self._facts["inference"] = f"{fields['latency_us']:.0f} us per row (median)"
-        self._say(f"window {fields['window']}", f"{fields['reporters']} reports, accuracy on devices {metric}")
+        self._say(
+            f"window {fields['window']}",
+            f"{fields['reporters']} reports, accuracy on devices {_figure(fields['metric'])}",
+        )
 
     def _on_alarm(self, fields: dict[str, Any]) -> None:
         self._say("ALARM", f"window {fields['window']}, {fields['channel']}, p {fields['p_value']:.2g}")
@@ -133,6 +135,10 @@ class RunView:
 
     def _on_stopped(self, fields: dict[str, Any]) -> None:
         self._say("stopped", fields["message"])
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def _rollouts(models: list[Json]) -> list[str]:
 def _accuracy(record: Json) -> str:
     metrics = record["metrics"]
     auc = f", AUC {metrics['auc']:.3f}" if metrics.get("auc") is not None else ""
-    return f"{metrics['accuracy']:.3f}{auc} on held-out rows of all devices"
+    return f"{_number(metrics.get('accuracy'))}{auc} on held-out rows of all devices"
 
 
 def _privacy(privacy: Json) -> str:

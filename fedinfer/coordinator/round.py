@@ -273,9 +273,9 @@ def _record(
         "groups_released": len(sums.summed),
         "status": "aborted" if released is None else "released",
         "detail": "; ".join(sums.left_out),
-        "metric": metrics["accuracy"],
+        "metric": metrics.get("accuracy"),  # unknown to a server that holds no labelled rows
         "metrics": metrics,
-        "loss": metrics["loss"],
+        "loss": metrics.get("loss"),
         "epsilon": spent.epsilon,
         "seconds": server.clock.seconds() - started,
         "bytes_up_per_device": sums.traffic.up,
