@@ -1,0 +1,132 @@
+"""The coordinator of a real deployment over the stores of real devices, in one process: a LocalGrid carries here what
+SuperLink and SuperNodes carry in tests/e2e."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Context
+
+from fedinfer.deployment.coordinate import Deployment, coordinate
+from fedinfer.deployment.node import open_host
+from fedinfer.deployment.store import read_authority
+from fedinfer.device.respond import DeviceResponder
+from fedinfer.errors import BudgetExceeded, DataError, FedInferError, Misbehaviour
+from fedinfer.flower.client_app import CohortClientApp, Responder
+from fedinfer.inference.slots import Slots
+from fedinfer.privacy.ledger import ANY_TASK, Budget, Ledger
+from fedinfer.secagg.keys import IdentityKey
+from fedinfer.simulation.grid import LocalGrid
+from fedinfer.store import read_store
+from fedinfer.system import SimulatedEntropy, SystemClock
+from fedinfer.types import Json, Relation
+from tests.protocol.fleet import enrolled, settings, write_table
+
+DEVICES = 5
+SMALL = "training.rounds = 2\ndrift.windows = 1\nsecure_aggregation.dropout_rate = 0.2"
+
+
+@dataclass
+class Pilot:
+    folder: Path
+    stores: list[Path]
+    events: list[tuple[str, Json]]
+
+    def find(self, context: Context) -> tuple[str, Responder]:
+        """A fresh process for every message."""
+        responder = DeviceResponder(open_host(self.stores[int(context.node_config["partition-id"])]))
+        return next(iter(responder.host.members)), responder
+
+    def run(self, extra: str = SMALL, *, public: bool = True, name: str = "pilot", authority: bytes = b"") -> Json:
+        grid = LocalGrid(OneByOne(self.find), len(self.stores), {})
+        key = authority or read_authority(self.folder / "authority.key").public_bytes
+        folder = self.folder / "server"
+        folder.mkdir(exist_ok=True)
+        table = self.folder / "public.csv"
+        write_table(table, 999, 60)
+        deployment = Deployment(name, folder, key, table if public else None)
+        emit = lambda event, fields: self.events.append((event, fields))  # noqa: E731 - a listener
+        return coordinate(grid, settings(extra), deployment, SystemClock(), emit)
+
+
+class OneByOne(CohortClientApp):
+    """Each node is a process of its own."""
+
+    def answer_cohort(self, messages: Any, contexts: Any) -> Any:
+        pairs = zip(messages, contexts, strict=True)
+        return [super(OneByOne, self).answer_cohort([message], [context])[0] for message, context in pairs]
+
+
+@pytest.fixture
+def pilot(tmp_path: Path) -> Pilot:
+    return Pilot(tmp_path, enrolled(tmp_path, DEVICES, Budget(4.0, 1e-5)), [])
+
+
+def test_a_pilot_trains_pushes_and_infers_on_real_devices(pilot: Pilot) -> None:
+    record = pilot.run()
+    assert (record["status"], record["engine"]) == ("completed", "deployment")
+    assert [row["survivors"] for row in record["rounds"]] == [5, 5]
+    assert record["models"][0]["devices_active"] == DEVICES
+    assert record["drift"]["timeline"][0]["reporters"] == DEVICES
+    assert record["secure_aggregation"]["mode"] == "protocol"
+    for store in pilot.stores:
+        assert Slots(store / "slots").active() is not None
+        ledger = Ledger(read_store(store / "device.sqlite"), Relation.ADD_REMOVE)
+        assert len(ledger.entries(store.name)) == 3  # two rounds and one report
+        assert ledger.spent(store.name, "pilot").epsilon <= record["privacy"]["epsilon"] + 1e-9
+
+
+def test_nothing_of_the_devices_is_revealed(pilot: Pilot) -> None:
+    """What a simulation may know of its devices, a deployment does not."""
+    record = pilot.run()
+    assert record["inference"]["predictions"] == 0
+    assert record["drift"]["timeline"][0]["metric"] is None
+    assert record["drift"]["metric_before"] is None
+
+
+def test_a_pilot_without_public_rows_runs_and_says_that_no_metric_is_known(pilot: Pilot) -> None:
+    record = pilot.run(public=False)
+    assert record["status"] == "completed"
+    assert [row["metric"] for row in record["rounds"]] == [None, None]
+    assert record["models"][0]["devices_active"] == DEVICES
+
+
+def test_later_runs_find_what_earlier_ones_spent(pilot: Pilot) -> None:
+    """A new run id on the server gets no new budget on any device."""
+    failure: FedInferError | None = None
+    for number in range(8):
+        try:
+            pilot.run(name=f"run{number}")
+        except FedInferError as error:
+            failure = error
+            break
+    assert isinstance(failure, BudgetExceeded), failure
+    assert "devices refuse by their own ledgers" in str(failure)
+    owner = pilot.stores[0].name
+    ledger = Ledger(read_store(pilot.stores[0] / "device.sqlite"), Relation.ADD_REMOVE)
+    spent = ledger.spent_at(owner, ANY_TASK, 1e-5, Relation.ADD_REMOVE).epsilon
+    assert 3.0 < spent <= 4.0
+
+
+def test_devices_of_another_authority_are_not_believed(pilot: Pilot) -> None:
+    stranger = IdentityKey.generate(SimulatedEntropy("stranger"))
+    with pytest.raises(Misbehaviour, match="did not sign"):
+        pilot.run(authority=stranger.public_bytes)
+    assert not (pilot.folder / "server" / "run.json").exists()
+
+
+def test_ranges_that_nobody_confirmed_stop_a_pilot_before_anybody_is_asked(pilot: Pilot) -> None:
+    with pytest.raises(DataError, match="ranges_confirmed"):
+        pilot.run(SMALL + "\ndata.ranges_confirmed = false")
+    assert pilot.events == []
+
+
+def test_keys_of_the_repository_are_private_and_stay(pilot: Pilot) -> None:
+    pilot.run()
+    keys = pilot.folder / "server" / "keys"
+    assert {path.stat().st_mode & 0o777 for path in keys.iterdir()} == {0o600}
+    assert json.loads((pilot.folder / "server" / "run.json").read_text())["status"] == "completed"
