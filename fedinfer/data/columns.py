@@ -110,8 +110,12 @@ def round_outwards(low: float, high: float) -> tuple[float, float]:
         return low - 0.5, high + 0.5
     exponent = math.floor(math.log10(high - low)) - 1
     step = 10.0**exponent
+    if step == 0.0:  # narrower than the smallest normal number: there is nothing rounder than the values themselves
+        return low, high
     digits = max(0, -exponent)
-    return round(math.floor(low / step) * step, digits), round(math.ceil(high / step) * step, digits)
+    round_low, round_high = math.floor(low / step) * step, math.ceil(high / step) * step
+    # Division and rounding may lose the last bit of a bound; the range must hold the data all the same.
+    return min(round(round_low, digits), low), max(round(round_high, digits), high)
 
 
 def device_ids(names: Sequence[str]) -> dict[str, DeviceId]:

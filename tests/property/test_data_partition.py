@@ -1,7 +1,7 @@
 """Whatever the labels and numbers of devices: no row is lost, none is held twice, nobody is empty."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedinfer.config import PartitionSection
@@ -83,6 +83,8 @@ def test_device_ids_are_safe_short_and_all_different(names: set[str]) -> None:
 
 @settings(deadline=None)  # other work may share the machine
 @given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9))
+@example(5e-324, -100.0)
+@example(0.0, 5e-324)
 def test_a_rounded_range_holds_the_data_and_is_not_much_wider(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)
     found_low, found_high = round_outwards(low, high)

@@ -131,8 +131,11 @@ def test_an_array_that_announces_more_than_it_brings_is_refused_before_memory_is
     honest = encode(FitWork(np.zeros(4, np.float32), 0))
     at = honest.index((4).to_bytes(4, "little"), honest.index(b"FitWork"))
     huge = honest[:at] + (2**32 - 1).to_bytes(4, "little") + honest[at + 4 :]
-    with pytest.raises(BadMessage, match="truncated"):
+    with pytest.raises(BadMessage, match="larger than a message may be"):
         decode(FitWork, huge)
+    more = honest[:at] + (5).to_bytes(4, "little") + honest[at + 4 :]  # fits a message, but is not there
+    with pytest.raises(BadMessage, match="truncated"):
+        decode(FitWork, more)
 
 
 def test_no_message_is_longer_than_its_limit() -> None:
