@@ -56,12 +56,34 @@ def run(name: str) -> dict[str, Any] | None:
 
 
 def body(name: str, figures: dict[str, Any]) -> str:
-    """The section of one benchmark: command, machine, table."""
-    rows = "\n".join(f"| `{key}` | {_number(value)} |" for key, value in figures.items())
+    """The section of one benchmark: command, machine, a table of figures, and one table for each list of rows."""
+    lists = {key: value for key, value in figures.items() if _is_rows(value)}
+    single = flat({key: value for key, value in figures.items() if key not in lists})
+    rows = "\n".join(f"| `{key}` | {_number(value)} |" for key, value in single.items())
     day = datetime.now(UTC).date().isoformat()
-    return (
-        f"Command: `python benchmarks/{name}.py`. Run on {day}, {machine()}.\n\n| figure | value |\n|---|---:|\n{rows}"
-    )
+    head = f"Command: `python benchmarks/{name}.py`. Run on {day}, {machine()}."
+    tables = [f"| figure | value |\n|---|---:|\n{rows}", *(table(value) for value in lists.values())]
+    return "\n\n".join([head, *tables])
+
+
+def flat(figures: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one level of dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in figures.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A list of objects with the same keys as a table."""
+    names = list(rows[0])
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(_number(row.get(name)) for name in names) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def replace_section(page: str, name: str, text: str) -> str:

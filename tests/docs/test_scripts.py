@@ -62,6 +62,13 @@ def test_a_failed_benchmark_keeps_the_page_and_is_an_error(tmp_path: Path, monke
     assert "bad" not in page.read_text()
 
 
+def test_nested_figures_become_dotted_names_and_lists_become_tables() -> None:
+    text = _script("bench").body("sample", {"floor": {"run": {"us": 3.14159}}, "kinds": [{"kind": "a", "us": 1.5}]})
+    assert "| `floor.run.us` | 3.142 |" in text
+    assert "| kind | us |\n|---|---|\n| a | 1.5 |" in text
+    assert "{" not in text
+
+
 def test_the_test_groups_cover_every_marker_once() -> None:
     groups = _script("run_tests").GROUPS
     expressions = [group[group.index("-m") + 1] for group in groups.values()]
