@@ -161,7 +161,7 @@ def main() -> None:
         cnn = built if kind is ModelKind.CNN else cnn
         print("  ".join(f"{key} {value}" for key, value in line.items()), flush=True)
     assert cnn is not None
-    print(json.dumps({"benchmark": "artifact", "isa": cnn.isa, "kinds": lines, **channel(cnn)}))
+    print(json.dumps({"isa": cnn.isa, "kinds": lines, **channel(cnn)}))
 
 
 if __name__ == "__main__":

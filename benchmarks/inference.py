@@ -261,7 +261,6 @@ def main() -> None:
     print(f"swap   {swap}", file=sys.stderr)
     worst = {key: max(figures[key] for figures in models.values()) for key in HEADLINES}
     document = {
-        "bench": "inference",
         "onnxruntime": onnxruntime.__version__,
         "machine": platform.machine(),
         **worst,

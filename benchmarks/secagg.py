@@ -141,25 +141,25 @@ def flower(shares: int, threshold: int, fresh: bool) -> dict[str, float] | None:
     return {"server": result["server_s"], "device": result["one_client_s"]} if result["done"] else None
 
 
-def compare(settings, fresh: bool) -> tuple[float | None, float | None]:
-    """Print all settings; return the headline's ratios."""
-    headline: tuple[float | None, float | None] = (None, None)
+def compare(settings: dict[str, tuple[tuple[int, int], tuple[int, int]]], fresh: bool) -> list[dict[str, object]]:
+    """Print all settings; return a row of each, the headline first. Ratios are None without Flower's figures."""
+    rows: list[dict[str, object]] = []
     print(f"n={N}, d={DIMENSION}, {DROPS} dropped after sharing; seconds, product at its best of 3")
     if not BASELINE.exists():
-        print(f"  {BASELINE} is missing: no ratios")
+        print(f"  {BASELINE.name} is missing: no ratios")
     for name, ((shares, flower_threshold), (degree, threshold)) in settings.items():
         ours = best_run(N, degree, threshold, DIMENSION, DROPS, 3)
         theirs = flower(shares, flower_threshold, fresh)
-        line = f"  {name}: product k={degree} t={threshold} server {ours.server_seconds:.4f}, "
-        line += f"device {ours.device_seconds:.4f}"
-        if theirs:
-            ratios = (theirs["server"] / ours.server_seconds, theirs["device"] / ours.device_seconds)
-            line += f" | Flower shares={shares} t={flower_threshold} server {theirs['server']:.3f}, "
-            line += f"device {theirs['device']:.4f} | ratios {ratios[0]:.0f} and {ratios[1]:.1f}"
-            if name == HEADLINE:
-                headline = ratios
-        print(line, flush=True)
-    return headline
+        mine = {"server": ours.server_seconds, "device": ours.device_seconds}
+        row: dict[str, object] = {"setting": name, "neighbours": degree, "threshold": threshold}
+        row |= {"flower_shares": shares, "flower_threshold": flower_threshold}
+        for side in ("server", "device"):
+            row[f"{side}_s"] = round(mine[side], 4)
+            row[f"flower_{side}_s"] = round(theirs[side], 4) if theirs else None
+            row[f"{side}_ratio"] = round(theirs[side] / mine[side], 2) if theirs else None
+        rows.append(row)
+        print("  " + ", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    return rows
 
 
 def mask_over_floor(dimension: int, neighbours: int) -> float:
@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="measure Flower again")
     parser.add_argument("--complete", action="store_true", help="compare complete graphs too")
     arguments = parser.parse_args()
-    server_ratio, device_ratio = compare(SETTINGS | (COMPLETE if arguments.complete else {}), arguments.fresh)
+    rows = compare(SETTINGS | (COMPLETE if arguments.complete else {}), arguments.fresh)
     ratio = mask_over_floor(1_000_000, 32)
     graph = secagg.choose_graph(500, 0.1, 0.1, "semi_malicious")
     large = run(500, graph.degree, graph.threshold, 100_000, 50)
@@ -221,13 +221,14 @@ def main() -> None:
         figures = run(40, 20, 14, dimension, 0)
         overheads.append(upload_overhead(figures, dimension, 20))
     result = {
-        "server_ratio": server_ratio,
-        "device_ratio": device_ratio,
-        "mask_over_floor": ratio,
-        "server_seconds_n500": large.server_seconds,
-        "upload_overhead": max(overheads),
+        "server_ratio": rows[0]["server_ratio"],
+        "device_ratio": rows[0]["device_ratio"],
+        "mask_over_floor": round(ratio, 4),
+        "server_seconds_n500": round(large.server_seconds, 4),
+        "upload_overhead": round(max(overheads), 4),
+        "settings": rows,
     }
-    print(json.dumps({name: value if value is None else round(value, 4) for name, value in result.items()}))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -56,34 +56,41 @@ def run(name: str) -> dict[str, Any] | None:
 
 
 def body(name: str, figures: dict[str, Any]) -> str:
-    """The section of one benchmark: command, machine, a table of figures, and one table for each list of rows."""
-    lists = {key: value for key, value in figures.items() if _is_rows(value)}
-    single = flat({key: value for key, value in figures.items() if key not in lists})
-    rows = "\n".join(f"| `{key}` | {_number(value)} |" for key, value in single.items())
+    """The section of one benchmark: command, machine, a table of figures, and one table for each group of rows."""
+    groups = rows_of(figures)
+    single = {key: value for key, value in figures.items() if not isinstance(value, dict | list)}
+    rows = "\n".join(f"| {key} | {_number(value)} |" for key, value in single.items())
     day = datetime.now(UTC).date().isoformat()
     head = f"Command: `python benchmarks/{name}.py`. Run on {day}, {machine()}."
-    tables = [f"| figure | value |\n|---|---:|\n{rows}", *(table(value) for value in lists.values())]
-    return "\n\n".join([head, *tables])
+    tables = [f"{title}:\n\n{table(value)}" for title, value in groups.items()]
+    return "\n\n".join([head, f"| figure | value |\n|---|---:|\n{rows}", *tables])
 
 
-def flat(figures: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one level of dotted names."""
-    found: dict[str, Any] = {}
+def rows_of(figures: dict[str, Any], prefix: str = "") -> dict[str, list[dict[str, Any]]]:
+    """Lists of objects, and objects of objects (the name becomes the first column), by their dotted name."""
+    found: dict[str, list[dict[str, Any]]] = {}
     for key, value in figures.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        if isinstance(value, list):
+            found[f"{prefix}{key}"] = value
+        elif isinstance(value, dict):
+            leaves = {name: row for name, row in value.items() if isinstance(row, dict) and _is_flat(row)}
+            if leaves:
+                found[f"{prefix}{key}"] = [{"name": name} | row for name, row in leaves.items()]
+            deeper = {name: row for name, row in value.items() if name not in leaves}
+            found |= rows_of(deeper, f"{prefix}{key}.")
     return found
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A list of objects with the same keys as a table."""
-    names = list(rows[0])
+    """A list of objects as a table, with the columns in order of appearance."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(_number(row.get(name)) for name in names) + " |" for row in rows]
+    lines += ["| " + " | ".join(_number(row.get(name, "")) for name in names) + " |" for row in rows]
     return "\n".join(lines)
 
 
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+def _is_flat(row: dict[str, Any]) -> bool:
+    return not any(isinstance(value, dict | list) for value in row.values())
 
 
 def replace_section(page: str, name: str, text: str) -> str:

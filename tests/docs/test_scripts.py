@@ -58,14 +58,17 @@ def test_a_failed_benchmark_keeps_the_page_and_is_an_error(tmp_path: Path, monke
     monkeypatch.setattr(bench, "PAGE", page)
     monkeypatch.setattr(sys, "argv", ["bench.py"])
     assert bench.main() == 1
-    assert "| `ratio` | 2 |" in page.read_text()
+    assert "| ratio | 2 |" in page.read_text()
     assert "bad" not in page.read_text()
 
 
-def test_nested_figures_become_dotted_names_and_lists_become_tables() -> None:
-    text = _script("bench").body("sample", {"floor": {"run": {"us": 3.14159}}, "kinds": [{"kind": "a", "us": 1.5}]})
-    assert "| `floor.run.us` | 3.142 |" in text
-    assert "| kind | us |\n|---|---|\n| a | 1.5 |" in text
+def test_objects_of_objects_and_lists_become_tables() -> None:
+    floor = {"run": {"us": 3.14159}, "deep": {"other": {"ms": None}}}
+    text = _script("bench").body("sample", {"n": 3, "floor": floor, "kinds": [{"kind": "a", "us": 1.5}]})
+    assert "| n | 3 |" in text
+    assert "floor:\n\n| name | us |\n|---|---|\n| run | 3.142 |" in text
+    assert "floor.deep:\n\n| name | ms |\n|---|---|\n| other | not run |" in text
+    assert "kinds:\n\n| kind | us |\n|---|---|\n| a | 1.5 |" in text
     assert "{" not in text
 
 
