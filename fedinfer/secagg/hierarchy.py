@@ -17,7 +17,7 @@ section 3 (norm bounding).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -26,23 +26,12 @@ import numpy.typing as npt
 from fedinfer.errors import ConfigError, Misbehaviour
 from fedinfer.messages import Split
 from fedinfer.secagg.hypergeometric import SECURITY_BITS, most_marked
-from fedinfer.secagg.ideal import ideal_sum
-from fedinfer.types import DeviceId, RingVector
+from fedinfer.types import DeviceId
 
 MAX_GROUP = 500
-"""Largest cohort of one session in a hierarchy."""
+"""Largest cohort of one session; a larger one is dealt to groups."""
 
 FloatArray = npt.NDArray[np.float32]
-
-
-def split_cohort(devices: Sequence[DeviceId], seed: bytes) -> tuple[tuple[DeviceId, ...], ...]:
-    """Split into the fewest groups of at most 500; more than 500 devices give groups of 250 to 500.
-
-    Args:
-        devices: unique names, at least one.
-        seed: public; names the round, so that groups change from round to round.
-    """
-    return random_groups(devices, -(-len(devices) // MAX_GROUP), seed)
 
 
 def random_groups(devices: Sequence[DeviceId], groups: int, seed: bytes) -> tuple[tuple[DeviceId, ...], ...]:
@@ -103,14 +92,6 @@ def most_corrupt(devices: int, corrupt: int, size: int, groups: int) -> int:
         groups: number of groups; each gets its part of the chance.
     """
     return most_marked(devices, corrupt, size, 2.0**-SECURITY_BITS / groups)
-
-
-def add_sums(totals: Iterable[RingVector], bits: int) -> RingVector:
-    """Add the sums of groups in the ring of `bits` bits: exact, as one session over everybody.
-
-    The caller has chosen `bits` for the whole population; else decode each group's sum and add floats.
-    """
-    return ideal_sum(totals, bits)
 
 
 def median(means: FloatArray) -> FloatArray:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedinfer.secagg import choose_graph, shamir
 from fedinfer.secagg.graph import from_bitmap, neighbour_table, own_neighbours, to_bitmap
-from fedinfer.secagg.hierarchy import random_groups, split_cohort
+from fedinfer.secagg.hierarchy import random_groups
 from fedinfer.secagg.masks import add_masks, ring_dtype
 from fedinfer.secagg.packing import pack, packed_size, unpack
 
@@ -126,15 +126,14 @@ def test_chosen_graphs_keep_both_secrets_apart(n, dropout, corruption):
 
 
 @QUICK
-@given(st.integers(1, 1700), st.binary(max_size=8))
-def test_groups_are_a_partition_of_allowed_sizes(count, seed):
+@given(st.integers(1, 1700), st.integers(1, 12), st.binary(max_size=8))
+def test_groups_are_a_partition_into_equal_sizes(count, wanted, seed):
     devices = [f"d{i}" for i in range(count)]
-    groups = split_cohort(devices, seed)
+    groups = random_groups(devices, min(wanted, count), seed)
     assert sorted(name for group in groups for name in group) == sorted(devices)
     assert all(list(group) == sorted(group) for group in groups)
-    assert max(map(len, groups)) <= 500
-    assert count <= 500 or min(map(len, groups)) >= 250
-    assert split_cohort(devices[::-1], seed) == groups
+    assert max(map(len, groups)) - min(map(len, groups)) <= 1
+    assert random_groups(devices[::-1], len(groups), seed) == groups
 
 
 @pytest.mark.parametrize("groups", [3, 20])
