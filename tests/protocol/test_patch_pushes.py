@@ -42,6 +42,8 @@ class Wire:
     on_ask: Callable[[Ask], Ask] = lambda ask: ask
     on_answer: Callable[[Ask, Answer], Answer] = lambda ask, answer: answer
     pushes: list[str] = field(default_factory=list)
+    bases: dict[str, str] = field(default_factory=dict)
+    """What the patch of each device started from; empty: it got the whole model."""
     events: list[tuple[str, Json]] = field(default_factory=list)
 
     def devices(self) -> Sequence[str]:
@@ -49,7 +51,9 @@ class Wire:
 
     def ask(self, asks: Sequence[Ask], timeout_seconds: float) -> list[Answer]:
         heard = [self.on_ask(ask) for ask in asks if ask.device not in self.offline]
-        self.pushes += [ask.device for ask in heard if ask.kind == Kind.PUSH]
+        pushes = [ask for ask in heard if ask.kind == Kind.PUSH]
+        self.pushes += [ask.device for ask in pushes]
+        self.bases |= {ask.device: decode(PushRequest, ask.common).patch_from for ask in pushes}
         answers = self.inner.ask(heard, timeout_seconds)
         by_device = {ask.device: ask for ask in heard}
         return [self.on_answer(by_device[answer.device], answer) for answer in answers]
@@ -122,6 +126,7 @@ def damaged(request: PushRequest) -> PushRequest:
     return replace(request, files=files)
 
 
+@pytest.mark.slow
 def test_the_first_version_goes_out_whole_and_the_next_as_a_patch(world: World) -> None:
     first, second = dict(world.push()), world.push()
     assert first["pushed"]["whole"] == 8
@@ -137,13 +142,14 @@ def test_a_wave_with_three_active_versions_sends_three_patches_and_one_message_e
     world.push("d06", "d07")
     world.push("d04", "d05", "d06", "d07")
     assert world.versions() == [3, 3, 3, 3, 2, 2, 1, 1]
+    before = {device: world.active(device).sha256["model.onnx"] for device in ALL}
     row = world.push()
     assert world.versions() == [4] * 8
     world.check_all_have(row)
     assert sorted(world.wire.pushes) == list(ALL)
-    groups = row["waves"][0]["pushed"]
-    assert [group["way"] for group in groups] == ["patch"] * 3
-    assert sorted(group["devices"] for group in groups) == [2, 2, 4]
+    assert world.wire.bases == before
+    assert len(set(before.values())) == 3
+    assert row["pushed"]["patch"] == sum(group["devices"] for group in row["waves"][0]["pushed"]) == 8
     manifest = world.server.repository.manifest(4)
     assert len([delta for delta in manifest.deltas if delta.from_sha256]) == 3
 
@@ -184,6 +190,7 @@ def test_a_patch_that_was_tampered_with_is_refused_and_the_whole_model_follows(w
     world.check_all_have(row)
 
 
+@pytest.mark.slow
 def test_a_device_that_lost_its_model_file_gets_the_whole_one(world: World) -> None:
     world.push()
     folder = slots_of(world.host, "d01").folder
@@ -193,16 +200,20 @@ def test_a_device_that_lost_its_model_file_gets_the_whole_one(world: World) -> N
     world.check_all_have(row)
 
 
+@pytest.mark.slow
 def test_a_device_that_rolled_back_gets_a_patch_from_what_it_went_back_to(world: World) -> None:
     world.push()
     world.push()
     slots_of(world.host, "d02").rollback()
+    before = {device: world.active(device).sha256["model.onnx"] for device in ALL}
     row = world.push()
     assert row["pushed"]["patch"] == 8
-    assert sorted(group["devices"] for group in row["waves"][0]["pushed"]) == [1, 7]
+    assert world.wire.bases == before
+    assert before["d02"] != before["d01"]
     world.check_all_have(row)
 
 
+@pytest.mark.slow
 def test_when_the_whole_model_does_not_arrive_either_the_device_keeps_the_old_one(world: World) -> None:
     world.push()
     before = world.active("d00")
@@ -223,6 +234,7 @@ def test_when_the_whole_model_does_not_arrive_either_the_device_keeps_the_old_on
     assert slots_of(world.host, "d00").load() is not None
 
 
+@pytest.mark.slow
 def test_who_asks_for_the_whole_model_again_and_again_gets_it_once(world: World) -> None:
     def greedy(ask: Ask, answer: Answer) -> Answer:
         asked = ask.kind == Kind.PUSH and ask.device == "d07"
@@ -236,6 +248,7 @@ def test_who_asks_for_the_whole_model_again_and_again_gets_it_once(world: World)
     assert world.wire.pushes.count("d07") <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [-1, 0, 99, 2**62])
 def test_a_version_that_nobody_published_gets_the_whole_model(world: World, version: int) -> None:
     world.push()
@@ -246,6 +259,7 @@ def test_a_version_that_nobody_published_gets_the_whole_model(world: World, vers
     world.check_all_have(row)
 
 
+@pytest.mark.slow
 def test_an_answer_about_health_that_nobody_can_read_gets_the_whole_model(world: World) -> None:
     world.push()
     world.wire.on_answer = lambda ask, answer: replace(answer, body=b"?") if ask.kind == Kind.HEALTH else answer
@@ -255,6 +269,7 @@ def test_an_answer_about_health_that_nobody_can_read_gets_the_whole_model(world:
 # --- old versions ---
 
 
+@pytest.mark.slow
 def test_the_repository_does_not_grow_and_who_was_away_gets_the_whole_newest(tmp_path: Path) -> None:
     world = make_world(tmp_path, keep=2)
     world.push()
@@ -271,6 +286,7 @@ def test_the_repository_does_not_grow_and_who_was_away_gets_the_whole_newest(tmp
     assert not [name for name in names if name.split(".")[1] not in ("6", "7", "current")]
 
 
+@pytest.mark.slow
 def test_a_version_that_a_device_reports_is_kept(tmp_path: Path) -> None:
     """It takes no update, for whatever reason, and still runs version 1: that stays, the others in between go."""
     world = make_world(tmp_path, keep=1)
@@ -289,6 +305,7 @@ def test_a_version_that_a_device_reports_is_kept(tmp_path: Path) -> None:
     assert world.push()["pushed"]["patch"] == 8
 
 
+@pytest.mark.slow
 def test_a_bad_version_is_taken_back_after_pruning_and_by_patches(tmp_path: Path) -> None:
     world = make_world(tmp_path, keep=1, waves="[0.5, 1.0]")
     for _ in range(3):
