@@ -143,7 +143,7 @@ def channel(built: Built) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         repository = Repository(Path(folder), generate_keys(SystemEntropy()), CLOCK, lambda keys: None)
         manifest, files = built.manifest(PRIVACY, "2030-01-01T00:00:00+00:00"), built.targets()
-        plain = add_deltas(manifest, files, {})[0]
+        plain = add_deltas(manifest, files, manifest.variants, [])[0]
         publish = seconds(lambda: repository.publish(manifest, files), 1)
         bundle = seconds(lambda: repository.bundle(1), 9)
         return {

@@ -12,6 +12,7 @@
     * Misbehaviour           the other side asked for something that would break privacy
   * ArtifactRejected         a model is not installed (exit code 5)
     * BadSignature           wrongly signed, tampered, truncated, expired, oversized
+      * PatchRefused         a patch does not lead from the model that is there to the signed one
     * Rollback               older than what the device has
     * GateFailed             a quality gate says no
   * TransportError           the other side cannot be reached
@@ -94,6 +95,10 @@ class ArtifactRejected(FedInferError):
 
 class BadSignature(ArtifactRejected):
     """Wrongly signed, tampered, truncated, expired or oversized."""
+
+
+class PatchRefused(BadSignature):
+    """A patch does not lead from the model that is there to the signed one; the whole file still may."""
 
 
 class Rollback(ArtifactRejected):

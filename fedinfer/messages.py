@@ -213,19 +213,34 @@ class PlainReply:
 
 @dataclass(frozen=True, slots=True)
 class PushRequest:
-    """TUF metadata and target files that bring a device to the newest allowed version."""
+    """TUF metadata and target files that bring a device to the newest allowed version.
+
+    Args:
+        version: that the device will run.
+        files: path below the repository to bytes.
+        patch_from: SHA-256 of the model file that a patch among the files starts from; empty: the whole model is there.
+    """
 
     version: int
     files: dict[str, bytes]
+    patch_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PushReply:
-    """What the device did with a push."""
+    """What the device did with a push.
+
+    Args:
+        installed: it runs the model.
+        version: that is active now.
+        reason: why it refused; empty when it did not.
+        whole: it could not use the patch and asks for the whole model.
+    """
 
     installed: bool
     version: int
     reason: str
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ step leave hardly anything in common (measured: 67 % of the file remain, against
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import zstandard
@@ -19,6 +19,8 @@ from fedinfer.manifest import MAX_ARTIFACT_BYTES, MAX_DELTAS, Delta, DeltaMethod
 
 _LEVEL = 19
 _MAX_WINDOW_BYTES = 2 * MAX_ARTIFACT_BYTES
+ENTRY_BYTES = 512
+"""What a delta costs every device in signed metadata: 200 bytes in the list of targets, 290 in the manifest."""
 
 
 def compress(new: bytes, old: bytes = b"") -> bytes:
@@ -60,28 +62,32 @@ def expand(packed: bytes, old: bytes, size_bytes: int, sha256: str) -> bytes:
 
 
 def add_deltas(
-    manifest: Manifest, files: Mapping[str, bytes], active: Mapping[str, bytes]
+    manifest: Manifest, files: Mapping[str, bytes], variants: Sequence[Variant], bases: Sequence[Mapping[str, bytes]]
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """Add, for every variant, a compressed file and a patch, each only where it is smaller than what a device has.
+    """Add compressed files, and patches from the models that devices have, where they save more than they cost.
 
     Args:
         manifest: of the new version, without deltas.
         files: target path to bytes of its variants.
-        active: variant name to the file most devices run; may be empty.
+        variants: of the manifest, that get deltas.
+        bases: for each version that devices have, variant name to model file; the most important first.
 
     Returns:
-        The manifest with its deltas, and the files with theirs.
+        The manifest with its deltas, at most MAX_DELTAS, and the files with theirs.
     """
     deltas: list[Delta] = []
     packed_files = dict(files)
-    for variant in manifest.variants:
-        smallest = variant.bytes
-        for old in (b"", active.get(variant.name, b"")):
+    for variant in variants:
+        whole, olds = variant.bytes, dict.fromkeys(base[variant.name] for base in bases if variant.name in base)
+        for old in (b"", *olds):
+            if len(deltas) == MAX_DELTAS:
+                break
             packed = compress(files[variant.path], old)
-            if len(packed) < smallest and len(deltas) < MAX_DELTAS:
-                smallest = len(packed)
-                deltas.append(_delta(manifest.version, variant, packed, old))
-                packed_files[deltas[-1].path] = packed
+            if len(packed) + ENTRY_BYTES >= whole:
+                continue
+            deltas.append(_delta(manifest.version, variant, packed, old))
+            packed_files[deltas[-1].path] = packed
+            whole = whole if old else len(packed)
     return replace(manifest, deltas=tuple(deltas)), packed_files
 
 

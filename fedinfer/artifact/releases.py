@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from fedinfer.errors import ArtifactRejected
-from fedinfer.manifest import MAX_ARTIFACT_BYTES, Manifest, model_path
+from fedinfer.manifest import MAX_ARTIFACT_BYTES, Delta, Manifest, Variant, model_path
 
 
 def check_release(manifest: Manifest, files: Mapping[str, bytes]) -> None:
@@ -65,12 +65,22 @@ def bundle_paths(manifest: Manifest, variants: Sequence[str], active_sha256: str
         variants: names; empty = the chosen one.
         active_sha256: digest of the model file the device has; empty = none.
     """
-    paths = []
-    for variant in [manifest.variant(name) for name in variants] or [manifest.chosen]:
-        fitting = [
-            (delta.bytes, delta.path)
-            for delta in manifest.deltas
-            if delta.to_sha256 == variant.sha256 and delta.from_sha256 in ("", active_sha256)
-        ]
-        paths.append(min([*fitting, (variant.bytes, variant.path)])[1])
-    return tuple(paths)
+    wanted = [manifest.variant(name) for name in variants] or [manifest.chosen]
+    return tuple(smallest_way(manifest, variant, active_sha256).path for variant in wanted)
+
+
+def smallest_way(manifest: Manifest, variant: Variant, active_sha256: str) -> Variant | Delta:
+    """The fewest bytes that become a variant on a device.
+
+    Args:
+        manifest: of the version.
+        variant: wanted.
+        active_sha256: digest of the model file the device has; empty = none.
+    """
+    fitting = [
+        delta
+        for delta in manifest.deltas
+        if delta.to_sha256 == variant.sha256 and delta.from_sha256 in ("", active_sha256)
+    ]
+    ways: list[Variant | Delta] = [variant, *fitting]
+    return min(ways, key=lambda way: way.bytes)

@@ -15,12 +15,13 @@ manifest, which is a target itself.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from tuf.api.metadata import DelegatedRole, Delegations, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
+from fedinfer.artifact.delta import add_deltas
 from fedinfer.artifact.files import list_files, read_file, remove_file, write_file
 from fedinfer.artifact.metadata import State, Validity, load_root, load_state, sign
 from fedinfer.artifact.releases import bundle_paths, check_release, reissued
@@ -99,11 +100,11 @@ class Repository:
         """
         return Manifest.from_bytes(read_target(self._folder, self._state.targets, manifest_path(version)))
 
-    def active_files(self) -> dict[str, bytes]:
-        """Model file of every variant of the newest version, by name; empty before the first. Deltas start here."""
-        if not self.newest_version:
+    def model_files(self, version: int) -> dict[str, bytes]:
+        """Model file of every variant of a version, by name; empty when it was never published or was pruned."""
+        if version not in self.versions():
             return {}
-        variants = self.manifest(self.newest_version).variants
+        variants = self.manifest(version).variants
         return {variant.name: read_target(self._folder, self._state.targets, variant.path) for variant in variants}
 
     def publish(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
@@ -129,7 +130,7 @@ class Repository:
         self._sign_again(state, Role.TARGETS)
 
     def reissue(self, version: int, created: datetime) -> Manifest:
-        """Go back: publish the files of an older version under the next number.
+        """Go back: publish the files of an older version under the next number, with patches from the newest one.
 
         Args:
             version: to repeat.
@@ -140,7 +141,9 @@ class Repository:
         """
         newest = self.manifest(self.newest_version)
         again, renamed = reissued(self.manifest(version), newest.version + 1, newest.chosen.sha256, created)
-        self.publish(again, {new: read_target(self._folder, self._state.targets, old) for old, new in renamed.items()})
+        files = {new: read_target(self._folder, self._state.targets, old) for old, new in renamed.items()}
+        again, files = add_deltas(again, files, [again.chosen], [self.model_files(newest.version)])
+        self.publish(again, files)
         return again
 
     def add_cohort(self, name: str, entropy: Entropy) -> None:
@@ -207,14 +210,18 @@ class Repository:
         state = copy.deepcopy(self._state)
         self._sign_again(state, Role.TARGETS, *state.cohorts)
 
-    def prune(self, keep: int) -> tuple[int, ...]:
-        """Withdraw all but the newest `keep` versions and those a cohort was offered; delete files nobody needs.
+    def prune(self, keep: int, needed: Collection[int] = ()) -> tuple[int, ...]:
+        """Withdraw old versions and delete files nobody needs. The newest version and those a cohort was offered stay.
+
+        Args:
+            keep: how many of the newest versions stay.
+            needed: further versions that stay: what devices run or may go back to.
 
         Returns:
             The versions that were withdrawn.
         """
         offered = {version for cohort in self._state.cohorts.values() for version in versions_of(cohort)}
-        kept = offered.union(self.versions()[-max(keep, 1) :])
+        kept = offered.union(self.versions()[-max(keep, 1) :], needed)
         state = copy.deepcopy(self._state)
         targets = state.targets.targets
         state.targets.targets = {path: target for path, target in targets.items() if version_of(target) in kept}

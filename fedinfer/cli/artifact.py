@@ -268,7 +268,8 @@ def _publish(build: Path, repository: Repository) -> Json:
 
     manifest, files = load_build(build)
     if not manifest.deltas:
-        manifest, files = add_deltas(manifest, files, repository.active_files())
+        before = repository.model_files(repository.newest_version)
+        manifest, files = add_deltas(manifest, files, manifest.variants, [before])
     repository.publish(manifest, files)
     return {
         "version": manifest.version,

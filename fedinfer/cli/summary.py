@@ -47,6 +47,7 @@ def _lines(record: Json) -> list[tuple[str, str]]:
                 f"{model['devices_active']} of {record['population']} devices",
             )
         )
+        lines.append(("pushes", "; ".join(_pushed(model) for model in record["models"] if "pushed" in model)))
     lines += [("rollout", text) for text in _rollouts(record["models"])]
     inference, drift = record["inference"], record["drift"]
     if inference["predictions"]:
@@ -55,6 +56,16 @@ def _lines(record: Json) -> list[tuple[str, str]]:
     if drift["windows"]:
         lines.append(("drift", _drift(drift)))
     return lines
+
+
+def _pushed(model: Json) -> str:
+    """What a version cost a device on the wire."""
+    pushed = model["pushed"]
+    refused = f", {pushed['both']} whole after a refused patch" if pushed["both"] else ""
+    return (
+        f"version {model['version']}: {pushed['model_bytes']:,} bytes of model per device, {pushed['bytes']:,} with "
+        f"signed metadata (median; {pushed['whole']} whole, {pushed['patch']} by patch{refused})"
+    )
 
 
 def _rollouts(models: list[Json]) -> list[str]:

@@ -83,6 +83,12 @@ class RolloutSection(Section):
         "model and nobody else gets it; or `proceed` under this setting's name, which the audit log keeps.",
     )
 
+    keep_versions: Count = Field(
+        default=5,
+        description="Newest versions that the repository keeps after a push, beside the one before and those that "
+        "devices still report. A device that was away for longer gets the whole newest file instead of a patch.",
+    )
+
     @field_validator("waves")
     @classmethod
     def _waves_grow_to_one(cls, waves: tuple[float, ...]) -> tuple[float, ...]:

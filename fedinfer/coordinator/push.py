@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
 import numpy as np
 
 from fedinfer.artifact.build import Built, build_artifact
 from fedinfer.artifact.calibration import synthetic_rows
+from fedinfer.artifact.delta import add_deltas
 from fedinfer.artifact.graph import Ending
 from fedinfer.artifact.measure import Evidence
 from fedinfer.coordinator.planning import RunPlan
 from fedinfer.coordinator.round import LEDGER_OWNER
 from fedinfer.coordinator.server import Progress, Server
-from fedinfer.coordinator.waves import roll_out
-from fedinfer.manifest import Privacy
+from fedinfer.coordinator.waves import reachable, roll_out
+from fedinfer.manifest import Manifest, Privacy
 from fedinfer.training.checkpoints import Checkpoint, save_checkpoint
-from fedinfer.types import Json, Unit
+from fedinfer.types import DeviceId, Json, Unit
 
 SYNTHETIC_ROWS = 256
 FEWEST_PUBLIC_ROWS = 32
@@ -35,12 +39,22 @@ def publish_and_push(server: Server, plan: RunPlan, progress: Progress) -> None:
     save_checkpoint(path, Checkpoint({"weights": progress.weights}, {"version": progress.version, "reason": reason}))
     built = build(server, progress)
     manifest = built.manifest(_guarantee(server, plan), server.clock.now().isoformat(timespec="seconds"))
-    server.repository.publish(manifest, built.targets())
+    active = reachable(server, progress.version)
+    publish(server, manifest, built.targets(), active)
     row = _model_row(built, reason, progress.window, progress.version)
     progress.models.append(row)
     server.emit("built", row)
-    roll_out(server, plan, progress, previous, row)
+    roll_out(server, plan, progress, previous, active, row)
     server.emit("pushed", row)
+    # The newest is never pruned; these are what one may have to go back to, and what devices may still run.
+    server.repository.prune(server.scenario.rollout.keep_versions, {previous, *active.values()})
+
+
+def publish(server: Server, manifest: Manifest, files: Mapping[str, bytes], active: Mapping[DeviceId, int]) -> None:
+    """Sign a version, with patches from the versions that devices say they run, the most frequent ones first."""
+    versions = [version for version, _ in Counter(active.values()).most_common()]
+    bases = [server.repository.model_files(version) for version in versions]
+    server.repository.publish(*add_deltas(manifest, files, [manifest.chosen], bases))
 
 
 def build(server: Server, progress: Progress) -> Built:

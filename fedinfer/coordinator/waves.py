@@ -7,15 +7,16 @@ and not finished is not repeated (its budget is spent): that wave is held.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
+from fedinfer.coordinator.delivery import Delivery, deliver, figures
 from fedinfer.coordinator.gate_planning import WRONG_PASS_RATE, WRONG_STOP_RATE
 from fedinfer.coordinator.look import look
 from fedinfer.coordinator.planning import RunPlan
 from fedinfer.coordinator.server import Progress, Server
 from fedinfer.errors import BadMessage, GateFailed, TransportError
-from fedinfer.messages import GateWork, HealthRequest, Kind, PushReply, PushRequest
+from fedinfer.messages import GateWork, HealthReply, HealthRequest, Kind
 from fedinfer.ports import Answer, Ask
 from fedinfer.rollout.controller import (
     INSTALL_FAILURE,
@@ -42,15 +43,9 @@ ON_HOLD = "[rollout] on_hold"
 """Who approves a held wave when the scenario says `proceed`; the audit log shows this name."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Acknowledged:
-    """What the devices of a wave said."""
-
-    installed: tuple[DeviceId, ...]
-    failed: dict[DeviceId, str]
-
-
-def roll_out(server: Server, plan: RunPlan, progress: Progress, previous: int, row: Json) -> None:
+def roll_out(
+    server: Server, plan: RunPlan, progress: Progress, previous: int, active: Mapping[DeviceId, int], row: Json
+) -> None:
     """Bring the present version to every device that can be reached, or take it back from those that have it.
 
     Args:
@@ -58,18 +53,19 @@ def roll_out(server: Server, plan: RunPlan, progress: Progress, previous: int, r
         plan: of the run.
         progress: of the run.
         previous: version to go back to; 0 when there is none.
-        row: record of the version; gets `rollout`, `waves` and `devices_active`.
+        active: devices that can be reached, and the version that each of them says it runs.
+        row: record of the version; gets `rollout`, `waves`, `pushed` and `devices_active`.
 
     Raises:
         GateFailed: when the rollout did not reach the whole fleet; the message says why.
     """
-    fleet: dict[DeviceId, dict[str, str]] = {device: {} for device in reachable(server, progress.version)}
+    fleet: dict[DeviceId, dict[str, str]] = {device: {} for device in active}
     waves = [Wave(fraction) for fraction in server.scenario.rollout.waves]
     name, before = f"{server.run_id}-v{progress.version}", str(previous or "")
     settings = settings_of(server, plan, compared=previous > 0)
     state = begin(name, str(progress.version), before, fleet, waves, settings, Approval.NONE)
     server.rollouts.start(state, OPERATOR, server.clock.now())
-    state = drive(server, plan, progress, name, tuple(fleet), row)
+    state = drive(server, plan, progress, name, active, row)
     row["rollout"] = str(state.phase)
     row["devices_active"] = 0 if state.phase is Phase.ROLLED_BACK else len(server.rollouts.installed(name))
     if state.phase is not Phase.DONE:
@@ -79,7 +75,7 @@ def roll_out(server: Server, plan: RunPlan, progress: Progress, previous: int, r
 
 
 def drive(
-    server: Server, plan: RunPlan, progress: Progress, name: str, fleet: Sequence[DeviceId], row: Json
+    server: Server, plan: RunPlan, progress: Progress, name: str, fleet: Mapping[DeviceId, int], row: Json
 ) -> RolloutState:
     """Do what the kept state of a rollout says until there is nothing left to do.
 
@@ -88,7 +84,7 @@ def drive(
         plan: of the run.
         progress: of the run.
         name: a rollout in the store, new or begun by a process that is gone.
-        fleet: devices that can be reached.
+        fleet: devices that can be reached, and the version that each of them says it runs.
         row: record of the version.
 
     Returns:
@@ -102,14 +98,14 @@ def drive(
         elif action.task is Task.MEASURE:
             state = _look_at_wave(server, plan, progress, state, action, row)
         else:
-            _take_back(server, progress, int(state.previous), server.rollouts.installed(name))
+            _take_back(server, progress, state)
             state, _ = server.rollouts.apply(name, TakenBack(), server.clock.now())
         state = _past_hold(server, state, row)
     return state
 
 
-def reachable(server: Server, version: int) -> tuple[DeviceId, ...]:
-    """Devices that answer now; the others get the newest allowed version when they are back.
+def reachable(server: Server, version: int) -> dict[DeviceId, int]:
+    """Devices that answer now, and which version each of them runs; the others get the newest one when they are back.
 
     Raises:
         TransportError: nobody answers.
@@ -117,10 +113,18 @@ def reachable(server: Server, version: int) -> tuple[DeviceId, ...]:
     common = encode(HealthRequest(version))
     asks = [Ask(device, Kind.HEALTH, common) for device in sorted(server.devices)]
     answers = server.transport.ask(asks, server.scenario.training.deadline_seconds)
-    found = tuple(sorted(answer.device for answer in answers if not answer.error))
+    found = {answer.device: _version_in(answer) for answer in answers if not answer.error}
     if not found:
         raise TransportError(f"none of {len(asks)} devices can be reached for version {version}")
-    return found
+    return dict(sorted(found.items()))
+
+
+def _version_in(answer: Answer) -> int:
+    """0 when nobody can tell: the device gets the whole model."""
+    try:
+        return decode(HealthReply, answer.body).version
+    except BadMessage:
+        return 0
 
 
 def settings_of(server: Server, plan: RunPlan, *, compared: bool) -> GateSettings:
@@ -133,12 +137,12 @@ def settings_of(server: Server, plan: RunPlan, *, compared: bool) -> GateSetting
 
 
 def _push_wave(
-    server: Server, state: RolloutState, action: Action, fleet: Sequence[DeviceId], row: Json
+    server: Server, state: RolloutState, action: Action, fleet: Mapping[DeviceId, int], row: Json
 ) -> RolloutState:
     name, everyone = state.rollout, {device: dict[str, str]() for device in fleet}
     devices = server.rollouts.waiting(name, action.wave, members(everyone, state.waves, name, action.wave))
-    acknowledged = _push(server, int(action.version), devices)
-    server.rollouts.acknowledge(name, action.wave, dict.fromkeys(acknowledged.installed, "") | acknowledged.failed)
+    delivery = deliver(server, int(action.version), {device: fleet[device] for device in devices})
+    server.rollouts.acknowledge(name, action.wave, dict.fromkeys(delivery.installed, "") | dict(delivery.failed))
     delivered = server.rollouts.delivered(name, action.wave)
     after, _ = server.rollouts.apply(name, delivered, server.clock.now())
     wave = {
@@ -146,11 +150,13 @@ def _push_wave(
         "wave": action.wave + 1,
         "installed": delivered.installed,
         "failed": delivered.failed,
-        "first_failure": next(iter(acknowledged.failed.values()), ""),
+        "first_failure": next(iter(delivery.failed.values()), ""),
+        "pushed": delivery.pushed(),
         "state": str(after.phase),
         "reason": after.reason,
     }
     _wave_row(row, action).update(wave)
+    row["pushed"] = figures([sent for pushed in row["waves"] for sent in pushed.get("pushed", [])])
     server.emit("wave", wave)
     return after
 
@@ -199,44 +205,17 @@ def _past_hold(server: Server, state: RolloutState, row: Json) -> RolloutState:
     return after
 
 
-def _push(server: Server, version: int, devices: Sequence[DeviceId]) -> _Acknowledged:
-    bundle = server.repository.bundle(version)
-    # An event, not a figure of the record: signatures and their times differ between two equal runs.
-    server.emit("bundle", {"version": version, "bytes": sum(len(data) for data in bundle.values())})
-    common = encode(PushRequest(version, bundle))
-    installed: list[DeviceId] = []
-    failed: dict[DeviceId, str] = {}
-    asks = [Ask(device, Kind.PUSH, common) for device in devices]
-    for answer in server.transport.ask(asks, server.scenario.training.deadline_seconds):
-        if answer.error == TransportError.__name__:
-            continue  # it was not reached: nothing is known about the model
-        if reason := _why_not(answer, version):
-            failed[answer.device] = reason
-        else:
-            installed.append(answer.device)
-    return _Acknowledged(tuple(installed), failed)
-
-
-def _why_not(answer: Answer, version: int) -> str:
-    """Empty when the device says that it runs `version`."""
-    if answer.error:
-        return f"{answer.error}: {answer.detail}"
-    try:
-        reply = decode(PushReply, answer.body)
-    except BadMessage as error:
-        return f"BadMessage: {error}"
-    return "" if reply.installed and reply.version == version else reply.reason or f"runs version {reply.version}"
-
-
-def _take_back(server: Server, progress: Progress, previous: int, devices: Sequence[DeviceId]) -> None:
+def _take_back(server: Server, progress: Progress, state: RolloutState) -> None:
     """The files of the version before go out again under a new number: versions never fall on a device."""
+    previous, devices = int(state.previous), server.rollouts.installed(state.rollout)
     manifest = server.repository.reissue(previous, server.clock.now())
     progress.version = manifest.version
-    acknowledged = _push(server, manifest.version, devices)
-    server.emit(
-        "rolled_back",
-        {"to": previous, "as": manifest.version, "devices": len(acknowledged.installed), "failed": acknowledged.failed},
-    )
+    delivery = deliver(server, manifest.version, dict.fromkeys(devices, int(state.version)))
+    server.emit("rolled_back", {"to": previous, "as": manifest.version, **_outcome(delivery)})
+
+
+def _outcome(delivery: Delivery) -> Json:
+    return {"devices": len(delivery.installed), "failed": dict(delivery.failed), "pushed": delivery.pushed()}
 
 
 def _hint(state: RolloutState) -> str:

@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 
 from fedinfer.device.host import Host
-from fedinfer.errors import ArtifactRejected, FedInferError, StoreError, TransportError
+from fedinfer.errors import ArtifactRejected, FedInferError, PatchRefused, StoreError, TransportError
+from fedinfer.inference.installed import MODEL_FILE
 from fedinfer.inference.slots import Slots
 from fedinfer.inference.updater import Updater, UpdateSettings
 from fedinfer.messages import PushReply, PushRequest
@@ -17,8 +18,8 @@ from fedinfer.wire import decode, encode
 
 def answer_push(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     """Install what came, device by device; a rejected model leaves the old one serving."""
-    files = decode(PushRequest, asks[0].common).files
-    return [Answer(ask.device, encode(_install(host, ask.device, files))) for ask in asks]
+    request = decode(PushRequest, asks[0].common)
+    return [Answer(ask.device, encode(_install(host, ask.device, request))) for ask in asks]
 
 
 def slots_of(host: Host, device: DeviceId) -> Slots:
@@ -26,15 +27,27 @@ def slots_of(host: Host, device: DeviceId) -> Slots:
     return Slots(host.folder(device) / "slots", _no_flush if host.policy.reveals_simulation else os.fsync)
 
 
-def _install(host: Host, device: DeviceId, files: dict[str, bytes]) -> PushReply:
+def _install(host: Host, device: DeviceId, request: PushRequest) -> PushReply:
     slots = slots_of(host, device)
     try:
-        report = _updater(host, device, slots).install(files.get, host.clock.now())
+        report = _updater(host, device, slots).install(request.files.get, host.clock.now())
     except (ArtifactRejected, StoreError, TransportError) as error:
-        active = slots.active()
-        return PushReply(False, active.version if active else 0, f"{type(error).__name__}: {error}")
+        active, why = slots.active(), _why(error, request, slots)
+        reason = f"{type(why).__name__}: {why}"
+        return PushReply(False, active.version if active else 0, reason, isinstance(why, PatchRefused))
     host.predictors.pop(device, None)
     return PushReply(True, report.version, "")
+
+
+def _why(error: FedInferError, request: PushRequest, slots: Slots) -> FedInferError:
+    """A file that is missing beside a patch is a patch for another device: of its own base it would have been used."""
+    if not request.patch_from or not isinstance(error, TransportError):
+        return error
+    active = slots.active()
+    found = active.sha256[MODEL_FILE][:16] if active else "none"
+    return PatchRefused(
+        f"version {request.version} came as a patch from model {request.patch_from[:16]}, this device has {found}"
+    )
 
 
 def _updater(host: Host, device: DeviceId, slots: Slots) -> Updater:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from fedinfer.device import install, join, observe, sums
 from fedinfer.device.host import Host
@@ -48,7 +49,7 @@ class DeviceResponder:
         self.host = host
 
     def answer(self, asks: Sequence[Ask]) -> Sequence[Answer]:
-        """One Answer per Ask, in order. All asks have the same kind and the same common part.
+        """One Answer per Ask, in order. All asks have the same kind; those with one common part in a row go together.
 
         An error that concerns the common part concerns everyone; errors of one device stay with it. On a real device
         a programming error is an answer too: Flower would send its text to the server.
@@ -71,6 +72,10 @@ class DeviceResponder:
             ]
 
     def _answers(self, kind: Kind, asks: Sequence[Ask]) -> list[Answer]:
+        parts = groupby(asks, key=lambda ask: ask.common)
+        return [answer for _, part in parts for answer in self._answers_to_one(kind, list(part))]
+
+    def _answers_to_one(self, kind: Kind, asks: Sequence[Ask]) -> list[Answer]:
         try:
             return _USE_CASES[kind](self.host, asks)
         except FedInferError as error:

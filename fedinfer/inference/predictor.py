@@ -24,7 +24,7 @@ import onnxruntime as ort
 
 from fedinfer.errors import ConfigError, DataError, GateFailed, StoreError
 from fedinfer.inference.answers import Naming, Prediction, Predictions
-from fedinfer.inference.rows import FloatArray, RowReader
+from fedinfer.inference.rows import NUMBERS, FloatArray, RowReader
 from fedinfer.inference.session import (
     INPUT,
     LABEL,
@@ -41,6 +41,8 @@ SCHEMA_KEY = "schema"
 """Key of the schema (JSON) in the `metadata_props` of a model."""
 _FLOAT32 = np.dtype(np.float32)
 _ONLY_PROBABILITIES = [PROBABILITIES]
+Check = Callable[[FloatArray, int], None]
+"""Rows (n, width) and the number of the first one; raises DataError."""
 _LEAST_RUN_ROWS, _MOST_RUN_ROWS, _RUN_VALUES = 64, 2048, 262_144
 
 
@@ -98,6 +100,8 @@ class Predictor:
             DataError: for a row that breaks the schema.
             GateFailed: when the model fails or answers NaN.
         """
+        if isinstance(rows, np.ndarray) and rows.dtype.kind in NUMBERS:
+            return self._predictions(self.reader.shaped(rows), self.reader.check)
         return self.predict_matrix(self.reader.matrix(rows))
 
     def predict_matrix(self, matrix: FloatArray) -> Predictions:
@@ -106,10 +110,7 @@ class Predictor:
         Raises:
             GateFailed: when the model fails or answers NaN.
         """
-        probabilities = self._in_runs(matrix)
-        if math.isnan(np.add.reduce(probabilities, axis=None)):
-            raise GateFailed(f"the model answers NaN for {int(np.isnan(probabilities).any(axis=1).sum())} rows")
-        return Predictions(probabilities, self.naming)
+        return self._predictions(matrix, _checked_before)
 
     def predict_one(self, row: Any) -> Prediction:
         """Predict one row: a float32 array (width,) is quickest; a dict, values or one CSV line also do.
@@ -158,15 +159,24 @@ class Predictor:
             return []
         return [str(label) for label in self._run([LABEL], matrix)[0]]
 
-    def _in_runs(self, matrix: FloatArray) -> FloatArray:
-        """Many rows in runs that fit the processor's cache: measured 5-10 % less time than one run of 10,000 rows."""
+    def _predictions(self, matrix: FloatArray, check: Check) -> Predictions:
+        probabilities = self._in_runs(matrix, check)
+        flat = probabilities.ravel()
+        if math.isnan(flat.dot(flat)):  # a sum of squares: nothing cancels
+            raise GateFailed(f"the model answers NaN for {int(np.isnan(probabilities).any(axis=1).sum())} rows")
+        return Predictions(probabilities, self.naming)
+
+    def _in_runs(self, matrix: FloatArray, check: Check) -> FloatArray:
+        """Many rows in runs that fit the processor's cache, each checked right before the model reads it there."""
         count, step = len(matrix), max(_LEAST_RUN_ROWS, min(_MOST_RUN_ROWS, _RUN_VALUES // self.reader.width))
         if count <= step:
+            check(matrix, 0)
             whole: FloatArray = self._run(_ONLY_PROBABILITIES, matrix)[0]
             return whole
         probabilities = np.empty((count, self.schema.classes), np.float32)
         for start in range(0, count, step):
             part = matrix[start : start + step]
+            check(part, start)
             probabilities[start : start + step] = self._run(_ONLY_PROBABILITIES, part)[0]
         return probabilities
 
@@ -235,6 +245,10 @@ class _Lane:
         np.abs(self._fraction, out=self._fraction)
         np.greater(self._fraction, 0, out=self._above)
         return bool(np.count_nonzero(self._above))
+
+
+def _checked_before(matrix: FloatArray, first: int) -> None:
+    """For rows that come from `RowReader.matrix`."""
 
 
 def _schema_of(session: ort.InferenceSession) -> Schema:

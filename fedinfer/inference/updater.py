@@ -4,7 +4,7 @@ Order, and what stops it:
 
 1. refresh the signed metadata (`trust.open_channel`)           BadSignature, Rollback, TransportError
 2. read the current manifest and compare it with what is active   ArtifactRejected, Rollback, GateFailed
-3. fetch the model file, by the smallest signed way               BadSignature, TransportError
+3. fetch the model file, by the smallest signed way               BadSignature, PatchRefused, TransportError
 4. stage it in the idle slot and read it back from the disk       StoreError, ArtifactRejected
 5. self-check on the manifest's rows                              GateFailed
 6. swap the pointer                                               StoreError
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from fedinfer.errors import ArtifactRejected, BadSignature, GateFailed, Rollback, TransportError
+from fedinfer.errors import ArtifactRejected, BadSignature, GateFailed, PatchRefused, Rollback, TransportError
 from fedinfer.inference.check import CheckResult, open_variant, self_check
 from fedinfer.inference.compression import expand
 from fedinfer.inference.freshness import note_refresh, staleness_warning
@@ -121,6 +121,7 @@ class Updater:
 
         Raises:
             BadSignature: tampered, truncated, oversized, expired, wrongly signed or under the threshold.
+            PatchRefused: the same of a patch; the whole file may still be in order.
             Rollback: older than what the device has or saw, or withdrawn on this device.
             GateFailed: the self-check says no, or the rows of the model are not those of this device.
             ArtifactRejected: a malformed manifest.
@@ -226,13 +227,7 @@ class Updater:
         model = _by_delta(channel, manifest, variant, old, old_digest)
         delta = model is not None
         if model is None:
-            model = channel.download(variant.path, min(variant.bytes, MAX_ARTIFACT_BYTES))
-        found = hashlib.sha256(model).hexdigest()
-        if found != variant.sha256 or len(model) != variant.bytes:
-            raise BadSignature(
-                f"{variant.path}: {len(model)} bytes with digest {found[:16]}, "
-                f"the manifest says {variant.bytes} and {variant.sha256[:16]}"
-            )
+            model = _signed(channel.download(variant.path, min(variant.bytes, MAX_ARTIFACT_BYTES)), variant)
         return _Candidate(variant, model, delta)
 
 
@@ -245,11 +240,25 @@ def _by_delta(channel: Channel, manifest: Manifest, variant: Variant, old: bytes
     ]
     for delta in sorted(fitting, key=lambda item: item.bytes):
         try:
-            packed = channel.download(delta.path, delta.bytes)
+            return _signed(expand(delta, channel.download(delta.path, delta.bytes), old, variant.bytes), variant)
         except TransportError:
             continue  # a pruned delta is no loss: the whole file follows
-        return expand(delta, packed, old, variant.bytes)
+        except BadSignature as error:
+            if delta.from_sha256:
+                raise PatchRefused(str(error), hint="the whole file may still be in order") from error
+            raise
     return None
+
+
+def _signed(model: bytes, variant: Variant) -> bytes:
+    """The model, if it is the one that the manifest means."""
+    found = hashlib.sha256(model).hexdigest()
+    if found != variant.sha256 or len(model) != variant.bytes:
+        raise BadSignature(
+            f"{variant.path}: {len(model)} bytes with digest {found[:16]}, "
+            f"the manifest says {variant.bytes} and {variant.sha256[:16]}"
+        )
+    return model
 
 
 def _usable(slots: Slots) -> Loaded | None:

@@ -41,6 +41,16 @@ def _figures(value: object) -> str:
     return ", ".join(parts) or "no look"
 
 
+def _pushed(value: object) -> str:
+    """What a push cost a device, and how many devices got it in which way."""
+    pushed = value if isinstance(value, dict) else {}
+    if not pushed:
+        return ABSENT
+    counts = f"{whole(pushed.get('whole'))} whole, {whole(pushed.get('patch'))} by patch"
+    refused = f", {whole(pushed.get('both'))} whole after a refused patch" if pushed.get("both") else ""
+    return f"{data_size(pushed.get('model_bytes'))}, {data_size(pushed.get('bytes'))} with metadata ({counts}{refused})"
+
+
 ROUNDS: tuple[Column, ...] = (
     ("Round", "round", words),
     ("Reason", "reason", words),
@@ -61,6 +71,7 @@ MODELS: tuple[Column, ...] = (
     ("Metric, quantized", "quantized_metric", decimal),
     ("Size, float", "float_bytes", data_size),
     ("Size, quantized", "quantized_bytes", data_size),
+    ("Sent per device, median", "pushed", _pushed),
     ("Devices", "devices_active", whole),
     ("SHA-256", "sha256", lambda value: words(value)[:12]),
 )

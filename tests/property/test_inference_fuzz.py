@@ -14,7 +14,16 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedinfer.errors import ArtifactRejected, BadSignature, DataError, FedInferError, GateFailed, Rollback, StoreError
+from fedinfer.errors import (
+    ArtifactRejected,
+    BadSignature,
+    DataError,
+    FedInferError,
+    GateFailed,
+    PatchRefused,
+    Rollback,
+    StoreError,
+)
 from fedinfer.inference import Predictor
 from fedinfer.inference.compression import expand
 from fedinfer.inference.http import answer
@@ -24,7 +33,7 @@ from fedinfer.inference.serving import Service
 from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import Pointer, Slots, read_pointer
 from fedinfer.inference.telemetry import Telemetry
-from fedinfer.manifest import Delta, DeltaMethod
+from fedinfer.manifest import Delta, DeltaMethod, model_path
 from fedinfer.schema import Categorical
 from fedinfer.system import FrozenClock
 from tests.unit.inference.device_world import NOW, SCHEMA, Repository, make_model, make_rows, make_updater, softmax_of
@@ -93,6 +102,34 @@ def check_frame(case: tuple[Delta, bytes]) -> None:
         assert len(expand(delta, packed, MODEL, len(MODEL))) == len(MODEL)
     except BadSignature:
         pass
+
+
+def patch_world(folder: Path) -> Repository:
+    """A device with version 1, and version 2 offered as a patch alone."""
+    repository = Repository()
+    repository.publish(1)
+    make_updater(folder, repository).install(repository.fetch, NOW)
+    repository.publish_patch(2, old=1)
+    del repository.files[repository.place(model_path(2))]
+    return repository
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(edits=edits, cut=cuts)
+def test_a_patch_that_is_signed_but_garbage_leaves_the_device_with_its_model(
+    tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[float, int]], cut: float
+) -> None:
+    """The worst case: the bytes come from the signer, so no signature stops them; only what they expand to does."""
+    folder = tmp_path_factory.mktemp("patched")
+    repository = patch_world(folder)
+    (path,) = [name for name in repository.targets.targets if name.endswith(".zst")]
+    repository.add(path, mutate(repository.files[repository.place(path)], edits, cut))
+    repository.sign_all()
+    try:
+        assert make_updater(folder, repository).install(repository.fetch, NOW).version == 2
+        assert Slots(folder / "slots").load().files["model.onnx"] == make_model(seed=2)  # type: ignore[union-attr]  # it is active
+    except PatchRefused:
+        assert Slots(folder / "slots").load().files["model.onnx"] == make_model(seed=1)  # type: ignore[union-attr]  # it is active
 
 
 # Requests of the inference protocol.

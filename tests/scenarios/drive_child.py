@@ -31,6 +31,7 @@ from fedinfer.store import open_store
 from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.wire import decode, encode
 from tests.protocol.fleet import Fleet, settings, simulated
+from tests.unit.inference.device_world import make_manifest, make_model
 
 DEVICES = 12
 NAME = "run-v2"
@@ -88,7 +89,11 @@ def main(folder: Path, kind: str, count: int) -> None:
         "clock": clock,
         "entropy": SystemEntropy(),
         "ledger": ledger,
-        "repository": SimpleNamespace(bundle=lambda version: {"model": b"%d" % version}),
+        "repository": SimpleNamespace(
+            bundle=lambda version, active_sha256: {"model": b"%d" % version},
+            manifest=lambda version: make_manifest(version, {"float": make_model()}),
+            versions=lambda: (),
+        ),
         "rollouts": rollouts,
         "emit": lambda name, fields: None,
     }
@@ -100,5 +105,5 @@ def main(folder: Path, kind: str, count: int) -> None:
         rollouts.start(state, OPERATOR, clock.now())
     row: dict[str, Any] = {}
     progress = Progress(np.zeros(1, np.float32), None, version=2)
-    done = drive(server, fleet.plan, progress, NAME, devices, row)
+    done = drive(server, fleet.plan, progress, NAME, dict.fromkeys(devices, 0), row)
     print(json.dumps({"phase": str(done.phase), "row": row}))

@@ -58,6 +58,7 @@ SHAPE: Json = {
             "quantized_bytes": COUNT,
             "recipe": TEXT,
             "devices_active": COUNT,
+            "pushed": {"whole": COUNT, "patch": COUNT, "both": COUNT, "model_bytes": COUNT, "bytes": COUNT},
         }
     ],
     "inference": {"predictions": COUNT, "latency_us": {"p50": NUMBER, "p99": NUMBER}, "metric": MAYBE},

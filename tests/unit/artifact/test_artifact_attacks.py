@@ -12,7 +12,6 @@ from datetime import timedelta
 import pytest
 from tuf.api.metadata import Metadata, TargetFile
 
-from fedinfer.artifact.delta import add_deltas
 from fedinfer.artifact.files import read_file
 from fedinfer.artifact.graph import Ending, finish
 from fedinfer.artifact.metadata import load_state, sign
@@ -22,7 +21,7 @@ from fedinfer.errors import ArtifactRejected, BadSignature, GateFailed, Rollback
 from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import Slots
 from fedinfer.inference.updater import Updater, UpdateSettings
-from fedinfer.manifest import MAX_ARTIFACT_BYTES, MAX_METADATA_BYTES, Manifest
+from fedinfer.manifest import MAX_ARTIFACT_BYTES, MAX_METADATA_BYTES, Delta, DeltaMethod, Manifest, delta_path
 from tests.unit.artifact.workshop import Site, dense_core, release, vector_schema
 
 SCHEMA = vector_schema(4, 3)
@@ -251,9 +250,8 @@ def test_zip_bomb_in_place_of_a_delta(pair):
     import zstandard
 
     manifest, files = real_release(3)
-    manifest, files = add_deltas(manifest, files, {})
     bomb = zstandard.ZstdCompressor(level=19).compress(b"\0" * 50_000_000)
-    delta = replace(manifest.deltas[0], bytes=len(bomb))
+    delta = Delta(delta_path(3, "int8", ""), len(bomb), DeltaMethod.ZSTD, "", manifest.chosen.sha256)
     files[delta.path] = bomb
     pair.site.repository.publish(replace(manifest, deltas=(delta,)), files)
     pair.bundle = pair.site.repository.bundle(3)

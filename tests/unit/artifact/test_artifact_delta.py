@@ -86,7 +86,7 @@ def test_zip_bomb_that_hides_its_size_is_refused():
 
 def test_release_gets_only_deltas_that_save_bytes_and_the_device_expands_them(tmp_path):
     manifest, files = release(2, OLD)
-    small, packed = add_deltas(manifest, files, {"int8": OLD})
+    small, packed = add_deltas(manifest, files, manifest.variants, [{"int8": OLD}])
     assert [delta.method for delta in small.deltas] == [DeltaMethod.ZSTD_PATCH]  # random bytes do not compress
     delta = small.deltas[0]
     assert delta.from_sha256 == digest(OLD)
@@ -102,7 +102,7 @@ def test_release_gets_only_deltas_that_save_bytes_and_the_device_expands_them(tm
 def test_both_ways_are_offered_when_both_save_and_the_smaller_is_sent():
     text = b"the same sentence again and again " * 500
     manifest, files = release(2, text + OLD[:5000])
-    both, packed = add_deltas(manifest, files, {"int8": OLD})
+    both, packed = add_deltas(manifest, files, manifest.variants, [{"int8": OLD}])
     assert [delta.method for delta in both.deltas] == [DeltaMethod.ZSTD, DeltaMethod.ZSTD_PATCH]
     plain, patch = both.deltas
     assert patch.bytes < plain.bytes < manifest.chosen.bytes
@@ -113,5 +113,5 @@ def test_both_ways_are_offered_when_both_save_and_the_smaller_is_sent():
 
 def test_no_delta_without_gain():
     manifest, files = release(1, RNG.integers(0, 256, 2000, dtype=np.uint8).tobytes())
-    assert add_deltas(manifest, files, {})[0].deltas == ()
+    assert add_deltas(manifest, files, manifest.variants, [])[0].deltas == ()
     assert bundle_paths(manifest, (), "") == ("model/1.onnx",)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import zstandard
 from onnx import numpy_helper, parser
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
@@ -18,7 +19,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetF
 from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import Slots
 from fedinfer.inference.updater import Updater, UpdateSettings
-from fedinfer.manifest import Delta, Manifest, Privacy, Variant, current_path, model_path
+from fedinfer.manifest import Delta, DeltaMethod, Manifest, Privacy, Variant, current_path, delta_path, model_path
 from fedinfer.schema import Categorical, Numeric, Schema
 from fedinfer.system import FrozenClock
 
@@ -197,6 +198,17 @@ class Repository:
         self.add(current_path(cohort), manifest.to_bytes())
         self.sign_all()
         return manifest
+
+    def publish_patch(self, version: int, old: int) -> None:
+        """The next version, with a patch from the model of an older one."""
+        before, model = make_model(seed=old), make_model(seed=version)
+        dictionary = zstandard.ZstdCompressionDict(before, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+        packed = zstandard.ZstdCompressor(level=19, dict_data=dictionary).compress(model)
+        plain, digest = make_manifest(version, {"float": model}), hashlib.sha256(before).hexdigest()
+        path = delta_path(version, "float", digest)
+        delta = Delta(path, len(packed), DeltaMethod.ZSTD_PATCH, digest, plain.chosen.sha256)
+        self.add(path, packed)
+        self.publish(version, {"float": model}, replace(plain, deltas=(delta,)))
 
     def fetch(self, path: str) -> bytes | None:
         self.requests.append(path)

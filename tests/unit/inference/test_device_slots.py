@@ -19,6 +19,7 @@ from fedinfer.inference.installed import open_installed
 from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import MAX_POINTER_BYTES, POINTER, Pointer, Slots, read_pointer
 from fedinfer.inference.updater import Updater
+from fedinfer.manifest import model_path
 from fedinfer.system import FrozenClock
 from tests.unit.inference.device_world import NOW, SETTINGS, Repository, make_model, make_rows, softmax_of
 
@@ -224,9 +225,9 @@ def test_kill_9_at_200_random_points_leaves_a_working_model(tmp_path):
     repository.publish(1)
     device(tmp_path, repository, cache).install(repository.fetch, NOW)
     rng, longest_seconds, killed_at_work, finished = random.Random(7), 0.05, 0, 0
-    rows = make_rows(count=4)
+    rows, active = make_rows(count=4), 1
     for version in range(2, 202):
-        repository.publish(version)
+        repository.publish_patch(version, active) if version % 2 else repository.publish(version)
         (tmp_path / "done").unlink(missing_ok=True)
         child = os.fork()
         if child == 0:
@@ -240,6 +241,7 @@ def test_kill_9_at_200_random_points_leaves_a_working_model(tmp_path):
         found = open_installed(Slots(tmp_path / "slots"), cache)
         assert found.damaged == ""
         assert found.manifest.version == found.info.version
+        active = found.info.version
         assert not done or found.manifest.version == version
         expected = softmax_of(make_model(seed=found.manifest.version), rows)
         np.testing.assert_allclose(found.predictor.predict(rows).probabilities, expected, atol=1e-5)
@@ -250,13 +252,18 @@ def test_kill_9_at_200_random_points_leaves_a_working_model(tmp_path):
 
 
 @pytest.mark.parametrize("steps", range(14))
-def test_kill_9_before_each_step_to_the_disk(tmp_path, steps):
+@pytest.mark.parametrize("way", ["whole", "patch"])
+def test_kill_9_before_each_step_to_the_disk(tmp_path, steps, way):
     """Every flush and every replacement of an install, one after another, is the last thing a process wanted to do."""
     repository, cache = Repository(), SessionCache(4)
     for version in (1, 2):
         repository.publish(version)
         device(tmp_path, repository, cache).install(repository.fetch, NOW)
-    repository.publish(3)
+    if way == "patch":
+        repository.publish_patch(3, old=2)
+        del repository.files[repository.place(model_path(3))]  # there is no other way
+    else:
+        repository.publish(3)
     child = os.fork()
     if child == 0:
         die_after(steps)

@@ -35,7 +35,8 @@ class World:
         model = make_model(seed=version)
         manifest = make_manifest(version, {"float": model})
         files = {manifest.chosen.path: model}
-        self.repository.publish(*add_deltas(manifest, files, self.repository.active_files()))
+        before = self.repository.model_files(version - 1)
+        self.repository.publish(*add_deltas(manifest, files, manifest.variants, [before]))
 
     def bundle(self, version, **more):
         active = self.slots.active()

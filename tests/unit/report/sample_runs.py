@@ -191,6 +191,7 @@ def _model(version: int, before: float, after: float) -> dict[str, Any]:
         "version": version, "sha256": f"{version:02d}" * 32, "float_metric": before, "quantized_metric": after,
         "float_bytes": 41250, "quantized_bytes": 13107, "recipe": "static QDQ S8S8", "devices_active": 197,
         "reason": "initial", "window": 0, "rollout": "done",
+        "pushed": {"whole": 3, "patch": 196, "both": 1, "model_bytes": 5120, "bytes": 15360},
         "waves": [
             {"version": version, "wave": 1, "installed": 49, "failed": 1, "first_failure": "BadSignature: truncated",
              "state": "pushing", "reason": ""},
