@@ -258,11 +258,11 @@ def _verify(path: Path, root: Path | None) -> Json:
 
 
 def _try(model: bytes) -> None:
-    """Open a model file as a device would and let it answer a row without values; raises GateFailed."""
+    """Open a model file as a device would and let it answer a row of zeros; raises GateFailed."""
     from fedinfer.inference.predictor import Predictor
 
     predictor = Predictor.open(model)
-    predictor.predict_matrix(np.full((1, predictor.schema.width), np.nan, np.float32))
+    predictor.predict_matrix(np.zeros((1, predictor.schema.width), np.float32))
 
 
 def _repository(folder: Path, keys: Path) -> Repository:
