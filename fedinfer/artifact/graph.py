@@ -124,10 +124,16 @@ def run(model: bytes, x: npt.NDArray[np.float32], output: str, batch: int = 1024
         x: raw rows, float32 (n, width) with n >= 1.
         output: name of the output.
         batch: rows per call.
+
+    Raises:
+        ArtifactRejected: when onnxruntime cannot load or run the file, or it has no such input or output.
     """
     session = open_session(model)
-    parts = [session.run([output], {INPUT: x[i : i + batch]})[0] for i in range(0, len(x), batch)]
-    return np.concatenate(parts)
+    try:
+        parts = [session.run([output], {INPUT: x[i : i + batch]})[0] for i in range(0, len(x), batch)]
+        return np.concatenate(parts)
+    except Exception as error:  # as in `open_session`
+        raise ArtifactRejected(f"onnxruntime cannot run the file: {str(error)[:200]}") from error
 
 
 def finish(core: OnnxModel, ending: Ending) -> bytes:

@@ -246,13 +246,23 @@ def _verify(path: Path, root: Path | None) -> Json:
     from fedinfer.artifact.inspection import check_answers, describe_model, verify_repository
 
     if path.is_file():
-        return {**describe_model(_bytes(path)), "verified": True}
+        described = describe_model(_bytes(path))
+        _try(_bytes(path))
+        return {**described, "verified": True}
     if (path / "metadata").is_dir():
         return verify_repository(path, _bytes(root) if root else None, SystemClock().now())
     manifest, files = load_build(path)
     for variant in manifest.variants:
         check_answers(manifest, variant, files[variant.path])
     return {"kind": "version", "verified": True, "version": manifest.version, "files": len(files)}
+
+
+def _try(model: bytes) -> None:
+    """Open a model file as a device would and let it answer a row of zeros; raises GateFailed."""
+    from fedinfer.inference.predictor import Predictor
+
+    predictor = Predictor.open(model)
+    predictor.predict_matrix(np.zeros((1, predictor.schema.width), np.float32))
 
 
 def _repository(folder: Path, keys: Path) -> Repository:

@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from fedinfer import __version__
+from fedinfer.cli.labelled import read_text
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stderr, stdout
 from fedinfer.errors import ConfigError, FedInferError, MissingExtra
 from fedinfer.inference.answers import Predictions
@@ -25,6 +26,7 @@ from fedinfer.inference.energy import energy_per_prediction, find_meter
 from fedinfer.inference.explain import Explanations, explain, reference_row
 from fedinfer.inference.freshness import seconds_since_refresh, staleness_warning
 from fedinfer.inference.installed import Installed, open_installed
+from fedinfer.inference.rows import FloatArray, RowReader
 from fedinfer.inference.serving import Service
 from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import Slots
@@ -91,7 +93,7 @@ def rollback(store: Store, as_json: JsonOption = False) -> None:
 def status(
     store: Store,
     measure: Annotated[bool, typer.Option("--measure", help="also time predictions and measure their energy")] = False,
-    watts: Annotated[float | None, typer.Option(help="of one busy core, to estimate energy without a meter")] = None,
+    watts: Annotated[float | None, typer.Option(min=0, help="of one busy core, where there is no meter")] = None,
     stale_days: StaleDays = 7.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -119,7 +121,7 @@ def predict(
     """Predict the rows of a CSV file: label and confidence for each."""
     with errors_to_exit():
         installed = _open(store)
-        matrix = installed.predictor.reader.matrix(_text(rows))
+        matrix = _matrix(installed.predictor.reader, read_text(rows))
         answers = installed.predictor.predict_matrix(matrix)
         reasons = explain(installed.predictor, matrix, reference_row(installed.manifest)) if with_reasons else None
         if as_json:
@@ -161,12 +163,16 @@ def serve(
 
 def _follow(service: Service, stop: threading.Event) -> None:
     """Take over what another process installs; a model that cannot be opened is reported and not taken."""
+    told = ""
     while not stop.wait(LOOK_SECONDS):
         try:
             if service.reload():
                 stderr.print(f"now serving version {service.current.info.version}")
+            told = ""
         except FedInferError as error:
-            stderr.print(str(error), markup=False)
+            if str(error) != told:  # once, not every two seconds until somebody repairs the store
+                stderr.print(str(error), markup=False, soft_wrap=True)
+            told = str(error)
 
 
 def _slots(store: Path) -> Slots:
@@ -214,6 +220,18 @@ def _measured(installed: Installed, watts: float | None, clock: SystemClock) -> 
     }
 
 
+def _matrix(reader: RowReader, text: str) -> FloatArray:
+    """The rows of a CSV file; what counts as missing without looking so is said on standard error."""
+    matrix = reader.matrix(text)
+    for column, (cell, count) in reader.unknown_categories(text).items():
+        stderr.print(
+            f"warning: column {column}: {cell[:60]!r} is no category and counts as missing ({count} rows)",
+            markup=False,
+            soft_wrap=True,
+        )
+    return matrix
+
+
 def _lines(answers: Predictions, reasons: Explanations | None) -> Iterator[Json]:
     for row, (label, confidence) in enumerate(zip(answers.labels, answers.confidences, strict=True)):
         line: Json = {"row": row, "label": str(label), "confidence": round(float(confidence), 6)}
@@ -239,15 +257,6 @@ def _write(text: str, output: Path | None) -> None:
         output.write_text(text)
     except OSError as error:
         raise ConfigError(f"{output}: {error.strerror}") from error
-
-
-def _text(path: Path) -> str:
-    if str(path) == "-":
-        return sys.stdin.read()
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}", hint="a CSV file in UTF-8 is expected") from error
 
 
 def _bytes(path: Path) -> bytes:

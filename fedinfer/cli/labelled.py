@@ -21,10 +21,9 @@ def read_text(path: Path) -> str:
     Raises:
         ConfigError: when it cannot be read or is not UTF-8.
     """
-    if str(path) == "-":
-        return sys.stdin.read()
     try:
-        return path.read_text(encoding="utf-8-sig")
+        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}", hint="a CSV file in UTF-8 is expected") from error
 

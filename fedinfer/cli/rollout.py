@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ def start(
     with errors_to_exit():
         begun = read_plan(plan).begin(read_devices(devices))
         with _opened(state, new=True) as store:
-            store.start(begun, by or getpass.getuser(), SystemClock().now())
+            store.start(begun, by or _user(), SystemClock().now())
             _show(store, begun.rollout, as_json)
 
 
@@ -119,8 +120,16 @@ def _verify(path: Path, expected: log.Head | None) -> log.Head:
 def _order(order: Order, state: Path, rollout: str, by: str, reason: str, as_json: bool) -> None:
     with errors_to_exit(), _opened(state) as store:
         name = rollout or _newest(store)
-        store.apply(name, Command(order, by or getpass.getuser(), reason), SystemClock().now())
+        store.apply(name, Command(order, by or _user(), reason), SystemClock().now())
         _show(store, name, as_json)
+
+
+def _user() -> str:
+    """Name of this user for the log; in a container the number may be all there is."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def _file(path: Path) -> Path:

@@ -8,6 +8,8 @@ from pathlib import Path
 from fedinfer.errors import StoreError
 
 _REFRESHED = "refreshed"
+_CLOCK_STEP_SECONDS = 60.0
+"""A clock that is set by the network may step back a little; that is nothing to speak of."""
 
 
 def note_refresh(metadata: Path, now: datetime) -> None:
@@ -24,12 +26,19 @@ def note_refresh(metadata: Path, now: datetime) -> None:
         raise StoreError(f"{metadata}: {error.strerror}", hint="check free space and permissions") from error
 
 
+def latest_known(metadata: Path, now: datetime) -> datetime:
+    """The clock's time, or that of the last refresh when the clock went back: it cannot be earlier than that.
+
+    A device without a clock that survives a power cut wakes up in the past, where nothing has expired yet.
+    """
+    refreshed = _last_refresh(metadata)
+    return now if refreshed is None else max(now, refreshed)
+
+
 def seconds_since_refresh(metadata: Path, now: datetime) -> float | None:
     """Age of the last successful refresh in seconds; None when there was none or its note is unreadable."""
-    try:
-        return (now - datetime.fromisoformat((metadata / _REFRESHED).read_text())).total_seconds()
-    except (OSError, ValueError, TypeError):
-        return None
+    refreshed = _last_refresh(metadata)
+    return None if refreshed is None else (now - refreshed).total_seconds()
 
 
 def staleness_warning(metadata: Path, now: datetime, limit_seconds: float) -> str:
@@ -37,6 +46,16 @@ def staleness_warning(metadata: Path, now: datetime, limit_seconds: float) -> st
     age = seconds_since_refresh(metadata, now)
     if age is None:
         return "the model repository has never been reached"
+    if age < -_CLOCK_STEP_SECONDS:
+        return f"the clock is {-age:.0f} s before the last contact with the model repository; still serving"
     if age <= limit_seconds:
         return ""
     return f"the model repository was last reached {age:.0f} s ago, limit {limit_seconds:.0f} s; still serving"
+
+
+def _last_refresh(metadata: Path) -> datetime | None:
+    try:
+        refreshed = datetime.fromisoformat((metadata / _REFRESHED).read_text())
+    except (OSError, ValueError):
+        return None
+    return None if refreshed.tzinfo is None else refreshed

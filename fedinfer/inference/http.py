@@ -6,6 +6,7 @@ they are read into memory as a whole.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,10 +21,12 @@ from fedinfer.types import Json
 try:
     from fastapi import FastAPI, Request, Response
     from starlette.concurrency import run_in_threadpool
+    from starlette.requests import ClientDisconnect
 except ImportError as missing:
     raise MissingExtra("serving over HTTP needs fastapi and uvicorn", hint="pip install 'fedinfer[serve]'") from missing
 
-MOST_BODY_BYTES = 32 * 2**20
+MOST_BODY_BYTES = 8 * 2**20
+"""A body of numbers takes about thirty times its size while it is read: this bound keeps that under 256 MiB."""
 SMALL_BODY_BYTES = 64 * 2**10
 """Requests up to this size are answered in the event loop: handing them to a thread costs more than the prediction."""
 
@@ -40,6 +43,7 @@ def make_app(service: Service, name: str, server_version: str, repository_age: C
         repository_age: seconds since the repository was last reached; None = never.
     """
     app = FastAPI(title="fedinfer device", version=server_version, docs_url=None, redoc_url=None, openapi_url=None)
+    alone = asyncio.Lock()
     server = {"name": "fedinfer", "version": server_version, "extensions": []}
 
     async def live(_: Request) -> Response:
@@ -61,7 +65,7 @@ def make_app(service: Service, name: str, server_version: str, repository_age: C
         return missing or _json(model_metadata(name, current.info.version, current.manifest.schema))
 
     async def infer(request: Request) -> Response:
-        return _unknown(request, service, name) or await _infer(request, service, name)
+        return _unknown(request, service, name) or await _infer(request, service, name, alone)
 
     async def metrics(_: Request) -> Response:
         text = metrics_text(service.telemetry.figures(), service.current.info.version, repository_age())
@@ -83,14 +87,23 @@ def make_app(service: Service, name: str, server_version: str, repository_age: C
 
 def answer(body: bytes, service: Service, name: str) -> tuple[int, Json]:
     """Status and reply to the body of an infer request."""
-    current = service.current
     try:
-        request = read_request(_parse(body), current.manifest.schema)
+        request = _read(body, service)
         return 200, _predict(request, service, name)
     except DataError as error:
         return 400, {"error": f"{error} ({error.hint})" if error.hint else str(error)}
     except FedInferError as error:
         return 500, {"error": str(error)}
+
+
+def _read(body: bytes, service: Service) -> InferRequest:
+    """The request; one that cannot be read is counted like a row that breaks the schema."""
+    current = service.current
+    try:
+        return read_request(_parse(body), current.manifest.schema)
+    except DataError as error:
+        service.telemetry.failed(current.info.version, error)
+        raise
 
 
 def _predict(request: InferRequest, service: Service, name: str) -> Json:
@@ -109,18 +122,22 @@ def _parse(body: bytes) -> Any:
         raise DataError(f"the body is not JSON: {str(error)[:120]}") from error
 
 
-async def _infer(request: Request, service: Service, name: str) -> Response:
+async def _infer(request: Request, service: Service, name: str, alone: asyncio.Lock) -> Response:
     if "inference-header-content-length" in request.headers:
         return _json({"error": "the binary data extension is not spoken here; send JSON"}, 400)
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MOST_BODY_BYTES:
-            return _json({"error": f"the body has more than {MOST_BODY_BYTES} bytes"}, 413)
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MOST_BODY_BYTES:
+                return _json({"error": f"the body has more than {MOST_BODY_BYTES} bytes"}, 413)
+    except ClientDisconnect:
+        return _json({"error": "the client left before its body was complete"}, 400)  # nobody reads it; nothing failed
     if len(body) <= SMALL_BODY_BYTES:
         status, document = answer(bytes(body), service, name)
     else:
-        status, document = await run_in_threadpool(answer, bytes(body), service, name)
+        async with alone:  # one large request at a time: together they would need that many times the memory
+            status, document = await run_in_threadpool(answer, bytes(body), service, name)
     return _json(document, status)
 
 

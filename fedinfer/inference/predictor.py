@@ -39,6 +39,8 @@ from fedinfer.schema import Schema
 
 SCHEMA_KEY = "schema"
 """Key of the schema (JSON) in the `metadata_props` of a model."""
+MAX_WIDTH = 16_777_216
+"""Largest row, in values, that a model file may ask for by itself: 64 MiB; a manifest is bounded by its check rows."""
 _FLOAT32 = np.dtype(np.float32)
 _ONLY_PROBABILITIES = [PROBABILITIES]
 Check = Callable[[FloatArray, int], None]
@@ -98,7 +100,7 @@ class Predictor:
 
         Raises:
             DataError: for a row that breaks the schema.
-            GateFailed: when the model fails or answers NaN.
+            GateFailed: when the model fails or answers NaN or infinity.
         """
         if isinstance(rows, np.ndarray) and rows.dtype.kind in NUMBERS:
             return self._predictions(self.reader.shaped(rows), self.reader.check)
@@ -108,7 +110,7 @@ class Predictor:
         """Predict rows that `RowReader.matrix` has checked, float32 (n, width).
 
         Raises:
-            GateFailed: when the model fails or answers NaN.
+            GateFailed: when the model fails or answers NaN or infinity.
         """
         return self._predictions(matrix, _checked_before)
 
@@ -117,7 +119,7 @@ class Predictor:
 
         Raises:
             DataError: for a row that breaks the schema.
-            GateFailed: when the model fails or answers NaN.
+            GateFailed: when the model fails or answers NaN or infinity.
         """
         lane = self._lane()
         if type(row) is np.ndarray and row.dtype == _FLOAT32 and row.shape in lane.shapes:
@@ -162,8 +164,10 @@ class Predictor:
     def _predictions(self, matrix: FloatArray, check: Check) -> Predictions:
         probabilities = self._in_runs(matrix, check)
         flat = probabilities.ravel()
-        if math.isnan(flat.dot(flat)):  # a sum of squares: nothing cancels
-            raise GateFailed(f"the model answers NaN for {int(np.isnan(probabilities).any(axis=1).sum())} rows")
+        if not math.isfinite(flat.dot(flat)):  # a sum of squares: nothing cancels
+            bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
+            if bad:
+                raise GateFailed(f"the model answers NaN or infinity for {bad} rows")
         return Predictions(probabilities, self.naming)
 
     def _in_runs(self, matrix: FloatArray, check: Check) -> FloatArray:
@@ -234,8 +238,8 @@ class _Lane:
         probabilities = self.out[0].copy()
         best = int(probabilities.argmax())  # a NaN is the largest for argmax
         confidence = float(probabilities[best])
-        if confidence != confidence:
-            raise GateFailed("the model answers NaN for 1 row")
+        if not math.isfinite(confidence):
+            raise GateFailed("the model answers NaN or infinity for 1 row")
         return Prediction(naming.of(best, confidence), confidence, probabilities)
 
     def _has_fraction(self, categories: FloatArray) -> bool:
@@ -256,9 +260,13 @@ def _schema_of(session: ort.InferenceSession) -> Schema:
     if text is None:
         raise GateFailed("the model carries no schema", hint=f"pass one, or export with metadata {SCHEMA_KEY!r}")
     try:
-        return Schema.from_json(json.loads(text))
-    except (ValueError, ConfigError, AttributeError) as error:
+        schema = Schema.from_json(json.loads(text))
+        width, sizes = schema.width, schema.shape
+    except (ValueError, OverflowError, RecursionError, ConfigError, AttributeError) as error:
         raise GateFailed(f"the schema in the model cannot be read: {first_line(error)}") from error
+    if not 1 <= width <= MAX_WIDTH or min(sizes, default=1) < 1:
+        raise GateFailed(f"the schema in the model has rows of {width} values, allowed are 1 to {MAX_WIDTH}")
+    return schema
 
 
 def _read(path: Path) -> bytes:

@@ -96,6 +96,23 @@ class RowReader:
             return self._records(list(rows))
         raise DataError(f"rows of type {type(rows).__name__}", hint="pass an array, a data frame, CSV text or dicts")
 
+    def unknown_categories(self, text: str) -> dict[str, tuple[str, int]]:
+        """Cells of a CSV text that `matrix` took and that count as missing because they are no category.
+
+        Returns:
+            For each such column the first such text and how many rows have one. "False" for a category "FALSE" is such
+            a text: a program that reads this CSV file should say so.
+        """
+        found: dict[str, tuple[str, int]] = {}
+        rows = [line for line in csv.reader(io.StringIO(text)) if line]
+        header = [name.strip() for name in rows[0]]
+        for place in self._categorical:
+            cells = [row[header.index(self.names[place])] for row in rows[1:]]
+            unknown = [cell for cell in cells if math.isnan(self._cells[place](cell)) and not _is_missing(cell)]
+            if unknown:
+                found[self.names[place]] = (unknown[0], len(unknown))
+        return found
+
     def one(self, row: Any) -> FloatArray:
         """One row (dict, array, sequence of values or one CSV line without header) as a checked array (1, width).
 
@@ -267,7 +284,7 @@ def _cell(column: Column) -> Cell:
 
 
 def _number(value: Any) -> float:
-    if value is None or (isinstance(value, str) and value.strip().lower() in MISSING):
+    if value is None or (isinstance(value, str) and _is_missing(value)):
         return math.nan
     if isinstance(value, bytes | bytearray):
         raise TypeError(value)
@@ -275,6 +292,10 @@ def _number(value: Any) -> float:
     if abs(number) > LARGEST:  # also infinity; NaN passes
         raise ValueError(value)
     return number
+
+
+def _is_missing(text: str) -> bool:
+    return text.strip().lower() in MISSING
 
 
 def _category(value: Any) -> str:

@@ -126,7 +126,10 @@ class Service:
         with self._swap_lock:
             if self._slots.active() == self._current.info:
                 return False
-            self._take(open_installed(self._slots, self._cache))
+            found = open_installed(self._slots, self._cache)
+            if found.info == self._current.info:
+                return False  # the active files are damaged, and the version that stands in for them serves already
+            self._take(found)
             return True
 
     def predict_one(self, row: Any) -> Prediction:

@@ -20,7 +20,7 @@ from pathlib import Path
 from fedinfer.errors import ArtifactRejected, BadSignature, GateFailed, PatchRefused, Rollback, TransportError
 from fedinfer.inference.check import CheckResult, open_variant, self_check
 from fedinfer.inference.compression import expand
-from fedinfer.inference.freshness import note_refresh, staleness_warning
+from fedinfer.inference.freshness import latest_known, note_refresh, staleness_warning
 from fedinfer.inference.installed import MANIFEST_FILE, MODEL_FILE, installed_manifest
 from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import Loaded, Slots
@@ -117,7 +117,7 @@ class Updater:
 
         Args:
             fetch: path below the repository ("metadata/...", "targets/...") to its bytes, or None.
-            now: time at which expiry is judged, timezone-aware.
+            now: time at which expiry is judged, timezone-aware; the last refresh when the clock is before that.
 
         Raises:
             BadSignature: tampered, truncated, oversized, expired, wrongly signed or under the threshold.
@@ -129,8 +129,9 @@ class Updater:
             StoreError: the disk refuses, or another process is installing.
         """
         with self._slots.exclusive():
-            channel = open_channel(self._trusted_root, self._metadata, fetch, now)
-            note_refresh(self._metadata, now)
+            judged_at = latest_known(self._metadata, now)
+            channel = open_channel(self._trusted_root, self._metadata, fetch, judged_at)
+            note_refresh(self._metadata, judged_at)
             manifest_bytes = channel.download(current_path(self._settings.cohort), MAX_MANIFEST_BYTES)
             manifest = Manifest.from_bytes(manifest_bytes)
             loaded = _usable(self._slots)

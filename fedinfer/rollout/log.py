@@ -42,7 +42,7 @@ class Head:
             LogTampered: when it is not "COUNT:DIGEST".
         """
         count, _, digest = text.partition(":")
-        if not (count.isascii() and count.isdigit() and len(digest) == 64):
+        if not (count.isascii() and count.isdigit() and len(count) <= 18 and len(digest) == 64):
             raise LogTampered(f"head {text[:80]!r} is not COUNT:DIGEST", hint="copy it from `fedinfer rollout status`")
         return Head(int(count), digest)
 
@@ -76,7 +76,7 @@ def entry(line: str) -> Json:
     try:
         facts = json.loads(line)
         return {**facts, "seq": int(facts["seq"]), "digest": str(facts["digest"])}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise LogTampered(f"audit log entry cannot be read: {type(error).__name__}") from error
 
 
@@ -138,7 +138,7 @@ def _check(head: Head, line: bytes) -> Head:
 
 
 def _same(left: str, right: str) -> bool:
-    return hmac.compare_digest(left.encode(), right.encode())
+    return hmac.compare_digest(left.encode(), right.encode(errors="backslashreplace"))
 
 
 def _canonical(entry: dict[str, Any]) -> bytes:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import csv
 import io
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -76,14 +76,24 @@ def read_devices(path: Path) -> dict[DeviceId, dict[str, str]]:
     Raises:
         ConfigError: naming file, line and rule.
     """
-    reader = csv.DictReader(io.StringIO(_read(path)))
-    if "device" not in (reader.fieldnames or ()):
-        raise ConfigError(f"{path}: no column 'device' among {list(reader.fieldnames or ())}")
+    reader = csv.DictReader(io.StringIO(_read(path)), strict=True)
+    try:
+        names, rows = list(reader.fieldnames or ()), list(reader)
+    except csv.Error as error:
+        raise ConfigError(f"{path}, line {reader.line_num}: not CSV: {error}") from error
+    if "device" not in names:
+        raise ConfigError(f"{path}: no column 'device' among {names}")
+    if len(set(names)) != len(names):
+        raise ConfigError(f"{path}: a column stands twice among {names}")
+    return _devices(path, rows)
+
+
+def _devices(path: Path, rows: Sequence[dict[str, str]]) -> dict[DeviceId, dict[str, str]]:
     devices: dict[DeviceId, dict[str, str]] = {}
-    for row in reader:
+    for line, row in enumerate(rows, 2):
         device = row.pop("device")
         if not device or device in devices or None in row or None in row.values():
-            raise ConfigError(f"{path}, line {reader.line_num}: device {device!r} is empty, repeated or malformed")
+            raise ConfigError(f"{path}, line {line}: device {device!r} is empty, repeated or malformed")
         devices[device] = row
     if not devices:
         raise ConfigError(f"{path}: no device")
@@ -92,7 +102,7 @@ def read_devices(path: Path) -> dict[DeviceId, dict[str, str]]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # spreadsheets and some editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 

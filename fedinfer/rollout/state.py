@@ -4,7 +4,7 @@ Rules:
 * `apply` reads, steps, and writes state and log entry in one transaction, before anybody acts on the result. A server
   that is killed reads its state, asks `todo`, and goes on; every action may be done twice.
 * Acknowledgements are kept device by device, so a wave that was half delivered is continued, not started again.
-* The log refuses UPDATE and DELETE in the database itself; the hash chain shows what went past that.
+* The log refuses UPDATE, DELETE and INSERT OR REPLACE in the database itself; the hash chain shows what went past that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import final
 
 from fedinfer import wire
-from fedinfer.errors import ConfigError
+from fedinfer.errors import ConfigError, LogTampered, StoreError
 from fedinfer.rollout import log
 from fedinfer.rollout.controller import (
     Action,
@@ -55,9 +55,15 @@ ROLLOUT_MIGRATIONS = (
     """,
 )
 _APPEND_ONLY = """
-    CREATE TRIGGER IF NOT EXISTS rollout_log_{verb} BEFORE {verb} ON rollout_log
+    CREATE TRIGGER IF NOT EXISTS rollout_log_{verb} BEFORE {verb} ON rollout_log {when}
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END
 """
+_REFUSED = {
+    "UPDATE": "",
+    "DELETE": "",
+    # INSERT OR REPLACE deletes without firing the trigger for DELETE.
+    "INSERT": "WHEN NEW.seq <= (SELECT COALESCE(MAX(seq), 0) FROM rollout_log)",
+}
 
 
 @final
@@ -71,8 +77,12 @@ class RolloutStore:
     def __init__(self, path: Path) -> None:
         self._connection = open_store(path, "rollout", ROLLOUT_MIGRATIONS)
         # Not part of the migrations: those are split at semicolons, and a trigger has one inside.
-        for verb in ("UPDATE", "DELETE"):
-            self._connection.execute(_APPEND_ONLY.format(verb=verb))
+        try:
+            for verb, when in _REFUSED.items():
+                self._connection.execute(_APPEND_ONLY.format(verb=verb, when=when))
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise StoreError(f"{path}: {error}", hint="the database is not writable or not complete") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -168,7 +178,7 @@ class RolloutStore:
         rows = self._connection.execute(
             "SELECT line FROM rollout_log WHERE rollout = ? OR ? = '' ORDER BY seq", (rollout, rollout)
         )
-        return [row[0] for row in rows]
+        return [_text(row[0]) for row in rows]
 
     def head(self) -> log.Head:
         """End of the audit log as the last entry says; `verify` checks the way there."""
@@ -184,11 +194,21 @@ class RolloutStore:
         Raises:
             LogTampered: with the first line that does not fit.
         """
-        return log.verify((line.encode() for line in self.log_lines()), expected)
+        for seq, rollout, line in self._connection.execute("SELECT seq, rollout, line FROM rollout_log ORDER BY seq"):
+            facts = log.entry(line) if isinstance(line, str) else {}
+            body = facts.get("body")
+            if facts.get("seq") != seq or not isinstance(body, dict) or body.get("rollout") != rollout:
+                raise LogTampered(f"audit log line {seq} is not kept under its own number and rollout")
+        return log.verify((line.encode(errors="backslashreplace") for line in self.log_lines()), expected)
 
     def _append(self, db: sqlite3.Connection, now: datetime, kind: str, rollout: str, body: Json) -> None:
         line, head = log.entry_line(self.head(), now, kind, {"rollout": rollout, **body})
         db.execute("INSERT INTO rollout_log VALUES (?, ?, ?)", (head.count, rollout, line))
+
+
+def _text(line: str | bytes) -> str:
+    """SQLite keeps any type in any column: bytes in the log are somebody else's, to be shown and not to fail on."""
+    return line if isinstance(line, str) else str(line)
 
 
 def _facts(before: RolloutState, event: Event) -> Json:

@@ -261,3 +261,23 @@ def test_export_of_a_checkpoint(tmp_path):
     assert "the model of heart has" in text
     save_checkpoint(tmp_path / "other.npz", Checkpoint({"something": weights}, {}))
     assert call("export", "heart", tmp_path / "other.npz", "-o", tmp_path / "m.onnx")[0] == 2
+
+
+def test_verify_tries_a_model_file_as_a_device_would(tmp_path):
+    """A graph can be valid ONNX and useless: other outputs, operators that nobody has, NaN for an answer."""
+    import onnx
+    from onnx import helper
+
+    good = onnx.load_from_string(finish(table_core(), Ending(TABLE, 1.0, "triage", 1)))
+    renamed, foreign = (onnx.load_from_string(good.SerializeToString()) for _ in range(2))
+    for node in renamed.graph.node:
+        node.output[:] = ["answers" if name == "probabilities" else name for name in node.output]
+        node.input[:] = ["answers" if name == "probabilities" else name for name in node.input]
+    for output in renamed.graph.output:
+        output.name = "answers" if output.name == "probabilities" else output.name
+    foreign.graph.node[0].op_type, foreign.graph.node[0].domain = "Unheard", "com.example"
+    foreign.opset_import.append(helper.make_opsetid("com.example", 1))
+    for name, model, code in (("good", good, 0), ("renamed", renamed, 5), ("foreign", foreign, 5)):
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(model.SerializeToString())
+        assert call("verify", path)[0] == code, name

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,14 +16,21 @@ import time
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from fedinfer.cli import device
 from fedinfer.cli.device import app
 from fedinfer.errors import TransportError
+from fedinfer.inference.serving import Service
+from fedinfer.inference.session import SessionCache
+from fedinfer.inference.slots import Slots
+from fedinfer.inference.telemetry import Telemetry
 from fedinfer.inference.trust import folder_fetch
+from fedinfer.system import SystemClock
 from tests.unit.inference.device_world import SCHEMA, Repository, make_model, softmax_of
 
 runner = CliRunner()
@@ -202,3 +210,36 @@ def wait_for(condition):
             pass
         time.sleep(0.1)
     raise AssertionError("nothing after 20 seconds")
+
+
+def test_standard_input_may_have_a_byte_order_mark_and_must_be_text(shop):
+    shop.publish(1)
+    shop.install()
+    plain = run("predict", "--store", shop.store, "-", text=CSV).stdout
+    marked = runner.invoke(app, ["predict", "--store", str(shop.store), "-"], input=b"\xef\xbb\xbf" + CSV.encode())
+    assert marked.stdout == plain
+    odd = runner.invoke(app, ["predict", "--store", str(shop.store), "-"], input=CSV.encode("utf-16"))
+    assert odd.exit_code == 2
+    assert "UTF-8" in said(odd)
+
+
+def test_a_text_that_is_no_category_is_said(shop, tmp_path):
+    shop.publish(1)
+    shop.install()
+    rows = tmp_path / "rows.csv"
+    rows.write_text("age,pressure,ward,smoker\n41,120,7,No\n42,120,7,YES\n43,120, n/a ,\n")
+    found = run("predict", "--store", shop.store, rows, "--json")
+    assert "column smoker: 'No' is no category and counts as missing (2 rows)" in said(found)
+    assert "ward" not in said(found)
+    assert len(json.loads(found.stdout)["predictions"]) == 3
+
+
+def test_a_store_that_is_gone_is_said_once(shop, monkeypatch, capsys):
+    shop.publish(1)
+    shop.install()
+    service = Service(Slots(shop.store / "slots"), SessionCache(1), SystemClock(), Telemetry(), 5)
+    shutil.rmtree(shop.store)
+    waits = iter([False, False, False, True])
+    device._follow(service, SimpleNamespace(wait=lambda seconds: next(waits)))
+    assert capsys.readouterr().err.count("no model is installed") == 1
+    assert service.current.info.version == 1

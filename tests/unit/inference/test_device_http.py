@@ -249,3 +249,53 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
     assert caught.value.hint == "pip install 'fedinfer[serve]'"
     monkeypatch.undo()
     assert sys.modules["fedinfer.inference.http"] is http
+
+
+def test_a_request_that_cannot_be_read_is_counted(folder):
+    telemetry = Telemetry()
+    service = Service(Slots(folder / "slots"), SessionCache(2), SystemClock(), telemetry, most_failures=99)
+    client = Client(make_app(service, "triage", "1.2.3", lambda: 7.0))
+    for body in (b"not JSON", {"inputs": []}, {"inputs": [tensor(shape=[1, 1])]}):
+        assert ask(client, body).status_code == 400
+    assert telemetry.figures()[0].errors == {"DataError": 3}
+    assert 'fedinfer_errors_total{version="1",error="DataError"} 3' in client.get("/metrics").text
+
+
+def test_a_client_that_leaves_is_no_error_of_the_server(client):
+    """Half a body, then gone: starlette raises inside the handler, which would fill the log with tracebacks."""
+    events = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    sent = []
+
+    async def receive():
+        return next(events)
+
+    async def send(message):
+        sent.append(message)
+
+    path = f"{BASE}/infer"
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "headers": [],
+             "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1"}  # fmt: skip
+    asyncio.run(client.app(scope, receive, send))
+    assert sent[0]["status"] == 400
+
+
+def test_large_requests_wait_for_each_other(client, monkeypatch):
+    running, most, true_answer = [], [], http.answer
+
+    def watched(*arguments):
+        running.append(1)
+        most.append(len(running))
+        try:
+            return true_answer(*arguments)
+        finally:
+            running.pop()
+
+    monkeypatch.setattr(http, "answer", watched)
+    count = http.SMALL_BODY_BYTES // 8
+    body = json.dumps({"inputs": [tensor(np.zeros((count, 4), np.float32))]})
+
+    async def together():
+        return await asyncio.gather(*(client._send("POST", f"{BASE}/infer", content=body) for _ in range(4)))
+
+    assert [reply.status_code for reply in asyncio.run(together())] == [200] * 4
+    assert most == [1] * 4

@@ -268,9 +268,9 @@ def test_nan_answers_are_errors():
                   [helper.make_node("Sqrt", ["input"], ["probabilities"])])  # fmt: skip
     predictor = Predictor.open(model, TWO)
     row = np.array([-1, 4], np.float32)
-    with pytest.raises(GateFailed, match="NaN for 1 row"):
+    with pytest.raises(GateFailed, match="NaN or infinity for 1 row"):
         predictor.predict_one(row)
-    with pytest.raises(GateFailed, match="NaN for 1 rows"):
+    with pytest.raises(GateFailed, match="NaN or infinity for 1 rows"):
         predictor.predict(np.array([[1, 1], [-1, 4]], np.float32))
 
 
@@ -329,3 +329,33 @@ def test_cold_import_is_quick_small_and_without_heavy_packages(tmp_path):
     assert min(run["mib"] for run in runs) < 120
     assert runs[0]["heavy"] == []
     assert runs[0]["label"] in SCHEMA.labels
+
+
+def test_infinite_answers_are_errors():
+    model = graph([("input", F, ["n", 2])], [("probabilities", F, ["n", 2])],
+                  [helper.make_node("Exp", ["input"], ["probabilities"])])  # fmt: skip
+    predictor = Predictor.open(model, TWO)
+    with pytest.raises(GateFailed, match="NaN or infinity for 1 row"):
+        predictor.predict_one(np.array([1e9, 4], np.float32))
+    with pytest.raises(GateFailed, match="NaN or infinity for 1 rows"):
+        predictor.predict(np.array([[1, 1], [1e9, 4]], np.float32))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"shape": [1, 2]}, {"shape": [-1, -2, 1]}, {"shape": [10**6, 10**6, 10]}, {"shape": [0, 1, 1]}, "1e999", "deep"],
+    ids=str,
+)
+def test_schema_in_the_model_that_nobody_can_use(changes):
+    model = onnx.load_from_string(
+        graph([("input", F, ["n", "w"])], [("probabilities", F, ["n", "c"])],
+              [helper.make_node("Sqrt", ["input"], ["probabilities"])])
+    )  # fmt: skip
+    document = TWO.to_json()
+    if isinstance(changes, dict):
+        text = json.dumps({**document, "columns": [], **changes})
+    else:
+        text = "[" * 100_000 if changes == "deep" else json.dumps({**document, "shape": [0]}).replace("[0]", "[1e999]")
+    model.metadata_props.add(key="schema", value=text)
+    with pytest.raises(GateFailed, match="schema"):
+        Predictor.open(model.SerializeToString())

@@ -97,6 +97,23 @@ def test_damaged_model_is_said_and_the_previous_one_serves(world, caplog):
     assert service.current.info.version == 2
 
 
+def test_stand_in_for_a_damaged_model_is_taken_once(world, caplog):
+    folder, repository = world
+    repository.publish(2)
+    make_updater(folder, repository).install(repository.fetch, NOW)
+    slots = Slots(folder / "slots")
+    (folder / "slots" / slots.active().slot / "model.onnx").write_bytes(b"rot")
+    service = make_service(folder)
+    assert service.current.info.version == 1
+    caplog.clear()
+    assert [service.reload() for _ in range(3)] == [False] * 3
+    assert not caplog.records
+    repository.publish(3)
+    make_updater(folder, repository).install(repository.fetch, NOW)
+    assert service.reload()
+    assert service.current.info.version == 3
+
+
 def test_hot_swap_under_load_loses_no_request(world):
     """Four clients ask all the time while versions are swapped; each answer is the whole answer of one version."""
     folder, repository = world

@@ -196,6 +196,24 @@ def test_expired_timestamp_is_refused_by_the_given_clock(tmp_path, repository):
     assert updater.install(repository.fetch, NOW + timedelta(hours=23)).version == 2
 
 
+def test_clock_that_went_back_does_not_bring_expired_metadata_to_life(tmp_path, repository):
+    """A device without a clock that survives a power cut wakes up years ago; what it saw last is a later time."""
+    updater = make_updater(tmp_path, repository)
+    updater.install(repository.fetch, NOW)
+    expiry = repository.timestamp.expires
+    repository.timestamp.expires = NOW - timedelta(hours=1)  # it expired before the last contact
+    repository.timestamp.version += 1
+    repository.files["metadata/timestamp.json"] = repository.sign(repository.timestamp, repository.keys["timestamp"])
+    with pytest.raises(BadSignature, match="expired"):
+        updater.install(repository.fetch, NOW - timedelta(days=3650))
+    assert "the clock is" in updater.staleness_warning(NOW - timedelta(days=3650))
+    assert updater.staleness_warning(NOW - timedelta(seconds=5)) == ""
+    repository.timestamp.expires = expiry
+    repository.publish(2)
+    assert updater.install(repository.fetch, NOW - timedelta(days=3650)).version == 2
+    assert updater.staleness_warning(NOW) == ""
+
+
 def test_expired_root_is_refused(tmp_path, repository):
     updater = make_updater(tmp_path, repository)
     with pytest.raises(BadSignature, match=r"root\.json is expired"):

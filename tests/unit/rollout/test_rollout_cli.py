@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 from typer.testing import CliRunner
@@ -178,3 +179,29 @@ def test_files_that_are_not_text_are_refused(tmp_path):
     (tmp_path / "devices.csv").write_bytes(b"device\n\xff\xfe\n")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_devices(tmp_path / "devices.csv")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(files):
+    for name, text in (("plan.toml", PLAN), ("devices.csv", DEVICES)):
+        (files / name).write_text(text, encoding="utf-8-sig")
+    call("start", files / "r.sqlite", files / "plan.toml", files / "devices.csv")
+
+
+@pytest.mark.parametrize("text", ["device,device\na,b\n", 'device\n"a', "device,x\na," + "y" * 200_000])
+def test_a_device_list_that_is_no_table_is_refused(tmp_path, text):
+    (tmp_path / "devices.csv").write_text(text)
+    with pytest.raises(ConfigError, match=r"devices\.csv"):
+        read_devices(tmp_path / "devices.csv")
+
+
+def test_a_user_without_a_name_can_still_abort(files, monkeypatch):
+    """A container that runs under a bare number has no entry in the password file."""
+
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    begun(files)
+    store = files / "s.sqlite"
+    monkeypatch.setattr("getpass.getuser", nobody)
+    call("abort", store)
+    assert f"abort by uid {os.getuid()}" in as_json("status", store)["reason"]

@@ -109,3 +109,16 @@ def test_heads_and_entries_read_back():
 def test_verify_takes_lines_as_they_come():
     lines, head = chain(3)
     assert verify((line.encode() for line in lines), head) == head
+
+
+def test_values_that_no_log_has_are_refused_and_no_crash():
+    line, _ = entry_line(EMPTY, datetime(2026, 1, 1, tzinfo=UTC), "start", {})
+    facts = json.loads(line)
+    odd = json.dumps({**facts, "digest": "\ud800"}, sort_keys=True, separators=(",", ":"))
+    with pytest.raises(LogTampered, match="was changed"):
+        verify([odd.encode()], None)
+    for text in ('{"seq":1e999,"digest":"x"}', "[" * 100_000):
+        with pytest.raises(LogTampered, match="cannot be read"):
+            entry(text)
+    with pytest.raises(LogTampered, match="COUNT:DIGEST"):
+        Head.parse("9" * 5000 + ":" + "0" * 64)

@@ -217,3 +217,48 @@ def test_a_server_killed_in_the_middle_of_a_wave_goes_on_where_it_was(tmp_path):
 
 def _lines(path):
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_the_database_refuses_to_replace_an_entry(tmp_path):
+    store = RolloutStore(tmp_path / "r.sqlite")
+    store.start(rollout(), "me", NOW)
+    store.close()
+    raw = sqlite3.connect(tmp_path / "r.sqlite")
+    for statement in (
+        "INSERT OR REPLACE INTO rollout_log VALUES (1, 'r', '{}')",
+        "REPLACE INTO rollout_log VALUES (0, 'r', '')",
+    ):
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            raw.execute(statement)
+    raw.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["rollout = 'other'", "line = CAST('x' AS BLOB)", "line = 5", "line = '[]'", 'line = \'{"seq":1,"digest":1}\''],
+)
+def test_an_entry_under_another_name_or_of_another_type_is_tampering(tmp_path, change):
+    path = tmp_path / "r.sqlite"
+    store = RolloutStore(path)
+    store.start(rollout(), "me", NOW)
+    store.close()
+    raw = sqlite3.connect(path)
+    raw.execute("DROP TRIGGER rollout_log_UPDATE")
+    raw.execute(f"UPDATE rollout_log SET {change}")
+    raw.commit()
+    raw.close()
+    store = RolloutStore(path)
+    assert all(isinstance(line, str) for line in store.log_lines())
+    with pytest.raises(LogTampered):
+        store.verify(None)
+    store.close()
+
+
+def test_a_database_without_its_log_is_refused_with_a_reason(tmp_path):
+    path = tmp_path / "r.sqlite"
+    RolloutStore(path).close()
+    raw = sqlite3.connect(path)
+    raw.execute("DROP TABLE rollout_log")
+    raw.close()
+    with pytest.raises(StoreError, match="rollout_log"):
+        RolloutStore(path)
