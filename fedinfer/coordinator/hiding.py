@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fedinfer.config import SecureAggregationSection
 from fedinfer.errors import ConfigError, TooFewSurvivors
 from fedinfer.secagg.hierarchy import MAX_GROUP, most_corrupt
+from fedinfer.secagg.hypergeometric import share_of
 from fedinfer.secagg.parameters import GraphParameters, choose_graph
 
 ADVISED_GROUP = 100
@@ -103,11 +104,11 @@ def group_warnings(hiding: Hiding) -> tuple[str, ...]:
 
 
 def _corrupt(section: SecureAggregationSection, cohort: int, groups: int) -> int:
-    corrupt = math.floor(section.corruption_rate * cohort + _ROUNDING)
+    corrupt = share_of(cohort, section.corruption_rate)
     return corrupt if groups == 1 else most_corrupt(cohort, corrupt, -(-cohort // groups), groups)
 
 
 def _survivors(section: SecureAggregationSection, size: int, groups: int, corrupt: int) -> int:
     graph = graph_of(section, size, groups, corrupt)
-    stay = size - math.floor(section.dropout_rate * size)
+    stay = size - share_of(size, section.dropout_rate)
     return max(stay, graph.threshold if graph.degree == size - 1 else 2)

@@ -12,8 +12,6 @@ Rules, each with a test in tests/protocol/test_device_plans.py. A plan is refuse
 
 from __future__ import annotations
 
-import math
-
 from fedinfer.device.host import Host
 from fedinfer.drift.channels import report_channels
 from fedinfer.drift.sketch import report_norm
@@ -22,6 +20,7 @@ from fedinfer.messages import Purpose, SumPlan
 from fedinfer.privacy.charges import charge, mechanism_of
 from fedinfer.rollout.looks import NORM
 from fedinfer.secagg.hierarchy import check_group, most_corrupt
+from fedinfer.secagg.hypergeometric import share_of
 from fedinfer.types import DeviceId, Trust, Unit
 
 
@@ -48,7 +47,7 @@ def corruption_rate(host: Host, plan: SumPlan) -> float:
     if split.groups == 1:
         return rate
     size, everyone = len(plan.cohort), len(split.everyone)
-    corrupt = most_corrupt(everyone, math.floor(rate * everyone), size, split.groups)
+    corrupt = most_corrupt(everyone, share_of(everyone, rate), size, split.groups)
     return min((corrupt + 0.5) / size, 1.0) if corrupt else rate
 
 
@@ -92,7 +91,7 @@ def _check_mechanism(host: Host, plan: SumPlan) -> None:
         norm = report_norm(plan.unit, report_channels(task.schema.classes))
     if mechanism.clipping_norm != norm:
         raise Misbehaviour(f"the mechanism is for clipping norm {mechanism.clipping_norm}, this device clips to {norm}")
-    honest = plan.min_survivors - math.floor(corruption_rate(host, plan) * len(plan.cohort))
+    honest = plan.min_survivors - share_of(len(plan.cohort), corruption_rate(host, plan))
     if mechanism.contributors > honest:
         raise Misbehaviour(
             f"noise of {mechanism.contributors} devices is counted, {honest} are surely honest and there"

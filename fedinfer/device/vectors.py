@@ -19,15 +19,15 @@ from fedinfer.messages import FitWork, GateWork, Purpose, ReportWork, SumPlan
 from fedinfer.privacy.clipping import clip_rows
 from fedinfer.privacy.noise import gaussian
 from fedinfer.rollout.looks import NORM
-from fedinfer.types import DeviceId, FloatVector, Trust, Unit
+from fedinfer.types import DeviceId, FloatVector, Trust, Unit, WideVector
 from fedinfer.wire import decode
 
 if TYPE_CHECKING:
     from fedinfer.training.trainer import Trainer
 
 
-def private_vectors(host: Host, plan: SumPlan, work: bytes, devices: Sequence[DeviceId]) -> FloatVector:
-    """Vectors of `devices`, float32 (n, d). With trust `local` each already carries its full noise.
+def private_vectors(host: Host, plan: SumPlan, work: bytes, devices: Sequence[DeviceId]) -> FloatVector | WideVector:
+    """Vectors of `devices`, (n, d), float64 for sums of examples. With trust `local` each already carries its noise.
 
     Raises:
         Misbehaviour: when the work does not fit the plan's purpose, or a report is asked before its window is full.
@@ -55,7 +55,7 @@ def trainer_of(host: Host) -> Trainer:
     return trainer
 
 
-def _fitted(host: Host, plan: SumPlan, work: FitWork, devices: Sequence[DeviceId]) -> FloatVector:
+def _fitted(host: Host, plan: SumPlan, work: FitWork, devices: Sequence[DeviceId]) -> FloatVector | WideVector:
     from fedinfer.training.sampling import PrivateSteps
 
     trainer = trainer_of(host)

@@ -12,8 +12,13 @@ from fedinfer.errors import Misbehaviour
 from fedinfer.messages import SumPlan
 from fedinfer.privacy.events import Event, GaussianEvent, NonPrivate, PoissonSampled, Repeated
 from fedinfer.privacy.mechanism import IntegerMechanism
+from fedinfer.privacy.noise import pieces
 from fedinfer.types import Relation, Trust, Unit
 from fedinfer.wire import decode
+
+MOST_SAMPLES = 1 << 34
+"""Samples that a device draws for one share, at most: an hour's work. A share above the largest table's variance is a
+sum of many samples, so one number in a plan could keep a device busy for years."""
 
 
 @lru_cache(maxsize=64)
@@ -37,6 +42,9 @@ def mechanism_of(plan: SumPlan) -> IntegerMechanism:
     largest = max(mechanism.scale * mechanism.clipping_norm, math.sqrt(mechanism.share_variance))
     if largest >= 2**mechanism.bits:
         raise Misbehaviour(f"one unit or one share of noise reaches {largest:.3g} in a ring of {mechanism.bits} bits")
+    samples = mechanism.padded * (pieces(mechanism.share_variance) if mechanism.share_variance else 1)
+    if samples > MOST_SAMPLES:
+        raise Misbehaviour(f"one share of noise takes {samples:.3g} samples, this device draws {MOST_SAMPLES:.3g}")
     return mechanism
 
 

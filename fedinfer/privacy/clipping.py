@@ -37,7 +37,7 @@ def clip_rows(vectors: FloatRows, norm: float) -> FloatRows:
     return (vectors * factors[:, None]).astype(np.float32)
 
 
-def row_norms(vectors: FloatRows) -> npt.NDArray[np.float64]:
+def row_norms(vectors: FloatRows | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """L2 norm of each row in double precision, shape (n,)."""
     rows = vectors.astype(np.float64)
     norms: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", rows, rows))

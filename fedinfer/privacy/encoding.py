@@ -12,13 +12,13 @@ from fedinfer.privacy.clipping import clip_rows, row_norms
 from fedinfer.privacy.mechanism import IntegerMechanism, NoiseKind, Rounding, conditional_bound
 from fedinfer.privacy.noise import NoiseStream, discrete_gaussian, skellam
 from fedinfer.privacy.rotation import rotate, rotate_back
-from fedinfer.types import FloatVector, RingVector
+from fedinfer.types import FloatVector, RingVector, WideVector
 
 Integers = npt.NDArray[np.int64]
 
 
 def encode(
-    vectors: npt.NDArray[np.float32],
+    vectors: FloatVector | WideVector,
     mechanism: IntegerMechanism,
     rotation_seed: bytes,
     noise: NoiseStream,
@@ -27,8 +27,9 @@ def encode(
     """Turn float vectors into noised integers mod 2^bits, one share of noise each.
 
     Args:
-        vectors: (n, d) or (d,) float32. CONDITIONAL rounding: clipped here to the clipping norm. DITHERED: sums of
-            already clipped examples, taken as they are.
+        vectors: (n, d) or (d,). CONDITIONAL rounding: float32, clipped here to the clipping norm. DITHERED: sums of
+            already clipped examples, taken as they are; float64, because in float32 the rounding of a sum of thousands
+            of examples is no longer small beside one of them.
         mechanism: see `fedinfer.privacy.design`.
         rotation_seed: public, equal for all devices of the round, not under the control of a device.
         noise: source of the noise share; a `SecureStream` in a real deployment.
@@ -49,13 +50,13 @@ def encode(
 
 
 def to_integers(
-    rows: npt.NDArray[np.float32], mechanism: IntegerMechanism, rotation_seed: bytes, rounding: NoiseStream
+    rows: FloatVector | WideVector, mechanism: IntegerMechanism, rotation_seed: bytes, rounding: NoiseStream
 ) -> Integers:
     """Clip, rotate, scale and round: the encoding without noise, (n, padded) int64."""
     if rows.ndim != 2 or rows.shape[1] != mechanism.dimension:
         raise ConfigError(f"vectors of shape {rows.shape}, the mechanism encodes {mechanism.dimension} coordinates")
     if mechanism.rounding is Rounding.CONDITIONAL:
-        rows = clip_rows(rows, mechanism.clipping_norm)
+        rows = clip_rows(rows.astype(np.float32, copy=False), mechanism.clipping_norm)
     elif not np.isfinite(row_norms(rows)).all():
         raise DataError("a sum of examples holds NaN or infinity")
     scaled = np.zeros((rows.shape[0], mechanism.padded))

@@ -20,11 +20,14 @@ from typing import TypeAlias
 from fedinfer.errors import ConfigError
 from fedinfer.types import Json
 
+_LEAST, _MOST = 1e-60, 1e60
+"""Sizes that mean anything lie far inside; the fourth powers in the bounds neither overflow nor vanish within."""
+
 
 def _positive(event: str, **values: float) -> None:
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{event}: {name} must be positive and finite, got {value}")
+        if not (math.isfinite(value) and _LEAST <= value <= _MOST):
+            raise ConfigError(f"{event}: {name} must be positive, within [{_LEAST:g}, {_MOST:g}], got {value}")
 
 
 @dataclass(frozen=True, slots=True)

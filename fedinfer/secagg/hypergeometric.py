@@ -94,14 +94,19 @@ def most_marked(n: int, marked: int, draws: int, chance: float) -> int:
     return _upper_quantile(_log_factorials(n), n, marked, draws, chance)
 
 
+def share_of(n: int, rate: float) -> int:
+    """floor(rate * n) of the numbers that were meant: 29 for 0.29 of 100, whose product in binary is below 29."""
+    return math.floor((rate + _ROUNDING) * n)
+
+
 def corrupt_or_dropped(n: int, dropout_rate: float, corruption_rate: float) -> int:
     """Devices that are not both honest and present, at most."""
-    return math.floor((corruption_rate + _ROUNDING) * n) + math.floor((dropout_rate + _ROUNDING) * n)
+    return share_of(n, corruption_rate) + share_of(n, dropout_rate)
 
 
 def corrupt_bound(log_factorial: FloatArray, n: int, rate: float, degree: int, *, raised: bool) -> int:
     """t1: the threshold must be above it."""
-    corrupt = math.floor((rate + _ROUNDING) * n)
+    corrupt = share_of(n, rate)
     bound = _upper_quantile(log_factorial, n, corrupt, degree, 2.0 ** -(SECURITY_BITS + 1) / n)
     return math.ceil((bound + degree - 1.25) / 2) if raised else bound
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 
 from fedinfer import wire
 from fedinfer.errors import BadMessage, ConfigError, Misbehaviour
-from fedinfer.secagg.hypergeometric import ring_is_safe, search_ring
+from fedinfer.secagg.hypergeometric import ring_is_safe, search_ring, share_of
 from fedinfer.types import DeviceId
 
 COMPLETE_UP_TO = 20
@@ -149,7 +148,7 @@ def check_session(session: Session, min_survivors: int, dropout_rate: float, cor
     if session.min_survivors < min_survivors:
         raise Misbehaviour(f"sum over {session.min_survivors} devices proposed, this device asks for {min_survivors}")
     if session.is_complete:
-        safe = 2 * session.threshold > n + math.floor(corruption_rate * n)
+        safe = 2 * session.threshold > n + share_of(n, corruption_rate)
     else:
         safe = ring_is_safe(n, session.degree, session.threshold, dropout_rate, corruption_rate)
     if not safe:
@@ -169,7 +168,7 @@ def _model(name: str) -> ServerModel:
 
 def _complete(n: int, dropout_rate: float, corruption_rate: float, model: ServerModel) -> GraphParameters:
     threshold = 2 * n // 3 + 1
-    dropped, corrupt = math.floor(dropout_rate * n), math.floor(corruption_rate * n)
+    dropped, corrupt = share_of(n, dropout_rate), share_of(n, corruption_rate)
     needed = n + corrupt if model is ServerModel.SEMI_MALICIOUS else 2 * corrupt
     if n - dropped < threshold or 2 * threshold <= needed:
         raise ConfigError(

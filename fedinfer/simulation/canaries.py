@@ -153,7 +153,7 @@ class CanaryTrainer:
 
     def _planted(
         self,
-        vectors: FloatVector,
+        vectors: FloatVector | Floats,
         sources: Sequence[NamedSource],
         sizes: Floats,
         drawn: dict[DeviceId, tuple[int, float]],

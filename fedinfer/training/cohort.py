@@ -23,7 +23,7 @@ from fedinfer.training.noise import gaussian_noise
 from fedinfer.training.program import Program, taps, views_of
 from fedinfer.training.sampling import PrivateSteps, Rows, Source, minibatches, poisson_rows
 from fedinfer.training.stacked import Tap, Views
-from fedinfer.types import FloatVector
+from fedinfer.types import FloatVector, WideVector
 
 _CHUNK_NUMBERS = 3_000_000
 """Numbers (float32) of weights and activations that one chunk may hold (12 MB): fastest from 2 to 4 million."""
@@ -78,15 +78,15 @@ def gradient_sums(
     sources: Sequence[Source],
     rate: float,
     clipping_norm: float,
-) -> FloatVector:
-    """Sum of the clipped gradients of Poisson-sampled rows, per device, (devices, d) float32.
+) -> WideVector:
+    """Sum of the clipped gradients of Poisson-sampled rows, per device, (devices, d) float64.
 
     All devices share the weights, so rows of different devices go through one model side by side.
     """
     picks = [poisson_rows(source, len(y), rate) for (_, y), source in zip(data, sources, strict=True)]
     total = torch.zeros(len(data), program.dimension)
     if not any(len(pick) for pick in picks):
-        return _array(total)
+        return _wide(total)
     x = torch.cat([rows[torch.from_numpy(pick)] for (rows, _), pick in zip(data, picks, strict=True)])
     y = torch.cat([labels[torch.from_numpy(pick)] for (_, labels), pick in zip(data, picks, strict=True)])
     bounds = np.cumsum([0, *(len(pick) for pick in picks)])
@@ -100,7 +100,7 @@ def gradient_sums(
             rows = slice(max(int(bounds[device]) - at, 0), min(int(bounds[device + 1]), piece.stop) - at)
             if rows.start < rows.stop:
                 _accumulate(found, views_of(program, total[device : device + 1]), factor, rows, 1.0)
-    return _array(total)
+    return _wide(total)
 
 
 def _owner(bounds: np.ndarray, row: int) -> int:
@@ -229,6 +229,6 @@ def _copies(start: FloatVector, devices: int) -> tuple[Tensor, Tensor]:
     return anchor.repeat(devices, 1), anchor
 
 
-def _array(total: Tensor) -> FloatVector:
-    array: FloatVector = total.numpy()
+def _wide(total: Tensor) -> WideVector:
+    array: WideVector = total.double().numpy()
     return array

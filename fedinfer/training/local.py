@@ -3,6 +3,8 @@
 Rules:
 * The clip factor of an example is min(1, C / (norm + 1e-6)), Opacus' own.
 * An example whose gradient is not finite counts as zero, so one example never moves a sum by more than C.
+* Clipped gradients are added in double precision; on a real device each is computed by itself (`worked_alone`), so that
+  the sum over all examples but one is the same to the last bit whether that one takes part or not.
 * Rows and noise come from the device's own source through `sampling` and `noise`, in the same order in both engines.
 """
 
@@ -22,10 +24,10 @@ from torch.nn.functional import cross_entropy
 from fedinfer.config import TrainingSection
 from fedinfer.errors import ConfigError, MissingExtra
 from fedinfer.training.noise import gaussian_noise
-from fedinfer.training.sampling import PrivateSteps, Source, minibatches, poisson_rows, uniform
+from fedinfer.training.sampling import PrivateSteps, Source, minibatches, poisson_rows, uniform, worked_alone
 from fedinfer.training.seeding import seeded
 from fedinfer.training.update import size, write
-from fedinfer.types import FloatVector
+from fedinfer.types import FloatVector, WideVector
 
 Features = Sequence[tuple[Tensor, Tensor]]
 """Per device: prepared rows (n, ...) float32 and labels (n,) int64."""
@@ -57,15 +59,15 @@ def gradient_sums(
     sources: Sequence[Source],
     rate: float,
     clipping_norm: float,
-) -> FloatVector:
-    """Sum of the clipped gradients of Poisson-sampled rows, per device, (devices, d) float32."""
+) -> WideVector:
+    """Sum of the clipped gradients of Poisson-sampled rows, per device, (devices, d) float64."""
     private = _wrap(net, clipping_norm)
     write(private.parameters, start)
-    result = np.zeros((len(data), start.size), dtype=np.float32)
+    result = np.zeros((len(data), start.size))
     for row, ((x, y), source) in enumerate(zip(data, sources, strict=True)):
         rows = torch.from_numpy(poisson_rows(source, len(y), rate))
         with seeded(_dropout_seed(net, source)):
-            result[row] = private.clipped_sum(x[rows], y[rows]).numpy()
+            result[row] = private.clipped_sum(x[rows], y[rows], _together(start.size, source)).numpy()
     return result
 
 
@@ -96,12 +98,14 @@ class _Private:
     parameters: list[nn.Parameter]
     optimizer: Any
 
-    def clipped_sum(self, x: Tensor, y: Tensor) -> Tensor:
-        """Clipped sum over all rows as one flat vector; no rows give zeros."""
-        total = torch.zeros(size(self.parameters))
-        step = max(1, _PER_EXAMPLE_NUMBERS // total.numel())
-        for at in range(0, len(y), step):
-            total += self._clipped_piece(x[at : at + step], y[at : at + step])
+    def clipped_sum(self, x: Tensor, y: Tensor, together: int) -> Tensor:
+        """Clipped sum over all rows, `together` at a time, as one flat float64 vector; no rows give zeros."""
+        total = torch.zeros(size(self.parameters), dtype=torch.float64)
+        for at in range(0, len(y), together):
+            piece = slice(at, at + together)
+            total += self._clipped_piece(
+                x[piece].clone(), y[piece]
+            )  # a copy: where a row lies in memory can matter too
         return total
 
     def _clipped_piece(self, x: Tensor, y: Tensor) -> Tensor:
@@ -146,6 +150,11 @@ def _wrap(net: nn.Module, clipping_norm: float) -> _Private:
     return _Private(module, parameters, optimizer)
 
 
+def _together(dimension: int, source: Source) -> int:
+    """How many rows go through the network at a time."""
+    return 1 if worked_alone(source) else max(1, _PER_EXAMPLE_NUMBERS // dimension)
+
+
 def _drop_broken(parameters: list[nn.Parameter]) -> None:
     """Set the per-example gradients of rows that are not finite to zero."""
     finite = torch.stack([p.grad_sample.reshape(len(p.grad_sample), -1).isfinite().all(dim=1) for p in parameters])
@@ -162,11 +171,12 @@ def _descend_privately(
     expected = max(1.0, private.rate * len(y))
     deviation = private.noise_multiplier * private.clipping_norm
     noise, noisy = gaussian_noise(source), torch.empty(size(work.parameters))
+    together = _together(noisy.numel(), source)
     for _ in range(private.steps):
         rows = torch.from_numpy(poisson_rows(source, len(y), private.rate))
         noise(noisy, deviation)
-        noisy += work.clipped_sum(x[rows], y[rows])
-        _set_gradients(work.parameters, noisy / expected)
+        total = (work.clipped_sum(x[rows], y[rows], together) + noisy).float()  # rounded when the noise is in it
+        _set_gradients(work.parameters, total / expected)
         _pull(work.parameters, anchor, training.proximal)
         optimizer.step()
 

@@ -3,7 +3,8 @@
 Rules:
 * `weights` is always the whole flat vector of `core` (length `size`); updates and sums cover the part that rounds
   change (length `dimension`): all of it, or the head. `tuned` and `replace` go from one to the other.
-* The engine is `cohort` where every layer is known to the stack, else `local`; both give the same numbers.
+* The engine is `cohort` where every layer is known to the stack, else `local`; both give the same numbers. Private
+  gradients of a real device are `local`, one row at a time: see `sampling.worked_alone`.
 * Nothing that is not finite leaves: hostile weights are refused, an example whose gradient overflows counts as zero
   (the local engine then works, it drops such examples one by one), a device that diverged gives a zero update.
 * Labels are class numbers in [0, classes); rows are raw float32 as the schema describes them, NaN for missing.
@@ -28,11 +29,11 @@ from fedinfer.training.metrics import Labels, grouped_metrics, metrics
 from fedinfer.training.models import Model, build_model
 from fedinfer.training.pretrain import pretrain
 from fedinfer.training.program import Program, read_program
-from fedinfer.training.sampling import PrivateSteps, Source
+from fedinfer.training.sampling import PrivateSteps, Source, worked_alone
 from fedinfer.training.seeding import threads
 from fedinfer.training.sequence import Recurrent
 from fedinfer.training.update import get_vector, set_vector, size, tuned_parameters
-from fedinfer.types import FloatVector
+from fedinfer.types import FloatVector, WideVector
 
 Data = Sequence[tuple[npt.NDArray[np.float32], Labels]]
 """Per device: raw rows (n, width) and labels (n,)."""
@@ -94,7 +95,7 @@ class Trainer:
             DataError: rows or labels do not fit the schema.
         """
         with threads(self._threads):
-            features, start = self._features(weights, data), self.tuned(weights)
+            features, start = self._features(weights, data, alone=False), self.tuned(weights)
             if self._program is None:
                 return _finite(local.updates(self._net, start, features, rngs, self._training))
             with torch.no_grad():
@@ -102,7 +103,7 @@ class Trainer:
 
     def gradient_sums(
         self, weights: FloatVector, data: Data, rate: float, clipping_norm: float, rngs: Sequence[Source]
-    ) -> FloatVector:
+    ) -> WideVector:
         """Per device the sum of the clipped gradients of a Poisson sample of its rows; no noise.
 
         Args:
@@ -113,12 +114,12 @@ class Trainer:
             rngs: one source per device.
 
         Returns:
-            (devices, dimension) float32; zeros where the sample is empty.
+            (devices, dimension) float64; zeros where the sample is empty.
         """
         _check_private(rate, clipping_norm)
         with threads(self._threads):
-            features, start = self._features(weights, data), self.tuned(weights)
-            if self._program is not None:
+            features, start = self._features(weights, data, alone=_alone(rngs)), self.tuned(weights)
+            if self._program is not None and not _alone(rngs):
                 with torch.no_grad():
                     sums = cohort.gradient_sums(self._program, start, features, rngs, rate, clipping_norm)
                 if np.isfinite(sums).all():
@@ -142,8 +143,8 @@ class Trainer:
         """
         _check_private(private.rate, private.clipping_norm)
         with threads(self._threads):
-            features, start = self._features(weights, data), self.tuned(weights)
-            if self._program is not None:
+            features, start = self._features(weights, data, alone=_alone(rngs)), self.tuned(weights)
+            if self._program is not None and not _alone(rngs):
                 with torch.no_grad():
                     moved = cohort.private_updates(self._program, start, features, rngs, self._training, private)
                 if np.isfinite(moved).all():
@@ -194,8 +195,8 @@ class Trainer:
         model.eval()
         return model
 
-    def _features(self, weights: FloatVector, data: Data) -> Features:
-        """Prepared rows of all devices, pushed through the layers that stay as they are."""
+    def _features(self, weights: FloatVector, data: Data, *, alone: bool) -> Features:
+        """Prepared rows of all devices, pushed through the layers that stay as they are; `alone`: one by one."""
         self._load(weights)
         checked = [self._checked(x, y) for x, y in data]
         if not checked:
@@ -203,7 +204,9 @@ class Trainer:
         sizes = [len(rows) for rows, _ in checked]
         with torch.no_grad():
             self._frozen.eval()
-            together = self._frozen(self._model.prepare(torch.cat([rows for rows, _ in checked])))
+            rows = torch.cat([rows for rows, _ in checked])
+            pieces = [row.clone() for row in rows.split(1)] if alone and len(rows) else [rows]
+            together = torch.cat([self._frozen(self._model.prepare(piece)) for piece in pieces])
         return list(zip(together.split(sizes), [labels for _, labels in checked], strict=True))
 
     def _load(self, weights: FloatVector) -> None:
@@ -276,6 +279,10 @@ def _make_native(core: nn.Module) -> None:
     for name, child in core.named_children():
         if isinstance(child, Recurrent):
             setattr(core, name, child.native())
+
+
+def _alone(sources: Sequence[Source]) -> bool:
+    return any(worked_alone(source) for source in sources)
 
 
 def _finite(updates: FloatVector) -> FloatVector:

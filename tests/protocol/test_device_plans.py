@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +58,15 @@ def test_a_mechanism_for_another_norm_is_refused_in_drift_reports(fleet: Fleet) 
     mechanism = replace(fleet.plan.drift.mechanism, clipping_norm=0.1)
     text = refusal(fleet, purpose=Purpose.DRIFT, mechanism=encode(mechanism))
     assert "clipping norm 0.1" in text
+
+
+def test_noise_that_fits_the_ring_but_takes_years_to_draw_is_refused(fleet: Fleet) -> None:
+    """A share larger than any table is a sum of many samples; so much noise costs the ledger next to nothing."""
+    mechanism = fleet.plan.train.mechanism
+    wide = replace(mechanism, bits=32)
+    endless = replace(wide, noise_multiplier=2.0**31 * math.sqrt(wide.contributors) / (wide.scale * wide.clipping_norm))
+    assert math.sqrt(endless.share_variance) < 2**32, "else the older check refuses it"
+    assert "one share of noise takes" in refusal(fleet, mechanism=encode(endless), bits=32)
 
 
 def test_sampling_is_not_credited_to_a_report(fleet: Fleet) -> None:

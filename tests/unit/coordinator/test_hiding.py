@@ -16,6 +16,7 @@ from fedinfer.coordinator.hiding import check_corrupt, graph_of, group_warnings,
 from fedinfer.errors import ConfigError, Misbehaviour, TooFewSurvivors
 from fedinfer.messages import ONE_GROUP, Split
 from fedinfer.secagg.hierarchy import check_group, most_corrupt, random_groups
+from fedinfer.secagg.hypergeometric import share_of
 from fedinfer.secagg.parameters import Session, check_session
 
 
@@ -151,3 +152,10 @@ def test_devices_accept_the_groups_that_the_seed_gives_and_no_other() -> None:
 def test_a_split_that_contradicts_itself_is_refused(split: Split) -> None:
     with pytest.raises(Misbehaviour, match="a split that cannot be"):
         check_group(EVERYONE, split)
+
+
+@pytest.mark.parametrize(("rate", "cohort", "corrupt"), [(0.29, 100, 29), (0.35, 180, 63), (0.1, 100, 10), (0.3, 9, 2)])
+def test_server_and_device_count_the_same_corrupt_devices(rate, cohort, corrupt):
+    """0.29 * 100 is below 29 in binary: one corrupt device fewer would be one share of noise too many."""
+    assert hide(section(corruption_rate=rate, dropout_rate=0.0), cohort).corrupt == corrupt
+    assert share_of(cohort, rate) == corrupt

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from fedinfer.errors import ConfigError
+from fedinfer.privacy.accounting import rdp_epsilon
 from fedinfer.privacy.events import (
     Composed,
     DiscreteGaussianEvent,
@@ -19,6 +20,7 @@ from fedinfer.privacy.events import (
     event_to_json,
     flatten,
 )
+from fedinfer.types import Relation
 
 G, S = GaussianEvent(1.5), SkellamEvent(100.0, 10.0, 30.0)
 ALL = [
@@ -85,3 +87,23 @@ def test_noise_must_be_positive_and_finite(value: float) -> None:
         GaussianEvent(value)
     with pytest.raises(ConfigError):
         SkellamEvent(value, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("size", [5e-324, 1e-200, 1e-61, 1e61, 1e155, 1.7e308])
+def test_sizes_whose_squares_leave_double_precision_are_refused(size):
+    """A server names them; they must end in a refusal, not in an arithmetic error or an epsilon of zero."""
+    for make in (
+        lambda: GaussianEvent(size),
+        lambda: SkellamEvent(size, 1.0, 1.0),
+        lambda: SkellamEvent(1.0, size, 1.0),
+        lambda: DiscreteGaussianEvent(1.0, 2, 1.0, size, 4),
+    ):
+        with pytest.raises(ConfigError, match="within"):
+            make()
+
+
+@pytest.mark.parametrize("least", [1e-60, 1e60])
+def test_every_admitted_size_has_a_bound(least):
+    for event in (GaussianEvent(least), SkellamEvent(least, 1 / least, 1 / least), SkellamEvent(1.0, least, least)):
+        for relation in Relation:
+            assert rdp_epsilon([PoissonSampled(0.1, event)], 1e-5, relation) >= 0
