@@ -215,6 +215,17 @@ def build_from_core(
     )
 
 
+def yardstick_of(
+    core: OnnxModel, ending: Ending, evidence: Evidence, settings: ArtifactSection, clock: Clock
+) -> Yardstick:
+    """The float model of a core, measured, so that another one can be compared with it."""
+    evidence.check(ending.schema)
+    prepared = prepare(core)
+    logits = _logits(prepared, evidence.judged_x)
+    tried, _ = search(prepared, (), Bench(ending, evidence, limits_of(settings), clock, logits))
+    return Yardstick(tried[0], logits)
+
+
 def _logits(core: OnnxModel, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return run(core.SerializeToString(), x, LOGITS).astype(np.float64)
 
