@@ -21,7 +21,7 @@ import numpy.typing as npt
 from fedinfer.artifact.export import Module, Templates, export_core
 from fedinfer.artifact.gates import Figures, limits_of
 from fedinfer.artifact.graph import LOGITS, Ending, OnnxModel, run
-from fedinfer.artifact.measure import Bench, Candidate, Evidence, search
+from fedinfer.artifact.measure import Bench, Candidate, Evidence, Yardstick, search
 from fedinfer.artifact.quality import instruction_set, softmax
 from fedinfer.artifact.quantize import prepare
 from fedinfer.artifact.recipes import INT8_RECIPES, Family, family_of
@@ -33,6 +33,7 @@ from fedinfer.artifact.selfcheck import (
     reference_of,
     tolerance_of,
 )
+from fedinfer.artifact.slimming import Slimming
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import GateFailed
 from fedinfer.manifest import PROBABILITIES, Delta, Manifest, Privacy, Reference, Variant, model_path
@@ -54,6 +55,8 @@ class Built:
         parity: largest relative difference between torch and ONNX.
         family: kind of graph.
         tried: figures of every recipe that was tried, the failed ones too; the float model is the first.
+        yardstick: the float model that all variants were compared with.
+        slimming: what pruning and fine-tuning did, when they were asked for.
         reference: yardstick of drift.
         isa: machine on which all this was measured.
     """
@@ -67,8 +70,10 @@ class Built:
     parity: float
     family: Family
     tried: tuple[Figures, ...]
+    yardstick: Yardstick
     reference: Reference
     isa: str
+    slimming: Slimming | None = None
 
     @property
     def chosen(self) -> Variant:
@@ -78,12 +83,12 @@ class Built:
     @property
     def float_metric(self) -> float:
         """Metric of the float model."""
-        return self.tried[0].metric
+        return self.yardstick.figures.metric
 
     @property
     def float_bytes(self) -> int:
         """Size of the float file."""
-        return self.tried[0].bytes
+        return self.yardstick.figures.bytes
 
     def targets(self) -> dict[str, bytes]:
         """Target path to bytes of all model files."""
@@ -101,7 +106,11 @@ class Built:
             variants=self.variants,
             check_rows=tuple(tuple(float(value) for value in row) for row in self.check),
             float_metric=self.float_metric,
-            metrics={self.metric_kind: self.chosen.metric, "calibration_error": self.chosen.calibration_error},
+            metrics={
+                self.metric_kind: self.chosen.metric,
+                "calibration_error": self.chosen.calibration_error,
+                **(self.slimming.numbers() if self.slimming else {}),
+            },
             isa=self.isa,
             created=created,
             privacy=privacy,
@@ -132,12 +141,19 @@ class Built:
             "parity": self.parity,
             "family": str(self.family),
             "isa": self.isa,
+            "slimming": self.slimming.to_json() if self.slimming else None,
             "tried": [figures.to_json() for figures in self.tried],
         }
 
 
 def build_artifact(
-    module: Module, ending: Ending, evidence: Evidence, settings: ArtifactSection, templates: Templates, clock: Clock
+    module: Module,
+    ending: Ending,
+    evidence: Evidence,
+    settings: ArtifactSection,
+    templates: Templates,
+    clock: Clock,
+    yardstick: Yardstick | None = None,
 ) -> Built:
     """Export a torch module and keep the variants that pass the gates.
 
@@ -148,6 +164,7 @@ def build_artifact(
         settings: limits and the wanted quantization.
         templates: kept by the caller between rounds, so that later exports take milliseconds.
         clock: measures latency; a frozen clock makes it 0.
+        yardstick: float model to compare with; None = this one.
 
     Raises:
         GateFailed: when ONNX and torch disagree, or not even the float file keeps the limits.
@@ -156,18 +173,25 @@ def build_artifact(
     evidence.check(ending.schema)
     probe = np.concatenate([evidence.calibration_x[:64], evidence.judged_x[:64]])
     core = export_core(module, ending.schema, probe, templates)
-    built = build_from_core(core.model, ending, evidence, settings, clock)
+    built = build_from_core(core.model, ending, evidence, settings, clock, yardstick)
     return replace(built, way=str(core.way), parity=core.parity)
 
 
 def build_from_core(
-    core: OnnxModel, ending: Ending, evidence: Evidence, settings: ArtifactSection, clock: Clock
+    core: OnnxModel,
+    ending: Ending,
+    evidence: Evidence,
+    settings: ArtifactSection,
+    clock: Clock,
+    yardstick: Yardstick | None = None,
 ) -> Built:
     """The same for a core that did not come from torch: trees, linear models, a user's own ONNX file."""
     evidence.check(ending.schema)
     prepared = prepare(core)
     family = family_of(prepared)
-    bench = Bench(ending, evidence, limits_of(settings), clock, _logits(prepared, evidence.judged_x))
+    logits = yardstick.logits if yardstick else _logits(prepared, evidence.judged_x)
+    floating = yardstick.figures if yardstick else None
+    bench = Bench(ending, evidence, limits_of(settings), clock, logits, floating)
     tried, kept = search(prepared, INT8_RECIPES[family] if settings.quantization == "int8" else (), bench)
     if not kept:
         reasons = "; ".join(f"{figures.recipe}: {', '.join(figures.failures)}" for figures in tried)
@@ -185,9 +209,21 @@ def build_from_core(
         parity=0.0,
         family=family,
         tried=tried,
+        yardstick=yardstick or Yardstick(tried[0], logits),
         reference=_reference(kept[0].file, evidence, ending.schema.classes),
         isa=instruction_set(),
     )
+
+
+def yardstick_of(
+    core: OnnxModel, ending: Ending, evidence: Evidence, settings: ArtifactSection, clock: Clock
+) -> Yardstick:
+    """The float model of a core, measured, so that another one can be compared with it."""
+    evidence.check(ending.schema)
+    prepared = prepare(core)
+    logits = _logits(prepared, evidence.judged_x)
+    tried, _ = search(prepared, (), Bench(ending, evidence, limits_of(settings), clock, logits))
+    return Yardstick(tried[0], logits)
 
 
 def _logits(core: OnnxModel, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from fedinfer.artifact.delta import compress
 from fedinfer.artifact.files import read_file
 from fedinfer.artifact.graph import ending_of, load, run
 from fedinfer.artifact.metadata import State, expired_roles, load_state
 from fedinfer.artifact.recipes import family_of
+from fedinfer.artifact.slimming import sparsity
 from fedinfer.artifact.targets import read_target, versions_of
 from fedinfer.errors import ArtifactRejected, BadSignature, GateFailed
 from fedinfer.manifest import PROBABILITIES, Manifest, Variant, manifest_path
@@ -36,6 +38,8 @@ def describe_model(data: bytes) -> Json:
         "inputs": [item.name for item in model.graph.input],
         "outputs": [item.name for item in model.graph.output],
         "weights": sum(sizes),
+        "sparsity": sparsity(model),
+        "zstd_bytes": len(compress(data)),
         "operators": dict(sorted(kinds.items())),
     }
     if any(item.key == "schema" for item in model.metadata_props):
@@ -55,6 +59,7 @@ def describe_manifest(manifest: Manifest) -> Json:
         "delta": manifest.privacy.delta,
         "privacy": manifest.privacy.statement,
         "float_metric": manifest.float_metric,
+        "metrics": dict(manifest.metrics),
         "isa": manifest.isa,
         "variants": [
             {

@@ -92,14 +92,34 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Yardstick:
+    """The float model that variants are compared with.
+
+    Args:
+        figures: what was measured of it.
+        logits: its answers to the judged rows, (n, classes).
+    """
+
+    figures: Figures
+    logits: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class Bench:
-    """What all variants of one build are measured with."""
+    """What all variants of one build are measured with.
+
+    Args:
+        ending, evidence, limits, clock: of the build.
+        float_logits: answers of the float model that variants are compared with.
+        floating: its figures; None when it is the model under test, whose figures come first.
+    """
 
     ending: Ending
     evidence: Evidence
     limits: Limits
     clock: Clock
     float_logits: Floats
+    floating: Figures | None = None
 
 
 def search(
@@ -115,10 +135,10 @@ def search(
     Returns:
         Figures of everything that was tried, and what passed, best first.
     """
-    floating = _measure(FLOAT, prepared, bench, None)
+    floating = _measure(FLOAT, prepared, bench, bench.floating)
     tried, kept = [floating.figures], []
     for group in (wanted, (FP16,) if wanted else ()):
-        best = _best(group, prepared, bench, floating.figures, tried)
+        best = _best(group, prepared, bench, bench.floating or floating.figures, tried)
         kept += [best] if best else []
     return tuple(tried), tuple(kept + [floating] * floating.figures.passed)
 

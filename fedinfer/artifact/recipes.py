@@ -82,6 +82,18 @@ INT8_RECIPES: dict[Family, tuple[Recipe, ...]] = {
 """Tried in this order until one passes and is a tenth smaller than the float file; fp16 and float follow."""
 
 
+def rounds_inputs(name: str, family: Family) -> bool:
+    """Does a recipe round what enters a layer, too? For a file without int8 the family's first recipe answers.
+
+    Args:
+        name: recipe of the chosen file.
+        family: kind of its graph.
+    """
+    recipes = INT8_RECIPES[family]
+    found = next((recipe for recipe in recipes if recipe.name == name), recipes[0] if recipes else FLOAT)
+    return found.method in (Method.STATIC, Method.DYNAMIC)
+
+
 def family_of(core: OnnxModel) -> Family:
     """The kind of a graph, by its operators."""
     kinds = Counter(node.op_type for node in core.graph.node)

@@ -14,7 +14,7 @@ import typer
 
 from fedinfer.cli.labelled import read_labelled, read_text
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
-from fedinfer.config import ArtifactSection, load_scenario
+from fedinfer.config import ArtifactSection, Scenario, load_scenario
 from fedinfer.errors import ConfigError, StoreError
 from fedinfer.manifest import Privacy
 from fedinfer.system import SystemClock, SystemEntropy, simulation_rng
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fedinfer.artifact.measure import Evidence
     from fedinfer.artifact.repository import Repository
     from fedinfer.schema import Schema
+    from fedinfer.training.trainer import Trainer
 
 app = typer.Typer(no_args_is_help=True, help="Export, quantize, sign, inspect and verify models.")
 
@@ -40,11 +41,13 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="checkpoint (.npz), for instance RUN/checkpoints/v1.npz")],
     out: Annotated[Path, typer.Option("--out", "-o", help="model file to write")],
     version: Annotated[int, typer.Option(min=1, help="version number written into the file")] = 1,
+    pruning: Annotated[float, typer.Option(min=0, help="share of each matrix that becomes zero, below 1")] = 0.0,
+    qat_steps: Annotated[int, typer.Option(min=0, help="steps of fine-tuning for int8 on public rows")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a checkpoint into a float model file that agrees with torch."""
+    """Turn a checkpoint into a float model file that agrees with torch; pruned or fine-tuned for int8 when asked."""
     with errors_to_exit():
-        figures = _export(scenario, checkpoint, out, version)
+        figures = _export(scenario, checkpoint, out, version, {"pruning": pruning, "qat_steps": qat_steps})
     _show(figures, as_json)
 
 
@@ -54,6 +57,7 @@ def quantize(
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for the build")],
     rows: Annotated[Path | None, typer.Option(help="held-out rows with labels (CSV) to judge by")] = None,
     calibration: Annotated[Path | None, typer.Option(help="public rows (CSV); default: from public ranges")] = None,
+    against: Annotated[Path | None, typer.Option(help="unpruned model file to compare with; default: MODEL")] = None,
     quantization: Annotated[str, typer.Option(help="int8 or float")] = "int8",
     max_metric_drop: Annotated[float, typer.Option(min=0, max=1, help="against the float model")] = 0.02,
     min_agreement: Annotated[float, typer.Option(min=0, max=1, help="with the float model")] = 0.95,
@@ -66,7 +70,7 @@ def quantize(
     """Try the quantization recipes for this model, keep what passes the gates, say why the others did not."""
     with errors_to_exit():
         settings = _settings(quantization, max_metric_drop, min_agreement, max_bytes)
-        figures = _quantize(model, out, rows, calibration, settings, Privacy(epsilon, delta, statement))
+        figures = _quantize(model, out, rows, calibration, against, settings, Privacy(epsilon, delta, statement))
     _show(figures, as_json)
 
 
@@ -165,38 +169,64 @@ def rotate(
     _show({"rotated": role, "root_version": opened.root_version}, as_json)
 
 
-def _export(scenario: str, checkpoint: Path, out: Path, version: int) -> Json:
+def _export(scenario: str, checkpoint: Path, out: Path, version: int, slimming: Json) -> Json:
     from fedinfer.artifact.export import Templates, export_core
     from fedinfer.artifact.graph import Ending, finish
     from fedinfer.data import load
+    from fedinfer.data.checks import check_qat_rows
     from fedinfer.training.checkpoints import load_checkpoint
     from fedinfer.training.trainer import load_trainer
 
-    loaded = load_scenario(scenario, [])
+    loaded = load_scenario(scenario, [f"artifact.{key}={value}" for key, value in slimming.items()])
     weights = load_checkpoint(checkpoint).arrays.get("weights")
     if weights is None:
         raise ConfigError(f"{checkpoint} holds no weights")
-    schema = load(loaded).schema
+    federation = load(loaded)
+    check_qat_rows(loaded, len(federation.public[1]))
+    schema = federation.schema
     trainer = load_trainer(loaded.model, schema, loaded.training, loaded.scenario.seed)
     if weights.shape != (trainer.size,):
         raise ConfigError(f"{checkpoint} holds {weights.shape} weights, the model of {scenario} has {trainer.size}")
-    core = export_core(trainer.module(weights), schema, _synthetic(schema)[:64], Templates())
+    templates, probe = Templates(), _synthetic(schema)[:64]
+    core = export_core(trainer.module(weights), schema, probe, templates)
+    if any(slimming.values()):
+        slim = _slim(loaded, trainer, weights, federation.public[0], core.model)
+        core = export_core(trainer.module(slim), schema, probe, templates)
     data = finish(core.model, Ending(schema, 1.0, loaded.scenario.name, version))
     _write(out, data)
     return {"path": str(out), "version": version, "bytes": len(data), "weights": trainer.size, "parity": core.parity}
 
 
+def _slim(scenario: Scenario, trainer: Trainer, weights: Any, public_x: Any, core: Any) -> Any:
+    """The weights pruned and fine-tuned for the recipe that this kind of graph gets first."""
+    from fedinfer.artifact.recipes import family_of, rounds_inputs
+    from fedinfer.training.slimming import Rounded, SlimPlan
+
+    rounded = Rounded.INPUTS if rounds_inputs("", family_of(core)) else Rounded.WEIGHTS
+    section, batch = scenario.artifact, scenario.training.batch_size
+    plan = SlimPlan(section.pruning, section.qat_steps, batch, rounded)
+    return trainer.slim(weights, public_x, plan, simulation_rng(scenario.scenario.seed, "slimming"))
+
+
 def _quantize(
-    model: Path, out: Path, rows: Path | None, calibration: Path | None, settings: ArtifactSection, privacy: Privacy
+    model: Path,
+    out: Path,
+    rows: Path | None,
+    calibration: Path | None,
+    against: Path | None,
+    settings: ArtifactSection,
+    privacy: Privacy,
 ) -> Json:
-    from fedinfer.artifact.build import build_from_core
+    from fedinfer.artifact.build import build_from_core, yardstick_of
     from fedinfer.artifact.folders import save_build
     from fedinfer.artifact.graph import core_of, ending_of, load
 
     parsed = load(_bytes(model))
     ending, clock = ending_of(parsed), SystemClock()
     evidence = _evidence(ending.schema, rows, calibration)
-    built = build_from_core(core_of(parsed), ending, evidence, settings, clock)
+    other = core_of(load(_bytes(against))) if against else None
+    yardstick = yardstick_of(other, ending, evidence, settings, clock) if other else None
+    built = build_from_core(core_of(parsed), ending, evidence, settings, clock, yardstick)
     save_build(out, built, privacy, clock.now().isoformat(timespec="seconds"))
     return {"folder": str(out), **built.to_json()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from fedinfer.config.fields import (
     Count,
@@ -36,10 +36,28 @@ class ArtifactSection(Section):
     max_latency_us: NonNegative = Field(
         default=0.0, description="Slowest single prediction on the machine that builds, microseconds; 0: no limit."
     )
+    pruning: Probability = Field(
+        default=0.0,
+        description="Share of the weights of each matrix and convolution that become zero before quantization, the "
+        "smallest first: the compressed download shrinks. Only the pushed file changes, training goes on with all "
+        "weights.",
+    )
+    qat_steps: Natural = Field(
+        default=0,
+        description="Steps of fine-tuning that imitate int8 rounding, on public rows alone, anew for every pushed "
+        "file; what was pruned stays zero. 0: none.",
+    )
     top: Natural = Field(default=0, description="Classes listed in the output `top`, best first; 0: no such output.")
     abstain_below: Fraction = Field(
         default=0.0, description="Answer `abstain` when the largest probability is below this; 0: never."
     )
+
+    @field_validator("qat_steps")
+    @classmethod
+    def _fine_tuning_needs_int8(cls, steps: int, info: ValidationInfo) -> int:
+        if steps and info.data.get("quantization") == "float":
+            raise ValueError(f"qat_steps = {steps} imitates int8 rounding: quantization must be 'int8', is 'float'")
+        return steps
 
 
 class RolloutSection(Section):

@@ -28,8 +28,8 @@ your own table, `fedinfer validate` says what it would do.
   `scenario = "heart"` names what they are laid over.
 
 Rules that need the data, checked before a run: `delta` < 1 / number of units; `cohort` <= number of devices; every
-device has at least one training row; the label has two classes or more; pre-training has public rows; injected drift
-fits the columns.
+device has at least one training row; the label has two classes or more; pre-training and `qat_steps` have
+public rows; injected drift fits the columns.
 
 A simulated device's stream is drawn from its own held-out rows, never from training rows: without replacement inside
 a window, anew for every window. A device with fewer held-out rows than `drift.window` shows all of them.

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
 from fedinfer.artifact.build import Built, build_artifact
 from fedinfer.artifact.calibration import synthetic_rows
+from fedinfer.artifact.choice import choose
 from fedinfer.artifact.delta import add_deltas
 from fedinfer.artifact.graph import Ending
-from fedinfer.artifact.measure import Evidence
+from fedinfer.artifact.measure import Evidence, Yardstick
+from fedinfer.artifact.recipes import rounds_inputs
 from fedinfer.coordinator.planning import RunPlan
 from fedinfer.coordinator.round import LEDGER_OWNER
 from fedinfer.coordinator.server import Progress, Server
 from fedinfer.coordinator.waves import reachable, roll_out
 from fedinfer.manifest import Manifest, Privacy
 from fedinfer.training.checkpoints import Checkpoint, save_checkpoint
-from fedinfer.types import DeviceId, Json, Unit
+from fedinfer.types import DeviceId, FloatVector, Json, Unit
 
 SYNTHETIC_ROWS = 256
 FEWEST_PUBLIC_ROWS = 32
@@ -58,7 +61,9 @@ def publish(server: Server, manifest: Manifest, files: Mapping[str, bytes], acti
 
 
 def build(server: Server, progress: Progress) -> Built:
-    """Export, quantize and gate the present weights.
+    """Export, quantize and gate the present weights; with `pruning` or `qat_steps` a slim file beside them.
+
+    Pruning and fine-tuning change the pushed file only: the next round starts from all weights, unrounded.
 
     Raises:
         GateFailed: with the figures.
@@ -72,8 +77,28 @@ def build(server: Server, progress: Progress) -> Built:
     task = server.scenario.scenario.name
     section = server.scenario.artifact
     ending = Ending(server.schema, 1.0, task, progress.version, section.top, section.abstain_below)
-    module = server.trainer.module(progress.weights)
-    return build_artifact(module, ending, evidence, section, server.templates, server.clock)
+    make = partial(_exported, server, ending, evidence)
+    plain = make(progress.weights, None)
+    if not (section.pruning or section.qat_steps):
+        return plain
+    return choose(plain, lambda float_model: make(_slim(server, progress, plain), float_model), section, server.clock)
+
+
+def _exported(
+    server: Server, ending: Ending, evidence: Evidence, weights: FloatVector, float_model: Yardstick | None
+) -> Built:
+    section, module = server.scenario.artifact, server.trainer.module(weights)
+    return build_artifact(module, ending, evidence, section, server.templates, server.clock, float_model)
+
+
+def _slim(server: Server, progress: Progress, plain: Built) -> FloatVector:
+    """The present weights pruned and fine-tuned for the recipe of the plain file, on rows the server holds anyway."""
+    from fedinfer.training.slimming import Rounded, SlimPlan
+
+    section, rng = server.scenario.artifact, server.generator(f"slimming {progress.version}")
+    rounded = Rounded.INPUTS if rounds_inputs(plain.chosen.recipe, plain.family) else Rounded.WEIGHTS
+    asked = SlimPlan(section.pruning, section.qat_steps, server.scenario.training.batch_size, rounded)
+    return server.trainer.slim(progress.weights, server.public[0], asked, rng)
 
 
 def _guarantee(server: Server, plan: RunPlan) -> Privacy:
@@ -104,5 +129,6 @@ def _model_row(built: Built, reason: str, window: int, version: int) -> Json:
         "recipe": figures["recipe"],
         "agreement": figures["agreement"],
         "calibration_error": figures["calibration_error"],
+        "slimming": figures["slimming"],
         "devices_active": 0,
     }

@@ -14,8 +14,8 @@ def check_against_data(scenario: Scenario, federation: Federation) -> None:
     """Check what no single key can say; call it before a run writes anything.
 
     Raises:
-        ConfigError: delta >= 1 / number of units, cohort > population, pre-training without public rows, injected
-            drift that does not fit the columns, or a model factory that cannot be imported.
+        ConfigError: delta >= 1 / number of units, cohort > population, pre-training or `qat_steps` without public
+            rows, injected drift that does not fit the columns, or a model factory that cannot be imported.
     """
     _check_delta(scenario, federation)
     cohort, population = scenario.training.cohort, len(federation.devices)
@@ -29,9 +29,24 @@ def check_against_data(scenario: Scenario, federation: Federation) -> None:
             f"{scenario.data.public_fraction}",
             hint="set public_fraction, or pretrain = false",
         )
+    check_qat_rows(scenario, len(federation.public[1]))
     if scenario.model.factory:
         import_factory(scenario.model.factory, scenario.base)
     _check_inject(scenario, federation)
+
+
+def check_qat_rows(scenario: Scenario, public_rows: int) -> None:
+    """Fine-tuning for int8 looks at public rows and at nothing else.
+
+    Raises:
+        ConfigError: when it is asked for and there are none.
+    """
+    steps = scenario.artifact.qat_steps
+    if steps and not public_rows:
+        raise ConfigError(
+            f"[artifact] qat_steps = {steps}: there are no public rows, and rows of devices are never used for it",
+            hint="set [data] public_fraction (deployment: give public rows), or qat_steps = 0; pruning needs no rows",
+        )
 
 
 def units(scenario: Scenario, federation: Federation) -> int:

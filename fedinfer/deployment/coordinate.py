@@ -17,6 +17,7 @@ from fedinfer.coordinator.loop import run
 from fedinfer.coordinator.planning import Population, make_plan
 from fedinfer.coordinator.server import Rows, Server
 from fedinfer.data import load_own, public_schema
+from fedinfer.data.checks import check_qat_rows
 from fedinfer.flower.transport import GridTransport
 from fedinfer.ports import Clock, Listener
 from fedinfer.privacy.charges import relation_of
@@ -54,6 +55,7 @@ def coordinate(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Cl
         FedInferError: see fedinfer.coordinator.loop.
     """
     schema = public_schema(scenario)
+    public, judged = _public_and_judged(scenario, schema, deployment.public_data)
     trainer = load_trainer(scenario.model, schema, scenario.training, scenario.scenario.seed)
     transport = GridTransport(grid, deployment.run_id, clock)
     deadline = scenario.training.deadline_seconds
@@ -66,7 +68,6 @@ def coordinate(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Cl
     counts = [count for count in rows.values() if count] or [1]
     population = Population(len(rows), sum(counts), min(counts), trainer.dimension, schema.classes)
     plan = make_plan(scenario, population, "deployment", ())
-    public = _public_rows(scenario, schema, deployment.public_data)
     entropy = SystemEntropy()
     server = Server(
         scenario=scenario,
@@ -85,7 +86,7 @@ def coordinate(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Cl
         ),
         trainer=trainer,
         public=public,
-        judged=lambda _window: public,
+        judged=lambda _window: judged,
         repository=repository,
         rollouts=RolloutStore(deployment.folder / "rollout.sqlite"),
         templates=Templates(),
@@ -102,6 +103,17 @@ def _repository(folder: Path, clock: Clock) -> Repository:
     if not keys_folder.is_dir():
         save_keys(generate_keys(SystemEntropy()), keys_folder)
     return Repository(folder / "artifacts", load_keys(keys_folder), clock, lambda keys: save_keys(keys, keys_folder))
+
+
+def _public_and_judged(scenario: Scenario, schema: Schema, path: Path | None) -> tuple[Rows, Rows]:
+    """Rows to learn from and rows to judge by: the same ones, or every second one when files are fine-tuned on them.
+
+    Raises:
+        ConfigError: `qat_steps` without public rows.
+    """
+    x, y = rows = _public_rows(scenario, schema, path)
+    check_qat_rows(scenario, len(y))
+    return ((x[::2], y[::2]), (x[1::2], y[1::2])) if scenario.artifact.qat_steps else (rows, rows)
 
 
 def _public_rows(scenario: Scenario, schema: Schema, path: Path | None) -> Rows:

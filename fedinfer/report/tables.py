@@ -51,6 +51,15 @@ def _pushed(value: object) -> str:
     return f"{data_size(pushed.get('model_bytes'))}, {data_size(pushed.get('bytes'))} with metadata ({counts}{refused})"
 
 
+def _slimming(told: object) -> str:
+    if not isinstance(told, dict):
+        return words(None)
+    if not told.get("pushed"):
+        return f"not pushed: {told.get('reason', '')}"
+    zeros, before, after = told.get("sparsity"), told.get("plain_zstd_bytes"), told.get("zstd_bytes")
+    return f"{decimal(zeros)} zeros, download {data_size(after)} instead of {data_size(before)}"
+
+
 ROUNDS: tuple[Column, ...] = (
     ("Round", "round", words),
     ("Reason", "reason", words),
@@ -72,6 +81,7 @@ MODELS: tuple[Column, ...] = (
     ("Size, float", "float_bytes", data_size),
     ("Size, quantized", "quantized_bytes", data_size),
     ("Sent per device, median", "pushed", _pushed),
+    ("Slim file", "slimming", _slimming),
     ("Devices", "devices_active", whole),
     ("SHA-256", "sha256", lambda value: words(value)[:12]),
 )

@@ -104,6 +104,8 @@ class TokenPrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by
         offset: added to what is present; 1 when rows hold category indices that start at 0.
     """
 
+    special_rows = (0,)  # of the embedding table: padding
+
     def __init__(self, largest: int, offset: int) -> None:
         super().__init__()
         self.largest, self.offset = float(largest), float(offset)
@@ -128,11 +130,12 @@ class FieldPrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by
         numeric = [(i, c) for i, c in enumerate(schema.columns) if isinstance(c, Numeric)]
         sizes = [len(c.categories) + 1 for _, c in categorical]
         self.fields, self.numbers, self.rows = len(categorical), len(numeric), sum(sizes)
+        self.special_rows = tuple(sum(sizes[:k]) for k in range(len(sizes)))  # missing and unseen, one per column
         _constants(
             self,
             field_at=torch.tensor([i for i, _ in categorical], dtype=torch.int64),
             last=torch.tensor([size - 2.0 for size in sizes]),
-            first=torch.tensor([float(sum(sizes[:k])) for k in range(len(sizes))]),
+            first=torch.tensor(self.special_rows, dtype=torch.float32),
             numeric_at=torch.tensor([i for i, _ in numeric], dtype=torch.int64),
             low=torch.tensor([c.low for _, c in numeric]),
             high=torch.tensor([c.high for _, c in numeric]),

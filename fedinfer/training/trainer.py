@@ -32,6 +32,7 @@ from fedinfer.training.program import Program, read_program
 from fedinfer.training.sampling import PrivateSteps, Source, worked_alone
 from fedinfer.training.seeding import threads
 from fedinfer.training.sequence import Recurrent
+from fedinfer.training.slimming import SlimPlan, slim
 from fedinfer.training.update import get_vector, set_vector, size, tuned_parameters
 from fedinfer.types import FloatVector, WideVector
 
@@ -157,6 +158,18 @@ class Trainer:
         with threads(self._threads):
             model = self.module(weights, native=False)
             return pretrain(model, rows, labels, self._training, rng)
+
+    def slim(
+        self, weights: FloatVector, public_x: npt.NDArray[np.float32], plan: SlimPlan, rng: np.random.Generator
+    ) -> FloatVector:
+        """Weights for a smaller download, (size,): pruned, then fine-tuned on public rows; see `training.slimming`.
+
+        Raises:
+            ConfigError: fine-tuning without public rows.
+        """
+        rows, _ = self._checked(public_x, np.zeros(len(public_x), dtype=np.int64))
+        with threads(self._threads):
+            return slim(self.module(weights, native=False), rows, plan, rng)
 
     def predict(self, weights: FloatVector, x: npt.NDArray[np.float32]) -> FloatVector:
         """Class probabilities (n, classes) float32 of raw rows (n, width)."""

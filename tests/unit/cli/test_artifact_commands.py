@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from fedinfer.artifact.graph import Ending, finish
@@ -38,7 +39,7 @@ def asked(*words: object) -> dict:
 
 def table_core():
     """Three raw columns of very different size, scaled in the graph as a prepared model does it."""
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     core = dense_core((3, 16, 3), scale=2.0)
     scale = numpy_helper.from_array(np.array([0.02, 0.01, 1.0], np.float32), "scale")
@@ -281,3 +282,21 @@ def test_verify_tries_a_model_file_as_a_device_would(tmp_path):
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(model.SerializeToString())
         assert call("verify", path)[0] == code, name
+
+
+def test_a_slim_file_is_judged_against_the_unpruned_one(tmp_path, model, labelled):
+    core = table_core()
+    for tensor in core.graph.initializer:
+        value = numpy_helper.to_array(tensor).copy()
+        if value.ndim == 2:
+            value[np.abs(value) < np.quantile(np.abs(value), 0.9)] = 0.0
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    slim = tmp_path / "slim.onnx"
+    slim.write_bytes(finish(core, Ending(TABLE, 1.0, "demo", 4)))
+    alone = asked("quantize", slim, "--out", tmp_path / "alone", "--rows", labelled)
+    assert alone["tried"][0]["metric_drop"] == 0
+    code, text = call("quantize", slim, "--out", tmp_path / "judged", "--rows", labelled, "--against", model)
+    assert code == 5
+    assert "no variant passes: float: metric drops by" in " ".join(text.split())
+    assert asked("inspect", slim)["sparsity"] > 0.8
+    assert asked("inspect", slim)["zstd_bytes"] < asked("inspect", model)["zstd_bytes"]

@@ -4,9 +4,12 @@ import doctest
 import subprocess
 import sys
 
+import pytest
+
 from fedinfer.config import load_scenario
 from fedinfer.data import check_against_data, columns, load
 from fedinfer.data.checks import units
+from fedinfer.errors import ConfigError
 
 
 def test_the_room_needs_no_heavy_package_to_be_imported() -> None:
@@ -35,3 +38,17 @@ def test_every_built_in_passes_its_own_checks() -> None:
     for name in ("heart", "digits", "credit", "watch", "reviews", "ratings"):
         scenario = load_scenario(name)
         check_against_data(scenario, load(scenario))
+
+
+def test_fine_tuning_without_public_rows_is_refused_and_pruning_is_not() -> None:
+    wanted = load_scenario("heart", ["artifact.qat_steps=10", "data.public_fraction=0", "training.pretrain=false"])
+    with pytest.raises(ConfigError, match="qat_steps = 10: there are no public rows") as refused:
+        check_against_data(wanted, load(wanted))
+    assert "public_fraction" in str(refused.value.hint)
+    pruned = load_scenario("heart", ["artifact.pruning=0.5", "data.public_fraction=0", "training.pretrain=false"])
+    check_against_data(pruned, load(pruned))
+
+
+def test_fine_tuning_for_int8_needs_int8() -> None:
+    with pytest.raises(ConfigError, match="qat_steps = 3 imitates int8 rounding"):
+        load_scenario("heart", ["artifact.qat_steps=3", "artifact.quantization=float", "data.public_fraction=0.2"])

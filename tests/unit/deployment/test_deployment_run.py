@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from flwr.app import Context
 
+from fedinfer.coordinator import push
 from fedinfer.deployment.coordinate import Deployment, coordinate
 from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import read_authority
 from fedinfer.device.respond import DeviceResponder
-from fedinfer.errors import BudgetExceeded, DataError, FedInferError, Misbehaviour
+from fedinfer.errors import BudgetExceeded, ConfigError, DataError, FedInferError, Misbehaviour
 from fedinfer.flower.client_app import CohortClientApp, Responder
 from fedinfer.inference.slots import Slots
 from fedinfer.privacy.ledger import ANY_TASK, Budget, Ledger
@@ -23,6 +24,7 @@ from fedinfer.secagg.keys import IdentityKey
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.store import read_store
 from fedinfer.system import SimulatedEntropy, SystemClock
+from fedinfer.training.trainer import Trainer
 from fedinfer.types import Json, Relation
 from tests.protocol.fleet import enrolled, settings, write_table
 
@@ -93,6 +95,27 @@ def test_a_pilot_without_public_rows_runs_and_says_that_no_metric_is_known(pilot
     assert record["status"] == "completed"
     assert [row["metric"] for row in record["rounds"]] == [None, None]
     assert record["models"][0]["devices_active"] == DEVICES
+
+
+SLIM = f"{SMALL}\nartifact.pruning = 0.3\nartifact.qat_steps = 5"
+
+
+def test_files_are_fine_tuned_on_public_rows_that_do_not_judge(pilot: Pilot, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    slim, build = Trainer.slim, push.build_artifact
+    monkeypatch.setattr(Trainer, "slim", lambda self, w, x, *rest: seen.append(x) or slim(self, w, x, *rest))
+    monkeypatch.setattr(push, "build_artifact", lambda *given: seen.append(given[2].held_x) or build(*given))
+    record = pilot.run(SLIM)
+    assert record["models"][0]["slimming"]["qat_steps"] == 5
+    judged, tuned = seen[0], seen[1]
+    assert len(judged) == len(tuned) == 30
+    assert not {row.tobytes() for row in judged} & {row.tobytes() for row in tuned}
+
+
+def test_fine_tuning_without_public_rows_is_refused_before_a_round(pilot: Pilot) -> None:
+    with pytest.raises(ConfigError, match="rows of devices are never used"):
+        pilot.run(SLIM, public=False)
+    assert not (pilot.folder / "server" / "ledger.sqlite").exists()
 
 
 def test_later_runs_find_what_earlier_ones_spent(pilot: Pilot) -> None:

@@ -1,0 +1,70 @@
+"""The slim file or the plain one: the gates and the download decide, and the record says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from fedinfer.artifact.build import Built
+from fedinfer.artifact.delta import compress
+from fedinfer.artifact.graph import load
+from fedinfer.artifact.measure import Yardstick
+from fedinfer.artifact.slimming import Slimming, sparsity
+from fedinfer.config import ArtifactSection
+from fedinfer.errors import GateFailed
+from fedinfer.ports import Clock
+
+
+def choose(plain: Built, make: Callable[[Yardstick], Built], settings: ArtifactSection, clock: Clock) -> Built:
+    """Make the slim build and keep it when it passes the gates and gains something, otherwise keep the plain one.
+
+    Args:
+        plain: build of the weights as they are.
+        make: prunes, fine-tunes, builds; judged against the float model it is given, the unpruned one.
+        settings: what was asked for.
+        clock: measures the seconds it took.
+
+    Returns:
+        The build to push; its `slimming` says what happened.
+    """
+    start = clock.seconds()
+    try:
+        slim = make(plain.yardstick)
+    except GateFailed as error:
+        return replace(plain, slimming=_record(plain, None, settings, str(error), clock.seconds() - start))
+    seconds = clock.seconds() - start
+    reason = _no_gain(plain, slim)
+    record = _record(plain, slim, settings, reason, seconds)
+    renamed = tuple(replace(figures, recipe=f"slim {figures.recipe}") for figures in slim.tried)
+    return replace(plain if reason else slim, slimming=record, tried=plain.tried + renamed)
+
+
+def download_bytes(built: Built) -> int:
+    """Size of the chosen file as one compressed frame."""
+    return len(compress(built.files[built.chosen.name]))
+
+
+def _no_gain(plain: Built, slim: Built) -> str:
+    """Why the slim file is not worth it; empty when it is smaller to download or has the better metric."""
+    before, after = download_bytes(plain), download_bytes(slim)
+    if after < before or slim.chosen.metric > plain.chosen.metric:
+        return ""
+    return (
+        f"no gain: download of {after} bytes against {before}, metric {slim.chosen.metric:.4f} against "
+        f"{plain.chosen.metric:.4f}"
+    )
+
+
+def _record(plain: Built, slim: Built | None, settings: ArtifactSection, reason: str, seconds: float) -> Slimming:
+    return Slimming(
+        pruning=settings.pruning,
+        qat_steps=settings.qat_steps,
+        pushed=not reason,
+        reason=reason,
+        sparsity=sparsity(load(slim.files[slim.chosen.name])) if slim else None,
+        metric=slim.chosen.metric if slim else None,
+        plain_metric=plain.chosen.metric,
+        zstd_bytes=download_bytes(slim) if slim else None,
+        plain_zstd_bytes=download_bytes(plain),
+        seconds=seconds,
+    )
