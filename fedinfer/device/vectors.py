@@ -16,7 +16,7 @@ from fedinfer.drift.channels import report_channels
 from fedinfer.drift.sketch import report_norm
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import FitWork, GateWork, Purpose, ReportWork, SumPlan
-from fedinfer.privacy.clipping import clip_rows
+from fedinfer.privacy.clipping import clip_rows, clipping_of
 from fedinfer.privacy.noise import gaussian
 from fedinfer.rollout.looks import NORM
 from fedinfer.types import DeviceId, FloatVector, Trust, Unit
@@ -61,10 +61,14 @@ def _fitted(host: Host, plan: SumPlan, work: FitWork, devices: Sequence[DeviceId
     trainer = trainer_of(host)
     data = [host.rows.training(device, work.window) for device in devices]
     rngs = [host.generator(plan, device) for device in devices]
-    norm = host.joined().scenario.privacy.clipping_norm
-    if plan.unit is not Unit.EXAMPLE:
-        updates = trainer.updates(work.weights, data, rngs)
-        return updates if plan.unit is Unit.NONE else _noised(host, plan, clip_rows(updates, norm), norm, devices)
+    privacy = host.joined().scenario.privacy
+    if plan.unit is Unit.NONE:
+        return trainer.updates(work.weights, data, rngs)
+    if plan.unit is Unit.DEVICE:
+        clipping = clipping_of(privacy)
+        bounded = clipping.prepare(trainer.updates(work.weights, data, rngs), work.clipping_norm)
+        return _noised(host, plan, bounded, clipping.bound, devices)
+    norm = privacy.clipping_norm
     if plan.trust is Trust.LOCAL:
         steps = PrivateSteps(plan.local_steps, plan.sampling_rate, norm, plan.noise_multiplier)
         return trainer.private_updates(work.weights, data, steps, rngs)
