@@ -5,6 +5,7 @@ Training is imported only here and only when there is training to do, so a devic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,8 @@ def private_vectors(host: Host, plan: SumPlan, work: bytes, devices: Sequence[De
     """Vectors of `devices`, float32 (n, d). With trust `local` each already carries its full noise.
 
     Raises:
-        Misbehaviour: when the work does not fit the plan's purpose, or a report is asked before its window is full.
+        Misbehaviour: when the work does not fit the plan's purpose, names a clipping norm that is none, or asks for a
+            report before its window is full.
     """
     if plan.purpose is Purpose.TRAIN:
         return _fitted(host, plan, decode(FitWork, work), devices)
@@ -66,6 +68,8 @@ def _fitted(host: Host, plan: SumPlan, work: FitWork, devices: Sequence[DeviceId
         return trainer.updates(work.weights, data, rngs)
     if plan.unit is Unit.DEVICE:
         clipping = clipping_of(privacy)
+        if clipping.extra and not 0 < work.clipping_norm < math.inf:
+            raise Misbehaviour(f"updates cannot be clipped to a norm of {work.clipping_norm}")
         bounded = clipping.prepare(trainer.updates(work.weights, data, rngs), work.clipping_norm)
         return _noised(host, plan, bounded, clipping.bound, devices)
     norm = privacy.clipping_norm
