@@ -18,8 +18,8 @@ from tests.scenarios.runs import run, scenario
 pytestmark = pytest.mark.slow
 SMALL = (
     "data.partition.devices=60", "privacy.clipping=adaptive", "privacy.clipping_norm=20", "privacy.epsilon=40",
-    "privacy.delta=1e-4", "training.rounds=4", "drift.epsilon=5", "drift.rounds=2", "rollout.gate_epsilon=5",
-    "rollout.min_metric=0.1", "drift.windows=3", "drift.inject.at_window=2", "secure_aggregation.mode=ideal",
+    "privacy.delta=1e-4", "training.rounds=4", "drift.epsilon=5", "drift.rounds=2", "rollout.gate_epsilon=0",
+    "drift.windows=3", "drift.inject.at_window=2", "secure_aggregation.mode=ideal",
 )  # fmt: skip
 
 
