@@ -109,5 +109,5 @@ def test_a_norm_that_adapts_is_called_so() -> None:
     fixed = _texts(run)["Mechanism"]
     adaptive = _texts({**run, "privacy": {**run["privacy"], "clipping": "adaptive"}})["Mechanism"]
     assert "at first" not in fixed
-    assert "clipping norm 2 at first, noise multiplier" in adaptive
+    assert "clipping norm 1 at first, noise multiplier" in adaptive
     assert "follows a quantile of the devices' norms" in adaptive
