@@ -162,10 +162,12 @@ class FitWork:
     Args:
         weights: float32 (d,), the tuned parameters.
         window: inference window after which this round runs; tells nothing about anybody.
+        clipping_norm: of this round, where it is adaptive; else the device clips to that of its run, whatever is here.
     """
 
     weights: FloatVector
     window: int
+    clipping_norm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,7 +244,7 @@ class TrainingSection(Section):
     )
     norm_bound: NonNegative = Field(
         default=0.0,
-        description="`norm_bounded_mean`: largest L2 norm that one group's mean may have; 0: `privacy.clipping_norm`.",
+        description="`norm_bounded_mean`: largest L2 norm of one group's mean; 0: the round's clipping norm.",
     )
     deadline_seconds: Positive = Field(
         default=3600.0, description="Longest wait for the devices in one stage of a round."
@@ -265,6 +265,23 @@ class PrivacySection(Section):
     epsilon: Positive = Field(default=1.0, description="Budget of the whole run, drift reports included.")
     delta: OpenFraction = Field(default=1e-5, description="Delta of that budget; must be below 1 / number of units.")
     clipping_norm: Positive = Field(default=1.0, description="Largest L2 norm that one unit may add to an update.")
+    clipping: Literal["fixed", "adaptive"] = Field(
+        default="fixed",
+        description="`adaptive`: `clipping_norm` is where the norm starts; it then follows a quantile of the devices' "
+        "update norms, learned in private inside the same sums (Andrew et al. 2021). Only for unit `device`.",
+    )
+    clipping_quantile: OpenFraction = Field(
+        default=0.5, description="`adaptive`: part of the devices whose updates shall not be clipped."
+    )
+    clipping_rate: PositiveFraction = Field(
+        default=0.2, description="`adaptive`: step of the norm; a round changes it by at most this factor of e."
+    )
+    clipping_weight: PositiveFraction = Field(
+        default=0.25,
+        description="`adaptive`: size of a device's extra coordinate, which says whether it was clipped, beside an "
+        "update of norm 1. At 0.25 updates carry 3 % more noise, and the part of n devices that were not clipped is "
+        "known up to 2.1 noise multipliers / n.",
+    )
     mechanism: Literal["skellam", "discrete_gaussian"] = Field(
         default="skellam", description="Integer noise under secure aggregation (trust `distributed`)."
     )
@@ -274,6 +291,15 @@ class PrivacySection(Section):
     local_steps: Natural = Field(
         default=0, description="DP-SGD steps of a device in a round (trust `local`); 0: one epoch."
     )
+
+    @model_validator(mode="after")
+    def _adaptive_only_for_devices(self) -> PrivacySection:
+        if self.clipping == "adaptive" and self.unit is not Unit.DEVICE:
+            raise ValueError(
+                f"clipping = 'adaptive' with unit = {str(self.unit)!r}: a device tells whether its whole update was "
+                "clipped, so it needs unit = 'device'; else use clipping = 'fixed'"
+            )
+        return self
 
 
 class SecureAggregationSection(Section):

@@ -69,7 +69,8 @@ def start(server: Server, plan: RunPlan) -> Progress:
         server.emit("pretrained", {"rows": len(y), "metrics": server.trainer.evaluate(weights, *server.judged(0))})
     # Versions only grow, also over several runs of one task on the same devices.
     newest = server.repository.newest_version
-    return Progress(weights, init_optimizer(plan.optimizer, server.trainer.dimension), version=newest)
+    optimizer = init_optimizer(plan.optimizer, server.trainer.dimension)
+    return Progress(weights, optimizer, server.scenario.privacy.clipping_norm, version=newest)
 
 
 def _all_steps(server: Server, plan: RunPlan, progress: Progress) -> None:

@@ -22,6 +22,7 @@ from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting import Spent, account
 from fedinfer.privacy.calibration import calibrate
 from fedinfer.privacy.charges import relation_of
+from fedinfer.privacy.clipping import clipping_of
 from fedinfer.privacy.design import design, design_without_noise
 from fedinfer.privacy.events import Event, GaussianEvent, PoissonSampled, Repeated
 from fedinfer.privacy.mechanism import IntegerMechanism, NoiseKind, Rounding
@@ -276,10 +277,11 @@ def _train_settings(scenario: Scenario, population: Population, hiding: Hiding, 
     rate = scenario.training.sampling_rate if example else 1.0
     units = _sampled(population.rows, rate, privacy.trust) if example else hiding.largest
     local_range = _local_range(scenario, population, z)
-    mechanism = _mechanism(scenario, hiding, population.dimension, privacy.clipping_norm, local_range, units, z)
+    clipping = clipping_of(privacy)
+    sent = population.dimension + clipping.extra
+    mechanism = _mechanism(scenario, hiding, sent, clipping.bound, local_range, units, z)
     outside = 0.0 if privacy.trust is Trust.DISTRIBUTED or privacy.unit is Unit.NONE else z
-    steps, norm = _local_steps(scenario), privacy.clipping_norm
-    return _settings(mechanism, outside, rate, steps, norm, hiding)
+    return _settings(mechanism, outside, rate, _local_steps(scenario), clipping.bound, hiding)
 
 
 def _sampled(rows: int, rate: float, trust: Trust) -> int:
@@ -292,13 +294,14 @@ def _sampled(rows: int, rate: float, trust: Trust) -> int:
 def _local_range(scenario: Scenario, population: Population, z: float) -> float:
     """A norm that an already noised vector practically never exceeds; what does is clipped, after the noise."""
     privacy, training = scenario.privacy, scenario.training
-    noise = z * (math.sqrt(population.dimension) + TAIL_DEVIATIONS)
+    clipping = clipping_of(privacy)
+    noise = z * (math.sqrt(population.dimension + clipping.extra) + TAIL_DEVIATIONS)
     if privacy.unit is not Unit.EXAMPLE:
-        return privacy.clipping_norm * (1 + noise)
+        return clipping.bound * (1 + noise)
     # Signals of all steps may point one way, independent noise adds up as the root; momentum repeats every step.
     steps, expected = _local_steps(scenario), max(training.sampling_rate * population.least_rows, 1.0)
     reach = 2.0 * steps + noise * math.sqrt(steps) / expected
-    return training.learning_rate / (1 - training.momentum) * privacy.clipping_norm * reach
+    return training.learning_rate / (1 - training.momentum) * clipping.bound * reach
 
 
 def _drift_settings(scenario: Scenario, population: Population, hiding: Hiding, z: float) -> SumSettings:

@@ -107,6 +107,7 @@ def privacy_of(server: Server, plan: RunPlan) -> Json:
         "accountant": plan.planned.accountant if plan.planned else "none",
         "relation": str(plan.relation),
         "sampling": plan.sampling,
+        "clipping": privacy.clipping,
         "clipping_norm": privacy.clipping_norm,
         "noise_multiplier": plan.noise_multiplier,
         "drift_noise_multiplier": plan.drift_noise_multiplier,

@@ -28,7 +28,7 @@ class Rule:
         kind: which rule.
         least_groups: released groups without which a round counts as aborted.
         trimmed: groups left out at either end (trimmed mean), else 0.
-        bound: largest L2 norm of a group's mean (norm-bounded mean), else infinity.
+        bound: largest L2 norm of a group's mean (norm-bounded mean); 0: the round's clipping norm.
     """
 
     kind: Robust
@@ -37,7 +37,7 @@ class Rule:
     bound: float
 
 
-PLAIN_MEAN = Rule(Robust.MEAN, 1, 0, math.inf)
+PLAIN_MEAN = Rule(Robust.MEAN, 1, 0, 0.0)
 
 
 def rule_of(scenario: Scenario, groups: int) -> Rule:
@@ -47,7 +47,7 @@ def rule_of(scenario: Scenario, groups: int) -> Rule:
         ConfigError: fewer groups than the rule needs, or a privacy unit it does not work with.
     """
     training = scenario.training
-    kind, trimmed, bound, least = training.robust, 0, math.inf, 1
+    kind, trimmed, least = training.robust, 0, 1
     if kind is not Robust.MEAN and scenario.privacy.unit is Unit.EXAMPLE:
         raise ConfigError(
             f"[training] robust = {str(kind)!r} with [privacy] unit = 'example': a device sends a sum over as many "
@@ -60,25 +60,24 @@ def rule_of(scenario: Scenario, groups: int) -> Rule:
     elif kind is Robust.TRIMMED_MEAN:
         trimmed = math.ceil(training.trim * groups)
         least = 2 * trimmed + 1
-    elif kind is Robust.NORM_BOUNDED_MEAN:
-        bound = training.norm_bound or scenario.privacy.clipping_norm
     if groups < least:
         raise ConfigError(
             f"[training] robust = {str(kind)!r} needs at least {least} groups, a round has {groups}",
             hint="lower secure_aggregation.group_size or training.trim, or ask more devices",
         )
-    return Rule(kind, least, trimmed, bound)
+    return Rule(kind, least, trimmed, training.norm_bound)
 
 
-def combine(rule: Rule, means: FloatArray) -> FloatVector:
+def combine(rule: Rule, means: FloatArray, bound: float) -> FloatVector:
     """One update from the groups' means.
 
     Args:
         rule: any but the plain mean, which weighs groups by their devices and needs no means.
         means: float32 (groups, d), at least `rule.least_groups` rows.
+        bound: largest L2 norm of a row, > 0, for the norm-bounded mean.
     """
     if rule.kind is Robust.MEDIAN:
         return median(means)
     if rule.kind is Robust.TRIMMED_MEAN:
         return trimmed_mean(means, rule.trimmed)
-    return norm_bounded_mean(np.ascontiguousarray(means), rule.bound)
+    return norm_bounded_mean(np.ascontiguousarray(means), bound)

@@ -11,16 +11,19 @@ import numpy as np
 from fedinfer.config import Robust
 from fedinfer.coordinator.groups import AnyFloats, GroupSum, RoundSum, deal
 from fedinfer.coordinator.hiding import check_corrupt, graph_of
+from fedinfer.coordinator.norms import open_release
 from fedinfer.coordinator.planning import RunPlan, SumSettings
-from fedinfer.coordinator.robust import PLAIN_MEAN, Rule, combine
+from fedinfer.coordinator.robust import PLAIN_MEAN, Rule
 from fedinfer.coordinator.server import Progress, Server
 from fedinfer.coordinator.sums import Aborted, Total, private_sum
 from fedinfer.errors import BudgetExceeded, ConfigError, TooFewSurvivors
 from fedinfer.messages import ONE_GROUP, FitWork, Purpose, Split, SumPlan
 from fedinfer.privacy.charges import charge, mechanism_of
+from fedinfer.privacy.clipping import clipping_of
 from fedinfer.privacy.encoding import decode as decode_sum
 from fedinfer.privacy.mechanism import decoded_sensitivity
 from fedinfer.privacy.noise import gaussian
+from fedinfer.secagg.hierarchy import FloatArray
 from fedinfer.types import DeviceId, FloatVector, Json, Trust, Unit
 from fedinfer.wire import encode
 
@@ -36,12 +39,12 @@ class Release:
     Args:
         total: float32 (d,).
         survivors: whose vectors are in it.
-        robust: what a robust rule makes of the groups' noised means, float32 (d,); None: the plain mean is wanted.
+        means: the groups' noised means for a robust rule, float32 (groups, d); None: the plain mean is wanted.
     """
 
     total: FloatVector
     survivors: tuple[DeviceId, ...]
-    robust: FloatVector | None = None
+    means: FloatArray | None = None
 
 
 def sum_plan(
@@ -124,7 +127,7 @@ def release(server: Server, plan: SumPlan, work: bytes) -> tuple[Release | None,
 def release_groups(
     server: Server, round_id: str, plans: Sequence[SumPlan], work: bytes, rule: Rule
 ) -> tuple[Release | None, RoundSum]:
-    """Charge the server's ledger once, run the sum of every group, combine them. None when too few groups have a sum.
+    """Charge the server's ledger once, run the sum of every group, add them. None when too few groups have a sum.
 
     Why one charge covers all groups. Let two inputs differ in one unit of privacy (a device, or a row, which one device
     holds). Groups are disjoint and were dealt by names alone before any data was touched, so that unit is in exactly
@@ -139,7 +142,7 @@ def release_groups(
         round_id: the ledger's reference.
         plans: of the groups; equal but for names, graphs and seeds.
         work: what the plans promise.
-        rule: how groups are combined.
+        rule: how many groups are needed, and whether their means are wanted.
 
     Raises:
         BudgetExceeded: before any device is asked.
@@ -155,7 +158,7 @@ def release_groups(
     noised = [_central_noise(server, plan, plan.round_id, total) for plan, total, _ in sums.summed]
     means = [total / np.float32(count) for total, (_, _, count) in zip(noised, sums.summed, strict=True)]
     whole: AnyFloats = np.sum(noised, axis=0, dtype=np.float64)
-    return Release(whole.astype(np.float32), sums.survivors, combine(rule, np.stack(means))), sums
+    return Release(whole.astype(np.float32), sums.survivors, np.stack(means)), sums
 
 
 def _charge(server: Server, round_id: str, plan: SumPlan) -> None:
@@ -193,12 +196,14 @@ def training_round(server: Server, plan: RunPlan, progress: Progress, reason: st
     progress.round += 1
     round_id = f"round-{progress.round:04d}"
     cohort = choose_cohort(server, plan, round_id)
-    work = encode(FitWork(progress.weights, progress.window))
+    norm, unclipped = progress.clipping_norm, None
+    work = encode(FitWork(progress.weights, progress.window, norm))
     promises = sum_plans(server, plan.train, Purpose.TRAIN, round_id, cohort, work)
     released, sums = release_groups(server, round_id, promises, work, plan.rule)
     if released is not None:
-        apply_release(server, plan, progress, released)
-    _record(server, progress, reason, sums, released, started)
+        unclipped = apply_release(server, plan, progress, released)
+    clipped: Json = {"clipping_norm": norm, "unclipped": unclipped}
+    _record(server, progress, reason, sums, released, started, clipped)
     if released is not None:
         progress.aborted_in_a_row = 0
         return
@@ -229,22 +234,30 @@ def _drawn(server: Server, devices: tuple[DeviceId, ...], count: int, round_id: 
     return tuple(devices[index] for index in sorted(chosen))
 
 
-def apply_release(server: Server, plan: RunPlan, progress: Progress, released: Release) -> None:
-    """Step the server's optimizer with the mean of a released sum, or with what a robust rule made of the groups'."""
+def apply_release(server: Server, plan: RunPlan, progress: Progress, released: Release) -> float | None:
+    """Step the server's optimizer with the mean of a released sum, or with what a robust rule makes of the groups'.
+
+    Returns:
+        Noisy fraction of devices that were not clipped, where the norm is adaptive: it moves the next round's norm.
+    """
     from fedinfer.training.optimizers import apply
 
-    if released.robust is not None:
-        mean = released.robust
+    clipping, survivors = clipping_of(server.scenario.privacy), len(released.survivors)
+    opened = open_release(clipping, plan.rule, progress.clipping_norm, released.total, released.means, survivors)
+    progress.clipping_norm = opened.clipping_norm
+    if opened.robust is not None:
+        mean = opened.robust
     elif server.scenario.privacy.unit is Unit.EXAMPLE and server.scenario.privacy.trust is not Trust.LOCAL:
         # A gradient sum points uphill; its expected number of rows is public, so the step size does not depend on
         # how many rows were drawn.
         rows = plan.train.sampling_rate * sum(server.rows[device] for device in released.survivors)
-        mean = -released.total / np.float32(max(rows, 1.0))
+        mean = -opened.total / np.float32(max(rows, 1.0))
     else:
-        mean = released.total / np.float32(len(released.survivors))
+        mean = opened.total / np.float32(survivors)
     tuned = server.trainer.tuned(progress.weights)
     progress.optimizer, tuned = apply(progress.optimizer, tuned, mean, plan.optimizer)
     progress.weights = server.trainer.replace(progress.weights, tuned)
+    return opened.unclipped
 
 
 def _central_noise(server: Server, plan: SumPlan, name: str, total: AnyFloats) -> FloatVector:
@@ -257,7 +270,13 @@ def _central_noise(server: Server, plan: SumPlan, name: str, total: AnyFloats) -
 
 
 def _record(
-    server: Server, progress: Progress, reason: str, sums: RoundSum, released: Release | None, started: float
+    server: Server,
+    progress: Progress,
+    reason: str,
+    sums: RoundSum,
+    released: Release | None,
+    started: float,
+    clipped: Json,
 ) -> None:
     metrics = server.trainer.evaluate(progress.weights, *server.judged(progress.window))
     spent = server.ledger.spent(LEDGER_OWNER, server.run_id)
@@ -276,6 +295,7 @@ def _record(
         "metric": metrics.get("accuracy"),  # unknown to a server that holds no labelled rows
         "metrics": metrics,
         "loss": metrics.get("loss"),
+        **clipped,
         "epsilon": spent.epsilon,
         "seconds": server.clock.seconds() - started,
         "bytes_up_per_device": sums.traffic.up,

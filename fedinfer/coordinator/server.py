@@ -72,10 +72,11 @@ class Server:
 
 @dataclass(slots=True)
 class Progress:
-    """What a run has reached."""
+    """What a run has reached. `clipping_norm` is that of the next round."""
 
     weights: FloatVector
     optimizer: Any
+    clipping_norm: float
     round: int = 0
     window: int = 0
     version: int = 0

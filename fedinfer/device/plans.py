@@ -4,7 +4,8 @@ Rules, each with a test in tests/protocol/test_device_plans.py. A plan is refuse
 * that is of another run, or does not name this device, or hides it among fewer than its owner demands;
 * that protects another unit, or trusts somebody else with the noise, than the run this device joined;
 * whose mechanism does not bound exactly what this device is going to send: its clipping norm is the one this device
-  clips to, so nobody can make an epsilon look smaller by naming another norm;
+  clips to (of an adaptive run: that of update and bit in units of the round's norm, whatever that is), so nobody can
+  make an epsilon look smaller by naming another norm;
 * whose cohort is a group that the published seed does not give;
 * that claims sampling or local steps for work that has none;
 * that counts noise of more devices than are honest and present by the owner's own assumption.
@@ -18,6 +19,7 @@ from fedinfer.drift.sketch import report_norm
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import Purpose, SumPlan
 from fedinfer.privacy.charges import charge, mechanism_of
+from fedinfer.privacy.clipping import clipping_of
 from fedinfer.rollout.looks import NORM
 from fedinfer.secagg.hierarchy import check_group, most_corrupt
 from fedinfer.secagg.hypergeometric import share_of
@@ -84,7 +86,7 @@ def _check_work(plan: SumPlan) -> None:
 
 def _check_mechanism(host: Host, plan: SumPlan) -> None:
     mechanism, task = mechanism_of(plan), host.joined()
-    norm = task.scenario.privacy.clipping_norm
+    norm = clipping_of(task.scenario.privacy).bound
     if plan.purpose is Purpose.GATE:
         norm = NORM
     elif plan.purpose is Purpose.DRIFT:

@@ -5,6 +5,7 @@ Training is imported only here and only when there is training to do, so a devic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from fedinfer.drift.channels import report_channels
 from fedinfer.drift.sketch import report_norm
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import FitWork, GateWork, Purpose, ReportWork, SumPlan
-from fedinfer.privacy.clipping import clip_rows
+from fedinfer.privacy.clipping import clip_rows, clipping_of
 from fedinfer.privacy.noise import gaussian
 from fedinfer.rollout.looks import NORM
 from fedinfer.types import DeviceId, FloatVector, Trust, Unit, WideVector
@@ -30,7 +31,8 @@ def private_vectors(host: Host, plan: SumPlan, work: bytes, devices: Sequence[De
     """Vectors of `devices`, (n, d), float64 for sums of examples. With trust `local` each already carries its noise.
 
     Raises:
-        Misbehaviour: when the work does not fit the plan's purpose, or a report is asked before its window is full.
+        Misbehaviour: when the work does not fit the plan's purpose, names a clipping norm that is none, or asks for a
+            report before its window is full.
     """
     if plan.purpose is Purpose.TRAIN:
         return _fitted(host, plan, decode(FitWork, work), devices)
@@ -61,10 +63,16 @@ def _fitted(host: Host, plan: SumPlan, work: FitWork, devices: Sequence[DeviceId
     trainer = trainer_of(host)
     data = [host.rows.training(device, work.window) for device in devices]
     rngs = [host.generator(plan, device) for device in devices]
-    norm = host.joined().scenario.privacy.clipping_norm
-    if plan.unit is not Unit.EXAMPLE:
-        updates = trainer.updates(work.weights, data, rngs)
-        return updates if plan.unit is Unit.NONE else _noised(host, plan, clip_rows(updates, norm), norm, devices)
+    privacy = host.joined().scenario.privacy
+    if plan.unit is Unit.NONE:
+        return trainer.updates(work.weights, data, rngs)
+    if plan.unit is Unit.DEVICE:
+        clipping = clipping_of(privacy)
+        if clipping.extra and not 0 < work.clipping_norm < math.inf:
+            raise Misbehaviour(f"updates cannot be clipped to a norm of {work.clipping_norm}")
+        bounded = clipping.prepare(trainer.updates(work.weights, data, rngs), work.clipping_norm)
+        return _noised(host, plan, bounded, clipping.bound, devices)
+    norm = privacy.clipping_norm
     if plan.trust is Trust.LOCAL:
         steps = PrivateSteps(plan.local_steps, plan.sampling_rate, norm, plan.noise_multiplier)
         return trainer.private_updates(work.weights, data, steps, rngs)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import ConfigError, DataError
-from fedinfer.types import FloatVector
+
+if TYPE_CHECKING:
+    from fedinfer.config.sections import PrivacySection
 
 FloatRows = npt.NDArray[np.float32]
 """One float32 vector per row, shape (n, d)."""
@@ -29,9 +32,7 @@ def clip_rows(vectors: FloatRows, norm: float) -> FloatRows:
         DataError: when a value is NaN or infinite: such a row has no norm to clip to.
     """
     _check_norm(norm)
-    norms = row_norms(vectors)
-    if not np.isfinite(norms).all():
-        raise DataError(f"row {int(np.flatnonzero(~np.isfinite(norms))[0])} of the update holds NaN or infinity")
+    norms = _finite_norms(vectors)
     # Rounding the products to float32 can lengthen a row by 2^-24 of its norm: aim a little lower.
     factors = np.where(norms > norm, norm * (1 - 2.0**-22) / np.maximum(norms, 1e-300), 1.0)
     return (vectors * factors[:, None]).astype(np.float32)
@@ -45,18 +46,48 @@ def row_norms(vectors: FloatRows | npt.NDArray[np.float64]) -> npt.NDArray[np.fl
 
 
 @dataclass(frozen=True, slots=True)
+class FixedClipping:
+    """One clipping norm for the whole run.
+
+    Args:
+        norm: C > 0.
+    """
+
+    norm: float
+
+    @property
+    def bound(self) -> float:
+        """Largest L2 norm of what a device sends; noise and accounting are relative to it."""
+        return self.norm
+
+    @property
+    def extra(self) -> int:
+        """Coordinates that a device sends beside its update."""
+        return 0
+
+    def prepare(self, updates: FloatRows, _announced: float) -> FloatRows:
+        """What devices send for updates (n, d): the clipped updates, whatever norm a server announces."""
+        return clip_rows(updates, self.norm)
+
+    def updates(self, released: FloatRows, _norm: float) -> FloatRows:
+        """Sums or means of updates in what was released: all of it."""
+        return released
+
+
+@dataclass(frozen=True, slots=True)
 class AdaptiveClipping:
     """Follow a quantile of the update norms (Andrew, Thakkar, McMahan and Ramaswamy 2021).
 
-    Each device adds one coordinate to its clipped update: +w C when its norm was at most C, -w C otherwise. The
-    longer vector has norm at most C sqrt(1 + w^2), and goes through clipping, noise and secure aggregation as one:
-    one event, no second message. For unit `device` only.
+    A device clips its update to the current norm C, divides it by C, and appends one coordinate: +w when nothing was
+    clipped, -w otherwise. So what it sends has norm at most sqrt(1 + w^2) whatever C is: one mechanism serves every
+    round, one event of it pays for update and bit together, and nobody's privacy depends on how C was chosen. For unit
+    `device` only.
 
     Args:
         quantile: share of devices that shall not be clipped, in (0, 1).
         rate: step of the geometric update, > 0 (the paper uses 0.2).
-        weight: w, the size of the extra coordinate relative to C, > 0. More weight, sharper fraction, less privacy
-            for the same noise multiplier.
+        weight: w > 0, size of the bit beside an update of norm 1. The fraction of n devices is released with standard
+            deviation z sqrt(1 + w^2) / (2 w n), and the update carries sqrt(1 + w^2) times the noise it would without.
     """
 
     quantile: float
@@ -64,27 +95,79 @@ class AdaptiveClipping:
     weight: float
 
     def __post_init__(self) -> None:
-        if not (0 < self.quantile < 1 and self.rate > 0 and self.weight > 0):
+        if not (0 < self.quantile < 1 and 0 < self.rate < math.inf and 0 < self.weight < math.inf):
             raise ConfigError(f"adaptive clipping: quantile {self.quantile}, rate {self.rate}, weight {self.weight}")
 
-    def joint_norm(self, norm: float) -> float:
-        """Clipping norm of the longer vector: noise and accounting are relative to this one."""
-        return norm * math.sqrt(1 + self.weight**2)
+    @property
+    def bound(self) -> float:
+        """Largest L2 norm of what a device sends; noise and accounting are relative to it."""
+        return math.sqrt(1 + self.weight**2)
 
-    def append_bits(self, vectors: FloatRows, norm: float) -> FloatRows:
-        """Clip (n, d) rows to `norm` and append the bit: (n, d + 1), each row within `joint_norm(norm)`."""
-        under = row_norms(vectors) <= norm
-        bits = np.where(under, self.weight * norm, -self.weight * norm).astype(np.float32)
-        return np.concatenate([clip_rows(vectors, norm), bits[:, None]], axis=1)
+    @property
+    def extra(self) -> int:
+        """Coordinates that a device sends beside its update."""
+        return 1
 
-    def split_sum(self, total: FloatVector, norm: float, survivors: int) -> tuple[FloatVector, float]:
-        """Take a released sum apart: (sum of updates (d,), noisy fraction of devices that were not clipped)."""
-        fraction = 0.5 + float(total[-1]) / (2 * self.weight * norm * survivors)
-        return total[:-1], fraction
+    def prepare(self, updates: FloatRows, announced: float) -> FloatRows:
+        """What devices send for updates (n, d): (n, d + 1) float32, each row's norm in double precision <= `bound`.
+
+        Args:
+            updates: (n, d) float32.
+            announced: C, as the server says.
+
+        Raises:
+            ConfigError: when C is not positive and finite.
+            DataError: when an update holds NaN or infinity.
+        """
+        _check_norm(announced)
+        norms = _finite_norms(updates)
+        # Neither a tiny nor a huge C overflows: no quotient exceeds 1. Rounding them to float32 can lengthen a row by
+        # 2^-24 of its norm, hence a little less.
+        scaled = updates / np.maximum(norms, announced)[:, None] * (1 - 2.0**-22)
+        bits = np.where(norms <= announced, self._bit, -self._bit)
+        return np.concatenate([scaled, bits[:, None]], axis=1).astype(np.float32)
+
+    def updates(self, released: FloatRows, norm: float) -> FloatRows:
+        """Sums or means of updates, (..., d) in the model's units, in those of what devices sent, (..., d + 1)."""
+        return (released[..., :-1].astype(np.float64) * norm).astype(np.float32)
+
+    def bits(self, released: FloatRows) -> FloatRows:
+        """Sums or means of the extra coordinate, (..., 1), in those of what devices sent."""
+        return np.ascontiguousarray(released[..., -1:])
+
+    def fraction(self, mean_bit: float) -> float:
+        """Noisy share of devices that were not clipped: unbiased, and so not always in [0, 1]."""
+        return 0.5 + mean_bit / (2 * self._bit)
 
     def next_norm(self, norm: float, fraction: float) -> float:
-        """C exp(-rate (fraction - quantile)), section 2.1 of the paper: post-processing, no cost of its own."""
+        """C exp(-rate (fraction - quantile)), section 2.1 of the paper: post-processing, no cost of its own.
+
+        The fraction is moved into [0, 1] first: noise pushes the norm no further than devices could.
+        """
         return norm * math.exp(-self.rate * (min(1.0, max(0.0, fraction)) - self.quantile))
+
+    @property
+    def _bit(self) -> float:
+        """The largest float32 that is not above `weight`."""
+        nearest = np.float32(self.weight)
+        return float(nearest if float(nearest) <= self.weight else np.nextafter(nearest, np.float32(0)))
+
+
+Clipping: TypeAlias = FixedClipping | AdaptiveClipping
+
+
+def clipping_of(privacy: PrivacySection) -> Clipping:
+    """How a run bounds the update of a device; with other units the norm is that of an example's gradient."""
+    if privacy.clipping == "adaptive":
+        return AdaptiveClipping(privacy.clipping_quantile, privacy.clipping_rate, privacy.clipping_weight)
+    return FixedClipping(privacy.clipping_norm)
+
+
+def _finite_norms(vectors: FloatRows) -> npt.NDArray[np.float64]:
+    norms = row_norms(vectors)
+    if not np.isfinite(norms).all():
+        raise DataError(f"row {int(np.flatnonzero(~np.isfinite(norms))[0])} of the update holds NaN or infinity")
+    return norms
 
 
 def _check_norm(norm: float) -> None:

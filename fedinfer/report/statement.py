@@ -156,9 +156,9 @@ def _unit(privacy: Json) -> Item:
 
 
 def _mechanism(privacy: Json) -> Item:
-    value = f"clipping norm {significant(privacy.get('clipping_norm'))}, noise multiplier " + significant(
-        privacy.get("noise_multiplier")
-    )
+    adaptive = privacy.get("clipping") == "adaptive"
+    value = f"clipping norm {significant(privacy.get('clipping_norm'))}{' at first' if adaptive else ''}, noise "
+    value += f"multiplier {significant(privacy.get('noise_multiplier'))}"
     if not is_private(privacy):
         return Item("Mechanism", value, "No noise protects the releases.")
     sources = {
@@ -176,6 +176,11 @@ def _mechanism(privacy: Json) -> Item:
         f"Each contribution is clipped to the norm above, then covered by {noise}.{sized} Drift reports go through the "
         "same path and spend from the same budget."
     )
+    if adaptive:
+        meaning += (
+            " The norm of updates follows a quantile of the devices' norms: each says in private, inside its noised "
+            "contribution, whether it was clipped. Epsilon includes that."
+        )
     return Item("Mechanism", value, meaning)
 
 

@@ -35,6 +35,7 @@ from fedinfer.ports import Answer, Ask, Clock, Transport
 from fedinfer.privacy.accounting import Spent, account
 from fedinfer.privacy.audit import AuditBound, AuditMethod, canary_device_bound, one_run_bound
 from fedinfer.privacy.charges import charge, mechanism_of, relation_of
+from fedinfer.privacy.clipping import clipping_of
 from fedinfer.privacy.encoding import decode as decode_sum
 from fedinfer.privacy.events import Repeated
 from fedinfer.privacy.ledger import Budget
@@ -322,7 +323,8 @@ def _groups(trust: Trust, canaries: Canaries) -> np.ndarray:
 
 
 def _round(audit: _Audit, round_id: str) -> None:
-    work = encode(FitWork(audit.progress.weights, 0))
+    audit.trainer.norm = audit.progress.clipping_norm
+    work = encode(FitWork(audit.progress.weights, 0, audit.progress.clipping_norm))
     promise = sum_plan(audit.server, audit.settings, Purpose.TRAIN, round_id, audit.cohort, work)
     released, result = release(audit.server, promise, work)
     if released is None:
@@ -334,15 +336,16 @@ def _round(audit: _Audit, round_id: str) -> None:
 def _views(audit: _Audit, promise: SumPlan, total: np.ndarray) -> Floats:
     """(groups, d) what is seen of this round, minus what is known."""
     expected = audit.trainer.expected
+    clipping, norm = clipping_of(audit.server.scenario.privacy), audit.trainer.norm
     if promise.trust is not Trust.LOCAL:
         known = np.sum([expected[device] for device in audit.staying], axis=0)
-        return np.asarray(total - known, np.float64)[None, :]
+        return np.asarray(clipping.updates(total, norm) - known, np.float64)[None, :]
     mechanism = mechanism_of(promise)
     views = []
     for device in sorted(set(audit.trainer.canaries.homes)):
         packed = decode(PlainReply, audit.recorder.bodies[device]).packed
         own = decode_sum(unpack(packed, mechanism.bits, mechanism.padded), mechanism, promise.rotation_seed)
-        views.append(own - expected[device])
+        views.append(clipping.updates(own, norm) - expected[device])
     return np.stack(views)
 
 

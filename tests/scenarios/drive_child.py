@@ -104,6 +104,6 @@ def main(folder: Path, kind: str, count: int) -> None:
         state = begin(NAME, "2", "1", {device: {} for device in devices}, waves, gates, Approval.NONE)
         rollouts.start(state, OPERATOR, clock.now())
     row: dict[str, Any] = {}
-    progress = Progress(np.zeros(1, np.float32), None, version=2)
+    progress = Progress(np.zeros(1, np.float32), None, 1.0, version=2)
     done = drive(server, fleet.plan, progress, NAME, dict.fromkeys(devices, 0), row)
     print(json.dumps({"phase": str(done.phase), "row": row}))

@@ -15,6 +15,11 @@ from tests.scenarios.runs import differences, without_times
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-c", "from fedinfer.cli.main import main; main()"]
 SMALL = ("training.rounds=3", "drift.windows=2", "fleet.dropout=0.15", "scenario.seed=6")
+ADAPTIVE = (
+    "training.rounds=3", "drift.windows=2", "fleet.dropout=0.03", "scenario.seed=6",
+    "data.partition.devices=30", "privacy.clipping=adaptive", "privacy.epsilon=60", "privacy.delta=1e-4",
+    "drift.epsilon=20", "rollout.gate_epsilon=0",
+)  # fmt: skip
 
 
 def started_here(mark: str) -> list[str]:
@@ -30,9 +35,11 @@ def started_here(mark: str) -> list[str]:
     return found
 
 
-def fedinfer_run(folder: Path, engine: str, mark: str) -> dict:
-    overrides = [word for text in SMALL for word in ("--set", text)]
-    command = [*COMMAND, "run", "heart", "--engine", engine, "--out", str(folder), "--json", *overrides]
+def fedinfer_run(
+    folder: Path, engine: str, mark: str, scenario: str = "heart", changes: tuple[str, ...] = SMALL
+) -> dict:
+    overrides = [word for text in changes for word in ("--set", text)]
+    command = [*COMMAND, "run", scenario, "--engine", engine, "--out", str(folder), "--json", *overrides]
     name, value = mark.split("=")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), name: value}
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=280)
@@ -52,3 +59,11 @@ def test_ray_gives_the_run_of_the_local_engine_and_leaves_no_process(tmp_path: P
     assert set(Path("/tmp").glob("fedinfer-ray-*")) <= before
     for engine in ("local", "ray"):
         assert (tmp_path / engine / "report.html").stat().st_size > 10_000
+
+
+def test_ray_adapts_the_clipping_norm_as_the_local_engine_does(tmp_path: Path) -> None:
+    mark = f"FEDINFER_TEST_MARK={tmp_path.name}-{os.getpid()}"
+    local, ray = (fedinfer_run(tmp_path / engine, engine, mark, "digits", ADAPTIVE) for engine in ("local", "ray"))
+    assert (local.pop("engine"), ray.pop("engine")) == ("local", "ray")
+    assert len({row["clipping_norm"] for row in local["rounds"]}) == 3
+    assert differences(without_times(local), without_times(ray)) == []

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from fedinfer.config import Robust, Scenario, parse_scenario
+from fedinfer.coordinator.norms import open_release
 from fedinfer.coordinator.planning import Population, make_plan
 from fedinfer.coordinator.robust import combine, rule_of
 from fedinfer.errors import ConfigError
+from fedinfer.privacy.clipping import FixedClipping
 
 POPULATION = Population(devices=600, rows=3000, least_rows=5, dimension=50, classes=2)
 
@@ -45,9 +47,14 @@ def test_trimming_is_rounded_up_and_leaves_somebody() -> None:
         rule_of(scenario("trimmed_mean", "training.trim = 0.4"), 4)
 
 
-def test_the_norm_bound_is_the_clipping_norm_unless_it_is_set() -> None:
-    assert rule_of(scenario("norm_bounded_mean", "privacy.clipping_norm = 2.5"), 3).bound == 2.5
-    assert rule_of(scenario("norm_bounded_mean", "training.norm_bound = 0.3"), 3).bound == 0.3
+def test_the_norm_bound_is_the_rounds_clipping_norm_unless_it_is_set() -> None:
+    means = np.full((3, 4), 50.0, np.float32)
+    for extra, length in (("", 2.5), ("training.norm_bound = 0.3", 0.3)):
+        opened = open_release(
+            FixedClipping(2.5), rule_of(scenario("norm_bounded_mean", extra), 3), 2.5, means[0], means, 9
+        )
+        assert opened.robust is not None
+        assert np.linalg.norm(opened.robust) == pytest.approx(length, rel=1e-5)
 
 
 @pytest.mark.parametrize("robust", ["median", "trimmed_mean", "norm_bounded_mean"])
@@ -89,10 +96,10 @@ def test_all_devices_report_in_groups_when_a_round_asks_only_some() -> None:
 
 def test_combining() -> None:
     means = np.array([[1.0, 0.0], [1.2, 0.2], [0.8, -0.2], [1.0, 0.1], [90.0, -90.0]], np.float32)
-    median = combine(rule_of(scenario("median"), 5), means)
+    median = combine(rule_of(scenario("median"), 5), means, 1.0)
     np.testing.assert_allclose(median, [1.0, 0.0], atol=1e-6)
-    trimmed = combine(rule_of(scenario("trimmed_mean"), 5), means)
+    trimmed = combine(rule_of(scenario("trimmed_mean"), 5), means, 1.0)
     np.testing.assert_allclose(trimmed, [1.0667, -0.0333], atol=1e-3)
-    bounded = combine(rule_of(scenario("norm_bounded_mean"), 5), means)
+    bounded = combine(rule_of(scenario("norm_bounded_mean"), 5), means, 1.0)
     assert np.linalg.norm(bounded) <= 1.0
     assert np.linalg.norm(bounded - means[:4].mean(axis=0)) < 0.5

@@ -171,22 +171,21 @@ def test_the_bit_of_adaptive_clipping_is_paid_for() -> None:
     """The longer vector (update and bit) goes through one mechanism whose norm includes the bit."""
     rule = AdaptiveClipping(quantile=0.5, rate=0.2, weight=0.5)
 
-    def run(z: float, norm: float, claim: float) -> float:
+    def run(z: float, claim: float) -> float:
         mechanism = design(
-            kind=NoiseKind.SKELLAM, rounding=Rounding.CONDITIONAL, dimension=D, clipping_norm=norm, noise_multiplier=z,
-            contributors=2, summands=3, units=3, max_loss=0.01,
+            kind=NoiseKind.SKELLAM, rounding=Rounding.CONDITIONAL, dimension=D, clipping_norm=rule.bound,
+            noise_multiplier=z, contributors=2, summands=3, units=3, max_loss=0.01,
         )  # fmt: skip
-        vector = rule.append_bits(TARGET[:, : D - 1], C * 0.99)
+        vector = rule.prepare(TARGET[:, : D - 1], C * 0.99)
         return bound_on_delta(*worlds(vector, mechanism, 1.0), claim)
 
-    joint = rule.joint_norm(C)
     mechanism = design(
-        kind=NoiseKind.SKELLAM, rounding=Rounding.CONDITIONAL, dimension=D, clipping_norm=joint, noise_multiplier=Z,
-        contributors=2, summands=3, units=3, max_loss=0.01,
+        kind=NoiseKind.SKELLAM, rounding=Rounding.CONDITIONAL, dimension=D, clipping_norm=rule.bound,
+        noise_multiplier=Z, contributors=2, summands=3, units=3, max_loss=0.01,
     )  # fmt: skip
     claim = account([mechanism.event(1.0)], DELTA, Relation.ZERO_OUT).epsilon
-    assert run(Z, joint, claim) <= DELTA
-    assert run(0.7 * Z, joint, claim) > DELTA
+    assert run(Z, claim) <= DELTA
+    assert run(0.7 * Z, claim) > DELTA
 
 
 @pytest.mark.slow

@@ -102,3 +102,12 @@ def test_the_guess_bound_is_met_by_randomised_response() -> None:
         assert guess_bound(epsilon, 0.0) == pytest.approx(truth)
     assert guess_bound(0.0, 0.1) == pytest.approx(0.55)
     assert guess_bound(math.inf, 0.0) == 1.0
+
+
+def test_a_norm_that_adapts_is_called_so() -> None:
+    run, _ = sample_runs.digits()
+    fixed = _texts(run)["Mechanism"]
+    adaptive = _texts({**run, "privacy": {**run["privacy"], "clipping": "adaptive"}})["Mechanism"]
+    assert "at first" not in fixed
+    assert "clipping norm 1 at first, noise multiplier" in adaptive
+    assert "follows a quantile of the devices' norms" in adaptive
