@@ -2,7 +2,7 @@
 
 Fast and slow tests run in two processes. The end-to-end and browser tests start processes of their own and run alone.
 Without chromium the browser tests are left out and the summary says so; FEDINFER_TEST_REQUIRE_BROWSER=1 (set by
-.ci/run) makes that a failure.
+.ci/run) makes that a failure. Generated examples are the same in every run; `pytest tests/property` tries new ones.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> int:
 def _pytest(arguments: list[str]) -> tuple[int, str, float]:
     """Run pytest, pass its output through, and return (exit code, its last line, seconds)."""
     start = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-q", "--durations=5", *arguments, *sys.argv[1:]]
+    command = [sys.executable, "-m", "pytest", "-q", "--hypothesis-profile=ci", "--durations=5", *arguments, *sys.argv[1:]]
     last = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as process:
         for line in process.stdout or ():
