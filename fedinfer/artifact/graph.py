@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -23,6 +23,7 @@ from fedinfer.artifact.tokenizer import Prefixes, tokenizer_parts
 from fedinfer.errors import ArtifactRejected, ConfigError, MissingExtra
 from fedinfer.manifest import INPUT, LABEL, MAX_ARTIFACT_BYTES, PROBABILITIES, TOP
 from fedinfer.schema import Schema, Text
+from fedinfer.text import column_of
 
 LOGITS = "logits"
 PRODUCER = "fedinfer"
@@ -164,6 +165,14 @@ def finish(core: OnnxModel, ending: Ending) -> bytes:
         _take_text(model, ending.schema.text)
     _metadata(model, ending)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def tokens_in(file: bytes, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """The token numbers that the core of a finished file gets for n texts, float32 (n, length)."""
+    onnx = onnx_module()
+    model = onnx.load_model_from_string(file)
+    _output(model.graph, _TOKENS, onnx.TensorProto.FLOAT, ["batch", "length"])
+    return run(model.SerializeToString(), column_of(texts), _TOKENS)
 
 
 def core_of(model: OnnxModel) -> OnnxModel:

@@ -18,7 +18,8 @@ def token_core(schema: Schema = SCHEMA, opset: int = 20) -> Any:
     text = schema.text
     assert text is not None
     rng = np.random.default_rng(1)
-    table = rng.normal(size=(text.last + 1, 16)).astype(np.float32)
+    table = 0.3 * rng.normal(size=(text.last + 1, 16)).astype(np.float32)
+    table[0] = 0
     head = rng.normal(size=(16, schema.classes)).astype(np.float32)
     places = np.linspace(0.5, 1.5, text.length, dtype=np.float32)[None, :, None]
     constants = {"table": table, "head": head, "places": places, "axis": np.array([1], np.int64)}
