@@ -37,7 +37,7 @@ from fedinfer.artifact.signing import generate_keys
 from fedinfer.config import ArtifactSection, ModelKind, ModelSection, load_scenario
 from fedinfer.data import load
 from fedinfer.manifest import Privacy
-from fedinfer.schema import Categorical, Numeric, Schema
+from fedinfer.schema import Categorical, Numeric, Schema, Text
 from fedinfer.system import SystemClock, SystemEntropy, simulation_rng
 from fedinfer.training.models import build_model
 
@@ -70,7 +70,7 @@ def series() -> Rows:
 def text() -> Rows:
     x = RNG.integers(1, 1000, (2000, 24)).astype(np.float32)
     y = np.digitize((x % 3 == 1).sum(1) - (x % 3 == 2).sum(1), [-1, 2])
-    return Schema((), "topic", ("a", "b", "c"), (1, 1, 24), 999.0), x, y
+    return Schema((Text("note", 24, tuple(f"w{i}" for i in range(998))),), "topic", ("a", "b", "c")), x, y
 
 
 def shop() -> Rows:

@@ -2,11 +2,13 @@
 
 A row is one float32 vector with a place per column. A numeric column holds its raw value, a categorical one the index
 of its category; missing and unseen values are NaN. Scaling, missing-value indicators and one-hot coding happen inside
-the model graph, so a device feeds raw values.
+the model graph, so a device feeds raw values. A text column has a place per word when a model is trained; a published
+graph takes the text itself (see `fedinfer.text`).
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -43,7 +45,50 @@ class Categorical:
     confirmed: bool = True
 
 
-Column: TypeAlias = Numeric | Categorical
+MARKS = '.,!?;:)"<\n\r\t'
+"""A word of a text ends before the first of these."""
+MAX_WORDS, MAX_VOCABULARY = 4096, 100_000
+_WORD = re.compile(f"[^A-Z {re.escape(MARKS)}~][^A-Z {re.escape(MARKS)}]{{0,63}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A column of free text, read as its first words; the only column of its schema.
+
+    Args:
+        name: column name.
+        length: words that are kept of a text, in [1, 4096].
+        vocabulary: public list of different words; a word that is not listed counts as unknown. Never taken from the
+            texts of devices.
+        confirmed: False when nobody has said that the list is public.
+    """
+
+    name: str
+    length: int
+    vocabulary: tuple[str, ...]
+    confirmed: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.length <= MAX_WORDS:
+            raise ConfigError(f"column {self.name}: {self.length} words of a text, allowed are 1 to {MAX_WORDS}")
+        if not 1 <= len(self.vocabulary) <= MAX_VOCABULARY:
+            raise ConfigError(f"column {self.name}: {len(self.vocabulary)} words, allowed are 1 to {MAX_VOCABULARY}")
+        if len(set(self.vocabulary)) != len(self.vocabulary):
+            raise ConfigError(f"column {self.name}: the vocabulary lists a word twice")
+        odd = next((word for word in self.vocabulary if not _WORD.fullmatch(word)), None)
+        if odd is not None:
+            raise ConfigError(
+                f"column {self.name}: {odd[:60]!r} can never be found in a text",
+                hint="words are 1 to 64 characters without A-Z, space and marks, and do not begin with ~",
+            )
+
+    @property
+    def last(self) -> int:
+        """Largest token number: 0 is no word, 1 an unknown word, 2 the first of the vocabulary."""
+        return len(self.vocabulary) + 1
+
+
+Column: TypeAlias = Numeric | Categorical | Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +109,23 @@ class Schema:
     shape: tuple[int, ...] = ()
     pixel_max: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.text is None and any(isinstance(column, Text) for column in self.columns):
+            raise ConfigError("a text column stands alone", hint="leave the other columns out")
+        if self.text is not None and self.shape:
+            raise ConfigError(f"a text has no shape, got {self.shape}")
+
+    @property
+    def text(self) -> Text | None:
+        """The text column, when rows are texts."""
+        column = self.columns[0] if len(self.columns) == 1 else None
+        return column if isinstance(column, Text) else None
+
     @property
     def width(self) -> int:
-        """Length of one row."""
+        """Length of one row of float32; a published graph of a text takes one string instead."""
+        if self.text is not None:
+            return self.text.length
         if not self.shape:
             return len(self.columns)
         channels, height, width = self.shape
@@ -114,11 +173,16 @@ class Schema:
 def _column_to_json(column: Column) -> Json:
     if isinstance(column, Numeric):
         return {"name": column.name, "low": column.low, "high": column.high, "confirmed": column.confirmed}
+    if isinstance(column, Text):  # one string: a third of the bytes of a list
+        words = " ".join(column.vocabulary)
+        return {"name": column.name, "length": column.length, "vocabulary": words, "confirmed": column.confirmed}
     return {"name": column.name, "categories": list(column.categories), "confirmed": column.confirmed}
 
 
 def _column_from_json(data: Json) -> Column:
     name, confirmed = str(data["name"]), bool(data["confirmed"])
+    if "vocabulary" in data:
+        return Text(name, int(data["length"]), tuple(str(data["vocabulary"]).split(" ")), confirmed)
     if "categories" in data:
         return Categorical(name, tuple(str(c) for c in data["categories"]), confirmed)
     return Numeric(name, float(data["low"]), float(data["high"]), confirmed)

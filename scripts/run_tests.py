@@ -42,7 +42,16 @@ def main() -> int:
 def _pytest(arguments: list[str]) -> tuple[int, str, float]:
     """Run pytest, pass its output through, and return (exit code, its last line, seconds)."""
     start = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-q", "--hypothesis-profile=ci", "--durations=5", *arguments, *sys.argv[1:]]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--hypothesis-profile=ci",
+        "--durations=5",
+        *arguments,
+        *sys.argv[1:],
+    ]
     last = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as process:
         for line in process.stdout or ():

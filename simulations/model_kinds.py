@@ -19,6 +19,7 @@ from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import Slots
 from fedinfer.simulation.engine import DEVICES_FOLDER, Prepared, prepare_local, run_local
 from fedinfer.system import SystemClock, simulation_rng
+from fedinfer.text import raw_rows
 from fedinfer.training import load_trainer
 
 POOLED_EPOCHS = (5, 15, 40)
@@ -59,7 +60,8 @@ def line(kind: str) -> dict[str, object]:
         slots = Slots(Path(folder) / DEVICES_FOLDER / min(prepared.federation.devices) / "slots")
         installed = open_installed(slots, SessionCache(1))
         x, y = prepared.federation.test
-        on_device = float((installed.predictor.predict(x).probabilities.argmax(axis=1) == y).mean())
+        answers = installed.predictor.predict(raw_rows(prepared.federation.schema, x))
+        on_device = float((answers.classes == y).mean())
     model, privacy, us = record["models"][-1], record["privacy"], {v.name: v for v in installed.manifest.variants}
     return {
         "kind": kind, "data": name, "unit": privacy["unit"], "epsilon": round(privacy["epsilon"], 2),

@@ -38,6 +38,8 @@ from fedinfer.config import ArtifactSection
 from fedinfer.errors import GateFailed
 from fedinfer.manifest import PROBABILITIES, Delta, Manifest, Privacy, Reference, Variant, model_path
 from fedinfer.ports import Clock
+from fedinfer.schema import Schema
+from fedinfer.text import raw_rows
 from fedinfer.types import Json
 
 
@@ -49,7 +51,7 @@ class Built:
         ending: schema, task, version and post-processing of all files.
         files: file per variant name.
         variants: the same files as the manifest describes them, the chosen one first.
-        check: self-check rows, float32 (k, width).
+        check: self-check rows as a device feeds them, float32 (k, width) or texts (k, 1).
         metric_kind: "accuracy", or "agreement" without labels.
         way: "exported" or "swapped"; "given" for a core that did not come from torch.
         parity: largest relative difference between torch and ONNX.
@@ -104,7 +106,7 @@ class Built:
             task=ending.task,
             schema=ending.schema,
             variants=self.variants,
-            check_rows=tuple(tuple(float(value) for value in row) for row in self.check),
+            check_rows=tuple(tuple(row.tolist()) for row in self.check),
             float_metric=self.float_metric,
             metrics={
                 self.metric_kind: self.chosen.metric,
@@ -197,7 +199,7 @@ def build_from_core(
         reasons = "; ".join(f"{figures.recipe}: {', '.join(figures.failures)}" for figures in tried)
         raise GateFailed(f"version {ending.version}: no variant passes: {reasons}", hint="see the limits in [artifact]")
     float_answers = softmax(_logits(prepared, evidence.calibration_x), tried[0].temperature)
-    check = choose_rows(evidence.calibration_x, float_answers)
+    check = raw_rows(ending.schema, choose_rows(evidence.calibration_x, float_answers))
     variants = tuple(_variant(candidate, ending, check, place) for place, candidate in enumerate(kept))
     return Built(
         ending=ending,
@@ -210,7 +212,7 @@ def build_from_core(
         family=family,
         tried=tried,
         yardstick=yardstick or Yardstick(tried[0], logits),
-        reference=_reference(kept[0].file, evidence, ending.schema.classes),
+        reference=_reference(kept[0].file, evidence, ending.schema),
         isa=instruction_set(),
     )
 
@@ -230,9 +232,9 @@ def _logits(core: OnnxModel, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float
     return run(core.SerializeToString(), x, LOGITS).astype(np.float64)
 
 
-def _reference(file: bytes, evidence: Evidence, classes: int) -> Reference:
-    rows = evidence.reference_x
-    return reference_of(run(file, rows, PROBABILITIES) if len(rows) else np.empty((0, classes), np.float32))
+def _reference(file: bytes, evidence: Evidence, schema: Schema) -> Reference:
+    rows = raw_rows(schema, evidence.reference_x)
+    return reference_of(run(file, rows, PROBABILITIES) if len(rows) else np.empty((0, schema.classes), np.float32))
 
 
 def _variant(candidate: Candidate, ending: Ending, check: CheckRows, place: int) -> Variant:

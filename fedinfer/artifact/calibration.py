@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.schema import Numeric, Schema
+from fedinfer.schema import Categorical, Numeric, Schema, Text
 
-_WHOLE = 10  # grey levels, counts and token numbers are whole
+_WHOLE = 10  # grey levels and counts are whole
 
 
 def synthetic_rows(schema: Schema, rows: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -19,9 +19,11 @@ def synthetic_rows(schema: Schema, rows: int, rng: np.random.Generator) -> npt.N
         rng: generator; the same one gives the same rows.
 
     Returns:
-        float32 (rows, width); without columns even noise in [0, pixel_max], whole
-        numbers when that is 10 or more.
+        float32 (rows, width); without columns even noise in [0, pixel_max], whole numbers when that is 10 or more; for
+        a text words of the vocabulary, as many as the lot says.
     """
+    if schema.text is not None:
+        return _synthetic_texts(schema.text, rows, rng)
     if not schema.columns:
         pixels = rng.uniform(0.0, schema.pixel_max, (rows, schema.width))
         return (np.rint(pixels) if schema.pixel_max >= _WHOLE else pixels).astype(np.float32)
@@ -29,7 +31,14 @@ def synthetic_rows(schema: Schema, rows: int, rng: np.random.Generator) -> npt.N
     for place, column in enumerate(schema.columns):
         if isinstance(column, Numeric):
             table[:, place] = rng.uniform(column.low, column.high, rows)
-        else:
+        elif isinstance(column, Categorical):
             table[:, place] = rng.integers(0, len(column.categories), rows)
     table[rng.random(table.shape) < 0.1] = np.nan
+    return table
+
+
+def _synthetic_texts(column: Text, rows: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Token numbers (rows, length): words known and unknown, and nothing behind them."""
+    table = rng.integers(1, column.last, (rows, column.length), endpoint=True).astype(np.float32)
+    table[np.arange(column.length) >= rng.integers(0, column.length, (rows, 1), endpoint=True)] = 0
     return table

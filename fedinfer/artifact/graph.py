@@ -2,7 +2,8 @@
 
 A *core* has the input "input" (float32 (batch, width), raw values, NaN = missing) and the output "logits" (float32
 (batch, classes)). `finish` appends temperature, softmax, label names, top-k and abstention, so that a device feeds raw
-values and gets labels. Quantization only ever sees cores.
+values and gets labels. For a text schema it also puts the tokenizer before the core, and the graph takes texts.
+Quantization only ever sees cores.
 """
 
 from __future__ import annotations
@@ -11,20 +12,24 @@ import contextlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from fedinfer.artifact.tokenizer import Prefixes, tokenizer_parts
 from fedinfer.errors import ArtifactRejected, ConfigError, MissingExtra
 from fedinfer.manifest import INPUT, LABEL, MAX_ARTIFACT_BYTES, PROBABILITIES, TOP
-from fedinfer.schema import Schema
+from fedinfer.schema import Schema, Text
+from fedinfer.text import column_of
 
 LOGITS = "logits"
 PRODUCER = "fedinfer"
-_OURS, _PREFIX = "fedinfer/", "fedinfer_"  # names of the nodes and constants that `finish` appends
+_OURS, _PREFIX = "fedinfer/", "fedinfer_"  # names of the nodes and constants that `finish` adds
+_TOKENS = "fedinfer_tokens"  # what the nodes of a core read in a graph that takes texts
+_TEXT_OPSETS = {"": 20, "ai.onnx.ml": 4}  # StringSplit; LabelEncoder from text to whole numbers
 OnnxModel: TypeAlias = Any
 """An onnx.ModelProto; onnx is imported only by the functions that need it."""
 
@@ -116,12 +121,12 @@ def open_session(model: bytes) -> Any:
         raise ArtifactRejected(f"onnxruntime refuses the file: {str(error)[:200]}") from error
 
 
-def run(model: bytes, x: npt.NDArray[np.float32], output: str, batch: int = 1024) -> npt.NDArray[Any]:
+def run(model: bytes, x: npt.NDArray[Any], output: str, batch: int = 1024) -> npt.NDArray[Any]:
     """One output of a model for all rows, in batches.
 
     Args:
         model: ONNX file.
-        x: raw rows, float32 (n, width) with n >= 1.
+        x: raw rows, float32 (n, width), or object (n, 1) for a graph that takes texts; n >= 1.
         output: name of the output.
         batch: rows per call.
 
@@ -141,7 +146,11 @@ def finish(core: OnnxModel, ending: Ending) -> bytes:
 
     Returns:
         ONNX file with outputs "label" (string (batch,)), "probabilities" (float32 (batch, classes)) and, when asked,
-        "top" (int64 (batch, top), best first).
+        "top" (int64 (batch, top), best first). The input is "input", string (batch, 1) for a text schema, else as in
+        the core.
+
+    Raises:
+        ConfigError: a text schema and a core of an operator set without string operators.
     """
     onnx = onnx_module()
     model = onnx.ModelProto()
@@ -152,8 +161,18 @@ def finish(core: OnnxModel, ending: Ending) -> bytes:
     _label(graph, ending)
     if ending.top:
         _top(graph, ending.top)
+    if ending.schema.text is not None:
+        _take_text(model, ending.schema.text)
     _metadata(model, ending)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def tokens_in(file: bytes, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """The token numbers that the core of a finished file gets for n texts, float32 (n, length)."""
+    onnx = onnx_module()
+    model = onnx.load_model_from_string(file)
+    _output(model.graph, _TOKENS, onnx.TensorProto.FLOAT, ["batch", "length"])
+    return run(model.SerializeToString(), column_of(texts), _TOKENS)
 
 
 def core_of(model: OnnxModel) -> OnnxModel:
@@ -176,6 +195,9 @@ def core_of(model: OnnxModel) -> OnnxModel:
         kept = [type(item).FromString(item.SerializeToString()) for item in kept]
         del field[:]
         field.extend(kept)
+    if graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.STRING:
+        _rename_input(graph, _TOKENS, INPUT)
+        _set_input(graph, onnx.TensorProto.FLOAT, ending_of(model).schema.width)
     del graph.output[:]
     del core.metadata_props[:]
     _output(graph, LOGITS, onnx.TensorProto.FLOAT, ["batch", classes])
@@ -194,6 +216,36 @@ def ending_of(model: OnnxModel) -> Ending:
         return Ending(schema, 1.0, found["task"], int(found["version"]))
     except (KeyError, ValueError, OverflowError, RecursionError, ConfigError) as error:
         raise ArtifactRejected(f"the file has no usable metadata: {error!r}") from error
+
+
+def _take_text(model: OnnxModel, column: Text) -> None:
+    onnx, graph = onnx_module(), model.graph
+    opsets = {item.domain: item.version for item in model.opset_import}
+    for domain, least in _TEXT_OPSETS.items():
+        if opsets.setdefault(domain, least) < least:
+            raise ConfigError(
+                f"a graph of texts needs operator set {least} of {domain or 'ai.onnx'}, not {opsets[domain]}"
+            )
+    del model.opset_import[:]
+    model.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items())
+    _rename_input(graph, INPUT, _TOKENS)
+    nodes, constants = tokenizer_parts(onnx, column, INPUT, _TOKENS, Prefixes(_OURS, _PREFIX))
+    for node in reversed(nodes):
+        graph.node.insert(0, node)
+    graph.initializer.extend(constants)
+    _set_input(graph, onnx.TensorProto.STRING, 1)
+
+
+def _rename_input(graph: Any, old: str, new: str) -> None:
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name == old:
+                node.input[place] = new
+
+
+def _set_input(graph: Any, kind: int, width: int) -> None:
+    del graph.input[:]
+    graph.input.append(onnx_module().helper.make_tensor_value_info(INPUT, kind, ["batch", width]))
 
 
 def _probabilities(graph: Any, ending: Ending) -> None:

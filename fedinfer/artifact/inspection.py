@@ -152,7 +152,7 @@ def check_answers(manifest: Manifest, variant: Variant, file: bytes) -> None:
         GateFailed: when an answer is off by more than the tolerance.
         ArtifactRejected: when the file does not run.
     """
-    answers = run(file, np.array(manifest.check_rows, np.float32), PROBABILITIES)
+    answers = run(file, manifest.check_matrix(), PROBABILITIES)
     expected = np.array(variant.probabilities)
     difference = float(np.abs(answers - expected).max()) if answers.shape == expected.shape else float("inf")
     if not difference <= variant.tolerance:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedinfer.artifact.gates import Figures, Limits, judge
-from fedinfer.artifact.graph import LOGITS, Ending, OnnxModel, finish, run
+from fedinfer.artifact.graph import LOGITS, Ending, OnnxModel, finish, run, tokens_in
 from fedinfer.artifact.quality import (
     Classes,
     Floats,
@@ -31,7 +33,8 @@ from fedinfer.artifact.recipes import FLOAT, FP16, Recipe
 from fedinfer.errors import ArtifactRejected, DataError, GateFailed
 from fedinfer.manifest import PROBABILITIES
 from fedinfer.ports import Clock
-from fedinfer.schema import Schema
+from fedinfer.schema import MARKS, Schema
+from fedinfer.text import AWKWARD, raw_rows, tokens
 
 _FEWEST_LABELLED = 20  # with fewer rows a temperature fitted to labels is noise
 _ALONE = 32  # rows that are predicted one by one
@@ -176,6 +179,8 @@ def _measure(recipe: Recipe, core: OnnxModel, bench: Bench, floating: Figures | 
     temperature, error = _calibrate(logits, bench)
     metric = _metric(logits, bench)
     file = finish(core, replace(bench.ending, temperature=temperature))
+    raw = raw_rows(bench.ending.schema, evidence.judged_x[:_ALONE])
+    _check_tokenizer(file, bench.ending.schema)
     figures = Figures(
         recipe=recipe.name,
         variant=recipe.variant,
@@ -185,8 +190,8 @@ def _measure(recipe: Recipe, core: OnnxModel, bench: Bench, floating: Figures | 
         agreement=agreement(logits, bench.float_logits),
         calibration_error=error,
         temperature=temperature,
-        batch_difference=batch_difference(file, evidence.judged_x),
-        latency_us=latency_us(file, evidence.judged_x[0], bench.clock),
+        batch_difference=batch_difference(file, raw),
+        latency_us=latency_us(file, raw[0], bench.clock),
     )
     baseline = floating.calibration_error if floating else error
     return Candidate(recipe, file, replace(figures, failures=judge(figures, baseline, bench.limits)))
@@ -209,10 +214,22 @@ def _calibrate(logits: Floats, bench: Bench) -> tuple[float, float]:
     return temperature, float(np.abs(softmax(logits, temperature).max(axis=1) - target.max(axis=1)).mean())
 
 
-def batch_difference(file: bytes, x: Rows) -> float:
-    """Largest change of a probability when rows are predicted alone instead of together, on up to 32 rows.
+def _check_tokenizer(file: bytes, schema: Schema) -> None:
+    """The graph reads texts as training does, whatever somebody may write."""
+    if schema.text is None:
+        return
+    texts = [*AWKWARD, *(f"{word}{mark} {word.upper()}" for word in schema.text.vocabulary[:_ALONE] for mark in MARKS)]
+    different = np.flatnonzero((tokens_in(file, texts) != tokens(texts, schema.text)).any(axis=1))
+    if different.size:
+        raise GateFailed(
+            f"the tokenizer of the graph differs from that of training on {different.size} of {len(texts)} texts, "
+            f"first {texts[different[0]][:60]!r}"
+        )
+
+
+def batch_difference(file: bytes, rows: npt.NDArray[Any]) -> float:
+    """Largest change of a probability when raw rows are predicted alone instead of together.
 
     Dynamic quantization takes its scale from the whole batch, so a row's answer depends on its neighbours.
     """
-    rows = x[:_ALONE]
     return float(np.abs(run(file, rows, PROBABILITIES) - run(file, rows, PROBABILITIES, batch=1)).max())

@@ -79,8 +79,8 @@ def one_hot(y: Classes, classes: int) -> Floats:
     return np.asarray(np.eye(classes)[y])
 
 
-def latency_us(model: bytes, row: Rows, clock: Clock, repeats: int = 200) -> float:
-    """Median time of one prediction of one row on this machine, in microseconds, after 20 calls to warm up."""
+def latency_us(model: bytes, row: npt.NDArray[Any], clock: Clock, repeats: int = 200) -> float:
+    """Median time of one prediction of one raw row on this machine, in microseconds, after 20 calls to warm up."""
     session = open_session(model)
     feed = {INPUT: row.reshape(1, -1)}
     for _ in range(20):

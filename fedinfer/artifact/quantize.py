@@ -30,13 +30,15 @@ def prepare(core: OnnxModel) -> OnnxModel:
     """Fold constants and infer shapes; needed before every recipe.
 
     Symbolic shape inference is skipped: it fails on graphs that were exported with `optimize=False`. Inferred shapes
-    are dropped again: dynamic quantization transposes weights and then refuses the shapes they had before.
+    are dropped again: dynamic quantization transposes weights and then refuses the shapes they had before. The core
+    goes through a file: given in memory, onnxruntime 1.31 loses the table of a Gather.
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with quiet(), tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "prepared.onnx"
-        quant_pre_process(_copy(core), path, skip_symbolic_shape=True)  # it writes into its argument
+        source, path = Path(folder) / "core.onnx", Path(folder) / "prepared.onnx"
+        onnx_module().save(core, source)
+        quant_pre_process(source, path, skip_symbolic_shape=True)
         prepared = onnx_module().load(path)
         del prepared.graph.value_info[:]
         return prepared

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,8 @@ from fedinfer.errors import GateFailed
 from fedinfer.manifest import LABEL, MAX_CHECK_VALUES, PROBABILITIES, Reference, Variant
 from fedinfer.schema import Schema
 
-CheckRows: TypeAlias = npt.NDArray[np.float32]
+CheckRows: TypeAlias = npt.NDArray[Any]
+"""Raw rows: float32 (k, width), or texts, object (k, 1)."""
 
 _ROWS = 16
 _BINS = 10

@@ -28,8 +28,8 @@ def with_text_inputs(model: OnnxModel, schema: Schema) -> OnnxModel:
     Raises:
         ConfigError: when the schema describes no table.
     """
-    if not schema.columns:
-        raise ConfigError("text inputs need a table; this schema describes images or series")
+    if not schema.columns or schema.text is not None:
+        raise ConfigError("text inputs need a table; this schema describes images, series or a text")
     onnx = onnx_module()
     named = onnx.ModelProto()
     named.CopyFrom(model)

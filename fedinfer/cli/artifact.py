@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from fedinfer.cli.labelled import read_labelled, read_text
+from fedinfer.cli.labelled import read_labelled, read_rows, read_text
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
 from fedinfer.config import ArtifactSection, Scenario, load_scenario
 from fedinfer.errors import ConfigError, StoreError
@@ -233,11 +233,10 @@ def _quantize(
 
 def _evidence(schema: Schema, rows: Path | None, calibration: Path | None) -> Evidence:
     from fedinfer.artifact.measure import Evidence
-    from fedinfer.inference.rows import RowReader
 
     nothing = np.empty((0, schema.width), np.float32)
     held_x, held_y = read_labelled(rows, schema) if rows else (nothing, np.empty(0, np.int64))
-    public = RowReader(schema).matrix(read_text(calibration)) if calibration else nothing
+    public = read_rows(read_text(calibration), schema) if calibration else nothing
     return Evidence(held_x, held_y, public if len(public) else _synthetic(schema), public)
 
 
@@ -288,11 +287,11 @@ def _verify(path: Path, root: Path | None) -> Json:
 
 
 def _try(model: bytes) -> None:
-    """Open a model file as a device would and let it answer a row of zeros; raises GateFailed."""
+    """Open a model file as a device would and let it answer a row of zeros or an empty text; raises GateFailed."""
     from fedinfer.inference.predictor import Predictor
 
     predictor = Predictor.open(model)
-    predictor.predict_matrix(np.zeros((1, predictor.schema.width), np.float32))
+    predictor.predict_matrix(predictor.reader.blank(1))
 
 
 def _repository(folder: Path, keys: Path) -> Repository:

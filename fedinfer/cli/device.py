@@ -26,11 +26,13 @@ from fedinfer.inference.energy import energy_per_prediction, find_meter
 from fedinfer.inference.explain import Explanations, explain, reference_row
 from fedinfer.inference.freshness import seconds_since_refresh, staleness_warning
 from fedinfer.inference.installed import Installed, open_installed
-from fedinfer.inference.rows import FloatArray, RowReader
+from fedinfer.inference.predictor import Rows
+from fedinfer.inference.rows import RowReader
 from fedinfer.inference.serving import Service
 from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import Slots
 from fedinfer.inference.telemetry import Telemetry
+from fedinfer.inference.texts import TextReader
 from fedinfer.inference.trust import folder_fetch
 from fedinfer.inference.updater import Updater, UpdateSettings
 from fedinfer.system import SystemClock
@@ -220,10 +222,11 @@ def _measured(installed: Installed, watts: float | None, clock: SystemClock) -> 
     }
 
 
-def _matrix(reader: RowReader, text: str) -> FloatArray:
+def _matrix(reader: RowReader | TextReader, text: str) -> Rows:
     """The rows of a CSV file; what counts as missing without looking so is said on standard error."""
     matrix = reader.matrix(text)
-    for column, (cell, count) in reader.unknown_categories(text).items():
+    unknown = reader.unknown_categories(text) if isinstance(reader, RowReader) else {}
+    for column, (cell, count) in unknown.items():
         stderr.print(
             f"warning: column {column}: {cell[:60]!r} is no category and counts as missing ({count} rows)",
             markup=False,

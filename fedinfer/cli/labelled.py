@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import ConfigError, DataError
-from fedinfer.inference.rows import RowReader
+from fedinfer.inference.texts import reader_of
 from fedinfer.schema import Schema
+from fedinfer.text import tokens
 
 
 def read_text(path: Path) -> str:
@@ -26,6 +27,16 @@ def read_text(path: Path) -> str:
         return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}", hint="a CSV file in UTF-8 is expected") from error
+
+
+def read_rows(text: str, schema: Schema) -> npt.NDArray[np.float32]:
+    """Rows of CSV text as a model is trained on them, float32 (n, width); texts become token numbers.
+
+    Raises:
+        DataError: names row, column, value and rule.
+    """
+    matrix = reader_of(schema).matrix(text)
+    return matrix if schema.text is None else tokens(list(matrix[:, 0]), schema.text)
 
 
 def read_labelled(path: Path, schema: Schema) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -42,4 +53,4 @@ def read_labelled(path: Path, schema: Schema) -> tuple[npt.NDArray[np.float32], 
                 f"{path}: row {number}, column {schema.label}: {label!r} is no label",
                 hint=f"labels are {', '.join(schema.labels[:20])}",
             )
-    return RowReader(schema).matrix(text), np.array([schema.labels.index(str(label)) for label in labels], np.int64)
+    return read_rows(text, schema), np.array([schema.labels.index(str(label)) for label in labels], np.int64)

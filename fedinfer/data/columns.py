@@ -14,7 +14,8 @@ import numpy.typing as npt
 from fedinfer.config import DataSection
 from fedinfer.data.read import FIRST_ROW, RawTable
 from fedinfer.errors import DataError
-from fedinfer.schema import Categorical, Column, Numeric
+from fedinfer.schema import Categorical, Column, Numeric, Schema
+from fedinfer.text import tokens
 from fedinfer.types import DeviceId
 
 MOST_CATEGORIES = 50
@@ -89,6 +90,13 @@ def read_column(raw: RawTable, column: Column, data: DataSection) -> npt.NDArray
         index = {category: float(number) for number, category in enumerate(column.categories)}
         return np.array([index.get(cell, math.nan) for cell in cells], dtype=np.float32)
     return _numeric_cells(raw, column.name, data).astype(np.float32)
+
+
+def read_inputs(raw: RawTable, schema: Schema, data: DataSection) -> npt.NDArray[np.float32]:
+    """All input columns as the model is trained on them: float32, shape (n, width)."""
+    if schema.text is not None:
+        return tokens(raw.columns[schema.text.name], schema.text)
+    return np.stack([read_column(raw, column, data) for column in schema.columns], axis=1)
 
 
 def seen_categories(cells: Sequence[str], missing: Collection[str], most: int) -> tuple[str, ...]:

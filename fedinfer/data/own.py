@@ -8,7 +8,7 @@ import numpy as np
 
 from fedinfer.config import DataSection, Scenario
 from fedinfer.data.builtin import ARRAYS, builtin_schema, complete
-from fedinfer.data.columns import read_column
+from fedinfer.data.columns import read_inputs
 from fedinfer.data.labels import TWO_CLASSES, read_labels
 from fedinfer.data.read import read_table
 from fedinfer.data.table import DeviceData
@@ -60,7 +60,7 @@ def load_own(scenario: Scenario, path: Path, rng: np.random.Generator) -> Device
     keep = y >= 0
     if not keep.any():
         raise DataError(f"{path}: empty device: none of {len(y)} rows has a label")
-    x, y = np.stack([read_column(raw, column, data) for column in schema.columns], axis=1)[keep], y[keep]
+    x, y = read_inputs(raw, schema, data)[keep], y[keep]
     # Drawn over the slots of the table, whatever is in them: with or without one row, the others stay where they are.
     held_out = _held_out(len(keep), data.test_fraction, rng)[keep]
     return DeviceData(x[~held_out], y[~held_out], x[held_out], y[held_out])

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fedinfer.config import DataSection, Scenario
 from fedinfer.data.builtin import ARRAYS, TEXT, complete
-from fedinfer.data.columns import describe_column, device_ids, read_column
+from fedinfer.data.columns import describe_column, device_ids, read_inputs
 from fedinfer.data.labels import class_names, read_labels
 from fedinfer.data.read import RawTable, read_table
 from fedinfer.data.table import Table
@@ -54,7 +54,7 @@ def arrays(raw: RawTable, data: DataSection) -> tuple[Schema, Table, tuple[str, 
         keep &= np.array([cell not in missing for cell in holder])
     if len(np.unique(y[keep])) < 2:
         raise DataError(f"{raw.name}: rows with both a label and a device hold fewer than two classes")
-    x = np.stack([read_column(raw, column, data)[keep] for column in columns], axis=1)
+    x = read_inputs(raw, schema, data)[keep]
     return schema, Table(x, y[keep], _devices(holder, keep)), (*_left_out(raw, holder, keep), *_unconfirmed(schema))
 
 

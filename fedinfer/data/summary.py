@@ -72,6 +72,8 @@ def _data(scenario: Scenario, federation: Federation) -> Json:
 
 
 def _inputs(schema: Schema) -> str:
+    if schema.text is not None:
+        return f"text, first {schema.text.length} words, vocabulary of {len(schema.text.vocabulary)}"
     return f"image {'x'.join(map(str, schema.shape))}" if schema.shape else f"{schema.width} columns"
 
 

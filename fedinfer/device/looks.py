@@ -6,6 +6,7 @@ Nothing of it leaves the device but the vector of fedinfer.rollout.looks, in a p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +21,12 @@ from fedinfer.inference.predictor import Predictor
 from fedinfer.inference.telemetry import Telemetry
 from fedinfer.messages import GateWork, SumPlan
 from fedinfer.rollout import looks
+from fedinfer.text import raw_rows
 from fedinfer.types import DeviceId, FloatVector, Unit
 
 Table = npt.NDArray[np.float64]
+Row = npt.NDArray[Any]
+"""A raw row: float32 (width,), or a text (1,)."""
 
 
 def looked(host: Host, plan: SumPlan, work: GateWork, devices: Sequence[DeviceId]) -> FloatVector:
@@ -36,21 +40,21 @@ def _answer(host: Host, unit: Unit, work: GateWork, device: DeviceId) -> FloatVe
     rows = min(len(x), host.joined().scenario.drift.window)
     if installed is None or installed.info.version != work.version or rows == 0:
         return np.zeros(looks.WIDTH, np.float32)
+    x = raw_rows(host.joined().schema, x[:rows])
     before = open_previous(slots_of(host, device), host.model_cache)
     telemetry = Telemetry()
     _warm(installed.predictor, x[0])
     figures = np.full((rows, looks.WIDTH), np.nan)
     for number in range(rows):
-        row = np.ascontiguousarray(x[number], np.float32)
         label = int(y[number]) if len(y) else None
-        figures[number] = _row(host, installed.predictor, before, telemetry, row, label)
+        figures[number] = _row(host, installed.predictor, before, telemetry, x[number], label)
     if unit is Unit.EXAMPLE:
         return looks.example_answer(figures, section)
     return looks.device_answer(figures, _slow(telemetry, section.max_latency_us), section)
 
 
 def _row(
-    host: Host, new: Predictor, before: Predictor | None, telemetry: Telemetry, row: FloatVector, label: int | None
+    host: Host, new: Predictor, before: Predictor | None, telemetry: Telemetry, row: Row, label: int | None
 ) -> Table:
     """Figures of one row, (5,); NaN where there is nothing to say. A row that breaks the schema says nothing."""
     limit_us, figures = host.joined().scenario.rollout.max_latency_us, np.full(looks.WIDTH, np.nan)
@@ -72,7 +76,7 @@ def _row(
     return figures
 
 
-def _timed(host: Host, predictor: Predictor, row: FloatVector) -> tuple[Prediction | None, float]:
+def _timed(host: Host, predictor: Predictor, row: Row) -> tuple[Prediction | None, float]:
     """The answer, None when the model fails, and how long it took."""
     start = host.clock.seconds()
     try:
@@ -82,7 +86,7 @@ def _timed(host: Host, predictor: Predictor, row: FloatVector) -> tuple[Predicti
     return answer, host.clock.seconds() - start
 
 
-def _quietly(predictor: Predictor | None, row: FloatVector) -> Prediction | None:
+def _quietly(predictor: Predictor | None, row: Row) -> Prediction | None:
     """The answer of the model before, if it has one."""
     if predictor is None:
         return None
@@ -92,9 +96,9 @@ def _quietly(predictor: Predictor | None, row: FloatVector) -> Prediction | None
         return None
 
 
-def _warm(predictor: Predictor, row: FloatVector) -> None:
+def _warm(predictor: Predictor, row: Row) -> None:
     """The first prediction of a thread makes its buffers; it says nothing about the model's speed."""
-    _quietly(predictor, np.ascontiguousarray(row, np.float32))
+    _quietly(predictor, row)
 
 
 def _slow(telemetry: Telemetry, limit_us: float) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from fedinfer.inference.installed import Installed, open_installed
 from fedinfer.inference.predictor import Predictor
 from fedinfer.messages import HealthReply, WindowReply, WindowRequest
 from fedinfer.ports import Answer, Ask
+from fedinfer.text import raw_rows
 from fedinfer.types import DeviceId, FloatVector, Unit
 from fedinfer.wire import decode, encode
 
@@ -69,7 +71,8 @@ def _observe(host: Host, device: DeviceId, window: int) -> WindowReply:
     x, y = host.rows.stream(device, window)
     if len(x) == 0:
         return WindowReply(False, installed.info.version, 0, 0, ())
-    classes, probabilities = _predicted(host, installed.predictor, np.ascontiguousarray(x, np.float32))
+    x = raw_rows(host.joined().schema, x)
+    classes, probabilities = _predicted(host, installed.predictor, x)
     host.sketches.put(device, window, _sketch(host, classes, probabilities))
     if not host.policy.reveals_simulation:
         return WindowReply(True, installed.info.version, 0, 0, ())
@@ -78,13 +81,13 @@ def _observe(host: Host, device: DeviceId, window: int) -> WindowReply:
     return WindowReply(True, installed.info.version, len(x), correct, tuple(latencies))
 
 
-def _timed(host: Host, installed: Installed, row: FloatVector) -> float:
+def _timed(host: Host, installed: Installed, row: npt.NDArray[Any]) -> float:
     start = host.clock.seconds()
     installed.predictor.predict_one(row)
     return (host.clock.seconds() - start) * 1e6
 
 
-def _predicted(host: Host, predictor: Predictor, x: FloatVector) -> tuple[npt.NDArray[np.int64], FloatVector]:
+def _predicted(host: Host, predictor: Predictor, x: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], FloatVector]:
     """Class numbers (n,), -1 where the model has no answer, and probabilities (n, classes)."""
     task = host.joined()
     classes, probabilities = np.full(len(x), _NO_ANSWER), np.zeros((len(x), task.schema.classes), np.float32)

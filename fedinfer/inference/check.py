@@ -8,8 +8,7 @@ import numpy as np
 
 from fedinfer.errors import DataError, GateFailed
 from fedinfer.inference.answers import Naming
-from fedinfer.inference.predictor import Predictor
-from fedinfer.inference.rows import FloatArray
+from fedinfer.inference.predictor import Predictor, Rows
 from fedinfer.inference.session import SessionCache
 from fedinfer.manifest import Manifest, Variant
 from fedinfer.ports import Clock
@@ -45,14 +44,14 @@ def open_variant(model: bytes, manifest: Manifest, cache: SessionCache) -> Predi
     return Predictor.open(model, manifest.schema, naming_of(manifest), cache)
 
 
-def check_matrix(predictor: Predictor, manifest: Manifest) -> FloatArray:
-    """The check rows of a manifest as a matrix, float32 (rows, width).
+def check_matrix(predictor: Predictor, manifest: Manifest) -> Rows:
+    """The check rows of a manifest as `Predictor.predict_matrix` takes them.
 
     Raises:
         GateFailed: when one breaks the schema.
     """
     try:
-        return predictor.reader.matrix(np.array(manifest.check_rows, np.float64))
+        return predictor.reader.matrix(manifest.check_matrix())
     except DataError as error:
         raise GateFailed(f"version {manifest.version}: a check row breaks the schema: {error}") from error
 
@@ -91,7 +90,7 @@ def self_check(
     return CheckResult(difference, latency_us)
 
 
-def median_latency_us(predictor: Predictor, matrix: FloatArray, clock: Clock) -> float:
+def median_latency_us(predictor: Predictor, matrix: Rows, clock: Clock) -> float:
     """Median time of `TIMED_PREDICTIONS` single predictions over the rows of `matrix`, microseconds."""
     times = []
     for number in range(TIMED_PREDICTIONS):

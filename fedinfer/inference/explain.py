@@ -3,7 +3,8 @@
 The attribution of column j is the drop of the predicted class's probability when the row's value of j is replaced by
 the reference's: p(c | x) - p(c | x with x_j := r_j), in [-1, 1]. Positive = the value spoke for the class. Occlusion is
 the one-at-a-time case of removal-based explanation (Covert, Lundberg, Lee 2021, "Explaining by Removing", section 4);
-it is exact for what it says, and does not share out the effect of columns that act only together.
+it is exact for what it says, and does not share out the effect of columns that act only together. In a text the words
+take the place of columns: one after the other is replaced by no word.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import DataError
-from fedinfer.inference.predictor import Predictor
+from fedinfer.inference.predictor import Predictor, Rows
 from fedinfer.inference.rows import FloatArray
 from fedinfer.manifest import Manifest
-from fedinfer.schema import Categorical
+from fedinfer.schema import Categorical, Text
+from fedinfer.text import NOTHING, column_of, pieces
 
 MOST_ROWS = 65_536
 """Rows given to the model in one run, which bounds the memory."""
@@ -28,28 +30,34 @@ class Explanations:
     """Attributions of many rows.
 
     Args:
-        columns: names of the columns.
+        columns: names of the columns; of a text "word 1", "word 2" and so on.
         classes: explained class number of each row, int64 (rows,).
-        attributions: float32 (rows, columns), each in [-1, 1].
+        attributions: float32 (rows, columns), each in [-1, 1]; 0 behind the end of a text.
+        words: the words of each text as they are written; empty for tables.
     """
 
     columns: tuple[str, ...]
     classes: npt.NDArray[np.int64]
     attributions: FloatArray
+    words: tuple[tuple[str, ...], ...] = ()
 
     def strongest(self, row: int, count: int) -> tuple[tuple[str, float], ...]:
-        """The `count` columns with the largest absolute attribution of one row, strongest first."""
-        values = self.attributions[row]
+        """The `count` columns or words with the largest absolute attribution of one row, strongest first."""
+        names = self.words[row] if self.words else self.columns
+        values = self.attributions[row, : len(names)]
         order = np.argsort(-np.abs(values), kind="stable")[:count]
-        return tuple((self.columns[place], float(values[place])) for place in order)
+        return tuple((names[place], float(values[place])) for place in order)
 
 
-def reference_row(manifest: Manifest) -> FloatArray:
+def reference_row(manifest: Manifest) -> Rows:
     """A typical row from the manifest's check rows, which are public or synthetic, float32 (width,).
 
-    Numeric columns take the median, categorical ones the most frequent index; a column without any value is NaN.
+    Numeric columns take the median, categorical ones the most frequent index; a column without any value is NaN. For a
+    text what stands for no word, object (1,).
     """
-    rows = np.array(manifest.check_rows, np.float32)
+    if manifest.schema.text is not None:
+        return column_of([NOTHING]).reshape(1)
+    rows = manifest.check_matrix()
     reference = np.full(manifest.schema.width, np.nan, np.float32)
     columns = manifest.schema.columns or (None,) * manifest.schema.width
     for place, column in enumerate(columns):
@@ -61,17 +69,19 @@ def reference_row(manifest: Manifest) -> FloatArray:
     return reference
 
 
-def explain(predictor: Predictor, matrix: FloatArray, reference: FloatArray) -> Explanations:
+def explain(predictor: Predictor, matrix: Rows, reference: Rows) -> Explanations:
     """Explain the predicted class of every row.
 
     Args:
         predictor: the model.
-        matrix: rows checked by `RowReader.matrix`, float32 (n, width).
-        reference: float32 (width,), NaN = missing; see `reference_row`.
+        matrix: rows checked by `predictor.reader.matrix`, float32 (n, width) or texts (n, 1).
+        reference: float32 (width,), NaN = missing, or for texts (1,); see `reference_row`.
 
     Raises:
         DataError: for a model of images, or a reference of another width.
     """
+    if predictor.schema.text is not None:
+        return _explain_texts(predictor, matrix, str(reference[0]), predictor.schema.text)
     width = predictor.schema.width
     if not predictor.schema.columns:
         raise DataError("explanations are for tables; this model takes images")
@@ -84,6 +94,18 @@ def explain(predictor: Predictor, matrix: FloatArray, reference: FloatArray) -> 
         part = slice(start, start + step)
         classes[part], attributions[part] = _explain_part(predictor, matrix[part], reference)
     return Explanations(predictor.reader.names, classes, attributions)
+
+
+def _explain_texts(predictor: Predictor, matrix: Rows, nothing: str, column: Text) -> Explanations:
+    words = tuple(tuple(pieces(text, column.length)) for text in matrix[:, 0])
+    classes, attributions = np.empty(len(words), np.int64), np.zeros((len(words), column.length), np.float32)
+    for row, found in enumerate(words):
+        changed = [" ".join((*found[:place], nothing, *found[place + 1 :])) for place in range(len(found))]
+        answers = predictor.predict_matrix(column_of([" ".join(found), *changed])).probabilities
+        classes[row] = answers[0].argmax()
+        attributions[row, : len(found)] = answers[0, classes[row]] - answers[1:, classes[row]]
+    names = tuple(f"word {place}" for place in range(1, column.length + 1))
+    return Explanations(names, classes, attributions, words)
 
 
 def _explain_part(

@@ -2,11 +2,12 @@
 
 A request carries rows in one of two ways:
 
-* one tensor "input" of shape [rows, width] and a numeric datatype, null = missing, categories as indices;
-* one tensor per column, named after it, of shape [rows] or [rows, 1]: numbers, or BYTES for categories.
+* one tensor "input" of shape [rows, width] and a numeric datatype, null = missing, categories as indices; for a model
+  of texts of shape [rows] or [rows, 1] and datatype BYTES, each text a JSON string;
+* one tensor per column, named after it, of shape [rows] or [rows, 1]: numbers, or BYTES for categories and texts.
 
 Data may be flat or nested, as the protocol allows. The reply has "label" (BYTES), "probabilities" (FP32) and, when the
-request's parameters ask with "explain": true, "attributions" (FP32, one value per column).
+request's parameters ask with "explain": true, "attributions" (FP32, one value per column or per word of a text).
 
 Source: KServe, Open Inference Protocol (V2), Inference Protocol HTTP/REST.
 """
@@ -24,7 +25,7 @@ from fedinfer.errors import DataError
 from fedinfer.inference.answers import Predictions
 from fedinfer.inference.explain import Explanations
 from fedinfer.inference.session import INPUT, LABEL, PROBABILITIES
-from fedinfer.schema import Categorical, Schema
+from fedinfer.schema import Categorical, Schema, Text
 from fedinfer.types import Json
 
 ATTRIBUTIONS = "attributions"
@@ -62,6 +63,8 @@ def read_request(body: Any, schema: Schema) -> InferRequest:
     request_id, parameters = body.get("id", ""), body.get("parameters") or {}
     if not isinstance(request_id, str) or not isinstance(parameters, Mapping):
         raise DataError('"id" is not a text or "parameters" is not an object')
+    if _is_whole(inputs) and schema.text is not None:
+        inputs = [{**inputs[0], "name": schema.text.name}]
     rows = _matrix(inputs[0], schema.width) if _is_whole(inputs) else _columns(inputs, schema)
     return InferRequest(rows, request_id, _wanted(body.get("outputs"), parameters.get("explain") is True))
 
@@ -87,14 +90,13 @@ def reply(
 
 def model_metadata(name: str, version: int, schema: Schema) -> Json:
     """Metadata of the active model; the columns and labels stand in the parameters of its tensors."""
-    columns = [column.name for column in schema.columns]
+    parameters = {"columns": [column.name for column in schema.columns]}
+    datatype, width = ("FP32", schema.width) if schema.text is None else ("BYTES", 1)
     return {
         "name": name,
         "versions": [str(version)],
         "platform": "onnxruntime_onnx",
-        "inputs": [
-            {"name": INPUT, "datatype": "FP32", "shape": [-1, schema.width], "parameters": {"columns": columns}}
-        ],
+        "inputs": [{"name": INPUT, "datatype": datatype, "shape": [-1, width], "parameters": parameters}],
         "outputs": [
             {"name": LABEL, "datatype": "BYTES", "shape": [-1], "parameters": {"labels": list(schema.labels)}},
             {"name": PROBABILITIES, "datatype": "FP32", "shape": [-1, schema.classes]},
@@ -117,7 +119,7 @@ def _matrix(tensor: Mapping[str, Any], width: int) -> Any:
 
 def _columns(inputs: Sequence[Mapping[str, Any]], schema: Schema) -> list[dict[str, Any]]:
     columns: dict[str, list[Any]] = {}
-    categorical = {column.name for column in schema.columns if isinstance(column, Categorical)}
+    worded = {column.name for column in schema.columns if isinstance(column, Categorical | Text)}
     for tensor in inputs:
         name = tensor.get("name")
         if not isinstance(name, str) or name in columns:
@@ -125,8 +127,8 @@ def _columns(inputs: Sequence[Mapping[str, Any]], schema: Schema) -> list[dict[s
         (shape, values), datatype = _shape_and_values(tensor), str(tensor.get("datatype"))
         if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1):
             raise DataError(f"tensor {name!r} has shape {shape}, expected [rows] or [rows, 1]")
-        if datatype != "BYTES" and (datatype not in NUMERIC or name in categorical):
-            raise DataError(f"tensor {name!r} has datatype {datatype[:40]!r}; categories are BYTES")
+        if datatype != "BYTES" and (datatype not in NUMERIC or name in worded):
+            raise DataError(f"tensor {name!r} has datatype {datatype[:40]!r}; categories and texts are BYTES")
         columns[name] = values
     counts = {name: len(values) for name, values in columns.items()}
     if len(set(counts.values())) != 1:

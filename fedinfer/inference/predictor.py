@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from fedinfer.errors import ConfigError, DataError, GateFailed, StoreError
 from fedinfer.inference.answers import Naming, Prediction, Predictions
+from fedinfer.inference.lanes import NumberLane, TextLane, lane_of
 from fedinfer.inference.rows import NUMBERS, FloatArray, RowReader
 from fedinfer.inference.session import (
     INPUT,
@@ -35,16 +37,18 @@ from fedinfer.inference.session import (
     open_session,
     static_width,
 )
+from fedinfer.inference.texts import reader_of
 from fedinfer.schema import Schema
 
 SCHEMA_KEY = "schema"
 """Key of the schema (JSON) in the `metadata_props` of a model."""
 MAX_WIDTH = 16_777_216
 """Largest row, in values, that a model file may ask for by itself: 64 MiB; a manifest is bounded by its check rows."""
-_FLOAT32 = np.dtype(np.float32)
+Rows = npt.NDArray[Any]
+"""Checked rows: float32 (n, width), or texts, object (n, 1)."""
 _ONLY_PROBABILITIES = [PROBABILITIES]
-Check = Callable[[FloatArray, int], None]
-"""Rows (n, width) and the number of the first one; raises DataError."""
+Check = Callable[[Rows, int], None]
+"""Rows and the number of the first one; raises DataError."""
 _LEAST_RUN_ROWS, _MOST_RUN_ROWS, _RUN_VALUES = 64, 2048, 262_144
 
 
@@ -63,7 +67,7 @@ class Predictor:
     def __init__(self, session: ort.InferenceSession, schema: Schema, naming: Naming) -> None:
         self.schema = schema
         self.naming = naming
-        self.reader = RowReader(schema)
+        self.reader = reader_of(schema)
         self._session = session
         self._threads = threading.local()
         self._check_shape()
@@ -96,18 +100,19 @@ class Predictor:
         """Predict many rows at once.
 
         Args:
-            rows: array (n, width), data frame, CSV text with a header, or a sequence of dicts or rows; see `rows`.
+            rows: array (n, width), data frame, CSV text with a header, or a sequence of dicts or rows; see `rows`. For
+                a text schema a sequence of texts, data frame, CSV text or dicts; see `texts`.
 
         Raises:
             DataError: for a row that breaks the schema.
             GateFailed: when the model fails or answers NaN or infinity.
         """
-        if isinstance(rows, np.ndarray) and rows.dtype.kind in NUMBERS:
+        if isinstance(self.reader, RowReader) and isinstance(rows, np.ndarray) and rows.dtype.kind in NUMBERS:
             return self._predictions(self.reader.shaped(rows), self.reader.check)
         return self.predict_matrix(self.reader.matrix(rows))
 
-    def predict_matrix(self, matrix: FloatArray) -> Predictions:
-        """Predict rows that `RowReader.matrix` has checked, float32 (n, width).
+    def predict_matrix(self, matrix: Rows) -> Predictions:
+        """Predict rows that `reader.matrix` has checked, float32 (n, width) or texts (n, 1).
 
         Raises:
             GateFailed: when the model fails or answers NaN or infinity.
@@ -115,24 +120,17 @@ class Predictor:
         return self._predictions(matrix, _checked_before)
 
     def predict_one(self, row: Any) -> Prediction:
-        """Predict one row: a float32 array (width,) is quickest; a dict, values or one CSV line also do.
+        """Predict one row: a float32 array (width,) is quickest; a dict, values or one CSV line also do; or one text.
 
         Raises:
             DataError: for a row that breaks the schema.
             GateFailed: when the model fails or answers NaN or infinity.
         """
-        lane = self._lane()
-        if type(row) is np.ndarray and row.dtype == _FLOAT32 and row.shape in lane.shapes:
-            lane.flat[:] = row
-            if lane.suspicious():
-                self.reader.check(lane.row)
-        else:
-            lane.flat[:] = self.reader.one(row)
-        return lane.run(self.naming)
+        return self._lane().run(row, self.naming)
 
-    def last_row(self) -> FloatArray:
-        """The row that this thread predicted last, float32 (width,); overwritten by the next one."""
-        row: FloatArray = self._lane().flat
+    def last_row(self) -> Rows:
+        """The row that this thread predicted last, float32 (width,) or text (1,); overwritten by the next one."""
+        row: Rows = self._lane().flat
         return row
 
     def stream(
@@ -155,13 +153,13 @@ class Predictor:
                     raise
                 on_error(number, error)
 
-    def graph_labels(self, matrix: FloatArray) -> list[str]:
-        """The graph's own "label" output for rows (n, width); empty without such an output. For the self-check."""
+    def graph_labels(self, matrix: Rows) -> list[str]:
+        """The graph's own "label" output for checked rows; empty without such an output. For the self-check."""
         if LABEL not in [node.name for node in self._session.get_outputs()]:
             return []
         return [str(label) for label in self._run([LABEL], matrix)[0]]
 
-    def _predictions(self, matrix: FloatArray, check: Check) -> Predictions:
+    def _predictions(self, matrix: Rows, check: Check) -> Predictions:
         probabilities = self._in_runs(matrix, check)
         flat = probabilities.ravel()
         if not math.isfinite(flat.dot(flat)):  # a sum of squares: nothing cancels
@@ -170,9 +168,11 @@ class Predictor:
                 raise GateFailed(f"the model answers NaN or infinity for {bad} rows")
         return Predictions(probabilities, self.naming)
 
-    def _in_runs(self, matrix: FloatArray, check: Check) -> FloatArray:
+    def _in_runs(self, matrix: Rows, check: Check) -> FloatArray:
         """Many rows in runs that fit the processor's cache, each checked right before the model reads it there."""
         count, step = len(matrix), max(_LEAST_RUN_ROWS, min(_MOST_RUN_ROWS, _RUN_VALUES // self.reader.width))
+        if count == 0:  # string operators refuse an empty batch
+            return np.empty((0, self.schema.classes), np.float32)
         if count <= step:
             check(matrix, 0)
             whole: FloatArray = self._run(_ONLY_PROBABILITIES, matrix)[0]
@@ -184,75 +184,29 @@ class Predictor:
             probabilities[start : start + step] = self._run(_ONLY_PROBABILITIES, part)[0]
         return probabilities
 
-    def _run(self, names: list[str], matrix: FloatArray) -> Any:
+    def _run(self, names: list[str], matrix: Rows) -> Any:
         try:
             return self._session.run(names, {INPUT: matrix})
         except Exception as error:  # any of ONNX Runtime's classes: the rows are valid, so the graph is at fault
             raise GateFailed(f"the model fails on {len(matrix)} rows: {first_line(error)}") from error
 
-    def _lane(self) -> _Lane:
-        lane: _Lane | None = getattr(self._threads, "lane", None)
+    def _lane(self) -> NumberLane | TextLane:
+        lane: NumberLane | TextLane | None = getattr(self._threads, "lane", None)
         if lane is None:
-            lane = self._threads.lane = _Lane(self._session, self.reader, len(self.naming.labels))
+            lane = self._threads.lane = lane_of(self._session, self.reader, len(self.naming.labels))
         return lane
 
     def _check_shape(self) -> None:
         width, classes = static_width(self._session), self.schema.classes
-        if width not in (None, self.schema.width):
-            raise GateFailed(f"the graph wants rows of {width} values, the schema has {self.schema.width}")
-        shape = self._run(_ONLY_PROBABILITIES, np.zeros((2, self.schema.width), np.float32))[0].shape
+        if width not in (None, self.reader.width):
+            raise GateFailed(f"the graph wants rows of {width} values, the schema has {self.reader.width}")
+        shape = self._run(_ONLY_PROBABILITIES, self.reader.blank(2))[0].shape
         if shape != (2, classes):
             raise GateFailed(f"the graph answers 2 rows with shape {shape}, the schema has {classes} labels")
 
 
-class _Lane:
-    """Buffers of one thread, bound once: ONNX Runtime reads `row` and writes `probabilities` in place."""
-
-    def __init__(self, session: ort.InferenceSession, reader: RowReader, classes: int) -> None:
-        self.row = np.zeros((1, reader.width), np.float32)
-        self.flat = self.row[0]
-        self.shapes = (self.flat.shape, self.row.shape)
-        self.out = np.zeros((1, classes), np.float32)
-        self._reader, self._session = reader, session
-        self._below, self._above = np.zeros(reader.width, bool), np.zeros(reader.width, bool)
-        self._fraction = np.zeros(reader.width, np.float32)
-        self._categories = reader.category_mask if reader.has_categories else None
-        self._binding = session.io_binding()
-        self._binding.bind_ortvalue_input(INPUT, ort.OrtValue.ortvalue_from_numpy(self.row))
-        self._binding.bind_ortvalue_output(PROBABILITIES, ort.OrtValue.ortvalue_from_numpy(self.out))
-
-    def suspicious(self) -> bool:
-        """True when some cell may break its rule. Comparisons with NaN are false, so a missing value passes."""
-        np.less(self.flat, self._reader.low, out=self._below)
-        np.greater(self.flat, self._reader.high, out=self._above)
-        if np.count_nonzero(self._below) or np.count_nonzero(self._above):
-            return True
-        return self._categories is not None and self._has_fraction(self._categories)
-
-    def run(self, naming: Naming) -> Prediction:
-        """Run the graph on `row`."""
-        try:
-            self._session.run_with_iobinding(self._binding)
-        except Exception as error:  # see Predictor._run
-            raise GateFailed(f"the model fails on one row: {first_line(error)}") from error
-        probabilities = self.out[0].copy()
-        best = int(probabilities.argmax())  # a NaN is the largest for argmax
-        confidence = float(probabilities[best])
-        if not math.isfinite(confidence):
-            raise GateFailed("the model answers NaN or infinity for 1 row")
-        return Prediction(naming.of(best, confidence), confidence, probabilities)
-
-    def _has_fraction(self, categories: FloatArray) -> bool:
-        np.rint(self.flat, out=self._fraction)
-        np.subtract(self.flat, self._fraction, out=self._fraction)
-        np.multiply(self._fraction, categories, out=self._fraction)
-        np.abs(self._fraction, out=self._fraction)
-        np.greater(self._fraction, 0, out=self._above)
-        return bool(np.count_nonzero(self._above))
-
-
-def _checked_before(matrix: FloatArray, first: int) -> None:
-    """For rows that come from `RowReader.matrix`."""
+def _checked_before(matrix: Rows, first: int) -> None:
+    """For rows that come from `reader.matrix`."""
 
 
 def _schema_of(session: ort.InferenceSession) -> Schema:

@@ -87,7 +87,7 @@ class RowReader:
         if isinstance(rows, np.ndarray):
             return self._array(rows)
         if isinstance(rows, str):
-            return self._csv(rows)
+            return self._records(csv_records(rows, self.names))
         if hasattr(rows, "columns") and hasattr(rows, "__getitem__"):
             return self._frame(rows)
         if isinstance(rows, Mapping):
@@ -125,6 +125,10 @@ class RowReader:
                 raise DataError(f"array of shape {row.shape}, expected one row of {self.width} values")
             return matrix
         return self._records([row])
+
+    def blank(self, rows: int) -> FloatArray:
+        """Rows of zeros, float32 (rows, width)."""
+        return np.zeros((rows, self.width), np.float32)
 
     def check(self, matrix: FloatArray, first: int = 0) -> None:
         """Check a float32 array (n, width) cell by cell, in bulk.
@@ -194,21 +198,6 @@ class RowReader:
     def _bad_dtype(self, rows: npt.NDArray[Any]) -> NoReturn:
         raise DataError(f"array of dtype {rows.dtype}, expected numbers, text or objects")
 
-    def _csv(self, text: str) -> FloatArray:
-        try:
-            lines = [line for line in csv.reader(io.StringIO(text), strict=True) if line]
-        except csv.Error as error:
-            raise DataError(f"CSV text cannot be read: {error}") from error
-        if not lines:
-            raise DataError("CSV text is empty", hint=f"first line: {','.join(self.names)}")
-        header = [name.strip() for name in lines[0]]
-        if len(set(header)) != len(header):
-            raise DataError(f"CSV header names a column twice: {header}")
-        for number, line in enumerate(lines[1:]):
-            if len(line) != len(header):
-                raise DataError(f"row {number}: {len(line)} cells, the header names {len(header)}")
-        return self._records([dict(zip(header, line, strict=True)) for line in lines[1:]])
-
     def _frame(self, frame: Any) -> FloatArray:
         present = {str(name) for name in frame.columns}
         self._check_names(present, 0)
@@ -274,6 +263,27 @@ class RowReader:
             shown = repr(value)[:60]
             rule = "a finite number or missing"
             raise DataError(f"row {row}, column {self._name(place)}: {shown} breaks the rule: {rule}") from error
+
+
+def csv_records(text: str, names: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of CSV text with a header; `names` are for the message about empty text.
+
+    Raises:
+        DataError: names the row and the rule.
+    """
+    try:
+        lines = [line for line in csv.reader(io.StringIO(text), strict=True) if line]
+    except csv.Error as error:
+        raise DataError(f"CSV text cannot be read: {error}") from error
+    if not lines:
+        raise DataError("CSV text is empty", hint=f"first line: {','.join(names)}")
+    header = [name.strip() for name in lines[0]]
+    if len(set(header)) != len(header):
+        raise DataError(f"CSV header names a column twice: {header}")
+    for number, line in enumerate(lines[1:]):
+        if len(line) != len(header):
+            raise DataError(f"row {number}: {len(line)} cells, the header names {len(header)}")
+    return [dict(zip(header, line, strict=True)) for line in lines[1:]]
 
 
 def _cell(column: Column) -> Cell:

@@ -17,14 +17,15 @@ import numpy as np
 from fedinfer.errors import DataError, FedInferError, GateFailed
 from fedinfer.inference.answers import Prediction, Predictions
 from fedinfer.inference.installed import Installed, open_installed
+from fedinfer.inference.predictor import Rows
 from fedinfer.inference.rows import FloatArray
 from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import Slots
 from fedinfer.inference.telemetry import Telemetry
 from fedinfer.ports import Clock
 
-Observer = Callable[[int, FloatArray, FloatArray], None]
-"""Called in bulk with (version, rows (n, width), probabilities (n, classes)): the drift sketch.
+Observer = Callable[[int, Rows, FloatArray], None]
+"""Called in bulk with (version, raw rows (n, width), probabilities (n, classes)): the drift sketch.
 The arrays are reused; the observer copies what it keeps."""
 
 logger = logging.getLogger(__name__)
@@ -43,16 +44,16 @@ class ObservationBuffer:
         self._observer = observer
         self._version = 0
         self._used = 0
-        self._rows: FloatArray = np.empty((0, 0), np.float32)
+        self._rows: Rows = np.empty((0, 0), np.float32)
         self._probabilities: FloatArray = np.empty((0, 0), np.float32)
         self._lock = threading.Lock()
 
-    def add_one(self, version: int, row: FloatArray, probabilities: FloatArray) -> None:
+    def add_one(self, version: int, row: Rows, probabilities: FloatArray) -> None:
         """Take a copy of one row (width,) and its answer (classes,)."""
         with self._lock:
             if version != self._version:
                 self._flush()
-                self._rows = np.empty((self._size, row.size), np.float32)
+                self._rows = np.empty((self._size, row.size), row.dtype)
                 self._probabilities = np.empty((self._size, probabilities.size), np.float32)
                 self._version = version
             self._rows[self._used] = row
@@ -61,7 +62,7 @@ class ObservationBuffer:
             if self._used == self._size:
                 self._flush()
 
-    def add(self, version: int, rows: FloatArray, probabilities: FloatArray) -> None:
+    def add(self, version: int, rows: Rows, probabilities: FloatArray) -> None:
         """Hand on many rows at once."""
         with self._lock:
             self._flush()

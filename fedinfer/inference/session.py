@@ -12,6 +12,7 @@ import onnxruntime as ort
 from fedinfer.errors import GateFailed
 
 INPUT, LABEL, PROBABILITIES = "input", "label", "probabilities"
+_KINDS = ("tensor(float)", "tensor(string)")
 _FATAL_ONLY = 4  # ONNX Runtime writes to stderr by itself; a device's log belongs to the program that embeds us
 
 
@@ -19,7 +20,8 @@ def open_session(model: bytes) -> ort.InferenceSession:
     """Load a graph with one thread on the CPU.
 
     Args:
-        model: serialized ONNX model with the float32 input "input" of shape (batch, width) and at least the float32
+        model: serialized ONNX model with the input "input", float32 of shape (batch, width) or string of shape
+            (batch, 1), and at least the float32
             output "probabilities" of shape (batch, classes).
 
     Raises:
@@ -104,8 +106,8 @@ class SessionCache:
 def _check_inputs(session: ort.InferenceSession) -> None:
     inputs = session.get_inputs()
     found = [f"{node.name}: {node.type}{node.shape}" for node in inputs]
-    if len(inputs) != 1 or inputs[0].name != INPUT or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 2:
-        raise GateFailed(f"the graph wants {found}, expected one float input {INPUT!r} of shape (batch, width)")
+    if len(inputs) != 1 or inputs[0].name != INPUT or inputs[0].type not in _KINDS or len(inputs[0].shape) != 2:
+        raise GateFailed(f"the graph wants {found}, expected one float or text input {INPUT!r} of shape (batch, width)")
     if isinstance(inputs[0].shape[0], int):
         raise GateFailed(f"the batch size of the graph is fixed to {inputs[0].shape[0]}, expected a free dimension")
 

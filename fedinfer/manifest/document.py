@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from fedinfer.errors import ArtifactRejected, ConfigError
 from fedinfer.manifest.fields import demand, finite, is_name, is_sha256, items, no_constant, number, row, value_of
@@ -49,7 +51,7 @@ class Manifest:
         task: name of the task, [a-z0-9_-].
         schema: inputs and labels.
         variants: model files, the chosen one first.
-        check_rows: self-check inputs, raw values of one row each, NaN = missing.
+        check_rows: self-check inputs, raw values of one row each, NaN = missing; a text is one string.
         float_metric: task metric of the float model before quantization, in [0, 1].
         metrics: further figures of the chosen variant on held-out rows.
         isa: machine and vector instructions on which the gates ran, for instance "x86_64 avx2".
@@ -67,7 +69,7 @@ class Manifest:
     task: str
     schema: Schema
     variants: tuple[Variant, ...]
-    check_rows: tuple[tuple[float, ...], ...]
+    check_rows: tuple[tuple[float, ...] | tuple[str, ...], ...]
     float_metric: float
     metrics: Mapping[str, float]
     isa: str
@@ -101,6 +103,11 @@ class Manifest:
                 return variant
         raise ArtifactRejected(f"version {self.version} has no variant {name!r}", hint=f"it has {self._names()}")
 
+    def check_matrix(self) -> npt.NDArray[Any]:
+        """The self-check inputs as the graph takes them: float32 (rows, width), or texts as object (rows, 1)."""
+        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which the reader of rows refuses
+            return np.array(self.check_rows, np.float32 if self.schema.text is None else object)
+
     def to_json(self) -> Json:
         """A JSON object that `from_json` reads back."""
         return {
@@ -116,7 +123,7 @@ class Manifest:
             "float_metric": self.float_metric,
             "metrics": dict(self.metrics),
             "isa": self.isa,
-            "check_rows": [[None if math.isnan(v) else v for v in row] for row in self.check_rows],
+            "check_rows": [[None if v != v else v for v in row] for row in self.check_rows],  # NaN is null
             "reference": plain(self.reference),
             "abstain_below": self.abstain_below,
             "abstain_label": self.abstain_label,
@@ -219,10 +226,14 @@ def _check(manifest: Manifest) -> None:
 
 
 def _check_rows(manifest: Manifest) -> None:
-    rows, width = manifest.check_rows, manifest.schema.width
+    rows, text = manifest.check_rows, manifest.schema.text
+    width = manifest.schema.width if text is None else 1
     demand(1 <= len(rows) <= MAX_CHECK_ROWS, f"{len(rows)} self-check rows")
     demand(all(len(row) == width for row in rows), f"a self-check row has not {width} values")
-    demand(len(rows) * width <= MAX_CHECK_VALUES, f"{len(rows) * width} self-check values, at most {MAX_CHECK_VALUES}")
+    kinds = {isinstance(value, str) for row in rows for value in row}
+    demand(kinds == {text is not None}, "self-check rows are texts if the schema is of a text, else numbers")
+    size = sum(len(value) if isinstance(value, str) else 1 for row in rows for value in row)
+    demand(size <= MAX_CHECK_VALUES, f"{size} self-check values, at most {MAX_CHECK_VALUES}")
 
 
 def _schema(data: Json) -> Schema:

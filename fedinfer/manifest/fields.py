@@ -67,11 +67,22 @@ def whole(value: Any) -> int:
     return value
 
 
-def row(value: Any) -> tuple[float, ...]:
-    """A self-check row; null is a missing value."""
+def row(value: Any) -> tuple[float, ...] | tuple[str, ...]:
+    """A self-check row: numbers, null is a missing value; or one text."""
     if not isinstance(value, list):
         raise ArtifactRejected("manifest: a self-check row is not a list")
+    if len(value) == 1 and type(value[0]) is str:
+        return (_unicode(value[0]),)
     return tuple(math.nan if cell is None else finite(cell) for cell in value)
+
+
+def _unicode(text: str) -> str:
+    """JSON can write half of a surrogate pair, which no graph takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ArtifactRejected("manifest: a self-check text is no Unicode") from error
+    return text
 
 
 def numbers(value: Any) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedinfer.config import ModelKind, ModelSection
 from fedinfer.errors import ConfigError
 from fedinfer.schema import Schema
-from fedinfer.training.prepare import PixelPrepare, TablePrepare
+from fedinfer.training.prepare import PixelPrepare, TablePrepare, TokenPrepare
 from fedinfer.training.seeding import seeded
 from fedinfer.training.sequence import build_bag, build_gru, build_recommender, build_tcn, build_transformer
 
@@ -49,18 +49,27 @@ def build_model(section: ModelSection, schema: Schema, seed: int) -> Model:
 
     Args:
         section: kind and hidden sizes, or a factory "package.module:callable" that is called with the schema and
-            returns the core: it gets (n, features) for a table, (n, channels, height, width) for an image.
+            returns the core: it gets (n, features) for a table, (n, channels, height, width) for an image and
+            (n, length) token numbers for a text.
         schema: what a row looks like.
         seed: seed of the start weights.
 
     Raises:
         ConfigError: the kind does not fit the schema, or the factory cannot be used.
     """
+    _check_text(section, schema)
     with seeded(seed):
         model = _from_factory(section.factory, schema) if section.factory else _BUILDERS[section.kind](section, schema)
     _check(model, section)
     model.eval()
     return model
+
+
+def _check_text(section: ModelSection, schema: Schema) -> None:
+    """Token numbers have no order: nothing but an embedding can read them."""
+    if schema.text is None or section.kind in (ModelKind.BAG, ModelKind.TRANSFORMER) or section.factory:
+        return
+    raise ConfigError(f"model.kind = '{section.kind}' cannot read texts", hint="use kind = 'bag' or 'transformer'")
 
 
 def _logistic(section: ModelSection, schema: Schema) -> Model:
@@ -126,8 +135,13 @@ def _from_factory(path: str, schema: Schema) -> Model:
         raise ConfigError(f"model.factory = {path!r} failed: {error!r}") from error
     if not isinstance(core, nn.Module):
         raise ConfigError(f"model.factory = {path!r} returned {type(core).__name__}, a torch.nn.Module is needed")
-    prepare = TablePrepare(schema) if schema.columns else PixelPrepare(schema.pixel_max, schema.shape)
-    return Model(prepare, core)
+    return Model(_factory_prepare(schema), core)
+
+
+def _factory_prepare(schema: Schema) -> nn.Module:
+    if schema.text is not None:
+        return TokenPrepare(schema.text.last, 0)
+    return TablePrepare(schema) if schema.columns else PixelPrepare(schema.pixel_max, schema.shape)
 
 
 def _load(path: str) -> Callable[[Schema], Any]:

@@ -5,7 +5,7 @@ Rules:
 * Numeric columns are clamped to their range and scaled to [-1, 1]; a missing one becomes 0 and sets its indicator.
 * Categorical columns become one-hot; anything that is not an index of a category counts as missing.
 * Pixels are clamped to [0, pixel_max] and scaled to [0, 1]; a missing one becomes 0.
-* Tokens are whole numbers in [0, pixel_max]; 0 is padding, a missing or odd value counts as padding.
+* Tokens are whole numbers up to the last of the vocabulary; 0 is padding, a missing or odd value counts as padding.
 """
 
 from __future__ import annotations

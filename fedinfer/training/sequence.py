@@ -3,8 +3,8 @@
 How a row describes a sequence with the schema as it is:
 * series (`tcn`, `gru`): one numeric column per reading, channel by channel, and shape (channels, 1, length); without
   columns the readings lie in [0, pixel_max]; shape () means one channel.
-* text (`bag`, `transformer`): shape (1, 1, length) and pixel_max = last token number, rows hold token numbers and 0 is
-  padding; or one categorical column per place whose categories are the vocabulary.
+* text (`bag`, `transformer`): a text column; rows hold token numbers of `fedinfer.text` and 0 is no word; or one
+  categorical column per place whose categories are the vocabulary.
 * recommendations: categorical columns (user, item, ...) and any number of numeric ones.
 """
 
@@ -221,14 +221,11 @@ def _series(schema: Schema, kind: str) -> tuple[nn.Module, int, int]:
 
 def _tokens(schema: Schema, kind: str) -> tuple[nn.Module, int, int]:
     """Prepare module, vocabulary size with padding, and length of a text."""
-    if not schema.columns:
-        largest = int(schema.pixel_max)
-        if largest < 1 or largest != schema.pixel_max:
-            raise ConfigError(f"model.kind = '{kind}': pixel_max = {schema.pixel_max} is not a last token number >= 1")
-        return TokenPrepare(largest, 0), largest + 1, schema.width
+    if schema.text is not None:
+        return TokenPrepare(schema.text.last, 0), schema.text.last + 1, schema.text.length
     words = [len(c.categories) for c in schema.columns if isinstance(c, Categorical)]
     if len(words) != len(schema.columns) or len(set(words)) != 1:
-        raise ConfigError(f"model.kind = '{kind}' needs tokens: categorical columns of one vocabulary, or shape alone")
+        raise ConfigError(f"model.kind = '{kind}' needs a text column, or categorical columns of one vocabulary")
     return TokenPrepare(words[0], 1), words[0] + 1, len(words)
 
 

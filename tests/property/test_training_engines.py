@@ -52,7 +52,7 @@ def convolutional_nets(draw):
         layers.append(kind(channels, size, kernel, stride, padding, dilation, bias=draw(st.booleans())))
         groups = draw(st.sampled_from([1, size // 2 if size % 2 == 0 else 1, size]))
         places = nn.Sequential(*layers)(torch.zeros(1, *shape)).shape[2:].numel()
-        # A norm takes out the scale: where a weight is nothing but a scale, all that is left of its gradient is rounding.
+        # A norm takes out scale: where a weight is nothing but scale, all that is left of its gradient is rounding.
         only_scales = kernel == channels == size // groups == 1
         if draw(st.booleans()) and size // groups * places >= 8 and not only_scales:  # see the test on rounding
             layers.append(nn.GroupNorm(groups, size, affine=draw(st.booleans())))

@@ -19,6 +19,7 @@ from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import Slots
 from fedinfer.simulation.engine import DEVICES_FOLDER, Prepared, run_local
 from fedinfer.system import SystemClock
+from fedinfer.text import raw_rows
 from fedinfer.training import load_trainer
 from fedinfer.training.checkpoints import load_checkpoint
 from fedinfer.types import Json
@@ -102,12 +103,13 @@ def test_every_device_runs_the_gated_file(outcome: Outcome) -> None:
 
 def test_the_device_answers_as_the_trained_model_does(outcome: Outcome) -> None:
     x, y = outcome.prepared.federation.test
-    answers = outcome.installed.predictor.predict(x)
+    raw = raw_rows(outcome.prepared.federation.schema, x)
+    answers = outcome.installed.predictor.predict(raw)
     assert answers.probabilities.shape == (len(y), outcome.prepared.federation.schema.classes)
     np.testing.assert_allclose(answers.probabilities.sum(axis=1), 1.0, atol=1e-5)
     trained = outcome.float_probabilities.argmax(axis=1)
     assert (answers.probabilities.argmax(axis=1) == trained).mean() >= 0.95
-    alone = outcome.installed.predictor.predict_one(x[0])
+    alone = outcome.installed.predictor.predict_one(raw[0])
     assert alone.label in outcome.prepared.federation.schema.labels
 
 

@@ -25,14 +25,14 @@ from fedinfer.artifact.graph import Ending, run
 from fedinfer.artifact.measure import Evidence
 from fedinfer.config import ArtifactSection, ModelKind, ModelSection
 from fedinfer.errors import ConfigError, GateFailed
-from fedinfer.schema import Categorical, Numeric, Schema
+from fedinfer.schema import Categorical, Numeric, Schema, Text
 from fedinfer.system import FrozenClock, simulation_rng
 from fedinfer.training.models import build_model
 from tests.unit.artifact.workshop import PRIVACY, START, TABLE
 
 pytestmark = pytest.mark.slow  # every export takes a second or more
 
-TEXT = Schema((), "topic", ("a", "b", "c"), (1, 1, 12), 99.0)
+TEXT = Schema((Text("note", 12, tuple(f"w{i}" for i in range(98))),), "topic", ("a", "b", "c"))
 SERIES = Schema((), "state", ("rest", "walk"), (3, 1, 16), 1.0)
 IMAGE = Schema((), "digit", tuple("0123456789"), (1, 8, 8), 16.0)
 SHOP = Schema(

@@ -15,7 +15,10 @@ from fedinfer.artifact.graph import Ending, finish
 from fedinfer.artifact.repository import Repository
 from fedinfer.artifact.signing import load_keys
 from fedinfer.cli.artifact import app
+from fedinfer.inference.predictor import Predictor
+from fedinfer.schema import MARKS
 from fedinfer.system import FrozenClock, SystemClock, simulation_rng
+from tests.unit.artifact.text_model import COLUMN, text_file
 from tests.unit.artifact.workshop import TABLE, dense_core, release
 
 RUNNER = CliRunner()
@@ -300,3 +303,22 @@ def test_a_slim_file_is_judged_against_the_unpruned_one(tmp_path, model, labelle
     assert "no variant passes: float: metric drops by" in " ".join(text.split())
     assert asked("inspect", slim)["sparsity"] > 0.8
     assert asked("inspect", slim)["zstd_bytes"] < asked("inspect", model)["zstd_bytes"]
+
+
+def test_a_model_of_texts_goes_the_whole_way(tmp_path):
+    model, rows, build = tmp_path / "notes.onnx", tmp_path / "rows.csv", tmp_path / "build"
+    model.write_bytes(text_file())
+    texts = [f"{word} {other}, {word}!" for word in COLUMN.vocabulary for other in ("good", "bad", "so what")]
+    answers = Predictor.open(model).predict(texts).labels
+    lines = [f'"{text}",{label}' for text, label in zip(texts, answers, strict=True)]
+    rows.write_text("\n".join(["note,verdict", *lines]) + "\n")
+    predicted = asked("predict", model, rows)["predictions"]
+    assert [line["label"] for line in predicted] == list(answers)
+    assert asked("verify", model)["verified"]
+    assert asked("inspect", model)["operators"]["StringSplit"] == 1 + len(MARKS)
+    figures = asked("quantize", model, "--out", build, "--rows", rows, "--calibration", rows)
+    assert figures["float_metric"] == 1.0
+    assert asked("verify", build)["verified"]
+    rows.write_text("text\ngood\n")
+    code, text = call("predict", model, rows)
+    assert (code, "column note is absent" in text) == (2, True)

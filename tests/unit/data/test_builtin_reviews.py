@@ -1,18 +1,15 @@
-"""Reviews: the rule that turns words into token numbers, and who holds what."""
+"""Reviews: the public vocabulary, the token numbers of the texts, and who holds what."""
 
-import doctest
 import sys
-import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fedinfer.config import load_scenario
-from fedinfer.data import load, public_schema, text
-from fedinfer.data.text import tokens
+from fedinfer.data import load, public_schema
+from fedinfer.data.reviews import REVIEW, english_words, review_texts
 from fedinfer.errors import MissingExtra
+from fedinfer.text import texts_of, tokens
 
 
 def test_5000_reviews_are_dealt_and_a_fifth_is_public() -> None:
@@ -29,36 +26,29 @@ def test_5000_reviews_are_dealt_and_a_fifth_is_public() -> None:
     assert federation.schema == public_schema(load_scenario("reviews"))
 
 
-def test_rows_are_whole_token_numbers_with_padding_at_the_end() -> None:
+def test_the_vocabulary_is_a_public_list_of_1000_words_in_lower_case() -> None:
+    words = english_words()
+    assert len(set(words)) == len(words) == 1000
+    assert words[:4] == ("the", "of", "and", "to")
+    assert {"don't", "it's", "terrible", "delicious", "awesome", "bad"} <= set(words)
+    assert all(word == word.lower() and word.isascii() for word in words)
+
+
+def test_rows_are_whole_token_numbers_of_the_first_64_words() -> None:
     federation = load(load_scenario("reviews"))
     x = federation.test[0]
     assert x.dtype == np.float32
-    assert x.shape[1] == 64
+    assert x.shape[1] == federation.schema.width == 64
     np.testing.assert_array_equal(x, np.floor(x))
-    assert (x.min(), x.max() <= federation.schema.pixel_max) == (0, True)
-    padding = x == 0
-    assert (padding[:, 1:] >= padding[:, :-1]).all()
-    assert not padding[:, 0].any()
+    assert (x.min(), x.max() <= REVIEW.last) == (0, True)
+    assert (x > 0).any(axis=1).all()
 
 
-def test_words_are_lower_case_ascii_with_apostrophes() -> None:
-    def number(word: str) -> int:
-        return zlib.crc32(word.encode()) % 100 + 1
-
-    row = tokens(["Don't  BUY: 2-pack, caf\u00e9!"], 8, 100)[0]
-    assert row.tolist() == [number(word) for word in ("don't", "buy", "2", "pack", "caf")] + [0, 0, 0]
-
-
-def test_examples_in_the_docstring_are_true() -> None:
-    assert doctest.testmod(text) == (0, 1)
-
-
-@given(st.lists(st.text(max_size=80), min_size=1, max_size=4), st.integers(1, 9), st.integers(1, 50))
-def test_any_text_gives_tokens_in_range(texts: list[str], length: int, last: int) -> None:
-    rows = tokens(texts, length, last)
-    assert rows.shape == (len(texts), length)
-    assert ((rows >= 0) & (rows <= last)).all()
-    np.testing.assert_array_equal(rows, np.concatenate([tokens([one], length, last) for one in texts]))
+def test_two_thirds_of_the_words_are_known() -> None:
+    rows = tokens(review_texts(), REVIEW)
+    assert rows.shape == (5000, 64)
+    assert 0.6 < (rows > 1).sum() / (rows > 0).sum() < 0.7
+    np.testing.assert_array_equal(tokens(texts_of(rows[:200], REVIEW), REVIEW), rows[:200])
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,7 +176,7 @@ BAD = {
     "column twice": ({"inputs": [column(), column()]}, "stands twice"),
     "name is no text": ({"inputs": [column(name=3)]}, "is no text"),
     "columns of two lengths": ({"inputs": [column(), column("ward", (2,), "BYTES", "ab")]}, "different numbers"),
-    "category as number": ({"inputs": [column("ward")]}, "categories are BYTES"),
+    "category as number": ({"inputs": [column("ward")]}, "categories and texts are BYTES"),
     "column as matrix": ({"inputs": [column(shape=(1, 2), data=(1, 2))]}, "expected [rows] or [rows, 1]"),
     "unknown output": ({"inputs": [tensor()], "outputs": [{"name": "logits"}]}, "logits"),
     "outputs of texts": ({"inputs": [tensor()], "outputs": ["label"]}, '"outputs" is not'),

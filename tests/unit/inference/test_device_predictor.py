@@ -210,10 +210,10 @@ COPY = [helper.make_node("Identity", ["input"], ["probabilities"])]
 TWO = Schema((Numeric("a", 0, 1), Numeric("b", 0, 1)), "y", ("no", "yes"))
 STRANGE = {
     "another input name": ([("x", F, ["n", 2])], [("probabilities", F, ["n", 2])],
-                           [helper.make_node("Identity", ["x"], ["probabilities"])], "expected one float input"),
-    "double input": ([("input", D, ["n", 2])], [("probabilities", D, ["n", 2])], COPY, "expected one float input"),
+                           [helper.make_node("Identity", ["x"], ["probabilities"])], "one float or text input"),
+    "double input": ([("input", D, ["n", 2])], [("probabilities", D, ["n", 2])], COPY, "one float or text input"),
     "fixed batch": ([("input", F, [1, 2])], [("probabilities", F, [1, 2])], COPY, "batch size of the graph is fixed"),
-    "three dimensions": ([("input", F, ["n", 2, 2])], [("probabilities", F, ["n", 2, 2])], COPY, "expected one float"),
+    "three dimensions": ([("input", F, ["n", 2, 2])], [("probabilities", F, ["n", 2, 2])], COPY, "one float or text"),
     "no probabilities": ([("input", F, ["n", 2])], [("logits", F, ["n", 2])],
                          [helper.make_node("Identity", ["input"], ["logits"])], "expected a float output"),
     "another width": ([("input", F, ["n", 3])], [("probabilities", F, ["n", 3])], COPY, "rows of 3 values"),

@@ -4,14 +4,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedinfer.schema import Categorical, Numeric, Schema
+from fedinfer.schema import Categorical, Numeric, Schema, Text
 
 TABLE = Schema(
     (Numeric("age", 0, 100), Numeric("bp", -1, 1), Categorical("sex", ("f", "m", "x"))), "ill", ("no", "yes")
 )
 DIGITS = Schema((), "digit", tuple("0123456789"), (1, 8, 8), 16.0)
 SERIES = Schema(tuple(Numeric(f"r{i}", -2, 2) for i in range(36)), "move", ("a", "b", "c"), (3, 1, 12))
-TEXT = Schema((), "spam", ("ham", "spam"), (1, 1, 10), 29.0)
+TEXT = Schema((Text("mail", 10, tuple(f"w{i}" for i in range(28))),), "spam", ("ham", "spam"))
 SHOP = Schema(
     (Categorical("user", tuple("abcdef")), Numeric("hour", 0, 24), Categorical("item", tuple("uvwxyz"))),
     "like",

@@ -166,7 +166,9 @@ def test_native_recurrence_is_the_same_function():
         ("tcn", SHOP, "numeric columns only"),
         ("gru", Schema(SERIES.columns, "m", ("a", "b"), (2, 1, 12)), "24 columns, got 36"),
         ("bag", TABLE, "one vocabulary"),
-        ("transformer", Schema((), "y", ("a", "b"), (1, 1, 4), 0.5), "last token number"),
+        ("transformer", DIGITS, "needs a text column"),
+        ("mlp", TEXT, "cannot read texts"),
+        ("cnn", TEXT, "cannot read texts"),
         ("recommender", Schema((Numeric("a", 0, 1),), "y", ("n", "y")), "categorical column"),
     ],
 )
@@ -196,10 +198,11 @@ def test_vocabulary_from_categories():
     assert model.core[0].table.num_embeddings == 3
 
 
-def test_one_channel_series_and_text_shapes():
+def test_one_channel_series():
     single = Schema(SERIES.columns, "m", ("a", "b"))
     assert build_model(ModelSection(kind="tcn", hidden=(4,)), single, 0).core[0].in_channels == 1
-    assert build_model(ModelSection(kind="tcn", hidden=(4,)), TEXT, 0).core[0].in_channels == 1
+    bare = Schema((), "m", ("a", "b"), (1, 1, 10), 29.0)
+    assert build_model(ModelSection(kind="tcn", hidden=(4,)), bare, 0).core[0].in_channels == 1
 
 
 def test_user_factory_becomes_the_core():
