@@ -114,6 +114,29 @@ ONE_GROUP = Split(1, b"", ())
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """Where a sum stands among all training rounds of a run whose noise is correlated (trust central).
+
+    Args:
+        coefficients: first column of the strategy matrix: 1, then falling, not negative.
+        rounds: of the whole run, those of every allowed trigger included.
+        limit: most rounds that one device takes part in.
+        separation: least difference between the indices of two rounds that one device takes part in.
+        index: of this round, 0..rounds - 1.
+    """
+
+    coefficients: tuple[float, ...]
+    rounds: int
+    limit: int
+    separation: int
+    index: int
+
+
+INDEPENDENT = Turn((1.0,), 1, 1, 1, 0)
+"""Noise of its own: a strategy of one round."""
+
+
+@dataclass(frozen=True, slots=True)
 class SumPlan:
     """What the server promises before it asks for anything; every device of the cohort gets the same bytes.
 
@@ -132,6 +155,7 @@ class SumPlan:
         rotation_seed: public, 32 bytes.
         work_hash: SHA-256 of the work that the masked stage will bring.
         split: where the cohort comes from when a round has several groups; devices check it.
+        turn: which row of correlated noise the server adds; one row of its own for independent noise.
     """
 
     run_id: str
@@ -153,6 +177,7 @@ class SumPlan:
     rotation_seed: bytes
     work_hash: bytes
     split: Split = ONE_GROUP
+    turn: Turn = INDEPENDENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from fedinfer.config.flat import from_flat, to_flat
 from fedinfer.config.load import load_scenario, parse_scenario, scenario_names
 from fedinfer.config.operating import ArtifactSection, DriftSection, FleetSection, InjectSection, RolloutSection
 from fedinfer.config.sections import (
+    Correlation,
     DataSection,
     ModelKind,
     ModelSection,
@@ -24,6 +25,7 @@ from fedinfer.config.sections import (
 
 __all__ = [
     "ArtifactSection",
+    "Correlation",
     "DataSection",
     "DriftSection",
     "FleetSection",

@@ -68,6 +68,13 @@ class Robust(StrEnum):
     NORM_BOUNDED_MEAN = "norm_bounded_mean"
 
 
+class Correlation(StrEnum):
+    """How the noise of different rounds hangs together."""
+
+    NONE = "none"
+    BANDED = "banded"
+
+
 class ScenarioSection(Section):
     """[scenario]: the name and the seed."""
 
@@ -285,6 +292,11 @@ class PrivacySection(Section):
     mechanism: Literal["skellam", "discrete_gaussian"] = Field(
         default="skellam", description="Integer noise under secure aggregation (trust `distributed`)."
     )
+    correlation: Correlation = Field(
+        default=Correlation.NONE,
+        description="Noise of the training rounds. `none`: independent. `banded`: noise of a round cancels part of the "
+        "noise of rounds before it, for many rounds; needs trust `central`, `robust` `mean`, no sampling.",
+    )
     device_epsilon: NonNegative = Field(
         default=0.0, description="Budget that a device enforces for itself; 0: `epsilon`."
     )
@@ -338,3 +350,9 @@ class Scenario(Section):
     drift: DriftSection = DriftSection()
     fleet: FleetSection = FleetSection()
     base: Path = Path()
+
+    @property
+    def most_rounds(self) -> int:
+        """Training rounds of a run in which drift triggers as often as it may."""
+        triggered = self.drift.max_triggers * self.drift.rounds if self.drift.enabled else 0
+        return self.training.rounds + triggered

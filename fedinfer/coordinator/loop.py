@@ -9,7 +9,7 @@ from fedinfer.coordinator import drift_loop, record
 from fedinfer.coordinator.drift_loop import Watch
 from fedinfer.coordinator.planning import RunPlan
 from fedinfer.coordinator.push import publish_and_push
-from fedinfer.coordinator.round import LEDGER_OWNER, training_round
+from fedinfer.coordinator.round import LEDGER_OWNER, start_turns, training_round
 from fedinfer.coordinator.server import Progress, Server
 from fedinfer.drift.policy import Action, Decision
 from fedinfer.errors import (
@@ -70,7 +70,8 @@ def start(server: Server, plan: RunPlan) -> Progress:
     # Versions only grow, also over several runs of one task on the same devices.
     newest = server.repository.newest_version
     optimizer = init_optimizer(plan.optimizer, server.trainer.dimension)
-    return Progress(weights, optimizer, server.scenario.privacy.clipping_norm, version=newest)
+    norm = server.scenario.privacy.clipping_norm
+    return Progress(weights, optimizer, norm, version=newest, turns=start_turns(server, plan))
 
 
 def _all_steps(server: Server, plan: RunPlan, progress: Progress) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from fedinfer.config import Scenario
+from fedinfer.coordinator.correlation import correlate
 from fedinfer.coordinator.gate_planning import plan_gates
 from fedinfer.coordinator.hiding import Hiding, group_warnings, hide
 from fedinfer.coordinator.robust import Rule, rule_of
@@ -25,6 +26,7 @@ from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.clipping import clipping_of
 from fedinfer.privacy.design import design, design_without_noise
 from fedinfer.privacy.events import Event, GaussianEvent, PoissonSampled, Repeated
+from fedinfer.privacy.factorization import Factorization
 from fedinfer.privacy.mechanism import IntegerMechanism, NoiseKind, Rounding
 from fedinfer.rollout.looks import NORM, WIDTH
 from fedinfer.training.optimizers import OptimizerSettings
@@ -85,6 +87,8 @@ class RunPlan:
         planned: what everything together costs; None without privacy.
         drift_epsilon, gate_epsilon: what all reports, or all looks, alone would cost.
         noise_multiplier, drift_noise_multiplier, gate_noise_multiplier: guaranteed standard deviation over norm.
+        factorization: how the noise of training rounds is correlated; `noise_multiplier` is then that of the fresh
+            noise. None: independent.
         relation, sampling: what epsilon means.
         warnings: repeated in the report.
     """
@@ -107,6 +111,7 @@ class RunPlan:
     noise_multiplier: float
     drift_noise_multiplier: float
     gate_noise_multiplier: float
+    factorization: Factorization | None
     relation: Relation
     sampling: str
     warnings: tuple[str, ...]
@@ -164,6 +169,7 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
         noise_multiplier=noise,
         drift_noise_multiplier=drift_z,
         gate_noise_multiplier=looks.noise_multiplier,
+        factorization=_factorization(scenario, population, hiding, scenario.most_rounds),
         relation=relation_of(scenario.privacy.unit),
         sampling="poisson" if train.sampling_rate < 1 else "none",
         warnings=(*warnings, *group_warnings(hiding), *looks.warnings),
@@ -177,9 +183,8 @@ def _watchers(scenario: Scenario, population: Population, hiding: Hiding) -> Hid
     return hide(scenario.secure_aggregation, population.devices)
 
 
-def _rounds(scenario: Scenario) -> int:
-    triggered = scenario.drift.max_triggers * scenario.drift.rounds if scenario.drift.enabled else 0
-    return scenario.training.rounds + triggered
+def _factorization(scenario: Scenario, population: Population, hiding: Hiding, rounds: int) -> Factorization | None:
+    return correlate(scenario, population.devices, hiding.cohort, rounds)
 
 
 def _windows(scenario: Scenario) -> int:
@@ -216,7 +221,7 @@ def _drift_events(scenario: Scenario, population: Population, hiding: Hiding, z:
 
 
 def _train_noise(scenario: Scenario, population: Population, hiding: Hiding, watching: tuple[Event, ...]) -> float:
-    privacy, rounds = scenario.privacy, _rounds(scenario)
+    privacy, rounds = scenario.privacy, scenario.most_rounds
     if privacy.unit is Unit.NONE:
         return 0.0
     if not rounds:
@@ -225,8 +230,10 @@ def _train_noise(scenario: Scenario, population: Population, hiding: Hiding, wat
     def events(z: float) -> tuple[Event, ...]:
         return (*watching, *_train_events(scenario, population, hiding, z, rounds))
 
-    relation = relation_of(privacy.unit)
+    relation, strategy = relation_of(privacy.unit), _factorization(scenario, population, hiding, rounds)
     useful = MOST_NOISE_OVER_SIGNAL * _signal(scenario, population, hiding) / math.sqrt(population.dimension)
+    if strategy is not None:  # its noise is larger in one round and smaller in the sum of many
+        useful /= strategy.spread()
     most = min(max(useful, 2 * LEAST_NOISE), MOST_NOISE)
     if account(events(most), privacy.delta, relation).epsilon <= privacy.epsilon:
         return calibrate(events, privacy.epsilon, privacy.delta, relation, (LEAST_NOISE, most))
@@ -261,6 +268,9 @@ def _train_events(
     rate = scenario.training.sampling_rate if privacy.unit is Unit.EXAMPLE else 1.0
     if privacy.trust is Trust.DISTRIBUTED:
         return (Repeated(_train_settings(scenario, population, hiding, z).mechanism.event(rate), rounds),)
+    strategy = _factorization(scenario, population, hiding, rounds)
+    if strategy is not None:
+        return (strategy.event(z),)
     noise = GaussianEvent(z)
     return (Repeated(noise if rate >= 1 else PoissonSampled(rate, noise), rounds * _local_steps(scenario)),)
 
@@ -364,6 +374,6 @@ def _planned(
     privacy = scenario.privacy
     if privacy.unit is Unit.NONE:
         return None
-    rounds = _rounds(scenario)
+    rounds = scenario.most_rounds
     events = (*watching, *_train_events(scenario, population, hiding, noise, rounds)) if rounds else watching
     return account(events, privacy.delta, relation_of(privacy.unit))

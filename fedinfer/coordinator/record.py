@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fedinfer.coordinator.correlation import describe
 from fedinfer.coordinator.planning import RunPlan
 from fedinfer.coordinator.round import LEDGER_OWNER
 from fedinfer.coordinator.server import Progress, Server
@@ -110,6 +111,7 @@ def privacy_of(server: Server, plan: RunPlan) -> Json:
         "clipping": privacy.clipping,
         "clipping_norm": privacy.clipping_norm,
         "noise_multiplier": plan.noise_multiplier,
+        "correlation": describe(plan.factorization),
         "drift_noise_multiplier": plan.drift_noise_multiplier,
         "gate_epsilon": plan.gate_epsilon,
         "gate_noise_multiplier": plan.gate_noise_multiplier,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedinfer.config import Robust
+from fedinfer.coordinator.correlation import Asked, Turns
 from fedinfer.coordinator.groups import AnyFloats, GroupSum, RoundSum, deal
 from fedinfer.coordinator.hiding import check_corrupt, graph_of
 from fedinfer.coordinator.norms import open_release
@@ -17,10 +18,11 @@ from fedinfer.coordinator.robust import PLAIN_MEAN, Rule
 from fedinfer.coordinator.server import Progress, Server
 from fedinfer.coordinator.sums import Aborted, Total, private_sum
 from fedinfer.errors import BudgetExceeded, ConfigError, TooFewSurvivors
-from fedinfer.messages import ONE_GROUP, FitWork, Purpose, Split, SumPlan
-from fedinfer.privacy.charges import charge, mechanism_of
+from fedinfer.messages import INDEPENDENT, ONE_GROUP, FitWork, Purpose, Split, SumPlan, Turn
+from fedinfer.privacy.charges import mechanism_of, server_charge
 from fedinfer.privacy.clipping import clipping_of
 from fedinfer.privacy.encoding import decode as decode_sum
+from fedinfer.privacy.factorization import Floats
 from fedinfer.privacy.mechanism import decoded_sensitivity
 from fedinfer.privacy.noise import gaussian
 from fedinfer.secagg.hierarchy import FloatArray
@@ -55,6 +57,7 @@ def sum_plan(
     cohort: tuple[DeviceId, ...],
     work: bytes,
     split: Split = ONE_GROUP,
+    turn: Turn = INDEPENDENT,
 ) -> SumPlan:
     """The promise for one private sum: of a whole cohort, or of one of its groups.
 
@@ -88,11 +91,18 @@ def sum_plan(
         rotation_seed=server.entropy.take(32),
         work_hash=hashlib.sha256(work).digest(),
         split=split,
+        turn=turn,
     )
 
 
 def sum_plans(
-    server: Server, settings: SumSettings, purpose: Purpose, round_id: str, cohort: tuple[DeviceId, ...], work: bytes
+    server: Server,
+    settings: SumSettings,
+    purpose: Purpose,
+    round_id: str,
+    cohort: tuple[DeviceId, ...],
+    work: bytes,
+    turn: Turn = INDEPENDENT,
 ) -> tuple[SumPlan, ...]:
     """The promises for one round: one for each of the groups that the cohort is dealt to.
 
@@ -110,7 +120,7 @@ def sum_plans(
     check_corrupt(server.scenario.secure_aggregation, len(asked), count, settings.corrupt)
     groups = deal(round_id, asked, count, server.entropy)
     return tuple(
-        sum_plan(server, settings, purpose, group.round_id, group.cohort, work, group.split) for group in groups
+        sum_plan(server, settings, purpose, group.round_id, group.cohort, work, group.split, turn) for group in groups
     )
 
 
@@ -125,7 +135,7 @@ def release(server: Server, plan: SumPlan, work: bytes) -> tuple[Release | None,
 
 
 def release_groups(
-    server: Server, round_id: str, plans: Sequence[SumPlan], work: bytes, rule: Rule
+    server: Server, round_id: str, plans: Sequence[SumPlan], work: bytes, rule: Rule, noise: Floats | None = None
 ) -> tuple[Release | None, RoundSum]:
     """Charge the server's ledger once, run the sum of every group, add them. None when too few groups have a sum.
 
@@ -143,6 +153,8 @@ def release_groups(
         plans: of the groups; equal but for names, graphs and seeds.
         work: what the plans promise.
         rule: how many groups are needed, and whether their means are wanted.
+        noise: of a trusted server, correlated with that of other rounds, float64 (d,), for the plain mean only; None:
+            drawn here, independent.
 
     Raises:
         BudgetExceeded: before any device is asked.
@@ -154,6 +166,8 @@ def release_groups(
         return None, sums
     if rule.kind is Robust.MEAN:
         # A trusted server adds its noise once: one unit moves the sum of all groups as much as the sum of its own.
+        if noise is not None:
+            return Release((sums.total + noise).astype(np.float32), sums.survivors), sums
         return Release(_central_noise(server, plans[0], round_id, sums.total), sums.survivors), sums
     noised = [_central_noise(server, plan, plan.round_id, total) for plan, total, _ in sums.summed]
     means = [total / np.float32(count) for total, (_, _, count) in zip(noised, sums.summed, strict=True)]
@@ -164,7 +178,7 @@ def release_groups(
 def _charge(server: Server, round_id: str, plan: SumPlan) -> None:
     reason = f"{plan.purpose} {round_id}"
     now = server.clock.now()
-    refusals = server.ledger.reserve([LEDGER_OWNER], server.run_id, round_id, charge(plan), reason, now)
+    refusals = server.ledger.reserve([LEDGER_OWNER], server.run_id, round_id, server_charge(plan), reason, now)
     for error in refusals.values():
         if error is not None:
             raise error
@@ -195,11 +209,11 @@ def training_round(server: Server, plan: RunPlan, progress: Progress, reason: st
     started = server.clock.seconds()
     progress.round += 1
     round_id = f"round-{progress.round:04d}"
-    cohort = choose_cohort(server, plan, round_id)
+    asked = ask_next(server, plan, progress, round_id)
     norm, unclipped = progress.clipping_norm, None
     work = encode(FitWork(progress.weights, progress.window, norm))
-    promises = sum_plans(server, plan.train, Purpose.TRAIN, round_id, cohort, work)
-    released, sums = release_groups(server, round_id, promises, work, plan.rule)
+    promises = sum_plans(server, plan.train, Purpose.TRAIN, round_id, asked.cohort, work, asked.turn)
+    released, sums = release_groups(server, round_id, promises, work, plan.rule, asked.noise)
     if released is not None:
         unclipped = apply_release(server, plan, progress, released)
     clipped: Json = {"clipping_norm": norm, "unclipped": unclipped}
@@ -209,9 +223,9 @@ def training_round(server: Server, plan: RunPlan, progress: Progress, reason: st
         return
     progress.aborted_in_a_row += 1
     least = plan.train.groups * plan.train.min_survivors
-    if len(cohort) - len(sums.refused) < least:
+    if len(asked.cohort) - len(sums.refused) < least:
         raise BudgetExceeded(
-            f"{len(sums.refused)} of {len(cohort)} devices refuse by their own ledgers, {least} are needed: "
+            f"{len(sums.refused)} of {len(asked.cohort)} devices refuse by their own ledgers, {least} are needed: "
             f"{sums.error_of(sums.refused[0])}",
             hint="train less, or have the owners of the devices agree to a larger budget",
         )
@@ -222,9 +236,21 @@ def training_round(server: Server, plan: RunPlan, progress: Progress, reason: st
         )
 
 
-def choose_cohort(server: Server, plan: RunPlan, round_id: str) -> tuple[DeviceId, ...]:
-    """A uniformly drawn cohort, sorted. No amplification is claimed for it."""
-    return _drawn(server, tuple(sorted(server.devices)), plan.cohort, round_id)
+def start_turns(server: Server, plan: RunPlan) -> Turns | None:
+    """The server's memory of a run with correlated noise, before its first round; None for independent noise."""
+    if plan.factorization is None:
+        return None
+    circle = server.generator("turns").permutation(sorted(server.devices)).tolist()
+    mechanism = plan.train.mechanism
+    std = plan.train.noise_multiplier * decoded_sensitivity(mechanism)
+    return Turns(plan.factorization, circle, plan.cohort, std, mechanism.dimension)
+
+
+def ask_next(server: Server, plan: RunPlan, progress: Progress, round_id: str) -> Asked:
+    """Whose turn it is; with independent noise a uniformly drawn cohort. No amplification is claimed for it."""
+    if progress.turns is not None:
+        return progress.turns.take(server.noise(round_id))
+    return Asked(_drawn(server, tuple(sorted(server.devices)), plan.cohort, round_id))
 
 
 def _drawn(server: Server, devices: tuple[DeviceId, ...], count: int, round_id: str) -> tuple[DeviceId, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.config import Scenario
+from fedinfer.coordinator.correlation import Turns
 from fedinfer.ports import Clock, Entropy, Listener, Transport
 from fedinfer.privacy.ledger import Ledger
 from fedinfer.privacy.noise import NoiseStream
@@ -72,7 +73,10 @@ class Server:
 
 @dataclass(slots=True)
 class Progress:
-    """What a run has reached. `clipping_norm` is that of the next round."""
+    """What a run has reached.
+
+    `clipping_norm` is that of the next round; `turns` the secret state of correlated noise, None for independent noise.
+    """
 
     weights: FloatVector
     optimizer: Any
@@ -92,3 +96,4 @@ class Progress:
     latencies_us: list[float] = field(default_factory=list)
     window_metrics: list[float] = field(default_factory=list)
     aborted_in_a_row: int = 0
+    turns: Turns | None = field(default=None, repr=False)

@@ -8,16 +8,19 @@ Rules, each with a test in tests/protocol/test_device_plans.py. A plan is refuse
   make an epsilon look smaller by naming another norm;
 * whose cohort is a group that the published seed does not give;
 * that claims sampling or local steps for work that has none;
-* that counts noise of more devices than are honest and present by the owner's own assumption.
+* that counts noise of more devices than are honest and present by the owner's own assumption;
+* that correlates noise where the run it joined does not, or over other rounds. That a turn does not come too early is
+  up to fedinfer.device.sessions, which remembers the last one.
 """
 
 from __future__ import annotations
 
+from fedinfer.config import Correlation
 from fedinfer.device.host import Host
 from fedinfer.drift.channels import report_channels
 from fedinfer.drift.sketch import report_norm
 from fedinfer.errors import Misbehaviour
-from fedinfer.messages import Purpose, SumPlan
+from fedinfer.messages import INDEPENDENT, Purpose, SumPlan
 from fedinfer.privacy.charges import charge, mechanism_of
 from fedinfer.privacy.clipping import clipping_of
 from fedinfer.rollout.looks import NORM
@@ -35,6 +38,7 @@ def check_plan(host: Host, plan: SumPlan, device: DeviceId) -> None:
     _check_place(host, plan, device)
     _check_promise(host, plan)
     _check_work(plan)
+    _check_turn(host, plan)
     if plan.trust is Trust.DISTRIBUTED and plan.unit is not Unit.NONE:
         _check_mechanism(host, plan)
     charge(plan)  # refuses a plan whose parts contradict each other
@@ -82,6 +86,15 @@ def _check_work(plan: SumPlan) -> None:
         raise Misbehaviour(f"sampling rate {plan.sampling_rate} for work that samples nothing")
     if not (examples and plan.trust is Trust.LOCAL) and plan.local_steps != 1:
         raise Misbehaviour(f"{plan.local_steps} local steps for work that has one")
+
+
+def _check_turn(host: Host, plan: SumPlan) -> None:
+    scenario, turn = host.joined().scenario, plan.turn
+    if plan.purpose is Purpose.TRAIN and scenario.privacy.correlation is Correlation.BANDED:
+        if turn.rounds != scenario.most_rounds:
+            raise Misbehaviour(f"noise is correlated over {turn.rounds} rounds, the run has {scenario.most_rounds}")
+    elif turn != INDEPENDENT:
+        raise Misbehaviour(f"correlated noise for purpose {plan.purpose}, where this run has independent noise")
 
 
 def _check_mechanism(host: Host, plan: SumPlan) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fedinfer.errors import Misbehaviour
-from fedinfer.messages import Kind
+from fedinfer.messages import Kind, Turn
 from fedinfer.store import transaction
 from fedinfer.types import DeviceId
 
@@ -25,6 +25,8 @@ SESSION_MIGRATIONS = (
         run_id TEXT NOT NULL, PRIMARY KEY (device))""",
     """CREATE TABLE started (device TEXT NOT NULL, run_id TEXT NOT NULL, round_id TEXT NOT NULL,
         PRIMARY KEY (device, run_id, round_id))""",
+    """CREATE TABLE turn (device TEXT NOT NULL, run_id TEXT NOT NULL, strategy BLOB NOT NULL, last INTEGER NOT NULL,
+        PRIMARY KEY (device, run_id))""",
 )
 _PATIENCE_MS = 30_000
 
@@ -49,6 +51,19 @@ class Running:
 
 class Sessions(Protocol):
     """Running sums by device: at most one each; a finished or replaced round never comes back."""
+
+    def take_turn(self, device: DeviceId, run_id: str, strategy: bytes, turn: Turn) -> None:
+        """Take part in a round with correlated noise.
+
+        Args:
+            device: whose turns are counted.
+            run_id: in which run.
+            strategy: hash of what stays the same in all rounds.
+            turn: index of the round, and how far apart a device's rounds are.
+
+        Raises:
+            Misbehaviour: the turn comes too early after the last one, or belongs to another strategy; nothing is taken.
+        """
 
     def begin(self, device: DeviceId, running: Running) -> None:
         """Start a round.
@@ -88,6 +103,12 @@ class MemorySessions:
     def __init__(self) -> None:
         self._running: dict[DeviceId, Running] = {}
         self._seen: set[tuple[DeviceId, str, str]] = set()
+        self._turns: dict[tuple[DeviceId, str], tuple[bytes, int]] = {}
+
+    def take_turn(self, device: DeviceId, run_id: str, strategy: bytes, turn: Turn) -> None:
+        """See Sessions."""
+        _check_turn(device, self._turns.get((device, run_id)), strategy, turn)
+        self._turns[device, run_id] = strategy, turn.index
 
     def begin(self, device: DeviceId, running: Running) -> None:
         """See Sessions."""
@@ -131,6 +152,15 @@ class StoredSessions:
     def __init__(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA secure_delete=ON")
         self._connection = connection
+
+    def take_turn(self, device: DeviceId, run_id: str, strategy: bytes, turn: Turn) -> None:
+        """See Sessions."""
+        with transaction(self._connection) as database:
+            row = database.execute(
+                "SELECT strategy, last FROM turn WHERE device = ? AND run_id = ?", (device, run_id)
+            ).fetchone()
+            _check_turn(device, (bytes(row[0]), int(row[1])) if row else None, strategy, turn)
+            database.execute("INSERT OR REPLACE INTO turn VALUES (?, ?, ?, ?)", (device, run_id, strategy, turn.index))
 
     def begin(self, device: DeviceId, running: Running) -> None:
         """See Sessions."""
@@ -186,6 +216,17 @@ class StoredSessions:
         self._connection.execute("PRAGMA busy_timeout=0")
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         self._connection.execute(f"PRAGMA busy_timeout={_PATIENCE_MS}")
+
+
+def _check_turn(device: DeviceId, last: tuple[bytes, int] | None, strategy: bytes, turn: Turn) -> None:
+    if last is None:
+        return
+    if last[0] != strategy:
+        raise Misbehaviour(f"device {device} takes turns under another strategy: noise or rounds are not the same")
+    if turn.index - last[1] < turn.separation:
+        raise Misbehaviour(
+            f"round index {turn.index} on device {device} after {last[1]}: {turn.separation} rounds apart were promised"
+        )
 
 
 def _overtaken(device: DeviceId, was: Running) -> Misbehaviour:

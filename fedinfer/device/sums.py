@@ -6,6 +6,7 @@ Rules, each with a test in tests/protocol/test_device_rules.py:
 * spend is written to the device's ledger before data is touched;
 * a refused device answers with BudgetExceeded and touches nothing;
 * the work must have the hash that the plan promised;
+* with correlated noise a device takes no turn before its time, also not after a restart;
 * a round is started once, each stage is answered once, also by two processes at a time; secrets are wiped at the end;
 * sums without masks happen only where the owner's policy allows them.
 """
@@ -21,9 +22,9 @@ from fedinfer.device.plans import check_plan, corruption_rate
 from fedinfer.device.sessions import Running
 from fedinfer.device.vectors import private_vectors
 from fedinfer.errors import FedInferError, Misbehaviour, TransportError
-from fedinfer.messages import Kind, MaskedRequest, PlainReply, PlainRequest, SumPlan
+from fedinfer.messages import INDEPENDENT, Kind, MaskedRequest, PlainReply, PlainRequest, SumPlan
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy.charges import charge, mechanism_of
+from fedinfer.privacy.charges import charge, mechanism_of, strategy_of
 from fedinfer.privacy.encoding import encode as encode_vectors
 from fedinfer.secagg import device as secagg
 from fedinfer.secagg.packing import pack
@@ -85,6 +86,7 @@ def answer_plain(host: Host, asks: Sequence[Ask]) -> list[Answer]:
         if not host.policy.plain_sums or plan.mode is AggregationMode.PROTOCOL:
             raise Misbehaviour(f"device {ask.device} does not send vectors without masks")
         _vanish(host, plan.round_id, ask)
+        _take_turn(host, plan, ask.device)
         host.sessions.begin(ask.device, Running(plan.round_id, Kind.PLAIN, b"", b"", plan.run_id))
         host.sessions.finish(ask.device)
 
@@ -164,9 +166,16 @@ def _start(host: Host, plan: SumPlan, ask: Ask) -> bytes:
     session, member = session_of(plan), host.members[ask.device]
     policy = host.policy
     check_session(session, policy.min_survivors, policy.dropout_rate, corruption_rate(host, plan))
+    _take_turn(host, plan, ask.device)
     state, body = secagg.answer_keys(session, member.identity, ask.device, host.entropy)
     host.sessions.begin(ask.device, Running(plan.round_id, Kind.KEYS, ask.common, encode_state(state), plan.run_id))
     return body
+
+
+def _take_turn(host: Host, plan: SumPlan, device: DeviceId) -> None:
+    """Before anything is answered: a turn that is begun is taken, whatever becomes of its round."""
+    if plan.turn != INDEPENDENT:
+        host.sessions.take_turn(device, plan.run_id, strategy_of(plan), plan.turn)
 
 
 def _running(host: Host, ask: Ask, stage: Kind, kind: type[S]) -> tuple[Running, S]:

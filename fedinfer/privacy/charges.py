@@ -5,16 +5,20 @@ A device does not take the server's word for the price: it computes it from the 
 
 from __future__ import annotations
 
+import hashlib
 import math
+import struct
+from dataclasses import replace
 from functools import lru_cache
 
-from fedinfer.errors import Misbehaviour
-from fedinfer.messages import SumPlan
+from fedinfer.errors import ConfigError, Misbehaviour
+from fedinfer.messages import INDEPENDENT, SumPlan
 from fedinfer.privacy.events import Event, GaussianEvent, NonPrivate, PoissonSampled, Repeated
+from fedinfer.privacy.factorization import Factorization, Participation
 from fedinfer.privacy.mechanism import IntegerMechanism
 from fedinfer.privacy.noise import pieces
 from fedinfer.types import Relation, Trust, Unit
-from fedinfer.wire import decode
+from fedinfer.wire import decode, encode
 
 MOST_SAMPLES = 1 << 34
 """Samples that a device draws for one share, at most: an hour's work. A share above the largest table's variance is a
@@ -57,8 +61,11 @@ def charge(plan: SumPlan) -> tuple[Event, ...]:
     """Events of one private sum, for one unit of privacy that takes part in it.
 
     Raises:
-        Misbehaviour: a plan that claims privacy but has no noise, or counts noise of more devices than it promises.
+        Misbehaviour: a plan that claims privacy but has no noise, or counts noise of more devices than it promises, or
+            correlates noise that no single party adds, or samples beside it.
     """
+    if plan.turn != INDEPENDENT:
+        return (_correlated(plan),)
     if plan.unit is Unit.NONE:
         return (NonPrivate(),)
     if plan.trust is Trust.DISTRIBUTED:
@@ -74,3 +81,41 @@ def charge(plan: SumPlan) -> tuple[Event, ...]:
     noise = GaussianEvent(plan.noise_multiplier)
     sampled = noise if plan.sampling_rate >= 1 else PoissonSampled(plan.sampling_rate, noise)
     return (Repeated(sampled, plan.local_steps),)
+
+
+def server_charge(plan: SumPlan) -> tuple[Event, ...]:
+    """Events of one private sum for a ledger that stands for every unit at once.
+
+    With correlated noise every unit has at most one turn in `separation` rounds, so after the rounds of turn k no unit
+    owes more than the charges of turns 0..k: they are due in the first round of each turn, and the others cost nothing.
+
+    Raises:
+        Misbehaviour: see `charge`.
+    """
+    events = charge(plan)
+    return () if plan.turn.index % plan.turn.separation else events
+
+
+def strategy_of(plan: SumPlan) -> bytes:
+    """SHA-256 of what may not change between rounds whose noise is correlated: their charges would not add up."""
+    strategy = encode(replace(plan.turn, index=0)) + plan.mechanism + struct.pack("<d", plan.noise_multiplier)
+    return hashlib.sha256(strategy).digest()
+
+
+def _correlated(plan: SumPlan) -> Event:
+    turn = plan.turn
+    if plan.unit is Unit.NONE or plan.trust is not Trust.CENTRAL:
+        raise Misbehaviour(f"correlated noise for unit {plan.unit} with {plan.trust} trust: only a server can add it")
+    if plan.sampling_rate != 1 or plan.local_steps != 1:
+        raise Misbehaviour(
+            f"correlated noise with sampling rate {plan.sampling_rate}, {plan.local_steps} local steps: both must be 1"
+        )
+    if not 0 <= turn.index < turn.rounds or len(turn.coefficients) > turn.rounds:
+        raise Misbehaviour(
+            f"round index {turn.index} and {len(turn.coefficients)} coefficients for {turn.rounds} rounds"
+        )
+    try:
+        factorization = Factorization(turn.coefficients, Participation(turn.rounds, turn.limit, turn.separation))
+    except ConfigError as error:
+        raise Misbehaviour(f"correlated noise: {error}") from error
+    return factorization.charge(plan.noise_multiplier, turn.index // turn.separation)

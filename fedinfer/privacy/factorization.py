@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -89,16 +90,47 @@ class Factorization:
         The norm of the sum of the columns 0, b, 2b, ... (as many as participations): for falling, non-negative
         coefficients no allowed pattern, and no choice of vectors, gives more (Kalinin and Lampert 2024, Theorem 2).
         """
-        rounds, step = self.participation.rounds, self.participation.separation
-        total = np.zeros(rounds)
-        for start in range(0, step * self.participation.most, step):
-            part = np.array(self.coefficients[: rounds - start])
-            total[start : start + part.size] += part
-        return float(np.linalg.norm(total))
+        return math.sqrt(_squared_sensitivities(self)[-1])
+
+    def sensitivity_of(self, participations: int) -> float:
+        """S(k): `sensitivity` of a unit that takes part k times, in the rounds 0, b, 2b, ...; k = 0..most."""
+        return math.sqrt(_squared_sensitivities(self)[participations])
+
+    def charge(self, noise_multiplier: float, turn: int) -> GaussianEvent:
+        """What a unit pays for taking part in one of the rounds turn * b .. turn * b + b - 1, b the separation.
+
+        z / sqrt(S(turn + 1)^2 - S(turn)^2). Gaussian mechanisms compose exactly, 1/z^2 adds up (Dong, Roth and Su
+        2022, Corollary 3.3), so all turns together cost `event`. The increment is about whole columns of C: it pays for
+        everything that later rounds release about the contribution of this one, and nothing is due when a unit stays
+        away later, or when later rounds never come.
+
+        Charges cover what every allowed pattern costs. Let a unit take part in rounds p_1 < p_2 < ..., at least b
+        apart, so in turns k_i = floor(p_i / b) with k_i < k_(i+1), hence k_i >= i - 1. With A(l, n) = sum of c_m
+        c_(m+l) over m < n, columns p < q of C have the inner product A(q - p, T - q). It is not negative, falls with
+        l and grows with n, because c falls and is not negative. Whatever its vectors of norm <= 1 are, and whatever
+        they depend on, the unit moves C G by at most, squared,
+
+            sum_i [A(0, T - p_i) + 2 sum_(j<i) A(p_i - p_j, T - p_i)]
+            <= sum_i [A(0, T - k_i b) + 2 sum_(l=1..k_i) A(l b, T - k_i b)],
+
+        since p_i >= k_i b, p_i - p_j >= (i - j) b, and i - 1 <= k_i: terms only grow, and there are more of them. The
+        bracket is S(k_i + 1)^2 - S(k_i)^2: the charge of turn k_i.
+
+        Raises:
+            Misbehaviour: the pattern has no such turn.
+        """
+        if not 0 <= turn < self.participation.most:
+            raise Misbehaviour(f"turn {turn} of {self.participation.most}")
+        squares = _squared_sensitivities(self)
+        return GaussianEvent(noise_multiplier / math.sqrt(squares[turn + 1] - squares[turn]))
 
     def event(self, noise_multiplier: float) -> GaussianEvent:
         """All rounds together, when fresh noise Z has standard deviation noise_multiplier * clipping norm."""
         return GaussianEvent(noise_multiplier / self.sensitivity)
+
+    def spread(self) -> float:
+        """Largest standard deviation of the noise in a prefix sum over that of independent noise with the same z."""
+        return self.prefix_error() / self.sensitivity / math.sqrt(self.participation.rounds)
 
     def prefix_error(self) -> float:
         """Largest standard deviation of the noise in a prefix sum, for one unit of epsilon-equivalent noise.
@@ -114,6 +146,18 @@ class Factorization:
         return float(np.linalg.norm(np.cumsum(inverse))) * self.sensitivity
 
 
+@lru_cache(maxsize=64)
+def _squared_sensitivities(factorization: Factorization) -> tuple[float, ...]:
+    """S(0)^2, S(1)^2, ..., S(most)^2: squared norms of the sums of the first columns 0, b, 2b, ..."""
+    rounds, step = factorization.participation.rounds, factorization.participation.separation
+    total, squares = np.zeros(rounds), [0.0]
+    for start in range(0, step * factorization.participation.most, step):
+        part = np.array(factorization.coefficients[: rounds - start])
+        total[start : start + part.size] += part
+        squares.append(float(total @ total))
+    return tuple(squares)
+
+
 def square_root_coefficients(bands: int) -> tuple[float, ...]:
     """First column of the square root of the prefix-sum matrix: c_k = c_(k-1) (2k-1) / (2k), the first `bands` of them.
 
@@ -127,6 +171,7 @@ def square_root_coefficients(bands: int) -> tuple[float, ...]:
     return tuple(coefficients)
 
 
+@lru_cache(maxsize=64)
 def factorize(participation: Participation) -> Factorization:
     """The number of bands with the least `prefix_error` for a pattern: powers of two, separation, and rounds are tried.
 
@@ -148,7 +193,7 @@ class CorrelatedNoise:
     """
 
     round: int
-    recent: Floats
+    recent: Floats = field(repr=False)
 
 
 def start_noise(factorization: Factorization, dimension: int) -> CorrelatedNoise:

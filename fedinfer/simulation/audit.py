@@ -19,7 +19,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from fedinfer.config import Scenario, to_flat
+from fedinfer.config import Correlation, Scenario, to_flat
 from fedinfer.coordinator.loop import budget_of, start
 from fedinfer.coordinator.planning import RunPlan, SumSettings
 from fedinfer.coordinator.round import LEDGER_OWNER, apply_release, release, sum_plan
@@ -198,6 +198,12 @@ def _scenario_of(scenario: Scenario) -> Scenario:
         raise ConfigError("no rounds are planned: there is nothing to audit", hint="--rounds 10")
     if scenario.privacy.trust is Trust.LOCAL and scenario.training.momentum:
         raise ConfigError("canaries in DP-SGD on the device are planted for plain SGD; training.momentum must be 0")
+    if scenario.privacy.correlation is not Correlation.NONE:
+        raise ConfigError(
+            f"privacy.correlation = {str(scenario.privacy.correlation)!r}: an audit scores every round by itself, and "
+            "correlated noise protects all rounds together",
+            hint="audit with correlation = 'none'",
+        )
     section = scenario.secure_aggregation.model_copy(update={"mode": AggregationMode.IDEAL})
     return scenario.model_copy(update={"secure_aggregation": section})
 
