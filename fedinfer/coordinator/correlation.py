@@ -135,8 +135,7 @@ class Turns:
             stream: fresh words.
 
         Raises:
-            ConfigError: all rounds are over.
-            Misbehaviour: a device would be asked too early or too often.
+            Misbehaviour: all rounds are over, or a device would be asked too early or too often.
         """
         index, pattern = self._noise.round, self._factorization.participation
         places = (index * self._window + np.arange(self._window)) % len(self._circle)

@@ -142,6 +142,7 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
     """
     cohort = min(scenario.training.cohort or population.devices, population.devices)
     hiding = hide(scenario.secure_aggregation, cohort)
+    factorization = _factorization(scenario, population, hiding, scenario.most_rounds)
     watchers = _watchers(scenario, population, hiding)
     drift_z, drift_epsilon = _drift_noise(scenario, population, watchers)
     looks = plan_gates(scenario, population.devices, partial(_report_settings, scenario, WIDTH, NORM))
@@ -169,7 +170,7 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
         noise_multiplier=noise,
         drift_noise_multiplier=drift_z,
         gate_noise_multiplier=looks.noise_multiplier,
-        factorization=_factorization(scenario, population, hiding, scenario.most_rounds),
+        factorization=factorization,
         relation=relation_of(scenario.privacy.unit),
         sampling="poisson" if train.sampling_rate < 1 else "none",
         warnings=(*warnings, *group_warnings(hiding), *looks.warnings),

@@ -80,7 +80,7 @@ class Factorization:
 
     def __post_init__(self) -> None:
         c = np.array(self.coefficients)
-        if c.size == 0 or c[0] != 1 or (c < 0).any() or (np.diff(c) > 0).any():
+        if c.size == 0 or c[0] != 1 or not ((c >= 0).all() and (np.diff(c) <= 0).all()):  # NaN is neither
             raise ConfigError("coefficients must start with 1, fall, and not be negative")
 
     @property

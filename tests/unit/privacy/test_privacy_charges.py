@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from fedinfer.errors import Misbehaviour
-from fedinfer.messages import Purpose, SumPlan
-from fedinfer.privacy.charges import charge, mechanism_of, relation_of
+from fedinfer.messages import INDEPENDENT, Purpose, SumPlan, Turn
+from fedinfer.privacy.charges import charge, mechanism_of, relation_of, server_charge, strategy_of
 from fedinfer.privacy.design import design
 from fedinfer.privacy.events import GaussianEvent, NonPrivate, PoissonSampled, Repeated
 from fedinfer.privacy.mechanism import NoiseKind, Rounding
@@ -37,6 +37,64 @@ def test_noise_outside_the_ring_is_gaussian() -> None:
     assert charge(local) == (Repeated(PoissonSampled(0.2, GaussianEvent(1.5)), 7),)
     central = replace(PLAN, trust=Trust.CENTRAL, noise_multiplier=1.5, sampling_rate=1.0)
     assert charge(central) == (Repeated(GaussianEvent(1.5), 1),)
+
+
+TURN = Turn(coefficients=(1.0, 0.5), rounds=9, limit=3, separation=4, index=4)
+CORRELATED = replace(PLAN, trust=Trust.CENTRAL, noise_multiplier=1.5, sampling_rate=1.0, turn=TURN)
+
+
+def at(index: int) -> SumPlan:
+    return replace(CORRELATED, turn=replace(TURN, index=index))
+
+
+def test_correlated_noise_is_charged_by_the_turn() -> None:
+    """Columns 0 and 4 have norm^2 1.25; column 8 is the last row alone; none of them overlap."""
+    prices = [charge(at(index))[0].noise_multiplier for index in range(9)]  # type: ignore[union-attr] # Gaussian
+    assert prices == pytest.approx([1.5 / 1.25**0.5] * 8 + [1.5])
+
+
+def test_a_ledger_for_every_unit_pays_at_the_first_round_of_a_turn() -> None:
+    for index in range(9):
+        assert server_charge(at(index)) == (charge(at(index)) if index in (0, 4, 8) else ())
+    assert server_charge(replace(CORRELATED, turn=INDEPENDENT)) == (Repeated(GaussianEvent(1.5), 1),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"trust": Trust.LOCAL}, "with local trust"),
+        ({"trust": Trust.DISTRIBUTED}, "with distributed trust"),
+        ({"unit": Unit.NONE}, "unit none"),
+        ({"sampling_rate": 0.5}, "sampling rate 0.5"),
+        ({"local_steps": 2}, "2 local steps"),
+        ({"turn": replace(TURN, index=9)}, "index 9"),
+        ({"turn": replace(TURN, index=-1)}, "index -1"),
+        ({"turn": replace(TURN, limit=1)}, "turn 1 of 1"),
+        ({"turn": replace(TURN, limit=0)}, "0 participations"),
+        ({"turn": replace(TURN, separation=0)}, "0 apart"),
+        ({"turn": replace(TURN, coefficients=(1.0, 1.1))}, "must start with 1, fall"),
+        ({"turn": replace(TURN, coefficients=(1.0, -0.1))}, "must start with 1, fall"),
+        ({"turn": replace(TURN, coefficients=(1.0, float("nan")))}, "must start with 1, fall"),
+        ({"turn": replace(TURN, coefficients=(0.1,))}, "must start with 1, fall"),
+        ({"turn": replace(TURN, coefficients=(1.0,) * 10)}, "10 coefficients for 9 rounds"),
+    ],
+)
+def test_correlated_noise_that_nobody_proved_has_no_price(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(Misbehaviour, match=words):
+        charge(replace(CORRELATED, **changes))  # type: ignore[arg-type] # changes are fields
+
+
+def test_what_may_not_change_between_turns() -> None:
+    strategies = {strategy_of(at(index)) for index in range(9)}
+    assert len(strategies) == 1
+    for changed in (
+        replace(CORRELATED, noise_multiplier=1.4),
+        replace(CORRELATED, mechanism=encode(replace(MECHANISM, scale=1.0))),
+        replace(CORRELATED, turn=replace(TURN, separation=5)),
+        replace(CORRELATED, turn=replace(TURN, rounds=10)),
+        replace(CORRELATED, turn=replace(TURN, coefficients=(1.0, 0.4))),
+    ):
+        assert strategy_of(changed) not in strategies
 
 
 def test_no_unit_is_never_private() -> None:

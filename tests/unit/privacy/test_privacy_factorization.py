@@ -7,6 +7,8 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedinfer.errors import ConfigError, Misbehaviour
 from fedinfer.privacy.accounting import account
@@ -166,3 +168,90 @@ def test_coefficients_outside_the_theorem_are_refused(coefficients: tuple[float,
         Factorization(coefficients, Participation(5, 1, 1))
     with pytest.raises(ConfigError):
         square_root_coefficients(0)
+
+
+# --- charges: turn by turn, what is paid covers what is owed ---
+
+
+def allowed(rounds: int, separation: int) -> list[tuple[int, ...]]:
+    """Every set of rounds at least `separation` apart."""
+    every = (chosen for size in range(1, rounds + 1) for chosen in combinations(range(rounds), size))
+    return [chosen for chosen in every if all(b - a >= separation for a, b in pairwise(chosen))]
+
+
+def strategy(rounds: int, separation: int, coefficients: tuple[float, ...]) -> Factorization:
+    return Factorization(coefficients, Participation(rounds, -(-rounds // separation), separation))
+
+
+def cost(factorization: Factorization, turn: int) -> float:
+    """1/z^2 of a charge for z = 1: what adds up under composition."""
+    return factorization.charge(1.0, turn).noise_multiplier ** -2
+
+
+falling = st.lists(st.floats(0.0, 1.0), max_size=8).map(lambda rest: (1.0, *sorted(rest, reverse=True)))
+
+
+@given(coefficients=falling, rounds=st.integers(1, 9), separation=st.integers(1, 10), seed=st.integers(0, 99))
+def test_charges_cover_every_pattern_and_all_vectors(
+    coefficients: tuple[float, ...], rounds: int, separation: int, seed: int
+) -> None:
+    """Also of units that miss turns, and of those whose rounds are not the same distance apart."""
+    factorization = strategy(rounds, separation, coefficients)
+    c, rng = matrix(factorization), simulation_rng("charges", seed)
+    for pattern in allowed(rounds, separation):
+        paid = sum(cost(factorization, index // separation) for index in pattern)
+        columns = c[:, pattern]
+        assert float(np.sum(columns.sum(axis=1) ** 2)) <= paid * (1 + 1e-9)
+        vectors = rng.normal(size=(len(pattern), 2))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        assert float(np.sum((columns @ vectors) ** 2)) <= paid * (1 + 1e-9)
+
+
+@given(coefficients=falling, rounds=st.integers(1, 9), separation=st.integers(1, 10))
+def test_charges_so_far_cover_whatever_a_run_cut_short_has_released(
+    coefficients: tuple[float, ...], rounds: int, separation: int
+) -> None:
+    """A server's ledger: after any round no unit owes more than the turns that have begun."""
+    factorization = strategy(rounds, separation, coefficients)
+    c = matrix(factorization)
+    for last in range(rounds):
+        paid = sum(cost(factorization, turn) for turn in range(last // separation + 1))
+        for pattern in allowed(last + 1, separation):
+            assert float(np.sum(c[: last + 1, pattern].sum(axis=1) ** 2)) <= paid * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("rounds", "separation"), [(1, 1), (64, 8), (64, 10), (200, 200), (40, 1)])
+def test_all_charges_together_are_the_planned_event(rounds: int, separation: int) -> None:
+    chosen = factorize(Participation(rounds, -(-rounds // separation), separation))
+    charges = [chosen.charge(7.0, turn) for turn in range(chosen.participation.most)]
+    planned = account([chosen.event(7.0)], 1e-5, Relation.ZERO_OUT)
+    assert account(charges, 1e-5, Relation.ZERO_OUT).epsilon == pytest.approx(planned.epsilon, rel=1e-6)
+    assert planned.accountant == "pld"
+    assert chosen.sensitivity_of(chosen.participation.most) == chosen.sensitivity
+    assert chosen.sensitivity_of(0) == 0
+
+
+def test_an_independent_accountant_says_the_same() -> None:
+    """dp-accounting's privacy-loss distributions, composed charge by charge."""
+    from dp_accounting import GaussianDpEvent
+    from dp_accounting.pld import PLDAccountant
+
+    chosen = factorize(Participation(64, 8, 8))
+    accountant = PLDAccountant()
+    for turn in range(8):
+        accountant.compose(GaussianDpEvent(chosen.charge(9.0, turn).noise_multiplier))
+    ours = account([chosen.event(9.0)], 1e-5, Relation.ZERO_OUT).epsilon
+    assert accountant.get_epsilon(1e-5) == pytest.approx(ours, rel=1e-3)
+
+
+def test_a_turn_outside_the_pattern_has_no_price() -> None:
+    chosen = strategy(10, 4, (1.0, 0.5))
+    for turn in (-1, 3):
+        with pytest.raises(Misbehaviour, match=f"turn {turn} of 3"):
+            chosen.charge(1.0, turn)
+
+
+def test_memory_of_the_noise_is_not_printed() -> None:
+    chosen = strategy(10, 4, (1.0, 0.5))
+    _, state = next_noise(start_noise(chosen, 2), chosen, 1.0, stream("printed"))
+    assert repr(state) == "CorrelatedNoise(round=1)"
