@@ -213,7 +213,7 @@ def _drift_noise(scenario: Scenario, population: Population, hiding: Hiding) -> 
 
 
 def _drift_events(scenario: Scenario, population: Population, hiding: Hiding, z: float) -> tuple[Event, ...]:
-    if not _windows(scenario):
+    if not _windows(scenario) or scenario.privacy.unit is Unit.NONE:
         return ()
     if scenario.privacy.trust is not Trust.DISTRIBUTED:
         return (Repeated(GaussianEvent(z), _windows(scenario)),)

@@ -36,6 +36,13 @@ def test_everything_together_fits_the_budget_and_uses_it(unit: Unit, trust: Trus
     assert made.drift_noise_multiplier > 0
 
 
+@pytest.mark.parametrize("trust", list(Trust))
+def test_without_a_unit_nothing_is_planned_to_be_spent(trust: Trust) -> None:
+    made = plan(f'privacy.unit = "none"\nprivacy.trust = "{trust}"')
+    assert made.planned is None
+    assert (made.noise_multiplier, made.drift_noise_multiplier) == (0.0, 0.0)
+
+
 @pytest.mark.parametrize(("unit", "trust"), COMBINATIONS)
 def test_noise_is_in_the_ring_for_trust_distributed_and_outside_it_otherwise(unit: Unit, trust: Trust) -> None:
     made = plan(f'privacy.unit = "{unit}"\nprivacy.trust = "{trust}"\nprivacy.epsilon = 8.0')

@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
+from fedinfer.coordinator.correlation import Turns
 from fedinfer.privacy.accounting import account
 from fedinfer.privacy.clipping import AdaptiveClipping, clip_rows
 from fedinfer.privacy.design import design, design_without_noise
 from fedinfer.privacy.encoding import encode
 from fedinfer.privacy.events import GaussianEvent, PoissonSampled
+from fedinfer.privacy.factorization import Factorization, Participation, square_root_coefficients
 from fedinfer.privacy.mechanism import IntegerMechanism, NoiseKind, Rounding, central_event, decoded_sensitivity
 from fedinfer.privacy.noise import SimulatedStream, gaussian
 from fedinfer.privacy.rotation import rotate_back
@@ -164,6 +166,42 @@ def test_central_noise_on_the_decoded_sum_holds_and_breaks_with_less(rounding: R
         std = factor * Z * decoded_sensitivity(mechanism)
         noise_a, noise_b = (gaussian(std, (TRIALS,), stream("central", w)) for w in "ab")
         assert (bound_on_delta(with_unit + noise_a, without + noise_b, claim) > DELTA) is broken
+
+
+@pytest.mark.slow
+def test_a_whole_run_with_correlated_noise_holds_and_breaks_with_less() -> None:
+    """All six rounds are seen, as a server releases them; the unit is in three of them, real encodings all.
+
+    The adversary whitens with C and projects on what the unit does to C G, which is the likelihood ratio test.
+    """
+    mechanism = design_without_noise(
+        rounding=Rounding.CONDITIONAL,
+        unit=Unit.DEVICE,
+        dimension=D,
+        clipping_norm=C,
+        summands=3,
+        units=9,
+        max_loss=0.01,
+    )
+    strategy = Factorization(square_root_coefficients(4), Participation(6, 3, 2))
+    z = Z * strategy.sensitivity
+    claim = account([strategy.event(z)], DELTA, Relation.ZERO_OUT).epsilon
+    assert claim == account([strategy.charge(z, turn) for turn in range(3)], DELTA, Relation.ZERO_OUT).epsilon
+    with_unit, without = worlds(TARGET, mechanism, 1.0)
+    asked = np.array([1.0, 0.0] * 3)
+    c = np.array([[strategy.coefficients[i - j] if 0 <= i - j < 4 else 0.0 for j in range(6)] for i in range(6)])
+
+    def seen(sums: np.ndarray, std: float, world: str) -> np.ndarray:
+        order, released = Turns(strategy, ["unit", "other"], 1, std, TRIALS), []
+        for index in range(6):
+            turn = order.take(stream("transcript", world, index))
+            assert turn.noise is not None
+            released.append((sums if turn.cohort == ("unit",) else without) + turn.noise)
+        return np.asarray((c @ asked) @ (c @ np.array(released)))
+
+    for factor, broken in ((1.0, False), (0.7, True)):
+        std = factor * z * decoded_sensitivity(mechanism)
+        assert (bound_on_delta(seen(with_unit, std, "a"), seen(without, std, "b"), claim) > DELTA) is broken
 
 
 @pytest.mark.slow
