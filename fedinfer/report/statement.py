@@ -168,6 +168,8 @@ def _mechanism(privacy: Json) -> Item:
     }
     trust = words(privacy.get("trust"))
     noise = sources[Trust(trust)] if trust in set(Trust) else "noise"
+    if (privacy.get("correlation") or {}).get("kind") == "banded":
+        noise += ", which takes away part of the noise of rounds before it"
     contributors = finite(privacy.get("guaranteed_noise_contributors"))
     sized = ""
     if trust == Trust.DISTRIBUTED and contributors is not None:

@@ -255,3 +255,22 @@ def test_memory_of_the_noise_is_not_printed() -> None:
     chosen = strategy(10, 4, (1.0, 0.5))
     _, state = next_noise(start_noise(chosen, 2), chosen, 1.0, stream("printed"))
     assert repr(state) == "CorrelatedNoise(round=1)"
+
+
+@pytest.mark.parametrize(
+    ("asked", "every", "turns", "banded", "bands"),
+    [
+        (200, 1.00, 1.00, 1.00, 1), (100, 2.00, 1.41, 1.05, 4), (50, 4.00, 2.00, 1.13, 8), (25, 8.00, 2.83, 1.27, 16),
+        (12, 16.67, 4.17, 1.53, 16),
+    ],
+)  # fmt: skip
+def test_what_is_gained_is_what_the_documentation_says(
+    asked: int, every: float, turns: float, banded: float, bands: int
+) -> None:
+    """Noise in the sum of 64 rounds' means, over that of 200 devices in every round with independent noise."""
+    separation, scale = 200 // asked, 200 / asked / 64
+    pattern = Participation(64, -(-64 // separation), separation)
+    chosen = factorize(pattern)
+    found = (64 * scale, independent_error(pattern) * scale, chosen.prefix_error() * scale)
+    assert found == pytest.approx((every, turns, banded), abs=0.005)
+    assert len(chosen.coefficients) == bands

@@ -66,6 +66,13 @@ def test_who_is_trusted(trust: str, said: str) -> None:
     assert said in _texts(run)["Trust model"]
 
 
+def test_correlated_noise_is_named() -> None:
+    run, _ = sample_runs.heart()
+    assert "rounds before it" not in _texts(run)["Mechanism"]
+    run["privacy"] |= {"trust": "central", "correlation": {"kind": "banded"}}
+    assert "takes away part of the noise of rounds before it" in _texts(run)["Mechanism"]
+
+
 @pytest.mark.parametrize(
     ("mode", "said"), [("protocol", "no single update"), ("ideal", "without masks"), ("off", "UNSAFE")]
 )
