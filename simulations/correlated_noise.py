@@ -21,8 +21,8 @@ COMMON = (
     "rollout.gate_epsilon=0", "fleet.dropout=0",
 )  # fmt: skip
 ROWS = (  # epsilon, correlation, devices asked (0: all 200), rounds, step size of the server
-    (6, "none", 20, 64, 0.25), (6, "banded", 20, 64, 0.25), (6, "none", 0, 6, 2.0), (6, "none", 0, 64, 0.5),
-    (2, "banded", 20, 64, 0.25), (2, "none", 0, 6, 2.0), (2, "none", 0, 64, 0.25),
+    (6, "none", 20, 64, 0.125), (6, "banded", 20, 64, 0.25), (6, "none", 0, 6, 2.0), (6, "none", 0, 64, 0.5),
+    (2, "banded", 20, 64, 0.125), (2, "none", 0, 6, 2.0), (2, "none", 0, 64, 0.25),
 )  # fmt: skip
 
 

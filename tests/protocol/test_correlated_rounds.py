@@ -18,7 +18,7 @@ from fedinfer.coordinator.round import LEDGER_OWNER, ask_next, release_groups, s
 from fedinfer.device.respond import DeviceResponder
 from fedinfer.device.sessions import SESSION_MIGRATIONS, MemorySessions, StoredSessions
 from fedinfer.errors import Misbehaviour
-from fedinfer.messages import INDEPENDENT, FitWork, Kind, PlainRequest, Purpose, ReportWork, SumPlan, Turn
+from fedinfer.messages import INDEPENDENT, Kind, PlainRequest, Purpose, ReportWork, SumPlan, Turn
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting import account
 from fedinfer.privacy.events import Composed, GaussianEvent
@@ -64,7 +64,7 @@ def strategy_of_run(run: Run) -> Factorization:
 def step(run: Run, index: int) -> tuple[np.ndarray | None, RoundSum]:
     """One round as `training_round` makes it: what is released, and what the sums really are."""
     round_id = f"round-{index + 1:04d}"
-    job = encode(FitWork(run.progress.weights, 0))
+    job = run.work
     asked = ask_next(run.server, run.plan, run.progress, round_id)
     plans = sum_plans(run.server, run.plan.train, Purpose.TRAIN, round_id, asked.cohort, job, asked.turn)
     released, sums = release_groups(run.server, round_id, plans, job, run.plan.rule, asked.noise)
@@ -88,13 +88,22 @@ def fresh_deviation(run: Run) -> float:
 # --- what is released ---
 
 
-@pytest.mark.parametrize("changes", [{}, {"secure_aggregation.group_size": 2}], ids=["one group", "two groups"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"secure_aggregation.group_size": 2}, {"privacy.clipping": "adaptive"}],
+    ids=["one group", "two groups", "adaptive norm"],
+)
 def test_released_noise_is_the_inverse_strategy_times_fresh_noise(tmp_path: Path, changes: dict[str, Any]) -> None:
     run = correlated(tmp_path, changes)
     strategy, noise = strategy_of_run(run), noise_of(run)
     assert len(strategy.coefficients) > 1
     names = [f"round-{index + 1:04d}" for index in range(6)]
-    fresh = np.array([gaussian(fresh_deviation(run), (14,), run.server.noise(name)) for name in names])
+    fresh = np.array(
+        [
+            gaussian(fresh_deviation(run), (run.plan.train.mechanism.dimension,), run.server.noise(name))
+            for name in names
+        ]
+    )
     np.testing.assert_allclose(matrix(strategy) @ noise, fresh, rtol=1e-4, atol=1e-4)
 
 
@@ -136,7 +145,12 @@ def test_an_aborted_round_uses_up_its_index_and_its_noise(tmp_path: Path) -> Non
     released, sums = step(run, 2)
     assert released is not None
     names = [f"round-{index + 1:04d}" for index in range(3)]
-    fresh = np.array([gaussian(fresh_deviation(run), (14,), run.server.noise(name)) for name in names])
+    fresh = np.array(
+        [
+            gaussian(fresh_deviation(run), (run.plan.train.mechanism.dimension,), run.server.noise(name))
+            for name in names
+        ]
+    )
     row = np.linalg.inv(matrix(strategy_of_run(run)))[2, :3] @ fresh
     np.testing.assert_allclose(released - sums.total, row, rtol=1e-4, atol=1e-4)
 
