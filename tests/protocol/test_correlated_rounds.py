@@ -85,6 +85,13 @@ def fresh_deviation(run: Run) -> float:
     return run.plan.train.noise_multiplier * decoded_sensitivity(run.plan.train.mechanism)
 
 
+def fresh_noise(run: Run, rounds: int) -> np.ndarray:
+    """(rounds, d) Z, drawn again from the streams that the rounds name."""
+    shape = (run.plan.train.mechanism.dimension,)
+    streams = [run.server.noise(f"round-{index + 1:04d}") for index in range(rounds)]
+    return np.array([gaussian(fresh_deviation(run), shape, stream) for stream in streams])
+
+
 # --- what is released ---
 
 
@@ -97,13 +104,7 @@ def test_released_noise_is_the_inverse_strategy_times_fresh_noise(tmp_path: Path
     run = correlated(tmp_path, changes)
     strategy, noise = strategy_of_run(run), noise_of(run)
     assert len(strategy.coefficients) > 1
-    names = [f"round-{index + 1:04d}" for index in range(6)]
-    fresh = np.array(
-        [
-            gaussian(fresh_deviation(run), (run.plan.train.mechanism.dimension,), run.server.noise(name))
-            for name in names
-        ]
-    )
+    fresh = fresh_noise(run, 6)
     np.testing.assert_allclose(matrix(strategy) @ noise, fresh, rtol=1e-4, atol=1e-4)
 
 
@@ -144,13 +145,7 @@ def test_an_aborted_round_uses_up_its_index_and_its_noise(tmp_path: Path) -> Non
     run.server = replace(run.server, transport=transport)
     released, sums = step(run, 2)
     assert released is not None
-    names = [f"round-{index + 1:04d}" for index in range(3)]
-    fresh = np.array(
-        [
-            gaussian(fresh_deviation(run), (run.plan.train.mechanism.dimension,), run.server.noise(name))
-            for name in names
-        ]
-    )
+    fresh = fresh_noise(run, 3)
     row = np.linalg.inv(matrix(strategy_of_run(run)))[2, :3] @ fresh
     np.testing.assert_allclose(released - sums.total, row, rtol=1e-4, atol=1e-4)
 
