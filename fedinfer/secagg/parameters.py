@@ -150,6 +150,14 @@ def check_session(session: Session, min_survivors: int, dropout_rate: float, cor
     if session.is_complete:
         safe = 2 * session.threshold > n + share_of(n, corruption_rate)
     else:
+        # Neighbours that a server leaves out of the key list make corrupt ones more frequent among the rest, so it may
+        # leave out no more than really drop out. One less: groups of a round may differ by one device.
+        stay = n - share_of(n, dropout_rate) - 1
+        if session.min_survivors < stay:
+            raise Misbehaviour(
+                f"a sum over {session.min_survivors} of {n} devices is proposed, of which only {dropout_rate:.0%} may "
+                f"drop out: {stay} must stay"
+            )
         safe = ring_is_safe(n, session.degree, session.threshold, dropout_rate, corruption_rate)
     if not safe:
         raise Misbehaviour(
