@@ -154,7 +154,13 @@ def test_a_good_model_reaches_everybody_wave_by_wave(tmp_path: Path) -> None:
 @pytest.mark.parametrize("on_hold", ["stop", "proceed"])
 def test_too_much_noise_holds_and_the_scenario_says_what_then(tmp_path: Path, on_hold: str) -> None:
     done = run(
-        settings("drift.enabled=false", "rollout.gate_epsilon=0.5", f"rollout.on_hold={on_hold}"), tmp_path / "run"
+        settings(
+            "drift.enabled=false",
+            "rollout.gate_epsilon=0.5",
+            "rollout.unjudgeable=hold",
+            f"rollout.on_hold={on_hold}",
+        ),
+        tmp_path / "run",
     )
 
     (model,) = done.record["models"]
