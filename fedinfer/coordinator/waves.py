@@ -229,4 +229,7 @@ def _outcome(delivery: Delivery) -> Json:
 def _hint(state: RolloutState) -> str:
     if state.phase is not Phase.HELD:
         return ""
-    return 'raise [rollout] gate_epsilon, let more devices into a wave, widen the limits, or set on_hold = "proceed"'
+    return (
+        'raise [rollout] gate_epsilon, let more devices into a wave, or widen the limits; on_hold = "proceed" goes on '
+        'all the same, unjudgeable = "acknowledge" leaves looks out where the plan shows that they decide nothing'
+    )

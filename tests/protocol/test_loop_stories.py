@@ -17,7 +17,7 @@ from fedinfer.config import Scenario
 from fedinfer.coordinator.enrol import Claim, admit, join
 from fedinfer.coordinator.sums import Aborted, Total
 from fedinfer.device.respond import DeviceResponder
-from fedinfer.errors import FedInferError, Misbehaviour, TooFewSurvivors, TransportError
+from fedinfer.errors import FedInferError, TooFewSurvivors, TransportError
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.records import RECORD
 from fedinfer.messages import Kind, MaskedRequest, SumPlan

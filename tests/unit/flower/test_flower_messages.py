@@ -66,7 +66,6 @@ class Echo:
             return [self._introduced(place, ask.device) for place, ask in enumerate(asks)]
         return [Answer("somebody else", ask.common + b"|" + ask.own) for ask in asks]
 
-
     def _introduced(self, place: int, device: str) -> Answer:
         key = b"k" * 32
         certificate = b"c" * 64 if place in self.forged else sign_enrolment(AUTHORITY, device, key)
