@@ -19,7 +19,6 @@ from fedinfer.ports import Answer, Ask
 from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
 
-
 _log = logging.getLogger(__name__)
 
 
