@@ -8,7 +8,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedinfer.coordinator.enrol import Claim, LeftOut, admit
-from fedinfer.errors import BadMessage, TransportError
+from fedinfer.errors import BadMessage, TransportError, VersionMismatch
 from fedinfer.flower.records import read_reply, request_message
 from fedinfer.messages import EnrollReply, EnrollRequest, Kind
 from fedinfer.ports import Answer, Ask, Clock, Listener
@@ -102,4 +102,6 @@ def _nobody(asked: int, left_out: Sequence[LeftOut], timeout_seconds: float) -> 
     if not left_out:
         return TransportError(f"none of {asked} nodes answered within {timeout_seconds:.0f} s")
     who, reason = left_out[0]
-    return TransportError(f"none of {asked} nodes can take part, {len(left_out)} were left out; first {who}: {reason}")
+    told = f"none of {asked} nodes can take part, {len(left_out)} were left out; first {who}: {reason}"
+    other_build = any(VersionMismatch.__name__ in why for _, why in left_out)
+    return TransportError(told, hint="install the same fedinfer version on both sides" if other_build else "")

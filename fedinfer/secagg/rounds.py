@@ -209,7 +209,6 @@ def shortage(ground: Ground, dealers: Iterable[int], available: Callable[[int, i
         left = sum(available(j, i) for i in holders)
         if left < needed:
             return (
-                f"the secret of {ground.name(j)} can be rebuilt by {needed} of its {len(holders)} share holders, "
-                f"{left} can still answer"
+                f"{left} of the {len(holders)} share holders of {ground.name(j)} can still answer, {needed} are needed"
             )
     return ""
