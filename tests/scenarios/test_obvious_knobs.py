@@ -153,4 +153,4 @@ def test_a_first_release_that_is_held_says_what_to_change(tmp_path: Path) -> Non
     assert "version 1 was held in wave 1" in text
     assert "will often hold a good model" in text
     assert "rollout.unjudgeable" in text
-    assert "152 devices" in text
+    assert re.search(r"It would do with \d+ devices", text)
