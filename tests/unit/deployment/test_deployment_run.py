@@ -17,7 +17,7 @@ from fedinfer.deployment.coordinate import Deployment, coordinate
 from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import read_authority
 from fedinfer.device.respond import DeviceResponder
-from fedinfer.errors import BudgetExceeded, ConfigError, DataError, FedInferError, Misbehaviour, TransportError
+from fedinfer.errors import BudgetExceeded, ConfigError, DataError, FedInferError, TransportError
 from fedinfer.flower.client_app import CohortClientApp, Responder
 from fedinfer.inference.slots import Slots
 from fedinfer.privacy.ledger import ANY_TASK, Budget, Ledger
