@@ -137,10 +137,10 @@ class Service:
             ArtifactRejected: when it cannot be loaded; the current model keeps serving.
         """
         with self._swap_lock:
-            active, served = self._slots.active(), self._current
-            if active == (None if served is None else served.info):
+            pointer, served = self._slots.pointer(), self._current
+            if pointer.active == (None if served is None else served.info):
                 return False
-            if active is None:
+            if pointer.active is None and self.version in pointer.withdrawn:  # a store that is gone withdraws nothing
                 logger.warning("version %d was withdrawn: nothing serves until a new version comes", self.version)
                 self._current = None
                 return True
