@@ -15,6 +15,7 @@
       * PatchRefused         a patch does not lead from the model that is there to the signed one
     * Rollback               older than what the device has
     * GateFailed             a quality gate says no
+    * NoModel                nothing serves: never installed, or withdrawn
   * TransportError           the other side cannot be reached
   * StoreError               a database or a folder cannot be written
   * LogTampered              an audit log is not what was written (exit code 1)
@@ -107,6 +108,10 @@ class Rollback(ArtifactRejected):
 
 class GateFailed(ArtifactRejected):
     """A quality gate says no."""
+
+
+class NoModel(ArtifactRejected):
+    """Nothing serves on this device: no version was installed yet, or the last one was withdrawn."""
 
 
 class TransportError(FedInferError):

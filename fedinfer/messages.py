@@ -27,6 +27,7 @@ class Kind(StrEnum):
     SURVIVORS = "query.secagg_survivors"
     UNMASK = "query.secagg_unmask"
     PUSH = "query.push"
+    WITHDRAW = "query.withdraw"
     DRIFT = "query.drift"
     HEALTH = "query.health"
 
@@ -268,6 +269,28 @@ class PushReply:
     version: int
     reason: str
     whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawRequest:
+    """Stop serving a version that turned out bad, and never install it again."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawReply:
+    """What serves after a withdrawal.
+
+    Args:
+        withdrawn: the version is refused from now on.
+        version: that serves now; 0: none.
+        reason: why it was not withdrawn; empty otherwise.
+    """
+
+    withdrawn: bool
+    version: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,7 +169,8 @@ def _follow(service: Service, stop: threading.Event) -> None:
     while not stop.wait(LOOK_SECONDS):
         try:
             if service.reload():
-                stderr.print(f"now serving version {service.current.info.version}")
+                now = f"version {service.version}" if service.version else "nothing: the model was withdrawn"
+                stderr.print(f"now serving {now}")
             told = ""
         except FedInferError as error:
             if str(error) != told:  # once, not every two seconds until somebody repairs the store
@@ -191,7 +192,16 @@ def _open(store: Path) -> Installed:
 
 
 def _status(slots: Slots, metadata: Path, stale_seconds: float, clock: SystemClock) -> Json:
-    installed, pointer, now = open_installed(slots, SessionCache(1)), slots.pointer(), clock.now()
+    pointer, now = slots.pointer(), clock.now()
+    if pointer.active is None and pointer.withdrawn:
+        return {
+            "state": "withdrawn: this device has no model until a new version comes",
+            "version": None,
+            "withdrawn_versions": list(pointer.withdrawn),
+            "seconds_since_refresh": seconds_since_refresh(metadata, now),
+            "warning": staleness_warning(metadata, now, stale_seconds),
+        }
+    installed = open_installed(slots, SessionCache(1))
     manifest = installed.manifest
     return {
         "task": manifest.task,

@@ -133,6 +133,12 @@ class RunView:
     def _on_rolled_back(self, fields: dict[str, Any]) -> None:
         self._say("roll-back", f"to version {fields['to']} on {fields['devices']} devices")
 
+    def _on_not_joined(self, fields: dict[str, Any]) -> None:
+        self._say("left out", f"{fields['device']}: {fields['reason']}")
+
+    def _on_withdrawn(self, fields: dict[str, Any]) -> None:
+        self._say("withdrawn", f"version {fields['version']} on {fields['devices']} devices, they have no model now")
+
     def _on_stopped(self, fields: dict[str, Any]) -> None:
         self._say("stopped", fields["message"])
 

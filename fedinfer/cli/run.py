@@ -51,7 +51,7 @@ def run(
     with errors_to_exit():
         loaded = load_scenario(scenario, _overrides(overrides or (), devices, rounds, seed))
         _check_devices(loaded, devices)
-        record, folder, failure = _run(loaded, engine, out, show=not (json or quiet))
+        record, folder, failure = _run(loaded, engine, out, devices, show=not (json or quiet))
         if json:
             print_json(record)
         else:
@@ -75,8 +75,16 @@ def _check_devices(scenario: Scenario, devices: int | None) -> None:
         )
 
 
+def _check_dealt(found: int, devices: int | None) -> None:
+    """Built-in data may name its own devices: then no other number can be asked for."""
+    if devices is not None and devices != found:
+        raise ConfigError(
+            f"--devices {devices}: the data itself names its {found} devices", hint=f"leave --devices out: {found} run"
+        )
+
+
 def _run(
-    scenario: Scenario, engine: Engine, out: Path | None, *, show: bool
+    scenario: Scenario, engine: Engine, out: Path | None, devices: int | None, *, show: bool
 ) -> tuple[Json, Path, FedInferError | None]:
     """Run and write the report; a run that stopped early has a record and a report too."""
     os.environ.update(QUIET_ENVIRONMENT)
@@ -87,6 +95,7 @@ def _run(
 
     clock = SystemClock()
     prepared = prepare_local(scenario)
+    _check_dealt(len(prepared.federation.devices), devices)
     folder = new_folder(out, scenario.scenario.name, clock)
     failure: FedInferError | None = None
     with live_view(folder, clock, show=show) as watch:

@@ -29,7 +29,10 @@ def validate(
         loaded = load_scenario(scenario, overrides or ())
         federation = load(loaded)
         check_against_data(loaded, federation)
-        summary = {**summarize(loaded, federation), "plan": planned(loaded, federation)}
+        plan = planned(loaded, federation)
+        summary = {**summarize(loaded, federation), "plan": plan}
+        if plan is not None:
+            summary["warnings"] = list(dict.fromkeys((*summary["warnings"], *plan.pop("warnings"))))
     if json:
         print_json({"valid": True, **summary})
         return
@@ -57,6 +60,7 @@ def planned(scenario: Scenario, federation: Federation) -> Json | None:
         "epsilon": plan.planned.epsilon if plan.planned else math.inf,
         "noise_multiplier": plan.noise_multiplier,
         "min_survivors": plan.train.min_survivors,
+        "warnings": plan.warnings,
     }
 
 

@@ -95,6 +95,12 @@ class RolloutSection(Section):
     min_metric: Probability = Field(
         default=0.0, description="Least part of right answers where devices have labels; 0: told, not judged."
     )
+    unjudgeable: Literal["refuse", "acknowledge", "hold"] = Field(
+        default="refuse",
+        description="When the plan shows that looks can decide nothing (waves too small, noise too large): `refuse` "
+        "the run before it starts; `acknowledge`: nobody looks, acknowledged installs alone decide, with a warning; "
+        "`hold`: look all the same, see `on_hold`.",
+    )
     on_hold: Literal["stop", "proceed"] = Field(
         default="stop",
         description="When the figures decide nothing (few devices, much noise): `stop` the run, the wave keeps the "

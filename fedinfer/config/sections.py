@@ -22,6 +22,7 @@ from fedinfer.config.fields import (
     PositiveFraction,
     Probability,
     Section,
+    Seed,
 )
 from fedinfer.config.operating import ArtifactSection, DriftSection, FleetSection, RolloutSection
 from fedinfer.types import AggregationMode, Trust, Unit
@@ -83,7 +84,7 @@ class ScenarioSection(Section):
         pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
         description="Name of the task in reports, models and ledgers: 1 to 64 of `a-z`, `0-9`, `_`, `-`.",
     )
-    seed: Natural = Field(
+    seed: Seed = Field(
         default=1, description="Everything random in a simulation follows from it; a deployment ignores it."
     )
     description: str = Field(default="", description="One sentence for `fedinfer scenarios`.")
@@ -328,7 +329,6 @@ class SecureAggregationSection(Section):
         default="semi_malicious",
         description="What the server may do: follow the rules and look, or lie about who dropped.",
     )
-    bits: int = Field(default=0, ge=0, le=32, description="Bits per coordinate on the wire; 0: chosen from the noise.")
     group_size: Annotated[int, Field(ge=0, le=10_000)] = Field(
         default=0,
         description="Larger cohorts are dealt at random into groups of at most this size, each with a private sum of "

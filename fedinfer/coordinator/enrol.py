@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fedinfer.config import Scenario, to_flat
 from fedinfer.errors import BadMessage, Misbehaviour, TransportError
@@ -15,17 +16,49 @@ from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
 
 
-def admit(replies: Sequence[EnrollReply], authority: bytes) -> tuple[EnrollReply, ...]:
-    """Keep the devices whose key the authority signed.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A node says which device it is.
 
-    Raises:
-        Misbehaviour: when a certificate is wrong; a population with a forged member is not started.
+    Args:
+        node: where it lives.
+        reply: what it says.
     """
-    for reply in replies:
-        verify_enrolment(authority, reply.device, reply.public_key, reply.certificate)
-    if not replies:
-        raise Misbehaviour("nobody enrolled")
-    return tuple(sorted(replies, key=lambda reply: reply.device))
+
+    node: int
+    reply: EnrollReply
+
+
+LeftOut = tuple[str, str]
+"""A device or node that does not take part, and why."""
+
+
+def admit(claims: Sequence[Claim], authority: bytes) -> tuple[tuple[Claim, ...], tuple[LeftOut, ...]]:
+    """Keep the nodes whose device and key the authority signed; one wrong node does not stop the others.
+
+    Two nodes with a valid certificate of one device are an attack (a certificate is public) or a copied store, and
+    nobody can tell which is the right one: both are left out.
+
+    Returns:
+        Claims that are believed, sorted by device, and who is left out.
+    """
+    believed: dict[DeviceId, list[Claim]] = {}
+    left_out: list[LeftOut] = []
+    for claim in claims:
+        reply = claim.reply
+        try:
+            verify_enrolment(authority, reply.device, reply.public_key, reply.certificate)
+        except Misbehaviour as error:
+            left_out.append((f"{reply.device} on node {claim.node}", str(error)))
+        else:
+            believed.setdefault(reply.device, []).append(claim)
+    for device, alike in believed.items():
+        if len(alike) > 1:
+            nodes = ", ".join(str(claim.node) for claim in alike)
+            reason = f"{len(alike)} nodes claim to be this device with valid certificates: {nodes}"
+            left_out.append((device, f"{reason}; all are left out until only one does"))
+    alone = [alike[0] for _, alike in sorted(believed.items()) if len(alike) == 1]
+    return tuple(alone), tuple(left_out)
 
 
 def join(

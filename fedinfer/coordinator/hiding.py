@@ -8,6 +8,7 @@ shares of noise that are sure to be in its sum.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedinfer.config import SecureAggregationSection
@@ -16,6 +17,8 @@ from fedinfer.secagg.hierarchy import MAX_GROUP, most_corrupt
 from fedinfer.secagg.hypergeometric import share_of
 from fedinfer.secagg.parameters import GraphParameters, choose_graph
 
+MOST_DEVICES = 1_000_000
+"""Larger fleets are not proposed."""
 ADVISED_GROUP = 100
 """Smaller groups work, with a warning."""
 _ROUNDING = 1e-9
@@ -67,6 +70,27 @@ def hide(section: SecureAggregationSection, cohort: int) -> Hiding:
             hint="lower secure_aggregation.corruption_rate or dropout_rate, or ask more devices",
         )
     return Hiding(cohort, groups, largest, corrupt, graph.degree, graph.threshold, survivors, survivors - corrupt)
+
+
+def least_devices(enough: Callable[[int], bool], above: int) -> int | None:
+    """A number of devices that is enough where one less is not: what an error proposes.
+
+    Args:
+        enough: tries a number; more devices should not be worse.
+        above: a number that is not enough.
+
+    Returns:
+        None when `MOST_DEVICES` are not enough either.
+    """
+    low, high = above, above + 1
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > MOST_DEVICES:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 def check_corrupt(section: SecureAggregationSection, asked: int, groups: int, planned: int) -> None:

@@ -9,12 +9,14 @@ least for which everything together stays within `privacy.epsilon`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fedinfer.config import Scenario
+from fedinfer.coordinator.advice import noise_effort, too_little, warnings_of
 from fedinfer.coordinator.correlation import correlate
-from fedinfer.coordinator.gate_planning import plan_gates
+from fedinfer.coordinator.drift_planning import DriftPlan, plan_drift, windows
+from fedinfer.coordinator.gate_planning import GatePlan, plan_gates
 from fedinfer.coordinator.hiding import Hiding, group_warnings, hide
 from fedinfer.coordinator.robust import Rule, rule_of
 from fedinfer.drift.channels import report_channels, width
@@ -38,6 +40,8 @@ MOST_NOISE_OVER_SIGNAL = 10.0
 """A plan whose noise is this many times the largest possible signal cannot train anything and is refused."""
 UNUSED_NOISE = 1.0
 """Noise multiplier of a plan without any round: nothing is released with it."""
+IN_ONE_PROCESS = "local"
+"""The engine whose devices all live in one process."""
 MAX_LOSS = 0.01
 """Part of epsilon that rounding and the finite ring may cost."""
 TAIL_DEVIATIONS = 6.0
@@ -140,24 +144,22 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
     Raises:
         ConfigError: when the cohort cannot be protected as asked, or the budget is too small for a useful round.
     """
-    cohort = min(scenario.training.cohort or population.devices, population.devices)
-    hiding = hide(scenario.secure_aggregation, cohort)
+    hiding = _hiding(scenario, population)
     factorization = _factorization(scenario, population, hiding, scenario.most_rounds)
-    watchers = _watchers(scenario, population, hiding)
-    drift_z, drift_epsilon = _drift_noise(scenario, population, watchers)
-    looks = plan_gates(scenario, population.devices, partial(_report_settings, scenario, WIDTH, NORM))
-    watching = (*_drift_events(scenario, population, watchers, drift_z), *looks.events)
+    drift, looks = _watching(scenario, population, hiding)
+    watching = (*drift.events, *looks.events)
     noise = _train_noise(scenario, population, hiding, watching)
     train = _train_settings(scenario, population, hiding, noise)
-    drift = _drift_settings(scenario, population, watchers, drift_z) if _windows(scenario) else None
     section = scenario.training
+    together = hiding.cohort if engine == IN_ONE_PROCESS else 1
+    advice = (*warnings_of(scenario, hiding), *noise_effort(train.mechanism, together))
     return RunPlan(
         engine=engine,
         cohort=hiding.cohort,
         group_size=hiding.largest,
         rule=rule_of(scenario, hiding.groups),
         train=train,
-        drift=drift,
+        drift=drift.settings,
         gates=looks.settings,
         optimizer=OptimizerSettings(section.server_optimizer, section.server_learning_rate, section.server_momentum),
         rounds=section.rounds,
@@ -165,60 +167,35 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
         windows=scenario.drift.windows if scenario.drift.enabled else 0,
         after_windows=scenario.drift.after_windows,
         planned=_planned(scenario, population, hiding, noise, watching),
-        drift_epsilon=drift_epsilon,
+        drift_epsilon=drift.epsilon,
         gate_epsilon=looks.epsilon,
         noise_multiplier=noise,
-        drift_noise_multiplier=drift_z,
+        drift_noise_multiplier=drift.noise_multiplier,
         gate_noise_multiplier=looks.noise_multiplier,
         factorization=factorization,
         relation=relation_of(scenario.privacy.unit),
         sampling="poisson" if train.sampling_rate < 1 else "none",
-        warnings=(*warnings, *group_warnings(hiding), *looks.warnings),
+        warnings=(*warnings, *group_warnings(hiding), *looks.warnings, *advice),
     )
 
 
-def _watchers(scenario: Scenario, population: Population, hiding: Hiding) -> Hiding:
-    """Every enrolled device reports, also those that a round does not ask."""
-    if hiding.cohort == population.devices or not _windows(scenario):
-        return hiding
-    return hide(scenario.secure_aggregation, population.devices)
+def _hiding(scenario: Scenario, population: Population) -> Hiding:
+    return hide(scenario.secure_aggregation, min(scenario.training.cohort or population.devices, population.devices))
+
+
+def _watching(scenario: Scenario, population: Population, hiding: Hiding) -> tuple[DriftPlan, GatePlan]:
+    """Everything but training: drift reports and looks."""
+    channels = report_channels(population.classes)
+    norm = report_norm(scenario.privacy.unit, channels)
+    reports = partial(_report_settings, scenario, width(channels), norm)
+    everybody = hiding.cohort == population.devices or not windows(scenario)
+    reporters = hiding if everybody else hide(scenario.secure_aggregation, population.devices)
+    looks = plan_gates(scenario, population.devices, partial(_report_settings, scenario, WIDTH, NORM))
+    return plan_drift(scenario, reporters, reports), looks
 
 
 def _factorization(scenario: Scenario, population: Population, hiding: Hiding, rounds: int) -> Factorization | None:
     return correlate(scenario, population.devices, hiding.cohort, rounds)
-
-
-def _windows(scenario: Scenario) -> int:
-    drift = scenario.drift
-    return drift.windows + drift.max_triggers * drift.after_windows if drift.enabled and drift.windows else 0
-
-
-def _drift_noise(scenario: Scenario, population: Population, hiding: Hiding) -> tuple[float, float]:
-    """Noise multiplier of the reports and what they cost alone."""
-    privacy, windows = scenario.privacy, _windows(scenario)
-    if privacy.unit is Unit.NONE or not windows:
-        return 0.0, 0.0
-    if scenario.drift.epsilon >= privacy.epsilon:
-        raise ConfigError(
-            f"[drift] epsilon {scenario.drift.epsilon} leaves nothing of [privacy] epsilon {privacy.epsilon}",
-            hint="drift.epsilon is the part of the budget that all windows' reports share",
-        )
-    relation = relation_of(privacy.unit)
-
-    def events(z: float) -> tuple[Event, ...]:
-        return _drift_events(scenario, population, hiding, z)
-
-    z = calibrate(events, scenario.drift.epsilon, privacy.delta, relation, (LEAST_NOISE, MOST_NOISE))
-    return z, account(events(z), privacy.delta, relation).epsilon
-
-
-def _drift_events(scenario: Scenario, population: Population, hiding: Hiding, z: float) -> tuple[Event, ...]:
-    if not _windows(scenario) or scenario.privacy.unit is Unit.NONE:
-        return ()
-    if scenario.privacy.trust is not Trust.DISTRIBUTED:
-        return (Repeated(GaussianEvent(z), _windows(scenario)),)
-    event = _drift_settings(scenario, population, hiding, z).mechanism.event(1.0)
-    return (Repeated(event, _windows(scenario)),)
 
 
 def _train_noise(scenario: Scenario, population: Population, hiding: Hiding, watching: tuple[Event, ...]) -> float:
@@ -231,21 +208,60 @@ def _train_noise(scenario: Scenario, population: Population, hiding: Hiding, wat
     def events(z: float) -> tuple[Event, ...]:
         return (*watching, *_train_events(scenario, population, hiding, z, rounds))
 
-    relation, strategy = relation_of(privacy.unit), _factorization(scenario, population, hiding, rounds)
+    if _least_cost(scenario, population, hiding, watching, rounds) > privacy.epsilon:
+        raise _too_little(scenario, population, hiding, watching)
+    most = _most_noise(scenario, population, hiding)
+    return calibrate(events, privacy.epsilon, privacy.delta, relation_of(privacy.unit), (LEAST_NOISE, most))
+
+
+def _most_noise(scenario: Scenario, population: Population, hiding: Hiding) -> float:
+    """The largest noise multiplier with which something is learned and the sum fits into the ring."""
     useful = MOST_NOISE_OVER_SIGNAL * _signal(scenario, population, hiding) / math.sqrt(population.dimension)
+    strategy = _factorization(scenario, population, hiding, scenario.most_rounds)
     if strategy is not None:  # its noise is larger in one round and smaller in the sum of many
         useful /= strategy.spread()
     most = min(max(useful, 2 * LEAST_NOISE), MOST_NOISE)
-    if account(events(most), privacy.delta, relation).epsilon <= privacy.epsilon:
-        return calibrate(events, privacy.epsilon, privacy.delta, relation, (LEAST_NOISE, most))
-    one = account((*watching, *_train_events(scenario, population, hiding, most, 1)), privacy.delta, relation)
-    all_cost = account(events(most), privacy.delta, relation).epsilon
-    what = "to train even one useful round" if one.epsilon > privacy.epsilon else f"for {rounds} useful rounds"
-    raise ConfigError(
-        f"epsilon {privacy.epsilon:g} is too small {what}: with noise multiplier {most:.3g} "
-        f"the noise is {MOST_NOISE_OVER_SIGNAL:.0f} times the largest possible signal, and even then {rounds} rounds "
-        f"cost epsilon {all_cost:.3g}, one round {one.epsilon:.3g}",
-        hint="raise privacy.epsilon, plan fewer rounds, lower training.sampling_rate, or add devices or rows",
+    while most > 2 * LEAST_NOISE:
+        try:
+            _train_settings(scenario, population, hiding, most)
+        except ConfigError:  # the ring has no room for so much noise; for less it may have
+            most /= 2
+        else:
+            break
+    return most
+
+
+def _least_cost(
+    scenario: Scenario, population: Population, hiding: Hiding, watching: tuple[Event, ...], rounds: int
+) -> float:
+    """Epsilon of so many rounds, and of everything else, at the largest useful noise."""
+    most = _most_noise(scenario, population, hiding)
+    events = (*watching, *_train_events(scenario, population, hiding, most, rounds))
+    return account(events, scenario.privacy.delta, relation_of(scenario.privacy.unit)).epsilon
+
+
+def _too_little(scenario: Scenario, population: Population, hiding: Hiding, watching: tuple[Event, ...]) -> ConfigError:
+    def enough(devices: int) -> bool:
+        larger = replace(population, devices=devices)
+        try:
+            hiding = _hiding(scenario, larger)
+            drift, looks = _watching(scenario, larger, hiding)
+            events = (*drift.events, *looks.events)
+            return _least_cost(scenario, larger, hiding, events, scenario.most_rounds) <= scenario.privacy.epsilon
+        except ConfigError:
+            return False
+
+    # More devices with the same rows do not help rows, and a cohort does not grow with its population.
+    helps = scenario.privacy.unit is Unit.DEVICE and not scenario.training.cohort
+    most = _most_noise(scenario, population, hiding)
+    times = most * math.sqrt(population.dimension) / _signal(scenario, population, hiding)
+    return too_little(
+        scenario,
+        lambda rounds: _least_cost(scenario, population, hiding, watching, rounds),
+        scenario.most_rounds,
+        f"noise multiplier {most:.3g} the noise is {times:.3g} times the largest possible signal",
+        enough if helps else None,
+        population.devices,
     )
 
 
@@ -313,11 +329,6 @@ def _local_range(scenario: Scenario, population: Population, z: float) -> float:
     steps, expected = _local_steps(scenario), max(training.sampling_rate * population.least_rows, 1.0)
     reach = 2.0 * steps + noise * math.sqrt(steps) / expected
     return training.learning_rate / (1 - training.momentum) * clipping.bound * reach
-
-
-def _drift_settings(scenario: Scenario, population: Population, hiding: Hiding, z: float) -> SumSettings:
-    channels = report_channels(population.classes)
-    return _report_settings(scenario, width(channels), report_norm(scenario.privacy.unit, channels), hiding, z)
 
 
 def _report_settings(scenario: Scenario, bins: int, norm: float, hiding: Hiding, z: float) -> SumSettings:

@@ -231,7 +231,7 @@ def training_round(server: Server, plan: RunPlan, progress: Progress, reason: st
         )
     if progress.aborted_in_a_row >= MOST_ABORTS_IN_A_ROW:
         raise TooFewSurvivors(
-            f"{progress.aborted_in_a_row} rounds in a row aborted, the last at {sums.left_out[-1]}",
+            f"{progress.aborted_in_a_row} rounds in a row aborted, the last: {sums.left_out[-1]}",
             hint="lower fleet.dropout, enlarge the cohort, or raise secure_aggregation.dropout_rate (more noise)",
         )
 

@@ -15,6 +15,7 @@ from fedinfer.coordinator.gate_planning import WRONG_PASS_RATE, WRONG_STOP_RATE
 from fedinfer.coordinator.look import look
 from fedinfer.coordinator.planning import RunPlan
 from fedinfer.coordinator.server import Progress, Server
+from fedinfer.coordinator.withdraw import withdraw
 from fedinfer.errors import BadMessage, GateFailed, TransportError
 from fedinfer.messages import GateWork, HealthReply, HealthRequest, Kind
 from fedinfer.ports import Answer, Ask
@@ -206,8 +207,15 @@ def _past_hold(server: Server, state: RolloutState, row: Json) -> RolloutState:
 
 
 def _take_back(server: Server, progress: Progress, state: RolloutState) -> None:
-    """The files of the version before go out again under a new number: versions never fall on a device."""
-    previous, devices = int(state.previous), server.rollouts.installed(state.rollout)
+    """The files of the version before go out again under a new number: versions never fall on a device.
+
+    The first version of all has none before it: it is withdrawn.
+    """
+    devices = server.rollouts.installed(state.rollout)
+    if not state.previous:
+        withdraw(server, int(state.version), devices)
+        return
+    previous = int(state.previous)
     manifest = server.repository.reissue(previous, server.clock.now())
     progress.version = manifest.version
     delivery = deliver(server, manifest.version, dict.fromkeys(devices, int(state.version)))
@@ -221,4 +229,7 @@ def _outcome(delivery: Delivery) -> Json:
 def _hint(state: RolloutState) -> str:
     if state.phase is not Phase.HELD:
         return ""
-    return 'raise [rollout] gate_epsilon, let more devices into a wave, widen the limits, or set on_hold = "proceed"'
+    return (
+        'raise [rollout] gate_epsilon, let more devices into a wave, or widen the limits; on_hold = "proceed" goes on '
+        'all the same, unjudgeable = "acknowledge" leaves looks out where the plan shows that they decide nothing'
+    )

@@ -21,7 +21,8 @@ def check_against_data(scenario: Scenario, federation: Federation) -> None:
     cohort, population = scenario.training.cohort, len(federation.devices)
     if cohort > population:
         raise ConfigError(
-            f"[training] cohort = {cohort}: the population has {population} devices", hint="0 asks all devices"
+            f"[training] cohort = {cohort}: the population has {population} devices",
+            hint=f"training.cohort = 0 asks all {population}; or {cohort} devices or more",
         )
     if scenario.training.pretrain and not len(federation.public[1]):
         raise ConfigError(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedinfer.config import DataSection, Scenario
+from fedinfer.config import DataSection, PartitionSection, Scenario
 from fedinfer.data.builtin import complete
 from fedinfer.data.partition import by_column, deal, split_held_out, stratified_take
 from fedinfer.data.sources import read_source
 from fedinfer.data.table import DeviceData, Federation, Indices, Table
-from fedinfer.errors import DataError
+from fedinfer.errors import ConfigError, DataError
 from fedinfer.system import simulation_rng
 from fedinfer.types import DeviceId
 
@@ -23,6 +23,7 @@ def load(scenario: Scenario) -> Federation:
 
     Raises:
         DataError: the table breaks its description, or a device is empty.
+        ConfigError: a number of devices where the table names them.
         MissingExtra: the source needs a package that is not installed.
     """
     schema, table, warnings = read_source(scenario)
@@ -52,6 +53,12 @@ def _deal(table: Table, private: Indices, data: DataSection, seed: int) -> dict[
     """Positions in `private` that each device holds, sorted by device."""
     if table.device is None:
         return deal(table.y[private], data.partition, simulation_rng(seed, "data", "partition"))
+    named = len(set(table.device))
+    if data.partition != PartitionSection() and data.partition.devices != named:
+        raise ConfigError(
+            f"[data.partition] devices = {data.partition.devices}: the table itself names its {named} devices",
+            hint=f"leave [data.partition] and --devices out; the table's {named} devices take part",
+        )
     held = by_column([table.device[row] for row in private])
     for device in sorted(set(table.device)):
         if device not in held:

@@ -12,7 +12,7 @@ from fedinfer.artifact.export import Templates
 from fedinfer.artifact.repository import Repository
 from fedinfer.artifact.signing import generate_keys, load_keys, save_keys
 from fedinfer.config import Scenario
-from fedinfer.coordinator.enrol import admit, join
+from fedinfer.coordinator.enrol import join
 from fedinfer.coordinator.loop import run
 from fedinfer.coordinator.planning import Population, make_plan
 from fedinfer.coordinator.server import Rows, Server
@@ -59,7 +59,7 @@ def coordinate(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Cl
     trainer = load_trainer(scenario.model, schema, scenario.training, scenario.scenario.seed)
     transport = GridTransport(grid, deployment.run_id, clock)
     deadline = scenario.training.deadline_seconds
-    members = admit(transport.enroll(deadline), deployment.authority)
+    members = transport.enroll(deployment.authority, deadline, emit)
     repository = _repository(deployment.folder, clock)
     root = repository.trusted_root()
     rows, refused = join(members, deployment.run_id, scenario, schema, root, transport, deadline)

@@ -1,7 +1,11 @@
-"""A push on the device: the signed files came with the message; verify, stage, self-check, swap, acknowledge."""
+"""A push on the device: the signed files came with the message; verify, stage, self-check, swap, acknowledge.
+
+And the way back where there is nothing to go back to: the version is withdrawn.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 
@@ -10,16 +14,27 @@ from fedinfer.errors import ArtifactRejected, FedInferError, PatchRefused, Store
 from fedinfer.inference.installed import MODEL_FILE
 from fedinfer.inference.slots import Slots
 from fedinfer.inference.updater import Updater, UpdateSettings
-from fedinfer.messages import PushReply, PushRequest
+from fedinfer.messages import PushReply, PushRequest, WithdrawReply, WithdrawRequest
 from fedinfer.ports import Answer, Ask
 from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
+
+_log = logging.getLogger(__name__)
 
 
 def answer_push(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     """Install what came, device by device; a rejected model leaves the old one serving."""
     request = decode(PushRequest, asks[0].common)
     return [Answer(ask.device, encode(_install(host, ask.device, request))) for ask in asks]
+
+
+def answer_withdraw(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """Stop serving a version; where there is no other, the device has no model from now on.
+
+    The order is not signed like a model: it can take a model away, never bring one.
+    """
+    version = decode(WithdrawRequest, asks[0].common).version
+    return [Answer(ask.device, encode(_withdraw(host, ask.device, version))) for ask in asks]
 
 
 def slots_of(host: Host, device: DeviceId) -> Slots:
@@ -48,6 +63,19 @@ def _why(error: FedInferError, request: PushRequest, slots: Slots) -> FedInferEr
     return PatchRefused(
         f"version {request.version} came as a patch from model {request.patch_from[:16]}, this device has {found}"
     )
+
+
+def _withdraw(host: Host, device: DeviceId, version: int) -> WithdrawReply:
+    slots = slots_of(host, device)
+    try:
+        with slots.exclusive():
+            active = slots.withdraw(version)
+    except StoreError as error:
+        serving = slots.active()
+        _log.warning("version %d was not withdrawn: %s", version, error)  # its text holds a path: it stays here
+        return WithdrawReply(False, serving.version if serving else 0, type(error).__name__)
+    host.predictors.pop(device, None)
+    return WithdrawReply(True, active.version if active else 0, "")
 
 
 def _updater(host: Host, device: DeviceId, slots: Slots) -> Updater:

@@ -7,21 +7,23 @@ Rules, each with a test in tests/protocol/test_device_rules.py:
 * a refused device answers with BudgetExceeded and touches nothing;
 * the work must have the hash that the plan promised;
 * with correlated noise a device takes no turn before its time, also not after a restart;
-* a round is started once, each stage is answered once, also by two processes at a time; secrets are wiped at the end;
+* a round is started once, each stage is answered once, also by two processes at a time; secrets are wiped at the end,
+  and at once when the device refuses;
 * sums without masks happen only where the owner's policy allows them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from fedinfer.device.host import Host
 from fedinfer.device.plans import check_plan, corruption_rate
 from fedinfer.device.sessions import Running
 from fedinfer.device.vectors import private_vectors
-from fedinfer.errors import FedInferError, Misbehaviour, TransportError
+from fedinfer.errors import BudgetExceeded, FedInferError, Misbehaviour, TransportError
 from fedinfer.messages import INDEPENDENT, Kind, MaskedRequest, PlainReply, PlainRequest, SumPlan
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.charges import charge, mechanism_of, strategy_of
@@ -50,7 +52,8 @@ def answer_shares(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
     def step(ask: Ask) -> bytes:
         running, state = _running(host, ask, Kind.KEYS, SentKeys)
-        after, body = secagg.answer_shares(state, ask.common, ask.own, host.joined().pinned, host.entropy)
+        with _wiped_on_refusal(host, ask.device):
+            after, body = secagg.answer_shares(state, ask.common, ask.own, host.joined().pinned, host.entropy)
         host.sessions.advance(ask.device, running, running.at(Kind.SHARES, encode_state(after)))
         return body
 
@@ -64,14 +67,16 @@ def answer_masked(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
     def reply(ask: Ask, _: SumPlan, ring: RingVector) -> bytes:
         running, state = _running(host, ask, Kind.SHARES, SentShares)
-        after, body = secagg.answer_masked(state, request.secagg, ask.own, ring)
+        with _wiped_on_refusal(host, ask.device):
+            after, body = secagg.answer_masked(state, request.secagg, ask.own, ring)
         host.sessions.advance(ask.device, running, running.at(Kind.MASKED, encode_state(after)))
         return body
 
     if alive:
         plan = decode(SumPlan, host.sessions.load(alive[0].device).plan)
         # The device may have joined another task since the first stage: what it would clip to now must fit the plan.
-        check_plan(host, plan, alive[0].device)
+        with _wiped_on_refusal(host, *(ask.device for ask in alive)):
+            check_plan(host, plan, alive[0].device)
         answers |= _contribute(host, plan, request.work, alive, reply)
     return [answers[ask.device] for ask in asks]
 
@@ -103,7 +108,8 @@ def answer_survivors(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
     def step(ask: Ask) -> bytes:
         running, state = _running(host, ask, Kind.MASKED, SentMasked)
-        after, body = secagg.answer_survivors(state, ask.common, ask.own)
+        with _wiped_on_refusal(host, ask.device):
+            after, body = secagg.answer_survivors(state, ask.common, ask.own)
         host.sessions.advance(ask.device, running, running.at(Kind.SURVIVORS, encode_state(after)))
         return body
 
@@ -115,7 +121,8 @@ def answer_unmask(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
     def step(ask: Ask) -> bytes:
         running, state = _running(host, ask, Kind.SURVIVORS, SignedSurvivors)
-        _, body = secagg.answer_unmask(state, ask.common, ask.own)
+        with _wiped_on_refusal(host, ask.device):
+            _, body = secagg.answer_unmask(state, ask.common, ask.own)
         host.sessions.complete(ask.device, running)
         return body
 
@@ -130,6 +137,7 @@ def failure(device: DeviceId, error: FedInferError) -> Answer:
 def _contribute(host: Host, plan: SumPlan, work: bytes, asks: Sequence[Ask], reply: Reply) -> dict[DeviceId, Answer]:
     """Spend for all, then compute and encode for those whose ledger agreed."""
     if hashlib.sha256(work).digest() != plan.work_hash:
+        _wipe(host, *(ask.device for ask in asks))
         error = Misbehaviour(f"the work of round {plan.round_id} is not the one that was promised")
         return {ask.device: failure(ask.device, error) for ask in asks}
     paying, answers = _reserve(host, plan, asks)
@@ -157,7 +165,26 @@ def _reserve(host: Host, plan: SumPlan, asks: Sequence[Ask]) -> tuple[list[Ask],
     answers = {device: failure(device, error) for device, error in verdicts.items() if error is not None}
     for device in answers:
         host.refused[device] = host.refused.get(device, 0) + 1
+    # Who is only asked a second time keeps its state: another process may be answering the first time.
+    _wipe(host, *(device for device, error in verdicts.items() if isinstance(error, BudgetExceeded)))
     return [ask for ask in asks if ask.device not in answers], answers
+
+
+@contextmanager
+def _wiped_on_refusal(host: Host, *devices: DeviceId) -> Iterator[None]:
+    """Who refuses is out of the round."""
+    try:
+        yield
+    except FedInferError:
+        _wipe(host, *devices)
+        raise
+
+
+def _wipe(host: Host, *devices: DeviceId) -> None:
+    """Erase the keys and shares of a round that a device takes no further part in, now and not at its next round."""
+    for device in devices:
+        with suppress(Misbehaviour):  # nothing is kept, or another process moved on and answers for itself
+            host.sessions.complete(device, host.sessions.load(device))
 
 
 def _start(host: Host, plan: SumPlan, ask: Ask) -> bytes:

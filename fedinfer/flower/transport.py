@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedinfer.errors import BadMessage, TransportError
+from fedinfer.coordinator.enrol import Claim, LeftOut, admit
+from fedinfer.errors import BadMessage, TransportError, VersionMismatch
 from fedinfer.flower.records import read_reply, request_message
 from fedinfer.messages import EnrollReply, EnrollRequest, Kind
-from fedinfer.ports import Answer, Ask, Clock
+from fedinfer.ports import Answer, Ask, Clock, Listener
 from fedinfer.wire import decode, encode
 
 POLL_SECONDS = 0.5
@@ -34,29 +36,41 @@ class GridTransport:
         """Device ids that introduced themselves, sorted."""
         return sorted(self._nodes)
 
-    def enroll(self, timeout_seconds: float) -> list[EnrollReply]:
-        """Ask every node who it is and remember which device lives where.
+    def enroll(self, authority: bytes, timeout_seconds: float, emit: Listener) -> list[EnrollReply]:
+        """Ask every node who it is and remember where the devices live that are believed.
 
-        Two nodes that claim one device id are an attack or a mistake: both are refused.
+        A node of another build, with a forged certificate or with a name that another node has too is left out; the
+        event `not_joined` names it and says why. The run starts with the others.
+
+        Args:
+            authority: public key of the enrolment authority.
+            timeout_seconds: longest wait.
+            emit: receives the events.
 
         Raises:
-            TransportError: when no node answers, or a device id is claimed twice.
+            TransportError: when nobody is left.
         """
         common = encode(EnrollRequest(self._run_id))
         messages = [request_message(Ask("", Kind.ENROLL, common), node, "enroll") for node in self._grid.get_node_ids()]
-        replies: list[EnrollReply] = []
+        claims: list[Claim] = []
+        left_out: list[LeftOut] = []
+        first: dict[int, Message] = {}
         for message in self._grid.send_and_receive(messages, timeout=timeout_seconds):
-            answer = read_reply(message)
-            if answer.error:
-                continue
-            reply = decode(EnrollReply, answer.body)
-            if reply.device in self._nodes:
-                raise TransportError(f"two nodes claim to be device {reply.device!r}")
-            self._nodes[reply.device] = message.metadata.src_node_id
-            replies.append(reply)
-        if not replies:
-            raise TransportError(f"none of {len(messages)} nodes answered within {timeout_seconds:.0f} s")
-        return sorted(replies, key=lambda reply: reply.device)
+            first.setdefault(message.metadata.src_node_id, message)
+        for node, message in first.items():
+            said = _introduction(message)
+            if isinstance(said, EnrollReply):
+                claims.append(Claim(node, said))
+            else:
+                left_out.append((f"node {node}", said))
+        believed, refused = admit(claims, authority)
+        left_out += refused
+        for who, reason in left_out:
+            emit("not_joined", {"device": who, "reason": reason})
+        if not believed:
+            raise _nobody(len(messages), left_out, timeout_seconds)
+        self._nodes = {claim.reply.device: claim.node for claim in believed}
+        return [claim.reply for claim in believed]
 
     def ask(self, asks: Sequence[Ask], timeout_seconds: float) -> Sequence[Answer]:
         """Send all asks; answers of devices that reply in time, under the name the coordinator asked for."""
@@ -73,3 +87,21 @@ class GridTransport:
                 answer = Answer(ask.device, b"", type(error).__name__, str(error))
             answers.append(Answer(ask.device, answer.body, answer.error, answer.detail))
         return answers
+
+
+def _introduction(message: Message) -> EnrollReply | str:
+    """Who the node says it is, or why it cannot be understood."""
+    try:
+        answer = read_reply(message)
+        return f"{answer.error}: {answer.detail}" if answer.error else decode(EnrollReply, answer.body)
+    except BadMessage as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _nobody(asked: int, left_out: Sequence[LeftOut], timeout_seconds: float) -> TransportError:
+    if not left_out:
+        return TransportError(f"none of {asked} nodes answered within {timeout_seconds:.0f} s")
+    who, reason = left_out[0]
+    told = f"none of {asked} nodes can take part, {len(left_out)} were left out; first {who}: {reason}"
+    other_build = any(VersionMismatch.__name__ in why for _, why in left_out)
+    return TransportError(told, hint="install the same fedinfer version on both sides" if other_build else "")

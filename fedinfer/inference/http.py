@@ -11,7 +11,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fedinfer.errors import DataError, FedInferError, MissingExtra
+from fedinfer.errors import DataError, FedInferError, MissingExtra, NoModel
 from fedinfer.inference.explain import explain, reference_row
 from fedinfer.inference.metrics import CONTENT_TYPE, metrics_text
 from fedinfer.inference.openinference import ATTRIBUTIONS, InferRequest, model_metadata, read_request, reply
@@ -50,7 +50,10 @@ def make_app(service: Service, name: str, server_version: str, repository_age: C
         return _json({"live": True})
 
     async def ready(_: Request) -> Response:
-        return _json({"ready": True})
+        return _json({"ready": bool(service.version)}, 200 if service.version else 503)
+
+    async def no_model(_: Request, error: Exception) -> Response:
+        return _json({"error": str(error)}, 503)
 
     async def about(_: Request) -> Response:
         return _json(server)
@@ -68,9 +71,10 @@ def make_app(service: Service, name: str, server_version: str, repository_age: C
         return _unknown(request, service, name) or await _infer(request, service, name, alone)
 
     async def metrics(_: Request) -> Response:
-        text = metrics_text(service.telemetry.figures(), service.current.info.version, repository_age())
+        text = metrics_text(service.telemetry.figures(), service.version, repository_age())
         return Response(text, media_type=CONTENT_TYPE)
 
+    app.add_exception_handler(NoModel, no_model)
     for path, handler in {
         "/v2/health/live": live,
         "/v2/health/ready": ready,
@@ -90,6 +94,8 @@ def answer(body: bytes, service: Service, name: str) -> tuple[int, Json]:
     try:
         request = _read(body, service)
         return 200, _predict(request, service, name)
+    except NoModel as error:
+        return 503, {"error": str(error)}
     except DataError as error:
         return 400, {"error": f"{error} ({error.hint})" if error.hint else str(error)}
     except FedInferError as error:

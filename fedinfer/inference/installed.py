@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedinfer.errors import ArtifactRejected
+from fedinfer.errors import ArtifactRejected, NoModel
 from fedinfer.inference.check import open_variant
 from fedinfer.inference.predictor import Predictor
 from fedinfer.inference.session import SessionCache
@@ -35,13 +35,24 @@ def open_installed(slots: Slots, cache: SessionCache) -> Installed:
     """Load the active model, or the one before it when the active files are damaged.
 
     Raises:
-        ArtifactRejected: when nothing is installed or nothing usable is left.
+        NoModel: when nothing is installed, or what was installed is withdrawn.
+        ArtifactRejected: when nothing usable is left.
     """
     loaded = slots.load()
     if loaded is None:
-        raise ArtifactRejected(f"{slots.folder}: no model is installed", hint="install one first")
+        raise _no_model(slots)
     manifest = installed_manifest(loaded)
     return Installed(open_variant(loaded.files[MODEL_FILE], manifest, cache), manifest, loaded.info, loaded.damaged)
+
+
+def _no_model(slots: Slots) -> NoModel:
+    withdrawn = slots.pointer().withdrawn
+    if withdrawn:
+        return NoModel(
+            f"{slots.folder}: version {withdrawn[-1]} was withdrawn and there is no other model",
+            hint="wait for a new version; this one is not installed again",
+        )
+    return NoModel(f"{slots.folder}: no model is installed", hint="install one first")
 
 
 def open_previous(slots: Slots, cache: SessionCache) -> Predictor | None:

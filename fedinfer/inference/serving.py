@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fedinfer.errors import DataError, FedInferError, GateFailed
+from fedinfer.errors import DataError, FedInferError, GateFailed, NoModel
 from fedinfer.inference.answers import Prediction, Predictions
 from fedinfer.inference.installed import Installed, open_installed
 from fedinfer.inference.predictor import Rows
@@ -111,31 +111,48 @@ class Service:
         self._observations = observations
         self._failures = 0
         self._swap_lock = threading.Lock()
-        self._current = open_installed(slots, cache)
+        self._current: Installed | None = open_installed(slots, cache)
 
     @property
     def current(self) -> Installed:
-        """The model that answers new requests."""
+        """The model that answers new requests.
+
+        Raises:
+            NoModel: the last one was withdrawn.
+        """
+        if self._current is None:
+            raise NoModel("the model of this device was withdrawn", hint="wait for a new version")
         return self._current
 
+    @property
+    def version(self) -> int:
+        """Of the model that answers new requests; 0 when it was withdrawn."""
+        current = self._current
+        return 0 if current is None else current.info.version
+
     def reload(self) -> bool:
-        """Take over what is active on the disk now; True when that was another model.
+        """Take over what is active on the disk now; True when that was another model, or the model was withdrawn.
 
         Raises:
             ArtifactRejected: when it cannot be loaded; the current model keeps serving.
         """
         with self._swap_lock:
-            if self._slots.active() == self._current.info:
+            pointer, served = self._slots.pointer(), self._current
+            if pointer.active == (None if served is None else served.info):
                 return False
+            if pointer.active is None and self.version in pointer.withdrawn:  # a store that is gone withdraws nothing
+                logger.warning("version %d was withdrawn: nothing serves until a new version comes", self.version)
+                self._current = None
+                return True
             found = open_installed(self._slots, self._cache)
-            if found.info == self._current.info:
+            if served is not None and found.info == served.info:
                 return False  # the active files are damaged, and the version that stands in for them serves already
             self._take(found)
             return True
 
     def predict_one(self, row: Any) -> Prediction:
-        """Like `Predictor.predict_one`, counted and watched."""
-        current, start = self._current, self._clock.seconds()
+        """Like `Predictor.predict_one`, counted and watched; `NoModel` when the model was withdrawn."""
+        current, start = self.current, self._clock.seconds()
         version = current.info.version
         try:
             answer = current.predictor.predict_one(row)
@@ -150,7 +167,7 @@ class Service:
 
     def predict(self, rows: Any) -> tuple[Installed, Predictions]:
         """Like `Predictor.predict`, counted and watched; with the model that answered."""
-        current, start = self._current, self._clock.seconds()
+        current, start = self.current, self._clock.seconds()
         version = current.info.version
         try:
             matrix = current.predictor.reader.matrix(rows)
@@ -184,7 +201,7 @@ class Service:
         except FedInferError as nothing:
             logger.error("version %d fails (%s) and stays: %s", current.info.version, error, nothing)
             return
-        bad, good = current.info.version, self._current.info.version
+        bad, good = current.info.version, self.version
         logger.warning("version %d failed %d times (%s): back to version %d", bad, self._most_failures, error, good)
 
     def _take(self, installed: Installed) -> None:

@@ -233,6 +233,22 @@ class Slots:
         self._point(Pointer(previous, None, withdrawn))
         return previous
 
+    def withdraw(self, version: int) -> SlotInfo | None:
+        """Refuse a version from now on; when it serves, the one before takes over, or none where there is none.
+
+        Returns:
+            What serves now.
+
+        Raises:
+            StoreError: when the disk refuses; nothing changes then.
+        """
+        pointer = self.pointer()
+        left = [info for info in (pointer.active, pointer.previous) if info is not None and info.version != version]
+        active, previous = (*left, None, None)[:2]
+        others = tuple(known for known in pointer.withdrawn if known != version)
+        self._point(Pointer(active, previous, (*others, version)[-MAX_WITHDRAWN:]))
+        return active
+
     def _empty(self, folder: Path) -> None:
         if folder.exists():
             shutil.rmtree(folder)

@@ -7,7 +7,8 @@
 Rules:
 * A wave after the first is pushed only after its predecessor's gates passed, or after a person approved a HELD wave
   under their name. A failed wave cannot be approved.
-* A failed gate takes the model back from everybody who has it; without a model to go back to the rollout aborts.
+* A failed gate takes the model back from everybody who has it; without a model to go back to it is withdrawn, and its
+  devices have none.
 * After abort, and while paused, nothing is pushed. Abort needs no confirmation and works from every open phase. Devices
   that already have the model keep it until `rollback`, which works from every phase but its own.
 * What must be done next is a function of the state (`todo`), so a server that was killed reads its state and goes on.
@@ -118,7 +119,8 @@ class Action:
     Args:
         task: what.
         wave: PUSH, MEASURE: which wave; TAKE_BACK: last wave that may have the model.
-        version: PUSH, MEASURE: the new version; TAKE_BACK: the version to go back to.
+        version: PUSH, MEASURE: the new version; TAKE_BACK: the version to go back to, "": none,
+            the new version is withdrawn.
     """
 
     task: Task
@@ -295,7 +297,7 @@ def _take_back(state: RolloutState, reason: str) -> RolloutState:
     if not state.opened:
         return replace(state, phase=Phase.ROLLED_BACK, reason=reason)
     if not state.previous:
-        return replace(state, phase=Phase.ABORTED, reason=f"{reason}; there is no model to go back to")
+        reason = f"{reason}; there is no model to go back to, so devices are left without one"
     return replace(state, phase=Phase.ROLLING_BACK, reason=reason)
 
 
@@ -318,8 +320,6 @@ def _obey(state: RolloutState, command: Command) -> RolloutState:
         return _weigh(replace(state, phase=state.paused, reason=reason))
     if command.order is Order.ABORT:
         return replace(state, phase=Phase.ABORTED, reason=reason)
-    if not state.previous and state.opened:
-        raise ConfigError(f"rollout {state.rollout!r}: there is no model to go back to")
     return _take_back(state, reason)
 
 

@@ -56,7 +56,9 @@ def finish(state: AwaitUnmask, replies: Mapping[DeviceId, bytes]) -> Done | Abor
     blamed += dealers
     if failures:
         names = tuple(name for name, _ in dealers if name in failures)
-        reason = "; ".join(failures.values())
+        first, more = next(iter(failures.values())), len(failures) - 1
+        opened = f"{len(answers)} of {len(state.asked)} devices that were asked opened their shares"
+        reason = f"{opened}: {first}{f', and so for {more} more' if more else ''}"
         return Aborted(reason, Stage.UNMASK, ground.names(answers), blamed, names)
     return Done(_unmask(ground, summed, seeds, keys), ground.names(summed.survivors), blamed)
 

@@ -208,5 +208,7 @@ def shortage(ground: Ground, dealers: Iterable[int], available: Callable[[int, i
         holders = ground.holders(j)
         left = sum(available(j, i) for i in holders)
         if left < needed:
-            return f"{left} of the {len(holders)} share holders of {ground.name(j)} are left, {needed} are needed"
+            return (
+                f"{left} of the {len(holders)} share holders of {ground.name(j)} can still answer, {needed} are needed"
+            )
     return ""

@@ -226,6 +226,7 @@ def _take_masked(state: AwaitMasked, replies: Mapping[DeviceId, bytes]) -> tuple
     needed = _needed(ground, survivors, dropped)
     missing = shortage(ground, needed, lambda j, i: i in unopened and j not in unopened[i])
     if missing:
+        missing = f"{len(survivors)} of {len(state.shared)} devices that were asked sent a masked vector: {missing}"
         return Aborted(missing, Stage.MASKED, ground.names(survivors), blamed), {}
     bitmaps = (to_bitmap(np.asarray(part, np.int64), n) for part in (survivors, dropped))
     sets = wire.encode(SurvivorSets(ground.sid, ground.key_list, *bitmaps))
@@ -255,6 +256,10 @@ def _take_survivors(state: AwaitSurvivors, replies: Mapping[DeviceId, bytes]) ->
     blamed = state.blamed + refused
     missing = shortage(ground, _needed(ground, summed.survivors, summed.dropped), lambda j, i: i in asked)
     if missing:
+        missing = (
+            f"{len(signatures)} of {len(summed.survivors)} devices that were asked signed the survivor sets, each goes "
+            f"on only when {threshold} of its share holders did, {len(asked)} can: {missing}"
+        )
         return Aborted(missing, Stage.SURVIVORS, ground.names(signatures), blamed), {}
     requests = {
         ground.name(i): StageRequest(

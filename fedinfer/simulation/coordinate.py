@@ -10,7 +10,7 @@ from fedinfer.artifact.export import Templates
 from fedinfer.artifact.repository import Repository
 from fedinfer.artifact.signing import generate_keys
 from fedinfer.config import Scenario
-from fedinfer.coordinator.enrol import admit, join
+from fedinfer.coordinator.enrol import join
 from fedinfer.coordinator.loop import run
 from fedinfer.coordinator.planning import Population, RunPlan, make_plan
 from fedinfer.coordinator.server import Server
@@ -91,7 +91,7 @@ def open_server(
     transport = GridTransport(grid, RUN_ID, clock)
     authority = IdentityKey.generate(SimulatedEntropy(seed, "authority")).public_bytes
     deadline = scenario.training.deadline_seconds
-    members = admit(transport.enroll(deadline), authority)
+    members = transport.enroll(authority, deadline, emit)
     repository = Repository(folder / "artifacts", generate_keys(SystemEntropy()), clock, lambda _: None)
     root = repository.trusted_root()
     rows, _ = join(members, RUN_ID, scenario, federation.schema, root, transport, deadline)

@@ -238,6 +238,59 @@ def test_a_refused_device_answers_with_budget_exceeded_and_touches_nothing(fleet
     assert fleet.hosts[device].refused[device] == 1
 
 
+def kept(fleet: Fleet, device: str) -> bool:
+    """Whether the device still holds secrets of a round."""
+    try:
+        fleet.hosts[device].sessions.load(device)
+    except Misbehaviour:
+        return False
+    return True
+
+
+def test_a_refused_device_erases_its_secrets_at_once(fleet: Fleet) -> None:
+    device = first(fleet)
+    empty_purse(fleet, device)
+    before: list[bool] = []
+
+    def look(ask: Ask) -> list[Ask]:
+        if ask.device == device and ask.kind == Kind.MASKED:
+            before.append(kept(fleet, device))
+        return [ask]
+
+    fleet.post.on_ask = look
+    fleet.sum(fleet.promise("round-1", work(), min_survivors=3), work())
+    assert before == [True]
+    assert not kept(fleet, device)
+
+
+def test_work_that_was_not_promised_erases_the_secrets(fleet: Fleet) -> None:
+    fleet.sum(fleet.promise("round-1", work(window=0)), work(window=1))
+    assert not any(kept(fleet, device) for device in fleet.roster)
+
+
+@pytest.mark.parametrize("kind", [Kind.SHARES, Kind.MASKED, Kind.SURVIVORS, Kind.UNMASK])
+def test_a_request_that_a_device_refuses_erases_its_secrets(fleet: Fleet, kind: Kind) -> None:
+    device = first(fleet)
+
+    def forge(ask: Ask) -> list[Ask]:
+        if ask.device != device or ask.kind != kind:
+            return [ask]
+        return [replace(ask, own=b"nonsense")]
+
+    fleet.post.on_ask = forge
+    fleet.sum(fleet.promise("round-1", work(), min_survivors=3), work())
+    assert fleet.post.answers(kind)[device].error
+    assert not kept(fleet, device)
+
+
+def test_a_message_that_comes_twice_leaves_the_round_of_the_first_alone(fleet: Fleet) -> None:
+    """Only who is refused is out: a repeated request finds the state one stage further and changes nothing."""
+    fleet.post.on_ask = lambda ask: [ask, ask] if ask.kind != Kind.KEYS else [ask]
+    fleet.post.on_answer = lambda ask, answer: [] if answer.error else [answer]
+    total = fleet.sum(fleet.promise("round-1", work()), work())
+    assert total.survivors == tuple(sorted(fleet.roster))
+
+
 def test_the_others_go_on_without_a_refused_device(fleet: Fleet) -> None:
     device = first(fleet)
     empty_purse(fleet, device)

@@ -49,4 +49,17 @@ def test_too_many_drops_abort_with_numbers(stage):
     assert not requests
     assert state.stage is stage
     assert "7" in state.reason
+    assert "6 of" in state.reason  # how many answered
     assert secagg.step(state, {}) == (state, {})
+
+
+def test_silence_is_not_told_as_missing_share_holders():
+    """Nobody answers when asked to sign the survivor sets: that is what the reason says first, with all numbers."""
+    world = World(make_session(8))
+    state, _ = play(world, lost=dict.fromkeys(names(8), Stage.SURVIVORS))
+    assert isinstance(state, Aborted)
+    assert state.reason.startswith("0 of 8 devices that were asked signed the survivor sets")
+    assert "goes on only when 6 of its share holders did, 0 can" in state.reason
+    state, _ = play(World(make_session(8)), lost=dict.fromkeys(names(8), Stage.UNMASK))
+    assert state.reason.startswith("0 of 8 devices that were asked opened their shares")
+    assert "6 are needed, and so for 7 more" in state.reason

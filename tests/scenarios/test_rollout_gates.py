@@ -126,8 +126,13 @@ def test_noise_does_not_hide_a_bad_model_in_a_fleet_that_is_large_enough(tmp_pat
     assert isinstance(done.failure, GateFailed)
     assert model["waves"][0]["figures"]["error"]["verdict"] == "fail"
     assert model["waves"][0]["figures"]["error"]["noise_std"] > 0
-    assert model["rollout"] == "aborted"  # it was the first version: there is nothing to go back to
-    assert active_versions(done) == [1] * 100
+    # It was the first version: there is nothing to go back to, so the devices of its wave have no model now.
+    assert model["rollout"] == "rolled_back"
+    assert model["devices_active"] == 0
+    assert active_versions(done) == []
+    assert sum(slots.pointer().withdrawn == (1,) for slots in stores(done)) == 100
+    (withdrawn,) = done.events("withdrawn")
+    assert (withdrawn["version"], withdrawn["devices"], withdrawn["failed"]) == (1, 100, {})
     assert done.record["privacy"]["epsilon"] <= done.record["privacy"]["budget"]
 
 
@@ -154,7 +159,13 @@ def test_a_good_model_reaches_everybody_wave_by_wave(tmp_path: Path) -> None:
 @pytest.mark.parametrize("on_hold", ["stop", "proceed"])
 def test_too_much_noise_holds_and_the_scenario_says_what_then(tmp_path: Path, on_hold: str) -> None:
     done = run(
-        settings("drift.enabled=false", "rollout.gate_epsilon=0.5", f"rollout.on_hold={on_hold}"), tmp_path / "run"
+        settings(
+            "drift.enabled=false",
+            "rollout.gate_epsilon=0.5",
+            "rollout.unjudgeable=hold",
+            f"rollout.on_hold={on_hold}",
+        ),
+        tmp_path / "run",
     )
 
     (model,) = done.record["models"]

@@ -32,4 +32,4 @@ def test_types_and_bounds_are_in_words() -> None:
     assert "| `delta` | number > 0, < 1 | `1e-05` |" in page
     assert "| `hidden` | list of whole number >= 1 | `[32]` |" in page
     assert '| `tune` | `"all"` or `"head"` | `"all"` |' in page
-    assert "| `bits` | whole number >= 0, <= 32 | `0` |" in page
+    assert "| `group_size` | whole number >= 0, <= 10000 | `0` |" in page

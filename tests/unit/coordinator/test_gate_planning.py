@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
+
+import numpy as np
 import pytest
 
 from fedinfer.config import Scenario, load_scenario
-from fedinfer.coordinator.gate_planning import pushes
+from fedinfer.coordinator.gate_planning import USUAL_LUCK, WRONG_PASS_RATE, WRONG_STOP_RATE, pushes
 from fedinfer.coordinator.planning import Population, RunPlan, make_plan
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting import account
 from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.events import GaussianEvent, Repeated
+from fedinfer.rollout.gates import GateSettings, Verdict, judge
+from fedinfer.rollout.looks import WIDTH, centres, gates_of, read_sum
 from fedinfer.rollout.waves import Wave, plan_waves, wave_sizes
 
 
@@ -22,8 +28,11 @@ def plan(scenario: Scenario, devices: int = 200) -> RunPlan:
     return make_plan(scenario, Population(devices, 5 * devices, 2, 650, 10), "test", ())
 
 
+REFUSE = "rollout.unjudgeable=refuse"
+
+
 def look_warnings(planned: RunPlan) -> list[str]:
-    return [text for text in planned.warnings if "look at wave" in text]
+    return [text for text in planned.warnings if "of a look" in text]
 
 
 def test_looks_cost_their_part_and_everything_together_the_budget() -> None:
@@ -68,15 +77,67 @@ def test_looks_may_not_eat_the_whole_budget() -> None:
 
 def test_a_wave_of_one_device_cannot_be_looked_at() -> None:
     with pytest.raises(ConfigError, match=r"wave 1 has 1 devices.*nobody to hide among") as caught:
-        plan(digits(), devices=2)
+        plan(digits(REFUSE), devices=2)
     assert "gate_epsilon = 0" in caught.value.hint
 
 
-def test_noise_that_would_hold_good_models_is_a_warning() -> None:
-    (first, second) = look_warnings(plan(digits("rollout.gate_epsilon=0.3")))
-    assert "wave 1" in first
-    assert "wave 2" in second
-    assert "100 devices" in first
+@pytest.mark.parametrize("devices", [10, 40, 100])
+def test_looks_that_can_decide_nothing_are_refused_with_numbers_that_would_do(devices: int) -> None:
+    with pytest.raises(ConfigError, match=rf"in the mean of {devices // 2} devices") as caught:
+        plan(digits(REFUSE), devices)
+    hint = caught.value.hint
+    enough = re.search(r"(\d+) devices", hint)
+    assert enough is not None
+    assert plan(digits(REFUSE), int(enough[1])).gates
+    with pytest.raises(ConfigError):
+        plan(digits(REFUSE), int(enough[1]) - 1)
+    for remedy in re.findall(r"(rollout\.(?:waves|gate_epsilon)) = (\S+?)[;,]? ", hint):
+        if remedy[1] != "0)":
+            assert plan(digits(REFUSE, "=".join(remedy)), devices).gates
+
+
+def test_nobody_looks_where_the_scenario_says_acknowledge_and_the_plan_says_so() -> None:
+    planned = plan(digits("rollout.unjudgeable=acknowledge"), 40)
+    assert planned.gates == ()
+    assert planned.gate_epsilon == 0
+    (warning,) = (text for text in planned.warnings if "nobody looks" in text)
+    assert "20 devices" in warning
+    assert "what they do not catch reaches everybody" in warning
+    # What looks would have cost is there for training.
+    assert planned.noise_multiplier == plan(digits("rollout.gate_epsilon=0"), 40).noise_multiplier
+
+
+def test_looks_can_be_kept_although_they_will_often_hold_a_good_model() -> None:
+    planned = plan(digits("rollout.gate_epsilon=0.3", "rollout.unjudgeable=hold"))
+    (warning,) = look_warnings(planned)
+    assert len(planned.gates) == 2
+    assert "will often hold a good model" in warning
+    assert "100 devices" in warning
+
+
+def test_waves_that_hide_nobody_cannot_be_kept() -> None:
+    with pytest.raises(ConfigError, match="nobody to hide among"):
+        plan(digits("rollout.unjudgeable=hold"), devices=3)
+
+
+def test_a_flawless_model_passes_where_the_plan_has_no_trouble() -> None:
+    """The least fleet that is proposed, at usual bad luck of the noise: the gates say pass."""
+    scenario = digits(REFUSE)
+    planned = plan(scenario, 152)
+    privacy, section = scenario.privacy, scenario.rollout
+    for settings, size in zip(planned.gates, wave_sizes(152, section.waves), strict=True):
+        std = settings.mechanism.noise_multiplier * math.sqrt(size / settings.mechanism.contributors)
+        lucky = np.zeros(WIDTH) - size * centres(section) + USUAL_LUCK * std
+        figures = read_sum(lucky, size, std, section, privacy.unit, 20, compared=False)
+        gates = GateSettings(gates_of(section, compared=False), 1, WRONG_PASS_RATE, WRONG_STOP_RATE, 1)
+        assert judge(gates, [[figures]]).verdict is Verdict.PASS
+
+
+def test_more_judged_devices_than_a_wave_has_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"min_judged = 150: wave 1 has 100 of 200 devices") as caught:
+        plan(digits("rollout.min_judged=150"))
+    assert "at most 100" in caught.value.hint
+    assert plan(digits("rollout.min_judged=100")).gates
 
 
 def test_a_run_without_triggers_pushes_once() -> None:

@@ -4,6 +4,7 @@ SuperLink and SuperNodes carry in tests/e2e."""
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from fedinfer.deployment.coordinate import Deployment, coordinate
 from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import read_authority
 from fedinfer.device.respond import DeviceResponder
-from fedinfer.errors import BudgetExceeded, ConfigError, DataError, FedInferError, Misbehaviour
+from fedinfer.errors import BudgetExceeded, ConfigError, DataError, FedInferError, TransportError
 from fedinfer.flower.client_app import CohortClientApp, Responder
 from fedinfer.inference.slots import Slots
 from fedinfer.privacy.ledger import ANY_TASK, Budget, Ledger
@@ -137,9 +138,26 @@ def test_later_runs_find_what_earlier_ones_spent(pilot: Pilot) -> None:
 
 def test_devices_of_another_authority_are_not_believed(pilot: Pilot) -> None:
     stranger = IdentityKey.generate(SimulatedEntropy("stranger"))
-    with pytest.raises(Misbehaviour, match="did not sign"):
+    with pytest.raises(TransportError, match=r"none of 5 nodes can take part, 5 were left out.*did not sign"):
         pilot.run(authority=stranger.public_bytes)
     assert not (pilot.folder / "server" / "run.json").exists()
+
+
+def test_a_forged_a_copied_and_a_foreign_device_are_left_out_and_the_others_run(pilot: Pilot, tmp_path: Path) -> None:
+    """One wrong node does not stop a pilot; each is named with its reason."""
+    more = enrolled(tmp_path / "more", 2, Budget(4.0, 1e-5))  # signed by another authority
+    copy = tmp_path / "copy"
+    shutil.copytree(pilot.stores[0], copy)
+    pilot.stores += [more[1], copy]
+    record = pilot.run(SMALL + "\nsecure_aggregation.corruption_rate = 0.0")
+    assert record["status"] == "completed"
+    assert record["population"] == DEVICES - 1
+    assert record["models"][0]["devices_active"] == DEVICES - 1
+    left_out = [fields for name, fields in pilot.events if name == "not_joined"]
+    reasons = {fields["device"]: fields["reason"] for fields in left_out}
+    assert len(reasons) == 2
+    assert "did not sign" in reasons["r01 on node 7"]
+    assert "2 nodes claim to be this device with valid certificates: 2, 8" in reasons["r00"]
 
 
 def test_ranges_that_nobody_confirmed_stop_a_pilot_before_anybody_is_asked(pilot: Pilot) -> None:

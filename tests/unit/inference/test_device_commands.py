@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -97,6 +98,16 @@ def test_install_status_rollback(shop):
     assert "withdrawn versions           [2]" in run("status", "--store", shop.store).stdout
     assert "version 2 was rolled back" in said(shop.install(code=5))
     assert "no previous version" in said(run("rollback", "--store", shop.store, code=5))
+
+
+def test_status_and_predict_of_a_withdrawn_model(shop):
+    shop.install()
+    Slots(Path(shop.store) / "slots").withdraw(1)
+    status = json.loads(run("status", "--store", shop.store, "--json").stdout)
+    assert status["version"] is None
+    assert status["withdrawn_versions"] == [1]
+    assert "withdrawn: this device has no model" in run("status", "--store", shop.store).stdout
+    assert "version 1 was withdrawn" in said(run("predict", "--store", shop.store, "/dev/null", code=5))
 
 
 def test_status_measures_on_request(shop):

@@ -91,6 +91,21 @@ def test_health_and_metadata(client):
         assert [output["name"] for output in document["outputs"]] == ["label", "probabilities"]
 
 
+def test_a_withdrawn_model_is_503_everywhere_but_the_process_lives(folder):
+    service = Service(Slots(folder / "slots"), SessionCache(2), SystemClock(), Telemetry(), most_failures=99)
+    client = Client(make_app(service, "triage", "1.2.3", lambda: 7.0))
+    Slots(folder / "slots").withdraw(1)
+    assert service.reload()
+    assert client.get("/v2/health/live").status_code == 200
+    assert client.get("/metrics").status_code == 200
+    for path in ("/v2/health/ready", f"{BASE}/ready", BASE):
+        assert client.get(path).status_code == 503, path
+    reply = ask(client, {"inputs": [tensor()]})
+    assert reply.status_code == 503
+    assert "withdrawn" in reply.json()["error"]
+    assert http.answer(b"{}", service, "triage")[0] in (400, 503)
+
+
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("path", [f"{BASE}/infer", f"{BASE}/versions/1/infer"])
 def test_infer_with_one_tensor(client, nested, path):

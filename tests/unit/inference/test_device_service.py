@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from fedinfer.errors import ArtifactRejected, DataError, GateFailed
+from fedinfer.errors import ArtifactRejected, DataError, GateFailed, NoModel
 from fedinfer.inference.metrics import metrics_text
 from fedinfer.inference.serving import ObservationBuffer, Service
 from fedinfer.inference.session import SessionCache
@@ -168,6 +168,25 @@ def test_model_that_fails_in_service_is_rolled_back_and_said(world, caplog):
     assert Slots(folder / "slots").pointer().withdrawn == (2,)
     assert service.predict_one(ROWS[0]).label
     assert service.telemetry.figures()[1].errors == {"GateFailed": 3}
+
+
+def test_a_withdrawn_model_stops_serving_until_a_new_one_comes(world, caplog):
+    folder, repository = world
+    service = make_service(folder)
+    Slots(folder / "slots").withdraw(1)
+    with caplog.at_level(logging.WARNING):
+        assert service.reload()
+    assert not service.reload()
+    assert "version 1 was withdrawn" in caplog.text
+    assert service.version == 0
+    for ask in (lambda: service.predict_one(ROWS[0]), lambda: service.predict(ROWS), lambda: service.current):
+        with pytest.raises(NoModel, match="withdrawn"):
+            ask()
+    repository.publish(2)
+    make_updater(folder, repository).install(repository.fetch, NOW)
+    assert service.reload()
+    assert service.version == 2
+    assert service.predict_one(ROWS[0]).label
 
 
 def test_bad_rows_do_not_bring_a_model_down(world):

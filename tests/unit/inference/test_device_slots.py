@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedinfer.errors import ArtifactRejected, Rollback, StoreError
+from fedinfer.errors import ArtifactRejected, NoModel, Rollback, StoreError
 from fedinfer.inference.installed import open_installed
 from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import MAX_POINTER_BYTES, POINTER, Pointer, Slots, read_pointer
@@ -295,3 +295,51 @@ def die_after(steps):
 
     Slots.__init__.__defaults__ = (counted(os.fsync),)
     os.replace, shutil.rmtree = counted(os.replace), counted(shutil.rmtree)
+
+
+def test_the_only_version_is_withdrawn_to_nothing_and_stays_refused(tmp_path):
+    slots = Slots(tmp_path)
+    put(slots, 1)
+    assert slots.withdraw(1) is None
+    assert slots.withdraw(1) is None  # doing it twice does no harm
+    assert slots.pointer() == Pointer(None, None, (1,))
+    assert slots.load() is None
+    with pytest.raises(Rollback, match="version 1 was rolled back"):
+        slots.stage(1, "float", {"model.onnx": b"1"})
+    put(slots, 2)
+    assert slots.active().version == 2
+
+
+def test_a_withdrawn_version_makes_way_for_the_one_before(tmp_path):
+    slots = Slots(tmp_path)
+    put(slots, 1)
+    put(slots, 2)
+    assert slots.withdraw(2).version == 1
+    assert slots.pointer().previous is None
+
+
+def test_withdrawing_the_version_before_keeps_the_active_one(tmp_path):
+    slots = Slots(tmp_path)
+    put(slots, 1)
+    put(slots, 2)
+    assert slots.withdraw(1).version == 2
+    assert slots.pointer().previous is None
+    assert slots.pointer().withdrawn == (1,)
+
+
+def test_an_unknown_version_is_refused_from_then_on(tmp_path):
+    slots = Slots(tmp_path)
+    put(slots, 1)
+    assert slots.withdraw(5).version == 1
+    with pytest.raises(Rollback):
+        slots.stage(5, "float", {"model.onnx": b"5"})
+
+
+def test_without_a_model_the_error_has_a_type(tmp_path):
+    slots = Slots(tmp_path)
+    with pytest.raises(NoModel, match="no model is installed"):
+        open_installed(slots, SessionCache(1))
+    put(slots, 1)
+    slots.withdraw(1)
+    with pytest.raises(NoModel, match="version 1 was withdrawn"):
+        open_installed(slots, SessionCache(1))

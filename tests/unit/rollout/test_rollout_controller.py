@@ -78,12 +78,18 @@ def test_failing_installs_stop_a_wave_before_any_figure():
     assert "install_failure: 0.4" in state.reason
 
 
-def test_the_first_model_of_all_aborts_instead_of_going_back():
-    state = after(started(previous=""), Delivered(0, 60, 40))
-    assert state.phase is Phase.ABORTED
+def test_the_first_model_of_all_is_taken_back_to_nothing():
+    state, actions = step(started(previous=""), Delivered(0, 60, 40))
+    assert actions == (Action(Task.TAKE_BACK, 0, ""),)
     assert "no model to go back to" in state.reason
-    with pytest.raises(ConfigError, match="no model to go back to"):
-        step(state, say(Order.ROLLBACK))
+    assert {allowed_version(state, device, {}) for device in FLEET} == {""}
+    assert after(state, TakenBack()).phase is Phase.ROLLED_BACK
+
+
+def test_a_person_can_take_back_the_first_model_too():
+    state = after(started(previous=""), Delivered(0, 100, 0), say(Order.ABORT))
+    _, actions = step(state, say(Order.ROLLBACK))
+    assert actions == (Action(Task.TAKE_BACK, 0, ""),)
 
 
 def test_unclear_figures_are_measured_again_then_held_for_a_person():
