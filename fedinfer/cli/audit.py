@@ -13,6 +13,7 @@ from fedinfer.cli.run import QUIET_ENVIRONMENT
 from fedinfer.config import Scenario, load_scenario
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.audit import AuditMethod
+from fedinfer.privacy.telling import at_least, at_most
 from fedinfer.system import SystemClock
 from fedinfer.types import Unit
 
@@ -78,9 +79,9 @@ def _explain(report: AuditReport) -> None:
         f"audit of {report.scenario}: {report.rounds} rounds, unit {report.unit}, trust {report.trust}, "
         f"noise {report.noise}",
         f"method {bound.method}: {bound.canaries} canaries",
-        f"claimed   epsilon <= {claimed.epsilon:.3f} at delta {claimed.delta:g} "
+        f"claimed   epsilon <= {at_most(claimed.epsilon)} at delta {claimed.delta:g} "
         f"({claimed.accountant}, {claimed.relation}, sampling {claimed.sampling})",
-        f"measured  epsilon >= {bound.epsilon:.3f} with confidence {bound.confidence:g}",
+        f"measured  epsilon >= {at_least(bound.epsilon)} with confidence {bound.confidence:g}",
         f"verdict   {'violated' if report.violated else 'consistent'}",
         _meaning(report),
     ]

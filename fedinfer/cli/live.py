@@ -16,6 +16,7 @@ from rich.text import Text
 
 from fedinfer.cli.output import stderr
 from fedinfer.ports import Clock, Listener
+from fedinfer.privacy.telling import at_most
 
 RECENT = 8
 
@@ -86,12 +87,12 @@ class RunView:
 
     def _on_round(self, fields: dict[str, Any]) -> None:
         self._progress.advance(self._steps)
-        self._facts["epsilon spent"] = f"{fields['epsilon']:.3f}{self._budget}"
+        self._facts["epsilon spent"] = f"{at_most(fields['epsilon'])}{self._budget}"
         self._facts["metric"] = f"accuracy {_figure(fields['metric'])}, loss {_figure(fields['loss'])}"
         text = f"{fields['survivors']} of {fields['cohort']} survived, accuracy {_figure(fields['metric'])}"
         if fields["status"] == "aborted":
             text = f"aborted: {fields['detail']}"
-        self._say(f"round {fields['round']}", f"{text}, epsilon {fields['epsilon']:.3f} ({fields['reason']})")
+        self._say(f"round {fields['round']}", f"{text}, epsilon {at_most(fields['epsilon'])} ({fields['reason']})")
 
     def _on_built(self, fields: dict[str, Any]) -> None:
         self._say(
@@ -114,7 +115,7 @@ class RunView:
         self._progress.advance(self._steps)
         self._facts["drift"] = f"window {fields['window']}: {fields['state']}"
         if fields.get("epsilon") is not None:
-            self._facts["epsilon spent"] = f"{fields['epsilon']:.3f}{self._budget}"
+            self._facts["epsilon spent"] = f"{at_most(fields['epsilon'])}{self._budget}"
         if fields.get("latency_us") is not None:
             self._facts["inference"] = f"{fields['latency_us']:.0f} us per row (median)"
         self._say(

@@ -18,6 +18,7 @@ from fedinfer.privacy.design import design
 from fedinfer.privacy.events import Event, Repeated
 from fedinfer.privacy.ledger import Ledger
 from fedinfer.privacy.mechanism import NoiseKind, Rounding
+from fedinfer.privacy.telling import at_least, at_most
 from fedinfer.store import read_store
 from fedinfer.types import Json, Relation, Trust, Unit
 
@@ -169,7 +170,7 @@ def _show(
     if as_json:
         print_json(result)
         return
-    stdout.print(f"noise multiplier {z:.6g}, epsilon {spent.epsilon:.6g} at delta {spent.delta:g}")
+    stdout.print(f"noise multiplier {at_most(z, 6)}, epsilon {at_most(spent.epsilon, 6)} at delta {spent.delta:g}")
     stdout.print(f"{rounds} rounds, unit {unit}, trust {trust}, sampling rate {rate:g} ({spent.sampling})")
     stdout.print(f"accountant {spent.accountant}, relation {spent.relation}")
     for note in notes:
@@ -204,7 +205,7 @@ def _accounts_table(accounts: Sequence[Json]) -> Table:
     table = Table("ledger", "owner", "task", "budget", "spent", "left", "delta", "accountant", "relation")
     for row in accounts:
         spent, budget = row["spent"], row["budget"]
-        figures = [f"{budget['epsilon']:g}", f"{spent['epsilon']:.4g}", f"{row['remaining_epsilon']:.4g}"]
+        figures = [f"{budget['epsilon']:g}", at_most(spent["epsilon"], 4), at_least(row["remaining_epsilon"], 4)]
         rest = [f"{budget['delta']:g}", spent["accountant"], spent["relation"]]
         table.add_row(row["ledger"], row["owner"], row["task"], *figures, *rest)
     return table
@@ -214,5 +215,7 @@ def _entries_table(entries: Sequence[Json]) -> Table:
     table = Table("reserved at", "owner", "task", "reference", "reason", "epsilon alone", "ran")
     for row in entries:
         names = [row["owner"], row["task"], row["reference"], row["reason"]]
-        table.add_row(row["reserved_at"], *names, f"{row['epsilon_alone']:.4g}", "yes" if row["committed_at"] else "no")
+        table.add_row(
+            row["reserved_at"], *names, at_most(row["epsilon_alone"], 4), "yes" if row["committed_at"] else "no"
+        )
     return table

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedinfer.cli.output import stdout
+from fedinfer.privacy.telling import at_most
 from fedinfer.types import Json
 
 TRUST = {
@@ -94,7 +95,7 @@ def _privacy(privacy: Json) -> str:
     if not privacy["private"]:
         return "NONE: this run added no noise"
     return (
-        f"epsilon {privacy['epsilon']:.3f} of {privacy['budget']:g} spent at delta {privacy['delta']:g}, per "
+        f"epsilon {at_most(privacy['epsilon'])} of {privacy['budget']:g} spent at delta {privacy['delta']:g}, per "
         f"{privacy['unit']} ({privacy['relation']}, accountant {privacy['accountant']}); "
         f"trusted to add noise: {TRUST[privacy['trust']]}"
     )

@@ -15,6 +15,7 @@ from fedinfer.coordinator.planning import Population, make_plan
 from fedinfer.data import Federation, check_against_data, load
 from fedinfer.data.summary import summarize
 from fedinfer.errors import MissingExtra
+from fedinfer.privacy.telling import at_most
 from fedinfer.training import load_trainer
 from fedinfer.types import Json
 
@@ -108,6 +109,6 @@ def _plan_text(plan: Json | None) -> str:
     if plan is None:
         return "not known: training is not installed (pip install 'fedinfer[train]')"
     return (
-        f"epsilon {plan['epsilon']:.3g} if everything runs, alarms included; noise multiplier "
+        f"epsilon {at_most(plan['epsilon'])} if everything runs, alarms included; noise multiplier "
         f"{plan['noise_multiplier']:.3g}, {plan['parameters']} parameters, at least {plan['min_survivors']} survivors"
     )

@@ -20,6 +20,7 @@ from fedinfer.coordinator.round import LEDGER_OWNER
 from fedinfer.coordinator.server import Progress, Server
 from fedinfer.coordinator.waves import reachable, roll_out
 from fedinfer.manifest import Manifest, Privacy
+from fedinfer.privacy.telling import at_most
 from fedinfer.training.checkpoints import Checkpoint, save_checkpoint
 from fedinfer.types import DeviceId, FloatVector, Json, Unit
 
@@ -108,10 +109,10 @@ def _guarantee(server: Server, plan: RunPlan) -> Privacy:
         return Privacy("inf", "1", "no privacy guarantee: trained without noise")
     spent = server.ledger.spent(LEDGER_OWNER, server.run_id)
     return Privacy(
-        f"{spent.epsilon:.6g}",
+        at_most(spent.epsilon, 6),
         f"{spent.delta:g}",
-        f"({spent.epsilon:.3g}, {spent.delta:g})-differential privacy per {privacy.unit} ({plan.relation}), accountant "
-        f"{spent.accountant}, sampling {spent.sampling}, trust {privacy.trust}",
+        f"({at_most(spent.epsilon)}, {spent.delta:g})-differential privacy per {privacy.unit} ({plan.relation}), "
+        f"accountant {spent.accountant}, sampling {spent.sampling}, trust {privacy.trust}",
     )
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedinfer.privacy.telling import at_most
 from fedinfer.types import Json
 
 ABSENT = "\u2013"
@@ -78,8 +79,7 @@ def bound(value: object) -> str:
     result = number(value)
     if result is None or not math.isfinite(result) or result <= 0:
         return significant(value)
-    unit = 10.0 ** (math.floor(math.log10(result)) - 2)
-    return significant(math.ceil(result / unit - 1e-9) * unit)
+    return _EXPONENT.sub(r"e\1", at_most(result))
 
 
 def percent(value: object) -> str:

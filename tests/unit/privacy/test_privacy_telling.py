@@ -1,0 +1,35 @@
+"""Told bounds never claim more than the figure."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedinfer.privacy.telling import at_least, at_most
+
+FIGURES = st.floats(1e-12, 1e12)
+
+
+@given(FIGURES, st.integers(1, 12))
+def test_a_told_bound_is_on_the_safe_side_and_near(value: float, digits: int) -> None:
+    above, below = float(at_most(value, digits)), float(at_least(value, digits))
+    assert below <= value <= above
+    assert above - below <= 10.0 ** (math.floor(math.log10(value)) - digits + 2)
+
+
+@given(FIGURES)
+def test_what_is_short_already_stays(value: float) -> None:
+    told = at_most(value, 4)
+    assert at_most(float(told), 4) == told == at_least(float(told), 4)
+
+
+def test_known_figures() -> None:
+    assert at_most(0.9233431549501245) == "0.924"
+    assert at_most(0.9235) == "0.924"
+    assert at_most(1.0) == "1"
+    assert at_most(0.0) == at_least(0.0) == "0"
+    assert at_least(0.0767) == "0.0767"
+    assert at_least(-0.0005111) == "-0.000512"
+    assert at_most(math.inf) == "inf"
