@@ -9,11 +9,15 @@ graph takes the text itself (see `fedinfer.text`).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from fedinfer.errors import ConfigError
 from fedinfer.types import Json
+
+STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that a terminal or a page obeys instead of showing: control, line separators, text direction, halves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ class Schema:
     Args:
         columns: one per place of a row; images list none and give `shape`.
         label: name of the label column.
-        labels: class names, in the order of the class numbers.
+        labels: class names, in the order of the class numbers; no name holds a control character.
         shape: () for tables; (channels, height, width) for images, pixels in [0, pixel_max].
         pixel_max: largest pixel value of an image.
     """
@@ -114,6 +118,15 @@ class Schema:
             raise ConfigError("a text column stands alone", hint="leave the other columns out")
         if self.text is not None and self.shape:
             raise ConfigError(f"a text has no shape, got {self.shape}")
+        for text in self._names():
+            if STEERING.search(text):
+                raise ConfigError(f"name {ascii(text)[:80]} holds a control character")
+
+    def _names(self) -> Iterator[str]:
+        yield from (self.label, *self.labels)
+        for column in self.columns:
+            yield column.name
+            yield from getattr(column, "categories", getattr(column, "vocabulary", ()))
 
     @property
     def text(self) -> Text | None:

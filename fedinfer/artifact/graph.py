@@ -22,7 +22,7 @@ import numpy.typing as npt
 from fedinfer.artifact.tokenizer import Prefixes, tokenizer_parts
 from fedinfer.errors import ArtifactRejected, ConfigError, MissingExtra
 from fedinfer.manifest import INPUT, LABEL, MAX_ARTIFACT_BYTES, PROBABILITIES, TOP
-from fedinfer.schema import Schema, Text
+from fedinfer.schema import STEERING, Schema, Text
 from fedinfer.text import column_of
 
 LOGITS = "logits"
@@ -213,6 +213,8 @@ def ending_of(model: OnnxModel) -> Ending:
     found = {item.key: item.value for item in model.metadata_props}
     try:
         schema = Schema.from_json(json.loads(found["schema"]))
+        if STEERING.search(found["task"]):
+            raise ValueError(f"control character in task {ascii(found['task'])[:80]}")
         return Ending(schema, 1.0, found["task"], int(found["version"]))
     except (KeyError, ValueError, OverflowError, RecursionError, ConfigError) as error:
         raise ArtifactRejected(f"the file has no usable metadata: {error!r}") from error

@@ -13,10 +13,10 @@ import numpy as np
 import typer
 
 from fedinfer.cli.labelled import read_labelled, read_rows, read_text
-from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
+from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, printable, stdout
 from fedinfer.config import ArtifactSection, Scenario, load_scenario
 from fedinfer.errors import ConfigError, StoreError
-from fedinfer.manifest import Privacy
+from fedinfer.manifest import Manifest, Privacy, Variant
 from fedinfer.system import SystemClock, SystemEntropy, simulation_rng
 from fedinfer.types import Json
 
@@ -41,7 +41,9 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="checkpoint (.npz), for instance RUN/checkpoints/v1.npz")],
     out: Annotated[Path, typer.Option("--out", "-o", help="model file to write")],
     version: Annotated[int, typer.Option(min=1, help="version number written into the file")] = 1,
-    pruning: Annotated[float, typer.Option(min=0, help="share of each matrix that becomes zero, below 1")] = 0.0,
+    pruning: Annotated[
+        float, typer.Option(min=0, callback=a_number, help="share of each matrix that becomes zero, below 1")
+    ] = 0.0,
     qat_steps: Annotated[int, typer.Option(min=0, help="steps of fine-tuning for int8 on public rows")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -59,8 +61,10 @@ def quantize(
     calibration: Annotated[Path | None, typer.Option(help="public rows (CSV); default: from public ranges")] = None,
     against: Annotated[Path | None, typer.Option(help="unpruned model file to compare with; default: MODEL")] = None,
     quantization: Annotated[str, typer.Option(help="int8 or float")] = "int8",
-    max_metric_drop: Annotated[float, typer.Option(min=0, max=1, help="against the float model")] = 0.02,
-    min_agreement: Annotated[float, typer.Option(min=0, max=1, help="with the float model")] = 0.95,
+    max_metric_drop: Annotated[
+        float, typer.Option(min=0, max=1, callback=a_number, help="against the float model")
+    ] = 0.02,
+    min_agreement: Annotated[float, typer.Option(min=0, max=1, callback=a_number, help="with the float model")] = 0.95,
     max_bytes: Annotated[int, typer.Option(min=1, help="largest model file")] = 50_000_000,
     epsilon: Annotated[str, typer.Option(help="of the training, for the manifest")] = "inf",
     delta: Annotated[str, typer.Option(help="of the training, for the manifest")] = "1",
@@ -114,7 +118,8 @@ def predict(
     if as_json:
         print_json({"predictions": lines})
         return
-    stdout.print("row,label,confidence", *(f"{li['row']},{li['label']},{li['confidence']}" for li in lines), sep="\n")
+    table = ["row,label,confidence", *(f"{li['row']},{li['label']},{li['confidence']}" for li in lines)]
+    stdout.print("\n".join(table), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -272,18 +277,26 @@ def _inspect(path: Path) -> Json:
 
 def _verify(path: Path, root: Path | None) -> Json:
     from fedinfer.artifact.folders import load_build
-    from fedinfer.artifact.inspection import check_answers, describe_model, verify_repository
+    from fedinfer.artifact.inspection import describe_model, verify_repository
 
     if path.is_file():
         described = describe_model(_bytes(path))
         _try(_bytes(path))
         return {**described, "verified": True}
     if (path / "metadata").is_dir():
-        return verify_repository(path, _bytes(root) if root else None, SystemClock().now())
+        return verify_repository(path, _bytes(root) if root else None, SystemClock().now(), _check_as_device)
     manifest, files = load_build(path)
     for variant in manifest.variants:
-        check_answers(manifest, variant, files[variant.path])
+        _check_as_device(manifest, variant, files[variant.path])
     return {"kind": "version", "verified": True, "version": manifest.version, "files": len(files)}
+
+
+def _check_as_device(manifest: Manifest, variant: Variant, model: bytes) -> None:
+    """Everything a device checks before it takes a model, by the same code; raises GateFailed."""
+    from fedinfer.inference.check import MOST_LATENCY_US, open_variant, self_check
+    from fedinfer.inference.session import SessionCache
+
+    self_check(open_variant(model, manifest, SessionCache(1)), manifest, variant, SystemClock(), MOST_LATENCY_US)
 
 
 def _try(model: bytes) -> None:
@@ -337,7 +350,7 @@ def _print(document: Json, indent: str) -> None:
                 _print(item, indent + "  ")
         else:
             text = f"{value:.4g}" if isinstance(value, float) else ", ".join(value) if _is_texts(value) else str(value)
-            stdout.print(f"{name:26s} {text}", markup=False, highlight=False, soft_wrap=True)
+            stdout.print(f"{printable(name):26s} {printable(text)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _is_texts(value: object) -> bool:

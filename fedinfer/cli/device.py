@@ -18,10 +18,10 @@ import typer
 
 from fedinfer import __version__
 from fedinfer.cli.labelled import read_text
-from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stderr, stdout
-from fedinfer.errors import ConfigError, FedInferError, MissingExtra
+from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
+from fedinfer.errors import ConfigError, FedInferError
 from fedinfer.inference.answers import Predictions
-from fedinfer.inference.check import check_matrix, median_latency_us
+from fedinfer.inference.check import MOST_LATENCY_US, check_matrix, median_latency_us
 from fedinfer.inference.energy import energy_per_prediction, find_meter
 from fedinfer.inference.explain import Explanations, explain, reference_row
 from fedinfer.inference.freshness import seconds_since_refresh, staleness_warning
@@ -47,7 +47,10 @@ REASONS = 3
 """Columns named as reasons beside a prediction."""
 
 Store = Annotated[Path, typer.Option("--store", help="folder of this device's model")]
-StaleDays = Annotated[float, typer.Option("--stale-days", help="warn when the repository was not reached for longer")]
+StaleDays = Annotated[
+    float,
+    typer.Option("--stale-days", min=0, callback=a_number, help="warn when the repository was not reached for longer"),
+]
 
 
 @app.command()
@@ -55,7 +58,9 @@ def install(
     store: Store,
     repository: Annotated[Path, typer.Option("--repository", help="folder with metadata/ and targets/")],
     root: Annotated[Path, typer.Option("--root", help="trusted root metadata the device was shipped with")],
-    most_latency_us: Annotated[float, typer.Option(help="refuse a model slower than this")] = 100_000.0,
+    most_latency_us: Annotated[
+        float, typer.Option(min=0, callback=a_number, help="refuse a model slower than this")
+    ] = MOST_LATENCY_US,
     measure: Annotated[list[str] | None, typer.Option(help="measure this variant; repeat: the fastest is kept")] = None,
     cohort: Annotated[str, typer.Option(help="take the model of this cohort")] = "",
     stale_days: StaleDays = 7.0,
@@ -95,7 +100,7 @@ def rollback(store: Store, as_json: JsonOption = False) -> None:
 def status(
     store: Store,
     measure: Annotated[bool, typer.Option("--measure", help="also time predictions and measure their energy")] = False,
-    watts: Annotated[float | None, typer.Option(min=0, help="of one busy core, where there is no meter")] = None,
+    watts: Annotated[float | None, typer.Option(min=0, callback=a_number, help="of one busy core, no meter")] = None,
     stale_days: StaleDays = 7.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -136,7 +141,9 @@ def predict(
 @app.command()
 def serve(
     store: Store,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port")],
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="TCP port; 0: any free one, printed at the start")
+    ],
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     name: Annotated[str, typer.Option(help="name of the model in URLs; default: its task")] = "",
     most_failures: Annotated[int, typer.Option(min=1, help="failures in a row that bring the last model back")] = 5,
@@ -144,23 +151,23 @@ def serve(
     """Serve the Open Inference Protocol v2 and /metrics; follow models installed meanwhile without losing a request."""
     with errors_to_exit():
         from fedinfer.inference.http import make_app
+        from fedinfer.inference.listener import bind, listen
 
-        try:
-            import uvicorn
-        except ImportError as error:
-            raise MissingExtra("serving over HTTP needs uvicorn", hint="pip install 'fedinfer[serve]'") from error
         clock, telemetry = SystemClock(), Telemetry()
         service = Service(_slots(store), SessionCache(4), clock, telemetry, most_failures)
         name = name or service.current.manifest.task
         web = make_app(service, name, __version__, lambda: seconds_since_refresh(store / "metadata", clock.now()))
+        listening = bind(host, port)
+        where = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        stderr.print(f"model {name} version {service.current.info.version} on http://{where}/v2/models/{name}")
         stop = threading.Event()
         follower = threading.Thread(target=_follow, args=(service, stop), daemon=True)
         follower.start()
-        stderr.print(f"model {name} version {service.current.info.version} on http://{host}:{port}/v2/models/{name}")
         try:
-            uvicorn.run(web, host=host, port=port, log_level="warning", access_log=False)
+            listen(web, listening).run(sockets=[listening])
         finally:
             stop.set()
+            listening.close()
 
 
 def _follow(service: Service, stop: threading.Event) -> None:
@@ -209,7 +216,7 @@ def _status(slots: Slots, metadata: Path, stale_seconds: float, clock: SystemClo
         "variant": installed.info.variant,
         "slot": installed.info.slot,
         "damaged": installed.damaged,
-        "previous_version": pointer.previous.version if pointer.previous else None,
+        "previous_version": pointer.previous.version if pointer.previous and not installed.damaged else None,
         "withdrawn_versions": list(pointer.withdrawn),
         "created": manifest.created,
         "epsilon": manifest.privacy.epsilon,

@@ -1,27 +1,58 @@
-"""What every command shares: JSON alone on stdout, errors in plain words on stderr, one exit code per family."""
+"""What every command shares: JSON alone on stdout, errors in plain words on stderr, one exit code per family.
+
+Text from files, devices and messages never steers the terminal: control characters are shown as escapes.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from fedinfer.errors import FedInferError
+from fedinfer.schema import STEERING
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout, nothing else")]
 
-stdout = Console()
-stderr = Console(stderr=True)
+
+def printable(text: str) -> str:
+    r"""The text with every character that a terminal would obey as an escape like `\x1b`; line breaks as well."""
+    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+class SafeConsole(Console):
+    """A console whose texts cannot steer the terminal; only its own styles and line breaks pass."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """See `rich.console.Console.render`."""
+        for text, style, control in super().render(renderable, options):
+            if control:
+                yield Segment(text, style, control)
+            else:
+                yield Segment("\n".join(map(printable, text.split("\n"))), style)
+
+
+stdout = SafeConsole()
+stderr = SafeConsole(stderr=True)
 
 
 def print_json(data: Any) -> None:
     """Print one JSON document. NaN and infinity are written as strings, so that any parser reads it."""
     sys.stdout.write(json.dumps(_plain(data), indent=2, sort_keys=False) + "\n")
+
+
+def a_number(value: float | None) -> float | None:
+    """Callback of an option: NaN passes every bound, so it is refused here."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("not a number")
+    return value
 
 
 @contextmanager

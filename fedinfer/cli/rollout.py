@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, printable, stdout
 from fedinfer.errors import ConfigError
 from fedinfer.rollout import log
 from fedinfer.rollout.controller import Command, Order
@@ -90,7 +90,7 @@ def show_log(state: State, rollout: Name = "", as_json: JsonOption = False) -> N
         if as_json:
             print_json({"head": str(store.head()), "entries": [log.entry(line) for line in lines]})
         else:
-            sys.stdout.write(log.dump(lines).decode())
+            sys.stdout.write(log.dump(map(printable, lines)).decode())  # an entry of ours is plain ASCII
 
 
 @app.command("verify-log")
@@ -171,4 +171,4 @@ def _sentences(facts: Json) -> str:
     lines += [f"gate    {finding['verdict']}: {finding['reason']}" for finding in facts["findings"]]
     lines += [f"why     {facts['reason']}"] if facts["reason"] else []
     lines += [f"next    {action['task']} wave {action['wave']}" for action in facts["todo"]]
-    return "\n".join([*lines, f"log     {facts['log_head']}"])
+    return "\n".join(map(printable, [*lines, f"log     {facts['log_head']}"]))

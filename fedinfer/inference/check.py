@@ -8,11 +8,13 @@ import numpy as np
 
 from fedinfer.errors import DataError, GateFailed
 from fedinfer.inference.answers import Naming
-from fedinfer.inference.predictor import Predictor, Rows
+from fedinfer.inference.predictor import MOST_CHECK_SECONDS, Predictor, Rows
 from fedinfer.inference.session import SessionCache
 from fedinfer.manifest import Manifest, Variant
 from fedinfer.ports import Clock
 
+MOST_LATENCY_US = 100_000.0
+"""Bound on the median time of one prediction where nobody set another, microseconds."""
 TIMED_PREDICTIONS = 15
 """Single predictions timed by the self-check; an odd number, so that the median is one of them."""
 
@@ -69,8 +71,16 @@ def self_check(
         most_latency_us: bound on the median time of one prediction.
 
     Raises:
-        GateFailed: wrong class, probability outside the tolerance, NaN, wrong label text, or too slow.
+        GateFailed: wrong class, probability outside the tolerance, NaN, wrong label text, too slow, or not done
+            after `MOST_CHECK_SECONDS`.
     """
+    with predictor.at_most(MOST_CHECK_SECONDS):
+        return _self_check(predictor, manifest, variant, clock, most_latency_us)
+
+
+def _self_check(
+    predictor: Predictor, manifest: Manifest, variant: Variant, clock: Clock, most_latency_us: float
+) -> CheckResult:
     matrix = check_matrix(predictor, manifest)
     answers = predictor.predict_matrix(matrix)
     wrong = np.nonzero(answers.classes != np.array(variant.labels))[0]

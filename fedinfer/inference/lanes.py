@@ -44,7 +44,7 @@ class NumberLane:
             return True
         return self._categories is not None and self._has_fraction(self._categories)
 
-    def run(self, row: Any, naming: Naming) -> Prediction:
+    def run(self, row: Any, naming: Naming, options: ort.RunOptions | None) -> Prediction:
         """Predict one row: a float32 array (width,) is quickest; a dict, values or one CSV line also do.
 
         Raises:
@@ -58,7 +58,7 @@ class NumberLane:
         else:
             self.flat[:] = self._reader.one(row)
         try:
-            self._session.run_with_iobinding(self._binding)
+            self._session.run_with_iobinding(self._binding, options)
         except Exception as error:  # any of ONNX Runtime's classes: the row is valid, so the graph is at fault
             raise GateFailed(f"the model fails on one row: {first_line(error)}") from error
         return _prediction(self.out[0].copy(), naming)
@@ -79,7 +79,7 @@ class TextLane:
         self._session, self._reader = session, reader
         self.flat: TextArray = reader.blank(1)[0]
 
-    def run(self, row: Any, naming: Naming) -> Prediction:
+    def run(self, row: Any, naming: Naming, options: ort.RunOptions | None) -> Prediction:
         """Predict one text.
 
         Raises:
@@ -89,7 +89,7 @@ class TextLane:
         checked = self._reader.one(row)
         self.flat = checked[0]
         try:
-            probabilities = self._session.run([PROBABILITIES], {INPUT: checked})[0][0]
+            probabilities = self._session.run([PROBABILITIES], {INPUT: checked}, options)[0][0]
         except Exception as error:  # as above
             raise GateFailed(f"the model fails on one row: {first_line(error)}") from error
         return _prediction(probabilities, naming)

@@ -16,6 +16,7 @@ import json
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ SCHEMA_KEY = "schema"
 """Key of the schema (JSON) in the `metadata_props` of a model."""
 MAX_WIDTH = 16_777_216
 """Largest row, in values, that a model file may ask for by itself: 64 MiB; a manifest is bounded by its check rows."""
+MOST_CHECK_SECONDS = 30.0
+"""A graph may hold loops, so the runs that decide whether it is taken are ended after this time, seconds."""
 Rows = npt.NDArray[Any]
 """Checked rows: float32 (n, width), or texts, object (n, 1)."""
 _ONLY_PROBABILITIES = [PROBABILITIES]
@@ -126,7 +129,7 @@ class Predictor:
             DataError: for a row that breaks the schema.
             GateFailed: when the model fails or answers NaN or infinity.
         """
-        return self._lane().run(row, self.naming)
+        return self._lane().run(row, self.naming, self._options())
 
     def last_row(self) -> Rows:
         """The row that this thread predicted last, float32 (width,) or text (1,); overwritten by the next one."""
@@ -168,6 +171,27 @@ class Predictor:
                 raise GateFailed(f"the model answers NaN or infinity for {bad} rows")
         return Predictions(probabilities, self.naming)
 
+    @contextmanager
+    def at_most(self, seconds: float) -> Iterator[None]:
+        """End what this thread runs inside the block after so many seconds; the run then raises GateFailed.
+
+        ONNX Runtime looks between two operators and between two turns of a loop; one operator is not interrupted.
+        """
+        options = ort.RunOptions()
+        timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        self._threads.options = options
+        try:
+            yield
+        except GateFailed as error:
+            if options.terminate:
+                raise GateFailed(f"the model was stopped after {seconds:g} s") from error
+            raise
+        finally:
+            self._threads.options = None
+            timer.cancel()
+
     def _in_runs(self, matrix: Rows, check: Check) -> FloatArray:
         """Many rows in runs that fit the processor's cache, each checked right before the model reads it there."""
         count, step = len(matrix), max(_LEAST_RUN_ROWS, min(_MOST_RUN_ROWS, _RUN_VALUES // self.reader.width))
@@ -186,9 +210,12 @@ class Predictor:
 
     def _run(self, names: list[str], matrix: Rows) -> Any:
         try:
-            return self._session.run(names, {INPUT: matrix})
+            return self._session.run(names, {INPUT: matrix}, self._options())
         except Exception as error:  # any of ONNX Runtime's classes: the rows are valid, so the graph is at fault
             raise GateFailed(f"the model fails on {len(matrix)} rows: {first_line(error)}") from error
+
+    def _options(self) -> ort.RunOptions | None:
+        return getattr(self._threads, "options", None)
 
     def _lane(self) -> NumberLane | TextLane:
         lane: NumberLane | TextLane | None = getattr(self._threads, "lane", None)
@@ -200,7 +227,8 @@ class Predictor:
         width, classes = static_width(self._session), self.schema.classes
         if width not in (None, self.reader.width):
             raise GateFailed(f"the graph wants rows of {width} values, the schema has {self.reader.width}")
-        shape = self._run(_ONLY_PROBABILITIES, self.reader.blank(2))[0].shape
+        with self.at_most(MOST_CHECK_SECONDS):
+            shape = self._run(_ONLY_PROBABILITIES, self.reader.blank(2))[0].shape
         if shape != (2, classes):
             raise GateFailed(f"the graph answers 2 rows with shape {shape}, the schema has {classes} labels")
 

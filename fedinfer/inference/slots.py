@@ -289,7 +289,7 @@ class Slots:
                 raise ArtifactRejected(
                     f"version {info.version}: {path} of {len(files[name])} bytes has digest {found[:16]}, "
                     f"expected {expected[:16]}",
-                    hint="the disk is damaged; roll back or install again",
+                    hint="the disk is damaged: install again; a rollback would refuse this version here for good",
                 )
         return files
 

@@ -11,7 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import ArtifactRejected, ConfigError
-from fedinfer.manifest.fields import demand, finite, is_name, is_sha256, items, no_constant, number, row, value_of
+from fedinfer.manifest.fields import (
+    demand,
+    demand_plain,
+    finite,
+    is_name,
+    is_sha256,
+    items,
+    no_constant,
+    number,
+    row,
+    value_of,
+)
 from fedinfer.manifest.names import (
     FORMAT,
     MAX_CHECK_ROWS,
@@ -138,8 +149,10 @@ class Manifest:
             ConfigError: when a number is not finite, or the result is larger than MAX_MANIFEST_BYTES.
         """
         _check(self)
+        document = self.to_json()
+        demand_plain(document)
         try:
-            data = json.dumps(self.to_json(), sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
+            data = json.dumps(document, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
         except ValueError as error:
             raise ConfigError(f"manifest of version {self.version}: {error}") from error
         if len(data) > MAX_MANIFEST_BYTES:
@@ -171,6 +184,7 @@ class Manifest:
         found = value_of(data, "format", int)
         if found != FORMAT:
             raise ArtifactRejected(f"manifest format {found}, this program reads {FORMAT}", hint="update fedinfer")
+        demand_plain(data)
         manifest = _read(data)
         _check(manifest)
         return manifest

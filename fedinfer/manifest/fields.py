@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fedinfer.errors import ArtifactRejected
+from fedinfer.schema import STEERING
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -29,6 +30,19 @@ def demand(holds: bool, rule: str) -> None:
     """Raise ArtifactRejected with the rule unless it holds."""
     if not holds:
         raise ArtifactRejected(f"manifest: {rule}")
+
+
+def demand_plain(value: Any) -> None:
+    """Raise ArtifactRejected when a text anywhere in a JSON value, keys included, holds a control character."""
+    waiting = [value]
+    while waiting:  # no recursion: the nesting is somebody else's
+        item = waiting.pop()
+        if isinstance(item, str):
+            demand(not STEERING.search(item), f"control character in {ascii(item)[:80]}")
+        elif isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            waiting += item
 
 
 def is_sha256(text: str) -> bool:

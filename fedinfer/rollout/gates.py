@@ -77,16 +77,20 @@ class Gate:
             raise ConfigError(f"gate {self.figure}: fails_at {self.fails_at} is better than passes_at {self.passes_at}")
 
 
+MOST_LOOKS = 1000
+MOST_JUDGED = 10**9
+
+
 @dataclass(frozen=True, slots=True)
 class GateSettings:
     """All conditions of a wave.
 
     Args:
         gates: at least one.
-        min_judged: devices that every group must have, >= 1.
+        min_judged: devices that every group must have, 1..`MOST_JUDGED`.
         wrong_pass_rate: in (0, 0.5).
         wrong_stop_rate: in (0, 0.5).
-        looks: releases of figures that may be used per wave, >= 1.
+        looks: releases of figures that may be used per wave, 1..`MOST_LOOKS`.
     """
 
     gates: tuple[Gate, ...]
@@ -98,6 +102,8 @@ class GateSettings:
     def __post_init__(self) -> None:
         if not self.gates or self.min_judged < 1 or self.looks < 1:
             raise ConfigError("a wave needs at least one gate, one judged device and one look")
+        if self.looks > MOST_LOOKS or self.min_judged > MOST_JUDGED:
+            raise ConfigError(f"looks and min_judged may be at most {MOST_LOOKS} and {MOST_JUDGED}")
         if not (0 < self.wrong_pass_rate < 0.5 and 0 < self.wrong_stop_rate < 0.5):
             raise ConfigError("wrong_pass_rate and wrong_stop_rate must be in (0, 0.5)")
 

@@ -34,6 +34,8 @@ _PLAN = {
     "rollout", "version", "previous", "approval", "min_judged", "wrong_pass_rate", "wrong_stop_rate", "looks",
     "waves", "gates",
 }  # fmt: skip
+_LONGEST_ID = 64
+"""Characters of a device's name: the names that secure aggregation takes, printable ASCII."""
 _WAVE = {"fraction", "where"}
 _GATE = {"figure", "bound", "passes_at", "fails_at", "low", "high", "scope"}
 
@@ -62,7 +64,7 @@ def read_plan(path: Path) -> RolloutPlan:
     """
     try:
         table = tomllib.loads(_read(path))
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise ConfigError(f"{path}: not TOML: {error}") from error
     try:
         return _plan(table)
@@ -94,6 +96,10 @@ def _devices(path: Path, rows: Sequence[dict[str, str]]) -> dict[DeviceId, dict[
         device = row.pop("device")
         if not device or device in devices or None in row or None in row.values():
             raise ConfigError(f"{path}, line {line}: device {device!r} is empty, repeated or malformed")
+        if len(device) > _LONGEST_ID or not (device.isascii() and device.isprintable()):
+            raise ConfigError(
+                f"{path}, line {line}: device {device[:80]!r} is not 1 to {_LONGEST_ID} printable ASCII characters"
+            )
         devices[device] = row
     if not devices:
         raise ConfigError(f"{path}: no device")
@@ -172,9 +178,9 @@ def _take(table: dict[str, Any], key: str, kind: type[T], where: str) -> T:
 
 def _number(table: dict[str, Any], key: str, where: str) -> float:
     value = table.get(key)
-    if type(value) not in (int, float):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e300:
         raise ConfigError(f"{where}: {key} = {value!r} must be a number")
-    return float(table[key])
+    return float(value)
 
 
 def _choice(table: dict[str, Any], key: str, choices: type[StrEnum], where: str) -> Any:

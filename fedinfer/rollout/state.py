@@ -4,11 +4,14 @@ Rules:
 * `apply` reads, steps, and writes state and log entry in one transaction, before anybody acts on the result. A server
   that is killed reads its state, asks `todo`, and goes on; every action may be done twice.
 * Acknowledgements are kept device by device, so a wave that was half delivered is continued, not started again.
+* Every entry holds the digest of the state after it. A state that somebody else wrote is not driven on, and `verify`
+  tells it.
 * The log refuses UPDATE, DELETE and INSERT OR REPLACE in the database itself; the hash chain shows what went past that.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -98,10 +101,11 @@ class RolloutStore:
             if db.execute("SELECT 1 FROM rollout WHERE name = ?", (state.rollout,)).fetchone():
                 raise ConfigError(f"rollout {state.rollout!r} exists already")
             number = db.execute("SELECT COALESCE(MAX(number), 0) + 1 FROM rollout").fetchone()[0]
-            row = (state.rollout, number, wire.encode(state), now.isoformat())
-            db.execute("INSERT INTO rollout VALUES (?, ?, ?, ?)", row)
-            body = {"by": by, "version": state.version, "previous": state.previous, "phase": str(state.phase)}
-            self._append(db, now, "start", state.rollout, {**body, "waves": [wave.size for wave in state.waves]})
+            encoded = wire.encode(state)
+            db.execute("INSERT INTO rollout VALUES (?, ?, ?, ?)", (state.rollout, number, encoded, now.isoformat()))
+            body: Json = {"by": by, "version": state.version, "previous": state.previous, "phase": str(state.phase)}
+            body |= {"waves": [wave.size for wave in state.waves], "state": _digest(encoded)}
+            self._append(db, now, "start", state.rollout, body)
         return todo(state)
 
     def names(self) -> tuple[str, ...]:
@@ -113,10 +117,12 @@ class RolloutStore:
 
         Raises:
             ConfigError: when there is none of that name.
+            LogTampered: when the state is not the one that the last log entry speaks of.
         """
         row = self._connection.execute("SELECT state FROM rollout WHERE name = ?", (rollout,)).fetchone()
         if row is None:
             raise ConfigError(f"there is no rollout {rollout!r}", hint=f"known: {', '.join(self.names()) or 'none'}")
+        self._check_state(rollout, row[0])
         return wire.decode(RolloutState, row[0])
 
     def apply(self, rollout: str, event: Event, now: datetime) -> tuple[RolloutState, tuple[Action, ...]]:
@@ -124,10 +130,11 @@ class RolloutStore:
         with transaction(self._connection) as db:
             before = self.load(rollout)
             after, actions = step(before, event)
-            changed = (wire.encode(after), now.isoformat(), rollout)
+            encoded = wire.encode(after)
+            changed = (encoded, now.isoformat(), rollout)
             db.execute("UPDATE rollout SET state = ?, changed = ? WHERE name = ?", changed)
             body = {"from": str(before.phase), "to": str(after.phase), "reason": after.reason, **_facts(before, event)}
-            self._append(db, now, type(event).__name__.lower(), rollout, body)
+            self._append(db, now, type(event).__name__.lower(), rollout, {**body, "state": _digest(encoded)})
         return after, actions
 
     def acknowledge(self, rollout: str, wave: int, outcomes: Mapping[DeviceId, str]) -> None:
@@ -189,21 +196,44 @@ class RolloutStore:
         return log.Head(last["seq"], last["digest"])
 
     def verify(self, expected: log.Head | None) -> log.Head:
-        """Check the whole audit log.
+        """Check the whole audit log, and each rollout's state against its last entry.
 
         Raises:
-            LogTampered: with the first line that does not fit.
+            LogTampered: with the first line, or the rollout, that does not fit.
         """
         for seq, rollout, line in self._connection.execute("SELECT seq, rollout, line FROM rollout_log ORDER BY seq"):
             facts = log.entry(line) if isinstance(line, str) else {}
             body = facts.get("body")
             if facts.get("seq") != seq or not isinstance(body, dict) or body.get("rollout") != rollout:
                 raise LogTampered(f"audit log line {seq} is not kept under its own number and rollout")
-        return log.verify((line.encode(errors="backslashreplace") for line in self.log_lines()), expected)
+        head = log.verify((line.encode(errors="backslashreplace") for line in self.log_lines()), expected)
+        states = dict(self._connection.execute("SELECT name, state FROM rollout").fetchall())
+        logged = {row[0] for row in self._connection.execute("SELECT DISTINCT rollout FROM rollout_log")}
+        for rollout in sorted(logged | set(states), key=str):
+            self._check_state(rollout, states.get(rollout))
+        return head
+
+    def _check_state(self, rollout: str, state: object) -> None:
+        """Raise LogTampered unless the last entry of a rollout holds the digest of this state."""
+        query = "SELECT line FROM rollout_log WHERE rollout = ? ORDER BY seq DESC LIMIT 1"
+        row = self._connection.execute(query, (rollout,)).fetchone()
+        body = log.entry(_text(row[0])).get("body") if row else None
+        expected = body.get("state") if isinstance(body, dict) else None
+        found = _digest(state) if isinstance(state, bytes) else "nothing"
+        if found != expected:
+            raise LogTampered(
+                f"rollout {rollout!r}: its state has digest {found[:16]}, its log says {str(expected)[:16]}",
+                hint="the database was changed from outside; restore a backup and compare it with the kept head",
+            )
 
     def _append(self, db: sqlite3.Connection, now: datetime, kind: str, rollout: str, body: Json) -> None:
         line, head = log.entry_line(self.head(), now, kind, {"rollout": rollout, **body})
         db.execute("INSERT INTO rollout_log VALUES (?, ?, ?)", (head.count, rollout, line))
+
+
+def _digest(state: bytes) -> str:
+    """SHA-256 of an encoded state, hexadecimal."""
+    return hashlib.sha256(state).hexdigest()
 
 
 def _text(line: str | bytes) -> str:
