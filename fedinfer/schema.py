@@ -8,6 +8,7 @@ graph takes the text itself (see `fedinfer.text`).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,8 +37,8 @@ class Numeric:
     confirmed: bool = True
 
     def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise ConfigError(f"column {self.name}: range [{self.low}, {self.high}] is empty")
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ConfigError(f"column {self.name}: range [{self.low}, {self.high}] is empty or not finite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,8 @@ class Schema:
             raise ConfigError("a text column stands alone", hint="leave the other columns out")
         if self.text is not None and self.shape:
             raise ConfigError(f"a text has no shape, got {self.shape}")
+        if not math.isfinite(self.pixel_max):
+            raise ConfigError(f"pixel_max {self.pixel_max} is not finite")
         for text in self._names():
             if STEERING.search(text):
                 raise ConfigError(f"name {ascii(text)[:80]} holds a control character")

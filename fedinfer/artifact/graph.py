@@ -212,6 +212,8 @@ def ending_of(model: OnnxModel) -> Ending:
     """
     found = {item.key: item.value for item in model.metadata_props}
     try:
+        if not all(isinstance(value, str) for value in found.values()):
+            raise ValueError("metadata that is not UTF-8")  # protobuf hands such text over as bytes
         schema = Schema.from_json(json.loads(found["schema"]))
         if STEERING.search(found["task"]):
             raise ValueError(f"control character in task {ascii(found['task'])[:80]}")

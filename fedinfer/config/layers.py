@@ -64,10 +64,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}", hint='text values need quotes: key = "value"') from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8", hint="save the file as UTF-8") from error
+    except (ValueError, RecursionError) as error:  # as in `parse_scenario`
+        raise ConfigError(f"{path}: not valid TOML: {error}", hint='text values need quotes: key = "value"') from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -84,6 +84,6 @@ def parse_override(text: str) -> dict[str, Any]:
     for line in (f"{key} = {value}", f"{key} = {json.dumps(value.strip())}"):
         try:
             return tomllib.loads(line)
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             continue
     raise ConfigError(f"--set {text!r}: {key!r} is not a key", hint='quote unusual names: data.ranges."my col"=[0, 1]')

@@ -57,7 +57,7 @@ def parse_scenario(text: str, folder: Path, source: str) -> Scenario:
     """
     try:
         values = _placed(tomllib.loads(text), folder, source)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
     return validate(Layers().over({**values, "base": str(folder)}, source), source)
 

@@ -33,12 +33,14 @@ def demand(holds: bool, rule: str) -> None:
 
 
 def demand_plain(value: Any) -> None:
-    """Raise ArtifactRejected when a text anywhere in a JSON value, keys included, holds a control character."""
+    """Raise ArtifactRejected when a JSON value holds a control character, keys included, or an infinite number."""
     waiting = [value]
     while waiting:  # no recursion: the nesting is somebody else's
         item = waiting.pop()
         if isinstance(item, str):
             demand(not STEERING.search(item), f"control character in {ascii(item)[:80]}")
+        elif isinstance(item, float):
+            demand(math.isfinite(item), "a number is not finite")
         elif isinstance(item, dict):
             waiting += [*item.keys(), *item.values()]
         elif isinstance(item, list):

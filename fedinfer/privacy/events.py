@@ -196,7 +196,7 @@ def from_json(data: Json) -> Event:
         if kind == "composed":
             return Composed(tuple(from_json(part) for part in fields.pop("events")), **fields)
         return _SIMPLE[kind](**fields)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ConfigError(f"event cannot be read: {error!r}") from error
 
 
@@ -213,5 +213,5 @@ def event_from_json(text: str) -> Event:
     """
     try:
         return from_json(json.loads(text))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"event cannot be read: {error}") from error

@@ -159,3 +159,13 @@ def test_the_server_cannot_sign_what_a_device_would_refuse():
         replace(MANIFEST, top=9).to_bytes()
     with pytest.raises(ConfigError, match="JSON compliant"):
         replace(MANIFEST, float_metric=float("inf")).to_bytes()
+
+
+@pytest.mark.parametrize("key", ["isa", "created", "abstain_label"])
+def test_control_characters_are_neither_written_nor_read(key):
+    manifest = release(3)[0]
+    with pytest.raises(ArtifactRejected, match="control character"):
+        replace(manifest, **{key: "a\x1b[31m"}).to_bytes()
+    document = manifest.to_json() | {key: "a\x1b[31m"}
+    with pytest.raises(ArtifactRejected, match="control character"):
+        Manifest.from_json(document)

@@ -15,6 +15,7 @@ from fedinfer.artifact.graph import Ending, finish
 from fedinfer.artifact.repository import Repository
 from fedinfer.artifact.signing import load_keys
 from fedinfer.cli.artifact import app
+from fedinfer.errors import GateFailed
 from fedinfer.inference.predictor import Predictor
 from fedinfer.schema import MARKS
 from fedinfer.system import FrozenClock, SystemClock, simulation_rng
@@ -265,6 +266,60 @@ def test_export_of_a_checkpoint(tmp_path):
     assert "the model of heart has" in text
     save_checkpoint(tmp_path / "other.npz", Checkpoint({"something": weights}, {}))
     assert call("export", "heart", tmp_path / "other.npz", "-o", tmp_path / "m.onnx")[0] == 2
+
+
+@pytest.mark.parametrize("change", ["labels", "wider", "slow"])
+def test_verify_asks_all_that_a_device_asks(build, monkeypatch, change):
+    """A build whose probabilities are right, but whose label texts, rows or time are not."""
+    import hashlib
+
+    import onnx
+
+    from fedinfer.inference import check
+
+    assert call("verify", build)[0] == 0
+    document = json.loads((build / "manifest.json").read_bytes())
+    for variant in document["variants"]:
+        model = onnx.load(build / variant["path"])
+        if change == "labels":
+            names = next(tensor for tensor in model.graph.initializer if tensor.name == "fedinfer_labels")
+            names.string_data[:] = list(names.string_data)[::-1]
+        elif change == "wider":
+            model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 4
+        data = model.SerializeToString()
+        (build / variant["path"]).write_bytes(data)
+        variant["sha256"], variant["bytes"] = hashlib.sha256(data).hexdigest(), len(data)
+    if change == "slow":
+        monkeypatch.setattr(check, "MOST_LATENCY_US", 0.0)
+    (build / "manifest.json").write_text(json.dumps(document, sort_keys=True, separators=(",", ":")))
+    code, text = call("verify", build)
+    assert code == GateFailed.exit_code
+    words = {"labels": "the graph's labels differ", "wider": "Incompatible dimensions", "slow": "us per prediction"}
+    assert words[change] in " ".join(text.split())
+
+
+@pytest.mark.parametrize("place", ["label", "task", "producer"])
+def test_a_model_file_cannot_steer_the_terminal(tmp_path, model, place):
+    import onnx
+
+    changed = onnx.load(model)
+    evil = "\x1b[31mred\nverified true"
+    for item in changed.metadata_props:
+        if place == "label" and item.key == "schema":
+            schema = json.loads(item.value)
+            schema["labels"][0] = evil
+            item.value = json.dumps(schema)
+        elif place == item.key:
+            item.value = evil
+    if place == "producer":
+        changed.producer_name = evil
+    path = tmp_path / "evil.onnx"
+    path.write_bytes(changed.SerializeToString())
+    code, text = call("inspect", path)
+    assert code == (0 if place == "producer" else 5)
+    assert "\x1b" not in text
+    assert "\nverified" not in text
+    assert r"\x1b[31m" in text
 
 
 def test_verify_tries_a_model_file_as_a_device_would(tmp_path):

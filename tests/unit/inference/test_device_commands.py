@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from fedinfer.cli import device
 from fedinfer.cli.device import app
-from fedinfer.errors import TransportError
+from fedinfer.errors import ArtifactRejected, ConfigError, TransportError
 from fedinfer.inference.serving import Service
 from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import Slots
@@ -166,6 +166,29 @@ def test_damaged_store_warns_and_uses_the_previous_version(shop):
     found = run("predict", "--store", shop.store, "-", text=CSV)
     assert "version 1 is used" in said(found)
     assert found.stdout.startswith("row,label")
+    status = json.loads(run("status", "--store", shop.store, "--json").stdout)
+    assert (status["version"], status["previous_version"]) == (1, None)
+    assert "version 2" in status["damaged"]
+    slots = Slots(shop.store / "slots")
+    with pytest.raises(ArtifactRejected) as caught:
+        slots.read(slots.active())
+    assert caught.value.hint.startswith("the disk is damaged: install again")
+
+
+@pytest.mark.parametrize(
+    "words", [("status", "--watts", "nan"), ("status", "--stale-days", "nan"), ("status", "--stale-days", "-1")]
+)
+def test_options_that_are_no_numbers_are_refused(shop, words):
+    shop.install()
+    assert words[1] in said(run(*words, "--store", shop.store, code=2))
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_promised(shop):
+    shop.install()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        found = run("serve", "--store", shop.store, "--port", taken.getsockname()[1], code=ConfigError.exit_code)
+    assert "ConfigError" in said(found)
+    assert "http://" not in said(found)
 
 
 def test_repository_folder_does_not_lead_outside(shop):
@@ -186,14 +209,14 @@ def ask(url, body=None):
 @pytest.mark.slow
 def test_serve_answers_over_http_and_follows_an_install(shop):
     shop.install()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     command = "from fedinfer.cli.device import app; app()"
-    arguments = ["serve", "--store", str(shop.store), "--port", str(port)]
+    arguments = ["serve", "--store", str(shop.store), "--port", "0"]
     process = subprocess.Popen([sys.executable, "-c", command, *arguments], stderr=subprocess.PIPE, text=True)
-    base = f"http://127.0.0.1:{port}"
     try:
+        told = ""
+        while "/v2/models/" not in told:  # the console may break the line
+            told += process.stderr.readline().rstrip("\n")
+        base = re.search(r"http://127\.0\.0\.1:[1-9]\d*", told)[0]
         wait_for(lambda: ask(f"{base}/v2/health/ready")[0] == 200)
         data = [None if np.isnan(v) else float(v) for v in MATRIX.ravel()]
         body = {"inputs": [{"name": "input", "shape": [2, 4], "datatype": "FP32", "data": data}]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 
 from fedinfer.errors import DataError, GateFailed, StoreError
 from fedinfer.inference import Naming, Predictor, SessionCache
+from fedinfer.inference import predictor as predictor_module
 from fedinfer.inference.answers import Predictions
 from fedinfer.schema import Categorical, Numeric, Schema
 from tests.unit.inference.device_world import SCHEMA, make_model, make_rows, softmax_of
@@ -359,3 +361,50 @@ def test_schema_in_the_model_that_nobody_can_use(changes):
     model.metadata_props.add(key="schema", value=text)
     with pytest.raises(GateFailed, match="schema"):
         Predictor.open(model.SerializeToString())
+
+
+def looping(turns):
+    """A graph that goes around so many times before it answers."""
+    scalar = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["goes"]), helper.make_node("Identity", ["x"], ["y"])],
+        "body",
+        [
+            scalar("i", TensorProto.INT64, []),
+            scalar("go", TensorProto.BOOL, []),
+            scalar("x", TensorProto.FLOAT, ["b", 4]),
+        ],
+        [scalar("goes", TensorProto.BOOL, []), scalar("y", TensorProto.FLOAT, ["b", 4])],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Loop", ["turns", "", "input"], ["looped"], body=body),
+            helper.make_node("MatMul", ["looped", "w"], ["l"]),
+            helper.make_node("Softmax", ["l"], ["probabilities"], axis=-1),
+        ],
+        "g",
+        [scalar("input", TensorProto.FLOAT, ["b", 4])],
+        [scalar("probabilities", TensorProto.FLOAT, ["b", 3])],
+        [
+            numpy_helper.from_array(np.array(turns, np.int64), "turns"),
+            numpy_helper.from_array(np.ones((4, 3), np.float32), "w"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString()
+
+
+def test_a_graph_that_does_not_end_is_stopped_before_it_is_taken(monkeypatch):
+    monkeypatch.setattr(predictor_module, "MOST_CHECK_SECONDS", 0.2)
+    with pytest.raises(GateFailed, match=r"stopped after 0\.2 s"):
+        Predictor.open(looping(10**15), SCHEMA)
+
+
+def test_a_time_limit_ends_with_its_block_and_stops_single_rows_too():
+    made = Predictor.open(looping(20_000), SCHEMA)
+    row = make_rows(count=1)[0]
+    with made.at_most(30):
+        assert made.predict_one(row).probabilities.shape == (3,)
+    with pytest.raises(GateFailed, match="stopped after 0 s"), made.at_most(0):
+        list(made.stream(itertools.repeat(row)))
+    assert made.predict_one(row).probabilities.shape == (3,)

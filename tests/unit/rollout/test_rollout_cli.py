@@ -1,11 +1,12 @@
 import json
 import os
+import sqlite3
 
 import pytest
 from typer.testing import CliRunner
 
 from fedinfer.cli.rollout import app
-from fedinfer.errors import ConfigError
+from fedinfer.errors import ConfigError, LogTampered
 from fedinfer.rollout.controller import Approval
 from fedinfer.rollout.plan import read_devices, read_plan
 from fedinfer.rollout.state import RolloutStore
@@ -205,3 +206,35 @@ def test_a_user_without_a_name_can_still_abort(files, monkeypatch):
     monkeypatch.setattr("getpass.getuser", nobody)
     call("abort", store)
     assert f"abort by uid {os.getuid()}" in as_json("status", store)["reason"]
+
+
+def test_a_changed_state_fails_every_command_but_the_log(files):
+    begun(files)
+    state = files / "s.sqlite"
+    with sqlite3.connect(state) as database:
+        database.execute("UPDATE rollout SET state = zeroblob(9)")
+    database.close()
+    for command in ("verify-log", "status", "abort"):
+        assert "LogTampered" in call(command, state, code=LogTampered.exit_code).stderr
+    assert '"kind":"start"' in call("log", state).stdout
+
+
+@pytest.mark.parametrize("line", ["looks = " + "9" * 27, "looks = " + "9" * 5000, "looks = 1001"])
+def test_more_looks_than_anybody_takes_are_a_wrong_plan(files, line):
+    (files / "plan.toml").write_text(PLAN.replace("looks = 3", line))
+    call("start", files / "s.sqlite", files / "plan.toml", files / "devices.csv", code=ConfigError.exit_code)
+
+
+@pytest.mark.parametrize("device", ["d" * 65, "dä", "d\x1b[31m"])
+def test_a_device_name_that_no_secure_sum_takes_is_refused(files, device):
+    (files / "devices.csv").write_text(f"device,region\n{device},north\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="not 1 to 64 printable ASCII characters"):
+        read_devices(files / "devices.csv")
+
+
+def test_names_in_a_plan_cannot_steer_the_terminal(files):
+    plan = PLAN.replace('"spring"', r'"a\u001b[31m\nphase   done"')
+    (files / "plan.toml").write_text(plan)
+    shown = call("start", files / "s.sqlite", files / "plan.toml", files / "devices.csv").stdout
+    assert "\x1b" not in shown
+    assert r"rollout a\x1b[31m\nphase   done: version 7" in shown

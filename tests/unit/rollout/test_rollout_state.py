@@ -6,11 +6,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
+from fedinfer import wire
 from fedinfer.errors import BadMessage, ConfigError, LogTampered, StoreError
 from fedinfer.rollout import log
 from fedinfer.rollout.controller import (
@@ -262,3 +264,46 @@ def test_a_database_without_its_log_is_refused_with_a_reason(tmp_path):
     raw.close()
     with pytest.raises(StoreError, match="rollout_log"):
         RolloutStore(path)
+
+
+def swapped(path, state):
+    """Somebody writes a state past the program."""
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE rollout SET state = ?", (state,))
+    database.close()
+
+
+def test_a_state_written_past_the_log_is_told_and_not_driven_on(tmp_path):
+    path = tmp_path / "s.sqlite"
+    store = RolloutStore(path)
+    store.start(rollout(), "ann", NOW)
+    honest = store.apply("r", Delivered(0, 50, 0), NOW)[0]
+    head = store.verify(None)
+    swapped(path, wire.encode(replace(honest, phase=Phase.DONE, wave=1, opened=2)))
+    with pytest.raises(LogTampered, match="rollout 'r': its state has digest"):
+        store.verify(head)
+    with pytest.raises(LogTampered, match="its log says"):
+        store.load("r")
+    with pytest.raises(LogTampered):
+        store.apply("r", Command(Order.ABORT, "bob", "stop"), NOW)
+    assert store.head() == head
+    swapped(path, wire.encode(honest))
+    assert store.verify(head) == head
+    assert store.load("r") == honest
+    store.close()
+
+
+def test_a_rollout_without_its_entries_and_entries_without_their_rollout_are_told(tmp_path):
+    path = tmp_path / "s.sqlite"
+    store = RolloutStore(path)
+    store.start(rollout(), "ann", NOW)
+    with sqlite3.connect(path) as database:
+        database.execute("INSERT INTO rollout SELECT 'invented', 2, state, changed FROM rollout")
+    with pytest.raises(LogTampered, match=r"'invented'.*None"):
+        store.verify(None)
+    with sqlite3.connect(path) as database:
+        database.execute("DELETE FROM rollout")
+    database.close()
+    with pytest.raises(LogTampered, match="'r': its state has digest nothing"):
+        store.verify(None)
+    store.close()
