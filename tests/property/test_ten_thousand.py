@@ -38,6 +38,7 @@ from fedinfer.inference.serving import Service
 from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import Slots, read_pointer
 from fedinfer.inference.telemetry import Telemetry
+from fedinfer.inference.texts import TextReader
 from fedinfer.manifest import Delta, DeltaMethod, Manifest
 from fedinfer.privacy.events import (
     Composed,
@@ -55,9 +56,10 @@ from fedinfer.schema import Schema
 from fedinfer.secagg import Stage, StageRequest
 from fedinfer.secagg import messages as secagg_messages
 from fedinfer.system import FrozenClock
-from tests.property.mutants import CASES, bytes_mutants, example, json_mutants, json_texts, survives
+from tests.property.mutants import CASES, MemoryFile, bytes_mutants, example, json_mutants, json_texts, survives
 from tests.property.test_secagg_fuzz import recorded
 from tests.protocol.secagg_play import STAGES
+from tests.unit.artifact.text_model import COLUMN
 from tests.unit.artifact.workshop import Site, dense_core, release, vector_schema
 from tests.unit.inference.device_world import NOW, SCHEMA, Repository, make_model, make_updater
 from tests.unit.rollout.test_rollout_cli import DEVICES, PLAN
@@ -67,6 +69,7 @@ MANIFEST = json.loads(release(3)[0].to_bytes())
 FILE = finish(dense_core((3, 4, 2)), Ending(vector_schema(3, 2), 1.0, "demo", 1))
 OLD = FILE[:500] + b"old" + FILE[600:]
 MODEL = make_model(seed=3)
+TEXTS = Schema((COLUMN,), "tone", ("bad", "good"))
 
 
 def message_kinds(module):
@@ -83,7 +86,7 @@ def test_manifests():
 
 
 def test_schemas():
-    documents = [SCHEMA.to_json(), vector_schema(3, 2).to_json()]
+    documents = [SCHEMA.to_json(), vector_schema(3, 2).to_json(), TEXTS.to_json()]
     taken = survives(Schema.from_json, json_mutants(documents, CASES, 2), (ConfigError, OverflowError))
     assert taken > 100
 
@@ -134,7 +137,6 @@ def test_compressed_files_and_patches_on_the_device():
     survives(check, bytes_mutants([packed, patch], CASES, 5), BadSignature)
 
 
-@pytest.mark.slow
 def test_model_files():
     survives(lambda data: ending_of(load(data)), bytes_mutants([FILE, MODEL], CASES, 6), ArtifactRejected)
 
@@ -182,7 +184,6 @@ def test_sessions_and_stored_states_of_secure_sums():
     survives(secagg.decode_state, bytes_mutants(states, CASES, 12), BadMessage)
 
 
-@pytest.mark.slow
 def test_questions_to_devices_in_a_secure_sum():
     plays = {stage: recorded(stage) for stage in STAGES[1:]}
     name = plays[STAGES[1]][0].session.cohort[0]
@@ -224,13 +225,24 @@ def test_rows():
     assert survives(check, bytes_mutants(texts, CASES, 13), DataError) > 100
 
 
-@pytest.mark.slow
-def test_tables(tmp_path):
-    texts = [b"a,b,y\n1,2,no\n3,4,yes\n5,,no\n", b'\xef\xbb\xbfa;"b c";y\n1,5;2;no\n3,2;4;"y""s"\n']
-    path = tmp_path / "t.csv"
+def test_rows_that_are_texts():
+    name = COLUMN.name.encode()
+    texts = [name + b",tone\nfine film,good\n,bad\n", name + b'\r\n"two\nlines, ""quoted"""\r\n']
+    reader = TextReader(COLUMN)
 
     def check(data):
-        path.write_bytes(data)
+        rows = reader.matrix(data.decode("utf-8", "surrogateescape"))
+        assert rows.shape[1:] == (1,)
+
+    assert survives(check, bytes_mutants(texts, CASES, 22), DataError) > 100
+
+
+def test_tables():
+    texts = [b"a,b,y\n1,2,no\n3,4,yes\n5,,no\n", b'\xef\xbb\xbfa;"b c";y\n1,5;2;no\n3,2;4;"y""s"\n']
+    path = MemoryFile("t.csv")
+
+    def check(data):
+        path.data = data
         read_table(path)
 
     assert survives(check, bytes_mutants(texts, CASES, 14), DataError) > 100
@@ -274,18 +286,17 @@ def test_pointers_of_the_slots(tmp_path):
     survives(read_pointer, json_texts([document], CASES, 16), StoreError)
 
 
-@pytest.mark.slow
-def test_plans_and_device_lists(tmp_path):
-    plan, devices = tmp_path / "plan.toml", tmp_path / "devices.csv"
-    devices.write_text(DEVICES)
+def test_plans_and_device_lists():
+    plan, devices = MemoryFile("plan.toml"), MemoryFile("devices.csv")
+    devices.data = DEVICES.encode()
     fleet = read_devices(devices)
 
     def check_plan(data):
-        plan.write_bytes(data)
+        plan.data = data
         read_plan(plan).begin(fleet)
 
     def check_devices(data):
-        devices.write_bytes(data)
+        devices.data = data
         read_devices(devices)
 
     assert survives(check_plan, bytes_mutants([PLAN.encode()], CASES, 17), ConfigError) > 100
