@@ -21,6 +21,8 @@ import numpy.typing as npt
 
 SECURITY_BITS = 40
 CORRECTNESS_BITS = 20
+SHRUNK_BITS = 30
+"""Security in bits against a server that leaves out as many honest devices as it may."""
 _ROUNDING = 1e-14
 _MOST_LOST = 0.9
 """Largest g + d (semi-honest) or g + 2d (semi-malicious) that the publisher's finder takes."""
@@ -80,6 +82,25 @@ def ring_is_safe(n: int, degree: int, threshold: int, dropout_rate: float, corru
     broken = _log_disconnected(log_factorial, n, np.array([degree]), bad)
     least = corrupt_bound(log_factorial, n, corruption_rate, degree, raised=True)
     return bool(broken[0] < -(SECURITY_BITS + 1) * math.log(2)) and threshold > least
+
+
+def keeps_secrets_apart(n: int, members: int, corrupt: int, degree: int, threshold: int) -> bool:
+    """Tell whether a server that leaves honest devices out of the key list still cannot surround anybody.
+
+    Among fewer members the corrupt devices, who all stay, are more frequent than the bounds above count on. Both
+    secrets of a device need 2 * threshold <= degree + its corrupt neighbours; that may happen to any of the n devices
+    with a chance of 2^-30 at most.
+
+    Args:
+        n: devices that are asked.
+        members: fewest of them that the key list may hold, > corrupt.
+        corrupt: how many collude with the server.
+        degree: neighbours, even.
+        threshold: shares that rebuild a secret.
+    """
+    others = members - 1
+    draws, marked = min(degree, others), min(corrupt, others)
+    return 2 * threshold > draws + most_marked(others, marked, draws, 2.0**-SHRUNK_BITS / n)
 
 
 def most_marked(n: int, marked: int, draws: int, chance: float) -> int:

@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from fedinfer import wire
 from fedinfer.errors import BadMessage, ConfigError, Misbehaviour
-from fedinfer.secagg.hypergeometric import ring_is_safe, search_ring, share_of
+from fedinfer.secagg.hypergeometric import keeps_secrets_apart, ring_is_safe, search_ring, share_of
 from fedinfer.types import DeviceId
 
 COMPLETE_UP_TO = 20
@@ -150,15 +150,15 @@ def check_session(session: Session, min_survivors: int, dropout_rate: float, cor
     if session.is_complete:
         safe = 2 * session.threshold > n + share_of(n, corruption_rate)
     else:
-        # Neighbours that a server leaves out of the key list make corrupt ones more frequent among the rest, so it may
-        # leave out no more than really drop out. One less: groups of a round may differ by one device.
-        stay = n - share_of(n, dropout_rate) - 1
-        if session.min_survivors < stay:
-            raise Misbehaviour(
-                f"a sum over {session.min_survivors} of {n} devices is proposed, of which only {dropout_rate:.0%} may "
-                f"drop out: {stay} must stay"
-            )
         safe = ring_is_safe(n, session.degree, session.threshold, dropout_rate, corruption_rate)
+        corrupt = share_of(n, corruption_rate)
+        if not keeps_secrets_apart(n, session.least, corrupt, session.degree, session.threshold):
+            raise Misbehaviour(
+                f"a sum over {session.least} of {n} devices is proposed: with all others left out of the key list, "
+                f"{corrupt} corrupt devices could surround one with degree {session.degree} and threshold "
+                f"{session.threshold}",
+                hint="raise min_survivors: lower secure_aggregation.dropout_rate",
+            )
     if not safe:
         raise Misbehaviour(
             f"degree {session.degree} and threshold {session.threshold} do not protect {n} devices of which "

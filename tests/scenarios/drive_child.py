@@ -40,6 +40,7 @@ EXTRA = """
 waves = [0.25, 0.5, 1.0]
 gate_epsilon = 0.5
 on_hold = "proceed"
+unjudgeable = "hold"
 """
 
 

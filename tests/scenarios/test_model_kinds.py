@@ -37,6 +37,8 @@ KINDS = {
     "transformer": ("reviews", "[8]"),
     "recommender": ("ratings", "[2]"),
 }
+DEALT = {"credit", "digits", "reviews"}
+"""Scenarios whose rows name no devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ def small(kind: str) -> Prepared:
     name, hidden = KINDS[kind]
     tiny = ("training.rounds=2", "training.cohort=0", "training.pretrain=false", "drift.enabled=false")
     private = ("privacy.unit=example", "privacy.epsilon=100", "privacy.delta=1e-5", "secure_aggregation.mode=ideal")
-    fleet = (f"data.partition.devices={DEVICES}", "fleet.dropout=0", "rollout.gate_epsilon=0")
+    dealt = (f"data.partition.devices={DEVICES}",) if name in DEALT else ()
+    fleet = (*dealt, "fleet.dropout=0", "rollout.gate_epsilon=0")
     changes = [f"model.kind={kind}", f"model.hidden={hidden}", *tiny, *private, *fleet]
     scenario = load_scenario(name, changes)
     whole = load(scenario)
