@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from fedinfer.errors import ConfigError
 from fedinfer.training.sampling import Rows, Source, uniform
-from fedinfer.training.seeding import seeded
+from fedinfer.training.seeding import reseed, seeded
 from fedinfer.training.update import size, trainable
 
 _FRACTION_BITS = 32
@@ -61,7 +61,7 @@ class Alone:
         seeds = (uniform(source, len(y)) * _SEEDS).astype(np.int64).tolist()
         with seeded(0):
             for row in rows.tolist():
-                torch.default_generator.manual_seed(seeds[row])
+                reseed(seeds[row])
                 gradient = self._gradient(x[row : row + 1].clone(), y[row : row + 1])
                 norm = float(torch.linalg.vector_norm(gradient))
                 if math.isfinite(norm):  # squares of float32 do not overflow here: finite means that all numbers are
