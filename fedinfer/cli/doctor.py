@@ -51,7 +51,9 @@ PACKAGES = (
     Package("typer", "typer", "", "no command line"),
     Package("zstandard", "zstandard", "", "no delta updates"),
     Package("torch", "torch", "train", "no training: `fedinfer run` cannot start; inference works"),
-    Package("opacus", "opacus", "train", "no DP-SGD on the device (trust local)"),
+    Package(
+        "opacus", "opacus", "train", "no simulated privacy per row of models that are not trained in batches of devices"
+    ),
     Package("onnx", "onnx", "train", "no model export"),
     Package("onnxscript", "onnxscript", "train", "no model export"),
     Package("dp-accounting", "dp_accounting", "train", "no PLD accounting"),

@@ -1,10 +1,11 @@
-"""One device after another with any torch module: plain SGD by autograd, private SGD and clipped sums by Opacus.
+"""One device after another with any torch module: plain SGD by autograd, private SGD and clipped sums.
+
+Per-example gradients are `alone`'s on a real device (`worked_alone`), and Opacus' in batches in a simulation.
 
 Rules:
 * The clip factor of an example is min(1, C / (norm + 1e-6)), Opacus' own.
 * An example whose gradient is not finite counts as zero, so one example never moves a sum by more than C.
-* Clipped gradients are added in double precision; on a real device each is computed by itself (`worked_alone`), so that
-  the sum over all examples but one is the same to the last bit whether that one takes part or not.
+* Clipped gradients are added in double precision.
 * Rows and noise come from the device's own source through `sampling` and `noise`, in the same order in both engines.
 """
 
@@ -14,7 +15,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,10 +24,11 @@ from torch.nn.functional import cross_entropy
 
 from fedinfer.config import TrainingSection
 from fedinfer.errors import ConfigError, MissingExtra
+from fedinfer.training.alone import work_alone
 from fedinfer.training.noise import gaussian_noise
-from fedinfer.training.sampling import PrivateSteps, Source, minibatches, poisson_rows, uniform, worked_alone
+from fedinfer.training.sampling import PrivateSteps, Rows, Source, minibatches, poisson_rows, uniform, worked_alone
 from fedinfer.training.seeding import seeded
-from fedinfer.training.update import size, write
+from fedinfer.training.update import size, trainable, write
 from fedinfer.types import FloatVector, WideVector
 
 Features = Sequence[tuple[Tensor, Tensor]]
@@ -41,7 +43,7 @@ def updates(
 ) -> FloatVector:
     """Local SGD of every device from the same start; new minus old weights, (devices, d) float32."""
     work = copy.deepcopy(net).train()
-    parameters = _trainable(work)
+    parameters = trainable(work)
     result = np.zeros((len(data), start.size), dtype=np.float32)
     for row, ((x, y), source) in enumerate(zip(data, sources, strict=True)):
         batches = minibatches(source, len(y), training)
@@ -61,13 +63,13 @@ def gradient_sums(
     clipping_norm: float,
 ) -> WideVector:
     """Sum of the clipped gradients of Poisson-sampled rows, per device, (devices, d) float64."""
-    private = _wrap(net, clipping_norm)
-    write(private.parameters, start)
+    work = _clipper(net, clipping_norm, sources)
+    write(work.parameters, start)
     result = np.zeros((len(data), start.size))
     for row, ((x, y), source) in enumerate(zip(data, sources, strict=True)):
-        rows = torch.from_numpy(poisson_rows(source, len(y), rate))
+        rows = poisson_rows(source, len(y), rate)
         with seeded(_dropout_seed(net, source)):
-            result[row] = private.clipped_sum(x[rows], y[rows], _together(start.size, source)).numpy()
+            result[row] = work.clipped_sum(x, y, rows, source).numpy()
     return result
 
 
@@ -80,7 +82,7 @@ def private_updates(
     private: PrivateSteps,
 ) -> FloatVector:
     """DP-SGD (Abadi et al. 2016, Algorithm 1) on each device; new minus old weights, (devices, d) float32."""
-    work = _wrap(net, private.clipping_norm)
+    work = _clipper(net, private.clipping_norm, sources)
     result = np.zeros((len(data), start.size), dtype=np.float32)
     for row, ((x, y), source) in enumerate(zip(data, sources, strict=True)):
         write(work.parameters, start)
@@ -90,22 +92,30 @@ def private_updates(
     return result
 
 
+class _Clipper(Protocol):
+    """Gives clipped sums for whatever `parameters` hold; `source` is that of the device whose rows these are."""
+
+    @property
+    def parameters(self) -> list[nn.Parameter]: ...
+
+    def clipped_sum(self, x: Tensor, y: Tensor, rows: Rows, source: Source) -> Tensor: ...
+
+
 @dataclass(frozen=True, slots=True)
-class _Private:
+class _Batched:
     """A module wrapped by Opacus, with its trainable parameters and the optimizer that clips."""
 
     module: Any
     parameters: list[nn.Parameter]
     optimizer: Any
 
-    def clipped_sum(self, x: Tensor, y: Tensor, together: int) -> Tensor:
-        """Clipped sum over all rows, `together` at a time, as one flat float64 vector; no rows give zeros."""
+    def clipped_sum(self, x: Tensor, y: Tensor, rows: Rows, source: Source) -> Tensor:
+        """Clipped sum over some rows as one flat float64 vector; no rows give zeros. Dropout is the caller's seed's."""
         total = torch.zeros(size(self.parameters), dtype=torch.float64)
-        for at in range(0, len(y), together):
-            piece = slice(at, at + together)
-            total += self._clipped_piece(
-                x[piece].clone(), y[piece]
-            )  # a copy: where a row lies in memory can matter too
+        together = max(1, _PER_EXAMPLE_NUMBERS // len(total))
+        for at in range(0, len(rows), together):
+            piece = torch.from_numpy(rows[at : at + together])
+            total += self._clipped_piece(x[piece], y[piece])
         return total
 
     def _clipped_piece(self, x: Tensor, y: Tensor) -> Tensor:
@@ -124,7 +134,13 @@ class _Private:
         return total
 
 
-def _wrap(net: nn.Module, clipping_norm: float) -> _Private:
+def _clipper(net: nn.Module, clipping_norm: float, sources: Sequence[Source]) -> _Clipper:
+    if any(worked_alone(source) for source in sources):
+        return work_alone(net, clipping_norm)
+    return _wrap(net, clipping_norm)
+
+
+def _wrap(net: nn.Module, clipping_norm: float) -> _Batched:
     """Copy a module and give it Opacus' hooks.
 
     Raises:
@@ -142,17 +158,12 @@ def _wrap(net: nn.Module, clipping_norm: float) -> _Private:
         raise ConfigError(
             f"Opacus cannot train this model privately: {error}", hint="a layer with weights must not own buffers"
         ) from error
-    parameters = _trainable(module)
+    parameters = trainable(module)
     plain = torch.optim.SGD(parameters, lr=1.0)
     optimizer = DPOptimizer(
         plain, noise_multiplier=0.0, max_grad_norm=clipping_norm, expected_batch_size=None, loss_reduction="sum"
     )
-    return _Private(module, parameters, optimizer)
-
-
-def _together(dimension: int, source: Source) -> int:
-    """How many rows go through the network at a time."""
-    return 1 if worked_alone(source) else max(1, _PER_EXAMPLE_NUMBERS // dimension)
+    return _Batched(module, parameters, optimizer)
 
 
 def _drop_broken(parameters: list[nn.Parameter]) -> None:
@@ -165,17 +176,16 @@ def _drop_broken(parameters: list[nn.Parameter]) -> None:
 
 
 def _descend_privately(
-    work: _Private, x: Tensor, y: Tensor, source: Source, training: TrainingSection, private: PrivateSteps
+    work: _Clipper, x: Tensor, y: Tensor, source: Source, training: TrainingSection, private: PrivateSteps
 ) -> None:
     optimizer, anchor = _optimizer(work.parameters, training), _copies(work.parameters)
     expected = max(1.0, private.rate * len(y))
     deviation = private.noise_multiplier * private.clipping_norm
     noise, noisy = gaussian_noise(source), torch.empty(size(work.parameters))
-    together = _together(noisy.numel(), source)
     for _ in range(private.steps):
-        rows = torch.from_numpy(poisson_rows(source, len(y), private.rate))
+        rows = poisson_rows(source, len(y), private.rate)
         noise(noisy, deviation)
-        total = (work.clipped_sum(x[rows], y[rows], together) + noisy).float()  # rounded when the noise is in it
+        total = (work.clipped_sum(x, y, rows, source) + noisy).float()  # rounded when the noise is in it
         _set_gradients(work.parameters, total / expected)
         _pull(work.parameters, anchor, training.proximal)
         optimizer.step()
@@ -217,10 +227,6 @@ def _set_gradients(parameters: list[nn.Parameter], flat: Tensor) -> None:
 
 def _copies(parameters: list[nn.Parameter]) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in parameters]
-
-
-def _trainable(net: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in net.parameters() if parameter.requires_grad]
 
 
 def _flat(parameters: list[nn.Parameter]) -> FloatVector:

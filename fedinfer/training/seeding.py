@@ -16,6 +16,11 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def reseed(seed: int) -> None:
+    """Start torch's global CPU generator again from `seed`; only within a block of `seeded`."""
+    torch.default_generator.manual_seed(seed)
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Within the block torch uses `count` threads per operation."""

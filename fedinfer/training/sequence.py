@@ -41,8 +41,8 @@ class Recurrent(nn.Module):  # type: ignore[misc]  # torch is not followed by my
         """Map (n, channels, length) to (n, size)."""
         steps = self.input(series.transpose(1, 2))
         state = torch.zeros(series.shape[0], self.size, dtype=series.dtype)
-        for at in range(series.shape[2]):
-            reset_in, update_in, new_in = steps[:, at].chunk(3, dim=1)
+        for step in steps.unbind(1):
+            reset_in, update_in, new_in = step.chunk(3, dim=1)
             reset_state, update_state, new_state = self.state(state).chunk(3, dim=1)
             update = torch.sigmoid(update_in + update_state)
             fresh = torch.tanh(new_in + torch.sigmoid(reset_in + reset_state) * new_state)

@@ -4,7 +4,7 @@ Rules:
 * `weights` is always the whole flat vector of `core` (length `size`); updates and sums cover the part that rounds
   change (length `dimension`): all of it, or the head. `tuned` and `replace` go from one to the other.
 * The engine is `cohort` where every layer is known to the stack, else `local`; both give the same numbers. Private
-  gradients of a real device are `local`, one row at a time: see `sampling.worked_alone`.
+  gradients of a real device are `local`, one row at a time: see `alone`.
 * Nothing that is not finite leaves: hostile weights are refused, an example whose gradient overflows counts as zero
   (the local engine then works, it drops such examples one by one), a device that diverged gives a zero update.
 * Labels are class numbers in [0, classes); rows are raw float32 as the schema describes them, NaN for missing.
@@ -130,7 +130,7 @@ class Trainer:
     def private_updates(
         self, weights: FloatVector, data: Data, private: PrivateSteps, rngs: Sequence[Source]
     ) -> FloatVector:
-        """DP-SGD on every device (Opacus, or the stacked engine that equals it); new minus old weights.
+        """DP-SGD on every device; new minus old weights.
 
         Args:
             weights: (size,) float32.

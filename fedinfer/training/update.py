@@ -28,6 +28,11 @@ def tuned_parameters(core: nn.Module, tune: Tune) -> list[nn.Parameter]:
     return [parameter for name, parameter in named if name.rpartition(".")[0] == owner]
 
 
+def trainable(net: nn.Module) -> list[nn.Parameter]:
+    """The parameters that get a gradient, in the order of the flat vector."""
+    return [parameter for parameter in net.parameters() if parameter.requires_grad]
+
+
 def size(parameters: list[nn.Parameter]) -> int:
     """How many numbers the parameters hold."""
     return sum(int(parameter.numel()) for parameter in parameters)

@@ -1,23 +1,62 @@
 """A server may choose weights with which rounding decides a row's gradient; a real device's bound must not notice."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opacus.grad_sample import GradSampleModule
+from torch import nn
+from torch.nn.functional import cross_entropy
 
-from fedinfer.config import ModelSection, TrainingSection
+from fedinfer.config import ModelSection, TrainingSection, Tune
+from fedinfer.errors import ConfigError
 from fedinfer.privacy.encoding import to_integers
 from fedinfer.privacy.mechanism import IntegerMechanism, NoiseKind, Rounding
 from fedinfer.schema import Numeric, Schema
 from fedinfer.system import SimulatedEntropy, SystemEntropy
 from fedinfer.training import PrivateSteps, cohort, load_trainer, local
+from fedinfer.training.alone import Alone, work_alone
 from fedinfer.training.models import build_model
 from fedinfer.training.sampling import worked_alone
 from fedinfer.types import Unit
-from tests.unit.training.factories import BY_KIND, generators, rows
+from tests.unit.training.factories import BY_KIND, TABLE, generators, rows
 
 WIDTH, NORM = 13, 0.5
 SCHEMA = Schema(tuple(Numeric(f"c{i}", -4, 4) for i in range(WIDTH)), "y", ("a", "b"))
 TRAINING = TrainingSection(batch_size=8, local_epochs=1)
+USERS = ("residual", "with_dropout")
+
+
+def trainer_of(name):
+    """A trainer of a model kind or of a user's module on the tables' schema."""
+    if name in BY_KIND:
+        return load_trainer(ModelSection(kind=name, hidden=(6,)), BY_KIND[name], TRAINING, 1)
+    return load_trainer(ModelSection(factory=f"tests.unit.training.factories:{name}"), TABLE, TRAINING, 1)
+
+
+def real_sum(trainer, weights, x, y, norm=NORM):
+    """What a real device adds up, all rows taking part."""
+    return trainer.gradient_sums(weights, [(x, y)], 1.0, norm, [SystemEntropy()])[0]
+
+
+@pytest.fixture
+def entropy_repeats(monkeypatch):
+    """The operating system gives the same bytes whenever it is asked; another seed gives others."""
+
+    def use(seed):
+        monkeypatch.setattr(SystemEntropy, "take", lambda self, count: np.random.default_rng(seed).bytes(count))
+
+    use(1)
+    return use
+
+
+@pytest.fixture
+def take_rows(monkeypatch):
+    """Decides which rows the Poisson sample holds."""
+    return lambda chosen: monkeypatch.setattr(local, "poisson_rows", lambda *_: np.asarray(chosen, dtype=np.int64))
 
 
 def hostile(hidden, count, seed):
@@ -41,27 +80,82 @@ def hostile(hidden, count, seed):
 def test_a_row_cannot_turn_the_gradients_of_other_rows_round(hidden, count):
     trainer, weights, x, y = hostile(hidden, count, 3)
 
-    def total(keep):
-        return trainer.gradient_sums(weights, [(x[keep], y[keep])], 1.0, NORM, [SystemEntropy()])[0]
-
-    whole = total(np.arange(count))
+    whole = real_sum(trainer, weights, x, y)
     assert np.linalg.norm(whole) > NORM
     for left_out in range(count):
-        others = total(np.arange(count) != left_out)
-        assert np.linalg.norm(whole - others) <= NORM * (1 + 1e-6)
-        # The other rows count for exactly as much as before.
-        alone = total(np.array([left_out]))
-        np.testing.assert_allclose(whole - others, alone, rtol=0, atol=1e-12)
+        keep = np.arange(count) != left_out
+        alone = real_sum(trainer, weights, x[[left_out]], y[[left_out]])
+        assert np.linalg.norm(alone) <= NORM
+        np.testing.assert_array_equal(real_sum(trainer, weights, x[keep], y[keep]) + alone, whole)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e6])
+@pytest.mark.parametrize("name", [*BY_KIND, *USERS])
+def test_others_add_up_to_the_same_bits_with_a_row_or_without(name, scale, entropy_repeats, take_rows):
+    """For every kind of model, for mild weights and such that blow rounding up; dropout masks are those of the row."""
+    trainer, count = trainer_of(name), 7
+    weights = (np.random.default_rng(5).normal(size=trainer.size) * scale).astype(np.float32)
+    x, y = rows(BY_KIND.get(name, TABLE), count, 2)
+
+    def total(chosen):
+        take_rows(chosen)
+        return real_sum(trainer, weights, x, y)
+
+    whole, parts = total(range(count)), [total([row]) for row in range(count)]
+    assert whole.any()
+    assert max(np.linalg.norm(part) for part in parts) <= NORM
+    for left_out in range(count):
+        others = [row for row in range(count) if row != left_out]
+        np.testing.assert_array_equal(total(others) + parts[left_out], whole)
+    np.testing.assert_array_equal(total(range(count)[::-1]), whole)
+    np.testing.assert_array_equal(sum(parts), whole)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(["logistic", "mlp", "cnn", "gru", "transformer"]),
+    seed=st.integers(0, 2**32 - 1),
+    power=st.integers(-10, 37),
+    norm=st.floats(1e-30, 1e30),
+)
+def test_no_weights_and_no_norm_let_a_row_touch_the_others(kind, seed, power, norm):
+    trainer, rng = trainer_of(kind), np.random.default_rng(seed)
+    weights = (rng.normal(size=trainer.size) * 10.0 ** rng.uniform(-10, power, trainer.size)).astype(np.float32)
+    x, y = rows(BY_KIND[kind], 4, seed)
+    whole, others = real_sum(trainer, weights, x, y, norm), real_sum(trainer, weights, x[1:], y[1:], norm)
+    one = real_sum(trainer, weights, x[:1], y[:1], norm)
+    np.testing.assert_array_equal(others + one, whole)
+    assert np.linalg.norm(one) <= norm
+
+
+def test_dropout_masks_follow_the_entropy_and_differ_between_rows(entropy_repeats):
+    trainer, (x, y) = trainer_of("with_dropout"), rows(TABLE, 1, 2)
+    x, y, weights = np.repeat(x, 2, axis=0), np.repeat(y, 2), trainer.initial()
+    first = real_sum(trainer, weights, x, y, 1e3)
+    np.testing.assert_array_equal(first, real_sum(trainer, weights, x, y, 1e3))
+    assert (first != 2 * real_sum(trainer, weights, x[:1], y[:1], 1e3)).any()
+    entropy_repeats(3)
+    assert (first != real_sum(trainer, weights, x, y, 1e3)).any()
+
+
+def test_what_is_random_leaves_torchs_generator_as_it_was():
+    work = work_alone(nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2)), NORM)
+    before = torch.get_rng_state()
+    work.clipped_sum(torch.ones(2, 3), torch.zeros(2, dtype=torch.int64), np.arange(2), SystemEntropy())
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_dp_sgd_on_a_real_device_takes_one_row_at_a_time_too(monkeypatch):
-    seen, original = [], local._Private._clipped_piece
+    """Each in memory of its own that is aligned like that of all others."""
+    seen, original = [], Alone._gradient
 
     def watched(self, x, y):
+        assert x.data_ptr() % 64 == 0
+        assert x.untyped_storage().nbytes() == x.numel() * x.element_size()
         seen.append(len(x))
         return original(self, x, y)
 
-    monkeypatch.setattr(local._Private, "_clipped_piece", watched)
+    monkeypatch.setattr(Alone, "_gradient", watched)
     trainer, weights, x, y = hostile(4, 6, 1)
     trainer.private_updates(weights, [(x, y)], PrivateSteps(2, 1.0, NORM, 1.0), [SystemEntropy()])
     assert seen == [1] * 12
@@ -69,7 +163,7 @@ def test_dp_sgd_on_a_real_device_takes_one_row_at_a_time_too(monkeypatch):
 
 @pytest.mark.parametrize("kind", BY_KIND)
 def test_a_real_device_computes_what_a_simulated_one_does(kind):
-    trainer = load_trainer(ModelSection(kind=kind, hidden=(6,)), BY_KIND[kind], TRAINING, 1)
+    trainer = trainer_of(kind)
     data, weights = [rows(BY_KIND[kind], 9, 0)], trainer.initial()
     ours = trainer.gradient_sums(weights, data, 1.0, NORM, [SystemEntropy()])
     np.testing.assert_allclose(ours, trainer.gradient_sums(weights, data, 1.0, NORM, generators(1)), atol=1e-5)
@@ -78,14 +172,101 @@ def test_a_real_device_computes_what_a_simulated_one_does(kind):
     np.testing.assert_allclose(ours, trainer.private_updates(weights, data, silent, generators(1)), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+@pytest.mark.parametrize("norm", [0.05, 1e3])
+@pytest.mark.parametrize("name", [*BY_KIND, "residual"])
+def test_rows_alone_equal_opacus_per_example_gradients(name, norm):
+    """With a norm that clips every row, and with one that clips none."""
+    trainer, (x, y) = trainer_of(name), rows(BY_KIND.get(name, TABLE), 9, 4)
+    weights = trainer.initial() + np.random.default_rng(1).normal(0, 0.1, trainer.size).astype(np.float32)
+    model = trainer.module(weights, native=False)
+    net = GradSampleModule(model.core.train(), loss_reduction="sum")
+    cross_entropy(net(model.prepare(torch.from_numpy(x))), torch.from_numpy(y), reduction="sum").backward()
+    each = torch.cat([parameter.grad_sample.reshape(len(y), -1) for parameter in net.parameters()], dim=1)
+    theirs = (each * (norm / each.norm(dim=1, keepdim=True)).clamp(max=1.0)).sum(dim=0).numpy()
+    ours = real_sum(trainer, weights, x, y, norm)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * max(1.0, np.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("tune", Tune)
+def test_the_head_alone_is_worked_row_by_row_too(tune):
+    training = TRAINING.model_copy(update={"tune": tune})
+    trainer = load_trainer(ModelSection(kind="cnn", hidden=(6,)), BY_KIND["cnn"], training, 1)
+    weights = (np.random.default_rng(5).normal(size=trainer.size) * 1e4).astype(np.float32)
+    x, y = rows(BY_KIND["cnn"], 6, 2)
+    parts = [real_sum(trainer, weights, x[[row]], y[[row]]) for row in range(6)]
+    np.testing.assert_array_equal(sum(parts), real_sum(trainer, weights, x, y))
+
+
 def test_one_overflowing_row_does_not_change_the_others(monkeypatch):
     """Such a row counts as zero; the batched engine, which would be left for it, is not used at all."""
     monkeypatch.setattr(cohort, "gradient_sums", None)
     trainer, weights, x, y = hostile(4, 6, 1)
     weights[:4] = 3e38
-    whole = trainer.gradient_sums(weights, [(x, y)], 1.0, NORM, [SystemEntropy()])[0]
-    parts = [trainer.gradient_sums(weights, [(x[[at]], y[[at]])], 1.0, NORM, [SystemEntropy()])[0] for at in range(6)]
-    np.testing.assert_allclose(whole, sum(parts), rtol=0, atol=1e-12)
+    parts = [real_sum(trainer, weights, x[[at]], y[[at]]) for at in range(6)]
+    np.testing.assert_array_equal(real_sum(trainer, weights, x, y), sum(parts))
+
+
+@pytest.mark.parametrize("value", [3e38, np.inf, np.nan])
+def test_a_row_without_a_finite_gradient_counts_as_zero(value):
+    work = work_alone(nn.Linear(3, 2), NORM)
+    work.module.weight.data[0] = 1e3
+    x, y = torch.randn(5, 3, generator=torch.Generator().manual_seed(1)), torch.ones(5, dtype=torch.int64)
+    x[2] = torch.tensor([value, -value, 1.0])
+    whole, others, broken = (
+        work.clipped_sum(x, y, np.array(chosen), SystemEntropy()) for chosen in (range(5), [0, 1, 3, 4], [2])
+    )
+    assert others.any()
+    assert not broken.any()
+    assert torch.equal(whole, others)
+
+
+@pytest.mark.parametrize("norm", [0.3, 1.0, 1.9999])
+def test_sums_are_exact_up_to_the_stated_number_of_rows(norm, monkeypatch):
+    """The most that a row can count for, 2^20 times: whole units below 2^53, where double precision has no gaps."""
+    work = work_alone(nn.Linear(1, 2), norm)
+    largest = torch.tensor([1e9, 0.0, 0.0, 0.0], dtype=torch.float64)
+    monkeypatch.setattr(Alone, "_gradient", lambda self, x, y: largest.clone())
+    x, y = torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)
+    one = float(work.clipped_sum(x, y, np.zeros(1, np.int64), SystemEntropy())[0])
+    unit = 2.0 ** (np.floor(np.log2(norm)) - 32)
+    assert one <= norm
+    assert (one / unit).is_integer()
+    assert 2**20 * int(one / unit) < 2**53
+
+
+@pytest.mark.parametrize("norm", [1e-320, 1e-30, 0.3, 1e30, 1e300])
+def test_any_norm_gives_a_finite_sum_within_it(norm):
+    trainer, (x, y) = trainer_of("mlp"), rows(TABLE, 1, 2)
+    total = real_sum(trainer, trainer.initial(), x, y, norm)
+    assert np.isfinite(total).all()
+    assert np.linalg.norm(total) <= norm
+
+
+def test_nobody_taking_part_gives_zeros(take_rows):
+    trainer, (x, y) = trainer_of("mlp"), rows(TABLE, 3, 2)
+    take_rows([])
+    assert not real_sum(trainer, trainer.initial(), x, y).any()
+
+
+def test_a_real_device_needs_no_opacus(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opacus", None)
+    trainer, (x, y) = trainer_of("residual"), rows(TABLE, 3, 2)
+    assert real_sum(trainer, trainer.initial(), x, y).any()
+
+
+def test_a_weight_that_a_row_does_not_reach_has_no_gradient():
+    """An error would depend on the rows; a simulation, where it cannot tell anything, refuses such a module."""
+    trainer, (x, y) = trainer_of("with_unused"), rows(TABLE, 3, 2)
+    total = real_sum(trainer, trainer.initial(), x, y)
+    assert not total[:6].any()
+    assert total[6:].any()
+
+
+def test_a_layer_with_weights_and_buffers_is_refused_before_any_row_is_read():
+    trainer, (x, y) = trainer_of("with_buffer"), rows(TABLE, 3, 2)
+    with pytest.raises(ConfigError, match="layer Shifted owns buffers"):
+        real_sum(trainer, trainer.initial(), x, y)
 
 
 def test_only_the_operating_systems_entropy_works_alone():
