@@ -297,9 +297,15 @@ class PushReply:
 
 @dataclass(frozen=True, slots=True)
 class WithdrawRequest:
-    """Stop serving a version that turned out bad, and never install it again."""
+    """A hint that a version turned out bad. What counts is the list that the repository signed.
+
+    Args:
+        version: that is meant.
+        files: TUF metadata, path below the repository to bytes; the list of targets among them names what is withdrawn.
+    """
 
     version: int
+    files: dict[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +313,7 @@ class WithdrawReply:
     """What serves after a withdrawal.
 
     Args:
-        withdrawn: the version is refused from now on.
+        withdrawn: the signed list names the version, so it neither serves nor is it installed again.
         version: that serves now; 0: none.
         reason: why it was not withdrawn; empty otherwise.
     """

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedinfer.coordinator.enrol import Claim, admit, join
 from fedinfer.device.host import Host
@@ -157,10 +158,10 @@ def joins(fleet: Fleet, change: Change) -> tuple[dict[str, int], dict[str, str]]
     return join(members, CHALLENGE, settings(), SCHEMA, b"root", fleet.post, 1.0)
 
 
-def resigned(fleet: Fleet, device: str, reply: JoinReply, **changes: object) -> JoinReply:
+def resigned(fleet: Fleet, signer: str, reply: JoinReply, **changes: Any) -> JoinReply:
     """The answer with a true signature of the device over something else."""
-    said = Possession(Step.JOIN, CHALLENGE, device, encode(reply.facts))
-    identity = fleet.hosts[device].members[device].identity
+    said = Possession(Step.JOIN, CHALLENGE, signer, encode(reply.facts))
+    identity = fleet.hosts[signer].members[signer].identity
     return replace(reply, proof=prove_possession(identity, replace(said, **changes)))
 
 
@@ -219,11 +220,16 @@ def test_a_second_request_of_the_run_is_answered_for_its_own_nonce(fleet: Fleet)
 # --- the signature ---
 
 
-def test_the_proof_is_what_the_page_says() -> None:
-    """Known answer: label, then the encoded statement, under Ed25519 (RFC 8032), which is deterministic."""
-    said = Possession(Step.JOIN, Challenge("run", b"n" * 32, "0.1.0+0123456789ab"), "d00", encode(JoinFacts(4, 16)))
+def test_the_proof_signs_these_bytes() -> None:
+    """Known answer, put together by hand: label, then the statement field by field, under Ed25519 (RFC 8032)."""
+    said = Possession(Step.JOIN, Challenge("run", b"n" * 32, "0.1.0+0123456789ab"), "d00", b"facts")
+    message = (
+        b"fedinfer/possession/v1\x00FI\x01\x0a\x00\x00\x00Possession"
+        b"\x04\x00\x00\x00join\x03\x00\x00\x00run\x20\x00\x00\x00" + b"n" * 32 + b"\x12\x00\x00\x000.1.0+0123456789ab"
+        b"\x03\x00\x00\x00d00\x05\x00\x00\x00facts"
+    )
     proof = prove_possession(IdentityKey(bytes(range(32))), said)
-    assert hashlib.sha256(proof).hexdigest() == "f17d7742878c7894771116bcc24519c725d7fdb74b3e1ac68d5c834991ec29f0"
+    assert proof == Ed25519PrivateKey.from_private_bytes(bytes(range(32))).sign(message)
     verify_possession(IdentityKey(bytes(range(32))).public_bytes, said, proof)
     with pytest.raises(Misbehaviour, match="its join answer"):
         verify_possession(THIEF.public_bytes, said, proof)
