@@ -189,7 +189,7 @@ class Slots:
         """Raise Rollback when this version was withdrawn or rolled back here."""
         if version in self.pointer().withdrawn:
             raise Rollback(
-                f"version {version} was withdrawn or rolled back on this device", hint="publish a new version"
+                f"version {version} was rolled back or withdrawn on this device", hint="publish a new version"
             )
 
     def settle(self, loaded: Loaded) -> None:

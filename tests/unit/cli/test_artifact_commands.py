@@ -223,6 +223,7 @@ def test_rotation_by_command(tmp_path, repository):
 def test_withdrawal_by_command(tmp_path, repository):
     assert asked("withdraw", repository, "--keys", tmp_path / "keys", "--version", 3)["withdrawn"] == [3]
     assert asked("verify", repository)["verified"]
+    assert asked("inspect", repository)["withdrawn"] == [3]
     code, text = call("withdraw", repository, "--keys", tmp_path / "keys", "--version", 99)
     assert code == 5
     assert "never published" in text
