@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from fedinfer.types import AggregationMode, DeviceId, FloatVector, Trust, Unit
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Kind(StrEnum):
@@ -42,9 +42,15 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EnrollRequest:
-    """Who are you? Asked once per run."""
+    """Who are you? Asked once per start of a run.
+
+    Args:
+        run_id: the run.
+        nonce: 32 fresh bytes that the proof must answer.
+    """
 
     run_id: str
+    nonce: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +61,14 @@ class EnrollReply:
         device: its name, as in its certificate.
         public_key: Ed25519 identity, 32 bytes.
         certificate: the enrolment authority's signature over (device, public_key), 64 bytes.
+        proof: that it has the key: its signature over fedinfer.secagg.enrolment.Possession, the facts being the
+            certificate; 64 bytes.
     """
 
     device: DeviceId
     public_key: bytes
     certificate: bytes
+    proof: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,7 @@ class JoinRequest:
 
     Args:
         run_id: the run.
+        nonce: 32 fresh bytes that the proof must answer.
         scenario: JSON of the flat scenario.
         schema: JSON of the schema.
         devices, public_keys, certificates: the population, in the same order.
@@ -75,6 +85,7 @@ class JoinRequest:
     """
 
     run_id: str
+    nonce: bytes
     scenario: str
     schema: str
     devices: tuple[DeviceId, ...]
@@ -84,8 +95,8 @@ class JoinRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class JoinReply:
-    """The device is in.
+class JoinFacts:
+    """What a device that is in says about itself.
 
     Args:
         verified: certificates it checked.
@@ -94,6 +105,19 @@ class JoinReply:
 
     verified: int
     rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class JoinReply:
+    """The device is in.
+
+    Args:
+        facts: what it says about itself.
+        proof: its signature over fedinfer.secagg.enrolment.Possession with these facts, 64 bytes.
+    """
+
+    facts: JoinFacts
+    proof: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +297,15 @@ class PushReply:
 
 @dataclass(frozen=True, slots=True)
 class WithdrawRequest:
-    """Stop serving a version that turned out bad, and never install it again."""
+    """A hint that a version turned out bad. What counts is the list that the repository signed.
+
+    Args:
+        version: that is meant.
+        files: TUF metadata, path below the repository to bytes; the list of targets among them names what is withdrawn.
+    """
 
     version: int
+    files: dict[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +313,7 @@ class WithdrawReply:
     """What serves after a withdrawal.
 
     Args:
-        withdrawn: the version is refused from now on.
+        withdrawn: the signed list names the version, so it neither serves nor is it installed again.
         version: that serves now; 0: none.
         reason: why it was not withdrawn; empty otherwise.
     """

@@ -16,7 +16,7 @@ from fedinfer.artifact.graph import ending_of, load
 from fedinfer.artifact.metadata import State, expired_roles, load_state
 from fedinfer.artifact.recipes import family_of
 from fedinfer.artifact.slimming import sparsity
-from fedinfer.artifact.targets import read_target, versions_of
+from fedinfer.artifact.targets import read_target, versions_of, withdrawn_in
 from fedinfer.errors import ArtifactRejected, BadSignature
 from fedinfer.manifest import Manifest, Variant, manifest_path
 from fedinfer.types import Json
@@ -112,6 +112,7 @@ def describe_repository(folder: Path, trusted_root: bytes | None, now: datetime)
             for role, signed in roles.items()
         },
         "cohorts": sorted(role.removeprefix("cohort-") for role in state.cohorts),
+        "withdrawn": list(withdrawn_in(state.targets)),
         "versions": [describe_manifest(manifest) for manifest in _manifests(folder, state)],
     }
 

@@ -6,7 +6,8 @@ Rules:
 * new keys are kept before they are used, and until the new root is written everything is signed by old and new;
 * files are written first, `timestamp.json` last and atomically: a publish that is killed half-way never happened;
 * targets carry their digest in the file name (consistent snapshots), so a device sees one state or the other;
-* old versions are pruned, because every device downloads the list of all targets.
+* old versions are pruned, because every device downloads the list of all targets;
+* a withdrawn version is signed no more, and the list of targets itself names it, so nobody can keep that from a device.
 
 Source: The Update Framework Specification 1.0. Metadata holds no floats (canonical JSON), so figures are in the
 manifest, which is a target itself.
@@ -26,7 +27,7 @@ from fedinfer.artifact.files import list_files, read_file, remove_file, write_fi
 from fedinfer.artifact.metadata import State, Validity, load_root, load_state, sign
 from fedinfer.artifact.releases import bundle_paths, check_release, reissued
 from fedinfer.artifact.signing import ROOT_THRESHOLD, Keys, Role, new_signer
-from fedinfer.artifact.targets import read_target, stored_name, version_of, versions_of
+from fedinfer.artifact.targets import drop_version, read_target, stored_name, version_of, versions_of, withdrawn_in
 from fedinfer.errors import ArtifactRejected, BadSignature, ConfigError, Rollback
 from fedinfer.manifest import MAX_METADATA_BYTES, Manifest, current_path, is_name, manifest_path
 from fedinfer.ports import Clock, Entropy
@@ -69,8 +70,8 @@ class Repository:
 
     @property
     def newest_version(self) -> int:
-        """The newest published version; 0 before the first."""
-        return max(self.versions(), default=0)
+        """The newest version that was ever published, withdrawn ones included; 0 before the first."""
+        return max((*self.versions(), *self.withdrawn()), default=0)
 
     @property
     def root_version(self) -> int:
@@ -78,8 +79,12 @@ class Repository:
         return self._state.root.version
 
     def versions(self) -> tuple[int, ...]:
-        """Published versions that are not pruned, oldest first."""
+        """Published versions that are neither pruned nor withdrawn, oldest first."""
         return tuple(sorted(versions_of(self._state.targets)))
+
+    def withdrawn(self) -> tuple[int, ...]:
+        """Withdrawn versions, oldest first; their numbers are not used again."""
+        return withdrawn_in(self._state.targets)
 
     def cohorts(self) -> tuple[str, ...]:
         """Names of the cohorts with a role of their own."""
@@ -139,8 +144,8 @@ class Repository:
         Raises:
             ArtifactRejected: when the version was pruned or never published.
         """
-        newest = self.manifest(self.newest_version)
-        again, renamed = reissued(self.manifest(version), newest.version + 1, newest.chosen.sha256, created)
+        repeated, newest = self.manifest(version), self.manifest(self.versions()[-1])
+        again, renamed = reissued(repeated, self.newest_version + 1, newest.chosen.sha256, created)
         files = {new: read_target(self._folder, self._state.targets, old) for old, new in renamed.items()}
         again, files = add_deltas(again, files, [again.chosen], [self.model_files(newest.version)])
         self.publish(again, files)
@@ -177,7 +182,7 @@ class Repository:
         if role not in self._state.cohorts:
             raise ConfigError(f"no cohort {cohort!r}", hint=f"there are: {', '.join(self.cohorts()) or 'none'}")
         state = copy.deepcopy(self._state)
-        offered = max(versions_of(state.cohorts[role]), default=0)
+        offered = max(versions_of(state.cohorts[role]).union(withdrawn_in(state.cohorts[role])), default=0)
         if version < offered:
             raise Rollback(f"cohort {cohort} was offered version {offered}, not {version}")
         self._add(state.cohorts[role], current_path(cohort), self.manifest(version).to_bytes(), version)
@@ -210,26 +215,60 @@ class Repository:
         state = copy.deepcopy(self._state)
         self._sign_again(state, Role.TARGETS, *state.cohorts)
 
+    def withdraw(self, version: int) -> None:
+        """Take a bad version away for good: devices that learn of it stop serving it, and none installs it any more.
+
+        Where it was the current one, nothing is offered until the next `publish` or `reissue`. Doing it twice does no
+        harm.
+
+        Raises:
+            ArtifactRejected: when it was never published.
+        """
+        if version in self.withdrawn():
+            return
+        if not 0 < version <= self.newest_version:
+            raise ArtifactRejected(f"version {version} was never published, the newest is {self.newest_version}")
+        state = copy.deepcopy(self._state)
+        offered = [role for role, targets in state.cohorts.items() if version in versions_of(targets)]
+        for targets in (state.targets, *(state.cohorts[role] for role in offered)):
+            drop_version(targets, version)
+        self._sign_again(state, Role.TARGETS, *offered)
+        self._sweep()
+
     def prune(self, keep: int, needed: Collection[int] = ()) -> tuple[int, ...]:
-        """Withdraw old versions and delete files nobody needs. The newest version and those a cohort was offered stay.
+        """Drop old versions and delete files nobody needs. The newest version and those a cohort was offered stay.
 
         Args:
             keep: how many of the newest versions stay.
             needed: further versions that stay: what devices run or may go back to.
 
         Returns:
-            The versions that were withdrawn.
+            The versions that were dropped.
         """
         offered = {version for cohort in self._state.cohorts.values() for version in versions_of(cohort)}
         kept = offered.union(self.versions()[-max(keep, 1) :], needed)
         state = copy.deepcopy(self._state)
         targets = state.targets.targets
         state.targets.targets = {path: target for path, target in targets.items() if version_of(target) in kept}
-        withdrawn = tuple(version for version in self.versions() if version not in kept)
-        if withdrawn:
+        dropped = tuple(version for version in self.versions() if version not in kept)
+        if dropped:
             self._sign_again(state, Role.TARGETS)
         self._sweep()
-        return withdrawn
+        return dropped
+
+    def metadata(self, from_root_version: int = 1) -> dict[str, bytes]:
+        """What a device needs to know what is signed now, without any target: enough to obey a withdrawal.
+
+        Args:
+            from_root_version: newest root it trusts; later ones are added.
+
+        Returns:
+            Path below the repository ("metadata/...") to bytes.
+        """
+        state = self._state
+        names = [f"{number}.root.json" for number in range(from_root_version + 1, state.root.version + 1)]
+        names += ["timestamp.json", f"{state.snapshot.version}.snapshot.json", f"{state.targets.version}.targets.json"]
+        return {f"{_METADATA}/{name}": self._read(name) or b"" for name in names}
 
     def bundle(
         self,
@@ -264,10 +303,10 @@ class Repository:
         found = {f"targets/{stored_name(own, pointer)}": document}
         for path in bundle_paths(Manifest.from_bytes(document), variants, active_sha256):
             found[f"targets/{stored_name(state.targets, path)}"] = read_target(self._folder, state.targets, path)
-        names = [f"{number}.root.json" for number in range(from_root_version + 1, state.root.version + 1)]
-        names += ["timestamp.json", f"{state.snapshot.version}.snapshot.json", f"{state.targets.version}.targets.json"]
-        names += [f"{own.version}.{_COHORT}{cohort}.json"] if cohort else []
-        return {f"metadata/{name}": self._read(name) or b"" for name in names} | found
+        if cohort:
+            name = f"{own.version}.{_COHORT}{cohort}.json"
+            found[f"{_METADATA}/{name}"] = self._read(name) or b""
+        return self.metadata(from_root_version) | found
 
     def fetch(self, path: str) -> bytes | None:
         """What a device that pulls gets for a path below the repository; None when there is no such file."""

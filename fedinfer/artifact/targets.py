@@ -9,6 +9,7 @@ from tuf.api.metadata import TargetFile, Targets
 
 from fedinfer.artifact.files import read_file
 from fedinfer.errors import ArtifactRejected, BadSignature
+from fedinfer.manifest import WITHDRAWN, read_withdrawn
 
 FOLDER = "targets"
 
@@ -27,6 +28,17 @@ def version_of(target: TargetFile) -> int:
 def versions_of(targets: Targets) -> set[int]:
     """All versions among the targets of a role."""
     return {version_of(target) for target in targets.targets.values()}
+
+
+def withdrawn_in(targets: Targets) -> tuple[int, ...]:
+    """Versions that a role has withdrawn, oldest first."""
+    return read_withdrawn(targets.unrecognized_fields)
+
+
+def drop_version(targets: Targets, version: int) -> None:
+    """Sign nothing of a version any more, and say for ever that it was withdrawn."""
+    targets.targets = {path: target for path, target in targets.targets.items() if version_of(target) != version}
+    targets.unrecognized_fields[WITHDRAWN] = sorted({*withdrawn_in(targets), version})
 
 
 def read_target(folder: Path, targets: Targets, path: str) -> bytes:

@@ -161,6 +161,20 @@ def renew(repository: RepositoryFolder, keys: KeysFolder, as_json: JsonOption = 
 
 
 @app.command()
+def withdraw(
+    repository: RepositoryFolder,
+    keys: KeysFolder,
+    version: Annotated[int, typer.Option(min=1, help="the bad version; its number is not used again")],
+    as_json: JsonOption = False,
+) -> None:
+    """Take a bad version away for good: devices stop serving it as soon as they look at the repository."""
+    with errors_to_exit():
+        opened = _repository(repository, keys)
+        opened.withdraw(version)
+    _show({"withdrawn": list(opened.withdrawn()), "left": list(opened.versions())}, as_json)
+
+
+@app.command()
 def rotate(
     repository: RepositoryFolder,
     keys: KeysFolder,

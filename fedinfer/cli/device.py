@@ -75,6 +75,11 @@ def install(
         report = updater.install(folder_fetch(repository), clock.now())
     if as_json:
         print_json(asdict(report))
+        return
+    for gone in report.withdrawn:
+        stdout.print(f"version {gone} was withdrawn by the repository and is not served any more")
+    if not report.version:
+        stdout.print("this device has no model: the repository offers none")
     elif report.installed:
         stdout.print(
             f"version {report.version} ({report.variant}) is active, before: {report.previous_version or 'none'}"

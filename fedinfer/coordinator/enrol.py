@@ -1,17 +1,21 @@
-"""Who takes part: every node introduces its device; the authority's signature decides who is believed."""
+"""Who takes part: every node introduces its device.
+
+Two signatures decide who is believed: the authority's in the certificate, which is public, and the device's own over a
+fresh nonce, which only the holder of the certified key can make.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedinfer.config import Scenario, to_flat
 from fedinfer.errors import BadMessage, Misbehaviour, TransportError
-from fedinfer.messages import EnrollReply, JoinReply, JoinRequest, Kind
+from fedinfer.messages import EnrollReply, JoinFacts, JoinReply, JoinRequest, Kind
 from fedinfer.ports import Answer, Ask, Transport
 from fedinfer.schema import Schema
-from fedinfer.secagg.enrolment import verify_enrolment
+from fedinfer.secagg.enrolment import Challenge, Possession, Step, verify_enrolment, verify_possession
 from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
 
@@ -33,11 +37,18 @@ LeftOut = tuple[str, str]
 """A device or node that does not take part, and why."""
 
 
-def admit(claims: Sequence[Claim], authority: bytes) -> tuple[tuple[Claim, ...], tuple[LeftOut, ...]]:
-    """Keep the nodes whose device and key the authority signed; one wrong node does not stop the others.
+def admit(
+    claims: Sequence[Claim], authority: bytes, challenge: Challenge
+) -> tuple[tuple[Claim, ...], tuple[LeftOut, ...]]:
+    """Keep the nodes whose device and key the authority signed and that have this key; a wrong one stops no other.
 
-    Two nodes with a valid certificate of one device are an attack (a certificate is public) or a copied store, and
-    nobody can tell which is the right one: both are left out.
+    Who repeats a certificate without having its key is left out and does not disturb the rightful device. Two nodes
+    that both have the key are a copied store, and nobody can tell which is the right one: both are left out.
+
+    Args:
+        claims: what the nodes said.
+        authority: public key of the enrolment authority, 32 bytes.
+        challenge: what they were asked to answer.
 
     Returns:
         Claims that are believed, sorted by device, and who is left out.
@@ -48,6 +59,8 @@ def admit(claims: Sequence[Claim], authority: bytes) -> tuple[tuple[Claim, ...],
         reply = claim.reply
         try:
             verify_enrolment(authority, reply.device, reply.public_key, reply.certificate)
+            possession = Possession(Step.ENROLL, challenge, reply.device, reply.certificate)
+            verify_possession(reply.public_key, possession, reply.proof)
         except Misbehaviour as error:
             left_out.append((f"{reply.device} on node {claim.node}", str(error)))
         else:
@@ -55,15 +68,15 @@ def admit(claims: Sequence[Claim], authority: bytes) -> tuple[tuple[Claim, ...],
     for device, alike in believed.items():
         if len(alike) > 1:
             nodes = ", ".join(str(claim.node) for claim in alike)
-            reason = f"{len(alike)} nodes claim to be this device with valid certificates: {nodes}"
-            left_out.append((device, f"{reason}; all are left out until only one does"))
+            reason = f"{len(alike)} nodes have the key of this device, its store was copied: {nodes}"
+            left_out.append((device, f"{reason}; all are left out until only one has it"))
     alone = [alike[0] for _, alike in sorted(believed.items()) if len(alike) == 1]
     return tuple(alone), tuple(left_out)
 
 
 def join(
     members: Sequence[EnrollReply],
-    run_id: str,
+    challenge: Challenge,
     scenario: Scenario,
     schema: Schema,
     trusted_root: bytes,
@@ -72,6 +85,15 @@ def join(
 ) -> tuple[dict[DeviceId, int], dict[DeviceId, str]]:
     """Tell every device the task and everybody's certificates.
 
+    Args:
+        members: who was admitted.
+        challenge: of this start of the run; what a device says counts when it is signed for it.
+        scenario: the task.
+        schema: of its rows.
+        trusted_root: TUF root metadata for devices that have none yet.
+        transport: to the devices.
+        timeout_seconds: longest wait.
+
     Returns:
         Training rows of the devices that joined, and the reasons of those that did not.
 
@@ -79,7 +101,8 @@ def join(
         TransportError: when nobody joined.
     """
     request = JoinRequest(
-        run_id=run_id,
+        run_id=challenge.run_id,
+        nonce=challenge.nonce,
         scenario=json.dumps(to_flat(scenario)),
         schema=json.dumps(schema.to_json()),
         devices=tuple(member.device for member in members),
@@ -90,9 +113,10 @@ def join(
     common = encode(request)
     answers = transport.ask([Ask(member.device, Kind.JOIN, common) for member in members], timeout_seconds)
     rows: dict[DeviceId, int] = {}
-    refused = {member.device: "no answer" for member in members}
+    keys = {member.device: member.public_key for member in members}
+    refused = dict.fromkeys(keys, "no answer")
     for answer in answers:
-        count = _rows_of(answer, len(members))
+        count = _rows_of(answer, keys, challenge)
         if isinstance(count, int):
             rows[answer.device] = count
             del refused[answer.device]
@@ -103,14 +127,21 @@ def join(
     return dict(sorted(rows.items())), refused
 
 
-def _rows_of(answer: Answer, members: int) -> int | str:
-    """Training rows of a device that joined, or why it did not."""
+def _rows_of(answer: Answer, keys: Mapping[DeviceId, bytes], challenge: Challenge) -> int | str:
+    """Training rows of a device that joined and signed their number, or why it did not."""
     if answer.error:
         return f"{answer.error}: {answer.detail}"
     try:
-        reply = decode(JoinReply, answer.body)
-    except BadMessage as error:
-        return f"BadMessage: {error}"
-    if reply.verified != members or reply.rows < 0:
-        return f"it verified {reply.verified} of {members} certificates and has {reply.rows} rows"
-    return reply.rows
+        facts = _proved_facts(answer, keys[answer.device], challenge)
+    except (BadMessage, Misbehaviour) as error:
+        return f"{type(error).__name__}: {error}"
+    if facts.verified != len(keys) or facts.rows < 0:
+        return f"it verified {facts.verified} of {len(keys)} certificates and has {facts.rows} rows"
+    return facts.rows
+
+
+def _proved_facts(answer: Answer, public_key: bytes, challenge: Challenge) -> JoinFacts:
+    reply = decode(JoinReply, answer.body)
+    possession = Possession(Step.JOIN, challenge, answer.device, encode(reply.facts))
+    verify_possession(public_key, possession, reply.proof)
+    return reply.facts

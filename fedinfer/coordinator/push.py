@@ -36,7 +36,7 @@ def publish_and_push(server: Server, plan: RunPlan, progress: Progress) -> None:
         GateFailed: when the artifact does not pass its gates, or a wave fails on the devices; what is installed stays
             or goes back to the version before.
     """
-    previous = progress.version
+    previous = max(server.repository.versions(), default=0)  # never a withdrawn one: it would be the one to go back to
     progress.version += 1
     reason = progress.rounds[-1]["reason"] if progress.rounds else "initial"
     path = server.folder / "checkpoints" / f"v{progress.version}.npz"

@@ -1,4 +1,7 @@
-"""A version that must go although there is no other: the devices that have it stop serving it."""
+"""A version that must go although there is no other: the repository signs that, and the devices that have it are told.
+
+Who is not reached learns it from the repository or with the next push, because the list of targets names it for ever.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,12 @@ from fedinfer.wire import decode, encode
 
 
 def withdraw(server: Server, version: int, devices: Sequence[DeviceId]) -> None:
-    """Tell devices to stop serving a version; emits `withdrawn` with who did, who said no and who did not answer."""
-    common = encode(WithdrawRequest(version))
+    """Sign that a version is withdrawn and tell devices; a coordinator that was killed in between does it again.
+
+    Emits `withdrawn` with how many devices obeyed, who said no and who did not answer.
+    """
+    server.repository.withdraw(version)
+    common = encode(WithdrawRequest(version, server.repository.metadata()))
     asks = [Ask(device, Kind.WITHDRAW, common) for device in devices]
     answers = server.transport.ask(asks, server.scenario.training.deadline_seconds)
     said = {answer.device: _why_not(answer) for answer in answers}

@@ -18,6 +18,7 @@ from fedinfer.coordinator.planning import Population, make_plan
 from fedinfer.coordinator.server import Rows, Server
 from fedinfer.data import load_own, public_schema
 from fedinfer.data.checks import check_qat_rows
+from fedinfer.flower.records import build_id
 from fedinfer.flower.transport import GridTransport
 from fedinfer.ports import Clock, Listener
 from fedinfer.privacy.charges import relation_of
@@ -25,6 +26,7 @@ from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.noise import SecureStream
 from fedinfer.rollout.state import RolloutStore
 from fedinfer.schema import Schema
+from fedinfer.secagg.enrolment import Challenge
 from fedinfer.store import open_store
 from fedinfer.system import SystemEntropy, simulation_rng
 from fedinfer.training.trainer import load_trainer
@@ -57,18 +59,18 @@ def coordinate(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Cl
     schema = public_schema(scenario)
     public, judged = _public_and_judged(scenario, schema, deployment.public_data)
     trainer = load_trainer(scenario.model, schema, scenario.training, scenario.scenario.seed)
-    transport = GridTransport(grid, deployment.run_id, clock)
+    entropy, transport = SystemEntropy(), GridTransport(grid)
     deadline = scenario.training.deadline_seconds
-    members = transport.enroll(deployment.authority, deadline, emit)
+    challenge = Challenge.draw(deployment.run_id, build_id(), entropy)
+    members = transport.enroll(deployment.authority, challenge, deadline, emit)
     repository = _repository(deployment.folder, clock)
     root = repository.trusted_root()
-    rows, refused = join(members, deployment.run_id, scenario, schema, root, transport, deadline)
+    rows, refused = join(members, challenge, scenario, schema, root, transport, deadline)
     for device, reason in refused.items():
         emit("not_joined", {"device": device, "reason": reason})
     counts = [count for count in rows.values() if count] or [1]
     population = Population(len(rows), sum(counts), min(counts), trainer.dimension, schema.classes)
     plan = make_plan(scenario, population, "deployment", ())
-    entropy = SystemEntropy()
     server = Server(
         scenario=scenario,
         schema=schema,

@@ -19,6 +19,7 @@ from fedinfer.device.join import rejoin
 from fedinfer.device.sessions import SESSION_MIGRATIONS, StoredSessions
 from fedinfer.device.sketches import SKETCH_MIGRATIONS, StoredSketches
 from fedinfer.errors import FedInferError, Misbehaviour
+from fedinfer.flower.records import build_id
 from fedinfer.inference.session import SessionCache
 from fedinfer.messages import JoinRequest
 from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
@@ -106,6 +107,7 @@ def open_host(folder: Path) -> Host:
     host = Host(
         members={store.device: Member(store.device, store.identity, store.certificate)},
         authority=store.authority,
+        build=build_id(),
         policy=Policy(
             budget=store.budget,
             plain_sums=False,

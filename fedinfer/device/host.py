@@ -104,6 +104,7 @@ class Host:
     Args:
         members: devices of this process.
         authority: public key of the enrolment authority, pinned.
+        build: version and digest of this program, part of every proof that a device has its key.
         policy, rows, ledger, sessions, sketches, clock: see their types.
         entropy: for keys and shares; always the operating system's.
         noise: stream by plan, device and use; a real device ignores all three and takes its system's.
@@ -117,6 +118,7 @@ class Host:
 
     members: Mapping[DeviceId, Member]
     authority: bytes
+    build: str
     policy: Policy
     rows: Rows
     ledger: Ledger

@@ -29,12 +29,12 @@ def answer_push(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
 
 def answer_withdraw(host: Host, asks: Sequence[Ask]) -> list[Answer]:
-    """Stop serving a version; where there is no other, the device has no model from now on.
+    """Look at what the repository has signed and stop serving what it has withdrawn, maybe without another model.
 
-    The order is not signed like a model: it can take a model away, never bring one.
+    The message itself is a hint and orders nothing: who can write messages, but not sign, takes no model away.
     """
-    version = decode(WithdrawRequest, asks[0].common).version
-    return [Answer(ask.device, encode(_withdraw(host, ask.device, version))) for ask in asks]
+    request = decode(WithdrawRequest, asks[0].common)
+    return [Answer(ask.device, encode(_withdraw(host, ask.device, request))) for ask in asks]
 
 
 def slots_of(host: Host, device: DeviceId) -> Slots:
@@ -65,17 +65,19 @@ def _why(error: FedInferError, request: PushRequest, slots: Slots) -> FedInferEr
     )
 
 
-def _withdraw(host: Host, device: DeviceId, version: int) -> WithdrawReply:
-    slots = slots_of(host, device)
+def _withdraw(host: Host, device: DeviceId, request: WithdrawRequest) -> WithdrawReply:
+    slots, reason = slots_of(host, device), ""
     try:
-        with slots.exclusive():
-            active = slots.withdraw(version)
+        if request.version not in _updater(host, device, slots).withdraw(request.files.get, host.clock.now()):
+            reason = f"version {request.version} is not in the signed list of withdrawn versions"
     except StoreError as error:
-        serving = slots.active()
-        _log.warning("version %d was not withdrawn: %s", version, error)  # its text holds a path: it stays here
-        return WithdrawReply(False, serving.version if serving else 0, type(error).__name__)
+        reason = type(error).__name__
+        _log.warning("version %d was not withdrawn: %s", request.version, error)  # its text holds a path: it stays here
+    except (ArtifactRejected, TransportError) as error:
+        reason = f"{type(error).__name__}: {error}"
     host.predictors.pop(device, None)
-    return WithdrawReply(True, active.version if active else 0, "")
+    active = slots.active()
+    return WithdrawReply(not reason, active.version if active else 0, reason)
 
 
 def _updater(host: Host, device: DeviceId, slots: Slots) -> Updater:

@@ -1,4 +1,7 @@
-"""Enrolment: who this device is, and whom it believes. Certificates are checked against the pinned authority."""
+"""Enrolment: who this device is, and whom it believes. Certificates are checked against the pinned authority.
+
+Both answers carry a proof that the device has the key of its certificate, made for the server's nonce.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,21 @@ from collections.abc import Sequence
 from fedinfer.config import Scenario, from_flat
 from fedinfer.device.host import Host, Task
 from fedinfer.errors import BadMessage, Misbehaviour
-from fedinfer.messages import EnrollReply, JoinReply, JoinRequest
+from fedinfer.messages import EnrollReply, EnrollRequest, JoinFacts, JoinReply, JoinRequest
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.ledger import ANY_TASK
 from fedinfer.schema import Schema
-from fedinfer.secagg.enrolment import verify_enrolment
+from fedinfer.secagg.enrolment import Challenge, Possession, Step, prove_possession, verify_enrolment
 from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
 
 
 def answer_enroll(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     """Introduce the devices of this process."""
-    return [Answer(ask.device, encode(_introduction(host, ask.device))) for ask in asks]
+    request = decode(EnrollRequest, asks[0].common)
+    challenge = Challenge(request.run_id, request.nonce, host.build)
+    return [Answer(ask.device, encode(_introduction(host, challenge, ask.device))) for ask in asks]
 
 
 def answer_join(host: Host, asks: Sequence[Ask]) -> list[Answer]:
@@ -30,12 +35,13 @@ def answer_join(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     one keeps its own. A second request of the run that the device is in changes nothing.
     """
     request = decode(JoinRequest, asks[0].common)
+    challenge = Challenge(request.run_id, request.nonce, host.build)
     if host.task is None or host.task.run_id != request.run_id:
         host.task = _task(host, request)
         host.trusted_root = host.task.trusted_root
         host.remember(asks[0].common)
     count = len(host.task.pinned)
-    return [Answer(ask.device, encode(JoinReply(count, host.rows.training_count(ask.device)))) for ask in asks]
+    return [Answer(ask.device, encode(_joined(host, challenge, ask.device, count))) for ask in asks]
 
 
 def rejoin(host: Host, common: bytes) -> None:
@@ -43,9 +49,17 @@ def rejoin(host: Host, common: bytes) -> None:
     host.task = _task(host, decode(JoinRequest, common))
 
 
-def _introduction(host: Host, device: DeviceId) -> EnrollReply:
+def _introduction(host: Host, challenge: Challenge, device: DeviceId) -> EnrollReply:
     member = host.members[device]
-    return EnrollReply(device, member.identity.public_bytes, member.certificate)
+    possession = Possession(Step.ENROLL, challenge, device, member.certificate)
+    proof = prove_possession(member.identity, possession)
+    return EnrollReply(device, member.identity.public_bytes, member.certificate, proof)
+
+
+def _joined(host: Host, challenge: Challenge, device: DeviceId, verified: int) -> JoinReply:
+    facts = JoinFacts(verified, host.rows.training_count(device))
+    possession = Possession(Step.JOIN, challenge, device, encode(facts))
+    return JoinReply(facts, prove_possession(host.members[device].identity, possession))
 
 
 def _task(host: Host, request: JoinRequest) -> Task:

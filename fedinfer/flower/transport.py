@@ -11,7 +11,8 @@ from fedinfer.coordinator.enrol import Claim, LeftOut, admit
 from fedinfer.errors import BadMessage, TransportError, VersionMismatch
 from fedinfer.flower.records import read_reply, request_message
 from fedinfer.messages import EnrollReply, EnrollRequest, Kind
-from fedinfer.ports import Answer, Ask, Clock, Listener
+from fedinfer.ports import Answer, Ask, Listener
+from fedinfer.secagg.enrolment import Challenge
 from fedinfer.wire import decode, encode
 
 POLL_SECONDS = 0.5
@@ -22,35 +23,34 @@ class GridTransport:
 
     Args:
         grid: where messages go.
-        run_id: name of the run, used to introduce the coordinator.
-        clock: measures how long nodes may take to appear.
     """
 
-    def __init__(self, grid: Grid, run_id: str, clock: Clock) -> None:
+    def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._run_id = run_id
-        self._clock = clock
         self._nodes: dict[str, int] = {}
 
     def devices(self) -> Sequence[str]:
         """Device ids that introduced themselves, sorted."""
         return sorted(self._nodes)
 
-    def enroll(self, authority: bytes, timeout_seconds: float, emit: Listener) -> list[EnrollReply]:
+    def enroll(
+        self, authority: bytes, challenge: Challenge, timeout_seconds: float, emit: Listener
+    ) -> list[EnrollReply]:
         """Ask every node who it is and remember where the devices live that are believed.
 
-        A node of another build, with a forged certificate or with a name that another node has too is left out; the
-        event `not_joined` names it and says why. The run starts with the others.
+        A node of another build, with a forged certificate, without the key of its certificate or with a key that
+        another node has too is left out; the event `not_joined` names it and says why. The run starts with the others.
 
         Args:
             authority: public key of the enrolment authority.
+            challenge: drawn for this start of the run.
             timeout_seconds: longest wait.
             emit: receives the events.
 
         Raises:
             TransportError: when nobody is left.
         """
-        common = encode(EnrollRequest(self._run_id))
+        common = encode(EnrollRequest(challenge.run_id, challenge.nonce))
         messages = [request_message(Ask("", Kind.ENROLL, common), node, "enroll") for node in self._grid.get_node_ids()]
         claims: list[Claim] = []
         left_out: list[LeftOut] = []
@@ -63,7 +63,7 @@ class GridTransport:
                 claims.append(Claim(node, said))
             else:
                 left_out.append((f"node {node}", said))
-        believed, refused = admit(claims, authority)
+        believed, refused = admit(claims, authority, challenge)
         left_out += refused
         for who, reason in left_out:
             emit("not_joined", {"device": who, "reason": reason})

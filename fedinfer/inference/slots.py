@@ -11,7 +11,7 @@ Rules:
 * The active slot is never written to. Staging a version gives up the one before the active one.
 * Files are checked against the digests of the pointer whenever they are read. When the active slot turns out damaged,
   `load` falls back to the previous one and says so in the result; `settle` makes that the active one.
-* A version that was rolled back stays refused: a fixed model comes as a new version.
+* A version that was rolled back or withdrawn stays refused: a fixed model comes as a new version.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Pointer:
     Args:
         active: the version that works; None before the first install.
         previous: the version to go back to; None when there is none.
-        withdrawn: versions that were rolled back here, oldest first.
+        withdrawn: versions that were rolled back here or withdrawn by the repository, oldest first.
     """
 
     active: SlotInfo | None = None
@@ -186,9 +186,11 @@ class Slots:
         return SlotInfo(slot, version, variant, digests)
 
     def refuse_withdrawn(self, version: int) -> None:
-        """Raise Rollback when this version was rolled back here."""
+        """Raise Rollback when this version was withdrawn or rolled back here."""
         if version in self.pointer().withdrawn:
-            raise Rollback(f"version {version} was rolled back on this device", hint="publish a new version")
+            raise Rollback(
+                f"version {version} was rolled back or withdrawn on this device", hint="publish a new version"
+            )
 
     def settle(self, loaded: Loaded) -> None:
         """After `load` fell back: make what it found the active version, so that the damaged slot is the idle one."""

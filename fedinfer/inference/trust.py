@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from securesystemslib.exceptions import StorageError
 from tuf.api import exceptions as tuf_errors
@@ -25,13 +26,14 @@ from tuf.ngclient.updater import Updater
 
 from fedinfer.errors import BadSignature, ConfigError, FedInferError, Rollback, StoreError, TransportError
 from fedinfer.inference.session import first_line
-from fedinfer.manifest import MAX_METADATA_BYTES
+from fedinfer.manifest import MAX_METADATA_BYTES, read_withdrawn
 
 Fetch = Callable[[str], bytes | None]
 """Path below the repository to its bytes; None when it does not exist. May raise TransportError."""
 
 _METADATA, _TARGETS = "metadata/", "targets/"
 _PIECE_BYTES = 65536
+_HINT = "pip install 'tuf>=7,<8'"
 _CONFIG = UpdaterConfig(
     max_root_rotations=64,
     max_delegations=8,
@@ -54,6 +56,20 @@ class Channel:
     def received_bytes(self) -> int:
         """Bytes that came through the transport so far."""
         return self._fetcher.received_bytes
+
+    @property
+    def withdrawn(self) -> tuple[int, ...]:
+        """Versions that the repository has withdrawn: a field of the signed list of targets, so it cannot be held back.
+
+        Raises:
+            BadSignature: it is no list of versions.
+        """
+        return read_withdrawn(_trusted_set(self._client).targets.unrecognized_fields)
+
+    def offers(self, path: str) -> bool:
+        """Tell whether a target is signed."""
+        with _our_errors(path):
+            return self._client.get_targetinfo(path) is not None
 
     def download(self, path: str, most_bytes: int) -> bytes:
         """The bytes of a target whose length and hash are signed.
@@ -149,10 +165,18 @@ class _Fetcher(FetcherInterface):
 def _set_time(client: Updater, now: datetime) -> None:
     if now.tzinfo is None:
         raise ConfigError("the time for expiry has no time zone")
-    trusted = getattr(client, "_trusted_set", None)
-    if trusted is None or not isinstance(getattr(trusted, "reference_time", None), datetime):
-        raise ConfigError("this python-tuf keeps the time of expiry elsewhere", hint="pip install 'tuf>=7,<8'")
+    trusted = _trusted_set(client)
+    if not isinstance(getattr(trusted, "reference_time", None), datetime):
+        raise ConfigError("this python-tuf keeps the time of expiry elsewhere", hint=_HINT)
     trusted.reference_time = now.astimezone(UTC)
+
+
+def _trusted_set(client: Updater) -> Any:
+    """The verified metadata, for which ngclient has no public name."""
+    trusted = getattr(client, "_trusted_set", None)
+    if trusted is None:
+        raise ConfigError("this python-tuf keeps what it trusts elsewhere", hint=_HINT)
+    return trusted
 
 
 def _sweep(folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 Order, and what stops it:
 
-1. refresh the signed metadata (`trust.open_channel`)           BadSignature, Rollback, TransportError
+1. refresh the signed metadata (`trust.open_channel`), and stop serving what it has withdrawn
+                                                                  BadSignature, Rollback, TransportError
 2. read the current manifest and compare it with what is active   ArtifactRejected, Rollback, GateFailed
 3. fetch the model file, by the smallest signed way               BadSignature, PatchRefused, TransportError
 4. stage it in the idle slot and read it back from the disk       StoreError, ArtifactRejected
@@ -13,7 +14,7 @@ Order, and what stops it:
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from fedinfer.inference.compression import expand
 from fedinfer.inference.freshness import latest_known, note_refresh, staleness_warning
 from fedinfer.inference.installed import MANIFEST_FILE, MODEL_FILE, installed_manifest
 from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Loaded, Slots
+from fedinfer.inference.slots import Loaded, SlotInfo, Slots
 from fedinfer.inference.trust import Channel, Fetch, open_channel
 from fedinfer.manifest import MAX_ARTIFACT_BYTES, MAX_MANIFEST_BYTES, Manifest, Variant, current_path
 from fedinfer.ports import Clock
@@ -63,6 +64,7 @@ class InstallReport:
         delta: True when the file came as a compressed frame or patch.
         check: of the installed model; None when nothing was installed.
         rejected: variants that failed while others were measured, with the reasons.
+        withdrawn: versions that the repository has withdrawn and this device had until now.
     """
 
     version: int
@@ -73,6 +75,7 @@ class InstallReport:
     delta: bool = False
     check: CheckResult | None = None
     rejected: tuple[str, ...] = ()
+    withdrawn: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,9 @@ class Updater:
         self._cache = cache
 
     def install(self, fetch: Fetch, now: datetime) -> InstallReport:
-        """Bring the device to the version its repository offers.
+        """Bring the device to the version its repository offers; take away what its repository has withdrawn.
+
+        Where the current version was withdrawn and no other is offered, the report says which one serves: 0 = none.
 
         Args:
             fetch: path below the repository ("metadata/...", "targets/...") to its bytes, or None.
@@ -129,30 +134,63 @@ class Updater:
             StoreError: the disk refuses, or another process is installing.
         """
         with self._slots.exclusive():
-            judged_at = latest_known(self._metadata, now)
-            channel = open_channel(self._trusted_root, self._metadata, fetch, judged_at)
-            note_refresh(self._metadata, judged_at)
+            channel, gone = self._refresh(fetch, now)
+            if channel.withdrawn and not channel.offers(current_path(self._settings.cohort)):
+                return self._unchanged(channel, self._slots.active(), gone)
             manifest_bytes = channel.download(current_path(self._settings.cohort), MAX_MANIFEST_BYTES)
             manifest = Manifest.from_bytes(manifest_bytes)
             loaded = _usable(self._slots)
             if loaded is not None and self._has(manifest, loaded):
-                info = loaded.info
-                return InstallReport(info.version, info.version, False, info.variant, channel.received_bytes)
-            self._admit(manifest, loaded)
-            return self._bring(channel, manifest, manifest_bytes, loaded)
+                return self._unchanged(channel, loaded.info, gone)
+            self._admit(manifest, loaded, channel.withdrawn)
+            return replace(self._bring(channel, manifest, manifest_bytes, loaded), withdrawn=gone)
+
+    def withdraw(self, fetch: Fetch, now: datetime) -> tuple[int, ...]:
+        """Take away what the repository has withdrawn, and bring nothing; arguments and errors as in `install`.
+
+        Returns:
+            All versions that the repository has withdrawn.
+        """
+        with self._slots.exclusive():
+            channel, _ = self._refresh(fetch, now)
+            return channel.withdrawn
 
     def staleness_warning(self, now: datetime) -> str:
         """A sentence when the repository was not reached for longer than the settings allow; empty otherwise."""
         return staleness_warning(self._metadata, now, self._settings.stale_after_seconds)
 
+    def _refresh(self, fetch: Fetch, now: datetime) -> tuple[Channel, tuple[int, ...]]:
+        """The channel, and which versions of this device its repository has withdrawn.
+
+        The whole signed list counts each time, not what is new in it: a device that was killed between the metadata and
+        the pointer catches up.
+        """
+        judged_at = latest_known(self._metadata, now)
+        channel = open_channel(self._trusted_root, self._metadata, fetch, judged_at)
+        note_refresh(self._metadata, judged_at)
+        pointer = self._slots.pointer()
+        had = {info.version for info in (pointer.active, pointer.previous) if info is not None}
+        gone = tuple(version for version in channel.withdrawn if version in had)
+        for version in gone:
+            self._slots.withdraw(version)
+        return channel, gone
+
+    def _unchanged(self, channel: Channel, active: SlotInfo | None, gone: tuple[int, ...]) -> InstallReport:
+        version, variant = (0, "") if active is None else (active.version, active.variant)
+        return InstallReport(version, version, False, variant, channel.received_bytes, withdrawn=gone)
+
     def _has(self, manifest: Manifest, loaded: Loaded) -> bool:
         digests = {variant.sha256 for variant in manifest.variants}
         return manifest.version == loaded.info.version and loaded.info.sha256[MODEL_FILE] in digests
 
-    def _admit(self, manifest: Manifest, loaded: Loaded | None) -> None:
-        """Refuse a manifest that does not follow what this device has and feeds."""
+    def _admit(self, manifest: Manifest, loaded: Loaded | None, withdrawn: tuple[int, ...]) -> None:
+        """Refuse a manifest that does not follow what this device has, had and feeds."""
         self._slots.refuse_withdrawn(manifest.version)
+        if manifest.version in withdrawn:
+            raise Rollback(f"version {manifest.version} is offered and withdrawn at once", hint="publish a new version")
         active, schema = self._slots.active(), self._settings.schema
+        if active is None and manifest.version < (had := max(self._slots.pointer().withdrawn, default=0)):
+            raise Rollback(f"version {manifest.version} is offered, version {had} was here and is withdrawn")
         oldest = 0 if active is None else active.version + (loaded is not None)  # the same one only to repair
         if active is not None and manifest.version < oldest:
             raise Rollback(f"version {manifest.version} is offered, version {active.version} is active")

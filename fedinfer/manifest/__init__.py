@@ -9,7 +9,8 @@ Targets of version N (paths below the TUF targets role):
 * `model/current.json`       the manifest of the newest version; `cohort/<name>/current.json` the same for one cohort
 
 A manifest is JSON in UTF-8 without NaN or infinity (a missing value of a self-check row is null). Versions only grow:
-to go back, the server publishes the old bytes under a new version. Whoever reads a manifest has checked its signature
+to go back, the server publishes the old bytes under a new version. A bad one is withdrawn: the list of targets itself
+names it (`WITHDRAWN`). Whoever reads a manifest has checked its signature
 first and still treats it as untrusted: every bound is enforced by `Manifest.from_bytes`.
 """
 
@@ -29,10 +30,12 @@ from fedinfer.manifest.names import (
     MAX_VERSION,
     PROBABILITIES,
     TOP,
+    WITHDRAWN,
     current_path,
     delta_path,
     manifest_path,
     model_path,
+    read_withdrawn,
 )
 from fedinfer.manifest.parts import Delta, DeltaMethod, Privacy, Reference, Variant
 
@@ -50,6 +53,7 @@ __all__ = [
     "MAX_VERSION",
     "PROBABILITIES",
     "TOP",
+    "WITHDRAWN",
     "Delta",
     "DeltaMethod",
     "Manifest",
@@ -61,4 +65,5 @@ __all__ = [
     "is_name",
     "manifest_path",
     "model_path",
+    "read_withdrawn",
 ]

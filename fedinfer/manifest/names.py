@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from fedinfer.errors import BadSignature
+
 FORMAT = 1
 MAX_ARTIFACT_BYTES = 256 * 2**20  # one model file, after decompression
 MAX_MANIFEST_BYTES = 2 * 2**20
@@ -18,6 +23,7 @@ LABEL = "label"  # string (batch,)
 PROBABILITIES = "probabilities"  # float32 (batch, classes)
 TOP = "top"  # int64 (batch, k), optional: the k most probable classes, best first
 CURRENT = "model/current.json"
+WITHDRAWN = "withdrawn"  # field of TUF targets metadata: versions that nobody may serve any more, oldest first
 
 
 def manifest_path(version: int) -> str:
@@ -38,3 +44,16 @@ def delta_path(version: int, variant: str, from_sha256: str) -> str:
 def current_path(cohort: str = "") -> str:
     """Target path of the manifest a device of that cohort should run; without a cohort: every device."""
     return f"cohort/{cohort}/current.json" if cohort else CURRENT
+
+
+def read_withdrawn(fields: Mapping[str, Any]) -> tuple[int, ...]:
+    """Withdrawn versions in the further fields of signed targets metadata, oldest first; none where there is no list.
+
+    Raises:
+        BadSignature: it is no list of versions 1..MAX_VERSION that grow.
+    """
+    found = fields.get(WITHDRAWN, [])
+    plain = isinstance(found, list) and all(type(version) is int and 0 < version <= MAX_VERSION for version in found)
+    if not plain or found != sorted(set(found)):
+        raise BadSignature(f"the signed list of withdrawn versions cannot be read: {str(found)[:80]}")
+    return tuple(found)

@@ -5,6 +5,7 @@ Rules:
 * Every signature is over a `Statement`: stage, device, context (session or key list) and a digest of what was sent.
   A signature made for one stage, session, key list or device fits no other.
 * The long-term identity key signs once per session: the key message, which holds a fresh signing key for the rest.
+  Outside of sessions it signs proofs of possession, under another label (`enrolment`).
 """
 
 from __future__ import annotations

@@ -15,12 +15,14 @@ from fedinfer.coordinator.loop import run
 from fedinfer.coordinator.planning import Population, RunPlan, make_plan
 from fedinfer.coordinator.server import Server
 from fedinfer.data import Federation
+from fedinfer.flower.records import build_id
 from fedinfer.flower.transport import GridTransport
 from fedinfer.ports import Clock, Listener
 from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.noise import SimulatedStream
 from fedinfer.rollout.state import RolloutStore
+from fedinfer.secagg.enrolment import Challenge
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.simulation.population import simulated_rows
 from fedinfer.store import open_store
@@ -88,13 +90,14 @@ def open_server(
     seed = scenario.scenario.seed
     trainer = load_trainer(scenario.model, federation.schema, scenario.training, seed)
     plan = plan_simulation(scenario, federation, trainer, engine)
-    transport = GridTransport(grid, RUN_ID, clock)
+    transport = GridTransport(grid)
+    challenge = Challenge.draw(RUN_ID, build_id(), SystemEntropy())
     authority = IdentityKey.generate(SimulatedEntropy(seed, "authority")).public_bytes
     deadline = scenario.training.deadline_seconds
-    members = transport.enroll(authority, deadline, emit)
+    members = transport.enroll(authority, challenge, deadline, emit)
     repository = Repository(folder / "artifacts", generate_keys(SystemEntropy()), clock, lambda _: None)
     root = repository.trusted_root()
-    rows, _ = join(members, RUN_ID, scenario, federation.schema, root, transport, deadline)
+    rows, _ = join(members, challenge, scenario, federation.schema, root, transport, deadline)
     devices = {member.device: member.public_key for member in members if member.device in rows}
     server = _server(scenario, federation, folder, trainer, transport, devices, rows, repository, clock, emit)
     return server, plan

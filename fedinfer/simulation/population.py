@@ -19,6 +19,7 @@ from fedinfer.data import Federation, drifting_devices, inject, stream_window
 from fedinfer.device.host import Host, Member, Policy
 from fedinfer.device.sessions import SESSION_MIGRATIONS, MemorySessions, Sessions, StoredSessions
 from fedinfer.device.sketches import SKETCH_MIGRATIONS, MemorySketches, Sketches, StoredSketches
+from fedinfer.flower.records import build_id
 from fedinfer.inference.session import SessionCache
 from fedinfer.messages import Kind
 from fedinfer.ports import Clock
@@ -128,6 +129,7 @@ def simulated_host(
     return Host(
         members={device: _member(device, seed, authority) for device in sorted(federation.devices)},
         authority=authority.public_bytes,
+        build=build_id(),
         policy=Policy(
             budget=device_budget(scenario),
             plain_sums=True,

@@ -23,16 +23,20 @@ from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import create_authority, enrol_device
 from fedinfer.device.host import Host
 from fedinfer.device.respond import DeviceResponder
+from fedinfer.flower.records import build_id
 from fedinfer.messages import EnrollReply, EnrollRequest, FitWork, Kind, Purpose, SumPlan
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.ledger import Budget
 from fedinfer.schema import Numeric, Schema
+from fedinfer.secagg.enrolment import Challenge
 from fedinfer.simulation.population import Processes, simulated_host
 from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.wire import decode, encode
 
 DEVICES = 8
 SCHEMA = Schema((Numeric("a", 0, 1), Numeric("b", -1, 1), Numeric("c", 0, 10)), "y", ("no", "yes"))
+NONCE = b"n" * 32
+CHALLENGE = Challenge("run", NONCE, build_id())
 DIMENSION = 14  # a logistic regression over three columns and their missing-value indicators, two classes
 SETTINGS = """
 [scenario]
@@ -180,7 +184,9 @@ def work(window: int = 0) -> bytes:
 
 
 def introduce(post: Post) -> list[EnrollReply]:
-    answers = post.ask([Ask(device, Kind.ENROLL, encode(EnrollRequest("run"))) for device in post.devices()], 1.0)
+    answers = post.ask(
+        [Ask(device, Kind.ENROLL, encode(EnrollRequest("run", NONCE))) for device in post.devices()], 1.0
+    )
     return [decode(EnrollReply, answer.body) for answer in answers]
 
 
@@ -188,7 +194,7 @@ def joined(scenario: Scenario, hosts: dict[str, Host], root: bytes = b"root") ->
     """Enrol and join all devices of `hosts` (one host may stand for many)."""
     post = Post({device: DeviceResponder(host) for device, host in hosts.items()})
     members = introduce(post)
-    counts, refused = join(members, "run", scenario, SCHEMA, root, post, 1.0)
+    counts, refused = join(members, CHALLENGE, scenario, SCHEMA, root, post, 1.0)
     assert not refused, refused
     population = Population(len(counts), sum(counts.values()), min(counts.values()), DIMENSION, SCHEMA.classes)
     plan = make_plan(scenario, population, "test", ())

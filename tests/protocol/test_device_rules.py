@@ -39,7 +39,7 @@ from fedinfer.store import open_store
 from fedinfer.system import SimulatedEntropy
 from fedinfer.types import AggregationMode, Trust, Unit
 from fedinfer.wire import decode, encode
-from tests.protocol.fleet import SCHEMA, Fleet, enrolled, introduce, real, reopened, settings, simulated, work
+from tests.protocol.fleet import NONCE, SCHEMA, Fleet, enrolled, introduce, real, reopened, settings, simulated, work
 
 LARGE = Budget(8.0, 1e-5)
 UNREADABLE = ["", "{", "[]", "null", '"text"', '{"columns": 3}', '{"a.b": 1}', '{"scenario": "heart"}']
@@ -522,6 +522,7 @@ def join_request(fleet: Fleet, **changes: Any) -> JoinRequest:
     members = introduce(fleet.post)
     request = JoinRequest(
         run_id="second",
+        nonce=NONCE,
         scenario=json.dumps(to_flat(fleet.scenario)),
         schema=json.dumps(SCHEMA.to_json()),
         devices=tuple(member.device for member in members),
@@ -659,7 +660,7 @@ def test_a_joined_task_is_remembered_by_the_next_process(tmp_path: Path) -> None
 
 
 def test_a_join_reply_says_how_many_certificates_were_checked(fleet: Fleet) -> None:
-    reply = decode(JoinReply, try_join(fleet).body)
+    reply = decode(JoinReply, try_join(fleet).body).facts
     assert reply.verified == len(fleet.roster)
     assert reply.rows > 0
 

@@ -18,14 +18,14 @@ from fedinfer.deployment.node import MOST_DESCRIPTIONS, open_host
 from fedinfer.deployment.store import create_authority, enrol_device
 from fedinfer.device.host import Host
 from fedinfer.device.respond import MAX_DETAIL, DeviceResponder
-from fedinfer.messages import EnrollReply, JoinReply, JoinRequest, Kind, Purpose
+from fedinfer.messages import JoinReply, JoinRequest, Kind, Purpose
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.charges import mechanism_of
 from fedinfer.privacy.ledger import ANY_TASK, Budget
 from fedinfer.system import SystemEntropy, simulation_rng
 from fedinfer.types import Relation
 from fedinfer.wire import decode, encode
-from tests.protocol.fleet import SCHEMA, Fleet, enrolled, real, settings, work, write_table
+from tests.protocol.fleet import NONCE, SCHEMA, Fleet, enrolled, real, settings, work, write_table
 
 LARGE = Budget(8.0, 1e-5)
 SECRET = "4711.815"
@@ -38,14 +38,14 @@ def store(tmp_path: Path) -> Path:
 
 def join(host: Host, scenario: Scenario, run_id: str = "run", root: bytes = b"root") -> Answer:
     device, member = next(iter(host.members.items()))
-    me = EnrollReply(device, member.identity.public_bytes, member.certificate)
     request = JoinRequest(
         run_id,
+        NONCE,
         json.dumps(to_flat(scenario)),
         json.dumps(SCHEMA.to_json()),
-        (me.device,),
-        (me.public_key,),
-        (me.certificate,),
+        (device,),
+        (member.identity.public_bytes,),
+        (member.certificate,),
         root,
     )
     return DeviceResponder(host).answer([Ask(device, Kind.JOIN, encode(request))])[0]
@@ -53,7 +53,7 @@ def join(host: Host, scenario: Scenario, run_id: str = "run", root: bytes = b"ro
 
 def declared(answer: Answer) -> int:
     assert not answer.error, answer
-    return decode(JoinReply, answer.body).rows
+    return decode(JoinReply, answer.body).facts.rows
 
 
 # --- code ---
@@ -92,7 +92,9 @@ def test_a_task_cannot_name_a_file_to_read(store: Path) -> None:
     other = store.parent / "private.toml"
     other.write_text('[scenario]\nname = "private"\n')
     device = json.loads((store / "device.json").read_text())["device"]
-    request = JoinRequest("run", json.dumps({"scenario": str(other)}), json.dumps(SCHEMA.to_json()), (), (), (), b"")
+    request = JoinRequest(
+        "run", NONCE, json.dumps({"scenario": str(other)}), json.dumps(SCHEMA.to_json()), (), (), (), b""
+    )
     answer = DeviceResponder(open_host(store)).answer([Ask(device, Kind.JOIN, encode(request))])[0]
     assert answer.error == "BadMessage"
     assert "private" not in answer.detail

@@ -19,7 +19,7 @@ from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.ledger import Budget
 from fedinfer.store import open_store
 from fedinfer.wire import encode
-from tests.protocol.fleet import SCHEMA, Fleet, enrolled, introduce, real, reopened, settings, simulated, work
+from tests.protocol.fleet import NONCE, SCHEMA, Fleet, enrolled, introduce, real, reopened, settings, simulated, work
 
 LARGE = Budget(8.0, 1e-5)
 
@@ -36,6 +36,7 @@ def invitation(fleet: Fleet, run_id: str, scenario: Scenario) -> bytes:
     return encode(
         JoinRequest(
             run_id,
+            NONCE,
             json.dumps(to_flat(scenario)),
             json.dumps(SCHEMA.to_json()),
             tuple(member.device for member in members),

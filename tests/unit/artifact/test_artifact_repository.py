@@ -308,3 +308,93 @@ def test_manifest_on_disk_is_what_was_signed(site):
     path.unlink()
     with pytest.raises(ArtifactRejected, match="its file is missing"):
         site.repository.manifest(1)
+
+
+# --- withdrawn versions ---
+
+
+def test_a_withdrawn_version_is_signed_no_more_and_its_number_is_gone(site):
+    site.publish(1)
+    files = set(list_files(site.folder / "targets"))
+    site.repository.withdraw(1)
+    assert files
+    assert not list_files(site.folder / "targets")
+    again = reopened(site)
+    assert (again.versions(), again.withdrawn(), again.newest_version) == ((), (1,), 1)
+    with pytest.raises(ArtifactRejected, match="nothing was published"):
+        again.bundle(1)
+    with pytest.raises(ArtifactRejected):
+        again.reissue(1, site.clock.now())
+    with pytest.raises(Rollback, match="version 1 is not newer than 1"):
+        again.publish(*release(1))
+    again.publish(*release(2))
+    assert reopened(site).withdrawn() == (1,)
+    assert state_of(site).targets.unrecognized_fields == {"withdrawn": [1]}
+
+
+def test_withdrawing_twice_signs_nothing_new(site):
+    site.publish(1, 2)
+    site.repository.withdraw(2)
+    before = site.repository.metadata()
+    site.repository.withdraw(2)
+    assert site.repository.metadata() == before
+    assert set(before) <= set(site.repository.metadata(from_root_version=0))
+
+
+@pytest.mark.parametrize("version", [-1, 0, 3])
+def test_what_was_never_published_cannot_be_withdrawn(site, version):
+    site.publish(1, 2)
+    with pytest.raises(ArtifactRejected, match="never published, the newest is 2"):
+        site.repository.withdraw(version)
+    assert site.repository.withdrawn() == ()
+
+
+def test_a_pruned_version_can_be_withdrawn_because_devices_may_run_it(site):
+    site.publish(1, 2, 3)
+    assert site.repository.prune(1) == (1, 2)
+    site.repository.withdraw(1)
+    assert reopened(site).withdrawn() == (1,)
+    assert reopened(site).versions() == (3,)
+
+
+def test_a_cohort_loses_a_withdrawn_version_and_never_goes_below_it(site):
+    site.publish(1, 2, 3)
+    for cohort, version in (("east", 2), ("west", 1)):
+        site.repository.add_cohort(cohort, site.entropy)
+        site.repository.offer(cohort, version)
+    site.repository.withdraw(2)
+    again = reopened(site)
+    with pytest.raises(ArtifactRejected, match="nothing was published as cohort/east"):
+        again.bundle(2, cohort="east")
+    assert again.bundle(1, cohort="west")
+    with pytest.raises(Rollback, match="was offered version 2, not 1"):
+        again.offer("east", 1)
+    again.offer("east", 3)
+
+
+def test_going_back_after_a_withdrawal_takes_the_next_number(site):
+    site.publish(1, 2)
+    site.repository.withdraw(2)
+    assert site.repository.reissue(1, site.clock.now()).version == 3
+    assert site.repository.versions() == (1, 3)
+
+
+@pytest.mark.parametrize("files", [0, 1, 2])
+def test_a_withdrawal_that_is_killed_half_way_never_happened(site, monkeypatch, files):
+    """`timestamp.json` is written last; before it, devices and a new process see the version as it was."""
+    site.publish(1)
+    left = iter(range(files))
+
+    def dies(folder, name, data):
+        if next(left, None) is None:
+            raise StoreError("killed")
+        write_file(folder, name, data)
+
+    monkeypatch.setattr(repository_module, "write_file", dies)
+    with pytest.raises(StoreError):
+        site.repository.withdraw(1)
+    monkeypatch.setattr(repository_module, "write_file", write_file)
+    again = reopened(site)
+    assert (again.versions(), again.withdrawn()) == ((1,), ())
+    again.withdraw(1)
+    assert reopened(site).withdrawn() == (1,)

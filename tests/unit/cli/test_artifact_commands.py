@@ -220,6 +220,15 @@ def test_rotation_by_command(tmp_path, repository):
     assert call("rotate", repository, "--keys", tmp_path / "keys", "--role", "nobody")[0] == 2
 
 
+def test_withdrawal_by_command(tmp_path, repository):
+    assert asked("withdraw", repository, "--keys", tmp_path / "keys", "--version", 3)["withdrawn"] == [3]
+    assert asked("verify", repository)["verified"]
+    assert asked("inspect", repository)["withdrawn"] == [3]
+    code, text = call("withdraw", repository, "--keys", tmp_path / "keys", "--version", 99)
+    assert code == 5
+    assert "never published" in text
+
+
 def test_keys_are_never_overwritten(tmp_path):
     asked("keys", tmp_path / "keys")
     code, text = call("keys", tmp_path / "keys")

@@ -157,7 +157,7 @@ def test_a_forged_a_copied_and_a_foreign_device_are_left_out_and_the_others_run(
     reasons = {fields["device"]: fields["reason"] for fields in left_out}
     assert len(reasons) == 2
     assert "did not sign" in reasons["r01 on node 7"]
-    assert "2 nodes claim to be this device with valid certificates: 2, 8" in reasons["r00"]
+    assert "2 nodes have the key of this device, its store was copied: 2, 8" in reasons["r00"]
 
 
 def test_ranges_that_nobody_confirmed_stop_a_pilot_before_anybody_is_asked(pilot: Pilot) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -10,13 +14,16 @@ import pytest
 from fedinfer.artifact.delta import add_deltas
 from fedinfer.artifact.repository import Repository
 from fedinfer.artifact.signing import Role, generate_keys
-from fedinfer.errors import BadSignature, TransportError
+from fedinfer.errors import ArtifactRejected, BadSignature, Rollback, TransportError
 from fedinfer.inference.installed import open_installed
 from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import Slots
 from fedinfer.inference.updater import Updater
 from fedinfer.system import FrozenClock, SimulatedEntropy
 from tests.unit.inference.device_world import NOW, SETTINGS, make_manifest, make_model, make_rows, softmax_of
+from tests.unit.inference.device_world import Repository as Signer
+
+SETTINGS_NORTH = replace(SETTINGS, cohort="north")
 
 
 class World:
@@ -113,3 +120,119 @@ def test_bundle_that_waited_too_long_is_refused(tmp_path):
     with pytest.raises(BadSignature, match="expired"):
         world.install(files)
     assert world.slots.active() is None
+
+
+# --- withdrawn versions ---
+
+
+def test_a_withdrawn_version_makes_way_for_the_one_before_it(tmp_path):
+    world = World(tmp_path)
+    for version in (1, 2):
+        world.publish(version)
+        world.install(world.bundle(version))
+    world.repository.withdraw(2)
+    report = world.device.install(world.repository.fetch, NOW)
+    assert (report.version, report.installed, report.withdrawn) == (1, False, (2,))
+    assert world.serves(1)
+    with pytest.raises(ArtifactRejected, match="nothing was published"):
+        world.bundle(2)
+    assert world.repository.reissue(1, NOW).version == 3
+    assert world.device.install(world.repository.fetch, NOW).version == 3
+    assert world.serves(1)
+
+
+def test_versions_still_grow_on_a_device_without_a_model(tmp_path):
+    """A cohort may lag behind the fleet, so version 1 is in order there, but not where version 2 was."""
+    world = World(tmp_path, cohort="north")
+    world.repository.add_cohort("north", world.entropy)
+    world.publish(1)
+    world.publish(2)
+    world.repository.offer("north", 2)
+    world.install(world.bundle(2, cohort="north"))
+    world.repository.withdraw(2)
+    assert world.device.install(world.repository.fetch, NOW).version == 0
+    with pytest.raises(Rollback, match="was offered version 2, not 1"):
+        world.repository.offer("north", 1)
+    older = World(tmp_path / "older", cohort="north")
+    older.repository.add_cohort("north", older.entropy)
+    older.publish(1)
+    older.repository.offer("north", 1)
+    older.device = Updater(
+        world.slots, older.repository.trusted_root(), tmp_path / "fresh", SETTINGS_NORTH, world.clock, SessionCache(1)
+    )
+    with pytest.raises(Rollback, match="version 1 is offered, version 2 was here and is withdrawn"):
+        older.device.install(older.repository.fetch, NOW)
+
+
+def test_a_signer_that_offers_what_it_withdrew_is_refused(tmp_path):
+    server = Signer()
+    slots = Slots(tmp_path / "slots", flush=lambda descriptor: None)
+    device = Updater(slots, server.trusted_root, tmp_path / "metadata", SETTINGS, FrozenClock(NOW), SessionCache(1))
+    server.targets.unrecognized_fields["withdrawn"] = [1]
+    server.publish(1)
+    with pytest.raises(Rollback, match="offered and withdrawn at once"):
+        device.install(server.fetch, NOW)
+    assert slots.active() is None
+
+
+@pytest.mark.parametrize("found", ["1", [0], [True], [2, 1], [1, 1], {"1": 1}, [2**31], None])
+def test_a_list_that_is_none_is_refused_even_when_signed(tmp_path, found):
+    server = Signer()
+    slots = Slots(tmp_path / "slots", flush=lambda descriptor: None)
+    device = Updater(slots, server.trusted_root, tmp_path / "metadata", SETTINGS, FrozenClock(NOW), SessionCache(1))
+    server.publish(1)
+    device.install(server.fetch, NOW)
+    server.targets.unrecognized_fields["withdrawn"] = found
+    server.sign_all()
+    with pytest.raises(BadSignature, match="list of withdrawn versions"):
+        device.withdraw(server.fetch, NOW)
+    assert slots.active().version == 1
+
+
+CHILD = """
+import os, signal, sys
+from datetime import datetime
+from pathlib import Path
+from fedinfer.inference import slots as module
+from fedinfer.inference.session import SessionCache
+from fedinfer.inference.trust import folder_fetch
+from fedinfer.inference.updater import Updater, UpdateSettings
+from fedinfer.system import SystemClock
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+folder, point, now = Path(sys.argv[1]), sys.argv[2], datetime.fromisoformat(sys.argv[3])
+slots, root = module.Slots(folder / "slots"), (folder / "server/metadata/1.root.json").read_bytes()
+if point == "before the pointer":
+    module.Slots.withdraw = die
+elif point == "half of the pointer":
+    module.os.replace = die
+updater = Updater(slots, root, folder / "metadata", UpdateSettings(1e6, 3600.0), SystemClock(), SessionCache(1))
+updater.withdraw(folder_fetch(folder / "server"), now)
+die()
+"""
+
+
+@pytest.mark.parametrize("point", ["before the pointer", "half of the pointer", "before the answer"])
+def test_kill_9_while_a_version_is_withdrawn(tmp_path, point):
+    """The old state or the new one; the next look at the repository, which brings nothing new, finishes it."""
+    world = World(tmp_path)
+    world.publish(1)
+    world.install(world.bundle(1))
+    world.repository.withdraw(1)
+    killed = subprocess.run(
+        [sys.executable, "-c", CHILD, str(tmp_path), point, NOW.isoformat()], capture_output=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    pointer = world.slots.pointer()
+    if point == "before the answer":
+        assert (pointer.active, pointer.withdrawn) == (None, (1,))
+    else:
+        assert (pointer.active.version, pointer.withdrawn) == (1, ())
+        assert world.serves(1)
+    assert world.device.withdraw(world.repository.metadata().get, NOW) == (1,)
+    assert (world.slots.active(), world.slots.pointer().withdrawn) == (None, (1,))
+    assert world.slots.load() is None
+    world.publish(2)
+    assert world.install(world.bundle(2)).version == 2

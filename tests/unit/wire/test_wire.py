@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from fedinfer import messages
 from fedinfer.errors import BadMessage, FedInferError, VersionMismatch
-from fedinfer.messages import EnrollReply, FitWork, JoinReply, PushRequest, SumPlan, WindowReply
+from fedinfer.messages import EnrollReply, FitWork, JoinFacts, JoinReply, PushRequest, SumPlan, WindowReply
 from fedinfer.wire import MAX_DIMENSIONS, decode, encode
 
 
@@ -237,8 +237,8 @@ def test_every_message_refuses_noise_with_a_typed_error(kind: type, data: bytes)
 @pytest.mark.parametrize(
     "message",
     [
-        EnrollReply("d", b"k" * 32, b"c" * 64),
-        JoinReply(4, 100),
+        EnrollReply("d", b"k" * 32, b"c" * 64, b"p" * 64),
+        JoinReply(JoinFacts(4, 100), b"p" * 64),
         PushRequest(1, {"metadata/1.root.json": b"{}"}),
         WindowReply(True, 1, 20, 19, (1.0, 2.0)),
     ],
