@@ -50,10 +50,15 @@ class Categorical:
     confirmed: bool = True
 
 
-MARKS = '.,!?;:)"<\n\r\t'
+BREAKS = "\n\t"
+"""Count as spaces between the words of a text."""
+OPENERS = '("'
+"""One of each, in this order, may stand before a word of a text; the next one ends it."""
+MARKS = OPENERS + ".,!?;:)<\r"
 """A word of a text ends before the first of these."""
 MAX_WORDS, MAX_VOCABULARY = 4096, 100_000
-_WORD = re.compile(f"[^A-Z {re.escape(MARKS)}~][^A-Z {re.escape(MARKS)}]{{0,63}}")
+_NEVER = re.escape(MARKS + BREAKS)
+_WORD = re.compile(f"[^A-Z {_NEVER}~][^A-Z {_NEVER}]{{0,63}}")
 
 
 @dataclass(frozen=True, slots=True)
