@@ -78,8 +78,8 @@ class _Chain:
     def _spaced(self, texts: str, mark: str, most: int) -> str:
         """The first `most` parts of n texts between marks, a power of two, joined by spaces: n texts again.
 
-        StringConcat joins two texts. So parts lie in the order of their mirrored binary place: each half of a row joined
-        to the other half, place by place, puts neighbours together, and again, until one is left.
+        StringConcat joins two texts. So parts lie in the order of their mirrored binary place: one half of a row joined
+        to the other half, place by place, puts neighbours together; so again, until one is left.
         """
         ended = self._add("StringConcat", [texts, self._text(mark * most)])  # so that there are enough parts
         parts = self._add("StringSplit", [ended], counted=True, delimiter=mark, maxsplit=most)

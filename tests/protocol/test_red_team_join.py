@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fedinfer.config import Scenario, to_flat
-from fedinfer.data import load_own
+from fedinfer.data import load_own, public_schema
 from fedinfer.deployment.node import MOST_DESCRIPTIONS, open_host
 from fedinfer.deployment.store import create_authority, enrol_device
 from fedinfer.device.host import Host
@@ -179,11 +179,11 @@ def test_a_row_does_not_decide_where_the_others_go(tmp_path: Path) -> None:
     table, scenario = tmp_path / "t.csv", settings('data.unlabelled = "drop"')
     write_table(table, 3, 40)
     lines = table.read_text().splitlines()
-    whole = load_own(scenario, table, simulation_rng(1))
+    whole = load_own(scenario, public_schema(scenario), table, simulation_rng(1))
     for gone in range(1, 41):
         cells = lines[gone].split(",")
         table.write_text("\n".join([*lines[:gone], ",".join([*cells[:3], ""]), *lines[gone + 1 :]]) + "\n")
-        less = load_own(scenario, table, simulation_rng(1))
+        less = load_own(scenario, public_schema(scenario), table, simulation_rng(1))
         sizes = sorted([len(whole.train_y) - len(less.train_y), len(whole.test_y) - len(less.test_y)])
         assert sizes == [0, 1]
         for before, after in ((whole.train_x, less.train_x), (whole.test_x, less.test_x)):

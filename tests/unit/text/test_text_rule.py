@@ -95,7 +95,9 @@ def test_a_text_schema_survives_json() -> None:
     assert Schema((Numeric("a", 0, 1),), "y", ("n", "y")).text is None
 
 
-@pytest.mark.parametrize("word", ["Good", "", "two words", "end.", "~x", "x" * 65, *(f"a{mark}" for mark in MARKS + BREAKS)])
+@pytest.mark.parametrize(
+    "word", ["Good", "", "two words", "end.", "~x", "x" * 65, *(f"a{mark}" for mark in MARKS + BREAKS)]
+)
 def test_a_word_that_no_text_can_hold_is_refused(word: str) -> None:
     with pytest.raises(ConfigError, match="can never be found"):
         Text("note", 4, ("good", word))
