@@ -50,10 +50,21 @@ class Categorical:
     confirmed: bool = True
 
 
-MARKS = '.,!?;:)"<\n\r\t'
+BREAKS = "\n\t"
+"""Count as spaces between the words of a text."""
+OPENERS = '("'
+"""One of each, in this order, may stand before a word of a text; the next one ends it."""
+MARKS = OPENERS + ".,!?;:)<\r"
 """A word of a text ends before the first of these."""
 MAX_WORDS, MAX_VOCABULARY = 4096, 100_000
-_WORD = re.compile(f"[^A-Z {re.escape(MARKS)}~][^A-Z {re.escape(MARKS)}]{{0,63}}")
+WORD_RULE = "words are 1 to 64 characters without A-Z, spaces and marks, and do not begin with ~"
+_NEVER = re.escape(MARKS + BREAKS)
+_WORD = re.compile(f"[^A-Z {_NEVER}~][^A-Z {_NEVER}]{{0,63}}")
+
+
+def is_word(word: str) -> bool:
+    """Whether a word can be found in a text, so that a vocabulary may list it."""
+    return _WORD.fullmatch(word) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +91,11 @@ class Text:
             raise ConfigError(f"column {self.name}: {len(self.vocabulary)} words, allowed are 1 to {MAX_VOCABULARY}")
         if len(set(self.vocabulary)) != len(self.vocabulary):
             raise ConfigError(f"column {self.name}: the vocabulary lists a word twice")
-        odd = next((word for word in self.vocabulary if not _WORD.fullmatch(word)), None)
+        odd = next((word for word in self.vocabulary if not is_word(word)), None)
         if odd is not None:
             raise ConfigError(
                 f"column {self.name}: {odd[:60]!r} can never be found in a text",
-                hint="words are 1 to 64 characters without A-Z, space and marks, and do not begin with ~",
+                hint=WORD_RULE,
             )
 
     @property

@@ -2,9 +2,12 @@
 
 The rule:
 1. A to Z become a to z. No other character changes: no locale, no Unicode folding, no composition of accents.
-2. A text is cut at spaces (U+0020; several in a row count as one). Its first `length` pieces are kept.
-3. The word of a piece is what stands before its first mark (`fedinfer.schema.MARKS`). Line ends and tabs are marks.
-4. An empty word is 0, a word of the vocabulary its place + 2, any other word 1; 0 also fills the rest of the row.
+2. Line ends (U+000A) and tabs count as spaces. What follows the 64th line end, or then the 64th tab, is not read;
+   of a column of more than 64 words the next power of two takes the place of 64 (see `most_parts`).
+3. The text is cut at spaces (U+0020; several in a row count as one). Its first `length` pieces are kept.
+4. One `(` and then one `"` at the beginning of a piece are skipped. Its word is what then stands before the first mark
+   (`fedinfer.schema.MARKS`; a carriage return is one).
+5. An empty word is 0, a word of the vocabulary its place + 2, any other word 1; 0 also fills the rest of the row.
 
 It is made of what ONNX can do with strings (StringNormalizer, StringSplit, LabelEncoder): ONNX has neither regular
 expressions that find something nor Unicode tables. `fedinfer.artifact.tokenizer` writes it into graphs; a device never
@@ -21,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.schema import MARKS, Schema, Text
+from fedinfer.schema import BREAKS, MARKS, OPENERS, Schema, Text
 
 MOST_CHARACTERS = 100_000
 """Of one text that a device predicts; a longer one is refused before the graph copies it."""
@@ -31,15 +34,28 @@ AWKWARD = (
     "", " ", "   ", ".", "\n", "a\tb\nc\r\n", "\0", "a\0 b\0", " lead and trail ", "!?.,;:", "...so...what",
     '"quoted" (so)', "\u00c4rger \u0130\u0131 \u00df \u03a3\u03a3", "e\u0301 \u00e9 E\u0301 \u00c9",
     "\u00a0no\u2003break\u3000", "\ufeffbom", "\U0001f600 \u200d\U0001f525", "~ ~~", "word " * 500, "x" * 5000,
-    "a.b " * 300, "' '' don't n't",
+    "a.b " * 300, "' '' don't n't", "one\ntwo\n\nthree\tfour\r\nfive", "\n" * 64 + "late", "\t" * 63 + "a\tlate",
+    "a\n" * 200, "(a (\"b \"(c ((d \"\"e (.f \"(\" a(b a\"b ( \" (\" (\n\"", "\n" * 70 + "\t" * 70 + "never",
 )  # fmt: skip
 """Texts on which tokenizers like to differ; the gates try them on every file."""
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-_WORD = re.compile(f"[^{re.escape(MARKS)}]*")
+_FEWEST_PARTS = 64
+_WORD = re.compile(f"{''.join(f'{re.escape(mark)}?' for mark in OPENERS)}([^{re.escape(MARKS)}]*)")
+
+
+def most_parts(length: int) -> int:
+    """Lines, and then parts between tabs, that are read of a text: a power of two, at least 64 and at least `length`.
+
+    The bound keeps small what a graph makes of a text of 100,000 line ends.
+    """
+    return max(_FEWEST_PARTS, 1 << (length - 1).bit_length())
 
 
 def pieces(text: str, length: int) -> list[str]:
-    """The first `length` pieces of a text between spaces, as they are written."""
+    """The first `length` pieces of a text between spaces, line ends and tabs, as they are written."""
+    most = most_parts(length)
+    for mark in BREAKS:
+        text = " ".join(text.split(mark, most)[:most])
     return [piece for piece in text.split(" ") if piece][:length]
 
 
@@ -47,9 +63,9 @@ def words(text: str, length: int) -> list[str]:
     """The words of the first `length` pieces, lower case; some may be empty.
 
     >>> words('Not GOOD!  "Well" made,fine (said)', 8)
-    ['not', 'good', '', 'made', '(said']
+    ['not', 'good', 'well', 'made', 'said']
     """
-    return [_WORD.match(piece.translate(_LOWER))[0] for piece in pieces(text, length)]  # type: ignore[index]  # matches ""
+    return [_WORD.match(piece.translate(_LOWER))[1] for piece in pieces(text, length)]  # type: ignore[index]  # matches ""
 
 
 def tokens(texts: Sequence[str], column: Text) -> npt.NDArray[np.float32]:

@@ -33,7 +33,7 @@ from fedinfer.artifact.recipes import FLOAT, FP16, Recipe
 from fedinfer.errors import ArtifactRejected, DataError, GateFailed
 from fedinfer.manifest import PROBABILITIES
 from fedinfer.ports import Clock
-from fedinfer.schema import MARKS, Schema
+from fedinfer.schema import BREAKS, MARKS, Schema
 from fedinfer.text import AWKWARD, raw_rows, tokens
 
 _FEWEST_LABELLED = 20  # with fewer rows a temperature fitted to labels is noise
@@ -218,7 +218,8 @@ def _check_tokenizer(file: bytes, schema: Schema) -> None:
     """The graph reads texts as training does, whatever somebody may write."""
     if schema.text is None:
         return
-    texts = [*AWKWARD, *(f"{word}{mark} {word.upper()}" for word in schema.text.vocabulary[:_ALONE] for mark in MARKS)]
+    listed = schema.text.vocabulary[:_ALONE]
+    texts = [*AWKWARD, *(f"{mark}{word}{mark} {word.upper()}" for word in listed for mark in MARKS + BREAKS)]
     different = np.flatnonzero((tokens_in(file, texts) != tokens(texts, schema.text)).any(axis=1))
     if different.size:
         raise GateFailed(

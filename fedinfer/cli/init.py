@@ -42,6 +42,10 @@ def init(
     _report(proposal, path)
 
 
+_RANGES = "Ranges and categories come from the data and are not confirmed as public: read the comment in the file."
+_TEXT = "Texts are read with a public list of 1,000 English words; another one: [data] vocabulary."
+
+
 def _report(proposal: Proposal, path: Path) -> None:
     table = Table("column", "taken for", "because", "missing", box=None, pad_edge=False)
     for guess in proposal.columns:
@@ -57,9 +61,9 @@ def _report(proposal: Proposal, path: Path) -> None:
         stdout.print(
             f"The label is a number: class 1 means above {proposal.label_above:g}. Choose your own label_above."
         )
+    has_text = any(guess.role is Role.TEXT for guess in proposal.columns)
     stdout.print(
-        "Ranges and categories come from the data and are not confirmed as public: read the comment in the file.\n\n"
-        "Next steps:\n"
+        f"{_TEXT if has_text else _RANGES}\n\nNext steps:\n"
         f"  fedinfer validate {path}   what it would do\n"
         f"  fedinfer run {path}        simulate it\n",
         highlight=False,

@@ -20,6 +20,7 @@ from fedinfer.errors import ConfigError
 
 FILE_IN_FOLDER = "scenario.toml"
 LONGEST_CHAIN = 8
+_FILES = ("path", "vocabulary")
 
 
 def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
@@ -29,10 +30,10 @@ def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
         name_or_path: for instance "heart" or "pilot/scenario.toml". A file may say `extends = "heart"` or
             `extends = "../base.toml"`: that one is read first and this one laid over it, key by key.
         overrides: texts `section.key=value` laid on top; the value is TOML, a bare word is text. A relative
-            `data.path` starts here from the current folder, as in a shell.
+            `data.path` or `data.vocabulary` starts here from the current folder, as in a shell.
 
     Returns:
-        The scenario. Relative `data.path` values are resolved from the folder of the file that has them.
+        The scenario. Relative `data.path` and `data.vocabulary` are resolved from the folder of the file that has them.
 
     Raises:
         ConfigError: names file, key, value and rule of everything that is wrong.
@@ -127,10 +128,11 @@ def _parent_path(path: Path, parent: str) -> Path:
 
 
 def _placed(values: Mapping[str, Any], folder: Path, source: str) -> dict[str, Any]:
-    """The values with an absolute `data.path`."""
+    """The values with absolute paths to table and vocabulary."""
     if "base" in values:
         raise ConfigError(f"{source}: unknown key base", hint="relative paths start from the folder of the TOML")
     data = values.get("data")
-    if not isinstance(data, Mapping) or not isinstance(data.get("path"), str) or not data["path"]:
+    if not isinstance(data, Mapping):
         return dict(values)
-    return {**values, "data": {**data, "path": os.path.normpath(folder / data["path"])}}
+    named = {key: data[key] for key in _FILES if isinstance(data.get(key), str) and data[key]}
+    return {**values, "data": {**data} | {key: os.path.normpath(folder / name) for key, name in named.items()}}

@@ -22,7 +22,7 @@ your own table, `fedinfer validate` says what it would do.
 
 - `extends = "heart"` as the first line reads that built-in (or file) first and lays this file over it, key by key.
 - `fedinfer run heart --set privacy.epsilon=2 --set data.partition.devices=20` lays single keys on top.
-- A relative `data.path` starts from the folder of the TOML that names it.
+- A relative `data.path` or `data.vocabulary` starts from the folder of the TOML that names it.
 - An unknown key, a wrong type or a value out of bounds is an error that names file, key, value and rule (exit code 2).
 - As Flower run config the same keys are dotted (`training.rounds = 5`), lists and tables are JSON text, and
   `scenario = "heart"` names what they are laid over.

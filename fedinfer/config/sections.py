@@ -25,6 +25,7 @@ from fedinfer.config.fields import (
     Seed,
 )
 from fedinfer.config.operating import ArtifactSection, DriftSection, FleetSection, RolloutSection
+from fedinfer.schema import MAX_WORDS
 from fedinfer.types import AggregationMode, Trust, Unit
 
 MISSING_TEXT = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None", "?")
@@ -140,6 +141,18 @@ class DataSection(Section):
         default={},
         description="`ranges.COL = [low, high]`: public range of a numeric column; values outside are clamped.",
     )
+    text: str = Field(
+        default="",
+        description="Column of free text; it is the only input, for kinds `bag` and `transformer`. Only with `csv`.",
+    )
+    vocabulary: str = Field(
+        default="",
+        description="Public list of words, one per line, UTF-8, relative to the TOML; never made from the texts of "
+        "devices. Empty: 1,000 English words that come with fedinfer. Only with `text`.",
+    )
+    text_length: Annotated[int, Field(ge=1, le=MAX_WORDS)] = Field(
+        default=64, description="Words that are read of a text, from its beginning."
+    )
     ranges_confirmed: bool = Field(
         default=True, description="False: ranges and categories were read off the data. A deployment refuses to start."
     )
@@ -192,7 +205,26 @@ class DataSection(Section):
             raise ValueError(f"label_above makes two classes: labels must name both or none, has {len(self.labels)}")
         if self.label and self.label in (self.device, *self.drop):
             raise ValueError(f"label {self.label!r} cannot be the device column or a dropped column")
+        self._check_text()
         return self
+
+    def _check_text(self) -> None:
+        if not self.text:
+            if self.vocabulary:
+                raise ValueError(f"vocabulary = {self.vocabulary!r} is for a column of free text: name it with text")
+            return
+        if self.source != "csv":
+            raise ValueError(f"text = {self.text!r} needs source = 'csv': built-in data brings its own columns")
+        others = {*self.ranges, *self.categories, *self.categorical, *self.missing_values} - {*self.drop}
+        if others:
+            raise ValueError(
+                f"text = {self.text!r} and column {min(others)!r}: a text is the only input of its model; put other "
+                "columns into drop"
+            )
+        if self.text in (self.label, self.device, *self.drop):
+            raise ValueError(f"text = {self.text!r} cannot be the label, the device column or a dropped column")
+        if self.vocabulary == self.path:
+            raise ValueError("vocabulary names the table itself: words of its texts are private, use a public list")
 
 
 class ModelSection(Section):

@@ -12,7 +12,7 @@ from fedinfer.config import DataSection, load_scenario
 from fedinfer.data import reviews, watch
 from fedinfer.data.frames import r_table
 from fedinfer.data.ratings import ratings_table
-from fedinfer.data.read import RawTable, as_text, read_table
+from fedinfer.data.read import RawTable, as_text, read_table, stripped
 from fedinfer.data.table import Table
 from fedinfer.errors import ConfigError, MissingExtra
 from fedinfer.schema import Schema
@@ -58,7 +58,7 @@ def _heart() -> RawTable:
 
 def _credit() -> RawTable:
     columns = r_table("credit", "modeldata", "credit_data")
-    return RawTable("credit", {name: as_text(cells.tolist()) for name, cells in columns.items()})
+    return RawTable("credit", stripped({name: as_text(cells.tolist()) for name, cells in columns.items()}))
 
 
 TEXT: dict[str, Callable[[], RawTable]] = {"heart": _heart, "credit": _credit}

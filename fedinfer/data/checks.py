@@ -73,6 +73,8 @@ def _check_inject(scenario: Scenario, federation: Federation) -> None:
     if inject is None or inject.kind in ("none", "label"):
         return
     schema = federation.schema
+    if schema.text is not None:
+        raise ConfigError(f"[drift.inject] kind = {inject.kind!r}: the rows are texts", hint="use kind = 'label'")
     if inject.kind == "rotate" and (not schema.shape or schema.columns):
         raise ConfigError("[drift.inject] kind = 'rotate': the rows are no images", hint="use shift, scale or noise")
     if inject.kind != "rotate":

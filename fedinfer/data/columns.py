@@ -15,7 +15,7 @@ from fedinfer.config import DataSection
 from fedinfer.data.read import FIRST_ROW, RawTable
 from fedinfer.errors import DataError
 from fedinfer.schema import Categorical, Column, Numeric, Schema
-from fedinfer.text import tokens
+from fedinfer.text import MOST_CHARACTERS, tokens
 from fedinfer.types import DeviceId
 
 MOST_CATEGORIES = 50
@@ -93,10 +93,26 @@ def read_column(raw: RawTable, column: Column, data: DataSection) -> npt.NDArray
 
 
 def read_inputs(raw: RawTable, schema: Schema, data: DataSection) -> npt.NDArray[np.float32]:
-    """All input columns as the model is trained on them: float32, shape (n, width)."""
+    """All input columns as the model is trained on them: float32, shape (n, width).
+
+    Raises:
+        DataError: text that is not a number, or a text that is too long; names the row.
+    """
     if schema.text is not None:
-        return tokens(raw.columns[schema.text.name], schema.text)
+        return tokens(_texts(raw, schema.text.name), schema.text)
     return np.stack([read_column(raw, column, data) for column in schema.columns], axis=1)
+
+
+def _texts(raw: RawTable, name: str) -> list[str]:
+    """Texts as a device takes them. No cell means `missing`: it would be a word there."""
+    cells = raw.columns[name]
+    row = next((row for row, cell in enumerate(cells) if len(cell) > MOST_CHARACTERS), None)
+    if row is not None:
+        raise DataError(
+            f"{_place(raw.name, name, row)}: a text of {len(cells[row]):,} characters, at most {MOST_CHARACTERS:,}",
+            hint="cut it: a model reads the first words only, see [data] text_length",
+        )
+    return cells
 
 
 def seen_categories(cells: Sequence[str], missing: Collection[str], most: int) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -18,6 +18,10 @@ NUMERIC_PART = 0.8
 UNIQUE_PART = 0.5
 MOST_PROPOSED = 20
 """Categories of one column: each is a weight of its own, and noise grows with the number of weights."""
+TEXT_WORDS, TEXT_CHARACTERS = 4, 20
+"""What a cell of free text has at least, in the median."""
+MOST_BESIDE_TEXT = 2
+"""Other usable columns of a table that is about its texts. With more, the texts are probably notes beside it."""
 OUTLIER_FACTOR = 10.0
 """A range this many times wider than the middle 98 % of the values is cut to the middle 99 %."""
 
@@ -35,6 +39,7 @@ class Role(StrEnum):
 
     NUMERIC = "numeric"
     CATEGORICAL = "categorical"
+    TEXT = "text"
     DROP = "drop"
 
 
@@ -50,6 +55,7 @@ class Guess:
         low, high: proposed range of a number.
         categories: proposed list of categories.
         stray: texts among numbers that probably mean `missing`.
+        words: median number of words of a free text.
     """
 
     name: str
@@ -60,6 +66,7 @@ class Guess:
     high: float = 1.0
     categories: tuple[str, ...] = ()
     stray: tuple[str, ...] = ()
+    words: int = 0
 
 
 def guess_column(name: str, cells: Sequence[str], missing: Collection[str]) -> Guess:
@@ -116,7 +123,12 @@ def _proposed_range(values: np.ndarray) -> tuple[float, float, str]:
 def _guess_category(
     name: str, cells: Sequence[str], counts: Counter[str], missing: Collection[str], absent: int
 ) -> Guess:
-    if len(counts) > MOST_PROPOSED and len(counts) > UNIQUE_PART * counts.total():
+    words = _median(len(cell.split()) for cell in counts)
+    many = len(counts) > UNIQUE_PART * counts.total()
+    if many and words >= TEXT_WORDS and _median(map(len, counts)) >= TEXT_CHARACTERS:
+        reason = f"free text: {len(counts)} different values, {words} words in the median"
+        return Guess(name, Role.TEXT, reason, absent, words=words)
+    if len(counts) > MOST_PROPOSED and many:
         return Guess(name, Role.DROP, f"text that hardly repeats: {len(counts)} different values", absent)
     if len(counts) == counts.total():
         return Guess(name, Role.DROP, "text that is different in every row", absent)
@@ -124,3 +136,29 @@ def _guess_category(
     rare = len(counts) - len(categories)
     reason = f"{len(counts)} categories" + (f", the {rare} rarest count as missing" if rare else "")
     return Guess(name, Role.CATEGORICAL, reason, absent, categories=categories)
+
+
+def _median(values: Iterable[int]) -> int:
+    return int(np.median(list(values)))
+
+
+def settled(guesses: Sequence[Guess]) -> tuple[Guess, ...]:
+    """The guesses with either one text and nothing beside it, or no text: no model reads both."""
+    texts = [guess for guess in guesses if guess.role is Role.TEXT]
+    if not texts:
+        return tuple(guesses)
+    longest = max(texts, key=lambda guess: guess.words)
+    others = sum(guess.role in (Role.NUMERIC, Role.CATEGORICAL) for guess in guesses)
+    chosen = longest if others <= MOST_BESIDE_TEXT else None
+    return tuple(_beside(guess, chosen) for guess in guesses)
+
+
+def _beside(guess: Guess, chosen: Guess | None) -> Guess:
+    if guess is chosen or guess.role is Role.DROP or (chosen is None and guess.role is not Role.TEXT):
+        return guess
+    why = (
+        f"a text stands alone, {chosen.name!r} was taken"
+        if chosen
+        else "a text stands alone, to learn from it see text"
+    )
+    return replace(guess, role=Role.DROP, reason=f"{guess.reason}; {why}")

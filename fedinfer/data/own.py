@@ -12,36 +12,47 @@ from fedinfer.data.columns import read_inputs
 from fedinfer.data.labels import TWO_CLASSES, read_labels
 from fedinfer.data.read import read_table
 from fedinfer.data.table import DeviceData
-from fedinfer.errors import DataError
-from fedinfer.schema import Categorical, Numeric, Schema
+from fedinfer.data.vocabulary import text_column, vocabulary_of
+from fedinfer.errors import DataError, Misbehaviour
+from fedinfer.schema import Categorical, Numeric, Schema, Text
+
+_KEYS = {Numeric: "ranges", Categorical: "categories", Text: "text"}
 
 
 def public_schema(scenario: Scenario) -> Schema:
-    """The schema that follows from the scenario, without a look at any row.
+    """The schema that follows from the scenario and its word list, without a look at any row.
 
     All devices and the server must agree on it, so it needs class names and, for every input column, a range or a
     list of categories, all confirmed as public. `load` gives the same schema for such a scenario.
 
     Raises:
-        DataError: the description is not complete, or not confirmed.
+        DataError: the description is not complete, or not confirmed, or its word list cannot be used.
     """
+    return _described_schema(scenario, vocabulary_of(scenario))
+
+
+def _described_schema(scenario: Scenario, words: tuple[str, ...]) -> Schema:
     if scenario.data.source == "builtin" and scenario.data.name in ARRAYS:
         return builtin_schema(scenario.data.name)
     data = _described(scenario)
     _check_public(data)
+    if data.text:
+        return Schema((text_column(data, words),), data.label, _labels(data))
     unused = {data.label, data.device, *data.drop}
     numeric = (Numeric(name, low, high) for name, (low, high) in data.ranges.items() if name not in unused)
     listed = (Categorical(name, names) for name, names in data.categories.items() if name not in unused)
     return Schema((*numeric, *listed), data.label, _labels(data))
 
 
-def load_own(scenario: Scenario, path: Path, rng: np.random.Generator) -> DeviceData:
+def load_own(scenario: Scenario, schema: Schema, path: Path, rng: np.random.Generator) -> DeviceData:
     """Read the table of one device in a deployment.
 
     Columns that the schema does not name are not read. One class is enough here: other devices may hold the others.
 
     Args:
         scenario: the scenario of the pilot; `data.device` and `data.partition` are ignored.
+        schema: what server and devices agreed on. A device takes the word list from it and opens no file that a
+            scenario names.
         path: the device's own CSV or Parquet file.
         rng: choice of held-out rows.
 
@@ -51,11 +62,14 @@ def load_own(scenario: Scenario, path: Path, rng: np.random.Generator) -> Device
 
     Raises:
         DataError: the table breaks the description, or the description is not complete and confirmed.
+        Misbehaviour: the schema is not what the scenario describes.
     """
-    schema, data = public_schema(scenario), _described(scenario)
-    raw = read_table(path, data.delimiter)
+    text, data = schema.text, _described(scenario)
+    if schema != _described_schema(scenario, text.vocabulary if text else ()):
+        raise Misbehaviour("the schema of the task is not the one that its scenario describes")
+    raw = read_table(path, data.delimiter, text.name if text else "")
     for column in schema.columns:
-        raw.column("ranges" if isinstance(column, Numeric) else "categories", column.name)
+        raw.column(_KEYS[type(column)], column.name)
     y = read_labels(raw, data, schema.labels)
     keep = y >= 0
     if not keep.any():
@@ -109,5 +123,5 @@ def _check_public(data: DataSection) -> None:
             f"[data] categorical = {unlisted[0]!r}: a deployment needs its public list",
             hint=f"add [data.categories] {unlisted[0]} = [..]",
         )
-    if not data.ranges and not data.categories:
-        raise DataError("[data]: a deployment needs a range or a list of categories for every input column")
+    if not data.ranges and not data.categories and not data.text:
+        raise DataError("[data]: a deployment needs a range or a list of categories for every input column, or text")

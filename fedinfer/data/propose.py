@@ -16,7 +16,7 @@ import numpy as np
 
 from fedinfer.config.load import FILE_IN_FOLDER
 from fedinfer.config.sections import MISSING_TEXT
-from fedinfer.data.guess import Guess, Role, guess_column, is_finite_number
+from fedinfer.data.guess import Guess, Role, guess_column, is_finite_number, settled
 from fedinfer.data.labels import in_order
 from fedinfer.data.read import RawTable, read_table
 from fedinfer.errors import ConfigError, DataError, StoreError
@@ -61,6 +61,18 @@ class _Plan:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A model that suits the columns: lines of [model], and the step of the server."""
+
+    lines: tuple[str, ...]
+    server_learning_rate: float
+
+
+_OF_A_TABLE = _Model(('kind = "logistic" # or "mlp"; start simple, noise hurts large models more',), 0.1)
+_OF_A_TEXT = _Model(('kind = "bag" # the mean of word vectors; "transformer" needs more rows', "hidden = [8]"), 0.03)
+
+
 def propose(csv: Path, folder: Path, label: str, device: str) -> Proposal:
     """Read a table and propose a scenario for it.
 
@@ -77,7 +89,7 @@ def propose(csv: Path, folder: Path, label: str, device: str) -> Proposal:
     label_cells = raw.column("label", label)
     devices = _devices(raw, device)
     names = [name for name in raw.columns if name not in (label, device)]
-    guesses = tuple(guess_column(name, raw.columns[name], MISSING_TEXT) for name in names)
+    guesses = settled([guess_column(name, raw.columns[name], MISSING_TEXT) for name in names])
     if all(guess.role is Role.DROP for guess in guesses):
         reasons = ", ".join(f"{guess.name!r} ({guess.reason})" for guess in guesses) or "the label stands alone"
         raise DataError(f"{csv}: no column is left to learn from: {reasons}")
@@ -89,7 +101,7 @@ def propose(csv: Path, folder: Path, label: str, device: str) -> Proposal:
             *_device_lines(raw, device),
             *_column_lines(guesses),
             *([] if device else _partition_lines(devices)),
-            *_plan_lines(_plan(raw.rows, devices)),
+            *_plan_lines(_plan(raw.rows, devices), _model(guesses)),
         ]
     )
     return Proposal(text + "\n", guesses, above, raw.rows, devices)
@@ -155,9 +167,22 @@ def _column_lines(guesses: Sequence[Guess]) -> list[str]:
     lines = ["drop = [", *(f"  {_text(g.name)}, # {g.reason}" for g in dropped), "]"] if dropped else []
     if stray:
         lines += [f"missing_text = {_texts([*MISSING_TEXT, *stray])} # found among numbers: {_texts(stray)}"]
+    lines += ["test_fraction = 0.3"]
+    texts = [guess for guess in guesses if guess.role is Role.TEXT]
+    return lines + (_text_lines(texts[0]) if texts else _confirm_lines(guesses))
+
+
+def _text_lines(guess: Guess) -> list[str]:
     return [
-        *lines,
-        "test_fraction = 0.3",
+        f"text = {_text(guess.name)} # {guess.reason}{_missing(guess)}; the only input",
+        '# vocabulary = "words.txt" # a public list, one word per line; without it 1,000 English words.',
+        "# Words of your own texts would be in the published model: take a list that an outsider could have.",
+        "text_length = 64 # words that are read of a text",
+    ]
+
+
+def _confirm_lines(guesses: Sequence[Guess]) -> list[str]:
+    return [
         "",
         "# PLEASE CONFIRM. The ranges and categories below were read off your data. The privacy statement holds only",
         "# for ranges that are public: replace them by what an outsider would expect (a form, a norm, a textbook),",
@@ -206,13 +231,18 @@ def _plan(rows: int, devices: int) -> _Plan:
     return _Plan(unit, epsilon, delta, 20 if rows >= 500 else 10, 0.5 if rows >= 500 else 1.0, 0, why)
 
 
-def _plan_lines(plan: _Plan) -> list[str]:
+def _model(guesses: Sequence[Guess]) -> _Model:
+    return _OF_A_TEXT if any(guess.role is Role.TEXT for guess in guesses) else _OF_A_TABLE
+
+
+def _plan_lines(plan: _Plan, model: _Model) -> list[str]:
     cohort = [f"cohort = {plan.cohort} # devices asked in a round"] if plan.cohort else []
-    by_row = [f"sampling_rate = {plan.sampling_rate}", 'server_optimizer = "fedadam"', "server_learning_rate = 0.1"]
+    rate = f"server_learning_rate = {model.server_learning_rate}"
+    by_row = [f"sampling_rate = {plan.sampling_rate}", 'server_optimizer = "fedadam"', rate]
     return [
         "",
         "[model]",
-        'kind = "logistic" # or "mlp"; start simple, noise hurts large models more',
+        *model.lines,
         "",
         "[training]",
         f"rounds = {plan.rounds}",

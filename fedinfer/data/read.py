@@ -17,7 +17,7 @@ FIRST_ROW = 2
 
 @dataclass(frozen=True, slots=True)
 class RawTable:
-    """Columns of text, stripped of blanks; empty text where a cell is empty.
+    """Columns of text, stripped of blanks but for a column of free text; empty text where a cell is empty.
 
     Args:
         name: file or table name, for messages.
@@ -45,30 +45,32 @@ class RawTable:
         return self.columns[name]
 
 
-def read_table(path: Path, delimiter: str = "") -> RawTable:
+def read_table(path: Path, delimiter: str = "", verbatim: str = "") -> RawTable:
     """Read a CSV or, by its ending, a Parquet file.
 
     Args:
         path: the file.
         delimiter: character between the cells of a CSV; empty: one of , ; tab | is guessed from two lines.
+        verbatim: column whose cells are not stripped, as a device does not strip them; empty: none.
 
     Raises:
         DataError: missing, unreadable, not UTF-8, ragged, duplicate header, fewer than two rows.
         MissingExtra: Parquet without pyarrow.
     """
-    table = read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else read_csv(path, delimiter)
+    is_parquet = path.suffix.lower() in (".parquet", ".pq")
+    table = read_parquet(path, verbatim) if is_parquet else read_csv(path, delimiter, verbatim)
     if table.rows < 2:
         raise DataError(f"{path}: {table.rows} rows; at least 2 are needed, one to train and one to test")
     return table
 
 
-def read_csv(path: Path, delimiter: str) -> RawTable:
+def read_csv(path: Path, delimiter: str, verbatim: str = "") -> RawTable:
     """Read a UTF-8 CSV with a header line, with or without a byte order mark."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             separator = delimiter or _guess_delimiter([file.readline(), file.readline()])
             file.seek(0)
-            return _parsed(path, csv.reader(file, delimiter=separator, strict=True))
+            return _parsed(path, csv.reader(file, delimiter=separator, strict=True), verbatim)
     except UnicodeDecodeError as error:
         line = _line_of_byte(path, error)
         raise DataError(
@@ -81,7 +83,7 @@ def read_csv(path: Path, delimiter: str) -> RawTable:
         raise DataError(f"{path}: cannot be read: {error.strerror}", hint="see [data] path") from error
 
 
-def read_parquet(path: Path) -> RawTable:
+def read_parquet(path: Path, verbatim: str = "") -> RawTable:
     """Read a Parquet file; numbers become their shortest text, nulls become empty."""
     try:
         import pyarrow as arrow
@@ -94,15 +96,21 @@ def read_parquet(path: Path) -> RawTable:
             table = file.read()
     except (OSError, arrow.ArrowException) as error:
         raise DataError(f"{path}: cannot be read: {error}", hint="see [data] path") from error
-    return RawTable(str(path), {name: as_text(table.column(name).to_pylist()) for name in table.column_names})
+    columns = {name: as_text(table.column(name).to_pylist()) for name in table.column_names}
+    return RawTable(str(path), stripped(columns, verbatim))
 
 
 def as_text(values: Iterable[object]) -> list[str]:
     """Cells of another library as text; None becomes empty."""
-    return ["" if value is None else str(value).strip() for value in values]
+    return ["" if value is None else str(value) for value in values]
 
 
-def _parsed(path: Path, lines: Iterator[list[str]]) -> RawTable:
+def stripped(columns: dict[str, list[str]], verbatim: str = "") -> dict[str, list[str]]:
+    """Columns without blanks around their cells, but for the one called `verbatim`."""
+    return {name: cells if name == verbatim else [cell.strip() for cell in cells] for name, cells in columns.items()}
+
+
+def _parsed(path: Path, lines: Iterator[list[str]], verbatim: str) -> RawTable:
     """Columns of the lines that the csv module reads; blank lines are skipped."""
     header = [name.strip() or f"column_{place}" for place, name in enumerate(next(lines, []), start=1)]
     _check_header(path, header)
@@ -113,8 +121,8 @@ def _parsed(path: Path, lines: Iterator[list[str]]) -> RawTable:
         elif row:
             raise DataError(f"{path}: row {number} has {len(row)} cells, the header has {len(header)}")
     columns = zip(*rows, strict=True) if rows else (() for _ in header)
-    stripped = ([cell.strip() for cell in column] for column in columns)
-    return RawTable(str(path), dict(zip(header, stripped, strict=True)))
+    named = {name: list(column) for name, column in zip(header, columns, strict=True)}
+    return RawTable(str(path), stripped(named, verbatim))
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:

@@ -6,13 +6,11 @@ vocabulary comes from public word lists, not from the reviews; see tables/englis
 
 from __future__ import annotations
 
-from importlib import resources
-from pathlib import Path
-
 import numpy as np
 
 from fedinfer.data.frames import r_table
 from fedinfer.data.table import Table
+from fedinfer.data.vocabulary import english_words
 from fedinfer.schema import Schema, Text
 from fedinfer.text import tokens
 
@@ -20,12 +18,6 @@ LENGTH = 64
 """Words that are kept of a review."""
 ITEMS = ("training_data", "testing_data")
 """modeldata's names; which of the two a review comes from plays no role here."""
-
-
-def english_words() -> tuple[str, ...]:
-    """1000 English words: 500 that are frequent, 32 contractions, 468 that judge."""
-    path = Path(str(resources.files("fedinfer"))) / "data" / "tables" / "english_words.txt"
-    return tuple(path.read_text(encoding="utf-8").split())
 
 
 REVIEW = Text("review", LENGTH, english_words())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,11 +15,13 @@ from fedinfer.data.columns import describe_column, device_ids, read_inputs
 from fedinfer.data.labels import class_names, read_labels
 from fedinfer.data.read import RawTable, read_table
 from fedinfer.data.table import Table
+from fedinfer.data.vocabulary import text_column, vocabulary_of
 from fedinfer.errors import DataError
-from fedinfer.schema import Categorical, Schema
+from fedinfer.schema import Categorical, Numeric, Schema, Text
 from fedinfer.types import DeviceId
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
+_PUBLIC = {Numeric: "range", Categorical: "categories", Text: "vocabulary"}
 
 
 def read_source(scenario: Scenario) -> tuple[Schema, Table, tuple[str, ...]]:
@@ -36,17 +39,18 @@ def read_source(scenario: Scenario) -> tuple[Schema, Table, tuple[str, ...]]:
         return (*ARRAYS[data.name](), ())
     if data.source == "builtin":
         data = complete(data)
-        return arrays(TEXT[data.name](), data)
-    return arrays(read_table(scenario.base / Path(data.path), data.delimiter), data)
+        return arrays(TEXT[data.name](), data, ())
+    raw = read_table(scenario.base / Path(data.path), data.delimiter, data.text)
+    return arrays(raw, data, vocabulary_of(scenario))
 
 
-def arrays(raw: RawTable, data: DataSection) -> tuple[Schema, Table, tuple[str, ...]]:
-    """Turn columns of text into a schema and arrays; see `read_source`."""
+def arrays(raw: RawTable, data: DataSection, words: tuple[str, ...]) -> tuple[Schema, Table, tuple[str, ...]]:
+    """Turn columns of text into a schema and arrays; see `read_source`. `words` are those of a free text."""
     inputs = input_columns(raw, data)
     labels = class_names(raw, data)
     y = read_labels(raw, data, labels)
-    columns = tuple(describe_column(raw, name, data) for name in inputs)
-    schema = Schema(columns, data.label, labels)
+    described = (text_column(data, words),) if data.text else (describe_column(raw, name, data) for name in inputs)
+    schema = Schema(tuple(described), data.label, labels)
     holder = raw.column("device", data.device) if data.device else None
     missing = frozenset(data.missing_text)
     keep = y >= 0
@@ -70,11 +74,19 @@ def input_columns(raw: RawTable, data: DataSection) -> tuple[str, ...]:
     raw.column("label", data.label)
     if data.device:
         raw.column("device", data.device)
+    if data.text:
+        raw.column("text", data.text)
     for key in ("drop", "categorical", "categories", "ranges", "missing_values"):
         for name in getattr(data, key):
             raw.column(key, name)
     unused = {data.label, data.device, *data.drop}
     names = tuple(name for name in dict.fromkeys((*data.ranges, *data.categories, *raw.columns)) if name not in unused)
+    if data.text and names != (data.text,):
+        others = [name for name in names if name != data.text]
+        raise DataError(
+            f"{raw.name}: [data] text = {data.text!r} stands alone, the table has {', '.join(map(repr, others))} too",
+            hint=f"drop = [{', '.join(json.dumps(name, ensure_ascii=False) for name in others)}]",
+        )
     if not names:
         raise DataError(f"{raw.name}: no input column is left besides {', '.join(sorted(unused - {''}))}")
     return names
@@ -104,8 +116,8 @@ def _unconfirmed(schema: Schema) -> tuple[str, ...]:
     columns = [column for column in schema.columns if not column.confirmed]
     if not columns:
         return ()
-    kinds = [c.name + (" (categories)" if isinstance(c, Categorical) else " (range)") for c in columns]
+    kinds = [f"{column.name} ({_PUBLIC[type(column)]})" for column in columns]
     return (
-        "Ranges or categories were read off the data and nobody has confirmed that they are public: "
-        f"{', '.join(kinds)}. The privacy statement holds only for public ranges.",
+        "Ranges or lists were read off the data, or nobody has confirmed that they are public: "
+        f"{', '.join(kinds)}. The privacy statement holds only for public ranges and lists.",
     )

@@ -121,5 +121,5 @@ def _public_and_judged(scenario: Scenario, schema: Schema, path: Path | None) ->
 def _public_rows(scenario: Scenario, schema: Schema, path: Path | None) -> Rows:
     if path is None:
         return np.empty((0, schema.width), np.float32), np.empty(0, np.int64)
-    data = load_own(scenario, path, simulation_rng(scenario.scenario.seed, "public"))
+    data = load_own(scenario, schema, path, simulation_rng(scenario.scenario.seed, "public"))
     return np.concatenate([data.train_x, data.test_x]), np.concatenate([data.train_y, data.test_y])

@@ -78,12 +78,13 @@ class OwnRows:
         return training_slots(self._host().joined().scenario, self._store.data)
 
     def _read(self) -> DeviceData:
-        scenario = self._host().joined().scenario
+        task = self._host().joined()
+        scenario = task.scenario
         if self._data is None or self._read_for is not scenario:
             _admit_description(self._tasks, scenario)
             # Which rows are held out must not change between two messages, so it follows from the device's name.
             rng = simulation_rng(child_seed("held out", self._store.device))
-            self._data, self._read_for = load_own(scenario, self._store.data, rng), scenario
+            self._data, self._read_for = load_own(scenario, task.schema, self._store.data, rng), scenario
         return self._data
 
     def _host(self) -> Host:

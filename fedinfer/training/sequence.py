@@ -225,7 +225,10 @@ def _tokens(schema: Schema, kind: str) -> tuple[nn.Module, int, int]:
         return TokenPrepare(schema.text.last, 0), schema.text.last + 1, schema.text.length
     words = [len(c.categories) for c in schema.columns if isinstance(c, Categorical)]
     if len(words) != len(schema.columns) or len(set(words)) != 1:
-        raise ConfigError(f"model.kind = '{kind}' needs a text column, or categorical columns of one vocabulary")
+        raise ConfigError(
+            f"model.kind = '{kind}' needs a text column, or categorical columns of one vocabulary",
+            hint='[data] text = "COLUMN" names a column of free text',
+        )
     return TokenPrepare(words[0], 1), words[0] + 1, len(words)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fedinfer.config import Scenario, to_flat
-from fedinfer.data import load_own
+from fedinfer.data import load_own, public_schema
 from fedinfer.deployment.node import MOST_DESCRIPTIONS, open_host
 from fedinfer.deployment.store import create_authority, enrol_device
 from fedinfer.device.host import Host
@@ -22,6 +22,7 @@ from fedinfer.messages import JoinReply, JoinRequest, Kind, Purpose
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.charges import mechanism_of
 from fedinfer.privacy.ledger import ANY_TASK, Budget
+from fedinfer.schema import Schema, Text
 from fedinfer.system import SystemEntropy, simulation_rng
 from fedinfer.types import Relation
 from fedinfer.wire import decode, encode
@@ -36,13 +37,16 @@ def store(tmp_path: Path) -> Path:
     return enrolled(tmp_path / "stores", 1, LARGE)[0]
 
 
-def join(host: Host, scenario: Scenario, run_id: str = "run", root: bytes = b"root") -> Answer:
+def join(
+    host: Host, scenario: Scenario, run_id: str = "run", root: bytes = b"root", schema: Schema | None = None
+) -> Answer:
+    """Ask the first device; without `schema` with the one that the scenario describes."""
     device, member = next(iter(host.members.items()))
     request = JoinRequest(
         run_id,
         NONCE,
         json.dumps(to_flat(scenario)),
-        json.dumps(SCHEMA.to_json()),
+        json.dumps((schema or public_schema(scenario)).to_json()),
         (device,),
         (member.identity.public_bytes,),
         (member.certificate,),
@@ -101,6 +105,19 @@ def test_a_task_cannot_name_a_file_to_read(store: Path) -> None:
     write_table(store.parent / "larger.csv", 1, 90)
     named = settings(f'data.path = "{store.parent / "larger.csv"}"')
     assert declared(join(open_host(store), named)) == 15, "half of its own 30 rows"
+
+
+def test_a_task_cannot_name_a_file_of_words_and_its_schema_is_what_it_describes(store: Path) -> None:
+    """The words come with the task: a path of the server's may mean another file here."""
+    secret = store.parent / "secret.txt"
+    secret.write_text("Secret not a word\n")
+    texts = settings(f'data.ranges = {{}}\ndata.text = "a"\ndata.vocabulary = "{secret}"')
+    agreed, longer = (Schema((Text("a", length, ("good",)),), "y", ("no", "yes")) for length in (64, 65))
+    assert declared(join(open_host(store), texts, "one", schema=agreed)) == 15
+    for number, (scenario, schema) in enumerate(((texts, longer), (texts, SCHEMA), (settings(), longer))):
+        answer = join(open_host(store), scenario, f"other-{number}", schema=schema)
+        assert answer.error in ("Misbehaviour", "ConfigError")
+        assert "ecret" not in answer.detail
 
 
 # --- questions about the rows in the clothes of a description ---
@@ -181,11 +198,11 @@ def test_a_row_does_not_decide_where_the_others_go(tmp_path: Path) -> None:
     table, scenario = tmp_path / "t.csv", settings('data.unlabelled = "drop"')
     write_table(table, 3, 40)
     lines = table.read_text().splitlines()
-    whole = load_own(scenario, table, simulation_rng(1))
+    whole = load_own(scenario, public_schema(scenario), table, simulation_rng(1))
     for gone in range(1, 41):
         cells = lines[gone].split(",")
         table.write_text("\n".join([*lines[:gone], ",".join([*cells[:3], ""]), *lines[gone + 1 :]]) + "\n")
-        less = load_own(scenario, table, simulation_rng(1))
+        less = load_own(scenario, public_schema(scenario), table, simulation_rng(1))
         sizes = sorted([len(whole.train_y) - len(less.train_y), len(whole.test_y) - len(less.test_y)])
         assert sizes == [0, 1]
         for before, after in ((whole.train_x, less.train_x), (whole.test_x, less.test_x)):

@@ -1,6 +1,7 @@
 """The tokenizer inside the graph is the tokenizer of training, whatever somebody writes; and nothing else changes."""
 
 import json
+import resource
 
 import numpy as np
 import onnx
@@ -20,14 +21,14 @@ from fedinfer.artifact.tokenizer import Prefixes, tokenizer_parts
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import ConfigError, GateFailed
 from fedinfer.manifest import INPUT, Manifest
-from fedinfer.schema import MARKS, Text
+from fedinfer.schema import BREAKS, MARKS, Text
 from fedinfer.system import FrozenClock, simulation_rng
-from fedinfer.text import AWKWARD, column_of, texts_of, tokens
+from fedinfer.text import AWKWARD, MOST_CHARACTERS, column_of, texts_of, tokens
 from tests.unit.artifact.text_model import COLUMN, SCHEMA, text_file, token_core
 from tests.unit.artifact.workshop import PRIVACY, START
 
 ODD = (" ", "GOOD", "\0", "\u00a0", "\u0130", "\u00df", "E\u0301", "~", "'")
-PIECES = st.sampled_from([*COLUMN.vocabulary, *MARKS, *ODD])
+PIECES = st.sampled_from([*COLUMN.vocabulary, *MARKS, *BREAKS, *ODD])
 TEXTS = st.one_of(st.text(), st.lists(PIECES, max_size=60).map("".join), st.text(" .a", max_size=300))
 
 
@@ -60,6 +61,24 @@ def test_the_graph_gives_the_tokens_of_training(texts: list[str], length: int) -
 def test_awkward_texts_one_by_one() -> None:
     for text in AWKWARD:
         np.testing.assert_array_equal(SESSIONS[8].run(None, {INPUT: column_of([text])})[0], tokens([text], COLUMN))
+
+
+@pytest.mark.parametrize("separator", [" ", "\n", "\t", '"', "(", ".", "a ", "a\n", "a\tb c\n", '("'])
+def test_a_hostile_text_costs_no_memory(separator: str) -> None:
+    """Beside 2,000 short texts; were there a string for every separator and row, this would take gigabytes."""
+    texts = [separator * (MOST_CHARACTERS // len(separator)), *["good"] * 2000]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = SESSIONS[8].run(None, {INPUT: column_of(texts)})[0]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB
+    np.testing.assert_array_equal(found, tokens(texts, COLUMN))
+
+
+def test_a_long_column_reads_more_lines() -> None:
+    column = Text("note", 70, COLUMN.vocabulary)
+    texts = ["good\n" * 69 + "bad", "good\n" * 200, "\n" * 127 + "bad", "\n" * 128 + "bad"]
+    found = tokenizer(column).run(None, {INPUT: column_of(texts)})[0]
+    np.testing.assert_array_equal(found, tokens(texts, column))
+    assert ((found > 0).sum(axis=1) == [70, 70, 1, 0]).all()
 
 
 def test_a_finished_file_takes_texts_and_answers_as_its_core() -> None:

@@ -17,7 +17,7 @@ from fedinfer.artifact.signing import load_keys
 from fedinfer.cli.artifact import app
 from fedinfer.errors import GateFailed
 from fedinfer.inference.predictor import Predictor
-from fedinfer.schema import MARKS
+from fedinfer.schema import BREAKS, MARKS
 from fedinfer.system import FrozenClock, SystemClock, simulation_rng
 from tests.unit.artifact.text_model import COLUMN, text_file
 from tests.unit.artifact.workshop import TABLE, dense_core, release
@@ -379,7 +379,7 @@ def test_a_model_of_texts_goes_the_whole_way(tmp_path):
     predicted = asked("predict", model, rows)["predictions"]
     assert [line["label"] for line in predicted] == list(answers)
     assert asked("verify", model)["verified"]
-    assert asked("inspect", model)["operators"]["StringSplit"] == 1 + len(MARKS)
+    assert asked("inspect", model)["operators"]["StringSplit"] == 1 + len(MARKS + BREAKS)
     figures = asked("quantize", model, "--out", build, "--rows", rows, "--calibration", rows)
     assert figures["float_metric"] == 1.0
     assert asked("verify", build)["verified"]

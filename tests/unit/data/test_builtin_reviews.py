@@ -7,7 +7,8 @@ import pytest
 
 from fedinfer.config import load_scenario
 from fedinfer.data import load, public_schema
-from fedinfer.data.reviews import REVIEW, english_words, review_texts
+from fedinfer.data.reviews import REVIEW, review_texts
+from fedinfer.data.vocabulary import english_words
 from fedinfer.errors import MissingExtra
 from fedinfer.text import texts_of, tokens
 

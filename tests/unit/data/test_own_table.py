@@ -44,7 +44,7 @@ def test_the_schema_needs_no_rows() -> None:
 
 
 def test_a_device_reads_by_the_schema_in_any_order_and_with_one_class(tmp_path: Path) -> None:
-    data = load_own(scenario(), table(tmp_path), np.random.default_rng(0))
+    data = load_own(scenario(), public_schema(scenario()), table(tmp_path), np.random.default_rng(0))
     x = np.concatenate([data.train_x, data.test_x])
     assert (len(data.train_y), len(data.test_y)) == (3, 1)
     assert not np.concatenate([data.train_y, data.test_y]).any()
@@ -89,10 +89,15 @@ def test_an_incomplete_description_is_refused(old: str, new: str, words: str) ->
 )
 def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        load_own(scenario(), table(tmp_path, text), np.random.default_rng(0))
+        load_own(scenario(), public_schema(scenario()), table(tmp_path, text), np.random.default_rng(0))
 
 
 def test_a_device_without_a_label_is_empty(tmp_path: Path) -> None:
     text = TEXT.replace('label = "y"', 'label = "y"\nunlabelled = "drop"')
     with pytest.raises(DataError, match="empty device: none of 2 rows has a label"):
-        load_own(scenario(text), table(tmp_path, "sex,age,y\nf,1,\nm,2,\n"), np.random.default_rng(0))
+        load_own(
+            scenario(text),
+            public_schema(scenario(text)),
+            table(tmp_path, "sex,age,y\nf,1,\nm,2,\n"),
+            np.random.default_rng(0),
+        )

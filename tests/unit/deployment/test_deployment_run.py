@@ -13,14 +13,19 @@ import pytest
 from flwr.app import Context
 
 from fedinfer.coordinator import push
+from fedinfer.data import vocabulary
+from fedinfer.data.vocabulary import read_words
 from fedinfer.deployment.coordinate import Deployment, coordinate
 from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import read_authority
 from fedinfer.device.respond import DeviceResponder
 from fedinfer.errors import BudgetExceeded, ConfigError, DataError, FedInferError, TransportError
 from fedinfer.flower.client_app import CohortClientApp, Responder
+from fedinfer.inference.installed import open_installed
+from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import Slots
 from fedinfer.privacy.ledger import ANY_TASK, Budget, Ledger
+from fedinfer.schema import Text
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.store import read_store
@@ -81,6 +86,24 @@ def test_a_pilot_trains_pushes_and_infers_on_real_devices(pilot: Pilot) -> None:
         ledger = Ledger(read_store(store / "device.sqlite"), Relation.ADD_REMOVE)
         assert len(ledger.entries(store.name)) == 3  # two rounds and one report
         assert ledger.spent(store.name, "pilot").epsilon <= record["privacy"]["epsilon"] + 1e-9
+
+
+def test_a_pilot_learns_from_texts_with_words_that_only_the_server_reads(
+    pilot: Pilot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, read = pilot.folder / "words.txt", []
+    words.write_text("good\nbad\n")
+    for store in pilot.stores:
+        rows = [f'"{"Good" if row % 2 else "bad"},\n""very"" ({row})",{("no", "yes")[row % 2]}' for row in range(30)]
+        store.with_suffix(".csv").write_text("\n".join(["a,y", *rows]) + "\n")
+    monkeypatch.setattr(vocabulary, "read_words", lambda path: read.append(path) or read_words(path))
+    texts = f'data.ranges = {{}}\ndata.text = "a"\ndata.vocabulary = "{words}"\ndata.text_length = 5'
+    record = pilot.run(f'{SMALL}\n{texts}\nmodel.kind = "bag"\nmodel.hidden = [4]\nartifact.max_metric_drop = 0.9')
+    assert record["models"][0]["devices_active"] == DEVICES
+    assert read == [words]
+    installed = open_installed(Slots(pilot.stores[0] / "slots"), SessionCache(1))
+    assert installed.manifest.schema.text == Text("a", 5, ("good", "bad"))
+    assert installed.predictor.predict_one("Good,\nvery").probabilities.shape == (2,)
 
 
 def test_nothing_of_the_devices_is_revealed(pilot: Pilot) -> None:

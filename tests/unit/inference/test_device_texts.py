@@ -211,7 +211,7 @@ def test_an_observer_gets_the_raw_texts() -> None:
 
 
 def test_the_tokens_behind_an_answer_are_those_of_training() -> None:
-    same = PREDICTOR.predict(["GOOD. bad", "good bad", "good\nbad bad"]).probabilities
+    same = PREDICTOR.predict(["GOOD. bad", "good bad", 'good\n("bad")']).probabilities
     np.testing.assert_array_equal(*(tokens([text], COLUMN) for text in ("GOOD. bad", "good bad")))
     np.testing.assert_allclose(same[0], same[1], atol=1e-6)
     np.testing.assert_allclose(same[0], same[2], atol=1e-6)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fedinfer import text
 from fedinfer.errors import ConfigError
-from fedinfer.schema import MARKS, Numeric, Schema, Text
-from fedinfer.text import NOTHING, UNKNOWN, column_of, pieces, raw_rows, texts_of, tokens, words
+from fedinfer.schema import BREAKS, MARKS, Numeric, Schema, Text
+from fedinfer.text import NOTHING, UNKNOWN, column_of, most_parts, pieces, raw_rows, texts_of, tokens, words
 
 COLUMN = Text("note", 6, ("good", "not", "don't", "caf\u00e9"))
 SCHEMA = Schema((COLUMN,), "verdict", ("no", "yes"))
@@ -32,8 +32,16 @@ def test_examples_in_the_docstrings_are_true() -> None:
             "caf\u00e9 CAF\u00c9 cafe\u0301",
             [5, 1, 1, 0, 0, 0],
         ),  # only ASCII letters are folded, accents are not composed
-        ("good\tnot good\nnot", [2, 2, 0, 0, 0, 0]),  # a line end is a mark, not a space
-        ('"good" good', [0, 2, 0, 0, 0, 0]),
+        ("good\tnot good\nnot", [2, 3, 2, 3, 0, 0]),  # line ends and tabs are spaces
+        ("good\r\nnot\rgood", [2, 3, 0, 0, 0, 0]),  # a carriage return is a mark
+        ('"good" good', [2, 2, 0, 0, 0, 0]),
+        ("(not) [good]", [3, 1, 0, 0, 0, 0]),
+        ('("good") "(good)"', [2, 0, 0, 0, 0, 0]),
+        ("((good) \"\"good .good good(s) 'good'", [0, 0, 0, 2, 1, 0]),
+        ("\n" * 63 + "good", [2, 0, 0, 0, 0, 0]),
+        ("\n" * 64 + "good", [0] * 6),
+        ("\t" * 63 + "good", [2, 0, 0, 0, 0, 0]),
+        ("not" + "\t" * 64 + "good", [3, 0, 0, 0, 0, 0]),
         ("good\0 good", [1, 2, 0, 0, 0, 0]),
         ("a a a a a a good", [1] * 6),
         ("~ .", [1, 0, 0, 0, 0, 0]),
@@ -41,6 +49,12 @@ def test_examples_in_the_docstrings_are_true() -> None:
 )
 def test_known_answers(written: str, numbers: list[int]) -> None:
     assert tokens([written], COLUMN).tolist() == [numbers]
+
+
+@pytest.mark.parametrize(("length", "most"), [(1, 64), (64, 64), (65, 128), (4096, 4096)])
+def test_what_is_read_of_a_text_is_bounded(length: int, most: int) -> None:
+    assert most_parts(length) == most
+    assert pieces("a\n" * 5000, 4096)[:length] == ["a"] * min(length, 4096)
 
 
 @given(st.lists(st.text(max_size=60), max_size=4), st.integers(1, 9))
@@ -81,7 +95,9 @@ def test_a_text_schema_survives_json() -> None:
     assert Schema((Numeric("a", 0, 1),), "y", ("n", "y")).text is None
 
 
-@pytest.mark.parametrize("word", ["Good", "", "two words", "end.", "~x", "x" * 65, *(f"a{mark}" for mark in MARKS)])
+@pytest.mark.parametrize(
+    "word", ["Good", "", "two words", "end.", "~x", "x" * 65, *(f"a{mark}" for mark in MARKS + BREAKS)]
+)
 def test_a_word_that_no_text_can_hold_is_refused(word: str) -> None:
     with pytest.raises(ConfigError, match="can never be found"):
         Text("note", 4, ("good", word))
