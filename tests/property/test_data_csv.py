@@ -72,7 +72,7 @@ def test_a_proposal_for_any_table_is_a_valid_scenario_that_reads_it(data: st.Dat
             csv.writer(file).writerows([columns.keys(), *zip(*columns.values(), strict=True)])
         proposal = propose(path, Path(folder), "y", "")
         scenario = parse_scenario(proposal.text, Path(folder), "draft")
-        schema, table, warnings = arrays(read_table(path), scenario.data)
+        schema, table, warnings = arrays(read_table(path), scenario.data, ())
     assert tomllib.loads(proposal.text)["data"]["ranges_confirmed"] is False
     assert not schema.confirmed
     assert len(warnings) == 1
@@ -87,7 +87,7 @@ def test_numbers_are_read_exactly_and_missing_is_nan(values: list[float | None])
     folder, path = in_folder(text.encode())
     section = DataSection(source="csv", path="table.csv", label="y", ranges={"x": (0.0, 1.0)})
     with folder:
-        _, table, _ = arrays(read_table(path), section)
+        _, table, _ = arrays(read_table(path), section, ())
     expected = np.array([np.nan if value is None else value for value in values], dtype=np.float32)
     np.testing.assert_array_equal(table.x[:, 0], expected)
     assert "" in MISSING_TEXT
