@@ -31,7 +31,7 @@ class Spy:
         secret = int((x[:, 0] > 0.5).sum())
         if secret:
             raise GateFailed(f"the model answers NaN for {secret} rows")
-        return Predictions(np.tile(np.array([0.9, 0.1], np.float32), (len(x), 1)), NAMING)  # type: ignore[arg-type]
+        return Predictions(np.tile(np.array([0.9, 0.1], np.float32), (len(x), 1)), NAMING)  # type: ignore[arg-type]  # stand-in
 
 
 class Crowd:
@@ -39,7 +39,7 @@ class Crowd:
 
     def predict_matrix(self, x: Any) -> Predictions:
         likely = 0.9 if (x[:, 0] > 0.5).any() else 0.1
-        return Predictions(np.tile(np.array([likely, 1 - likely], np.float32), (len(x), 1)), NAMING)  # type: ignore[arg-type]
+        return Predictions(np.tile(np.array([likely, 1 - likely], np.float32), (len(x), 1)), NAMING)  # type: ignore[arg-type]  # stand-in
 
 
 def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str, model: Any) -> tuple[Host, str]:
@@ -52,7 +52,7 @@ def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str, model: 
 
 
 def window(host: Host, device: str, x: np.ndarray) -> Answer:
-    host.rows = SimpleNamespace(stream=lambda *_: (x.astype(np.float32), np.zeros(len(x), np.int64)))  # type: ignore[assignment]
+    host.rows = SimpleNamespace(stream=lambda *_: (x.astype(np.float32), np.zeros(len(x), np.int64)))  # type: ignore[assignment]  # streams only
     return DeviceResponder(host).answer([Ask(device, Kind.DRIFT, encode(WindowRequest(1)))])[0]
 
 

@@ -115,7 +115,7 @@ def test_a_real_device_is_given_nothing_that_could_be_seeded(store: Path) -> Non
     host = open_host(store)
     assert type(host.entropy) is SystemEntropy
     assert type(host.noise(None, "r00", "share")) is SecureStream  # type: ignore[arg-type] # it looks at nothing
-    assert type(host.generator(None, "r00")) is SystemEntropy  # type: ignore[arg-type]
+    assert type(host.generator(None, "r00")) is SystemEntropy  # type: ignore[arg-type] # nor does this
     with pytest.raises(ConfigError, match="SystemEntropy"):
         SecureStream(SimulatedEntropy(1))  # type: ignore[arg-type] # the types differ, and it is checked
     assert not np.array_equal(secure_noise().words(4), secure_noise().words(4))

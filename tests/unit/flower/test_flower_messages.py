@@ -263,7 +263,7 @@ def test_nobody_answers() -> None:
 
 def altered(grid: LocalGrid, change: Any) -> None:
     ask = grid.send_and_receive
-    grid.send_and_receive = lambda messages, timeout=None: change(ask(messages))  # type: ignore[method-assign]
+    grid.send_and_receive = lambda messages, timeout=None: change(ask(messages))  # type: ignore[method-assign] # changes answers
 
 
 def test_answers_nobody_asked_for_and_second_answers_are_dropped() -> None:
