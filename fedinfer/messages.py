@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from fedinfer.types import AggregationMode, DeviceId, FloatVector, Trust, Unit
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 class Kind(StrEnum):
@@ -60,7 +60,7 @@ class EnrollReply:
     Args:
         device: its name, as in its certificate.
         public_key: Ed25519 identity, 32 bytes.
-        certificate: the enrolment authority's signature over (device, public_key), 64 bytes.
+        certificate: fedinfer.secagg.enrolment.Certificate, encoded.
         proof: that it has the key: its signature over fedinfer.secagg.enrolment.Possession, the facts being the
             certificate; 64 bytes.
     """
@@ -81,6 +81,7 @@ class JoinRequest:
         scenario: JSON of the flat scenario.
         schema: JSON of the schema.
         devices, public_keys, certificates: the population, in the same order.
+        revocations: the authority's newest list of keys that count no more, signed.
         trusted_root: TUF root metadata the device pins when it has none yet.
     """
 
@@ -91,6 +92,7 @@ class JoinRequest:
     devices: tuple[DeviceId, ...]
     public_keys: tuple[bytes, ...]
     certificates: tuple[bytes, ...]
+    revocations: bytes
     trusted_root: bytes
 
 

@@ -2,7 +2,8 @@
 
 Rules:
 * versions only grow; to go back, old bytes are published under a new version (`reissue`);
-* root needs 2 of 3 keys; a rotated root is signed by the old and by the new keys;
+* root needs its threshold of keys; a rotated root is signed by the old and by the new keys;
+* root may be signed elsewhere: a server takes the first one (`root`) and each later one (`adopt`) as bytes;
 * new keys are kept before they are used, and until the new root is written everything is signed by old and new;
 * files are written first, `timestamp.json` last and atomically: a publish that is killed half-way never happened;
 * targets carry their digest in the file name (consistent snapshots), so a device sees one state or the other;
@@ -20,13 +21,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from tuf.api.metadata import DelegatedRole, Delegations, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import DelegatedRole, Delegations, MetaFile, Snapshot, TargetFile, Targets, Timestamp
 
 from fedinfer.artifact.delta import add_deltas
 from fedinfer.artifact.files import list_files, read_file, remove_file, write_file
-from fedinfer.artifact.metadata import State, Validity, load_root, load_state, sign
+from fedinfer.artifact.metadata import State, Validity, load_root, load_state, read_root, sign
 from fedinfer.artifact.releases import bundle_paths, check_release, reissued
-from fedinfer.artifact.signing import ROOT_THRESHOLD, Keys, Role, new_signer
+from fedinfer.artifact.root import RootChange, first_root, named_by, next_root, signed_root
+from fedinfer.artifact.signing import ONLINE, Keys, Role, new_signer
 from fedinfer.artifact.targets import drop_version, read_target, stored_name, version_of, versions_of, withdrawn_in
 from fedinfer.errors import ArtifactRejected, BadSignature, ConfigError, Rollback
 from fedinfer.manifest import MAX_METADATA_BYTES, Manifest, current_path, is_name, manifest_path
@@ -47,9 +49,11 @@ class Repository:
         keep_keys: called with all old and new keys before new ones are used, and again with those still in use;
             for instance `lambda keys: save_keys(keys, folder)`.
         validity: how long signatures last.
+        root: first root metadata, signed where the root keys are; needed to make a repository when `keys` has none.
 
     Raises:
-        BadSignature: when the metadata on disk was tampered with.
+        BadSignature: when the metadata on disk was tampered with, or `root` is not signed by its own keys.
+        ConfigError: when a key that the root names is not at hand.
         StoreError: when the folder cannot be written.
     """
 
@@ -60,11 +64,12 @@ class Repository:
         clock: Clock,
         keep_keys: Callable[[Keys], None],
         validity: Validity = USUAL_VALIDITY,
+        root: bytes = b"",
     ) -> None:
         self._folder = folder
         self._keys, self._clock, self._keep_keys, self._validity = keys, clock, keep_keys, validity
         if self.fetch("metadata/timestamp.json") is None:
-            self._state = self._create()
+            self._state = self._create(root)
         else:
             self._state = load_state(self._read, self.trusted_root())
 
@@ -189,26 +194,44 @@ class Repository:
         self._sign_again(state, role)
 
     def rotate(self, role: str, entropy: Entropy) -> None:
-        """Replace the oldest key of a top-level role. Devices follow the chain of root files by themselves.
+        """Replace the oldest key of a top-level role with the root keys at hand. Devices follow the chain of roots.
 
         Raises:
-            BadSignature: when fewer than two root keys are at hand.
+            BadSignature: when fewer root keys than the threshold are at hand.
+            ConfigError: when there is no root key here; sign the next root elsewhere, then `adopt` it.
         """
-        old, new = self._keys.of(role), new_signer(entropy)
-        state = copy.deepcopy(self._state)
-        state.root.version += 1
-        state.root.expires = self._validity.until(Role.ROOT, self._clock.now())
-        state.root.revoke_key(old[0].public_key.keyid, role)
-        state.root.add_key(new.public_key, role)
-        both = self._keys.with_role(role, (*old, new))
-        name, data = f"{state.root.version}.root.json", sign(state.root, both.of(Role.ROOT))
-        current = self._read(f"{self.root_version}.root.json") or b""
-        load_root({name: data}.get, current)  # refuses, before anything is written, when too few root keys signed
+        new, current = new_signer(entropy), self.newest_root()
+        change = RootChange(self._validity.until(Role.ROOT, self._clock.now()), role, new.public_key)
+        both = self._keys.with_role(role, (*self._keys.of(role), new))
+        self.adopt(signed_root(next_root(current, change), both, current), both)
+
+    def adopt(self, data: bytes, keys: Keys) -> None:
+        """Take the next root, and from then on sign with the keys that it names.
+
+        Args:
+            data: signed root metadata.
+            keys: further keys, for the roles whose keys it replaces.
+
+        Raises:
+            BadSignature: it does not follow from the newest root: number, or signatures of both.
+            ConfigError: a key that it names is not at hand.
+        """
+        name = f"{self.root_version + 1}.root.json"
+        root = load_root({name: data}.get, self.newest_root())
+        if root.version != self.root_version + 1:
+            raise BadSignature(f"root {root.version} does not follow root {self.root_version}")
+        both = self._keys.joined(keys)
+        wanted = named_by(root, both)
+        changed = [role for role in ONLINE if root.roles[role].keyids != self._state.root.roles[role].keyids]
         self._use_keys(both)
-        self._sign_again(copy.deepcopy(self._state), *([] if role == Role.ROOT else [role]))  # by both keys
+        self._sign_again(copy.deepcopy(self._state), *changed)  # by old and new keys
         write_file(self._folder, f"{_METADATA}/{name}", data)
-        self._state.root = state.root
-        self._use_keys(self._keys.with_role(role, (*old[1:], new)))
+        self._state.root = root
+        self._use_keys(wanted)
+
+    def newest_root(self) -> bytes:
+        """The newest root metadata, from which the next one follows."""
+        return self._read(f"{self.root_version}.root.json") or b""
 
     def renew(self) -> None:
         """Sign everything below root again with fresh expiry; needed at least daily (see `Validity`)."""
@@ -312,16 +335,16 @@ class Repository:
         """What a device that pulls gets for a path below the repository; None when there is no such file."""
         return read_file(self._folder, path) if path.split("/")[0] in (_METADATA, _TARGETS) else None
 
-    def _create(self) -> State:
+    def _create(self, given: bytes) -> State:
         now = self._clock.now()
         expiry = {role: self._validity.until(role, now) for role in Role}
-        root = Root(version=1, expires=expiry[Role.ROOT], consistent_snapshot=True)
-        for role in Role:
-            for signer in self._keys.of(role):
-                root.add_key(signer.public_key, role)
-        root.roles[Role.ROOT].threshold = ROOT_THRESHOLD
+        data = given or signed_root(first_root(self._keys, expiry[Role.ROOT]), self._keys)
+        root = read_root(data)
+        if root.version != 1 or not root.consistent_snapshot:
+            raise BadSignature(f"root {root.version} does not begin a repository with consistent snapshots")
+        named_by(root, self._keys)
         self._keep_keys(self._keys)
-        write_file(self._folder, f"{_METADATA}/1.root.json", sign(root, self._keys.of(Role.ROOT)))
+        write_file(self._folder, f"{_METADATA}/1.root.json", data)
         targets = Targets(version=1, expires=expiry[Role.TARGETS])
         snapshot = Snapshot(version=1, expires=expiry[Role.SNAPSHOT], meta={"targets.json": MetaFile(version=1)})
         state = State(root, Timestamp(version=1, expires=expiry[Role.TIMESTAMP]), snapshot, targets)

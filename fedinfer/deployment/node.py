@@ -18,6 +18,7 @@ from fedinfer.device.host import Host, Member, Policy
 from fedinfer.device.join import rejoin
 from fedinfer.device.sessions import SESSION_MIGRATIONS, StoredSessions
 from fedinfer.device.sketches import SKETCH_MIGRATIONS, StoredSketches
+from fedinfer.device.validity import VALIDITY_MIGRATIONS, StoredKnown
 from fedinfer.errors import FedInferError, Misbehaviour
 from fedinfer.flower.records import build_id
 from fedinfer.inference.session import SessionCache
@@ -124,6 +125,7 @@ def open_host(folder: Path) -> Host:
         ledger=Ledger(open_store(database, "privacy", LEDGER_MIGRATIONS), Relation.ADD_REMOVE),
         sessions=StoredSessions(open_store(database, "sessions", SESSION_MIGRATIONS)),
         sketches=StoredSketches(open_store(database, "sketches", SKETCH_MIGRATIONS)),
+        known=StoredKnown(open_store(database, "validity", VALIDITY_MIGRATIONS)),
         clock=SystemClock(),
         entropy=SystemEntropy(),
         noise=lambda _plan, _device, _use: secure_noise(),

@@ -15,6 +15,7 @@ import numpy as np
 from fedinfer.config import Scenario
 from fedinfer.device.sessions import Sessions
 from fedinfer.device.sketches import Sketches
+from fedinfer.device.validity import KnownStore, known_time
 from fedinfer.errors import Misbehaviour
 from fedinfer.inference.installed import Installed
 from fedinfer.inference.session import SessionCache
@@ -86,13 +87,17 @@ class Member:
 
 @dataclass(slots=True)
 class Task:
-    """What a run told this host at join: who takes part and what is learned."""
+    """What a run told this host at join: who takes part and what is learned.
+
+    `valid_until` is the last second, since 1970, at which every certificate of `pinned` and the revocation list count.
+    """
 
     run_id: str
     scenario: Scenario
     schema: Schema
     pinned: Mapping[DeviceId, bytes]
     trusted_root: bytes
+    valid_until: int
     trainer: Any = None
     """A fedinfer.training Trainer, made on first use; untyped here so that a device without torch can import this."""
 
@@ -105,7 +110,7 @@ class Host:
         members: devices of this process.
         authority: public key of the enrolment authority, pinned.
         build: version and digest of this program, part of every proof that a device has its key.
-        policy, rows, ledger, sessions, sketches, clock: see their types.
+        policy, rows, ledger, sessions, sketches, known, clock: see their types.
         entropy: for keys and shares; always the operating system's.
         noise: stream by plan, device and use; a real device ignores all three and takes its system's.
         generator: source of one device in one round, for shuffling and sampling: seeded in a simulation, else entropy.
@@ -124,6 +129,7 @@ class Host:
     ledger: Ledger
     sessions: Sessions
     sketches: Sketches
+    known: KnownStore
     clock: Clock
     entropy: Entropy
     noise: Callable[[SumPlan, DeviceId, str], NoiseStream]
@@ -146,6 +152,20 @@ class Host:
         if self.task is None:
             raise Misbehaviour("this device has not joined a run")
         return self.task
+
+    def known_time(self) -> int:
+        """Seconds since 1970: the clock's, or a later time that a device of this process has known."""
+        return known_time(self.known, self.folder(next(iter(self.members))) / "metadata", self.clock.now())
+
+    def check_roster(self) -> None:
+        """Refuse to go on with a roster of which a part has expired since the join.
+
+        Raises:
+            Misbehaviour: before any join, or says for how long.
+        """
+        late = self.known_time() - self.joined().valid_until
+        if late > 0:
+            raise Misbehaviour(f"a certificate of the roster, or the revocation list, expired {late} s ago: join anew")
 
     def admit(self, scenario: Scenario, schema: Schema) -> None:
         """Check a task against the owner's policy.

@@ -1,7 +1,8 @@
 """What a device checks about a plan before it takes part: the server proposes, the device's owner decides.
 
 Rules, each with a test in tests/protocol/test_device_plans.py. A plan is refused
-* that is of another run, or does not name this device, or hides it among fewer than its owner demands;
+* that is of another run, or comes after a certificate of the roster or the revocation list has expired;
+* that does not name this device, or hides it among fewer than its owner demands;
 * that protects another unit, or trusts somebody else with the noise, than the run this device joined;
 * whose mechanism does not bound exactly what this device is going to send: its clipping norm is the one this device
   clips to (of an adaptive run: that of update and bit in units of the round's norm, whatever that is), so nobody can
@@ -60,6 +61,7 @@ def corruption_rate(host: Host, plan: SumPlan) -> float:
 def _check_place(host: Host, plan: SumPlan, device: DeviceId) -> None:
     if plan.run_id != host.joined().run_id:
         raise Misbehaviour(f"plan of run {plan.run_id!r}, this device joined {host.joined().run_id!r}")
+    host.check_roster()
     if device not in plan.cohort:
         raise Misbehaviour(f"device {device} is not in the cohort of round {plan.round_id}")
     check_group(plan.cohort, plan.split)

@@ -12,7 +12,7 @@ from fedinfer.errors import BadMessage, TransportError, VersionMismatch
 from fedinfer.flower.records import read_reply, request_message
 from fedinfer.messages import EnrollReply, EnrollRequest, Kind
 from fedinfer.ports import Answer, Ask, Listener
-from fedinfer.secagg.enrolment import Challenge
+from fedinfer.secagg.enrolment import Challenge, Validation
 from fedinfer.wire import decode, encode
 
 POLL_SECONDS = 0.5
@@ -34,15 +34,15 @@ class GridTransport:
         return sorted(self._nodes)
 
     def enroll(
-        self, authority: bytes, challenge: Challenge, timeout_seconds: float, emit: Listener
+        self, against: Validation, challenge: Challenge, timeout_seconds: float, emit: Listener
     ) -> list[EnrollReply]:
         """Ask every node who it is and remember where the devices live that are believed.
 
-        A node of another build, with a forged certificate, without the key of its certificate or with a key that
+        A node of another build, with a certificate that is forged, expired or revoked, without the key of its certificate or with a key that
         another node has too is left out; the event `not_joined` names it and says why. The run starts with the others.
 
         Args:
-            authority: public key of the enrolment authority.
+            against: the enrolment authority, who was revoked, and the time.
             challenge: drawn for this start of the run.
             timeout_seconds: longest wait.
             emit: receives the events.
@@ -63,7 +63,7 @@ class GridTransport:
                 claims.append(Claim(node, said))
             else:
                 left_out.append((f"node {node}", said))
-        believed, refused = admit(claims, authority, challenge)
+        believed, refused = admit(claims, against, challenge)
         left_out += refused
         for who, reason in left_out:
             emit("not_joined", {"device": who, "reason": reason})

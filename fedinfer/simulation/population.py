@@ -19,20 +19,23 @@ from fedinfer.data import Federation, drifting_devices, inject, stream_window
 from fedinfer.device.host import Host, Member, Policy
 from fedinfer.device.sessions import SESSION_MIGRATIONS, MemorySessions, Sessions, StoredSessions
 from fedinfer.device.sketches import SKETCH_MIGRATIONS, MemorySketches, Sketches, StoredSketches
+from fedinfer.device.validity import MemoryKnown
 from fedinfer.flower.records import build_id
 from fedinfer.inference.session import SessionCache
 from fedinfer.messages import Kind
 from fedinfer.ports import Clock
 from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.privacy.noise import SimulatedStream
-from fedinfer.secagg.enrolment import sign_enrolment
+from fedinfer.secagg.enrolment import Enrolment, sign_enrolment
 from fedinfer.secagg.keys import IdentityKey
+from fedinfer.secagg.revocation import RevocationList, sign_revocations
 from fedinfer.store import open_store
 from fedinfer.system import SimulatedEntropy, SystemEntropy, child_seed, simulation_rng
 from fedinfer.types import DeviceId, FloatVector, Relation, Trust, Unit
 
 EARLY = (Kind.KEYS, Kind.SHARES, Kind.MASKED)
 MODELS_KEPT = 8
+NO_END = 1 << 62
 LATE = (Kind.SURVIVORS, Kind.UNMASK)
 
 
@@ -117,7 +120,7 @@ def simulated_host(
     """
     folder.mkdir(parents=True, exist_ok=True)
     seed, privacy = scenario.scenario.seed, scenario.privacy
-    authority = IdentityKey.generate(SimulatedEntropy(seed, "authority"))
+    authority = simulated_authority(seed)
     unit = Unit.EXAMPLE if privacy.unit is Unit.EXAMPLE else Unit.DEVICE
     relation = Relation.ADD_REMOVE if unit is Unit.EXAMPLE else Relation.ZERO_OUT
     connection = open_store(folder / "devices.sqlite", "privacy", LEDGER_MIGRATIONS)
@@ -145,6 +148,7 @@ def simulated_host(
         ledger=Ledger(connection, relation),
         sessions=sessions,
         sketches=sketches,
+        known=MemoryKnown(),
         clock=clock,
         entropy=SystemEntropy(),
         noise=lambda plan, device, use: SimulatedStream(SimulatedEntropy(seed, use, plan.round_id, device)),
@@ -164,6 +168,16 @@ def device_budget(scenario: Scenario) -> Budget:
     return Budget(privacy.device_epsilon or privacy.epsilon, privacy.delta)
 
 
+def simulated_authority(seed: int) -> IdentityKey:
+    """The enrolment authority of a simulation: whoever knows the seed has its key."""
+    return IdentityKey.generate(SimulatedEntropy(seed, "authority"))
+
+
+def simulated_revocations(seed: int) -> bytes:
+    """Its list, on which nobody is and which does not end: the world of a simulation has no calendar."""
+    return sign_revocations(simulated_authority(seed), RevocationList(1, 0, NO_END, ()))
+
+
 def _member(device: DeviceId, seed: int, authority: IdentityKey) -> Member:
     identity = IdentityKey.generate(SimulatedEntropy(seed, "identity", device))
-    return Member(device, identity, sign_enrolment(authority, device, identity.public_bytes))
+    return Member(device, identity, sign_enrolment(authority, Enrolment(device, identity.public_bytes, 0, NO_END)))
