@@ -10,7 +10,9 @@ need no torch.
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -123,17 +125,36 @@ def _coordinate(grid: Grid, context: Context, folder: Path, clock: Clock, emit: 
 
 
 def _deploy(grid: Grid, scenario: Scenario, context: Context, folder: Path, clock: Clock, emit: Listener) -> None:
+    from fedinfer.artifact.secret import PASSPHRASE, secret_from
     from fedinfer.deployment.coordinate import Deployment, coordinate
 
     config = context.run_config
-    public = str(config.get("public-data", ""))
-    try:
-        authority = Path(str(config["authority"])).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"authority: {error}", hint="the authority's public key file") from error
+    authority = Path(str(config["authority"]))
+    deployment = Deployment(
+        run_id=str(context.run_id),
+        folder=folder,
+        authority=_given(authority, "the authority's public key file"),
+        revocations=_given(
+            _path(config, "revocations") or authority.with_name("revocations"), "the authority's revocation list"
+        ),
+        keys=_path(config, "keys") or folder / "keys",
+        secret=secret_from({PASSPHRASE: _path(config, "passphrase-file")}, os.environ),
+        public_data=_path(config, "public-data"),
+    )
     _wait_for_nodes(grid, int(config["min-devices"]), clock)
-    deployment = Deployment(str(context.run_id), folder, authority, Path(public) if public else None)
     coordinate(grid, scenario, deployment, clock, emit)
+
+
+def _path(config: Mapping[str, object], key: str) -> Path | None:
+    text = str(config.get(key, ""))
+    return Path(text) if text else None
+
+
+def _given(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", hint=what) from error
 
 
 def _wait_for_nodes(grid: Grid, count: int, clock: Clock) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -25,46 +24,42 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner, HSMSigner, Signer
 
 from fedinfer.artifact.pkcs8 import encrypted_pem
-from fedinfer.artifact.token import TOKEN_SUFFIX, read_token_key, token_document
+from fedinfer.artifact.secret import Secret, no_secret, read_private
+from fedinfer.artifact.token import SUFFIX as TOKEN
+from fedinfer.artifact.token import read_token_key, token_document
 from fedinfer.errors import ConfigError, StoreError
 from fedinfer.ports import Entropy
 
+ROOT_METADATA = "root.json"
+"""File beside the online keys: root metadata that names them, signed elsewhere."""
 ROOT_KEYS = 3
 ROOT_THRESHOLD = 2
 SHORTEST_PASSPHRASE = 12
 _FILE = re.compile(r"([a-z0-9_-]+)\.([0-9]+)\.(key|token)")
 
-Secret = Callable[[str], str]
-"""Asked for a passphrase or PIN by what it opens, for instance "targets.0.key" or "PIN of token root-1"."""
-
-
-def no_secret(what: str) -> str:
-    """The answer of a caller that has none.
-
-    Raises:
-        ConfigError: always.
-    """
-    raise ConfigError(f"{what} needs a passphrase or PIN and none was given")
-
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """How new key files are written.
+    """How new key files are encrypted.
 
     Args:
-        passphrase: at least 12 characters.
+        secret: asked for the passphrase when a file is written; keys on tokens need none.
         entropy: for the salt of each file.
-
-    Raises:
-        ConfigError: a shorter passphrase.
     """
 
-    passphrase: str = field(repr=False)
+    secret: Secret
     entropy: Entropy
 
-    def __post_init__(self) -> None:
-        if len(self.passphrase) < SHORTEST_PASSPHRASE:
-            raise ConfigError(f"a passphrase of {len(self.passphrase)} characters, at least {SHORTEST_PASSPHRASE}")
+    def passphrase(self, name: str) -> bytes:
+        """The passphrase of a new key file.
+
+        Raises:
+            ConfigError: it has fewer than 12 characters.
+        """
+        given = self.secret(name)
+        if len(given) < SHORTEST_PASSPHRASE:
+            raise ConfigError(f"the passphrase of {name} has {len(given)} characters, at least {SHORTEST_PASSPHRASE}")
+        return given.encode()
 
 
 class Role(StrEnum):
@@ -179,7 +174,7 @@ def load_keys(folder: Path, secret: Secret = no_secret) -> Keys:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         match = _FILE.fullmatch(path.name)
         if match:
-            signer = read_token_key(path, secret) if match[3] == TOKEN_SUFFIX else _read_private(path, secret)
+            signer = read_token_key(path, secret) if match[3] == TOKEN else _read_private(path, secret)
             found.setdefault(match[1], []).append((int(match[2]), signer))
     if not found:
         raise ConfigError(f"{folder} holds no keys", hint="make them with `fedinfer artifact keys`")
@@ -199,14 +194,15 @@ def _number(pair: tuple[int, Signer]) -> int:
 
 def _file_of(role: str, number: int, signer: Signer, protection: Protection | None) -> tuple[str, bytes]:
     if isinstance(signer, HSMSigner):
-        return f"{role}.{number}.{TOKEN_SUFFIX}", token_document(signer)
+        return f"{role}.{number}.{TOKEN}", token_document(signer)
     if not isinstance(signer, CryptoSigner):
         raise ConfigError(f"a key of {role} is of the kind {type(signer).__name__}, which cannot be kept")
     if protection is None:
         return f"{role}.{number}.key", signer.private_bytes
     key = load_pem_private_key(signer.private_bytes, None)
     plain = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-    return f"{role}.{number}.key", encrypted_pem(plain, protection.passphrase.encode(), protection.entropy)
+    name = f"{role}.{number}.key"
+    return name, encrypted_pem(plain, protection.passphrase(name), protection.entropy)
 
 
 def _write_private(path: Path, data: bytes) -> None:
@@ -218,21 +214,6 @@ def _write_private(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
-
-
-def read_private(path: Path) -> bytes:
-    """The bytes of a file that its owner alone may read.
-
-    Raises:
-        ConfigError: others may read it, or it is not there.
-    """
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            raise ConfigError(f"{path} has mode {mode:04o}: others can read it", hint=f"chmod 600 {path}")
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
 
 
 def _read_private(path: Path, secret: Secret) -> CryptoSigner:

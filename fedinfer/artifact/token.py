@@ -20,7 +20,7 @@ from securesystemslib.signer import HSMSigner, SSlibKey
 from fedinfer.errors import ConfigError, MissingExtra
 from fedinfer.ports import Entropy
 
-TOKEN_SUFFIX = "token"
+SUFFIX = "token"
 LIBRARY = "PYKCS11LIB"
 _CURVE = "secp256r1"
 

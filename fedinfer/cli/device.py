@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from fedinfer import __version__
+from fedinfer.cli import enrolment
 from fedinfer.cli.labelled import read_text
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
 from fedinfer.errors import ConfigError, FedInferError
@@ -173,6 +174,10 @@ def serve(
         finally:
             stop.set()
             listening.close()
+
+
+for command in (enrolment.request, enrolment.join, enrolment.renew):
+    app.command()(command)
 
 
 def _follow(service: Service, stop: threading.Event) -> None:

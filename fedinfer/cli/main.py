@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from fedinfer.cli import artifact, device, privacy, rollout
+from fedinfer.cli import artifact, device, privacy, rollout, server
 from fedinfer.cli.audit import audit
 from fedinfer.cli.doctor import doctor
 from fedinfer.cli.init import init
@@ -32,6 +32,7 @@ for name, group in (
     ("privacy", privacy.app),
     ("artifact", artifact.app),
     ("device", device.app),
+    ("server", server.app),
     ("rollout", rollout.app),
 ):
     app.add_typer(group, name=name)

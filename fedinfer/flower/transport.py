@@ -38,8 +38,9 @@ class GridTransport:
     ) -> list[EnrollReply]:
         """Ask every node who it is and remember where the devices live that are believed.
 
-        A node of another build, with a certificate that is forged, expired or revoked, without the key of its certificate or with a key that
-        another node has too is left out; the event `not_joined` names it and says why. The run starts with the others.
+        A node of another build, with a certificate that is forged, expired or revoked, without the key of its
+        certificate or with a key that another node has too is left out; the event `not_joined` names it and says why.
+        The run starts with the others.
 
         Args:
             against: the enrolment authority, who was revoked, and the time.

@@ -22,7 +22,7 @@ from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
 
 NONCE_BYTES = 32
-MOST_CERTIFICATE_BYTES = 4096
+MOST_CERTIFICATE_BYTES = 512
 _ENROLMENT = b"fedinfer/enrolment/v2\0"
 _POSSESSION = b"fedinfer/possession/v1\0"
 

@@ -81,7 +81,7 @@ def check_fresh(revocations: RevocationList, now: int) -> None:
     """
     if now >= revocations.expires:
         raise Misbehaviour(
-            f"revocation list {revocations.version} ended {now - revocations.expires} s ago: a newer one may be held back",
+            f"revocation list {revocations.version} ended {now - revocations.expires} s ago, a newer one is held back",
             hint="the authority signs it again: `fedinfer server revoke` without a name",
         )
 
