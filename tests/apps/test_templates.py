@@ -14,7 +14,7 @@ from fedinfer.data import public_schema
 from fedinfer.deployment.store import DATABASE, create_authority, enrol_device
 from fedinfer.flower.processes import environment, program
 from fedinfer.privacy.ledger import Budget
-from fedinfer.system import SystemEntropy
+from fedinfer.system import SystemClock, SystemEntropy
 
 ROOT = Path(__file__).parents[2]
 CLIENTS, SERVER = ROOT / "clients", ROOT / "server"
@@ -69,7 +69,8 @@ def test_the_page_explains_every_key_of_the_run_config_and_no_other() -> None:
 def test_the_page_and_the_node_template_name_the_files_of_a_store(tmp_path: Path) -> None:
     entropy = SystemEntropy()
     authority = create_authority(tmp_path / "authority.key", entropy)
-    store = enrol_device(tmp_path / "store", "a", tmp_path / "rows.csv", Budget(1.0, 1e-5), 3, authority, entropy)
+    budget, clock = Budget(1.0, 1e-5), SystemClock()
+    store = enrol_device(tmp_path / "store", "a", tmp_path / "rows.csv", budget, 3, authority, entropy, clock)
     written = {path.name for path in store.folder.iterdir()} | {DATABASE}
     comment = (CLIENTS / "node.env").read_text().split("The device's store: ")[1].split("\n")[0]
     table = PAGE.split("| file in the store |")[1].split("\n\n")[0]

@@ -15,7 +15,7 @@ import pytest
 from fedinfer.config import Scenario, to_flat
 from fedinfer.data import load_own, public_schema
 from fedinfer.deployment.node import MOST_DESCRIPTIONS, open_host
-from fedinfer.deployment.store import create_authority, enrol_device
+from fedinfer.deployment.store import create_authority, enrol_device, read_authority
 from fedinfer.device.host import Host
 from fedinfer.device.respond import MAX_DETAIL, DeviceResponder
 from fedinfer.messages import JoinReply, JoinRequest, Kind, Purpose
@@ -23,10 +23,10 @@ from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.charges import mechanism_of
 from fedinfer.privacy.ledger import ANY_TASK, Budget
 from fedinfer.schema import Schema, Text
-from fedinfer.system import SystemEntropy, simulation_rng
+from fedinfer.system import SystemClock, SystemEntropy, simulation_rng
 from fedinfer.types import Relation
 from fedinfer.wire import decode, encode
-from tests.protocol.fleet import NONCE, SCHEMA, Fleet, enrolled, real, settings, work, write_table
+from tests.protocol.fleet import NONCE, SCHEMA, Fleet, enrolled, real, revocations_of, settings, work, write_table
 
 LARGE = Budget(8.0, 1e-5)
 SECRET = "4711.815"
@@ -35,6 +35,10 @@ SECRET = "4711.815"
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return enrolled(tmp_path / "stores", 1, LARGE)[0]
+
+
+def listed(host: Host, device: str) -> bytes:
+    return revocations_of(read_authority(host.folder(device).parent / "authority.key"))
 
 
 def join(
@@ -50,6 +54,7 @@ def join(
         (device,),
         (member.identity.public_bytes,),
         (member.certificate,),
+        listed(host, device),
         root,
     )
     return DeviceResponder(host).answer([Ask(device, Kind.JOIN, encode(request))])[0]
@@ -97,7 +102,15 @@ def test_a_task_cannot_name_a_file_to_read(store: Path) -> None:
     other.write_text('[scenario]\nname = "private"\n')
     device = json.loads((store / "device.json").read_text())["device"]
     request = JoinRequest(
-        "run", NONCE, json.dumps({"scenario": str(other)}), json.dumps(SCHEMA.to_json()), (), (), (), b""
+        "run",
+        NONCE,
+        json.dumps({"scenario": str(other)}),
+        json.dumps(SCHEMA.to_json()),
+        (),
+        (),
+        (),
+        listed(open_host(store), device),
+        b"",
     )
     answer = DeviceResponder(open_host(store)).answer([Ask(device, Kind.JOIN, encode(request))])[0]
     assert answer.error == "BadMessage"
@@ -300,7 +313,7 @@ def test_a_database_that_others_could_read_is_closed_to_them(store: Path) -> Non
 def test_private_keys_are_in_no_repr(tmp_path: Path) -> None:
     authority = create_authority(tmp_path / "authority.key", SystemEntropy())
     write_table(tmp_path / "t.csv", 1, 10)
-    store = enrol_device(tmp_path / "s", "d", tmp_path / "t.csv", LARGE, 2, authority, SystemEntropy())
+    store = enrol_device(tmp_path / "s", "d", tmp_path / "t.csv", LARGE, 2, authority, SystemEntropy(), SystemClock())
     host = open_host(tmp_path / "s")
     for private in (authority.private_bytes, store.identity.private_bytes):
         for shown in (repr(store), repr(host.members), repr(authority), str(host)):

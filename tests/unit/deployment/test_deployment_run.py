@@ -32,7 +32,8 @@ from fedinfer.store import read_store
 from fedinfer.system import SimulatedEntropy, SystemClock
 from fedinfer.training.trainer import Trainer
 from fedinfer.types import Json, Relation
-from tests.protocol.fleet import enrolled, settings, write_table
+from tests.protocol.fleet import enrolled, revocations_of, settings, write_table
+from tests.unit.artifact.key_folders import PASSPHRASE, save_new_keys
 
 DEVICES = 5
 SMALL = "training.rounds = 2\ndrift.windows = 1\nsecure_aggregation.dropout_rate = 0.2"
@@ -49,14 +50,27 @@ class Pilot:
         responder = DeviceResponder(open_host(self.stores[int(context.node_config["partition-id"])]))
         return next(iter(responder.host.members)), responder
 
-    def run(self, extra: str = SMALL, *, public: bool = True, name: str = "pilot", authority: bytes = b"") -> Json:
+    def run(
+        self, extra: str = SMALL, *, public: bool = True, name: str = "pilot", authority: IdentityKey | None = None
+    ) -> Json:
         grid = LocalGrid(OneByOne(self.find), len(self.stores), {})
-        key = authority or read_authority(self.folder / "authority.key").public_bytes
+        signer = authority or read_authority(self.folder / "authority.key")
         folder = self.folder / "server"
         folder.mkdir(exist_ok=True)
         table = self.folder / "public.csv"
         write_table(table, 999, 60)
-        deployment = Deployment(name, folder, key, table if public else None)
+        keys = self.folder / "keys" / "online"
+        if not keys.is_dir():
+            save_new_keys(self.folder / "keys")
+        deployment = Deployment(
+            run_id=name,
+            folder=folder,
+            authority=signer.public_bytes,
+            revocations=revocations_of(signer),
+            keys=keys,
+            secret=lambda _what: PASSPHRASE,
+            public_data=table if public else None,
+        )
         emit = lambda event, fields: self.events.append((event, fields))  # noqa: E731 - a listener
         return coordinate(grid, settings(extra), deployment, SystemClock(), emit)
 
@@ -162,7 +176,7 @@ def test_later_runs_find_what_earlier_ones_spent(pilot: Pilot) -> None:
 def test_devices_of_another_authority_are_not_believed(pilot: Pilot) -> None:
     stranger = IdentityKey.generate(SimulatedEntropy("stranger"))
     with pytest.raises(TransportError, match=r"none of 5 nodes can take part, 5 were left out.*did not sign"):
-        pilot.run(authority=stranger.public_bytes)
+        pilot.run(authority=stranger)
     assert not (pilot.folder / "server" / "run.json").exists()
 
 

@@ -22,7 +22,7 @@ from fedinfer.errors import ConfigError, FedInferError, Misbehaviour, StoreError
 from fedinfer.privacy.ledger import Budget
 from fedinfer.privacy.noise import SecureStream
 from fedinfer.secagg.keys import IdentityKey
-from fedinfer.system import SimulatedEntropy, SystemEntropy
+from fedinfer.system import SimulatedEntropy, SystemClock, SystemEntropy
 from tests.protocol.fleet import enrolled, real, settings, write_table
 
 BUDGET = Budget(2.0, 1e-5)
@@ -55,7 +55,7 @@ def test_a_key_is_never_overwritten(store: Path) -> None:
     before = (store / "identity.key").read_bytes()
     authority = read_authority(store.parent / "authority.key")
     with pytest.raises(StoreError, match=r"identity\.key") as caught:
-        enrol_device(store, "r00", store.parent / "r00.csv", BUDGET, 3, authority, SystemEntropy())
+        enrol_device(store, "r00", store.parent / "r00.csv", BUDGET, 3, authority, SystemEntropy(), SystemClock())
     assert "never overwritten" in caught.value.hint
     assert (store / "identity.key").read_bytes() == before
     with pytest.raises(StoreError, match=r"authority\.key"):
