@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stderr, stdout
 from fedinfer.cli.secrets import PassphraseFile, secrets
 from fedinfer.errors import ConfigError, StoreError
 from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
+
+if TYPE_CHECKING:
+    from fedinfer.deployment.request import Request
 
 app = typer.Typer(no_args_is_help=True, help="Who belongs to the population: the enrolment authority.")
 
@@ -47,8 +50,8 @@ def approve(
     folder: Folder,
     out: Annotated[Path, typer.Option("--out", "-o", help="file to write, for the device; it holds no secret")],
     fingerprint: Annotated[
-        str, typer.Option(help="that the device's owner told you over another channel; refused when it differs")
-    ],
+        str, typer.Option(help="that the device's owner told you over another channel; else it is shown and asked for")
+    ] = "",
     days: Annotated[int, typer.Option(min=1, help="days until the certificate expires")] = CERTIFICATE_DAYS,
     passphrase_file: PassphraseFile = None,
     as_json: JsonOption = False,
@@ -61,7 +64,7 @@ def approve(
 
         asked = _bytes(request)
         said = read_request(asked)
-        _compare(fingerprint, said.public_key)
+        _compare(fingerprint, said)
         key = open_authority(folder, secrets(passphrase_file))
         _write(out, sign(folder, key, asked, SystemClock().now(), days))
     _show({"device": said.device, "approval": str(out)}, as_json)
@@ -91,10 +94,14 @@ def revoke(
     _show(document, as_json)
 
 
-def _compare(told: str, public_key: bytes) -> None:
+def _compare(told: str, said: Request) -> None:
+    """A request travels openly: whoever replaced it on its way has another key, and so another fingerprint."""
     from fedinfer.secagg.authority import fingerprint
 
-    shown = fingerprint(public_key)
+    shown = fingerprint(said.public_key)
+    if not told:
+        stderr.print(f"device {said.device}: {shown}", markup=False, highlight=False)
+        told = shown if typer.confirm("Is this the fingerprint that its owner has?", err=True) else "refused"
     if told.replace(" ", "").lower() != shown.replace(" ", ""):
         raise ConfigError(
             f"the key in the request has the fingerprint {shown}, not {told[:80]}",
