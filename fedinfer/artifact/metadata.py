@@ -9,14 +9,14 @@ Expiry is not judged here: a server must be able to renew what has expired (`exp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from securesystemslib.signer import Signer
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
-from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
 from fedinfer.artifact.signing import Role
@@ -53,6 +53,13 @@ class State:
     snapshot: Snapshot
     targets: Targets
     cohorts: dict[str, Targets] = field(default_factory=dict)
+
+
+def first_state(root: Root, expiry: Mapping[Role, datetime]) -> State:
+    """What a repository without any target begins with."""
+    targets = Targets(version=1, expires=expiry[Role.TARGETS])
+    snapshot = Snapshot(version=1, expires=expiry[Role.SNAPSHOT], meta={"targets.json": MetaFile(version=1)})
+    return State(root, Timestamp(version=1, expires=expiry[Role.TIMESTAMP]), snapshot, targets)
 
 
 def sign(signed: Root | Timestamp | Snapshot | Targets, signers: Iterable[Signer]) -> bytes:

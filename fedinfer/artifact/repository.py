@@ -8,10 +8,10 @@ Rules:
 * files are written first, `timestamp.json` last and atomically: a publish that is killed half-way never happened;
 * targets carry their digest in the file name (consistent snapshots), so a device sees one state or the other;
 * old versions are pruned, because every device downloads the list of all targets;
-* a withdrawn version is signed no more, and the list of targets itself names it, so nobody can keep that from a device.
+* a withdrawn version is signed no more, and the list of targets itself names it, so nobody can keep that from a device;
+* metadata holds no floats (canonical JSON), so figures are in the manifest, which is a target itself.
 
-Source: The Update Framework Specification 1.0. Metadata holds no floats (canonical JSON), so figures are in the
-manifest, which is a target itself.
+Source: The Update Framework Specification 1.0.
 """
 
 from __future__ import annotations
@@ -21,22 +21,29 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from tuf.api.metadata import DelegatedRole, Delegations, MetaFile, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import MetaFile, Snapshot, TargetFile, Targets, Timestamp
 
 from fedinfer.artifact.delta import add_deltas
-from fedinfer.artifact.files import list_files, read_file, remove_file, write_file
-from fedinfer.artifact.metadata import State, Validity, load_root, load_state, read_root, sign
+from fedinfer.artifact.files import read_file, write_file
+from fedinfer.artifact.metadata import State, Validity, first_state, load_root, load_state, read_root, sign
 from fedinfer.artifact.releases import bundle_paths, check_release, reissued
-from fedinfer.artifact.root import RootChange, first_root, named_by, next_root, signed_root
+from fedinfer.artifact.root import RootChange, delegate, first_root, named_by, next_root, signed_root
 from fedinfer.artifact.signing import ONLINE, Keys, Role, new_signer
-from fedinfer.artifact.targets import drop_version, read_target, stored_name, version_of, versions_of, withdrawn_in
+from fedinfer.artifact.targets import (
+    drop_version,
+    read_target,
+    stored_name,
+    sweep,
+    version_of,
+    versions_of,
+    withdrawn_in,
+)
 from fedinfer.errors import ArtifactRejected, BadSignature, ConfigError, Rollback
 from fedinfer.manifest import MAX_METADATA_BYTES, Manifest, current_path, is_name, manifest_path
 from fedinfer.ports import Clock, Entropy
 
 USUAL_VALIDITY = Validity()
-_COHORT = "cohort-"
-_METADATA, _TARGETS = "metadata", "targets"
+_COHORT, _METADATA, _TARGETS = "cohort-", "metadata", "targets"
 
 
 class Repository:
@@ -46,8 +53,7 @@ class Repository:
         folder: holds `metadata/` and `targets/`; made when it does not exist.
         keys: signing keys; root keys may be absent once the repository exists.
         clock: for expiry.
-        keep_keys: called with all old and new keys before new ones are used, and again with those still in use;
-            for instance `lambda keys: save_keys(keys, folder)`.
+        keep_keys: called with all old and new keys before new ones are used, and again with those still in use.
         validity: how long signatures last.
         root: first root metadata, signed where the root keys are; needed to make a repository when `keys` has none.
 
@@ -82,6 +88,11 @@ class Repository:
     def root_version(self) -> int:
         """Version of the newest root metadata."""
         return self._state.root.version
+
+    @property
+    def holds_root_keys(self) -> bool:
+        """Tell whether this process has root keys, as only a simulation and an operator at a command line do."""
+        return bool(self._keys.signers.get(Role.ROOT))
 
     def versions(self) -> tuple[int, ...]:
         """Published versions that are neither pruned nor withdrawn, oldest first."""
@@ -168,10 +179,7 @@ class Repository:
         signer = new_signer(entropy)
         self._use_keys(self._keys.with_role(role, (signer,)))
         state = copy.deepcopy(self._state)
-        delegations = state.targets.delegations or Delegations(keys={}, roles={})
-        delegated = DelegatedRole(role, [], 1, True, paths=[f"cohort/{name}/*"])
-        state.targets.delegations = Delegations(delegations.keys, {**(delegations.roles or {}), role: delegated})
-        state.targets.add_key(signer.public_key, role)
+        delegate(state.targets, role, f"cohort/{name}/*", signer.public_key)
         state.cohorts[role] = Targets(version=1, expires=self._validity.until(Role.TARGETS, self._clock.now()))
         self._sign_again(state, Role.TARGETS, role)
 
@@ -217,10 +225,7 @@ class Repository:
             ConfigError: a key that it names is not at hand.
         """
         name = f"{self.root_version + 1}.root.json"
-        root = load_root({name: data}.get, self.newest_root())
-        if root.version != self.root_version + 1:
-            raise BadSignature(f"root {root.version} does not follow root {self.root_version}")
-        both = self._keys.joined(keys)
+        root, both = load_root({name: data}.get, self.newest_root()), self._keys.joined(keys)
         wanted = named_by(root, both)
         changed = [role for role in ONLINE if root.roles[role].keyids != self._state.root.roles[role].keyids]
         self._use_keys(both)
@@ -256,7 +261,7 @@ class Repository:
         for targets in (state.targets, *(state.cohorts[role] for role in offered)):
             drop_version(targets, version)
         self._sign_again(state, Role.TARGETS, *offered)
-        self._sweep()
+        sweep(self._folder, self._state)
 
     def prune(self, keep: int, needed: Collection[int] = ()) -> tuple[int, ...]:
         """Drop old versions and delete files nobody needs. The newest version and those a cohort was offered stay.
@@ -276,7 +281,7 @@ class Repository:
         dropped = tuple(version for version in self.versions() if version not in kept)
         if dropped:
             self._sign_again(state, Role.TARGETS)
-        self._sweep()
+        sweep(self._folder, self._state)
         return dropped
 
     def metadata(self, from_root_version: int = 1) -> dict[str, bytes]:
@@ -336,8 +341,7 @@ class Repository:
         return read_file(self._folder, path) if path.split("/")[0] in (_METADATA, _TARGETS) else None
 
     def _create(self, given: bytes) -> State:
-        now = self._clock.now()
-        expiry = {role: self._validity.until(role, now) for role in Role}
+        expiry = {role: self._validity.until(role, self._clock.now()) for role in Role}
         data = given or signed_root(first_root(self._keys, expiry[Role.ROOT]), self._keys)
         root = read_root(data)
         if root.version != 1 or not root.consistent_snapshot:
@@ -345,9 +349,7 @@ class Repository:
         named_by(root, self._keys)
         self._keep_keys(self._keys)
         write_file(self._folder, f"{_METADATA}/1.root.json", data)
-        targets = Targets(version=1, expires=expiry[Role.TARGETS])
-        snapshot = Snapshot(version=1, expires=expiry[Role.SNAPSHOT], meta={"targets.json": MetaFile(version=1)})
-        state = State(root, Timestamp(version=1, expires=expiry[Role.TIMESTAMP]), snapshot, targets)
+        state = first_state(root, expiry)
         self._write(state, [Role.TARGETS])
         return state
 
@@ -396,16 +398,3 @@ class Repository:
 
     def _read(self, name: str) -> bytes | None:
         return read_file(self._folder, f"{_METADATA}/{name}")
-
-    def _sweep(self) -> None:
-        """Delete target files that nothing names, and metadata that is older than what the newest snapshot names."""
-        state = self._state
-        named = {stored_name(t, path) for t in (state.targets, *state.cohorts.values()) for path in t.targets}
-        for name in list_files(self._folder / _TARGETS):
-            if name not in named:
-                remove_file(self._folder, f"{_TARGETS}/{name}")
-        current = {f"{meta.version}.{name}" for name, meta in state.snapshot.meta.items()}
-        current |= {"timestamp.json", f"{state.snapshot.version}.snapshot.json"}
-        for name in list_files(self._folder / _METADATA):
-            if name not in current and not name.endswith(".root.json"):
-                remove_file(self._folder, f"{_METADATA}/{name}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from securesystemslib.signer import Key
-from tuf.api.metadata import Root
+from tuf.api.metadata import DelegatedRole, Delegations, Root, Targets
 
 from fedinfer.artifact.metadata import load_root, read_root, sign
 from fedinfer.artifact.signing import ONLINE, ROOT_THRESHOLD, Keys, Role
@@ -105,6 +105,14 @@ def named_by(root: Root, keys: Keys) -> Keys:
         if role in ONLINE and missing > 0:
             raise ConfigError(f"root {root.version} names a key of {role} that is not here ({missing} missing)")
     return Keys(left)
+
+
+def delegate(targets: Targets, role: str, paths: str, key: Key) -> None:
+    """Give a new role with one key the right to sign some paths, and no others."""
+    delegations = targets.delegations or Delegations(keys={}, roles={})
+    delegated = DelegatedRole(role, [], 1, True, paths=[paths])
+    targets.delegations = Delegations(delegations.keys, {**(delegations.roles or {}), role: delegated})
+    targets.add_key(key, role)
 
 
 def _set_threshold(root: Root, threshold: int) -> None:

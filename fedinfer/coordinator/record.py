@@ -34,6 +34,7 @@ def opening(server: Server, plan: RunPlan) -> Json:
         "model": {"kind": str(scenario.model.kind), "parameters": server.trainer.dimension},
         "privacy": privacy_of(server, plan),
         "secure_aggregation": secure_aggregation_of(server, plan),
+        "signing": signing_of(server),
         "warnings": list(plan.warnings),
     }
 
@@ -57,6 +58,7 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
         "rounds": progress.rounds,
         "privacy": start["privacy"] | {"epsilon": server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon},
         "secure_aggregation": start["secure_aggregation"],
+        "signing": start["signing"],
         "models": progress.models,
         "inference": {
             "predictions": progress.predictions,
@@ -92,6 +94,18 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
+
+
+def signing_of(server: Server) -> Json:
+    """Where the root keys are that devices trust in the end: `thrown away` says that this process made them for itself.
+
+    A simulation makes all keys of its repository and keeps none, so its models are signed by nobody.
+    """
+    repository = server.repository
+    return {
+        "root_keys": "thrown away" if repository.holds_root_keys else "offline",
+        "root_version": repository.root_version,
+    }
 
 
 def privacy_of(server: Server, plan: RunPlan) -> Json:

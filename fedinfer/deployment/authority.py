@@ -106,7 +106,8 @@ def open_authority(folder: Path, secret: Secret) -> KeyAuthority:
 def approve(folder: Path, authority: Authority, request: bytes, now: datetime, days: int = CERTIFICATE_DAYS) -> bytes:
     """Certify the key of a request.
 
-    A renewal under another key revokes the former one. A name that has a key is not given to another.
+    A renewal under another key revokes the former one. A name that has a key is not given to another. The same request
+    may be approved again.
 
     Args:
         folder: of the authority.
@@ -123,17 +124,19 @@ def approve(folder: Path, authority: Authority, request: bytes, now: datetime, d
         Misbehaviour: it is not signed with the keys that it names.
     """
     asked, former = read_request(request), renewed_enrolment(authority.public_bytes, request)
-    issued, listed = _issued(folder), read_revocations(authority.public_bytes, _read(folder / REVOCATIONS))
-    if former is None:
-        _check_free(asked.device, issued, listed)
-    if asked.public_key in listed.keys or (former and former.public_key in listed.keys):
+    issued, listed = _issued(folder), _fresh_list(folder, authority, now)
+    entries = issued.get(asked.device, [])
+    again = any(entry.public_key == asked.public_key.hex() for entry in entries)  # an answer may be lost on its way
+    if former is None and not again:
+        _check_free(asked.device, entries, listed)
+    if asked.public_key in listed.keys or (not again and former is not None and former.public_key in listed.keys):
         raise ConfigError(f"a key of device {asked.device!r} was revoked", hint="make a new request on the device")
     enrolment = Enrolment(
         asked.device, asked.public_key, seconds_of(now - CLOCK_SKEW), seconds_of(now + timedelta(days=days))
     )
     certificate = sign_enrolment(authority, enrolment)
     entry = Issued(asked.public_key.hex(), enrolment.not_after)
-    others = [old for old in issued.get(asked.device, []) if old.public_key != entry.public_key]
+    others = [old for old in entries if old.public_key != entry.public_key]
     _keep_issued(folder, {**issued, asked.device: [*others, entry]})
     if former and former.public_key != asked.public_key:
         _extend(folder, authority, [former.public_key], now, LIST_DAYS)
@@ -169,13 +172,19 @@ def public_bytes(signer: Signer) -> bytes:
     return loaded.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 
-def _check_free(device: DeviceId, issued: dict[str, list[Issued]], listed: RevocationList) -> None:
-    alive = [entry for entry in issued.get(device, []) if bytes.fromhex(entry.public_key) not in listed.keys]
+def _check_free(device: DeviceId, entries: Sequence[Issued], listed: RevocationList) -> None:
+    alive = [entry for entry in entries if bytes.fromhex(entry.public_key) not in listed.keys]
     if alive:
         raise ConfigError(
             f"device {device!r} has a key already",
             hint="renew it from the device; if its key is lost, revoke the device first",
         )
+
+
+def _fresh_list(folder: Path, authority: Authority, now: datetime) -> RevocationList:
+    """The newest list; one that has ended is signed again, because no device would take it."""
+    listed = read_revocations(authority.public_bytes, _read(folder / REVOCATIONS))
+    return listed if seconds_of(now) < listed.expires else _extend(folder, authority, (), now, LIST_DAYS)
 
 
 def _extend(folder: Path, authority: Authority, keys: Sequence[bytes], now: datetime, days: int) -> RevocationList:

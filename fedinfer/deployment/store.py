@@ -146,12 +146,16 @@ def request_again(folder: Path) -> bytes:
 def request_new_key(folder: Path, entropy: Entropy) -> bytes:
     """Make a new key and ask for a certificate for it; the old one is used until that is here.
 
+    A key that waits for its certificate already is asked for again: the request or the answer may have been lost.
+
     Raises:
         ConfigError: the folder is no device store.
-        StoreError: a new key waits for its certificate already.
+        StoreError: the key cannot be written.
     """
-    store, following = open_device(folder), IdentityKey.generate(entropy)
-    _write_private(folder / FOLLOWING, following.private_bytes)
+    store = open_device(folder)
+    if not (folder / FOLLOWING).exists():
+        _write_private(folder / FOLLOWING, IdentityKey.generate(entropy).private_bytes)
+    following = IdentityKey(_read(folder / FOLLOWING))
     return write_request(store.device, following, store.certificate, store.identity)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,21 @@ from fedinfer.data import vocabulary
 from fedinfer.data.vocabulary import read_words
 from fedinfer.deployment.coordinate import Deployment, coordinate
 from fedinfer.deployment.node import open_host
-from fedinfer.deployment.store import read_authority
+from fedinfer.deployment.store import open_device, read_authority
 from fedinfer.device.respond import DeviceResponder
-from fedinfer.errors import BudgetExceeded, ConfigError, DataError, FedInferError, TransportError
+from fedinfer.errors import BudgetExceeded, ConfigError, DataError, FedInferError, Misbehaviour, TransportError
 from fedinfer.flower.client_app import CohortClientApp, Responder
 from fedinfer.inference.installed import open_installed
 from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import Slots
+from fedinfer.ports import Clock
 from fedinfer.privacy.ledger import ANY_TASK, Budget, Ledger
 from fedinfer.schema import Text
 from fedinfer.secagg.keys import IdentityKey
+from fedinfer.secagg.revocation import RevocationList, sign_revocations
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.store import read_store
-from fedinfer.system import SimulatedEntropy, SystemClock
+from fedinfer.system import FrozenClock, SimulatedEntropy, SystemClock
 from fedinfer.training.trainer import Trainer
 from fedinfer.types import Json, Relation
 from tests.protocol.fleet import enrolled, revocations_of, settings, write_table
@@ -51,7 +54,14 @@ class Pilot:
         return next(iter(responder.host.members)), responder
 
     def run(
-        self, extra: str = SMALL, *, public: bool = True, name: str = "pilot", authority: IdentityKey | None = None
+        self,
+        extra: str = SMALL,
+        *,
+        public: bool = True,
+        name: str = "pilot",
+        authority: IdentityKey | None = None,
+        revocations: bytes = b"",
+        clock: Clock | None = None,
     ) -> Json:
         grid = LocalGrid(OneByOne(self.find), len(self.stores), {})
         signer = authority or read_authority(self.folder / "authority.key")
@@ -66,13 +76,13 @@ class Pilot:
             run_id=name,
             folder=folder,
             authority=signer.public_bytes,
-            revocations=revocations_of(signer),
+            revocations=revocations or revocations_of(signer),
             keys=keys,
             secret=lambda _what: PASSPHRASE,
             public_data=table if public else None,
         )
         emit = lambda event, fields: self.events.append((event, fields))  # noqa: E731 - a listener
-        return coordinate(grid, settings(extra), deployment, SystemClock(), emit)
+        return coordinate(grid, settings(extra), deployment, clock or SystemClock(), emit)
 
 
 class OneByOne(CohortClientApp):
@@ -203,8 +213,54 @@ def test_ranges_that_nobody_confirmed_stop_a_pilot_before_anybody_is_asked(pilot
     assert pilot.events == []
 
 
-def test_keys_of_the_repository_are_private_and_stay(pilot: Pilot) -> None:
+def test_a_run_reads_online_keys_and_leaves_no_key_in_its_folder(pilot: Pilot) -> None:
+    """The root was signed somewhere else; what the devices pin is that root, and nothing in reach can replace it."""
     pilot.run()
-    keys = pilot.folder / "server" / "keys"
-    assert {path.stat().st_mode & 0o777 for path in keys.iterdir()} == {0o600}
-    assert json.loads((pilot.folder / "server" / "run.json").read_text())["status"] == "completed"
+    keys, folder = pilot.folder / "keys" / "online", pilot.folder / "server"
+    assert {path.stat().st_mode & 0o777 for path in keys.glob("*.key")} == {0o600}
+    assert not list(folder.rglob("*.key"))
+    assert (folder / "artifacts" / "metadata" / "1.root.json").read_bytes() == (keys / "root.json").read_bytes()
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "completed"
+    assert record["signing"] == {"root_keys": "offline", "root_version": 1}
+
+
+def test_a_run_with_root_keys_in_reach_is_refused_before_any_device_is_asked(pilot: Pilot) -> None:
+    save_new_keys(pilot.folder / "keys")
+    online = pilot.folder / "keys" / "online"
+    shutil.copy(pilot.folder / "keys" / "root" / "root.0.key", online)
+    with pytest.raises(ConfigError, match="holds root keys"):
+        pilot.run()
+    (online / "root.0.key").unlink()
+    (online / "root.json").unlink()
+    with pytest.raises(ConfigError, match="no key for role 'root'"):
+        pilot.run()
+    shutil.rmtree(online)
+    online.mkdir()
+    with pytest.raises(ConfigError, match="holds no keys") as caught:
+        pilot.run()
+    assert "fedinfer artifact keys" in caught.value.hint
+    assert pilot.events == []
+
+
+def test_a_revoked_device_is_left_out_and_the_others_run(pilot: Pilot) -> None:
+    key = open_device(pilot.stores[1]).identity.public_bytes
+    signer = read_authority(pilot.folder / "authority.key")
+    record = pilot.run(revocations=revocations_of(signer, key, version=2))
+    assert record["population"] == DEVICES - 1
+    ((who, reason),) = [(f["device"], f["reason"]) for name, f in pilot.events if name == "not_joined"]
+    assert who.startswith("r01 on node")
+    assert "was revoked" in reason
+
+
+def test_a_servers_clock_that_is_set_back_does_not_make_an_ended_list_fresh(pilot: Pilot) -> None:
+    """A list ended between two starts; before the second one the clock is set back to before its end."""
+    signer, now = read_authority(pilot.folder / "authority.key"), SystemClock().now()
+    end = int(now.timestamp()) + 3600
+    ended = sign_revocations(signer, RevocationList(1, 0, end, ()))
+    later = sign_revocations(signer, RevocationList(2, 0, end + 10 * 86_400, ()))
+    with pytest.raises(Misbehaviour, match="revocation list 1 ended"):
+        pilot.run(revocations=ended, clock=FrozenClock(now + timedelta(days=1)))
+    pilot.run(revocations=later, clock=FrozenClock(now + timedelta(hours=3)))
+    with pytest.raises(Misbehaviour, match="revocation list 1 ended"):
+        pilot.run(revocations=ended, clock=FrozenClock(now), name="again")
