@@ -13,10 +13,10 @@ from functools import lru_cache
 
 from fedinfer.errors import ConfigError, Misbehaviour
 from fedinfer.messages import INDEPENDENT, SumPlan
-from fedinfer.privacy.events import Event, GaussianEvent, NonPrivate, PoissonSampled, Repeated
-from fedinfer.privacy.factorization import Factorization, Participation
-from fedinfer.privacy.mechanism import IntegerMechanism
-from fedinfer.privacy.noise import pieces
+from fedinfer.privacy.accounting.events import Event, GaussianEvent, NonPrivate, PoissonSampled, Repeated
+from fedinfer.privacy.mechanism.matrix_mechanism import Factorization, Participation
+from fedinfer.privacy.mechanism.mechanism import IntegerMechanism
+from fedinfer.privacy.mechanism.noise import pieces
 from fedinfer.types import Relation, Trust, Unit
 from fedinfer.wire import decode, encode
 

@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedinfer.coordinator.correlation import correlate
-from fedinfer.coordinator.groups import RoundSum
-from fedinfer.coordinator.round import LEDGER_OWNER, ask_next, release_groups, sum_plans
-from fedinfer.device.respond import DeviceResponder
-from fedinfer.device.sessions import SESSION_MIGRATIONS, MemorySessions, StoredSessions
+from fedinfer.coordinator.aggregate.groups import RoundSum
+from fedinfer.coordinator.train.participation import correlate
+from fedinfer.coordinator.train.round import LEDGER_OWNER, ask_next, release_groups, sum_plans
+from fedinfer.device.aggregate.session_store import SESSION_MIGRATIONS, MemorySessions, StoredSessions
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import INDEPENDENT, Kind, PlainRequest, Purpose, ReportWork, SumPlan, Turn
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy.accounting import account
-from fedinfer.privacy.events import Composed, GaussianEvent
-from fedinfer.privacy.factorization import Factorization
-from fedinfer.privacy.mechanism import decoded_sensitivity
-from fedinfer.privacy.noise import gaussian
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.events import Composed, GaussianEvent
+from fedinfer.privacy.mechanism.matrix_mechanism import Factorization
+from fedinfer.privacy.mechanism.mechanism import decoded_sensitivity
+from fedinfer.privacy.mechanism.noise import gaussian
 from fedinfer.simulation.population import Processes, simulated_host
 from fedinfer.store import open_store
 from fedinfer.system import SystemClock

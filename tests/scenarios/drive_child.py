@@ -17,13 +17,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from fedinfer.coordinator.round import LEDGER_OWNER
-from fedinfer.coordinator.server import Progress, Server
-from fedinfer.coordinator.waves import OPERATOR, drive, settings_of
+from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.push.rollout import OPERATOR, drive, settings_of
+from fedinfer.coordinator.train.round import LEDGER_OWNER
 from fedinfer.messages import HealthReply, Kind, PushReply, PushRequest
 from fedinfer.ports import Answer, Ask
+from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.privacy.charges import relation_of
-from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.rollout.controller import Approval, begin
 from fedinfer.rollout.state import RolloutStore
 from fedinfer.rollout.waves import Wave

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fedinfer.artifact import measure
 from fedinfer.artifact.build import build_from_core
-from fedinfer.artifact.calibration import synthetic_rows
-from fedinfer.artifact.graph import LOGITS, Ending, core_of, ending_of, finish, load, open_session, run
-from fedinfer.artifact.measure import Evidence
-from fedinfer.artifact.quantize import quantized_nodes
-from fedinfer.artifact.recipes import Family, family_of
+from fedinfer.artifact.evaluate import measure
+from fedinfer.artifact.evaluate.measure import Evidence
+from fedinfer.artifact.export.graph import LOGITS, Ending, core_of, ending_of, finish, load, open_session, run
+from fedinfer.artifact.export.tokenizer import Prefixes, tokenizer_parts
+from fedinfer.artifact.quantize.calibration import synthetic_rows
+from fedinfer.artifact.quantize.quantize import quantized_nodes
+from fedinfer.artifact.quantize.schemes import Family, family_of
 from fedinfer.artifact.text_inputs import with_text_inputs
-from fedinfer.artifact.tokenizer import Prefixes, tokenizer_parts
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import ConfigError, GateFailed
 from fedinfer.manifest import INPUT, Manifest

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedinfer.coordinator.loop import run, start
-from fedinfer.coordinator.push import publish_and_push
-from fedinfer.device.respond import DeviceResponder
+from fedinfer.coordinator.push.publish import publish_and_push
+from fedinfer.coordinator.run import run, start
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.simulation.coordinate import open_server
 from fedinfer.simulation.grid import LocalGrid

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from fedinfer import secagg
 from fedinfer.errors import BadMessage, ConfigError, Misbehaviour
-from fedinfer.secagg import GraphParameters, IdentityKey, Stage, choose_graph, hierarchy, keys, shamir
+from fedinfer.secagg import GraphParameters, IdentityKey, Stage, choose_graph, keys, shamir
+from fedinfer.secagg import groups as hierarchy
 from fedinfer.secagg.enrolment import sign_enrolment, verify_enrolment
 from fedinfer.secagg.hypergeometric import ring_is_safe
 from fedinfer.system import SimulatedEntropy
@@ -270,7 +271,7 @@ def test_groups_summed_securely_and_added_equal_one_ideal_sum():
 
 def test_the_room_needs_no_heavy_package():
     code = (
-        "import sys, fedinfer.secagg, fedinfer.secagg.hierarchy, fedinfer.secagg.enrolment;"
+        "import sys, fedinfer.secagg, fedinfer.secagg.groups, fedinfer.secagg.enrolment;"
         "print([m for m in ('torch', 'scipy', 'dp_accounting', 'pydantic', 'opacus', 'flwr') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
