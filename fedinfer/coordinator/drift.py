@@ -8,17 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedinfer.coordinator.aggregate.promise import sum_plans
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, noise_std, release_groups
 from fedinfer.coordinator.context import Progress, Server
-from fedinfer.coordinator.plan.run_plan import RunPlan, SumSettings
-from fedinfer.coordinator.train.robust import PLAIN_MEAN
-from fedinfer.coordinator.train.round import LEDGER_OWNER, release_groups, sum_plans
+from fedinfer.coordinator.plan.robust import PLAIN_MEAN
+from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.drift import monitor, policy
 from fedinfer.drift.channels import report_channels
 from fedinfer.errors import BadMessage, TooFewSurvivors
 from fedinfer.messages import Kind, Purpose, ReportWork, WindowReply, WindowRequest
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy.mechanism.mechanism import decoded_sensitivity
-from fedinfer.types import DeviceId, Json, Trust, Unit
+from fedinfer.types import DeviceId, Json, Unit
 from fedinfer.wire import decode, encode
 
 WEIGHT = 0.6
@@ -87,20 +88,6 @@ def relearn(watch: Watch) -> None:
     """A new model is on the devices: its outputs need a new reference."""
     watch.state = monitor.reset(watch.plan, watch.state, keep=())
     watch.policy = policy.pushed(policy.finished(watch.settings, watch.policy))
-
-
-def noise_std(server: Server, settings: SumSettings, survivors: int) -> float:
-    """Standard deviation of the noise in a decoded sum of reports, in units of one device's (or row's) share."""
-    if server.scenario.privacy.unit is Unit.NONE:
-        return 0.0
-    trust = server.scenario.privacy.trust
-    if trust is Trust.CENTRAL:
-        return settings.noise_multiplier * decoded_sensitivity(settings.mechanism)
-    if trust is Trust.LOCAL:
-        return settings.noise_multiplier * settings.norm * math.sqrt(survivors)
-    # Every survivor added a share sized for the guaranteed contributors; more survivors bring more noise.
-    mechanism = settings.mechanism
-    return mechanism.noise_multiplier * settings.norm * math.sqrt(survivors / mechanism.contributors)
 
 
 def _infer(server: Server, progress: Progress) -> tuple[DeviceId, ...]:

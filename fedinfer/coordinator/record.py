@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
 from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.plan.correlation import describe
 from fedinfer.coordinator.plan.run_plan import RunPlan
-from fedinfer.coordinator.train.participation import describe
-from fedinfer.coordinator.train.round import LEDGER_OWNER
 from fedinfer.errors import StoreError
 from fedinfer.types import Json, Unit
 

@@ -7,11 +7,12 @@ import math
 from fedinfer.config import Scenario
 from fedinfer.coordinator import drift as drift_loop
 from fedinfer.coordinator import record
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.drift import Watch
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.publish import publish_and_push
-from fedinfer.coordinator.train.round import LEDGER_OWNER, start_turns, training_round
+from fedinfer.coordinator.train.round import start_turns, training_round
 from fedinfer.drift.policy import Action, Decision
 from fedinfer.errors import (
     ArtifactRejected,

@@ -14,7 +14,8 @@ from fedinfer.artifact.release.signing import generate_keys, load_keys, save_key
 from fedinfer.config import Scenario
 from fedinfer.coordinator.context import Rows, Server
 from fedinfer.coordinator.enrolment import join
-from fedinfer.coordinator.plan.run_plan import Population, make_plan
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.run_plan import make_plan
 from fedinfer.coordinator.run import run
 from fedinfer.data import load_own, public_schema
 from fedinfer.data.checks import check_qat_rows

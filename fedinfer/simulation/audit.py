@@ -20,10 +20,13 @@ from statistics import NormalDist
 import numpy as np
 
 from fedinfer.config import Correlation, Scenario, to_flat
+from fedinfer.coordinator.aggregate.promise import sum_plan
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release
 from fedinfer.coordinator.context import Progress, Server
-from fedinfer.coordinator.plan.run_plan import RunPlan, SumSettings
+from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.coordinator.run import budget_of, start
-from fedinfer.coordinator.train.round import LEDGER_OWNER, apply_release, release, sum_plan
+from fedinfer.coordinator.train.server_step import apply_release
 from fedinfer.data import Federation
 from fedinfer.device.aggregate.contribution import trainer_of
 from fedinfer.device.dispatch import DeviceResponder

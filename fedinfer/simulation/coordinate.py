@@ -12,7 +12,8 @@ from fedinfer.artifact.release.signing import generate_keys
 from fedinfer.config import Scenario
 from fedinfer.coordinator.context import Server
 from fedinfer.coordinator.enrolment import join
-from fedinfer.coordinator.plan.run_plan import Population, RunPlan, make_plan
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.coordinator.run import run
 from fedinfer.data import Federation
 from fedinfer.flower.records import build_id

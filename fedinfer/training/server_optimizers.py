@@ -7,6 +7,7 @@ FedAvg (McMahan et al. 2017), server momentum (Hsu et al. 2019) and FedAdagrad, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 
@@ -60,13 +61,16 @@ class OptimizerState:
 
 def init_optimizer(settings: OptimizerSettings, dimension: int) -> OptimizerState:
     """State before the first round for vectors of `dimension` numbers."""
-    nothing = np.zeros(0, dtype=np.float32)
-    if settings.kind is ServerOptimizer.FEDAVG:
-        return OptimizerState(settings.kind, nothing, nothing)
-    zeros = np.zeros(dimension, dtype=np.float32)
-    if settings.kind is ServerOptimizer.FEDAVGM:
-        return OptimizerState(settings.kind, zeros, nothing)
-    return OptimizerState(settings.kind, zeros, np.full(dimension, settings.tau**2, dtype=np.float32))
+    nothing, zeros = np.zeros(0, dtype=np.float32), np.zeros(dimension, dtype=np.float32)
+    match settings.kind:
+        case ServerOptimizer.FEDAVG:
+            return OptimizerState(settings.kind, nothing, nothing)
+        case ServerOptimizer.FEDAVGM:
+            return OptimizerState(settings.kind, zeros, nothing)
+        case ServerOptimizer.FEDADAM | ServerOptimizer.FEDYOGI | ServerOptimizer.FEDADAGRAD:
+            return OptimizerState(settings.kind, zeros, np.full(dimension, settings.tau**2, dtype=np.float32))
+        case _:
+            assert_never(settings.kind)
 
 
 def apply(
@@ -90,11 +94,22 @@ def apply(
         raise ConfigError(f"update of shape {mean_update.shape} for weights of shape {weights.shape}")
     if state.kind != settings.kind:
         raise ConfigError(f"optimizer state of {state.kind}, settings of {settings.kind}")
-    if settings.kind is ServerOptimizer.FEDAVG:
-        return state, _moved(weights, mean_update, settings)
-    if settings.kind is ServerOptimizer.FEDAVGM:
-        velocity = (settings.momentum * state.first + mean_update).astype(np.float32)
-        return OptimizerState(state.kind, velocity, state.second), _moved(weights, velocity, settings)
+    match settings.kind:
+        case ServerOptimizer.FEDAVG:
+            return state, _moved(weights, mean_update, settings)
+        case ServerOptimizer.FEDAVGM:
+            velocity = (settings.momentum * state.first + mean_update).astype(np.float32)
+            return OptimizerState(state.kind, velocity, state.second), _moved(weights, velocity, settings)
+        case ServerOptimizer.FEDADAM | ServerOptimizer.FEDYOGI | ServerOptimizer.FEDADAGRAD:
+            return _adaptive_step(state, weights, mean_update, settings)
+        case _:
+            assert_never(settings.kind)
+
+
+def _adaptive_step(
+    state: OptimizerState, weights: FloatVector, mean_update: FloatVector, settings: OptimizerSettings
+) -> tuple[OptimizerState, FloatVector]:
+    """Algorithm 2 of Reddi et al. 2021, lines 9 to 13."""
     first = (settings.momentum * state.first + (1 - settings.momentum) * mean_update).astype(np.float32)
     second = _second_moment(state.second, mean_update, settings)
     direction = (first / (np.sqrt(second) + settings.tau)).astype(np.float32)
@@ -104,11 +119,17 @@ def apply(
 def _second_moment(second: FloatVector, update: FloatVector, settings: OptimizerSettings) -> FloatVector:
     """The v of Algorithm 2 (Reddi et al. 2021): line 10 for Adagrad, 11 for Yogi, 12 for Adam."""
     squared = np.square(update)
-    if settings.kind is ServerOptimizer.FEDADAGRAD:
-        return second + squared
-    if settings.kind is ServerOptimizer.FEDYOGI:
-        return (second - (1 - settings.beta_2) * squared * np.sign(second - squared)).astype(np.float32)
-    return (settings.beta_2 * second + (1 - settings.beta_2) * squared).astype(np.float32)
+    match settings.kind:
+        case ServerOptimizer.FEDADAGRAD:
+            return second + squared
+        case ServerOptimizer.FEDYOGI:
+            return (second - (1 - settings.beta_2) * squared * np.sign(second - squared)).astype(np.float32)
+        case ServerOptimizer.FEDADAM:
+            return (settings.beta_2 * second + (1 - settings.beta_2) * squared).astype(np.float32)
+        case ServerOptimizer.FEDAVG | ServerOptimizer.FEDAVGM:
+            raise ConfigError(f"{settings.kind} has no second moment")
+        case _:
+            assert_never(settings.kind)
 
 
 def _moved(weights: FloatVector, direction: FloatVector, settings: OptimizerSettings) -> FloatVector:

@@ -17,7 +17,8 @@ import numpy as np
 from fedinfer.config import Scenario, parse_scenario
 from fedinfer.coordinator.aggregate.secure_sum import Aborted, Total, private_sum
 from fedinfer.coordinator.enrolment import join
-from fedinfer.coordinator.plan.run_plan import Population, RunPlan, make_plan
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.data.table import DeviceData, Federation
 from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import create_authority, enrol_device

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from fedinfer.coordinator.aggregate.groups import RoundSum
-from fedinfer.coordinator.train.participation import correlate
-from fedinfer.coordinator.train.round import LEDGER_OWNER, ask_next, release_groups, sum_plans
+from fedinfer.coordinator.aggregate.promise import sum_plans
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release_groups
+from fedinfer.coordinator.plan.correlation import correlate
+from fedinfer.coordinator.train.round import ask_next
 from fedinfer.device.aggregate.session_store import SESSION_MIGRATIONS, MemorySessions, StoredSessions
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.errors import Misbehaviour

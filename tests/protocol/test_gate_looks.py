@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedinfer.coordinator.aggregate.secure_sum import Aborted, Total
-from fedinfer.coordinator.plan.run_plan import SumSettings
+from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.device import canary as device_looks
 from fedinfer.device.canary import looked
 from fedinfer.errors import GateFailed

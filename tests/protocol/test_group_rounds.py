@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from fedinfer.coordinator.aggregate.groups import deal
+from fedinfer.coordinator.aggregate.promise import sum_plan, sum_plans
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release_groups
 from fedinfer.coordinator.aggregate.secure_sum import Total
-from fedinfer.coordinator.train.robust import PLAIN_MEAN
-from fedinfer.coordinator.train.round import LEDGER_OWNER, release_groups, sum_plan, sum_plans
+from fedinfer.coordinator.plan.robust import PLAIN_MEAN
 from fedinfer.coordinator.train.server_step import open_release
 from fedinfer.errors import TooFewSurvivors
 from fedinfer.messages import Kind, PlainReply, PlainRequest, Purpose

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.publish import publish_and_push
 from fedinfer.coordinator.run import budget_of, start
-from fedinfer.coordinator.train.round import LEDGER_OWNER
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.device.install import slots_of

@@ -17,9 +17,9 @@ from typing import Any, cast
 
 import numpy as np
 
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.push.rollout import OPERATOR, drive, settings_of
-from fedinfer.coordinator.train.round import LEDGER_OWNER
 from fedinfer.messages import HealthReply, Kind, PushReply, PushRequest
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 from fedinfer.config import Scenario, load_scenario, to_flat
+from fedinfer.coordinator.aggregate.promise import sum_plan
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, Release, release
 from fedinfer.coordinator.context import Server
-from fedinfer.coordinator.plan.run_plan import RunPlan, SumSettings
+from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.coordinator.run import start
-from fedinfer.coordinator.train.round import LEDGER_OWNER, Release, release, sum_plan
 from fedinfer.data import load
 from fedinfer.device.aggregate.contribution import private_vectors
 from fedinfer.device.dispatch import DeviceResponder

@@ -9,23 +9,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
 from fedinfer.config import RolloutSection, Scenario
 from fedinfer.coordinator.plan.cohort import Hiding, hide, least_devices
-from fedinfer.coordinator.plan.drift import NOISE_BRACKET, MakeSettings
+from fedinfer.coordinator.plan.drift import NOISE_BRACKET
+from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of, report_settings
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.calibration import calibrate
-from fedinfer.privacy.accounting.events import Event, GaussianEvent, Repeated
+from fedinfer.privacy.accounting.events import Event, Repeated
 from fedinfer.privacy.charges import relation_of
 from fedinfer.rollout.gates import Bound
-from fedinfer.rollout.looks import NORM, gates_of
+from fedinfer.rollout.looks import NORM, WIDTH, gates_of
 from fedinfer.rollout.waves import wave_sizes
-from fedinfer.types import Trust, Unit
-
-if TYPE_CHECKING:
-    from fedinfer.coordinator.plan.run_plan import SumSettings
+from fedinfer.types import Unit
 
 WRONG_PASS_RATE = WRONG_STOP_RATE = 0.05
 """Of one wave; see fedinfer.rollout.gates."""
@@ -57,13 +54,12 @@ class GatePlan:
     warnings: tuple[str, ...] = ()
 
 
-def plan_gates(scenario: Scenario, devices: int, make: MakeSettings) -> GatePlan:
+def plan_gates(scenario: Scenario, devices: int) -> GatePlan:
     """Plan all looks, or do what `rollout.unjudgeable` says when no verdict could come of them.
 
     Args:
         scenario: with [rollout] gate_epsilon.
         devices: of the fleet.
-        make: settings of a sum over the devices of one wave at a noise multiplier.
 
     Raises:
         ConfigError: looks cannot hide anybody or cannot decide anything, and the scenario does not say what then.
@@ -73,7 +69,7 @@ def plan_gates(scenario: Scenario, devices: int, make: MakeSettings) -> GatePlan
     if section.gate_epsilon == 0:
         return GatePlan()
     _check_share(scenario)
-    looks = _Looks(scenario, devices, make)
+    looks = _Looks(scenario, devices)
     trouble = looks.trouble()
     if not trouble:
         return looks.plan(())
@@ -93,11 +89,11 @@ class _Looks:
     """The looks of one scenario at a fleet of some size, before it is known whether they can decide anything.
 
     Args:
-        scenario, devices, make: see `plan_gates`.
+        scenario, devices: see `plan_gates`.
     """
 
-    def __init__(self, scenario: Scenario, devices: int, make: MakeSettings) -> None:
-        self._scenario, self._devices, self._make = scenario, devices, make
+    def __init__(self, scenario: Scenario, devices: int) -> None:
+        self._scenario, self._devices = scenario, devices
         self._sizes = wave_sizes(devices, scenario.rollout.waves)
         self._unhidden = ""
         try:
@@ -121,6 +117,8 @@ class _Looks:
         """What all looks must cost so that a model without any fault passes; infinite when no noise is small enough."""
         if not self.hidings:
             return math.inf
+        if self._scenario.privacy.unit is Unit.NONE:
+            return 0.0
         _, margin = _narrowest(self._scenario)
         z = min(margin / (_ROOM * _noise_of_mean(self._scenario, hiding, 1.0)) for hiding in self.hidings)
         if z < NOISE_BRACKET[0]:
@@ -133,9 +131,11 @@ class _Looks:
         """The looks at the noise that `gate_epsilon` buys."""
         privacy = self._scenario.privacy
         if privacy.unit is Unit.NONE:
-            return GatePlan(settings=tuple(self._make(hiding, 0.0) for hiding in self.hidings), warnings=warnings)
+            return GatePlan(
+                settings=tuple(_settings(self._scenario, hiding, 0.0) for hiding in self.hidings), warnings=warnings
+            )
         z = self._noise()
-        settings, events = tuple(self._make(hiding, z) for hiding in self.hidings), self._events(z)
+        settings, events = tuple(_settings(self._scenario, hiding, z) for hiding in self.hidings), self._events(z)
         epsilon = account(events, privacy.delta, relation_of(privacy.unit)).epsilon
         return GatePlan(settings, events, z, epsilon, warnings)
 
@@ -145,7 +145,7 @@ class _Looks:
         if (enough := self._enough_devices()) is not None:
             found.append(f"{enough} devices")
         one_wave = scenario.model_copy(update={"rollout": scenario.rollout.model_copy(update={"waves": (1.0,)})})
-        if len(self._sizes) > 1 and not _Looks(one_wave, self._devices, self._make).trouble():
+        if len(self._sizes) > 1 and not _Looks(one_wave, self._devices).trouble():
             found.append("rollout.waves = [1.0]")
         if (epsilon := self.least_epsilon()) <= MOST_SHARE * scenario.privacy.epsilon:
             found.append(f"rollout.gate_epsilon = {math.ceil(epsilon * 100) / 100:g}")
@@ -160,14 +160,15 @@ class _Looks:
         return calibrate(self._events, self._budget, privacy.delta, relation_of(privacy.unit), NOISE_BRACKET)
 
     def _events(self, z: float) -> tuple[Event, ...]:
-        times = pushes(self._scenario)
-        return tuple(Repeated(_event(self._scenario, self._make(hiding, z), z), times) for hiding in self.hidings)
+        times, model = pushes(self._scenario), noise_model_of(self._scenario)
+        settings = (_settings(self._scenario, hiding, z) for hiding in self.hidings)
+        return tuple(Repeated(model.event(each.mechanism, z), times) for each in settings)
 
     def _enough_devices(self) -> int | None:
         """The least larger fleet without trouble; more devices mean less noise in the mean."""
 
         def enough(devices: int) -> bool:
-            return _Looks(self._scenario, devices, self._make).least_epsilon() <= self._budget
+            return _Looks(self._scenario, devices).least_epsilon() <= self._budget
 
         return least_devices(enough, self._devices)
 
@@ -212,8 +213,8 @@ def _hide(scenario: Scenario, size: int, number: int) -> Hiding:
         raise ConfigError(f"[rollout] wave {number} has {size} devices, no look can hide them: {error}") from error
 
 
-def _event(scenario: Scenario, settings: SumSettings, z: float) -> Event:
-    return settings.mechanism.event(1.0) if scenario.privacy.trust is Trust.DISTRIBUTED else GaussianEvent(z)
+def _settings(scenario: Scenario, hiding: Hiding, z: float) -> SumSettings:
+    return report_settings(scenario, WIDTH, NORM, hiding, z)
 
 
 def _narrowest(scenario: Scenario) -> tuple[str, float]:
@@ -226,11 +227,6 @@ def _narrowest(scenario: Scenario) -> tuple[str, float]:
 
 def _noise_of_mean(scenario: Scenario, hiding: Hiding, z: float) -> float:
     """Standard deviation of the noise in the mean figure of a wave when everybody answers."""
-    trust = scenario.privacy.trust
     rows = scenario.drift.window if scenario.privacy.unit is Unit.EXAMPLE else 1
-    shares = {
-        Trust.DISTRIBUTED: hiding.cohort / hiding.contributors,
-        Trust.LOCAL: float(hiding.cohort),
-        Trust.CENTRAL: 1.0,
-    }
-    return z * NORM * math.sqrt(shares[trust]) / (hiding.cohort * rows)
+    spread = noise_model_of(scenario).spread(hiding.cohort, hiding.contributors)
+    return z * NORM * spread / (hiding.cohort * rows)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedinfer.config import SecureAggregationSection
+from fedinfer.config import Scenario, SecureAggregationSection
 from fedinfer.errors import ConfigError, TooFewSurvivors
 from fedinfer.secagg.groups import MAX_GROUP, most_corrupt
 from fedinfer.secagg.hypergeometric import share_of
@@ -136,3 +136,25 @@ def _survivors(section: SecureAggregationSection, size: int, groups: int, corrup
     graph = graph_of(section, size, groups, corrupt)
     stay = size - share_of(size, section.dropout_rate)
     return max(stay, graph.threshold if graph.degree == size - 1 else 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """Public facts about who takes part.
+
+    Args:
+        devices: number of enrolled devices.
+        rows: training rows of all devices together; least_rows: of the smallest device.
+        dimension: tuned parameters; classes: of the label.
+    """
+
+    devices: int
+    rows: int
+    least_rows: int
+    dimension: int
+    classes: int
+
+
+def hiding_of(scenario: Scenario, population: Population) -> Hiding:
+    """Groups and graph of a training round."""
+    return hide(scenario.secure_aggregation, min(scenario.training.cohort or population.devices, population.devices))

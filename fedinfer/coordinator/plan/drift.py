@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from fedinfer.config import Scenario
-from fedinfer.coordinator.plan.cohort import Hiding
+from fedinfer.coordinator.plan.cohort import Hiding, Population, hide, hiding_of
+from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of, report_settings
+from fedinfer.drift.channels import report_channels, width
+from fedinfer.drift.sketch import report_norm
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.calibration import calibrate
-from fedinfer.privacy.accounting.events import Event, GaussianEvent, Repeated
+from fedinfer.privacy.accounting.events import Event, Repeated
 from fedinfer.privacy.charges import relation_of
-from fedinfer.types import Trust, Unit
-
-if TYPE_CHECKING:
-    from fedinfer.coordinator.plan.run_plan import SumSettings
+from fedinfer.types import Unit
 
 NOISE_BRACKET = (0.02, 1e4)
 EXAMPLE_SHARE = 0.2
 """Part of the budget that an error proposes for drift."""
-
-MakeSettings = Callable[[Hiding, float], "SumSettings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +38,12 @@ class DriftPlan:
     epsilon: float = 0.0
 
 
-def plan_drift(scenario: Scenario, hiding: Hiding, make: MakeSettings) -> DriftPlan:
+def plan_drift(scenario: Scenario, population: Population) -> DriftPlan:
     """Plan all reports.
 
     Args:
         scenario: with [drift] epsilon.
-        hiding: of all enrolled devices, also those that a round does not ask.
-        make: settings of a sum of reports at a noise multiplier.
+        population: all enrolled devices report, also those that a round does not ask.
 
     Raises:
         ConfigError: `drift.epsilon` is all of the budget, or no noise fits it.
@@ -56,8 +51,15 @@ def plan_drift(scenario: Scenario, hiding: Hiding, make: MakeSettings) -> DriftP
     privacy, count = scenario.privacy, windows(scenario)
     if not count:
         return DriftPlan()
+    hiding = _reporters(scenario, population)
+    channels = report_channels(population.classes)
+    norm = report_norm(privacy.unit, channels)
+
+    def settings(z: float) -> SumSettings:
+        return report_settings(scenario, width(channels), norm, hiding, z)
+
     if privacy.unit is Unit.NONE:
-        return DriftPlan(make(hiding, 0.0))
+        return DriftPlan(settings(0.0))
     if scenario.drift.epsilon >= privacy.epsilon:
         raise ConfigError(
             f"[drift] epsilon {scenario.drift.epsilon} leaves nothing of [privacy] epsilon {privacy.epsilon}",
@@ -67,14 +69,14 @@ def plan_drift(scenario: Scenario, hiding: Hiding, make: MakeSettings) -> DriftP
     relation = relation_of(privacy.unit)
 
     def events(z: float) -> tuple[Event, ...]:
-        return (Repeated(_event(scenario, make(hiding, z), z), count),)
+        return (Repeated(noise_model_of(scenario).event(settings(z).mechanism, z), count),)
 
     try:
         z = calibrate(events, scenario.drift.epsilon, privacy.delta, relation, NOISE_BRACKET)
     except ConfigError as error:
         hint = "raise drift.epsilon, plan fewer windows (drift.windows), or set drift.enabled = false"
         raise ConfigError(f"[drift] epsilon {scenario.drift.epsilon:g}: {error}", hint=hint) from error
-    return DriftPlan(make(hiding, z), events(z), z, account(events(z), privacy.delta, relation).epsilon)
+    return DriftPlan(settings(z), events(z), z, account(events(z), privacy.delta, relation).epsilon)
 
 
 def windows(scenario: Scenario) -> int:
@@ -83,5 +85,6 @@ def windows(scenario: Scenario) -> int:
     return drift.windows + drift.max_triggers * drift.after_windows if drift.enabled and drift.windows else 0
 
 
-def _event(scenario: Scenario, settings: SumSettings, z: float) -> Event:
-    return settings.mechanism.event(1.0) if scenario.privacy.trust is Trust.DISTRIBUTED else GaussianEvent(z)
+def _reporters(scenario: Scenario, population: Population) -> Hiding:
+    asked = hiding_of(scenario, population)
+    return asked if asked.cohort == population.devices else hide(scenario.secure_aggregation, population.devices)

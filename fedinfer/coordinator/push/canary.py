@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedinfer.coordinator.aggregate.promise import sum_plans
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, noise_std, release_groups
 from fedinfer.coordinator.context import Server
-from fedinfer.coordinator.drift import noise_std
+from fedinfer.coordinator.plan.robust import PLAIN_MEAN
 from fedinfer.coordinator.plan.run_plan import RunPlan
-from fedinfer.coordinator.train.robust import PLAIN_MEAN
-from fedinfer.coordinator.train.round import LEDGER_OWNER, release_groups, sum_plans
 from fedinfer.errors import Misbehaviour, TooFewSurvivors
 from fedinfer.messages import GateWork, Purpose
 from fedinfer.rollout.controller import Measured

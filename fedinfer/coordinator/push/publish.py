@@ -15,10 +15,10 @@ from fedinfer.artifact.export.graph import Ending
 from fedinfer.artifact.quantize.calibration import synthetic_rows
 from fedinfer.artifact.quantize.schemes import rounds_inputs
 from fedinfer.artifact.release.delta import add_deltas
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.rollout import reachable, roll_out
-from fedinfer.coordinator.train.round import LEDGER_OWNER
 from fedinfer.manifest import Manifest, Privacy
 from fedinfer.privacy.rounding import at_most
 from fedinfer.training.checkpoints import Checkpoint, save_checkpoint

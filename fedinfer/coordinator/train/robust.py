@@ -7,65 +7,15 @@ computed from released sums: post-processing, which costs no privacy.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 
-from fedinfer.config import Robust, Scenario
+from fedinfer.config import Robust
+from fedinfer.coordinator.plan.robust import Rule
 from fedinfer.errors import ConfigError
-from fedinfer.secagg.groups import FloatArray, median, norm_bounded_mean, trimmed_mean
-from fedinfer.types import FloatVector, Unit
-
-FEWEST_FOR_A_MEDIAN = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """How groups' means become one.
-
-    Args:
-        kind: which rule.
-        least_groups: released groups without which a round counts as aborted.
-        trimmed: groups left out at either end (trimmed mean), else 0.
-        bound: largest L2 norm of a group's mean (norm-bounded mean); 0: the round's clipping norm.
-    """
-
-    kind: Robust
-    least_groups: int
-    trimmed: int
-    bound: float
-
-
-PLAIN_MEAN = Rule(Robust.MEAN, 1, 0, 0.0)
-
-
-def rule_of(scenario: Scenario, groups: int) -> Rule:
-    """The rule of a scenario whose rounds have `groups` groups.
-
-    Raises:
-        ConfigError: fewer groups than the rule needs, or a privacy unit it does not work with.
-    """
-    training = scenario.training
-    kind, trimmed, least = training.robust, 0, 1
-    if kind is not Robust.MEAN and scenario.privacy.unit is Unit.EXAMPLE:
-        raise ConfigError(
-            f"[training] robust = {str(kind)!r} with [privacy] unit = 'example': a device sends a sum over as many "
-            "rows as it has, so groups' means differ without anybody being dishonest, and no norm bounds what one "
-            "honest device may send",
-            hint="use unit = 'device', or robust = 'mean'",
-        )
-    if kind is Robust.MEDIAN:
-        least = FEWEST_FOR_A_MEDIAN
-    elif kind is Robust.TRIMMED_MEAN:
-        trimmed = math.ceil(training.trim * groups)
-        least = 2 * trimmed + 1
-    if groups < least:
-        raise ConfigError(
-            f"[training] robust = {str(kind)!r} needs at least {least} groups, a round has {groups}",
-            hint="lower secure_aggregation.group_size or training.trim, or ask more devices",
-        )
-    return Rule(kind, least, trimmed, training.norm_bound)
+from fedinfer.secagg.groups import FloatArray
+from fedinfer.types import FloatVector
 
 
 def combine(rule: Rule, means: FloatArray, bound: float) -> FloatVector:
@@ -76,8 +26,70 @@ def combine(rule: Rule, means: FloatArray, bound: float) -> FloatVector:
         means: float32 (groups, d), at least `rule.least_groups` rows.
         bound: largest L2 norm of a row, > 0, for the norm-bounded mean.
     """
-    if rule.kind is Robust.MEDIAN:
-        return median(means)
-    if rule.kind is Robust.TRIMMED_MEAN:
-        return trimmed_mean(means, rule.trimmed)
-    return norm_bounded_mean(np.ascontiguousarray(means), bound)
+    match rule.kind:
+        case Robust.MEDIAN:
+            return median(means)
+        case Robust.TRIMMED_MEAN:
+            return trimmed_mean(means, rule.trimmed)
+        case Robust.NORM_BOUNDED_MEAN:
+            return norm_bounded_mean(np.ascontiguousarray(means), bound)
+        case Robust.MEAN:
+            raise ConfigError("the plain mean weighs groups by their devices and is not computed from means")
+        case _:
+            assert_never(rule.kind)
+
+
+def median(means: FloatArray) -> FloatArray:
+    """Coordinate-wise median of the groups' means.
+
+    Args:
+        means: float32, shape (groups, d), finite: decoded sums divided by their numbers of devices.
+
+    Returns:
+        float32, shape (d,).
+    """
+    middle: FloatArray = np.median(_checked(means), axis=0).astype(np.float32)
+    return middle
+
+
+def trimmed_mean(means: FloatArray, trimmed: int) -> FloatArray:
+    """Coordinate-wise mean without the `trimmed` largest and the `trimmed` smallest values.
+
+    Args:
+        means: float32, shape (groups, d), finite.
+        trimmed: values left out on each side, 0 <= 2 * trimmed < groups.
+
+    Returns:
+        float32, shape (d,).
+    """
+    ordered = np.sort(_checked(means), axis=0)
+    if not 0 <= 2 * trimmed < len(ordered):
+        raise ConfigError(f"{trimmed} values trimmed on each side of {len(ordered)} groups leave none")
+    kept = ordered[trimmed : len(ordered) - trimmed]
+    result: FloatArray = kept.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return result
+
+
+def norm_bounded_mean(means: FloatArray, bound: float) -> FloatArray:
+    """Mean of the groups' means, each scaled down to an L2 norm of at most `bound`.
+
+    Args:
+        means: float32, shape (groups, d), finite.
+        bound: > 0.
+
+    Returns:
+        float32, shape (d,), norm at most `bound`.
+    """
+    if not bound > 0:
+        raise ConfigError(f"norm bound {bound}")
+    wide = _checked(means).astype(np.float64)
+    norms = np.sqrt(np.einsum("gd,gd->g", wide, wide))
+    scales = bound / np.maximum(norms, bound)
+    result: FloatArray = (scales @ wide / len(wide)).astype(np.float32)
+    return result
+
+
+def _checked(means: FloatArray) -> FloatArray:
+    if means.ndim != 2 or not len(means) or not np.isfinite(means).all():
+        raise ConfigError(f"group means of shape {means.shape}: expected finite (groups, d)")
+    return means

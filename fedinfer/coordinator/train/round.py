@@ -2,200 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
-
-from fedinfer.config import Robust
-from fedinfer.coordinator.aggregate.groups import AnyFloats, GroupSum, RoundSum, deal
-from fedinfer.coordinator.aggregate.secure_sum import Aborted, Total, private_sum
+from fedinfer.coordinator.aggregate.groups import RoundSum
+from fedinfer.coordinator.aggregate.promise import drawn, sum_plans
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, Release, release_groups
 from fedinfer.coordinator.context import Progress, Server
-from fedinfer.coordinator.plan.cohort import check_corrupt, graph_of
-from fedinfer.coordinator.plan.run_plan import RunPlan, SumSettings
+from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.train.participation import Asked, Turns
-from fedinfer.coordinator.train.robust import PLAIN_MEAN, Rule
-from fedinfer.coordinator.train.server_step import open_release
-from fedinfer.errors import BudgetExceeded, ConfigError, TooFewSurvivors
-from fedinfer.messages import INDEPENDENT, ONE_GROUP, FitWork, Purpose, Split, SumPlan, Turn
-from fedinfer.privacy.charges import mechanism_of, server_charge
-from fedinfer.privacy.mechanism.clipping import clipping_of
-from fedinfer.privacy.mechanism.encoding import decode as decode_sum
-from fedinfer.privacy.mechanism.matrix_mechanism import Floats
+from fedinfer.coordinator.train.server_step import apply_release
+from fedinfer.errors import BudgetExceeded, TooFewSurvivors
+from fedinfer.messages import FitWork, Purpose
 from fedinfer.privacy.mechanism.mechanism import decoded_sensitivity
-from fedinfer.privacy.mechanism.noise import gaussian
-from fedinfer.secagg.groups import FloatArray
-from fedinfer.types import DeviceId, FloatVector, Json, Trust, Unit
+from fedinfer.types import Json
 from fedinfer.wire import encode
 
 MOST_ABORTS_IN_A_ROW = 5
-MOST_ERRORS_TOLD = 10
-LEDGER_OWNER = "server"
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """The first value anyone may look at: the noised sum over the survivors.
-
-    Args:
-        total: float32 (d,).
-        survivors: whose vectors are in it.
-        means: the groups' noised means for a robust rule, float32 (groups, d); None: the plain mean is wanted.
-    """
-
-    total: FloatVector
-    survivors: tuple[DeviceId, ...]
-    means: FloatArray | None = None
-
-
-def sum_plan(
-    server: Server,
-    settings: SumSettings,
-    purpose: Purpose,
-    round_id: str,
-    cohort: tuple[DeviceId, ...],
-    work: bytes,
-    split: Split = ONE_GROUP,
-    turn: Turn = INDEPENDENT,
-) -> SumPlan:
-    """The promise for one private sum: of a whole cohort, or of one of its groups.
-
-    Raises:
-        TooFewSurvivors: when fewer devices are there than must survive, or no graph protects so few.
-    """
-    privacy, mechanism = server.scenario.privacy, settings.mechanism
-    if len(cohort) < settings.min_survivors:
-        raise TooFewSurvivors(f"{len(cohort)} devices can be asked, {settings.min_survivors} must survive")
-    try:  # fewer devices than planned may be there
-        graph = graph_of(server.scenario.secure_aggregation, len(cohort), settings.groups, settings.corrupt)
-    except ConfigError as error:
-        raise TooFewSurvivors(str(error), hint=error.hint) from error
-    return SumPlan(
-        run_id=server.run_id,
-        round_id=round_id,
-        purpose=purpose,
-        mode=server.scenario.secure_aggregation.mode,
-        unit=privacy.unit,
-        trust=privacy.trust,
-        cohort=cohort,
-        degree=graph.degree,
-        threshold=graph.threshold,
-        min_survivors=settings.min_survivors,
-        bits=mechanism.bits,
-        dimension=mechanism.padded,
-        mechanism=encode(mechanism),
-        noise_multiplier=settings.noise_multiplier,
-        sampling_rate=settings.sampling_rate,
-        local_steps=settings.local_steps,
-        rotation_seed=server.entropy.take(32),
-        work_hash=hashlib.sha256(work).digest(),
-        split=split,
-        turn=turn,
-    )
-
-
-def sum_plans(
-    server: Server,
-    settings: SumSettings,
-    purpose: Purpose,
-    round_id: str,
-    cohort: tuple[DeviceId, ...],
-    work: bytes,
-    turn: Turn = INDEPENDENT,
-) -> tuple[SumPlan, ...]:
-    """The promises for one round: one for each of the groups that the cohort is dealt to.
-
-    When fewer devices are there than planned, there are fewer groups of the planned size, and what is left over is not
-    asked: the promise is per group.
-
-    Raises:
-        TooFewSurvivors: see `sum_plan`.
-    """
-    least, most = settings.min_survivors, settings.mechanism.summands
-    count = min(settings.groups, len(cohort) // least)
-    if not count:
-        raise TooFewSurvivors(f"{len(cohort)} devices can be asked, {least} must survive")
-    asked = _drawn(server, cohort, count * most, round_id)
-    check_corrupt(server.scenario.secure_aggregation, len(asked), count, settings.corrupt)
-    groups = deal(round_id, asked, count, server.entropy)
-    return tuple(
-        sum_plan(server, settings, purpose, group.round_id, group.cohort, work, group.split, turn) for group in groups
-    )
-
-
-def release(server: Server, plan: SumPlan, work: bytes) -> tuple[Release | None, Total | Aborted]:
-    """One sum on its own: charge the server's ledger, run it, decode it, add central noise. None when it aborted.
-
-    Raises:
-        BudgetExceeded: before any device is asked.
-    """
-    released, sums = release_groups(server, plan.round_id, (plan,), work, PLAIN_MEAN)
-    return released, sums.groups[0].result
-
-
-def release_groups(
-    server: Server, round_id: str, plans: Sequence[SumPlan], work: bytes, rule: Rule, noise: Floats | None = None
-) -> tuple[Release | None, RoundSum]:
-    """Charge the server's ledger once, run the sum of every group, add them. None when too few groups have a sum.
-
-    Why one charge covers all groups. Let two inputs differ in one unit of privacy (a device, or a row, which one device
-    holds). Groups are disjoint and were dealt by names alone before any data was touched, so that unit is in exactly
-    one group. Every other group's sum comes from equal data with noise of its own, so its law is the same under both
-    inputs, whatever the other groups gave. Hence the divergence between the two laws of all sums together is that of
-    one group's sum: the event of its plan (parallel composition). All plans of a round come from the same settings, so
-    it is the same event whichever group it is. A server that puts a device into two groups all the same is stopped by
-    the device's own ledger, where every group is an entry with its own reference.
-
-    Args:
-        server: wiring.
-        round_id: the ledger's reference.
-        plans: of the groups; equal but for names, graphs and seeds.
-        work: what the plans promise.
-        rule: how many groups are needed, and whether their means are wanted.
-        noise: of a trusted server, correlated with that of other rounds, float64 (d,), for the plain mean only; None:
-            drawn here, independent.
-
-    Raises:
-        BudgetExceeded: before any device is asked.
-    """
-    _charge(server, round_id, plans[0])
-    sums = RoundSum(round_id, tuple(_group_sum(server, plan, work) for plan in plans))
-    server.ledger.commit([LEDGER_OWNER], server.run_id, round_id, server.clock.now())
-    if len(sums.summed) < rule.least_groups:
-        return None, sums
-    if rule.kind is Robust.MEAN:
-        # A trusted server adds its noise once: one unit moves the sum of all groups as much as the sum of its own.
-        if noise is not None:
-            return Release((sums.total + noise).astype(np.float32), sums.survivors), sums
-        return Release(_central_noise(server, plans[0], round_id, sums.total), sums.survivors), sums
-    noised = [_central_noise(server, plan, plan.round_id, total) for plan, total, _ in sums.summed]
-    means = [total / np.float32(count) for total, (_, _, count) in zip(noised, sums.summed, strict=True)]
-    whole: AnyFloats = np.sum(noised, axis=0, dtype=np.float64)
-    return Release(whole.astype(np.float32), sums.survivors, np.stack(means)), sums
-
-
-def _charge(server: Server, round_id: str, plan: SumPlan) -> None:
-    reason = f"{plan.purpose} {round_id}"
-    now = server.clock.now()
-    refusals = server.ledger.reserve([LEDGER_OWNER], server.run_id, round_id, server_charge(plan), reason, now)
-    for error in refusals.values():
-        if error is not None:
-            raise error
-
-
-def _group_sum(server: Server, plan: SumPlan, work: bytes) -> GroupSum:
-    result = private_sum(plan, work, server.devices, server.transport, server.scenario.training.deadline_seconds)
-    for device, reason in result.blamed:
-        server.emit("blamed", {"round": plan.round_id, "device": device, "reason": reason})
-    if result.errors:
-        first = dict(result.errors[:MOST_ERRORS_TOLD])
-        server.emit("errors", {"round": plan.round_id, "count": len(result.errors), "first": first})
-    if isinstance(result, Total):
-        return GroupSum(plan, result, decode_sum(result.ring, mechanism_of(plan), plan.rotation_seed))
-    if plan.split.groups > 1:
-        server.emit("group_left_out", {"round": plan.round_id, "stage": result.stage, "reason": result.reason})
-    return GroupSum(plan, result, None)
 
 
 def training_round(server: Server, plan: RunPlan, progress: Progress, reason: str) -> None:
@@ -250,49 +70,7 @@ def ask_next(server: Server, plan: RunPlan, progress: Progress, round_id: str) -
     """Whose turn it is; with independent noise a uniformly drawn cohort. No amplification is claimed for it."""
     if progress.turns is not None:
         return progress.turns.take(server.noise(round_id))
-    return Asked(_drawn(server, tuple(sorted(server.devices)), plan.cohort, round_id))
-
-
-def _drawn(server: Server, devices: tuple[DeviceId, ...], count: int, round_id: str) -> tuple[DeviceId, ...]:
-    if count >= len(devices):
-        return devices
-    chosen = server.generator(f"cohort {round_id}").choice(len(devices), count, replace=False)
-    return tuple(devices[index] for index in sorted(chosen))
-
-
-def apply_release(server: Server, plan: RunPlan, progress: Progress, released: Release) -> float | None:
-    """Step the server's optimizer with the mean of a released sum, or with what a robust rule makes of the groups'.
-
-    Returns:
-        Noisy fraction of devices that were not clipped, where the norm is adaptive: it moves the next round's norm.
-    """
-    from fedinfer.training.server_optimizers import apply
-
-    clipping, survivors = clipping_of(server.scenario.privacy), len(released.survivors)
-    opened = open_release(clipping, plan.rule, progress.clipping_norm, released.total, released.means, survivors)
-    progress.clipping_norm = opened.clipping_norm
-    if opened.robust is not None:
-        mean = opened.robust
-    elif server.scenario.privacy.unit is Unit.EXAMPLE and server.scenario.privacy.trust is not Trust.LOCAL:
-        # A gradient sum points uphill; its expected number of rows is public, so the step size does not depend on
-        # how many rows were drawn.
-        rows = plan.train.sampling_rate * sum(server.rows[device] for device in released.survivors)
-        mean = -opened.total / np.float32(max(rows, 1.0))
-    else:
-        mean = opened.total / np.float32(survivors)
-    tuned = server.trainer.tuned(progress.weights)
-    progress.optimizer, tuned = apply(progress.optimizer, tuned, mean, plan.optimizer)
-    progress.weights = server.trainer.replace(progress.weights, tuned)
-    return opened.unclipped
-
-
-def _central_noise(server: Server, plan: SumPlan, name: str, total: AnyFloats) -> FloatVector:
-    """The total with the noise of a trusted server, float32; the noise stream is that of `name`."""
-    if plan.trust is not Trust.CENTRAL or plan.unit is Unit.NONE:
-        return total.astype(np.float32)
-    std = plan.noise_multiplier * decoded_sensitivity(mechanism_of(plan))
-    noised: FloatVector = (total + gaussian(std, total.shape, server.noise(name))).astype(np.float32)
-    return noised
+    return Asked(drawn(server, tuple(sorted(server.devices)), plan.cohort, round_id))
 
 
 def _record(

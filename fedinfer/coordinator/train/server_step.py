@@ -9,8 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedinfer.coordinator.train.robust import Rule, combine
-from fedinfer.privacy.mechanism.clipping import Clipping, FixedClipping
+from fedinfer.coordinator.aggregate.release import Release
+from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.plan.robust import Rule
+from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.coordinator.plan.sum_settings import noise_model_of
+from fedinfer.coordinator.train.robust import combine
+from fedinfer.privacy.mechanism.clipping import Clipping, FixedClipping, clipping_of
+from fedinfer.privacy.noise_model import Work
 from fedinfer.secagg.groups import FloatArray
 from fedinfer.types import FloatVector
 
@@ -58,3 +64,29 @@ def open_release(
         mean_bit = combine(rule, clipping.bits(means), clipping.weight)
     unclipped = clipping.fraction(float(mean_bit[0]))
     return Opened(updates, robust, clipping.next_norm(norm, unclipped), unclipped)
+
+
+def apply_release(server: Server, plan: RunPlan, progress: Progress, released: Release) -> float | None:
+    """Step the server's optimizer with the mean of a released sum, or with what a robust rule makes of the groups'.
+
+    Returns:
+        Noisy fraction of devices that were not clipped, where the norm is adaptive: it moves the next round's norm.
+    """
+    from fedinfer.training.server_optimizers import apply
+
+    clipping, survivors = clipping_of(server.scenario.privacy), len(released.survivors)
+    opened = open_release(clipping, plan.rule, progress.clipping_norm, released.total, released.means, survivors)
+    progress.clipping_norm = opened.clipping_norm
+    if opened.robust is not None:
+        mean = opened.robust
+    elif noise_model_of(server.scenario).work is Work.GRADIENT_SUMS:
+        # A gradient sum points uphill; its expected number of rows is public, so the step size does not depend on
+        # how many rows were drawn.
+        rows = plan.train.sampling_rate * sum(server.rows[device] for device in released.survivors)
+        mean = -opened.total / np.float32(max(rows, 1.0))
+    else:
+        mean = opened.total / np.float32(survivors)
+    tuned = server.trainer.tuned(progress.weights)
+    progress.optimizer, tuned = apply(progress.optimizer, tuned, mean, plan.optimizer)
+    progress.weights = server.trainer.replace(progress.weights, tuned)
+    return opened.unclipped

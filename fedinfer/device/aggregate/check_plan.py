@@ -23,10 +23,11 @@ from fedinfer.errors import Misbehaviour
 from fedinfer.messages import INDEPENDENT, Purpose, SumPlan
 from fedinfer.privacy.charges import charge, mechanism_of
 from fedinfer.privacy.mechanism.clipping import clipping_of
+from fedinfer.privacy.noise_model import Work, noise_model
 from fedinfer.rollout.looks import NORM
 from fedinfer.secagg.groups import check_group, most_corrupt
 from fedinfer.secagg.hypergeometric import share_of
-from fedinfer.types import DeviceId, Trust, Unit
+from fedinfer.types import DeviceId, Unit
 
 
 def check_plan(host: Host, plan: SumPlan, device: DeviceId) -> None:
@@ -39,7 +40,7 @@ def check_plan(host: Host, plan: SumPlan, device: DeviceId) -> None:
     _check_promise(host, plan)
     _check_work(plan)
     _check_turn(host, plan)
-    if plan.trust is Trust.DISTRIBUTED and plan.unit is not Unit.NONE:
+    if noise_model(plan.trust, plan.unit).noise_in_ring:
         _check_mechanism(host, plan)
     charge(plan)  # refuses a plan whose parts contradict each other
 
@@ -81,10 +82,11 @@ def _check_promise(host: Host, plan: SumPlan) -> None:
 
 def _check_work(plan: SumPlan) -> None:
     """Sampling happens only where examples are trained on; several noisy steps only where a device trains by itself."""
-    examples = plan.purpose is Purpose.TRAIN and plan.unit is Unit.EXAMPLE
+    training, model = plan.purpose is Purpose.TRAIN, noise_model(plan.trust, plan.unit)
+    examples = training and model.unit is Unit.EXAMPLE
     if not examples and plan.sampling_rate != 1:
         raise Misbehaviour(f"sampling rate {plan.sampling_rate} for work that samples nothing")
-    if not (examples and plan.trust is Trust.LOCAL) and plan.local_steps != 1:
+    if not (training and model.work is Work.PRIVATE_STEPS) and plan.local_steps != 1:
         raise Misbehaviour(f"{plan.local_steps} local steps for work that has one")
 
 

@@ -18,9 +18,9 @@ from fedinfer.drift.sketch import report_norm
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import FitWork, GateWork, Purpose, ReportWork, SumPlan
 from fedinfer.privacy.mechanism.clipping import clip_rows, clipping_of
-from fedinfer.privacy.mechanism.noise import gaussian
+from fedinfer.privacy.noise_model import Work, noise_model
 from fedinfer.rollout.looks import NORM
-from fedinfer.types import DeviceId, FloatVector, Trust, Unit, WideVector
+from fedinfer.types import DeviceId, FloatVector, Unit, WideVector
 from fedinfer.wire import decode
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _fitted(host: Host, plan: SumPlan, work: FitWork, devices: Sequence[DeviceId
         bounded = clipping.prepare(trainer.updates(work.weights, data, rngs), work.clipping_norm)
         return _noised(host, plan, bounded, clipping.bound, devices)
     norm = privacy.clipping_norm
-    if plan.trust is Trust.LOCAL:
+    if noise_model(plan.trust, plan.unit).work is Work.PRIVATE_STEPS:
         steps = PrivateSteps(plan.local_steps, plan.sampling_rate, norm, plan.noise_multiplier)
         return trainer.private_updates(work.weights, data, steps, rngs)
     return trainer.gradient_sums(work.weights, data, plan.sampling_rate, norm, rngs)
@@ -89,8 +89,5 @@ def _reported(host: Host, plan: SumPlan, work: ReportWork, devices: Sequence[Dev
 
 def _noised(host: Host, plan: SumPlan, vectors: FloatVector, norm: float, devices: Sequence[DeviceId]) -> FloatVector:
     """Trust `local`: each device adds the whole noise itself, before anything else happens to its vector."""
-    if plan.trust is not Trust.LOCAL:
-        return vectors
-    std = plan.noise_multiplier * norm
-    noise = [gaussian(std, (vectors.shape[1],), host.noise(plan, device, "local")) for device in devices]
-    return (vectors + np.stack(noise)).astype(np.float32)
+    model, std = noise_model(plan.trust, plan.unit), plan.noise_multiplier * norm
+    return model.device_noise(vectors, std, lambda: [host.noise(plan, device, "local") for device in devices])

@@ -10,7 +10,8 @@ import pytest
 
 from fedinfer.config import Scenario, load_scenario
 from fedinfer.coordinator.plan.canary import USUAL_LUCK, WRONG_PASS_RATE, WRONG_STOP_RATE, pushes
-from fedinfer.coordinator.plan.run_plan import Population, RunPlan, make_plan
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.events import GaussianEvent, Repeated

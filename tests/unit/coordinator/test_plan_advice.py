@@ -8,7 +8,8 @@ import pytest
 
 from fedinfer.config import Scenario, load_scenario
 from fedinfer.coordinator.plan.advice import MOST_SECONDS, SAMPLES_PER_SECOND, most_rounds
-from fedinfer.coordinator.plan.run_plan import Population, RunPlan, make_plan
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.mechanism.noise import pieces
 

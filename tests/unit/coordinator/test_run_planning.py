@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fedinfer.coordinator.plan.run_plan import Population, RunPlan, make_plan
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.coordinator.run import budget_of
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.events import NonPrivate

@@ -193,7 +193,7 @@ CHILD = """
 import os, signal, sys
 from datetime import datetime
 from pathlib import Path
-from fedinfer.inference import slots as module
+from fedinfer.inference.install import slots as module
 from fedinfer.inference.session import SessionCache
 from fedinfer.inference.trust import folder_fetch
 from fedinfer.inference.updater import Updater, UpdateSettings
