@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.config import Scenario
+from fedinfer.coordinator.participation import Turns
 from fedinfer.coordinator.record import AlarmRecord, ModelRecord, RoundRecord, WindowRecord
-from fedinfer.coordinator.train.participation import Turns
 from fedinfer.ports import Clock, Entropy, Listener, Transport
 from fedinfer.privacy.accounting.ledger import Ledger
 from fedinfer.privacy.mechanism.noise import NoiseStream

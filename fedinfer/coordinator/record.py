@@ -9,16 +9,41 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
-from fedinfer.coordinator.push.sent import Sent, TransferMode
 from fedinfer.drift.monitor import ChannelResult, WindowResult
 from fedinfer.drift.policy import Decision
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
     from fedinfer.artifact.build import Built
+
+
+class TransferMode(StrEnum):
+    """How the model came to a device."""
+
+    WHOLE = "whole"
+    """The whole file, compressed or not."""
+    PATCH = "patch"
+    BOTH = "both"
+    """A patch that the device could not use, then the whole file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What one device was sent.
+
+    Args:
+        way: of the model.
+        model_bytes: of the model file or patch, both for TransferMode.BOTH.
+        bytes: of the messages, signed metadata included.
+    """
+
+    way: TransferMode
+    model_bytes: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)

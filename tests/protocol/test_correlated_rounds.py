@@ -17,8 +17,8 @@ from fedinfer.coordinator.aggregate.promise import sum_plans
 from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release_groups
 from fedinfer.coordinator.plan.correlation import correlate
 from fedinfer.coordinator.train.round import ask_next
-from fedinfer.device.aggregate.session_store import SESSION_MIGRATIONS, MemorySessions, StoredSessions
 from fedinfer.device.dispatch import DeviceResponder
+from fedinfer.device.session_store import SESSION_MIGRATIONS, MemorySessions, StoredSessions
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import INDEPENDENT, Kind, PlainRequest, Purpose, ReportWork, SumPlan, Turn
 from fedinfer.ports import Answer, Ask

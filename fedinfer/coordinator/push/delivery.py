@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from fedinfer.artifact.release.releases import smallest_way
 from fedinfer.coordinator.context import Server
-from fedinfer.coordinator.push.sent import Sent, TransferMode
+from fedinfer.coordinator.record import Sent, TransferMode
 from fedinfer.errors import BadMessage, TransportError
 from fedinfer.manifest import Delta
 from fedinfer.messages import Kind, PushReply, PushRequest

@@ -8,9 +8,9 @@ from fedinfer.coordinator.aggregate.groups import RoundSum
 from fedinfer.coordinator.aggregate.promise import drawn, sum_plans
 from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release_groups
 from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.participation import Asked, Turns
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.record import RoundRecord
-from fedinfer.coordinator.train.participation import Asked, Turns
 from fedinfer.coordinator.train.server_step import apply_release
 from fedinfer.errors import BudgetExceeded, TooFewSurvivors
 from fedinfer.messages import FitWork, Purpose
