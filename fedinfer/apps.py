@@ -21,7 +21,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedinfer.config import Scenario, from_flat, load_scenario
-from fedinfer.device.respond import DeviceResponder
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.errors import ConfigError, FedInferError, TransportError
 from fedinfer.flower.client_app import CohortClientApp, Responder
 from fedinfer.flower.server_app import make_server_app
@@ -125,7 +125,7 @@ def _coordinate(grid: Grid, context: Context, folder: Path, clock: Clock, emit: 
 
 
 def _deploy(grid: Grid, scenario: Scenario, context: Context, folder: Path, clock: Clock, emit: Listener) -> None:
-    from fedinfer.artifact.secret import PASSPHRASE, secret_from
+    from fedinfer.artifact.release.secret import PASSPHRASE, secret_from
     from fedinfer.deployment.coordinate import Deployment, coordinate
 
     config = context.run_config

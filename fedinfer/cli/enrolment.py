@@ -34,7 +34,7 @@ def request(
     """Make the store and the key of this device, and a request for the authority."""
     with errors_to_exit():
         from fedinfer.deployment.store import request_enrolment
-        from fedinfer.privacy.ledger import Budget
+        from fedinfer.privacy.accounting.ledger import Budget
 
         pinned = _bytes(authority) if authority else b""
         budget = Budget(epsilon, delta)

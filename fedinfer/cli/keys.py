@@ -18,9 +18,9 @@ from fedinfer.types import Json
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
 
-    from fedinfer.artifact.repository import Repository
-    from fedinfer.artifact.secret import Secret
-    from fedinfer.artifact.signing import Keys
+    from fedinfer.artifact.release.repository import Repository
+    from fedinfer.artifact.release.secret import Secret
+    from fedinfer.artifact.release.signing import Keys
 
 RepositoryFolder = Annotated[Path, typer.Argument(help="folder with metadata/ and targets/")]
 KeysFolder = Annotated[Path, typer.Option("--keys", help="folder with the online keys")]
@@ -68,8 +68,8 @@ def root(
 ) -> None:
     """Sign the next root metadata offline: a later end, another threshold, or a new key for a role."""
     with errors_to_exit():
-        from fedinfer.artifact.root import RootChange, next_root, signed_root
-        from fedinfer.artifact.signing import Keys, load_keys
+        from fedinfer.artifact.release.root import RootChange, next_root, signed_root
+        from fedinfer.artifact.release.signing import Keys, load_keys
 
         secret = secrets(passphrase_file, root_passphrase_file)
         held, before = load_keys(root_keys, secret), _bytes(current)
@@ -92,7 +92,7 @@ def adopt(
 ) -> None:
     """Take root metadata that was signed offline, and sign with the keys that it names from then on."""
     with errors_to_exit():
-        from fedinfer.artifact.signing import Keys, load_keys
+        from fedinfer.artifact.release.signing import Keys, load_keys
 
         secret = secrets(passphrase_file)
         opened = open_repository(repository, keys, secret)
@@ -123,8 +123,8 @@ def open_repository(folder: Path, keys: Path, secret: Secret, root_keys: Path | 
     Raises:
         ConfigError: no keys, or root keys lie among the online keys.
     """
-    from fedinfer.artifact.repository import Repository
-    from fedinfer.artifact.signing import ROOT_METADATA, Protection, load_keys, save_keys
+    from fedinfer.artifact.release.repository import Repository
+    from fedinfer.artifact.release.signing import ROOT_METADATA, Protection, load_keys, save_keys
 
     refuse_root_keys(keys)
     protection, held = Protection(secret, SystemEntropy()), load_keys(keys, secret)
@@ -146,7 +146,7 @@ def refuse_root_keys(keys: Path) -> None:
     Raises:
         ConfigError: root keys lie among the keys that a server reads.
     """
-    from fedinfer.artifact.signing import holds_root_keys
+    from fedinfer.artifact.release.signing import holds_root_keys
 
     if holds_root_keys(keys):
         raise ConfigError(
@@ -156,7 +156,7 @@ def refuse_root_keys(keys: Path) -> None:
 
 
 def _new_keys(root_tokens: list[str], online_token: str, secret: Secret) -> Keys:
-    from fedinfer.artifact.signing import ONLINE, Keys, Role
+    from fedinfer.artifact.release.signing import ONLINE, Keys, Role
 
     roots = tuple(_new_key(label, f"root.{number}.key", secret) for number, label in enumerate(root_tokens))
     online = {str(role): (_new_key(online_token, f"{role}.0.key", secret),) for role in ONLINE}
@@ -164,8 +164,8 @@ def _new_keys(root_tokens: list[str], online_token: str, secret: Secret) -> Keys
 
 
 def _new_key(token: str, name: str, secret: Secret) -> Signer:
-    from fedinfer.artifact.signing import new_signer
-    from fedinfer.artifact.token import new_token_key
+    from fedinfer.artifact.release.signing import new_signer
+    from fedinfer.artifact.release.token import new_token_key
 
     return new_token_key(token, secret, SystemEntropy()) if token else new_signer(SystemEntropy())
 
@@ -173,8 +173,8 @@ def _new_key(token: str, name: str, secret: Secret) -> Signer:
 def _write_keys(
     folder: Path, made: Keys, threshold: int, expires: datetime, secret: Secret
 ) -> tuple[list[str], list[str]]:
-    from fedinfer.artifact.root import first_root, signed_root
-    from fedinfer.artifact.signing import ROOT_METADATA, Protection, save_keys
+    from fedinfer.artifact.release.root import first_root, signed_root
+    from fedinfer.artifact.release.signing import ROOT_METADATA, Protection, save_keys
 
     document = signed_root(first_root(made, expires, threshold), made)
     protection = Protection(secret, SystemEntropy())
@@ -185,7 +185,7 @@ def _write_keys(
 
 
 def _write_root(out: Path, name: str, data: bytes, added: Keys, secret: Secret) -> list[str]:
-    from fedinfer.artifact.signing import Protection, save_keys
+    from fedinfer.artifact.release.signing import Protection, save_keys
 
     _check_new(out)
     save_keys(added, out, Protection(secret, SystemEntropy()))

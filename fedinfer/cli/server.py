@@ -32,8 +32,8 @@ def authority(
 ) -> None:
     """Make the key of an enrolment authority, encrypted or on a token, and its first revocation list."""
     with errors_to_exit():
-        from fedinfer.artifact.signing import Protection, new_signer
-        from fedinfer.artifact.token import new_token_key
+        from fedinfer.artifact.release.signing import Protection, new_signer
+        from fedinfer.artifact.release.token import new_token_key
         from fedinfer.deployment.authority import make_authority, public_bytes
         from fedinfer.secagg.authority import fingerprint
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from fedinfer.inference.freshness import latest_known
+from fedinfer.inference.install.freshness import latest_known
 from fedinfer.secagg.enrolment import Validation, validation
 from fedinfer.secagg.revocation import check_not_older, read_revocations, seconds_of
 from fedinfer.store import transaction

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from fedinfer.config import to_flat
-from fedinfer.coordinator.enrol import Claim, admit
+from fedinfer.coordinator.enrolment import Claim, admit
 from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import read_authority
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
-from fedinfer.device.respond import DeviceResponder
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import EnrollReply, JoinRequest, Kind
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy.ledger import Budget
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.secagg.enrolment import Enrolment, Validation, sign_enrolment, validation
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.secagg.revocation import RevocationList, seconds_of, sign_revocations

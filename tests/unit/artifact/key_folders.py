@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from fedinfer.artifact.root import first_root, signed_root
-from fedinfer.artifact.signing import ROOT_METADATA, Keys, Protection, generate_keys, save_keys
+from fedinfer.artifact.release.root import first_root, signed_root
+from fedinfer.artifact.release.signing import ROOT_METADATA, Keys, Protection, generate_keys, save_keys
 from fedinfer.system import SystemEntropy
 
 PASSPHRASE = "correct horse battery"

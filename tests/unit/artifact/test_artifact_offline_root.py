@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from securesystemslib.signer import CryptoSigner
 
-from fedinfer.artifact.files import list_files, read_file
-from fedinfer.artifact.metadata import load_state, sign
-from fedinfer.artifact.repository import Repository
-from fedinfer.artifact.root import RootChange, first_root, next_root, signed_root
-from fedinfer.artifact.secret import secret_from
-from fedinfer.artifact.signing import (
+from fedinfer.artifact.release.files import list_files, read_file
+from fedinfer.artifact.release.metadata import load_state, sign
+from fedinfer.artifact.release.repository import Repository
+from fedinfer.artifact.release.root import RootChange, first_root, next_root, signed_root
+from fedinfer.artifact.release.secret import secret_from
+from fedinfer.artifact.release.signing import (
     ROOT_METADATA,
     Keys,
     Protection,
@@ -24,7 +24,7 @@ from fedinfer.artifact.signing import (
     save_keys,
 )
 from fedinfer.errors import BadSignature, ConfigError
-from fedinfer.inference.trust import open_channel
+from fedinfer.inference.install.tuf_channel import open_channel
 from fedinfer.manifest import current_path
 from fedinfer.system import FrozenClock, SimulatedEntropy, SystemEntropy
 from tests.unit.artifact.key_folders import PASSPHRASE, protection, save_new_keys

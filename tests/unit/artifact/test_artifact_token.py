@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedinfer.deployment.request import read_approval
-from fedinfer.inference.trust import folder_fetch, open_channel
+from fedinfer.inference.install.tuf_channel import folder_fetch, open_channel
 from fedinfer.secagg.enrolment import read_certificate
 from fedinfer.secagg.revocation import read_revocations
 from tests.unit.artifact.softhsm import PIN, make_tokens

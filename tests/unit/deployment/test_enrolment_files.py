@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedinfer.artifact.signing import Protection, new_signer
+from fedinfer.artifact.release.signing import Protection, new_signer
 from fedinfer.deployment.authority import (
     CERTIFICATE_DAYS,
     ISSUED,
@@ -32,8 +32,8 @@ from fedinfer.deployment.store import (
     request_new_key,
 )
 from fedinfer.errors import ConfigError, Misbehaviour, StoreError
-from fedinfer.privacy.events import GaussianEvent
-from fedinfer.privacy.ledger import ANY_TASK, Budget
+from fedinfer.privacy.accounting.events import GaussianEvent
+from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget
 from fedinfer.secagg.enrolment import read_certificate
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.secagg.revocation import read_revocations
