@@ -347,7 +347,8 @@ class Repository:
         if root.version != 1 or not root.consistent_snapshot:
             raise BadSignature(f"root {root.version} does not begin a repository with consistent snapshots")
         named_by(root, self._keys)
-        self._keep_keys(self._keys)
+        if not given:  # else they are where they came from
+            self._keep_keys(self._keys)
         write_file(self._folder, f"{_METADATA}/1.root.json", data)
         state = first_state(root, expiry)
         self._write(state, [Role.TARGETS])
