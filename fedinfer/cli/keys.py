@@ -226,4 +226,4 @@ def _show(document: Json, as_json: bool) -> None:
         return
     for name, value in document.items():
         text = ", ".join(value) if isinstance(value, list) else value
-        stdout.print(f"{name:12s} {text}", markup=False, highlight=False, soft_wrap=True)
+        stdout.print(f"{name.replace('_', ' '):12s} {text}", markup=False, highlight=False, soft_wrap=True)

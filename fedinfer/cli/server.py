@@ -15,6 +15,9 @@ from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
+    from securesystemslib.signer import Signer
+
+    from fedinfer.artifact.release.secret import Secret
     from fedinfer.deployment.request import Request
 
 app = typer.Typer(no_args_is_help=True, help="Who belongs to the population: the enrolment authority.")
@@ -27,18 +30,20 @@ CERTIFICATE_DAYS, LIST_DAYS = 365, 30
 def authority(
     folder: Annotated[Path, typer.Argument(help="folder to make; keep it offline")],
     token: Annotated[str, typer.Option(help="make the key on this PKCS #11 token")] = "",
+    bare_key: Annotated[
+        Path | None, typer.Option(help="take over this key: 32 bytes without a passphrase, as older versions kept it")
+    ] = None,
     passphrase_file: PassphraseFile = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make the key of an enrolment authority, encrypted or on a token, and its first revocation list."""
     with errors_to_exit():
-        from fedinfer.artifact.release.signing import Protection, new_signer
-        from fedinfer.artifact.release.token import new_token_key
+        from fedinfer.artifact.release.signing import Protection
         from fedinfer.deployment.authority import make_authority, public_bytes
         from fedinfer.secagg.authority import fingerprint
 
         entropy, secret = SystemEntropy(), secrets(passphrase_file, new=True)
-        signer = new_token_key(token, secret, entropy) if token else new_signer(entropy)
+        signer = _signer(token, bare_key, secret)
         make_authority(folder, signer, Protection(secret, entropy), SystemClock().now())
         shown = fingerprint(public_bytes(signer))
     _show({"folder": str(folder), "fingerprint": shown}, as_json)
@@ -92,6 +97,17 @@ def revoke(
             "expires": datetime.fromtimestamp(listed.expires, UTC).isoformat(),
         }
     _show(document, as_json)
+
+
+def _signer(token: str, bare_key: Path | None, secret: Secret) -> Signer:
+    from fedinfer.artifact.release.signing import bare_signer, new_signer
+    from fedinfer.artifact.release.token import new_token_key
+
+    if token and bare_key:
+        raise ConfigError("a key cannot be put on a token, it is made there: --token or --bare-key, not both")
+    if bare_key:
+        return bare_signer(bare_key)
+    return new_token_key(token, secret, SystemEntropy()) if token else new_signer(SystemEntropy())
 
 
 def _compare(told: str, said: Request) -> None:

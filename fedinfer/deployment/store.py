@@ -139,7 +139,7 @@ def request_again(folder: Path) -> bytes:
         ConfigError: the folder is no device store.
     """
     device, identity = _name_of(folder), IdentityKey(_read(folder / IDENTITY))
-    previous = _read(folder / CERTIFICATE) if (folder / CERTIFICATE).exists() else b""
+    previous = _certificate_of(folder)
     return write_request(device, identity, previous, identity if previous else None)
 
 
@@ -276,6 +276,17 @@ def _finish_new_key(folder: Path) -> None:
 def _own_keys(folder: Path) -> list[IdentityKey]:
     paths = [folder / IDENTITY, folder / FOLLOWING]
     return [IdentityKey(_read(path)) for path in paths if path.exists()]
+
+
+def _certificate_of(folder: Path) -> bytes:
+    """The certificate that is renewed; empty before the first, and for one without an end, of before there were any."""
+    if not (folder / CERTIFICATE).exists():
+        return b""
+    try:
+        read_certificate(_read(folder / AUTHORITY), _read(folder / CERTIFICATE))
+    except Misbehaviour:
+        return b""
+    return _read(folder / CERTIFICATE)
 
 
 def _name_of(folder: Path) -> DeviceId:

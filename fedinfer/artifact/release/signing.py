@@ -34,6 +34,7 @@ ROOT_METADATA = "root.json"
 """File beside the online keys: root metadata that names them, signed elsewhere."""
 ROOT_KEYS = 3
 ROOT_THRESHOLD = 2
+SEED_BYTES = 32
 SHORTEST_PASSPHRASE = 12
 _FILE = re.compile(r"([a-z0-9_-]+)\.([0-9]+)\.(key|token)")
 
@@ -121,7 +122,19 @@ class Keys:
 
 def new_signer(entropy: Entropy) -> CryptoSigner:
     """A fresh Ed25519 key; simulated entropy gives the same key for the same seed."""
-    return CryptoSigner(Ed25519PrivateKey.from_private_bytes(entropy.take(32)))
+    return CryptoSigner(Ed25519PrivateKey.from_private_bytes(entropy.take(SEED_BYTES)))
+
+
+def bare_signer(path: Path) -> CryptoSigner:
+    """The Ed25519 key in a file of 32 bytes that its owner alone may read.
+
+    Raises:
+        ConfigError: others may read it, or it has another length.
+    """
+    data = read_private(path)
+    if len(data) != SEED_BYTES:
+        raise ConfigError(f"{path} has {len(data)} bytes, a bare key has {SEED_BYTES}")
+    return CryptoSigner(Ed25519PrivateKey.from_private_bytes(data))
 
 
 def generate_keys(entropy: Entropy) -> Keys:

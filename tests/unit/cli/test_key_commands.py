@@ -13,6 +13,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from fedinfer.cli.main import app
+from fedinfer.secagg.keys import IdentityKey
 from fedinfer.secagg.revocation import read_revocations
 
 RUNNER = CliRunner()
@@ -127,6 +128,20 @@ def test_no_command_takes_a_secret_as_an_argument() -> None:
         for parameter in command.params:
             if parameter.name and any(word in parameter.name for word in ("passphrase", "pin", "secret", "password")):
                 assert parameter.name.endswith("_file"), f"{path} --{parameter.name}"
+
+
+def test_a_bare_key_of_an_authority_is_taken_over_and_encrypted() -> None:
+    old = Path("authority.key")
+    old.write_bytes(bytes(range(32)))
+    old.chmod(0o644)
+    assert tell("server authority ca --bare-key authority.key").exit_code == 2, "others could read it"
+    old.chmod(0o600)
+    ask("server authority ca --bare-key authority.key")
+    assert Path("ca/authority.pub").read_bytes() == IdentityKey(bytes(range(32))).public_bytes
+    assert Path("ca/authority.0.key").read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    old.write_bytes(b"short")
+    assert "a bare key has 32" in tell("server authority other --bare-key authority.key").output
+    assert tell("server authority other --bare-key authority.key --token t").exit_code == 2
 
 
 # --- the update channel ---

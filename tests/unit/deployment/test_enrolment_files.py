@@ -268,6 +268,19 @@ def test_the_register_says_who_has_a_key_until_when(site: Site) -> None:
     assert said == {"d": [{"public_key": enrolment.public_key.hex(), "not_after": enrolment.not_after}]}
 
 
+def test_a_store_of_before_certificates_had_an_end_is_renewed_with_its_ledger(site: Site) -> None:
+    """Its certificate is 64 bytes of the same authority; its key and its ledger are worth keeping."""
+    site.enrol()
+    spent = spend(site.store)
+    (site.store / "certificate").write_bytes(bytes(64))
+    (site.folder / ISSUED).write_text("{}")
+    with pytest.raises(Misbehaviour, match="did not sign"):
+        open_device(site.store)
+    import_approval(site.store, site.approve(request_again(site.store)), NOW)
+    ledger = open_host(site.store).ledger
+    assert ledger.spent_at("d", ANY_TASK, 1e-5, Relation.ADD_REMOVE).epsilon == spent > 0
+
+
 def test_an_authority_is_made_once_and_its_halves_belong_together(site: Site) -> None:
     protection = Protection(lambda _what: PASSPHRASE, SystemEntropy())
     with pytest.raises(ConfigError, match="is an authority already"):
