@@ -22,12 +22,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from fedinfer.deployment.store import create_authority, enrol_device
 from fedinfer.flower.processes import environment, free_port, program, running, stop_strays, tail, wait_for_port
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.store import open_store
-from fedinfer.system import SystemClock, SystemEntropy
+from fedinfer.system import SystemClock
 from fedinfer.types import Relation
+from tests.e2e.site_keys import SiteKeys
 
 pytestmark = pytest.mark.e2e
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -150,8 +150,7 @@ def test_four_hospitals_with_tls_authentication_and_a_killed_node(tmp_path: Path
     pilot.run.mkdir()
     write_tls(tmp_path)
     split_table(tmp_path)
-    authority = create_authority(tmp_path / "authority.key", SystemEntropy())
-    (tmp_path / "authority.pub").write_bytes(authority.public_bytes)
+    keys = SiteKeys(tmp_path)
     (pilot.home / "config.toml").write_text(
         f'[superlink.pilot]\naddress = "127.0.0.1:{pilot.port}"\nroot-certificates = "{tmp_path / "ca.crt"}"\n'
     )
@@ -169,10 +168,7 @@ def test_four_hospitals_with_tls_authentication_and_a_killed_node(tmp_path: Path
         nodes = []
         for number in range(len(HOSPITALS)):
             store = tmp_path / f"device{number}"
-            enrol_device(
-                store, f"hospital{number}", tmp_path / f"hospital{number}.csv", Budget(5.0, 1e-5), 3, authority,
-                SystemEntropy(),
-            )  # fmt: skip
+            keys.enrol(store, f"hospital{number}", tmp_path / f"hospital{number}.csv", Budget(5.0, 1e-5), 3)
             key = tmp_path / f"node{number}"
             write_node_key(key)
             registered = pilot.flwr("supernode", "register", str(key.with_suffix(".pub")), "pilot")
@@ -189,7 +185,7 @@ def test_four_hospitals_with_tls_authentication_and_a_killed_node(tmp_path: Path
         overrides = f"training.rounds=2;training.deadline_seconds={DEADLINE};drift.enabled=false;fleet.dropout=0.0"
         values = {
             "scenario": "heart", "overrides": overrides, "run-dir": str(pilot.run), "deployment": True,
-            "authority": str(tmp_path / "authority.pub"), "public-data": str(tmp_path / "public.csv"), "min-devices": 4,
+            "public-data": str(tmp_path / "public.csv"), "min-devices": 4, **keys.run_config(),
         }  # fmt: skip
         (tmp_path / "run.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
         started = pilot.flwr("run", str(REPOSITORY), "pilot", "--run-config", str(tmp_path / "run.toml"))
@@ -206,6 +202,8 @@ def test_four_hospitals_with_tls_authentication_and_a_killed_node(tmp_path: Path
     assert [row["survivors"] for row in record["rounds"]] == [4, 3]
     assert all(row["status"] == "released" for row in record["rounds"])
     assert record["models"][0]["devices_active"] == 3
+    assert record["signing"]["root_keys"] == "offline"
+    assert not list(pilot.run.rglob("*.key")), "no key lies in the run folder"
     check_predictions(tmp_path)
     check_ledgers(tmp_path)
 
