@@ -1,7 +1,9 @@
 """The folder of a real device: its name, keys and databases. Made once at enrolment, never by a server.
 
 device.json       {"device": name, "data": table of the device, "budget": {"epsilon", "delta"}, "min_survivors",
-                   "factories": own models that a task may use (may be left out)}
+                   "factories": own models that a task may use (may be left out),
+                   "tasks": names of scenarios that the owner agreed to, "*" for all,
+                   "publishers": of app bundles (may be left out: fedinfer)}
 identity.key      Ed25519 private key, mode 0600
 certificate       the enrolment authority's signature
 authority.pub     the authority's public key, pinned
@@ -24,6 +26,9 @@ from fedinfer.secagg.keys import IdentityKey
 from fedinfer.types import DeviceId
 
 DATABASE = "device.sqlite"
+ANY_TASK = "*"
+PUBLISHERS = frozenset({"fedinfer"})
+"""Whose runs a device takes part in when its owner names nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class DeviceStore:
         certificate: 64 bytes of the authority.
         authority: pinned public key of the authority.
         factories: model factories ("package.module:callable") that a task may name.
+        tasks: names of scenarios that it may take part in; ANY_TASK among them: all.
+        publishers: of the app bundles whose runs it takes part in.
     """
 
     folder: Path
@@ -51,6 +58,8 @@ class DeviceStore:
     certificate: bytes
     authority: bytes
     factories: frozenset[str] = frozenset()
+    tasks: frozenset[str] = frozenset()
+    publishers: frozenset[str] = PUBLISHERS
 
 
 def create_authority(path: Path, entropy: Entropy) -> IdentityKey:
@@ -126,11 +135,20 @@ def open_device(folder: Path) -> DeviceStore:
             certificate=_read(folder / "certificate"),
             authority=_read(folder / "authority.pub"),
             factories=frozenset(str(name) for name in settings.get("factories", ())),
+            tasks=_names(settings.get("tasks", [])),
+            publishers=_names(settings.get("publishers", sorted(PUBLISHERS))),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder} is no device store: {error}", hint="enrol the device first") from error
     verify_enrolment(store.authority, store.device, identity.public_bytes, store.certificate)
     return store
+
+
+def _names(listed: object) -> frozenset[str]:
+    """A list of names; one text would otherwise be taken for a list of letters."""
+    if not isinstance(listed, list):
+        raise TypeError(f"expected a list of names, got {listed!r}")
+    return frozenset(str(name) for name in listed)
 
 
 def private_file(path: Path) -> None:

@@ -26,6 +26,9 @@ from fedinfer.schema import Schema
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.types import DeviceId, FloatVector, Trust
 
+MOST_NAME = 60
+"""Characters of a task's name that are repeated in a refusal."""
+
 
 class Rows(Protocol):
     """The device's own data, read as the joined task describes it.
@@ -58,6 +61,7 @@ class Policy:
         reveals_simulation: fill the simulated facts of a WindowReply, and send errors as they are.
         factories: model factories ("package.module:callable") that a task may name; any other would be code that the
             server chose.
+        tasks: names of scenarios that may be joined; None: any.
         most_latency_us: slowest prediction that a new model may need.
         stale_after_seconds: warn when the model repository was not reached for longer.
     """
@@ -71,6 +75,7 @@ class Policy:
     unconfirmed_ranges: bool
     reveals_simulation: bool
     factories: frozenset[str] = frozenset()
+    tasks: frozenset[str] | None = None
     most_latency_us: float = 1e6
     stale_after_seconds: float = 7 * 86400.0
 
@@ -152,8 +157,14 @@ class Host:
 
         Raises:
             Misbehaviour: ranges that nobody confirmed as public, outside a simulation; a trust that the owner does not
-                allow; a model factory that the owner did not name.
+                allow; a model factory or a task that the owner did not name.
         """
+        name = scenario.scenario.name
+        if self.policy.tasks is not None and name not in self.policy.tasks:
+            raise Misbehaviour(
+                f"this device's owner did not agree to the task {name[:MOST_NAME]!r}",
+                hint="its owner lists tasks in device.json",
+            )
         trust = scenario.privacy.trust
         if trust not in self.policy.trusts:
             allowed = ", ".join(sorted(self.policy.trusts))
