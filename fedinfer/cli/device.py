@@ -194,6 +194,7 @@ def agent(
         from fedinfer.deployment.agent import Settings, run_agent
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per question otherwise
         for path in (root_certificates, *([auth] if auth else [])):
             _bytes(path)
         settings = Settings(superlink, root_certificates, auth, poll)

@@ -98,13 +98,17 @@ def check_stranger(made: Pilot, publisher: str, name: str) -> None:
 
 
 def files_of_devices(made: Pilot) -> dict[str, bytes]:
-    """All files of stores and agents with their content, but for those that an agent makes when it starts."""
+    """All files of stores and agents with their content, but for those that an agent and its libraries make at once.
+
+    Flower keeps its `source` there, ONNX Runtime its `.ses`: random names of an installation, both.
+    """
+    own = ("device.sqlite", "agent.lock", "runtime.", "source", ".ses")
     folders = [*(made.store(number) for number in range(len(HOSPITALS))), made.folder / "tmp"]
     return {
         str(path): path.read_bytes()
         for folder in folders
         for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(("device.sqlite", "agent.lock", "runtime."))
+        if path.is_file() and not path.name.startswith(own)
     }
 
 
