@@ -20,10 +20,11 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "e2e"))
+
+from pilot import HOSPITALS, REPOSITORY, Pilot, events, pilot, wait_for_event
 
 from fedinfer.flower.processes import free_port, program, running
-from tests.e2e.pilot import HOSPITALS, REPOSITORY, Pilot, events, pilot, wait_for_event
 
 ROUNDS, DEADLINE, POLL = 4, 60, 0.1
 FLOWER_SERVER = """

@@ -66,12 +66,13 @@ class PromptGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
         A message that could not be sent is not waited for.
         """
         begin = self._clock.seconds()
-        open_ids = {number for number in self._grid.push_messages(messages) if number}
+        open_ids = [number for number in self._grid.push_messages(messages) if number]
         replies: list[Message] = []
         while open_ids:
             found = list(self._grid.pull_messages(open_ids))
             replies += found
-            open_ids -= {message.metadata.reply_to_message_id for message in found}
+            answered = {message.metadata.reply_to_message_id for message in found}
+            open_ids = [number for number in open_ids if number not in answered]
             waited = self._clock.seconds() - begin
             if not open_ids or (timeout is not None and waited >= timeout):
                 break
