@@ -3,8 +3,7 @@
 One ClientApp and one ServerApp serve Flower's simulation on Ray and a real deployment. A node whose configuration names
 a `store` is a real device; any other node is a simulated one. The run config says which coordinator runs.
 
-Rooms are imported where they are needed: Flower starts a process for every message of a real device, and most messages
-need no torch.
+Rooms are imported where they are needed: most messages of a real device need no torch.
 """
 
 from __future__ import annotations

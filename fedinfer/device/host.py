@@ -26,9 +26,6 @@ from fedinfer.schema import Schema
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.types import DeviceId, FloatVector, Trust
 
-MOST_NAME = 60
-"""Characters of a task's name that are repeated in a refusal."""
-
 
 class Rows(Protocol):
     """The device's own data, read as the joined task describes it.
@@ -162,7 +159,7 @@ class Host:
         name = scenario.scenario.name
         if self.policy.tasks is not None and name not in self.policy.tasks:
             raise Misbehaviour(
-                f"this device's owner did not agree to the task {name[:MOST_NAME]!r}",
+                f"this device's owner did not agree to the task {name!r}",
                 hint="its owner lists tasks in device.json",
             )
         trust = scenario.privacy.trust
