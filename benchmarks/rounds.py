@@ -26,7 +26,7 @@ from pilot import HOSPITALS, REPOSITORY, Pilot, events, pilot, wait_for_event
 
 from fedinfer.flower.processes import free_port, program, running
 
-ROUNDS, DEADLINE, POLL = 4, 60, 0.1
+ROUNDS, DEADLINE, POLL, PATIENCE = 4, 120, 0.1, 900.0
 FLOWER_SERVER = """
 from fedinfer import apps
 
@@ -118,7 +118,7 @@ def seconds_of_rounds(made: Pilot, server: str) -> list[float]:
     """Run the task; seconds of each round but the first."""
     overrides = f"training.rounds={ROUNDS};training.deadline_seconds={DEADLINE}"
     made.start(write_app(made.folder / "app", server), made.values(made.run, overrides))
-    wait_for_event(made, "finished", 1)
+    wait_for_event(made, "finished", 1, patience=PATIENCE)
     told = [event for event in events(made.run) if event["event"] == "round"]
     assert all(event["survivors"] == len(HOSPITALS) for event in told), told
     ends = [datetime.fromisoformat(event["time"]) for event in told]

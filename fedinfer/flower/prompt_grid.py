@@ -48,17 +48,17 @@ class PromptGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
         """See `flwr.serverapp.Grid`."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
-    def get_node_ids(self) -> Iterable[int]:
+    def get_node_ids(self) -> list[int]:
         """See `flwr.serverapp.Grid`."""
-        return self._grid.get_node_ids()
+        return list(self._grid.get_node_ids())
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """See `flwr.serverapp.Grid`."""
-        return self._grid.push_messages(messages)
+        return list(self._grid.push_messages(messages))
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """See `flwr.serverapp.Grid`."""
-        return self._grid.pull_messages(message_ids)
+        return list(self._grid.pull_messages(message_ids))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """The replies that arrive within `timeout` seconds (None: wait for all), in order of arrival.

@@ -86,7 +86,7 @@ class FleetOnly:
     def _is_allowed(self, scope: Scope) -> bool:
         server = scope.get("server")  # of the socket that took the connection, not of a header
         is_control = server is not None and server[1] == self._control_port
-        return is_control or (scope["type"] == "http" and scope["path"].startswith(FLEET))
+        return is_control or (scope["type"] == "http" and str(scope["path"]).startswith(FLEET))
 
 
 def superlink_arguments(settings: Settings) -> list[str]:

@@ -157,9 +157,11 @@ def events(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def wait_for_event(made: Pilot, name: str, count: int, run: Path | None = None) -> list[dict[str, Any]]:
+def wait_for_event(
+    made: Pilot, name: str, count: int, run: Path | None = None, patience: float = PATIENCE
+) -> list[dict[str, Any]]:
     """Wait until a run has told so many events of a name."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     while time.monotonic() < end:
         told = events(run or made.run)
         found = [event for event in told if event["event"] == name]
