@@ -30,7 +30,7 @@ ROUNDS, DEADLINE, POLL, PATIENCE = 4, 120, 0.1, 900.0
 FLOWER_SERVER = """
 from fedinfer import apps
 
-apps.PromptGrid = lambda grid, _clock: grid  # Flower's own waiting
+apps.prompt_grid = lambda grid, _clock: grid  # Flower's own waiting
 app = apps.server_app()
 """
 PROJECT = """

@@ -21,7 +21,7 @@ from fedinfer.config import Scenario, from_flat, load_scenario
 from fedinfer.device.respond import DeviceResponder
 from fedinfer.errors import ConfigError, FedInferError, TransportError
 from fedinfer.flower.client_app import CohortClientApp, Responder
-from fedinfer.flower.prompt_grid import PromptGrid
+from fedinfer.flower.prompt_grid import prompt_grid
 from fedinfer.flower.server_app import make_server_app
 from fedinfer.ports import Clock, Listener
 from fedinfer.simulation.folder import EventLog
@@ -102,7 +102,7 @@ def _serve(grid: Grid, context: Context) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     emit = EventLog(folder, clock)
     try:
-        _coordinate(PromptGrid(grid, clock), context, folder, clock, emit)
+        _coordinate(prompt_grid(grid, clock), context, folder, clock, emit)
     except FedInferError as error:
         emit("failed", {"error": type(error).__name__, "message": str(error), "hint": error.hint})
         raise

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -36,7 +37,10 @@ from fedinfer.ports import Clock, Entropy
 OFFLINE_SECONDS = 90.0
 """Three of Flower's heartbeats: a node that has had no answer from the SuperLink for so long is started again."""
 LOOK_SECONDS = 1.0
-"""How often the agent looks at the node and its tasks when the node reports no message."""
+"""How often the agent looks whether the node is there."""
+LOOKS_PER_QUESTION = 30
+"""After so many looks without a report it asks for messages all the same. More often would meet messages that the node
+is still receiving."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 STEADY_SECONDS = 120.0
 """A node that lived so long does not count as a failed start."""
@@ -89,8 +93,12 @@ class Signs:
         self.connected = False
         """Whether the SuperLink ever answered; the node's Runtime API answers from then on."""
 
-    def wait(self, seconds: float) -> None:
-        """Read reports until a message waits for an answer, the time is over, or the node closed its end."""
+    def wait(self, seconds: float) -> bool:
+        """Read reports until a message waits for an answer, the time is over, or the node closed its end.
+
+        Returns:
+            Whether a message waits.
+        """
         end = self._clock.seconds() + seconds
         while (left := end - self._clock.seconds()) > 0:
             ready, _, _ = select.select([self._descriptor], [], [], left)
@@ -98,7 +106,8 @@ class Signs:
             if CONTACT in told:
                 self.connected, self._last = True, self._clock.seconds()
             if MESSAGE in told or not told:
-                return
+                return MESSAGE in told
+        return False
 
     @property
     def silence(self) -> float:
@@ -168,17 +177,18 @@ def serve_node(
     Returns:
         Why it is of no use any more.
     """
-    while True:
-        signs.wait(LOOK_SECONDS)
+    for look in count(1):
+        waits = signs.wait(LOOK_SECONDS) or look % LOOKS_PER_QUESTION == 0
         if not is_running():
             return "it ended"
         if signs.silence > offline_seconds:
             return f"the SuperLink did not answer for {signs.silence:.0f} s"
         try:
-            while signs.connected and tasks.answer_next(handle):
+            while waits and signs.connected and tasks.answer_next(handle):
                 pass
         except TransportError as error:
             return str(error)
+    raise AssertionError("count() has no end")
 
 
 def _one_node(device: DeviceStore, settings: Settings, handle: Handler, loopback: Loopback, clock: Clock) -> str:

@@ -24,9 +24,11 @@ from flwr.supercore.interceptors import (
     SuperExecAuthHttpInterceptor,
 )
 from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime import run_clientapp
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from fedinfer.errors import TransportError
+from fedinfer.flower.prompt_grid import retry_soon
 
 COMPONENT = "flwr-clientapp"
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -75,6 +77,7 @@ class NodeTasks:
     """
 
     def __init__(self, api: RuntimeApi, node_config: dict[str, Any]) -> None:
+        retry_soon(run_clientapp, "pull_and_inflate_object_from_tree")
         self._api = api
         self._node_config = node_config
         secret = SuperExecAuthHttpInterceptor(master_secret=api.secret, protected_methods=[ACQUIRE])

@@ -16,6 +16,7 @@ from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
 from fedinfer.deployment.agent import (
     LOCK,
     LONGEST_PAUSE,
+    LOOKS_PER_QUESTION,
     Settings,
     Signs,
     node_arguments,
@@ -105,6 +106,15 @@ def test_a_node_that_hears_of_its_superlink_is_kept(pipe: tuple[int, int]) -> No
     os.write(pipe[1], CONTACT + MESSAGE)
     looks = running(1, lambda: os.write(pipe[1], CONTACT + MESSAGE))
     assert serve_node(looks, signs, Waiting(), unused, LIMIT) == "it ended"
+
+
+def test_a_report_that_got_lost_is_made_good_for(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node would wait for ever for an answer to a message that the agent does not know of."""
+    monkeypatch.setattr("fedinfer.deployment.agent.LOOK_SECONDS", 0.001)
+    os.write(pipe[1], CONTACT)
+    tasks = Waiting(1)
+    assert serve_node(running(LOOKS_PER_QUESTION), Signs(pipe[0], SystemClock()), tasks, unused, LIMIT) == "it ended"
+    assert tasks.count < 1
 
 
 def test_a_node_that_lost_a_message_is_started_again(pipe: tuple[int, int]) -> None:

@@ -35,6 +35,7 @@ TOUCHED = {
     "flwr.supernode.cli.flower_supernode": "e637b07a731536a6",
     "flwr.supernode.runtime.run_clientapp": "fa6612aaeda9cd39",
     "flwr.superlink.cli.flower_superlink": "53a0528b289cbb7b",
+    "flwr.superlink.grid.http_grid": "0c33918af5016310",
     "flwr.supercore.heartbeat": "5eee250956e13a9b",
     "flwr.supercore.protobuf.client": "0bb91b4a9336b8cc",
 }

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from types import ModuleType
 
+import pytest
 from flwr.app import Message
+from flwr.superlink.grid import http_grid
+from flwr.supernode.runtime import run_clientapp
 
 from fedinfer.flower.client_app import CohortClientApp
-from fedinfer.flower.prompt_grid import LONGEST_WAIT, SHORTEST_WAIT, PromptGrid
+from fedinfer.flower.prompt_grid import FIRST_RETRY, LONGEST_RETRY, LONGEST_WAIT, SHORTEST_WAIT, PromptGrid, retry_soon
 from fedinfer.flower.records import request_message
 from fedinfer.messages import Kind
 from fedinfer.ports import Answer, Ask
@@ -91,6 +96,20 @@ def test_a_message_that_could_not_be_sent_is_not_waited_for() -> None:
     messages = [request_message(Ask("a", Kind.KEYS, b"", b""), node, "g") for node in grid.get_node_ids()]
     assert len(PromptGrid(grid, clock, clock.advance).send_and_receive(messages, timeout=30.0)) == 2
     assert clock.seconds() == grid.begin
+
+
+def test_a_part_that_is_still_on_its_way_is_asked_for_again_soon() -> None:
+    asked: list[dict[str, float]] = []
+    module = ModuleType("of flwr")
+    vars(module)["pull"] = lambda _ids, **waits: asked.append(waits)
+    retry_soon(module, "pull")
+    module.pull(["a"])
+    assert asked == [{"initial_backoff": FIRST_RETRY, "backoff_cap": LONGEST_RETRY}]
+
+
+@pytest.mark.parametrize("pull", [http_grid.pull_objects, run_clientapp.pull_and_inflate_object_from_tree])
+def test_flower_has_the_waits_that_are_shortened(pull: Callable[..., object]) -> None:
+    assert {"initial_backoff", "backoff_cap"} <= set(inspect.signature(pull).parameters)
 
 
 def test_everything_else_is_the_other_grids() -> None:
