@@ -3,8 +3,8 @@
 The same program as `flower-supernode`, changed in four places that Flower has no option for. They touch internals of
 flwr, so flwr is pinned and `tests/unit/flower/test_node_adapter.py` fails when the touched files change:
 
-* the loop waits as long as the owner says where Flower waits three seconds (or half a second for a reply), and soon asks
-  again for a part of a message that is still on its way;
+* the loop waits as long as the owner says where Flower waits three seconds (or half a second for a reply), and soon
+  asks again for a part of a message that is still on its way;
 * the app bundle that a run brings is not opened: the configuration of a run is what its starter set by name;
 * a thread that dies ends the node. Flower's heartbeat thread dies silently when the SuperLink has given the node up,
   and the node then stays alive and offline for good;
