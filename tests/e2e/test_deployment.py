@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from fedinfer.flower.processes import running, tail
-from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
+from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.store import open_store
 from fedinfer.types import Relation
 from tests.e2e.pilot import FEDINFER, HOSPITALS, PATIENCE, REPOSITORY, Pilot, pilot, wait_for_event

@@ -10,11 +10,11 @@ import pytest
 from fedinfer.config import Scenario, to_flat
 from fedinfer.data import public_schema
 from fedinfer.deployment.node import open_host
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
-from fedinfer.device.respond import DeviceResponder
 from fedinfer.messages import JoinRequest, Kind
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy.ledger import Budget
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.wire import encode
 from tests.protocol.fleet import NONCE, enrolled, settings
 

@@ -28,7 +28,7 @@ from fedinfer.deployment.loopback import SECRET_BYTES, Loopback, make_loopback
 from fedinfer.errors import ConfigError, StoreError, TransportError
 from fedinfer.flower.node import CONTACT, MESSAGE
 from fedinfer.flower.node_tasks import Handler, RunFacts
-from fedinfer.privacy.ledger import Budget
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.system import FrozenClock, SystemClock, SystemEntropy
 from tests.protocol.fleet import enrolled
 

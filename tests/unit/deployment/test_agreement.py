@@ -19,7 +19,7 @@ from fedinfer.flower.node_tasks import RunFacts
 from fedinfer.flower.records import read_reply, request_message
 from fedinfer.messages import Kind
 from fedinfer.ports import Ask
-from fedinfer.privacy.ledger import Budget
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.simulation.grid import LocalGrid
 from tests.protocol.fleet import enrolled
 

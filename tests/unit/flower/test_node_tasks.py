@@ -26,7 +26,7 @@ from fedinfer.deployment.loopback import ADDRESS, Loopback, make_loopback
 from fedinfer.errors import TransportError
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.node_tasks import NodeTasks, RunFacts, RuntimeApi
-from fedinfer.inference.listener import bind
+from fedinfer.inference.serve.socket import bind
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.system import SystemClock, SystemEntropy
 
