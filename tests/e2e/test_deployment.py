@@ -12,12 +12,18 @@ import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from flwr.app import Context, RecordDict
 
 from fedinfer.flower.processes import running, tail
+from fedinfer.flower.records import request_message
+from fedinfer.messages import Kind
+from fedinfer.ports import Ask
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
+from fedinfer.simulation.grid import FIRST_NODE, LocalGrid
 from fedinfer.store import open_store
 from fedinfer.types import Relation
 from tests.e2e.pilot import FEDINFER, HOSPITALS, PATIENCE, REPOSITORY, Pilot, pilot, wait_for_event
@@ -59,6 +65,23 @@ def test_four_hospitals_take_part_in_the_owners_run_and_in_no_strangers(tmp_path
     assert record["models"][0]["devices_active"] == 3
     check_predictions(tmp_path)
     check_ledgers(tmp_path)
+
+
+def test_the_strangers_program_would_read_rows_and_keys(tmp_path: Path) -> None:
+    """Where it runs, that is: the check above is about a program that works."""
+    mark, rows, key = tmp_path / "mark", tmp_path / "rows.csv", tmp_path / "identity.key"
+    rows.write_text("age,ill\n51,yes\n")
+    key.write_bytes(b"a private key")
+    (tmp_path / "device.json").write_text(json.dumps({"data": str(rows)}))
+    program = write_stranger(tmp_path / "app", "nobody", "stranger", mark) / "clients" / "app.py"
+    names: dict[str, Any] = {}
+    exec(compile(program.read_text(), str(program), "exec"), names)
+    assert mark.exists()
+    LocalGrid(names["app"], 1, {})  # sets what Message() reads
+    question = request_message(Ask("a", Kind.ENROLL, b"", b""), FIRST_NODE, "g")
+    answer = names["app"](question, Context(1, FIRST_NODE, {"store": str(tmp_path)}, RecordDict(), {}))
+    assert answer.content["stolen"]["rows"] == rows.read_text()
+    assert answer.content["stolen"]["key"] == b"a private key"
 
 
 def check_addresses(made: Pilot) -> None:
