@@ -3,8 +3,7 @@
 One ClientApp and one ServerApp serve Flower's simulation on Ray and a real deployment. A node whose configuration names
 a `store` is a real device; any other node is a simulated one. The run config says which coordinator runs.
 
-Rooms are imported where they are needed: Flower starts a process for every message of a real device, and most messages
-need no torch.
+Rooms are imported where they are needed: most messages of a real device need no torch.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from fedinfer.config import Scenario, from_flat, load_scenario
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.errors import ConfigError, FedInferError, TransportError
 from fedinfer.flower.client_app import CohortClientApp, Responder
+from fedinfer.flower.prompt_grid import prompt_grid
 from fedinfer.flower.server_app import make_server_app
 from fedinfer.ports import Clock, Listener
 from fedinfer.simulation.folder import EventLog
@@ -104,7 +104,7 @@ def _serve(grid: Grid, context: Context) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     emit = EventLog(folder, clock)
     try:
-        _coordinate(grid, context, folder, clock, emit)
+        _coordinate(prompt_grid(grid, clock), context, folder, clock, emit)
     except FedInferError as error:
         emit("failed", {"error": type(error).__name__, "message": str(error), "hint": error.hint})
         raise

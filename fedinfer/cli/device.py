@@ -1,4 +1,4 @@
-"""`fedinfer device`: the model of this device: install, look, predict, serve, go back.
+"""`fedinfer device`: the model of this device: install, look, predict, serve, go back; its agent for runs.
 
 A store is a folder with `slots/` (two versions of the model) and `metadata/` (what is trusted of the repository).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ from fedinfer.inference.predict.texts import TextReader
 from fedinfer.inference.serve.energy import energy_per_prediction, find_meter
 from fedinfer.inference.serve.service import Service
 from fedinfer.inference.serve.telemetry import Telemetry
-from fedinfer.system import SystemClock
+from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
 
 app = typer.Typer(no_args_is_help=True, help="The model on this device.")
@@ -174,6 +175,31 @@ def serve(
         finally:
             stop.set()
             listening.close()
+
+
+@app.command()
+def agent(
+    store: Annotated[Path, typer.Option("--store", help="folder of this device, made at enrolment")],
+    superlink: Annotated[str, typer.Option("--superlink", help="HOST:PORT of the SuperLink's fleet API")],
+    root_certificates: Annotated[
+        Path, typer.Option("--root-certificates", help="authority of the SuperLink's TLS certificate")
+    ],
+    auth: Annotated[Path | None, typer.Option("--auth", help="key with which the SuperLink lets this node in")] = None,
+    poll: Annotated[
+        float, typer.Option("--poll", min=0.01, callback=a_number, help="seconds between two questions for work")
+    ] = 0.2,
+) -> None:
+    """Take part in runs: keep a SuperNode running and answer with this program, never with one that a run brings."""
+    with errors_to_exit():
+        from fedinfer.apps import client_app
+        from fedinfer.deployment.agent import Settings, run_agent
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per question otherwise
+        for path in (root_certificates, *([auth] if auth else [])):
+            _bytes(path)
+        settings = Settings(superlink, root_certificates, auth, poll)
+        run_agent(store, settings, client_app(), SystemClock(), SystemEntropy())
 
 
 for command in (enrolment.request, enrolment.join, enrolment.renew):

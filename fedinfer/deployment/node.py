@@ -1,4 +1,4 @@
-"""A real device behind a SuperNode. Flower may start a fresh process per message, so all state is in the store."""
+"""A real device behind a SuperNode. Its process may end at any message, so all state is in the store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fedinfer.config import Scenario
 from fedinfer.data import load_own, training_slots
 from fedinfer.data.table import DeviceData
-from fedinfer.deployment.store import DATABASE, DeviceStore, open_device, private_file
+from fedinfer.deployment.store import ANY_TASK, DATABASE, DeviceStore, open_device, private_file
 from fedinfer.device.drift_store import SKETCH_MIGRATIONS, StoredSketches
 from fedinfer.device.enrolment import rejoin
 from fedinfer.device.host import Host, Member, Policy
@@ -120,6 +120,7 @@ def open_host(folder: Path) -> Host:
             unconfirmed_ranges=False,
             reveals_simulation=False,
             factories=store.factories,
+            tasks=None if not store.tasks or ANY_TASK in store.tasks else store.tasks,
         ),
         rows=rows,
         ledger=Ledger(open_store(database, "privacy", LEDGER_MIGRATIONS), Relation.ADD_REMOVE),

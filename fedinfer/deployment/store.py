@@ -4,7 +4,9 @@
 the same two steps in the same folder, so the ledger stays.
 
 device.json       {"device": name, "data": table of the device, "budget": {"epsilon", "delta"}, "min_survivors",
-                   "factories": own models that a task may use (may be left out)}
+                   "factories": own models that a task may use (may be left out),
+                   "tasks": names of scenarios that the owner agreed to, "*" for all,
+                   "publishers": of app bundles (may be left out: fedinfer)}
 identity.key      Ed25519 private key, mode 0600
 identity.next.key one that takes its place as soon as a certificate for it is here
 certificate       the enrolment authority's signature over name, key and time
@@ -36,6 +38,9 @@ from fedinfer.types import DeviceId
 
 DATABASE = "device.sqlite"
 IDENTITY, FOLLOWING, CERTIFICATE, AUTHORITY = "identity.key", "identity.next.key", "certificate", "authority.pub"
+ANY_TASK = "*"
+PUBLISHERS = frozenset({"fedinfer"})
+"""Whose runs a device takes part in when its owner names nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class DeviceStore:
         certificate: fedinfer.secagg.enrolment.Certificate, encoded.
         authority: pinned public key of the authority.
         factories: model factories ("package.module:callable") that a task may name.
+        tasks: names of scenarios that it may take part in; ANY_TASK among them: all.
+        publishers: of the app bundles whose runs it takes part in.
     """
 
     folder: Path
@@ -63,6 +70,8 @@ class DeviceStore:
     certificate: bytes
     authority: bytes
     factories: frozenset[str] = frozenset()
+    tasks: frozenset[str] = frozenset()
+    publishers: frozenset[str] = PUBLISHERS
 
 
 def create_authority(path: Path, entropy: Entropy) -> IdentityKey:
@@ -236,11 +245,20 @@ def open_device(folder: Path) -> DeviceStore:
             certificate=_read(folder / CERTIFICATE),
             authority=_read(folder / AUTHORITY),
             factories=frozenset(str(name) for name in settings.get("factories", ())),
+            tasks=_names(settings.get("tasks", [])),
+            publishers=_names(settings.get("publishers", sorted(PUBLISHERS))),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder} is no device store: {error}", hint="enrol the device first") from error
     certified(store.authority, store.device, identity.public_bytes, store.certificate)
     return store
+
+
+def _names(listed: object) -> frozenset[str]:
+    """A list of names; one text would otherwise be taken for a list of letters."""
+    if not isinstance(listed, list):
+        raise TypeError(f"expected a list of names, got {listed!r}")
+    return frozenset(str(name) for name in listed)
 
 
 def private_file(path: Path) -> None:

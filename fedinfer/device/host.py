@@ -59,6 +59,7 @@ class Policy:
         reveals_simulation: fill the simulated facts of a WindowReply, and send errors as they are.
         factories: model factories ("package.module:callable") that a task may name; any other would be code that the
             server chose.
+        tasks: names of scenarios that may be joined; None: any.
         most_latency_us: slowest prediction that a new model may need.
         stale_after_seconds: warn when the model repository was not reached for longer.
     """
@@ -72,6 +73,7 @@ class Policy:
     unconfirmed_ranges: bool
     reveals_simulation: bool
     factories: frozenset[str] = frozenset()
+    tasks: frozenset[str] | None = None
     most_latency_us: float = 1e6
     stale_after_seconds: float = 7 * 86400.0
 
@@ -172,8 +174,14 @@ class Host:
 
         Raises:
             Misbehaviour: ranges that nobody confirmed as public, outside a simulation; a trust that the owner does not
-                allow; a model factory that the owner did not name.
+                allow; a model factory or a task that the owner did not name.
         """
+        name = scenario.scenario.name
+        if self.policy.tasks is not None and name not in self.policy.tasks:
+            raise Misbehaviour(
+                f"this device's owner did not agree to the task {name!r}",
+                hint="its owner lists tasks in device.json",
+            )
         trust = scenario.privacy.trust
         if trust not in self.policy.trusts:
             allowed = ", ".join(sorted(self.policy.trusts))
