@@ -3,16 +3,39 @@
 Every request is two byte strings: `common`, equal for the whole cohort and encoded once, and `own`, for one device.
 Encoding, version and size checks are those of fedinfer.wire. The stages of secure aggregation carry the messages of
 fedinfer.secagg inside; this module knows only that they are bytes.
+
+Every field of variable length declares its limit, every message its own; `EXCHANGES` says which message asks and which
+one answers. A text that people read (`Shown`) is made printable and cut on both sides, all else beyond its limit is
+refused, so what is behind the decoder neither cuts nor cleans.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Annotated, ClassVar, TypeAlias
 
 from fedinfer.types import AggregationMode, DeviceId, FloatVector, Trust, Unit
+from fedinfer.wire import MAX_BYTES, Most, Name, Shown, most_bytes
 
 PROTOCOL_VERSION = 2
+KIB, MIB = 1 << 10, 1 << 20
+MOST_DEVICES = 100_000
+"""Devices of one run."""
+MOST_ERROR, MOST_REASON = 64, 1000
+"""Characters of an error's name and of a reason that one side keeps of what the other says."""
+DeviceName: TypeAlias = Annotated[DeviceId, Name()]
+DeviceNames: TypeAlias = Annotated[tuple[DeviceName, ...], Most(MOST_DEVICES)]
+RunName: TypeAlias = Annotated[str, Most(256)]
+Reason: TypeAlias = Annotated[str, Shown(MOST_REASON)]
+Key: TypeAlias = Annotated[bytes, Most(32)]
+Digest: TypeAlias = Annotated[bytes, Most(32)]
+Nonce: TypeAlias = Annotated[bytes, Most(32)]
+Signature: TypeAlias = Annotated[bytes, Most(64)]
+Files: TypeAlias = Annotated[dict[Annotated[str, Most(512)], Annotated[bytes, Most(MAX_BYTES)]], Most(256)]
+"""Path below the repository to bytes."""
 
 
 class Kind(StrEnum):
@@ -49,8 +72,9 @@ class EnrollRequest:
         nonce: 32 fresh bytes that the proof must answer.
     """
 
-    run_id: str
-    nonce: bytes
+    MOST_BYTES: ClassVar[int] = KIB
+    run_id: RunName
+    nonce: Nonce
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +89,11 @@ class EnrollReply:
             certificate; 64 bytes.
     """
 
-    device: DeviceId
-    public_key: bytes
-    certificate: bytes
-    proof: bytes
+    MOST_BYTES: ClassVar[int] = KIB
+    device: DeviceName
+    public_key: Key
+    certificate: Signature
+    proof: Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +109,15 @@ class JoinRequest:
         trusted_root: TUF root metadata the device pins when it has none yet.
     """
 
-    run_id: str
-    nonce: bytes
-    scenario: str
-    schema: str
-    devices: tuple[DeviceId, ...]
-    public_keys: tuple[bytes, ...]
-    certificates: tuple[bytes, ...]
-    trusted_root: bytes
+    MOST_BYTES: ClassVar[int] = 128 * MIB
+    run_id: RunName
+    nonce: Nonce
+    scenario: Annotated[str, Most(MIB)]
+    schema: Annotated[str, Most(64 * MIB)]
+    devices: DeviceNames
+    public_keys: Annotated[tuple[Key, ...], Most(MOST_DEVICES)]
+    certificates: Annotated[tuple[Signature, ...], Most(MOST_DEVICES)]
+    trusted_root: Annotated[bytes, Most(MIB)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +142,9 @@ class JoinReply:
         proof: its signature over fedinfer.secagg.enrolment.Possession with these facts, 64 bytes.
     """
 
+    MOST_BYTES: ClassVar[int] = KIB
     facts: JoinFacts
-    proof: bytes
+    proof: Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +158,8 @@ class Split:
     """
 
     groups: int
-    seed: bytes
-    everyone: tuple[DeviceId, ...]
+    seed: Digest
+    everyone: DeviceNames
 
 
 ONE_GROUP = Split(1, b"", ())
@@ -150,7 +177,7 @@ class Turn:
         index: of this round, 0..rounds - 1.
     """
 
-    coefficients: tuple[float, ...]
+    coefficients: Annotated[tuple[float, ...], Most(MIB)]
     rounds: int
     limit: int
     separation: int
@@ -183,24 +210,25 @@ class SumPlan:
         turn: which row of correlated noise the server adds; one row of its own for independent noise.
     """
 
-    run_id: str
-    round_id: str
+    MOST_BYTES: ClassVar[int] = 32 * MIB
+    run_id: RunName
+    round_id: RunName
     purpose: Purpose
     mode: AggregationMode
     unit: Unit
     trust: Trust
-    cohort: tuple[DeviceId, ...]
+    cohort: DeviceNames
     degree: int
     threshold: int
     min_survivors: int
     bits: int
     dimension: int
-    mechanism: bytes
+    mechanism: Annotated[bytes, Most(4 * KIB)]
     noise_multiplier: float
     sampling_rate: float
     local_steps: int
-    rotation_seed: bytes
-    work_hash: bytes
+    rotation_seed: Digest
+    work_hash: Digest
     split: Split = ONE_GROUP
     turn: Turn = INDEPENDENT
 
@@ -215,7 +243,8 @@ class FitWork:
         clipping_norm: of this round, where it is adaptive; else the device clips to that of its run, whatever is here.
     """
 
-    weights: FloatVector
+    MOST_BYTES: ClassVar[int] = MAX_BYTES
+    weights: Annotated[FloatVector, Most(MAX_BYTES)]
     window: int
     clipping_norm: float = 0.0
 
@@ -224,6 +253,7 @@ class FitWork:
 class ReportWork:
     """Report the histograms of one finished inference window."""
 
+    MOST_BYTES: ClassVar[int] = KIB
     window: int
 
 
@@ -236,6 +266,7 @@ class GateWork:
         window: inference window whose rows are used.
     """
 
+    MOST_BYTES: ClassVar[int] = KIB
     version: int
     window: int
 
@@ -244,23 +275,26 @@ class GateWork:
 class MaskedRequest:
     """Third stage of a private sum: the work, and what secure aggregation says to all."""
 
-    work: bytes
-    secagg: bytes
+    MOST_BYTES: ClassVar[int] = MAX_BYTES
+    work: Annotated[bytes, Most(MAX_BYTES)]
+    secagg: Annotated[bytes, Most(64 * KIB)]
 
 
 @dataclass(frozen=True, slots=True)
 class PlainRequest:
     """The one stage of a private sum without masks: mode `ideal` (simulation) and mode `off` (unsafe)."""
 
+    MOST_BYTES: ClassVar[int] = MAX_BYTES
     plan: SumPlan
-    work: bytes
+    work: Annotated[bytes, Most(MAX_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
 class PlainReply:
     """A packed vector without masks."""
 
-    packed: bytes
+    MOST_BYTES: ClassVar[int] = MAX_BYTES
+    packed: Annotated[bytes, Most(MAX_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +307,10 @@ class PushRequest:
         patch_from: SHA-256 of the model file that a patch among the files starts from; empty: the whole model is there.
     """
 
+    MOST_BYTES: ClassVar[int] = MAX_BYTES
     version: int
-    files: dict[str, bytes]
-    patch_from: str = ""
+    files: Files
+    patch_from: Annotated[str, Most(64)] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,9 +324,10 @@ class PushReply:
         whole: it could not use the patch and asks for the whole model.
     """
 
+    MOST_BYTES: ClassVar[int] = 16 * KIB
     installed: bool
     version: int
-    reason: str
+    reason: Reason
     whole: bool = False
 
 
@@ -304,8 +340,9 @@ class WithdrawRequest:
         files: TUF metadata, path below the repository to bytes; the list of targets among them names what is withdrawn.
     """
 
+    MOST_BYTES: ClassVar[int] = 64 * MIB
     version: int
-    files: dict[str, bytes]
+    files: Files
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,15 +355,17 @@ class WithdrawReply:
         reason: why it was not withdrawn; empty otherwise.
     """
 
+    MOST_BYTES: ClassVar[int] = 16 * KIB
     withdrawn: bool
     version: int
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
 class WindowRequest:
     """Infer on your own rows until this window is full."""
 
+    MOST_BYTES: ClassVar[int] = KIB
     window: int
 
 
@@ -341,17 +380,19 @@ class WindowReply:
         simulated_latencies_us: one latency per row.
     """
 
+    MOST_BYTES: ClassVar[int] = 9 * MIB
     ready: bool
     version: int
     simulated_rows: int
     simulated_correct: int
-    simulated_latencies_us: tuple[float, ...]
+    simulated_latencies_us: Annotated[tuple[float, ...], Most(MIB)]
 
 
 @dataclass(frozen=True, slots=True)
 class HealthRequest:
     """Which model do you run?"""
 
+    MOST_BYTES: ClassVar[int] = KIB
     nonce: int
 
 
@@ -359,6 +400,47 @@ class HealthRequest:
 class HealthReply:
     """State of the device."""
 
+    MOST_BYTES: ClassVar[int] = KIB
     version: int
-    slot: str
+    slot: Annotated[str, Shown(8)]
     refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What one kind of message asks with, is answered with, and how large either may be.
+
+    Args:
+        request: class of the part common to a cohort; None: a message of fedinfer.secagg.
+        reply: class of the answer; None: a message of fedinfer.secagg.
+        most_request: bytes of both parts of a request together that a device reads.
+        most_reply: bytes of an answer that a server keeps; an `Ask` may set less (`most_reply`).
+    """
+
+    request: type | None
+    reply: type | None
+    most_request: int
+    most_reply: int
+
+
+def _typed(request: type, reply: type) -> Exchange:
+    return Exchange(request, reply, most_bytes(request), most_bytes(reply))
+
+
+EXCHANGES: Mapping[Kind, Exchange] = MappingProxyType(
+    {
+        Kind.ENROLL: _typed(EnrollRequest, EnrollReply),
+        Kind.JOIN: _typed(JoinRequest, JoinReply),
+        Kind.KEYS: Exchange(SumPlan, None, most_bytes(SumPlan), 4 * KIB),
+        Kind.SHARES: Exchange(None, None, 64 * MIB, 16 * MIB),
+        Kind.MASKED: Exchange(MaskedRequest, None, MAX_BYTES, MAX_BYTES),
+        Kind.PLAIN: _typed(PlainRequest, PlainReply),
+        Kind.SURVIVORS: Exchange(None, None, MIB, 64 * KIB),
+        Kind.UNMASK: Exchange(None, None, 16 * MIB, 16 * MIB),
+        Kind.PUSH: _typed(PushRequest, PushReply),
+        Kind.WITHDRAW: _typed(WithdrawRequest, WithdrawReply),
+        Kind.DRIFT: _typed(WindowRequest, WindowReply),
+        Kind.HEALTH: _typed(HealthRequest, HealthReply),
+    }
+)
+"""Every kind of message; who answers it stands in fedinfer.device."""

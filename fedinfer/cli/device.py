@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import ssl
 import sys
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ from fedinfer.inference.freshness import seconds_since_refresh, staleness_warnin
 from fedinfer.inference.installed import Installed, open_installed
 from fedinfer.inference.predictor import Rows
 from fedinfer.inference.rows import RowReader
+from fedinfer.inference.serve.access import access_of, exposure, read_token
+from fedinfer.inference.serve.limits import MOST_CONNECTIONS, Limits
+from fedinfer.inference.serve.tls import tls_context
 from fedinfer.inference.serving import Service
 from fedinfer.inference.session import SessionCache
 from fedinfer.inference.slots import Slots
@@ -151,28 +155,59 @@ def serve(
     ],
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     name: Annotated[str, typer.Option(help="name of the model in URLs; default: its task")] = "",
-    most_failures: Annotated[int, typer.Option(min=1, help="failures in a row that bring the last model back")] = 5,
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="answer to this Host, and to pages from there; repeat")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="ask for this token; a file that only you read")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="PEM certificate chain; with --tls-key")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM private key, not encrypted")] = None,
+    client_connections: Annotated[
+        int, typer.Option(min=1, max=MOST_CONNECTIONS, help="connections of one client at once")
+    ] = Limits.per_client,
+    client_rate: Annotated[
+        float, typer.Option(min=0.1, callback=a_number, help="requests of one client per second")
+    ] = Limits.per_second,
+    most_failures: Annotated[
+        int, typer.Option(min=1, help="failures in a row after which the model is checked on its own rows")
+    ] = 5,
 ) -> None:
     """Serve the Open Inference Protocol v2 and /metrics; follow models installed meanwhile without losing a request."""
     with errors_to_exit():
         from fedinfer.inference.http import make_app
-        from fedinfer.inference.listener import bind, listen
+        from fedinfer.inference.listener import Server, bind
 
         clock, telemetry = SystemClock(), Telemetry()
+        access = access_of(host, allow_host or (), read_token(token_file) if token_file else b"")
+        tls = _tls(tls_cert, tls_key)
         service = Service(_slots(store), SessionCache(4), clock, telemetry, most_failures)
         name = name or service.current.manifest.task
         web = make_app(service, name, __version__, lambda: seconds_since_refresh(store / "metadata", clock.now()))
         listening = bind(host, port)
+        limits = Limits(per_client=client_connections, per_second=client_rate)
+        server = Server(web, listening, access, clock, limits, tls)
+        scheme = "http" if tls is None else "https"
         where = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-        stderr.print(f"model {name} version {service.current.info.version} on http://{where}/v2/models/{name}")
+        stderr.print(f"model {name} version {service.current.info.version} on {scheme}://{where}/v2/models/{name}")
+        for warning in exposure(str(listening.getsockname()[0]), has_token=token_file is not None, has_tls=bool(tls)):
+            stderr.print(f"warning: {warning}", markup=False, soft_wrap=True)
         stop = threading.Event()
         follower = threading.Thread(target=_follow, args=(service, stop), daemon=True)
         follower.start()
         try:
-            listen(web, listening).run(sockets=[listening])
+            server.run()
         finally:
             stop.set()
             listening.close()
+
+
+def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise ConfigError("one of --tls-cert and --tls-key is missing", hint="give both, or none")
+    return tls_context(certificate, key)
 
 
 def _follow(service: Service, stop: threading.Event) -> None:
