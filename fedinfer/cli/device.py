@@ -5,8 +5,6 @@ A store is a folder with `slots/` (two versions of the model) and `metadata/` (w
 
 from __future__ import annotations
 
-import csv
-import io
 import ssl
 import sys
 import threading
@@ -20,6 +18,7 @@ import typer
 from fedinfer import __version__
 from fedinfer.cli.labelled import read_text
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
+from fedinfer.cli.spreadsheet import csv_text
 from fedinfer.errors import ConfigError, FedInferError
 from fedinfer.inference.answers import Predictions
 from fedinfer.inference.check import MOST_LATENCY_US, check_matrix, median_latency_us
@@ -301,12 +300,8 @@ def _lines(answers: Predictions, reasons: Explanations | None) -> Iterator[Json]
 
 
 def _csv(answers: Predictions, reasons: Explanations | None) -> str:
-    text = io.StringIO()
     fields = ["row", "label", "confidence", *(["reasons"] if reasons is not None else [])]
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_lines(answers, reasons))
-    return text.getvalue()
+    return csv_text(fields, _lines(answers, reasons))
 
 
 def _write(text: str, output: Path | None) -> None:
