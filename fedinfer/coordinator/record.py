@@ -14,6 +14,7 @@ from fedinfer.coordinator.planning import RunPlan
 from fedinfer.coordinator.round import LEDGER_OWNER
 from fedinfer.coordinator.server import Progress, Server
 from fedinfer.errors import StoreError
+from fedinfer.private_files import only_owner
 from fedinfer.types import Json, Unit
 
 SCHEMA = 1
@@ -77,7 +78,8 @@ def write(folder: Path, record: Json) -> None:
     """
     temporary = folder / "run.json.part"
     try:
-        temporary.write_text(json.dumps(plain(record), indent=2, allow_nan=False) + "\n")
+        with open(temporary, "w", encoding="utf-8", opener=only_owner) as file:
+            file.write(json.dumps(plain(record), indent=2, allow_nan=False) + "\n")
         temporary.replace(folder / "run.json")
     except OSError as error:
         raise StoreError(f"{folder / 'run.json'}: {error}", hint="check free space and permissions") from error

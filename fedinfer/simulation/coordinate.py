@@ -21,6 +21,7 @@ from fedinfer.ports import Clock, Listener
 from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.noise import SimulatedStream
+from fedinfer.private_files import private_folder
 from fedinfer.rollout.state import RolloutStore
 from fedinfer.secagg.enrolment import Challenge
 from fedinfer.secagg.keys import IdentityKey
@@ -116,7 +117,7 @@ def _server(
     emit: Listener,
 ) -> Server:
     seed = scenario.scenario.seed
-    (folder / "checkpoints").mkdir(exist_ok=True)
+    private_folder(folder / "checkpoints")
     connection = open_store(folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS)
     return Server(
         scenario=scenario,

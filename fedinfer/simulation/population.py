@@ -25,6 +25,7 @@ from fedinfer.messages import Kind
 from fedinfer.ports import Clock
 from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.privacy.noise import SimulatedStream
+from fedinfer.private_files import private_folder
 from fedinfer.secagg.enrolment import sign_enrolment
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.store import open_store
@@ -115,7 +116,7 @@ def simulated_host(
         clock: time.
         processes: with many, running rounds and finished windows are kept in the devices' database.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     seed, privacy = scenario.scenario.seed, scenario.privacy
     authority = IdentityKey.generate(SimulatedEntropy(seed, "authority"))
     unit = Unit.EXAMPLE if privacy.unit is Unit.EXAMPLE else Unit.DEVICE
