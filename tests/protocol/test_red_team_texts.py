@@ -16,7 +16,7 @@ from flwr.app import Context
 
 from fedinfer import messages, wire
 from fedinfer.deployment.store import enrol_device
-from fedinfer.device import respond
+from fedinfer.device import dispatch as respond
 from fedinfer.errors import BadMessage, ConfigError, TransportError
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.records import build_id
@@ -24,7 +24,7 @@ from fedinfer.flower.transport import GridTransport
 from fedinfer.messages import EXCHANGES, EnrollReply, HealthReply, Kind, PushReply, WithdrawReply
 from fedinfer.ports import Answer, Ask
 from fedinfer.printable import LONGEST_NAME, printable
-from fedinfer.privacy.ledger import Budget
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.secagg.enrolment import Challenge, Possession, Step, prove_possession, sign_enrolment
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.secagg.parameters import Session

@@ -1,4 +1,4 @@
-"""What a run writes is for its owner alone, whatever the umask; only what is signed and public may be read by others."""
+"""What a run writes is for its owner alone, whatever the umask; only what is signed may be read by others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedinfer.privacy.ledger import Budget
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.report import write_report
 from fedinfer.simulation.engine import prepare_local, run_local
 from fedinfer.simulation.folder import EventLog, new_folder

@@ -1,1 +1,1 @@
-"""The model of a device as a service: who may ask, how much at once, and whether the model is well."""
+"""Answers over HTTP: the Open Inference Protocol, who may ask and how much, metrics, energy, the listening socket."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from fedinfer.errors import ArtifactRejected, GateFailed
-from fedinfer.inference.check import check_matrix, open_variant
-from fedinfer.inference.installed import MODEL_FILE, Installed, installed_manifest
-from fedinfer.inference.predictor import Predictor
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Loaded, Slots
+from fedinfer.inference.install.installed import MODEL_FILE, Installed, installed_manifest
+from fedinfer.inference.install.self_check import check_matrix, open_variant
+from fedinfer.inference.install.slots import Loaded, Slots
+from fedinfer.inference.predict.predictor import Predictor
+from fedinfer.inference.predict.session import SessionCache
 from fedinfer.manifest import Manifest
 
 

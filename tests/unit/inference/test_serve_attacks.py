@@ -22,24 +22,24 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fedinfer.artifact.build import build_from_core
-from fedinfer.artifact.estimators import export_estimator
-from fedinfer.artifact.graph import Ending
-from fedinfer.artifact.measure import Evidence
-from fedinfer.artifact.repository import Repository as SignedRepository
-from fedinfer.artifact.signing import generate_keys, save_keys
+from fedinfer.artifact.evaluate.measure import Evidence
+from fedinfer.artifact.export.estimators import export_estimator
+from fedinfer.artifact.export.graph import Ending
+from fedinfer.artifact.release.repository import Repository as SignedRepository
+from fedinfer.artifact.release.signing import generate_keys, save_keys
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import ConfigError, GateFailed
-from fedinfer.inference.http import MOST_BODY_BYTES, make_app
-from fedinfer.inference.listener import Server, bind
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.install.tuf_channel import folder_fetch
+from fedinfer.inference.install.updater import Updater, UpdateSettings
+from fedinfer.inference.predict.session import SessionCache
 from fedinfer.inference.serve.access import access_of, exposure, read_token
+from fedinfer.inference.serve.app import MOST_BODY_BYTES, make_app
 from fedinfer.inference.serve.limits import Limits, Rates, Seats, client_of
+from fedinfer.inference.serve.service import Service
+from fedinfer.inference.serve.socket import Server, bind
+from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.inference.serve.tls import tls_context
-from fedinfer.inference.serving import Service
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Slots
-from fedinfer.inference.telemetry import Telemetry
-from fedinfer.inference.trust import folder_fetch
-from fedinfer.inference.updater import Updater, UpdateSettings
 from fedinfer.system import FrozenClock, SystemClock, SystemEntropy
 from tests.unit.artifact.workshop import PRIVACY, START, vector_schema
 from tests.unit.inference.device_world import NOW, Repository, make_manifest, make_model, make_rows, make_updater
