@@ -16,7 +16,7 @@ from flwr.app import Context
 
 from fedinfer import messages, wire
 from fedinfer.deployment.store import enrol_device
-from fedinfer.device import dispatch as respond
+from fedinfer.device import dispatch
 from fedinfer.errors import BadMessage, ConfigError, TransportError
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.records import build_id
@@ -49,7 +49,7 @@ LINE_BYTES = 16 * 1024
 
 
 def test_every_kind_of_message_has_its_limits_and_somebody_who_answers() -> None:
-    assert set(EXCHANGES) == set(Kind) == set(respond._USE_CASES)
+    assert set(EXCHANGES) == set(Kind) == set(dispatch._USE_CASES)
     for exchange in EXCHANGES.values():
         assert 0 < exchange.most_request <= wire.MAX_BYTES
         assert 0 < exchange.most_reply <= wire.MAX_BYTES
