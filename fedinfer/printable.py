@@ -11,7 +11,7 @@ LONGEST_NAME = 64
 NAME_RULE = f"a device's name is 1 to {LONGEST_NAME} printable ASCII characters"
 
 
-def printable(text: str, most: int) -> str:
+def shown(text: str, most: int) -> str:
     r"""The beginning of a text, with a space for every character that is no letter, mark, digit, sign or space.
 
     Args:
@@ -22,7 +22,7 @@ def printable(text: str, most: int) -> str:
         At most `most` characters, each printable in the sense of Unicode: no control or format characters (ESC, line
         ends, text direction, zero width), no separators but the space, nothing unassigned, no half of a pair.
 
-    >>> printable("gone\x1b[2J\n\u202e", 8)
+    >>> shown("gone\x1b[2J\n\u202e", 8)
     'gone [2J'
     """
     return "".join(character if character.isprintable() else " " for character in text[:most])

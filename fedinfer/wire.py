@@ -25,7 +25,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import numpy as np
 
 from fedinfer.errors import BadMessage, VersionMismatch
-from fedinfer.printable import NAME_RULE, is_device_name, printable
+from fedinfer.printable import NAME_RULE, is_device_name, shown
 
 WIRE_VERSION = 1
 MAX_BYTES = 1 << 30
@@ -200,7 +200,7 @@ def _read_text(reader: _Reader, most: int = MAX_BYTES, what: str = "text") -> st
 def _read_name(reader: _Reader, what: str) -> str:
     text = _read_text(reader)
     if not is_device_name(text):
-        raise BadMessage(f"{what}: {printable(text, 64)!r} ({len(text)} characters); {NAME_RULE}")
+        raise BadMessage(f"{what}: {shown(text, 64)!r} ({len(text)} characters); {NAME_RULE}")
     return text
 
 
@@ -234,7 +234,7 @@ def _writer(hint: Any) -> Writer:
     hint, limit = _parts(hint)
     if isinstance(limit, Shown):
         most = limit.characters
-        return lambda value, parts: _write_text(printable(value, most), parts)
+        return lambda value, parts: _write_text(shown(value, most), parts)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         item = _writer(arguments[0])
@@ -286,7 +286,7 @@ def _field_reader(hint: Any, what: str) -> Callable[[_Reader], Any]:
     hint, limit = _parts(hint)
     if isinstance(limit, Shown):
         characters = limit.characters
-        return lambda reader: printable(_read_text(reader), characters)
+        return lambda reader: shown(_read_text(reader), characters)
     if isinstance(limit, Name):
         return lambda reader: _read_name(reader, what)
     most, origin, arguments = limit.count, typing.get_origin(hint), typing.get_args(hint)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fedinfer.errors import ConfigError, StoreError
 from fedinfer.ports import Entropy
-from fedinfer.printable import LONGEST_NAME, NAME_RULE, is_device_name, printable
+from fedinfer.printable import LONGEST_NAME, NAME_RULE, is_device_name, shown
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.secagg.enrolment import sign_enrolment, verify_enrolment
 from fedinfer.secagg.keys import IdentityKey
@@ -90,7 +90,7 @@ def enrol_device(
         StoreError: the folder holds a device already or cannot be written.
     """
     if not is_device_name(device):
-        raise ConfigError(f"device {printable(device, LONGEST_NAME)!r} of {len(device)} characters", hint=NAME_RULE)
+        raise ConfigError(f"device {shown(device, LONGEST_NAME)!r} of {len(device)} characters", hint=NAME_RULE)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)

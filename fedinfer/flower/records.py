@@ -17,7 +17,7 @@ from fedinfer import errors
 from fedinfer.errors import BadMessage, FedInferError, VersionMismatch
 from fedinfer.messages import EXCHANGES, MOST_ERROR, MOST_REASON, PROTOCOL_VERSION, Kind
 from fedinfer.ports import Answer, Ask
-from fedinfer.printable import LONGEST_NAME, printable
+from fedinfer.printable import LONGEST_NAME, shown
 from fedinfer.wire import MAX_BYTES
 
 RECORD = "fedinfer"
@@ -57,8 +57,9 @@ def read_request(message: Message, device: str) -> Ask:
 
 
 def reply_message(answer: Answer, request: Message) -> Message:
-    """An Answer as the Flower reply to `request`."""
-    fields = {"device": answer.device, "body": answer.body, "error": answer.error, "detail": answer.detail}
+    """An Answer as the Flower reply to `request`, its texts as short as the server keeps them."""
+    texts = {key: shown(getattr(answer, key), most) for key, most in _TEXTS.items()}
+    fields = {**texts, "body": answer.body}
     return Message(RecordDict({RECORD: ConfigRecord({**_header(), **fields})}), reply_to=request)
 
 
@@ -76,7 +77,7 @@ def read_reply(message: Message, most: int = MAX_BYTES) -> Answer:
     """
     if message.has_error():
         reason = str(message.error.reason or message.error.code)
-        return Answer("", b"", "TransportError", printable(reason, MOST_REASON))
+        return Answer("", b"", "TransportError", shown(reason, MOST_REASON))
     record = _checked_record(message)
     texts = [_text(record, key, most) for key, most in _TEXTS.items()]
     body = _bytes(record, "body")
@@ -132,11 +133,11 @@ def _text(record: ConfigRecord, key: str, most: int) -> str:
     value = record.get(key)
     if not isinstance(value, str):
         raise BadMessage(f"{key!r} is {type(value).__name__}, expected text")
-    return printable(value, most)
+    return shown(value, most)
 
 
 def _word(value: object) -> str:
-    return printable(str(value), _MOST_WORD)
+    return shown(str(value), _MOST_WORD)
 
 
 def _sources(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedinfer.errors import ConfigError
-from fedinfer.printable import LONGEST_NAME, NAME_RULE, is_device_name, printable
+from fedinfer.printable import LONGEST_NAME, NAME_RULE, is_device_name, shown
 from fedinfer.rollout.controller import Approval, RolloutState, begin
 from fedinfer.rollout.gates import Bound, Gate, GateSettings, Scope
 from fedinfer.rollout.waves import Attributes, Wave
@@ -96,7 +96,7 @@ def _devices(path: Path, rows: Sequence[dict[str, str]]) -> dict[DeviceId, dict[
         if not device or device in devices or None in row or None in row.values():
             raise ConfigError(f"{path}, line {line}: device {device!r} is empty, repeated or malformed")
         if not is_device_name(device):
-            raise ConfigError(f"{path}, line {line}: device {printable(device, LONGEST_NAME)!r}: {NAME_RULE}")
+            raise ConfigError(f"{path}, line {line}: device {shown(device, LONGEST_NAME)!r}: {NAME_RULE}")
         devices[device] = row
     if not devices:
         raise ConfigError(f"{path}: no device")

@@ -23,7 +23,7 @@ from fedinfer.flower.records import build_id
 from fedinfer.flower.transport import GridTransport
 from fedinfer.messages import EXCHANGES, EnrollReply, HealthReply, Kind, PushReply, WithdrawReply
 from fedinfer.ports import Answer, Ask
-from fedinfer.printable import LONGEST_NAME, printable
+from fedinfer.printable import LONGEST_NAME, shown
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.secagg.enrolment import Challenge, Possession, Step, prove_possession, sign_enrolment
 from fedinfer.secagg.keys import IdentityKey
@@ -193,13 +193,13 @@ def test_an_honest_device_cuts_its_own_reason_so_that_it_is_read(make: Callable[
     assert reply.reason == "why " + "x" * (messages.MOST_REASON - 4)
 
 
-def test_printable_keeps_letters_of_all_scripts_and_no_character_that_steers() -> None:
+def test_what_is_shown_keeps_letters_of_all_scripts_and_no_character_that_steers() -> None:
     every = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000))))
-    shown = printable(every, len(every))
-    assert len(shown) == len(every)
-    assert shown.isprintable()
+    kept = shown(every, len(every))
+    assert len(kept) == len(every)
+    assert kept.isprintable()
     for text in ("Hôpital Nº 7", "דקה", "病院"):
-        assert printable(text, 99) == text
+        assert shown(text, 99) == text
 
 
 # --- real attacks, through the transport ---
