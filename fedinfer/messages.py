@@ -4,21 +4,18 @@ Every request is two byte strings: `common`, equal for the whole cohort and enco
 Encoding, version and size checks are those of fedinfer.wire. The stages of secure aggregation carry the messages of
 fedinfer.secagg inside; this module knows only that they are bytes.
 
-Every field of variable length declares its limit, every message its own; `EXCHANGES` says which message asks and which
-one answers. A text that people read (`Shown`) is made printable and cut on both sides, all else beyond its limit is
-refused, so what is behind the decoder neither cuts nor cleans.
+Every field of variable length declares its limit, every message its own; `fedinfer.exchanges` says who answers whom. A
+text that people read (`Shown`) is made printable and cut on both sides, all else beyond its limit is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Annotated, ClassVar, TypeAlias
 
 from fedinfer.types import AggregationMode, DeviceId, FloatVector, Trust, Unit
-from fedinfer.wire import MAX_BYTES, Most, Name, Shown, most_bytes
+from fedinfer.wire import MAX_BYTES, Most, Name, Shown
 
 PROTOCOL_VERSION = 2
 KIB, MIB = 1 << 10, 1 << 20
@@ -30,12 +27,9 @@ DeviceName: TypeAlias = Annotated[DeviceId, Name()]
 DeviceNames: TypeAlias = Annotated[tuple[DeviceName, ...], Most(MOST_DEVICES)]
 RunName: TypeAlias = Annotated[str, Most(256)]
 Reason: TypeAlias = Annotated[str, Shown(MOST_REASON)]
-Key: TypeAlias = Annotated[bytes, Most(32)]
-Digest: TypeAlias = Annotated[bytes, Most(32)]
-Nonce: TypeAlias = Annotated[bytes, Most(32)]
+Bytes32: TypeAlias = Annotated[bytes, Most(32)]
 Signature: TypeAlias = Annotated[bytes, Most(64)]
 Files: TypeAlias = Annotated[dict[Annotated[str, Most(512)], Annotated[bytes, Most(MAX_BYTES)]], Most(256)]
-"""Path below the repository to bytes."""
 
 
 class Kind(StrEnum):
@@ -74,7 +68,7 @@ class EnrollRequest:
 
     MOST_BYTES: ClassVar[int] = KIB
     run_id: RunName
-    nonce: Nonce
+    nonce: Bytes32
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +85,7 @@ class EnrollReply:
 
     MOST_BYTES: ClassVar[int] = KIB
     device: DeviceName
-    public_key: Key
+    public_key: Bytes32
     certificate: Signature
     proof: Signature
 
@@ -111,11 +105,11 @@ class JoinRequest:
 
     MOST_BYTES: ClassVar[int] = 128 * MIB
     run_id: RunName
-    nonce: Nonce
+    nonce: Bytes32
     scenario: Annotated[str, Most(MIB)]
     schema: Annotated[str, Most(64 * MIB)]
     devices: DeviceNames
-    public_keys: Annotated[tuple[Key, ...], Most(MOST_DEVICES)]
+    public_keys: Annotated[tuple[Bytes32, ...], Most(MOST_DEVICES)]
     certificates: Annotated[tuple[Signature, ...], Most(MOST_DEVICES)]
     trusted_root: Annotated[bytes, Most(MIB)]
 
@@ -158,7 +152,7 @@ class Split:
     """
 
     groups: int
-    seed: Digest
+    seed: Bytes32
     everyone: DeviceNames
 
 
@@ -227,8 +221,8 @@ class SumPlan:
     noise_multiplier: float
     sampling_rate: float
     local_steps: int
-    rotation_seed: Digest
-    work_hash: Digest
+    rotation_seed: Bytes32
+    work_hash: Bytes32
     split: Split = ONE_GROUP
     turn: Turn = INDEPENDENT
 
@@ -404,43 +398,3 @@ class HealthReply:
     version: int
     slot: Annotated[str, Shown(8)]
     refused: int
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """What one kind of message asks with, is answered with, and how large either may be.
-
-    Args:
-        request: class of the part common to a cohort; None: a message of fedinfer.secagg.
-        reply: class of the answer; None: a message of fedinfer.secagg.
-        most_request: bytes of both parts of a request together that a device reads.
-        most_reply: bytes of an answer that a server keeps; an `Ask` may set less (`most_reply`).
-    """
-
-    request: type | None
-    reply: type | None
-    most_request: int
-    most_reply: int
-
-
-def _typed(request: type, reply: type) -> Exchange:
-    return Exchange(request, reply, most_bytes(request), most_bytes(reply))
-
-
-EXCHANGES: Mapping[Kind, Exchange] = MappingProxyType(
-    {
-        Kind.ENROLL: _typed(EnrollRequest, EnrollReply),
-        Kind.JOIN: _typed(JoinRequest, JoinReply),
-        Kind.KEYS: Exchange(SumPlan, None, most_bytes(SumPlan), 4 * KIB),
-        Kind.SHARES: Exchange(None, None, 64 * MIB, 16 * MIB),
-        Kind.MASKED: Exchange(MaskedRequest, None, MAX_BYTES, MAX_BYTES),
-        Kind.PLAIN: _typed(PlainRequest, PlainReply),
-        Kind.SURVIVORS: Exchange(None, None, MIB, 64 * KIB),
-        Kind.UNMASK: Exchange(None, None, 16 * MIB, 16 * MIB),
-        Kind.PUSH: _typed(PushRequest, PushReply),
-        Kind.WITHDRAW: _typed(WithdrawRequest, WithdrawReply),
-        Kind.DRIFT: _typed(WindowRequest, WindowReply),
-        Kind.HEALTH: _typed(HealthRequest, HealthReply),
-    }
-)
-"""Every kind of message; who answers it stands in fedinfer.device."""

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -40,6 +40,9 @@ from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.inference.serve.tls import tls_context
 from fedinfer.system import SystemClock
 from fedinfer.types import Json
+
+if TYPE_CHECKING:
+    from fedinfer.inference.serve.socket import Server
 
 app = typer.Typer(no_args_is_help=True, help="The model on this device.")
 
@@ -186,19 +189,23 @@ def serve(
         listening = bind(host, port)
         limits = Limits(per_client=client_connections, per_second=client_rate)
         server = Server(web, listening, access, clock, limits, tls)
-        scheme = "http" if tls is None else "https"
-        where = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-        stderr.print(f"model {name} version {service.current.info.version} on {scheme}://{where}/v2/models/{name}")
-        for warning in exposure(str(listening.getsockname()[0]), has_token=token_file is not None, has_tls=bool(tls)):
+        scheme, address = "http" if tls is None else "https", listening.getsockname()
+        where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{address[1]}/v2/models/{name}"
+        stderr.print(f"model {name} version {service.current.info.version} on {where}")
+        for warning in exposure(str(address[0]), has_token=token_file is not None, has_tls=tls is not None):
             stderr.print(f"warning: {warning}", markup=False, soft_wrap=True)
-        stop = threading.Event()
-        follower = threading.Thread(target=_follow, args=(service, stop), daemon=True)
-        follower.start()
-        try:
-            server.run()
-        finally:
-            stop.set()
-            listening.close()
+        with listening:
+            _until_stopped(server, service)
+
+
+def _until_stopped(server: Server, service: Service) -> None:
+    """Serve, and follow what other processes install."""
+    stop = threading.Event()
+    threading.Thread(target=_follow, args=(service, stop), daemon=True).start()
+    try:
+        server.run()
+    finally:
+        stop.set()
 
 
 def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:

@@ -15,7 +15,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 import fedinfer
 from fedinfer import errors
 from fedinfer.errors import BadMessage, FedInferError, VersionMismatch
-from fedinfer.messages import EXCHANGES, MOST_ERROR, MOST_REASON, PROTOCOL_VERSION, Kind
+from fedinfer.exchanges import EXCHANGES
+from fedinfer.messages import MOST_ERROR, MOST_REASON, PROTOCOL_VERSION, Kind
 from fedinfer.ports import Answer, Ask
 from fedinfer.printable import LONGEST_NAME, shown
 from fedinfer.wire import MAX_BYTES

@@ -9,8 +9,9 @@ from flwr.serverapp import Grid
 
 from fedinfer.coordinator.enrolment import Claim, LeftOut, admit
 from fedinfer.errors import BadMessage, TransportError, VersionMismatch
+from fedinfer.exchanges import EXCHANGES
 from fedinfer.flower.records import most_reply, read_reply, request_message
-from fedinfer.messages import EXCHANGES, EnrollReply, EnrollRequest, Kind
+from fedinfer.messages import EnrollReply, EnrollRequest, Kind
 from fedinfer.ports import Answer, Ask, Listener
 from fedinfer.secagg.enrolment import Challenge
 from fedinfer.wire import decode, encode

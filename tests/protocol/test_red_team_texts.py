@@ -18,10 +18,11 @@ from fedinfer import messages, wire
 from fedinfer.deployment.store import enrol_device
 from fedinfer.device import dispatch
 from fedinfer.errors import BadMessage, ConfigError, TransportError
+from fedinfer.exchanges import EXCHANGES
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.records import build_id
 from fedinfer.flower.transport import GridTransport
-from fedinfer.messages import EXCHANGES, EnrollReply, HealthReply, Kind, PushReply, WithdrawReply
+from fedinfer.messages import EnrollReply, HealthReply, Kind, PushReply, WithdrawReply
 from fedinfer.ports import Answer, Ask
 from fedinfer.printable import LONGEST_NAME, shown
 from fedinfer.privacy.accounting.ledger import Budget
@@ -37,7 +38,6 @@ EVIL = "\x1b]0;owned\x07\x1b[2J\r\n\u202e\u2066\u200b\x9b\x85\ud7ff\U000e0001"
 CLASSES = [
     kind for kind in vars(messages).values()
     if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind.__module__ == messages.__name__
-    and kind is not messages.Exchange
 ]  # fmt: skip
 AUTHORITY = IdentityKey.generate(SimulatedEntropy(1, "authority"))
 CHALLENGE = Challenge("run", b"n" * 32, build_id())
