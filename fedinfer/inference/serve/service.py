@@ -197,22 +197,25 @@ class Service:
                 self._examine(current)
 
     def _examine(self, current: Installed) -> None:
-        """Go back when the model is ill by its own check rows; what clients sent is no evidence."""
-        version, problem = current.info.version, ailment(current)
-        if not problem:
-            self._report(logging.WARNING, version, "version %d has no answer for rows that clients send; it passes "
-                         "its self-check and stays", version)  # fmt: skip
-        elif not previous_is_well(self._slots, self._cache):
-            self._report(logging.ERROR, version, "version %d fails its self-check (%s) and stays: there is no previous "
-                         "version that passes its own", version, problem)  # fmt: skip
-        else:
-            self._go_back(current, problem)
+        """Go back when the model is ill by its own check rows; what clients sent is no evidence.
 
-    def _report(self, level: int, version: int, text: str, *values: object) -> None:
+        It is asked twice, with the version before in between: what failed because clients held the memory passes then.
+        """
+        version, problem = current.info.version, ailment(current)
+        if problem and not previous_is_well(self._slots, self._cache):
+            words = "version %d fails its self-check (%s) and stays: there is no previous version that passes its own"
+            self._report(logging.ERROR, version, words, problem)
+        elif problem and ailment(current):
+            self._go_back(current, problem)
+        else:
+            words = "version %d has no answer for rows that clients send; it passes its self-check and stays"
+            self._report(logging.WARNING, version, words)
+
+    def _report(self, level: int, version: int, words: str, *values: object) -> None:
         """Log once per version: clients decide how often it comes to this."""
         if self._reported != version:
             self._reported = version
-            logger.log(level, text, *values)
+            logger.log(level, words, version, *values)
 
     def _go_back(self, current: Installed, problem: str) -> None:
         try:

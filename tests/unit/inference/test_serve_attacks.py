@@ -183,6 +183,19 @@ def test_where_the_version_before_fails_as_well_nothing_moves(tmp_path, service,
     assert caplog.text.count("no previous version that passes its own") == 1
 
 
+def test_a_model_that_was_ill_for_a_moment_stays(tmp_path, service, monkeypatch):
+    """Its check fails as for want of memory, the version before passes its own, and so does the check after that."""
+    slots, checks = Slots(tmp_path / "slots"), iter(["no memory", ""])
+    broken(slots, 2)
+    service.reload()
+    monkeypatch.setattr("fedinfer.inference.serve.service.ailment", lambda installed: next(checks))
+    for _ in range(5):
+        with pytest.raises(GateFailed):
+            service.predict(make_rows(count=1))
+    assert (service.version, slots.pointer().withdrawn) == (2, ())
+    assert next(checks, None) is None
+
+
 # --- who may ask ---
 
 
