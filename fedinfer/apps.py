@@ -26,6 +26,7 @@ from fedinfer.flower.client_app import CohortClientApp, Responder
 from fedinfer.flower.prompt_grid import prompt_grid
 from fedinfer.flower.server_app import make_server_app
 from fedinfer.ports import Clock, Listener
+from fedinfer.private_files import private_folder
 from fedinfer.simulation.folder import EventLog
 from fedinfer.system import SystemClock
 from fedinfer.types import DeviceId
@@ -101,7 +102,7 @@ def _simulated_devices(scenario: str, overrides: str, folder: str) -> tuple[list
 def _serve(grid: Grid, context: Context) -> None:
     """Run the coordinator; an error that stops it before its loop is an event too, so that whoever waits learns it."""
     clock, folder = SystemClock(), folder_of(context)
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     emit = EventLog(folder, clock)
     try:
         _coordinate(prompt_grid(grid, clock), context, folder, clock, emit)

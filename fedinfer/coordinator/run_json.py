@@ -13,6 +13,7 @@ from fedinfer.coordinator.plan.correlation import describe
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.record import plain
 from fedinfer.errors import StoreError
+from fedinfer.private_files import only_owner
 from fedinfer.types import Json, Unit
 
 SCHEMA = 1
@@ -78,7 +79,8 @@ def write(folder: Path, record: Json) -> None:
     """
     temporary = folder / "run.json.part"
     try:
-        temporary.write_text(json.dumps(plain(record), indent=2, allow_nan=False) + "\n")
+        with open(temporary, "w", encoding="utf-8", opener=only_owner) as file:
+            file.write(json.dumps(plain(record), indent=2, allow_nan=False) + "\n")
         temporary.replace(folder / "run.json")
     except OSError as error:
         raise StoreError(f"{folder / 'run.json'}: {error}", hint="check free space and permissions") from error

@@ -34,6 +34,7 @@ from fedinfer.ports import Clock, Listener
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.mechanism.noise import SecureStream
+from fedinfer.private_files import private_folder
 from fedinfer.rollout.state import RolloutStore
 from fedinfer.schema import Schema
 from fedinfer.secagg.enrolment import Challenge, Validation, validation
@@ -112,7 +113,7 @@ def coordinate(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Cl
         folder=deployment.folder,
         emit=emit,
     )
-    (deployment.folder / "checkpoints").mkdir(exist_ok=True)
+    private_folder(deployment.folder / "checkpoints")
     return run(server, plan)
 
 

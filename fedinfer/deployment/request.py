@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from fedinfer.errors import BadMessage, ConfigError, Misbehaviour
-from fedinfer.secagg.enrolment import MOST_CERTIFICATE_BYTES, Enrolment, certified, read_certificate
+from fedinfer.messages import MOST_CERTIFICATE_BYTES, MOST_LIST_BYTES
+from fedinfer.printable import LONGEST_NAME, NAME_RULE, is_device_name, shown
+from fedinfer.secagg.enrolment import Enrolment, certified, read_certificate
 from fedinfer.secagg.keys import IdentityKey, verify_signature
-from fedinfer.secagg.revocation import MOST_LIST_BYTES
 from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
 
 CERTIFICATE_DAYS = 365
 CLOCK_SKEW = timedelta(hours=1)
 """A certificate counts from so long before it was signed, because clocks of devices differ."""
-MOST_NAME = 64
 MOST_REQUEST_BYTES = 4096
 _LABEL = b"fedinfer/request/v1\0"
 
@@ -133,5 +133,5 @@ def check_name(device: DeviceId) -> None:
     Raises:
         ConfigError: it is not 1 to 64 printable ASCII characters.
     """
-    if not (1 <= len(device) <= MOST_NAME and device.isascii() and device.isprintable()):
-        raise ConfigError(f"device name {device[:MOST_NAME]!r}: 1 to {MOST_NAME} printable ASCII characters")
+    if not is_device_name(device):
+        raise ConfigError(f"device {shown(device, LONGEST_NAME)!r} of {len(device)} characters", hint=NAME_RULE)

@@ -9,7 +9,8 @@ from flwr.serverapp import Grid
 
 from fedinfer.coordinator.enrolment import Claim, LeftOut, admit
 from fedinfer.errors import BadMessage, TransportError, VersionMismatch
-from fedinfer.flower.records import read_reply, request_message
+from fedinfer.exchanges import EXCHANGES
+from fedinfer.flower.records import most_reply, read_reply, request_message
 from fedinfer.messages import EnrollReply, EnrollRequest, Kind
 from fedinfer.ports import Answer, Ask, Listener
 from fedinfer.secagg.enrolment import Challenge, Validation
@@ -83,7 +84,7 @@ class GridTransport:
             if ask is None:
                 continue  # a reply to nothing we asked, or a second one
             try:
-                answer = read_reply(message)
+                answer = read_reply(message, most_reply(ask))
             except BadMessage as error:
                 answer = Answer(ask.device, b"", type(error).__name__, str(error))
             answers.append(Answer(ask.device, answer.body, answer.error, answer.detail))
@@ -93,7 +94,7 @@ class GridTransport:
 def _introduction(message: Message) -> EnrollReply | str:
     """Who the node says it is, or why it cannot be understood."""
     try:
-        answer = read_reply(message)
+        answer = read_reply(message, EXCHANGES[Kind.ENROLL].most_reply)
         return f"{answer.error}: {answer.detail}" if answer.error else decode(EnrollReply, answer.body)
     except BadMessage as error:
         return f"{type(error).__name__}: {error}"

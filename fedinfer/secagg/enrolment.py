@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fedinfer.errors import BadMessage, Misbehaviour
+from fedinfer.messages import MOST_CERTIFICATE_BYTES
 from fedinfer.ports import Entropy
 from fedinfer.secagg.authority import Authority, verify_by_authority
 from fedinfer.secagg.keys import IdentityKey, verify_signature
@@ -22,7 +23,6 @@ from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
 
 NONCE_BYTES = 32
-MOST_CERTIFICATE_BYTES = 512
 _ENROLMENT = b"fedinfer/enrolment/v2\0"
 _POSSESSION = b"fedinfer/possession/v1\0"
 

@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from fedinfer import wire
 from fedinfer.errors import BadMessage, ConfigError, Misbehaviour
+from fedinfer.printable import LONGEST_NAME, is_device_name
 from fedinfer.secagg.hypergeometric import keeps_secrets_apart, ring_is_safe, search_ring, share_of
 from fedinfer.types import DeviceId
 
@@ -23,7 +24,6 @@ MAX_COHORT = 10_000
 MAX_BITS = 32
 MAX_DIMENSION = 1 << 27
 _HASH_BYTES = 32
-_MAX_NAME = 64
 
 
 class ServerModel(StrEnum):
@@ -193,5 +193,5 @@ def _check_cohort(cohort: tuple[DeviceId, ...]) -> None:
     if any(left >= right for left, right in itertools.pairwise(cohort)):
         raise BadMessage("cohort is not sorted and unique")
     for name in cohort:
-        if not (1 <= len(name) <= _MAX_NAME and name.isascii() and name.isprintable()):
-            raise BadMessage(f"device name {name[:_MAX_NAME]!r}")
+        if not is_device_name(name):
+            raise BadMessage(f"device name {name[:LONGEST_NAME]!r}")

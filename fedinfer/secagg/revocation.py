@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from fedinfer.errors import BadMessage, Misbehaviour
+from fedinfer.messages import MOST_LIST_BYTES
 from fedinfer.secagg.authority import Authority, verify_by_authority
 from fedinfer.wire import decode, encode
 
-MOST_LIST_BYTES = 1 << 22
 """4 MiB: room for a hundred thousand keys."""
 _LABEL = b"fedinfer/revocations/v1\0"
 

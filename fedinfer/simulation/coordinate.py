@@ -22,6 +22,7 @@ from fedinfer.ports import Clock, Listener
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.mechanism.noise import SimulatedStream
+from fedinfer.private_files import private_folder
 from fedinfer.rollout.state import RolloutStore
 from fedinfer.secagg.enrolment import Challenge, validation
 from fedinfer.secagg.revocation import seconds_of
@@ -118,7 +119,7 @@ def _server(
     emit: Listener,
 ) -> Server:
     seed = scenario.scenario.seed
-    (folder / "checkpoints").mkdir(exist_ok=True)
+    private_folder(folder / "checkpoints")
     connection = open_store(folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS)
     return Server(
         scenario=scenario,

@@ -26,6 +26,7 @@ from fedinfer.messages import Kind
 from fedinfer.ports import Clock
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.privacy.mechanism.noise import SimulatedStream
+from fedinfer.private_files import private_folder
 from fedinfer.secagg.enrolment import Enrolment, sign_enrolment
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.secagg.revocation import RevocationList, sign_revocations
@@ -118,7 +119,7 @@ def simulated_host(
         clock: time.
         processes: with many, running rounds and finished windows are kept in the devices' database.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     seed, privacy = scenario.scenario.seed, scenario.privacy
     authority = simulated_authority(seed)
     unit = Unit.EXAMPLE if privacy.unit is Unit.EXAMPLE else Unit.DEVICE

@@ -12,8 +12,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedinfer.device.aggregate.check_plan import check_plan, corruption_rate
 from fedinfer.errors import BadMessage, Misbehaviour
-from fedinfer.flower.records import MAX_DETAIL, MAX_ERROR, RECORD, build_id, read_reply, request_message
-from fedinfer.messages import PROTOCOL_VERSION, Kind, Split
+from fedinfer.flower.records import RECORD, build_id, read_reply, request_message
+from fedinfer.messages import MOST_ERROR, MOST_REASON, PROTOCOL_VERSION, Kind, Split
 from fedinfer.ports import Ask
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.charges import mechanism_of
@@ -47,7 +47,7 @@ def reply(**fields: object) -> Message:
 @pytest.mark.usefixtures("flower")
 def test_a_device_cannot_fill_the_servers_log_with_an_error_text() -> None:
     answer = read_reply(reply(error="E" * 10**6, detail="x" * 10**7))
-    assert (len(answer.error), len(answer.detail)) == (MAX_ERROR, MAX_DETAIL)
+    assert (len(answer.error), len(answer.detail)) == (MOST_ERROR, MOST_REASON)
 
 
 @pytest.mark.usefixtures("flower")

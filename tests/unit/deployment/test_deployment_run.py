@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +26,8 @@ from fedinfer.flower.client_app import CohortClientApp, Responder
 from fedinfer.inference.install.installed import open_installed
 from fedinfer.inference.install.slots import Slots
 from fedinfer.inference.predict.session import SessionCache
-from fedinfer.ports import Clock
+from fedinfer.messages import HealthReply, Kind, PushReply
+from fedinfer.ports import Answer, Ask, Clock
 from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget, Ledger
 from fedinfer.schema import Text
 from fedinfer.secagg.keys import IdentityKey
@@ -35,6 +37,7 @@ from fedinfer.store import read_store
 from fedinfer.system import FrozenClock, SimulatedEntropy, SystemClock
 from fedinfer.training.trainer import Trainer
 from fedinfer.types import Json, Relation
+from fedinfer.wire import encode
 from tests.protocol.fleet import enrolled, revocations_of, settings, write_table
 from tests.unit.artifact.key_folders import PASSPHRASE, save_new_keys
 
@@ -110,6 +113,56 @@ def test_a_pilot_trains_pushes_and_infers_on_real_devices(pilot: Pilot) -> None:
         ledger = Ledger(read_store(store / "device.sqlite"), Relation.ADD_REMOVE)
         assert len(ledger.entries(store.name)) == 3  # two rounds and one report
         assert ledger.spent(store.name, "pilot").epsilon <= record["privacy"]["epsilon"] + 1e-9
+
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\u202e" * 10
+
+
+class Shouting:
+    """A device that says what it likes, as long as it likes, in every field that is a text."""
+
+    def __init__(self, responder: DeviceResponder) -> None:
+        self.host, self._true = responder.host, responder
+
+    def answer(self, asks: Sequence[Ask]) -> Sequence[Answer]:
+        text = EVIL * 50_000
+        said = {
+            Kind.PUSH: encode(PushReply(False, 0, "-" * 60)).replace(b"-" * 60, text[:60].encode().ljust(60)[:60]),
+            Kind.HEALTH: encode(HealthReply(0, "a", 0)) + text.encode(),
+            Kind.DRIFT: text.encode(),
+        }
+        honest = self._true.answer(asks)
+        if asks[0].kind in said:
+            return [Answer(ask.device, said[Kind(ask.kind)]) for ask in asks]
+        if asks[0].kind == Kind.SHARES:
+            return [Answer(text, b"", text, text) for _ in asks]
+        return honest
+
+
+def test_a_device_that_shouts_neither_fills_the_record_nor_steers_the_terminal(pilot: Pilot) -> None:
+    """Reasons of 2 MB with ESC in them were kept whole in events.jsonl, rollout.sqlite and run.json."""
+    find = pilot.find
+
+    def one_shouts(context: Context) -> tuple[str, Responder]:
+        device, responder = find(context)
+        return device, Shouting(responder) if int(context.node_config["partition-id"]) == 0 else responder
+
+    pilot.find = one_shouts  # type: ignore[method-assign, assignment]  # in front of the true one
+    record = pilot.run(SMALL + "\nrollout.max_failure_rate = 0.5")
+    assert record["status"] == "completed"
+    written = [*_texts(record), *_texts([fields for _, fields in pilot.events])]
+    assert any("owned" in text for text in written), "what the device said is told, once it is harmless"
+    assert all(text.isprintable() and len(text) <= 1200 for text in written)
+    assert b"\x1b]0;" not in b"".join(path.read_bytes() for path in pilot.folder.glob("server/rollout.sqlite*"))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    if isinstance(value, dict):
+        yield from (text for pair in value.items() for item in pair for text in _texts(item))
+    if isinstance(value, list | tuple):
+        yield from (text for item in value for text in _texts(item))
 
 
 def test_a_pilot_learns_from_texts_with_words_that_only_the_server_reads(
