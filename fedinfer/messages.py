@@ -28,7 +28,7 @@ class Kind(StrEnum):
     UNMASK = "query.secagg_unmask"
     PUSH = "query.push"
     WITHDRAW = "query.withdraw"
-    DRIFT = "query.drift"
+    WINDOW = "query.window"
     HEALTH = "query.health"
 
 

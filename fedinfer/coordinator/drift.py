@@ -93,7 +93,7 @@ def relearn(watch: Watch) -> None:
 def _infer(server: Server, progress: Progress) -> tuple[DeviceId, ...]:
     """All devices run their window on the device; returns those that have a report."""
     common = encode(WindowRequest(progress.window))
-    asks = [Ask(device, Kind.DRIFT, common) for device in sorted(server.devices)]
+    asks = [Ask(device, Kind.WINDOW, common) for device in sorted(server.devices)]
     ready: list[DeviceId] = []
     rows = correct = 0
     for answer in server.transport.ask(asks, server.scenario.training.deadline_seconds):

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from fedinfer.device.host import Host
 from fedinfer.device.install import slots_of
-from fedinfer.drift.channels import CONFIDENCE_BINS, report_channels, width
-from fedinfer.drift.sketch import OutputSketch, confidence_edges, device_report, example_report, report_norm
+from fedinfer.drift.channels import Outputs, report_channels, width
+from fedinfer.drift.sketch import Sketch, window_report
 from fedinfer.errors import ArtifactRejected, DataError, GateFailed
 from fedinfer.inference.install.installed import Installed, open_installed
 from fedinfer.inference.predict.predictor import Predictor
@@ -105,12 +105,9 @@ def _predicted(host: Host, predictor: Predictor, x: npt.NDArray[Any]) -> tuple[n
 
 def _sketch(host: Host, classes: npt.NDArray[np.int64], probabilities: FloatVector) -> FloatVector:
     schema, unit = host.joined().schema, host.joined().scenario.privacy.unit
-    known = classes != _NO_ANSWER
+    channels, known = report_channels(schema.classes), classes != _NO_ANSWER
     if not known.any():
-        return np.zeros(width(report_channels(schema.classes)), np.float32)
-    classes, probabilities = classes[known], probabilities[known]
-    sketch = OutputSketch(schema.classes, confidence_edges(schema.classes, CONFIDENCE_BINS))
-    sketch.add(classes, probabilities)
-    if unit is Unit.EXAMPLE:
-        return example_report(sketch.histograms())
-    return device_report(sketch.histograms(), report_norm(unit, report_channels(schema.classes)))
+        return np.zeros(width(channels), np.float32)
+    sketch = Sketch(channels)
+    sketch.add(Outputs(classes[known], probabilities[known]))
+    return window_report(sketch.histograms(), unit, channels)

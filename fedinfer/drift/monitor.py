@@ -195,15 +195,6 @@ def reset(plan: MonitorPlan, state: MonitorState, keep: Collection[str]) -> Moni
     return replace(state, channels=channels)
 
 
-def with_reference(plan: MonitorPlan, state: MonitorState, name: str, reference: Reference) -> MonitorState:
-    """Watch a channel against a given (for instance exact) reference from the next window on."""
-    channels = tuple(
-        ChannelState(replace(reference, windows=plan.reference_windows), old.ewma) if channel.name == name else old
-        for channel, old in zip(plan.channels, state.channels, strict=True)
-    )
-    return replace(state, channels=channels)
-
-
 def observe(plan: MonitorPlan, state: MonitorState, report: WindowSum) -> tuple[MonitorState, WindowResult]:
     """Take in one window.
 

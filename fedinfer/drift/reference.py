@@ -1,8 +1,8 @@
 """What a channel looked like when the world was in order.
 
-Default: the first windows after a model push, as the same noisy sums (`Reference` grows window by window). Public rows
-give an exact reference, but only for populations that resemble them: with differing devices the mean of per-device
-histograms is not the pooled histogram, and the difference would alarm for ever.
+The first windows after a model push, as the same noisy sums (`Reference` grows window by window). Public rows are no
+reference: with differing devices the mean of per-device histograms is not the pooled histogram of any table, and the
+difference would alarm for ever.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedinfer.drift.channels import Counts, Floats
+from fedinfer.drift.channels import Floats
 from fedinfer.drift.statistics import NoisySum
 from fedinfer.types import DeviceId
 
@@ -44,11 +44,6 @@ class Reference:
 def empty_reference(bins: int) -> Reference:
     """No window yet."""
     return Reference(np.zeros(bins), 0.0, 0.0, 0, {})
-
-
-def exact_reference(histogram: Counts) -> Reference:
-    """From rows the server may hold (public or held-out): counts without noise, shape (bins,)."""
-    return Reference(histogram.astype(np.float64), float(histogram.sum()), 0.0, 1, {})
 
 
 def extend(reference: Reference, observed: NoisySum, reporters: Sequence[DeviceId]) -> Reference:

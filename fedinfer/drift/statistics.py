@@ -99,23 +99,6 @@ def quadratic_form(difference: Floats, covariance: Floats) -> float:
     return float(difference @ np.linalg.solve(covariance, difference))
 
 
-def p_value(channel: Channel, observed: NoisySum, reference: NoisySum) -> float:
-    """Probability of a difference at least this large without drift, for one window tested alone.
-
-    Args:
-        channel: which histogram.
-        observed: sum of the window.
-        reference: sum that the window is compared with; exact (noise_variance 0) or itself a noisy release.
-
-    Returns:
-        p in [0, 1]. Over many windows use `fedinfer.drift.monitor`: at 0.01 per window 100 quiet windows alarm in 63 %.
-    """
-    one_unit = unit_covariance(channel, reference.total, reference.size)
-    covariance = rate_covariance(one_unit, observed) + rate_covariance(one_unit, reference)
-    difference = rate(channel, observed) - rate(channel, reference)
-    return chi2_tail(quadratic_form(difference, covariance), degrees_of_freedom(channel))
-
-
 def chi2_tail(value: float, df: int) -> float:
     """P(chi2 with df degrees of freedom > value); closed form for whole df (Abramowitz and Stegun 26.4.4, 26.4.5)."""
     if value <= 0.0:

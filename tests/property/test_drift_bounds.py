@@ -7,14 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedinfer import wire
-from fedinfer.drift.channels import Bins, Channel, Source, output_channels, width
+from fedinfer.drift.channels import Bins, Source, confidence, predicted_class, width
 from fedinfer.drift.monitor import ChannelResult, MonitorPlan, MonitorState, WindowResult, WindowSum, begin, observe
 from fedinfer.drift.policy import Action, Mode, Phase, PolicySettings, PolicyState, Situation, decide, finished, pushed
 from fedinfer.drift.sketch import device_report
 from fedinfer.drift.statistics import contrasts, unit_covariance
 from fedinfer.types import Unit
+from tests.unit.drift.entries import uncounted
 
-CHANNELS = output_channels(4, 6)
+CHANNELS = (predicted_class(4), confidence(4, 6))
 PLAN = MonitorPlan(CHANNELS, Unit.DEVICE, 2, 8, 0.05, 0.2, 0.5)
 histogram = st.lists(st.integers(0, 1000), min_size=2, max_size=12).filter(any).map(np.array)
 
@@ -38,7 +39,7 @@ def test_one_sample_per_device_bounds_the_covariance_of_any_reports(rows, norm, 
     a = contrasts(5, kind)
     spread = a.T @ (np.diag(reports.mean(0)) - np.cov(reports.T, bias=True) - np.outer(*[reports.mean(0)] * 2)) @ a
     assert np.linalg.eigvalsh(spread).min() > -1e-6  # float32 reports
-    bound = unit_covariance(Channel("x", 5, kind, Source.OUTPUT), reports.sum(0), len(reports))
+    bound = unit_covariance(uncounted("x", 5, kind, Source.OUTPUT), reports.sum(0), len(reports))
     assert np.linalg.eigvalsh(bound).min() > 0
 
 

@@ -371,7 +371,7 @@ def test_one_bad_device_does_not_end_a_run(tmp_path: Path, trouble: str) -> None
             return [reply]
         rounds["begun"] += asked == Kind.KEYS
         stage = STAGES[rounds["begun"] - 1] if 1 <= rounds["begun"] <= len(STAGES) else None
-        if asked not in (stage, Kind.PUSH, Kind.DRIFT):
+        if asked not in (stage, Kind.PUSH, Kind.WINDOW):
             return [reply]
         match trouble:
             case "garbage":
