@@ -24,6 +24,7 @@ from fedinfer.privacy.accounting.ledger import Budget, Ledger
 from fedinfer.privacy.mechanism.noise import NoiseStream
 from fedinfer.schema import Schema
 from fedinfer.secagg.keys import IdentityKey
+from fedinfer.training import GradientEngine
 from fedinfer.types import DeviceId, FloatVector, Trust
 
 
@@ -109,6 +110,7 @@ class Host:
         entropy: for keys and shares; always the operating system's.
         noise: stream by plan, device and use; a real device ignores all three and takes its system's.
         generator: source of one device in one round, for shuffling and sampling: seeded in a simulation, else entropy.
+        engine: computes per-example gradients; a real device takes every row by itself.
         vanishes: simulation only: at which message a device vanishes in a round, or None.
         folder: where a device keeps its files.
         model_cache: sessions shared by the devices of this process.
@@ -128,6 +130,7 @@ class Host:
     entropy: Entropy
     noise: Callable[[SumPlan, DeviceId, str], NoiseStream]
     generator: Callable[[SumPlan, DeviceId], np.random.Generator | Entropy]
+    engine: GradientEngine
     vanishes: Callable[[str, DeviceId], Kind | None]
     folder: Callable[[DeviceId], Path]
     model_cache: SessionCache

@@ -1,12 +1,13 @@
 """Which histograms a report holds, how each is counted, and how large a report is.
 
-`REPORT` is the one thing that device and server must agree on: a new channel is one entry there. Everything else (order,
-counting, width, norm, tests) follows from it.
+`REPORT` is the one thing that device and server must agree on: a new channel is one entry there. Everything else
+(order, counting, width, norm, test) follows from it.
 
 Rules:
 * Bin edges are public and fixed before the window starts: only fixed-bin histograms can be added up under secure
   aggregation.
-* Every row adds exactly one count to every channel; the sensitivity of unit `example` rests on it, so `tally` checks it.
+* Every row adds exactly one count to every channel; the sensitivity of unit `example` rests on it, and `tally` checks
+  what can be seen of it.
 * A prediction that is not a number is counted in the lowest confidence bin, never dropped: a model that returns NaN
   is drift.
 """

@@ -285,7 +285,9 @@ def _quiet_axes(scenario: Scenario, host: Host, trainer: Trainer, staying: Seque
     x, y = (np.concatenate(part)[:MOST_ROWS] for part in zip(*data, strict=True))
     singles = [(x[i : i + 1], y[i : i + 1]) for i in range(len(y))]
     rngs = [simulation_rng(0)] * len(singles)
-    gradients = trainer.gradient_sums(trainer.initial(), singles, 1.0, scenario.privacy.clipping_norm, rngs)
+    gradients = trainer.gradient_sums(
+        trainer.initial(), singles, 1.0, scenario.privacy.clipping_norm, rngs, host.engine
+    )
     axes: Floats = np.linalg.eigh(gradients.T.astype(np.float64) @ gradients)[1]  # ascending
     return axes[:, : d // 2]
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from fedinfer.ports import Entropy
 from fedinfer.privacy.mechanism.clipping import clip_rows
 from fedinfer.system import simulation_rng
+from fedinfer.training import GradientEngine
 from fedinfer.training.engines.sampling import PrivateSteps, uniform
 from fedinfer.training.trainer import Data, Trainer
 from fedinfer.types import DeviceId, FloatVector
@@ -124,22 +125,33 @@ class CanaryTrainer:
         return self._planted(vectors, sources, sizes, {})
 
     def gradient_sums(
-        self, weights: FloatVector, data: Data, rate: float, clipping_norm: float, sources: Sequence[NamedSource]
+        self,
+        weights: FloatVector,
+        data: Data,
+        rate: float,
+        clipping_norm: float,
+        sources: Sequence[NamedSource],
+        engine: GradientEngine,
     ) -> FloatVector:
         """Unit `example`: sums over real rows and sampled canary rows."""
-        sums = self.inner.gradient_sums(weights, data, rate, clipping_norm, sources)
-        self._expect(sources, rate * self.inner.gradient_sums(weights, data, 1.0, clipping_norm, sources))
+        sums = self.inner.gradient_sums(weights, data, rate, clipping_norm, sources, engine)
+        self._expect(sources, rate * self.inner.gradient_sums(weights, data, 1.0, clipping_norm, sources, engine))
         sizes = np.full(len(self.canaries.homes), self.norm * _WITHIN)
         drawn = {source.device: (1, rate) for source in sources}
         return self._planted(sums, sources, sizes, drawn)
 
     def private_updates(
-        self, weights: FloatVector, data: Data, private: PrivateSteps, sources: Sequence[NamedSource]
+        self,
+        weights: FloatVector,
+        data: Data,
+        private: PrivateSteps,
+        sources: Sequence[NamedSource],
+        engine: GradientEngine,
     ) -> FloatVector:
         """Unit `example`, trust `local`: DP-SGD on the device; a canary moves each step that samples it."""
-        moved = self.inner.private_updates(weights, data, private, sources)
+        moved = self.inner.private_updates(weights, data, private, sources, engine)
         average = PrivateSteps(private.steps, 1.0, private.clipping_norm, 0.0)
-        self._expect(sources, self.inner.private_updates(weights, data, average, sources))
+        self._expect(sources, self.inner.private_updates(weights, data, average, sources, engine))
         rows = {source.device: len(y) for source, (_, y) in zip(sources, data, strict=True)}
         per_step = {home: -self.learning_rate / max(1.0, private.rate * rows[home]) for home in self.canaries.homes}
         sizes = np.array([per_step[home] * self.norm * _WITHIN for home in self.canaries.homes])

@@ -29,6 +29,7 @@ from fedinfer.secagg.enrolment import sign_enrolment
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.store import open_store
 from fedinfer.system import SimulatedEntropy, SystemEntropy, child_seed, simulation_rng
+from fedinfer.training import GradientEngine
 from fedinfer.types import DeviceId, FloatVector, Relation, Trust, Unit
 
 EARLY = (Kind.KEYS, Kind.SHARES, Kind.MASKED)
@@ -149,6 +150,7 @@ def simulated_host(
         entropy=SystemEntropy(),
         noise=lambda plan, device, use: SimulatedStream(SimulatedEntropy(seed, use, plan.round_id, device)),
         generator=lambda plan, device: simulation_rng(seed, "fit", plan.round_id, device),
+        engine=GradientEngine.BATCHED,
         vanishes=lambda round_id, device: vanishing(scenario.fleet, seed, round_id, device),
         folder=lambda device: folder / device,
         model_cache=SessionCache(MODELS_KEPT),

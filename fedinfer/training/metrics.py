@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -39,12 +37,6 @@ def metrics(probabilities: FloatVector, labels: Labels) -> dict[str, float]:
     if area is not None:
         figures["auc"] = area
     return figures
-
-
-def grouped_metrics(probabilities: FloatVector, labels: Labels, groups: Sequence[str]) -> dict[str, dict[str, float]]:
-    """`metrics` of each group of rows, groups in sorted order."""
-    names = np.asarray(groups)
-    return {str(name): metrics(probabilities[names == name], labels[names == name]) for name in np.unique(names)}
 
 
 def auc(probabilities: FloatVector, labels: Labels) -> float | None:

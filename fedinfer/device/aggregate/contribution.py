@@ -75,8 +75,8 @@ def _fitted(host: Host, plan: SumPlan, work: FitWork, devices: Sequence[DeviceId
     norm = privacy.clipping_norm
     if noise_model(plan.trust, plan.unit).work is Work.PRIVATE_STEPS:
         steps = PrivateSteps(plan.local_steps, plan.sampling_rate, norm, plan.noise_multiplier)
-        return trainer.private_updates(work.weights, data, steps, rngs)
-    return trainer.gradient_sums(work.weights, data, plan.sampling_rate, norm, rngs)
+        return trainer.private_updates(work.weights, data, steps, rngs, host.engine)
+    return trainer.gradient_sums(work.weights, data, plan.sampling_rate, norm, rngs, host.engine)
 
 
 def _reported(host: Host, plan: SumPlan, work: ReportWork, devices: Sequence[DeviceId]) -> FloatVector:

@@ -1,7 +1,7 @@
-"""Many devices in one batched step: the same numbers as `local`, without a loop over devices.
+"""Many devices in one batched step: the same numbers as `device_by_device`, without a loop over devices.
 
 Rules:
-* Row plans and noise come from each device's own source in the same order as in `local`.
+* Row plans and noise come from each device's own source in the same order as there.
 * Devices are worked through in chunks whose weights and activations fit the cache; the result does not depend on it.
 * Devices with like amounts of work share a chunk; what is ragged is padded; a padded row has error zero.
 * Callers hold torch.no_grad().
@@ -20,8 +20,8 @@ from torch import Tensor
 from fedinfer.config import TrainingSection
 from fedinfer.training.engines.batched_layers import Tap, Views
 from fedinfer.training.engines.compile import Program, taps, views_of
+from fedinfer.training.engines.device_by_device import Features
 from fedinfer.training.engines.noise import gaussian_noise
-from fedinfer.training.engines.opacus import Features
 from fedinfer.training.engines.sampling import PrivateSteps, Rows, Source, minibatches, poisson_rows
 from fedinfer.types import FloatVector, WideVector
 

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from fedinfer.config import TrainingSection
 from fedinfer.ports import Entropy
-from fedinfer.system import SystemEntropy
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 Source: TypeAlias = np.random.Generator | Entropy
@@ -47,17 +46,6 @@ def uniform(source: Source, count: int) -> npt.NDArray[np.float64]:
     words = np.frombuffer(source.take(8 * count), dtype="<u8")
     values: npt.NDArray[np.float64] = (words >> np.uint64(64 - _BITS)).astype(np.float64) * 2.0**-_BITS
     return values
-
-
-def worked_alone(source: Source) -> bool:
-    """Tell whether every row goes through the network by itself: on a real device, for private gradients.
-
-    A matrix product rounds a row differently in batches of different size, and weights can be chosen such that this
-    turns the row's gradient round. In one batch, a row that comes or goes would move the sum by more than its own
-    clipped gradient (Casacuberta et al. 2022, "Widespread Underestimation of Sensitivity in Differentially Private
-    Libraries and How to Fix It", CCS). A simulation sends no such weights to itself, and is faster in batches.
-    """
-    return type(source) is SystemEntropy
 
 
 def poisson_rows(source: Source, count: int, rate: float) -> Rows:

@@ -196,7 +196,7 @@ def sums_of_fixed_devices(likes, rows, windows, rng):
 def test_small_shift_at_small_epsilon_is_found_in_a_few_windows():
     """n = 1000, epsilon 0.25 per window, 0.2 sd after window 50 of 100: median delay 3 windows in the research runs."""
     a_plan = plan(
-        channels=(Channel("x", 10, Bins.ORDERED, Source.OUTPUT),), windows=100, weight=0.2, reference_windows=5
+        channels=(uncounted("x", 10, Bins.ORDERED, Source.OUTPUT),), windows=100, weight=0.2, reference_windows=5
     )
     edges = np.r_[-np.inf, stats.norm.ppf(np.arange(1, 10) / 10), np.inf]
     quiet, moved = (np.diff(stats.norm.cdf(edges - shift)) for shift in (0.0, 0.2))
