@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, assert_never
 
 import typer
 from rich.markup import escape
@@ -73,7 +73,13 @@ def _report(proposal: Proposal, path: Path) -> None:
 
 
 def _because(guess: Guess) -> str:
-    return f"range {guess.low:g} to {guess.high:g}" if guess.role is Role.NUMERIC else guess.reason
+    match guess.role:
+        case Role.NUMERIC:
+            return f"range {guess.low:g} to {guess.high:g}"
+        case Role.CATEGORICAL | Role.TEXT | Role.DROP:
+            return guess.reason
+        case _:
+            assert_never(guess.role)
 
 
 def _column(guess: Guess) -> dict[str, object]:

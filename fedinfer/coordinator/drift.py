@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def start_watch(server: Server, plan: RunPlan) -> Watch:
     drift, unit = server.scenario.drift, server.scenario.privacy.unit
     monitor_plan = monitor.MonitorPlan(
         channels=report_channels(server.schema.classes),
-        unit=Unit.EXAMPLE if unit is Unit.EXAMPLE else Unit.DEVICE,
+        unit=_watched(unit),
         reference_windows=drift.reference_windows,
         windows=max(plan.windows - drift.reference_windows, 1),
         false_alarm_rate=drift.false_alarm_rate,
@@ -57,6 +58,17 @@ def start_watch(server: Server, plan: RunPlan) -> Watch:
         least_devices=plan.train.groups * plan.train.min_survivors,
     )
     return Watch(monitor_plan, monitor.begin(monitor_plan), settings, policy.PolicyState())
+
+
+def _watched(unit: Unit) -> Unit:
+    """What the reports are made of: without protection a device reports as if it were the unit."""
+    match unit:
+        case Unit.EXAMPLE | Unit.DEVICE:
+            return unit
+        case Unit.NONE:
+            return Unit.DEVICE
+        case _:
+            assert_never(unit)
 
 
 def window(server: Server, plan: RunPlan, progress: Progress, watch: Watch) -> policy.Decision:

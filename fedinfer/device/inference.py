@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -91,7 +91,7 @@ def _predicted(host: Host, predictor: Predictor, x: npt.NDArray[Any]) -> tuple[n
     """Class numbers (n,), -1 where the model has no answer, and probabilities (n, classes)."""
     task = host.joined()
     classes, probabilities = np.full(len(x), _NO_ANSWER), np.zeros((len(x), task.schema.classes), np.float32)
-    step = 1 if task.scenario.privacy.unit is Unit.EXAMPLE else max(len(x), 1)
+    step = _together(task.scenario.privacy.unit, len(x))
     for start in range(0, len(x), step):
         part = slice(start, start + step)
         try:
@@ -101,6 +101,17 @@ def _predicted(host: Host, predictor: Predictor, x: npt.NDArray[Any]) -> tuple[n
         except (DataError, GateFailed, ValueError) as error:  # ValueError: a graph that answers in another shape
             _log.warning("window: no answer for rows from %d on: %s", start, error)
     return classes, probabilities
+
+
+def _together(unit: Unit, rows: int) -> int:
+    """How many rows go through the model at once; see the module's rules."""
+    match unit:
+        case Unit.EXAMPLE:
+            return 1
+        case Unit.DEVICE | Unit.NONE:
+            return max(rows, 1)
+        case _:
+            assert_never(unit)
 
 
 def _sketch(host: Host, classes: npt.NDArray[np.int64], probabilities: FloatVector) -> FloatVector:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 import numpy as np
 
@@ -213,7 +214,7 @@ def observe(plan: MonitorPlan, state: MonitorState, report: WindowSum) -> tuple[
         raise BadMessage(f"drift window {report.window} after window {state.last_window}")
     if not report.reporters:
         raise BadMessage(f"drift window {report.window} has no reporters")
-    size = len(report.reporters) * (report.rows if plan.unit is Unit.EXAMPLE else 1)
+    size = len(report.reporters) * plan.unit.counted(report.rows)
     pieces = split(report.total, plan.channels)
     states, results, learning = [], [], []
     for channel, old in zip(plan.channels, state.channels, strict=True):
@@ -234,7 +235,13 @@ def _fresh(channel: Channel) -> ChannelState:
 
 def _learn(plan: MonitorPlan, old: ChannelState, observed: NoisySum, reporters: tuple[DeviceId, ...]) -> ChannelState:
     # One device's report is bounded by one sample whoever it is, so only counts need to know who reported.
-    who = reporters if plan.unit is Unit.EXAMPLE else ()
+    match plan.unit:
+        case Unit.EXAMPLE:
+            who = reporters
+        case Unit.DEVICE | Unit.NONE:
+            who = ()
+        case _:
+            assert_never(plan.unit)
     return replace(old, reference=extend(old.reference, observed, who))
 
 

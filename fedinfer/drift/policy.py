@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import assert_never
 
 from fedinfer.drift.channels import Source
 from fedinfer.drift.monitor import WindowResult
@@ -158,7 +159,7 @@ def decide(
         return state, Decision(Action.NONE, "", result.window)
     if state.phase is Phase.COOLDOWN and state.cooldown == 0:
         state = replace(state, phase=Phase.OK)
-    acting = [channel for channel in result.alarms if channel.source is not Source.INPUT]
+    acting = [channel for channel in result.alarms if _may_act(channel.source)]
     lasting = state.phase is Phase.ALARM and state.calm < settings.calm_windows and result.channels
     if acting or lasting:
         return _alarmed(settings, state, result, situation)
@@ -210,8 +211,24 @@ def _alarmed(
     if obstacle:
         return state, Decision(Action.DEFER, f"{cause}; deferred: {obstacle}", result.window)
     state = replace(state, phase=Phase.ROUND_PENDING, triggers=state.triggers + 1)
-    action = Action.ROUND if settings.mode is Mode.AUTO else Action.SUGGEST_ROUND
+    match settings.mode:
+        case Mode.AUTO:
+            action = Action.ROUND
+        case Mode.SUGGEST:
+            action = Action.SUGGEST_ROUND
+        case _:
+            assert_never(settings.mode)
     return state, Decision(action, cause, result.window)
+
+
+def _may_act(source: Source) -> bool:
+    match source:
+        case Source.OUTPUT | Source.FLAG | Source.ERROR:
+            return True
+        case Source.INPUT:
+            return False
+        case _:
+            assert_never(source)
 
 
 def _quiet(settings: PolicySettings, state: PolicyState, result: WindowResult) -> tuple[PolicyState, Decision]:

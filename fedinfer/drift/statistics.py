@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import assert_never
 
 import numpy as np
 
@@ -53,11 +54,14 @@ class NoisySum:
 @cache
 def contrasts(bins: int, kind: Bins) -> Floats:
     """Orthonormal columns that are orthogonal to the constant, shape (bins, df)."""
-    degree = bins - 1 if kind is Bins.CATEGORIES else min(SMOOTH_DEGREE, bins - 1)
-    if kind is Bins.CATEGORIES:
-        basis = np.c_[np.ones(bins), np.eye(bins)[:, :degree]]
-    else:
-        basis = np.vander(np.linspace(-1.0, 1.0, bins), degree + 1, increasing=True)
+    match kind:
+        case Bins.CATEGORIES:
+            basis = np.c_[np.ones(bins), np.eye(bins)[:, : bins - 1]]
+        case Bins.ORDERED:
+            degree = min(SMOOTH_DEGREE, bins - 1)
+            basis = np.vander(np.linspace(-1.0, 1.0, bins), degree + 1, increasing=True)
+        case _:
+            assert_never(kind)
     columns: Floats = np.linalg.qr(basis)[0][:, 1:]
     columns.flags.writeable = False
     return columns

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -68,10 +68,16 @@ class Canaries:
 
     def directions(self, round_id: str) -> Floats:
         """(m, d) unit vectors."""
-        label = round_id if self.draw is Directions.FRESH else ""
-        raw = simulation_rng(self.seed, "canaries", label).standard_normal((len(self.homes), self.dimension))
-        if self.draw is Directions.FRESH and raw.shape[0] <= raw.shape[1]:
-            raw = np.linalg.qr(raw.T)[0].T
+        shape = len(self.homes), self.dimension
+        match self.draw:
+            case Directions.FRESH:
+                raw = simulation_rng(self.seed, "canaries", round_id).standard_normal(shape)
+                if shape[0] <= shape[1]:
+                    raw = np.linalg.qr(raw.T)[0].T
+            case Directions.FIXED:
+                raw = simulation_rng(self.seed, "canaries", "").standard_normal(shape)
+            case _:
+                assert_never(self.draw)
         raw /= np.linalg.norm(raw, axis=1, keepdims=True)
         return raw @ self.basis.T if self.basis.shape[1] else raw
 

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +25,14 @@ from fedinfer.inference.predict.session import SessionCache
 from fedinfer.messages import Kind
 from fedinfer.ports import Clock
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.mechanism.noise import SimulatedStream
 from fedinfer.secagg.enrolment import sign_enrolment
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.store import open_store
 from fedinfer.system import SimulatedEntropy, SystemEntropy, child_seed, simulation_rng
 from fedinfer.training import GradientEngine
-from fedinfer.types import DeviceId, FloatVector, Relation, Trust, Unit
+from fedinfer.types import DeviceId, FloatVector, Trust, Unit
 
 EARLY = (Kind.KEYS, Kind.SHARES, Kind.MASKED)
 MODELS_KEPT = 8
@@ -119,14 +121,8 @@ def simulated_host(
     folder.mkdir(parents=True, exist_ok=True)
     seed, privacy = scenario.scenario.seed, scenario.privacy
     authority = IdentityKey.generate(SimulatedEntropy(seed, "authority"))
-    unit = Unit.EXAMPLE if privacy.unit is Unit.EXAMPLE else Unit.DEVICE
-    relation = Relation.ADD_REMOVE if unit is Unit.EXAMPLE else Relation.ZERO_OUT
     connection = open_store(folder / "devices.sqlite", "privacy", LEDGER_MIGRATIONS)
-    sessions: Sessions = MemorySessions()
-    sketches: Sketches = MemorySketches()
-    if processes is Processes.MANY:
-        sessions = StoredSessions(open_store(folder / "devices.sqlite", "sessions", SESSION_MIGRATIONS))
-        sketches = StoredSketches(open_store(folder / "devices.sqlite", "sketches", SKETCH_MIGRATIONS))
+    sessions, sketches = _kept(folder, processes)
     return Host(
         members={device: _member(device, seed, authority) for device in sorted(federation.devices)},
         authority=authority.public_bytes,
@@ -143,7 +139,7 @@ def simulated_host(
             factories=frozenset({scenario.model.factory}),
         ),
         rows=simulated_rows(scenario, federation),
-        ledger=Ledger(connection, relation),
+        ledger=Ledger(connection, relation_of(privacy.unit)),
         sessions=sessions,
         sketches=sketches,
         clock=clock,
@@ -156,6 +152,17 @@ def simulated_host(
         model_cache=SessionCache(MODELS_KEPT),
         remember=lambda _: None,
     )
+
+
+def _kept(folder: Path, processes: Processes) -> tuple[Sessions, Sketches]:
+    match processes:
+        case Processes.ONE:
+            return MemorySessions(), MemorySketches()
+        case Processes.MANY:
+            sessions = StoredSessions(open_store(folder / "devices.sqlite", "sessions", SESSION_MIGRATIONS))
+            return sessions, StoredSketches(open_store(folder / "devices.sqlite", "sketches", SKETCH_MIGRATIONS))
+        case _:
+            assert_never(processes)
 
 
 def device_budget(scenario: Scenario) -> Budget:

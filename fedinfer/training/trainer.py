@@ -323,11 +323,19 @@ def _try_forward(model: Model, schema: Schema) -> None:
 
 def _split(core: nn.Module, tune: Tune) -> tuple[nn.Module, nn.Module]:
     """The part that stays as it is, and the part that is trained."""
-    if tune is Tune.ALL:
-        return nn.Identity(), core
+    match tune:
+        case Tune.ALL:
+            return nn.Identity(), core
+        case Tune.HEAD:
+            return _split_head(core)
+        case _:
+            assert_never(tune)
+
+
+def _split_head(core: nn.Module) -> tuple[nn.Module, nn.Module]:
     if type(core) is nn.Sequential and isinstance(core[-1], nn.Linear):
         return core[:-1], core[-1]
-    keep = {id(parameter) for parameter in tuned_parameters(core, tune)}
+    keep = {id(parameter) for parameter in tuned_parameters(core, Tune.HEAD)}
     for parameter in core.parameters():
         parameter.requires_grad_(id(parameter) in keep)
     return nn.Identity(), core

@@ -5,6 +5,8 @@ The order is that of `core.named_parameters()`. With `Tune.HEAD` only the tail t
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import numpy as np
 import torch
 from torch import nn
@@ -22,10 +24,14 @@ def tuned_parameters(core: nn.Module, tune: Tune) -> list[nn.Parameter]:
         tune: all of them, or those of the last module that owns any.
     """
     named = list(core.named_parameters())
-    if tune is Tune.ALL:
-        return [parameter for _, parameter in named]
-    owner = named[-1][0].rpartition(".")[0]
-    return [parameter for name, parameter in named if name.rpartition(".")[0] == owner]
+    match tune:
+        case Tune.ALL:
+            return [parameter for _, parameter in named]
+        case Tune.HEAD:
+            owner = named[-1][0].rpartition(".")[0]
+            return [parameter for name, parameter in named if name.rpartition(".")[0] == owner]
+        case _:
+            assert_never(tune)
 
 
 def trainable(net: nn.Module) -> list[nn.Parameter]:

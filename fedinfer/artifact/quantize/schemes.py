@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import assert_never
 
 from fedinfer.artifact.export.graph import OnnxModel
 
@@ -91,7 +92,13 @@ def rounds_inputs(name: str, family: Family) -> bool:
     """
     recipes = INT8_RECIPES[family]
     found = next((recipe for recipe in recipes if recipe.name == name), recipes[0] if recipes else FLOAT)
-    return found.method in (Method.STATIC, Method.DYNAMIC)
+    match found.method:
+        case Method.STATIC | Method.DYNAMIC:
+            return True
+        case Method.FLOAT | Method.HALF_WEIGHTS | Method.INT8_WEIGHTS:
+            return False
+        case _:
+            assert_never(found.method)
 
 
 def family_of(core: OnnxModel) -> Family:

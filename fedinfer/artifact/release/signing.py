@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import assert_never
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
@@ -66,9 +67,19 @@ def new_signer(entropy: Entropy) -> CryptoSigner:
     return CryptoSigner(Ed25519PrivateKey.from_private_bytes(entropy.take(32)))
 
 
+def _keys_needed(role: Role) -> int:
+    match role:
+        case Role.ROOT:
+            return ROOT_KEYS
+        case Role.TARGETS | Role.SNAPSHOT | Role.TIMESTAMP:
+            return 1
+        case _:
+            assert_never(role)
+
+
 def generate_keys(entropy: Entropy) -> Keys:
     """Three root keys and one key for each of the other top-level roles."""
-    counts = {role: ROOT_KEYS if role is Role.ROOT else 1 for role in Role}
+    counts = {role: _keys_needed(role) for role in Role}
     return Keys({str(role): tuple(new_signer(entropy) for _ in range(n)) for role, n in counts.items()})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 
@@ -120,9 +121,13 @@ def private_sum(
         deadline_seconds: per stage.
     """
     meter = _Meter(transport, deadline_seconds, len(plan.cohort))
-    if plan.mode is AggregationMode.PROTOCOL:
-        return _masked_sum(plan, work, roster, meter)
-    return _plain_sum(plan, work, meter)
+    match plan.mode:
+        case AggregationMode.PROTOCOL:
+            return _masked_sum(plan, work, roster, meter)
+        case AggregationMode.IDEAL | AggregationMode.OFF:
+            return _plain_sum(plan, work, meter)
+        case _:
+            assert_never(plan.mode)
 
 
 def _masked_sum(plan: SumPlan, work: bytes, roster: Mapping[DeviceId, bytes], meter: _Meter) -> Total | Aborted:
@@ -144,11 +149,15 @@ def _asks(requests: Mapping[DeviceId, StageRequest], plan: bytes, work: bytes) -
     if not requests:
         return []
     first = next(iter(requests.values()))
-    common = first.common
-    if first.stage is Stage.KEYS:
-        common = plan
-    elif first.stage is Stage.MASKED:
-        common = encode(MaskedRequest(work, first.common))
+    match first.stage:
+        case Stage.KEYS:
+            common = plan
+        case Stage.MASKED:
+            common = encode(MaskedRequest(work, first.common))
+        case Stage.SHARES | Stage.SURVIVORS | Stage.UNMASK:
+            common = first.common
+        case _:
+            assert_never(first.stage)
     return [Ask(device, KINDS[first.stage], common, request.own) for device, request in requests.items()]
 
 

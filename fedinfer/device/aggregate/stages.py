@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from fedinfer.device.aggregate.check_plan import check_plan, corruption_rate
 from fedinfer.device.aggregate.contribution import private_vectors
@@ -88,7 +88,7 @@ def answer_plain(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
     def start(ask: Ask) -> None:
         check_plan(host, plan, ask.device)
-        if not host.policy.plain_sums or plan.mode is AggregationMode.PROTOCOL:
+        if not host.policy.plain_sums or not _is_plain(plan.mode):
             raise Misbehaviour(f"device {ask.device} does not send vectors without masks")
         _vanish(host, plan.round_id, ask)
         _take_turn(host, plan, ask.device)
@@ -101,6 +101,16 @@ def answer_plain(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     alive, answers = _sorted_out(asks, start)
     answers |= _contribute(host, plan, request.work, alive, reply)
     return [answers[ask.device] for ask in asks]
+
+
+def _is_plain(mode: AggregationMode) -> bool:
+    match mode:
+        case AggregationMode.PROTOCOL:
+            return False
+        case AggregationMode.IDEAL | AggregationMode.OFF:
+            return True
+        case _:
+            assert_never(mode)
 
 
 def answer_survivors(host: Host, asks: Sequence[Ask]) -> list[Answer]:
