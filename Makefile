@@ -32,6 +32,7 @@ check: $(ALL_STAMP) ## format, lint, types, rooms, documentation
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
+	$(BIN)/vulture
 	$(BIN)/python scripts/cli_reference.py --check
 	$(BIN)/python scripts/build_docs.py
 

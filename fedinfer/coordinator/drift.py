@@ -87,7 +87,7 @@ def window(server: Server, plan: RunPlan, progress: Progress, watch: Watch) -> p
         "latency_us": _window_latency(progress, before),
         "channels": [],
     }
-    decision = policy.Decision(policy.Action.NONE, "", progress.window)
+    decision = policy.Decision(policy.WatchAction.NONE, "", progress.window)
     if plan.drift is not None and ready:
         decision = _report(server, plan, plan.drift, progress, watch, ready, row)
     row |= {"state": str(watch.policy.phase), "decision": decision.to_json()}
@@ -145,13 +145,13 @@ def _report(
     try:
         promises = sum_plans(server, settings, Purpose.DRIFT, round_id, tuple(ready), work)
     except TooFewSurvivors as error:
-        return policy.Decision(policy.Action.NONE, f"no report: {error}", progress.window)
+        return policy.Decision(policy.WatchAction.NONE, f"no report: {error}", progress.window)
     released, sums = release_groups(server, round_id, promises, work, PLAIN_MEAN)
     row["reporters"] = len(sums.survivors)
     row |= {"groups": len(sums.groups), "groups_released": len(sums.summed)}
     row["epsilon"] = server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon
     if released is None:
-        return policy.Decision(policy.Action.NONE, "the report aborted: too few survivors", progress.window)
+        return policy.Decision(policy.WatchAction.NONE, "the report aborted: too few survivors", progress.window)
     report = monitor.WindowSum(
         progress.window,
         released.total.astype(np.float64),

@@ -60,7 +60,7 @@ def create_authority(path: Path, entropy: Entropy) -> IdentityKey:
         StoreError: the file exists or cannot be written.
     """
     authority = IdentityKey.generate(entropy)
-    _write_private(path, authority.private_bytes)
+    _create_private(path, authority.private_bytes)
     return authority
 
 
@@ -93,7 +93,7 @@ def enrol_device(
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror}") from error
     identity = IdentityKey.generate(entropy)
-    _write_private(folder / "identity.key", identity.private_bytes)
+    _create_private(folder / "identity.key", identity.private_bytes)
     (folder / "certificate").write_bytes(sign_enrolment(authority, device, identity.public_bytes))
     (folder / "authority.pub").write_bytes(authority.public_bytes)
     settings = {
@@ -146,7 +146,7 @@ def private_file(path: Path) -> None:
         raise StoreError(f"{path}: {error.strerror}") from error
 
 
-def _write_private(path: Path, data: bytes) -> None:
+def _create_private(path: Path, data: bytes) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:

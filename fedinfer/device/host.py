@@ -86,7 +86,7 @@ class Member:
 
 
 @dataclass(slots=True)
-class Task:
+class JoinedTask:
     """What a run told this host at join: who takes part and what is learned."""
 
     run_id: str
@@ -136,11 +136,11 @@ class Host:
     model_cache: SessionCache
     remember: Callable[[bytes], None]
     trusted_root: bytes = b""
-    task: Task | None = None
+    task: JoinedTask | None = None
     predictors: dict[DeviceId, Installed] = field(default_factory=dict)
     refused: dict[DeviceId, int] = field(default_factory=dict)
 
-    def joined(self) -> Task:
+    def joined(self) -> JoinedTask:
         """The task.
 
         Raises:

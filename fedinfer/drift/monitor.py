@@ -18,7 +18,7 @@ import numpy as np
 
 from fedinfer.drift import sequential
 from fedinfer.drift.channels import Channel, Floats, Source, split
-from fedinfer.drift.reference import Reference, composition, empty_reference, extend
+from fedinfer.drift.reference import ReferenceSum, composition, empty_reference, extend
 from fedinfer.drift.sequential import Ewma
 from fedinfer.drift.statistics import (
     NoisySum,
@@ -94,7 +94,7 @@ class WindowSum:
 class ChannelState:
     """Reference and running mean of one channel."""
 
-    reference: Reference
+    reference: ReferenceSum
     ewma: Ewma
 
 

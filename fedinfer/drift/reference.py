@@ -1,6 +1,6 @@
 """What a channel looked like when the world was in order.
 
-The first windows after a model push, as the same noisy sums (`Reference` grows window by window). Public rows are no
+The first windows after a model push, as the same noisy sums (`ReferenceSum` grows window by window). Public rows are no
 reference: with differing devices the mean of per-device histograms is not the pooled histogram of any table, and the
 difference would alarm for ever.
 """
@@ -18,7 +18,7 @@ from fedinfer.types import DeviceId
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class ReferenceSum:
     """Sum of the reference windows of one channel.
 
     Args:
@@ -41,17 +41,17 @@ class Reference:
         return NoisySum(self.total, self.size, self.noise_variance)
 
 
-def empty_reference(bins: int) -> Reference:
+def empty_reference(bins: int) -> ReferenceSum:
     """No window yet."""
-    return Reference(np.zeros(bins), 0.0, 0.0, 0, {})
+    return ReferenceSum(np.zeros(bins), 0.0, 0.0, 0, {})
 
 
-def extend(reference: Reference, observed: NoisySum, reporters: Sequence[DeviceId]) -> Reference:
+def extend(reference: ReferenceSum, observed: NoisySum, reporters: Sequence[DeviceId]) -> ReferenceSum:
     """Take in one reference window."""
     counts = dict(reference.reporters)
     for device in reporters:
         counts[device] = counts.get(device, 0) + 1
-    return Reference(
+    return ReferenceSum(
         total=reference.total + observed.total,
         size=reference.size + observed.size,
         noise_variance=reference.noise_variance + observed.noise_variance,
@@ -60,7 +60,7 @@ def extend(reference: Reference, observed: NoisySum, reporters: Sequence[DeviceI
     )
 
 
-def composition(reference: Reference, reporters: Sequence[DeviceId]) -> float:
+def composition(reference: ReferenceSum, reporters: Sequence[DeviceId]) -> float:
     """How far a change of reporters alone can move the rate, as a variance in units of one report's covariance V.
 
     With device means p_i and weights v_i now, w_i in the reference, the rate moves by sum (v_i - w_i)(p_i - p). For

@@ -29,10 +29,6 @@ class GridTransport:
         self._grid = grid
         self._nodes: dict[str, int] = {}
 
-    def devices(self) -> Sequence[str]:
-        """Device ids that introduced themselves, sorted."""
-        return sorted(self._nodes)
-
     def enroll(
         self, authority: bytes, challenge: Challenge, timeout_seconds: float, emit: Listener
     ) -> list[EnrollReply]:

@@ -214,21 +214,6 @@ class Judgement:
         return "; ".join(deciding[:3]) + (f"; and {len(deciding) - 3} more" if len(deciding) > 3 else "")
 
 
-def share_above(counts: Sequence[float], edges: Sequence[float], limit: float, noise_std: float) -> Figure:
-    """Devices whose latency bucket lies above a limit, from a noisy histogram of p95 buckets.
-
-    Args:
-        counts: noisy devices per bucket, len(edges) + 1 of them.
-        edges: ascending bucket edges in microseconds.
-        limit: must be one of the edges.
-        noise_std: noise per bucket.
-    """
-    if limit not in edges or len(counts) != len(edges) + 1:
-        raise ConfigError(f"latency limit {limit} is not one of the {len(edges)} bucket edges")
-    above = list(counts[list(edges).index(limit) + 1 :])
-    return Figure("slow", float(sum(above)), noise_std * math.sqrt(len(above)))
-
-
 def judge(settings: GateSettings, looks: Sequence[Sequence[GroupFigures]]) -> Judgement:
     """Decide a wave from all looks so far.
 

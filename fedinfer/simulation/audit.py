@@ -45,7 +45,7 @@ from fedinfer.privacy.mechanism.clipping import clipping_of
 from fedinfer.privacy.mechanism.encoding import decode as decode_sum
 from fedinfer.privacy.mechanism.mechanism import NoiseKind
 from fedinfer.secagg.packing import unpack
-from fedinfer.simulation.canaries import Canaries, CanaryTrainer, Directions, Evidence, Floats, NamedSource
+from fedinfer.simulation.canaries import AuditEvidence, Canaries, CanaryTrainer, Directions, Floats, NamedSource
 from fedinfer.simulation.coordinate import open_server
 from fedinfer.simulation.engine import Prepared
 from fedinfer.simulation.grid import LocalGrid
@@ -172,7 +172,7 @@ class _Audit:
     cohort: tuple[DeviceId, ...]
     staying: tuple[DeviceId, ...]
     trainer: CanaryTrainer
-    evidence: Evidence
+    evidence: AuditEvidence
     progress: Progress
 
 
@@ -182,10 +182,6 @@ class _Recorder:
 
     inner: Transport
     bodies: dict[DeviceId, bytes] = field(default_factory=dict)
-
-    def devices(self) -> Sequence[DeviceId]:
-        """As the real one."""
-        return self.inner.devices()
 
     def ask(self, asks: Sequence[Ask], timeout_seconds: float) -> Sequence[Answer]:
         """Carry the asks and keep the answers."""
@@ -240,7 +236,7 @@ def _open(scenario: Scenario, prepared: Prepared, settings: AuditSettings, folde
         cohort=tuple(sorted(cohort)),
         staying=staying,
         trainer=trainer,
-        evidence=Evidence(canaries, _groups(scenario.privacy.trust, canaries)),
+        evidence=AuditEvidence(canaries, _groups(scenario.privacy.trust, canaries)),
         progress=start(server, plan),
     )
 
@@ -402,7 +398,9 @@ def _report(audit: _Audit, settings: AuditSettings) -> AuditReport:
     )  # fmt: skip
 
 
-def _bounds(evidence: Evidence, canaries: Canaries, delta: float, settings: AuditSettings) -> tuple[AuditBound, float]:
+def _bounds(
+    evidence: AuditEvidence, canaries: Canaries, delta: float, settings: AuditSettings
+) -> tuple[AuditBound, float]:
     """The bound, and what it would be if nothing hid the canaries but one another."""
     m, k = canaries.included.size, canaries.dimension
     if settings.method is AuditMethod.ONE_RUN:

@@ -191,7 +191,7 @@ class CanaryTrainer:
 
 
 @dataclass(slots=True)
-class Evidence:
+class AuditEvidence:
     """What the auditor has seen, kept as sums over rounds.
 
     Args:

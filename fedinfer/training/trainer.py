@@ -31,7 +31,7 @@ from fedinfer.training.engines.device_by_device import Clipper, Features
 from fedinfer.training.engines.gradient_engine import GradientEngine
 from fedinfer.training.engines.opacus import work_together
 from fedinfer.training.engines.per_example import work_alone
-from fedinfer.training.engines.sampling import PrivateSteps, Source
+from fedinfer.training.engines.sampling import PrivateSteps, RandomSource
 from fedinfer.training.engines.seeding import threads
 from fedinfer.training.metrics import Labels, metrics
 from fedinfer.training.models.build import Model, build_model
@@ -90,7 +90,7 @@ class Trainer:
         """The weights with that part exchanged, (size,)."""
         return np.concatenate([weights[: self.size - self.dimension], tuned]).astype(np.float32)
 
-    def updates(self, weights: FloatVector, data: Data, rngs: Sequence[Source]) -> FloatVector:
+    def updates(self, weights: FloatVector, data: Data, rngs: Sequence[RandomSource]) -> FloatVector:
         """Local training of every device: local_epochs or local_steps of SGD, momentum, FedProx.
 
         Args:
@@ -117,7 +117,7 @@ class Trainer:
         data: Data,
         rate: float,
         clipping_norm: float,
-        rngs: Sequence[Source],
+        rngs: Sequence[RandomSource],
         engine: GradientEngine,
     ) -> WideVector:
         """Per device the sum of the clipped gradients of a Poisson sample of its rows; no noise.
@@ -153,7 +153,7 @@ class Trainer:
         weights: FloatVector,
         data: Data,
         private: PrivateSteps,
-        rngs: Sequence[Source],
+        rngs: Sequence[RandomSource],
         engine: GradientEngine,
     ) -> FloatVector:
         """DP-SGD on every device; new minus old weights.

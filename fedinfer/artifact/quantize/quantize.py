@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.artifact.export.graph import OnnxModel, onnx_module, quiet
-from fedinfer.artifact.quantize.schemes import Activation, Method, Recipe, Scope
+from fedinfer.artifact.quantize.schemes import Activation, Method, QuantizedNodes, Recipe
 from fedinfer.errors import ArtifactRejected
 from fedinfer.manifest import INPUT
 
@@ -129,14 +129,14 @@ def _signed(activation: Activation) -> bool:
             assert_never(activation)
 
 
-def _scoped(scope: Scope, prepared: OnnxModel) -> tuple[bool, list[str]]:
+def _scoped(scope: QuantizedNodes, prepared: OnnxModel) -> tuple[bool, list[str]]:
     """Whether products of two activations stay float, and which nodes do by name."""
     match scope:
-        case Scope.ALL:
+        case QuantizedNodes.ALL:
             return False, []
-        case Scope.INNER:
+        case QuantizedNodes.INNER:
             return False, _ends(prepared)
-        case Scope.CONSTANT_ONLY:
+        case QuantizedNodes.CONSTANT_ONLY:
             return True, []
         case _:
             assert_never(scope)

@@ -33,7 +33,7 @@ class Activation(StrEnum):
     U8 = "u8"
 
 
-class Scope(StrEnum):
+class QuantizedNodes(StrEnum):
     """Which nodes a static recipe quantizes."""
 
     ALL = "all"
@@ -49,7 +49,7 @@ class Recipe:
     variant: str
     method: Method
     activation: Activation = Activation.S8
-    scope: Scope = Scope.ALL
+    scope: QuantizedNodes = QuantizedNodes.ALL
 
 
 class Family(StrEnum):
@@ -69,8 +69,8 @@ INT8_WEIGHTS = Recipe("int8-weights", "int8", Method.INT8_WEIGHTS)
 DYNAMIC = Recipe("dynamic-s8", "int8", Method.DYNAMIC)
 STATIC_S8 = Recipe("static-qdq-s8s8", "int8", Method.STATIC)
 STATIC_U8 = Recipe("static-qdq-u8u8", "int8", Method.STATIC, Activation.U8)
-STATIC_INNER = Recipe("static-qdq-s8s8-inner", "int8", Method.STATIC, scope=Scope.INNER)
-STATIC_CONSTANT = Recipe("static-qdq-s8s8-constant", "int8", Method.STATIC, scope=Scope.CONSTANT_ONLY)
+STATIC_INNER = Recipe("static-qdq-s8s8-inner", "int8", Method.STATIC, scope=QuantizedNodes.INNER)
+STATIC_CONSTANT = Recipe("static-qdq-s8s8-constant", "int8", Method.STATIC, scope=QuantizedNodes.CONSTANT_ONLY)
 
 INT8_RECIPES: dict[Family, tuple[Recipe, ...]] = {
     Family.DENSE: (STATIC_S8, STATIC_U8, DYNAMIC, STATIC_INNER, INT8_WEIGHTS),

@@ -98,7 +98,7 @@ def save_keys(keys: Keys, folder: Path) -> None:
             for number, signer in enumerate(signers)
         }
         for name, signer in wanted.items():
-            _write_private(folder / name, signer.private_bytes)
+            _replace_private(folder / name, signer.private_bytes)
         for path in folder.glob("*.key"):
             if path.name not in wanted:
                 path.unlink()
@@ -126,7 +126,7 @@ def _number(pair: tuple[int, CryptoSigner]) -> int:
     return pair[0]
 
 
-def _write_private(path: Path, data: bytes) -> None:
+def _replace_private(path: Path, data: bytes) -> None:
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedinfer.coordinator.aggregate.groups import AnyFloats, GroupSum, RoundSum
-from fedinfer.coordinator.aggregate.secure_sum import Aborted, Total, private_sum
+from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total, private_sum
 from fedinfer.coordinator.context import Server
 from fedinfer.coordinator.plan.robust import PLAIN_MEAN, Rule
 from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of
@@ -43,7 +43,7 @@ class Release:
     means: FloatArray | None = None
 
 
-def release(server: Server, plan: SumPlan, work: bytes) -> tuple[Release | None, Total | Aborted]:
+def release(server: Server, plan: SumPlan, work: bytes) -> tuple[Release | None, Total | AbortedSum]:
     """One sum on its own: charge the server's ledger, run it, decode it, add central noise. None when it aborted.
 
     Raises:

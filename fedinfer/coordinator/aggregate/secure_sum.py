@@ -13,7 +13,7 @@ from typing import assert_never
 import numpy as np
 
 from fedinfer.errors import BadMessage
-from fedinfer.messages import Kind, MaskedRequest, PlainReply, PlainRequest, SumPlan
+from fedinfer.messages import Kind, MaskedWorkRequest, PlainReply, PlainRequest, SumPlan
 from fedinfer.ports import Ask, Transport
 from fedinfer.privacy.charges import mechanism_of
 from fedinfer.secagg import server as secagg
@@ -21,8 +21,7 @@ from fedinfer.secagg.ideal import ideal_sum
 from fedinfer.secagg.keys import Stage
 from fedinfer.secagg.messages import StageRequest
 from fedinfer.secagg.packing import unpack
-from fedinfer.secagg.rounds import Aborted as SecaggAborted
-from fedinfer.secagg.rounds import Done, ServerState
+from fedinfer.secagg.rounds import Aborted, Done, ServerState
 from fedinfer.secagg.sessions import session_of
 from fedinfer.types import AggregationMode, DeviceId, RingVector
 from fedinfer.wire import decode, encode
@@ -66,7 +65,7 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True)
-class Aborted:
+class AbortedSum:
     """No sum: too few survivors at `stage`. What left the devices counts in every ledger; fields as in Total."""
 
     reason: str
@@ -110,7 +109,7 @@ def private_sum(
     roster: Mapping[DeviceId, bytes],
     transport: Transport,
     deadline_seconds: float,
-) -> Total | Aborted:
+) -> Total | AbortedSum:
     """Run one sum.
 
     Args:
@@ -130,15 +129,15 @@ def private_sum(
             assert_never(plan.mode)
 
 
-def _masked_sum(plan: SumPlan, work: bytes, roster: Mapping[DeviceId, bytes], meter: _Meter) -> Total | Aborted:
+def _masked_sum(plan: SumPlan, work: bytes, roster: Mapping[DeviceId, bytes], meter: _Meter) -> Total | AbortedSum:
     first = encode(plan)
     state: ServerState
     state, requests = secagg.begin(session_of(plan), roster)
-    while not isinstance(state, Done | SecaggAborted):
+    while not isinstance(state, Done | Aborted):
         state, requests = secagg.step(state, meter.ask(_asks(requests, first, work)))
     refused = tuple(sorted(meter.refused))
-    if isinstance(state, SecaggAborted):
-        return Aborted(
+    if isinstance(state, Aborted):
+        return AbortedSum(
             state.reason, state.stage, state.survivors, refused, state.blamed, tuple(meter.errors), meter.traffic
         )
     return Total(state.total, state.survivors, refused, state.blamed, tuple(meter.errors), meter.traffic)
@@ -153,7 +152,7 @@ def _asks(requests: Mapping[DeviceId, StageRequest], plan: bytes, work: bytes) -
         case Stage.KEYS:
             common = plan
         case Stage.MASKED:
-            common = encode(MaskedRequest(work, first.common))
+            common = encode(MaskedWorkRequest(work, first.common))
         case Stage.SHARES | Stage.SURVIVORS | Stage.UNMASK:
             common = first.common
         case _:
@@ -161,7 +160,7 @@ def _asks(requests: Mapping[DeviceId, StageRequest], plan: bytes, work: bytes) -
     return [Ask(device, KINDS[first.stage], common, request.own) for device, request in requests.items()]
 
 
-def _plain_sum(plan: SumPlan, work: bytes, meter: _Meter) -> Total | Aborted:
+def _plain_sum(plan: SumPlan, work: bytes, meter: _Meter) -> Total | AbortedSum:
     common = encode(PlainRequest(plan, work))
     bodies = meter.ask([Ask(device, Kind.PLAIN, common) for device in plan.cohort])
     mechanism = mechanism_of(plan)
@@ -175,6 +174,6 @@ def _plain_sum(plan: SumPlan, work: bytes, meter: _Meter) -> Total | Aborted:
     survivors, refused = tuple(rings), tuple(sorted(meter.refused))
     if len(survivors) < plan.min_survivors:
         reason = f"{len(survivors)} survivors, threshold {plan.min_survivors}"
-        return Aborted(reason, "masked", survivors, refused, tuple(blamed), tuple(meter.errors), meter.traffic)
+        return AbortedSum(reason, "masked", survivors, refused, tuple(blamed), tuple(meter.errors), meter.traffic)
     total = ideal_sum(rings.values(), mechanism.bits)
     return Total(np.asarray(total), survivors, refused, tuple(blamed), tuple(meter.errors), meter.traffic)

@@ -23,7 +23,7 @@ from fedinfer.types import DeviceId, Json
 from fedinfer.wire import decode, encode
 
 
-class Way(StrEnum):
+class TransferMode(StrEnum):
     """How the model came to a device."""
 
     WHOLE = "whole"
@@ -43,7 +43,7 @@ class Sent:
         bytes: of the messages, signed metadata included.
     """
 
-    way: Way
+    way: TransferMode
     model_bytes: int
     bytes: int
 
@@ -87,19 +87,22 @@ def deliver(server: Server, version: int, devices: Mapping[DeviceId, int]) -> De
     parcels = _parcels(server, version, set(devices.values()) | {0})
     own = {device: parcels[runs] for device, runs in devices.items()}
     sent = {
-        device: Sent(Way.PATCH if parcel.patch_from else Way.WHOLE, parcel.model_bytes, len(parcel.common))
+        device: Sent(
+            TransferMode.PATCH if parcel.patch_from else TransferMode.WHOLE, parcel.model_bytes, len(parcel.common)
+        )
         for device, parcel in own.items()
     }
     replies = _ask(server, own)
     again = {
         device: parcels[0]
         for device, reply in replies.items()
-        if isinstance(reply, PushReply) and reply.whole and sent[device].way is Way.PATCH
+        if isinstance(reply, PushReply) and reply.whole
+        if sent[device].way is TransferMode.PATCH
     }
     for device, parcel in again.items():
         before = sent[device]
         total = before.model_bytes + parcel.model_bytes
-        sent[device] = Sent(Way.BOTH, total, before.bytes + len(parcel.common))
+        sent[device] = Sent(TransferMode.BOTH, total, before.bytes + len(parcel.common))
     problems = {device: _why_not(reply, version) for device, reply in (replies | _ask(server, again)).items()}
     installed = tuple(device for device, problem in sorted(problems.items()) if not problem)
     return Delivery(installed, {device: problem for device, problem in problems.items() if problem}, sent)
@@ -110,7 +113,7 @@ def figures(pushed: Sequence[Json]) -> Json:
     devices = [row for row in pushed for _ in range(row["devices"])]
     counts = Counter(row["way"] for row in devices)
     medians = {key: median_low(row[key] for row in devices) if devices else 0 for key in ("model_bytes", "bytes")}
-    return {str(way): counts[way] for way in Way} | medians
+    return {str(way): counts[way] for way in TransferMode} | medians
 
 
 def _parcels(server: Server, version: int, bases: set[int]) -> dict[int, _Parcel]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from fedinfer.errors import DataError, FedInferError, MissingExtra, NoModel
@@ -29,8 +29,6 @@ MOST_BODY_BYTES = 8 * 2**20
 """A body of numbers takes about thirty times its size while it is read: this bound keeps that under 256 MiB."""
 SMALL_BODY_BYTES = 64 * 2**10
 """Requests up to this size are answered in the event loop: handing them to a thread costs more than the prediction."""
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(service: Service, name: str, server_version: str, repository_age: Callable[[], float | None]) -> FastAPI:

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from fedinfer.config import TrainingSection
 from fedinfer.training.engines.noise import gaussian_noise
-from fedinfer.training.engines.sampling import PrivateSteps, Rows, Source, minibatches, poisson_rows, uniform
+from fedinfer.training.engines.sampling import PrivateSteps, RandomSource, Rows, minibatches, poisson_rows, uniform
 from fedinfer.training.engines.seeding import seeded
 from fedinfer.training.update import size, trainable, write
 from fedinfer.types import FloatVector, WideVector
@@ -37,12 +37,12 @@ class Clipper(Protocol):
     def parameters(self) -> list[nn.Parameter]:
         """Those that get a gradient, in the order of the flat vector."""
 
-    def clipped_sum(self, x: Tensor, y: Tensor, rows: Rows, source: Source) -> Tensor:
+    def clipped_sum(self, x: Tensor, y: Tensor, rows: Rows, source: RandomSource) -> Tensor:
         """Sum of the clipped gradients of some rows, (d,) float64; `source` is that of the device they belong to."""
 
 
 def updates(
-    net: nn.Module, start: FloatVector, data: Features, sources: Sequence[Source], training: TrainingSection
+    net: nn.Module, start: FloatVector, data: Features, sources: Sequence[RandomSource], training: TrainingSection
 ) -> FloatVector:
     """Local SGD of every device from the same start; new minus old weights, (devices, d) float32."""
     work = copy.deepcopy(net).train()
@@ -58,7 +58,7 @@ def updates(
 
 
 def gradient_sums(
-    work: Clipper, start: FloatVector, data: Features, sources: Sequence[Source], rate: float
+    work: Clipper, start: FloatVector, data: Features, sources: Sequence[RandomSource], rate: float
 ) -> WideVector:
     """Sum of the clipped gradients of Poisson-sampled rows, per device, (devices, d) float64."""
     write(work.parameters, start)
@@ -74,7 +74,7 @@ def private_updates(
     work: Clipper,
     start: FloatVector,
     data: Features,
-    sources: Sequence[Source],
+    sources: Sequence[RandomSource],
     training: TrainingSection,
     private: PrivateSteps,
 ) -> FloatVector:
@@ -89,7 +89,7 @@ def private_updates(
 
 
 def _descend_privately(
-    work: Clipper, x: Tensor, y: Tensor, source: Source, training: TrainingSection, private: PrivateSteps
+    work: Clipper, x: Tensor, y: Tensor, source: RandomSource, training: TrainingSection, private: PrivateSteps
 ) -> None:
     optimizer, anchor = _optimizer(work.parameters, training), _copies(work.parameters)
     expected = max(1.0, private.rate * len(y))
@@ -147,7 +147,7 @@ def _flat(parameters: list[nn.Parameter]) -> FloatVector:
     return flat
 
 
-def _dropout_seed(net: nn.Module, source: Source) -> int:
+def _dropout_seed(net: nn.Module, source: RandomSource) -> int:
     """A seed for dropout masks; drawn only where the model has any, so that other models follow the same plan."""
     if any(isinstance(module, nn.modules.dropout._DropoutNd) for module in net.modules()):
         return int(uniform(source, 1)[0] * 2**53)

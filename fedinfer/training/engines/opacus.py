@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedinfer.errors import ConfigError, MissingExtra
-from fedinfer.training.engines.sampling import Rows, Source
+from fedinfer.training.engines.sampling import RandomSource, Rows
 from fedinfer.training.update import size, trainable
 
 _PER_EXAMPLE_NUMBERS = 32_000_000
@@ -33,7 +33,7 @@ class RowsTogether:
     parameters: list[nn.Parameter]
     optimizer: Any
 
-    def clipped_sum(self, x: Tensor, y: Tensor, rows: Rows, source: Source) -> Tensor:
+    def clipped_sum(self, x: Tensor, y: Tensor, rows: Rows, source: RandomSource) -> Tensor:
         """Clipped sum over some rows as one flat float64 vector; no rows give zeros. Dropout is the caller's seed's."""
         total = torch.zeros(size(self.parameters), dtype=torch.float64)
         together = max(1, _PER_EXAMPLE_NUMBERS // len(total))

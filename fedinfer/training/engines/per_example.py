@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedinfer.errors import ConfigError
-from fedinfer.training.engines.sampling import Rows, Source, uniform
+from fedinfer.training.engines.sampling import RandomSource, Rows, uniform
 from fedinfer.training.engines.seeding import reseed, seeded
 from fedinfer.training.update import size, trainable
 
@@ -44,7 +44,7 @@ class RowsAlone:
     parameters: list[nn.Parameter]
     clipping_norm: float
 
-    def clipped_sum(self, x: Tensor, y: Tensor, rows: Rows, source: Source) -> Tensor:
+    def clipped_sum(self, x: Tensor, y: Tensor, rows: Rows, source: RandomSource) -> Tensor:
         """Sum of the clipped gradients of some rows.
 
         Args:

@@ -16,7 +16,7 @@ from fedinfer.config import TrainingSection
 from fedinfer.ports import Entropy
 
 Rows: TypeAlias = npt.NDArray[np.int64]
-Source: TypeAlias = np.random.Generator | Entropy
+RandomSource: TypeAlias = np.random.Generator | Entropy
 """A seeded generator (simulation) or entropy of the operating system (deployment)."""
 
 _BITS = 53
@@ -39,7 +39,7 @@ class PrivateSteps:
     noise_multiplier: float
 
 
-def uniform(source: Source, count: int) -> npt.NDArray[np.float64]:
+def uniform(source: RandomSource, count: int) -> npt.NDArray[np.float64]:
     """`count` numbers uniform on [0, 1), multiples of 2^-53."""
     if isinstance(source, np.random.Generator):
         return source.random(count)
@@ -48,14 +48,14 @@ def uniform(source: Source, count: int) -> npt.NDArray[np.float64]:
     return values
 
 
-def poisson_rows(source: Source, count: int, rate: float) -> Rows:
+def poisson_rows(source: RandomSource, count: int, rate: float) -> Rows:
     """Indices of the rows that a Poisson sample holds: each of `count` rows independently with probability `rate`."""
     if rate >= 1.0:
         return np.arange(count)
     return np.flatnonzero(uniform(source, count) < rate)
 
 
-def minibatches(source: Source, count: int, training: TrainingSection) -> list[Rows]:
+def minibatches(source: RandomSource, count: int, training: TrainingSection) -> list[Rows]:
     """The batches of one device's local work, in order.
 
     Args:
