@@ -241,7 +241,7 @@ class GateWork:
 
 
 @dataclass(frozen=True, slots=True)
-class MaskedWorkRequest:
+class MaskedSumWork:
     """Third stage of a private sum: the work, and what secure aggregation says to all."""
 
     work: bytes

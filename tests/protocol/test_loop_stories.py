@@ -20,7 +20,7 @@ from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.errors import FedInferError, TooFewSurvivors, TransportError
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.records import RECORD
-from fedinfer.messages import Kind, MaskedWorkRequest, SumPlan
+from fedinfer.messages import Kind, MaskedSumWork, SumPlan
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.events import GaussianEvent
 from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Ledger
@@ -222,7 +222,7 @@ def test_a_second_sum_under_the_same_name_is_refused_by_everybody(fleet: Fleet) 
 def test_a_server_that_changes_the_work_for_one_device_does_not_get_its_vector(fleet: Fleet, tmp_path: Path) -> None:
     def other_work(ask: Ask) -> list[Ask]:
         if ask.kind == Kind.MASKED and ask.device == "d02":
-            request = decode(MaskedWorkRequest, ask.common)
+            request = decode(MaskedSumWork, ask.common)
             return [replace(ask, common=encode(replace(request, work=work(window=9))))]
         return [ask]
 

@@ -13,7 +13,7 @@ from typing import assert_never
 import numpy as np
 
 from fedinfer.errors import BadMessage
-from fedinfer.messages import Kind, MaskedWorkRequest, PlainReply, PlainRequest, SumPlan
+from fedinfer.messages import Kind, MaskedSumWork, PlainReply, PlainRequest, SumPlan
 from fedinfer.ports import Ask, Transport
 from fedinfer.privacy.charges import mechanism_of
 from fedinfer.secagg import server as secagg
@@ -152,7 +152,7 @@ def _asks(requests: Mapping[DeviceId, StageRequest], plan: bytes, work: bytes) -
         case Stage.KEYS:
             common = plan
         case Stage.MASKED:
-            common = encode(MaskedWorkRequest(work, first.common))
+            common = encode(MaskedSumWork(work, first.common))
         case Stage.SHARES | Stage.SURVIVORS | Stage.UNMASK:
             common = first.common
         case _:

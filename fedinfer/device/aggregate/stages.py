@@ -24,7 +24,7 @@ from fedinfer.device.aggregate.contribution import private_vectors
 from fedinfer.device.aggregate.session_store import Running
 from fedinfer.device.host import Host
 from fedinfer.errors import BudgetExceeded, FedInferError, Misbehaviour, TransportError
-from fedinfer.messages import INDEPENDENT, Kind, MaskedWorkRequest, PlainReply, PlainRequest, SumPlan
+from fedinfer.messages import INDEPENDENT, Kind, MaskedSumWork, PlainReply, PlainRequest, SumPlan
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.charges import charge, mechanism_of, strategy_of
 from fedinfer.privacy.mechanism.encoding import encode as encode_vectors
@@ -62,7 +62,7 @@ def answer_shares(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
 def answer_masked(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     """Third stage: spend, compute, encode, mask."""
-    request = decode(MaskedWorkRequest, asks[0].common)
+    request = decode(MaskedSumWork, asks[0].common)
     alive, answers = _sorted_out(asks, lambda ask: _running(host, ask, Kind.SHARES, SentShares))
 
     def reply(ask: Ask, _: SumPlan, ring: RingVector) -> bytes:
