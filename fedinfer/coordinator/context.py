@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.config import Scenario
-from fedinfer.coordinator.train.participation import Turns
+from fedinfer.coordinator.participation import Turns
+from fedinfer.coordinator.record import AlarmRecord, ModelRecord, RoundRecord, WindowRecord
 from fedinfer.ports import Clock, Entropy, Listener, Transport
 from fedinfer.privacy.accounting.ledger import Ledger
 from fedinfer.privacy.mechanism.noise import NoiseStream
 from fedinfer.rollout.state import RolloutStore
 from fedinfer.schema import Schema
-from fedinfer.types import DeviceId, FloatVector, Json
+from fedinfer.types import DeviceId, FloatVector
 
 if TYPE_CHECKING:
     from fedinfer.artifact.export.torch import Templates
@@ -84,10 +85,10 @@ class Progress:
     round: int = 0
     window: int = 0
     version: int = 0
-    rounds: list[Json] = field(default_factory=list)
-    models: list[Json] = field(default_factory=list)
-    windows: list[Json] = field(default_factory=list)
-    alarms: list[Json] = field(default_factory=list)
+    rounds: list[RoundRecord] = field(default_factory=list)
+    models: list[ModelRecord] = field(default_factory=list)
+    windows: list[WindowRecord] = field(default_factory=list)
+    alarms: list[AlarmRecord] = field(default_factory=list)
     triggered: int = 0
     dropped: int = 0
     refused: int = 0

@@ -10,17 +10,18 @@ from typing import assert_never
 import numpy as np
 
 from fedinfer.coordinator.aggregate.promise import sum_plans
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, noise_std, release_groups
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, Release, noise_std, release_groups
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.plan.robust import PLAIN_MEAN
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import SumSettings
+from fedinfer.coordinator.record import AlarmRecord, ReportRecord, WindowRecord
 from fedinfer.drift import monitor, policy
 from fedinfer.drift.channels import report_channels
 from fedinfer.errors import BadMessage, TooFewSurvivors
 from fedinfer.messages import Kind, Purpose, ReportWork, WindowReply, WindowRequest
 from fedinfer.ports import Answer, Ask
-from fedinfer.types import DeviceId, Json, Unit
+from fedinfer.types import DeviceId, Unit
 from fedinfer.wire import decode, encode
 
 WEIGHT = 0.6
@@ -80,19 +81,19 @@ def window(server: Server, plan: RunPlan, progress: Progress, watch: Watch) -> p
     progress.window += 1
     before = len(progress.latencies_us)
     ready = _infer(server, progress)
-    row: Json = {
-        "window": progress.window,
-        "reporters": 0,
-        "metric": _window_metric(progress),
-        "latency_us": _window_latency(progress, before),
-        "channels": [],
-    }
-    decision = policy.Decision(policy.WatchAction.NONE, "", progress.window)
+    decision, report = policy.Decision(policy.WatchAction.NONE, "", progress.window), None
     if plan.drift is not None and ready:
-        decision = _report(server, plan, plan.drift, progress, watch, ready, row)
-    row |= {"state": str(watch.policy.phase), "decision": decision.to_json()}
-    progress.windows.append(row)
-    server.emit("window", row)
+        decision, report = _report(server, plan.drift, progress, watch, ready)
+    record = WindowRecord(
+        window=progress.window,
+        metric=_window_metric(progress),
+        latency_us=_window_latency(progress, before),
+        report=report,
+        state=str(watch.policy.phase),
+        decision=decision,
+    )
+    progress.windows.append(record)
+    server.emit("window", record.to_json())
     return decision
 
 
@@ -132,41 +133,41 @@ def _read(answer: Answer) -> WindowReply | None:
 
 
 def _report(
-    server: Server,
-    plan: RunPlan,
-    settings: SumSettings,
-    progress: Progress,
-    watch: Watch,
-    ready: Sequence[DeviceId],
-    row: Json,
-) -> policy.Decision:
+    server: Server, settings: SumSettings, progress: Progress, watch: Watch, ready: Sequence[DeviceId]
+) -> tuple[policy.Decision, ReportRecord | None]:
+    """One private report of the ready devices, tested; nothing is decided without one."""
     work = encode(ReportWork(progress.window))
     round_id = f"window-{progress.window:04d}"
     try:
         promises = sum_plans(server, settings, Purpose.DRIFT, round_id, tuple(ready), work)
     except TooFewSurvivors as error:
-        return policy.Decision(policy.WatchAction.NONE, f"no report: {error}", progress.window)
+        return policy.Decision(policy.WatchAction.NONE, f"no report: {error}", progress.window), None
     released, sums = release_groups(server, round_id, promises, work, PLAIN_MEAN)
-    row["reporters"] = len(sums.survivors)
-    row |= {"groups": len(sums.groups), "groups_released": len(sums.summed)}
-    row["epsilon"] = server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon
-    if released is None:
-        return policy.Decision(policy.WatchAction.NONE, "the report aborted: too few survivors", progress.window)
+    spent = server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon
+    result, decision = (
+        None,
+        policy.Decision(policy.WatchAction.NONE, "the report aborted: too few survivors", progress.window),
+    )
+    if released is not None:
+        result = _test(server, settings, progress.window, watch, released)
+        alarms = [AlarmRecord.of(progress.window, channel) for channel in result.alarms]
+        progress.alarms.extend(alarms)
+        for alarm in alarms:
+            server.emit("alarm", alarm.to_json())
+        watch.policy, decision = policy.decide(watch.settings, watch.policy, result, _situation(server, ready))
+    return decision, ReportRecord(len(sums.survivors), len(sums.groups), len(sums.summed), spent, result)
+
+
+def _test(server: Server, settings: SumSettings, window: int, watch: Watch, released: Release) -> monitor.WindowResult:
     report = monitor.WindowSum(
-        progress.window,
+        window,
         released.total.astype(np.float64),
         released.survivors,
         server.scenario.drift.window,
         noise_std(server, settings, len(released.survivors)),
     )
-    watch.state, verdict = monitor.observe(watch.plan, watch.state, report)
-    row |= verdict.to_json()
-    for channel in verdict.alarms:
-        alarm = {"window": progress.window, "channel": channel.channel, "p_value": channel.p_value}
-        progress.alarms.append(alarm)
-        server.emit("alarm", alarm)
-    watch.policy, decision = policy.decide(watch.settings, watch.policy, verdict, _situation(server, ready))
-    return decision
+    watch.state, result = monitor.observe(watch.plan, watch.state, report)
+    return result
 
 
 def _situation(server: Server, ready: Sequence[DeviceId]) -> policy.Situation:

@@ -7,7 +7,7 @@ from typing import assert_never
 
 from fedinfer.config import Scenario
 from fedinfer.coordinator import drift as drift_loop
-from fedinfer.coordinator import record
+from fedinfer.coordinator import run_json
 from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.drift import Watch
@@ -38,7 +38,7 @@ def run(server: Server, plan: RunPlan) -> Json:
     """
     started = server.clock.seconds()
     server.ledger.open_account(LEDGER_OWNER, server.run_id, budget_of(server.scenario))
-    server.emit("started", record.opening(server, plan))
+    server.emit("started", run_json.opening(server, plan))
     progress = start(server, plan)
     failure: FedInferError | None = None
     try:
@@ -47,8 +47,8 @@ def run(server: Server, plan: RunPlan) -> Json:
         failure = error
         server.emit("stopped", {"error": type(error).__name__, "message": str(error), "hint": error.hint})
     status = _status(failure)
-    result = record.closing(server, plan, progress, status, server.clock.seconds() - started)
-    record.write(server.folder, result)
+    result = run_json.closing(server, plan, progress, status, server.clock.seconds() - started)
+    run_json.write(server.folder, result)
     server.emit("finished", {"status": status})
     if failure is not None:
         raise failure
@@ -93,9 +93,9 @@ def _rounds(server: Server, plan: RunPlan, progress: Progress, reason: str, coun
     for _ in range(count):
         training_round(server, plan, progress, reason)
     recent = progress.rounds[-count:] if count else []
-    if recent and all(row["status"] == "aborted" for row in recent):
+    if recent and not any(row.released for row in recent):
         raise TooFewSurvivors(
-            f"all {count} rounds aborted, the last one: {recent[-1]['detail']}",
+            f"all {count} rounds aborted, the last one: {recent[-1].detail}",
             hint="lower fleet.dropout, enlarge the cohort, or raise secure_aggregation.dropout_rate (more noise)",
         )
 

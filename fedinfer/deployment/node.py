@@ -14,10 +14,10 @@ from fedinfer.config import Scenario
 from fedinfer.data import load_own, training_slots
 from fedinfer.data.table import DeviceData
 from fedinfer.deployment.store import DATABASE, DeviceStore, open_device, private_file
-from fedinfer.device.aggregate.session_store import SESSION_MIGRATIONS, StoredSessions
 from fedinfer.device.drift_store import SKETCH_MIGRATIONS, StoredSketches
 from fedinfer.device.enrolment import rejoin
 from fedinfer.device.host import Host, Member, Policy
+from fedinfer.device.session_store import SESSION_MIGRATIONS, StoredSessions
 from fedinfer.errors import FedInferError, Misbehaviour
 from fedinfer.flower.records import build_id
 from fedinfer.inference.predict.session import SessionCache

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from fedinfer.config import Scenario
-from fedinfer.device.aggregate.session_store import Sessions
 from fedinfer.device.drift_store import Sketches
+from fedinfer.device.session_store import Sessions
 from fedinfer.errors import Misbehaviour
 from fedinfer.inference.install.installed import Installed
 from fedinfer.inference.predict.session import SessionCache

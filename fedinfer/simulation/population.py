@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from fedinfer.config import FleetSection, InjectSection, Scenario
 from fedinfer.data import Federation, drifting_devices, inject, stream_window
-from fedinfer.device.aggregate.session_store import SESSION_MIGRATIONS, MemorySessions, Sessions, StoredSessions
 from fedinfer.device.drift_store import SKETCH_MIGRATIONS, MemorySketches, Sketches, StoredSketches
 from fedinfer.device.host import Host, Member, Policy
+from fedinfer.device.session_store import SESSION_MIGRATIONS, MemorySessions, Sessions, StoredSessions
 from fedinfer.flower.records import build_id
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.messages import Kind

@@ -41,7 +41,7 @@ class Run:
 
     def round(self, reason: str = "initial") -> Json:
         training_round(self.server, self.plan, self.progress, reason)
-        return self.progress.rounds[-1]
+        return self.progress.rounds[-1].to_json()
 
     @property
     def work(self) -> bytes:

@@ -13,9 +13,9 @@ import pytest
 
 from fedinfer.config import to_flat
 from fedinfer.deployment.node import OwnRows
-from fedinfer.device.aggregate.session_store import SESSION_MIGRATIONS, MemorySessions, Running, StoredSessions
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
+from fedinfer.device.session_store import SESSION_MIGRATIONS, MemorySessions, Running, StoredSessions
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import (
     EnrollReply,

@@ -214,7 +214,7 @@ def test_drift_reports_go_through_the_same_groups(tmp_path: Path) -> None:
     publish_and_push(run.server, run.plan, run.progress)
     watch = drift_loop.start_watch(run.server, run.plan)
     drift_loop.window(run.server, run.plan, run.progress, watch)
-    (row,) = run.progress.windows
+    row = run.progress.windows[0].to_json()
     assert (row["groups"], row["groups_released"], row["reporters"]) == (3, 2, 16)
     device = sorted(run.server.devices)[0]
     assert any(entry.reference.startswith("window-0001/group-") for entry in run.host.ledger.entries(device))

@@ -69,7 +69,7 @@ class World:
         self.wire.offline, self.wire.pushes = set(offline), []
         self.progress.weights = self.progress.weights + 0.01 * (1 + self.progress.version)
         publish_and_push(self.server, self.plan, self.progress)
-        return self.progress.models[-1]
+        return self.progress.models[-1].to_json()
 
     def active(self, device: str) -> SlotInfo:
         found = slots_of(self.host, device).active()

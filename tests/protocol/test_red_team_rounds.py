@@ -11,8 +11,8 @@ import pytest
 
 from fedinfer.config import Scenario, to_flat
 from fedinfer.coordinator.aggregate.secure_sum import Total
-from fedinfer.device.aggregate.session_store import SESSION_MIGRATIONS, MemorySessions, Running, StoredSessions
 from fedinfer.device.dispatch import DeviceResponder
+from fedinfer.device.session_store import SESSION_MIGRATIONS, MemorySessions, Running, StoredSessions
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import JoinRequest, Kind
 from fedinfer.ports import Answer, Ask

@@ -19,7 +19,7 @@ import numpy as np
 
 from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
 from fedinfer.coordinator.context import Progress, Server
-from fedinfer.coordinator.push.rollout import OPERATOR, drive, settings_of
+from fedinfer.coordinator.push.rollout import OPERATOR, Steps, drive, settings_of
 from fedinfer.messages import HealthReply, Kind, PushReply, PushRequest
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
@@ -104,7 +104,7 @@ def main(folder: Path, kind: str, count: int) -> None:
         gates = settings_of(server, fleet.plan, compared=True)
         state = begin(NAME, "2", "1", {device: {} for device in devices}, waves, gates, Approval.NONE)
         rollouts.start(state, OPERATOR, clock.now())
-    row: dict[str, Any] = {}
+    steps = Steps()
     progress = Progress(np.zeros(1, np.float32), None, 1.0, version=2)
-    done = drive(server, fleet.plan, progress, NAME, dict.fromkeys(devices, 0), row)
-    print(json.dumps({"phase": str(done.phase), "row": row}))
+    done = drive(server, fleet.plan, progress, NAME, dict.fromkeys(devices, 0), steps)
+    print(json.dumps({"phase": str(done.phase), "row": steps.record().to_json()}))

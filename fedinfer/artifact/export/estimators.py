@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
-from fedinfer.artifact.evaluate.metrics import softmax
 from fedinfer.artifact.export.graph import LOGITS, onnx_module, run
 from fedinfer.artifact.export.torch import Core, CoreOrigin
 from fedinfer.artifact.export.trees import Forest, gradient_boosting, hist_gradient_boosting, random_forest
@@ -136,7 +136,9 @@ def _check_fit(classifier: Any, first: Any, schema: Schema) -> None:
 def _parity(model: Any, estimator: Estimator, kind: str, probe: npt.NDArray[np.float32]) -> float:
     logits = run(model.SerializeToString(), probe, LOGITS)
     agree = float((logits.argmax(axis=1) == estimator.predict(probe)).mean())
-    difference = float(np.abs(softmax(logits) - estimator.predict_proba(probe)).max()) if kind in _EXACT else 0.0
+    difference = (
+        float(np.abs(softmax(logits, axis=1) - estimator.predict_proba(probe)).max()) if kind in _EXACT else 0.0
+    )
     if not (agree >= 0.99 and difference <= 1e-3):
         raise GateFailed(f"{kind}: ONNX agrees on {agree:.3f} of {len(probe)} rows, probabilities to {difference:.2e}")
     return difference

@@ -7,45 +7,18 @@ the same push. So a device that lies, was restored from a backup or runs a model
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from statistics import median_low
 
 from fedinfer.artifact.release.releases import smallest_way
 from fedinfer.coordinator.context import Server
+from fedinfer.coordinator.record import Sent, TransferMode
 from fedinfer.errors import BadMessage, TransportError
 from fedinfer.manifest import Delta
 from fedinfer.messages import Kind, PushReply, PushRequest
 from fedinfer.ports import Answer, Ask
-from fedinfer.types import DeviceId, Json
+from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
-
-
-class TransferMode(StrEnum):
-    """How the model came to a device."""
-
-    WHOLE = "whole"
-    """The whole file, compressed or not."""
-    PATCH = "patch"
-    BOTH = "both"
-    """A patch that the device could not use, then the whole file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What one device was sent.
-
-    Args:
-        way: of the model.
-        model_bytes: of the model file or patch, both for Way.BOTH.
-        bytes: of the messages, signed metadata included.
-    """
-
-    way: TransferMode
-    model_bytes: int
-    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +29,9 @@ class Delivery:
     failed: Mapping[DeviceId, str]
     sent: Mapping[DeviceId, Sent]
 
-    def pushed(self) -> list[Json]:
-        """`sent` without names: one row for all devices that were sent the same."""
-        rows = sorted(
-            Counter(self.sent.values()).items(), key=lambda item: (item[0].way, item[0].model_bytes, item[0].bytes)
-        )
-        return [
-            {"way": str(sent.way), "devices": count, "model_bytes": sent.model_bytes, "bytes": sent.bytes}
-            for sent, count in rows
-        ]
-
 
 @dataclass(frozen=True, slots=True)
-class _Parcel:
+class _Payload:
     """A push as it goes to every device with the same model."""
 
     patch_from: str
@@ -84,41 +47,33 @@ def deliver(server: Server, version: int, devices: Mapping[DeviceId, int]) -> De
         version: the current one of the repository.
         devices: who gets it, and which version each of them runs; 0 = none or unknown.
     """
-    parcels = _parcels(server, version, set(devices.values()) | {0})
-    own = {device: parcels[runs] for device, runs in devices.items()}
+    payloads = _payloads(server, version, set(devices.values()) | {0})
+    own = {device: payloads[runs] for device, runs in devices.items()}
     sent = {
         device: Sent(
-            TransferMode.PATCH if parcel.patch_from else TransferMode.WHOLE, parcel.model_bytes, len(parcel.common)
+            TransferMode.PATCH if payload.patch_from else TransferMode.WHOLE, payload.model_bytes, len(payload.common)
         )
-        for device, parcel in own.items()
+        for device, payload in own.items()
     }
     replies = _ask(server, own)
     again = {
-        device: parcels[0]
+        device: payloads[0]
         for device, reply in replies.items()
         if isinstance(reply, PushReply) and reply.whole
         if sent[device].way is TransferMode.PATCH
     }
-    for device, parcel in again.items():
+    for device, payload in again.items():
         before = sent[device]
-        total = before.model_bytes + parcel.model_bytes
-        sent[device] = Sent(TransferMode.BOTH, total, before.bytes + len(parcel.common))
+        total = before.model_bytes + payload.model_bytes
+        sent[device] = Sent(TransferMode.BOTH, total, before.bytes + len(payload.common))
     problems = {device: _why_not(reply, version) for device, reply in (replies | _ask(server, again)).items()}
     installed = tuple(device for device, problem in sorted(problems.items()) if not problem)
     return Delivery(installed, {device: problem for device, problem in problems.items() if problem}, sent)
 
 
-def figures(pushed: Sequence[Json]) -> Json:
-    """Rows of `Delivery.pushed` as counts by way, and the median device's bytes."""
-    devices = [row for row in pushed for _ in range(row["devices"])]
-    counts = Counter(row["way"] for row in devices)
-    medians = {key: median_low(row[key] for row in devices) if devices else 0 for key in ("model_bytes", "bytes")}
-    return {str(way): counts[way] for way in TransferMode} | medians
-
-
-def _parcels(server: Server, version: int, bases: set[int]) -> dict[int, _Parcel]:
-    """One parcel by the version that a device runs; versions that the repository does not know get the whole model."""
-    repository, found, parcels = server.repository, dict[str, _Parcel](), dict[int, _Parcel]()
+def _payloads(server: Server, version: int, bases: set[int]) -> dict[int, _Payload]:
+    """One payload by the version that a device runs; versions that the repository does not know get the whole model."""
+    repository, found, payloads = server.repository, dict[str, _Payload](), dict[int, _Payload]()
     manifest, known = repository.manifest(version), repository.versions()
     for base in bases:
         digest = repository.manifest(base).chosen.sha256 if base in known else ""
@@ -126,16 +81,16 @@ def _parcels(server: Server, version: int, bases: set[int]) -> dict[int, _Parcel
         patch_from = way.from_sha256 if isinstance(way, Delta) else ""
         if patch_from not in found:
             files = repository.bundle(version, active_sha256=patch_from)
-            found[patch_from] = _Parcel(patch_from, way.bytes, encode(PushRequest(version, files, patch_from)))
-        parcels[base] = found[patch_from]
-    return parcels
+            found[patch_from] = _Payload(patch_from, way.bytes, encode(PushRequest(version, files, patch_from)))
+        payloads[base] = found[patch_from]
+    return payloads
 
 
-def _ask(server: Server, parcels: Mapping[DeviceId, _Parcel]) -> dict[DeviceId, PushReply | str]:
+def _ask(server: Server, payloads: Mapping[DeviceId, _Payload]) -> dict[DeviceId, PushReply | str]:
     """Replies, or problems in words; devices that were not reached are left out: nothing is known about the model."""
-    # Those with one parcel stand together: a process with many devices reads it once.
-    order = sorted(parcels, key=lambda device: (parcels[device].patch_from, device))
-    asks = [Ask(device, Kind.PUSH, parcels[device].common) for device in order]
+    # Those with one payload stand together: a process with many devices reads it once.
+    order = sorted(payloads, key=lambda device: (payloads[device].patch_from, device))
+    asks = [Ask(device, Kind.PUSH, payloads[device].common) for device in order]
     answers = server.transport.ask(asks, server.scenario.training.deadline_seconds) if asks else ()
     return {answer.device: _read(answer) for answer in answers if answer.error != TransportError.__name__}
 

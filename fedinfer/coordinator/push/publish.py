@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,11 +19,14 @@ from fedinfer.artifact.release.delta import add_deltas
 from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.plan.run_plan import RunPlan
-from fedinfer.coordinator.push.rollout import reachable, roll_out
+from fedinfer.coordinator.push.rollout import Steps, hint_of, reachable, roll_out
+from fedinfer.coordinator.record import ModelRecord
+from fedinfer.errors import GateFailed
 from fedinfer.manifest import Manifest, Privacy
 from fedinfer.privacy.rounding import at_most
+from fedinfer.rollout.controller import Phase
 from fedinfer.training.checkpoints import Checkpoint, save_checkpoint
-from fedinfer.types import DeviceId, FloatVector, Json, Unit
+from fedinfer.types import DeviceId, FloatVector, Unit
 
 SYNTHETIC_ROWS = 256
 FEWEST_PUBLIC_ROWS = 32
@@ -38,18 +42,26 @@ def publish_and_push(server: Server, plan: RunPlan, progress: Progress) -> None:
     """
     previous = max(server.repository.versions(), default=0)  # never a withdrawn one: it would be the one to go back to
     progress.version += 1
-    reason = progress.rounds[-1]["reason"] if progress.rounds else "initial"
+    reason = progress.rounds[-1].reason if progress.rounds else "initial"
     path = server.folder / "checkpoints" / f"v{progress.version}.npz"
     save_checkpoint(path, Checkpoint({"weights": progress.weights}, {"version": progress.version, "reason": reason}))
     built = build(server, progress)
     manifest = built.manifest(_guarantee(server, plan), server.clock.now().isoformat(timespec="seconds"))
     active = reachable(server, progress.version)
     publish(server, manifest, built.targets(), active)
-    row = _model_row(built, reason, progress.window, progress.version)
-    progress.models.append(row)
-    server.emit("built", row)
-    roll_out(server, plan, progress, previous, active, row)
-    server.emit("pushed", row)
+    record = ModelRecord(progress.version, reason, progress.window, built)
+    server.emit("built", record.to_json())
+    steps = Steps()
+    try:
+        state = roll_out(server, plan, progress, previous, active, steps)
+    finally:  # an interrupted rollout is in the record as far as it came
+        record = replace(record, rollout=steps.record())
+        progress.models.append(record)
+    if state.phase is not Phase.DONE:
+        raise GateFailed(
+            f"version {state.version} was {state.phase} in wave {state.wave + 1}: {state.reason}", hint=hint_of(state)
+        )
+    server.emit("pushed", record.to_json())
     # The newest is never pruned; these are what one may have to go back to, and what devices may still run.
     server.repository.prune(server.scenario.rollout.keep_versions, {previous, *active.values()})
 
@@ -114,22 +126,3 @@ def _guarantee(server: Server, plan: RunPlan) -> Privacy:
         f"({at_most(spent.epsilon)}, {spent.delta:g})-differential privacy per {privacy.unit} ({plan.relation}), "
         f"accountant {spent.accountant}, sampling {spent.sampling}, trust {privacy.trust}",
     )
-
-
-def _model_row(built: Built, reason: str, window: int, version: int) -> Json:
-    figures = built.to_json()
-    return {
-        "version": version,
-        "reason": reason,
-        "window": window,
-        "sha256": figures["sha256"],
-        "float_metric": figures["float_metric"],
-        "quantized_metric": figures["quantized_metric"],
-        "float_bytes": figures["float_bytes"],
-        "quantized_bytes": figures["quantized_bytes"],
-        "recipe": figures["recipe"],
-        "agreement": figures["agreement"],
-        "calibration_error": figures["calibration_error"],
-        "slimming": figures["slimming"],
-        "devices_active": 0,
-    }

@@ -15,9 +15,10 @@ from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.plan.canary import WRONG_PASS_RATE, WRONG_STOP_RATE
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.canary import look
-from fedinfer.coordinator.push.delivery import Delivery, deliver, figures
+from fedinfer.coordinator.push.delivery import Delivery, deliver
 from fedinfer.coordinator.push.withdrawal import withdraw
-from fedinfer.errors import BadMessage, GateFailed, TransportError
+from fedinfer.coordinator.record import CanaryRecord, HoldRecord, RolloutRecord, WaveRecord, sent_by_kind
+from fedinfer.errors import BadMessage, TransportError
 from fedinfer.messages import GateWork, HealthReply, HealthRequest, Kind
 from fedinfer.ports import Answer, Ask
 from fedinfer.rollout.controller import (
@@ -45,9 +46,29 @@ ON_HOLD = "[rollout] on_hold"
 """Who approves a held wave when the scenario says `proceed`; the audit log shows this name."""
 
 
+class Steps:
+    """What this process saw of one rollout, step by step, and how it ended."""
+
+    def __init__(self) -> None:
+        self._steps: list[WaveRecord | CanaryRecord | HoldRecord] = []
+        self._phase, self._devices_active = "", 0
+
+    def add(self, step: WaveRecord | CanaryRecord | HoldRecord) -> None:
+        """One more step."""
+        self._steps.append(step)
+
+    def end(self, phase: Phase, devices_active: int) -> None:
+        """The rollout rests."""
+        self._phase, self._devices_active = str(phase), devices_active
+
+    def record(self) -> RolloutRecord:
+        """Everything so far."""
+        return RolloutRecord(self._phase, tuple(self._steps), self._devices_active)
+
+
 def roll_out(
-    server: Server, plan: RunPlan, progress: Progress, previous: int, active: Mapping[DeviceId, int], row: Json
-) -> None:
+    server: Server, plan: RunPlan, progress: Progress, previous: int, active: Mapping[DeviceId, int], steps: Steps
+) -> RolloutState:
     """Bring the present version to every device that can be reached, or take it back from those that have it.
 
     Args:
@@ -56,10 +77,10 @@ def roll_out(
         progress: of the run.
         previous: version to go back to; 0 when there is none.
         active: devices that can be reached, and the version that each of them says it runs.
-        row: record of the version; gets `rollout`, `waves`, `pushed` and `devices_active`.
+        steps: takes what happens.
 
-    Raises:
-        GateFailed: when the rollout did not reach the whole fleet; the message says why.
+    Returns:
+        The state in which the rollout rests; anything but done: it did not reach the whole fleet.
     """
     fleet: dict[DeviceId, dict[str, str]] = {device: {} for device in active}
     waves = [Wave(fraction) for fraction in server.scenario.rollout.waves]
@@ -67,17 +88,14 @@ def roll_out(
     settings = settings_of(server, plan, compared=previous > 0)
     state = begin(name, str(progress.version), before, fleet, waves, settings, Approval.NONE)
     server.rollouts.start(state, OPERATOR, server.clock.now())
-    state = drive(server, plan, progress, name, active, row)
-    row["rollout"] = str(state.phase)
-    row["devices_active"] = 0 if state.phase is Phase.ROLLED_BACK else len(server.rollouts.installed(name))
-    if state.phase is not Phase.DONE:
-        raise GateFailed(
-            f"version {state.version} was {state.phase} in wave {state.wave + 1}: {state.reason}", hint=_hint(state)
-        )
+    state = drive(server, plan, progress, name, active, steps)
+    installed = 0 if state.phase is Phase.ROLLED_BACK else len(server.rollouts.installed(name))
+    steps.end(state.phase, installed)
+    return state
 
 
 def drive(
-    server: Server, plan: RunPlan, progress: Progress, name: str, fleet: Mapping[DeviceId, int], row: Json
+    server: Server, plan: RunPlan, progress: Progress, name: str, fleet: Mapping[DeviceId, int], steps: Steps
 ) -> RolloutState:
     """Do what the kept state of a rollout says until there is nothing left to do.
 
@@ -87,25 +105,25 @@ def drive(
         progress: of the run.
         name: a rollout in the store, new or begun by a process that is gone.
         fleet: devices that can be reached, and the version that each of them says it runs.
-        row: record of the version.
+        steps: takes what happens.
 
     Returns:
         The state in which the rollout rests: done, held, rolled back or aborted.
     """
-    state = _past_hold(server, server.rollouts.load(name), row)
+    state = _past_hold(server, server.rollouts.load(name), steps)
     while actions := todo(state):
         action = actions[0]
         match action.task:
             case Task.PUSH:
-                state = _push_wave(server, state, action, fleet, row)
+                state = _push_wave(server, state, action, fleet, steps)
             case Task.MEASURE:
-                state = _look_at_wave(server, plan, progress, state, action, row)
+                state = _look_at_wave(server, plan, progress, state, action, steps)
             case Task.TAKE_BACK:
                 _take_back(server, progress, state)
                 state, _ = server.rollouts.apply(name, TakenBack(), server.clock.now())
             case _:
                 assert_never(action.task)
-        state = _past_hold(server, state, row)
+        state = _past_hold(server, state, steps)
     return state
 
 
@@ -142,7 +160,7 @@ def settings_of(server: Server, plan: RunPlan, *, compared: bool) -> GateSetting
 
 
 def _push_wave(
-    server: Server, state: RolloutState, action: Action, fleet: Mapping[DeviceId, int], row: Json
+    server: Server, state: RolloutState, action: Action, fleet: Mapping[DeviceId, int], steps: Steps
 ) -> RolloutState:
     name, everyone = state.rollout, {device: dict[str, str]() for device in fleet}
     devices = server.rollouts.waiting(name, action.wave, members(everyone, state.waves, name, action.wave))
@@ -150,24 +168,23 @@ def _push_wave(
     server.rollouts.acknowledge(name, action.wave, dict.fromkeys(delivery.installed, "") | dict(delivery.failed))
     delivered = server.rollouts.delivered(name, action.wave)
     after, _ = server.rollouts.apply(name, delivered, server.clock.now())
-    wave = {
-        "version": int(action.version),
-        "wave": action.wave + 1,
-        "installed": delivered.installed,
-        "failed": delivered.failed,
-        "first_failure": next(iter(delivery.failed.values()), ""),
-        "pushed": delivery.pushed(),
-        "state": str(after.phase),
-        "reason": after.reason,
-    }
-    _wave_row(row, action).update(wave)
-    row["pushed"] = figures([sent for pushed in row["waves"] for sent in pushed.get("pushed", [])])
-    server.emit("wave", wave)
+    record = WaveRecord(
+        version=int(action.version),
+        wave=action.wave + 1,
+        installed=delivered.installed,
+        failed=delivered.failed,
+        first_failure=next(iter(delivery.failed.values()), ""),
+        sent=tuple(delivery.sent.values()),
+        state=str(after.phase),
+        reason=after.reason,
+    )
+    steps.add(record)
+    server.emit("wave", record.to_json())
     return after
 
 
 def _look_at_wave(
-    server: Server, plan: RunPlan, progress: Progress, state: RolloutState, action: Action, row: Json
+    server: Server, plan: RunPlan, progress: Progress, state: RolloutState, action: Action, steps: Steps
 ) -> RolloutState:
     devices, version = server.rollouts.installed(state.rollout, action.wave), int(action.version)
     work = GateWork(version, progress.window)
@@ -175,38 +192,30 @@ def _look_at_wave(
     findings = evidence(replace(state, looks=(*state.looks, found.measured.groups))).findings
     bounds = {f.figure: {"lower": f.lower, "upper": f.upper, "verdict": str(f.verdict)} for f in findings}
     after, _ = server.rollouts.apply(state.rollout, found.measured, server.clock.now())
-    fields = {
-        "version": version,
-        "wave": action.wave + 1,
-        "judged": found.judged,
-        "figures": {name: told | bounds.get(name, {"verdict": "told"}) for name, told in found.told().items()},
-        "detail": found.detail,
-        "epsilon": found.epsilon,
-        "state": str(after.phase),
-        "reason": after.reason,
-    }
-    _wave_row(row, action).update(fields)
-    server.emit("gate", fields)
+    record = CanaryRecord(
+        version=version,
+        wave=action.wave + 1,
+        judged=found.judged,
+        figures={name: told | bounds.get(name, {"verdict": "told"}) for name, told in found.told().items()},
+        detail=found.detail,
+        epsilon=found.epsilon,
+        state=str(after.phase),
+        reason=after.reason,
+    )
+    steps.add(record)
+    server.emit("gate", record.to_json())
     return after
 
 
-def _wave_row(row: Json, action: Action) -> Json:
-    """The record of a wave; a coordinator that took over finds none of what was before."""
-    waves: list[Json] = row.setdefault("waves", [])
-    if not waves or waves[-1]["wave"] != action.wave + 1:
-        waves.append({"version": int(action.version), "wave": action.wave + 1})
-    return waves[-1]
-
-
-def _past_hold(server: Server, state: RolloutState, row: Json) -> RolloutState:
+def _past_hold(server: Server, state: RolloutState, steps: Steps) -> RolloutState:
     """A held wave waits for a person, unless the scenario said beforehand that it may go on."""
     if state.phase is not Phase.HELD or server.scenario.rollout.on_hold == "stop":
         return state
     order = Command(Order.APPROVE, ON_HOLD, f'on_hold = "proceed": {state.reason}')
     after, _ = server.rollouts.apply(state.rollout, order, server.clock.now())
-    held = {"version": int(state.version), "wave": state.wave + 1, "reason": state.reason}
-    row.setdefault("proceeded", []).append(held)
-    server.emit("proceeded", held)
+    held = HoldRecord(int(state.version), state.wave + 1, state.reason)
+    steps.add(held)
+    server.emit("proceeded", held.to_json())
     return after
 
 
@@ -227,10 +236,12 @@ def _take_back(server: Server, progress: Progress, state: RolloutState) -> None:
 
 
 def _outcome(delivery: Delivery) -> Json:
-    return {"devices": len(delivery.installed), "failed": dict(delivery.failed), "pushed": delivery.pushed()}
+    pushed = sent_by_kind(tuple(delivery.sent.values()))
+    return {"devices": len(delivery.installed), "failed": dict(delivery.failed), "pushed": pushed}
 
 
-def _hint(state: RolloutState) -> str:
+def hint_of(state: RolloutState) -> str:
+    """What would let a held rollout go on; empty for other ends."""
     if state.phase is not Phase.HELD:
         return ""
     return (

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from fedinfer.coordinator.aggregate.groups import RoundSum
 from fedinfer.coordinator.aggregate.promise import drawn, sum_plans
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, Release, release_groups
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release_groups
 from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.participation import Asked, Turns
 from fedinfer.coordinator.plan.run_plan import RunPlan
-from fedinfer.coordinator.train.participation import Asked, Turns
+from fedinfer.coordinator.record import RoundRecord
 from fedinfer.coordinator.train.server_step import apply_release
 from fedinfer.errors import BudgetExceeded, TooFewSurvivors
 from fedinfer.messages import FitWork, Purpose
 from fedinfer.privacy.mechanism.mechanism import decoded_sensitivity
-from fedinfer.types import Json
 from fedinfer.wire import encode
 
 MOST_ABORTS_IN_A_ROW = 5
@@ -30,28 +32,47 @@ def training_round(server: Server, plan: RunPlan, progress: Progress, reason: st
     progress.round += 1
     round_id = f"round-{progress.round:04d}"
     asked = ask_next(server, plan, progress, round_id)
-    norm, unclipped = progress.clipping_norm, None
+    norm = progress.clipping_norm
     work = encode(FitWork(progress.weights, progress.window, norm))
     promises = sum_plans(server, plan.train, Purpose.TRAIN, round_id, asked.cohort, work, asked.turn)
     released, sums = release_groups(server, round_id, promises, work, plan.rule, asked.noise)
-    if released is not None:
-        unclipped = apply_release(server, plan, progress, released)
-    clipped: Json = {"clipping_norm": norm, "unclipped": unclipped}
-    _record(server, progress, reason, sums, released, started, clipped)
-    if released is not None:
-        progress.aborted_in_a_row = 0
-        return
-    progress.aborted_in_a_row += 1
+    unclipped = None if released is None else apply_release(server, plan, progress, released)
+    clipping = _Clipping(released is not None, norm, unclipped)
+    progress.dropped += sums.dropped
+    progress.refused += len(sums.refused)
+    progress.rounds.append(_record(server, progress, reason, sums, started, clipping))
+    server.emit("round", progress.rounds[-1].to_json())
+    progress.aborted_in_a_row = 0 if clipping.released else progress.aborted_in_a_row + 1
+    if not clipping.released:
+        _check_hope(plan, progress.aborted_in_a_row, sums)
+
+
+@dataclass(frozen=True, slots=True)
+class _Clipping:
+    """How a round ended: whether it was released, by which norm it clipped, and what it learned about that."""
+
+    released: bool
+    norm: float
+    unclipped: float | None
+
+
+def _check_hope(plan: RunPlan, aborted: int, sums: RoundSum) -> None:
+    """Stop a run whose rounds abort and will go on to.
+
+    Raises:
+        BudgetExceeded: so many devices refuse that no round can be released.
+        TooFewSurvivors: several rounds in a row were aborted.
+    """
     least = plan.train.groups * plan.train.min_survivors
-    if len(asked.cohort) - len(sums.refused) < least:
+    if sums.asked - len(sums.refused) < least:
         raise BudgetExceeded(
-            f"{len(sums.refused)} of {len(asked.cohort)} devices refuse by their own ledgers, {least} are needed: "
+            f"{len(sums.refused)} of {sums.asked} devices refuse by their own ledgers, {least} are needed: "
             f"{sums.error_of(sums.refused[0])}",
             hint="train less, or have the owners of the devices agree to a larger budget",
         )
-    if progress.aborted_in_a_row >= MOST_ABORTS_IN_A_ROW:
+    if aborted >= MOST_ABORTS_IN_A_ROW:
         raise TooFewSurvivors(
-            f"{progress.aborted_in_a_row} rounds in a row aborted, the last: {sums.left_out[-1]}",
+            f"{aborted} rounds in a row aborted, the last: {sums.left_out[-1]}",
             hint="lower fleet.dropout, enlarge the cohort, or raise secure_aggregation.dropout_rate (more noise)",
         )
 
@@ -74,36 +95,23 @@ def ask_next(server: Server, plan: RunPlan, progress: Progress, round_id: str) -
 
 
 def _record(
-    server: Server,
-    progress: Progress,
-    reason: str,
-    sums: RoundSum,
-    released: Release | None,
-    started: float,
-    clipped: Json,
-) -> None:
-    metrics = server.trainer.evaluate(progress.weights, *server.judged(progress.window))
-    spent = server.ledger.spent(LEDGER_OWNER, server.run_id)
-    progress.dropped += sums.dropped
-    progress.refused += len(sums.refused)
-    row: Json = {
-        "round": progress.round,
-        "reason": reason,
-        "cohort": sums.asked,
-        "survivors": len(sums.survivors),
-        "refused": len(sums.refused),
-        "groups": len(sums.groups),
-        "groups_released": len(sums.summed),
-        "status": "aborted" if released is None else "released",
-        "detail": "; ".join(sums.left_out),
-        "metric": metrics.get("accuracy"),  # unknown to a server that holds no labelled rows
-        "metrics": metrics,
-        "loss": metrics.get("loss"),
-        **clipped,
-        "epsilon": spent.epsilon,
-        "seconds": server.clock.seconds() - started,
-        "bytes_up_per_device": sums.traffic.up,
-        "bytes_down_per_device": sums.traffic.down,
-    }
-    progress.rounds.append(row)
-    server.emit("round", row)
+    server: Server, progress: Progress, reason: str, sums: RoundSum, started: float, clipping: _Clipping
+) -> RoundRecord:
+    return RoundRecord(
+        round=progress.round,
+        reason=reason,
+        cohort=sums.asked,
+        survivors=len(sums.survivors),
+        refused=len(sums.refused),
+        groups=len(sums.groups),
+        groups_released=len(sums.summed),
+        released=clipping.released,
+        detail="; ".join(sums.left_out),
+        metrics=server.trainer.evaluate(progress.weights, *server.judged(progress.window)),
+        clipping_norm=clipping.norm,
+        unclipped=clipping.unclipped,
+        epsilon=server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon,
+        seconds=server.clock.seconds() - started,
+        bytes_up=sums.traffic.up,
+        bytes_down=sums.traffic.down,
+    )

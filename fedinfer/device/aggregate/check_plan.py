@@ -10,7 +10,7 @@ Rules, each with a test in tests/protocol/test_device_plans.py. A plan is refuse
 * that claims sampling or local steps for work that has none;
 * that counts noise of more devices than are honest and present by the owner's own assumption;
 * that correlates noise where the run it joined does not, or over other rounds. That a turn does not come too early is
-  up to fedinfer.device.aggregate.session_store, which remembers the last one.
+  up to fedinfer.device.session_store, which remembers the last one.
 """
 
 from __future__ import annotations

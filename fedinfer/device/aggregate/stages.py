@@ -21,8 +21,8 @@ from typing import TypeVar, assert_never
 
 from fedinfer.device.aggregate.check_plan import check_plan, corruption_rate
 from fedinfer.device.aggregate.contribution import private_vectors
-from fedinfer.device.aggregate.session_store import Running
 from fedinfer.device.host import Host
+from fedinfer.device.session_store import Running
 from fedinfer.errors import BudgetExceeded, FedInferError, Misbehaviour, TransportError
 from fedinfer.messages import INDEPENDENT, Kind, MaskedSumWork, PlainReply, PlainRequest, SumPlan
 from fedinfer.ports import Answer, Ask

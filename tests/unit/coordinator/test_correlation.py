@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from fedinfer.coordinator.participation import Turns
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.plan.correlation import describe
 from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
-from fedinfer.coordinator.train.participation import Turns
 from fedinfer.errors import ConfigError, Misbehaviour
 from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.events import GaussianEvent, Repeated

@@ -194,9 +194,9 @@ import os, signal, sys
 from datetime import datetime
 from pathlib import Path
 from fedinfer.inference.install import slots as module
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.trust import folder_fetch
-from fedinfer.inference.updater import Updater, UpdateSettings
+from fedinfer.inference.predict.session import SessionCache
+from fedinfer.inference.install.tuf_channel import folder_fetch
+from fedinfer.inference.install.updater import UpdateSettings, Updater
 from fedinfer.system import SystemClock
 
 def die(*_):

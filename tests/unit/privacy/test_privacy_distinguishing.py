@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from fedinfer.coordinator.train.participation import Turns
+from fedinfer.coordinator.participation import Turns
 from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled
 from fedinfer.privacy.mechanism.clipping import AdaptiveClipping, clip_rows

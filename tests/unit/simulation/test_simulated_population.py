@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fedinfer.config import FleetSection
-from fedinfer.device.aggregate.session_store import Running
+from fedinfer.device.session_store import Running
 from fedinfer.errors import ConfigError, StoreError
 from fedinfer.messages import Kind
 from fedinfer.privacy.accounting.ledger import Budget
