@@ -28,6 +28,7 @@ from torch.nn.utils.prune import L1Unstructured
 
 from fedinfer.config import Tune
 from fedinfer.errors import ConfigError
+from fedinfer.training.models.build import Model
 from fedinfer.training.update import get_vector
 from fedinfer.types import FloatVector
 
@@ -59,7 +60,7 @@ class SlimPlan:
     rounded: Rounded
 
 
-def slim(model: nn.Module, x: Tensor, plan: SlimPlan, rng: np.random.Generator) -> FloatVector:
+def slim(model: Model, x: Tensor, plan: SlimPlan, rng: np.random.Generator) -> FloatVector:
     """Prune, then fine-tune what is left; changes `model`.
 
     Args:

@@ -5,7 +5,7 @@ The order is that of `core.named_parameters()`. With `Tune.HEAD` only the tail t
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Protocol, assert_never
 
 import numpy as np
 import torch
@@ -14,6 +14,14 @@ from torch import nn
 from fedinfer.config import Tune
 from fedinfer.errors import ConfigError
 from fedinfer.types import FloatVector
+
+
+class WithCore(Protocol):
+    """A graph whose parameters are all in its core: a `models.build.Model`."""
+
+    @property
+    def core(self) -> nn.Module:
+        """The module with the parameters."""
 
 
 def tuned_parameters(core: nn.Module, tune: Tune) -> list[nn.Parameter]:
@@ -44,14 +52,14 @@ def size(parameters: list[nn.Parameter]) -> int:
     return sum(int(parameter.numel()) for parameter in parameters)
 
 
-def get_vector(model: nn.Module, tune: Tune) -> FloatVector:
+def get_vector(model: WithCore, tune: Tune) -> FloatVector:
     """Copy the parameters of `model.core` that `tune` names into a new float32 vector (d,)."""
     pieces = [parameter.detach().reshape(-1) for parameter in tuned_parameters(model.core, tune)]
     vector: FloatVector = torch.cat(pieces).numpy().astype(np.float32, copy=True)
     return vector
 
 
-def set_vector(model: nn.Module, vector: FloatVector, tune: Tune) -> None:
+def set_vector(model: WithCore, vector: FloatVector, tune: Tune) -> None:
     """Write a vector of the same layout into `model.core`.
 
     Raises:

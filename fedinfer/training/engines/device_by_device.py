@@ -129,7 +129,8 @@ def _pull(parameters: list[nn.Parameter], anchor: list[Tensor], proximal: float)
     """FedProx (Li et al. 2020, eq. 2): add mu * (w - w_start) to the gradient."""
     if proximal > 0:
         for parameter, origin in zip(parameters, anchor, strict=True):
-            parameter.grad.add_(parameter.detach() - origin, alpha=proximal)
+            if parameter.grad is not None:  # one that forward does not use stays where it is
+                parameter.grad.add_(parameter.detach() - origin, alpha=proximal)
 
 
 def _set_gradients(parameters: list[nn.Parameter], flat: Tensor) -> None:

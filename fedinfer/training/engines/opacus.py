@@ -47,13 +47,13 @@ class RowsTogether:
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             cross_entropy(self.module(x), y, reduction="sum").backward()
         for parameter in self.parameters:
-            if parameter.grad_sample is None:
+            if _sampled(parameter).grad_sample is None:
                 raise ConfigError(
                     "Opacus found no per-example gradient of a parameter", hint="use every parameter in forward"
                 )
         _drop_broken(self.parameters)
         self.optimizer.clip_and_accumulate()
-        total = torch.cat([parameter.summed_grad.reshape(-1) for parameter in self.parameters])
+        total = torch.cat([_sampled(parameter).summed_grad.reshape(-1) for parameter in self.parameters])
         self.optimizer.zero_grad()
         return total
 
@@ -86,8 +86,13 @@ def work_together(net: nn.Module, clipping_norm: float) -> RowsTogether:
 
 def _drop_broken(parameters: list[nn.Parameter]) -> None:
     """Set the per-example gradients of rows that are not finite to zero."""
-    finite = torch.stack([p.grad_sample.reshape(len(p.grad_sample), -1).isfinite().all(dim=1) for p in parameters])
-    keep = finite.all(dim=0)
+    samples: list[Tensor] = [_sampled(parameter).grad_sample for parameter in parameters]
+    keep = torch.stack([sample.reshape(len(sample), -1).isfinite().all(dim=1) for sample in samples]).all(dim=0)
     if not bool(keep.all()):
-        for parameter in parameters:
-            parameter.grad_sample[~keep] = 0.0
+        for sample in samples:
+            sample[~keep] = 0.0
+
+
+def _sampled(parameter: nn.Parameter) -> Any:
+    """A parameter with what Opacus hangs on it, which torch's types do not know: grad_sample and summed_grad."""
+    return parameter

@@ -27,7 +27,7 @@ from fedinfer.training.models.sequence import build_bag, build_gru, build_recomm
 MAX_PARAMETERS = 50_000_000
 
 
-class Model(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+class Model(nn.Module):
     """A whole graph: raw rows (n, width) to logits (n, classes).
 
     Args:
@@ -41,7 +41,8 @@ class Model(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
 
     def forward(self, rows: Tensor) -> Tensor:
         """Map (n, width) to (n, classes)."""
-        return self.core(self.prepare(rows))
+        logits: Tensor = self.core(self.prepare(rows))
+        return logits
 
 
 def build_model(section: ModelSection, schema: Schema, seed: int) -> Model:
