@@ -9,6 +9,7 @@ import hashlib
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
+from typing import TypeAlias
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
@@ -19,6 +20,10 @@ from fedinfer.messages import PROTOCOL_VERSION
 from fedinfer.ports import Answer, Ask
 
 RECORD = "fedinfer"
+Fields: TypeAlias = dict[
+    str, int | float | str | bytes | list[int] | list[float] | list[str] | list[bytes] | list[bool]
+]
+"""What a ConfigRecord is made from."""
 MAX_ERROR, MAX_DETAIL = 64, 1000
 """Characters of an error's name and text that a server keeps of what a device says."""
 
@@ -50,7 +55,7 @@ def read_request(message: Message, device: str) -> Ask:
 
 def reply_message(answer: Answer, request: Message) -> Message:
     """An Answer as the Flower reply to `request`."""
-    fields = {"device": answer.device, "body": answer.body, "error": answer.error, "detail": answer.detail}
+    fields: Fields = {"device": answer.device, "body": answer.body, "error": answer.error, "detail": answer.detail}
     return Message(RecordDict({RECORD: ConfigRecord({**_header(), **fields})}), reply_to=request)
 
 
@@ -78,7 +83,7 @@ def error_class(name: str) -> type[FedInferError]:
     return found if isinstance(found, type) and issubclass(found, FedInferError) else FedInferError
 
 
-def _header() -> dict[str, int | str | bytes]:
+def _header() -> Fields:
     return {"protocol_version": PROTOCOL_VERSION, "build_id": build_id()}
 
 
@@ -87,10 +92,10 @@ def _checked_record(message: Message) -> ConfigRecord:
     if not isinstance(record, ConfigRecord):
         raise BadMessage(f"no {RECORD!r} record in a {message.metadata.message_type} message")
     if record.get("protocol_version") != PROTOCOL_VERSION:
-        raise VersionMismatch(f"protocol {record.get('protocol_version')}, this side speaks {PROTOCOL_VERSION}")
+        raise VersionMismatch(f"protocol {record.get('protocol_version')!r}, this side speaks {PROTOCOL_VERSION}")
     if record.get("build_id") != build_id():
         raise VersionMismatch(
-            f"the other side runs build {record.get('build_id')}, this side {build_id()}",
+            f"the other side runs build {record.get('build_id')!r}, this side {build_id()}",
             hint="install the same fedinfer version on both sides",
         )
     return record
