@@ -75,3 +75,14 @@ class Sampling(StrEnum):
 
     NONE = "none"
     POISSON = "poisson"
+
+
+class GraphFamily(StrEnum):
+    """Kinds of model graph that are quantized in different ways."""
+
+    DENSE = "dense"
+    CONVOLUTION = "convolution"
+    RECURRENT = "recurrent"
+    EMBEDDING = "embedding"
+    ATTENTION = "attention"
+    OTHER = "other"  # no weight that onnxruntime can quantize, for instance trees
