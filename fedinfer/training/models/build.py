@@ -167,8 +167,8 @@ KINDS: dict[ModelKind, KindEntry] = {
         _sequence(build_recommender), (FieldPrepare,), GradientEngine.OPACUS, GraphFamily.EMBEDDING
     ),
 }
-"""The table of kinds: a new one is an enum member and an entry here. tests/unit/training/test_kinds.py says what else
-has to know it: the tests' data, docs/model-kinds.md, benchmarks/artifact.py and simulations/model_kinds.py."""
+"""The table of kinds: a new one is an enum member and an entry here. What else has to know it (data of tests,
+docs/model-kinds.md, benchmarks/artifact.py, simulations/model_kinds.py) tests/unit/training/models/test_kinds.py checks."""
 
 
 def _from_factory(path: str, schema: Schema) -> Model:

@@ -19,7 +19,7 @@ from fedinfer.training.models import build
 from fedinfer.training.models.build import KINDS, build_model
 from tests.unit.training.factories import BATCHED, BY_KIND, TABLE, rows
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 EVERY = pytest.mark.parametrize("kind", list(ModelKind))
 
 
