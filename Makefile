@@ -27,11 +27,12 @@ demo: $(DEMO_STAMP) ## install what training needs and run the heart scenario
 test: $(ALL_STAMP) ## install everything and run every test: fast, slow, end to end, browser
 	$(BIN)/python scripts/run_tests.py
 
-check: $(ALL_STAMP) ## format, lint, types, rooms, documentation
+check: $(ALL_STAMP) ## format, lint, types, rooms, dead code, documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
+	$(BIN)/vulture
 	$(BIN)/python scripts/cli_reference.py --check
 	$(BIN)/python scripts/architecture.py --check
 	$(BIN)/python scripts/build_docs.py

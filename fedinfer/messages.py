@@ -48,7 +48,7 @@ class Kind(StrEnum):
     UNMASK = "query.secagg_unmask"
     PUSH = "query.push"
     WITHDRAW = "query.withdraw"
-    DRIFT = "query.drift"
+    WINDOW = "query.window"
     HEALTH = "query.health"
 
 
@@ -271,7 +271,7 @@ class GateWork:
 
 
 @dataclass(frozen=True, slots=True)
-class MaskedRequest:
+class MaskedSumWork:
     """Third stage of a private sum: the work, and what secure aggregation says to all."""
 
     MOST_BYTES: ClassVar[int] = MAX_BYTES

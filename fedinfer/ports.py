@@ -62,9 +62,6 @@ class Answer:
 class Transport(Protocol):
     """Carries requests to devices; the only way the coordinator reaches them."""
 
-    def devices(self) -> Sequence[DeviceId]:
-        """Enrolled devices that can be asked now."""
-
     def ask(self, asks: Sequence[Ask], timeout_seconds: float) -> Sequence[Answer]:
         """Ask all; a device that does not answer in time is missing from the result."""
 

@@ -27,6 +27,7 @@ from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.mechanism.noise import NoiseStream, SecureStream
 from fedinfer.store import open_store, transaction
 from fedinfer.system import SystemClock, SystemEntropy, child_seed, simulation_rng
+from fedinfer.training import GradientEngine
 from fedinfer.types import DeviceId, FloatVector, Relation, Trust
 from fedinfer.wire import decode
 
@@ -131,6 +132,7 @@ def open_host(folder: Path) -> Host:
         entropy=SystemEntropy(),
         noise=lambda _plan, _device, _use: secure_noise(),
         generator=lambda _plan, _device: SystemEntropy(),
+        engine=GradientEngine.PER_EXAMPLE,
         vanishes=lambda _round, _device: None,
         folder=lambda _device: folder,
         model_cache=SessionCache(2),

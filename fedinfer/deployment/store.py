@@ -81,7 +81,7 @@ def create_authority(path: Path, entropy: Entropy) -> IdentityKey:
         StoreError: the file exists or cannot be written.
     """
     authority = IdentityKey.generate(entropy)
-    _write_private(path, authority.private_bytes)
+    _create_private(path, authority.private_bytes)
     return authority
 
 
@@ -128,7 +128,7 @@ def request_enrolment(
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror}") from error
     identity = IdentityKey.generate(entropy)
-    _write_private(folder / IDENTITY, identity.private_bytes)
+    _create_private(folder / IDENTITY, identity.private_bytes)
     settings = {
         "device": device,
         "data": str(data.resolve()),
@@ -163,7 +163,7 @@ def request_new_key(folder: Path, entropy: Entropy) -> bytes:
     """
     store = open_device(folder)
     if not (folder / FOLLOWING).exists():
-        _write_private(folder / FOLLOWING, IdentityKey.generate(entropy).private_bytes)
+        _create_private(folder / FOLLOWING, IdentityKey.generate(entropy).private_bytes)
     following = IdentityKey(_read(folder / FOLLOWING))
     return write_request(store.device, following, store.certificate, store.identity)
 
@@ -326,7 +326,7 @@ def _replace(path: Path, data: bytes) -> None:
         raise StoreError(f"{path}: {error.strerror}") from error
 
 
-def _write_private(path: Path, data: bytes) -> None:
+def _create_private(path: Path, data: bytes) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:

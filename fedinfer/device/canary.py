@@ -6,7 +6,7 @@ Nothing of it leaves the device but the vector of fedinfer.rollout.looks, in a p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -48,9 +48,13 @@ def _answer(host: Host, unit: Unit, work: GateWork, device: DeviceId) -> FloatVe
     for number in range(rows):
         label = int(y[number]) if len(y) else None
         figures[number] = _row(host, installed.predictor, before, telemetry, x[number], label)
-    if unit is Unit.EXAMPLE:
-        return looks.example_answer(figures, section)
-    return looks.device_answer(figures, _slow(telemetry, section.max_latency_us), section)
+    match unit:
+        case Unit.EXAMPLE:
+            return looks.example_answer(figures, section)
+        case Unit.DEVICE | Unit.NONE:
+            return looks.device_answer(figures, _slow(telemetry, section.max_latency_us), section)
+        case _:
+            assert_never(unit)
 
 
 def _row(

@@ -37,7 +37,7 @@ _USE_CASES: dict[Kind, Callable[[Host, Sequence[Ask]], list[Answer]]] = {
     Kind.UNMASK: sums.answer_unmask,
     Kind.PUSH: install.answer_push,
     Kind.WITHDRAW: install.answer_withdraw,
-    Kind.DRIFT: observe.answer_window,
+    Kind.WINDOW: observe.answer_window,
     Kind.HEALTH: observe.answer_health,
 }
 

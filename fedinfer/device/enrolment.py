@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 
 from fedinfer.config import Scenario, from_flat
-from fedinfer.device.host import Host, Task
+from fedinfer.device.host import Host, JoinedTask
 from fedinfer.device.validity import believe
 from fedinfer.errors import BadMessage, Misbehaviour
 from fedinfer.messages import EnrollReply, EnrollRequest, JoinFacts, JoinReply, JoinRequest
@@ -80,7 +80,7 @@ def _joined(host: Host, challenge: Challenge, device: DeviceId, verified: int) -
     return JoinReply(facts, prove_possession(host.members[device].identity, possession))
 
 
-def _task(host: Host, request: JoinRequest, against: Validation) -> Task:
+def _task(host: Host, request: JoinRequest, against: Validation) -> JoinedTask:
     if not len(request.devices) == len(request.public_keys) == len(request.certificates):
         raise Misbehaviour("the roster has columns of different length")
     pinned: dict[DeviceId, bytes] = {}
@@ -99,7 +99,7 @@ def _task(host: Host, request: JoinRequest, against: Validation) -> Task:
     relation = relation_of(scenario.privacy.unit)
     host.ledger.open_accounts(host.members, ANY_TASK, host.policy.budget, relation)
     host.ledger.open_accounts(host.members, request.run_id, host.policy.budget, relation)
-    return Task(request.run_id, scenario, schema, pinned, host.trusted_root or request.trusted_root, valid_until)
+    return JoinedTask(request.run_id, scenario, schema, pinned, host.trusted_root or request.trusted_root, valid_until)
 
 
 def _read(request: JoinRequest) -> tuple[Scenario, Schema]:

@@ -25,6 +25,7 @@ from fedinfer.privacy.accounting.ledger import Budget, Ledger
 from fedinfer.privacy.mechanism.noise import NoiseStream
 from fedinfer.schema import Schema
 from fedinfer.secagg.keys import IdentityKey
+from fedinfer.training import GradientEngine
 from fedinfer.types import DeviceId, FloatVector, Trust
 
 
@@ -88,7 +89,7 @@ class Member:
 
 
 @dataclass(slots=True)
-class Task:
+class JoinedTask:
     """What a run told this host at join: who takes part and what is learned.
 
     `valid_until` is the last second, since 1970, at which every certificate of `pinned` and the revocation list count.
@@ -116,6 +117,7 @@ class Host:
         entropy: for keys and shares; always the operating system's.
         noise: stream by plan, device and use; a real device ignores all three and takes its system's.
         generator: source of one device in one round, for shuffling and sampling: seeded in a simulation, else entropy.
+        engine: computes per-example gradients; a real device takes every row by itself.
         vanishes: simulation only: at which message a device vanishes in a round, or None.
         folder: where a device keeps its files.
         model_cache: sessions shared by the devices of this process.
@@ -136,16 +138,17 @@ class Host:
     entropy: Entropy
     noise: Callable[[SumPlan, DeviceId, str], NoiseStream]
     generator: Callable[[SumPlan, DeviceId], np.random.Generator | Entropy]
+    engine: GradientEngine
     vanishes: Callable[[str, DeviceId], Kind | None]
     folder: Callable[[DeviceId], Path]
     model_cache: SessionCache
     remember: Callable[[bytes], None]
     trusted_root: bytes = b""
-    task: Task | None = None
+    task: JoinedTask | None = None
     predictors: dict[DeviceId, Installed] = field(default_factory=dict)
     refused: dict[DeviceId, int] = field(default_factory=dict)
 
-    def joined(self) -> Task:
+    def joined(self) -> JoinedTask:
         """The task.
 
         Raises:

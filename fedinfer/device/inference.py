@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
 from fedinfer.device.host import Host
 from fedinfer.device.install import slots_of
-from fedinfer.drift.channels import CONFIDENCE_BINS, report_channels, width
-from fedinfer.drift.sketch import OutputSketch, confidence_edges, device_report, example_report, report_norm
+from fedinfer.drift.channels import Outputs, report_channels, width
+from fedinfer.drift.sketch import Sketch, window_report
 from fedinfer.errors import ArtifactRejected, DataError, GateFailed
 from fedinfer.inference.install.installed import Installed, open_installed
 from fedinfer.inference.predict.predictor import Predictor
@@ -91,7 +91,7 @@ def _predicted(host: Host, predictor: Predictor, x: npt.NDArray[Any]) -> tuple[n
     """Class numbers (n,), -1 where the model has no answer, and probabilities (n, classes)."""
     task = host.joined()
     classes, probabilities = np.full(len(x), _NO_ANSWER), np.zeros((len(x), task.schema.classes), np.float32)
-    step = 1 if task.scenario.privacy.unit is Unit.EXAMPLE else max(len(x), 1)
+    step = _together(task.scenario.privacy.unit, len(x))
     for start in range(0, len(x), step):
         part = slice(start, start + step)
         try:
@@ -103,14 +103,22 @@ def _predicted(host: Host, predictor: Predictor, x: npt.NDArray[Any]) -> tuple[n
     return classes, probabilities
 
 
+def _together(unit: Unit, rows: int) -> int:
+    """How many rows go through the model at once; see the module's rules."""
+    match unit:
+        case Unit.EXAMPLE:
+            return 1
+        case Unit.DEVICE | Unit.NONE:
+            return max(rows, 1)
+        case _:
+            assert_never(unit)
+
+
 def _sketch(host: Host, classes: npt.NDArray[np.int64], probabilities: FloatVector) -> FloatVector:
     schema, unit = host.joined().schema, host.joined().scenario.privacy.unit
-    known = classes != _NO_ANSWER
+    channels, known = report_channels(schema.classes), classes != _NO_ANSWER
     if not known.any():
-        return np.zeros(width(report_channels(schema.classes)), np.float32)
-    classes, probabilities = classes[known], probabilities[known]
-    sketch = OutputSketch(schema.classes, confidence_edges(schema.classes, CONFIDENCE_BINS))
-    sketch.add(classes, probabilities)
-    if unit is Unit.EXAMPLE:
-        return example_report(sketch.histograms())
-    return device_report(sketch.histograms(), report_norm(unit, report_channels(schema.classes)))
+        return np.zeros(width(channels), np.float32)
+    sketch = Sketch(channels)
+    sketch.add(Outputs(classes[known], probabilities[known]))
+    return window_report(sketch.histograms(), unit, channels)

@@ -43,7 +43,7 @@ def prompt_grid(grid: Grid, clock: Clock) -> Grid:
     return PromptGrid(grid, clock)
 
 
-class PromptGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
+class PromptGrid(Grid):
     """Hands everything to another grid; only the waiting for replies is its own.
 
     Args:

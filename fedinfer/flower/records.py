@@ -9,6 +9,7 @@ import hashlib
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
+from typing import TypeAlias
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
@@ -22,6 +23,10 @@ from fedinfer.printable import LONGEST_NAME, shown
 from fedinfer.wire import MAX_BYTES
 
 RECORD = "fedinfer"
+Fields: TypeAlias = dict[
+    str, int | float | str | bytes | list[int] | list[float] | list[str] | list[bytes] | list[bool]
+]
+"""What a ConfigRecord is made from."""
 _TEXTS = {"device": LONGEST_NAME, "error": MOST_ERROR, "detail": MOST_REASON}
 """Fields of a reply that are texts, and the characters of each that are kept."""
 _MOST_WORD = 64
@@ -60,7 +65,7 @@ def read_request(message: Message, device: str) -> Ask:
 def reply_message(answer: Answer, request: Message) -> Message:
     """An Answer as the Flower reply to `request`, its texts as short as the server keeps them."""
     texts = {key: shown(getattr(answer, key), most) for key, most in _TEXTS.items()}
-    fields = {**texts, "body": answer.body}
+    fields: Fields = {**texts, "body": answer.body}
     return Message(RecordDict({RECORD: ConfigRecord({**_header(), **fields})}), reply_to=request)
 
 
@@ -104,7 +109,7 @@ def error_class(name: str) -> type[FedInferError]:
     return found if isinstance(found, type) and issubclass(found, FedInferError) else FedInferError
 
 
-def _header() -> dict[str, int | str | bytes]:
+def _header() -> Fields:
     return {"protocol_version": PROTOCOL_VERSION, "build_id": build_id()}
 
 

@@ -30,10 +30,6 @@ class GridTransport:
         self._grid = grid
         self._nodes: dict[str, int] = {}
 
-    def devices(self) -> Sequence[str]:
-        """Device ids that introduced themselves, sorted."""
-        return sorted(self._nodes)
-
     def enroll(
         self, against: Validation, challenge: Challenge, timeout_seconds: float, emit: Listener
     ) -> list[EnrollReply]:

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import assert_never
 
 from fedinfer import wire
 from fedinfer.errors import BadMessage, ConfigError, Misbehaviour
@@ -62,8 +63,7 @@ def choose_graph(n: int, dropout_rate: float, corruption_rate: float, server_mod
     if not (2 <= n <= MAX_COHORT and 0 <= dropout_rate < 1 and 0 <= corruption_rate < 1):
         raise ConfigError(f"no graph for n={n}, dropout rate {dropout_rate}, corruption rate {corruption_rate}")
     if n > COMPLETE_UP_TO:
-        raised = model is ServerModel.SEMI_MALICIOUS
-        ring = search_ring(n, dropout_rate, corruption_rate, raised=raised)
+        ring = search_ring(n, dropout_rate, corruption_rate, raised=_may_split(model))
         if ring is not None:
             return GraphParameters(ring.degree, ring.threshold)
     return _complete(n, dropout_rate, corruption_rate, model)
@@ -174,10 +174,21 @@ def _model(name: str) -> ServerModel:
         raise ConfigError(f"server model {name!r}", hint="semi_honest or semi_malicious") from error
 
 
+def _may_split(model: ServerModel) -> bool:
+    """True for a server that may tell different survivor sets to different devices."""
+    match model:
+        case ServerModel.SEMI_MALICIOUS:
+            return True
+        case ServerModel.SEMI_HONEST:
+            return False
+        case _:
+            assert_never(model)
+
+
 def _complete(n: int, dropout_rate: float, corruption_rate: float, model: ServerModel) -> GraphParameters:
     threshold = 2 * n // 3 + 1
     dropped, corrupt = share_of(n, dropout_rate), share_of(n, corruption_rate)
-    needed = n + corrupt if model is ServerModel.SEMI_MALICIOUS else 2 * corrupt
+    needed = n + corrupt if _may_split(model) else 2 * corrupt
     if n - dropped < threshold or 2 * threshold <= needed:
         raise ConfigError(
             f"no safe graph for {n} devices with {dropped} dropouts and {corrupt} corrupt ({model}): "

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from fedinfer.inference.predict.session import SessionCache
 from fedinfer.messages import Kind
 from fedinfer.ports import Clock
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.mechanism.noise import SimulatedStream
 from fedinfer.private_files import private_folder
 from fedinfer.secagg.enrolment import Enrolment, sign_enrolment
@@ -32,7 +34,8 @@ from fedinfer.secagg.keys import IdentityKey
 from fedinfer.secagg.revocation import RevocationList, sign_revocations
 from fedinfer.store import open_store
 from fedinfer.system import SimulatedEntropy, SystemEntropy, child_seed, simulation_rng
-from fedinfer.types import DeviceId, FloatVector, Relation, Trust, Unit
+from fedinfer.training import GradientEngine
+from fedinfer.types import DeviceId, FloatVector, Trust, Unit
 
 EARLY = (Kind.KEYS, Kind.SHARES, Kind.MASKED)
 MODELS_KEPT = 8
@@ -122,14 +125,8 @@ def simulated_host(
     private_folder(folder)
     seed, privacy = scenario.scenario.seed, scenario.privacy
     authority = simulated_authority(seed)
-    unit = Unit.EXAMPLE if privacy.unit is Unit.EXAMPLE else Unit.DEVICE
-    relation = Relation.ADD_REMOVE if unit is Unit.EXAMPLE else Relation.ZERO_OUT
     connection = open_store(folder / "devices.sqlite", "privacy", LEDGER_MIGRATIONS)
-    sessions: Sessions = MemorySessions()
-    sketches: Sketches = MemorySketches()
-    if processes is Processes.MANY:
-        sessions = StoredSessions(open_store(folder / "devices.sqlite", "sessions", SESSION_MIGRATIONS))
-        sketches = StoredSketches(open_store(folder / "devices.sqlite", "sketches", SKETCH_MIGRATIONS))
+    sessions, sketches = _kept(folder, processes)
     return Host(
         members={device: _member(device, seed, authority) for device in sorted(federation.devices)},
         authority=authority.public_bytes,
@@ -146,7 +143,7 @@ def simulated_host(
             factories=frozenset({scenario.model.factory}),
         ),
         rows=simulated_rows(scenario, federation),
-        ledger=Ledger(connection, relation),
+        ledger=Ledger(connection, relation_of(privacy.unit)),
         sessions=sessions,
         sketches=sketches,
         known=MemoryKnown(),
@@ -154,11 +151,23 @@ def simulated_host(
         entropy=SystemEntropy(),
         noise=lambda plan, device, use: SimulatedStream(SimulatedEntropy(seed, use, plan.round_id, device)),
         generator=lambda plan, device: simulation_rng(seed, "fit", plan.round_id, device),
+        engine=GradientEngine.BATCHED,
         vanishes=lambda round_id, device: vanishing(scenario.fleet, seed, round_id, device),
         folder=lambda device: folder / device,
         model_cache=SessionCache(MODELS_KEPT),
         remember=lambda _: None,
     )
+
+
+def _kept(folder: Path, processes: Processes) -> tuple[Sessions, Sketches]:
+    match processes:
+        case Processes.ONE:
+            return MemorySessions(), MemorySketches()
+        case Processes.MANY:
+            sessions = StoredSessions(open_store(folder / "devices.sqlite", "sessions", SESSION_MIGRATIONS))
+            return sessions, StoredSketches(open_store(folder / "devices.sqlite", "sketches", SKETCH_MIGRATIONS))
+        case _:
+            assert_never(processes)
 
 
 def device_budget(scenario: Scenario) -> Budget:

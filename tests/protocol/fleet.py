@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fedinfer.config import Scenario, parse_scenario
-from fedinfer.coordinator.aggregate.secure_sum import Aborted, Total, private_sum
+from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total, private_sum
 from fedinfer.coordinator.enrolment import join
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
@@ -174,7 +174,7 @@ class Fleet:
         )
         return replace(plan, **changes)
 
-    def sum(self, plan: SumPlan, work: bytes) -> Total | Aborted:
+    def sum(self, plan: SumPlan, work: bytes) -> Total | AbortedSum:
         return private_sum(plan, work, self.roster, self.post, 1.0)
 
     def ledger(self, device: str) -> list[str]:

@@ -23,7 +23,7 @@ from fedinfer.messages import (
     JoinReply,
     JoinRequest,
     Kind,
-    MaskedRequest,
+    MaskedSumWork,
     PlainReply,
     PlainRequest,
     Purpose,
@@ -368,7 +368,7 @@ def test_stages_cannot_be_skipped_or_repeated(fleet: Fleet) -> None:
         stages = [Kind.SHARES, Kind.MASKED, Kind.SURVIVORS, Kind.UNMASK]
         for kind in stages:
             if kind != ask.kind:
-                common = encode(MaskedRequest(work(), ask.common)) if kind is Kind.MASKED else ask.common
+                common = encode(MaskedSumWork(work(), ask.common)) if kind is Kind.MASKED else ask.common
                 answer = fleet.post.responders[ask.device].answer([Ask(ask.device, kind, common, ask.own)])[0]
                 refused.append((ask.kind, kind, answer))
         return [ask]

@@ -14,13 +14,13 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedinfer.config import Scenario
-from fedinfer.coordinator.aggregate.secure_sum import Aborted, Total
+from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total
 from fedinfer.coordinator.enrolment import Claim, admit, join
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.errors import FedInferError, TooFewSurvivors, TransportError
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.records import RECORD
-from fedinfer.messages import Kind, MaskedRequest, SumPlan
+from fedinfer.messages import Kind, MaskedSumWork, SumPlan
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.events import GaussianEvent
 from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Ledger
@@ -53,7 +53,7 @@ def ideal_ring(folder: Path, survivors: Sequence[str]) -> np.ndarray:
     return result.ring
 
 
-def exact(result: Total | Aborted, folder: Path, survivors: Iterable[str]) -> Total:
+def exact(result: Total | AbortedSum, folder: Path, survivors: Iterable[str]) -> Total:
     """The result is the sum of exactly these devices."""
     assert isinstance(result, Total), result
     assert set(result.survivors) == set(survivors)
@@ -93,7 +93,7 @@ def test_one_loss_too_many_is_a_clean_abort_with_the_numbers(fleet: Fleet, stage
     gone = (*GONE, "d07")
     fleet.post.on_answer = lambda ask, answer: [] if ask.device in gone and ask.kind == stage else [answer]
     result = fleet.sum(fleet.promise("round-1", work()), work())
-    assert isinstance(result, Aborted)
+    assert isinstance(result, AbortedSum)
     assert "6 are needed" in result.reason
     paid = [device for device in fleet.roster if fleet.ledger(device)]
     assert len(paid) == (0 if STAGES.index(stage) < 2 else 8)  # what left a device stays paid
@@ -102,7 +102,7 @@ def test_one_loss_too_many_is_a_clean_abort_with_the_numbers(fleet: Fleet, stage
 def test_nobody_answers(fleet: Fleet) -> None:
     fleet.post.on_ask = lambda ask: []
     result = fleet.sum(fleet.promise("round-1", work()), work())
-    assert isinstance(result, Aborted)
+    assert isinstance(result, AbortedSum)
     assert result.survivors == ()
 
 
@@ -212,7 +212,7 @@ def test_questions_of_an_older_round_are_refused(fleet: Fleet, stage: Kind) -> N
 def test_a_second_sum_under_the_same_name_is_refused_by_everybody(fleet: Fleet) -> None:
     fleet.sum(fleet.promise("round-1", work()), work())
     result = fleet.sum(fleet.promise("round-1", work(), rotation_seed=b"s" * 32), work())
-    assert isinstance(result, Aborted)
+    assert isinstance(result, AbortedSum)
     assert {reason.split(":")[0] for _, reason in result.errors} == {"Misbehaviour"}
     assert all(fleet.ledger(device) == ["round-1"] for device in fleet.roster)
 
@@ -223,7 +223,7 @@ def test_a_second_sum_under_the_same_name_is_refused_by_everybody(fleet: Fleet) 
 def test_a_server_that_changes_the_work_for_one_device_does_not_get_its_vector(fleet: Fleet, tmp_path: Path) -> None:
     def other_work(ask: Ask) -> list[Ask]:
         if ask.kind == Kind.MASKED and ask.device == "d02":
-            request = decode(MaskedRequest, ask.common)
+            request = decode(MaskedSumWork, ask.common)
             return [replace(ask, common=encode(replace(request, work=work(window=9))))]
         return [ask]
 
@@ -377,7 +377,7 @@ def test_one_bad_device_does_not_end_a_run(tmp_path: Path, trouble: str) -> None
             return [reply]
         rounds["begun"] += asked == Kind.KEYS
         stage = STAGES[rounds["begun"] - 1] if 1 <= rounds["begun"] <= len(STAGES) else None
-        if asked not in (stage, Kind.PUSH, Kind.DRIFT):
+        if asked not in (stage, Kind.PUSH, Kind.WINDOW):
             return [reply]
         match trouble:
             case "garbage":

@@ -46,9 +46,6 @@ class Wire:
     """What the patch of each device started from; empty: it got the whole model."""
     events: list[tuple[str, Json]] = field(default_factory=list)
 
-    def devices(self) -> Sequence[str]:
-        return self.inner.devices()
-
     def ask(self, asks: Sequence[Ask], timeout_seconds: float) -> list[Answer]:
         heard = [self.on_ask(ask) for ask in asks if ask.device not in self.offline]
         pushes = [ask for ask in heard if ask.kind == Kind.PUSH]

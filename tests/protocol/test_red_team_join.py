@@ -265,7 +265,7 @@ def test_the_ledger_of_a_device_names_the_relation_of_its_unit(store: Path) -> N
 def test_counts_of_a_run_that_protects_rows_are_cut_in_a_run_that_protects_devices(tmp_path: Path) -> None:
     """A sketch that waits since another task holds raw counts: with trust `local` only the device itself can cut it."""
     from fedinfer.device.aggregate.contribution import private_vectors
-    from fedinfer.drift.channels import DEVICE_CLIPPING_NORM, report_channels, width
+    from fedinfer.drift.channels import clip_norm, report_channels, width
     from fedinfer.messages import ReportWork
     from tests.protocol.fleet import simulated
 
@@ -278,8 +278,9 @@ def test_counts_of_a_run_that_protects_rows_are_cut_in_a_run_that_protects_devic
     host.noise = lambda *_: _Silence()
     plan = fleet.promise("window-1", job, Purpose.DRIFT)
     vector = private_vectors(host, plan, job, [device])[0]
-    assert np.linalg.norm(vector) <= DEVICE_CLIPPING_NORM + 1e-3
-    assert mechanism_of(plan).clipping_norm > DEVICE_CLIPPING_NORM, "the ring would not have cut it"
+    norm = clip_norm(report_channels(SCHEMA.classes))
+    assert np.linalg.norm(vector) <= norm + 1e-3
+    assert mechanism_of(plan).clipping_norm > norm, "the ring would not have cut it"
 
 
 class _Silence:

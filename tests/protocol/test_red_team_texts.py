@@ -278,7 +278,7 @@ def test_an_enrolled_name_that_no_session_takes_leaves_out_that_device_alone(tmp
         (Kind.PUSH, encode(PushReply(False, 0, "no"))[:-6] + struct.pack("<I", 2 * 10**6) + b"\x1b" * 2_000_001),
         (Kind.WITHDRAW, b"\x1b" * 2_000_000),
         (Kind.HEALTH, encode(HealthReply(1, "a", 0)) + b"\0" * 2_000),
-        (Kind.DRIFT, b"\0" * 10_000_000),
+        (Kind.WINDOW, b"\0" * 10_000_000),
         (Kind.JOIN, b"\0" * 2_000),
         (Kind.KEYS, b"\0" * 5_000),
         (Kind.SURVIVORS, b"\0" * 100_000),

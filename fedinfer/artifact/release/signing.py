@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import assert_never
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -137,9 +138,19 @@ def bare_signer(path: Path) -> CryptoSigner:
     return CryptoSigner(Ed25519PrivateKey.from_private_bytes(data))
 
 
+def _keys_needed(role: Role) -> int:
+    match role:
+        case Role.ROOT:
+            return ROOT_KEYS
+        case Role.TARGETS | Role.SNAPSHOT | Role.TIMESTAMP:
+            return 1
+        case _:
+            assert_never(role)
+
+
 def generate_keys(entropy: Entropy) -> Keys:
     """Three root keys and one key for each of the other top-level roles."""
-    counts = {role: ROOT_KEYS if role is Role.ROOT else 1 for role in Role}
+    counts = {role: _keys_needed(role) for role in Role}
     return Keys({str(role): tuple(new_signer(entropy) for _ in range(n)) for role, n in counts.items()})
 
 
@@ -165,7 +176,7 @@ def save_keys(keys: Keys, folder: Path, protection: Protection | None = None) ->
             for number, signer in enumerate(signers)
         )
         for name, data in wanted.items():
-            _write_private(folder / name, data)
+            _replace_private(folder / name, data)
         for path in folder.iterdir():
             if _FILE.fullmatch(path.name) and path.name not in wanted:
                 path.unlink()
@@ -218,7 +229,7 @@ def _file_of(role: str, number: int, signer: Signer, protection: Protection | No
     return name, encrypted_pem(plain, protection.passphrase(name), protection.entropy)
 
 
-def _write_private(path: Path, data: bytes) -> None:
+def _replace_private(path: Path, data: bytes) -> None:
     part = path.with_name(path.name + ".part")
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

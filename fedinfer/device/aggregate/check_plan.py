@@ -16,6 +16,8 @@ Rules, each with a test in tests/protocol/test_device_plans.py. A plan is refuse
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from fedinfer.config import Correlation
 from fedinfer.device.host import Host
 from fedinfer.drift.channels import report_channels
@@ -94,20 +96,20 @@ def _check_work(plan: SumPlan) -> None:
 
 def _check_turn(host: Host, plan: SumPlan) -> None:
     scenario, turn = host.joined().scenario, plan.turn
-    if plan.purpose is Purpose.TRAIN and scenario.privacy.correlation is Correlation.BANDED:
-        if turn.rounds != scenario.most_rounds:
-            raise Misbehaviour(f"noise is correlated over {turn.rounds} rounds, the run has {scenario.most_rounds}")
-    elif turn != INDEPENDENT:
-        raise Misbehaviour(f"correlated noise for purpose {plan.purpose}, where this run has independent noise")
+    correlation = scenario.privacy.correlation if plan.purpose is Purpose.TRAIN else Correlation.NONE
+    match correlation:
+        case Correlation.BANDED:
+            if turn.rounds != scenario.most_rounds:
+                raise Misbehaviour(f"noise is correlated over {turn.rounds} rounds, the run has {scenario.most_rounds}")
+        case Correlation.NONE:
+            if turn != INDEPENDENT:
+                raise Misbehaviour(f"correlated noise for purpose {plan.purpose}, where this run has independent noise")
+        case _:
+            assert_never(correlation)
 
 
 def _check_mechanism(host: Host, plan: SumPlan) -> None:
-    mechanism, task = mechanism_of(plan), host.joined()
-    norm = clipping_of(task.scenario.privacy).bound
-    if plan.purpose is Purpose.GATE:
-        norm = NORM
-    elif plan.purpose is Purpose.DRIFT:
-        norm = report_norm(plan.unit, report_channels(task.schema.classes))
+    mechanism, norm = mechanism_of(plan), _own_norm(host, plan)
     if mechanism.clipping_norm != norm:
         raise Misbehaviour(f"the mechanism is for clipping norm {mechanism.clipping_norm}, this device clips to {norm}")
     honest = plan.min_survivors - share_of(len(plan.cohort), corruption_rate(host, plan))
@@ -115,3 +117,17 @@ def _check_mechanism(host: Host, plan: SumPlan) -> None:
         raise Misbehaviour(
             f"noise of {mechanism.contributors} devices is counted, {honest} are surely honest and there"
         )
+
+
+def _own_norm(host: Host, plan: SumPlan) -> float:
+    """The norm to which this device cuts what it sends for this purpose."""
+    task = host.joined()
+    match plan.purpose:
+        case Purpose.TRAIN:
+            return clipping_of(task.scenario.privacy).bound
+        case Purpose.GATE:
+            return NORM
+        case Purpose.DRIFT:
+            return report_norm(plan.unit, report_channels(task.schema.classes))
+        case _:
+            assert_never(plan.purpose)

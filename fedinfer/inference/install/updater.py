@@ -24,7 +24,7 @@ from fedinfer.inference.install.freshness import latest_known, note_refresh, sta
 from fedinfer.inference.install.installed import MANIFEST_FILE, MODEL_FILE, installed_manifest
 from fedinfer.inference.install.self_check import CheckResult, open_variant, self_check
 from fedinfer.inference.install.slots import Loaded, SlotInfo, Slots
-from fedinfer.inference.install.tuf_channel import Channel, Fetch, open_channel
+from fedinfer.inference.install.tuf_channel import Fetch, ModelChannel, open_channel
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.manifest import MAX_ARTIFACT_BYTES, MAX_MANIFEST_BYTES, Manifest, Variant, current_path
 from fedinfer.ports import Clock
@@ -159,7 +159,7 @@ class Updater:
         """A sentence when the repository was not reached for longer than the settings allow; empty otherwise."""
         return staleness_warning(self._metadata, now, self._settings.stale_after_seconds)
 
-    def _refresh(self, fetch: Fetch, now: datetime) -> tuple[Channel, tuple[int, ...]]:
+    def _refresh(self, fetch: Fetch, now: datetime) -> tuple[ModelChannel, tuple[int, ...]]:
         """The channel, and which versions of this device its repository has withdrawn.
 
         The whole signed list counts each time, not what is new in it: a device that was killed between the metadata and
@@ -175,7 +175,7 @@ class Updater:
             self._slots.withdraw(version)
         return channel, gone
 
-    def _unchanged(self, channel: Channel, active: SlotInfo | None, gone: tuple[int, ...]) -> InstallReport:
+    def _unchanged(self, channel: ModelChannel, active: SlotInfo | None, gone: tuple[int, ...]) -> InstallReport:
         version, variant = (0, "") if active is None else (active.version, active.variant)
         return InstallReport(version, version, False, variant, channel.received_bytes, withdrawn=gone)
 
@@ -203,7 +203,7 @@ class Updater:
             raise GateFailed(f"version {manifest.version} wants other rows or labels than this device feeds")
 
     def _bring(
-        self, channel: Channel, manifest: Manifest, manifest_bytes: bytes, loaded: Loaded | None
+        self, channel: ModelChannel, manifest: Manifest, manifest_bytes: bytes, loaded: Loaded | None
     ) -> InstallReport:
         candidate, rejected = self._choose(channel, manifest, loaded)
         staged = self._slots.stage(
@@ -228,7 +228,7 @@ class Updater:
         )
 
     def _choose(
-        self, channel: Channel, manifest: Manifest, loaded: Loaded | None
+        self, channel: ModelChannel, manifest: Manifest, loaded: Loaded | None
     ) -> tuple[_Candidate, tuple[str, ...]]:
         """The server's choice, or the fastest measured one, or the kind that was fastest before."""
         names = [variant.name for variant in manifest.variants]
@@ -240,7 +240,7 @@ class Updater:
         return self._fastest(channel, manifest, measured, loaded)
 
     def _fastest(
-        self, channel: Channel, manifest: Manifest, names: list[str], loaded: Loaded | None
+        self, channel: ModelChannel, manifest: Manifest, names: list[str], loaded: Loaded | None
     ) -> tuple[_Candidate, tuple[str, ...]]:
         passed: list[tuple[float, _Candidate]] = []
         rejected: list[str] = []
@@ -259,7 +259,7 @@ class Updater:
         return self_check(predictor, manifest, variant, self._clock, self._settings.most_latency_us)
 
     def _fetch_variant(
-        self, channel: Channel, manifest: Manifest, variant: Variant, loaded: Loaded | None
+        self, channel: ModelChannel, manifest: Manifest, variant: Variant, loaded: Loaded | None
     ) -> _Candidate:
         old = loaded.files[MODEL_FILE] if loaded is not None else b""
         old_digest = loaded.info.sha256[MODEL_FILE] if loaded is not None else ""
@@ -270,7 +270,7 @@ class Updater:
         return _Candidate(variant, model, delta)
 
 
-def _by_delta(channel: Channel, manifest: Manifest, variant: Variant, old: bytes, old_digest: str) -> bytes | None:
+def _by_delta(channel: ModelChannel, manifest: Manifest, variant: Variant, old: bytes, old_digest: str) -> bytes | None:
     """The model by the smallest delta that fits and is there; None = fetch the whole file."""
     fitting = [
         delta

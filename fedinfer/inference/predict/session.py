@@ -48,12 +48,6 @@ def static_width(session: ort.InferenceSession) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def static_classes(session: ort.InferenceSession) -> int | None:
-    """Number of classes when the graph fixes it."""
-    size = _output(session, PROBABILITIES).shape[1]
-    return size if isinstance(size, int) else None
-
-
 def metadata(session: ort.InferenceSession) -> dict[str, str]:
     """The `metadata_props` of the model.
 

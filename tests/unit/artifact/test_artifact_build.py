@@ -16,11 +16,11 @@ from fedinfer.artifact.evaluate import self_check_rows as selfcheck
 from fedinfer.artifact.evaluate.measure import Evidence
 from fedinfer.artifact.evaluate.metrics import calibration_error, softmax
 from fedinfer.artifact.export.graph import Ending, run
-from fedinfer.artifact.quantize.schemes import Family
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import DataError, GateFailed
 from fedinfer.manifest import Manifest
 from fedinfer.system import FrozenClock, SystemClock, simulation_rng
+from fedinfer.types import GraphFamily
 from tests.unit.artifact.workshop import PRIVACY, START, dense_core, evidence_for, vector_schema
 
 SCHEMA = vector_schema(12, 5)
@@ -40,7 +40,7 @@ def built():
 
 
 def test_int8_is_chosen_when_it_passes(built):
-    assert built.family is Family.DENSE
+    assert built.family is GraphFamily.DENSE
     assert built.chosen.name == "int8"
     assert [variant.name for variant in built.variants] == ["int8", "fp16", "float"]
     assert built.chosen.bytes < built.float_bytes

@@ -129,7 +129,7 @@ class Shouting:
         said = {
             Kind.PUSH: encode(PushReply(False, 0, "-" * 60)).replace(b"-" * 60, text[:60].encode().ljust(60)[:60]),
             Kind.HEALTH: encode(HealthReply(0, "a", 0)) + text.encode(),
-            Kind.DRIFT: text.encode(),
+            Kind.WINDOW: text.encode(),
         }
         honest = self._true.answer(asks)
         if asks[0].kind in said:

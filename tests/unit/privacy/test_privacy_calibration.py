@@ -9,14 +9,13 @@ from fedinfer.privacy.accounting.accountant import account, rdp_epsilon
 from fedinfer.privacy.accounting.calibration import (
     TOLERANCE,
     calibrate,
-    gaussian_epsilon,
     gaussian_events,
-    gaussian_noise_multiplier,
 )
 from fedinfer.privacy.accounting.events import GaussianEvent, Repeated
 from fedinfer.privacy.mechanism.design import design
 from fedinfer.privacy.mechanism.mechanism import NoiseKind, Rounding
 from fedinfer.types import Relation
+from tests.unit.privacy.gaussians import gaussian_epsilon, gaussian_noise_multiplier
 
 AR, R1 = Relation.ADD_REMOVE, Relation.REPLACE_ONE
 

@@ -14,7 +14,6 @@ from fedinfer.rollout.gates import (
     Verdict,
     bounds,
     judge,
-    share_above,
 )
 
 ERROR = Gate("error", Bound.AT_MOST, 0.2, 0.25, 0.0, 1.0, Scope.FLEET)
@@ -122,15 +121,6 @@ def test_wrong_passes_and_wrong_stops_stay_below_their_rates():
     assert verdicts(0.249, 0.801).count(Verdict.FAIL) / runs <= limit
     assert verdicts(0.05, 0.99).count(Verdict.PASS) / runs >= 0.9
     assert verdicts(0.40, 0.97).count(Verdict.FAIL) / runs >= 0.95
-
-
-def test_latency_buckets_become_a_share():
-    figure = share_above([50.0, 30.0, 15.0, 5.0], [100.0, 1000.0, 10_000.0], 1000.0, 2.0)
-    assert (figure.name, figure.total) == ("slow", 20.0)
-    assert figure.noise_std == pytest.approx(2.0 * math.sqrt(2))
-    for edges, limit in (([100.0], 50.0), ([100.0, 200.0], 100.0)):
-        with pytest.raises(ConfigError):
-            share_above([1.0, 2.0], edges, limit, 0.0)
 
 
 @pytest.mark.parametrize(
