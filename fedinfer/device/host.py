@@ -19,6 +19,7 @@ from fedinfer.errors import Misbehaviour
 from fedinfer.inference.installed import Installed
 from fedinfer.inference.session import SessionCache
 from fedinfer.messages import Kind, SumPlan
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.ports import Clock, Entropy
 from fedinfer.privacy.ledger import Budget, Ledger
 from fedinfer.privacy.noise import NoiseStream
@@ -60,6 +61,8 @@ class Policy:
             server chose.
         most_latency_us: slowest prediction that a new model may need.
         stale_after_seconds: warn when the model repository was not reached for longer.
+        isolation: where models of the server meet the rows of this device, and where they run first. A simulation,
+            which made the models itself, saves the processes.
     """
 
     budget: Budget
@@ -73,6 +76,7 @@ class Policy:
     factories: frozenset[str] = frozenset()
     most_latency_us: float = 1e6
     stale_after_seconds: float = 7 * 86400.0
+    isolation: Isolation = Isolation.PROCESS
 
 
 @dataclass(frozen=True, slots=True)

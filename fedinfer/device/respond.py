@@ -1,7 +1,7 @@
 """The device's one door: asks of one kind in, answers out. It knows which use case answers which message.
 
-Rule: a real device sends no text that can hold a value of its rows, a path, or a stack trace. Such errors leave as
-their class name; what they say is in the device's own log.
+Rule: a real device sends no text that can hold a value of its rows, a word of a model, a path, or a stack trace. Which
+texts leave is decided in `fedinfer.device.reported`; what stays is in the device's own log.
 """
 
 from __future__ import annotations
@@ -11,17 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from fedinfer.device import install, join, observe, sums
+from fedinfer.device import install, join, observe, reported, sums
 from fedinfer.device.host import Host
-from fedinfer.errors import BadMessage, DataError, FedInferError, GateFailed, StoreError
+from fedinfer.errors import BadMessage, FedInferError
 from fedinfer.messages import Kind
 from fedinfer.ports import Answer, Ask
 
 _log = logging.getLogger(__name__)
-_ABOUT_ROWS = (DataError.__name__, GateFailed.__name__, StoreError.__name__)
-_UNTOLD = "its text stays in the device's own log"
-MAX_DETAIL = 1000
-"""Characters of an error text that leave a device."""
 
 _USE_CASES: dict[Kind, Callable[[Host, Sequence[Ask]], list[Answer]]] = {
     Kind.ENROLL: join.answer_enroll,
@@ -69,7 +65,8 @@ class DeviceResponder:
         except Exception as error:  # whatever it is, its text must not reach the server
             _log.exception("%s failed", kind)
             return [
-                Answer(ask.device, b"", FedInferError.__name__, f"{type(error).__name__}: {_UNTOLD}") for ask in asks
+                Answer(ask.device, b"", FedInferError.__name__, f"{type(error).__name__}: {reported.UNTOLD}")
+                for ask in asks
             ]
 
     def _answers(self, kind: Kind, asks: Sequence[Ask]) -> list[Answer]:
@@ -85,7 +82,9 @@ class DeviceResponder:
 
 def _discreet(answer: Answer) -> Answer:
     """The answer without what the server must not read."""
-    if answer.error not in _ABOUT_ROWS:
-        return replace(answer, detail=answer.detail[:MAX_DETAIL])
-    _log.warning("%s: %s", answer.error, answer.detail)
-    return replace(answer, detail=_UNTOLD)
+    if not answer.error:
+        return answer
+    said = reported.detail(answer.error, answer.detail)
+    if said != answer.detail:
+        _log.warning("%s: %s", answer.error, answer.detail)
+    return replace(answer, detail=said)

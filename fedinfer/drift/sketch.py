@@ -6,8 +6,9 @@ Rules:
 * Unit `device`: each histogram is normalised to sum 1, all are put side by side, the whole is clipped to an L2 norm.
   One device can move the fleet's sum by at most that norm, however many rows it has.
 * Unit `example`: raw counts; one row adds one count to each of F histograms, so it moves the sum by sqrt(F).
-* A prediction that is not a number is counted in the lowest confidence bin, never dropped: a model that returns NaN
-  is drift.
+* A prediction that is not a number, and a row on which the model fails, are counted in the lowest confidence bin, never
+  dropped: a model that returns NaN or fails is drift. Such a failure is in no class, so the class histogram is as much
+  shorter.
 """
 
 from __future__ import annotations
@@ -83,18 +84,19 @@ def device_report(histograms: Sequence[Counts], clipping_norm: float) -> FloatVe
     """Unit `device`: normalised histograms side by side, clipped as one vector.
 
     Args:
-        histograms: counts, one array per channel, each with at least one count.
+        histograms: counts, one array per channel, of which the fullest has one count per row; at least one row.
         clipping_norm: largest L2 norm C > 0; sqrt(F) never clips, smaller values buy less noise for spread histograms.
 
     Returns:
         Report, shape (sum of bins,), float32, L2 norm <= C.
 
     Raises:
-        DataError: when a histogram is empty (a device without rows does not report).
+        DataError: when all histograms are empty (a device without rows does not report).
     """
-    if any(histogram.sum() <= 0 for histogram in histograms):
+    rows = max(int(histogram.sum()) for histogram in histograms)
+    if rows <= 0:
         raise DataError("a window without rows has no histogram to report")
-    report = np.concatenate([histogram / histogram.sum() for histogram in histograms])
+    report = np.concatenate(histograms) / rows
     norm = math.sqrt(float(report @ report))
     return (report * min(1.0, clipping_norm / norm)).astype(np.float32)
 
@@ -130,12 +132,16 @@ class OutputSketch:
     @property
     def rows(self) -> int:
         """Rows counted so far."""
-        return int(self._classes.sum())
+        return int(self._confidence.sum())
 
     def add(self, labels: npt.NDArray[np.integer[Any]], probabilities: npt.NDArray[np.floating[Any]]) -> None:
         """Count a batch: class numbers (rows,) and probabilities (rows, classes)."""
         self._classes += class_histogram(labels, self._classes.size)
         self._confidence += confidence_histogram(probabilities, self._edges)
+
+    def add_unanswered(self, rows: int) -> None:
+        """Count rows on which the model failed."""
+        self._confidence[0] += rows
 
     def histograms(self) -> tuple[Counts, Counts]:
         """Copies of the counts, in the order of `output_channels`."""

@@ -36,10 +36,12 @@ class CheckedModel:
     Args:
         data: serialized ONNX model.
         sha256: of the data, hexadecimal.
+        outputs: names of its outputs.
     """
 
     data: bytes = field(repr=False)
     sha256: str
+    outputs: tuple[str, ...] = ()
 
 
 def check_model(data: bytes, limits: GraphLimits = LIMITS) -> CheckedModel:
@@ -59,8 +61,7 @@ def check_model(data: bytes, limits: GraphLimits = LIMITS) -> CheckedModel:
     graphs = model.messages("graph")
     if not graphs:
         raise GateFailed("a model file without a graph", Refusal.MALFORMED)
-    _check_outputs(graphs[0], limits)
-    return CheckedModel(data, hashlib.sha256(data).hexdigest())
+    return CheckedModel(data, hashlib.sha256(data).hexdigest(), _outputs(graphs[0], limits))
 
 
 @dataclass(slots=True)
@@ -150,14 +151,18 @@ def _attribute(attribute: Message) -> None:
         raise GateFailed("an attribute is a reference or a type", Refusal.ATTRIBUTE)
 
 
-def _check_outputs(graph: Message, limits: GraphLimits) -> None:
+def _outputs(graph: Message, limits: GraphLimits) -> tuple[str, ...]:
+    """Names of the outputs, all of which are tensors."""
+    names = []
     for output in graph.messages("output"):
         name = output.text("name").decode("latin-1")
+        names.append(name)
         tensors = [kind for item in output.messages("type") for kind in item.messages("tensor_type")]
         if len(tensors) != 1:
             raise GateFailed(f"the output {name!r} is no tensor", Refusal.OUTPUTS)
         if tensors[0].number("elem_type") == _STRING and name not in limits.text_outputs:
             raise GateFailed(f"the output {name!r} is text", Refusal.OUTPUTS)
+    return tuple(names)
 
 
 def _constants(graph: Message) -> dict[bytes, list[int]]:

@@ -95,9 +95,7 @@ class Question:
     again_above: float = float("inf")
 
 
-def run_confined(
-    model: CheckedModel, question: Question, clock: Clock, limits: RunLimits = RUN_LIMITS
-) -> list[Run]:
+def run_confined(model: CheckedModel, question: Question, clock: Clock, limits: RunLimits = RUN_LIMITS) -> list[Run]:
     """Ask a model in a process that is locked in.
 
     Args:

@@ -22,6 +22,7 @@ from fedinfer.device.sketches import SKETCH_MIGRATIONS, MemorySketches, Sketches
 from fedinfer.flower.records import build_id
 from fedinfer.inference.session import SessionCache
 from fedinfer.messages import Kind
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.ports import Clock
 from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.privacy.noise import SimulatedStream
@@ -139,6 +140,7 @@ def simulated_host(
             corruption_rate=0.0,
             unconfirmed_ranges=True,
             reveals_simulation=True,
+            isolation=Isolation.NONE,
             factories=frozenset({scenario.model.factory}),
         ),
         rows=simulated_rows(scenario, federation),

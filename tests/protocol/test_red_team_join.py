@@ -17,7 +17,8 @@ from fedinfer.data import load_own, public_schema
 from fedinfer.deployment.node import MOST_DESCRIPTIONS, open_host
 from fedinfer.deployment.store import create_authority, enrol_device
 from fedinfer.device.host import Host
-from fedinfer.device.respond import MAX_DETAIL, DeviceResponder
+from fedinfer.device.reported import MAX_DETAIL
+from fedinfer.device.respond import DeviceResponder
 from fedinfer.messages import JoinReply, JoinRequest, Kind, Purpose
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.charges import mechanism_of
