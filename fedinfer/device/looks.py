@@ -1,8 +1,8 @@
-"""A look at a freshly installed model: the device's own rows through it and through the one before, in bounded figures.
+"""A look at a freshly installed model: the device's own rows through it and the one before, in bounded figures.
 
-Nothing of it leaves the device but the vector of fedinfer.rollout.looks, in a private sum. Whatever the model does with a
-row (fail, answer in another shape, NaN, hang, take memory) is the figure `error` of that row: it is counted in the vector
-and noised with it, and the answer has one size.
+Nothing of it leaves the device but the vector of fedinfer.rollout.looks, in a private sum. Whatever the model does with
+a row (fail, answer in another shape, NaN, hang, take memory) is the figure `error` of that row: it is counted in the
+vector and noised with it, and the answer has one size.
 """
 
 from __future__ import annotations

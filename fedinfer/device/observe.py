@@ -3,8 +3,8 @@
 Rules. The server makes the models, so a model may be built to tell something about the rows it sees:
 * whether, and on how many rows, it fails is visible in the noisy report only: a row without an answer counts in the
   lowest confidence bin, and the window is ready all the same;
-* a real device, and unit `example` anywhere: rows are predicted one by one, so that a row moves its own count only. In a
-  batch rows may influence each other (dynamic quantization does that without any malice);
+* a real device, and unit `example` anywhere: rows are predicted one by one, so that a row moves its own count only. In
+  a batch rows may influence each other (dynamic quantization does that without any malice);
 * on a real device the model meets the rows in a process that is locked in (`fedinfer.inference.row_answers`).
 """
 

@@ -144,17 +144,18 @@ def _started(model: CheckedModel, question: Question, limits: RunLimits) -> Iter
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         env=_ENVIRONMENT, cwd="/", close_fds=True, bufsize=0,
     )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
-    writer = threading.Thread(target=_send, args=(process.stdin, model, question, limits), daemon=True)
+    source, target = process.stdin, process.stdout
+    if source is None or target is None:
+        raise RuntimeError("a process was started without its pipes")
+    writer = threading.Thread(target=_send, args=(source, model, question, limits), daemon=True)
     writer.start()
     try:
-        yield process.stdout
+        yield target
     finally:
         process.kill()
         process.wait()
         writer.join()
-        process.stdout.close()
+        target.close()
 
 
 def _send(pipe: IO[bytes], model: CheckedModel, question: Question, limits: RunLimits) -> None:
