@@ -3,7 +3,8 @@
 Three locks, each by itself enough against a model that wants to open something:
 * resource limits (setrlimit): memory beyond what is in use, processor time, no new descriptor, no file grows;
 * Landlock (kernel 5.13, documentation "userspace-api/landlock"): a rule set that allows no place at all;
-* seccomp (kernel 3.17, "userspace-api/seccomp_filter"): a list of system calls; all others answer EPERM.
+* seccomp (kernel 3.17, "userspace-api/seccomp_filter"): a list of system calls; all others answer EPERM, in all
+  threads of the process.
 
 There is no way back: only a process of its own calls `confine`.
 """
@@ -19,7 +20,8 @@ from dataclasses import dataclass
 
 _LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446  # the same on all architectures
 _VERSION_FLAG = 1
-_NO_NEW_PRIVS, _SET_SECCOMP, _GET_SECCOMP, _FILTER_MODE = 38, 22, 21, 2
+_NO_NEW_PRIVS, _GET_SECCOMP = 38, 21  # prctl
+_SET_FILTER, _ALL_THREADS = 1, 1  # seccomp: operation and flag
 _ALLOW, _EPERM, _KILL = 0x7FFF0000, 0x00050001, 0x80000000
 _X32 = 0x40000000
 _DESCRIPTORS = 3  # standard input, output, error: nothing can be opened beside them
@@ -41,7 +43,8 @@ _AARCH64 = {
     "sysinfo": 179, "brk": 214, "munmap": 215, "mremap": 216, "mmap": 222, "mprotect": 226, "madvise": 233,
     "getrandom": 278, "membarrier": 283, "rseq": 293,
 }  # fmt: skip
-_MACHINES = {"x86_64": (0xC000003E, _X86_64), "aarch64": (0xC00000B7, _AARCH64)}
+# Number of the architecture, number of the system call seccomp, allowed calls.
+_MACHINES = {"x86_64": (0xC000003E, 317, _X86_64), "aarch64": (0xC00000B7, 277, _AARCH64)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,7 @@ def _restrict(version: int) -> bool:
 
 def _filter() -> bool:
     """Seccomp: a program in classic BPF that looks at architecture and number of each call."""
-    architecture, calls = _MACHINES[platform.machine()]
+    architecture, seccomp, calls = _MACHINES[platform.machine()]
     load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
     program = [
         (load, 0, 0, 4),
@@ -156,7 +159,7 @@ def _filter() -> bool:
     program.append((answer, 0, 0, _EPERM))
     code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *line) for line in program))
     packed = struct.pack("@HxxxxxxQ", len(program), ctypes.addressof(code))
-    return bool(_libc().prctl(_SET_SECCOMP, _FILTER_MODE, packed, 0, 0) == 0)
+    return bool(_libc().syscall(seccomp, _SET_FILTER, _ALL_THREADS, packed) == 0)
 
 
 def _libc() -> ctypes.CDLL:

@@ -32,7 +32,7 @@ from fedinfer.ports import Clock
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 _PROGRAM = "import sys; sys.path.insert(0, {root!r}); from fedinfer.model_file.confined import main; main()"
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LC_ALL": "C"}
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LC_ALL": "C", "ORT_DISABLE_TELEMETRY": "1"}
 _PART = 2**20
 
 

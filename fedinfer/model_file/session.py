@@ -8,6 +8,7 @@ from fedinfer.errors import GateFailed, Refusal
 from fedinfer.model_file.inspection import CheckedModel
 
 _FATAL_ONLY = 4  # ONNX Runtime writes to stderr by itself; a device's log belongs to the program that embeds us
+ort.disable_telemetry_events()  # for a program that loaded the runtime before fedinfer; see fedinfer/__init__.py
 NOWHERE = "/dev/null/no-file-belongs-to-a-model"
 """Where the runtime would look for data outside a model: below a file, so nothing can ever be there."""
 

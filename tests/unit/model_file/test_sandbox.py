@@ -92,6 +92,17 @@ def test_seccomp_alone_closes_everything(secret: Path) -> None:
     assert "done" not in found.values()
 
 
+def test_the_runtime_reports_its_use_to_nobody() -> None:
+    """Loaded through fedinfer it starts no thread that uploads."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import fedinfer.model_file.session, os; "
+        "print(os.environ['ORT_DISABLE_TELEMETRY'], len(os.listdir('/proc/self/task')))"
+    )
+    environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, check=True, env=environment)
+    assert done.stdout.split() == [b"1", b"1"]
+
+
 def graph(text: str) -> Any:
     return parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20, "ai.onnx.ml": 4]> g {text}')
 
