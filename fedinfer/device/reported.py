@@ -40,6 +40,8 @@ def reason(error: FedInferError) -> str:
     return f"{name if name in SENTENCES else FedInferError.__name__}: {sentence}"
 
 
-def detail(name: str, text: str) -> str:
-    """What leaves of the text of an error of the class `name`."""
-    return text[:MAX_DETAIL] if name in _PROTOCOL else SENTENCES.get(name, UNTOLD)
+def discreet(name: str, text: str) -> tuple[str, str]:
+    """Class and text that leave, of an error of the class `name`."""
+    if name in _PROTOCOL:
+        return name, text[:MAX_DETAIL]
+    return (name, SENTENCES[name]) if name in SENTENCES else (FedInferError.__name__, UNTOLD)

@@ -62,12 +62,9 @@ class DeviceResponder:
             return self._answers(kind, asks)
         try:
             return [_discreet(answer) for answer in self._answers(kind, asks)]
-        except Exception as error:  # whatever it is, its text must not reach the server
+        except Exception:  # whatever it is, neither its text nor its class may reach the server
             _log.exception("%s failed", kind)
-            return [
-                Answer(ask.device, b"", FedInferError.__name__, f"{type(error).__name__}: {reported.UNTOLD}")
-                for ask in asks
-            ]
+            return [Answer(ask.device, b"", FedInferError.__name__, reported.UNTOLD) for ask in asks]
 
     def _answers(self, kind: Kind, asks: Sequence[Ask]) -> list[Answer]:
         parts = groupby(asks, key=lambda ask: ask.common)
@@ -84,7 +81,7 @@ def _discreet(answer: Answer) -> Answer:
     """The answer without what the server must not read."""
     if not answer.error:
         return answer
-    said = reported.detail(answer.error, answer.detail)
-    if said != answer.detail:
+    error, detail = reported.discreet(answer.error, answer.detail)
+    if detail != answer.detail:
         _log.warning("%s: %s", answer.error, answer.detail)
-    return replace(answer, detail=said)
+    return replace(answer, error=error, detail=detail)

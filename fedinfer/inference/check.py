@@ -66,7 +66,7 @@ def check_matrix(predictor: Predictor, manifest: Manifest) -> Rows:
 def confined_check(
     model: bytes, manifest: Manifest, variant: Variant, clock: Clock, limits: RunLimits = RUN_LIMITS
 ) -> None:
-    """Run the check rows of a manifest, all together and one by one, in a process that is locked in.
+    """Run the check rows of a manifest in a process that is locked in.
 
     Args:
         model: the file, never run here before.
@@ -82,14 +82,11 @@ def confined_check(
     checked, rows = check_model(model), _checked_rows(reader_of(manifest.schema), manifest)
     others = (LABEL,) if LABEL in checked.outputs else ()
     classes, what = len(manifest.labels), f"version {manifest.version} ({variant.name})"
-    for alone in (False, True):
-        question = Question(INPUT, PROBABILITIES, classes, rows, alone, others)
-        runs = run_confined(checked, question, clock, limits)
-        answers = [run.probabilities for run in runs if run.probabilities is not None]
-        if len(answers) < len(runs):
-            raise GateFailed(f"{what}: {len(runs) - len(answers)} of {len(runs)} confined runs fail", Refusal.CONFINED)
-        if not alone:
-            _compare(np.concatenate(answers), variant, what)
+    question = Question(INPUT, PROBABILITIES, classes, rows, alone=False, others=others)
+    (run,) = run_confined(checked, question, clock, limits)
+    if run.probabilities is None:
+        raise GateFailed(f"{what}: the model fails on the check rows while it is confined", Refusal.CONFINED)
+    _compare(run.probabilities, variant, what)
 
 
 def _compare(probabilities: FloatArray, variant: Variant, what: str) -> float:
