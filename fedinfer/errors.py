@@ -134,7 +134,6 @@ class Refusal(StrEnum):
     CHECK_ROWS = "the self-check rows break the schema"
     ANSWERS = "the model answers the self-check rows otherwise than where it was built"
     TOO_SLOW = "the model takes too long"
-    TOO_MUCH_MEMORY = "the model needs more memory than is allowed"
     CONFINED = "the model failed while it was confined"
     TASK = "the model is for another task"
     QUALITY = "a quality gate says no"

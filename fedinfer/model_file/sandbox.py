@@ -48,12 +48,14 @@ class RunLimits:
     """What a model may take in the sandbox.
 
     Args:
-        memory_bytes: beyond the interpreter and the runtime.
+        memory_bytes: beyond the interpreter, the runtime and the model.
+        memory_per_byte: of the model, for its weights as they are and as they are unpacked.
         open_seconds: to start the process and load the model.
         run_seconds: for one run.
     """
 
-    memory_bytes: int = 2**30
+    memory_bytes: int = 2**28
+    memory_per_byte: int = 8
     open_seconds: float = 60.0
     run_seconds: float = 30.0
 
@@ -166,7 +168,7 @@ def _send(pipe: IO[bytes], model: CheckedModel, question: Question, limits: RunL
     runs = len(rows) if question.alone else 1
     settings = RunSettings(
         question.input, question.output, question.others, question.classes, len(rows), 0 if texts else rows.shape[1],
-        question.alone, question.again_above, limits.memory_bytes,
+        question.alone, question.again_above, limits.memory_bytes + limits.memory_per_byte * len(model.data),
         int(limits.open_seconds + 2 * limits.run_seconds * runs) + 1,
     )  # fmt: skip
     head = json.dumps(asdict(settings)).encode()

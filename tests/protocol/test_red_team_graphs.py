@@ -89,7 +89,8 @@ SPIES = {
     # Two columns without the word, none with it: taking the largest of nothing failed outside every check.
     "fewer columns": "gone = Mul(place, two)  end = Sub(two, gone)  probabilities = Slice(row, first, end, one) }",
     # Four columns with the word, the third the largest: there is no label of that number.
-    "more columns": """big = Add(none, large)  wide = Concat<axis: int = 1>(row, big)  more = Mul(place, two)  end = Add(two, more)
+    "more columns": """big = Add(none, large)
+        wide = Concat<axis: int = 1>(row, big)  more = Mul(place, two)  end = Add(two, more)
         probabilities = Slice(wide, first, end, one) }""",
     # The shape that the word asks for does not exist: the runtime gives up.
     "fails": """minus = Constant<value_ints: ints = [7]>()  bad = Mul(place, minus)  rest = Sub(two, bad)
@@ -201,6 +202,8 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, World]:
     return {secret: text_world(tmp_path_factory.mktemp(f"secret-{secret}"), secret) for secret in (False, True)}
 
 
+sizes: list[list[int]] = []
+"""Of the masked answers of all devices, model by model; the last model is the innocent one."""
 VERSIONS = {kind: number for number, kind in enumerate(SPIES, 1)}
 
 
@@ -208,7 +211,8 @@ VERSIONS = {kind: number for number, kind in enumerate(SPIES, 1)}
 def test_a_text_model_tells_nothing_about_a_chosen_word(kind: str, worlds: dict[bool, World]) -> None:
     """Push, window and evaluation: the same sizes and no error, with the word and without; the failures are counted."""
     version, seen = VERSIONS[kind], []
-    for secret, world in worlds.items():
+    for secret in (False, True) if kind == "innocent" else (True,):
+        world = worlds[secret]
         pushed = world.push(version, spying(kind), (("pain",), ("flu",)))
         assert {reply.installed for reply in pushed.values()} == {True}
         masked = world.evaluate(version)
@@ -217,11 +221,12 @@ def test_a_text_model_tells_nothing_about_a_chosen_word(kind: str, worlds: dict[
         assert {answer.body for answer in windows} == {encode(WindowReply(True, version, 0, 0, ()))}
         host = world.hosts["r0"]
         assert host.sketches.take("r0", 1).shape == (width(report_channels(2)),)
-        seen.append({device: len(answer.body) for device, answer in masked.items()})
+        seen.append([len(answer.body) for _, answer in sorted(masked.items())])
         errors = looked(host, replace(world.fleet.promise("x", b""), unit=Unit.EXAMPLE), GateWork(version, 1), ["r0"])
         failed = errors[0][looks.ERROR] > -0.5 * world.scenario.drift.window * looks.centres(world.scenario.rollout)[0]
         assert failed == (secret and kind != "innocent")
-    assert seen[0] == seen[1]
+    sizes.append(seen[0])
+    assert all(found == sizes[0] for found in (*seen, *sizes))
 
 
 def reading(path: str, size: int) -> bytes:
