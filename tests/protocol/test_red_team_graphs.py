@@ -16,18 +16,19 @@ import numpy as np
 import pytest
 from onnx import TensorProto, numpy_helper, parser
 
-from fedinfer.artifact.repository import Repository
-from fedinfer.artifact.signing import generate_keys
+from fedinfer.artifact.release.repository import Repository
+from fedinfer.artifact.release.signing import generate_keys
 from fedinfer.config import Scenario
-from fedinfer.coordinator.enrol import join
-from fedinfer.coordinator.planning import Population, make_plan
+from fedinfer.coordinator.enrolment import join
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.run_plan import make_plan
 from fedinfer.data import public_schema
 from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import create_authority, enrol_device
-from fedinfer.device import install, reported, respond
+from fedinfer.device import dispatch, install, reported
+from fedinfer.device.canary import looked
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
-from fedinfer.device.looks import looked
-from fedinfer.device.respond import DeviceResponder
 from fedinfer.drift.channels import report_channels, width
 from fedinfer.errors import (
     ArtifactRejected,
@@ -57,7 +58,7 @@ from fedinfer.messages import (
 )
 from fedinfer.model_file import inspection
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy.ledger import Budget
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.rollout import looks
 from fedinfer.schema import Schema
 from fedinfer.system import SystemClock, SystemEntropy
@@ -291,7 +292,7 @@ def test_no_text_about_a_model_a_file_or_a_row_leaves_in_an_error(
     def fail(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setitem(respond._USE_CASES, kind, fail)
+    monkeypatch.setitem(dispatch._USE_CASES, kind, fail)
     answer = DeviceResponder(host).answer([Ask("r00", kind, b"")])[0]
     assert answer.error
     assert POISON not in answer.error + answer.detail
