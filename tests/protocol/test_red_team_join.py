@@ -184,6 +184,25 @@ def test_a_server_cannot_go_on_asking_whether_a_description_fits(store: Path) ->
     assert not join(open_host(store), known, "again").error, "what was tried before may be used for ever"
 
 
+PROBES = {
+    "labels": 'data.labels = ["no", "yes", "probe-{number}"]',
+    "ranges": "data.ranges = {{ a = [0, {number}], b = [-1, 1], c = [0, 10] }}",
+    "categories": 'data.categorical = ["a"]\ndata.categories = {{ a = ["0", "{number}"] }}\n'
+    "data.ranges = {{ b = [-1, 1], c = [0, 10] }}",
+}
+
+
+@pytest.mark.parametrize("part", PROBES)
+def test_labels_ranges_and_categories_are_part_of_a_description(part: str, store: Path) -> None:
+    """Each of them is a question about the rows: a server that changes only this one asks no more often than others."""
+    last = None
+    for number in range(1, MOST_DESCRIPTIONS + 2):
+        last = join(open_host(store), settings(PROBES[part].format(number=number)), f"run-{number}")
+        assert (number <= MOST_DESCRIPTIONS) == ("descriptions" not in last.detail)
+    assert last is not None
+    assert last.error == "Misbehaviour"
+
+
 def test_error_texts_are_bounded(store: Path) -> None:
     answer = join(open_host(store), settings(f'model.factory = "{"m" * 100_000}:f"'))
     assert answer.error == "Misbehaviour"
