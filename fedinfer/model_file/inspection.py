@@ -26,6 +26,7 @@ _ELEMENTS_PER_BYTE = 4  # the smallest type has 2 bits
 _DATA = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data", "raw_data")
 _TEXTS = ("name", "doc_string", "key", "value", "op_type", "domain", "denotation", "dim_param", "producer_name", "s")
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+_SHOWN = 60  # characters of a name in an error
 _MOST_SIZES = 64  # numbers of a shape that are read
 
 
@@ -123,15 +124,17 @@ class _Judge:
         domain, operator = node.text("domain").decode("latin-1"), node.text("op_type").decode("latin-1")
         inner = any("g" in item.fields or "graphs" in item.fields for item in node.messages("attribute"))
         if (operator in _CONTROL_FLOW or inner) and operator not in self.limits.control_flow:
-            raise GateFailed(f"operator {operator!r} controls the flow", Refusal.CONTROL_FLOW)
+            raise GateFailed(f"operator {operator[:_SHOWN]!r} controls the flow", Refusal.CONTROL_FLOW)
         allowed = self.limits.domains.get(domain, frozenset())
         if node.text("overload") or (allowed is not None and operator not in allowed):
-            raise GateFailed(f"operator {operator!r} of domain {domain!r} is not allowed", Refusal.OPERATOR)
+            raise GateFailed(
+                f"operator {operator[:_SHOWN]!r} of domain {domain[:_SHOWN]!r} is not allowed", Refusal.OPERATOR
+            )
 
     def _import(self, opset: Message) -> None:
         domain = opset.text("domain").decode("latin-1")
         if domain not in self.limits.domains and domain not in self.limits.imports:
-            raise GateFailed(f"the model imports the domain {domain!r}", Refusal.OPERATOR)
+            raise GateFailed(f"the model imports the domain {domain[:_SHOWN]!r}", Refusal.OPERATOR)
 
     def _graph(self, graph: Message) -> None:
         """Refuse a size that the graph itself names and that is too large."""
@@ -159,9 +162,9 @@ def _outputs(graph: Message, limits: GraphLimits) -> tuple[str, ...]:
         names.append(name)
         tensors = [kind for item in output.messages("type") for kind in item.messages("tensor_type")]
         if len(tensors) != 1:
-            raise GateFailed(f"the output {name!r} is no tensor", Refusal.OUTPUTS)
+            raise GateFailed(f"the output {name[:_SHOWN]!r} is no tensor", Refusal.OUTPUTS)
         if tensors[0].number("elem_type") == _STRING and name not in limits.text_outputs:
-            raise GateFailed(f"the output {name!r} is text", Refusal.OUTPUTS)
+            raise GateFailed(f"the output {name[:_SHOWN]!r} is text", Refusal.OUTPUTS)
     return tuple(names)
 
 
@@ -218,4 +221,4 @@ def _counted(tensor: Message) -> int:
 
 
 def _shown(tensor: Message) -> str:
-    return repr(tensor.text("name")[:60])
+    return repr(tensor.text("name")[:_SHOWN])
