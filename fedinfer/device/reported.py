@@ -4,6 +4,7 @@ Rules:
 * About a model, a file or rows a device says one of the sentences here or in `Refusal`, and nothing else: the text of
   such an error may hold words of the graph, cells, paths or what the runtime printed, and a model could use it to carry
   something home. What happened is in the device's own log.
+* The same of settings and packages: what an import or a file system says about them holds paths.
 * An error of the protocol (a plan, a budget, a message) says what it says: its text is about what the server sent.
 * Any class that is not listed says nothing but that there was an error.
 """
@@ -25,11 +26,13 @@ SENTENCES = {
     "StoreError": "this device cannot write or read its files",
     "TransportError": "a file of the update did not come with the message",
     "DataError": UNTOLD,
+    "ConfigError": "the task does not fit this device or its program",
+    "MissingExtra": "an optional package is not installed on this device",
 }
 NOT_WITHDRAWN = "the version is not in the signed list of withdrawn versions"
 _PROTOCOL = frozenset(
     {"BudgetExceeded", "ProtocolAbort", "TooFewSurvivors", "BadShare", "BadMessage", "VersionMismatch", "Misbehaviour",
-     "FedInferError", "TransportError", "ConfigError", "MissingExtra"}
+     "FedInferError", "TransportError"}
 )  # fmt: skip
 
 

@@ -34,10 +34,12 @@ from fedinfer.drift.channels import report_channels, width
 from fedinfer.errors import (
     ArtifactRejected,
     BadSignature,
+    ConfigError,
     DataError,
     FedInferError,
     GateFailed,
     LogTampered,
+    MissingExtra,
     NoModel,
     PatchRefused,
     Refusal,
@@ -276,7 +278,13 @@ POISON = "SECRET-7f3a"
 POISONED = [
     kind(f"{POISON} in /home/{POISON}/r.csv")
     for kind in (ArtifactRejected, BadSignature, GateFailed, NoModel, PatchRefused, Rollback, StoreError, DataError)
-] + [IndexError(POISON), LogTampered(POISON), type(POISON, (FedInferError,), {})(POISON)]
+] + [
+    ConfigError(POISON),
+    MissingExtra(POISON),
+    IndexError(POISON),
+    LogTampered(POISON),
+    type(POISON, (FedInferError,), {})(POISON),
+]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from fedinfer.deployment.node import MOST_DESCRIPTIONS, open_host
 from fedinfer.deployment.store import create_authority, enrol_device
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
-from fedinfer.device.reported import MAX_DETAIL, UNTOLD
+from fedinfer.device.reported import MAX_DETAIL, SENTENCES, UNTOLD
 from fedinfer.messages import JoinReply, JoinRequest, Kind, Purpose
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget
@@ -250,13 +250,14 @@ def test_a_run_without_a_root_does_not_unpin_it(store: Path) -> None:
 # --- budgets of rows and of devices ---
 
 
-def test_a_device_does_not_add_up_budgets_of_different_units(store: Path) -> None:
+def test_a_device_does_not_add_up_budgets_of_different_units(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A bound for one row and a bound for a whole device bound different changes: their sum bounds neither."""
     assert not join(open_host(store), settings(), "rows").error
     host = open_host(store)
     answer = join(host, settings('privacy.unit = "device"'), "devices")
     assert answer.error == "ConfigError"
-    assert str(Relation.ZERO_OUT) in answer.detail
+    assert answer.detail == SENTENCES["ConfigError"]
+    assert str(Relation.ZERO_OUT) in caplog.text  # its owner reads why
     assert host.joined().run_id == "rows"
 
 
