@@ -20,6 +20,7 @@ from fedinfer.errors import Misbehaviour
 from fedinfer.inference.install.installed import Installed
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.messages import Kind, SumPlan
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.ports import Clock, Entropy
 from fedinfer.privacy.accounting.ledger import Budget, Ledger
 from fedinfer.privacy.mechanism.noise import NoiseStream
@@ -63,6 +64,8 @@ class Policy:
         tasks: names of scenarios that may be joined; None: any.
         most_latency_us: slowest prediction that a new model may need.
         stale_after_seconds: warn when the model repository was not reached for longer.
+        isolation: where models of the server meet the rows of this device, and where they run first. A simulation,
+            which made the models itself, saves the processes.
     """
 
     budget: Budget
@@ -77,6 +80,7 @@ class Policy:
     tasks: frozenset[str] | None = None
     most_latency_us: float = 1e6
     stale_after_seconds: float = 7 * 86400.0
+    isolation: Isolation = Isolation.PROCESS
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from fedinfer.device.validity import MemoryKnown
 from fedinfer.flower.records import build_id
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.messages import Kind
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.ports import Clock
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.privacy.charges import relation_of
@@ -140,6 +141,7 @@ def simulated_host(
             corruption_rate=0.0,
             unconfirmed_ranges=True,
             reveals_simulation=True,
+            isolation=Isolation.NONE,
             factories=frozenset({scenario.model.factory}),
         ),
         rows=simulated_rows(scenario, federation),

@@ -19,6 +19,7 @@ from fedinfer.deployment.store import (
     read_authority,
 )
 from fedinfer.errors import ConfigError, FedInferError, Misbehaviour, StoreError
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.mechanism.noise import SecureStream
 from fedinfer.secagg.keys import IdentityKey
@@ -125,6 +126,7 @@ def test_a_real_device_reveals_and_allows_nothing_of_a_simulation(store: Path) -
     policy = open_host(store).policy
     assert not policy.plain_sums
     assert not policy.reveals_simulation
+    assert policy.isolation is Isolation.PROCESS
     assert not policy.unconfirmed_ranges
     assert policy.min_survivors == 3
     assert policy.budget == BUDGET
