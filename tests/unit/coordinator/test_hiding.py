@@ -154,7 +154,9 @@ def test_a_split_that_contradicts_itself_is_refused(split: Split) -> None:
         check_group(EVERYONE, split)
 
 
-@pytest.mark.parametrize(("rate", "cohort", "corrupt"), [(0.29, 100, 29), (0.35, 180, 63), (0.1, 100, 10), (0.3, 9, 3), (0.1, 4, 1)])
+@pytest.mark.parametrize(
+    ("rate", "cohort", "corrupt"), [(0.29, 100, 29), (0.35, 180, 63), (0.1, 100, 10), (0.3, 9, 3), (0.1, 4, 1)]
+)
 def test_server_and_device_count_the_same_corrupt_devices(rate, cohort, corrupt):
     """0.29 * 100 is below 29 in binary; a part of a device is a whole one: one fewer would be a share of noise too many."""
     assert hide(section(corruption_rate=rate, dropout_rate=0.0), cohort).corrupt == corrupt
