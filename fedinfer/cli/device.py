@@ -21,6 +21,7 @@ from fedinfer.cli import enrolment
 from fedinfer.cli.labelled import read_text
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
 from fedinfer.cli.spreadsheet import csv_text
+from fedinfer.deployment.store import Floors, open_device, set_floors
 from fedinfer.errors import ConfigError, FedInferError
 from fedinfer.inference.install.freshness import seconds_since_refresh, staleness_warning
 from fedinfer.inference.install.installed import Installed, open_installed
@@ -128,6 +129,39 @@ def status(
         return
     for key, value in document.items():
         stdout.print(f"{key.replace('_', ' '):28s} {value}", markup=False, highlight=False)
+
+
+@app.command()
+def policy(
+    store: Annotated[Path, typer.Option("--store", help="folder of an enrolled device")],
+    min_survivors: Annotated[
+        int | None, typer.Option("--min-survivors", help="fewest devices in a sum that this device joins")
+    ] = None,
+    corruption_rate: Annotated[
+        float | None,
+        typer.Option("--corruption-rate", callback=a_number, help="part of all devices that may work for the attacker"),
+    ] = None,
+    dropout_rate: Annotated[
+        float | None,
+        typer.Option("--dropout-rate", callback=a_number, help="part that may vanish while this device stays hidden"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What this device's owner demands of every private sum: show it, or set what is given. No server can lower it."""
+    with errors_to_exit():
+        before = open_device(store).floors
+        floors = Floors(
+            before.min_survivors if min_survivors is None else min_survivors,
+            before.corruption_rate if corruption_rate is None else corruption_rate,
+            before.dropout_rate if dropout_rate is None else dropout_rate,
+        )
+        if floors != before:
+            set_floors(store, floors)
+    if as_json:
+        print_json(asdict(floors))
+        return
+    for name, value in asdict(floors).items():
+        stdout.print(f"{name.replace('_', ' '):28s} {value:g}", markup=False, highlight=False)
 
 
 @app.command()

@@ -29,6 +29,11 @@ def request(
     min_survivors: Annotated[int, typer.Option(min=2, help="among how many devices it wants to hide, at least")],
     delta: Annotated[float, typer.Option(min=0, max=1, callback=a_number, help="budget over all runs together")] = 1e-5,
     authority: AuthorityFile = None,
+    corruption_rate: Annotated[
+        float, typer.Option(callback=a_number, help="part of all devices that may work for the attacker")
+    ] = 0.1,
+    dropout_rate: Annotated[float, typer.Option(callback=a_number, help="part of all devices that may drop out")] = 0.1,
+    task: Annotated[list[str] | None, typer.Option("--task", help="scenario that it takes part in; repeat")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make the store and the key of this device, and a request for the authority."""
@@ -38,7 +43,10 @@ def request(
 
         pinned = _bytes(authority) if authority else b""
         budget = Budget(epsilon, delta)
-        asked = request_enrolment(store, device, data, budget, min_survivors, SystemEntropy(), pinned)
+        floors = {"corruption_rate": corruption_rate, "dropout_rate": dropout_rate}
+        asked = request_enrolment(
+            store, device, data, budget, min_survivors, SystemEntropy(), pinned, **floors, tasks=tuple(task or ())
+        )
         _write(out, asked)
     _show(_asked(asked, out), as_json)
 

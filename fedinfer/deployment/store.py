@@ -4,6 +4,7 @@
 the same two steps in the same folder, so the ledger stays.
 
 device.json       {"device": name, "data": table of the device, "budget": {"epsilon", "delta"}, "min_survivors",
+                   "corruption_rate", "dropout_rate" (0.1 each where left out),
                    "factories": own models that a task may use (may be left out),
                    "tasks": names of scenarios that the owner agreed to, "*" for all,
                    "publishers": of app bundles (may be left out: fedinfer)}
@@ -20,7 +21,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -41,6 +43,34 @@ IDENTITY, FOLLOWING, CERTIFICATE, AUTHORITY = "identity.key", "identity.next.key
 ANY_TASK = "*"
 PUBLISHERS = frozenset({"fedinfer"})
 """Whose runs a device takes part in when its owner names nobody."""
+CORRUPTION_RATE, DROPOUT_RATE = 0.1, 0.1
+"""What an owner who says nothing demands of every private sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Floors:
+    """What an owner demands of every private sum; no server can lower it.
+
+    Args:
+        min_survivors: fewest devices in a sum, 2 or more.
+        corruption_rate: part of the other side's devices that may work for the attacker, in (0, 1): one at least.
+        dropout_rate: part of a cohort that may vanish while this device stays hidden, in [0, 1).
+
+    Raises:
+        ConfigError: a number outside its range.
+    """
+
+    min_survivors: int
+    corruption_rate: float = CORRUPTION_RATE
+    dropout_rate: float = DROPOUT_RATE
+
+    def __post_init__(self) -> None:
+        if self.min_survivors < 2:
+            raise ConfigError(f"min_survivors {self.min_survivors}: a sum over fewer than 2 devices hides nobody")
+        if not 0 < self.corruption_rate < 1:
+            raise ConfigError(f"corruption_rate {self.corruption_rate}, allowed are 0 to 1 without the ends")
+        if not 0 <= self.dropout_rate < 1:
+            raise ConfigError(f"dropout_rate {self.dropout_rate}, allowed are 0 to below 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +82,7 @@ class DeviceStore:
         device: its name.
         data: its own table.
         budget: what its owner allows over all runs.
-        min_survivors: among how many it wants to hide.
+        floors: what its owner demands of every private sum.
         identity: its key.
         certificate: fedinfer.secagg.enrolment.Certificate, encoded.
         authority: pinned public key of the authority.
@@ -65,7 +95,7 @@ class DeviceStore:
     device: DeviceId
     data: Path
     budget: Budget
-    min_survivors: int
+    floors: Floors
     identity: IdentityKey
     certificate: bytes
     authority: bytes
@@ -102,6 +132,9 @@ def request_enrolment(
     min_survivors: int,
     entropy: Entropy,
     authority: bytes = b"",
+    corruption_rate: float = CORRUPTION_RATE,
+    dropout_rate: float = DROPOUT_RATE,
+    tasks: Sequence[str] = (),
 ) -> bytes:
     """Make the store of a device, its key included, and ask for a certificate.
 
@@ -110,18 +143,22 @@ def request_enrolment(
         device: its name.
         data: its own table.
         budget: what its owner allows over all runs.
-        min_survivors: among how many it wants to hide.
+        min_survivors: fewest devices in a sum.
         entropy: for its key.
         authority: public key to pin now, got from the authority itself; empty: the one that the approval brings.
+        corruption_rate: see `Floors`.
+        dropout_rate: see `Floors`.
+        tasks: names of scenarios that the owner agrees to.
 
     Returns:
         The request for the authority; it holds no secret.
 
     Raises:
-        ConfigError: no session would accept the name.
+        ConfigError: no session would accept the name, or a number is outside its range.
         StoreError: the folder holds a device already or cannot be written.
     """
     check_name(device)
+    floors = Floors(min_survivors, corruption_rate, dropout_rate)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -133,7 +170,8 @@ def request_enrolment(
         "device": device,
         "data": str(data.resolve()),
         "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
-        "min_survivors": min_survivors,
+        **asdict(floors),
+        "tasks": list(tasks),
     }
     if authority:
         _replace(folder / AUTHORITY, authority)
@@ -208,6 +246,8 @@ def enrol_device(
     authority: Authority,
     entropy: Entropy,
     clock: Clock,
+    corruption_rate: float = CORRUPTION_RATE,
+    dropout_rate: float = DROPOUT_RATE,
 ) -> DeviceStore:
     """Request and approval in one process that has the authority's key: for simulations and tests.
 
@@ -215,7 +255,7 @@ def enrol_device(
         ConfigError: no session would accept the name.
         StoreError: the folder holds a device already or cannot be written.
     """
-    request_enrolment(folder, device, data, budget, min_survivors, entropy)
+    request_enrolment(folder, device, data, budget, min_survivors, entropy, b"", corruption_rate, dropout_rate)
     now = clock.now()
     begin, end = seconds_of(now - CLOCK_SKEW), seconds_of(now + timedelta(days=CERTIFICATE_DAYS))
     public = _own_keys(folder)[0].public_bytes
@@ -240,7 +280,11 @@ def open_device(folder: Path) -> DeviceStore:
             device=str(settings["device"]),
             data=Path(settings["data"]),
             budget=Budget(float(settings["budget"]["epsilon"]), float(settings["budget"]["delta"])),
-            min_survivors=int(settings["min_survivors"]),
+            floors=Floors(
+                min_survivors=int(settings["min_survivors"]),
+                corruption_rate=float(settings.get("corruption_rate", CORRUPTION_RATE)),
+                dropout_rate=float(settings.get("dropout_rate", DROPOUT_RATE)),
+            ),
             identity=identity,
             certificate=_read(folder / CERTIFICATE),
             authority=_read(folder / AUTHORITY),
@@ -259,6 +303,20 @@ def _names(listed: object) -> frozenset[str]:
     if not isinstance(listed, list):
         raise TypeError(f"expected a list of names, got {listed!r}")
     return frozenset(str(name) for name in listed)
+
+
+def set_floors(folder: Path, floors: Floors) -> None:
+    """Write what the owner demands into `device.json`; it holds from the next question on.
+
+    Raises:
+        StoreError: the file cannot be read or written.
+    """
+    path = folder / "device.json"
+    try:
+        settings = json.loads(path.read_text()) | asdict(floors)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: {error}", hint="enrol the device first") from error
+    _replace(path, (json.dumps(settings, indent=2) + "\n").encode())
 
 
 def private_file(path: Path) -> None:

@@ -199,7 +199,7 @@ def text_world(folder: Path, secret: bool) -> World:
                 chosen = WORD if secret and number == 0 and row % 3 == 0 else ("pain", "flu", "sick")[row % 3]
                 writer.writerow([chosen, ("no", "yes")[row % 2]])
         stores.append(folder / f"s{number}")
-        enrol_device(stores[-1], f"r{number}", table, Budget(8.0, 1e-5), 3, authority, SystemEntropy())
+        enrol_device(stores[-1], f"r{number}", table, Budget(8.0, 1e-5), 3, authority, SystemEntropy(), SystemClock())
     return joined(folder, stores, settings(TEXTS))
 
 

@@ -22,6 +22,7 @@ from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.charges import mechanism_of
 from fedinfer.privacy.mechanism.noise import SecureStream
 from fedinfer.secagg.groups import most_corrupt, random_groups
+from fedinfer.secagg.hypergeometric import corrupt_among
 from fedinfer.system import SystemEntropy
 from fedinfer.training.engines import batched
 from fedinfer.training.engines.sampling import poisson_rows
@@ -76,7 +77,7 @@ def test_in_a_group_a_device_counts_on_the_worst_deal_not_on_the_mean(tmp_path: 
     worst = most_corrupt(1000, 100, len(cohort), 10)
     assert worst > 20
     plan = fleet.promise("round-1/group-1", work(), cohort=cohort, split=split, min_survivors=len(cohort))
-    assert int(corruption_rate(host, plan) * len(cohort)) == worst
+    assert corrupt_among(len(cohort), corruption_rate(host, plan)) == worst
     for contributors, fine in ((len(cohort) - worst, True), (len(cohort) - worst + 1, False)):
         mechanism = replace(mechanism_of(plan), contributors=contributors, summands=len(cohort))
         offered = replace(plan, mechanism=encode(mechanism))

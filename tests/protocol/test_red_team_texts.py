@@ -317,6 +317,8 @@ def test_a_name_that_no_session_takes_is_refused_at_enrolment(name: str, tmp_pat
         Session("r", "1", "train", b"m" * 32, tuple(sorted(("a", name))), 1, 2, 2, 16, 4, b"h" * 32)
     folder = tmp_path / "store"
     with pytest.raises(ConfigError) as caught:
-        enrol_device(folder, name, tmp_path / "rows.csv", Budget(8.0, 1e-5), 3, AUTHORITY, SimulatedEntropy(1))
+        enrol_device(
+            folder, name, tmp_path / "rows.csv", Budget(8.0, 1e-5), 3, AUTHORITY, SimulatedEntropy(1), SystemClock()
+        )
     assert "1 to 64 printable ASCII characters" in caught.value.hint
     assert not folder.exists()

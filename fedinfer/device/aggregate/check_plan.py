@@ -28,8 +28,8 @@ from fedinfer.privacy.charges import charge, mechanism_of
 from fedinfer.privacy.mechanism.clipping import clipping_of
 from fedinfer.privacy.noise_model import Work, noise_model
 from fedinfer.rollout.looks import NORM
-from fedinfer.secagg.groups import check_group, most_corrupt
-from fedinfer.secagg.hypergeometric import share_of
+from fedinfer.secagg.groups import check_group, most_corrupt, rate_of
+from fedinfer.secagg.hypergeometric import corrupt_among
 from fedinfer.types import DeviceId, Unit
 
 
@@ -57,8 +57,7 @@ def corruption_rate(host: Host, plan: SumPlan) -> float:
     if split.groups == 1:
         return rate
     size, everyone = len(plan.cohort), len(split.everyone)
-    corrupt = most_corrupt(everyone, share_of(everyone, rate), size, split.groups)
-    return min((corrupt + 0.5) / size, 1.0) if corrupt else rate
+    return rate_of(most_corrupt(everyone, corrupt_among(everyone, rate), size, split.groups), size)
 
 
 def _check_place(host: Host, plan: SumPlan, device: DeviceId) -> None:
@@ -70,8 +69,8 @@ def _check_place(host: Host, plan: SumPlan, device: DeviceId) -> None:
     check_group(plan.cohort, plan.split)
     if not host.policy.min_survivors <= plan.min_survivors <= len(plan.cohort):
         raise Misbehaviour(
-            f"the plan hides this device among {plan.min_survivors} survivors of {len(plan.cohort)}, its owner demands "
-            f"{host.policy.min_survivors}"
+            f"the plan hides this device among {plan.min_survivors} survivors of {len(plan.cohort)}: the owner's "
+            f"min_survivors {host.policy.min_survivors} bound"
         )
 
 
@@ -112,10 +111,11 @@ def _check_mechanism(host: Host, plan: SumPlan) -> None:
     mechanism, norm = mechanism_of(plan), _own_norm(host, plan)
     if mechanism.clipping_norm != norm:
         raise Misbehaviour(f"the mechanism is for clipping norm {mechanism.clipping_norm}, this device clips to {norm}")
-    honest = plan.min_survivors - share_of(len(plan.cohort), corruption_rate(host, plan))
+    honest = plan.min_survivors - corrupt_among(len(plan.cohort), corruption_rate(host, plan))
     if mechanism.contributors > honest:
         raise Misbehaviour(
-            f"noise of {mechanism.contributors} devices is counted, {honest} are surely honest and there"
+            f"noise of {mechanism.contributors} devices is counted, {honest} are surely honest and there: the owner's "
+            f"corruption_rate {host.policy.corruption_rate:g} bound"
         )
 
 
