@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedinfer import wire
+from fedinfer.device.sessions import Sessions
 from fedinfer.secagg import IdentityKey, Session, Stage, StageRequest
 from fedinfer.secagg.boxes import pair_context
 from fedinfer.secagg.graph import neighbour_table, to_bitmap
@@ -27,6 +29,7 @@ from fedinfer.secagg.messages import (
     Witnesses,
     key_list_hash,
 )
+from fedinfer.secagg.states import decode_state
 
 CURVE_PRIME = 2**255 - 19
 
@@ -233,6 +236,17 @@ def unmask_request(
     use = sorted(set(signatures) & set(sets.listing.witnesses(receiver)))
     own = Witnesses(_bitmap(sets.listing.session, use), b"".join(signatures[j] for j in use))
     return StageRequest(Stage.UNMASK, wire.encode(sets.body), wire.encode(own))
+
+
+def witnesses_needed(listing: Listing) -> int:
+    """How many signatures a device wants before it opens anything."""
+    return listing.session.threshold
+
+
+def signing_of(sessions: Sessions, name: str) -> IdentityKey:
+    """The session's signing key of an honest device, for tests that must not lean on a count of signatures."""
+    state: Any = decode_state(sessions.load(name).state)
+    return IdentityKey(getattr(state, "held", state).signing)
 
 
 def _bitmap(session: Session, positions: Iterable[int]) -> bytes:
