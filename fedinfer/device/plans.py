@@ -24,8 +24,8 @@ from fedinfer.messages import INDEPENDENT, Purpose, SumPlan
 from fedinfer.privacy.charges import charge, mechanism_of
 from fedinfer.privacy.clipping import clipping_of
 from fedinfer.rollout.looks import NORM
-from fedinfer.secagg.hierarchy import check_group, most_corrupt
-from fedinfer.secagg.hypergeometric import share_of
+from fedinfer.secagg.hierarchy import check_group, most_corrupt, rate_of
+from fedinfer.secagg.hypergeometric import corrupt_among
 from fedinfer.types import DeviceId, Trust, Unit
 
 
@@ -53,8 +53,7 @@ def corruption_rate(host: Host, plan: SumPlan) -> float:
     if split.groups == 1:
         return rate
     size, everyone = len(plan.cohort), len(split.everyone)
-    corrupt = most_corrupt(everyone, share_of(everyone, rate), size, split.groups)
-    return min((corrupt + 0.5) / size, 1.0) if corrupt else rate
+    return rate_of(most_corrupt(everyone, corrupt_among(everyone, rate), size, split.groups), size)
 
 
 def _check_place(host: Host, plan: SumPlan, device: DeviceId) -> None:
@@ -106,7 +105,7 @@ def _check_mechanism(host: Host, plan: SumPlan) -> None:
         norm = report_norm(plan.unit, report_channels(task.schema.classes))
     if mechanism.clipping_norm != norm:
         raise Misbehaviour(f"the mechanism is for clipping norm {mechanism.clipping_norm}, this device clips to {norm}")
-    honest = plan.min_survivors - share_of(len(plan.cohort), corruption_rate(host, plan))
+    honest = plan.min_survivors - corrupt_among(len(plan.cohort), corruption_rate(host, plan))
     if mechanism.contributors > honest:
         raise Misbehaviour(
             f"noise of {mechanism.contributors} devices is counted, {honest} are surely honest and there"

@@ -94,6 +94,11 @@ def most_corrupt(devices: int, corrupt: int, size: int, groups: int) -> int:
     return most_marked(devices, corrupt, size, 2.0**-SECURITY_BITS / groups)
 
 
+def rate_of(corrupt: int, size: int) -> float:
+    """The corruption rate with which exactly `corrupt` of `size` devices are counted."""
+    return min((corrupt - 0.5) / size, 1.0) if corrupt else 0.0
+
+
 def median(means: FloatArray) -> FloatArray:
     """Coordinate-wise median of the groups' means.
 

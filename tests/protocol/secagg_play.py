@@ -28,7 +28,7 @@ def names(n: int) -> tuple[str, ...]:
 
 
 def make_session(n: int, **changes: Any) -> Session:
-    graph = secagg.choose_graph(n, 0.1, 0.1, "semi_malicious") if not {"degree", "threshold"} <= set(changes) else None
+    graph = secagg.choose_graph(n, 0.1, 0.1) if not {"degree", "threshold"} <= set(changes) else None
     values: dict[str, Any] = {
         "run_id": "run",
         "round_id": "1",
@@ -37,7 +37,7 @@ def make_session(n: int, **changes: Any) -> Session:
         "cohort": names(n),
         "degree": graph.degree if graph else 0,
         "threshold": graph.threshold if graph else 0,
-        "min_survivors": 2,
+        "min_survivors": 2 if n <= 20 else n - n // 10,
         "bits": 20,
         "dimension": 37,
         "mechanism_hash": b"p" * 32,
@@ -58,6 +58,8 @@ class World:
     signing: dict[str, IdentityKey] = field(default_factory=dict)
     secrets: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
+    digests: dict[str, bytes] = field(default_factory=dict)
+    holders: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -89,19 +91,32 @@ class World:
         self._remember(name, new)
         return reply
 
+    @property
+    def chosen(self) -> dict[str, set[str]]:
+        """Whom each device drew as a holder; in a complete graph everybody, itself too."""
+        cohort = self.session.cohort
+        if self.session.is_complete:
+            return {name: set(cohort) for name in cohort}
+        drawn = {name: from_bitmap(holders, len(cohort)).tolist() for name, holders in self.holders.items()}
+        return {name: {cohort[j] for j in chosen} for name, chosen in drawn.items()}
+
     def _remember(self, name: str, state: Any) -> None:
         """What a corrupt device, or a test that checks claims, knows and a later state has forgotten."""
         if isinstance(state, secagg.SentKeys):
             self.signing[name] = IdentityKey(state.signing)
-            self.secrets[name] = (state.self_seed, state.mask_private)
+            self.holders[name] = state.holders
+            self.secrets[name] = (state.self_secret, state.mask_private)
         if isinstance(state, secagg.SentShares):
             self.places[name] = state.place
+        if isinstance(state, secagg.SentMasked):
+            self.digests[name] = state.digest
 
     def resign(self, name: str, stage: Stage, body: Any) -> bytes:
         """The answer of a device that sends what it likes, correctly signed."""
         if stage is Stage.KEYS:
             return seal(self.identities[name], stage, name, self.session.sid, body)
-        return seal(self.signing[name], stage, name, self.places[name].key_list, body)
+        context = self.places[name].key_list if stage is Stage.SHARES else self.digests[name]
+        return seal(self.signing[name], stage, name, context, body)
 
     def answer_all(self, requests: Mapping[str, StageRequest]) -> dict[str, bytes]:
         replies = {}
