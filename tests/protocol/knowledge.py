@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from fedinfer.secagg import boxes, keys, shamir
+from fedinfer.secagg import boxes, derivations, keys, shamir
 from fedinfer.secagg import device as answers
 
 WEAK_SECRET = bytes(32)
@@ -80,7 +80,7 @@ class Recorder:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Watch the primitives; every one of them still does its work."""
-        patch.setattr(keys, "HKDF", _watched_hkdf(self))
+        patch.setattr(derivations, "HKDF", _watched_hkdf(self))
         patch.setattr(keys, "X25519PrivateKey", _watched_x25519(self))
         patch.setattr(boxes, "AESGCM", _watched_aead(self))
         patch.setattr(shamir, "share", _watched(shamir.share, self._dealt))

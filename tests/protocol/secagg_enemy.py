@@ -235,7 +235,7 @@ class Attempt:
             if reply is not None:
                 self.messages.setdefault(name, []).append(forge.read_keys(name, reply))
 
-    def publish(self, name: str, **keys: bytes) -> KeyMessage:
+    def publish(self, name: str, **keys: Any) -> KeyMessage:
         """A corrupt device publishes what it likes."""
         chosen = Chosen(self.enemy.fresh(96), **keys)
         message = forge.forge_keys(self.enemy.identities[name], name, self.session, chosen)
@@ -271,7 +271,7 @@ class Attempt:
             if (listing.digest, dealer, receiver) in self.boxes:
                 boxes[dealer] = self.boxes[listing.digest, dealer, receiver]
             elif name in self.enemy.corrupt and receiver in listing.messages:
-                junk = self.enemy.fresh(96)[:68]
+                junk = self.enemy.fresh(96)[: forge.PAIR_BYTES]
                 boxes[dealer] = forge.forge_box(listing, listing.messages[dealer], receiver, junk)
             else:
                 boxes[dealer] = self.enemy.fresh(96)[:84]
@@ -286,7 +286,10 @@ class Attempt:
         for name in names:
             at = listing.position(name)
             delivery = Delivery(listing, together, self.inbox(listing, at, swap=swap))
-            self.enemy.ask(name, forge.masked_request(delivery, at))
+            reply = self.enemy.ask(name, forge.masked_request(delivery, at))
+            if reply is not None:
+                for holder, tag in forge.read_tags(delivery, at, reply).items():
+                    self.tags[listing.digest, at, holder] = tag
 
     def sign(self, sets: Sets, names: Iterable[str]) -> None:
         """Honest devices sign survivor sets."""
@@ -296,15 +299,18 @@ class Attempt:
                 self.signatures[_mark(sets), sets.listing.position(name)] = forge.read_signature(reply)
 
     def open(self, sets: Sets, names: Iterable[str]) -> None:
-        """Honest devices reveal shares; the enemy adds its own signatures."""
+        """Honest devices reveal shares; the enemy adds its own signatures and acknowledgements."""
         signed = {at: signature for (mark, at), signature in self.signatures.items() if mark == _mark(sets)}
-        for name in self.corrupt:
-            at = sets.listing.position(name)
-            if at in sets.listing.messages:
-                signed[at] = forge.forge_signature(sets, sets.listing.messages[at])
+        members = sets.listing.messages
+        bad = [sets.listing.position(name) for name in self.corrupt if sets.listing.position(name) in members]
+        signed |= {at: forge.forge_signature(sets, members[at]) for at in bad}
         for name in names:
-            self.enemy.ask(name, forge.unmask_request(sets, sets.listing.position(name), signed))
+            at = sets.listing.position(name)
+            tags = {j: self.tags.get((sets.listing.digest, j, at)) for j in sets.listing.dealers(at)}
+            shown = {j: tag for j, tag in tags.items() if tag is not None}
+            shown |= {j: forge.forge_tag(sets, members[j], at) for j in bad if j in tags}
+            self.enemy.ask(name, forge.unmask_request(sets, at, signed, shown))
 
 
 def _mark(sets: Sets) -> bytes:
-    return forge.survivors_request(sets).common
+    return sets.digest + forge.survivors_request(sets).common

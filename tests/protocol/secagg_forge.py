@@ -7,59 +7,63 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedinfer import wire
 from fedinfer.device.sessions import Sessions
+from fedinfer.errors import Misbehaviour
 from fedinfer.secagg import IdentityKey, Session, Stage, StageRequest
-from fedinfer.secagg.boxes import pair_context
-from fedinfer.secagg.graph import neighbour_table, to_bitmap
-from fedinfer.secagg.hypergeometric import share_of
-from fedinfer.secagg.keys import KEY_BYTES, Signed, agree, commit, derive, public_of, seal
+from fedinfer.secagg.boxes import seal_box
+from fedinfer.secagg.derivations import Scope, box_key, commitment, sharers_hash, tag, tag_key
+from fedinfer.secagg.graph import from_bitmap, to_bitmap
+from fedinfer.secagg.hypergeometric import corrupt_among
+from fedinfer.secagg.key_list import Public, relations_of, write_list
+from fedinfer.secagg.keys import KEY_BYTES, Signed, agree, public_of, seal
 from fedinfer.secagg.messages import (
     BOX_BYTES,
+    TAG_BYTES,
+    Acknowledgements,
     Inbox,
-    KeyList,
     KeysBody,
     KeysRequest,
     MaskedBody,
     MaskedRequest,
     SharesBody,
     SurvivorSets,
-    Witnesses,
+    UnmaskRequest,
     key_list_hash,
 )
 from fedinfer.secagg.states import decode_state
 
 CURVE_PRIME = 2**255 - 19
+PAIR_BYTES = BOX_BYTES - 16
+"""Two shares in a box."""
 
 
 def counted_corrupt(n: int, rate: float) -> int:
     """How many corrupt devices an owner with this rate counts on."""
-    return share_of(n, rate)
+    return corrupt_among(n, rate)
 
 
 @dataclass(frozen=True)
 class KeyMessage:
-    """A published set of keys; the private halves where the adversary made it."""
+    """What one device published; the private halves where the adversary made it."""
 
     name: str
-    public: bytes
-    signature: bytes
+    public: Public
     box: bytes = field(default=b"", repr=False)
     signing: IdentityKey | None = None
 
     @property
     def mask_key(self) -> bytes:
-        return self.public[:KEY_BYTES]
+        return self.public.mask_key
 
     @property
     def box_key(self) -> bytes:
-        return self.public[KEY_BYTES : 2 * KEY_BYTES]
+        return self.public.box_key
 
     @property
-    def signing_key(self) -> bytes:
-        return self.public[2 * KEY_BYTES : 3 * KEY_BYTES]
+    def signature(self) -> bytes:
+        return self.public.signature
 
 
 def keys_request(session: Session) -> StageRequest:
@@ -68,7 +72,8 @@ def keys_request(session: Session) -> StageRequest:
 
 def read_keys(name: str, answer: bytes) -> KeyMessage:
     signed = wire.decode(Signed, answer)
-    return KeyMessage(name, wire.decode(KeysBody, signed.body).public, signed.signature)
+    body = wire.decode(KeysBody, signed.body)
+    return KeyMessage(name, Public(body.public, body.holders, signed.signature))
 
 
 @dataclass(frozen=True)
@@ -79,22 +84,26 @@ class Chosen:
     mask_key: bytes = b""
     box_key: bytes = b""
     signing_key: bytes = b""
+    holders: tuple[int, ...] = ()
 
 
 def forge_keys(identity: IdentityKey, name: str, session: Session, chosen: Chosen) -> KeyMessage:
     """A key message that `identity` really signs."""
     mask, box, signing = (chosen.seed[at : at + KEY_BYTES] for at in (0, KEY_BYTES, 2 * KEY_BYTES))
-    key = IdentityKey(signing)
+    key, me = IdentityKey(signing), session.cohort.index(name)
     public = b"".join(
         (
             chosen.mask_key or public_of(mask),
             chosen.box_key or public_of(box),
             chosen.signing_key or key.public_bytes,
-            commit(session.sid, name, mask),
+            commitment(session.sid, me, name, mask),
         )
     )
-    signed = wire.decode(Signed, seal(identity, Stage.KEYS, name, session.sid, KeysBody(session.sid, public)))
-    return KeyMessage(name, public, signed.signature, box, key)
+    others = [j for j in range(len(session.cohort)) if j != me]
+    holders = b"" if session.is_complete else _bitmap(session, chosen.holders or others[: session.degree])
+    body = KeysBody(session.sid, public, holders)
+    signed = wire.decode(Signed, seal(identity, Stage.KEYS, name, session.sid, body))
+    return KeyMessage(name, Public(public, holders, signed.signature), box, key)
 
 
 def variants(point: bytes) -> dict[str, bytes]:
@@ -120,41 +129,36 @@ class Listing:
     def members(self) -> tuple[int, ...]:
         return tuple(sorted(self.messages))
 
+    @property
+    def scope(self) -> Scope:
+        return Scope(self.session.sid, self.digest, self.session.cohort)
+
     def position(self, name: str) -> int:
         return self.session.cohort.index(name)
 
     def name(self, position: int) -> str:
         return self.session.cohort[position]
 
-    def partners(self, position: int) -> tuple[int, ...]:
-        """With whom a member masks."""
-        members = np.array(self.members, np.int64)
-        table = neighbour_table(members, self.session.degree, self.digest)
-        return tuple(int(j) for j in table[position])
-
     def holders(self, position: int) -> tuple[int, ...]:
         """Who gets boxes of a member, ascending."""
-        return self.partners(position)
+        return self._related(position, "holders")
 
     def dealers(self, position: int) -> tuple[int, ...]:
         """Whose boxes a member gets, ascending."""
-        return self.partners(position)
+        return self._related(position, "dealers")
 
-    def witnesses(self, position: int) -> tuple[int, ...]:
-        """Whose signatures count for a member."""
-        near = self.partners(position)
-        return tuple(sorted((*near, position))) if self.session.is_complete else near
+    def partners(self, position: int) -> tuple[int, ...]:
+        """With whom a member masks, ascending."""
+        return self._related(position, "partners")
+
+    def _related(self, position: int, how: str) -> tuple[int, ...]:
+        graph = relations_of(self.session, {j: message.public for j, message in self.messages.items()})
+        return tuple(int(j) for j in getattr(graph, how)(position))
 
 
 def make_list(session: Session, messages: Mapping[int, KeyMessage]) -> Listing:
-    ordered = dict(sorted(messages.items()))
-    listed = KeyList(
-        session.sid,
-        _bitmap(session, ordered),
-        b"".join(message.public for message in ordered.values()),
-        b"".join(message.signature for message in ordered.values()),
-    )
-    return Listing(session, ordered, wire.encode(listed), key_list_hash(listed))
+    listed = write_list(session, _bitmap(session, messages), {j: message.public for j, message in messages.items()})
+    return Listing(session, dict(messages), wire.encode(listed), key_list_hash(listed))
 
 
 def shares_request(listing: Listing) -> StageRequest:
@@ -169,11 +173,16 @@ def read_boxes(listing: Listing, position: int, answer: bytes) -> dict[int, byte
 
 
 def forge_box(listing: Listing, dealer: KeyMessage, holder: int, pair: bytes) -> bytes:
-    """A box of a corrupt dealer that opens (where it has the private half), with any two shares in it."""
+    """A box of a corrupt dealer, with any two shares in it; it opens where the dealer published its own box key."""
     at = listing.position(dealer.name)
-    context = pair_context(listing.digest, at, holder)
-    key = derive(agree(dealer.box, [listing.messages[holder].box_key])[0], "box", context)
-    return AESGCM(key).encrypt(bytes(12), pair[: BOX_BYTES - 16], listing.session.sid + context)
+    return seal_box(box_key(_box_secret(listing, dealer, holder), listing.scope, at, holder), listing.scope, at, holder, pair)
+
+
+def _box_secret(listing: Listing, message: KeyMessage, other: int) -> bytes:
+    try:
+        return agree(message.box, [listing.messages[other].box_key])[0]
+    except Misbehaviour:
+        return bytes(KEY_BYTES)
 
 
 @dataclass(frozen=True)
@@ -186,15 +195,26 @@ class Delivery:
 
 
 def masked_request(delivery: Delivery, receiver: int) -> StageRequest:
-    listing = delivery.listing
-    dealers = sorted(set(listing.dealers(receiver)) & delivery.shared & set(delivery.boxes))
-    inbox = Inbox(_bitmap(listing.session, dealers), b"".join(delivery.boxes[j] for j in dealers))
-    common = wire.encode(MaskedRequest(listing.session.sid, listing.digest))
-    return StageRequest(Stage.MASKED, common, wire.encode(inbox))
+    listing, session = delivery.listing, delivery.listing.session
+    dealers = [j for j in listing.dealers(receiver) if j in delivery.shared and j in delivery.boxes]
+    common = MaskedRequest(session.sid, listing.digest, _bitmap(session, delivery.shared))
+    own = Inbox(b"".join(delivery.boxes[j] for j in dealers))
+    return StageRequest(Stage.MASKED, wire.encode(common), wire.encode(own))
 
 
-def read_vector(answer: bytes) -> bytes:
-    return wire.decode(MaskedBody, wire.decode(Signed, answer).body).vector
+def read_tags(delivery: Delivery, position: int, answer: bytes) -> dict[int, bytes]:
+    """Acknowledgements of the sender by holder."""
+    tags = wire.decode(MaskedBody, wire.decode(Signed, answer).body).tags
+    cut = [tags[at : at + TAG_BYTES] for at in range(0, len(tags), TAG_BYTES)]
+    holders = [j for j in delivery.listing.holders(position) if j in delivery.shared]
+    return dict(zip(holders, cut, strict=True))
+
+
+def forge_tag(sets: Sets, dealer: KeyMessage, holder: int) -> bytes:
+    """A corrupt device acknowledges whatever suits it."""
+    at, scope = sets.listing.position(dealer.name), sets.listing.scope
+    key = tag_key(_box_secret(sets.listing, dealer, holder), scope, at, holder)
+    return tag(key, scope, sets.digest, at, holder)
 
 
 @dataclass(frozen=True)
@@ -213,6 +233,12 @@ class Sets:
             session.sid, self.listing.digest, _bitmap(session, self.survivors), _bitmap(session, self.dropped)
         )
 
+    @property
+    def digest(self) -> bytes:
+        """Of those who shared: what the signatures are bound to."""
+        session = self.listing.session
+        return sharers_hash(session.sid, self.listing.digest, _bitmap(session, self.shared))
+
 
 def survivors_request(sets: Sets) -> StageRequest:
     return StageRequest(Stage.SURVIVORS, wire.encode(sets.body))
@@ -226,27 +252,43 @@ def forge_signature(sets: Sets, message: KeyMessage, signing: IdentityKey | None
     """A corrupt device signs any sets."""
     key = signing or message.signing
     assert key is not None
-    return read_signature(seal(key, Stage.SURVIVORS, message.name, sets.listing.digest, sets.body))
+    return read_signature(seal(key, Stage.SURVIVORS, message.name, sets.digest, sets.body))
 
 
 def unmask_request(
-    sets: Sets, receiver: int, signatures: Mapping[int, bytes], tags: Mapping[int, bytes] | None = None
+    sets: Sets, receiver: int, signatures: Mapping[int, bytes], tags: Mapping[int, bytes]
 ) -> StageRequest:
-    """All signatures that count for the receiver."""
-    use = sorted(set(signatures) & set(sets.listing.witnesses(receiver)))
-    own = Witnesses(_bitmap(sets.listing.session, use), b"".join(signatures[j] for j in use))
-    return StageRequest(Stage.UNMASK, wire.encode(sets.body), wire.encode(own))
+    """Open these sets.
+
+    Args:
+        sets: what is opened.
+        receiver: who is asked.
+        signatures: by signer, as many as shall be shown.
+        tags: acknowledgements for the receiver by dealer; junk is shown where one is missing.
+    """
+    session, use = sets.listing.session, sorted(signatures)
+    witnesses = b"".join(signatures[j] for j in use)
+    common = UnmaskRequest(session.sid, wire.encode(sets.body), _bitmap(session, use), witnesses)
+    dealers = [j for j in sets.listing.dealers(receiver) if j in sets.survivors]
+    own = Acknowledgements(b"".join(tags.get(j, bytes(TAG_BYTES)) for j in dealers))
+    return StageRequest(Stage.UNMASK, wire.encode(common), wire.encode(own))
 
 
-def witnesses_needed(listing: Listing) -> int:
+def witnesses_needed(session: Session) -> int:
     """How many signatures a device wants before it opens anything."""
-    return listing.session.threshold
+    return session.quorum
 
 
 def signing_of(sessions: Sessions, name: str) -> IdentityKey:
     """The session's signing key of an honest device, for tests that must not lean on a count of signatures."""
     state: Any = decode_state(sessions.load(name).state)
     return IdentityKey(getattr(state, "held", state).signing)
+
+
+def chosen_holders(session: Session, message: KeyMessage) -> tuple[int, ...]:
+    """Whom a device drew."""
+    holders = from_bitmap(message.public.holders, len(session.cohort))
+    return tuple(int(j) for j in holders)
 
 
 def _bitmap(session: Session, positions: Iterable[int]) -> bytes:

@@ -99,9 +99,9 @@ def test_a_device_opens_with_just_enough_witnesses_and_not_with_one_fewer(record
     signed = {at: signature for (_, at), signature in attempt.signatures.items()}
     for name in attempt.honest:
         at = sets.listing.position(name)
-        counted = [j for j in sets.listing.witnesses(at) if j in signed]
-        use = counted[: forge.witnesses_needed(sets.listing) - lacking]
-        attempt.enemy.ask(name, forge.unmask_request(sets, at, {j: signed[j] for j in use}))
+        use = sorted(signed)[: forge.witnesses_needed(attempt.session) - lacking]
+        tags = {j: attempt.tags[sets.listing.digest, j, at] for j in sets.listing.dealers(at)}
+        attempt.enemy.ask(name, forge.unmask_request(sets, at, {j: signed[j] for j in use}, tags))
     assert opened(attempt) == (0 if lacking else SIZE)
 
 
@@ -114,11 +114,11 @@ def test_what_is_no_signature_over_these_sets_is_no_witness(recorder: Recorder) 
         attempt.sign(sets, attempt.honest[:-1])
         attempt.sign(other, [])
         signed = {at: signature for (_, at), signature in attempt.signatures.items()}
-        use = {j: signed[j] for j in list(signed)[: forge.witnesses_needed(listing) - 1]}
+        use = {j: signed[j] for j in list(signed)[: forge.witnesses_needed(attempt.session) - 1]}
         spare = [j for j in range(SIZE) if j not in use]
         wrong = [signed[spare[0]], use[0], listing.messages[spare[1]].signature][at]
         use[spare[-1]] = wrong
-        attempt.enemy.ask(attempt.honest[0], forge.unmask_request(sets, 0, use))
+        attempt.enemy.ask(attempt.honest[0], forge.unmask_request(sets, 0, use, {}))
         assert opened(attempt) == 0
 
 
@@ -147,9 +147,9 @@ def test_a_device_opens_no_other_sets_than_it_signed(recorder: Recorder) -> None
     for at in (4, 5):  # as if those two had signed both: the rule under test must not lean on the count
         key = attempt.enemy.devices[names(SIZE)[at]]
         signed[at] = forge.forge_signature(second, listing.messages[at], forge.signing_of(key.sessions, key.name))
-    attempt.enemy.ask(victim, forge.unmask_request(second, 4, signed))
+    attempt.enemy.ask(victim, forge.unmask_request(second, 4, signed, {}))
     assert opened(attempt) == 0
-    attempt.enemy.ask(names(SIZE)[0], forge.unmask_request(second, 0, signed))
+    attempt.enemy.ask(names(SIZE)[0], forge.unmask_request(second, 0, signed, {}))
     assert opened(attempt) == 1  # who signed them does open, so nothing else was missing
 
 
