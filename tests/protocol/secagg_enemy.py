@@ -173,12 +173,16 @@ class Enemy:
         self.accepted[str(request.stage)] += 1
         return reply
 
-    def fresh(self, count: int) -> bytes:
-        """Random bytes of the enemy; it knows every 32 of them."""
-        self.taken += 1
-        taken = SimulatedEntropy("enemy", self.taken).take(count)
-        self.privates |= {taken[at : at + 32] for at in range(0, count, 32)}
+    def fresh(self) -> bytes:
+        """Three private keys of the enemy."""
+        taken = self.junk(96)
+        self.privates |= {taken[at : at + 32] for at in range(0, 96, 32)}
         return taken
+
+    def junk(self, count: int) -> bytes:
+        """Random bytes that are no keys."""
+        self.taken += 1
+        return SimulatedEntropy("enemy", self.taken).take(count)
 
     def promised(self) -> dict[bytes, int]:
         """Fewest honest devices in a sum by session, where no more are corrupt than the owners counted on."""
@@ -237,7 +241,7 @@ class Attempt:
 
     def publish(self, name: str, **keys: Any) -> KeyMessage:
         """A corrupt device publishes what it likes."""
-        chosen = Chosen(self.enemy.fresh(96), **keys)
+        chosen = Chosen(self.enemy.fresh(), **keys)
         message = forge.forge_keys(self.enemy.identities[name], name, self.session, chosen)
         self.messages.setdefault(name, []).append(message)
         return message
@@ -271,10 +275,10 @@ class Attempt:
             if (listing.digest, dealer, receiver) in self.boxes:
                 boxes[dealer] = self.boxes[listing.digest, dealer, receiver]
             elif name in self.enemy.corrupt and receiver in listing.messages:
-                junk = self.enemy.fresh(96)[: forge.PAIR_BYTES]
+                junk = self.enemy.junk(forge.PAIR_BYTES)
                 boxes[dealer] = forge.forge_box(listing, listing.messages[dealer], receiver, junk)
             else:
-                boxes[dealer] = self.enemy.fresh(96)[:84]
+                boxes[dealer] = self.enemy.junk(forge.BOX_BYTES)
         if swap and len(boxes) > 1:
             first, second = sorted(boxes)[:2]
             boxes[first], boxes[second] = boxes[second], boxes[first]

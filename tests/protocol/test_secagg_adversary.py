@@ -87,5 +87,9 @@ def test_the_machine_finds_a_floor_that_is_not_monotone(monkeypatch: pytest.Monk
     def judge(n: int, degree: int, threshold: int, corrupt: int, least: int) -> bool:
         return least - 1 <= degree or real(n, degree, threshold, corrupt, least)
 
+    class Bold(DrawnConspiracy):
+        bold = 1
+
+    attack(Bold, 3, 5)
     monkeypatch.setattr(parameters, "_is_safe", judge)
-    finds(DrawnConspiracy, steps=5)
+    finds(Bold, steps=3)
