@@ -6,23 +6,16 @@ that finds nothing shows nothing unless it finds what is known to be there: so e
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from fedinfer.secagg import Session, derivations, key_list, opening, parameters
+from fedinfer.secagg import derivations, key_list, parameters
 from fedinfer.secagg import device as answers
-from fedinfer.secagg.graph import draw_holders, from_bitmap
-from tests.protocol import secagg_forge as forge
-from tests.protocol.knowledge import Recorder, Violation
-from tests.protocol.secagg_conspiracy import Conspiracy, DrawnConspiracy
-from tests.protocol.secagg_enemy import Attempt, Enemy, Owner
-from tests.protocol.secagg_forge import Sets
-from tests.protocol.secagg_play import make_session, names
+from tests.protocol.secagg_conspiracy import SAFE_SHAPES, Conspiracy, DrawnConspiracy
+from tests.protocol.secagg_play import make_session
 
 SOAKED = settings().max_examples > 1_000
 """Under the profile `soak` every search is as long as the profile says."""
@@ -48,6 +41,13 @@ def test_no_messages_release_less_than_was_promised() -> None:
 
 def test_no_messages_release_less_than_was_promised_where_devices_draw_their_holders() -> None:
     attack(DrawnConspiracy, 5, 20)
+
+
+@pytest.mark.parametrize(("n", "corrupt"), SAFE_SHAPES)
+def test_the_shapes_that_the_machine_counts_as_safe_are_accepted(n: int, corrupt: int) -> None:
+    for degree, threshold, floor in SAFE_SHAPES[n, corrupt]:
+        session = make_session(n, degree=degree, threshold=threshold, min_survivors=floor)
+        parameters.check_session(session, 2, 0.1, corrupt / n)
 
 
 # --- the faults, put back ---
