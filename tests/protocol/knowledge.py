@@ -1,7 +1,7 @@
-"""What an adversary knows, computed from the bytes that honest devices really used; it knows nothing of message layouts.
+"""What an adversary knows, computed from the bytes that honest devices really used, whatever their messages look like.
 
 `Recorder` watches the primitives while honest devices work: random bytes, key agreements, derivations, sealed boxes,
-polynomials, and which keystreams were added to which vector. `Knowledge` closes what the adversary holds under everything
+polynomials, and which keystreams were added to which vector. `Knowledge` closes what the adversary holds under all
 that it could compute: agreements with known private keys, derivations of known secrets, boxes under known keys,
 secrets of which `threshold` shares are known. A value that comes from no honest device's random bytes counts as known.
 

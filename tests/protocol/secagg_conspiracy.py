@@ -26,10 +26,11 @@ COPIES = ("equal", "top bit", "not reduced", "torsion")
 
 
 class Conspiracy(RuleBasedStateMachine):
-    """Up to eight devices in a complete graph, some of them corrupt; up to four sessions, one after another or mixed."""
+    """Up to eight devices in a complete graph, some of them corrupt; up to four sessions, also mixed."""
 
     slowly = True
     """Whether sessions also go on message by message from the start."""
+
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()

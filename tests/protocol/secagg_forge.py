@@ -110,7 +110,11 @@ def variants(point: bytes) -> dict[str, bytes]:
     """Encodings of public keys that give the secrets of `point`: X25519 ignores the top bit and small torsion."""
     u = int.from_bytes(point, "little") % 2**255 % CURVE_PRIME
     torsion = pow(u, -1, CURVE_PRIME)  # u(P + (0, 0)) = 1 / u(P); clamped scalars are multiples of the cofactor
-    same = {"equal": point, "top bit": point[:-1] + bytes([point[-1] ^ 0x80]), "torsion": torsion.to_bytes(32, "little")}
+    same = {
+        "equal": point,
+        "top bit": point[:-1] + bytes([point[-1] ^ 0x80]),
+        "torsion": torsion.to_bytes(32, "little"),
+    }
     if u < 2**255 - CURVE_PRIME:
         same["not reduced"] = (u + CURVE_PRIME).to_bytes(32, "little")
     return same
@@ -175,7 +179,9 @@ def read_boxes(listing: Listing, position: int, answer: bytes) -> dict[int, byte
 def forge_box(listing: Listing, dealer: KeyMessage, holder: int, pair: bytes) -> bytes:
     """A box of a corrupt dealer, with any two shares in it; it opens where the dealer published its own box key."""
     at = listing.position(dealer.name)
-    return seal_box(box_key(_box_secret(listing, dealer, holder), listing.scope, at, holder), listing.scope, at, holder, pair)
+    return seal_box(
+        box_key(_box_secret(listing, dealer, holder), listing.scope, at, holder), listing.scope, at, holder, pair
+    )
 
 
 def _box_secret(listing: Listing, message: KeyMessage, other: int) -> bytes:

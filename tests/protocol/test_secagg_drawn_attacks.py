@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pytest
@@ -27,10 +27,10 @@ SHAPE = {"degree": 13, "threshold": 6, "min_survivors": 15, "dimension": 3, "bit
 
 
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     watching = Recorder()
     watching.install(monkeypatch)
-    yield watching
+    return watching
 
 
 def meet(recorder: Recorder, size: int = SIZE, bad: tuple[int, ...] = BAD) -> Enemy:
@@ -179,9 +179,7 @@ def find_trap(listing: Listing, bad: Iterable[int]) -> Trap:
 
 
 @pytest.mark.parametrize("acknowledged", [True, False])
-def test_other_sharers_for_one_device(
-    monkeypatch: pytest.MonkeyPatch, recorder: Recorder, acknowledged: bool
-) -> None:
+def test_other_sharers_for_one_device(monkeypatch: pytest.MonkeyPatch, recorder: Recorder, acknowledged: bool) -> None:
     """The target masks with devices that are dropped then; only its acknowledgement tells its holders."""
     if not acknowledged:
         monkeypatch.setattr(opening, "_unacknowledged", lambda *_: set())
@@ -221,7 +219,7 @@ def find_island(listing: Listing, bad: Iterable[int]) -> Island | None:
 
 @pytest.mark.parametrize("judged", [True, False])
 def test_cutting_a_few_devices_off(monkeypatch: pytest.MonkeyPatch, recorder: Recorder, judged: bool) -> None:
-    """The server sees who chose whom, and drops whoever shares a mask with a few; a safe shape leaves it no such few."""
+    """The server sees who chose whom, and drops whoever shares a mask with a few; a safe shape has no such few."""
     shape = SHAPE if judged else SHAPE | {"degree": 4, "threshold": 2, "min_survivors": 14}
     if not judged:
         monkeypatch.setattr(parameters, "_is_safe", lambda *_: True)

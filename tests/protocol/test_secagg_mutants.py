@@ -5,12 +5,14 @@ The enemy never lacks signatures, boxes or sizes here, so that only the rule und
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-from fedinfer.secagg import Stage
+from fedinfer.errors import Misbehaviour
+from fedinfer.secagg import Stage, check_session, key_list
+from fedinfer.secagg import device as answers
 from tests.protocol import secagg_forge as forge
 from tests.protocol.knowledge import Knowledge, Recorder, released
 from tests.protocol.secagg_enemy import Attempt, Enemy, Owner
@@ -31,10 +33,10 @@ WEAK_POINTS = [
 
 
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     watching = Recorder()
     watching.install(monkeypatch)
-    yield watching
+    return watching
 
 
 def meet(recorder: Recorder, corrupt: Iterable[str] = (), **changes: Any) -> Attempt:
@@ -164,3 +166,89 @@ def test_a_key_list_with_a_weak_key_is_refused(recorder: Recorder, place: str, t
     attempt.show(attempt.list_keys(), attempt.honest)
     assert attempt.boxes == {}
     assert len(attempt.enemy.refusals) == SIZE - 1
+
+
+def test_a_copied_key_gives_every_pair_another_mask(monkeypatch: pytest.MonkeyPatch, recorder: Recorder) -> None:
+    """Also where nobody notices the copy: the seed is bound to both devices, not to their keys alone."""
+    monkeypatch.setattr(key_list, "decoded_twins", lambda keyed: iter(()))
+    monkeypatch.setattr(answers, "check_secrets", lambda *_: None)
+    attempt = meet(recorder, [names(SIZE)[6]])
+    attempt.publish(names(SIZE)[6], mask_key=attempt.messages[names(SIZE)[0]][0].mask_key)
+    masked(attempt)
+    for row in recorder.masked:
+        assert len(row.seeds) == SIZE
+        assert set(row.seeds.values()) <= {1, -1}
+
+
+def test_masks_of_devices_with_other_sharers_never_cancel(recorder: Recorder) -> None:
+    attempt = meet(recorder)
+    listing = attempt.list_keys()
+    attempt.show(listing, attempt.honest)
+    attempt.deliver(listing, listing.members, attempt.honest[:3])
+    attempt.deliver(listing, listing.members[:-1], attempt.honest[3:6])
+    first, second = ({s for row in recorder.masked[at : at + 3] for s in row.seeds} for at in (0, 3))
+    assert len(recorder.masked) == 6
+    assert not first & second
+
+
+@pytest.mark.parametrize("left_out", [(6,), (0,), (5, 6)])
+def test_a_device_masks_with_enough_sharers_that_include_itself(recorder: Recorder, left_out: tuple[int, ...]) -> None:
+    """Seven, of whom six are promised and five rebuild a secret: the promise refuses, not the threshold."""
+    attempt = meet(recorder, min_survivors=6)
+    listing = attempt.list_keys()
+    attempt.show(listing, attempt.honest)
+    attempt.deliver(listing, set(listing.members) - set(left_out), [names(SIZE)[0]])
+    assert len(recorder.masked) == (1 if left_out == (6,) else 0)
+
+
+WRONG_SETS = {
+    "fewer than promised": (range(5), range(5, 7)),
+    "one is both": (range(7), [6]),
+    "a sharer is left out": (range(6), []),
+    "fine": (range(6), [6]),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_SETS)
+def test_a_device_signs_only_sets_that_part_its_sharers(recorder: Recorder, what: str) -> None:
+    attempt = meet(recorder, min_survivors=6)
+    listing = masked(attempt)
+    survivors, dropped = (frozenset(part) for part in WRONG_SETS[what])
+    attempt.sign(Sets(listing, frozenset(listing.members), survivors, dropped), [names(SIZE)[0]])
+    assert len(attempt.signatures) == (1 if what == "fine" else 0)
+
+
+def test_keys_that_no_enrolled_identity_signed_are_refused_by_all(recorder: Recorder) -> None:
+    """The server signs keys of its own in the name of an honest device."""
+    attempt = meet(recorder)
+    victim = names(SIZE)[2]
+    stranger, attempt.enemy.identities[victim] = (
+        attempt.enemy.identities[victim],
+        attempt.enemy.identities[names(SIZE)[1]],
+    )
+    attempt.publish(victim)
+    attempt.enemy.identities[victim] = stranger
+    attempt.show(attempt.list_keys(), attempt.honest)
+    assert attempt.boxes == {}
+
+
+@pytest.mark.parametrize(
+    ("n", "threshold", "rate", "accepted"),
+    [
+        (7, 5, 2 / 7, True),  # two signatures of five of nine would need ten
+        (7, 5, 3 / 7, False),  # ten of ten
+        (7, 5, 0.29, False),  # three of seven, rounded up
+        (3, 3, 1 / 3, True),
+        (3, 3, 2 / 3, False),  # one honest vector alone
+        (2, 2, 0.1, False),  # a rate above zero counts on somebody
+    ],
+)
+def test_a_device_counts_all_corrupt_devices_at_the_boundary(
+    n: int, threshold: int, rate: float, accepted: bool
+) -> None:
+    session = make_session(n, degree=n - 1, threshold=threshold)
+    if accepted:
+        check_session(session, 2, 0.1, rate)
+    else:
+        with pytest.raises(Misbehaviour, match="corruption_rate"):
+            check_session(session, 2, 0.1, rate)
