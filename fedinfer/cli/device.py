@@ -10,7 +10,7 @@ import io
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +19,7 @@ import typer
 from fedinfer import __version__
 from fedinfer.cli.labelled import read_text
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
+from fedinfer.deployment.store import open_device, set_floors
 from fedinfer.errors import ConfigError, FedInferError
 from fedinfer.inference.answers import Predictions
 from fedinfer.inference.check import MOST_LATENCY_US, check_matrix, median_latency_us
@@ -120,6 +121,36 @@ def status(
         return
     for key, value in document.items():
         stdout.print(f"{key.replace('_', ' '):28s} {value}", markup=False, highlight=False)
+
+
+@app.command()
+def policy(
+    store: Annotated[Path, typer.Option("--store", help="folder of an enrolled device")],
+    min_survivors: Annotated[
+        int | None, typer.Option("--min-survivors", help="fewest devices in a sum that this device joins")
+    ] = None,
+    corruption_rate: Annotated[
+        float | None,
+        typer.Option("--corruption-rate", callback=a_number, help="part of all devices that may work for the attacker"),
+    ] = None,
+    dropout_rate: Annotated[
+        float | None,
+        typer.Option("--dropout-rate", callback=a_number, help="part that may vanish while this device stays hidden"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What this device's owner demands of every private sum: show it, or set what is given. No server can lower it."""
+    with errors_to_exit():
+        given = {"min_survivors": min_survivors, "corruption_rate": corruption_rate, "dropout_rate": dropout_rate}
+        changes = {name: value for name, value in given.items() if value is not None}
+        floors = replace(open_device(store).floors, **changes)
+        if changes:
+            set_floors(store, floors)
+    if as_json:
+        print_json(asdict(floors))
+        return
+    for name, value in asdict(floors).items():
+        stdout.print(f"{name.replace('_', ' '):28s} {value:g}", markup=False, highlight=False)
 
 
 @app.command()

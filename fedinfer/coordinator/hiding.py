@@ -125,6 +125,16 @@ def graph_of(
     return choose_graph(size, section.dropout_rate, rate, min(survivors, size))
 
 
+def corruption_warnings(section: SecureAggregationSection, hiding: Hiding) -> tuple[str, ...]:
+    """What somebody who counts on no corrupt device should know."""
+    if hiding.corrupt:
+        return ()
+    return (
+        f"secure_aggregation.corruption_rate is {section.corruption_rate:g}: of {hiding.cohort} devices none is "
+        "counted as working for the attacker. That is for simulations: a real device goes by its owner's rate.",
+    )
+
+
 def group_warnings(hiding: Hiding) -> tuple[str, ...]:
     """What somebody who chose small groups should know."""
     if hiding.groups == 1 or hiding.largest >= ADVISED_GROUP:

@@ -17,7 +17,7 @@ from fedinfer.coordinator.advice import noise_effort, too_little, warnings_of
 from fedinfer.coordinator.correlation import correlate
 from fedinfer.coordinator.drift_planning import DriftPlan, plan_drift, windows
 from fedinfer.coordinator.gate_planning import GatePlan, plan_gates
-from fedinfer.coordinator.hiding import Hiding, group_warnings, hide
+from fedinfer.coordinator.hiding import Hiding, corruption_warnings, group_warnings, hide
 from fedinfer.coordinator.robust import Rule, rule_of
 from fedinfer.drift.channels import report_channels, width
 from fedinfer.drift.sketch import report_norm
@@ -175,7 +175,13 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
         factorization=factorization,
         relation=relation_of(scenario.privacy.unit),
         sampling="poisson" if train.sampling_rate < 1 else "none",
-        warnings=(*warnings, *group_warnings(hiding), *looks.warnings, *advice),
+        warnings=(
+            *warnings,
+            *corruption_warnings(scenario.secure_aggregation, hiding),
+            *group_warnings(hiding),
+            *looks.warnings,
+            *advice,
+        ),
     )
 
 

@@ -131,7 +131,6 @@ def secure_aggregation_of(server: Server, plan: RunPlan) -> Json:
         "neighbors": train.degree,
         "bits": train.mechanism.bits,
         "dimension": train.mechanism.padded,
-        "server_model": section.server_model,
         "dropout_rate": section.dropout_rate,
         "corruption_rate": section.corruption_rate,
         "groups": train.groups,

@@ -38,8 +38,6 @@ MOST_DESCRIPTIONS = 8
 """How many descriptions of its table a device tries in its life. Whether a description fits the rows is one bit about
 them that no noise covers, so a server may not go on asking."""
 _log = logging.getLogger(__name__)
-DROPOUT_RATE, CORRUPTION_RATE = 0.1, 0.1
-"""What a real device demands of the neighbour graph of any cohort of more than 20 devices."""
 
 
 class OwnRows:
@@ -112,10 +110,10 @@ def open_host(folder: Path) -> Host:
         policy=Policy(
             budget=store.budget,
             plain_sums=False,
-            min_survivors=store.min_survivors,
+            min_survivors=store.floors.min_survivors,
             trusts=frozenset({Trust.LOCAL, Trust.DISTRIBUTED}),
-            dropout_rate=DROPOUT_RATE,
-            corruption_rate=CORRUPTION_RATE,
+            dropout_rate=store.floors.dropout_rate,
+            corruption_rate=store.floors.corruption_rate,
             unconfirmed_ranges=False,
             reveals_simulation=False,
             factories=store.factories,

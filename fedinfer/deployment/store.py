@@ -1,6 +1,7 @@
 """The folder of a real device: its name, keys and databases. Made once at enrolment, never by a server.
 
 device.json       {"device": name, "data": table of the device, "budget": {"epsilon", "delta"}, "min_survivors",
+                   "corruption_rate", "dropout_rate" (0.1 each where left out),
                    "factories": own models that a task may use (may be left out)}
 identity.key      Ed25519 private key, mode 0600
 certificate       the enrolment authority's signature
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fedinfer.errors import ConfigError, StoreError
@@ -24,6 +25,34 @@ from fedinfer.secagg.keys import IdentityKey
 from fedinfer.types import DeviceId
 
 DATABASE = "device.sqlite"
+CORRUPTION_RATE, DROPOUT_RATE = 0.1, 0.1
+"""What an owner who says nothing demands of every private sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Floors:
+    """What an owner demands of every private sum; no server can lower it.
+
+    Args:
+        min_survivors: fewest devices in a sum, 2 or more.
+        corruption_rate: part of the other side's devices that may work for the attacker, in (0, 1): one at least.
+        dropout_rate: part of a cohort that may vanish while this device stays hidden, in [0, 1).
+
+    Raises:
+        ConfigError: a number outside its range.
+    """
+
+    min_survivors: int
+    corruption_rate: float = CORRUPTION_RATE
+    dropout_rate: float = DROPOUT_RATE
+
+    def __post_init__(self) -> None:
+        if self.min_survivors < 2:
+            raise ConfigError(f"min_survivors {self.min_survivors}: a sum over fewer than 2 devices hides nobody")
+        if not 0 < self.corruption_rate < 1:
+            raise ConfigError(f"corruption_rate {self.corruption_rate}, allowed are 0 to 1 without the ends")
+        if not 0 <= self.dropout_rate < 1:
+            raise ConfigError(f"dropout_rate {self.dropout_rate}, allowed are 0 to below 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +64,7 @@ class DeviceStore:
         device: its name.
         data: its own table.
         budget: what its owner allows over all runs.
-        min_survivors: among how many it wants to hide.
+        floors: what its owner demands of every private sum.
         identity: its key.
         certificate: 64 bytes of the authority.
         authority: pinned public key of the authority.
@@ -46,7 +75,7 @@ class DeviceStore:
     device: DeviceId
     data: Path
     budget: Budget
-    min_survivors: int
+    floors: Floors
     identity: IdentityKey
     certificate: bytes
     authority: bytes
@@ -81,12 +110,16 @@ def enrol_device(
     min_survivors: int,
     authority: IdentityKey,
     entropy: Entropy,
+    corruption_rate: float = CORRUPTION_RATE,
+    dropout_rate: float = DROPOUT_RATE,
 ) -> DeviceStore:
     """Make the store of a device and have the authority sign its key.
 
     Raises:
+        ConfigError: `min_survivors` or a rate is outside its range (see `Floors`).
         StoreError: the folder holds a device already or cannot be written.
     """
+    floors = Floors(min_survivors, corruption_rate, dropout_rate)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -100,7 +133,7 @@ def enrol_device(
         "device": device,
         "data": str(data.resolve()),
         "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
-        "min_survivors": min_survivors,
+        **asdict(floors),
     }
     (folder / "device.json").write_text(json.dumps(settings, indent=2) + "\n")
     return open_device(folder)
@@ -121,7 +154,11 @@ def open_device(folder: Path) -> DeviceStore:
             device=str(settings["device"]),
             data=Path(settings["data"]),
             budget=Budget(float(settings["budget"]["epsilon"]), float(settings["budget"]["delta"])),
-            min_survivors=int(settings["min_survivors"]),
+            floors=Floors(
+                min_survivors=int(settings["min_survivors"]),
+                corruption_rate=float(settings.get("corruption_rate", CORRUPTION_RATE)),
+                dropout_rate=float(settings.get("dropout_rate", DROPOUT_RATE)),
+            ),
             identity=identity,
             certificate=_read(folder / "certificate"),
             authority=_read(folder / "authority.pub"),
@@ -131,6 +168,21 @@ def open_device(folder: Path) -> DeviceStore:
         raise ConfigError(f"{folder} is no device store: {error}", hint="enrol the device first") from error
     verify_enrolment(store.authority, store.device, identity.public_bytes, store.certificate)
     return store
+
+
+def set_floors(folder: Path, floors: Floors) -> None:
+    """Write what the owner demands into `device.json`; it holds from the next question on.
+
+    Raises:
+        StoreError: the file cannot be read or written.
+    """
+    path, fresh = folder / "device.json", folder / "device.json.new"
+    try:
+        settings = json.loads(path.read_text()) | asdict(floors)
+        fresh.write_text(json.dumps(settings, indent=2) + "\n")
+        fresh.replace(path)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: {error}", hint="enrol the device first") from error
 
 
 def private_file(path: Path) -> None:

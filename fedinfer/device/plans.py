@@ -64,8 +64,8 @@ def _check_place(host: Host, plan: SumPlan, device: DeviceId) -> None:
     check_group(plan.cohort, plan.split)
     if not host.policy.min_survivors <= plan.min_survivors <= len(plan.cohort):
         raise Misbehaviour(
-            f"the plan hides this device among {plan.min_survivors} survivors of {len(plan.cohort)}, its owner demands "
-            f"{host.policy.min_survivors}"
+            f"the plan hides this device among {plan.min_survivors} survivors of {len(plan.cohort)}: the owner's "
+            f"min_survivors {host.policy.min_survivors} bound"
         )
 
 
@@ -108,5 +108,6 @@ def _check_mechanism(host: Host, plan: SumPlan) -> None:
     honest = plan.min_survivors - corrupt_among(len(plan.cohort), corruption_rate(host, plan))
     if mechanism.contributors > honest:
         raise Misbehaviour(
-            f"noise of {mechanism.contributors} devices is counted, {honest} are surely honest and there"
+            f"noise of {mechanism.contributors} devices is counted, {honest} are surely honest and there: the owner's "
+            f"corruption_rate {host.policy.corruption_rate:g} bound"
         )

@@ -72,37 +72,43 @@ def draw_holders(position: int, size: int, degree: int, seed: bytes) -> bytes:
             return to_bitmap(others[np.argsort(words)[:degree]], size)
 
 
-def check_holders(holders: bytes, position: int, size: int, degree: int) -> None:
-    """Check one device's choice.
-
-    Raises:
-        BadMessage: not `degree` other devices, or a choice where there is none.
-    """
-    if degree == size - 1:
-        if holders:
-            raise BadMessage(f"{len(holders)} bytes of holders in a complete graph, where nobody chooses")
-        return
-    chosen = from_bitmap(holders, size)
-    if chosen.size != degree or position in chosen:
-        raise BadMessage(f"{chosen.size} holders chosen, expected {degree} other devices")
-
-
-def relations(choices: Mapping[int, bytes], size: int) -> Relations:
-    """Read the choices of all members, checked with `check_holders`.
+def relations(choices: Mapping[int, bytes], size: int, degree: int) -> Relations:
+    """Read and check the choices of all members.
 
     Args:
-        choices: bitmap by member; empty: everybody.
+        choices: bitmap by member; empty in a complete graph.
         size: devices of the cohort.
+        degree: how many holders each must have chosen.
+
+    Raises:
+        BadMessage: somebody chose another number of devices, itself, or nobody of the cohort.
     """
     members = np.asarray(sorted(choices), np.int64)
+    holds = np.zeros((size, size), bool)
+    if degree == size - 1:
+        if any(choices.values()):
+            raise BadMessage("holders chosen in a complete graph, where nobody chooses")
+        holds[members] = ~np.eye(size, dtype=bool)[members]
+    else:
+        holds[members] = _chosen([choices[j] for j in members.tolist()], size)
+        wrong = members[(holds[members].sum(axis=1) != degree) | holds[members, members]]
+        if wrong.size:
+            chosen = int(holds[wrong[0]].sum())
+            raise BadMessage(f"device {wrong[0]} of the cohort chose {chosen} holders, expected {degree} others")
     present = np.zeros(size, bool)
     present[members] = True
-    holds = np.zeros((size, size), bool)
-    for j, chosen in choices.items():
-        row = np.unpackbits(np.frombuffer(chosen, np.uint8), bitorder="little")[:size].astype(bool) if chosen else True
-        holds[j] = present & row
-        holds[j, j] = False
-    return Relations(members, holds)
+    return Relations(members, holds & present)
+
+
+def _chosen(bitmaps: list[bytes], size: int) -> Flags:
+    width = -(-size // 8)
+    if any(len(bitmap) != width for bitmap in bitmaps):
+        raise BadMessage(f"a choice of holders that is not a bitmap of {width} bytes for {size} devices")
+    rows = np.frombuffer(b"".join(bitmaps), np.uint8).reshape(len(bitmaps), width)
+    flags = np.unpackbits(rows, axis=1, bitorder="little").astype(bool)
+    if flags[:, size:].any():
+        raise BadMessage(f"a choice of holders beyond the {size} devices of the cohort")
+    return flags[:, :size]
 
 
 def to_bitmap(positions: IntArray, size: int) -> bytes:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from fedinfer import wire
 from fedinfer.errors import Misbehaviour, TooFewSurvivors
-from fedinfer.secagg.graph import Relations, check_holders, from_bitmap, relations
+from fedinfer.secagg.graph import Relations, from_bitmap, relations
 from fedinfer.secagg.keys import (
     KEY_BYTES,
     SIGNATURE_BYTES,
@@ -100,7 +100,7 @@ def check_list(state: SentKeys, listed: KeyList, pinned: Mapping[DeviceId, bytes
         What all members published, by position.
 
     Raises:
-        BadMessage: a length is wrong, or a device chose holders that it may not.
+        BadMessage: a length is wrong.
         TooFewSurvivors: fewer members than the session promises.
         Misbehaviour: anything else that an honest server would not show; it names devices.
     """
@@ -117,16 +117,20 @@ def check_list(state: SentKeys, listed: KeyList, pinned: Mapping[DeviceId, bytes
     same = next(iter(decoded_twins(keyed)), None)
     if same is not None:
         raise Misbehaviour(f"{cohort[same[0]]} and {cohort[same[1]]} published the same {same[2]}")
+    sid = session.sid
     for j, public in keyed.items():
-        check_holders(public.holders, j, len(cohort), session.degree)
         if j != own:
-            _check_signature(session, cohort[j], public, pinned[cohort[j]])
+            _check_signature(sid, cohort[j], public, pinned[cohort[j]])
     return keyed
 
 
 def relations_of(session: Session, keyed: Mapping[int, Public]) -> Relations:
-    """Who holds for whom among the members."""
-    return relations({j: public.holders for j, public in keyed.items()}, len(session.cohort))
+    """Who holds for whom among the members.
+
+    Raises:
+        BadMessage: a device chose holders that it may not.
+    """
+    return relations({j: public.holders for j, public in keyed.items()}, len(session.cohort), session.degree)
 
 
 def decoded_twins(keyed: Mapping[int, Public]) -> Iterable[tuple[int, int, str]]:
@@ -169,7 +173,7 @@ def _twins(values: Iterable[tuple[int, object]], what: str) -> Iterable[tuple[in
         first.setdefault(value, j)
 
 
-def _check_signature(session: Session, name: DeviceId, public: Public, identity: bytes) -> None:
-    body = wire.encode(KeysBody(session.sid, public.public, public.holders))
-    if not verify_signature(identity, statement_bytes(Stage.KEYS, name, session.sid, body), public.signature):
+def _check_signature(sid: bytes, name: DeviceId, public: Public, identity: bytes) -> None:
+    body = wire.encode(KeysBody(sid, public.public, public.holders))
+    if not verify_signature(identity, statement_bytes(Stage.KEYS, name, sid, body), public.signature):
         raise Misbehaviour(f"the keys shown for {name} are not signed by its enrolled identity")

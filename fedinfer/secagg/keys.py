@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -96,8 +97,12 @@ class Signed:
     signature: bytes
 
 
+@lru_cache(maxsize=4096)
 def verify_signature(public: bytes, message: bytes, signature: bytes) -> bool:
-    """Tell whether `signature` (64 bytes) is that of `public` (32 bytes) over `message`."""
+    """Tell whether `signature` (64 bytes) is that of `public` (32 bytes) over `message`.
+
+    The last answers are kept: in a simulation all devices of a process check the same signatures.
+    """
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError):

@@ -123,7 +123,7 @@ class Session:
     @property
     def sid(self) -> bytes:
         """Session id: hash of the encoded session, 32 bytes."""
-        return derivations.session_id(wire.encode(self))
+        return _session_id(self)
 
     @property
     def least(self) -> int:
@@ -139,6 +139,11 @@ class Session:
     def holders_bytes(self) -> int:
         """Bytes of one device's choice of holders."""
         return 0 if self.is_complete else -(-len(self.cohort) // 8)
+
+
+@lru_cache(maxsize=256)
+def _session_id(session: Session) -> bytes:
+    return derivations.session_id(wire.encode(session))
 
 
 def quorum_of(n: int, least: int) -> int:

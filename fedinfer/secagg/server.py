@@ -22,7 +22,7 @@ import numpy as np
 from fedinfer import wire
 from fedinfer.errors import BadMessage, ConfigError, Misbehaviour, ProtocolAbort
 from fedinfer.secagg.derivations import TAG_BYTES, sharers_hash
-from fedinfer.secagg.graph import check_holders, from_bitmap, to_bitmap
+from fedinfer.secagg.graph import from_bitmap, relations, to_bitmap
 from fedinfer.secagg.key_list import Public, cleared_twins, relations_of, write_list
 from fedinfer.secagg.keys import Signed, Stage, is_weak, unseal
 from fedinfer.secagg.messages import (
@@ -171,7 +171,7 @@ def _check_public(session: Session, position: int, signed: Signed, body: KeysBod
         raise BadMessage(f"published keys have {len(body.public)} bytes, expected {PUBLIC_BYTES} in the one encoding")
     if is_weak(public.mask_key) or is_weak(public.box_key):
         raise Misbehaviour("a published key is a point of small order: it would give no secret with anybody")
-    check_holders(body.holders, position, len(session.cohort), session.degree)
+    relations({position: body.holders}, len(session.cohort), session.degree)
     return public
 
 

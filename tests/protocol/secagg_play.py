@@ -11,9 +11,10 @@ import numpy as np
 from fedinfer import secagg, wire
 from fedinfer.errors import ProtocolAbort
 from fedinfer.secagg import IdentityKey, Session, Stage, StageRequest, shamir
+from fedinfer.secagg.derivations import TAG_BYTES
 from fedinfer.secagg.graph import from_bitmap
 from fedinfer.secagg.keys import Signed, seal
-from fedinfer.secagg.messages import UnmaskBody, split
+from fedinfer.secagg.messages import MaskedBody, UnmaskBody, split
 from fedinfer.secagg.shamir import SHARE_BYTES
 from fedinfer.secagg.states import Place
 from fedinfer.system import SimulatedEntropy
@@ -60,6 +61,7 @@ class World:
     places: dict[str, Place] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)
     holders: dict[str, bytes] = field(default_factory=dict)
+    tags: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -89,7 +91,16 @@ class World:
                 new, reply = secagg.answer_unmask(state, common, own)
         self.states[name] = secagg.encode_state(new)
         self._remember(name, new)
+        if isinstance(new, secagg.SentMasked):
+            self._keep_tags(name, new, reply)
         return reply
+
+    def _keep_tags(self, name: str, state: secagg.SentMasked, reply: bytes) -> None:
+        """The acknowledgements in a masked answer, by holder."""
+        cohort, sharers = self.session.cohort, set(from_bitmap(state.sharers, len(self.session.cohort)).tolist())
+        holders = [cohort[j] for j in state.place.holders if j in sharers]
+        tags = split(body_of(MaskedBody, reply).tags, TAG_BYTES, len(holders), "tags")
+        self.tags[name] = dict(zip(holders, tags, strict=True))
 
     @property
     def chosen(self) -> dict[str, set[str]]:
@@ -115,8 +126,13 @@ class World:
         """The answer of a device that sends what it likes, correctly signed."""
         if stage is Stage.KEYS:
             return seal(self.identities[name], stage, name, self.session.sid, body)
-        context = self.places[name].key_list if stage is Stage.SHARES else self.digests[name]
-        return seal(self.signing[name], stage, name, context, body)
+        return seal(self.signing[name], stage, name, self.context(name, stage), body)
+
+    def context(self, name: str, stage: Stage) -> bytes:
+        """What a device's signature of a stage covers besides the answer."""
+        if stage is Stage.KEYS:
+            return self.session.sid
+        return self.places[name].key_list if stage is Stage.SHARES else self.digests[name]
 
     def answer_all(self, requests: Mapping[str, StageRequest]) -> dict[str, bytes]:
         replies = {}

@@ -39,7 +39,7 @@ def mode(path: Path) -> int:
 
 def test_a_store_says_what_its_owner_said(store: Path) -> None:
     device = open_device(store)
-    assert (device.device, device.budget, device.min_survivors) == ("r00", BUDGET, 3)
+    assert (device.device, device.budget, device.floors.min_survivors) == ("r00", BUDGET, 3)
     assert device.data == store.parent / "r00.csv"
 
 
