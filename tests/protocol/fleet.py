@@ -62,7 +62,7 @@ delta = 1e-5
 clipping_norm = 1.0
 [secure_aggregation]
 dropout_rate = 0.25
-corruption_rate = 0.0
+corruption_rate = 0.1
 [drift]
 windows = 3
 window = 5

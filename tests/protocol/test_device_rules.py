@@ -107,7 +107,7 @@ def empty_purse(fleet: Fleet, device: str) -> None:
 def test_a_plan_that_does_not_name_this_device_is_refused(fleet: Fleet) -> None:
     device = first(fleet)
     others = tuple(sorted(set(fleet.roster) - {device}))
-    plan = fleet.promise("round-1", work(), cohort=others, degree=2, threshold=2, min_survivors=3)
+    plan = fleet.promise("round-1", work(), cohort=others, degree=2, threshold=3, min_survivors=3)
     answer = tell(fleet, device, Kind.KEYS, encode(plan))
     assert answer.error == "Misbehaviour"
     assert "not in the cohort" in answer.detail
@@ -121,7 +121,7 @@ def test_a_plan_that_hides_it_among_too_few_is_refused(fleet: Fleet) -> None:
     answer = tell(fleet, device, Kind.KEYS, encode(fleet.promise("round-1", work(), min_survivors=3)))
     assert answer.error == "Misbehaviour"
     assert "3 survivors of 4" in answer.detail
-    assert "demands 4" in answer.detail
+    assert "owner's min_survivors 4 bound" in answer.detail
 
 
 def test_a_plan_that_promises_more_survivors_than_its_cohort_is_refused(fleet: Fleet) -> None:

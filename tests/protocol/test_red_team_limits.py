@@ -19,6 +19,7 @@ from fedinfer.privacy.charges import mechanism_of
 from fedinfer.privacy.ledger import Budget
 from fedinfer.privacy.noise import SecureStream
 from fedinfer.secagg.hierarchy import most_corrupt, random_groups
+from fedinfer.secagg.hypergeometric import corrupt_among
 from fedinfer.system import SystemEntropy
 from fedinfer.training.sampling import poisson_rows
 from fedinfer.wire import MAX_BYTES, decode, encode
@@ -72,7 +73,7 @@ def test_in_a_group_a_device_counts_on_the_worst_deal_not_on_the_mean(tmp_path: 
     worst = most_corrupt(1000, 100, len(cohort), 10)
     assert worst > 20
     plan = fleet.promise("round-1/group-1", work(), cohort=cohort, split=split, min_survivors=len(cohort))
-    assert int(corruption_rate(host, plan) * len(cohort)) == worst
+    assert corrupt_among(len(cohort), corruption_rate(host, plan)) == worst
     for contributors, fine in ((len(cohort) - worst, True), (len(cohort) - worst + 1, False)):
         mechanism = replace(mechanism_of(plan), contributors=contributors, summands=len(cohort))
         offered = replace(plan, mechanism=encode(mechanism))
