@@ -169,7 +169,8 @@ class Conspiracy(RuleBasedStateMachine):
             cohort = tuple(name for name in cohort if name != absent)
         n = len(cohort)
         threshold = data.draw(st.sampled_from([_usual(n)] * 6 + list(range(2, n + 1))))
-        floor = data.draw(st.sampled_from([min(self.enemy.owner.min_survivors, n)] * 6 + list(range(2, n + 1))))
+        floors = [min(self.enemy.owner.min_survivors, n)] * 4 + [min(threshold + 1, n)] * 2
+        floor = data.draw(st.sampled_from(floors + list(range(2, n + 1))))
         values: dict[str, Any] = {"degree": n - 1, "threshold": threshold, "min_survivors": floor}
         return make_session(n, cohort=cohort, round_id=str(len(self.attempts)), dimension=3, bits=16, **values)
 
@@ -199,8 +200,11 @@ class Conspiracy(RuleBasedStateMachine):
         most = max(0, len(shared) - attempt.session.least)
         dropped = frozenset(_few(data, sorted(shared), most))
         survivors = shared - dropped
-        if data.draw(st.integers(0, 9)) == 0:
+        wrong = data.draw(st.integers(0, 9))
+        if wrong == 0:
             survivors -= frozenset(_few(data, sorted(survivors), 1))
+        if wrong <= 2:
+            survivors |= frozenset(_few(data, sorted(dropped), len(dropped)))
         return Sets(listing, shared, survivors, dropped)
 
 
@@ -249,7 +253,7 @@ def _usual(n: int) -> int:
 def _few(data: Any, items: Any, most: int) -> set[Any]:
     """Up to `most`, seldom more."""
     items = list(items)
-    most = min(len(items), most + (data.draw(st.integers(0, 9)) == 0))
+    most = min(len(items), most + (data.draw(st.integers(0, 5)) == 0))
     count = data.draw(st.sampled_from([0, most, *range(most + 1)]))
     return set(data.draw(st.permutations(items))[:count]) if count else set()
 
