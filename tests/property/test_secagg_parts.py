@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedinfer.errors import BadMessage
 from fedinfer.secagg import check_session, choose_graph, shamir
 from fedinfer.secagg.graph import draw_holders, from_bitmap, relations, to_bitmap
-from fedinfer.secagg.hierarchy import random_groups
+from fedinfer.secagg.groups import random_groups
 from fedinfer.secagg.hypergeometric import corrupt_among, share_of
 from fedinfer.secagg.masks import add_masks, ring_dtype
 from fedinfer.secagg.packing import pack, packed_size, unpack

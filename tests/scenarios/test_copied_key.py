@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedinfer.device import sums
+from fedinfer.device.aggregate import stages as sums
 from fedinfer.secagg import device as secagg
 from fedinfer.secagg import server
 from fedinfer.secagg.keys import IdentityKey, Signed, Stage, seal
@@ -22,7 +21,7 @@ WANTED = ("training.rounds=2", "drift.enabled=false", "fleet.dropout=0.0")
 
 
 @pytest.fixture
-def copied(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def copied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The last hospital of every session publishes the first one's mask key as its own, correctly signed."""
     honest, seen = secagg.answer_keys, {}
     names: list[str] = []
@@ -38,7 +37,7 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return replace(state, public=public, signature=decode(Signed, reply).signature), reply
 
     monkeypatch.setattr(sums.secagg, "answer_keys", answer)
-    yield names
+    return names
 
 
 def test_a_server_leaves_both_hospitals_out_and_names_them(copied: list[str], tmp_path: Path) -> None:

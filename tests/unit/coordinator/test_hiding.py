@@ -12,10 +12,10 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from fedinfer.config import SecureAggregationSection
-from fedinfer.coordinator.hiding import check_corrupt, graph_of, group_warnings, hide
+from fedinfer.coordinator.plan.cohort import check_corrupt, graph_of, group_warnings, hide
 from fedinfer.errors import ConfigError, Misbehaviour, TooFewSurvivors
 from fedinfer.messages import ONE_GROUP, Split
-from fedinfer.secagg.hierarchy import check_group, most_corrupt, random_groups, rate_of
+from fedinfer.secagg.groups import check_group, most_corrupt, random_groups, rate_of
 from fedinfer.secagg.hypergeometric import corrupt_among
 from fedinfer.secagg.parameters import Session, check_session
 
@@ -154,8 +154,10 @@ def test_a_split_that_contradicts_itself_is_refused(split: Split) -> None:
         check_group(EVERYONE, split)
 
 
-@pytest.mark.parametrize(("rate", "cohort", "corrupt"), [(0.29, 100, 29), (0.35, 180, 63), (0.1, 100, 10), (0.3, 9, 3), (0.1, 4, 1)])
+@pytest.mark.parametrize(
+    ("rate", "cohort", "corrupt"), [(0.29, 100, 29), (0.35, 180, 63), (0.1, 100, 10), (0.3, 9, 3), (0.1, 4, 1)]
+)
 def test_server_and_device_count_the_same_corrupt_devices(rate, cohort, corrupt):
-    """0.29 * 100 is below 29 in binary; a part of a device is a whole one: one fewer would be a share of noise too many."""
+    """0.29 * 100 is below 29 in binary, a part of a device counts as one: one fewer is a share of noise too many."""
     assert hide(section(corruption_rate=rate, dropout_rate=0.0), cohort).corrupt == corrupt
     assert corrupt_among(cohort, rate) == corrupt
