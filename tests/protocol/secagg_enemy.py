@@ -1,8 +1,8 @@
 """Honest devices as they are deployed, and an enemy that is their server and some of their number.
 
 Honest devices are the real functions behind the real floor (`check_session`) and the real memory of rounds
-(`MemorySessions`), put together as `fedinfer.device.sums` does: a refusal wipes the round. The enemy composes messages
-with `secagg_forge` from whatever it has seen.
+(`MemorySessions`), put together as in `fedinfer.device.aggregate.stages`: a refusal wipes the round. The enemy composes
+messages with `secagg_forge` from whatever it has seen.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fedinfer import secagg
-from fedinfer.device.sessions import MemorySessions, Running
+from fedinfer.device.session_store import MemorySessions, Running
 from fedinfer.errors import FedInferError, Misbehaviour
 from fedinfer.messages import Kind
 from fedinfer.secagg import IdentityKey, Session, Stage, StageRequest, parameters

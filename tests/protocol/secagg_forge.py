@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedinfer import wire
-from fedinfer.device.sessions import Sessions
+from fedinfer.device.session_store import Sessions
 from fedinfer.errors import Misbehaviour
 from fedinfer.secagg import IdentityKey, Session, Stage, StageRequest
 from fedinfer.secagg.boxes import seal_box
