@@ -16,7 +16,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help demo test check e2e bench docs clean
+.PHONY: help demo test check e2e soak bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 16
@@ -39,6 +39,9 @@ check: $(ALL_STAMP) ## format, lint, types, rooms, dead code, documentation
 
 e2e: $(ALL_STAMP) ## a real SuperLink and SuperNodes on loopback
 	$(BIN)/python -m pytest -m e2e
+
+soak: $(ALL_STAMP) ## search for attacks on secure aggregation for about an hour, other ones in every run
+	$(BIN)/python -m pytest --hypothesis-profile=soak tests/protocol/test_secagg_adversary.py
 
 bench: $(ALL_STAMP) ## run every benchmark beside its peer and rewrite the table in docs/benchmarks.md
 	$(BIN)/python scripts/bench.py
