@@ -124,6 +124,27 @@ def test_wrong_passes_and_wrong_stops_stay_below_their_rates():
     assert verdicts(0.40, 0.97).count(Verdict.FAIL) / runs >= 0.95
 
 
+def test_looking_again_and_again_does_not_raise_the_rates():
+    """The value lies on the limit; a rollout is judged after every look and ends with the first verdict."""
+    limit = Gate("error", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, Scope.WAVE)
+    rng, runs, rate = np.random.default_rng(3), 2000, 0.05
+    rules = GateSettings((limit,), 20, rate, rate, 8)
+
+    def first_verdict():
+        looks = []
+        for noise in 8.0 * rng.standard_normal(8):
+            looks.append([look(100, noise=8.0, error=20.0 + noise)])
+            found = judge(rules, looks).verdict
+            if found is not Verdict.HOLD:
+                return found
+        return Verdict.HOLD
+
+    verdicts = [first_verdict() for _ in range(runs)]
+    most = rate + 3 * math.sqrt(rate * (1 - rate) / runs)
+    assert verdicts.count(Verdict.PASS) / runs <= most
+    assert verdicts.count(Verdict.FAIL) / runs <= most
+
+
 def test_latency_buckets_become_a_share():
     figure = share_above([50.0, 30.0, 15.0, 5.0], [100.0, 1000.0, 10_000.0], 1000.0, 2.0)
     assert (figure.name, figure.total) == ("slow", 20.0)
