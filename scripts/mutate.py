@@ -374,7 +374,9 @@ def report(drawn: list[Mutant], results: dict[str, dict[str, Any]], reasons: dic
         cells = (all_of, row["killed"], row["timeout"], row["accepted"], row["survived"])
         print(f"| {name} | {' | '.join(map(str, cells))} | {100 * dead / all_of:.1f} % |")
     for mutant in lives:
-        print(f"\nsurvived: {_place(mutant)}\n  function = {mutant.function!r}; {results[mutant.key]['by']}")
+        print(f"\n# {mutant.path}:{mutant.line}, {mutant.operator}; {results[mutant.key]['by']}\n[[accepted]]")
+        for name in ("function", "before", "after"):
+            print(f"{name} = {json.dumps(getattr(mutant, name), ensure_ascii=False)}")
     return int(bool(lives))
 
 

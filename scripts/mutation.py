@@ -40,6 +40,8 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitXor: ast.BitOr,
 }
 TWINS = {"min": "max", "max": "min", "any": "all", "all": "any", "ceil": "floor", "floor": "ceil", "sorted": "list"}
+SYMMETRIC = {"min", "max", "minimum", "maximum", "logaddexp", "hypot", "gcd", "isclose", "compare_digest"}
+"""Functions whose arguments may be swapped."""
 TEXTS = ("hint", "reason")
 """Keyword arguments that hold words for people."""
 
@@ -195,11 +197,18 @@ def _whole(statement: ast.stmt) -> Iterator[Change]:
         yield "continue for break", ast.Continue()
     if isinstance(statement, ast.Continue):
         yield "break for continue", ast.Break()
-    if isinstance(statement, ast.Return) and statement.value is not None and ast.unparse(statement) != "return None":
+    if isinstance(statement, ast.Return) and not _empty(statement.value):
         yield "return None", ast.Return(ast.Constant(None))
     stored = isinstance(statement, ast.Assign) and not isinstance(statement.targets[0], ast.Name | ast.Tuple)
     if stored or isinstance(statement, ast.Expr | ast.Raise | ast.AugAssign):
         yield "remove statement", ast.Pass()
+
+
+def _empty(value: ast.expr | None) -> bool:
+    """None, or a constant that callers cannot tell from it: "", False, 0, ()."""
+    if isinstance(value, ast.Constant):
+        return not value.value
+    return value is None or (isinstance(value, ast.Tuple | ast.List | ast.Dict) and ast.unparse(value) in "()[]{}")
 
 
 def _negated(node: ast.If | ast.IfExp) -> Iterator[Change]:
@@ -288,6 +297,16 @@ def _arithmetic(node: ast.BinOp | ast.AugAssign) -> Iterator[Change]:
 
 
 def _call(node: ast.Call) -> Iterator[Change]:
+    if ast.unparse(node.func).split(".")[-1] not in SYMMETRIC:
+        yield from _swapped(node)
+    match node.func:
+        case ast.Name(id=name) if name in TWINS:
+            yield "twin function", ast.Call(ast.Name(TWINS[name]), node.args, node.keywords if name != "sorted" else [])
+        case ast.Attribute(attr=name, value=value) if name in TWINS and name != "sorted":
+            yield "twin function", ast.Call(ast.Attribute(value, TWINS[name]), node.args, node.keywords)
+
+
+def _swapped(node: ast.Call) -> Iterator[Change]:
     for place in range(len(node.args) - 1):
         one, two = node.args[place : place + 2]
         if not isinstance(one, ast.Starred) and not isinstance(two, ast.Starred):
@@ -295,11 +314,6 @@ def _call(node: ast.Call) -> Iterator[Change]:
                 "swap arguments",
                 ast.Call(node.func, [*node.args[:place], two, one, *node.args[place + 2 :]], node.keywords),
             )
-    match node.func:
-        case ast.Name(id=name) if name in TWINS:
-            yield "twin function", ast.Call(ast.Name(TWINS[name]), node.args, node.keywords if name != "sorted" else [])
-        case ast.Attribute(attr=name, value=value) if name in TWINS and name != "sorted":
-            yield "twin function", ast.Call(ast.Attribute(value, TWINS[name]), node.args, node.keywords)
 
 
 def _filter(node: ast.comprehension) -> Iterator[Change]:
