@@ -127,3 +127,13 @@ def test_noise_that_would_take_days_to_draw_is_refused_before_it_is_drawn() -> N
         mechanism_of(plan)
     large = replace(endless, noise_multiplier=0.01)
     assert mechanism_of(replace(plan, mechanism=encode(large))) == large
+
+
+@pytest.mark.parametrize(
+    "changes", [{"scale": 2.0**40, "noise_multiplier": 1e-9}, {"scale": 1.0, "noise_multiplier": 1e12}]
+)
+def test_a_signal_or_a_share_of_noise_beyond_the_ring_is_refused(changes: dict[str, float]) -> None:
+    """Either alone is enough: nobody could decode such a sum."""
+    beyond = replace(MECHANISM, bits=32, **changes)
+    with pytest.raises(Misbehaviour, match="in a ring of 32 bits"):
+        mechanism_of(replace(PLAN, mechanism=encode(beyond), bits=32))
