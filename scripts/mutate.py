@@ -205,12 +205,13 @@ def _digest(paths: Sequence[Path]) -> str:
 
 
 def _run_package(package: str, mine: list[Mutant], tree: Path, results: dict[str, dict[str, Any]]) -> None:
-    tests = _digest(test_files(package, tree))
+    tests, reasons = _digest(test_files(package, tree)), accepted()
     todo = []
     for mutant in mine:
         before = results.get(mutant.key)
         same = before is not None and before["module"] == _digest([tree / mutant.path])
-        if not same or (before["outcome"] == "survived" and before["tests"] != tests):
+        again = same and before["outcome"] == "survived" and before["tests"] != tests and mutant.entry not in reasons
+        if not same or again:
             todo.append(mutant)
     if not todo:
         return
@@ -357,13 +358,11 @@ def _waited(child: int, limit: float) -> int | None:
 def report(drawn: list[Mutant], results: dict[str, dict[str, Any]], reasons: dict[tuple[str, str, str], str]) -> int:
     """Print the score table and every survivor; 1 when one lives that may not."""
     rows: dict[str, Counter[str]] = {}
-    lives, used = [], set()
+    lives = []
     for mutant in drawn:
         outcome = results[mutant.key]["outcome"]
-        entry = (mutant.function, mutant.before, mutant.after)
-        if outcome == "survived" and entry in reasons:
+        if outcome == "survived" and mutant.entry in reasons:
             outcome = "accepted"
-            used.add(entry)
         elif outcome == "survived":
             lives.append(mutant)
         rows.setdefault(modules()[mutant.path], Counter())[outcome] += 1

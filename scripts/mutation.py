@@ -81,6 +81,11 @@ class Mutant:
         text = "\0".join((self.function, self.operator, self.before, self.after))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def entry(self) -> tuple[str, str, str]:
+        """How a list of accepted survivors names it."""
+        return self.function, self.before, self.after
+
     def rank(self, seed: int) -> str:
         """Place in the drawing with this seed."""
         return hashlib.sha256(f"{seed}\0{self.key}".encode()).hexdigest()
