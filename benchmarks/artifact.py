@@ -27,19 +27,19 @@ import torch
 from torch import nn
 
 from fedinfer.artifact.build import Built, build_artifact
-from fedinfer.artifact.calibration import synthetic_rows
-from fedinfer.artifact.delta import add_deltas
-from fedinfer.artifact.export import Templates, export_core, state_of, swap_weights
-from fedinfer.artifact.graph import Ending
-from fedinfer.artifact.measure import Evidence
-from fedinfer.artifact.repository import Repository
-from fedinfer.artifact.signing import generate_keys
+from fedinfer.artifact.evaluate.measure import Evidence
+from fedinfer.artifact.export.graph import Ending
+from fedinfer.artifact.export.torch import Templates, export_core, state_of, swap_weights
+from fedinfer.artifact.quantize.calibration import synthetic_rows
+from fedinfer.artifact.release.delta import add_deltas
+from fedinfer.artifact.release.repository import Repository
+from fedinfer.artifact.release.signing import generate_keys
 from fedinfer.config import ArtifactSection, ModelKind, ModelSection, load_scenario
 from fedinfer.data import load
 from fedinfer.manifest import Privacy
 from fedinfer.schema import Categorical, Numeric, Schema, Text
 from fedinfer.system import SystemClock, SystemEntropy, simulation_rng
-from fedinfer.training.models import build_model
+from fedinfer.training.models.build import build_model
 
 CLOCK = SystemClock()
 RNG = simulation_rng("benchmark artifact")

@@ -43,12 +43,12 @@ import onnxruntime
 from onnx import numpy_helper, parser
 
 from fedinfer.drift.sketch import OutputSketch, confidence_edges
-from fedinfer.inference.check import open_variant
-from fedinfer.inference.predictor import Predictor
-from fedinfer.inference.serving import ObservationBuffer, Service
-from fedinfer.inference.session import SessionCache, open_session
-from fedinfer.inference.slots import Slots
-from fedinfer.inference.telemetry import Telemetry
+from fedinfer.inference.install.self_check import open_variant
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.predict.predictor import Predictor
+from fedinfer.inference.predict.session import SessionCache, open_session
+from fedinfer.inference.serve.service import ObservationBuffer, Service
+from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.manifest import Manifest, Privacy, Variant, model_path
 from fedinfer.schema import Categorical, Column, Numeric, Schema
 from fedinfer.system import SystemClock

@@ -19,7 +19,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedinfer.config import Scenario, from_flat, load_scenario
-from fedinfer.device.respond import DeviceResponder
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.errors import ConfigError, FedInferError, TransportError
 from fedinfer.flower.client_app import CohortClientApp, Responder
 from fedinfer.flower.server_app import make_server_app

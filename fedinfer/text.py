@@ -10,8 +10,8 @@ The rule:
 5. An empty word is 0, a word of the vocabulary its place + 2, any other word 1; 0 also fills the rest of the row.
 
 It is made of what ONNX can do with strings (StringNormalizer, StringSplit, LabelEncoder): ONNX has neither regular
-expressions that find something nor Unicode tables. `fedinfer.artifact.tokenizer` writes it into graphs; a device never
-runs this module's `tokens`.
+expressions that find something nor Unicode tables. `fedinfer.artifact.export.tokenizer` writes it into graphs; a
+device never runs this module's `tokens`.
 """
 
 from __future__ import annotations

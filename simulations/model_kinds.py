@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from fedinfer.config import load_scenario
-from fedinfer.inference.installed import open_installed
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Slots
+from fedinfer.inference.install.installed import open_installed
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.predict.session import SessionCache
 from fedinfer.simulation.engine import DEVICES_FOLDER, Prepared, prepare_local, run_local
 from fedinfer.system import SystemClock, simulation_rng
 from fedinfer.text import raw_rows

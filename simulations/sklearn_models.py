@@ -15,13 +15,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fedinfer.artifact.build import build_from_core
-from fedinfer.artifact.calibration import synthetic_rows
-from fedinfer.artifact.estimators import export_estimator
-from fedinfer.artifact.graph import Ending
-from fedinfer.artifact.measure import Evidence
+from fedinfer.artifact.evaluate.measure import Evidence
+from fedinfer.artifact.export.estimators import export_estimator
+from fedinfer.artifact.export.graph import Ending
+from fedinfer.artifact.quantize.calibration import synthetic_rows
 from fedinfer.config import ArtifactSection, load_scenario
 from fedinfer.data import load
-from fedinfer.inference.predictor import Predictor
+from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.system import SystemClock, simulation_rng
 
 ESTIMATORS = {

@@ -19,17 +19,17 @@ from model_kinds import KINDS, QUIET
 
 from fedinfer.artifact.build import Built, build_artifact
 from fedinfer.artifact.choice import download_bytes
-from fedinfer.artifact.export import Templates
-from fedinfer.artifact.graph import Ending
-from fedinfer.artifact.measure import Evidence
-from fedinfer.artifact.recipes import rounds_inputs
+from fedinfer.artifact.evaluate.measure import Evidence
+from fedinfer.artifact.export.graph import Ending
+from fedinfer.artifact.export.torch import Templates
+from fedinfer.artifact.quantize.schemes import rounds_inputs
 from fedinfer.config import ArtifactSection, load_scenario
 from fedinfer.errors import GateFailed
 from fedinfer.simulation.engine import Prepared, prepare_local, run_local
 from fedinfer.system import SystemClock, simulation_rng
 from fedinfer.training import load_trainer
 from fedinfer.training.checkpoints import load_checkpoint
-from fedinfer.training.slimming import Rounded, SlimPlan
+from fedinfer.training.compression import Rounded, SlimPlan
 from fedinfer.training.trainer import Trainer
 from fedinfer.types import FloatVector
 

@@ -18,14 +18,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.artifact.export import Module, Templates, export_core
-from fedinfer.artifact.gates import Figures, limits_of
-from fedinfer.artifact.graph import LOGITS, Ending, OnnxModel, run
-from fedinfer.artifact.measure import Bench, Candidate, Evidence, Yardstick, search
-from fedinfer.artifact.quality import instruction_set, softmax
-from fedinfer.artifact.quantize import prepare
-from fedinfer.artifact.recipes import INT8_RECIPES, Family, family_of
-from fedinfer.artifact.selfcheck import (
+from fedinfer.artifact.evaluate.gates import Figures, limits_of
+from fedinfer.artifact.evaluate.measure import Bench, Candidate, Evidence, Yardstick, search
+from fedinfer.artifact.evaluate.metrics import instruction_set, softmax
+from fedinfer.artifact.evaluate.self_check_rows import (
     CheckRows,
     check_finished,
     choose_rows,
@@ -33,7 +29,11 @@ from fedinfer.artifact.selfcheck import (
     reference_of,
     tolerance_of,
 )
-from fedinfer.artifact.slimming import Slimming
+from fedinfer.artifact.export.graph import LOGITS, Ending, OnnxModel, run
+from fedinfer.artifact.export.torch import Module, Templates, export_core
+from fedinfer.artifact.quantize.compression import Slimming
+from fedinfer.artifact.quantize.quantize import prepare
+from fedinfer.artifact.quantize.schemes import INT8_RECIPES, Family, family_of
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import GateFailed
 from fedinfer.manifest import PROBABILITIES, Delta, Manifest, Privacy, Reference, Variant, model_path

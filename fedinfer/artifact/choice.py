@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fedinfer.artifact.build import Built
-from fedinfer.artifact.delta import compress
-from fedinfer.artifact.graph import load
-from fedinfer.artifact.measure import Yardstick
-from fedinfer.artifact.slimming import Slimming, sparsity
+from fedinfer.artifact.evaluate.measure import Yardstick
+from fedinfer.artifact.export.graph import load
+from fedinfer.artifact.quantize.compression import Slimming, sparsity
+from fedinfer.artifact.release.delta import compress
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import GateFailed
 from fedinfer.ports import Clock

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from fedinfer.artifact.build import Built
-from fedinfer.artifact.files import read_file, write_file
-from fedinfer.artifact.releases import check_release
+from fedinfer.artifact.release.files import read_file, write_file
+from fedinfer.artifact.release.releases import check_release
 from fedinfer.errors import ArtifactRejected
 from fedinfer.manifest import Manifest, Privacy
 

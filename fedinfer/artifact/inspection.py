@@ -10,20 +10,20 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fedinfer.artifact.delta import compress
-from fedinfer.artifact.files import read_file
-from fedinfer.artifact.graph import ending_of, load
-from fedinfer.artifact.metadata import State, expired_roles, load_state
-from fedinfer.artifact.recipes import family_of
-from fedinfer.artifact.slimming import sparsity
-from fedinfer.artifact.targets import read_target, versions_of, withdrawn_in
+from fedinfer.artifact.export.graph import ending_of, load
+from fedinfer.artifact.quantize.compression import sparsity
+from fedinfer.artifact.quantize.schemes import family_of
+from fedinfer.artifact.release.delta import compress
+from fedinfer.artifact.release.files import read_file
+from fedinfer.artifact.release.metadata import State, expired_roles, load_state
+from fedinfer.artifact.release.targets import read_target, versions_of, withdrawn_in
 from fedinfer.errors import ArtifactRejected, BadSignature
 from fedinfer.manifest import Manifest, Variant, manifest_path
 from fedinfer.types import Json
 
 Check: TypeAlias = Callable[[Manifest, Variant, bytes], None]
 """What a device asks of a model file before it takes it; raises GateFailed. The device's own check lies in another
-room, so whoever verifies brings it: `fedinfer.inference.check`."""
+room, so whoever verifies brings it: `fedinfer.inference.install.self_check`."""
 
 
 def describe_model(data: bytes) -> Json:

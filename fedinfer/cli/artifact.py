@@ -21,8 +21,8 @@ from fedinfer.system import SystemClock, SystemEntropy, simulation_rng
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
-    from fedinfer.artifact.measure import Evidence
-    from fedinfer.artifact.repository import Repository
+    from fedinfer.artifact.evaluate.measure import Evidence
+    from fedinfer.artifact.release.repository import Repository
     from fedinfer.schema import Schema
     from fedinfer.training.trainer import Trainer
 
@@ -108,7 +108,7 @@ def predict(
 ) -> None:
     """Predict the rows of a CSV file with a model file, as a device would."""
     with errors_to_exit():
-        from fedinfer.inference.predictor import Predictor
+        from fedinfer.inference.predict.predictor import Predictor
 
         answers = Predictor.open(_bytes(model)).predict(read_text(rows))
         lines = [
@@ -129,7 +129,7 @@ def keys(
 ) -> None:
     """Make signing keys: three for root, of which two must sign, and one for each other role."""
     with errors_to_exit():
-        from fedinfer.artifact.signing import generate_keys, save_keys
+        from fedinfer.artifact.release.signing import generate_keys, save_keys
 
         if folder.exists() and any(folder.iterdir()):
             raise ConfigError(f"{folder} is not empty", hint="keys are never overwritten; choose another folder")
@@ -189,8 +189,8 @@ def rotate(
 
 
 def _export(scenario: str, checkpoint: Path, out: Path, version: int, slimming: Json) -> Json:
-    from fedinfer.artifact.export import Templates, export_core
-    from fedinfer.artifact.graph import Ending, finish
+    from fedinfer.artifact.export.graph import Ending, finish
+    from fedinfer.artifact.export.torch import Templates, export_core
     from fedinfer.data import load
     from fedinfer.data.checks import check_qat_rows
     from fedinfer.training.checkpoints import load_checkpoint
@@ -218,8 +218,8 @@ def _export(scenario: str, checkpoint: Path, out: Path, version: int, slimming: 
 
 def _slim(scenario: Scenario, trainer: Trainer, weights: Any, public_x: Any, core: Any) -> Any:
     """The weights pruned and fine-tuned for the recipe that this kind of graph gets first."""
-    from fedinfer.artifact.recipes import family_of, rounds_inputs
-    from fedinfer.training.slimming import Rounded, SlimPlan
+    from fedinfer.artifact.quantize.schemes import family_of, rounds_inputs
+    from fedinfer.training.compression import Rounded, SlimPlan
 
     rounded = Rounded.INPUTS if rounds_inputs("", family_of(core)) else Rounded.WEIGHTS
     section, batch = scenario.artifact, scenario.training.batch_size
@@ -237,8 +237,8 @@ def _quantize(
     privacy: Privacy,
 ) -> Json:
     from fedinfer.artifact.build import build_from_core, yardstick_of
+    from fedinfer.artifact.export.graph import core_of, ending_of, load
     from fedinfer.artifact.folders import save_build
-    from fedinfer.artifact.graph import core_of, ending_of, load
 
     parsed = load(_bytes(model))
     ending, clock = ending_of(parsed), SystemClock()
@@ -251,7 +251,7 @@ def _quantize(
 
 
 def _evidence(schema: Schema, rows: Path | None, calibration: Path | None) -> Evidence:
-    from fedinfer.artifact.measure import Evidence
+    from fedinfer.artifact.evaluate.measure import Evidence
 
     nothing = np.empty((0, schema.width), np.float32)
     held_x, held_y = read_labelled(rows, schema) if rows else (nothing, np.empty(0, np.int64))
@@ -260,7 +260,7 @@ def _evidence(schema: Schema, rows: Path | None, calibration: Path | None) -> Ev
 
 
 def _synthetic(schema: Schema) -> Any:
-    from fedinfer.artifact.calibration import synthetic_rows
+    from fedinfer.artifact.quantize.calibration import synthetic_rows
 
     return synthetic_rows(schema, SYNTHETIC_ROWS, simulation_rng("calibration"))
 
@@ -307,30 +307,30 @@ def _verify(path: Path, root: Path | None) -> Json:
 
 def _check_as_device(manifest: Manifest, variant: Variant, model: bytes) -> None:
     """Everything a device checks before it takes a model, by the same code; raises GateFailed."""
-    from fedinfer.inference.check import MOST_LATENCY_US, open_variant, self_check
-    from fedinfer.inference.session import SessionCache
+    from fedinfer.inference.install.self_check import MOST_LATENCY_US, open_variant, self_check
+    from fedinfer.inference.predict.session import SessionCache
 
     self_check(open_variant(model, manifest, SessionCache(1)), manifest, variant, SystemClock(), MOST_LATENCY_US)
 
 
 def _try(model: bytes) -> None:
     """Open a model file as a device would and let it answer a row of zeros or an empty text; raises GateFailed."""
-    from fedinfer.inference.predictor import Predictor
+    from fedinfer.inference.predict.predictor import Predictor
 
     predictor = Predictor.open(model)
     predictor.predict_matrix(predictor.reader.blank(1))
 
 
 def _repository(folder: Path, keys: Path) -> Repository:
-    from fedinfer.artifact.repository import Repository
-    from fedinfer.artifact.signing import load_keys, save_keys
+    from fedinfer.artifact.release.repository import Repository
+    from fedinfer.artifact.release.signing import load_keys, save_keys
 
     return Repository(folder, load_keys(keys), SystemClock(), lambda kept: save_keys(kept, keys))
 
 
 def _publish(build: Path, repository: Repository) -> Json:
-    from fedinfer.artifact.delta import add_deltas
     from fedinfer.artifact.folders import load_build
+    from fedinfer.artifact.release.delta import add_deltas
 
     manifest, files = load_build(build)
     if not manifest.deltas:

@@ -20,21 +20,21 @@ from fedinfer import __version__
 from fedinfer.cli.labelled import read_text
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
 from fedinfer.errors import ConfigError, FedInferError
-from fedinfer.inference.answers import Predictions
-from fedinfer.inference.check import MOST_LATENCY_US, check_matrix, median_latency_us
-from fedinfer.inference.energy import energy_per_prediction, find_meter
-from fedinfer.inference.explain import Explanations, explain, reference_row
-from fedinfer.inference.freshness import seconds_since_refresh, staleness_warning
-from fedinfer.inference.installed import Installed, open_installed
-from fedinfer.inference.predictor import Rows
-from fedinfer.inference.rows import RowReader
-from fedinfer.inference.serving import Service
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Slots
-from fedinfer.inference.telemetry import Telemetry
-from fedinfer.inference.texts import TextReader
-from fedinfer.inference.trust import folder_fetch
-from fedinfer.inference.updater import Updater, UpdateSettings
+from fedinfer.inference.install.freshness import seconds_since_refresh, staleness_warning
+from fedinfer.inference.install.installed import Installed, open_installed
+from fedinfer.inference.install.self_check import MOST_LATENCY_US, check_matrix, median_latency_us
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.install.tuf_channel import folder_fetch
+from fedinfer.inference.install.updater import Updater, UpdateSettings
+from fedinfer.inference.predict.answers import Predictions
+from fedinfer.inference.predict.explain import Explanations, explain, reference_row
+from fedinfer.inference.predict.predictor import Rows
+from fedinfer.inference.predict.rows import RowReader
+from fedinfer.inference.predict.session import SessionCache
+from fedinfer.inference.predict.texts import TextReader
+from fedinfer.inference.serve.energy import energy_per_prediction, find_meter
+from fedinfer.inference.serve.service import Service
+from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.system import SystemClock
 from fedinfer.types import Json
 
@@ -155,8 +155,8 @@ def serve(
 ) -> None:
     """Serve the Open Inference Protocol v2 and /metrics; follow models installed meanwhile without losing a request."""
     with errors_to_exit():
-        from fedinfer.inference.http import make_app
-        from fedinfer.inference.listener import bind, listen
+        from fedinfer.inference.serve.app import make_app
+        from fedinfer.inference.serve.socket import bind, listen
 
         clock, telemetry = SystemClock(), Telemetry()
         service = Service(_slots(store), SessionCache(4), clock, telemetry, most_failures)

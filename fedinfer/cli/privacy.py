@@ -12,13 +12,13 @@ from rich.table import Table
 
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.accounting import Spent, account
-from fedinfer.privacy.calibration import calibrate, gaussian_events
-from fedinfer.privacy.design import design
-from fedinfer.privacy.events import Event, Repeated
-from fedinfer.privacy.ledger import Ledger
-from fedinfer.privacy.mechanism import NoiseKind, Rounding
-from fedinfer.privacy.telling import at_least, at_most
+from fedinfer.privacy.accounting.accountant import Spent, account
+from fedinfer.privacy.accounting.calibration import calibrate, gaussian_events
+from fedinfer.privacy.accounting.events import Event, Repeated
+from fedinfer.privacy.accounting.ledger import Ledger
+from fedinfer.privacy.mechanism.design import design
+from fedinfer.privacy.mechanism.mechanism import NoiseKind, Rounding
+from fedinfer.privacy.rounding import at_least, at_most
 from fedinfer.store import read_store
 from fedinfer.types import Json, Relation, Trust, Unit
 

@@ -1,86 +1,350 @@
-"""run.json, schema 1: what a run did, in figures. The same scenario and seed give the same record apart from times."""
+"""What happened, as typed records: made once, never changed, written to JSON in this file alone.
+
+Decisions are made on states and results, never on a record.
+"""
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import median_low
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from fedinfer.drift.monitor import ChannelResult, WindowResult
+from fedinfer.drift.policy import Decision
+from fedinfer.types import Json
 
-from fedinfer.coordinator.correlation import describe
-from fedinfer.coordinator.planning import RunPlan
-from fedinfer.coordinator.round import LEDGER_OWNER
-from fedinfer.coordinator.server import Progress, Server
-from fedinfer.errors import StoreError
-from fedinfer.types import Json, Unit
-
-SCHEMA = 1
-
-
-def opening(server: Server, plan: RunPlan) -> Json:
-    """What is known before the first round; the `started` event."""
-    scenario = server.scenario
-    return {
-        "scenario": scenario.scenario.name,
-        "description": scenario.scenario.description,
-        "seed": scenario.scenario.seed,
-        "population": len(server.devices),
-        "rounds": plan.rounds,
-        "retrain_rounds": plan.retrain_rounds,
-        "windows": plan.windows,
-        "task": {"kind": "classification", "metric": "accuracy", "classes": list(server.schema.labels)},
-        "model": {"kind": str(scenario.model.kind), "parameters": server.trainer.dimension},
-        "privacy": privacy_of(server, plan),
-        "secure_aggregation": secure_aggregation_of(server, plan),
-        "warnings": list(plan.warnings),
-    }
+if TYPE_CHECKING:
+    from fedinfer.artifact.build import Built
 
 
-def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seconds: float) -> Json:
-    """The whole record."""
-    start = opening(server, plan)
-    latencies = np.asarray(progress.latencies_us or [0.0])
-    return {
-        "schema": SCHEMA,
-        "scenario": start["scenario"],
-        "description": start["description"],
-        "seed": start["seed"],
-        "engine": plan.engine,
-        "status": status,
-        "seconds": seconds,
-        "task": start["task"],
-        "model": start["model"],
-        "population": start["population"],
-        "metrics": progress.rounds[-1]["metrics"] if progress.rounds else {},
-        "rounds": progress.rounds,
-        "privacy": start["privacy"] | {"epsilon": server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon},
-        "secure_aggregation": start["secure_aggregation"],
-        "models": progress.models,
-        "inference": {
-            "predictions": progress.predictions,
-            "latency_us": {"p50": float(np.quantile(latencies, 0.5)), "p99": float(np.quantile(latencies, 0.99))},
-            "metric": progress.correct / progress.predictions if progress.predictions else None,
-        },
-        "drift": _drift(server, progress),
-        "devices": {"refused": progress.refused, "dropped": progress.dropped},
-        "warnings": start["warnings"],
-    }
+class TransferMode(StrEnum):
+    """How the model came to a device."""
+
+    WHOLE = "whole"
+    """The whole file, compressed or not."""
+    PATCH = "patch"
+    BOTH = "both"
+    """A patch that the device could not use, then the whole file."""
 
 
-def write(folder: Path, record: Json) -> None:
-    """Write run.json in one step: readers see the old file or the new one.
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What one device was sent.
 
-    Raises:
-        StoreError: when the folder cannot be written.
+    Args:
+        way: of the model.
+        model_bytes: of the model file or patch, both for TransferMode.BOTH.
+        bytes: of the messages, signed metadata included.
     """
-    temporary = folder / "run.json.part"
-    try:
-        temporary.write_text(json.dumps(plain(record), indent=2, allow_nan=False) + "\n")
-        temporary.replace(folder / "run.json")
-    except OSError as error:
-        raise StoreError(f"{folder / 'run.json'}: {error}", hint="check free space and permissions") from error
+
+    way: TransferMode
+    model_bytes: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """One training round.
+
+    Args:
+        round: number, from 1.
+        reason: why it was run: "initial" or "drift".
+        cohort, survivors, refused: numbers of devices.
+        groups, groups_released: how many groups there were, and how many have a sum.
+        released: the weights were moved.
+        detail: why groups have no sum.
+        metrics: of the weights after the round, by name; empty at a server that holds no labelled rows.
+        clipping_norm: of this round.
+        unclipped: noisy fraction of devices that were not clipped; None where the norm is fixed.
+        epsilon: spent by the run so far.
+        seconds: of the round.
+        bytes_up, bytes_down: per device.
+    """
+
+    round: int
+    reason: str
+    cohort: int
+    survivors: int
+    refused: int
+    groups: int
+    groups_released: int
+    released: bool
+    detail: str
+    metrics: Mapping[str, float]
+    clipping_norm: float
+    unclipped: float | None
+    epsilon: float
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+
+    def to_json(self) -> Json:
+        """For the event and run.json."""
+        return {
+            "round": self.round,
+            "reason": self.reason,
+            "cohort": self.cohort,
+            "survivors": self.survivors,
+            "refused": self.refused,
+            "groups": self.groups,
+            "groups_released": self.groups_released,
+            "status": "released" if self.released else "aborted",
+            "detail": self.detail,
+            "metric": self.metrics.get("accuracy"),
+            "metrics": dict(self.metrics),
+            "loss": self.metrics.get("loss"),
+            "clipping_norm": self.clipping_norm,
+            "unclipped": self.unclipped,
+            "epsilon": self.epsilon,
+            "seconds": self.seconds,
+            "bytes_up_per_device": self.bytes_up,
+            "bytes_down_per_device": self.bytes_down,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryRecord:
+    """What a canary evaluation of one wave said.
+
+    Args:
+        version, wave: which; waves from 1.
+        judged: devices in the sum.
+        figures: mean, standard deviation of the noise, bounds and verdict, by figure.
+        detail: why there was no sum.
+        epsilon: spent by the run so far.
+        state, reason: of the rollout afterwards.
+    """
+
+    version: int
+    wave: int
+    judged: int
+    figures: Mapping[str, Json]
+    detail: str
+    epsilon: float
+    state: str
+    reason: str
+
+    def to_json(self) -> Json:
+        """For the event and run.json."""
+        return {
+            "version": self.version,
+            "wave": self.wave,
+            "judged": self.judged,
+            "figures": dict(self.figures),
+            "detail": self.detail,
+            "epsilon": self.epsilon,
+            "state": self.state,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class WaveRecord:
+    """What came of pushing to one wave.
+
+    Args:
+        version, wave: which; waves from 1.
+        installed, failed: numbers of devices.
+        first_failure: in words; empty when there was none.
+        sent: what each device was sent.
+        state, reason: of the rollout afterwards.
+    """
+
+    version: int
+    wave: int
+    installed: int
+    failed: int
+    first_failure: str
+    sent: tuple[Sent, ...]
+    state: str
+    reason: str
+
+    def to_json(self) -> Json:
+        """For the event and run.json."""
+        return {
+            "version": self.version,
+            "wave": self.wave,
+            "installed": self.installed,
+            "failed": self.failed,
+            "first_failure": self.first_failure,
+            "pushed": sent_by_kind(self.sent),
+            "state": self.state,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRecord:
+    """A held wave that went on because the scenario said so beforehand."""
+
+    version: int
+    wave: int
+    reason: str
+
+    def to_json(self) -> Json:
+        """For the event and run.json."""
+        return {"version": self.version, "wave": self.wave, "reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRecord:
+    """A rollout as far as this process saw it.
+
+    Args:
+        phase: in which it rests; empty when it was interrupted.
+        steps: what happened, in order.
+        devices_active: that serve the version.
+    """
+
+    phase: str
+    steps: tuple[WaveRecord | CanaryRecord | HoldRecord, ...]
+    devices_active: int
+
+    def to_json(self) -> Json:
+        """For run.json: waves with what was pushed and what was judged, in one row a wave."""
+        rows: dict[int, Json] = {}
+        for step in self.steps:
+            if not isinstance(step, HoldRecord):
+                rows[step.wave] = rows.get(step.wave, {}) | step.to_json()
+        pushed = [step.sent for step in self.steps if isinstance(step, WaveRecord)]
+        holds = [step.to_json() for step in self.steps if isinstance(step, HoldRecord)]
+        row: Json = {"devices_active": self.devices_active}
+        if rows:
+            row["waves"] = list(rows.values())
+        if pushed:
+            row["pushed"] = sent_figures([each for sent in pushed for each in sent])
+        if holds:
+            row["proceeded"] = holds
+        if self.phase:
+            row["rollout"] = self.phase
+        return row
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """One version.
+
+    Args:
+        version, reason, window: which, why, and after which inference window.
+        built: its files and figures.
+        rollout: how it came to the devices; None before that.
+    """
+
+    version: int
+    reason: str
+    window: int
+    built: Built
+    rollout: RolloutRecord | None = None
+
+    def to_json(self) -> Json:
+        """For the events and run.json."""
+        figures = self.built.to_json()
+        kept = (
+            "sha256", "float_metric", "quantized_metric", "float_bytes", "quantized_bytes", "recipe", "agreement",
+            "calibration_error", "slimming",
+        )  # fmt: skip
+        start: Json = {"version": self.version, "reason": self.reason, "window": self.window}
+        row = start | {key: figures[key] for key in kept} | {"devices_active": 0}
+        return row | self.rollout.to_json() if self.rollout is not None else row
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRecord:
+    """One private drift report.
+
+    Args:
+        reporters: devices in the sum.
+        groups, groups_released: how many groups there were, and how many have a sum.
+        epsilon: spent by the run so far.
+        result: verdict of the monitor; None when the report aborted.
+    """
+
+    reporters: int
+    groups: int
+    groups_released: int
+    epsilon: float
+    result: WindowResult | None
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmRecord:
+    """A channel above its alarm level."""
+
+    window: int
+    channel: str
+    p_value: float
+
+    @classmethod
+    def of(cls, window: int, channel: ChannelResult) -> AlarmRecord:
+        """The alarm of a channel."""
+        return cls(window, channel.channel, channel.p_value)
+
+    def to_json(self) -> Json:
+        """For the event and run.json."""
+        return {"window": self.window, "channel": self.channel, "p_value": self.p_value}
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRecord:
+    """One inference window.
+
+    Args:
+        window: number, from 1.
+        metric: share of right predictions, known to simulations only.
+        latency_us: median of one prediction, known to simulations only.
+        report: None when nobody reported.
+        state: of the policy.
+        decision: what the policy decided.
+    """
+
+    window: int
+    metric: float | None
+    latency_us: float | None
+    report: ReportRecord | None
+    state: str
+    decision: Decision
+
+    def to_json(self) -> Json:
+        """For the event and run.json."""
+        row: Json = {
+            "window": self.window,
+            "reporters": 0,
+            "metric": self.metric,
+            "latency_us": self.latency_us,
+            "channels": [],
+        }
+        if (report := self.report) is not None:
+            row |= {
+                "reporters": report.reporters,
+                "groups": report.groups,
+                "groups_released": report.groups_released,
+                "epsilon": report.epsilon,
+            }
+            row |= report.result.to_json() if report.result is not None else {}
+        return row | {"state": self.state, "decision": self.decision.to_json()}
+
+
+def sent_by_kind(sent: Sequence[Sent]) -> list[Json]:
+    """What was sent, without names: one row for all devices that were sent the same."""
+    counts = Counter(sent)
+    return [
+        {"way": str(each.way), "devices": counts[each], "model_bytes": each.model_bytes, "bytes": each.bytes}
+        for each in sorted(counts, key=lambda each: (each.way, each.model_bytes, each.bytes))
+    ]
+
+
+def sent_figures(sent: Sequence[Sent]) -> Json:
+    """Counts by transfer mode, and the median device's bytes."""
+    counts = Counter(each.way for each in sent)
+    medians = {
+        "model_bytes": median_low(each.model_bytes for each in sent) if sent else 0,
+        "bytes": median_low(each.bytes for each in sent) if sent else 0,
+    }
+    return {str(way): counts[way] for way in TransferMode} | medians
 
 
 def plain(value: Any) -> Any:
@@ -92,77 +356,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
-
-
-def privacy_of(server: Server, plan: RunPlan) -> Json:
-    """The promise beside every epsilon: unit, relation, sampling, accountant, trust."""
-    privacy = server.scenario.privacy
-    return {
-        "unit": str(privacy.unit),
-        "trust": str(privacy.trust),
-        "epsilon": 0.0,
-        "delta": privacy.delta,
-        "budget": privacy.epsilon,
-        "planned_epsilon": plan.planned.epsilon if plan.planned else None,
-        "drift_epsilon": plan.drift_epsilon,
-        "accountant": plan.planned.accountant if plan.planned else "none",
-        "relation": str(plan.relation),
-        "sampling": plan.sampling,
-        "clipping": privacy.clipping,
-        "clipping_norm": privacy.clipping_norm,
-        "noise_multiplier": plan.noise_multiplier,
-        "correlation": describe(plan.factorization),
-        "drift_noise_multiplier": plan.drift_noise_multiplier,
-        "gate_epsilon": plan.gate_epsilon,
-        "gate_noise_multiplier": plan.gate_noise_multiplier,
-        "mechanism": privacy.mechanism if privacy.trust == "distributed" else "gaussian",
-        "guaranteed_noise_contributors": plan.train.mechanism.contributors,
-        "private": privacy.unit is not Unit.NONE,
-    }
-
-
-def secure_aggregation_of(server: Server, plan: RunPlan) -> Json:
-    """Mode and parameters of secure aggregation."""
-    section, train = server.scenario.secure_aggregation, plan.train
-    return {
-        "mode": str(section.mode),
-        "threshold": train.min_survivors,
-        "shares_threshold": train.threshold,
-        "neighbors": train.degree,
-        "bits": train.mechanism.bits,
-        "dimension": train.mechanism.padded,
-        "server_model": section.server_model,
-        "dropout_rate": section.dropout_rate,
-        "corruption_rate": section.corruption_rate,
-        "groups": train.groups,
-        "group_size": plan.group_size,
-        "corrupt_per_group": train.corrupt,
-        "drift_groups": plan.drift.groups if plan.drift else 0,
-        "robust": str(plan.rule.kind),
-    }
-
-
-def _drift(server: Server, progress: Progress) -> Json:
-    """Windows, alarms and the metric before, during and after the change of the world (simulation knows when)."""
-    metrics = [row["metric"] for row in progress.windows]
-    inject = server.scenario.drift.inject
-    change = inject.at_window if inject is not None and inject.kind != "none" else None
-    healed = next((m["window"] for m in progress.models if m["reason"] == "drift"), None)
-    before = [m for i, m in enumerate(metrics, 1) if change is None or i < change]
-    during = [m for i, m in enumerate(metrics, 1) if change is not None and i >= change and (not healed or i <= healed)]
-    after = [m for i, m in enumerate(metrics, 1) if healed is not None and i > healed]
-    return {
-        "windows": len(progress.windows),
-        "changed_at": change,
-        "alarms": progress.alarms,
-        "triggered_rounds": progress.triggered,
-        "metric_before": _mean(before),
-        "metric_during": _mean(during),
-        "metric_after": _mean(after),
-        "timeline": progress.windows,
-    }
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

@@ -8,22 +8,23 @@ from pathlib import Path
 import numpy as np
 from flwr.serverapp import Grid
 
-from fedinfer.artifact.export import Templates
-from fedinfer.artifact.repository import Repository
-from fedinfer.artifact.signing import generate_keys, load_keys, save_keys
+from fedinfer.artifact.export.torch import Templates
+from fedinfer.artifact.release.repository import Repository
+from fedinfer.artifact.release.signing import generate_keys, load_keys, save_keys
 from fedinfer.config import Scenario
-from fedinfer.coordinator.enrol import join
-from fedinfer.coordinator.loop import run
-from fedinfer.coordinator.planning import Population, make_plan
-from fedinfer.coordinator.server import Rows, Server
+from fedinfer.coordinator.context import Rows, Server
+from fedinfer.coordinator.enrolment import join
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.run_plan import make_plan
+from fedinfer.coordinator.run import run
 from fedinfer.data import load_own, public_schema
 from fedinfer.data.checks import check_qat_rows
 from fedinfer.flower.records import build_id
 from fedinfer.flower.transport import GridTransport
 from fedinfer.ports import Clock, Listener
+from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.charges import relation_of
-from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
-from fedinfer.privacy.noise import SecureStream
+from fedinfer.privacy.mechanism.noise import SecureStream
 from fedinfer.rollout.state import RolloutStore
 from fedinfer.schema import Schema
 from fedinfer.secagg.enrolment import Challenge
@@ -54,7 +55,7 @@ def coordinate(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Cl
     """Enrol the connected devices and run the scenario.
 
     Raises:
-        FedInferError: see fedinfer.coordinator.loop.
+        FedInferError: see fedinfer.coordinator.run.
     """
     schema = public_schema(scenario)
     public, judged = _public_and_judged(scenario, schema, deployment.public_data)

@@ -14,16 +14,16 @@ from fedinfer.config import Scenario
 from fedinfer.data import load_own, training_slots
 from fedinfer.data.table import DeviceData
 from fedinfer.deployment.store import DATABASE, DeviceStore, open_device, private_file
+from fedinfer.device.drift_store import SKETCH_MIGRATIONS, StoredSketches
+from fedinfer.device.enrolment import rejoin
 from fedinfer.device.host import Host, Member, Policy
-from fedinfer.device.join import rejoin
-from fedinfer.device.sessions import SESSION_MIGRATIONS, StoredSessions
-from fedinfer.device.sketches import SKETCH_MIGRATIONS, StoredSketches
+from fedinfer.device.session_store import SESSION_MIGRATIONS, StoredSessions
 from fedinfer.errors import FedInferError, Misbehaviour
 from fedinfer.flower.records import build_id
-from fedinfer.inference.session import SessionCache
+from fedinfer.inference.predict.session import SessionCache
 from fedinfer.messages import JoinRequest
-from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
-from fedinfer.privacy.noise import NoiseStream, SecureStream
+from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
+from fedinfer.privacy.mechanism.noise import NoiseStream, SecureStream
 from fedinfer.store import open_store, transaction
 from fedinfer.system import SystemClock, SystemEntropy, child_seed, simulation_rng
 from fedinfer.types import DeviceId, FloatVector, Relation, Trust

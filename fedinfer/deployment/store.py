@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fedinfer.errors import ConfigError, StoreError
 from fedinfer.ports import Entropy
-from fedinfer.privacy.ledger import Budget
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.secagg.enrolment import sign_enrolment, verify_enrolment
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.types import DeviceId

@@ -13,15 +13,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from fedinfer.config import Scenario
-from fedinfer.device.sessions import Sessions
-from fedinfer.device.sketches import Sketches
+from fedinfer.device.drift_store import Sketches
+from fedinfer.device.session_store import Sessions
 from fedinfer.errors import Misbehaviour
-from fedinfer.inference.installed import Installed
-from fedinfer.inference.session import SessionCache
+from fedinfer.inference.install.installed import Installed
+from fedinfer.inference.predict.session import SessionCache
 from fedinfer.messages import Kind, SumPlan
 from fedinfer.ports import Clock, Entropy
-from fedinfer.privacy.ledger import Budget, Ledger
-from fedinfer.privacy.noise import NoiseStream
+from fedinfer.privacy.accounting.ledger import Budget, Ledger
+from fedinfer.privacy.mechanism.noise import NoiseStream
 from fedinfer.schema import Schema
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.types import DeviceId, FloatVector, Trust

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedinfer.coordinator.enrol import Claim, LeftOut, admit
+from fedinfer.coordinator.enrolment import Claim, LeftOut, admit
 from fedinfer.errors import BadMessage, TransportError, VersionMismatch
 from fedinfer.flower.records import read_reply, request_message
 from fedinfer.messages import EnrollReply, EnrollRequest, Kind

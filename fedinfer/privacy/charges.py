@@ -13,11 +13,12 @@ from functools import lru_cache
 
 from fedinfer.errors import ConfigError, Misbehaviour
 from fedinfer.messages import INDEPENDENT, SumPlan
-from fedinfer.privacy.events import Event, GaussianEvent, NonPrivate, PoissonSampled, Repeated
-from fedinfer.privacy.factorization import Factorization, Participation
-from fedinfer.privacy.mechanism import IntegerMechanism
-from fedinfer.privacy.noise import pieces
-from fedinfer.types import Relation, Trust, Unit
+from fedinfer.privacy.accounting.events import Event
+from fedinfer.privacy.mechanism.matrix_mechanism import Factorization, Participation
+from fedinfer.privacy.mechanism.mechanism import IntegerMechanism
+from fedinfer.privacy.mechanism.noise import pieces
+from fedinfer.privacy.noise_model import Central, noise_model
+from fedinfer.types import Relation, Unit
 from fedinfer.wire import decode, encode
 
 MOST_SAMPLES = 1 << 34
@@ -66,21 +67,20 @@ def charge(plan: SumPlan) -> tuple[Event, ...]:
     """
     if plan.turn != INDEPENDENT:
         return (_correlated(plan),)
-    if plan.unit is Unit.NONE:
-        return (NonPrivate(),)
-    if plan.trust is Trust.DISTRIBUTED:
-        mechanism = mechanism_of(plan)
-        if mechanism.unit is not plan.unit:
-            raise Misbehaviour(f"the mechanism protects a {mechanism.unit}, the plan promises a {plan.unit}")
-        # Shares sized for more devices than are sure to survive would make the claimed noise a fiction.
-        if mechanism.contributors > plan.min_survivors:
-            raise Misbehaviour(
-                f"noise counts on {mechanism.contributors} shares, only {plan.min_survivors} survivors are promised"
-            )
-        return (mechanism.event(plan.sampling_rate),)
-    noise = GaussianEvent(plan.noise_multiplier)
-    sampled = noise if plan.sampling_rate >= 1 else PoissonSampled(plan.sampling_rate, noise)
-    return (Repeated(sampled, plan.local_steps),)
+    model, mechanism = noise_model(plan.trust, plan.unit), mechanism_of(plan)
+    if model.noise_in_ring:
+        _check_shares(plan, mechanism)
+    return (model.event(mechanism, plan.noise_multiplier, plan.sampling_rate, plan.local_steps),)
+
+
+def _check_shares(plan: SumPlan, mechanism: IntegerMechanism) -> None:
+    if mechanism.unit is not plan.unit:
+        raise Misbehaviour(f"the mechanism protects a {mechanism.unit}, the plan promises a {plan.unit}")
+    # Shares sized for more devices than are sure to survive would make the claimed noise a fiction.
+    if mechanism.contributors > plan.min_survivors:
+        raise Misbehaviour(
+            f"noise counts on {mechanism.contributors} shares, only {plan.min_survivors} survivors are promised"
+        )
 
 
 def server_charge(plan: SumPlan) -> tuple[Event, ...]:
@@ -104,7 +104,7 @@ def strategy_of(plan: SumPlan) -> bytes:
 
 def _correlated(plan: SumPlan) -> Event:
     turn = plan.turn
-    if plan.unit is Unit.NONE or plan.trust is not Trust.CENTRAL:
+    if not isinstance(noise_model(plan.trust, plan.unit), Central):
         raise Misbehaviour(f"correlated noise for unit {plan.unit} with {plan.trust} trust: only a server can add it")
     if plan.sampling_rate != 1 or plan.local_steps != 1:
         raise Misbehaviour(

@@ -20,26 +20,29 @@ from statistics import NormalDist
 import numpy as np
 
 from fedinfer.config import Correlation, Scenario, to_flat
-from fedinfer.coordinator.loop import budget_of, start
-from fedinfer.coordinator.planning import RunPlan, SumSettings
-from fedinfer.coordinator.round import LEDGER_OWNER, apply_release, release, sum_plan
-from fedinfer.coordinator.server import Progress, Server
+from fedinfer.coordinator.aggregate.promise import sum_plan
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release
+from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.coordinator.plan.sum_settings import SumSettings
+from fedinfer.coordinator.run import budget_of, start
+from fedinfer.coordinator.train.server_step import apply_release
 from fedinfer.data import Federation
+from fedinfer.device.aggregate.contribution import trainer_of
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
-from fedinfer.device.respond import DeviceResponder
-from fedinfer.device.vectors import trainer_of
 from fedinfer.errors import ConfigError, TooFewSurvivors
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.messages import FitWork, Kind, PlainReply, Purpose, SumPlan
 from fedinfer.ports import Answer, Ask, Clock, Transport
-from fedinfer.privacy.accounting import Spent, account
-from fedinfer.privacy.audit import AuditBound, AuditMethod, canary_device_bound, one_run_bound
+from fedinfer.privacy.accounting.accountant import Spent, account
+from fedinfer.privacy.accounting.audit import AuditBound, AuditMethod, canary_device_bound, one_run_bound
+from fedinfer.privacy.accounting.events import Repeated
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.charges import charge, mechanism_of, relation_of
-from fedinfer.privacy.clipping import clipping_of
-from fedinfer.privacy.encoding import decode as decode_sum
-from fedinfer.privacy.events import Repeated
-from fedinfer.privacy.ledger import Budget
-from fedinfer.privacy.mechanism import NoiseKind
+from fedinfer.privacy.mechanism.clipping import clipping_of
+from fedinfer.privacy.mechanism.encoding import decode as decode_sum
+from fedinfer.privacy.mechanism.mechanism import NoiseKind
 from fedinfer.secagg.packing import unpack
 from fedinfer.simulation.canaries import Canaries, CanaryTrainer, Directions, Evidence, Floats, NamedSource
 from fedinfer.simulation.coordinate import open_server
@@ -75,7 +78,7 @@ class AuditSettings:
     """What is done.
 
     Args:
-        method: see fedinfer.privacy.audit.
+        method: see fedinfer.privacy.accounting.audit.
         canaries: how many; 0: chosen.
         confidence: of the bound, in (0, 1).
         noise: see `NoiseUnderAudit`.

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.ports import Entropy
-from fedinfer.privacy.clipping import clip_rows
+from fedinfer.privacy.mechanism.clipping import clip_rows
 from fedinfer.system import simulation_rng
-from fedinfer.training.sampling import PrivateSteps, uniform
+from fedinfer.training.engines.sampling import PrivateSteps, uniform
 from fedinfer.training.trainer import Data, Trainer
 from fedinfer.types import DeviceId, FloatVector
 

@@ -6,21 +6,22 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
-from fedinfer.artifact.export import Templates
-from fedinfer.artifact.repository import Repository
-from fedinfer.artifact.signing import generate_keys
+from fedinfer.artifact.export.torch import Templates
+from fedinfer.artifact.release.repository import Repository
+from fedinfer.artifact.release.signing import generate_keys
 from fedinfer.config import Scenario
-from fedinfer.coordinator.enrol import join
-from fedinfer.coordinator.loop import run
-from fedinfer.coordinator.planning import Population, RunPlan, make_plan
-from fedinfer.coordinator.server import Server
+from fedinfer.coordinator.context import Server
+from fedinfer.coordinator.enrolment import join
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
+from fedinfer.coordinator.run import run
 from fedinfer.data import Federation
 from fedinfer.flower.records import build_id
 from fedinfer.flower.transport import GridTransport
 from fedinfer.ports import Clock, Listener
+from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.charges import relation_of
-from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
-from fedinfer.privacy.noise import SimulatedStream
+from fedinfer.privacy.mechanism.noise import SimulatedStream
 from fedinfer.rollout.state import RolloutStore
 from fedinfer.secagg.enrolment import Challenge
 from fedinfer.secagg.keys import IdentityKey
@@ -37,7 +38,7 @@ def plan_simulation(scenario: Scenario, federation: Federation, trainer: Trainer
     """Plan a run from the federation alone, before any device is asked.
 
     Raises:
-        ConfigError: see fedinfer.coordinator.planning.
+        ConfigError: see fedinfer.coordinator.plan.run_plan.
     """
     rows = [len(device.train_y) for device in federation.devices.values()]
     population = Population(len(rows), sum(rows), min(rows), trainer.dimension, federation.schema.classes)
@@ -68,7 +69,7 @@ def coordinate(
         The run record.
 
     Raises:
-        FedInferError: see fedinfer.coordinator.loop.
+        FedInferError: see fedinfer.coordinator.run.
     """
     return run(*open_server(grid, scenario, federation, folder, engine, clock, emit))
 

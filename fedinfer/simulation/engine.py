@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 
 from fedinfer.config import Scenario, to_flat
 from fedinfer.data import Federation, check_against_data, load
-from fedinfer.device.respond import DeviceResponder
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.server_app import make_server_app
 from fedinfer.ports import Clock, Listener

@@ -16,15 +16,15 @@ import numpy.typing as npt
 
 from fedinfer.config import FleetSection, InjectSection, Scenario
 from fedinfer.data import Federation, drifting_devices, inject, stream_window
+from fedinfer.device.drift_store import SKETCH_MIGRATIONS, MemorySketches, Sketches, StoredSketches
 from fedinfer.device.host import Host, Member, Policy
-from fedinfer.device.sessions import SESSION_MIGRATIONS, MemorySessions, Sessions, StoredSessions
-from fedinfer.device.sketches import SKETCH_MIGRATIONS, MemorySketches, Sketches, StoredSketches
+from fedinfer.device.session_store import SESSION_MIGRATIONS, MemorySessions, Sessions, StoredSessions
 from fedinfer.flower.records import build_id
-from fedinfer.inference.session import SessionCache
+from fedinfer.inference.predict.session import SessionCache
 from fedinfer.messages import Kind
 from fedinfer.ports import Clock
-from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Budget, Ledger
-from fedinfer.privacy.noise import SimulatedStream
+from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.mechanism.noise import SimulatedStream
 from fedinfer.secagg.enrolment import sign_enrolment
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.store import open_store

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fedinfer.config import ModelSection, TrainingSection
 from fedinfer.errors import MissingExtra
 from fedinfer.schema import Schema
-from fedinfer.training.sampling import PrivateSteps, Source
+from fedinfer.training.engines.sampling import PrivateSteps, Source
 
 if TYPE_CHECKING:
     from fedinfer.training.trainer import Trainer

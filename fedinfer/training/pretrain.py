@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedinfer.config import TrainingSection, Tune
-from fedinfer.training.seeding import seeded
+from fedinfer.training.engines.seeding import seeded
 from fedinfer.training.update import get_vector
 from fedinfer.types import FloatVector
 

@@ -23,16 +23,17 @@ from torch import Tensor, nn
 from fedinfer.config import ModelSection, TrainingSection, Tune
 from fedinfer.errors import ConfigError, DataError
 from fedinfer.schema import Schema
-from fedinfer.training import cohort, local
-from fedinfer.training.local import Features
+from fedinfer.training.compression import SlimPlan, slim
+from fedinfer.training.engines import batched as cohort
+from fedinfer.training.engines import opacus as local
+from fedinfer.training.engines.compile import Program, read_program
+from fedinfer.training.engines.opacus import Features
+from fedinfer.training.engines.sampling import PrivateSteps, Source, worked_alone
+from fedinfer.training.engines.seeding import threads
 from fedinfer.training.metrics import Labels, grouped_metrics, metrics
-from fedinfer.training.models import Model, build_model
+from fedinfer.training.models.build import Model, build_model
+from fedinfer.training.models.sequence import Recurrent
 from fedinfer.training.pretrain import pretrain
-from fedinfer.training.program import Program, read_program
-from fedinfer.training.sampling import PrivateSteps, Source, worked_alone
-from fedinfer.training.seeding import threads
-from fedinfer.training.sequence import Recurrent
-from fedinfer.training.slimming import SlimPlan, slim
 from fedinfer.training.update import get_vector, set_vector, size, tuned_parameters
 from fedinfer.types import FloatVector, WideVector
 

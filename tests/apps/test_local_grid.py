@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from fedinfer.device.respond import DeviceResponder
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.simulation.coordinate import coordinate
 from fedinfer.simulation.grid import FIRST_NODE, LocalGrid

@@ -13,7 +13,7 @@ from fedinfer.apps import scenario_of
 from fedinfer.data import public_schema
 from fedinfer.deployment.store import DATABASE, create_authority, enrol_device
 from fedinfer.flower.processes import environment, program
-from fedinfer.privacy.ledger import Budget
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.system import SystemEntropy
 
 ROOT = Path(__file__).parents[2]

@@ -104,9 +104,9 @@ def test_the_drawn_digit_is_read_as_a_zero(work: Path) -> None:
     """Figures are masked above; the answer of the page is not a figure that may differ."""
     import json
 
-    from fedinfer.inference.installed import open_installed
-    from fedinfer.inference.session import SessionCache
-    from fedinfer.inference.slots import Slots
+    from fedinfer.inference.install.installed import open_installed
+    from fedinfer.inference.install.slots import Slots
+    from fedinfer.inference.predict.session import SessionCache
 
     data = json.loads((work / "digit.json").read_text())["inputs"][0]["data"]
     installed = open_installed(Slots(work / "fleet" / "devices" / "d001" / "slots"), SessionCache(1))

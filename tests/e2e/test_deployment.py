@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 
 from fedinfer.deployment.store import create_authority, enrol_device
 from fedinfer.flower.processes import environment, free_port, program, running, stop_strays, tail, wait_for_port
-from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.store import open_store
 from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Relation

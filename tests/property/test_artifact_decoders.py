@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedinfer.artifact.delta import compress, expand
-from fedinfer.artifact.files import inside
-from fedinfer.artifact.graph import Ending, finish, load
-from fedinfer.artifact.metadata import load_state
-from fedinfer.artifact.quality import calibration_error, fit_temperature, one_hot, softmax
+from fedinfer.artifact.evaluate.metrics import calibration_error, fit_temperature, one_hot, softmax
+from fedinfer.artifact.export.graph import Ending, finish, load
+from fedinfer.artifact.release.delta import compress, expand
+from fedinfer.artifact.release.files import inside
+from fedinfer.artifact.release.metadata import load_state
 from fedinfer.errors import ArtifactRejected, BadSignature
 from fedinfer.manifest import Manifest
 from tests.unit.artifact.workshop import Site, dense_core, release, vector_schema

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fedinfer.privacy.clipping import AdaptiveClipping, clip_rows, row_norms
-from fedinfer.privacy.design import design
-from fedinfer.privacy.encoding import to_integers
-from fedinfer.privacy.mechanism import NoiseKind, Rounding
-from fedinfer.privacy.noise import SimulatedStream
+from fedinfer.privacy.mechanism.clipping import AdaptiveClipping, clip_rows, row_norms
+from fedinfer.privacy.mechanism.design import design
+from fedinfer.privacy.mechanism.encoding import to_integers
+from fedinfer.privacy.mechanism.mechanism import NoiseKind, Rounding
+from fedinfer.privacy.mechanism.noise import SimulatedStream
 from fedinfer.system import SimulatedEntropy, simulation_rng
 
 WEIGHTS = st.floats(1e-3, 1e3)

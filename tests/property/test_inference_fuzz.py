@@ -25,14 +25,14 @@ from fedinfer.errors import (
     StoreError,
 )
 from fedinfer.inference import Predictor
-from fedinfer.inference.compression import expand
-from fedinfer.inference.http import answer
-from fedinfer.inference.openinference import read_request
-from fedinfer.inference.rows import LARGEST, RowReader
-from fedinfer.inference.serving import Service
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Pointer, Slots, read_pointer
-from fedinfer.inference.telemetry import Telemetry
+from fedinfer.inference.install.expand import expand
+from fedinfer.inference.install.slots import Pointer, Slots, read_pointer
+from fedinfer.inference.predict.rows import LARGEST, RowReader
+from fedinfer.inference.predict.session import SessionCache
+from fedinfer.inference.serve.app import answer
+from fedinfer.inference.serve.protocol_v2 import read_request
+from fedinfer.inference.serve.service import Service
+from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.manifest import Delta, DeltaMethod, model_path
 from fedinfer.schema import Categorical
 from fedinfer.system import FrozenClock

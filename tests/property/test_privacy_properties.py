@@ -13,11 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedinfer import wire
-from fedinfer.privacy.accounting import account, rdp_epsilon
-from fedinfer.privacy.clipping import clip_rows, row_norms
-from fedinfer.privacy.design import design, design_without_noise, largest_sum
-from fedinfer.privacy.encoding import decode, encode, to_integers
-from fedinfer.privacy.events import (
+from fedinfer.privacy.accounting.accountant import account, rdp_epsilon
+from fedinfer.privacy.accounting.events import (
     Composed,
     DiscreteGaussianEvent,
     Event,
@@ -30,9 +27,12 @@ from fedinfer.privacy.events import (
     event_to_json,
     flatten,
 )
-from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Budget, Ledger
-from fedinfer.privacy.mechanism import IntegerMechanism, NoiseKind, Rounding, loss, magnitude
-from fedinfer.privacy.noise import SimulatedStream
+from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.mechanism.clipping import clip_rows, row_norms
+from fedinfer.privacy.mechanism.design import design, design_without_noise, largest_sum
+from fedinfer.privacy.mechanism.encoding import decode, encode, to_integers
+from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind, Rounding, loss, magnitude
+from fedinfer.privacy.mechanism.noise import SimulatedStream
 from fedinfer.store import open_store
 from fedinfer.system import SimulatedEntropy, simulation_rng
 from fedinfer.types import Relation, Unit

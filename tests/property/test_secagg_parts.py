@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedinfer.secagg import choose_graph, shamir
 from fedinfer.secagg.graph import from_bitmap, neighbour_table, own_neighbours, to_bitmap
-from fedinfer.secagg.hierarchy import random_groups
+from fedinfer.secagg.groups import random_groups
 from fedinfer.secagg.masks import add_masks, ring_dtype
 from fedinfer.secagg.packing import pack, packed_size, unpack
 

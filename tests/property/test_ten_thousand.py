@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from fedinfer import messages, secagg, wire
-from fedinfer.artifact.delta import compress, expand
-from fedinfer.artifact.graph import Ending, ending_of, finish, load
-from fedinfer.artifact.metadata import load_state
+from fedinfer.artifact.export.graph import Ending, ending_of, finish, load
+from fedinfer.artifact.release.delta import compress, expand
+from fedinfer.artifact.release.metadata import load_state
 from fedinfer.config import parse_scenario
 from fedinfer.config.load import find_scenario, scenario_names
 from fedinfer.data.read import read_table
@@ -31,16 +31,17 @@ from fedinfer.errors import (
     ProtocolAbort,
     StoreError,
 )
-from fedinfer.inference import Predictor, compression
-from fedinfer.inference.http import answer
-from fedinfer.inference.rows import RowReader
-from fedinfer.inference.serving import Service
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Slots, read_pointer
-from fedinfer.inference.telemetry import Telemetry
-from fedinfer.inference.texts import TextReader
+from fedinfer.inference import Predictor
+from fedinfer.inference.install import expand as compression
+from fedinfer.inference.install.slots import Slots, read_pointer
+from fedinfer.inference.predict.rows import RowReader
+from fedinfer.inference.predict.session import SessionCache
+from fedinfer.inference.predict.texts import TextReader
+from fedinfer.inference.serve.app import answer
+from fedinfer.inference.serve.service import Service
+from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.manifest import Delta, DeltaMethod, Manifest
-from fedinfer.privacy.events import (
+from fedinfer.privacy.accounting.events import (
     Composed,
     GaussianEvent,
     PoissonSampled,

@@ -11,8 +11,10 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
 from fedinfer.config import TrainingSection
-from fedinfer.training import PrivateSteps, cohort, local
-from fedinfer.training.program import read_program
+from fedinfer.training import PrivateSteps
+from fedinfer.training.engines import batched as cohort
+from fedinfer.training.engines import opacus as local
+from fedinfer.training.engines.compile import read_program
 
 SUMS = 1e-5
 """Allowed difference of clipped sums, relative to the largest entry."""

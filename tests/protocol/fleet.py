@@ -15,18 +15,19 @@ from typing import Any
 import numpy as np
 
 from fedinfer.config import Scenario, parse_scenario
-from fedinfer.coordinator.enrol import join
-from fedinfer.coordinator.planning import Population, RunPlan, make_plan
-from fedinfer.coordinator.sums import Aborted, Total, private_sum
+from fedinfer.coordinator.aggregate.secure_sum import Aborted, Total, private_sum
+from fedinfer.coordinator.enrolment import join
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.data.table import DeviceData, Federation
 from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import create_authority, enrol_device
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
-from fedinfer.device.respond import DeviceResponder
 from fedinfer.flower.records import build_id
 from fedinfer.messages import EnrollReply, EnrollRequest, FitWork, Kind, Purpose, SumPlan
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy.ledger import Budget
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.schema import Numeric, Schema
 from fedinfer.secagg.enrolment import Challenge
 from fedinfer.simulation.population import Processes, simulated_host

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from fedinfer.config import Scenario
-from fedinfer.coordinator.groups import RoundSum
-from fedinfer.coordinator.loop import budget_of, start
-from fedinfer.coordinator.planning import RunPlan
-from fedinfer.coordinator.round import LEDGER_OWNER, Release, release_groups, sum_plans, training_round
-from fedinfer.coordinator.server import Progress, Server
+from fedinfer.coordinator.aggregate.groups import RoundSum
+from fedinfer.coordinator.aggregate.promise import sum_plans
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, Release, release_groups
+from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.coordinator.run import budget_of, start
+from fedinfer.coordinator.train.round import training_round
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
-from fedinfer.device.respond import DeviceResponder
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.messages import FitWork, Purpose, SumPlan
 from fedinfer.ports import Answer, Ask
@@ -39,7 +41,7 @@ class Run:
 
     def round(self, reason: str = "initial") -> Json:
         training_round(self.server, self.plan, self.progress, reason)
-        return self.progress.rounds[-1]
+        return self.progress.rounds[-1].to_json()
 
     @property
     def work(self) -> bytes:

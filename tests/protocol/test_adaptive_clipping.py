@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedinfer.coordinator.loop import run as run_all
-from fedinfer.coordinator.round import LEDGER_OWNER
-from fedinfer.coordinator.sums import Total
-from fedinfer.device.vectors import private_vectors
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
+from fedinfer.coordinator.aggregate.secure_sum import Total
+from fedinfer.coordinator.run import run as run_all
+from fedinfer.device.aggregate.contribution import private_vectors
 from fedinfer.errors import ConfigError, Misbehaviour
 from fedinfer.messages import FitWork, Kind, PlainReply, PlainRequest, SumPlan
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy.accounting import account
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.events import GaussianEvent, Repeated, SkellamEvent
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.charges import charge, mechanism_of
-from fedinfer.privacy.clipping import AdaptiveClipping, clipping_of, row_norms
-from fedinfer.privacy.design import design
-from fedinfer.privacy.events import GaussianEvent, Repeated, SkellamEvent
-from fedinfer.privacy.ledger import Budget
-from fedinfer.privacy.mechanism import NoiseKind, Rounding
+from fedinfer.privacy.mechanism.clipping import AdaptiveClipping, clipping_of, row_norms
+from fedinfer.privacy.mechanism.design import design
+from fedinfer.privacy.mechanism.mechanism import NoiseKind, Rounding
 from fedinfer.secagg.packing import pack, unpack
 from fedinfer.types import Relation, Trust
 from fedinfer.wire import decode, encode
@@ -262,7 +262,7 @@ def reversed_bit(asks: Sequence[Ask], answers: list[Answer]) -> list[Answer]:
 
 def encoded_bit(plan: SumPlan, size: float) -> np.ndarray:
     """Integers that decode to `size` in the last coordinate."""
-    from fedinfer.privacy.rotation import rotate
+    from fedinfer.privacy.mechanism.rotation import rotate
 
     mechanism = mechanism_of(plan)
     row = np.zeros((1, mechanism.padded))

@@ -12,19 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedinfer.coordinator.correlation import correlate
-from fedinfer.coordinator.groups import RoundSum
-from fedinfer.coordinator.round import LEDGER_OWNER, ask_next, release_groups, sum_plans
-from fedinfer.device.respond import DeviceResponder
-from fedinfer.device.sessions import SESSION_MIGRATIONS, MemorySessions, StoredSessions
+from fedinfer.coordinator.aggregate.groups import RoundSum
+from fedinfer.coordinator.aggregate.promise import sum_plans
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release_groups
+from fedinfer.coordinator.plan.correlation import correlate
+from fedinfer.coordinator.train.round import ask_next
+from fedinfer.device.dispatch import DeviceResponder
+from fedinfer.device.session_store import SESSION_MIGRATIONS, MemorySessions, StoredSessions
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import INDEPENDENT, Kind, PlainRequest, Purpose, ReportWork, SumPlan, Turn
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy.accounting import account
-from fedinfer.privacy.events import Composed, GaussianEvent
-from fedinfer.privacy.factorization import Factorization
-from fedinfer.privacy.mechanism import decoded_sensitivity
-from fedinfer.privacy.noise import gaussian
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.events import Composed, GaussianEvent
+from fedinfer.privacy.mechanism.matrix_mechanism import Factorization
+from fedinfer.privacy.mechanism.mechanism import decoded_sensitivity
+from fedinfer.privacy.mechanism.noise import gaussian
 from fedinfer.simulation.population import Processes, simulated_host
 from fedinfer.store import open_store
 from fedinfer.system import SystemClock
@@ -170,7 +172,7 @@ def test_ledgers_add_up_to_the_plan(tmp_path: Path) -> None:
         assert [entry.event for entry in turns] == [Composed((strategy.charge(z, index // 2),)) for index in indices]
         assert all(b - a >= 2 for a, b in pairwise(indices))
         assert run.host.ledger.spent(device, run.server.run_id).epsilon <= spent.epsilon * (1 + 1e-12)
-    assert [row["epsilon"] for row in run.progress.rounds][1::2] == [row["epsilon"] for row in run.progress.rounds][::2]
+    assert [row.epsilon for row in run.progress.rounds][1::2] == [row.epsilon for row in run.progress.rounds][::2]
 
 
 def test_turns_that_never_come_are_not_charged(tmp_path: Path) -> None:
@@ -190,7 +192,7 @@ def test_the_noise_is_nowhere_but_in_memory(tmp_path: Path) -> None:
     run = correlated(tmp_path)
     run.round()
     assert "turns" not in repr(run.progress)
-    assert "correlat" not in json.dumps(run.progress.rounds)
+    assert "correlat" not in json.dumps([row.to_json() for row in run.progress.rounds])
 
 
 # --- what a device refuses ---

@@ -1,4 +1,4 @@
-"""The rules of fedinfer.device.plans: what a device refuses before it takes part, whatever the server says."""
+"""The rules of `device.aggregate.check_plan`: what a device refuses before it takes part, whatever the server says."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from fedinfer.errors import Misbehaviour, TransportError
 from fedinfer.messages import Kind, Purpose, ReportWork
 from fedinfer.ports import Ask
-from fedinfer.privacy.accounting import account
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.charges import charge, mechanism_of
-from fedinfer.privacy.ledger import Budget
 from fedinfer.types import Relation, Trust, Unit
 from fedinfer.wire import encode
 from tests.protocol.fleet import Fleet, enrolled, real, settings, simulated, work

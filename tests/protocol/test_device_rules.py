@@ -13,9 +13,9 @@ import pytest
 
 from fedinfer.config import to_flat
 from fedinfer.deployment.node import OwnRows
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
-from fedinfer.device.respond import DeviceResponder
-from fedinfer.device.sessions import SESSION_MIGRATIONS, MemorySessions, Running, StoredSessions
+from fedinfer.device.session_store import SESSION_MIGRATIONS, MemorySessions, Running, StoredSessions
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import (
     EnrollReply,
@@ -30,8 +30,8 @@ from fedinfer.messages import (
     SumPlan,
 )
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy.events import GaussianEvent
-from fedinfer.privacy.ledger import ANY_TASK, Budget
+from fedinfer.privacy.accounting.events import GaussianEvent
+from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget
 from fedinfer.schema import Numeric
 from fedinfer.secagg.enrolment import sign_enrolment
 from fedinfer.secagg.keys import IdentityKey
@@ -148,8 +148,8 @@ def test_a_plan_whose_ring_does_not_fit_its_mechanism_is_refused(fleet: Fleet) -
 
 def test_a_plan_without_the_promised_noise_is_refused(fleet: Fleet) -> None:
     """A mechanism without noise under trust `distributed` costs infinity: the ledger says no before data is touched."""
-    from fedinfer.privacy.design import design_without_noise
-    from fedinfer.privacy.mechanism import Rounding
+    from fedinfer.privacy.mechanism.design import design_without_noise
+    from fedinfer.privacy.mechanism.mechanism import Rounding
 
     spies = spy(fleet)
     bare = design_without_noise(
@@ -210,8 +210,8 @@ def test_a_device_that_fails_while_it_computes_has_paid_all_the_same(fleet: Flee
 
 def test_a_device_charges_what_the_plan_costs_not_what_the_server_says(fleet: Fleet) -> None:
     """The price follows from the mechanism in the plan, and equals what the server wrote into its own ledger."""
+    from fedinfer.privacy.accounting.events import Composed
     from fedinfer.privacy.charges import charge
-    from fedinfer.privacy.events import Composed
 
     plan = fleet.promise("round-1", work())
     fleet.sum(plan, work())

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedinfer.coordinator.planning import SumSettings
-from fedinfer.coordinator.sums import Aborted, Total
-from fedinfer.device import looks as device_looks
-from fedinfer.device.looks import looked
+from fedinfer.coordinator.aggregate.secure_sum import Aborted, Total
+from fedinfer.coordinator.plan.sum_settings import SumSettings
+from fedinfer.device import canary as device_looks
+from fedinfer.device.canary import looked
 from fedinfer.errors import GateFailed
-from fedinfer.inference.answers import Naming, Prediction
-from fedinfer.inference.slots import SlotInfo
+from fedinfer.inference.install.slots import SlotInfo
+from fedinfer.inference.predict.answers import Naming, Prediction
 from fedinfer.messages import GateWork, Kind, Purpose, SumPlan
 from fedinfer.ports import Ask
 from fedinfer.privacy.charges import mechanism_of
-from fedinfer.privacy.encoding import decode as decode_sum
+from fedinfer.privacy.mechanism.encoding import decode as decode_sum
 from fedinfer.rollout import looks
 from fedinfer.types import Unit
 from fedinfer.wire import encode

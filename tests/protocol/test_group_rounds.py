@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedinfer.coordinator.groups import deal
-from fedinfer.coordinator.norms import open_release
-from fedinfer.coordinator.robust import PLAIN_MEAN
-from fedinfer.coordinator.round import LEDGER_OWNER, release_groups, sum_plan, sum_plans
-from fedinfer.coordinator.sums import Total
+from fedinfer.coordinator.aggregate.groups import deal
+from fedinfer.coordinator.aggregate.promise import sum_plan, sum_plans
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release_groups
+from fedinfer.coordinator.aggregate.secure_sum import Total
+from fedinfer.coordinator.plan.robust import PLAIN_MEAN
+from fedinfer.coordinator.train.server_step import open_release
 from fedinfer.errors import TooFewSurvivors
 from fedinfer.messages import Kind, PlainReply, PlainRequest, Purpose
 from fedinfer.ports import Answer, Ask
+from fedinfer.privacy.accounting.events import Composed
 from fedinfer.privacy.charges import charge, mechanism_of
-from fedinfer.privacy.clipping import FixedClipping
-from fedinfer.privacy.events import Composed
-from fedinfer.privacy.mechanism import decoded_sensitivity
-from fedinfer.privacy.noise import gaussian
+from fedinfer.privacy.mechanism.clipping import FixedClipping
+from fedinfer.privacy.mechanism.mechanism import decoded_sensitivity
+from fedinfer.privacy.mechanism.noise import gaussian
 from fedinfer.secagg.packing import pack, unpack
 from fedinfer.system import SystemEntropy
 from fedinfer.wire import decode, encode
@@ -204,8 +205,8 @@ def test_a_median_with_too_few_groups_left_aborts(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_drift_reports_go_through_the_same_groups(tmp_path: Path) -> None:
-    from fedinfer.coordinator import drift_loop
-    from fedinfer.coordinator.push import publish_and_push
+    from fedinfer.coordinator import drift as drift_loop
+    from fedinfer.coordinator.push.publish import publish_and_push
 
     run = grouped(tmp_path)
     run.host.vanishes = vanishing_in(2)
@@ -213,7 +214,7 @@ def test_drift_reports_go_through_the_same_groups(tmp_path: Path) -> None:
     publish_and_push(run.server, run.plan, run.progress)
     watch = drift_loop.start_watch(run.server, run.plan)
     drift_loop.window(run.server, run.plan, run.progress, watch)
-    (row,) = run.progress.windows
+    row = run.progress.windows[0].to_json()
     assert (row["groups"], row["groups_released"], row["reporters"]) == (3, 2, 16)
     device = sorted(run.server.devices)[0]
     assert any(entry.reference.startswith("window-0001/group-") for entry in run.host.ledger.entries(device))

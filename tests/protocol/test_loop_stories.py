@@ -14,16 +14,16 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedinfer.config import Scenario
-from fedinfer.coordinator.enrol import Claim, admit, join
-from fedinfer.coordinator.sums import Aborted, Total
-from fedinfer.device.respond import DeviceResponder
+from fedinfer.coordinator.aggregate.secure_sum import Aborted, Total
+from fedinfer.coordinator.enrolment import Claim, admit, join
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.errors import FedInferError, TooFewSurvivors, TransportError
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.records import RECORD
 from fedinfer.messages import Kind, MaskedRequest, SumPlan
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy.events import GaussianEvent
-from fedinfer.privacy.ledger import ANY_TASK, LEDGER_MIGRATIONS, Ledger
+from fedinfer.privacy.accounting.events import GaussianEvent
+from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Ledger
 from fedinfer.simulation.coordinate import coordinate
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.simulation.population import Processes, device_budget, simulated_host

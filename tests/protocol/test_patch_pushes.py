@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from fedinfer.coordinator.loop import budget_of, start
-from fedinfer.coordinator.planning import RunPlan
-from fedinfer.coordinator.push import publish_and_push
-from fedinfer.coordinator.round import LEDGER_OWNER
-from fedinfer.coordinator.server import Progress, Server
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
+from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.coordinator.push.publish import publish_and_push
+from fedinfer.coordinator.run import budget_of, start
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.device.install import slots_of
-from fedinfer.device.respond import DeviceResponder
 from fedinfer.errors import GateFailed, PatchRefused, TransportError
 from fedinfer.flower.client_app import CohortClientApp
-from fedinfer.inference.slots import SlotInfo
+from fedinfer.inference.install.slots import SlotInfo
 from fedinfer.messages import HealthReply, Kind, PushReply, PushRequest
 from fedinfer.ports import Answer, Ask, Transport
 from fedinfer.simulation.coordinate import open_server
@@ -72,7 +72,7 @@ class World:
         self.wire.offline, self.wire.pushes = set(offline), []
         self.progress.weights = self.progress.weights + 0.01 * (1 + self.progress.version)
         publish_and_push(self.server, self.plan, self.progress)
-        return self.progress.models[-1]
+        return self.progress.models[-1].to_json()
 
     def active(self, device: str) -> SlotInfo:
         found = slots_of(self.host, device).active()

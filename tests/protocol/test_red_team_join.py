@@ -16,12 +16,12 @@ from fedinfer.config import Scenario, to_flat
 from fedinfer.data import load_own, public_schema
 from fedinfer.deployment.node import MOST_DESCRIPTIONS, open_host
 from fedinfer.deployment.store import create_authority, enrol_device
+from fedinfer.device.dispatch import MAX_DETAIL, DeviceResponder
 from fedinfer.device.host import Host
-from fedinfer.device.respond import MAX_DETAIL, DeviceResponder
 from fedinfer.messages import JoinReply, JoinRequest, Kind, Purpose
 from fedinfer.ports import Answer, Ask
+from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget
 from fedinfer.privacy.charges import mechanism_of
-from fedinfer.privacy.ledger import ANY_TASK, Budget
 from fedinfer.schema import Schema, Text
 from fedinfer.system import SystemEntropy, simulation_rng
 from fedinfer.types import Relation
@@ -251,7 +251,7 @@ def test_the_ledger_of_a_device_names_the_relation_of_its_unit(store: Path) -> N
 
 def test_counts_of_a_run_that_protects_rows_are_cut_in_a_run_that_protects_devices(tmp_path: Path) -> None:
     """A sketch that waits since another task holds raw counts: with trust `local` only the device itself can cut it."""
-    from fedinfer.device.vectors import private_vectors
+    from fedinfer.device.aggregate.contribution import private_vectors
     from fedinfer.drift.channels import DEVICE_CLIPPING_NORM, report_channels, width
     from fedinfer.messages import ReportWork
     from tests.protocol.fleet import simulated

@@ -10,17 +10,17 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedinfer.device.plans import check_plan, corruption_rate
+from fedinfer.device.aggregate.check_plan import check_plan, corruption_rate
 from fedinfer.errors import BadMessage, Misbehaviour
 from fedinfer.flower.records import MAX_DETAIL, MAX_ERROR, RECORD, build_id, read_reply, request_message
 from fedinfer.messages import PROTOCOL_VERSION, Kind, Split
 from fedinfer.ports import Ask
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.charges import mechanism_of
-from fedinfer.privacy.ledger import Budget
-from fedinfer.privacy.noise import SecureStream
-from fedinfer.secagg.hierarchy import most_corrupt, random_groups
+from fedinfer.privacy.mechanism.noise import SecureStream
+from fedinfer.secagg.groups import most_corrupt, random_groups
 from fedinfer.system import SystemEntropy
-from fedinfer.training.sampling import poisson_rows
+from fedinfer.training.engines.sampling import poisson_rows
 from fedinfer.wire import MAX_BYTES, decode, encode
 from tests.protocol.fleet import Fleet, enrolled, real, settings, simulated, work
 

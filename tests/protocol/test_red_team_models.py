@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedinfer.device import observe
+from fedinfer.device import inference as observe
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
-from fedinfer.device.respond import DeviceResponder
 from fedinfer.drift.channels import report_channels, width
 from fedinfer.errors import GateFailed
-from fedinfer.inference.answers import Predictions
+from fedinfer.inference.predict.answers import Predictions
 from fedinfer.messages import Kind, WindowReply, WindowRequest
 from fedinfer.ports import Answer, Ask
 from fedinfer.wire import decode, encode

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedinfer.coordinator.enrol import Claim, admit, join
+from fedinfer.coordinator.enrolment import Claim, admit, join
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
-from fedinfer.device.respond import DeviceResponder
 from fedinfer.errors import BadMessage, Misbehaviour, TransportError
 from fedinfer.flower.records import build_id
 from fedinfer.messages import EnrollReply, EnrollRequest, JoinFacts, JoinReply, Kind
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy.ledger import Budget
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.secagg.enrolment import (
     NONCE_BYTES,
     Challenge,

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from fedinfer.config import Scenario, to_flat
-from fedinfer.coordinator.sums import Total
-from fedinfer.device.respond import DeviceResponder
-from fedinfer.device.sessions import SESSION_MIGRATIONS, MemorySessions, Running, StoredSessions
+from fedinfer.coordinator.aggregate.secure_sum import Total
+from fedinfer.device.dispatch import DeviceResponder
+from fedinfer.device.session_store import SESSION_MIGRATIONS, MemorySessions, Running, StoredSessions
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import JoinRequest, Kind
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy.ledger import Budget
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.store import open_store
 from fedinfer.wire import encode
 from tests.protocol.fleet import NONCE, SCHEMA, Fleet, enrolled, introduce, real, reopened, settings, simulated, work

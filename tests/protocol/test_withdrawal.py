@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from fedinfer.coordinator.withdraw import withdraw
+from fedinfer.coordinator.push.withdrawal import withdraw
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.install import slots_of
-from fedinfer.device.respond import DeviceResponder
 from fedinfer.errors import Rollback
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.updater import InstallReport, Updater, UpdateSettings
+from fedinfer.inference.install.updater import InstallReport, Updater, UpdateSettings
+from fedinfer.inference.predict.session import SessionCache
 from fedinfer.messages import Kind, PushReply, PushRequest, WithdrawReply, WithdrawRequest
 from fedinfer.ports import Answer, Ask
 from fedinfer.system import SystemClock

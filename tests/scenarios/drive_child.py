@@ -17,13 +17,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from fedinfer.coordinator.round import LEDGER_OWNER
-from fedinfer.coordinator.server import Progress, Server
-from fedinfer.coordinator.waves import OPERATOR, drive, settings_of
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
+from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.push.rollout import OPERATOR, Steps, drive, settings_of
 from fedinfer.messages import HealthReply, Kind, PushReply, PushRequest
 from fedinfer.ports import Answer, Ask
+from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.privacy.charges import relation_of
-from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.rollout.controller import Approval, begin
 from fedinfer.rollout.state import RolloutStore
 from fedinfer.rollout.waves import Wave
@@ -104,7 +104,7 @@ def main(folder: Path, kind: str, count: int) -> None:
         gates = settings_of(server, fleet.plan, compared=True)
         state = begin(NAME, "2", "1", {device: {} for device in devices}, waves, gates, Approval.NONE)
         rollouts.start(state, OPERATOR, clock.now())
-    row: dict[str, Any] = {}
+    steps = Steps()
     progress = Progress(np.zeros(1, np.float32), None, 1.0, version=2)
-    done = drive(server, fleet.plan, progress, NAME, dict.fromkeys(devices, 0), row)
-    print(json.dumps({"phase": str(done.phase), "row": row}))
+    done = drive(server, fleet.plan, progress, NAME, dict.fromkeys(devices, 0), steps)
+    print(json.dumps({"phase": str(done.phase), "row": steps.record().to_json()}))

@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from fedinfer.artifact.build import Built
-from fedinfer.artifact.selfcheck import expected_answers
+from fedinfer.artifact.evaluate.self_check_rows import expected_answers
 
 CLEAN = "clean_probabilities"
 Change = Callable[[onnx.ModelProto, np.ndarray], None]

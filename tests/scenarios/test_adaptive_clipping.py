@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedinfer.config import load_scenario
-from fedinfer.privacy.audit import AuditMethod
+from fedinfer.privacy.accounting.audit import AuditMethod
 from fedinfer.simulation.audit import AuditSettings, NoiseUnderAudit, run_audit
 from fedinfer.simulation.engine import prepare_local
 from fedinfer.system import SystemClock

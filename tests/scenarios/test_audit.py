@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from fedinfer.cli.main import app
 from fedinfer.config import load_scenario
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.audit import AuditMethod
+from fedinfer.privacy.accounting.audit import AuditMethod
 from fedinfer.simulation import audit
 from fedinfer.simulation.audit import AuditReport, AuditSettings, NoiseUnderAudit, run_audit
 from fedinfer.simulation.engine import prepare_local
@@ -64,8 +64,8 @@ def test_ten_sound_runs_in_a_row_are_not_accused() -> None:
 @pytest.mark.slow
 def test_a_forgotten_factor_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Server noise that is relative to the clipping norm of one update out of 200, as after a mean: the classic bug."""
-    from fedinfer.coordinator import round as rounds
-    from fedinfer.privacy.noise import gaussian
+    from fedinfer.coordinator.train import round as rounds
+    from fedinfer.privacy.mechanism.noise import gaussian
 
     monkeypatch.setattr(rounds, "gaussian", lambda std, shape, stream: gaussian(std / 200, shape, stream))
     report = _audit(DIGITS, "privacy.trust=central")

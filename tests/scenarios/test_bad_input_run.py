@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fedinfer.cli.main import app
-from fedinfer.privacy.events import GaussianEvent
-from fedinfer.privacy.ledger import ANY_TASK, LEDGER_MIGRATIONS, Ledger
+from fedinfer.privacy.accounting.events import GaussianEvent
+from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Ledger
 from fedinfer.simulation import engine
 from fedinfer.simulation.population import device_budget
 from fedinfer.store import open_store

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fedinfer.coordinator.round import LEDGER_OWNER
-from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
+from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.store import open_store
 from fedinfer.types import Relation
 from tests.scenarios.record_shape import missing

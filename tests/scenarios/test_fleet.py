@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedinfer.coordinator.loop import budget_of
+from fedinfer.coordinator.run import budget_of
+from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.charges import relation_of
-from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.store import open_store
 from fedinfer.training.checkpoints import load_checkpoint
 from tests.scenarios.runs import Run, run, scenario, without_times

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fedinfer.data import load
-from fedinfer.privacy.ledger import Ledger
+from fedinfer.privacy.accounting.ledger import Ledger
 from fedinfer.store import read_store
-from fedinfer.training.models import build_model
+from fedinfer.training.models.build import build_model
 from fedinfer.types import Relation
 from tests.scenarios.record_shape import missing
 from tests.scenarios.runs import Run, run, scenario, without_times

@@ -14,9 +14,9 @@ import pytest
 
 from fedinfer.config import ModelKind, load_scenario
 from fedinfer.data import load
-from fedinfer.inference.installed import Installed, open_installed
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Slots
+from fedinfer.inference.install.installed import Installed, open_installed
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.predict.session import SessionCache
 from fedinfer.simulation.engine import DEVICES_FOLDER, Prepared, run_local
 from fedinfer.system import SystemClock
 from fedinfer.text import raw_rows

@@ -15,10 +15,10 @@ import pytest
 
 from fedinfer.artifact.build import Built
 from fedinfer.config import Scenario
-from fedinfer.coordinator import push
-from fedinfer.coordinator.server import Progress, Server
+from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.push import publish as push
 from fedinfer.errors import GateFailed
-from fedinfer.inference.slots import Slots
+from fedinfer.inference.install.slots import Slots
 from fedinfer.rollout.state import RolloutStore
 from tests.scenarios import tampering
 from tests.scenarios.runs import Run, run, scenario

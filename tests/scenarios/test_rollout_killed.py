@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from fedinfer.coordinator.round import LEDGER_OWNER
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
 from fedinfer.messages import Kind
-from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Ledger
+from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.rollout.controller import Phase
 from fedinfer.rollout.state import RolloutStore
 from fedinfer.rollout.waves import wave_of

@@ -16,21 +16,23 @@ import numpy as np
 import pytest
 
 from fedinfer.config import Scenario, load_scenario, to_flat
-from fedinfer.coordinator.loop import start
-from fedinfer.coordinator.planning import RunPlan, SumSettings
-from fedinfer.coordinator.round import LEDGER_OWNER, Release, release, sum_plan
-from fedinfer.coordinator.server import Server
+from fedinfer.coordinator.aggregate.promise import sum_plan
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, Release, release
+from fedinfer.coordinator.context import Server
+from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.coordinator.plan.sum_settings import SumSettings
+from fedinfer.coordinator.run import start
 from fedinfer.data import load
+from fedinfer.device.aggregate.contribution import private_vectors
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
-from fedinfer.device.respond import DeviceResponder
-from fedinfer.device.vectors import private_vectors
 from fedinfer.errors import ConfigError
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.messages import FitWork, Purpose, SumPlan
+from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled, Repeated, SkellamEvent
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.charges import charge
-from fedinfer.privacy.events import GaussianEvent, PoissonSampled, Repeated, SkellamEvent
-from fedinfer.privacy.ledger import Budget
-from fedinfer.privacy.mechanism import decoded_sensitivity
+from fedinfer.privacy.mechanism.mechanism import decoded_sensitivity
 from fedinfer.simulation.audit import silenced
 from fedinfer.simulation.coordinate import open_server
 from fedinfer.simulation.grid import LocalGrid

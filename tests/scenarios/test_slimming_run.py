@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from fedinfer.cli.main import app
 from fedinfer.data import load
-from fedinfer.inference.installed import open_installed
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Slots
+from fedinfer.inference.install.installed import open_installed
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.predict.session import SessionCache
 from fedinfer.simulation.engine import DEVICES_FOLDER
 from fedinfer.training.checkpoints import load_checkpoint
 from fedinfer.training.trainer import Trainer

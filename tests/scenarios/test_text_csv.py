@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fedinfer.config import load_scenario
-from fedinfer.inference.installed import open_installed
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Slots
+from fedinfer.inference.install.installed import open_installed
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.predict.session import SessionCache
 from fedinfer.simulation.engine import DEVICES_FOLDER
 from fedinfer.text import column_of, raw_rows, tokens
 from tests.scenarios.runs import run

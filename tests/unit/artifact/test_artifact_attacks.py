@@ -12,15 +12,15 @@ from datetime import timedelta
 import pytest
 from tuf.api.metadata import Metadata, TargetFile
 
-from fedinfer.artifact.files import read_file
-from fedinfer.artifact.graph import Ending, finish
-from fedinfer.artifact.metadata import load_state, sign
-from fedinfer.artifact.selfcheck import expected_answers
-from fedinfer.artifact.signing import new_signer
+from fedinfer.artifact.evaluate.self_check_rows import expected_answers
+from fedinfer.artifact.export.graph import Ending, finish
+from fedinfer.artifact.release.files import read_file
+from fedinfer.artifact.release.metadata import load_state, sign
+from fedinfer.artifact.release.signing import new_signer
 from fedinfer.errors import ArtifactRejected, BadSignature, GateFailed, Rollback, TransportError
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Slots
-from fedinfer.inference.updater import Updater, UpdateSettings
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.install.updater import Updater, UpdateSettings
+from fedinfer.inference.predict.session import SessionCache
 from fedinfer.manifest import MAX_ARTIFACT_BYTES, MAX_METADATA_BYTES, Delta, DeltaMethod, Manifest, delta_path
 from tests.unit.artifact.workshop import Site, dense_core, release, vector_schema
 

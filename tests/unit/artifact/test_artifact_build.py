@@ -10,12 +10,13 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from fedinfer.artifact import measure, selfcheck
 from fedinfer.artifact.build import build_from_core
-from fedinfer.artifact.graph import Ending, run
-from fedinfer.artifact.measure import Evidence
-from fedinfer.artifact.quality import calibration_error, softmax
-from fedinfer.artifact.recipes import Family
+from fedinfer.artifact.evaluate import measure
+from fedinfer.artifact.evaluate import self_check_rows as selfcheck
+from fedinfer.artifact.evaluate.measure import Evidence
+from fedinfer.artifact.evaluate.metrics import calibration_error, softmax
+from fedinfer.artifact.export.graph import Ending, run
+from fedinfer.artifact.quantize.schemes import Family
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import DataError, GateFailed
 from fedinfer.manifest import Manifest

@@ -11,12 +11,12 @@ from onnx import numpy_helper
 
 from fedinfer.artifact.build import build_from_core
 from fedinfer.artifact.choice import choose, download_bytes
-from fedinfer.artifact.delta import compress
-from fedinfer.artifact.graph import Ending, load, run
+from fedinfer.artifact.export.graph import Ending, load, run
 from fedinfer.artifact.inspection import describe_manifest, describe_model
-from fedinfer.artifact.quantize import apply, prepare
-from fedinfer.artifact.recipes import INT8_RECIPES, Family, Method, rounds_inputs
-from fedinfer.artifact.slimming import sparsity
+from fedinfer.artifact.quantize.compression import sparsity
+from fedinfer.artifact.quantize.quantize import apply, prepare
+from fedinfer.artifact.quantize.schemes import INT8_RECIPES, Family, Method, rounds_inputs
+from fedinfer.artifact.release.delta import compress
 from fedinfer.config import ArtifactSection
 from fedinfer.manifest import Manifest
 from fedinfer.system import FrozenClock

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import zstandard
 
-from fedinfer.artifact.delta import add_deltas, compress, expand
-from fedinfer.artifact.releases import bundle_paths
+from fedinfer.artifact.release.delta import add_deltas, compress, expand
+from fedinfer.artifact.release.releases import bundle_paths
 from fedinfer.errors import BadSignature
-from fedinfer.inference.compression import expand as device_expand
+from fedinfer.inference.install.expand import expand as device_expand
 from fedinfer.manifest import MAX_ARTIFACT_BYTES, DeltaMethod, Manifest
 from fedinfer.system import simulation_rng
 from tests.unit.artifact.workshop import Site, release

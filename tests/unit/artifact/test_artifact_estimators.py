@@ -19,14 +19,14 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from fedinfer.artifact.build import build_from_core
-from fedinfer.artifact.estimators import export_estimator
-from fedinfer.artifact.graph import Ending, run
-from fedinfer.artifact.measure import Evidence
-from fedinfer.artifact.quality import softmax
-from fedinfer.artifact.recipes import Family
+from fedinfer.artifact.evaluate.measure import Evidence
+from fedinfer.artifact.evaluate.metrics import softmax
+from fedinfer.artifact.export.estimators import export_estimator
+from fedinfer.artifact.export.graph import Ending, run
+from fedinfer.artifact.quantize.schemes import Family
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import ConfigError
-from fedinfer.inference.predictor import Predictor
+from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.system import FrozenClock, simulation_rng
 from tests.unit.artifact.workshop import PRIVACY, START, vector_schema
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from fedinfer.artifact.build import build_artifact
-from fedinfer.artifact.calibration import synthetic_rows
-from fedinfer.artifact.export import (
+from fedinfer.artifact.evaluate.measure import Evidence
+from fedinfer.artifact.export.graph import Ending, run
+from fedinfer.artifact.export.torch import (
     Templates,
     Way,
     WrongTemplate,
@@ -21,13 +22,12 @@ from fedinfer.artifact.export import (
     swap_weights,
     torch_logits,
 )
-from fedinfer.artifact.graph import Ending, run
-from fedinfer.artifact.measure import Evidence
+from fedinfer.artifact.quantize.calibration import synthetic_rows
 from fedinfer.config import ArtifactSection, ModelKind, ModelSection
 from fedinfer.errors import ConfigError, GateFailed
 from fedinfer.schema import Categorical, Numeric, Schema, Text
 from fedinfer.system import FrozenClock, simulation_rng
-from fedinfer.training.models import build_model
+from fedinfer.training.models.build import build_model
 from tests.unit.artifact.workshop import PRIVACY, START, TABLE
 
 pytestmark = pytest.mark.slow  # every export takes a second or more

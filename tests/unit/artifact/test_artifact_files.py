@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fedinfer.artifact import files
-from fedinfer.artifact.files import inside, list_files, read_file, remove_file, write_file
+from fedinfer.artifact.release import files
+from fedinfer.artifact.release.files import inside, list_files, read_file, remove_file, write_file
 from fedinfer.errors import ArtifactRejected, StoreError
 
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from fedinfer.artifact.graph import Ending, core_of, ending_of, finish, load, open_session, quiet, run
+from fedinfer.artifact.export.graph import Ending, core_of, ending_of, finish, load, open_session, quiet, run
 from fedinfer.errors import ArtifactRejected
 from fedinfer.manifest import MAX_ARTIFACT_BYTES
 from fedinfer.schema import Schema

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedinfer.artifact import quality
-from fedinfer.artifact.calibration import synthetic_rows
-from fedinfer.artifact.gates import Figures, Limits, judge, limits_of
-from fedinfer.artifact.graph import Ending, finish
-from fedinfer.artifact.selfcheck import choose_rows, reference_of, tolerance_of
+from fedinfer.artifact.evaluate import metrics as quality
+from fedinfer.artifact.evaluate.gates import Figures, Limits, judge, limits_of
+from fedinfer.artifact.evaluate.self_check_rows import choose_rows, reference_of, tolerance_of
+from fedinfer.artifact.export.graph import Ending, finish
+from fedinfer.artifact.quantize.calibration import synthetic_rows
 from fedinfer.config import ArtifactSection
 from fedinfer.manifest import Reference
 from fedinfer.schema import Schema

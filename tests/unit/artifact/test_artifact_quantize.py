@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from fedinfer.artifact.graph import run
-from fedinfer.artifact.quantize import NothingQuantized, apply, prepare, quantized_nodes
-from fedinfer.artifact.recipes import (
+from fedinfer.artifact.export.graph import run
+from fedinfer.artifact.quantize.quantize import NothingQuantized, apply, prepare, quantized_nodes
+from fedinfer.artifact.quantize.schemes import (
     DYNAMIC,
     FLOAT,
     FP16,

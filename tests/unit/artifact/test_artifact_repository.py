@@ -8,11 +8,11 @@ from datetime import timedelta
 
 import pytest
 
-from fedinfer.artifact import repository as repository_module
-from fedinfer.artifact.files import list_files, read_file, write_file
-from fedinfer.artifact.metadata import expired_roles, load_state
-from fedinfer.artifact.repository import Repository
-from fedinfer.artifact.signing import Keys, load_keys
+from fedinfer.artifact.release import repository as repository_module
+from fedinfer.artifact.release.files import list_files, read_file, write_file
+from fedinfer.artifact.release.metadata import expired_roles, load_state
+from fedinfer.artifact.release.repository import Repository
+from fedinfer.artifact.release.signing import Keys, load_keys
 from fedinfer.errors import ArtifactRejected, BadSignature, ConfigError, Rollback, StoreError
 from fedinfer.manifest import Manifest
 from tests.unit.artifact.workshop import Site, release

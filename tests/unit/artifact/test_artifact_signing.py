@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from securesystemslib.signer import CryptoSigner
 
-from fedinfer.artifact.signing import Keys, generate_keys, load_keys, save_keys
+from fedinfer.artifact.release.signing import Keys, generate_keys, load_keys, save_keys
 from fedinfer.errors import ConfigError, StoreError
 from fedinfer.system import SimulatedEntropy, SystemEntropy
 

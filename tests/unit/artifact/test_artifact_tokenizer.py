@@ -9,15 +9,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fedinfer.artifact import measure
 from fedinfer.artifact.build import build_from_core
-from fedinfer.artifact.calibration import synthetic_rows
-from fedinfer.artifact.graph import LOGITS, Ending, core_of, ending_of, finish, load, open_session, run
-from fedinfer.artifact.measure import Evidence
-from fedinfer.artifact.quantize import quantized_nodes
-from fedinfer.artifact.recipes import Family, family_of
-from fedinfer.artifact.text_inputs import with_text_inputs
-from fedinfer.artifact.tokenizer import Prefixes, tokenizer_parts
+from fedinfer.artifact.evaluate import measure
+from fedinfer.artifact.evaluate.measure import Evidence
+from fedinfer.artifact.export.graph import LOGITS, Ending, core_of, ending_of, finish, load, open_session, run
+from fedinfer.artifact.export.tokenizer import Prefixes, tokenizer_parts
+from fedinfer.artifact.quantize.calibration import synthetic_rows
+from fedinfer.artifact.quantize.quantize import quantized_nodes
+from fedinfer.artifact.quantize.schemes import Family, family_of
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import ConfigError, GateFailed
 from fedinfer.manifest import INPUT, Manifest
@@ -121,11 +120,6 @@ def test_taking_the_core_out_again_undoes_finish() -> None:
 def test_an_operator_set_without_strings_is_refused() -> None:
     with pytest.raises(ConfigError, match="operator set 20"):
         finish(token_core(opset=18), Ending(SCHEMA, 1.0, "notes", 1))
-
-
-def test_a_text_needs_no_named_inputs() -> None:
-    with pytest.raises(ConfigError, match="a text"):
-        with_text_inputs(load(text_file()), SCHEMA)
 
 
 def test_synthetic_texts_hold_known_and_unknown_words_and_end_somewhere() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fedinfer.artifact.graph import LOGITS, Ending, finish, onnx_module
+from fedinfer.artifact.export.graph import LOGITS, Ending, finish, onnx_module
 from fedinfer.manifest import INPUT
 from fedinfer.schema import Schema, Text
 

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fedinfer.artifact.measure import Evidence
-from fedinfer.artifact.repository import Repository
-from fedinfer.artifact.signing import generate_keys, save_keys
+from fedinfer.artifact.evaluate.measure import Evidence
+from fedinfer.artifact.release.repository import Repository
+from fedinfer.artifact.release.signing import generate_keys, save_keys
 from fedinfer.manifest import Manifest, Privacy, Variant, model_path
 from fedinfer.schema import Categorical, Numeric, Schema
 from fedinfer.system import FrozenClock, SimulatedEntropy, simulation_rng
@@ -69,7 +69,7 @@ def model_of(nodes: list, weights: list, width: int, classes: int) -> onnx.Model
 
 def evidence_for(core: onnx.ModelProto, width: int, rows: int = 400, seed: int = 2) -> Evidence:
     """Rows in [-1, 1] labelled by the core itself, one label in ten wrong."""
-    from fedinfer.artifact.graph import run
+    from fedinfer.artifact.export.graph import run
 
     rng = simulation_rng(seed, "rows")
     x = rng.uniform(-1, 1, (rows, width)).astype(np.float32)

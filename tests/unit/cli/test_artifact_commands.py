@@ -11,12 +11,12 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
-from fedinfer.artifact.graph import Ending, finish
-from fedinfer.artifact.repository import Repository
-from fedinfer.artifact.signing import load_keys
+from fedinfer.artifact.export.graph import Ending, finish
+from fedinfer.artifact.release.repository import Repository
+from fedinfer.artifact.release.signing import load_keys
 from fedinfer.cli.artifact import app
 from fedinfer.errors import GateFailed
-from fedinfer.inference.predictor import Predictor
+from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.schema import BREAKS, MARKS
 from fedinfer.system import FrozenClock, SystemClock, simulation_rng
 from tests.unit.artifact.text_model import COLUMN, text_file
@@ -284,7 +284,7 @@ def test_verify_asks_all_that_a_device_asks(build, monkeypatch, change):
 
     import onnx
 
-    from fedinfer.inference import check
+    from fedinfer.inference.install import self_check as check
 
     assert call("verify", build)[0] == 0
     document = json.loads((build / "manifest.json").read_bytes())

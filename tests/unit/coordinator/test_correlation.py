@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fedinfer.coordinator.correlation import Turns, describe
-from fedinfer.coordinator.planning import Population, RunPlan, make_plan
+from fedinfer.coordinator.participation import Turns
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.correlation import describe
+from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.errors import ConfigError, Misbehaviour
-from fedinfer.privacy.accounting import account
-from fedinfer.privacy.events import GaussianEvent, Repeated
-from fedinfer.privacy.factorization import Factorization, Participation, factorize
-from fedinfer.privacy.noise import SimulatedStream
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.events import GaussianEvent, Repeated
+from fedinfer.privacy.mechanism.matrix_mechanism import Factorization, Participation, factorize
+from fedinfer.privacy.mechanism.noise import SimulatedStream
 from fedinfer.system import SimulatedEntropy
 from tests.protocol.fleet import settings
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from fedinfer.config import Scenario, load_scenario
-from fedinfer.coordinator.gate_planning import USUAL_LUCK, WRONG_PASS_RATE, WRONG_STOP_RATE, pushes
-from fedinfer.coordinator.planning import Population, RunPlan, make_plan
+from fedinfer.coordinator.plan.canary import USUAL_LUCK, WRONG_PASS_RATE, WRONG_STOP_RATE, pushes
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.accounting import account
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.events import GaussianEvent, Repeated
 from fedinfer.privacy.charges import relation_of
-from fedinfer.privacy.events import GaussianEvent, Repeated
 from fedinfer.rollout.gates import GateSettings, Verdict, judge
 from fedinfer.rollout.looks import WIDTH, centres, gates_of, read_sum
 from fedinfer.rollout.waves import Wave, plan_waves, wave_sizes

@@ -12,10 +12,10 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from fedinfer.config import SecureAggregationSection
-from fedinfer.coordinator.hiding import check_corrupt, graph_of, group_warnings, hide
+from fedinfer.coordinator.plan.cohort import check_corrupt, graph_of, group_warnings, hide
 from fedinfer.errors import ConfigError, Misbehaviour, TooFewSurvivors
 from fedinfer.messages import ONE_GROUP, Split
-from fedinfer.secagg.hierarchy import check_group, most_corrupt, random_groups
+from fedinfer.secagg.groups import check_group, most_corrupt, random_groups
 from fedinfer.secagg.hypergeometric import share_of
 from fedinfer.secagg.parameters import Session, check_session
 

@@ -7,10 +7,11 @@ import re
 import pytest
 
 from fedinfer.config import Scenario, load_scenario
-from fedinfer.coordinator.advice import MOST_SECONDS, SAMPLES_PER_SECOND, most_rounds
-from fedinfer.coordinator.planning import Population, RunPlan, make_plan
+from fedinfer.coordinator.plan.advice import MOST_SECONDS, SAMPLES_PER_SECOND, most_rounds
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.noise import pieces
+from fedinfer.privacy.mechanism.noise import pieces
 
 
 def plan(scenario: Scenario, population: Population, engine: str = "test") -> RunPlan:

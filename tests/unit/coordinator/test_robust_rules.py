@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from fedinfer.config import Robust, Scenario, parse_scenario
-from fedinfer.coordinator.norms import open_release
-from fedinfer.coordinator.planning import Population, make_plan
-from fedinfer.coordinator.robust import combine, rule_of
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.robust import rule_of
+from fedinfer.coordinator.plan.run_plan import make_plan
+from fedinfer.coordinator.train.robust import combine
+from fedinfer.coordinator.train.server_step import open_release
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.clipping import FixedClipping
+from fedinfer.privacy.mechanism.clipping import FixedClipping
 
 POPULATION = Population(devices=600, rows=3000, least_rows=5, dimension=50, classes=2)
 

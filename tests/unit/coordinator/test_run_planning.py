@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fedinfer.coordinator.loop import budget_of
-from fedinfer.coordinator.planning import Population, RunPlan, make_plan
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
+from fedinfer.coordinator.run import budget_of
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.events import NonPrivate
-from fedinfer.privacy.mechanism import NoiseKind
+from fedinfer.privacy.accounting.events import NonPrivate
+from fedinfer.privacy.mechanism.mechanism import NoiseKind
 from fedinfer.types import Trust, Unit
 from tests.protocol.fleet import settings
 

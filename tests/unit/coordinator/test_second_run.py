@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedinfer.coordinator.loop import run, start
-from fedinfer.coordinator.push import publish_and_push
-from fedinfer.device.respond import DeviceResponder
+from fedinfer.coordinator.push.publish import publish_and_push
+from fedinfer.coordinator.run import run, start
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.simulation.coordinate import open_server
 from fedinfer.simulation.grid import LocalGrid
@@ -27,5 +27,5 @@ def test_a_second_run_publishes_the_next_version_and_the_devices_take_it(tmp_pat
 
     second = start(server, plan)
     publish_and_push(server, plan, second)
-    assert [(row["version"], row["devices_active"]) for row in second.models] == [(2, 8)]
+    assert [(row["version"], row["devices_active"]) for row in (model.to_json() for model in second.models)] == [(2, 8)]
     assert (tmp_path / "checkpoints" / "v1.npz").exists()

@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 from flwr.app import Context
 
-from fedinfer.coordinator import push
+from fedinfer.coordinator.push import publish as push
 from fedinfer.data import vocabulary
 from fedinfer.data.vocabulary import read_words
 from fedinfer.deployment.coordinate import Deployment, coordinate
 from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import read_authority
-from fedinfer.device.respond import DeviceResponder
+from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.errors import BudgetExceeded, ConfigError, DataError, FedInferError, TransportError
 from fedinfer.flower.client_app import CohortClientApp, Responder
-from fedinfer.inference.installed import open_installed
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Slots
-from fedinfer.privacy.ledger import ANY_TASK, Budget, Ledger
+from fedinfer.inference.install.installed import open_installed
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.predict.session import SessionCache
+from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget, Ledger
 from fedinfer.schema import Text
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.simulation.grid import LocalGrid

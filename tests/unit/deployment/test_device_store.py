@@ -19,8 +19,8 @@ from fedinfer.deployment.store import (
     read_authority,
 )
 from fedinfer.errors import ConfigError, FedInferError, Misbehaviour, StoreError
-from fedinfer.privacy.ledger import Budget
-from fedinfer.privacy.noise import SecureStream
+from fedinfer.privacy.accounting.ledger import Budget
+from fedinfer.privacy.mechanism.noise import SecureStream
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.system import SimulatedEntropy, SystemEntropy
 from tests.protocol.fleet import enrolled, real, settings, write_table

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedinfer.device.respond import DeviceResponder
-from fedinfer.device.sketches import SKETCH_MIGRATIONS, MemorySketches, Sketches, StoredSketches
+from fedinfer.device.dispatch import DeviceResponder
+from fedinfer.device.drift_store import SKETCH_MIGRATIONS, MemorySketches, Sketches, StoredSketches
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import (
     HealthReply,
@@ -20,7 +20,7 @@ from fedinfer.messages import (
     WindowRequest,
 )
 from fedinfer.ports import Ask
-from fedinfer.privacy.ledger import Budget
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.store import open_store
 from fedinfer.wire import decode, encode
 from tests.protocol.fleet import Fleet, enrolled, real, settings, simulated

@@ -16,9 +16,9 @@ from onnx import numpy_helper, parser
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
 
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Slots
-from fedinfer.inference.updater import Updater, UpdateSettings
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.install.updater import Updater, UpdateSettings
+from fedinfer.inference.predict.session import SessionCache
 from fedinfer.manifest import Delta, DeltaMethod, Manifest, Privacy, Variant, current_path, delta_path, model_path
 from fedinfer.schema import Categorical, Numeric, Schema
 from fedinfer.system import FrozenClock

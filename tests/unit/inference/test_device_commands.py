@@ -26,11 +26,11 @@ from typer.testing import CliRunner
 from fedinfer.cli import device
 from fedinfer.cli.device import app
 from fedinfer.errors import ArtifactRejected, ConfigError, TransportError
-from fedinfer.inference.serving import Service
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Slots
-from fedinfer.inference.telemetry import Telemetry
-from fedinfer.inference.trust import folder_fetch
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.install.tuf_channel import folder_fetch
+from fedinfer.inference.predict.session import SessionCache
+from fedinfer.inference.serve.service import Service
+from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.system import SystemClock
 from tests.unit.inference.device_world import SCHEMA, Repository, make_model, softmax_of
 

@@ -7,7 +7,8 @@ import pytest
 
 from fedinfer.errors import DataError
 from fedinfer.inference import Predictor
-from fedinfer.inference.energy import (
+from fedinfer.inference.predict.explain import explain, reference_row
+from fedinfer.inference.serve.energy import (
     CounterMeter,
     EstimateMeter,
     NoMeter,
@@ -15,7 +16,6 @@ from fedinfer.inference.energy import (
     energy_per_prediction,
     find_meter,
 )
-from fedinfer.inference.explain import explain, reference_row
 from fedinfer.schema import Schema
 from fedinfer.system import FrozenClock
 from tests.unit.inference.device_world import NOW, SCHEMA, make_manifest, make_model, make_rows, softmax_of
@@ -43,7 +43,7 @@ def test_reference_explains_nothing():
 
 
 def test_large_input_is_cut_into_parts(monkeypatch):
-    from fedinfer.inference import explain as module
+    from fedinfer.inference.predict import explain as module
 
     rows = make_rows(count=23, seed=2)
     whole = explain(PREDICTOR, rows, REFERENCE)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from fedinfer.errors import MissingExtra
-from fedinfer.inference import http
-from fedinfer.inference.explain import explain, reference_row
-from fedinfer.inference.http import MOST_BODY_BYTES, make_app
-from fedinfer.inference.serving import Service
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Slots
-from fedinfer.inference.telemetry import Telemetry
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.predict.explain import explain, reference_row
+from fedinfer.inference.predict.session import SessionCache
+from fedinfer.inference.serve import app as http
+from fedinfer.inference.serve.app import MOST_BODY_BYTES, make_app
+from fedinfer.inference.serve.service import Service
+from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.system import SystemClock
 from tests.unit.inference.device_world import (
     NOW,
@@ -258,12 +258,12 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.delitem(sys.modules, "fedinfer.inference.http")
+    monkeypatch.delitem(sys.modules, "fedinfer.inference.serve.app")
     with pytest.raises(MissingExtra, match="fastapi") as caught:
-        importlib.import_module("fedinfer.inference.http")
+        importlib.import_module("fedinfer.inference.serve.app")
     assert caught.value.hint == "pip install 'fedinfer[serve]'"
     monkeypatch.undo()
-    assert sys.modules["fedinfer.inference.http"] is http
+    assert sys.modules["fedinfer.inference.serve.app"] is http
 
 
 def test_a_request_that_cannot_be_read_is_counted(folder):

@@ -11,12 +11,12 @@ from contextlib import closing, contextmanager
 import pytest
 
 from fedinfer.errors import ConfigError
-from fedinfer.inference.http import make_app
-from fedinfer.inference.listener import bind, listen
-from fedinfer.inference.serving import Service
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Slots
-from fedinfer.inference.telemetry import Telemetry
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.predict.session import SessionCache
+from fedinfer.inference.serve.app import make_app
+from fedinfer.inference.serve.service import Service
+from fedinfer.inference.serve.socket import bind, listen
+from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.system import SystemClock
 from tests.unit.inference.device_world import NOW, Repository, make_updater
 

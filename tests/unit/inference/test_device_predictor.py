@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fedinfer.errors import DataError, GateFailed, StoreError
 from fedinfer.inference import Naming, Predictor, SessionCache
-from fedinfer.inference import predictor as predictor_module
-from fedinfer.inference.answers import Predictions
+from fedinfer.inference.predict import predictor as predictor_module
+from fedinfer.inference.predict.answers import Predictions
 from fedinfer.schema import Categorical, Numeric, Schema
 from tests.unit.inference.device_world import SCHEMA, make_model, make_rows, softmax_of
 
@@ -313,7 +313,8 @@ from fedinfer.schema import Schema
 schema = Schema.from_json(json.loads(sys.argv[2]))
 predictor = Predictor.open(pathlib.Path(sys.argv[1]), schema)
 label = predictor.predict_one({"age": 1, "pressure": 100, "ward": "7", "smoker": "no"}).label
-import fedinfer.inference.explain, fedinfer.inference.installed, fedinfer.inference.serving, fedinfer.inference.updater
+import fedinfer.inference.predict.explain, fedinfer.inference.install.installed
+import fedinfer.inference.serve.service, fedinfer.inference.install.updater
 lines = pathlib.Path("/proc/self/status").read_text().splitlines()
 kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 heavy = ["torch", "scipy", "pandas", "pydantic", "onnx", "sklearn", "flwr", "opacus", "dp_accounting", "fastapi"]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from fedinfer.errors import DataError
-from fedinfer.inference.rows import RowReader
+from fedinfer.inference.predict.rows import RowReader
 from fedinfer.schema import Schema
 from tests.unit.inference.device_world import SCHEMA, make_rows
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from fedinfer.errors import ArtifactRejected, DataError, GateFailed, NoModel
-from fedinfer.inference.metrics import metrics_text
-from fedinfer.inference.serving import ObservationBuffer, Service
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Slots
-from fedinfer.inference.telemetry import EDGES_SECONDS, Telemetry, percentile
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.predict.session import SessionCache
+from fedinfer.inference.serve.prometheus import metrics_text
+from fedinfer.inference.serve.service import ObservationBuffer, Service
+from fedinfer.inference.serve.telemetry import EDGES_SECONDS, Telemetry, percentile
 from fedinfer.system import FrozenClock, SystemClock
 from tests.unit.inference.device_world import (
     NOW,

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from fedinfer.errors import ArtifactRejected, NoModel, Rollback, StoreError
-from fedinfer.inference.installed import open_installed
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import MAX_POINTER_BYTES, POINTER, Pointer, Slots, read_pointer
-from fedinfer.inference.updater import Updater
+from fedinfer.inference.install.installed import open_installed
+from fedinfer.inference.install.slots import MAX_POINTER_BYTES, POINTER, Pointer, Slots, read_pointer
+from fedinfer.inference.install.updater import Updater
+from fedinfer.inference.predict.session import SessionCache
 from fedinfer.manifest import model_path
 from fedinfer.system import FrozenClock
 from tests.unit.inference.device_world import NOW, SETTINGS, Repository, make_model, make_rows, softmax_of

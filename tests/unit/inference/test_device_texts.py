@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedinfer.errors import ArtifactRejected, DataError, GateFailed
-from fedinfer.inference.check import check_matrix, self_check
-from fedinfer.inference.explain import explain, reference_row
-from fedinfer.inference.openinference import model_metadata, read_request, reply
-from fedinfer.inference.predictor import Predictor
-from fedinfer.inference.serving import ObservationBuffer
-from fedinfer.inference.texts import TextReader, reader_of
+from fedinfer.inference.install.self_check import check_matrix, self_check
+from fedinfer.inference.predict.explain import explain, reference_row
+from fedinfer.inference.predict.predictor import Predictor
+from fedinfer.inference.predict.texts import TextReader, reader_of
+from fedinfer.inference.serve.protocol_v2 import model_metadata, read_request, reply
+from fedinfer.inference.serve.service import ObservationBuffer
 from fedinfer.manifest import Manifest, Privacy, Variant
 from fedinfer.schema import Numeric, Schema
 from fedinfer.system import FrozenClock

@@ -23,11 +23,11 @@ from fedinfer.errors import (
     StoreError,
     TransportError,
 )
-from fedinfer.inference import updater as updater_module
-from fedinfer.inference.installed import open_installed
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Slots
-from fedinfer.inference.updater import UpdateSettings
+from fedinfer.inference.install import updater as updater_module
+from fedinfer.inference.install.installed import open_installed
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.install.updater import UpdateSettings
+from fedinfer.inference.predict.session import SessionCache
 from fedinfer.manifest import MAX_ARTIFACT_BYTES, Delta, DeltaMethod, current_path, delta_path, model_path
 from fedinfer.schema import Numeric, Schema
 from tests.unit.inference.device_world import (
@@ -568,7 +568,7 @@ def test_time_without_zone_is_refused(tmp_path, repository):
 
 
 def test_other_python_tuf_is_refused_not_trusted(tmp_path, repository, monkeypatch):
-    from fedinfer.inference import trust
+    from fedinfer.inference.install import tuf_channel as trust
 
     class Moved(trust.Updater):
         def __init__(self, *args, **kwargs):

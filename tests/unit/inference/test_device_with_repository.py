@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from fedinfer.artifact.delta import add_deltas
-from fedinfer.artifact.repository import Repository
-from fedinfer.artifact.signing import Role, generate_keys
+from fedinfer.artifact.release.delta import add_deltas
+from fedinfer.artifact.release.repository import Repository
+from fedinfer.artifact.release.signing import Role, generate_keys
 from fedinfer.errors import ArtifactRejected, BadSignature, Rollback, TransportError
-from fedinfer.inference.installed import open_installed
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.slots import Slots
-from fedinfer.inference.updater import Updater
+from fedinfer.inference.install.installed import open_installed
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.install.updater import Updater
+from fedinfer.inference.predict.session import SessionCache
 from fedinfer.system import FrozenClock, SimulatedEntropy
 from tests.unit.inference.device_world import NOW, SETTINGS, make_manifest, make_model, make_rows, softmax_of
 from tests.unit.inference.device_world import Repository as Signer
@@ -193,10 +193,10 @@ CHILD = """
 import os, signal, sys
 from datetime import datetime
 from pathlib import Path
-from fedinfer.inference import slots as module
-from fedinfer.inference.session import SessionCache
-from fedinfer.inference.trust import folder_fetch
-from fedinfer.inference.updater import Updater, UpdateSettings
+from fedinfer.inference.install import slots as module
+from fedinfer.inference.predict.session import SessionCache
+from fedinfer.inference.install.tuf_channel import folder_fetch
+from fedinfer.inference.install.updater import UpdateSettings, Updater
 from fedinfer.system import SystemClock
 
 def die(*_):

@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import binom
 
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.accounting import account
-from fedinfer.privacy.audit import canary_device_bound, one_run_bound, one_run_p_value
-from fedinfer.privacy.events import GaussianEvent
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.audit import canary_device_bound, one_run_bound, one_run_p_value
+from fedinfer.privacy.accounting.events import GaussianEvent
 from fedinfer.system import simulation_rng
 from fedinfer.types import Relation
 

@@ -8,8 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from fedinfer.privacy.events import DiscreteGaussianEvent, GaussianEvent, PoissonSampled, SkellamEvent
-from fedinfer.privacy.rdp import ORDERS, amplified, event_curve, noise_curve, to_epsilon
+from fedinfer.privacy.accounting.events import DiscreteGaussianEvent, GaussianEvent, PoissonSampled, SkellamEvent
+from fedinfer.privacy.accounting.rdp import ORDERS, amplified, event_curve, noise_curve, to_epsilon
 from fedinfer.types import Relation
 from tests.unit.privacy.exact_divergences import log_discrete_gaussian_sum, log_skellam, mixed, renyi, shifted
 
@@ -151,7 +151,7 @@ def test_conversion_covers_the_exact_profile_of_a_gaussian() -> None:
 
 
 def test_discrete_gaussian_gap_counts_every_share() -> None:
-    from fedinfer.privacy.rdp import discrete_gaussian_gap
+    from fedinfer.privacy.accounting.rdp import discrete_gaussian_gap
 
     by_hand = 10 * sum(math.exp(-2 * math.pi**2 * 0.3 * k / (k + 1)) for k in range(1, 20_000))
     assert discrete_gaussian_gap(0.3, 20_000) >= by_hand

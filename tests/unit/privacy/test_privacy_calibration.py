@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.accounting import account, rdp_epsilon
-from fedinfer.privacy.calibration import (
+from fedinfer.privacy.accounting.accountant import account, rdp_epsilon
+from fedinfer.privacy.accounting.calibration import (
     TOLERANCE,
     calibrate,
     gaussian_epsilon,
     gaussian_events,
     gaussian_noise_multiplier,
 )
-from fedinfer.privacy.design import design
-from fedinfer.privacy.events import GaussianEvent, Repeated
-from fedinfer.privacy.mechanism import NoiseKind, Rounding
+from fedinfer.privacy.accounting.events import GaussianEvent, Repeated
+from fedinfer.privacy.mechanism.design import design
+from fedinfer.privacy.mechanism.mechanism import NoiseKind, Rounding
 from fedinfer.types import Relation
 
 AR, R1 = Relation.ADD_REMOVE, Relation.REPLACE_ONE

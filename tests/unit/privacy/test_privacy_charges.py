@@ -8,10 +8,10 @@ import pytest
 
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import INDEPENDENT, Purpose, SumPlan, Turn
+from fedinfer.privacy.accounting.events import GaussianEvent, NonPrivate, PoissonSampled, Repeated
 from fedinfer.privacy.charges import charge, mechanism_of, relation_of, server_charge, strategy_of
-from fedinfer.privacy.design import design
-from fedinfer.privacy.events import GaussianEvent, NonPrivate, PoissonSampled, Repeated
-from fedinfer.privacy.mechanism import NoiseKind, Rounding
+from fedinfer.privacy.mechanism.design import design
+from fedinfer.privacy.mechanism.mechanism import NoiseKind, Rounding
 from fedinfer.types import AggregationMode, Relation, Trust, Unit
 from fedinfer.wire import encode
 

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fedinfer.cli.privacy import app
-from fedinfer.privacy.events import GaussianEvent
-from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.accounting.events import GaussianEvent
+from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.store import open_store
 from fedinfer.types import Relation
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from fedinfer.errors import ConfigError, DataError
-from fedinfer.privacy.clipping import AdaptiveClipping, FixedClipping, clip_rows, row_norms
-from fedinfer.privacy.design import design
-from fedinfer.privacy.encoding import decode, encode
-from fedinfer.privacy.mechanism import NoiseKind, Rounding
-from fedinfer.privacy.noise import SimulatedStream
+from fedinfer.privacy.mechanism.clipping import AdaptiveClipping, FixedClipping, clip_rows, row_norms
+from fedinfer.privacy.mechanism.design import design
+from fedinfer.privacy.mechanism.encoding import decode, encode
+from fedinfer.privacy.mechanism.mechanism import NoiseKind, Rounding
+from fedinfer.privacy.mechanism.noise import SimulatedStream
 from fedinfer.system import SimulatedEntropy, simulation_rng
 
 RULE = AdaptiveClipping(quantile=0.5, rate=0.2, weight=0.3)

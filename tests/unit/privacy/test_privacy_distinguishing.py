@@ -16,16 +16,22 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from fedinfer.coordinator.correlation import Turns
-from fedinfer.privacy.accounting import account
-from fedinfer.privacy.clipping import AdaptiveClipping, clip_rows
-from fedinfer.privacy.design import design, design_without_noise
-from fedinfer.privacy.encoding import encode
-from fedinfer.privacy.events import GaussianEvent, PoissonSampled
-from fedinfer.privacy.factorization import Factorization, Participation, square_root_coefficients
-from fedinfer.privacy.mechanism import IntegerMechanism, NoiseKind, Rounding, central_event, decoded_sensitivity
-from fedinfer.privacy.noise import SimulatedStream, gaussian
-from fedinfer.privacy.rotation import rotate_back
+from fedinfer.coordinator.participation import Turns
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled
+from fedinfer.privacy.mechanism.clipping import AdaptiveClipping, clip_rows
+from fedinfer.privacy.mechanism.design import design, design_without_noise
+from fedinfer.privacy.mechanism.encoding import encode
+from fedinfer.privacy.mechanism.matrix_mechanism import Factorization, Participation, square_root_coefficients
+from fedinfer.privacy.mechanism.mechanism import (
+    IntegerMechanism,
+    NoiseKind,
+    Rounding,
+    central_event,
+    decoded_sensitivity,
+)
+from fedinfer.privacy.mechanism.noise import SimulatedStream, gaussian
+from fedinfer.privacy.mechanism.rotation import rotate_back
 from fedinfer.system import SimulatedEntropy, simulation_rng
 from fedinfer.types import Relation, Unit
 

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.accounting import rdp_epsilon
-from fedinfer.privacy.events import (
+from fedinfer.privacy.accounting.accountant import rdp_epsilon
+from fedinfer.privacy.accounting.events import (
     Composed,
     DiscreteGaussianEvent,
     GaussianEvent,

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedinfer.errors import ConfigError, Misbehaviour
-from fedinfer.privacy.accounting import account
-from fedinfer.privacy.events import GaussianEvent
-from fedinfer.privacy.factorization import (
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.events import GaussianEvent
+from fedinfer.privacy.mechanism.matrix_mechanism import (
     Factorization,
     Participation,
     factorize,
@@ -22,7 +22,7 @@ from fedinfer.privacy.factorization import (
     square_root_coefficients,
     start_noise,
 )
-from fedinfer.privacy.noise import SimulatedStream
+from fedinfer.privacy.mechanism.noise import SimulatedStream
 from fedinfer.system import SimulatedEntropy, simulation_rng
 from fedinfer.types import Relation
 
@@ -67,7 +67,7 @@ def test_noise_solves_the_matrix_equation() -> None:
     factorization = Factorization(square_root_coefficients(5), pattern)
     state, rows = start_noise(factorization, 3), []
     same, fresh = stream("same"), stream("same")
-    from fedinfer.privacy.noise import gaussian
+    from fedinfer.privacy.mechanism.noise import gaussian
 
     z = np.array([gaussian(2.0, (3,), fresh) for _ in range(12)])
     for _ in range(12):

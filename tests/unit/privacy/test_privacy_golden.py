@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.accounting import SAMPLER_DISTANCE, account, rdp_epsilon
-from fedinfer.privacy.calibration import gaussian_epsilon, gaussian_events
-from fedinfer.privacy.events import (
+from fedinfer.privacy.accounting.accountant import SAMPLER_DISTANCE, account, rdp_epsilon
+from fedinfer.privacy.accounting.calibration import gaussian_epsilon, gaussian_events
+from fedinfer.privacy.accounting.events import (
     Composed,
     DiscreteGaussianEvent,
     GaussianEvent,
@@ -21,7 +21,7 @@ from fedinfer.privacy.events import (
     Repeated,
     SkellamEvent,
 )
-from fedinfer.privacy.rdp import ORDERS, event_curve, to_epsilon
+from fedinfer.privacy.accounting.rdp import ORDERS, event_curve, to_epsilon
 from fedinfer.types import Relation
 
 AR, ZO, R1 = Relation.ADD_REMOVE, Relation.ZERO_OUT, Relation.REPLACE_ONE

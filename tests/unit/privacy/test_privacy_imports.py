@@ -12,9 +12,10 @@ for name in ("scipy", "dp_accounting", "torch", "mpmath"):
 import importlib.util
 real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "dp_accounting" else real(name, *rest)
-from fedinfer.privacy import audit, calibration, clipping, design, encoding, factorization, ledger, noise
-from fedinfer.privacy.accounting import account
-from fedinfer.privacy.events import GaussianEvent, PoissonSampled, Repeated
+from fedinfer.privacy.accounting import audit, calibration, ledger
+from fedinfer.privacy.mechanism import clipping, design, encoding, matrix_mechanism, noise
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled, Repeated
 from fedinfer.types import Relation
 event = Repeated(PoissonSampled(0.01, GaussianEvent(1.0)), 1000)
 spent = account([event], 1e-5, Relation.ADD_REMOVE)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from fedinfer.errors import BudgetExceeded, ConfigError, Misbehaviour, StoreError
-from fedinfer.privacy.accounting import account
-from fedinfer.privacy.events import GaussianEvent, NonPrivate, PoissonSampled, Repeated, SkellamEvent
-from fedinfer.privacy.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.events import GaussianEvent, NonPrivate, PoissonSampled, Repeated, SkellamEvent
+from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.store import open_store
 from fedinfer.types import Relation
 
@@ -50,7 +50,7 @@ def test_spending_goes_up_to_the_budget_and_not_beyond(tmp_path: Path) -> None:
 
 def test_a_plan_calibrated_to_the_budget_fits_to_the_last_round(tmp_path: Path) -> None:
     """The ledger must use the accountant of the plan: Rényi bounds alone would refuse the last rounds."""
-    from fedinfer.privacy.calibration import gaussian_noise_multiplier
+    from fedinfer.privacy.accounting.calibration import gaussian_noise_multiplier
 
     z = gaussian_noise_multiplier(1.0, 1e-5, 12, 0.3, AR)
     event = PoissonSampled(0.3, GaussianEvent(z))

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from fedinfer.errors import Misbehaviour
-from fedinfer.privacy.accounting import account
-from fedinfer.privacy.events import GaussianEvent, Repeated
-from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.events import GaussianEvent, Repeated
+from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.store import open_store
 from fedinfer.types import Relation
 

@@ -10,11 +10,8 @@ import pytest
 
 from fedinfer import wire
 from fedinfer.errors import ConfigError, DataError
-from fedinfer.privacy.accounting import account, rdp_epsilon
-from fedinfer.privacy.clipping import row_norms
-from fedinfer.privacy.design import design, design_without_noise, largest_sum
-from fedinfer.privacy.encoding import decode, encode, to_integers
-from fedinfer.privacy.events import (
+from fedinfer.privacy.accounting.accountant import account, rdp_epsilon
+from fedinfer.privacy.accounting.events import (
     DiscreteGaussianEvent,
     GaussianEvent,
     NonPrivate,
@@ -22,7 +19,10 @@ from fedinfer.privacy.events import (
     Repeated,
     SkellamEvent,
 )
-from fedinfer.privacy.mechanism import (
+from fedinfer.privacy.mechanism.clipping import row_norms
+from fedinfer.privacy.mechanism.design import design, design_without_noise, largest_sum
+from fedinfer.privacy.mechanism.encoding import decode, encode, to_integers
+from fedinfer.privacy.mechanism.mechanism import (
     IntegerMechanism,
     NoiseKind,
     Rounding,
@@ -32,9 +32,9 @@ from fedinfer.privacy.mechanism import (
     loss,
     magnitude,
 )
-from fedinfer.privacy.noise import SimulatedStream
-from fedinfer.privacy.rotation import rotate, rotate_back
-from fedinfer.privacy.tables import MAX_VARIANCE
+from fedinfer.privacy.mechanism.noise import SimulatedStream
+from fedinfer.privacy.mechanism.rotation import rotate, rotate_back
+from fedinfer.privacy.mechanism.tables import MAX_VARIANCE
 from fedinfer.system import SimulatedEntropy, simulation_rng
 from fedinfer.types import Relation, Unit
 
@@ -356,7 +356,7 @@ def test_a_mechanism_travels_and_its_digest_names_every_field() -> None:
 
 
 def test_clipped_rows_never_exceed_the_norm_in_double_precision() -> None:
-    from fedinfer.privacy.clipping import clip_rows
+    from fedinfer.privacy.mechanism.clipping import clip_rows
 
     rows = unit_rows(5000, 37, 1.0) * simulation_rng("lengths").uniform(0.5, 50, (5000, 1)).astype(np.float32)
     clipped = clip_rows(rows, 1.0)

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.noise import (
+from fedinfer.privacy.mechanism.noise import (
     SecureStream,
     SimulatedStream,
     discrete_gaussian,
@@ -20,7 +20,7 @@ from fedinfer.privacy.noise import (
     skellam,
     whole_variance,
 )
-from fedinfer.privacy.tables import MAX_VARIANCE, discrete_gaussian_table, skellam_table
+from fedinfer.privacy.mechanism.tables import MAX_VARIANCE, discrete_gaussian_table, skellam_table
 from fedinfer.system import SimulatedEntropy, SystemEntropy, simulation_rng
 
 
@@ -54,7 +54,7 @@ def test_the_type_checker_refuses_a_seeded_source() -> None:
     from mypy import api
 
     code = (
-        "from fedinfer.privacy.noise import SecureStream\n"
+        "from fedinfer.privacy.mechanism.noise import SecureStream\n"
         "from fedinfer.system import SimulatedEntropy, SystemEntropy\n"
         "SecureStream(SystemEntropy())\n"
         "SecureStream(SimulatedEntropy(1))\n"

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedinfer.privacy.telling import at_least, at_most
+from fedinfer.privacy.rounding import at_least, at_most
 
 FIGURES = st.floats(1e-12, 1e12)
 

@@ -12,12 +12,12 @@ import pytest
 
 from fedinfer import wire
 from fedinfer.errors import BadMessage, ConfigError, FedInferError
-from fedinfer.privacy.accounting import rdp_epsilon
-from fedinfer.privacy.encoding import decode, encode
-from fedinfer.privacy.events import event_from_json, from_json
-from fedinfer.privacy.mechanism import IntegerMechanism
-from fedinfer.privacy.noise import SimulatedStream
-from fedinfer.privacy.tables import discrete_gaussian_table, skellam_table
+from fedinfer.privacy.accounting.accountant import rdp_epsilon
+from fedinfer.privacy.accounting.events import event_from_json, from_json
+from fedinfer.privacy.mechanism.encoding import decode, encode
+from fedinfer.privacy.mechanism.mechanism import IntegerMechanism
+from fedinfer.privacy.mechanism.noise import SimulatedStream
+from fedinfer.privacy.mechanism.tables import discrete_gaussian_table, skellam_table
 from fedinfer.system import SimulatedEntropy
 from fedinfer.types import Relation
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedinfer.privacy.events import GaussianEvent, PoissonSampled
-from fedinfer.privacy.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled
+from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.store import open_store
 from fedinfer.types import Relation
 

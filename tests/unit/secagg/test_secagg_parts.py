@@ -10,8 +10,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from fedinfer import secagg
+from fedinfer.coordinator.train import robust
 from fedinfer.errors import BadMessage, ConfigError, Misbehaviour
-from fedinfer.secagg import GraphParameters, IdentityKey, Stage, choose_graph, hierarchy, keys, shamir
+from fedinfer.secagg import GraphParameters, IdentityKey, Stage, choose_graph, keys, shamir
+from fedinfer.secagg import groups as hierarchy
 from fedinfer.secagg.enrolment import sign_enrolment, verify_enrolment
 from fedinfer.secagg.hypergeometric import ring_is_safe
 from fedinfer.system import SimulatedEntropy
@@ -218,14 +220,14 @@ MEANS = np.array([[1, 1], [2, 2], [3, 3], [4, -400], [500, 5]], np.float32)
 
 
 def test_robust_rules_ignore_spoiled_groups():
-    assert hierarchy.median(MEANS).tolist() == [3, 2]
-    assert hierarchy.trimmed_mean(MEANS, 1).tolist() == [3, 2]
-    np.testing.assert_allclose(hierarchy.trimmed_mean(MEANS, 0), MEANS.mean(axis=0), rtol=1e-6)
-    bounded = hierarchy.norm_bounded_mean(MEANS, 2.0)
+    assert robust.median(MEANS).tolist() == [3, 2]
+    assert robust.trimmed_mean(MEANS, 1).tolist() == [3, 2]
+    np.testing.assert_allclose(robust.trimmed_mean(MEANS, 0), MEANS.mean(axis=0), rtol=1e-6)
+    bounded = robust.norm_bounded_mean(MEANS, 2.0)
     assert np.linalg.norm(bounded) <= 2.0
     assert bounded.dtype == np.float32
     small = np.array([[0.1, 0.2], [0.3, 0.0]], np.float32)
-    np.testing.assert_allclose(hierarchy.norm_bounded_mean(small, 2.0), small.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(robust.norm_bounded_mean(small, 2.0), small.mean(axis=0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("spoiled", [0, 1, 2])
@@ -234,19 +236,19 @@ def test_robust_rules_stay_among_the_honest_groups(spoiled):
     honest = rng.normal(size=(5 - spoiled, 20)).astype(np.float32)
     evil = rng.normal(scale=1e6, size=(spoiled, 20)).astype(np.float32)
     both = np.concatenate([honest, evil])
-    for combined in (hierarchy.median(both), hierarchy.trimmed_mean(both, 2)):
+    for combined in (robust.median(both), robust.trimmed_mean(both, 2)):
         assert (combined >= honest.min(axis=0) - 1e-6).all()
         assert (combined <= honest.max(axis=0) + 1e-6).all()
 
 
 def test_robust_rules_refuse_nonsense():
     for call in (
-        lambda: hierarchy.trimmed_mean(MEANS, 3),
-        lambda: hierarchy.trimmed_mean(MEANS, -1),
-        lambda: hierarchy.norm_bounded_mean(MEANS, 0.0),
-        lambda: hierarchy.median(MEANS[0]),
-        lambda: hierarchy.median(MEANS[:0]),
-        lambda: hierarchy.median(np.array([[np.nan]], np.float32)),
+        lambda: robust.trimmed_mean(MEANS, 3),
+        lambda: robust.trimmed_mean(MEANS, -1),
+        lambda: robust.norm_bounded_mean(MEANS, 0.0),
+        lambda: robust.median(MEANS[0]),
+        lambda: robust.median(MEANS[:0]),
+        lambda: robust.median(np.array([[np.nan]], np.float32)),
         lambda: hierarchy.random_groups(["a", "a"], 1, b""),
         lambda: hierarchy.random_groups(["a", "b"], 3, b""),
         lambda: hierarchy.random_groups(["a", "b"], 0, b""),
@@ -270,7 +272,7 @@ def test_groups_summed_securely_and_added_equal_one_ideal_sum():
 
 def test_the_room_needs_no_heavy_package():
     code = (
-        "import sys, fedinfer.secagg, fedinfer.secagg.hierarchy, fedinfer.secagg.enrolment;"
+        "import sys, fedinfer.secagg, fedinfer.secagg.groups, fedinfer.secagg.enrolment;"
         "print([m for m in ('torch', 'scipy', 'dp_accounting', 'pydantic', 'opacus', 'flwr') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from fedinfer.config import FleetSection
-from fedinfer.device.sessions import Running
+from fedinfer.device.session_store import Running
 from fedinfer.errors import ConfigError, StoreError
 from fedinfer.messages import Kind
-from fedinfer.privacy.ledger import Budget
+from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.simulation.folder import EVENTS, EventLog, new_folder
 from fedinfer.simulation.population import (
     Processes,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from fedinfer.config import ModelSection, TrainingSection
-from fedinfer.training import PrivateSteps, cohort, load_trainer
+from fedinfer.training import PrivateSteps, load_trainer
+from fedinfer.training.engines import batched as cohort
 from tests.unit.training.factories import BY_KIND, generators, rows
 
 COUNTS = (7, 0, 31, 1, 0, 12, 5)

@@ -6,8 +6,8 @@ from torch import nn
 from fedinfer.config import ModelSection, Tune
 from fedinfer.errors import ConfigError
 from fedinfer.schema import Categorical, Numeric, Schema
-from fedinfer.training.models import build_model
-from fedinfer.training.prepare import FieldPrepare, PixelPrepare, SeriesPrepare, TablePrepare, TokenPrepare
+from fedinfer.training.models.build import build_model
+from fedinfer.training.models.preprocess import FieldPrepare, PixelPrepare, SeriesPrepare, TablePrepare, TokenPrepare
 from fedinfer.training.update import get_vector, set_vector, tuned_parameters
 from tests.unit.training.factories import BY_KIND, DIGITS, SERIES, SHOP, TABLE, TEXT, rows
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from fedinfer.training import cohort, local
-from fedinfer.training.program import read_program
+from fedinfer.training.engines import batched as cohort
+from fedinfer.training.engines import opacus as local
+from fedinfer.training.engines.compile import read_program
 from tests.unit.training.factories import generators
 
 LINEAR = nn.Linear(4, 4)

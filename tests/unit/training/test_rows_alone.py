@@ -13,14 +13,16 @@ from torch.nn.functional import cross_entropy
 
 from fedinfer.config import ModelSection, TrainingSection, Tune
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.encoding import to_integers
-from fedinfer.privacy.mechanism import IntegerMechanism, NoiseKind, Rounding
+from fedinfer.privacy.mechanism.encoding import to_integers
+from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind, Rounding
 from fedinfer.schema import Numeric, Schema
 from fedinfer.system import SimulatedEntropy, SystemEntropy
-from fedinfer.training import PrivateSteps, cohort, load_trainer, local
-from fedinfer.training.alone import Alone, work_alone
-from fedinfer.training.models import build_model
-from fedinfer.training.sampling import worked_alone
+from fedinfer.training import PrivateSteps, load_trainer
+from fedinfer.training.engines import batched as cohort
+from fedinfer.training.engines import opacus as local
+from fedinfer.training.engines.per_example import Alone, work_alone
+from fedinfer.training.engines.sampling import worked_alone
+from fedinfer.training.models.build import build_model
 from fedinfer.types import Unit
 from tests.unit.training.factories import BY_KIND, TABLE, generators, rows
 

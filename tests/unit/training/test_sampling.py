@@ -5,8 +5,8 @@ from scipy import stats
 
 from fedinfer.config import TrainingSection
 from fedinfer.system import SimulatedEntropy, SystemEntropy
-from fedinfer.training.noise import gaussian_noise
-from fedinfer.training.sampling import minibatches, poisson_rows, uniform
+from fedinfer.training.engines.noise import gaussian_noise
+from fedinfer.training.engines.sampling import minibatches, poisson_rows, uniform
 
 
 def sources():

@@ -3,7 +3,7 @@ import pytest
 
 from fedinfer.config import ServerOptimizer
 from fedinfer.errors import ConfigError
-from fedinfer.training.optimizers import OptimizerSettings, OptimizerState, apply, init_optimizer
+from fedinfer.training.server_optimizers import OptimizerSettings, OptimizerState, apply, init_optimizer
 
 UPDATES = np.array([[0.5, -1.0, 0.0], [0.25, 2.0, 0.0], [-0.5, 0.5, 1.0]], dtype=np.float32)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fedinfer.config import ModelSection, TrainingSection
 from fedinfer.errors import ConfigError
 from fedinfer.training import load_trainer
-from fedinfer.training.slimming import Rounded, SlimPlan, fake_int8, magnitude_masks, slim
+from fedinfer.training.compression import Rounded, SlimPlan, fake_int8, magnitude_masks, slim
 from fedinfer.training.trainer import Trainer
 from tests.unit.training.factories import BY_KIND, rows
 

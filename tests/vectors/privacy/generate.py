@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 
 from fedinfer import wire
-from fedinfer.privacy.accounting import rdp_epsilon
-from fedinfer.privacy.design import design
-from fedinfer.privacy.encoding import decode, encode
-from fedinfer.privacy.events import (
+from fedinfer.privacy.accounting.accountant import rdp_epsilon
+from fedinfer.privacy.accounting.events import (
     Composed,
     DiscreteGaussianEvent,
     Event,
@@ -27,9 +25,11 @@ from fedinfer.privacy.events import (
     SkellamEvent,
     to_json,
 )
-from fedinfer.privacy.mechanism import IntegerMechanism, NoiseKind, Rounding
-from fedinfer.privacy.noise import SimulatedStream
-from fedinfer.privacy.tables import discrete_gaussian_table, skellam_table
+from fedinfer.privacy.mechanism.design import design
+from fedinfer.privacy.mechanism.encoding import decode, encode
+from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind, Rounding
+from fedinfer.privacy.mechanism.noise import SimulatedStream
+from fedinfer.privacy.mechanism.tables import discrete_gaussian_table, skellam_table
 from fedinfer.system import SimulatedEntropy
 from fedinfer.types import Relation
 

@@ -1,0 +1,236 @@
+"""Tries recipes on one core and measures each on the same rows.
+
+Labels are used where the server holds enough of them. Otherwise the float model's answers stand in: the metric is then
+the agreement with it, the temperature is fitted to its probabilities, and the calibration error is the mean
+difference of confidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.artifact.evaluate.gates import Figures, Limits, judge
+from fedinfer.artifact.evaluate.metrics import (
+    Classes,
+    Floats,
+    Rows,
+    accuracy,
+    agreement,
+    calibration_error,
+    fit_temperature,
+    latency_us,
+    one_hot,
+    softmax,
+)
+from fedinfer.artifact.export.graph import LOGITS, Ending, OnnxModel, finish, run, tokens_in
+from fedinfer.artifact.quantize.quantize import apply
+from fedinfer.artifact.quantize.schemes import FLOAT, FP16, Recipe
+from fedinfer.errors import ArtifactRejected, DataError, GateFailed
+from fedinfer.manifest import PROBABILITIES
+from fedinfer.ports import Clock
+from fedinfer.schema import BREAKS, MARKS, Schema
+from fedinfer.text import AWKWARD, raw_rows, tokens
+
+_FEWEST_LABELLED = 20  # with fewer rows a temperature fitted to labels is noise
+_ALONE = 32  # rows that are predicted one by one
+_WORTHWHILE = 0.9  # a file must be a tenth smaller to end the search; the schema inside does not shrink
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Rows for judging a model.
+
+    Args:
+        held_x, held_y: held-out rows the server may hold, float32 (n, width) and int64 (n,); n may be 0.
+        calibration_x: public or synthetic rows, float32 (m, width), m >= 2; never from a device: some of them are
+            published as self-check inputs, and their ranges become constants of the file.
+        reference_x: public rows whose predictions become the yardstick of drift, float32 (k, width); k may be 0.
+    """
+
+    held_x: Rows
+    held_y: Classes
+    calibration_x: Rows
+    reference_x: Rows
+
+    @property
+    def labelled(self) -> bool:
+        """True when there are enough labels to judge by."""
+        return len(self.held_y) >= _FEWEST_LABELLED
+
+    @property
+    def judged_x(self) -> Rows:
+        """The rows that figures are measured on."""
+        return self.held_x if len(self.held_x) else self.calibration_x
+
+    def check(self, schema: Schema) -> None:
+        """Refuse rows that do not fit the schema.
+
+        Raises:
+            DataError: with the shape and the rule.
+        """
+        for name in ("held_x", "calibration_x", "reference_x"):
+            rows = getattr(self, name)
+            if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != schema.width:
+                raise DataError(f"{name}: {rows.dtype} {rows.shape}, expected float32 (n, {schema.width})")
+        if len(self.calibration_x) < 2:
+            raise DataError(f"{len(self.calibration_x)} calibration rows, at least 2 are needed")
+        if self.held_y.shape != (len(self.held_x),):
+            raise DataError(f"{len(self.held_x)} held-out rows, labels {self.held_y.shape}")
+        if len(self.held_y) and not (self.held_y.min() >= 0 and self.held_y.max() < schema.classes):
+            raise DataError(f"a held-out label lies outside [0, {schema.classes})")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One variant that could be made: its finished file and its figures."""
+
+    recipe: Recipe
+    file: bytes
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """The float model that variants are compared with.
+
+    Args:
+        figures: what was measured of it.
+        logits: its answers to the judged rows, (n, classes).
+    """
+
+    figures: Figures
+    logits: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all variants of one build are measured with.
+
+    Args:
+        ending, evidence, limits, clock: of the build.
+        float_logits: answers of the float model that variants are compared with.
+        floating: its figures; None when it is the model under test, whose figures come first.
+    """
+
+    ending: Ending
+    evidence: Evidence
+    limits: Limits
+    clock: Clock
+    float_logits: Floats
+    floating: Figures | None = None
+
+
+def search(
+    prepared: OnnxModel, wanted: Sequence[Recipe], bench: Bench
+) -> tuple[tuple[Figures, ...], tuple[Candidate, ...]]:
+    """Measure the float model, then the wanted recipes until one passes and is a tenth smaller, then 16 bits.
+
+    Args:
+        prepared: float core.
+        wanted: int8 recipes in the order of preference; empty when only float is wanted.
+        bench: how to measure.
+
+    Returns:
+        Figures of everything that was tried, and what passed, best first.
+    """
+    floating = _measure(FLOAT, prepared, bench, bench.floating)
+    tried, kept = [floating.figures], []
+    for group in (wanted, (FP16,) if wanted else ()):
+        best = _best(group, prepared, bench, bench.floating or floating.figures, tried)
+        kept += [best] if best else []
+    return tuple(tried), tuple(kept + [floating] * floating.figures.passed)
+
+
+def _best(
+    recipes: Sequence[Recipe], prepared: OnnxModel, bench: Bench, floating: Figures, tried: list[Figures]
+) -> Candidate | None:
+    """The first recipe that passes and is a tenth smaller than the float file, else the smallest that passes."""
+    passed: list[Candidate] = []
+    for recipe in recipes:
+        candidate = _try(recipe, prepared, bench, floating, tried)
+        passed += [candidate] if candidate else []
+        if candidate and candidate.figures.bytes <= _WORTHWHILE * floating.bytes:
+            return candidate
+    return min(passed, key=lambda candidate: candidate.figures.bytes, default=None)
+
+
+def _try(
+    recipe: Recipe, prepared: OnnxModel, bench: Bench, floating: Figures, tried: list[Figures]
+) -> Candidate | None:
+    try:
+        candidate = _measure(recipe, apply(recipe, prepared, bench.evidence.calibration_x), bench, floating)
+    except ArtifactRejected as error:
+        tried.append(Figures(recipe.name, recipe.variant, failures=(str(error),)))
+        return None
+    tried.append(candidate.figures)
+    return candidate if candidate.figures.passed else None
+
+
+def _measure(recipe: Recipe, core: OnnxModel, bench: Bench, floating: Figures | None) -> Candidate:
+    evidence = bench.evidence
+    logits = run(core.SerializeToString(), evidence.judged_x, LOGITS).astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise GateFailed(f"{recipe.name}: {int((~np.isfinite(logits)).sum())} logits are not finite")
+    temperature, error = _calibrate(logits, bench)
+    metric = _metric(logits, bench)
+    file = finish(core, replace(bench.ending, temperature=temperature))
+    raw = raw_rows(bench.ending.schema, evidence.judged_x[:_ALONE])
+    _check_tokenizer(file, bench.ending.schema)
+    figures = Figures(
+        recipe=recipe.name,
+        variant=recipe.variant,
+        bytes=len(file),
+        metric=metric,
+        metric_drop=floating.metric - metric if floating else 0.0,
+        agreement=agreement(logits, bench.float_logits),
+        calibration_error=error,
+        temperature=temperature,
+        batch_difference=batch_difference(file, raw),
+        latency_us=latency_us(file, raw[0], bench.clock),
+    )
+    baseline = floating.calibration_error if floating else error
+    return Candidate(recipe, file, replace(figures, failures=judge(figures, baseline, bench.limits)))
+
+
+def _metric(logits: Floats, bench: Bench) -> float:
+    if len(bench.evidence.held_y):
+        return accuracy(logits, bench.evidence.held_y)
+    return agreement(logits, bench.float_logits)
+
+
+def _calibrate(logits: Floats, bench: Bench) -> tuple[float, float]:
+    """Temperature, and the calibration error with it: fitted on every second row, measured on the others."""
+    y = bench.evidence.held_y
+    if bench.evidence.labelled:
+        temperature = fit_temperature(logits[::2], one_hot(y[::2], logits.shape[1]))
+        return temperature, calibration_error(softmax(logits[1::2], temperature), y[1::2])
+    target = softmax(bench.float_logits)
+    temperature = fit_temperature(logits, target)
+    return temperature, float(np.abs(softmax(logits, temperature).max(axis=1) - target.max(axis=1)).mean())
+
+
+def _check_tokenizer(file: bytes, schema: Schema) -> None:
+    """The graph reads texts as training does, whatever somebody may write."""
+    if schema.text is None:
+        return
+    listed = schema.text.vocabulary[:_ALONE]
+    texts = [*AWKWARD, *(f"{mark}{word}{mark} {word.upper()}" for word in listed for mark in MARKS + BREAKS)]
+    different = np.flatnonzero((tokens_in(file, texts) != tokens(texts, schema.text)).any(axis=1))
+    if different.size:
+        raise GateFailed(
+            f"the tokenizer of the graph differs from that of training on {different.size} of {len(texts)} texts, "
+            f"first {texts[different[0]][:60]!r}"
+        )
+
+
+def batch_difference(file: bytes, rows: npt.NDArray[Any]) -> float:
+    """Largest change of a probability when raw rows are predicted alone instead of together.
+
+    Dynamic quantization takes its scale from the whole batch, so a row's answer depends on its neighbours.
+    """
+    return float(np.abs(run(file, rows, PROBABILITIES) - run(file, rows, PROBABILITIES, batch=1)).max())

@@ -1,0 +1,102 @@
+"""Figures of a model file: metric, agreement, calibration, latency. Pure functions on arrays, except `latency_us`."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.artifact.export.graph import open_session
+from fedinfer.manifest import INPUT, PROBABILITIES
+from fedinfer.ports import Clock
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Classes: TypeAlias = npt.NDArray[np.int64]
+Rows: TypeAlias = npt.NDArray[np.float32]
+
+_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve")
+
+
+def softmax(logits: npt.NDArray[Any], temperature: float = 1.0) -> Floats:
+    """Probabilities (n, classes) of logits (n, classes) divided by a temperature > 0."""
+    scaled = logits.astype(np.float64) / temperature
+    exponent = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(exponent / exponent.sum(axis=1, keepdims=True))
+
+
+def accuracy(logits: npt.NDArray[Any], y: Classes) -> float:
+    """Share of rows whose largest logit is the label."""
+    return float((logits.argmax(axis=1) == y).mean())
+
+
+def agreement(logits: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
+    """Share of rows for which both models choose the same class."""
+    return float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean())
+
+
+def cross_entropy(probabilities: Floats, target: Floats) -> float:
+    """Mean of -sum(target * log p) over rows, natural logarithm."""
+    return float(-(target * np.log(np.maximum(probabilities, 1e-30))).sum(axis=1).mean())
+
+
+def fit_temperature(logits: npt.NDArray[Any], target: Floats) -> float:
+    """The temperature in [0.2, 20] with the least cross-entropy against target probabilities (n, classes).
+
+    Golden-section search over log T; the loss is convex in 1/T, so it has one minimum (Guo et al. 2017, section 4.2).
+    """
+    low, high, ratio = np.log(0.2), np.log(20.0), (np.sqrt(5.0) - 1) / 2
+
+    def loss(log_temperature: float) -> float:
+        return cross_entropy(softmax(logits, float(np.exp(log_temperature))), target)
+
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    left_loss, right_loss = loss(left), loss(right)
+    for _ in range(30):
+        if left_loss <= right_loss:
+            high, right, right_loss = right, left, left_loss
+            left = high - ratio * (high - low)
+            left_loss = loss(left)
+        else:
+            low, left, left_loss = left, right, right_loss
+            right = low + ratio * (high - low)
+            right_loss = loss(right)
+    return float(np.exp((low + high) / 2))
+
+
+def calibration_error(probabilities: Floats, y: Classes, bins: int = 10) -> float:
+    """Expected calibration error with even confidence bins, in [0, 1] (Guo et al. 2017, equation 3)."""
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gap = np.bincount(place, confidence - correct, minlength=bins)
+    return float(np.abs(gap).sum() / len(y))
+
+
+def one_hot(y: Classes, classes: int) -> Floats:
+    """Labels as probabilities, float64 (n, classes)."""
+    return np.asarray(np.eye(classes)[y])
+
+
+def latency_us(model: bytes, row: npt.NDArray[Any], clock: Clock, repeats: int = 200) -> float:
+    """Median time of one prediction of one raw row on this machine, in microseconds, after 20 calls to warm up."""
+    session = open_session(model)
+    feed = {INPUT: row.reshape(1, -1)}
+    for _ in range(20):
+        session.run([PROBABILITIES], feed)
+    times = np.empty(repeats)
+    for i in range(repeats):
+        start = clock.seconds()
+        session.run([PROBABILITIES], feed)
+        times[i] = clock.seconds() - start
+    return float(np.median(times) * 1e6)
+
+
+def instruction_set(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Machine and the vector instructions that matter to int8, for instance "x86_64 avx2"."""
+    try:
+        words = set(cpuinfo.read_text().split())
+    except OSError:
+        words = set()
+    return " ".join([platform.machine(), *(flag for flag in _FLAGS if flag in words)])

@@ -1,0 +1,82 @@
+"""What a device repeats before it trusts a file, and the yardstick histograms; all rows are public or synthetic."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.artifact.export.graph import run
+from fedinfer.errors import GateFailed
+from fedinfer.manifest import LABEL, MAX_CHECK_VALUES, PROBABILITIES, Reference, Variant
+from fedinfer.schema import Schema
+
+CheckRows: TypeAlias = npt.NDArray[Any]
+"""Raw rows: float32 (k, width), or texts, object (k, 1)."""
+
+_ROWS = 16
+_BINS = 10
+
+
+def choose_rows(
+    calibration: npt.NDArray[np.float32], probabilities: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """Up to 16 rows that show every class in turn, the clearest answers first.
+
+    Clear answers keep their class on another processor, where int8 sums may round differently.
+
+    Args:
+        calibration: public or synthetic rows, float32 (n, width).
+        probabilities: answers of the float model to them, (n, classes).
+    """
+    ordered = np.sort(probabilities, axis=1)
+    clearest = np.argsort(ordered[:, -2] - ordered[:, -1], kind="stable")
+    predicted = probabilities.argmax(axis=1)
+    seen: dict[int, int] = {}
+    rank = np.empty(len(calibration), np.int64)
+    for row in clearest:
+        rank[row] = seen.setdefault(int(predicted[row]), 0)
+        seen[int(predicted[row])] += 1
+    most = max(1, min(_ROWS, MAX_CHECK_VALUES // calibration.shape[1]))
+    return calibration[clearest[np.argsort(rank[clearest], kind="stable")][:most]]
+
+
+def expected_answers(file: bytes, rows: CheckRows) -> npt.NDArray[np.float32]:
+    """Probabilities of a finished file for the self-check rows as one batch, rounded to 6 decimals."""
+    return np.asarray(np.round(run(file, rows, PROBABILITIES), 6), np.float32)
+
+
+def tolerance_of(variant: str, batch_difference: float) -> float:
+    """How far a probability may be off on another machine: integer kernels round differently, float ones hardly."""
+    return 1e-3 if variant != "int8" else min(0.25, 0.05 + 2 * batch_difference)
+
+
+def check_finished(variant: Variant, file: bytes, rows: CheckRows, schema: Schema, abstain_label: str) -> None:
+    """Refuse a finished file whose labels do not follow from its own probabilities.
+
+    Raises:
+        GateFailed: naming the first row.
+    """
+    if hashlib.sha256(file).hexdigest() != variant.sha256:
+        raise GateFailed(f"{variant.name}: the file changed after it was measured")
+    for place, (label, expected) in enumerate(zip(run(file, rows, LABEL), variant.labels, strict=True)):
+        if label not in (schema.labels[expected], abstain_label):
+            raise GateFailed(f"{variant.name}: row {place} says {label!r}, expected {schema.labels[expected]!r}")
+
+
+def reference_of(probabilities: npt.NDArray[np.float32]) -> Reference:
+    """Shares of predicted classes and of confidence in 10 even bins from 1/classes to 1.
+
+    Args:
+        probabilities: answers to public rows, (n, classes); n may be 0.
+    """
+    rows, classes = probabilities.shape
+    if rows == 0:
+        return Reference()
+    edges = np.linspace(1.0 / classes, 1.0, _BINS + 1)
+    confidence = np.clip(probabilities.max(axis=1), edges[0], edges[-1])
+    shares = np.bincount(probabilities.argmax(axis=1), minlength=classes) / rows
+    counts = np.histogram(confidence, edges)[0] / rows
+    return Reference(rows, *(tuple(float(v) for v in part) for part in (shares, edges, counts)))

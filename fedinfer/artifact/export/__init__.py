@@ -1,0 +1,1 @@
+"""Float models to ONNX graphs: torch modules, scikit-learn estimators, trees, tokenizers."""

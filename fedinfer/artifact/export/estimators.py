@@ -1,0 +1,144 @@
+"""Fitted scikit-learn classifiers as cores: linear models, trees, forests, boosting, and pipelines that end in one.
+
+scikit-learn itself is not imported: what a fitted estimator holds is read by name. Steps before the classifier may be
+SimpleImputer, StandardScaler and MinMaxScaler; without an imputer a linear model takes a missing value as 0, and trees
+send it where they learned to. The result is compared with the estimator on probe rows like every other core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import softmax
+
+from fedinfer.artifact.export.graph import LOGITS, onnx_module, run
+from fedinfer.artifact.export.torch import Core, Way
+from fedinfer.artifact.export.trees import Forest, gradient_boosting, hist_gradient_boosting, random_forest
+from fedinfer.errors import ConfigError, GateFailed
+from fedinfer.manifest import INPUT
+from fedinfer.schema import Schema
+
+Estimator: TypeAlias = Any
+_SMALLEST_SHARE = 1e-7  # a class that no tree votes for has this probability instead of minus infinity as logit
+
+_FORESTS: dict[str, Callable[[Estimator, int], Forest]] = {
+    "DecisionTreeClassifier": random_forest,
+    "RandomForestClassifier": random_forest,
+    "ExtraTreesClassifier": random_forest,
+    "GradientBoostingClassifier": gradient_boosting,
+    "HistGradientBoostingClassifier": hist_gradient_boosting,
+}
+_LINEAR = ("LogisticRegression", "LogisticRegressionCV", "SGDClassifier", "LinearSVC", "RidgeClassifier", "Perceptron")
+_EXACT = ("LogisticRegression", "LogisticRegressionCV", *_FORESTS)
+"""Classifiers whose probabilities are the softmax of our logits; of the others only the class is compared."""
+
+
+def export_estimator(estimator: Estimator, schema: Schema, probe: npt.NDArray[np.float32]) -> Core:
+    """Convert a fitted classifier.
+
+    Args:
+        estimator: classifier or pipeline, fitted on raw rows (n, width) with class numbers as labels.
+        schema: inputs and labels.
+        probe: float32 (n, width) rows to compare on; NaN only where the estimator takes them.
+
+    Raises:
+        ConfigError: an estimator or a step that is not supported, not fitted, or fitted to other classes or columns.
+        GateFailed: when the graph and the estimator disagree.
+    """
+    *steps, classifier = [step for _, step in estimator.steps] if hasattr(estimator, "steps") else [estimator]
+    _check_fit(classifier, steps[0] if steps else classifier, schema)
+    graph = _Graph()
+    name = INPUT
+    for step in steps:
+        name = _step(graph, step, name)
+    kind = type(classifier).__name__
+    if kind in _FORESTS:
+        _forest(graph, _FORESTS[kind](classifier, schema.classes), name)
+    elif kind in _LINEAR:
+        _linear(graph, classifier, schema.classes, name)
+    else:
+        raise ConfigError(f"{kind} cannot be converted", hint=f"supported: {', '.join((*_LINEAR, *_FORESTS))}")
+    model = graph.model(schema)
+    return Core(model, Way.EXPORTED, _parity(model, estimator, kind, probe))
+
+
+class _Graph:
+    """Nodes and constants of a core while it is put together."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def add(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
+        output = output or f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(onnx_module().helper.make_node(kind, inputs, [output], name=output, **attributes))
+        return output
+
+    def constant(self, value: npt.ArrayLike) -> str:
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(onnx_module().numpy_helper.from_array(np.asarray(value, np.float32), name))
+        return name
+
+    def model(self, schema: Schema) -> Any:
+        helper, kind = onnx_module().helper, onnx_module().TensorProto.FLOAT
+        inputs = [helper.make_tensor_value_info(INPUT, kind, ["batch", schema.width])]
+        outputs = [helper.make_tensor_value_info(LOGITS, kind, ["batch", schema.classes])]
+        graph = helper.make_graph(self.nodes, "core", inputs, outputs, self.constants)
+        opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def _step(graph: _Graph, step: Any, name: str) -> str:
+    kind = type(step).__name__
+    if kind == "SimpleImputer":
+        if step.add_indicator or not np.isnan(step.missing_values) or np.isnan(step.statistics_).any():
+            raise ConfigError("SimpleImputer is converted for NaN, without indicator and without empty columns")
+        missing = graph.add("IsNaN", [name])
+        return graph.add("Where", [missing, graph.constant(step.statistics_), name])
+    if kind == "StandardScaler":
+        mean, scale = (step.mean_ if step.with_mean else 0.0), (step.scale_ if step.with_std else 1.0)
+        return graph.add("Div", [graph.add("Sub", [name, graph.constant(mean)]), graph.constant(scale)])
+    if kind == "MinMaxScaler" and not step.clip:
+        return graph.add("Add", [graph.add("Mul", [name, graph.constant(step.scale_)]), graph.constant(step.min_)])
+    raise ConfigError(f"step {kind} cannot be converted", hint="SimpleImputer, StandardScaler, MinMaxScaler")
+
+
+def _linear(graph: _Graph, classifier: Any, classes: int, name: str) -> None:
+    weights, bias = np.atleast_2d(classifier.coef_), np.ravel(classifier.intercept_)
+    if len(weights) == 1:  # a binary model scores class 1 against 0
+        weights, bias = np.concatenate([0 * weights, weights]), np.array([0.0, bias[0]])
+    known = graph.add("Where", [graph.add("IsNaN", [name]), graph.constant(0.0), name])
+    graph.add("Gemm", [known, graph.constant(weights), graph.constant(bias)], LOGITS, transB=1)
+
+
+def _forest(graph: _Graph, forest: Forest, name: str) -> None:
+    output = "shares" if forest.logarithm else LOGITS
+    graph.add("TreeEnsembleRegressor", [name], output, domain="ai.onnx.ml", **forest.attributes())
+    if forest.logarithm:
+        graph.add("Log", [graph.add("Max", [output, graph.constant(_SMALLEST_SHARE)])], LOGITS)
+
+
+def _check_fit(classifier: Any, first: Any, schema: Schema) -> None:
+    found = list(getattr(classifier, "classes_", []))
+    if found != list(range(schema.classes)):
+        raise ConfigError(
+            f"{type(classifier).__name__} was fitted to classes {found[:10]}, the schema has {schema.classes}",
+            hint="fit it on class numbers 0, 1, ... in the order of the schema's labels",
+        )
+    width = getattr(first, "n_features_in_", None)
+    if width != schema.width:
+        raise ConfigError(f"{type(first).__name__} was fitted to {width} columns, the schema has {schema.width}")
+
+
+def _parity(model: Any, estimator: Estimator, kind: str, probe: npt.NDArray[np.float32]) -> float:
+    logits = run(model.SerializeToString(), probe, LOGITS)
+    agree = float((logits.argmax(axis=1) == estimator.predict(probe)).mean())
+    difference = (
+        float(np.abs(softmax(logits, axis=1) - estimator.predict_proba(probe)).max()) if kind in _EXACT else 0.0
+    )
+    if not (agree >= 0.99 and difference <= 1e-3):
+        raise GateFailed(f"{kind}: ONNX agrees on {agree:.3f} of {len(probe)} rows, probabilities to {difference:.2e}")
+    return difference

@@ -1,0 +1,303 @@
+"""ONNX graphs as values: opening them safely, and the part every published graph ends with.
+
+A *core* has the input "input" (float32 (batch, width), raw values, NaN = missing) and the output "logits" (float32
+(batch, classes)). `finish` appends temperature, softmax, label names, top-k and abstention, so that a device feeds raw
+values and gets labels. For a text schema it also puts the tokenizer before the core, and the graph takes texts.
+Quantization only ever sees cores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.artifact.export.tokenizer import Prefixes, tokenizer_parts
+from fedinfer.errors import ArtifactRejected, ConfigError, MissingExtra
+from fedinfer.manifest import INPUT, LABEL, MAX_ARTIFACT_BYTES, PROBABILITIES, TOP
+from fedinfer.schema import STEERING, Schema, Text
+from fedinfer.text import column_of
+
+LOGITS = "logits"
+PRODUCER = "fedinfer"
+_OURS, _PREFIX = "fedinfer/", "fedinfer_"  # names of the nodes and constants that `finish` adds
+_TOKENS = "fedinfer_tokens"  # what the nodes of a core read in a graph that takes texts
+_TEXT_OPSETS = {"": 20, "ai.onnx.ml": 4}  # StringSplit; LabelEncoder from text to whole numbers
+OnnxModel: TypeAlias = Any
+"""An onnx.ModelProto; onnx is imported only by the functions that need it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What `finish` appends to a core.
+
+    Args:
+        schema: gives the label names.
+        temperature: divides the logits, > 0.
+        task, version: for the metadata of the file.
+        top: list this many classes in the output "top"; 0 = no such output.
+        abstain_below: answer `abstain_label` when the largest probability is below; 0 = never.
+        abstain_label: what the graph says then.
+    """
+
+    schema: Schema
+    temperature: float
+    task: str
+    version: int
+    top: int = 0
+    abstain_below: float = 0.0
+    abstain_label: str = "abstain"
+
+
+def onnx_module() -> Any:
+    """The onnx package.
+
+    Raises:
+        MissingExtra: when it is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtra("onnx is not installed", hint="pip install 'fedinfer[train]'") from error
+    return onnx
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporters and quantizers silent: what they report is checked by the gates, not read by a person."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def load(data: bytes) -> OnnxModel:
+    """Parse and check a model file.
+
+    Raises:
+        ArtifactRejected: too large, truncated, not ONNX, or with weights outside the file.
+    """
+    if not 1 <= len(data) <= MAX_ARTIFACT_BYTES:
+        raise ArtifactRejected(f"model file of {len(data)} bytes, allowed are 1 to {MAX_ARTIFACT_BYTES}")
+    onnx = onnx_module()
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model_from_string(data)
+        onnx.checker.check_model(model)
+    except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
+        raise ArtifactRejected(f"not a valid ONNX file: {str(error).splitlines()[0][:200]}") from error
+    external = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    if external:
+        raise ArtifactRejected(f"{len(external)} weights lie outside the file, first {external[0]!r}")
+    return model
+
+
+def open_session(model: bytes) -> Any:
+    """An onnxruntime session with one thread and no log output.
+
+    Raises:
+        ArtifactRejected: when onnxruntime cannot run the file.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no public base class
+        raise ArtifactRejected(f"onnxruntime refuses the file: {str(error)[:200]}") from error
+
+
+def run(model: bytes, x: npt.NDArray[Any], output: str, batch: int = 1024) -> npt.NDArray[Any]:
+    """One output of a model for all rows, in batches.
+
+    Args:
+        model: ONNX file.
+        x: raw rows, float32 (n, width), or object (n, 1) for a graph that takes texts; n >= 1.
+        output: name of the output.
+        batch: rows per call.
+
+    Raises:
+        ArtifactRejected: when onnxruntime cannot load or run the file, or it has no such input or output.
+    """
+    session = open_session(model)
+    try:
+        parts = [session.run([output], {INPUT: x[i : i + batch]})[0] for i in range(0, len(x), batch)]
+        return np.concatenate(parts)
+    except Exception as error:  # as in `open_session`
+        raise ArtifactRejected(f"onnxruntime cannot run the file: {str(error)[:200]}") from error
+
+
+def finish(core: OnnxModel, ending: Ending) -> bytes:
+    """The file that is published: the core followed by `ending`, with metadata.
+
+    Returns:
+        ONNX file with outputs "label" (string (batch,)), "probabilities" (float32 (batch, classes)) and, when asked,
+        "top" (int64 (batch, top), best first). The input is "input", string (batch, 1) for a text schema, else as in
+        the core.
+
+    Raises:
+        ConfigError: a text schema and a core of an operator set without string operators.
+    """
+    onnx = onnx_module()
+    model = onnx.ModelProto()
+    model.CopyFrom(core)
+    graph = model.graph
+    del graph.output[:]
+    _probabilities(graph, ending)
+    _label(graph, ending)
+    if ending.top:
+        _top(graph, ending.top)
+    if ending.schema.text is not None:
+        _take_text(model, ending.schema.text)
+    _metadata(model, ending)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def tokens_in(file: bytes, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """The token numbers that the core of a finished file gets for n texts, float32 (n, length)."""
+    onnx = onnx_module()
+    model = onnx.load_model_from_string(file)
+    _output(model.graph, _TOKENS, onnx.TensorProto.FLOAT, ["batch", "length"])
+    return run(model.SerializeToString(), column_of(texts), _TOKENS)
+
+
+def core_of(model: OnnxModel) -> OnnxModel:
+    """The core of a published graph: `finish` undone, so that an exported file can be quantized later.
+
+    Raises:
+        ArtifactRejected: when the graph was not made by `finish`.
+    """
+    onnx = onnx_module()
+    core = onnx.ModelProto()
+    core.CopyFrom(model)
+    graph = core.graph
+    nodes = [node for node in graph.node if not node.name.startswith(_OURS)]
+    tensors = [tensor for tensor in graph.initializer if not tensor.name.startswith(_PREFIX)]
+    if len(nodes) == len(graph.node) or not any(LOGITS in node.output for node in nodes):
+        raise ArtifactRejected("this graph has no ending of fedinfer", hint="make it with `fedinfer artifact export`")
+    shape = next(output for output in graph.output if output.name == PROBABILITIES).type.tensor_type.shape
+    classes = shape.dim[1].dim_value
+    for field, kept in ((graph.node, nodes), (graph.initializer, tensors)):
+        kept = [type(item).FromString(item.SerializeToString()) for item in kept]
+        del field[:]
+        field.extend(kept)
+    if graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.STRING:
+        _rename_input(graph, _TOKENS, INPUT)
+        _set_input(graph, onnx.TensorProto.FLOAT, ending_of(model).schema.width)
+    del graph.output[:]
+    del core.metadata_props[:]
+    _output(graph, LOGITS, onnx.TensorProto.FLOAT, ["batch", classes])
+    return core
+
+
+def ending_of(model: OnnxModel) -> Ending:
+    """Schema, task and version that `finish` wrote into a file; temperature 1, no abstention.
+
+    Raises:
+        ArtifactRejected: when the metadata is missing or malformed.
+    """
+    found = {item.key: item.value for item in model.metadata_props}
+    try:
+        if not all(isinstance(value, str) for value in found.values()):
+            raise ValueError("metadata that is not UTF-8")  # protobuf hands such text over as bytes
+        schema = Schema.from_json(json.loads(found["schema"]))
+        if STEERING.search(found["task"]):
+            raise ValueError(f"control character in task {ascii(found['task'])[:80]}")
+        return Ending(schema, 1.0, found["task"], int(found["version"]))
+    except (KeyError, ValueError, OverflowError, RecursionError, ConfigError) as error:
+        raise ArtifactRejected(f"the file has no usable metadata: {error!r}") from error
+
+
+def _take_text(model: OnnxModel, column: Text) -> None:
+    onnx, graph = onnx_module(), model.graph
+    opsets = {item.domain: item.version for item in model.opset_import}
+    for domain, least in _TEXT_OPSETS.items():
+        if opsets.setdefault(domain, least) < least:
+            raise ConfigError(
+                f"a graph of texts needs operator set {least} of {domain or 'ai.onnx'}, not {opsets[domain]}"
+            )
+    del model.opset_import[:]
+    model.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items())
+    _rename_input(graph, INPUT, _TOKENS)
+    nodes, constants = tokenizer_parts(onnx, column, INPUT, _TOKENS, Prefixes(_OURS, _PREFIX))
+    for node in reversed(nodes):
+        graph.node.insert(0, node)
+    graph.initializer.extend(constants)
+    _set_input(graph, onnx.TensorProto.STRING, 1)
+
+
+def _rename_input(graph: Any, old: str, new: str) -> None:
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name == old:
+                node.input[place] = new
+
+
+def _set_input(graph: Any, kind: int, width: int) -> None:
+    del graph.input[:]
+    graph.input.append(onnx_module().helper.make_tensor_value_info(INPUT, kind, ["batch", width]))
+
+
+def _probabilities(graph: Any, ending: Ending) -> None:
+    onnx = onnx_module()
+    _constant(graph, "fedinfer_temperature", np.array(ending.temperature, np.float32))
+    _node(graph, "Div", [LOGITS, "fedinfer_temperature"], ["fedinfer_scaled"])
+    _node(graph, "Softmax", ["fedinfer_scaled"], [PROBABILITIES], axis=-1)
+    _output(graph, PROBABILITIES, onnx.TensorProto.FLOAT, ["batch", ending.schema.classes])
+
+
+def _label(graph: Any, ending: Ending) -> None:
+    onnx = onnx_module()
+    name = LABEL if ending.abstain_below == 0 else "fedinfer_name"
+    _constant(graph, "fedinfer_labels", np.array(ending.schema.labels, dtype=object))
+    _node(graph, "ArgMax", [PROBABILITIES], ["fedinfer_class"], axis=-1, keepdims=0)
+    _node(graph, "Gather", ["fedinfer_labels", "fedinfer_class"], [name])
+    if name != LABEL:
+        _constant(graph, "fedinfer_last_axis", np.array([-1], np.int64))
+        _constant(graph, "fedinfer_abstain_below", np.array(ending.abstain_below, np.float32))
+        _constant(graph, "fedinfer_abstain_label", np.array([ending.abstain_label], dtype=object))
+        _node(graph, "ReduceMax", [PROBABILITIES, "fedinfer_last_axis"], ["fedinfer_confidence"], keepdims=0)
+        _node(graph, "Less", ["fedinfer_confidence", "fedinfer_abstain_below"], ["fedinfer_unsure"])
+        _node(graph, "Where", ["fedinfer_unsure", "fedinfer_abstain_label", name], [LABEL])
+    _output(graph, LABEL, onnx.TensorProto.STRING, ["batch"])
+
+
+def _top(graph: Any, top: int) -> None:
+    onnx = onnx_module()
+    _constant(graph, "fedinfer_top", np.array([top], np.int64))
+    _node(graph, "TopK", [PROBABILITIES, "fedinfer_top"], ["fedinfer_top_values", TOP], axis=-1)
+    _output(graph, TOP, onnx.TensorProto.INT64, ["batch", top])
+
+
+def _metadata(model: OnnxModel, ending: Ending) -> None:
+    model.producer_name, model.model_version, model.doc_string = PRODUCER, ending.version, ""
+    del model.metadata_props[:]
+    schema = json.dumps(ending.schema.to_json(), sort_keys=True, separators=(",", ":"))
+    for key, value in (("schema", schema), ("task", ending.task), ("version", str(ending.version))):
+        model.metadata_props.add(key=key, value=value)
+
+
+def _constant(graph: Any, name: str, value: npt.NDArray[Any]) -> None:
+    graph.initializer.append(onnx_module().numpy_helper.from_array(value, name))
+
+
+def _node(graph: Any, kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
+    graph.node.append(onnx_module().helper.make_node(kind, inputs, outputs, name=_OURS + outputs[0], **attributes))
+
+
+def _output(graph: Any, name: str, kind: int, shape: list[Any]) -> None:
+    graph.output.append(onnx_module().helper.make_tensor_value_info(name, kind, shape))

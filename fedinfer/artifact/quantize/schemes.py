@@ -1,0 +1,109 @@
+"""Which ways of quantizing are tried for which kind of graph, in which order.
+
+The kind is read off the graph, so a user's own architecture gets a recipe too. The order follows measurements:
+static S8S8 before U8S8 (U8S8 loses accuracy on CPUs without VNNI), constant weights only for attention (a quantized
+attention mask costs 27 points of accuracy), no static recipe for recurrent cells (onnxruntime does not quantize them).
+Static comes before dynamic because dynamic scales depend on the other rows of a batch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fedinfer.artifact.export.graph import OnnxModel
+
+
+class Method(StrEnum):
+    """How weights and activations are stored."""
+
+    FLOAT = "float"
+    HALF_WEIGHTS = "half-weights"
+    INT8_WEIGHTS = "int8-weights"
+    DYNAMIC = "dynamic"
+    STATIC = "static"
+
+
+class Activation(StrEnum):
+    """Type of the activations of a static recipe; its weights have the same type."""
+
+    S8 = "s8"
+    U8 = "u8"
+
+
+class Scope(StrEnum):
+    """Which nodes a static recipe quantizes."""
+
+    ALL = "all"
+    INNER = "inner"  # the first and the last weighted node stay float
+    CONSTANT_ONLY = "constant-only"  # a product of two activations stays float
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One way of making a variant."""
+
+    name: str
+    variant: str
+    method: Method
+    activation: Activation = Activation.S8
+    scope: Scope = Scope.ALL
+
+
+class Family(StrEnum):
+    """Kinds of graph that need different recipes."""
+
+    DENSE = "dense"
+    CONVOLUTION = "convolution"
+    RECURRENT = "recurrent"
+    EMBEDDING = "embedding"
+    ATTENTION = "attention"
+    OTHER = "other"  # no weight that onnxruntime can quantize, for instance trees
+
+
+FLOAT = Recipe("float", "float", Method.FLOAT)
+FP16 = Recipe("fp16-weights", "fp16", Method.HALF_WEIGHTS)
+INT8_WEIGHTS = Recipe("int8-weights", "int8", Method.INT8_WEIGHTS)
+DYNAMIC = Recipe("dynamic-s8", "int8", Method.DYNAMIC)
+STATIC_S8 = Recipe("static-qdq-s8s8", "int8", Method.STATIC)
+STATIC_U8 = Recipe("static-qdq-u8u8", "int8", Method.STATIC, Activation.U8)
+STATIC_INNER = Recipe("static-qdq-s8s8-inner", "int8", Method.STATIC, scope=Scope.INNER)
+STATIC_CONSTANT = Recipe("static-qdq-s8s8-constant", "int8", Method.STATIC, scope=Scope.CONSTANT_ONLY)
+
+INT8_RECIPES: dict[Family, tuple[Recipe, ...]] = {
+    Family.DENSE: (STATIC_S8, STATIC_U8, DYNAMIC, STATIC_INNER, INT8_WEIGHTS),
+    Family.CONVOLUTION: (STATIC_S8, STATIC_U8, STATIC_INNER, INT8_WEIGHTS, DYNAMIC),
+    Family.EMBEDDING: (STATIC_CONSTANT, INT8_WEIGHTS, DYNAMIC),
+    Family.RECURRENT: (INT8_WEIGHTS, DYNAMIC),
+    Family.ATTENTION: (STATIC_CONSTANT, DYNAMIC, INT8_WEIGHTS),
+    Family.OTHER: (),
+}
+"""Tried in this order until one passes and is a tenth smaller than the float file; fp16 and float follow."""
+
+
+def rounds_inputs(name: str, family: Family) -> bool:
+    """Does a recipe round what enters a layer, too? For a file without int8 the family's first recipe answers.
+
+    Args:
+        name: recipe of the chosen file.
+        family: kind of its graph.
+    """
+    recipes = INT8_RECIPES[family]
+    found = next((recipe for recipe in recipes if recipe.name == name), recipes[0] if recipes else FLOAT)
+    return found.method in (Method.STATIC, Method.DYNAMIC)
+
+
+def family_of(core: OnnxModel) -> Family:
+    """The kind of a graph, by its operators."""
+    kinds = Counter(node.op_type for node in core.graph.node)
+    if kinds["GRU"] or kinds["LSTM"] or kinds["RNN"]:
+        return Family.RECURRENT
+    if kinds["Softmax"] and kinds["MatMul"]:
+        return Family.ATTENTION
+    if kinds["Conv"]:
+        return Family.CONVOLUTION
+    tables = {tensor.name for tensor in core.graph.initializer if len(tensor.dims) == 2}
+    if any(node.op_type == "Gather" and node.input[0] in tables for node in core.graph.node):
+        return Family.EMBEDDING
+    return Family.DENSE if kinds["Gemm"] or kinds["MatMul"] else Family.OTHER

@@ -1,0 +1,1 @@
+"""Signed versions: TUF keys and metadata, the repository, patches between versions."""

@@ -1,0 +1,395 @@
+"""The server side of the update channel: a TUF repository in two folders, `metadata/` and `targets/`.
+
+Rules:
+* versions only grow; to go back, old bytes are published under a new version (`reissue`);
+* root needs 2 of 3 keys; a rotated root is signed by the old and by the new keys;
+* new keys are kept before they are used, and until the new root is written everything is signed by old and new;
+* files are written first, `timestamp.json` last and atomically: a publish that is killed half-way never happened;
+* targets carry their digest in the file name (consistent snapshots), so a device sees one state or the other;
+* old versions are pruned, because every device downloads the list of all targets;
+* a withdrawn version is signed no more, and the list of targets itself names it, so nobody can keep that from a device.
+
+Source: The Update Framework Specification 1.0. Metadata holds no floats (canonical JSON), so figures are in the
+manifest, which is a target itself.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from tuf.api.metadata import DelegatedRole, Delegations, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+
+from fedinfer.artifact.release.delta import add_deltas
+from fedinfer.artifact.release.files import list_files, read_file, remove_file, write_file
+from fedinfer.artifact.release.metadata import State, Validity, load_root, load_state, sign
+from fedinfer.artifact.release.releases import bundle_paths, check_release, reissued
+from fedinfer.artifact.release.signing import ROOT_THRESHOLD, Keys, Role, new_signer
+from fedinfer.artifact.release.targets import (
+    drop_version,
+    read_target,
+    stored_name,
+    version_of,
+    versions_of,
+    withdrawn_in,
+)
+from fedinfer.errors import ArtifactRejected, BadSignature, ConfigError, Rollback
+from fedinfer.manifest import MAX_METADATA_BYTES, Manifest, current_path, is_name, manifest_path
+from fedinfer.ports import Clock, Entropy
+
+USUAL_VALIDITY = Validity()
+_COHORT = "cohort-"
+_METADATA, _TARGETS = "metadata", "targets"
+
+
+class Repository:
+    """Publishes versions; everything it knows is on disk and survives a restart. One process at a time.
+
+    Args:
+        folder: holds `metadata/` and `targets/`; made when it does not exist.
+        keys: signing keys; root keys may be absent once the repository exists.
+        clock: for expiry.
+        keep_keys: called with all old and new keys before new ones are used, and again with those still in use;
+            for instance `lambda keys: save_keys(keys, folder)`.
+        validity: how long signatures last.
+
+    Raises:
+        BadSignature: when the metadata on disk was tampered with.
+        StoreError: when the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keys: Keys,
+        clock: Clock,
+        keep_keys: Callable[[Keys], None],
+        validity: Validity = USUAL_VALIDITY,
+    ) -> None:
+        self._folder = folder
+        self._keys, self._clock, self._keep_keys, self._validity = keys, clock, keep_keys, validity
+        if self.fetch("metadata/timestamp.json") is None:
+            self._state = self._create()
+        else:
+            self._state = load_state(self._read, self.trusted_root())
+
+    @property
+    def newest_version(self) -> int:
+        """The newest version that was ever published, withdrawn ones included; 0 before the first."""
+        return max((*self.versions(), *self.withdrawn()), default=0)
+
+    @property
+    def root_version(self) -> int:
+        """Version of the newest root metadata."""
+        return self._state.root.version
+
+    def versions(self) -> tuple[int, ...]:
+        """Published versions that are neither pruned nor withdrawn, oldest first."""
+        return tuple(sorted(versions_of(self._state.targets)))
+
+    def withdrawn(self) -> tuple[int, ...]:
+        """Withdrawn versions, oldest first; their numbers are not used again."""
+        return withdrawn_in(self._state.targets)
+
+    def cohorts(self) -> tuple[str, ...]:
+        """Names of the cohorts with a role of their own."""
+        return tuple(role.removeprefix(_COHORT) for role in self._state.cohorts)
+
+    def trusted_root(self) -> bytes:
+        """Root metadata a new device is shipped with: the first one, from which all later ones follow."""
+        data = self._read("1.root.json")
+        if data is None:
+            raise BadSignature("1.root.json is missing")
+        return data
+
+    def manifest(self, version: int) -> Manifest:
+        """The manifest of a published version.
+
+        Raises:
+            ArtifactRejected: when it was pruned or never published, or its file was changed.
+        """
+        return Manifest.from_bytes(read_target(self._folder, self._state.targets, manifest_path(version)))
+
+    def model_files(self, version: int) -> dict[str, bytes]:
+        """Model file of every variant of a version, by name; empty when it was never published or was pruned."""
+        if version not in self.versions():
+            return {}
+        variants = self.manifest(version).variants
+        return {variant.name: read_target(self._folder, self._state.targets, variant.path) for variant in variants}
+
+    def publish(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+        """Sign a version and make it the current one.
+
+        Args:
+            manifest: names all files of the version.
+            files: target path to bytes of every variant and delta.
+
+        Raises:
+            Rollback: when the version is not newer than the newest.
+            ArtifactRejected: when a file is missing, not named by the manifest, or differs from it.
+            StoreError: when the disk refuses; devices then still see the version before.
+        """
+        if manifest.version <= self.newest_version:
+            raise Rollback(f"version {manifest.version} is not newer than {self.newest_version}")
+        check_release(manifest, files)
+        document = manifest.to_bytes()
+        release = {**files, manifest_path(manifest.version): document, current_path(): document}
+        state = copy.deepcopy(self._state)
+        for path, data in release.items():
+            self._add(state.targets, path, data, manifest.version)
+        self._sign_again(state, Role.TARGETS)
+
+    def reissue(self, version: int, created: datetime) -> Manifest:
+        """Go back: publish the files of an older version under the next number, with patches from the newest one.
+
+        Args:
+            version: to repeat.
+            created: time for the new manifest.
+
+        Raises:
+            ArtifactRejected: when the version was pruned or never published.
+        """
+        repeated, newest = self.manifest(version), self.manifest(self.versions()[-1])
+        again, renamed = reissued(repeated, self.newest_version + 1, newest.chosen.sha256, created)
+        files = {new: read_target(self._folder, self._state.targets, old) for old, new in renamed.items()}
+        again, files = add_deltas(again, files, [again.chosen], [self.model_files(newest.version)])
+        self.publish(again, files)
+        return again
+
+    def add_cohort(self, name: str, entropy: Entropy) -> None:
+        """Give a cohort a role and a key of its own; its devices follow `cohort/<name>/current.json`.
+
+        Raises:
+            ConfigError: when the cohort exists or its name is not [a-z0-9_-].
+        """
+        role = _COHORT + name
+        if role in self._state.cohorts or not is_name(name):
+            raise ConfigError(f"cohort {name!r} exists already, or its name is not made of a-z, 0-9, _ and -")
+        signer = new_signer(entropy)
+        self._use_keys(self._keys.with_role(role, (signer,)))
+        state = copy.deepcopy(self._state)
+        delegations = state.targets.delegations or Delegations(keys={}, roles={})
+        delegated = DelegatedRole(role, [], 1, True, paths=[f"cohort/{name}/*"])
+        state.targets.delegations = Delegations(delegations.keys, {**(delegations.roles or {}), role: delegated})
+        state.targets.add_key(signer.public_key, role)
+        state.cohorts[role] = Targets(version=1, expires=self._validity.until(Role.TARGETS, self._clock.now()))
+        self._sign_again(state, Role.TARGETS, role)
+
+    def offer(self, cohort: str, version: int) -> None:
+        """Let the devices of a cohort run a published version.
+
+        Raises:
+            ConfigError: when there is no such cohort.
+            Rollback: when the cohort was offered a newer version; use `reissue` to go back.
+            ArtifactRejected: when the version was pruned or never published.
+        """
+        role = _COHORT + cohort
+        if role not in self._state.cohorts:
+            raise ConfigError(f"no cohort {cohort!r}", hint=f"there are: {', '.join(self.cohorts()) or 'none'}")
+        state = copy.deepcopy(self._state)
+        offered = max(versions_of(state.cohorts[role]).union(withdrawn_in(state.cohorts[role])), default=0)
+        if version < offered:
+            raise Rollback(f"cohort {cohort} was offered version {offered}, not {version}")
+        self._add(state.cohorts[role], current_path(cohort), self.manifest(version).to_bytes(), version)
+        self._sign_again(state, role)
+
+    def rotate(self, role: str, entropy: Entropy) -> None:
+        """Replace the oldest key of a top-level role. Devices follow the chain of root files by themselves.
+
+        Raises:
+            BadSignature: when fewer than two root keys are at hand.
+        """
+        old, new = self._keys.of(role), new_signer(entropy)
+        state = copy.deepcopy(self._state)
+        state.root.version += 1
+        state.root.expires = self._validity.until(Role.ROOT, self._clock.now())
+        state.root.revoke_key(old[0].public_key.keyid, role)
+        state.root.add_key(new.public_key, role)
+        both = self._keys.with_role(role, (*old, new))
+        name, data = f"{state.root.version}.root.json", sign(state.root, both.of(Role.ROOT))
+        current = self._read(f"{self.root_version}.root.json") or b""
+        load_root({name: data}.get, current)  # refuses, before anything is written, when too few root keys signed
+        self._use_keys(both)
+        self._sign_again(copy.deepcopy(self._state), *([] if role == Role.ROOT else [role]))  # by both keys
+        write_file(self._folder, f"{_METADATA}/{name}", data)
+        self._state.root = state.root
+        self._use_keys(self._keys.with_role(role, (*old[1:], new)))
+
+    def renew(self) -> None:
+        """Sign everything below root again with fresh expiry; needed at least daily (see `Validity`)."""
+        state = copy.deepcopy(self._state)
+        self._sign_again(state, Role.TARGETS, *state.cohorts)
+
+    def withdraw(self, version: int) -> None:
+        """Take a bad version away for good: devices that learn of it stop serving it, and none installs it any more.
+
+        Where it was the current one, nothing is offered until the next `publish` or `reissue`. Doing it twice does no
+        harm.
+
+        Raises:
+            ArtifactRejected: when it was never published.
+        """
+        if version in self.withdrawn():
+            return
+        if not 0 < version <= self.newest_version:
+            raise ArtifactRejected(f"version {version} was never published, the newest is {self.newest_version}")
+        state = copy.deepcopy(self._state)
+        offered = [role for role, targets in state.cohorts.items() if version in versions_of(targets)]
+        for targets in (state.targets, *(state.cohorts[role] for role in offered)):
+            drop_version(targets, version)
+        self._sign_again(state, Role.TARGETS, *offered)
+        self._sweep()
+
+    def prune(self, keep: int, needed: Collection[int] = ()) -> tuple[int, ...]:
+        """Drop old versions and delete files nobody needs. The newest version and those a cohort was offered stay.
+
+        Args:
+            keep: how many of the newest versions stay.
+            needed: further versions that stay: what devices run or may go back to.
+
+        Returns:
+            The versions that were dropped.
+        """
+        offered = {version for cohort in self._state.cohorts.values() for version in versions_of(cohort)}
+        kept = offered.union(self.versions()[-max(keep, 1) :], needed)
+        state = copy.deepcopy(self._state)
+        targets = state.targets.targets
+        state.targets.targets = {path: target for path, target in targets.items() if version_of(target) in kept}
+        dropped = tuple(version for version in self.versions() if version not in kept)
+        if dropped:
+            self._sign_again(state, Role.TARGETS)
+        self._sweep()
+        return dropped
+
+    def metadata(self, from_root_version: int = 1) -> dict[str, bytes]:
+        """What a device needs to know what is signed now, without any target: enough to obey a withdrawal.
+
+        Args:
+            from_root_version: newest root it trusts; later ones are added.
+
+        Returns:
+            Path below the repository ("metadata/...") to bytes.
+        """
+        state = self._state
+        names = [f"{number}.root.json" for number in range(from_root_version + 1, state.root.version + 1)]
+        names += ["timestamp.json", f"{state.snapshot.version}.snapshot.json", f"{state.targets.version}.targets.json"]
+        return {f"{_METADATA}/{name}": self._read(name) or b"" for name in names}
+
+    def bundle(
+        self,
+        version: int,
+        cohort: str = "",
+        variants: Sequence[str] = (),
+        active_sha256: str = "",
+        from_root_version: int = 1,
+    ) -> dict[str, bytes]:
+        """Everything a device needs to install the current version, in one message.
+
+        Args:
+            version: that is meant; it must be the one the device's metadata will say.
+            cohort: of the device; empty = it follows `model/current.json`.
+            variants: that it wants; empty = the chosen one.
+            active_sha256: model file it has; the smallest signed way from there is sent instead of the whole file.
+            from_root_version: newest root it trusts; later ones are added.
+
+        Returns:
+            Path below the repository ("metadata/...", "targets/...") to bytes.
+
+        Raises:
+            ArtifactRejected: when nothing or another version is current for the cohort, or a file is missing.
+        """
+        state, pointer = self._state, current_path(cohort)
+        own = state.cohorts.get(_COHORT + cohort) if cohort else state.targets
+        if own is None or pointer not in own.targets:
+            raise ArtifactRejected(f"nothing was published as {pointer}")
+        if version_of(own.targets[pointer]) != version:
+            raise ArtifactRejected(f"{pointer} is version {version_of(own.targets[pointer])}, not {version}")
+        document = read_target(self._folder, own, pointer)
+        found = {f"targets/{stored_name(own, pointer)}": document}
+        for path in bundle_paths(Manifest.from_bytes(document), variants, active_sha256):
+            found[f"targets/{stored_name(state.targets, path)}"] = read_target(self._folder, state.targets, path)
+        if cohort:
+            name = f"{own.version}.{_COHORT}{cohort}.json"
+            found[f"{_METADATA}/{name}"] = self._read(name) or b""
+        return self.metadata(from_root_version) | found
+
+    def fetch(self, path: str) -> bytes | None:
+        """What a device that pulls gets for a path below the repository; None when there is no such file."""
+        return read_file(self._folder, path) if path.split("/")[0] in (_METADATA, _TARGETS) else None
+
+    def _create(self) -> State:
+        now = self._clock.now()
+        expiry = {role: self._validity.until(role, now) for role in Role}
+        root = Root(version=1, expires=expiry[Role.ROOT], consistent_snapshot=True)
+        for role in Role:
+            for signer in self._keys.of(role):
+                root.add_key(signer.public_key, role)
+        root.roles[Role.ROOT].threshold = ROOT_THRESHOLD
+        self._keep_keys(self._keys)
+        write_file(self._folder, f"{_METADATA}/1.root.json", sign(root, self._keys.of(Role.ROOT)))
+        targets = Targets(version=1, expires=expiry[Role.TARGETS])
+        snapshot = Snapshot(version=1, expires=expiry[Role.SNAPSHOT], meta={"targets.json": MetaFile(version=1)})
+        state = State(root, Timestamp(version=1, expires=expiry[Role.TIMESTAMP]), snapshot, targets)
+        self._write(state, [Role.TARGETS])
+        return state
+
+    def _sign_again(self, state: State, *roles: str) -> None:
+        """Make `state` what devices see: next versions of the roles, then of snapshot, and last of timestamp."""
+        now = self._clock.now()
+        for role in roles:
+            if role in (Role.SNAPSHOT, Role.TIMESTAMP):
+                continue  # always signed, below
+            signed = state.targets if role == Role.TARGETS else state.cohorts[role]
+            if f"{role}.json" in state.snapshot.meta:
+                signed.version += 1
+            signed.expires = self._validity.until(Role.TARGETS, now)
+            state.snapshot.meta[f"{role}.json"] = MetaFile(version=signed.version)
+        state.snapshot.version += 1
+        state.snapshot.expires = self._validity.until(Role.SNAPSHOT, now)
+        state.timestamp.version += 1
+        state.timestamp.snapshot_meta = MetaFile(version=state.snapshot.version)
+        state.timestamp.expires = self._validity.until(Role.TIMESTAMP, now)
+        self._write(state, roles)
+        self._state = state
+
+    def _write(self, state: State, roles: Sequence[str]) -> None:
+        for role in roles:
+            if role not in (Role.SNAPSHOT, Role.TIMESTAMP):
+                signed = state.targets if role == Role.TARGETS else state.cohorts[role]
+                self._write_role(role, f"{signed.version}.{role}.json", signed)
+        self._write_role(Role.SNAPSHOT, f"{state.snapshot.version}.snapshot.json", state.snapshot)
+        self._write_role(Role.TIMESTAMP, "timestamp.json", state.timestamp)
+
+    def _write_role(self, role: str, name: str, signed: Targets | Snapshot | Timestamp) -> None:
+        data = sign(signed, self._keys.of(role))
+        if len(data) > MAX_METADATA_BYTES:
+            raise ArtifactRejected(f"{name} has {len(data)} bytes, at most {MAX_METADATA_BYTES}", hint="prune")
+        write_file(self._folder, f"{_METADATA}/{name}", data)
+
+    def _use_keys(self, keys: Keys) -> None:
+        self._keep_keys(keys)
+        self._keys = keys
+
+    def _add(self, targets: Targets, path: str, data: bytes, version: int) -> None:
+        target = TargetFile.from_data(path, data)
+        target.unrecognized_fields["custom"] = {"version": version}
+        targets.targets[path] = target
+        write_file(self._folder, f"{_TARGETS}/{stored_name(targets, path)}", data)
+
+    def _read(self, name: str) -> bytes | None:
+        return read_file(self._folder, f"{_METADATA}/{name}")
+
+    def _sweep(self) -> None:
+        """Delete target files that nothing names, and metadata that is older than what the newest snapshot names."""
+        state = self._state
+        named = {stored_name(t, path) for t in (state.targets, *state.cohorts.values()) for path in t.targets}
+        for name in list_files(self._folder / _TARGETS):
+            if name not in named:
+                remove_file(self._folder, f"{_TARGETS}/{name}")
+        current = {f"{meta.version}.{name}" for name, meta in state.snapshot.meta.items()}
+        current |= {"timestamp.json", f"{state.snapshot.version}.snapshot.json"}
+        for name in list_files(self._folder / _METADATA):
+            if name not in current and not name.endswith(".root.json"):
+                remove_file(self._folder, f"{_METADATA}/{name}")

@@ -1,0 +1,65 @@
+"""Target files of a repository on disk: where they lie, which version they belong to, and whether they are intact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tuf.api.exceptions import LengthOrHashMismatchError
+from tuf.api.metadata import TargetFile, Targets
+
+from fedinfer.artifact.release.files import read_file
+from fedinfer.errors import ArtifactRejected, BadSignature
+from fedinfer.manifest import WITHDRAWN, read_withdrawn
+
+FOLDER = "targets"
+
+
+def stored_name(targets: Targets, path: str) -> str:
+    """File name of a target below `targets/`: its SHA-256 stands before the last part."""
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/{targets.targets[path].hashes['sha256']}.{name}"
+
+
+def version_of(target: TargetFile) -> int:
+    """The version that a target was published with."""
+    return int(target.custom["version"])
+
+
+def versions_of(targets: Targets) -> set[int]:
+    """All versions among the targets of a role."""
+    return {version_of(target) for target in targets.targets.values()}
+
+
+def withdrawn_in(targets: Targets) -> tuple[int, ...]:
+    """Versions that a role has withdrawn, oldest first."""
+    return read_withdrawn(targets.unrecognized_fields)
+
+
+def drop_version(targets: Targets, version: int) -> None:
+    """Sign nothing of a version any more, and say for ever that it was withdrawn."""
+    targets.targets = {path: target for path, target in targets.targets.items() if version_of(target) != version}
+    targets.unrecognized_fields[WITHDRAWN] = sorted({*withdrawn_in(targets), version})
+
+
+def read_target(folder: Path, targets: Targets, path: str) -> bytes:
+    """The bytes of a signed target.
+
+    Args:
+        folder: of the repository.
+        targets: verified metadata that lists it.
+        path: target path.
+
+    Raises:
+        ArtifactRejected: when it is not listed or its file is missing.
+        BadSignature: when its file was changed.
+    """
+    if path not in targets.targets:
+        raise ArtifactRejected(f"{path} was never published, or was pruned")
+    data = read_file(folder, f"{FOLDER}/{stored_name(targets, path)}")
+    if data is None:
+        raise ArtifactRejected(f"{path} is signed but its file is missing")
+    try:
+        targets.targets[path].verify_length_and_hashes(data)
+    except LengthOrHashMismatchError as error:
+        raise BadSignature(f"{path} was changed on disk: {error}") from error
+    return data

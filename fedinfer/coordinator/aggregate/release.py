@@ -1,0 +1,130 @@
+"""What is released of a private sum: charged first, noised by whom the run trusts, then the first value to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedinfer.config import Robust
+from fedinfer.coordinator.aggregate.groups import AnyFloats, GroupSum, RoundSum
+from fedinfer.coordinator.aggregate.secure_sum import Aborted, Total, private_sum
+from fedinfer.coordinator.context import Server
+from fedinfer.coordinator.plan.robust import PLAIN_MEAN, Rule
+from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of
+from fedinfer.messages import (
+    SumPlan,
+)
+from fedinfer.privacy.charges import mechanism_of, server_charge
+from fedinfer.privacy.mechanism.encoding import decode as decode_sum
+from fedinfer.privacy.mechanism.matrix_mechanism import Floats
+from fedinfer.privacy.noise_model import noise_model
+from fedinfer.secagg.groups import FloatArray
+from fedinfer.types import DeviceId, FloatVector
+
+MOST_ERRORS_TOLD = 10
+
+
+LEDGER_OWNER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The first value anyone may look at: the noised sum over the survivors.
+
+    Args:
+        total: float32 (d,).
+        survivors: whose vectors are in it.
+        means: the groups' noised means for a robust rule, float32 (groups, d); None: the plain mean is wanted.
+    """
+
+    total: FloatVector
+    survivors: tuple[DeviceId, ...]
+    means: FloatArray | None = None
+
+
+def release(server: Server, plan: SumPlan, work: bytes) -> tuple[Release | None, Total | Aborted]:
+    """One sum on its own: charge the server's ledger, run it, decode it, add central noise. None when it aborted.
+
+    Raises:
+        BudgetExceeded: before any device is asked.
+    """
+    released, sums = release_groups(server, plan.round_id, (plan,), work, PLAIN_MEAN)
+    return released, sums.groups[0].result
+
+
+def release_groups(
+    server: Server, round_id: str, plans: Sequence[SumPlan], work: bytes, rule: Rule, noise: Floats | None = None
+) -> tuple[Release | None, RoundSum]:
+    """Charge the server's ledger once, run the sum of every group, add them. None when too few groups have a sum.
+
+    Why one charge covers all groups. Let two inputs differ in one unit of privacy (a device, or a row, which one device
+    holds). Groups are disjoint and were dealt by names alone before any data was touched, so that unit is in exactly
+    one group. Every other group's sum comes from equal data with noise of its own, so its law is the same under both
+    inputs, whatever the other groups gave. Hence the divergence between the two laws of all sums together is that of
+    one group's sum: the event of its plan (parallel composition). All plans of a round come from the same settings, so
+    it is the same event whichever group it is. A server that puts a device into two groups all the same is stopped by
+    the device's own ledger, where every group is an entry with its own reference.
+
+    Args:
+        server: wiring.
+        round_id: the ledger's reference.
+        plans: of the groups; equal but for names, graphs and seeds.
+        work: what the plans promise.
+        rule: how many groups are needed, and whether their means are wanted.
+        noise: of a trusted server, correlated with that of other rounds, float64 (d,), for the plain mean only; None:
+            drawn here, independent.
+
+    Raises:
+        BudgetExceeded: before any device is asked.
+    """
+    _charge(server, round_id, plans[0])
+    sums = RoundSum(round_id, tuple(_group_sum(server, plan, work) for plan in plans))
+    server.ledger.commit([LEDGER_OWNER], server.run_id, round_id, server.clock.now())
+    if len(sums.summed) < rule.least_groups:
+        return None, sums
+    if rule.kind is Robust.MEAN:
+        # A trusted server adds its noise once: one unit moves the sum of all groups as much as the sum of its own.
+        if noise is not None:
+            return Release((sums.total + noise).astype(np.float32), sums.survivors), sums
+        return Release(_server_noise(server, plans[0], round_id, sums.total), sums.survivors), sums
+    noised = [_server_noise(server, plan, plan.round_id, total) for plan, total, _ in sums.summed]
+    means = [total / np.float32(count) for total, (_, _, count) in zip(noised, sums.summed, strict=True)]
+    whole: AnyFloats = np.sum(noised, axis=0, dtype=np.float64)
+    return Release(whole.astype(np.float32), sums.survivors, np.stack(means)), sums
+
+
+def _charge(server: Server, round_id: str, plan: SumPlan) -> None:
+    reason = f"{plan.purpose} {round_id}"
+    now = server.clock.now()
+    refusals = server.ledger.reserve([LEDGER_OWNER], server.run_id, round_id, server_charge(plan), reason, now)
+    for error in refusals.values():
+        if error is not None:
+            raise error
+
+
+def _group_sum(server: Server, plan: SumPlan, work: bytes) -> GroupSum:
+    result = private_sum(plan, work, server.devices, server.transport, server.scenario.training.deadline_seconds)
+    for device, reason in result.blamed:
+        server.emit("blamed", {"round": plan.round_id, "device": device, "reason": reason})
+    if result.errors:
+        first = dict(result.errors[:MOST_ERRORS_TOLD])
+        server.emit("errors", {"round": plan.round_id, "count": len(result.errors), "first": first})
+    if isinstance(result, Total):
+        return GroupSum(plan, result, decode_sum(result.ring, mechanism_of(plan), plan.rotation_seed))
+    if plan.split.groups > 1:
+        server.emit("group_left_out", {"round": plan.round_id, "stage": result.stage, "reason": result.reason})
+    return GroupSum(plan, result, None)
+
+
+def _server_noise(server: Server, plan: SumPlan, name: str, total: AnyFloats) -> FloatVector:
+    """The total with the noise of a trusted server, float32; the noise stream is that of `name`."""
+    model = noise_model(plan.trust, plan.unit)
+    return model.server_noise(total, mechanism_of(plan), plan.noise_multiplier, lambda: server.noise(name))
+
+
+def noise_std(server: Server, settings: SumSettings, survivors: int) -> float:
+    """Standard deviation of the noise in a decoded sum of reports, in units of one device's (or row's) share."""
+    model = noise_model_of(server.scenario)
+    return model.std(settings.mechanism, settings.noise_multiplier, settings.norm, survivors)

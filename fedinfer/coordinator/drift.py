@@ -1,0 +1,174 @@
+"""Inference windows and the watch over them: infer -> private report -> noise-aware test -> policy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedinfer.coordinator.aggregate.promise import sum_plans
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, Release, noise_std, release_groups
+from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.plan.robust import PLAIN_MEAN
+from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.coordinator.plan.sum_settings import SumSettings
+from fedinfer.coordinator.record import AlarmRecord, ReportRecord, WindowRecord
+from fedinfer.drift import monitor, policy
+from fedinfer.drift.channels import report_channels
+from fedinfer.errors import BadMessage, TooFewSurvivors
+from fedinfer.messages import Kind, Purpose, ReportWork, WindowReply, WindowRequest
+from fedinfer.ports import Answer, Ask
+from fedinfer.types import DeviceId, Unit
+from fedinfer.wire import decode, encode
+
+WEIGHT = 0.6
+"""MEWMA weight: runs here have about ten windows (research on longer runs: 0.2)."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """The state of the monitor and the policy, and what they were told to promise."""
+
+    plan: monitor.MonitorPlan
+    state: monitor.MonitorState
+    settings: policy.PolicySettings
+    policy: policy.PolicyState
+
+
+def start_watch(server: Server, plan: RunPlan) -> Watch:
+    """Before the first window."""
+    drift, unit = server.scenario.drift, server.scenario.privacy.unit
+    monitor_plan = monitor.MonitorPlan(
+        channels=report_channels(server.schema.classes),
+        unit=Unit.EXAMPLE if unit is Unit.EXAMPLE else Unit.DEVICE,
+        reference_windows=drift.reference_windows,
+        windows=max(plan.windows - drift.reference_windows, 1),
+        false_alarm_rate=drift.false_alarm_rate,
+        warning_rate=min(4 * drift.false_alarm_rate, 0.5),
+        weight=WEIGHT,
+    )
+    settings = policy.PolicySettings(
+        mode=policy.Mode.AUTO,
+        max_triggers=drift.max_triggers,
+        rollback_windows=0,
+        cooldown_windows=drift.reference_windows,
+        calm_windows=2,
+        least_devices=plan.train.groups * plan.train.min_survivors,
+    )
+    return Watch(monitor_plan, monitor.begin(monitor_plan), settings, policy.PolicyState())
+
+
+def window(server: Server, plan: RunPlan, progress: Progress, watch: Watch) -> policy.Decision:
+    """One window: every device infers, the fleet reports privately, the policy decides.
+
+    Raises:
+        BudgetExceeded: when the server's ledger refuses the report.
+    """
+    progress.window += 1
+    before = len(progress.latencies_us)
+    ready = _infer(server, progress)
+    decision, report = policy.Decision(policy.Action.NONE, "", progress.window), None
+    if plan.drift is not None and ready:
+        decision, report = _report(server, plan.drift, progress, watch, ready)
+    record = WindowRecord(
+        window=progress.window,
+        metric=_window_metric(progress),
+        latency_us=_window_latency(progress, before),
+        report=report,
+        state=str(watch.policy.phase),
+        decision=decision,
+    )
+    progress.windows.append(record)
+    server.emit("window", record.to_json())
+    return decision
+
+
+def relearn(watch: Watch) -> None:
+    """A new model is on the devices: its outputs need a new reference."""
+    watch.state = monitor.reset(watch.plan, watch.state, keep=())
+    watch.policy = policy.pushed(policy.finished(watch.settings, watch.policy))
+
+
+def _infer(server: Server, progress: Progress) -> tuple[DeviceId, ...]:
+    """All devices run their window on the device; returns those that have a report."""
+    common = encode(WindowRequest(progress.window))
+    asks = [Ask(device, Kind.DRIFT, common) for device in sorted(server.devices)]
+    ready: list[DeviceId] = []
+    rows = correct = 0
+    for answer in server.transport.ask(asks, server.scenario.training.deadline_seconds):
+        reply = _read(answer)
+        if reply is None:
+            continue
+        if reply.ready:
+            ready.append(answer.device)
+        rows += reply.simulated_rows
+        correct += reply.simulated_correct
+        progress.latencies_us.extend(reply.simulated_latencies_us)
+    progress.predictions += rows
+    progress.correct += correct
+    progress.window_metrics.append(correct / rows if rows else math.nan)
+    return tuple(sorted(ready))
+
+
+def _read(answer: Answer) -> WindowReply | None:
+    """None for a device that failed or sent something else: the others' windows go on."""
+    try:
+        return None if answer.error else decode(WindowReply, answer.body)
+    except BadMessage:
+        return None
+
+
+def _report(
+    server: Server, settings: SumSettings, progress: Progress, watch: Watch, ready: Sequence[DeviceId]
+) -> tuple[policy.Decision, ReportRecord | None]:
+    """One private report of the ready devices, tested; nothing is decided without one."""
+    work = encode(ReportWork(progress.window))
+    round_id = f"window-{progress.window:04d}"
+    try:
+        promises = sum_plans(server, settings, Purpose.DRIFT, round_id, tuple(ready), work)
+    except TooFewSurvivors as error:
+        return policy.Decision(policy.Action.NONE, f"no report: {error}", progress.window), None
+    released, sums = release_groups(server, round_id, promises, work, PLAIN_MEAN)
+    spent = server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon
+    result, decision = (
+        None,
+        policy.Decision(policy.Action.NONE, "the report aborted: too few survivors", progress.window),
+    )
+    if released is not None:
+        result = _test(server, settings, progress.window, watch, released)
+        alarms = [AlarmRecord.of(progress.window, channel) for channel in result.alarms]
+        progress.alarms.extend(alarms)
+        for alarm in alarms:
+            server.emit("alarm", alarm.to_json())
+        watch.policy, decision = policy.decide(watch.settings, watch.policy, result, _situation(server, ready))
+    return decision, ReportRecord(len(sums.survivors), len(sums.groups), len(sums.summed), spent, result)
+
+
+def _test(server: Server, settings: SumSettings, window: int, watch: Watch, released: Release) -> monitor.WindowResult:
+    report = monitor.WindowSum(
+        window,
+        released.total.astype(np.float64),
+        released.survivors,
+        server.scenario.drift.window,
+        noise_std(server, settings, len(released.survivors)),
+    )
+    watch.state, result = monitor.observe(watch.plan, watch.state, report)
+    return result
+
+
+def _situation(server: Server, ready: Sequence[DeviceId]) -> policy.Situation:
+    # The rounds of every allowed trigger are part of the plan, so what is left is enough unless something else spent.
+    left = server.ledger.remaining(LEDGER_OWNER, server.run_id)
+    return policy.Situation(left, 0.0, len(ready), previous_model=False)
+
+
+def _window_metric(progress: Progress) -> float | None:
+    value = progress.window_metrics[-1]
+    return None if math.isnan(value) else value
+
+
+def _window_latency(progress: Progress, before: int) -> float | None:
+    new = progress.latencies_us[before:]
+    return float(np.median(new)) if new else None

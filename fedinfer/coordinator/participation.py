@@ -1,0 +1,84 @@
+"""Training rounds whose noise is correlated (trust central): whose turn it is, which noise is next.
+
+All rounds of a run, those of every allowed trigger included, are one Gaussian mechanism (`privacy.mechanism.
+matrix_mechanism`), and its sensitivity depends on how often, and how far apart, one device is asked. So cohorts are not
+drawn for every round: devices stand in a circle, in an order drawn once, and every round asks the next `cohort` of
+them. A device whose turn it was stands `population` places behind the next window, so it is asked again after
+floor(population / cohort) rounds or one more: that is the separation. When the cohort divides the population these are
+fixed blocks that take turns; when it does not, nobody is left out all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedinfer.messages import INDEPENDENT, Turn
+from fedinfer.privacy.mechanism.matrix_mechanism import (
+    CorrelatedNoise,
+    Factorization,
+    Floats,
+    next_noise,
+    start_noise,
+)
+from fedinfer.privacy.mechanism.noise import NoiseStream
+from fedinfer.types import DeviceId
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the next round is made of.
+
+    Args:
+        cohort: sorted.
+        turn: bound by every plan of the round.
+        noise: float64 (d,), secret; None: the round draws independent noise for itself.
+    """
+
+    cohort: tuple[DeviceId, ...]
+    turn: Turn = INDEPENDENT
+    noise: Floats | None = field(default=None, repr=False)
+
+
+class Turns:
+    """What the server remembers between rounds, in secret and in memory only: a run that dies is not continued.
+
+    Args:
+        factorization: the strategy.
+        circle: all devices, in the order of their turns.
+        cohort: devices that a round asks; fewer when so few devices are there that turns would come too early.
+        std: standard deviation of the fresh noise Z: noise multiplier times sensitivity of a decoded sum.
+        dimension: of the noise.
+    """
+
+    def __init__(
+        self, factorization: Factorization, circle: Sequence[DeviceId], cohort: int, std: float, dimension: int
+    ) -> None:
+        self._factorization = factorization
+        self._circle = tuple(circle)
+        self._window = min(cohort, len(circle) // factorization.participation.separation)
+        self._std = std
+        self._noise: CorrelatedNoise = start_noise(factorization, dimension)
+        self._taken: dict[DeviceId, list[int]] = {}
+
+    def take(self, stream: NoiseStream) -> Asked:
+        """The next round. Its index, and its row of noise, are used up also when the round aborts afterwards.
+
+        Args:
+            stream: fresh words.
+
+        Raises:
+            Misbehaviour: all rounds are over, or a device would be asked too early or too often.
+        """
+        index, pattern = self._noise.round, self._factorization.participation
+        places = (index * self._window + np.arange(self._window)) % len(self._circle)
+        cohort = tuple(sorted(self._circle[place] for place in places))
+        for device in cohort:
+            taken = self._taken.setdefault(device, [])
+            pattern.check(taken, index)
+            taken.append(index)
+        noise, self._noise = next_noise(self._noise, self._factorization, self._std, stream)
+        turn = Turn(self._factorization.coefficients, pattern.rounds, pattern.limit, pattern.separation, index)
+        return Asked(cohort, turn, noise)

@@ -1,0 +1,135 @@
+"""What a plan tells its reader: numbers that would work where it does not, and warnings about what will go badly.
+
+Everything here is known before the first device is asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from fedinfer.config import Scenario
+from fedinfer.coordinator.plan.cohort import Hiding, least_devices
+from fedinfer.errors import ConfigError
+from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind
+from fedinfer.privacy.mechanism.noise import pieces
+from fedinfer.types import AggregationMode
+
+SAMPLES_PER_SECOND = 5e6
+"""Integer noise that one core draws at least (docs/benchmarks.md)."""
+LONG_SECONDS, MOST_SECONDS = 10.0, 120.0
+"""Drawing the noise of one round takes so long: a warning, or no run at all."""
+USUAL_RELEASE = 0.9
+"""Rounds that are released less often than this are a warning."""
+
+
+def too_little(
+    scenario: Scenario,
+    cost: Callable[[int], float],
+    rounds: int,
+    noise: str,
+    enough: Callable[[int], bool] | None,
+    devices: int,
+) -> ConfigError:
+    """The budget does not reach, with the numbers with which it would.
+
+    Args:
+        scenario: with [privacy] epsilon.
+        cost: epsilon of everything with so many rounds, at the largest useful noise.
+        rounds: planned, those after alarms included.
+        noise: what the largest useful noise is, in words.
+        enough: whether so many devices would do; None where more devices do not help.
+        devices: of the fleet.
+    """
+    budget, one, whole = scenario.privacy.epsilon, cost(1), cost(rounds)
+    what = "to train even one useful round" if one > budget else f"for {rounds} useful rounds"
+    found = [f"privacy.epsilon = {math.ceil(whole * 100) / 100:g}"] if math.isfinite(whole) else []
+    if fitting := most_rounds(cost, rounds, budget):
+        found.append(f"{fitting} rounds in all (training.rounds + drift.max_triggers x drift.rounds)")
+    if enough is not None and (larger := least_devices(enough, devices)) is not None:
+        found.append(f"{larger} devices")
+    return ConfigError(
+        f"epsilon {budget:g} is too small {what}: with {noise}, and even then {rounds} rounds cost epsilon "
+        f"{whole:.3g}, one round {one:.3g}",
+        hint=f"it would do, barely, with {' or '.join(found) or 'a larger privacy.epsilon and fewer rounds'}; more "
+        "rows help too and, per example, another training.sampling_rate",
+    )
+
+
+def most_rounds(cost: Callable[[int], float], rounds: int, budget: float) -> int:
+    """The largest number of rounds below `rounds` that costs at most `budget`; 0 when not even one does."""
+    low, high = 0, rounds
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(middle) <= budget else (low, middle)
+    return low
+
+
+def warnings_of(scenario: Scenario, hiding: Hiding) -> tuple[str, ...]:
+    """What somebody who turned a knob far should read before the result."""
+    return (*_untrained(scenario), *_unmasked(scenario), *_often_aborted(scenario, hiding))
+
+
+def noise_effort(mechanism: IntegerMechanism, devices: int) -> tuple[str, ...]:
+    """Warn when drawing the integer noise alone makes rounds long.
+
+    Args:
+        mechanism: of a sum; large variance is a sum of many samples (fedinfer.privacy.mechanism.noise.pieces).
+        devices: that share one process: all in a simulation, one in a deployment.
+
+    Raises:
+        ConfigError: when it would take more than `MOST_SECONDS` a round.
+    """
+    if mechanism.kind is NoiseKind.NONE:
+        return ()
+    parts = pieces(mechanism.share_variance)
+    seconds = devices * mechanism.padded * parts / SAMPLES_PER_SECOND
+    told = (
+        f"the integer noise of a round needs about {seconds:.3g} s of one core: {mechanism.padded} coordinates with "
+        f"variance {mechanism.share_variance:.3g}, {parts} samples each, on {devices} device(s) in a process"
+    )
+    way_out = "a larger privacy.epsilon, a smaller model, more devices in a sum, or privacy.unit = device lower it"
+    if seconds > MOST_SECONDS:
+        raise ConfigError(f"{told}; at most {MOST_SECONDS:g} s are accepted", hint=way_out)
+    return (f"{told}; {way_out}",) if seconds > LONG_SECONDS else ()
+
+
+def _untrained(scenario: Scenario) -> tuple[str, ...]:
+    if scenario.training.rounds:
+        return ()
+    start = "the model trained on public rows" if scenario.training.pretrain else "a model that nobody trained"
+    return (f"training.rounds = 0: version 1 is {start}",)
+
+
+def _unmasked(scenario: Scenario) -> tuple[str, ...]:
+    if scenario.secure_aggregation.mode is not AggregationMode.OFF:
+        return ()
+    return (
+        "secure_aggregation.mode = off: the server sees what each device sends. Noise of trust `distributed` covers "
+        "the sum of all devices, not one of them, so epsilon says nothing against this server",
+    )
+
+
+def _often_aborted(scenario: Scenario, hiding: Hiding) -> tuple[str, ...]:
+    fleet = scenario.fleet
+    stay = (1 - fleet.dropout) * (1 - fleet.late_dropout)
+    released = _at_least(hiding.min_survivors, hiding.cohort // hiding.groups, stay)
+    if released >= USUAL_RELEASE:
+        return ()
+    return (
+        f"fleet.dropout = {fleet.dropout:g} and late_dropout = {fleet.late_dropout:g}: {hiding.min_survivors} of "
+        f"{hiding.cohort // hiding.groups} devices must stay, so about {released:.0%} of the sums are released. "
+        "secure_aggregation.dropout_rate plans for more dropouts, with more noise",
+    )
+
+
+def _at_least(count: int, of: int, rate: float) -> float:
+    """Probability of `count` or more successes of `of` at `rate`: the upper tail of the binomial law."""
+    if rate >= 1:
+        return 1.0
+    logs = (
+        math.lgamma(of + 1) - math.lgamma(k + 1) - math.lgamma(of - k + 1)
+        + k * math.log(rate) + (of - k) * math.log1p(-rate)
+        for k in range(count, of + 1)
+    )  # fmt: skip
+    return math.fsum(map(math.exp, logs)) if rate > 0 else 0.0

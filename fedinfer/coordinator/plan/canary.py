@@ -1,0 +1,232 @@
+"""What looks at freshly installed models cost, and whether their noise leaves anything to see.
+
+A look is one private sum over the devices of one wave. The plan holds a look at every wave of every push that can
+happen: the first one and one per allowed trigger. `[rollout] gate_epsilon` is what all of them share.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from fedinfer.config import RolloutSection, Scenario
+from fedinfer.coordinator.plan.cohort import Hiding, hide, least_devices
+from fedinfer.coordinator.plan.drift import NOISE_BRACKET
+from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of, report_settings
+from fedinfer.errors import ConfigError
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.calibration import calibrate
+from fedinfer.privacy.accounting.events import Event, Repeated
+from fedinfer.privacy.charges import relation_of
+from fedinfer.rollout.gates import Bound
+from fedinfer.rollout.looks import NORM, WIDTH, gates_of
+from fedinfer.rollout.waves import wave_sizes
+from fedinfer.types import Unit
+
+WRONG_PASS_RATE = WRONG_STOP_RATE = 0.05
+"""Of one wave; see fedinfer.rollout.gates."""
+PASS_DEVIATIONS = -NormalDist().inv_cdf(WRONG_PASS_RATE)
+USUAL_LUCK = 2.0
+"""A model without errors should pass although the noise is so many deviations on the bad side."""
+_ROOM = PASS_DEVIATIONS + USUAL_LUCK
+"""Standard deviations of noise that must fit between the best possible figure and its limit."""
+MOST_SHARE = 0.5
+"""A larger part of the budget for looks is not proposed: training would have too little."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatePlan:
+    """Looks of a run; all empty when nobody looks.
+
+    Args:
+        settings: of the sum of each wave.
+        events: what all looks cost.
+        noise_multiplier: guaranteed standard deviation over the norm of one answer.
+        epsilon: of all looks alone.
+        warnings: for the report.
+    """
+
+    settings: tuple[SumSettings, ...] = ()
+    events: tuple[Event, ...] = ()
+    noise_multiplier: float = 0.0
+    epsilon: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+def plan_gates(scenario: Scenario, devices: int) -> GatePlan:
+    """Plan all looks, or do what `rollout.unjudgeable` says when no verdict could come of them.
+
+    Args:
+        scenario: with [rollout] gate_epsilon.
+        devices: of the fleet.
+
+    Raises:
+        ConfigError: looks cannot hide anybody or cannot decide anything, and the scenario does not say what then.
+    """
+    section = scenario.rollout
+    _check_min_judged(section, devices)
+    if section.gate_epsilon == 0:
+        return GatePlan()
+    _check_share(scenario)
+    looks = _Looks(scenario, devices)
+    trouble = looks.trouble()
+    if not trouble:
+        return looks.plan(())
+    if section.unjudgeable == "acknowledge":
+        return GatePlan(warnings=(_unwatched(trouble, looks.remedies()),))
+    if section.unjudgeable == "hold" and looks.hidings:
+        held = "the noise will often hold a good model (rollout.unjudgeable = hold)"
+        return looks.plan((f"{trouble}; {held}. It would do with {looks.remedies()}.",))
+    raise ConfigError(
+        f"{trouble}: the looks could neither pass a good model nor stop a bad one",
+        hint=f"it would do with {looks.remedies()}; or set rollout.unjudgeable = acknowledge (or "
+        "rollout.gate_epsilon = 0), then acknowledged installs alone decide",
+    )
+
+
+class _Looks:
+    """The looks of one scenario at a fleet of some size, before it is known whether they can decide anything.
+
+    Args:
+        scenario, devices: see `plan_gates`.
+    """
+
+    def __init__(self, scenario: Scenario, devices: int) -> None:
+        self._scenario, self._devices = scenario, devices
+        self._sizes = wave_sizes(devices, scenario.rollout.waves)
+        self._unhidden = ""
+        try:
+            self.hidings = tuple(_hide(scenario, size, at) for at, size in enumerate(self._sizes, 1))
+        except ConfigError as error:
+            self.hidings, self._unhidden = (), str(error)
+
+    def trouble(self) -> str:
+        """Why no verdict would come, with numbers; empty when a model without any fault would pass."""
+        if self._unhidden or self._scenario.privacy.unit is Unit.NONE or self.least_epsilon() <= self._budget:
+            return self._unhidden
+        worst = max(range(len(self.hidings)), key=lambda at: _noise_of_mean(self._scenario, self.hidings[at], 1.0))
+        figure, margin = _narrowest(self._scenario)
+        std = _noise_of_mean(self._scenario, self.hidings[worst], self._noise())
+        return (
+            f"[rollout] wave {worst + 1}: the noise of a look has standard deviation {std:.3g} in the mean of "
+            f"{self._sizes[worst]} devices, and the limit of {figure} leaves room for {margin / _ROOM:.3g}"
+        )
+
+    def least_epsilon(self) -> float:
+        """What all looks must cost so that a model without any fault passes; infinite when no noise is small enough."""
+        if not self.hidings:
+            return math.inf
+        if self._scenario.privacy.unit is Unit.NONE:
+            return 0.0
+        _, margin = _narrowest(self._scenario)
+        z = min(margin / (_ROOM * _noise_of_mean(self._scenario, hiding, 1.0)) for hiding in self.hidings)
+        if z < NOISE_BRACKET[0]:
+            return math.inf
+        privacy = self._scenario.privacy
+        events = self._events(min(z, NOISE_BRACKET[1]))
+        return account(events, privacy.delta, relation_of(privacy.unit)).epsilon
+
+    def plan(self, warnings: tuple[str, ...]) -> GatePlan:
+        """The looks at the noise that `gate_epsilon` buys."""
+        privacy = self._scenario.privacy
+        if privacy.unit is Unit.NONE:
+            return GatePlan(
+                settings=tuple(_settings(self._scenario, hiding, 0.0) for hiding in self.hidings), warnings=warnings
+            )
+        z = self._noise()
+        settings, events = tuple(_settings(self._scenario, hiding, z) for hiding in self.hidings), self._events(z)
+        epsilon = account(events, privacy.delta, relation_of(privacy.unit)).epsilon
+        return GatePlan(settings, events, z, epsilon, warnings)
+
+    def remedies(self) -> str:
+        """Numbers with which there is no trouble, each by itself."""
+        scenario, found = self._scenario, []
+        if (enough := self._enough_devices()) is not None:
+            found.append(f"{enough} devices")
+        one_wave = scenario.model_copy(update={"rollout": scenario.rollout.model_copy(update={"waves": (1.0,)})})
+        if len(self._sizes) > 1 and not _Looks(one_wave, self._devices).trouble():
+            found.append("rollout.waves = [1.0]")
+        if (epsilon := self.least_epsilon()) <= MOST_SHARE * scenario.privacy.epsilon:
+            found.append(f"rollout.gate_epsilon = {math.ceil(epsilon * 100) / 100:g}")
+        return " or ".join(found) or "wider limits, fewer possible pushes and a larger budget"
+
+    @property
+    def _budget(self) -> float:
+        return self._scenario.rollout.gate_epsilon
+
+    def _noise(self) -> float:
+        privacy = self._scenario.privacy
+        return calibrate(self._events, self._budget, privacy.delta, relation_of(privacy.unit), NOISE_BRACKET)
+
+    def _events(self, z: float) -> tuple[Event, ...]:
+        times, model = pushes(self._scenario), noise_model_of(self._scenario)
+        settings = (_settings(self._scenario, hiding, z) for hiding in self.hidings)
+        return tuple(Repeated(model.event(each.mechanism, z), times) for each in settings)
+
+    def _enough_devices(self) -> int | None:
+        """The least larger fleet without trouble; more devices mean less noise in the mean."""
+
+        def enough(devices: int) -> bool:
+            return _Looks(self._scenario, devices).least_epsilon() <= self._budget
+
+        return least_devices(enough, self._devices)
+
+
+def _check_min_judged(section: RolloutSection, devices: int) -> None:
+    sizes = wave_sizes(devices, section.waves)
+    if section.min_judged > min(sizes):
+        wave = sizes.index(min(sizes)) + 1
+        raise ConfigError(
+            f"[rollout] min_judged = {section.min_judged}: wave {wave} has {min(sizes)} of {devices} devices, it could "
+            "never pass",
+            hint=f"at most {min(sizes)} with these waves, or larger waves",
+        )
+
+
+def _check_share(scenario: Scenario) -> None:
+    section, privacy = scenario.rollout, scenario.privacy
+    if privacy.unit is not Unit.NONE and section.gate_epsilon >= privacy.epsilon:
+        raise ConfigError(
+            f"[rollout] gate_epsilon {section.gate_epsilon} leaves nothing of [privacy] epsilon {privacy.epsilon}",
+            hint="gate_epsilon is the part of the budget that all looks share; set it lower, or 0: nobody looks",
+        )
+
+
+def _unwatched(trouble: str, remedies: str) -> str:
+    return (
+        f"nobody looks at new models (rollout.unjudgeable = acknowledge): {trouble}. Acknowledged installs and each "
+        f"device's own self-check alone decide; what they do not catch reaches everybody. Looks would do with "
+        f"{remedies}."
+    )
+
+
+def pushes(scenario: Scenario) -> int:
+    """Most versions that a run can push."""
+    return 1 + (scenario.drift.max_triggers if scenario.drift.enabled and scenario.drift.windows else 0)
+
+
+def _hide(scenario: Scenario, size: int, number: int) -> Hiding:
+    try:
+        return hide(scenario.secure_aggregation, size)
+    except ConfigError as error:
+        raise ConfigError(f"[rollout] wave {number} has {size} devices, no look can hide them: {error}") from error
+
+
+def _settings(scenario: Scenario, hiding: Hiding, z: float) -> SumSettings:
+    return report_settings(scenario, WIDTH, NORM, hiding, z)
+
+
+def _narrowest(scenario: Scenario) -> tuple[str, float]:
+    """The judged figure whose limit is nearest to the best possible value, and how near."""
+    gates = gates_of(scenario.rollout, compared=True)
+    rooms = [g.passes_at - g.low if g.bound is Bound.AT_MOST else g.high - g.passes_at for g in gates]
+    at = rooms.index(min(rooms))
+    return gates[at].figure, rooms[at]
+
+
+def _noise_of_mean(scenario: Scenario, hiding: Hiding, z: float) -> float:
+    """Standard deviation of the noise in the mean figure of a wave when everybody answers."""
+    rows = scenario.drift.window if scenario.privacy.unit is Unit.EXAMPLE else 1
+    spread = noise_model_of(scenario).spread(hiding.cohort, hiding.contributors)
+    return z * NORM * spread / (hiding.cohort * rows)

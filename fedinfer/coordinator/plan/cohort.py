@@ -1,0 +1,160 @@
+"""Among how many a device hides: groups of a cohort, graph of a group, survivors and shares of noise that are sure.
+
+A cohort above `secure_aggregation.group_size` (0: 500) is dealt at random into groups. Each group has a private sum of
+its own, and the server sees that sum. So everything here is about ONE group: its least survivors, its graph, and the
+shares of noise that are sure to be in its sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedinfer.config import Scenario, SecureAggregationSection
+from fedinfer.errors import ConfigError, TooFewSurvivors
+from fedinfer.secagg.groups import MAX_GROUP, most_corrupt
+from fedinfer.secagg.hypergeometric import share_of
+from fedinfer.secagg.parameters import GraphParameters, choose_graph
+
+MOST_DEVICES = 1_000_000
+"""Larger fleets are not proposed."""
+ADVISED_GROUP = 100
+"""Smaller groups work, with a warning."""
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Hiding:
+    """What every group of a round can count on.
+
+    Args:
+        cohort: devices asked in a round.
+        groups: how many groups they are dealt to; 1: no groups.
+        largest: devices in the largest group; the others have at most one less.
+        corrupt: devices of one group that may work for the attacker.
+        degree, threshold: graph of the largest group.
+        min_survivors: fewest summands of any group.
+        contributors: honest shares of noise that are sure to be in every group's sum.
+    """
+
+    cohort: int
+    groups: int
+    largest: int
+    corrupt: int
+    degree: int
+    threshold: int
+    min_survivors: int
+    contributors: int
+
+
+def hide(section: SecureAggregationSection, cohort: int) -> Hiding:
+    """Plan the groups of a cohort.
+
+    Raises:
+        ConfigError: nobody to hide among, no safe graph, or no sure share of noise.
+    """
+    if cohort < 2:
+        raise ConfigError(f"a cohort of {cohort} has nobody to hide among", hint="at least 2 devices are needed")
+    groups = -(-cohort // (section.group_size or MAX_GROUP))
+    smallest, largest = cohort // groups, -(-cohort // groups)
+    if smallest < 2:
+        raise ConfigError(f"{cohort} devices in {groups} groups", hint="raise secure_aggregation.group_size")
+    corrupt = _corrupt(section, cohort, groups)
+    # One mechanism serves all groups: it counts on the survivors of the smallest and the corrupt of the largest.
+    survivors = min(_survivors(section, size, groups, corrupt) for size in {smallest, largest})
+    graph = graph_of(section, largest, groups, corrupt)
+    if survivors - corrupt < 1:
+        raise ConfigError(
+            f"{survivors} survivors of which {corrupt} may be corrupt add no noise",
+            hint="lower secure_aggregation.corruption_rate or dropout_rate, or ask more devices",
+        )
+    return Hiding(cohort, groups, largest, corrupt, graph.degree, graph.threshold, survivors, survivors - corrupt)
+
+
+def least_devices(enough: Callable[[int], bool], above: int) -> int | None:
+    """A number of devices that is enough where one less is not: what an error proposes.
+
+    Args:
+        enough: tries a number; more devices should not be worse.
+        above: a number that is not enough.
+
+    Returns:
+        None when `MOST_DEVICES` are not enough either.
+    """
+    low, high = above, above + 1
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > MOST_DEVICES:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def check_corrupt(section: SecureAggregationSection, asked: int, groups: int, planned: int) -> None:
+    """Refuse a deal in which a group may hold more corrupt devices than its noise and graph were planned for.
+
+    Raises:
+        TooFewSurvivors: so few are asked that chance may gather too many corrupt ones.
+    """
+    corrupt = _corrupt(section, asked, groups)
+    if corrupt > planned:
+        raise TooFewSurvivors(
+            f"of {asked} devices in {groups} groups {corrupt} of one group may be corrupt, planned for {planned}"
+        )
+
+
+def graph_of(section: SecureAggregationSection, size: int, groups: int, corrupt: int) -> GraphParameters:
+    """Graph of one group of `size` devices, of which `corrupt` may be corrupt; a cohort of one group goes by its rate.
+
+    Raises:
+        ConfigError: no safe graph.
+    """
+    rate = section.corruption_rate if groups == 1 else min((corrupt + 0.5) / size, 1 - _ROUNDING)
+    return choose_graph(size, section.dropout_rate, rate, section.server_model)
+
+
+def group_warnings(hiding: Hiding) -> tuple[str, ...]:
+    """What somebody who chose small groups should know."""
+    if hiding.groups == 1 or hiding.largest >= ADVISED_GROUP:
+        return ()
+    return (
+        f"{hiding.groups} groups of {hiding.largest} devices: the server sees each group's sum, so a device hides "
+        f"among {hiding.min_survivors} only, and the mean of all is {math.sqrt(hiding.groups):.1f} times noisier than "
+        f"one sum over everybody would be. Groups of {ADVISED_GROUP} or more are advised.",
+    )
+
+
+def _corrupt(section: SecureAggregationSection, cohort: int, groups: int) -> int:
+    corrupt = share_of(cohort, section.corruption_rate)
+    return corrupt if groups == 1 else most_corrupt(cohort, corrupt, -(-cohort // groups), groups)
+
+
+def _survivors(section: SecureAggregationSection, size: int, groups: int, corrupt: int) -> int:
+    graph = graph_of(section, size, groups, corrupt)
+    stay = size - share_of(size, section.dropout_rate)
+    return max(stay, graph.threshold if graph.degree == size - 1 else 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """Public facts about who takes part.
+
+    Args:
+        devices: number of enrolled devices.
+        rows: training rows of all devices together; least_rows: of the smallest device.
+        dimension: tuned parameters; classes: of the label.
+    """
+
+    devices: int
+    rows: int
+    least_rows: int
+    dimension: int
+    classes: int
+
+
+def hiding_of(scenario: Scenario, population: Population) -> Hiding:
+    """Groups and graph of a training round."""
+    return hide(scenario.secure_aggregation, min(scenario.training.cohort or population.devices, population.devices))

@@ -1,0 +1,90 @@
+"""What the reports of all windows cost, and with which noise: `[drift] epsilon` is what they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedinfer.config import Scenario
+from fedinfer.coordinator.plan.cohort import Hiding, Population, hide, hiding_of
+from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of, report_settings
+from fedinfer.drift.channels import report_channels, width
+from fedinfer.drift.sketch import report_norm
+from fedinfer.errors import ConfigError
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.calibration import calibrate
+from fedinfer.privacy.accounting.events import Event, Repeated
+from fedinfer.privacy.charges import relation_of
+from fedinfer.types import Unit
+
+NOISE_BRACKET = (0.02, 1e4)
+EXAMPLE_SHARE = 0.2
+"""Part of the budget that an error proposes for drift."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriftPlan:
+    """Reports of a run; all empty when nothing is watched.
+
+    Args:
+        settings: of the sum of one window.
+        events: what all windows cost.
+        noise_multiplier: guaranteed standard deviation over the norm of one report.
+        epsilon: of all windows alone.
+    """
+
+    settings: SumSettings | None = None
+    events: tuple[Event, ...] = ()
+    noise_multiplier: float = 0.0
+    epsilon: float = 0.0
+
+
+def plan_drift(scenario: Scenario, population: Population) -> DriftPlan:
+    """Plan all reports.
+
+    Args:
+        scenario: with [drift] epsilon.
+        population: all enrolled devices report, also those that a round does not ask.
+
+    Raises:
+        ConfigError: `drift.epsilon` is all of the budget, or no noise fits it.
+    """
+    privacy, count = scenario.privacy, windows(scenario)
+    if not count:
+        return DriftPlan()
+    hiding = _reporters(scenario, population)
+    channels = report_channels(population.classes)
+    norm = report_norm(privacy.unit, channels)
+
+    def settings(z: float) -> SumSettings:
+        return report_settings(scenario, width(channels), norm, hiding, z)
+
+    if privacy.unit is Unit.NONE:
+        return DriftPlan(settings(0.0))
+    if scenario.drift.epsilon >= privacy.epsilon:
+        raise ConfigError(
+            f"[drift] epsilon {scenario.drift.epsilon} leaves nothing of [privacy] epsilon {privacy.epsilon}",
+            hint="drift.epsilon is the part of the budget that all windows' reports share: set it to "
+            f"{privacy.epsilon * EXAMPLE_SHARE:.2g} for instance, or drift.enabled = false",
+        )
+    relation = relation_of(privacy.unit)
+
+    def events(z: float) -> tuple[Event, ...]:
+        return (Repeated(noise_model_of(scenario).event(settings(z).mechanism, z), count),)
+
+    try:
+        z = calibrate(events, scenario.drift.epsilon, privacy.delta, relation, NOISE_BRACKET)
+    except ConfigError as error:
+        hint = "raise drift.epsilon, plan fewer windows (drift.windows), or set drift.enabled = false"
+        raise ConfigError(f"[drift] epsilon {scenario.drift.epsilon:g}: {error}", hint=hint) from error
+    return DriftPlan(settings(z), events(z), z, account(events(z), privacy.delta, relation).epsilon)
+
+
+def windows(scenario: Scenario) -> int:
+    """Most windows that a run can report, those after every allowed trigger included."""
+    drift = scenario.drift
+    return drift.windows + drift.max_triggers * drift.after_windows if drift.enabled and drift.windows else 0
+
+
+def _reporters(scenario: Scenario, population: Population) -> Hiding:
+    asked = hiding_of(scenario, population)
+    return asked if asked.cohort == population.devices else hide(scenario.secure_aggregation, population.devices)

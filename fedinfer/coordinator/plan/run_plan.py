@@ -1,0 +1,177 @@
+"""A whole run before anything is asked of a device: one way down, scenario -> cohort -> sum settings -> plan.
+
+The budget covers every planned round, every window's report, and the rounds and windows of every allowed trigger.
+First the drift reports get their own share (`drift.epsilon`, all windows together) and so do the looks at new models
+(`rollout.gate_epsilon`), then the training noise is the least for which everything together stays within
+`privacy.epsilon`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fedinfer.config import Scenario
+from fedinfer.coordinator.plan.advice import noise_effort, too_little, warnings_of
+from fedinfer.coordinator.plan.canary import plan_gates
+from fedinfer.coordinator.plan.cohort import Population, group_warnings, hiding_of
+from fedinfer.coordinator.plan.drift import plan_drift
+from fedinfer.coordinator.plan.robust import Rule, rule_of
+from fedinfer.coordinator.plan.sum_settings import SumSettings
+from fedinfer.coordinator.plan.training import (
+    Rounds,
+    events_of,
+    least_cost,
+    most_noise,
+    noise_for_training,
+    noise_over_signal,
+    plan_rounds,
+    training_settings,
+)
+from fedinfer.errors import ConfigError
+from fedinfer.privacy.accounting.accountant import Spent, account
+from fedinfer.privacy.accounting.events import Event
+from fedinfer.privacy.charges import relation_of
+from fedinfer.privacy.mechanism.matrix_mechanism import Factorization
+from fedinfer.training.server_optimizers import OptimizerSettings
+from fedinfer.types import Relation, Unit
+
+IN_ONE_PROCESS = "local"
+"""The engine whose devices all live in one process."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """A run before it starts.
+
+    Args:
+        engine: name of the grid.
+        cohort: devices asked in a round.
+        group_size: devices of its largest group; the cohort when there is one group.
+        rule: how groups' means become one update.
+        train, drift: settings of the sums; drift is None when nothing is watched.
+        gates: settings of the look at each wave of a rollout; empty when acknowledged installs alone decide.
+        optimizer: the server's.
+        rounds, retrain_rounds, windows, after_windows: how many.
+        planned: what everything together costs; None without privacy.
+        drift_epsilon, gate_epsilon: what all reports, or all looks, alone would cost.
+        noise_multiplier, drift_noise_multiplier, gate_noise_multiplier: guaranteed standard deviation over norm.
+        factorization: how the noise of training rounds is correlated; `noise_multiplier` is then that of the fresh
+            noise. None: independent.
+        relation, sampling: what epsilon means.
+        warnings: repeated in the report.
+    """
+
+    engine: str
+    cohort: int
+    group_size: int
+    rule: Rule
+    train: SumSettings
+    drift: SumSettings | None
+    gates: tuple[SumSettings, ...]
+    optimizer: OptimizerSettings
+    rounds: int
+    retrain_rounds: int
+    windows: int
+    after_windows: int
+    planned: Spent | None
+    drift_epsilon: float
+    gate_epsilon: float
+    noise_multiplier: float
+    drift_noise_multiplier: float
+    gate_noise_multiplier: float
+    factorization: Factorization | None
+    relation: Relation
+    sampling: str
+    warnings: tuple[str, ...]
+
+
+def make_plan(scenario: Scenario, population: Population, engine: str, warnings: tuple[str, ...]) -> RunPlan:
+    """Plan a whole run.
+
+    Args:
+        scenario: what was asked for.
+        population: public facts about who takes part.
+        engine: name of the grid.
+        warnings: already known; they come first in the plan's.
+
+    Raises:
+        ConfigError: when the cohort cannot be protected as asked, or the budget is too small for a useful round.
+    """
+    hiding = hiding_of(scenario, population)
+    rounds = plan_rounds(scenario, population, hiding)
+    drift = plan_drift(scenario, population)
+    looks = plan_gates(scenario, population.devices)
+    watching = (*drift.events, *looks.events)
+    _check_affordable(rounds, watching)
+    noise = noise_for_training(rounds, watching)
+    train = training_settings(rounds, noise)
+    section = scenario.training
+    together = hiding.cohort if engine == IN_ONE_PROCESS else 1
+    advice = (*warnings_of(scenario, hiding), *noise_effort(train.mechanism, together))
+    return RunPlan(
+        engine=engine,
+        cohort=hiding.cohort,
+        group_size=hiding.largest,
+        rule=rule_of(scenario, hiding.groups),
+        train=train,
+        drift=drift.settings,
+        gates=looks.settings,
+        optimizer=OptimizerSettings(section.server_optimizer, section.server_learning_rate, section.server_momentum),
+        rounds=section.rounds,
+        retrain_rounds=scenario.drift.rounds,
+        windows=scenario.drift.windows if scenario.drift.enabled else 0,
+        after_windows=scenario.drift.after_windows,
+        planned=_planned(rounds, noise, watching),
+        drift_epsilon=drift.epsilon,
+        gate_epsilon=looks.epsilon,
+        noise_multiplier=noise,
+        drift_noise_multiplier=drift.noise_multiplier,
+        gate_noise_multiplier=looks.noise_multiplier,
+        factorization=rounds.factorization,
+        relation=relation_of(scenario.privacy.unit),
+        sampling="poisson" if train.sampling_rate < 1 else "none",
+        warnings=(*warnings, *group_warnings(hiding), *looks.warnings, *advice),
+    )
+
+
+def _check_affordable(rounds: Rounds, watching: Sequence[Event]) -> None:
+    """Refuse a budget that no useful noise keeps, with numbers that would do.
+
+    Raises:
+        ConfigError: see there.
+    """
+    scenario, count = rounds.scenario, rounds.scenario.most_rounds
+    if scenario.privacy.unit is Unit.NONE or not count:
+        return
+    if least_cost(rounds, watching, count) <= scenario.privacy.epsilon:
+        return
+    # More devices with the same rows do not help rows, and a cohort does not grow with its population.
+    helps = scenario.privacy.unit is Unit.DEVICE and not scenario.training.cohort
+    raise too_little(
+        scenario,
+        lambda count: least_cost(rounds, watching, count),
+        count,
+        f"noise multiplier {most_noise(rounds):.3g} the noise is {noise_over_signal(rounds):.3g} times the largest "
+        "possible signal",
+        (lambda devices: _affordable(scenario, replace(rounds.population, devices=devices))) if helps else None,
+        rounds.population.devices,
+    )
+
+
+def _affordable(scenario: Scenario, population: Population) -> bool:
+    """Whether a fleet of another size could keep the budget."""
+    try:
+        rounds = plan_rounds(scenario, population, hiding_of(scenario, population))
+        watching = (*plan_drift(scenario, population).events, *plan_gates(scenario, population.devices).events)
+        return least_cost(rounds, watching, scenario.most_rounds) <= scenario.privacy.epsilon
+    except ConfigError:
+        return False
+
+
+def _planned(rounds: Rounds, noise: float, watching: tuple[Event, ...]) -> Spent | None:
+    privacy, count = rounds.scenario.privacy, rounds.scenario.most_rounds
+    if privacy.unit is Unit.NONE:
+        return None
+    events = (*watching, *events_of(rounds, noise, count)) if count else watching
+    return account(events, privacy.delta, relation_of(privacy.unit))

@@ -1,0 +1,88 @@
+"""Settings of one kind of private sum: the ring with its share of noise, the noise outside of it, the graph."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fedinfer.config import Scenario
+from fedinfer.coordinator.plan.cohort import Hiding
+from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind
+from fedinfer.privacy.noise_model import NoiseModel, Summands, noise_model
+from fedinfer.types import Unit
+
+MAX_LOSS = 0.01
+"""Part of epsilon that rounding and the ring may cost."""
+TAIL_DEVIATIONS = 6.0
+"""How far beyond its mean a count or a Gaussian norm is allowed for when a range is chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class SumSettings:
+    """What all sums of one purpose share.
+
+    Args:
+        mechanism: integers, ring, and the noise shares of trust `distributed`.
+        noise_multiplier: of the noise outside the ring (trusts `local` and `central`), else 0.
+        sampling_rate, local_steps: of training on examples, else 1.
+        norm: what one unit contributes at most; noise multipliers are relative to it.
+        degree, threshold, min_survivors: of secure aggregation; the graph is that of the largest group.
+        groups: of a round, each with a private sum of its own.
+        corrupt: devices of one group that may work for the attacker.
+    """
+
+    mechanism: IntegerMechanism
+    noise_multiplier: float
+    sampling_rate: float
+    local_steps: int
+    norm: float
+    degree: int
+    threshold: int
+    min_survivors: int
+    groups: int = 1
+    corrupt: int = 0
+
+
+def noise_model_of(scenario: Scenario) -> NoiseModel:
+    """Who adds the noise in this scenario."""
+    return noise_model(scenario.privacy.trust, scenario.privacy.unit)
+
+
+def sum_settings(
+    scenario: Scenario, hiding: Hiding, summands: Summands, z: float, rate: float = 1.0, steps: int = 1
+) -> SumSettings:
+    """Settings of a sum of such vectors.
+
+    Args:
+        scenario: says who adds the noise, and of which kind.
+        hiding: groups and graph.
+        summands: what is summed.
+        z: noise multiplier, >= 0.
+        rate: sampling rate of examples, in (0, 1].
+        steps: noisy steps of one device.
+
+    Raises:
+        ConfigError: no ring has room for so much noise.
+    """
+    model = noise_model_of(scenario)
+    mechanism = model.ring(summands, z, NoiseKind(scenario.privacy.mechanism), MAX_LOSS)
+    return SumSettings(
+        mechanism, model.noise_outside(z), rate, steps, summands.clipping_norm,
+        hiding.degree, hiding.threshold, hiding.min_survivors, hiding.groups, hiding.corrupt,
+    )  # fmt: skip
+
+
+def report_settings(scenario: Scenario, bins: int, norm: float, hiding: Hiding, z: float) -> SumSettings:
+    """Settings of a sum of small reports: nothing is sampled, and a device has one window of rows.
+
+    Args:
+        scenario: see `sum_settings`.
+        bins: length of a report.
+        norm: largest L2 norm of one unit's report.
+        hiding: groups and graph.
+        z: noise multiplier, >= 0.
+    """
+    rows = scenario.drift.window if scenario.privacy.unit is Unit.EXAMPLE else 1
+    noised = norm * (rows + z * (math.sqrt(bins) + TAIL_DEVIATIONS))
+    summands = Summands(bins, norm, noised, hiding.largest, rows * hiding.largest, hiding.contributors)
+    return sum_settings(scenario, hiding, summands, z)

@@ -1,0 +1,175 @@
+"""Noise and cost of the training rounds: the least noise that the budget allows, refused when nothing could be learned.
+
+One way down: `noise_for_training` asks for the events of all rounds (`events_of`), those for the settings of one
+round's sum (`training_settings`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedinfer.config import Scenario
+from fedinfer.coordinator.plan.cohort import Hiding, Population
+from fedinfer.coordinator.plan.correlation import correlate
+from fedinfer.coordinator.plan.sum_settings import TAIL_DEVIATIONS, SumSettings, noise_model_of, sum_settings
+from fedinfer.errors import ConfigError
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.calibration import calibrate
+from fedinfer.privacy.accounting.events import Event, Repeated
+from fedinfer.privacy.charges import relation_of
+from fedinfer.privacy.mechanism.clipping import clipping_of
+from fedinfer.privacy.mechanism.matrix_mechanism import Factorization
+from fedinfer.privacy.noise_model import Summands, Work
+from fedinfer.types import Unit
+
+LEAST_NOISE, MOST_NOISE = 0.02, 1e4
+"""Noise multipliers outside this range are not considered."""
+MOST_NOISE_OVER_SIGNAL = 10.0
+"""A plan whose noise is this many times the largest possible signal cannot train anything and is refused."""
+UNUSED_NOISE = 1.0
+"""Noise multiplier of a plan without any round: nothing is released with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """Everything that the cost of training rounds depends on but the noise.
+
+    Args:
+        scenario: what was asked for.
+        population: who takes part.
+        hiding: groups and graph of a round.
+        factorization: how their noise is correlated; None: independent.
+    """
+
+    scenario: Scenario
+    population: Population
+    hiding: Hiding
+    factorization: Factorization | None
+
+
+def plan_rounds(scenario: Scenario, population: Population, hiding: Hiding) -> Rounds:
+    """The rounds of a run.
+
+    Raises:
+        ConfigError: correlated noise is wanted where it cannot be.
+    """
+    strategy = correlate(scenario, population.devices, hiding.cohort, scenario.most_rounds)
+    return Rounds(scenario, population, hiding, strategy)
+
+
+def noise_for_training(rounds: Rounds, watching: Sequence[Event]) -> float:
+    """The least noise multiplier with which all rounds, and everything else, stay within the budget.
+
+    Args:
+        rounds: of the run.
+        watching: what drift reports and canary evaluations cost.
+
+    Raises:
+        ConfigError: no useful noise is enough; see `least_cost`.
+    """
+    privacy, count = rounds.scenario.privacy, rounds.scenario.most_rounds
+    if privacy.unit is Unit.NONE:
+        return 0.0
+    if not count:
+        return UNUSED_NOISE
+
+    def events(z: float) -> tuple[Event, ...]:
+        return (*watching, *events_of(rounds, z, count))
+
+    most = most_noise(rounds)
+    return calibrate(events, privacy.epsilon, privacy.delta, relation_of(privacy.unit), (LEAST_NOISE, most))
+
+
+def events_of(rounds: Rounds, z: float, count: int) -> tuple[Event, ...]:
+    """What `count` rounds at noise multiplier z cost one unit."""
+    if rounds.factorization is not None:
+        strategy = correlate(rounds.scenario, rounds.population.devices, rounds.hiding.cohort, count)
+        return () if strategy is None else (strategy.event(z),)
+    settings = training_settings(rounds, z)
+    model = noise_model_of(rounds.scenario)
+    return (Repeated(model.event(settings.mechanism, z, settings.sampling_rate, settings.local_steps), count),)
+
+
+def training_settings(rounds: Rounds, z: float) -> SumSettings:
+    """Settings of the sum of one training round."""
+    scenario, population, hiding = rounds.scenario, rounds.population, rounds.hiding
+    example = scenario.privacy.unit is Unit.EXAMPLE
+    rate = scenario.training.sampling_rate if example else 1.0
+    clipping = clipping_of(scenario.privacy)
+    summands = Summands(
+        dimension=population.dimension + clipping.extra,
+        clipping_norm=clipping.bound,
+        noised_norm=_noised_norm(rounds, z),
+        devices=hiding.largest,
+        units=_most_sampled(rounds, rate) if example else hiding.largest,
+        contributors=hiding.contributors,
+    )
+    return sum_settings(scenario, hiding, summands, z, rate, local_steps(scenario))
+
+
+def local_steps(scenario: Scenario) -> int:
+    """Noisy steps of one device in one round: one, except for DP-SGD on the device."""
+    if noise_model_of(scenario).work is not Work.PRIVATE_STEPS:
+        return 1
+    return scenario.privacy.local_steps or max(1, round(1 / scenario.training.sampling_rate))
+
+
+def most_noise(rounds: Rounds) -> float:
+    """The largest noise multiplier with which something is learned and the sum fits into the ring."""
+    useful = MOST_NOISE_OVER_SIGNAL * _signal(rounds) / math.sqrt(rounds.population.dimension)
+    if rounds.factorization is not None:  # its noise is larger in one round and smaller in the sum of many
+        useful /= rounds.factorization.spread()
+    most = min(max(useful, 2 * LEAST_NOISE), MOST_NOISE)
+    while most > 2 * LEAST_NOISE:
+        try:
+            training_settings(rounds, most)
+        except ConfigError:  # the ring has no room for so much noise; for less it may have
+            most /= 2
+        else:
+            break
+    return most
+
+
+def least_cost(rounds: Rounds, watching: Sequence[Event], count: int) -> float:
+    """Epsilon of so many rounds, and of everything else, at the largest useful noise."""
+    events = (*watching, *events_of(rounds, most_noise(rounds), count))
+    privacy = rounds.scenario.privacy
+    return account(events, privacy.delta, relation_of(privacy.unit)).epsilon
+
+
+def noise_over_signal(rounds: Rounds) -> float:
+    """How many times longer the noise of a round is, at `most_noise`, than the largest possible signal."""
+    return most_noise(rounds) * math.sqrt(rounds.population.dimension) / _signal(rounds)
+
+
+def _signal(rounds: Rounds) -> float:
+    """Largest norm of the sum, in clipping norms, that all units together could give, per noise of one release."""
+    population, hiding = rounds.population, rounds.hiding
+    total, least = float(hiding.cohort), 1.0
+    if rounds.scenario.privacy.unit is Unit.EXAMPLE:
+        rate = rounds.scenario.training.sampling_rate
+        total, least = rate * population.rows, max(rate * population.least_rows, 1.0)
+    return noise_model_of(rounds.scenario).signal(total, least, hiding.cohort, hiding.groups)
+
+
+def _most_sampled(rounds: Rounds, rate: float) -> int:
+    """Most rows in a round, but for a tail; where the sum must never wrap around, all of them."""
+    rows = rounds.population.rows
+    if noise_model_of(rounds.scenario).sum_is_exact:
+        return max(rows, 1)
+    return max(1, min(rows, math.ceil(rate * rows + TAIL_DEVIATIONS * math.sqrt(rate * rows))))
+
+
+def _noised_norm(rounds: Rounds, z: float) -> float:
+    """A norm that an already noised vector practically never exceeds; what does is clipped, after the noise."""
+    training, clipping = rounds.scenario.training, clipping_of(rounds.scenario.privacy)
+    noise = z * (math.sqrt(rounds.population.dimension + clipping.extra) + TAIL_DEVIATIONS)
+    if rounds.scenario.privacy.unit is not Unit.EXAMPLE:
+        return clipping.bound * (1 + noise)
+    # Signals of all steps may point one way, independent noise adds up as the root; momentum repeats every step.
+    steps = local_steps(rounds.scenario)
+    expected = max(training.sampling_rate * rounds.population.least_rows, 1.0)
+    reach = 2.0 * steps + noise * math.sqrt(steps) / expected
+    return training.learning_rate / (1 - training.momentum) * clipping.bound * reach

@@ -1,0 +1,92 @@
+"""One private look at a wave: its devices judge the new model on their own rows, the server reads the noisy sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedinfer.coordinator.aggregate.promise import sum_plans
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, noise_std, release_groups
+from fedinfer.coordinator.context import Server
+from fedinfer.coordinator.plan.robust import PLAIN_MEAN
+from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.errors import Misbehaviour, TooFewSurvivors
+from fedinfer.messages import GateWork, Purpose
+from fedinfer.rollout.controller import Measured
+from fedinfer.rollout.looks import read_sum
+from fedinfer.types import DeviceId, Json
+from fedinfer.wire import encode
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What came of a look.
+
+    Args:
+        measured: for the rollout; without groups when there was no release, which can never pass.
+        detail: why there was none; empty otherwise.
+        epsilon: spent by the run so far.
+    """
+
+    measured: Measured
+    detail: str
+    epsilon: float
+
+    @property
+    def judged(self) -> int:
+        """Devices in the sum."""
+        return sum(group.judged for group in self.measured.groups)
+
+    def told(self) -> Json:
+        """Mean of every figure with the standard deviation of its noise, by name."""
+        return {
+            figure.name: {"mean": figure.total / group.judged, "noise_std": figure.noise_std / group.judged}
+            for group in self.measured.groups
+            for figure in group.figures
+        }
+
+
+def look(
+    server: Server, plan: RunPlan, work: GateWork, wave: int, devices: Sequence[DeviceId], *, compared: bool
+) -> Look:
+    """Ask the devices of a wave for the private sum of their figures.
+
+    Args:
+        server: wiring of the run.
+        plan: of the run.
+        work: model that they run, and whose rows they use.
+        wave: number of the wave, from 0.
+        devices: that acknowledged the install, sorted.
+        compared: there is a model before.
+
+    Raises:
+        BudgetExceeded: when the server's ledger refuses; nobody was asked.
+    """
+    if wave >= len(plan.gates):
+        return _nothing(server, wave, f"the budget has no look at wave {wave + 1}")
+    settings, name, encoded = plan.gates[wave], f"gate-{work.version:04d}-{wave + 1}", encode(work)
+    try:
+        promises = sum_plans(server, settings, Purpose.GATE, name, tuple(devices), encoded)
+        released, sums = release_groups(server, name, promises, encoded, PLAIN_MEAN)
+    except (TooFewSurvivors, Misbehaviour) as error:  # Misbehaviour: this look was paid for before and not finished
+        return _nothing(server, wave, str(error))
+    if released is None:
+        return _nothing(server, wave, "; ".join(sums.left_out))
+    figures = read_sum(
+        released.total,
+        len(released.survivors),
+        noise_std(server, settings, len(released.survivors)),
+        server.scenario.rollout,
+        server.scenario.privacy.unit,
+        server.scenario.drift.window,
+        compared=compared,
+    )
+    return Look(Measured(wave, (figures,)), "", _spent(server))
+
+
+def _nothing(server: Server, wave: int, detail: str) -> Look:
+    return Look(Measured(wave, ()), detail, _spent(server))
+
+
+def _spent(server: Server) -> float:
+    return server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon

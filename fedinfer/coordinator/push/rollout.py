@@ -1,0 +1,246 @@
+"""One rollout, driven by what rollout.sqlite says has to be done: push, look, judge, next wave, or take it all back.
+
+Every step is kept before the next one starts, and doing a step twice does no harm. So a coordinator that was killed
+opens the store and calls `drive` again: devices that have answered are not asked again, and a look that was paid for
+and not finished is not repeated (its budget is spent): that wave is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.plan.canary import WRONG_PASS_RATE, WRONG_STOP_RATE
+from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.coordinator.push.canary import look
+from fedinfer.coordinator.push.delivery import Delivery, deliver
+from fedinfer.coordinator.push.withdrawal import withdraw
+from fedinfer.coordinator.record import CanaryRecord, HoldRecord, RolloutRecord, WaveRecord, sent_by_kind
+from fedinfer.errors import BadMessage, TransportError
+from fedinfer.messages import GateWork, HealthReply, HealthRequest, Kind
+from fedinfer.ports import Answer, Ask
+from fedinfer.rollout.controller import (
+    INSTALL_FAILURE,
+    Action,
+    Approval,
+    Command,
+    Order,
+    Phase,
+    RolloutState,
+    TakenBack,
+    Task,
+    begin,
+    evidence,
+    todo,
+)
+from fedinfer.rollout.gates import Bound, Gate, GateSettings, Scope
+from fedinfer.rollout.looks import gates_of
+from fedinfer.rollout.waves import Wave, members
+from fedinfer.types import DeviceId, Json
+from fedinfer.wire import decode, encode
+
+OPERATOR = "coordinator"
+ON_HOLD = "[rollout] on_hold"
+"""Who approves a held wave when the scenario says `proceed`; the audit log shows this name."""
+
+
+class Steps:
+    """What this process saw of one rollout, step by step, and how it ended."""
+
+    def __init__(self) -> None:
+        self._steps: list[WaveRecord | CanaryRecord | HoldRecord] = []
+        self._phase, self._devices_active = "", 0
+
+    def add(self, step: WaveRecord | CanaryRecord | HoldRecord) -> None:
+        """One more step."""
+        self._steps.append(step)
+
+    def end(self, phase: Phase, devices_active: int) -> None:
+        """The rollout rests."""
+        self._phase, self._devices_active = str(phase), devices_active
+
+    def record(self) -> RolloutRecord:
+        """Everything so far."""
+        return RolloutRecord(self._phase, tuple(self._steps), self._devices_active)
+
+
+def roll_out(
+    server: Server, plan: RunPlan, progress: Progress, previous: int, active: Mapping[DeviceId, int], steps: Steps
+) -> RolloutState:
+    """Bring the present version to every device that can be reached, or take it back from those that have it.
+
+    Args:
+        server: wiring of the run.
+        plan: of the run.
+        progress: of the run.
+        previous: version to go back to; 0 when there is none.
+        active: devices that can be reached, and the version that each of them says it runs.
+        steps: takes what happens.
+
+    Returns:
+        The state in which the rollout rests; anything but done: it did not reach the whole fleet.
+    """
+    fleet: dict[DeviceId, dict[str, str]] = {device: {} for device in active}
+    waves = [Wave(fraction) for fraction in server.scenario.rollout.waves]
+    name, before = f"{server.run_id}-v{progress.version}", str(previous or "")
+    settings = settings_of(server, plan, compared=previous > 0)
+    state = begin(name, str(progress.version), before, fleet, waves, settings, Approval.NONE)
+    server.rollouts.start(state, OPERATOR, server.clock.now())
+    state = drive(server, plan, progress, name, active, steps)
+    installed = 0 if state.phase is Phase.ROLLED_BACK else len(server.rollouts.installed(name))
+    steps.end(state.phase, installed)
+    return state
+
+
+def drive(
+    server: Server, plan: RunPlan, progress: Progress, name: str, fleet: Mapping[DeviceId, int], steps: Steps
+) -> RolloutState:
+    """Do what the kept state of a rollout says until there is nothing left to do.
+
+    Args:
+        server: wiring of the run.
+        plan: of the run.
+        progress: of the run.
+        name: a rollout in the store, new or begun by a process that is gone.
+        fleet: devices that can be reached, and the version that each of them says it runs.
+        steps: takes what happens.
+
+    Returns:
+        The state in which the rollout rests: done, held, rolled back or aborted.
+    """
+    state = _past_hold(server, server.rollouts.load(name), steps)
+    while actions := todo(state):
+        action = actions[0]
+        if action.task is Task.PUSH:
+            state = _push_wave(server, state, action, fleet, steps)
+        elif action.task is Task.MEASURE:
+            state = _look_at_wave(server, plan, progress, state, action, steps)
+        else:
+            _take_back(server, progress, state)
+            state, _ = server.rollouts.apply(name, TakenBack(), server.clock.now())
+        state = _past_hold(server, state, steps)
+    return state
+
+
+def reachable(server: Server, version: int) -> dict[DeviceId, int]:
+    """Devices that answer now, and which version each of them runs; the others get the newest one when they are back.
+
+    Raises:
+        TransportError: nobody answers.
+    """
+    common = encode(HealthRequest(version))
+    asks = [Ask(device, Kind.HEALTH, common) for device in sorted(server.devices)]
+    answers = server.transport.ask(asks, server.scenario.training.deadline_seconds)
+    found = {answer.device: _version_in(answer) for answer in answers if not answer.error}
+    if not found:
+        raise TransportError(f"none of {len(asks)} devices can be reached for version {version}")
+    return dict(sorted(found.items()))
+
+
+def _version_in(answer: Answer) -> int:
+    """0 when nobody can tell: the device gets the whole model."""
+    try:
+        return decode(HealthReply, answer.body).version
+    except BadMessage:
+        return 0
+
+
+def settings_of(server: Server, plan: RunPlan, *, compared: bool) -> GateSettings:
+    """Acknowledged installs, an exact count; and the figures of a look, where the budget has looks."""
+    section = server.scenario.rollout
+    limit = section.max_failure_rate
+    installs = Gate(INSTALL_FAILURE, Bound.AT_MOST, limit, limit, 0.0, 1.0, Scope.WAVE)
+    figures = gates_of(section, compared=compared) if plan.gates else ()
+    return GateSettings((installs, *figures), section.min_judged, WRONG_PASS_RATE, WRONG_STOP_RATE, 1)
+
+
+def _push_wave(
+    server: Server, state: RolloutState, action: Action, fleet: Mapping[DeviceId, int], steps: Steps
+) -> RolloutState:
+    name, everyone = state.rollout, {device: dict[str, str]() for device in fleet}
+    devices = server.rollouts.waiting(name, action.wave, members(everyone, state.waves, name, action.wave))
+    delivery = deliver(server, int(action.version), {device: fleet[device] for device in devices})
+    server.rollouts.acknowledge(name, action.wave, dict.fromkeys(delivery.installed, "") | dict(delivery.failed))
+    delivered = server.rollouts.delivered(name, action.wave)
+    after, _ = server.rollouts.apply(name, delivered, server.clock.now())
+    record = WaveRecord(
+        version=int(action.version),
+        wave=action.wave + 1,
+        installed=delivered.installed,
+        failed=delivered.failed,
+        first_failure=next(iter(delivery.failed.values()), ""),
+        sent=tuple(delivery.sent.values()),
+        state=str(after.phase),
+        reason=after.reason,
+    )
+    steps.add(record)
+    server.emit("wave", record.to_json())
+    return after
+
+
+def _look_at_wave(
+    server: Server, plan: RunPlan, progress: Progress, state: RolloutState, action: Action, steps: Steps
+) -> RolloutState:
+    devices, version = server.rollouts.installed(state.rollout, action.wave), int(action.version)
+    work = GateWork(version, progress.window)
+    found = look(server, plan, work, action.wave, devices, compared=state.previous != "")
+    findings = evidence(replace(state, looks=(*state.looks, found.measured.groups))).findings
+    bounds = {f.figure: {"lower": f.lower, "upper": f.upper, "verdict": str(f.verdict)} for f in findings}
+    after, _ = server.rollouts.apply(state.rollout, found.measured, server.clock.now())
+    record = CanaryRecord(
+        version=version,
+        wave=action.wave + 1,
+        judged=found.judged,
+        figures={name: told | bounds.get(name, {"verdict": "told"}) for name, told in found.told().items()},
+        detail=found.detail,
+        epsilon=found.epsilon,
+        state=str(after.phase),
+        reason=after.reason,
+    )
+    steps.add(record)
+    server.emit("gate", record.to_json())
+    return after
+
+
+def _past_hold(server: Server, state: RolloutState, steps: Steps) -> RolloutState:
+    """A held wave waits for a person, unless the scenario said beforehand that it may go on."""
+    if state.phase is not Phase.HELD or server.scenario.rollout.on_hold == "stop":
+        return state
+    order = Command(Order.APPROVE, ON_HOLD, f'on_hold = "proceed": {state.reason}')
+    after, _ = server.rollouts.apply(state.rollout, order, server.clock.now())
+    held = HoldRecord(int(state.version), state.wave + 1, state.reason)
+    steps.add(held)
+    server.emit("proceeded", held.to_json())
+    return after
+
+
+def _take_back(server: Server, progress: Progress, state: RolloutState) -> None:
+    """The files of the version before go out again under a new number: versions never fall on a device.
+
+    The first version of all has none before it: it is withdrawn.
+    """
+    devices = server.rollouts.installed(state.rollout)
+    if not state.previous:
+        withdraw(server, int(state.version), devices)
+        return
+    previous = int(state.previous)
+    manifest = server.repository.reissue(previous, server.clock.now())
+    progress.version = manifest.version
+    delivery = deliver(server, manifest.version, dict.fromkeys(devices, int(state.version)))
+    server.emit("rolled_back", {"to": previous, "as": manifest.version, **_outcome(delivery)})
+
+
+def _outcome(delivery: Delivery) -> Json:
+    pushed = sent_by_kind(tuple(delivery.sent.values()))
+    return {"devices": len(delivery.installed), "failed": dict(delivery.failed), "pushed": pushed}
+
+
+def hint_of(state: RolloutState) -> str:
+    """What would let a held rollout go on; empty for other ends."""
+    if state.phase is not Phase.HELD:
+        return ""
+    return (
+        'raise [rollout] gate_epsilon, let more devices into a wave, or widen the limits; on_hold = "proceed" goes on '
+        'all the same, unjudgeable = "acknowledge" leaves looks out where the plan shows that they decide nothing'
+    )

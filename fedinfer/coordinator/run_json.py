@@ -1,0 +1,156 @@
+"""run.json, schema 1: what a run did, in figures. The same scenario and seed give the same record apart from times."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
+from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.plan.correlation import describe
+from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.coordinator.record import plain
+from fedinfer.errors import StoreError
+from fedinfer.types import Json, Unit
+
+SCHEMA = 1
+
+
+def opening(server: Server, plan: RunPlan) -> Json:
+    """What is known before the first round; the `started` event."""
+    scenario = server.scenario
+    return {
+        "scenario": scenario.scenario.name,
+        "description": scenario.scenario.description,
+        "seed": scenario.scenario.seed,
+        "population": len(server.devices),
+        "rounds": plan.rounds,
+        "retrain_rounds": plan.retrain_rounds,
+        "windows": plan.windows,
+        "task": {"kind": "classification", "metric": "accuracy", "classes": list(server.schema.labels)},
+        "model": {"kind": str(scenario.model.kind), "parameters": server.trainer.dimension},
+        "privacy": privacy_of(server, plan),
+        "secure_aggregation": secure_aggregation_of(server, plan),
+        "warnings": list(plan.warnings),
+    }
+
+
+def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seconds: float) -> Json:
+    """The whole record."""
+    start = opening(server, plan)
+    latencies = np.asarray(progress.latencies_us or [0.0])
+    return {
+        "schema": SCHEMA,
+        "scenario": start["scenario"],
+        "description": start["description"],
+        "seed": start["seed"],
+        "engine": plan.engine,
+        "status": status,
+        "seconds": seconds,
+        "task": start["task"],
+        "model": start["model"],
+        "population": start["population"],
+        "metrics": dict(progress.rounds[-1].metrics) if progress.rounds else {},
+        "rounds": [row.to_json() for row in progress.rounds],
+        "privacy": start["privacy"] | {"epsilon": server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon},
+        "secure_aggregation": start["secure_aggregation"],
+        "models": [row.to_json() for row in progress.models],
+        "inference": {
+            "predictions": progress.predictions,
+            "latency_us": {"p50": float(np.quantile(latencies, 0.5)), "p99": float(np.quantile(latencies, 0.99))},
+            "metric": progress.correct / progress.predictions if progress.predictions else None,
+        },
+        "drift": _drift(server, progress),
+        "devices": {"refused": progress.refused, "dropped": progress.dropped},
+        "warnings": start["warnings"],
+    }
+
+
+def write(folder: Path, record: Json) -> None:
+    """Write run.json in one step: readers see the old file or the new one.
+
+    Raises:
+        StoreError: when the folder cannot be written.
+    """
+    temporary = folder / "run.json.part"
+    try:
+        temporary.write_text(json.dumps(plain(record), indent=2, allow_nan=False) + "\n")
+        temporary.replace(folder / "run.json")
+    except OSError as error:
+        raise StoreError(f"{folder / 'run.json'}: {error}", hint="check free space and permissions") from error
+
+
+def privacy_of(server: Server, plan: RunPlan) -> Json:
+    """The promise beside every epsilon: unit, relation, sampling, accountant, trust."""
+    privacy = server.scenario.privacy
+    return {
+        "unit": str(privacy.unit),
+        "trust": str(privacy.trust),
+        "epsilon": 0.0,
+        "delta": privacy.delta,
+        "budget": privacy.epsilon,
+        "planned_epsilon": plan.planned.epsilon if plan.planned else None,
+        "drift_epsilon": plan.drift_epsilon,
+        "accountant": plan.planned.accountant if plan.planned else "none",
+        "relation": str(plan.relation),
+        "sampling": plan.sampling,
+        "clipping": privacy.clipping,
+        "clipping_norm": privacy.clipping_norm,
+        "noise_multiplier": plan.noise_multiplier,
+        "correlation": describe(plan.factorization),
+        "drift_noise_multiplier": plan.drift_noise_multiplier,
+        "gate_epsilon": plan.gate_epsilon,
+        "gate_noise_multiplier": plan.gate_noise_multiplier,
+        "mechanism": privacy.mechanism if privacy.trust == "distributed" else "gaussian",
+        "guaranteed_noise_contributors": plan.train.mechanism.contributors,
+        "private": privacy.unit is not Unit.NONE,
+    }
+
+
+def secure_aggregation_of(server: Server, plan: RunPlan) -> Json:
+    """Mode and parameters of secure aggregation."""
+    section, train = server.scenario.secure_aggregation, plan.train
+    return {
+        "mode": str(section.mode),
+        "threshold": train.min_survivors,
+        "shares_threshold": train.threshold,
+        "neighbors": train.degree,
+        "bits": train.mechanism.bits,
+        "dimension": train.mechanism.padded,
+        "server_model": section.server_model,
+        "dropout_rate": section.dropout_rate,
+        "corruption_rate": section.corruption_rate,
+        "groups": train.groups,
+        "group_size": plan.group_size,
+        "corrupt_per_group": train.corrupt,
+        "drift_groups": plan.drift.groups if plan.drift else 0,
+        "robust": str(plan.rule.kind),
+    }
+
+
+def _drift(server: Server, progress: Progress) -> Json:
+    """Windows, alarms and the metric before, during and after the change of the world (simulation knows when)."""
+    metrics = [row.metric for row in progress.windows]
+    inject = server.scenario.drift.inject
+    change = inject.at_window if inject is not None and inject.kind != "none" else None
+    healed = next((m.window for m in progress.models if m.reason == "drift"), None)
+    before = [m for i, m in enumerate(metrics, 1) if change is None or i < change]
+    during = [m for i, m in enumerate(metrics, 1) if change is not None and i >= change and (not healed or i <= healed)]
+    after = [m for i, m in enumerate(metrics, 1) if healed is not None and i > healed]
+    return {
+        "windows": len(progress.windows),
+        "changed_at": change,
+        "alarms": [row.to_json() for row in progress.alarms],
+        "triggered_rounds": progress.triggered,
+        "metric_before": _mean(before),
+        "metric_during": _mean(during),
+        "metric_after": _mean(after),
+        "timeline": [row.to_json() for row in progress.windows],
+    }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,117 @@
+"""One training round: charge the ledger, sum privately in groups, decode, combine, step the server's optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedinfer.coordinator.aggregate.groups import RoundSum
+from fedinfer.coordinator.aggregate.promise import drawn, sum_plans
+from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release_groups
+from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.participation import Asked, Turns
+from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.coordinator.record import RoundRecord
+from fedinfer.coordinator.train.server_step import apply_release
+from fedinfer.errors import BudgetExceeded, TooFewSurvivors
+from fedinfer.messages import FitWork, Purpose
+from fedinfer.privacy.mechanism.mechanism import decoded_sensitivity
+from fedinfer.wire import encode
+
+MOST_ABORTS_IN_A_ROW = 5
+
+
+def training_round(server: Server, plan: RunPlan, progress: Progress, reason: str) -> None:
+    """Run one round and record it; an aborted round leaves the weights as they are.
+
+    Raises:
+        BudgetExceeded: when the server's ledger refuses; nothing was asked.
+        TooFewSurvivors: after several aborted rounds in a row.
+        BudgetExceeded: when so many devices refuse that no round can be released any more.
+    """
+    started = server.clock.seconds()
+    progress.round += 1
+    round_id = f"round-{progress.round:04d}"
+    asked = ask_next(server, plan, progress, round_id)
+    norm = progress.clipping_norm
+    work = encode(FitWork(progress.weights, progress.window, norm))
+    promises = sum_plans(server, plan.train, Purpose.TRAIN, round_id, asked.cohort, work, asked.turn)
+    released, sums = release_groups(server, round_id, promises, work, plan.rule, asked.noise)
+    unclipped = None if released is None else apply_release(server, plan, progress, released)
+    clipping = _Clipping(released is not None, norm, unclipped)
+    progress.dropped += sums.dropped
+    progress.refused += len(sums.refused)
+    progress.rounds.append(_record(server, progress, reason, sums, started, clipping))
+    server.emit("round", progress.rounds[-1].to_json())
+    progress.aborted_in_a_row = 0 if clipping.released else progress.aborted_in_a_row + 1
+    if not clipping.released:
+        _check_hope(plan, progress.aborted_in_a_row, sums)
+
+
+@dataclass(frozen=True, slots=True)
+class _Clipping:
+    """How a round ended: whether it was released, by which norm it clipped, and what it learned about that."""
+
+    released: bool
+    norm: float
+    unclipped: float | None
+
+
+def _check_hope(plan: RunPlan, aborted: int, sums: RoundSum) -> None:
+    """Stop a run whose rounds abort and will go on to.
+
+    Raises:
+        BudgetExceeded: so many devices refuse that no round can be released.
+        TooFewSurvivors: several rounds in a row were aborted.
+    """
+    least = plan.train.groups * plan.train.min_survivors
+    if sums.asked - len(sums.refused) < least:
+        raise BudgetExceeded(
+            f"{len(sums.refused)} of {sums.asked} devices refuse by their own ledgers, {least} are needed: "
+            f"{sums.error_of(sums.refused[0])}",
+            hint="train less, or have the owners of the devices agree to a larger budget",
+        )
+    if aborted >= MOST_ABORTS_IN_A_ROW:
+        raise TooFewSurvivors(
+            f"{aborted} rounds in a row aborted, the last: {sums.left_out[-1]}",
+            hint="lower fleet.dropout, enlarge the cohort, or raise secure_aggregation.dropout_rate (more noise)",
+        )
+
+
+def start_turns(server: Server, plan: RunPlan) -> Turns | None:
+    """The server's memory of a run with correlated noise, before its first round; None for independent noise."""
+    if plan.factorization is None:
+        return None
+    circle = server.generator("turns").permutation(sorted(server.devices)).tolist()
+    mechanism = plan.train.mechanism
+    std = plan.train.noise_multiplier * decoded_sensitivity(mechanism)
+    return Turns(plan.factorization, circle, plan.cohort, std, mechanism.dimension)
+
+
+def ask_next(server: Server, plan: RunPlan, progress: Progress, round_id: str) -> Asked:
+    """Whose turn it is; with independent noise a uniformly drawn cohort. No amplification is claimed for it."""
+    if progress.turns is not None:
+        return progress.turns.take(server.noise(round_id))
+    return Asked(drawn(server, tuple(sorted(server.devices)), plan.cohort, round_id))
+
+
+def _record(
+    server: Server, progress: Progress, reason: str, sums: RoundSum, started: float, clipping: _Clipping
+) -> RoundRecord:
+    return RoundRecord(
+        round=progress.round,
+        reason=reason,
+        cohort=sums.asked,
+        survivors=len(sums.survivors),
+        refused=len(sums.refused),
+        groups=len(sums.groups),
+        groups_released=len(sums.summed),
+        released=clipping.released,
+        detail="; ".join(sums.left_out),
+        metrics=server.trainer.evaluate(progress.weights, *server.judged(progress.window)),
+        clipping_norm=clipping.norm,
+        unclipped=clipping.unclipped,
+        epsilon=server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon,
+        seconds=server.clock.seconds() - started,
+        bytes_up=sums.traffic.up,
+        bytes_down=sums.traffic.down,
+    )

@@ -1,0 +1,92 @@
+"""What a released sum of clipped updates says: the updates in the model's units, and the next round's clipping norm.
+
+Everything here is computed from releases and public figures: post-processing, which costs no privacy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedinfer.coordinator.aggregate.release import Release
+from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.plan.robust import Rule
+from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.coordinator.plan.sum_settings import noise_model_of
+from fedinfer.coordinator.train.robust import combine
+from fedinfer.privacy.mechanism.clipping import Clipping, FixedClipping, clipping_of
+from fedinfer.privacy.noise_model import Work
+from fedinfer.secagg.groups import FloatArray
+from fedinfer.types import FloatVector
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A release taken apart.
+
+    Args:
+        total: sum of the updates in the model's units, float32 (d,).
+        robust: what a robust rule makes of the groups' mean updates, float32 (d,); None: the plain mean is wanted.
+        clipping_norm: of the next round.
+        unclipped: noisy fraction of devices that were not clipped, not always in [0, 1]; None where the norm is fixed.
+    """
+
+    total: FloatVector
+    robust: FloatVector | None
+    clipping_norm: float
+    unclipped: float | None
+
+
+def open_release(
+    clipping: Clipping, rule: Rule, norm: float, total: FloatVector, means: FloatArray | None, survivors: int
+) -> Opened:
+    """Take a release apart.
+
+    A robust rule judges updates and bits each by themselves: a group with an outlying bit keeps its update and the
+    other way round. The bits go through the rule too, because one spoiled group could else drive the norm of everybody.
+
+    Args:
+        clipping: of the run.
+        rule: of the run.
+        norm: clipping norm of this round.
+        total: released sum, float32 (d + clipping.extra,).
+        means: of the groups, float32 (groups, d + clipping.extra), when a robust rule combines them.
+        survivors: devices in the sum.
+    """
+    updates, robust = clipping.updates(total, norm), None
+    if means is not None:
+        robust = combine(rule, clipping.updates(means, norm), rule.bound or norm)
+    if isinstance(clipping, FixedClipping):
+        return Opened(updates, robust, norm, None)
+    mean_bit = clipping.bits(total) / np.float32(survivors)
+    if means is not None:
+        mean_bit = combine(rule, clipping.bits(means), clipping.weight)
+    unclipped = clipping.fraction(float(mean_bit[0]))
+    return Opened(updates, robust, clipping.next_norm(norm, unclipped), unclipped)
+
+
+def apply_release(server: Server, plan: RunPlan, progress: Progress, released: Release) -> float | None:
+    """Step the server's optimizer with the mean of a released sum, or with what a robust rule makes of the groups'.
+
+    Returns:
+        Noisy fraction of devices that were not clipped, where the norm is adaptive: it moves the next round's norm.
+    """
+    from fedinfer.training.server_optimizers import apply
+
+    clipping, survivors = clipping_of(server.scenario.privacy), len(released.survivors)
+    opened = open_release(clipping, plan.rule, progress.clipping_norm, released.total, released.means, survivors)
+    progress.clipping_norm = opened.clipping_norm
+    if opened.robust is not None:
+        mean = opened.robust
+    elif noise_model_of(server.scenario).work is Work.GRADIENT_SUMS:
+        # A gradient sum points uphill; its expected number of rows is public, so the step size does not depend on
+        # how many rows were drawn.
+        rows = plan.train.sampling_rate * sum(server.rows[device] for device in released.survivors)
+        mean = -opened.total / np.float32(max(rows, 1.0))
+    else:
+        mean = opened.total / np.float32(survivors)
+    tuned = server.trainer.tuned(progress.weights)
+    progress.optimizer, tuned = apply(progress.optimizer, tuned, mean, plan.optimizer)
+    progress.weights = server.trainer.replace(progress.weights, tuned)
+    return opened.unclipped

@@ -1,0 +1,115 @@
+"""What a device checks about a plan before it takes part: the server proposes, the device's owner decides.
+
+Rules, each with a test in tests/protocol/test_device_plans.py. A plan is refused
+* that is of another run, or does not name this device, or hides it among fewer than its owner demands;
+* that protects another unit, or trusts somebody else with the noise, than the run this device joined;
+* whose mechanism does not bound exactly what this device is going to send: its clipping norm is the one this device
+  clips to (of an adaptive run: that of update and bit in units of the round's norm, whatever that is), so nobody can
+  make an epsilon look smaller by naming another norm;
+* whose cohort is a group that the published seed does not give;
+* that claims sampling or local steps for work that has none;
+* that counts noise of more devices than are honest and present by the owner's own assumption;
+* that correlates noise where the run it joined does not, or over other rounds. That a turn does not come too early is
+  up to fedinfer.device.session_store, which remembers the last one.
+"""
+
+from __future__ import annotations
+
+from fedinfer.config import Correlation
+from fedinfer.device.host import Host
+from fedinfer.drift.channels import report_channels
+from fedinfer.drift.sketch import report_norm
+from fedinfer.errors import Misbehaviour
+from fedinfer.messages import INDEPENDENT, Purpose, SumPlan
+from fedinfer.privacy.charges import charge, mechanism_of
+from fedinfer.privacy.mechanism.clipping import clipping_of
+from fedinfer.privacy.noise_model import Work, noise_model
+from fedinfer.rollout.looks import NORM
+from fedinfer.secagg.groups import check_group, most_corrupt
+from fedinfer.secagg.hypergeometric import share_of
+from fedinfer.types import DeviceId, Unit
+
+
+def check_plan(host: Host, plan: SumPlan, device: DeviceId) -> None:
+    """Refuse a plan that this device's owner would not agree to.
+
+    Raises:
+        Misbehaviour: says what is wrong, with numbers.
+    """
+    _check_place(host, plan, device)
+    _check_promise(host, plan)
+    _check_work(plan)
+    _check_turn(host, plan)
+    if noise_model(plan.trust, plan.unit).noise_in_ring:
+        _check_mechanism(host, plan)
+    charge(plan)  # refuses a plan whose parts contradict each other
+
+
+def corruption_rate(host: Host, plan: SumPlan) -> float:
+    """Part of the cohort that may work for the attacker, by the owner's own assumption about all devices.
+
+    A group dealt from many devices holds more than its share of the corrupt ones about every second time.
+    """
+    rate, split = host.policy.corruption_rate, plan.split
+    if split.groups == 1:
+        return rate
+    size, everyone = len(plan.cohort), len(split.everyone)
+    corrupt = most_corrupt(everyone, share_of(everyone, rate), size, split.groups)
+    return min((corrupt + 0.5) / size, 1.0) if corrupt else rate
+
+
+def _check_place(host: Host, plan: SumPlan, device: DeviceId) -> None:
+    if plan.run_id != host.joined().run_id:
+        raise Misbehaviour(f"plan of run {plan.run_id!r}, this device joined {host.joined().run_id!r}")
+    if device not in plan.cohort:
+        raise Misbehaviour(f"device {device} is not in the cohort of round {plan.round_id}")
+    check_group(plan.cohort, plan.split)
+    if not host.policy.min_survivors <= plan.min_survivors <= len(plan.cohort):
+        raise Misbehaviour(
+            f"the plan hides this device among {plan.min_survivors} survivors of {len(plan.cohort)}, its owner demands "
+            f"{host.policy.min_survivors}"
+        )
+
+
+def _check_promise(host: Host, plan: SumPlan) -> None:
+    privacy = host.joined().scenario.privacy
+    if (plan.unit, plan.trust) != (privacy.unit, privacy.trust):
+        raise Misbehaviour(
+            f"the plan protects a {plan.unit} with {plan.trust} trust, this device joined a run that protects a "
+            f"{privacy.unit} with {privacy.trust} trust"
+        )
+
+
+def _check_work(plan: SumPlan) -> None:
+    """Sampling happens only where examples are trained on; several noisy steps only where a device trains by itself."""
+    training, model = plan.purpose is Purpose.TRAIN, noise_model(plan.trust, plan.unit)
+    examples = training and model.unit is Unit.EXAMPLE
+    if not examples and plan.sampling_rate != 1:
+        raise Misbehaviour(f"sampling rate {plan.sampling_rate} for work that samples nothing")
+    if not (training and model.work is Work.PRIVATE_STEPS) and plan.local_steps != 1:
+        raise Misbehaviour(f"{plan.local_steps} local steps for work that has one")
+
+
+def _check_turn(host: Host, plan: SumPlan) -> None:
+    scenario, turn = host.joined().scenario, plan.turn
+    if plan.purpose is Purpose.TRAIN and scenario.privacy.correlation is Correlation.BANDED:
+        if turn.rounds != scenario.most_rounds:
+            raise Misbehaviour(f"noise is correlated over {turn.rounds} rounds, the run has {scenario.most_rounds}")
+    elif turn != INDEPENDENT:
+        raise Misbehaviour(f"correlated noise for purpose {plan.purpose}, where this run has independent noise")
+
+
+def _check_mechanism(host: Host, plan: SumPlan) -> None:
+    mechanism, task = mechanism_of(plan), host.joined()
+    norm = clipping_of(task.scenario.privacy).bound
+    if plan.purpose is Purpose.GATE:
+        norm = NORM
+    elif plan.purpose is Purpose.DRIFT:
+        norm = report_norm(plan.unit, report_channels(task.schema.classes))
+    if mechanism.clipping_norm != norm:
+        raise Misbehaviour(f"the mechanism is for clipping norm {mechanism.clipping_norm}, this device clips to {norm}")
+    honest = plan.min_survivors - share_of(len(plan.cohort), corruption_rate(host, plan))
+    if mechanism.contributors > honest:
+        raise Misbehaviour(
+            f"noise of {mechanism.contributors} devices is counted, {honest} are surely honest and there"
+        )

@@ -1,0 +1,249 @@
+"""The device's part of a private sum, one function per stage; each takes all asks of one message type.
+
+Rules, each with a test in tests/protocol/test_device_rules.py:
+* a plan that breaks the owner's rules (`check_plan`) is refused, at the first stage and again before data is
+  touched: joining another task in mid-round changes nothing that was promised;
+* spend is written to the device's ledger before data is touched;
+* a refused device answers with BudgetExceeded and touches nothing;
+* the work must have the hash that the plan promised;
+* with correlated noise a device takes no turn before its time, also not after a restart;
+* a round is started once, each stage is answered once, also by two processes at a time; secrets are wiped at the end,
+  and at once when the device refuses;
+* sums without masks happen only where the owner's policy allows them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+from fedinfer.device.aggregate.check_plan import check_plan, corruption_rate
+from fedinfer.device.aggregate.contribution import private_vectors
+from fedinfer.device.host import Host
+from fedinfer.device.session_store import Running
+from fedinfer.errors import BudgetExceeded, FedInferError, Misbehaviour, TransportError
+from fedinfer.messages import INDEPENDENT, Kind, MaskedRequest, PlainReply, PlainRequest, SumPlan
+from fedinfer.ports import Answer, Ask
+from fedinfer.privacy.charges import charge, mechanism_of, strategy_of
+from fedinfer.privacy.mechanism.encoding import encode as encode_vectors
+from fedinfer.secagg import device as secagg
+from fedinfer.secagg.packing import pack
+from fedinfer.secagg.parameters import check_session
+from fedinfer.secagg.sessions import session_of
+from fedinfer.secagg.states import SentKeys, SentMasked, SentShares, SignedSurvivors, decode_state, encode_state
+from fedinfer.types import AggregationMode, DeviceId, RingVector
+from fedinfer.wire import decode, encode
+
+STAGES = (Kind.KEYS, Kind.SHARES, Kind.MASKED, Kind.SURVIVORS, Kind.UNMASK)
+Reply = Callable[[Ask, SumPlan, RingVector], bytes]
+S = TypeVar("S")
+
+
+def answer_keys(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """First stage: check the plan, make fresh keys."""
+    plan = decode(SumPlan, asks[0].common)
+    return [_answered(ask, lambda ask: _start(host, plan, ask)) for ask in asks]
+
+
+def answer_shares(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """Second stage: check the neighbours' identities, share this device's secrets among them."""
+
+    def step(ask: Ask) -> bytes:
+        running, state = _running(host, ask, Kind.KEYS, SentKeys)
+        with _wiped_on_refusal(host, ask.device):
+            after, body = secagg.answer_shares(state, ask.common, ask.own, host.joined().pinned, host.entropy)
+        host.sessions.advance(ask.device, running, running.at(Kind.SHARES, encode_state(after)))
+        return body
+
+    return [_answered(ask, step) for ask in asks]
+
+
+def answer_masked(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """Third stage: spend, compute, encode, mask."""
+    request = decode(MaskedRequest, asks[0].common)
+    alive, answers = _sorted_out(asks, lambda ask: _running(host, ask, Kind.SHARES, SentShares))
+
+    def reply(ask: Ask, _: SumPlan, ring: RingVector) -> bytes:
+        running, state = _running(host, ask, Kind.SHARES, SentShares)
+        with _wiped_on_refusal(host, ask.device):
+            after, body = secagg.answer_masked(state, request.secagg, ask.own, ring)
+        host.sessions.advance(ask.device, running, running.at(Kind.MASKED, encode_state(after)))
+        return body
+
+    if alive:
+        plan = decode(SumPlan, host.sessions.load(alive[0].device).plan)
+        # The device may have joined another task since the first stage: what it would clip to now must fit the plan.
+        with _wiped_on_refusal(host, *(ask.device for ask in alive)):
+            check_plan(host, plan, alive[0].device)
+        answers |= _contribute(host, plan, request.work, alive, reply)
+    return [answers[ask.device] for ask in asks]
+
+
+def answer_plain(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """The only stage of a sum without masks."""
+    request = decode(PlainRequest, asks[0].common)
+    plan = request.plan
+
+    def start(ask: Ask) -> None:
+        check_plan(host, plan, ask.device)
+        if not host.policy.plain_sums or plan.mode is AggregationMode.PROTOCOL:
+            raise Misbehaviour(f"device {ask.device} does not send vectors without masks")
+        _vanish(host, plan.round_id, ask)
+        _take_turn(host, plan, ask.device)
+        host.sessions.begin(ask.device, Running(plan.round_id, Kind.PLAIN, b"", b"", plan.run_id))
+        host.sessions.finish(ask.device)
+
+    def reply(_: Ask, plan: SumPlan, ring: RingVector) -> bytes:
+        return encode(PlainReply(pack(ring, plan.bits)))
+
+    alive, answers = _sorted_out(asks, start)
+    answers |= _contribute(host, plan, request.work, alive, reply)
+    return [answers[ask.device] for ask in asks]
+
+
+def answer_survivors(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """Fourth stage: sign the survivor set, once."""
+
+    def step(ask: Ask) -> bytes:
+        running, state = _running(host, ask, Kind.MASKED, SentMasked)
+        with _wiped_on_refusal(host, ask.device):
+            after, body = secagg.answer_survivors(state, ask.common, ask.own)
+        host.sessions.advance(ask.device, running, running.at(Kind.SURVIVORS, encode_state(after)))
+        return body
+
+    return [_answered(ask, step) for ask in asks]
+
+
+def answer_unmask(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """Last stage: reveal one share per neighbour, once, and wipe everything."""
+
+    def step(ask: Ask) -> bytes:
+        running, state = _running(host, ask, Kind.SURVIVORS, SignedSurvivors)
+        with _wiped_on_refusal(host, ask.device):
+            _, body = secagg.answer_unmask(state, ask.common, ask.own)
+        host.sessions.complete(ask.device, running)
+        return body
+
+    return [_answered(ask, step) for ask in asks]
+
+
+def failure(device: DeviceId, error: FedInferError) -> Answer:
+    """A typed error as an ordinary reply."""
+    return Answer(device, b"", type(error).__name__, str(error))
+
+
+def _contribute(host: Host, plan: SumPlan, work: bytes, asks: Sequence[Ask], reply: Reply) -> dict[DeviceId, Answer]:
+    """Spend for all, then compute and encode for those whose ledger agreed."""
+    if hashlib.sha256(work).digest() != plan.work_hash:
+        _wipe(host, *(ask.device for ask in asks))
+        error = Misbehaviour(f"the work of round {plan.round_id} is not the one that was promised")
+        return {ask.device: failure(ask.device, error) for ask in asks}
+    paying, answers = _reserve(host, plan, asks)
+    if not paying:
+        return answers
+    devices = [ask.device for ask in paying]
+    mechanism = mechanism_of(plan)
+    for ask, vector in zip(paying, private_vectors(host, plan, work, devices), strict=True):
+        noise = host.noise(plan, ask.device, "share")
+        ring = encode_vectors(vector, mechanism, plan.rotation_seed, noise, noise)
+        try:
+            answers[ask.device] = Answer(ask.device, reply(ask, plan, ring))
+        except FedInferError as error:
+            answers[ask.device] = failure(ask.device, error)
+    host.ledger.commit(devices, plan.run_id, plan.round_id, host.clock.now())
+    return answers
+
+
+def _reserve(host: Host, plan: SumPlan, asks: Sequence[Ask]) -> tuple[list[Ask], dict[DeviceId, Answer]]:
+    """Write the spend of everybody into the ledger; who may not spend answers with the refusal."""
+    reason = f"{plan.purpose} {plan.round_id}"
+    verdicts = host.ledger.reserve(
+        [ask.device for ask in asks], plan.run_id, plan.round_id, charge(plan), reason, host.clock.now()
+    )
+    answers = {device: failure(device, error) for device, error in verdicts.items() if error is not None}
+    for device in answers:
+        host.refused[device] = host.refused.get(device, 0) + 1
+    # Who is only asked a second time keeps its state: another process may be answering the first time.
+    _wipe(host, *(device for device, error in verdicts.items() if isinstance(error, BudgetExceeded)))
+    return [ask for ask in asks if ask.device not in answers], answers
+
+
+@contextmanager
+def _wiped_on_refusal(host: Host, *devices: DeviceId) -> Iterator[None]:
+    """Who refuses is out of the round."""
+    try:
+        yield
+    except FedInferError:
+        _wipe(host, *devices)
+        raise
+
+
+def _wipe(host: Host, *devices: DeviceId) -> None:
+    """Erase the keys and shares of a round that a device takes no further part in, now and not at its next round."""
+    for device in devices:
+        with suppress(Misbehaviour):  # nothing is kept, or another process moved on and answers for itself
+            host.sessions.complete(device, host.sessions.load(device))
+
+
+def _start(host: Host, plan: SumPlan, ask: Ask) -> bytes:
+    check_plan(host, plan, ask.device)
+    _vanish(host, plan.round_id, ask)
+    session, member = session_of(plan), host.members[ask.device]
+    policy = host.policy
+    check_session(session, policy.min_survivors, policy.dropout_rate, corruption_rate(host, plan))
+    _take_turn(host, plan, ask.device)
+    state, body = secagg.answer_keys(session, member.identity, ask.device, host.entropy)
+    host.sessions.begin(ask.device, Running(plan.round_id, Kind.KEYS, ask.common, encode_state(state), plan.run_id))
+    return body
+
+
+def _take_turn(host: Host, plan: SumPlan, device: DeviceId) -> None:
+    """Before anything is answered: a turn that is begun is taken, whatever becomes of its round."""
+    if plan.turn != INDEPENDENT:
+        host.sessions.take_turn(device, plan.run_id, strategy_of(plan), plan.turn)
+
+
+def _running(host: Host, ask: Ask, stage: Kind, kind: type[S]) -> tuple[Running, S]:
+    """The running round of a device, which must have finished `stage`."""
+    running = host.sessions.load(ask.device)
+    _vanish(host, running.round_id, ask)
+    if running.stage is not stage:
+        raise Misbehaviour(f"device {ask.device} is at stage {running.stage}, asked for {ask.kind}")
+    state = decode_state(running.state)
+    if not isinstance(state, kind):
+        raise Misbehaviour(f"device {ask.device} holds a {type(state).__name__} at stage {stage}")
+    return running, state
+
+
+def _vanish(host: Host, round_id: str, ask: Ask) -> None:
+    """Simulated devices vanish at a drawn stage and stay away for the rest of the round."""
+    at = host.vanishes(round_id, ask.device)
+    if at is not None and _position(Kind(ask.kind)) >= STAGES.index(at):
+        host.sessions.finish(ask.device)
+        raise TransportError(f"device {ask.device} vanished at {at} in round {round_id}")
+
+
+def _position(kind: Kind) -> int:
+    return STAGES.index(Kind.MASKED if kind is Kind.PLAIN else kind)
+
+
+def _sorted_out(asks: Sequence[Ask], check: Callable[[Ask], object]) -> tuple[list[Ask], dict[DeviceId, Answer]]:
+    """Asks that pass a check, and the answers of those that do not."""
+    alive: list[Ask] = []
+    answers: dict[DeviceId, Answer] = {}
+    for ask in asks:
+        try:
+            check(ask)
+            alive.append(ask)
+        except FedInferError as error:
+            answers[ask.device] = failure(ask.device, error)
+    return alive, answers
+
+
+def _answered(ask: Ask, body: Callable[[Ask], bytes]) -> Answer:
+    try:
+        return Answer(ask.device, body(ask))
+    except FedInferError as error:
+        return failure(ask.device, error)

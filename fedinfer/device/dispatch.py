@@ -1,0 +1,94 @@
+"""The device's one door: asks of one kind in, answers out. It knows which use case answers which message.
+
+Rule: a real device sends no text that can hold a value of its rows, a path, or a stack trace. Such errors leave as
+their class name; what they say is in the device's own log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from fedinfer.device import enrolment as join
+from fedinfer.device import inference as observe
+from fedinfer.device import install
+from fedinfer.device.aggregate import stages as sums
+from fedinfer.device.host import Host
+from fedinfer.errors import BadMessage, DataError, FedInferError, GateFailed, StoreError
+from fedinfer.messages import Kind
+from fedinfer.ports import Answer, Ask
+
+_log = logging.getLogger(__name__)
+_ABOUT_ROWS = (DataError.__name__, GateFailed.__name__, StoreError.__name__)
+_UNTOLD = "its text stays in the device's own log"
+MAX_DETAIL = 1000
+"""Characters of an error text that leave a device."""
+
+_USE_CASES: dict[Kind, Callable[[Host, Sequence[Ask]], list[Answer]]] = {
+    Kind.ENROLL: join.answer_enroll,
+    Kind.JOIN: join.answer_join,
+    Kind.KEYS: sums.answer_keys,
+    Kind.SHARES: sums.answer_shares,
+    Kind.MASKED: sums.answer_masked,
+    Kind.PLAIN: sums.answer_plain,
+    Kind.SURVIVORS: sums.answer_survivors,
+    Kind.UNMASK: sums.answer_unmask,
+    Kind.PUSH: install.answer_push,
+    Kind.WITHDRAW: install.answer_withdraw,
+    Kind.DRIFT: observe.answer_window,
+    Kind.HEALTH: observe.answer_health,
+}
+
+
+class DeviceResponder:
+    """Answers for all devices of a host.
+
+    Args:
+        host: wiring of this process.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def answer(self, asks: Sequence[Ask]) -> Sequence[Answer]:
+        """One Answer per Ask, in order. All asks have the same kind; those with one common part in a row go together.
+
+        An error that concerns the common part concerns everyone; errors of one device stay with it. On a real device
+        a programming error is an answer too: Flower would send its text to the server.
+        """
+        if not asks:
+            return []
+        try:
+            kind = Kind(asks[0].kind)
+        except ValueError:
+            error = BadMessage(f"message type {asks[0].kind!r} has no use case")
+            return [sums.failure(ask.device, error) for ask in asks]
+        if self.host.policy.reveals_simulation:
+            return self._answers(kind, asks)
+        try:
+            return [_discreet(answer) for answer in self._answers(kind, asks)]
+        except Exception as error:  # whatever it is, its text must not reach the server
+            _log.exception("%s failed", kind)
+            return [
+                Answer(ask.device, b"", FedInferError.__name__, f"{type(error).__name__}: {_UNTOLD}") for ask in asks
+            ]
+
+    def _answers(self, kind: Kind, asks: Sequence[Ask]) -> list[Answer]:
+        parts = groupby(asks, key=lambda ask: ask.common)
+        return [answer for _, part in parts for answer in self._answers_to_one(kind, list(part))]
+
+    def _answers_to_one(self, kind: Kind, asks: Sequence[Ask]) -> list[Answer]:
+        try:
+            return _USE_CASES[kind](self.host, asks)
+        except FedInferError as error:
+            return [sums.failure(ask.device, error) for ask in asks]
+
+
+def _discreet(answer: Answer) -> Answer:
+    """The answer without what the server must not read."""
+    if answer.error not in _ABOUT_ROWS:
+        return replace(answer, detail=answer.detail[:MAX_DETAIL])
+    _log.warning("%s: %s", answer.error, answer.detail)
+    return replace(answer, detail=_UNTOLD)

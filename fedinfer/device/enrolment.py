@@ -1,0 +1,93 @@
+"""Enrolment: who this device is, and whom it believes. Certificates are checked against the pinned authority.
+
+Both answers carry a proof that the device has the key of its certificate, made for the server's nonce.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from fedinfer.config import Scenario, from_flat
+from fedinfer.device.host import Host, Task
+from fedinfer.errors import BadMessage, Misbehaviour
+from fedinfer.messages import EnrollReply, EnrollRequest, JoinFacts, JoinReply, JoinRequest
+from fedinfer.ports import Answer, Ask
+from fedinfer.privacy.accounting.ledger import ANY_TASK
+from fedinfer.privacy.charges import relation_of
+from fedinfer.schema import Schema
+from fedinfer.secagg.enrolment import Challenge, Possession, Step, prove_possession, verify_enrolment
+from fedinfer.types import DeviceId
+from fedinfer.wire import decode, encode
+
+
+def answer_enroll(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """Introduce the devices of this process."""
+    request = decode(EnrollRequest, asks[0].common)
+    challenge = Challenge(request.run_id, request.nonce, host.build)
+    return [Answer(ask.device, encode(_introduction(host, challenge, ask.device))) for ask in asks]
+
+
+def answer_join(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """Take in the task once per process: scenario, schema, and every certificate that the authority signed.
+
+    The trusted root of the model repository is pinned on first use, for all later runs; a device that was shipped with
+    one keeps its own. A second request of the run that the device is in changes nothing.
+    """
+    request = decode(JoinRequest, asks[0].common)
+    challenge = Challenge(request.run_id, request.nonce, host.build)
+    if host.task is None or host.task.run_id != request.run_id:
+        host.task = _task(host, request)
+        host.trusted_root = host.task.trusted_root
+        host.remember(asks[0].common)
+    count = len(host.task.pinned)
+    return [Answer(ask.device, encode(_joined(host, challenge, ask.device, count))) for ask in asks]
+
+
+def rejoin(host: Host, common: bytes) -> None:
+    """Restore the task in a fresh process from what `remember` kept."""
+    host.task = _task(host, decode(JoinRequest, common))
+
+
+def _introduction(host: Host, challenge: Challenge, device: DeviceId) -> EnrollReply:
+    member = host.members[device]
+    possession = Possession(Step.ENROLL, challenge, device, member.certificate)
+    proof = prove_possession(member.identity, possession)
+    return EnrollReply(device, member.identity.public_bytes, member.certificate, proof)
+
+
+def _joined(host: Host, challenge: Challenge, device: DeviceId, verified: int) -> JoinReply:
+    facts = JoinFacts(verified, host.rows.training_count(device))
+    possession = Possession(Step.JOIN, challenge, device, encode(facts))
+    return JoinReply(facts, prove_possession(host.members[device].identity, possession))
+
+
+def _task(host: Host, request: JoinRequest) -> Task:
+    if not len(request.devices) == len(request.public_keys) == len(request.certificates):
+        raise Misbehaviour("the roster has columns of different length")
+    pinned: dict[DeviceId, bytes] = {}
+    for device, key, certificate in zip(request.devices, request.public_keys, request.certificates, strict=True):
+        verify_enrolment(host.authority, device, key, certificate)
+        pinned[device] = key
+    for device, member in host.members.items():
+        if device in pinned and pinned[device] != member.identity.public_bytes:
+            raise Misbehaviour(f"the roster names another key for this device {device}")
+    scenario, schema = _read(request)
+    host.admit(scenario, schema)
+    # The owner's budget limits all runs together, so a server that starts a new run gets no fresh budget. A bound for
+    # rows and a bound for whole devices do not add up to either, so all runs of a device protect the same unit.
+    relation = relation_of(scenario.privacy.unit)
+    host.ledger.open_accounts(host.members, ANY_TASK, host.policy.budget, relation)
+    host.ledger.open_accounts(host.members, request.run_id, host.policy.budget, relation)
+    return Task(request.run_id, scenario, schema, pinned, host.trusted_root or request.trusted_root)
+
+
+def _read(request: JoinRequest) -> tuple[Scenario, Schema]:
+    """The scenario in full: a server cannot make a device read one of its own files by naming it."""
+    try:
+        flat, schema = json.loads(request.scenario), json.loads(request.schema)
+    except ValueError as error:
+        raise BadMessage(f"the task is not JSON: {error}") from error
+    if not isinstance(flat, dict) or "scenario" in flat:
+        raise BadMessage("the task holds no flat scenario with every key written out")
+    return from_flat(flat), Schema.from_json(schema)

@@ -1,0 +1,116 @@
+"""Inference on the device and the sketch of each window. Rows and predictions stay here.
+
+Rules. The server makes the models, so a model may be built to tell something about the rows it sees:
+* whether, and on how many rows, it fails is not visible outside: rows without an answer are not counted, and the window
+  is ready all the same;
+* unit `example`: rows are predicted one by one, so that a row moves its own count only. In a batch rows may influence
+  each other (dynamic quantization does that without any malice).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.device.host import Host
+from fedinfer.device.install import slots_of
+from fedinfer.drift.channels import CONFIDENCE_BINS, report_channels, width
+from fedinfer.drift.sketch import OutputSketch, confidence_edges, device_report, example_report, report_norm
+from fedinfer.errors import ArtifactRejected, DataError, GateFailed
+from fedinfer.inference.install.installed import Installed, open_installed
+from fedinfer.inference.predict.predictor import Predictor
+from fedinfer.messages import HealthReply, WindowReply, WindowRequest
+from fedinfer.ports import Answer, Ask
+from fedinfer.text import raw_rows
+from fedinfer.types import DeviceId, FloatVector, Unit
+from fedinfer.wire import decode, encode
+
+TIMED_ROWS = 5
+"""Rows of a simulated window that are timed."""
+_NO_ANSWER = -1
+_log = logging.getLogger(__name__)
+
+
+def answer_window(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """Infer on each device's rows of this window and keep the sketch until the report is asked for."""
+    window = decode(WindowRequest, asks[0].common).window
+    return [Answer(ask.device, encode(_observe(host, ask.device, window))) for ask in asks]
+
+
+def answer_health(host: Host, asks: Sequence[Ask]) -> list[Answer]:
+    """Which model is active."""
+    replies = []
+    for ask in asks:
+        active = slots_of(host, ask.device).active()
+        refused = host.refused.get(ask.device, 0)
+        reply = HealthReply(active.version if active else 0, active.slot if active else "", refused)
+        replies.append(Answer(ask.device, encode(reply)))
+    return replies
+
+
+def installed_of(host: Host, device: DeviceId) -> Installed | None:
+    """The model that serves on this device; None before the first install."""
+    slots, known = slots_of(host, device), host.predictors.get(device)
+    if known is not None and known.info == slots.active():  # another process may have installed meanwhile
+        return known
+    try:
+        host.predictors[device] = open_installed(slots, host.model_cache)
+    except ArtifactRejected:
+        return None
+    return host.predictors[device]
+
+
+def _observe(host: Host, device: DeviceId, window: int) -> WindowReply:
+    installed = installed_of(host, device)
+    if installed is None:
+        return WindowReply(False, 0, 0, 0, ())
+    x, y = host.rows.stream(device, window)
+    if len(x) == 0:
+        return WindowReply(False, installed.info.version, 0, 0, ())
+    x = raw_rows(host.joined().schema, x)
+    classes, probabilities = _predicted(host, installed.predictor, x)
+    host.sketches.put(device, window, _sketch(host, classes, probabilities))
+    if not host.policy.reveals_simulation:
+        return WindowReply(True, installed.info.version, 0, 0, ())
+    latencies = [_timed(host, installed, row) for row in x[:TIMED_ROWS]]
+    correct = int((classes == y).sum()) if len(y) else 0
+    return WindowReply(True, installed.info.version, len(x), correct, tuple(latencies))
+
+
+def _timed(host: Host, installed: Installed, row: npt.NDArray[Any]) -> float:
+    start = host.clock.seconds()
+    installed.predictor.predict_one(row)
+    return (host.clock.seconds() - start) * 1e6
+
+
+def _predicted(host: Host, predictor: Predictor, x: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], FloatVector]:
+    """Class numbers (n,), -1 where the model has no answer, and probabilities (n, classes)."""
+    task = host.joined()
+    classes, probabilities = np.full(len(x), _NO_ANSWER), np.zeros((len(x), task.schema.classes), np.float32)
+    step = 1 if task.scenario.privacy.unit is Unit.EXAMPLE else max(len(x), 1)
+    for start in range(0, len(x), step):
+        part = slice(start, start + step)
+        try:
+            answers = predictor.predict_matrix(x[part])
+            probabilities[part] = answers.probabilities
+            classes[part] = answers.classes
+        except (DataError, GateFailed, ValueError) as error:  # ValueError: a graph that answers in another shape
+            _log.warning("window: no answer for rows from %d on: %s", start, error)
+    return classes, probabilities
+
+
+def _sketch(host: Host, classes: npt.NDArray[np.int64], probabilities: FloatVector) -> FloatVector:
+    schema, unit = host.joined().schema, host.joined().scenario.privacy.unit
+    known = classes != _NO_ANSWER
+    if not known.any():
+        return np.zeros(width(report_channels(schema.classes)), np.float32)
+    classes, probabilities = classes[known], probabilities[known]
+    sketch = OutputSketch(schema.classes, confidence_edges(schema.classes, CONFIDENCE_BINS))
+    sketch.add(classes, probabilities)
+    if unit is Unit.EXAMPLE:
+        return example_report(sketch.histograms())
+    return device_report(sketch.histograms(), report_norm(unit, report_channels(schema.classes)))

@@ -1,0 +1,111 @@
+"""The last gate before a model serves: does it answer here what it answered where it was built, and quickly enough?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedinfer.errors import DataError, GateFailed
+from fedinfer.inference.predict.answers import Naming
+from fedinfer.inference.predict.predictor import MOST_CHECK_SECONDS, Predictor, Rows
+from fedinfer.inference.predict.session import SessionCache
+from fedinfer.manifest import Manifest, Variant
+from fedinfer.ports import Clock
+
+MOST_LATENCY_US = 100_000.0
+"""Bound on the median time of one prediction where nobody set another, microseconds."""
+TIMED_PREDICTIONS = 15
+"""Single predictions timed by the self-check; an odd number, so that the median is one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What the self-check saw.
+
+    Args:
+        largest_difference: of any probability to the expected one, in [0, 1].
+        latency_us: median time of one prediction in microseconds, by the caller's clock.
+    """
+
+    largest_difference: float
+    latency_us: float
+
+
+def naming_of(manifest: Manifest) -> Naming:
+    """Labels and abstain rule of a manifest. The threshold is rounded to float32, in which the graph compares."""
+    return Naming(manifest.labels, float(np.float32(manifest.abstain_below)), manifest.abstain_label)
+
+
+def open_variant(model: bytes, manifest: Manifest, cache: SessionCache) -> Predictor:
+    """Load the model file of a manifest.
+
+    Raises:
+        GateFailed: when it does not load or does not fit the manifest's schema.
+    """
+    return Predictor.open(model, manifest.schema, naming_of(manifest), cache)
+
+
+def check_matrix(predictor: Predictor, manifest: Manifest) -> Rows:
+    """The check rows of a manifest as `Predictor.predict_matrix` takes them.
+
+    Raises:
+        GateFailed: when one breaks the schema.
+    """
+    try:
+        return predictor.reader.matrix(manifest.check_matrix())
+    except DataError as error:
+        raise GateFailed(f"version {manifest.version}: a check row breaks the schema: {error}") from error
+
+
+def self_check(
+    predictor: Predictor, manifest: Manifest, variant: Variant, clock: Clock, most_latency_us: float
+) -> CheckResult:
+    """Run the check rows of a manifest.
+
+    Args:
+        predictor: the model under test.
+        manifest: with the check rows.
+        variant: with the expected answers.
+        clock: for durations.
+        most_latency_us: bound on the median time of one prediction.
+
+    Raises:
+        GateFailed: wrong class, probability outside the tolerance, NaN, wrong label text, too slow, or not done
+            after `MOST_CHECK_SECONDS`.
+    """
+    with predictor.at_most(MOST_CHECK_SECONDS):
+        return _self_check(predictor, manifest, variant, clock, most_latency_us)
+
+
+def _self_check(
+    predictor: Predictor, manifest: Manifest, variant: Variant, clock: Clock, most_latency_us: float
+) -> CheckResult:
+    matrix = check_matrix(predictor, manifest)
+    answers = predictor.predict_matrix(matrix)
+    wrong = np.nonzero(answers.classes != np.array(variant.labels))[0]
+    expected = np.array(variant.probabilities, np.float32)
+    difference = float(np.abs(answers.probabilities - expected).max())
+    what = f"version {manifest.version} ({variant.name})"
+    if difference > variant.tolerance:
+        raise GateFailed(f"{what}: a probability differs by {difference:.3g}, tolerance {variant.tolerance:.3g}")
+    if wrong.size:
+        raise GateFailed(f"{what}: {wrong.size} of {len(matrix)} check rows get another class, first row {wrong[0]}")
+    texts = predictor.graph_labels(matrix)
+    if texts and texts != list(answers.labels):
+        raise GateFailed(f"{what}: the graph's labels differ from the manifest's, for instance {texts[0]!r}")
+    latency_us = median_latency_us(predictor, matrix, clock)
+    if latency_us > most_latency_us:
+        raise GateFailed(f"{what}: {latency_us:.0f} us per prediction, bound {most_latency_us:.0f} us")
+    return CheckResult(difference, latency_us)
+
+
+def median_latency_us(predictor: Predictor, matrix: Rows, clock: Clock) -> float:
+    """Median time of `TIMED_PREDICTIONS` single predictions over the rows of `matrix`, microseconds."""
+    times = []
+    for number in range(TIMED_PREDICTIONS):
+        row = matrix[number % len(matrix)]
+        start = clock.seconds()
+        predictor.predict_one(row)
+        times.append(clock.seconds() - start)
+    return 1e6 * sorted(times)[TIMED_PREDICTIONS // 2]

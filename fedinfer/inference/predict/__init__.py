@@ -1,0 +1,1 @@
+"""Rows to answers: reading rows, the session, the predictor, explanations."""

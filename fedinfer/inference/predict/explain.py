@@ -1,0 +1,121 @@
+"""Which columns carried a decision: occlusion against a reference row, on the device, in batches.
+
+The attribution of column j is the drop of the predicted class's probability when the row's value of j is replaced by
+the reference's: p(c | x) - p(c | x with x_j := r_j), in [-1, 1]. Positive = the value spoke for the class. Occlusion is
+the one-at-a-time case of removal-based explanation (Covert, Lundberg, Lee 2021, "Explaining by Removing", section 4);
+it is exact for what it says, and does not share out the effect of columns that act only together. In a text the words
+take the place of columns: one after the other is replaced by no word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.errors import DataError
+from fedinfer.inference.predict.predictor import Predictor, Rows
+from fedinfer.inference.predict.rows import FloatArray
+from fedinfer.manifest import Manifest
+from fedinfer.schema import Categorical, Text
+from fedinfer.text import NOTHING, column_of, pieces
+
+MOST_ROWS = 65_536
+"""Rows given to the model in one run, which bounds the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanations:
+    """Attributions of many rows.
+
+    Args:
+        columns: names of the columns; of a text "word 1", "word 2" and so on.
+        classes: explained class number of each row, int64 (rows,).
+        attributions: float32 (rows, columns), each in [-1, 1]; 0 behind the end of a text.
+        words: the words of each text as they are written; empty for tables.
+    """
+
+    columns: tuple[str, ...]
+    classes: npt.NDArray[np.int64]
+    attributions: FloatArray
+    words: tuple[tuple[str, ...], ...] = ()
+
+    def strongest(self, row: int, count: int) -> tuple[tuple[str, float], ...]:
+        """The `count` columns or words with the largest absolute attribution of one row, strongest first."""
+        names = self.words[row] if self.words else self.columns
+        values = self.attributions[row, : len(names)]
+        order = np.argsort(-np.abs(values), kind="stable")[:count]
+        return tuple((names[place], float(values[place])) for place in order)
+
+
+def reference_row(manifest: Manifest) -> Rows:
+    """A typical row from the manifest's check rows, which are public or synthetic, float32 (width,).
+
+    Numeric columns take the median, categorical ones the most frequent index; a column without any value is NaN. For a
+    text what stands for no word, object (1,).
+    """
+    if manifest.schema.text is not None:
+        return column_of([NOTHING]).reshape(1)
+    rows = manifest.check_matrix()
+    reference = np.full(manifest.schema.width, np.nan, np.float32)
+    columns = manifest.schema.columns or (None,) * manifest.schema.width
+    for place, column in enumerate(columns):
+        values = rows[:, place][~np.isnan(rows[:, place])]
+        if values.size and isinstance(column, Categorical):
+            reference[place] = np.bincount(values.astype(np.int64)).argmax()
+        elif values.size:
+            reference[place] = np.median(values)
+    return reference
+
+
+def explain(predictor: Predictor, matrix: Rows, reference: Rows) -> Explanations:
+    """Explain the predicted class of every row.
+
+    Args:
+        predictor: the model.
+        matrix: rows checked by `predictor.reader.matrix`, float32 (n, width) or texts (n, 1).
+        reference: float32 (width,), NaN = missing, or for texts (1,); see `reference_row`.
+
+    Raises:
+        DataError: for a model of images, or a reference of another width.
+    """
+    if predictor.schema.text is not None:
+        return _explain_texts(predictor, matrix, str(reference[0]), predictor.schema.text)
+    width = predictor.schema.width
+    if not predictor.schema.columns:
+        raise DataError("explanations are for tables; this model takes images")
+    if reference.shape != (width,):
+        raise DataError(f"reference of shape {reference.shape}, expected ({width},)")
+    classes = np.empty(len(matrix), np.int64)
+    attributions = np.empty((len(matrix), width), np.float32)
+    step = max(1, MOST_ROWS // (width + 1))
+    for start in range(0, len(matrix), step):
+        part = slice(start, start + step)
+        classes[part], attributions[part] = _explain_part(predictor, matrix[part], reference)
+    return Explanations(predictor.reader.names, classes, attributions)
+
+
+def _explain_texts(predictor: Predictor, matrix: Rows, nothing: str, column: Text) -> Explanations:
+    words = tuple(tuple(pieces(text, column.length)) for text in matrix[:, 0])
+    classes, attributions = np.empty(len(words), np.int64), np.zeros((len(words), column.length), np.float32)
+    for row, found in enumerate(words):
+        changed = [" ".join((*found[:place], nothing, *found[place + 1 :])) for place in range(len(found))]
+        answers = predictor.predict_matrix(column_of([" ".join(found), *changed])).probabilities
+        classes[row] = answers[0].argmax()
+        attributions[row, : len(found)] = answers[0, classes[row]] - answers[1:, classes[row]]
+    names = tuple(f"word {place}" for place in range(1, column.length + 1))
+    return Explanations(names, classes, attributions, words)
+
+
+def _explain_part(
+    predictor: Predictor, matrix: FloatArray, reference: FloatArray
+) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    count, width = matrix.shape
+    changed = np.repeat(matrix, width + 1, axis=0).reshape(count, width + 1, width)
+    places = np.arange(width)
+    changed[:, places + 1, places] = reference  # copy 0 stays as it is
+    answers = predictor.predict_matrix(changed.reshape(-1, width)).probabilities.reshape(count, width + 1, -1)
+    classes = answers[:, 0].argmax(axis=1)
+    of_class = np.take_along_axis(answers, classes[:, None, None], axis=2)[:, :, 0]
+    return classes, of_class[:, :1] - of_class[:, 1:]

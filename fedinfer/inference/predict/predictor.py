@@ -1,0 +1,258 @@
+"""From raw rows to labels: what a program on the device calls.
+
+Rules:
+* A row is checked against the schema before the model sees it; the error names column, value and rule.
+* No error of ONNX Runtime reaches the caller.
+* A single row runs in buffers that belong to the calling thread: nothing is allocated but the answer. Many threads may
+  share one predictor.
+* Only "probabilities" are asked of the graph: ONNX Runtime makes one Python string per row of a text output, which
+  costs more than a small model; the label of the class number is looked up here instead, and the self-check of an
+  installed model compares both once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from fedinfer.errors import ConfigError, DataError, GateFailed, StoreError
+from fedinfer.inference.predict.answers import Naming, Prediction, Predictions
+from fedinfer.inference.predict.row_buffers import NumberLane, TextLane, lane_of
+from fedinfer.inference.predict.rows import NUMBERS, FloatArray, RowReader
+from fedinfer.inference.predict.session import (
+    INPUT,
+    LABEL,
+    PROBABILITIES,
+    SessionCache,
+    first_line,
+    metadata,
+    open_session,
+    static_width,
+)
+from fedinfer.inference.predict.texts import reader_of
+from fedinfer.schema import Schema
+
+SCHEMA_KEY = "schema"
+"""Key of the schema (JSON) in the `metadata_props` of a model."""
+MAX_WIDTH = 16_777_216
+"""Largest row, in values, that a model file may ask for by itself: 64 MiB; a manifest is bounded by its check rows."""
+MOST_CHECK_SECONDS = 30.0
+"""A graph may hold loops, so the runs that decide whether it is taken are ended after this time, seconds."""
+Rows = npt.NDArray[Any]
+"""Checked rows: float32 (n, width), or texts, object (n, 1)."""
+_ONLY_PROBABILITIES = [PROBABILITIES]
+Check = Callable[[Rows, int], None]
+"""Rows and the number of the first one; raises DataError."""
+_LEAST_RUN_ROWS, _MOST_RUN_ROWS, _RUN_VALUES = 64, 2048, 262_144
+
+
+class Predictor:
+    """A loaded model with the description of its rows. Make one with `Predictor.open`.
+
+    Args:
+        session: a session of `open_session` or a `SessionCache`.
+        schema: description of the rows and labels.
+        naming: how class numbers become text.
+
+    Raises:
+        GateFailed: when the graph does not fit the schema or cannot run.
+    """
+
+    def __init__(self, session: ort.InferenceSession, schema: Schema, naming: Naming) -> None:
+        self.schema = schema
+        self.naming = naming
+        self.reader = reader_of(schema)
+        self._session = session
+        self._threads = threading.local()
+        self._check_shape()
+
+    @staticmethod
+    def open(
+        model: bytes | Path,
+        schema: Schema | None = None,
+        naming: Naming | None = None,
+        cache: SessionCache | None = None,
+    ) -> Predictor:
+        """Load a model.
+
+        Args:
+            model: serialized ONNX model or the file that holds it.
+            schema: description of the rows; None = the one in the model's metadata.
+            naming: how class numbers become text; None = the labels of the schema.
+            cache: shares sessions between predictors of one process.
+
+        Raises:
+            GateFailed: when the model cannot be loaded or does not fit the schema.
+            StoreError: when the file cannot be read.
+        """
+        data = model if isinstance(model, bytes) else _read(model)
+        session = open_session(data) if cache is None else cache.open(data)
+        schema = _schema_of(session) if schema is None else schema
+        return Predictor(session, schema, naming or Naming(schema.labels))
+
+    def predict(self, rows: Any) -> Predictions:
+        """Predict many rows at once.
+
+        Args:
+            rows: array (n, width), data frame, CSV text with a header, or a sequence of dicts or rows; see `rows`. For
+                a text schema a sequence of texts, data frame, CSV text or dicts; see `texts`.
+
+        Raises:
+            DataError: for a row that breaks the schema.
+            GateFailed: when the model fails or answers NaN or infinity.
+        """
+        if isinstance(self.reader, RowReader) and isinstance(rows, np.ndarray) and rows.dtype.kind in NUMBERS:
+            return self._predictions(self.reader.shaped(rows), self.reader.check)
+        return self.predict_matrix(self.reader.matrix(rows))
+
+    def predict_matrix(self, matrix: Rows) -> Predictions:
+        """Predict rows that `reader.matrix` has checked, float32 (n, width) or texts (n, 1).
+
+        Raises:
+            GateFailed: when the model fails or answers NaN or infinity.
+        """
+        return self._predictions(matrix, _checked_before)
+
+    def predict_one(self, row: Any) -> Prediction:
+        """Predict one row: a float32 array (width,) is quickest; a dict, values or one CSV line also do; or one text.
+
+        Raises:
+            DataError: for a row that breaks the schema.
+            GateFailed: when the model fails or answers NaN or infinity.
+        """
+        return self._lane().run(row, self.naming, self._options())
+
+    def last_row(self) -> Rows:
+        """The row that this thread predicted last, float32 (width,) or text (1,); overwritten by the next one."""
+        row: Rows = self._lane().flat
+        return row
+
+    def stream(
+        self, rows: Iterable[Any], on_error: Callable[[int, DataError], None] | None = None
+    ) -> Iterator[Prediction]:
+        """Predict rows one by one as they come.
+
+        Args:
+            rows: any rows that `predict_one` takes.
+            on_error: called with the number of a bad row and its error, the row is skipped; None = raise.
+
+        Raises:
+            DataError: for a bad row, without `on_error`.
+        """
+        for number, row in enumerate(rows):
+            try:
+                yield self.predict_one(row)
+            except DataError as error:
+                if on_error is None:
+                    raise
+                on_error(number, error)
+
+    def graph_labels(self, matrix: Rows) -> list[str]:
+        """The graph's own "label" output for checked rows; empty without such an output. For the self-check."""
+        if LABEL not in [node.name for node in self._session.get_outputs()]:
+            return []
+        return [str(label) for label in self._run([LABEL], matrix)[0]]
+
+    def _predictions(self, matrix: Rows, check: Check) -> Predictions:
+        probabilities = self._in_runs(matrix, check)
+        flat = probabilities.ravel()
+        if not math.isfinite(flat.dot(flat)):  # a sum of squares: nothing cancels
+            bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
+            if bad:
+                raise GateFailed(f"the model answers NaN or infinity for {bad} rows")
+        return Predictions(probabilities, self.naming)
+
+    @contextmanager
+    def at_most(self, seconds: float) -> Iterator[None]:
+        """End what this thread runs inside the block after so many seconds; the run then raises GateFailed.
+
+        ONNX Runtime looks between two operators and between two turns of a loop; one operator is not interrupted.
+        """
+        options = ort.RunOptions()
+        timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        self._threads.options = options
+        try:
+            yield
+        except GateFailed as error:
+            if options.terminate:
+                raise GateFailed(f"the model was stopped after {seconds:g} s") from error
+            raise
+        finally:
+            self._threads.options = None
+            timer.cancel()
+
+    def _in_runs(self, matrix: Rows, check: Check) -> FloatArray:
+        """Many rows in runs that fit the processor's cache, each checked right before the model reads it there."""
+        count, step = len(matrix), max(_LEAST_RUN_ROWS, min(_MOST_RUN_ROWS, _RUN_VALUES // self.reader.width))
+        if count == 0:  # string operators refuse an empty batch
+            return np.empty((0, self.schema.classes), np.float32)
+        if count <= step:
+            check(matrix, 0)
+            whole: FloatArray = self._run(_ONLY_PROBABILITIES, matrix)[0]
+            return whole
+        probabilities = np.empty((count, self.schema.classes), np.float32)
+        for start in range(0, count, step):
+            part = matrix[start : start + step]
+            check(part, start)
+            probabilities[start : start + step] = self._run(_ONLY_PROBABILITIES, part)[0]
+        return probabilities
+
+    def _run(self, names: list[str], matrix: Rows) -> Any:
+        try:
+            return self._session.run(names, {INPUT: matrix}, self._options())
+        except Exception as error:  # any of ONNX Runtime's classes: the rows are valid, so the graph is at fault
+            raise GateFailed(f"the model fails on {len(matrix)} rows: {first_line(error)}") from error
+
+    def _options(self) -> ort.RunOptions | None:
+        return getattr(self._threads, "options", None)
+
+    def _lane(self) -> NumberLane | TextLane:
+        lane: NumberLane | TextLane | None = getattr(self._threads, "lane", None)
+        if lane is None:
+            lane = self._threads.lane = lane_of(self._session, self.reader, len(self.naming.labels))
+        return lane
+
+    def _check_shape(self) -> None:
+        width, classes = static_width(self._session), self.schema.classes
+        if width not in (None, self.reader.width):
+            raise GateFailed(f"the graph wants rows of {width} values, the schema has {self.reader.width}")
+        with self.at_most(MOST_CHECK_SECONDS):
+            shape = self._run(_ONLY_PROBABILITIES, self.reader.blank(2))[0].shape
+        if shape != (2, classes):
+            raise GateFailed(f"the graph answers 2 rows with shape {shape}, the schema has {classes} labels")
+
+
+def _checked_before(matrix: Rows, first: int) -> None:
+    """For rows that come from `reader.matrix`."""
+
+
+def _schema_of(session: ort.InferenceSession) -> Schema:
+    text = metadata(session).get(SCHEMA_KEY)
+    if text is None:
+        raise GateFailed("the model carries no schema", hint=f"pass one, or export with metadata {SCHEMA_KEY!r}")
+    try:
+        schema = Schema.from_json(json.loads(text))
+        width, sizes = schema.width, schema.shape
+    except (ValueError, OverflowError, RecursionError, ConfigError, AttributeError) as error:
+        raise GateFailed(f"the schema in the model cannot be read: {first_line(error)}") from error
+    if not 1 <= width <= MAX_WIDTH or min(sizes, default=1) < 1:
+        raise GateFailed(f"the schema in the model has rows of {width} values, allowed are 1 to {MAX_WIDTH}")
+    return schema
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}", hint="check the path and its permissions") from error

@@ -1,0 +1,108 @@
+"""How one thread predicts single rows: buffers that are bound once, or for texts a plain call.
+
+ONNX Runtime cannot bind strings to memory of the caller, so a text costs a few allocations more.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from fedinfer.errors import GateFailed
+from fedinfer.inference.predict.answers import Naming, Prediction
+from fedinfer.inference.predict.rows import FloatArray, RowReader
+from fedinfer.inference.predict.session import INPUT, PROBABILITIES, first_line
+from fedinfer.inference.predict.texts import TextArray, TextReader
+
+_FLOAT32 = np.dtype(np.float32)
+
+
+class NumberLane:
+    """Buffers of one thread, bound once: ONNX Runtime reads `row` and writes `probabilities` in place."""
+
+    def __init__(self, session: ort.InferenceSession, reader: RowReader, classes: int) -> None:
+        self.row = np.zeros((1, reader.width), np.float32)
+        self.flat = self.row[0]
+        self.shapes = (self.flat.shape, self.row.shape)
+        self.out = np.zeros((1, classes), np.float32)
+        self._reader, self._session = reader, session
+        self._below, self._above = np.zeros(reader.width, bool), np.zeros(reader.width, bool)
+        self._fraction = np.zeros(reader.width, np.float32)
+        self._categories = reader.category_mask if reader.has_categories else None
+        self._binding = session.io_binding()
+        self._binding.bind_ortvalue_input(INPUT, ort.OrtValue.ortvalue_from_numpy(self.row))
+        self._binding.bind_ortvalue_output(PROBABILITIES, ort.OrtValue.ortvalue_from_numpy(self.out))
+
+    def suspicious(self) -> bool:
+        """True when some cell may break its rule. Comparisons with NaN are false, so a missing value passes."""
+        np.less(self.flat, self._reader.low, out=self._below)
+        np.greater(self.flat, self._reader.high, out=self._above)
+        if np.count_nonzero(self._below) or np.count_nonzero(self._above):
+            return True
+        return self._categories is not None and self._has_fraction(self._categories)
+
+    def run(self, row: Any, naming: Naming, options: ort.RunOptions | None) -> Prediction:
+        """Predict one row: a float32 array (width,) is quickest; a dict, values or one CSV line also do.
+
+        Raises:
+            DataError: for a row that breaks the schema.
+            GateFailed: when the model fails or answers NaN or infinity.
+        """
+        if type(row) is np.ndarray and row.dtype == _FLOAT32 and row.shape in self.shapes:
+            self.flat[:] = row
+            if self.suspicious():
+                self._reader.check(self.row)
+        else:
+            self.flat[:] = self._reader.one(row)
+        try:
+            self._session.run_with_iobinding(self._binding, options)
+        except Exception as error:  # any of ONNX Runtime's classes: the row is valid, so the graph is at fault
+            raise GateFailed(f"the model fails on one row: {first_line(error)}") from error
+        return _prediction(self.out[0].copy(), naming)
+
+    def _has_fraction(self, categories: FloatArray) -> bool:
+        np.rint(self.flat, out=self._fraction)
+        np.subtract(self.flat, self._fraction, out=self._fraction)
+        np.multiply(self._fraction, categories, out=self._fraction)
+        np.abs(self._fraction, out=self._fraction)
+        np.greater(self._fraction, 0, out=self._above)
+        return bool(np.count_nonzero(self._above))
+
+
+class TextLane:
+    """The text that a thread predicted last."""
+
+    def __init__(self, session: ort.InferenceSession, reader: TextReader) -> None:
+        self._session, self._reader = session, reader
+        self.flat: TextArray = reader.blank(1)[0]
+
+    def run(self, row: Any, naming: Naming, options: ort.RunOptions | None) -> Prediction:
+        """Predict one text.
+
+        Raises:
+            DataError: for a row that breaks the schema.
+            GateFailed: when the model fails or answers NaN or infinity.
+        """
+        checked = self._reader.one(row)
+        self.flat = checked[0]
+        try:
+            probabilities = self._session.run([PROBABILITIES], {INPUT: checked}, options)[0][0]
+        except Exception as error:  # as above
+            raise GateFailed(f"the model fails on one row: {first_line(error)}") from error
+        return _prediction(probabilities, naming)
+
+
+def lane_of(session: ort.InferenceSession, reader: RowReader | TextReader, classes: int) -> NumberLane | TextLane:
+    """A lane for the calling thread."""
+    return NumberLane(session, reader, classes) if isinstance(reader, RowReader) else TextLane(session, reader)
+
+
+def _prediction(probabilities: FloatArray, naming: Naming) -> Prediction:
+    best = int(probabilities.argmax())  # a NaN is the largest for argmax
+    confidence = float(probabilities[best])
+    if not math.isfinite(confidence):
+        raise GateFailed("the model answers NaN or infinity for 1 row")
+    return Prediction(naming.of(best, confidence), confidence, probabilities)

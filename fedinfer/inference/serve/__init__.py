@@ -1,0 +1,1 @@
+"""Answers over HTTP: the Open Inference Protocol, metrics, energy, the listening socket."""

@@ -1,0 +1,211 @@
+"""A model in service: hot swap without a lost request, counting, watching, and going back when the model fails.
+
+A request takes the current model once and finishes with it; a swap is one assignment, so requests in flight end on the
+old model and none waits. When a model itself fails (NaN, an error of the graph) `most_failures` times in a row, the
+previous version takes over and the failed one is withdrawn on this device.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fedinfer.errors import DataError, FedInferError, GateFailed, NoModel
+from fedinfer.inference.install.installed import Installed, open_installed
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.predict.answers import Prediction, Predictions
+from fedinfer.inference.predict.predictor import Rows
+from fedinfer.inference.predict.rows import FloatArray
+from fedinfer.inference.predict.session import SessionCache
+from fedinfer.inference.serve.telemetry import Telemetry
+from fedinfer.ports import Clock
+
+Observer = Callable[[int, Rows, FloatArray], None]
+"""Called in bulk with (version, raw rows (n, width), probabilities (n, classes)): the drift sketch.
+The arrays are reused; the observer copies what it keeps."""
+
+logger = logging.getLogger(__name__)
+
+
+class ObservationBuffer:
+    """Collects single predictions and hands them on in bulk, so that a sketch costs little per row.
+
+    Args:
+        rows: how many are collected, >= 1.
+        observer: gets them.
+    """
+
+    def __init__(self, rows: int, observer: Observer) -> None:
+        self._size = rows
+        self._observer = observer
+        self._version = 0
+        self._used = 0
+        self._rows: Rows = np.empty((0, 0), np.float32)
+        self._probabilities: FloatArray = np.empty((0, 0), np.float32)
+        self._lock = threading.Lock()
+
+    def add_one(self, version: int, row: Rows, probabilities: FloatArray) -> None:
+        """Take a copy of one row (width,) and its answer (classes,)."""
+        with self._lock:
+            if version != self._version:
+                self._flush()
+                self._rows = np.empty((self._size, row.size), row.dtype)
+                self._probabilities = np.empty((self._size, probabilities.size), np.float32)
+                self._version = version
+            self._rows[self._used] = row
+            self._probabilities[self._used] = probabilities
+            self._used += 1
+            if self._used == self._size:
+                self._flush()
+
+    def add(self, version: int, rows: Rows, probabilities: FloatArray) -> None:
+        """Hand on many rows at once."""
+        with self._lock:
+            self._flush()
+            self._observer(version, rows, probabilities)
+
+    def flush(self) -> None:
+        """Hand on what is there, for instance at the end of a window."""
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._used:
+            used, self._used = self._used, 0
+            self._observer(self._version, self._rows[:used], self._probabilities[:used])
+
+
+class Service:
+    """The active model of a device, in use.
+
+    Args:
+        slots: where models are installed.
+        cache: sessions of this process.
+        clock: for latencies.
+        telemetry: counts.
+        most_failures: failures of the model in a row that bring the previous version back, >= 1.
+        observations: sees every prediction; None = nobody watches.
+
+    Raises:
+        ArtifactRejected: when no usable model is installed.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        cache: SessionCache,
+        clock: Clock,
+        telemetry: Telemetry,
+        most_failures: int,
+        observations: ObservationBuffer | None = None,
+    ) -> None:
+        self.telemetry = telemetry
+        self._slots = slots
+        self._cache = cache
+        self._clock = clock
+        self._most_failures = most_failures
+        self._observations = observations
+        self._failures = 0
+        self._swap_lock = threading.Lock()
+        self._current: Installed | None = open_installed(slots, cache)
+
+    @property
+    def current(self) -> Installed:
+        """The model that answers new requests.
+
+        Raises:
+            NoModel: the last one was withdrawn.
+        """
+        if self._current is None:
+            raise NoModel("the model of this device was withdrawn", hint="wait for a new version")
+        return self._current
+
+    @property
+    def version(self) -> int:
+        """Of the model that answers new requests; 0 when it was withdrawn."""
+        current = self._current
+        return 0 if current is None else current.info.version
+
+    def reload(self) -> bool:
+        """Take over what is active on the disk now; True when that was another model, or the model was withdrawn.
+
+        Raises:
+            ArtifactRejected: when it cannot be loaded; the current model keeps serving.
+        """
+        with self._swap_lock:
+            pointer, served = self._slots.pointer(), self._current
+            if pointer.active == (None if served is None else served.info):
+                return False
+            if pointer.active is None and self.version in pointer.withdrawn:  # a store that is gone withdraws nothing
+                logger.warning("version %d was withdrawn: nothing serves until a new version comes", self.version)
+                self._current = None
+                return True
+            found = open_installed(self._slots, self._cache)
+            if served is not None and found.info == served.info:
+                return False  # the active files are damaged, and the version that stands in for them serves already
+            self._take(found)
+            return True
+
+    def predict_one(self, row: Any) -> Prediction:
+        """Like `Predictor.predict_one`, counted and watched; `NoModel` when the model was withdrawn."""
+        current, start = self.current, self._clock.seconds()
+        version = current.info.version
+        try:
+            answer = current.predictor.predict_one(row)
+        except (DataError, GateFailed) as error:
+            self._failed(current, error)
+            raise
+        self._failures = 0
+        self.telemetry.answered(version, self._clock.seconds() - start)
+        if self._observations is not None:
+            self._observations.add_one(version, current.predictor.last_row(), answer.probabilities)
+        return answer
+
+    def predict(self, rows: Any) -> tuple[Installed, Predictions]:
+        """Like `Predictor.predict`, counted and watched; with the model that answered."""
+        current, start = self.current, self._clock.seconds()
+        version = current.info.version
+        try:
+            matrix = current.predictor.reader.matrix(rows)
+            answers = current.predictor.predict_matrix(matrix)
+        except (DataError, GateFailed) as error:
+            self._failed(current, error)
+            raise
+        self._failures = 0
+        self.telemetry.answered(version, self._clock.seconds() - start, len(answers))
+        if self._observations is not None and len(answers):
+            self._observations.add(version, matrix, answers.probabilities)
+        return current, answers
+
+    def _failed(self, current: Installed, error: DataError | GateFailed) -> None:
+        self.telemetry.failed(current.info.version, error)
+        if isinstance(error, DataError):
+            return  # the row's fault
+        with self._swap_lock:
+            if current is not self._current:
+                return  # somebody swapped in the meantime
+            self._failures += 1
+            if self._failures >= self._most_failures:
+                self._go_back(current, error)
+
+    def _go_back(self, current: Installed, error: GateFailed) -> None:
+        try:
+            with self._slots.exclusive():
+                if self._slots.active() == current.info:
+                    self._slots.rollback()
+            self._take(open_installed(self._slots, self._cache))
+        except FedInferError as nothing:
+            logger.error("version %d fails (%s) and stays: %s", current.info.version, error, nothing)
+            return
+        bad, good = current.info.version, self.version
+        logger.warning("version %d failed %d times (%s): back to version %d", bad, self._most_failures, error, good)
+
+    def _take(self, installed: Installed) -> None:
+        if installed.damaged:
+            logger.warning("%s; version %d serves instead", installed.damaged, installed.info.version)
+        self._failures = 0
+        self._current = installed

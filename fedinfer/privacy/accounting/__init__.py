@@ -1,0 +1,1 @@
+"""What a mechanism cost: events, accountants, calibration, ledgers, audits."""

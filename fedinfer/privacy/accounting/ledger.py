@@ -1,0 +1,391 @@
+"""The append-only record of what was spent, by whom, why; it refuses what would exceed a budget.
+
+Rules (each has a test):
+* `reserve` writes the spend, in one transaction with the check, before data is touched. There is no refund: whatever
+  happens afterwards, the spend stays.
+* `commit` marks that the mechanism ran. It changes no amount.
+* One (owner, task, reference) is spent once; a second reserve is refused and spends nothing.
+* Concurrent reserves, from threads or processes, cannot overspend together: check and write hold SQLite's write lock.
+* After kill -9 at any point a reserve happened entirely or not at all, and if it returned, it happened.
+* An account for ANY_TASK limits the sum over all tasks of its owner, beside the accounts of the tasks.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from fedinfer.errors import BudgetExceeded, ConfigError, Misbehaviour
+from fedinfer.privacy.accounting.accountant import History, Spent, account, account_history, rdp_history_epsilon
+from fedinfer.privacy.accounting.events import (
+    Composed,
+    Event,
+    Repeated,
+    event_from_json,
+    event_to_json,
+    flatten,
+    to_json,
+)
+from fedinfer.store import transaction
+from fedinfer.types import Json, Relation
+
+ANY_TASK = "*"
+"""Task name of an account that limits everything its owner does."""
+
+LEDGER_MIGRATIONS = (
+    """
+    CREATE TABLE ledger_events (
+        id INTEGER PRIMARY KEY,
+        json TEXT NOT NULL UNIQUE
+    );
+    CREATE TABLE ledger_accounts (
+        owner TEXT NOT NULL,
+        task TEXT NOT NULL,
+        epsilon REAL NOT NULL,
+        delta REAL NOT NULL,
+        relation TEXT NOT NULL,
+        PRIMARY KEY (owner, task)
+    ) WITHOUT ROWID;
+    CREATE TABLE ledger_totals (
+        owner TEXT NOT NULL,
+        task TEXT NOT NULL,
+        event INTEGER NOT NULL REFERENCES ledger_events(id),
+        count INTEGER NOT NULL,
+        PRIMARY KEY (owner, task, event)
+    ) WITHOUT ROWID;
+    CREATE TABLE ledger_entries (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        owner TEXT NOT NULL,
+        task TEXT NOT NULL,
+        reference TEXT NOT NULL,
+        event INTEGER NOT NULL REFERENCES ledger_events(id),
+        reason TEXT NOT NULL,
+        reserved_at TEXT NOT NULL,
+        committed_at TEXT,
+        UNIQUE (owner, task, reference)
+    )
+    """,
+)
+"""For `open_store(path, "ledger", LEDGER_MIGRATIONS)`."""
+
+_MANY = 400
+"""Owners per SQL statement, below SQLite's limit on parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The most that may be spent: epsilon > 0 at delta in (0, 1)."""
+
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        if not (self.epsilon > 0 and 0 < self.delta < 1):
+            raise ConfigError(
+                f"budget epsilon {self.epsilon}, delta {self.delta}: need epsilon > 0 and delta in (0, 1)"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the ledger. `committed_at` is "" while, or because, the mechanism did not run to its end."""
+
+    owner: str
+    task: str
+    reference: str
+    event: Event
+    reason: str
+    reserved_at: str
+    committed_at: str
+
+
+Refusal = BudgetExceeded | Misbehaviour
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What an account was opened with."""
+
+    budget: Budget
+    relation: Relation
+
+    def __str__(self) -> str:
+        return f"epsilon {self.budget.epsilon:g} at delta {self.budget.delta:g} under {self.relation}"
+
+
+class Ledger:
+    """Accounts and entries in one SQLite database.
+
+    Args:
+        connection: from `open_store`, with LEDGER_MIGRATIONS applied.
+        relation: neighbouring relation of the accounts opened here; each account keeps the one it was opened with.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, relation: Relation) -> None:
+        self._connection = connection
+        self._relation = relation
+        self._lock = threading.Lock()  # threads share the connection, and SQLite transactions belong to it
+        self._events: dict[int, Event] = {}
+
+    def open_account(self, owner: str, task: str, budget: Budget) -> None:
+        """Give `owner` a budget for `task` (or ANY_TASK); opening it again with the same budget changes nothing.
+
+        Raises:
+            ConfigError: when the account exists with another budget: a budget is a promise.
+        """
+        self.open_accounts([owner], task, budget)
+
+    def open_accounts(self, owners: Iterable[str], task: str, budget: Budget, relation: Relation | None = None) -> None:
+        """`open_account` for many owners in one transaction; `relation` None: the ledger's."""
+        names = list(owners)
+        wanted = _Terms(budget, relation or self._relation)
+        rows = [(owner, task, budget.epsilon, budget.delta, str(wanted.relation)) for owner in names]
+        with self._lock, transaction(self._connection) as db:
+            db.executemany("INSERT INTO ledger_accounts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
+            for owner, kept in self._terms(names, task).items():
+                if kept != wanted:
+                    raise ConfigError(
+                        f"account {owner}/{task} has {kept}, asked for {wanted}",
+                        hint="a budget cannot be changed; use another task name for other data",
+                    )
+
+    def reserve(
+        self,
+        owners: Sequence[str],
+        task: str,
+        reference: str,
+        events: Sequence[Event],
+        reason: str,
+        now: datetime,
+    ) -> Mapping[str, Refusal | None]:
+        """Spend `events` for each owner that can afford them, all in one transaction.
+
+        Args:
+            owners: accounts to charge.
+            task: task of the accounts.
+            reference: what the spend is for, unique per owner and task (for instance run and round).
+            events: what the mechanism will do.
+            reason: for people who read the ledger.
+            now: time of the entry.
+
+        Returns:
+            For each owner None (reserved: data may be touched now), BudgetExceeded, or Misbehaviour when the reference
+            was used before. A refusal spends nothing.
+
+        Raises:
+            ConfigError: an owner without an account, or an owner named twice.
+            StoreError: nothing was written.
+        """
+        if len(set(owners)) != len(owners):
+            raise ConfigError("an owner is named twice in one reservation")
+        with self._lock, transaction(self._connection) as db:
+            event = self._event_id(Composed(tuple(events)))
+            used = self._used(owners, task, reference)
+            verdicts: dict[str, Refusal | None] = dict(self._afford(owners, task, event))
+            verdicts.update(
+                (owner, Misbehaviour(f"{owner}/{task}: reference {reference!r} was spent before")) for owner in used
+            )
+            granted = [owner for owner in owners if verdicts[owner] is None]
+            db.executemany(
+                "INSERT INTO ledger_entries (owner, task, reference, event, reason, reserved_at) VALUES (?,?,?,?,?,?)",
+                [(owner, task, reference, event, reason, now.isoformat()) for owner in granted],
+            )
+            db.executemany(
+                "INSERT INTO ledger_totals VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1",
+                [(owner, task, event) for owner in granted],
+            )
+        return verdicts
+
+    def commit(self, owners: Sequence[str], task: str, reference: str, now: datetime) -> None:
+        """Note that the mechanism ran. Repeating it changes nothing.
+
+        Raises:
+            Misbehaviour: when an owner never reserved this reference; nothing is written then.
+        """
+        with self._lock, transaction(self._connection) as db:
+            missing = set(owners) - self._used(owners, task, reference)
+            if missing:
+                raise Misbehaviour(f"{sorted(missing)[0]}/{task}: reference {reference!r} was never reserved")
+            db.executemany(
+                "UPDATE ledger_entries SET committed_at = ? "
+                "WHERE owner = ? AND task = ? AND reference = ? AND committed_at IS NULL",
+                [(now.isoformat(), owner, task, reference) for owner in owners],
+            )
+
+    def spent(self, owner: str, task: str) -> Spent:
+        """What was spent, at the delta of the account's budget.
+
+        Raises:
+            ConfigError: when there is no such account.
+        """
+        terms = self._account(owner, task)
+        return self.spent_at(owner, task, terms.budget.delta, terms.relation)
+
+    def spent_at(self, owner: str, task: str, delta: float, relation: Relation) -> Spent:
+        """Proved bound on all that `owner` reserved for `task` (ANY_TASK: for all tasks), committed or not."""
+        with self._lock:
+            return account_history(self._history(self._counts([owner], task).get(owner, ())), delta, relation)
+
+    def budget(self, owner: str, task: str) -> Budget:
+        """The budget of an account.
+
+        Raises:
+            ConfigError: when there is no such account.
+        """
+        return self._account(owner, task).budget
+
+    def remaining(self, owner: str, task: str) -> float:
+        """Epsilon of the budget minus epsilon spent, at the budget's delta; >= 0.
+
+        Compositions are not sums: a last event may fit although its own epsilon is larger than this.
+        """
+        return _left(self.budget(owner, task), self.spent(owner, task))
+
+    def accounts(self) -> list[tuple[str, str, Budget]]:
+        """All (owner, task, budget), sorted."""
+        with self._lock:
+            rows = self._connection.execute("SELECT * FROM ledger_accounts ORDER BY owner, task").fetchall()
+        return [(owner, task, Budget(epsilon, delta)) for owner, task, epsilon, delta, _ in rows]
+
+    def entries(self, owner: str | None) -> list[Entry]:
+        """All entries, or those of one owner, oldest first."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT owner, task, reference, event, reason, reserved_at, COALESCE(committed_at, '') "
+                "FROM ledger_entries WHERE ?1 IS NULL OR owner = ?1 ORDER BY id",
+                (owner,),
+            ).fetchall()
+            return [
+                Entry(name, task, reference, self._composed(event), reason, reserved, committed)
+                for name, task, reference, event, reason, reserved, committed in rows
+            ]
+
+    def to_json(self) -> Json:
+        """Accounts with what is left, and every entry: what `fedinfer privacy ledger` shows."""
+        return {
+            "accounts": [self._account_json(*row) for row in self.accounts()],
+            "entries": [self._entry_json(entry) for entry in self.entries(None)],
+        }
+
+    def _account_json(self, owner: str, task: str, budget: Budget) -> Json:
+        spent = self.spent(owner, task)
+        return {
+            "owner": owner,
+            "task": task,
+            "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
+            "spent": spent.to_json(),
+            "remaining_epsilon": _left(budget, spent),
+        }
+
+    def _entry_json(self, entry: Entry) -> Json:
+        terms = self._account(entry.owner, entry.task)
+        alone = account([entry.event], terms.budget.delta, terms.relation)
+        return {
+            "owner": entry.owner,
+            "task": entry.task,
+            "reference": entry.reference,
+            "reason": entry.reason,
+            "event": to_json(entry.event),
+            "epsilon_alone": alone.epsilon,
+            "reserved_at": entry.reserved_at,
+            "committed_at": entry.committed_at or None,
+        }
+
+    def _account(self, owner: str, task: str) -> _Terms:
+        with self._lock:
+            terms = self._terms([owner], task)
+        if owner not in terms:
+            raise ConfigError(f"no account {owner}/{task}")
+        return terms[owner]
+
+    # Below: the lock is held.
+
+    def _afford(self, owners: Sequence[str], task: str, event: int) -> dict[str, Refusal | None]:
+        if task == ANY_TASK:
+            raise ConfigError(f"{ANY_TASK!r} limits all tasks; nothing is reserved for it")
+        terms = self._terms(owners, task)
+        for owner in owners:
+            if owner not in terms:
+                raise ConfigError(f"no account {owner}/{task}", hint="open the account before reserving")
+        verdicts = self._judge(terms, task, event)
+        over_all = self._judge(self._terms(owners, ANY_TASK), ANY_TASK, event)
+        return {owner: verdicts[owner] or over_all.get(owner) for owner in owners}
+
+    def _judge(self, terms: Mapping[str, _Terms], task: str, event: int) -> dict[str, Refusal | None]:
+        """Owners with equal history and budget share one computation: a fleet has few different histories."""
+        counts = self._counts(list(terms), task)
+        known: dict[tuple[tuple[tuple[int, int], ...], _Terms], str] = {}
+        verdicts: dict[str, Refusal | None] = {}
+        for owner, own in terms.items():
+            key = (counts.get(owner, ()), own)
+            if key not in known:
+                known[key] = self._excess(key[0], event, own.budget, own.relation)
+            verdicts[owner] = BudgetExceeded(f"{owner}/{task}: {known[key]}") if known[key] else None
+        return verdicts
+
+    def _excess(self, counts: tuple[tuple[int, int], ...], event: int, budget: Budget, relation: Relation) -> str:
+        """Empty when the budget allows one more `event`, otherwise the figures."""
+        history = self._history((*counts, (event, 1)))
+        # Rényi bounds are quick and valid; the costly accountant is asked only when they say no.
+        if rdp_history_epsilon(history, budget.delta, relation) <= budget.epsilon:
+            return ""
+        after = account_history(history, budget.delta, relation).epsilon
+        if after <= budget.epsilon:
+            return ""
+        before = account_history(self._history(counts), budget.delta, relation).epsilon
+        return (
+            f"epsilon {before:.6g} spent, {after:.6g} with this request, budget {budget.epsilon:g} at {budget.delta:g}"
+        )
+
+    def _terms(self, owners: Sequence[str], task: str) -> dict[str, _Terms]:
+        query = "SELECT owner, epsilon, delta, relation FROM ledger_accounts WHERE task = ? AND owner IN ({})"
+        rows = self._select(query, owners, task)
+        return {owner: _Terms(Budget(epsilon, delta), Relation(relation)) for owner, epsilon, delta, relation in rows}
+
+    def _used(self, owners: Sequence[str], task: str, reference: str) -> set[str]:
+        query = "SELECT owner FROM ledger_entries WHERE task = ? AND reference = ? AND owner IN ({})"
+        return {row[0] for row in self._select(query, owners, task, reference)}
+
+    def _counts(self, owners: Sequence[str], task: str) -> dict[str, tuple[tuple[int, int], ...]]:
+        """How often each owner reserved each event: ((event id, count), ...) sorted by id."""
+        query = (
+            "SELECT owner, event, SUM(count) FROM ledger_totals WHERE (? = '*' OR task = ?) AND owner IN ({}) "
+            "GROUP BY owner, event ORDER BY owner, event"
+        )
+        counts: dict[str, list[tuple[int, int]]] = {}
+        for owner, event, count in self._select(query, owners, task, task):
+            counts.setdefault(owner, []).append((event, count))
+        return {owner: tuple(pairs) for owner, pairs in counts.items()}
+
+    def _select(self, query: str, owners: Sequence[str], *parameters: str) -> list[Any]:
+        rows: list[Any] = []
+        for start in range(0, len(owners), _MANY):
+            some = owners[start : start + _MANY]
+            marks = ",".join("?" * len(some))
+            rows += self._connection.execute(query.format(marks), (*parameters, *some)).fetchall()
+        return rows
+
+    def _event_id(self, event: Composed) -> int:
+        text = event_to_json(event)
+        self._connection.execute("INSERT INTO ledger_events (json) VALUES (?) ON CONFLICT DO NOTHING", (text,))
+        row = self._connection.execute("SELECT id FROM ledger_events WHERE json = ?", (text,)).fetchone()
+        return int(row[0])
+
+    def _history(self, counts: Iterable[tuple[int, int]]) -> History:
+        return flatten([Repeated(self._composed(event), count) for event, count in counts])
+
+    def _composed(self, event: int) -> Event:
+        """Events are never changed, so those read once are kept."""
+        if event not in self._events:
+            row = self._connection.execute("SELECT json FROM ledger_events WHERE id = ?", (event,)).fetchone()
+            self._events[event] = event_from_json(row[0])
+        return self._events[event]
+
+
+def _left(budget: Budget, spent: Spent) -> float:
+    return 0.0 if spent.epsilon == math.inf else max(0.0, budget.epsilon - spent.epsilon)

@@ -1,0 +1,177 @@
+"""Random words and the noise made from them.
+
+Rules (each has a test):
+* `SecureStream` takes `SystemEntropy` and nothing else: a seeded generator cannot reach a real deployment's noise.
+* Integer noise is exact: see `tables` for its statistical distance, which accounting adds to delta.
+* A forked process never repeats its parent's noise: a secure stream takes a fresh key when its process id changes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from fedinfer.errors import ConfigError
+from fedinfer.ports import Entropy
+from fedinfer.privacy.mechanism.tables import MAX_VARIANCE, Table, Words, discrete_gaussian_table, skellam_table
+from fedinfer.system import SimulatedEntropy, SystemEntropy
+
+_CHUNK = 1 << 15
+"""Samples per step: words, results and zeros stay in the second-level cache."""
+_ZEROS = memoryview(bytes(8 * _CHUNK))
+
+
+NoiseStream = Words
+"""What samplers take: uniform 64-bit words."""
+
+
+class _Keystream:
+    """AES-256-CTR under a key from `entropy`."""
+
+    def __init__(self, entropy: Entropy) -> None:
+        key = entropy.take(32)
+        self._cipher = Cipher(algorithms.AES(key), modes.CTR(b"\0" * 16)).encryptor()
+
+    def words(self, count: int) -> npt.NDArray[np.uint64]:
+        out = np.empty(count, np.uint64)
+        view = out.view(np.uint8)
+        for start in range(0, view.size, len(_ZEROS)):
+            piece = view[start : start + len(_ZEROS)]
+            self._cipher.update_into(_ZEROS[: piece.size], piece.data)
+        return out
+
+
+@final
+class SecureStream:
+    """Words for real noise: AES-256-CTR under a key from the operating system.
+
+    Args:
+        entropy: must be a `SystemEntropy`; anything that can be seeded is refused.
+
+    Raises:
+        ConfigError: for any other type.
+    """
+
+    def __init__(self, entropy: SystemEntropy) -> None:
+        if type(entropy) is not SystemEntropy:
+            raise ConfigError(
+                f"real noise needs SystemEntropy, got {type(entropy).__name__}",
+                hint="a seeded source makes noise that anyone with the seed can subtract",
+            )
+        self._entropy = entropy
+        self._process = os.getpid()
+        self._stream = _Keystream(entropy)
+
+    def words(self, count: int) -> npt.NDArray[np.uint64]:
+        """Return `count` fresh words, shape (count,)."""
+        if os.getpid() != self._process:  # a fork copied the cipher: the same words must not be used twice
+            self._process, self._stream = os.getpid(), _Keystream(self._entropy)
+        return self._stream.words(count)
+
+
+@final
+class SimulatedStream:
+    """Words that repeat for equal seeds: simulation and tests only.
+
+    Args:
+        source: a `SimulatedEntropy` (AES-CTR) or a numpy generator.
+    """
+
+    def __init__(self, source: SimulatedEntropy | np.random.Generator) -> None:
+        key = _GeneratorEntropy(source) if isinstance(source, np.random.Generator) else source
+        self._stream = _Keystream(key)
+
+    def words(self, count: int) -> npt.NDArray[np.uint64]:
+        """Return the next `count` words, shape (count,)."""
+        return self._stream.words(count)
+
+
+class _GeneratorEntropy:
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    def take(self, count: int) -> bytes:
+        return self._rng.bytes(count)
+
+
+def skellam(variance: int, shape: tuple[int, ...], stream: NoiseStream) -> npt.NDArray[np.int64]:
+    """Symmetric Skellam noise.
+
+    Args:
+        variance: integer >= 1; above MAX_VARIANCE the sum of equal independent parts is drawn (Skellam is closed
+            under sums), so the variance must then be a multiple of the number of parts, see `pieces`.
+        shape: shape of the result.
+        stream: source of words.
+
+    Returns:
+        int64 array.
+    """
+    parts = pieces(variance)
+    return _sum_of(skellam_table(variance // parts), parts, shape, stream)
+
+
+def discrete_gaussian(variance: int, shape: tuple[int, ...], stream: NoiseStream) -> npt.NDArray[np.int64]:
+    """Discrete Gaussian noise; above MAX_VARIANCE a sum of `pieces(variance)` independent equal shares.
+
+    Args: as `skellam`.
+    """
+    parts = pieces(variance)
+    return _sum_of(discrete_gaussian_table(variance // parts), parts, shape, stream)
+
+
+def pieces(variance: int) -> int:
+    """How many table samples make one sample of this variance.
+
+    Raises:
+        ConfigError: when the variance is not a positive multiple of that number.
+    """
+    parts = -(-variance // MAX_VARIANCE)
+    if parts < 1 or variance % parts:
+        raise ConfigError(f"variance {variance} is not a positive multiple of its {parts} parts")
+    return parts
+
+
+def whole_variance(at_least: float) -> int:
+    """The least variance >= `at_least` that `skellam` and `discrete_gaussian` can draw."""
+    parts = max(1, math.ceil(at_least / MAX_VARIANCE))
+    return parts * max(1, math.ceil(at_least / parts))
+
+
+def _sum_of(table: Table, parts: int, shape: tuple[int, ...], stream: NoiseStream) -> npt.NDArray[np.int64]:
+    out = np.zeros(math.prod(shape), np.int64)
+    for start in range(0, out.size, _CHUNK):
+        piece: Any = out[start : start + _CHUNK]
+        for _ in range(parts):
+            piece += table.look_up(stream.words(piece.size), stream)
+    return out.reshape(shape)
+
+
+def gaussian(std: float, shape: tuple[int, ...], stream: NoiseStream) -> npt.NDArray[np.float64]:
+    """Continuous Gaussian noise in double precision.
+
+    Half the sum of four Box-Muller draws: one draw leaves patterns in the low bits that can undo it (Mironov 2012);
+    with a sum of four the search is out of reach (Holohan and Braghin 2021, section 4). Tails end at 18.8 std of the
+    sum, where less than 2^-64 lies.
+
+    Args:
+        std: standard deviation, >= 0.
+        shape: shape of the result.
+        stream: source of words.
+
+    Returns:
+        float64 array.
+    """
+    size = math.prod(shape)
+    out = np.empty(size)
+    for start in range(0, size, _CHUNK):
+        count = min(_CHUNK, size - start)
+        uniform = (stream.words(4 * count).astype(np.float64) + 1.0) * 2.0**-64
+        radius = np.sqrt(-2.0 * np.log(uniform)).reshape(4, count)
+        angle = (2 * math.pi * 2.0**-64) * stream.words(4 * count).astype(np.float64).reshape(4, count)
+        out[start : start + count] = (radius * np.cos(angle)).sum(axis=0) * (std / 2)
+    return out.reshape(shape)

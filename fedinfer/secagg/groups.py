@@ -1,0 +1,94 @@
+"""Many devices: cohorts of at most 500 are summed securely, the sums are added or combined robustly.
+
+What this costs in privacy (the caller charges it; nothing here adds noise or accounts):
+* Every group's sum is seen by the server, so every group is a release of its own: `min_survivors`, the noise shares and
+  the event in the ledgers are those of ONE GROUP, not of the population. A device is in one group per round, so it is
+  charged one event per round (parallel composition over disjoint groups); adding the groups costs nothing more.
+* The median, the trimmed mean and the norm-bounded mean are functions of released sums: post-processing, no charge.
+* The price is noise: with g groups, each noised as a release of its own, the mean of all has the noise of one group's
+  mean divided by sqrt(g): sqrt(g) times more than one session over everybody would need.
+What the robust rules give: a device can spoil only its own group. The median withstands fewer than half of the groups
+being spoiled, the trimmed mean `trimmed` of them; the norm-bounded mean limits what one group can do, but not its sign.
+
+Sources: Yin et al. 2018 (ICML), definitions 1 and 2 (median, trimmed mean); Sun et al. 2019 (arXiv 1911.07963),
+section 3 (norm bounding).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.errors import ConfigError, Misbehaviour
+from fedinfer.messages import Split
+from fedinfer.secagg.hypergeometric import SECURITY_BITS, most_marked
+from fedinfer.types import DeviceId
+
+MAX_GROUP = 500
+"""Largest cohort of one session; a larger one is dealt to groups."""
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def random_groups(devices: Sequence[DeviceId], groups: int, seed: bytes) -> tuple[tuple[DeviceId, ...], ...]:
+    """Deal devices into groups whose sizes differ by at most one, in an order given by a hash.
+
+    Args:
+        devices: unique names.
+        groups: 1..len(devices).
+        seed: public; devices that were not known when it was fixed cannot choose their group.
+
+    Returns:
+        Groups, each sorted, as `Session.cohort` wants it.
+
+    Raises:
+        ConfigError: more groups than devices, none, or a name twice.
+    """
+    if not 1 <= groups <= len(devices) or len(set(devices)) != len(devices):
+        raise ConfigError(f"{len(set(devices))} different devices of {len(devices)} cannot make {groups} groups")
+    shuffled = sorted(devices, key=lambda device: hashlib.sha256(seed + b"\0" + device.encode()).digest())
+    return tuple(tuple(sorted(shuffled[start::groups])) for start in range(groups))
+
+
+def check_group(cohort: tuple[DeviceId, ...], split: Split) -> None:
+    """A device's check that its cohort was dealt by the published seed and not picked.
+
+    Raises:
+        Misbehaviour: the cohort is none of the groups that the seed gives, or the split contradicts itself.
+    """
+    if split.groups == 1 and not split.everyone:
+        return
+    try:
+        groups = _dealt(split)
+    except ConfigError as error:
+        raise Misbehaviour(f"a split that cannot be: {error}") from error
+    if cohort not in groups:
+        raise Misbehaviour(
+            f"the cohort of {len(cohort)} is none of the {split.groups} groups that the published seed deals from "
+            f"{len(split.everyone)} devices"
+        )
+
+
+@lru_cache(maxsize=4)
+def _dealt(split: Split) -> frozenset[tuple[DeviceId, ...]]:
+    """All groups of a split; a simulation checks the same one for every device."""
+    return frozenset(random_groups(split.everyone, split.groups, split.seed))
+
+
+def most_corrupt(devices: int, corrupt: int, size: int, groups: int) -> int:
+    """Corrupt devices in one random group, at most, but for a chance of 2^-40 that any group of the round has more.
+
+    A group drawn at random holds more than its share of the corrupt devices about every second time, so the number
+    that noise and graph must withstand is a tail of the hypergeometric law, not the mean.
+
+    Args:
+        devices: in all groups together.
+        corrupt: of them.
+        size: of the group.
+        groups: number of groups; each gets its part of the chance.
+    """
+    return most_marked(devices, corrupt, size, 2.0**-SECURITY_BITS / groups)

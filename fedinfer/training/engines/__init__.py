@@ -1,0 +1,1 @@
+"""Ways to compute private gradients: Opacus, one example at a time, whole cohorts in one batched step."""

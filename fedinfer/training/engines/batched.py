@@ -1,0 +1,234 @@
+"""Many devices in one batched step: the same numbers as `local`, without a loop over devices.
+
+Rules:
+* Row plans and noise come from each device's own source in the same order as in `local`.
+* Devices are worked through in chunks whose weights and activations fit the cache; the result does not depend on it.
+* Devices with like amounts of work share a chunk; what is ragged is padded; a padded row has error zero.
+* Callers hold torch.no_grad().
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedinfer.config import TrainingSection
+from fedinfer.training.engines.batched_layers import Tap, Views
+from fedinfer.training.engines.compile import Program, taps, views_of
+from fedinfer.training.engines.noise import gaussian_noise
+from fedinfer.training.engines.opacus import Features
+from fedinfer.training.engines.sampling import PrivateSteps, Rows, Source, minibatches, poisson_rows
+from fedinfer.types import FloatVector, WideVector
+
+_CHUNK_NUMBERS = 3_000_000
+"""Numbers (float32) of weights and activations that one chunk may hold (12 MB): fastest from 2 to 4 million."""
+_ALL = slice(None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Padded:
+    """Row numbers of several devices for one step: `at` (D, B) into the concatenated rows, `present` (D, B)."""
+
+    at: Tensor
+    present: Tensor
+
+
+def updates(
+    program: Program, start: FloatVector, data: Features, sources: Sequence[Source], training: TrainingSection
+) -> FloatVector:
+    """Local SGD of every device from the same start; new minus old weights, (devices, d) float32."""
+    plans = [minibatches(source, len(y), training) for (_, y), source in zip(data, sources, strict=True)]
+    result = np.zeros((len(data), program.dimension), dtype=np.float32)
+    widths = [len(plan[0]) if plan else 0 for plan in plans]
+    working = [row for row, plan in enumerate(plans) if plan]
+    working.sort(key=lambda row: (-len(plans[row]), -widths[row]))
+    for chunk in _chunks(working, widths, program):
+        weights = _descend(program, start, [data[row] for row in chunk], [plans[row] for row in chunk], training)
+        result[chunk] = weights.numpy() - start
+    return result
+
+
+def private_updates(
+    program: Program,
+    start: FloatVector,
+    data: Features,
+    sources: Sequence[Source],
+    training: TrainingSection,
+    private: PrivateSteps,
+) -> FloatVector:
+    """DP-SGD (Abadi et al. 2016, Algorithm 1) on each device; new minus old weights, (devices, d) float32."""
+    result = np.zeros((len(data), program.dimension), dtype=np.float32)
+    widths = [math.ceil(private.rate * len(y)) for _, y in data]
+    for chunk in _chunks(sorted(range(len(data)), key=lambda row: -widths[row]), widths, program):
+        chosen, own = [data[row] for row in chunk], [sources[row] for row in chunk]
+        weights = _descend_privately(program, start, chosen, own, training, private)
+        result[chunk] = weights.numpy() - start
+    return result
+
+
+def gradient_sums(
+    program: Program,
+    start: FloatVector,
+    data: Features,
+    sources: Sequence[Source],
+    rate: float,
+    clipping_norm: float,
+) -> WideVector:
+    """Sum of the clipped gradients of Poisson-sampled rows, per device, (devices, d) float64.
+
+    All devices share the weights, so rows of different devices go through one model side by side.
+    """
+    picks = [poisson_rows(source, len(y), rate) for (_, y), source in zip(data, sources, strict=True)]
+    total = torch.zeros(len(data), program.dimension)
+    if not any(len(pick) for pick in picks):
+        return _wide(total)
+    x = torch.cat([rows[torch.from_numpy(pick)] for (rows, _), pick in zip(data, picks, strict=True)])
+    y = torch.cat([labels[torch.from_numpy(pick)] for (_, labels), pick in zip(data, picks, strict=True)])
+    bounds = np.cumsum([0, *(len(pick) for pick in picks)])
+    weights = views_of(program, torch.from_numpy(np.array(start)).unsqueeze(0))
+    step = max(1, _CHUNK_NUMBERS // program.numbers_per_example)
+    for at in range(0, len(y), step):
+        piece = slice(at, min(at + step, len(y)))
+        found = taps(program, weights, x[piece].unsqueeze(0), y[piece].unsqueeze(0), None)
+        factor = _clip_factor(found, clipping_norm)
+        for device in range(_owner(bounds, piece.start), _owner(bounds, piece.stop - 1) + 1):
+            rows = slice(max(int(bounds[device]) - at, 0), min(int(bounds[device + 1]), piece.stop) - at)
+            if rows.start < rows.stop:
+                _accumulate(found, views_of(program, total[device : device + 1]), factor, rows, 1.0)
+    return _wide(total)
+
+
+def _owner(bounds: np.ndarray, row: int) -> int:
+    """The device that holds a row of the concatenation."""
+    return int(np.searchsorted(bounds, row, side="right")) - 1
+
+
+def _descend(
+    program: Program, start: FloatVector, data: Features, plans: list[list[Rows]], training: TrainingSection
+) -> Tensor:
+    """SGD of one chunk; plans are sorted by length, so the devices still at work are the first ones."""
+    x, y, offsets = _concatenated(data)
+    weights, anchor = _copies(start, len(data))
+    velocity = torch.zeros_like(weights)
+    for step in range(len(plans[0])):
+        active = sum(len(plan) > step for plan in plans)
+        padded = _padded([plan[step] for plan in plans[:active]], offsets)
+        share = padded.present / padded.present.sum(1, keepdim=True)
+        now = weights[:active]
+        found = taps(program, views_of(program, now), x[padded.at], y[padded.at], share)
+        _step(program, found, now, anchor, velocity[:active], training)
+    return weights
+
+
+def _step(
+    program: Program,
+    found: list[Tap | None],
+    weights: Tensor,
+    anchor: Tensor,
+    velocity: Tensor,
+    training: TrainingSection,
+) -> None:
+    """One SGD step; without momentum and pull the products go straight into the weights."""
+    if not training.momentum and not training.proximal:
+        _accumulate(found, views_of(program, weights), None, _ALL, -training.learning_rate)
+        return
+    gradient = torch.zeros_like(weights)
+    _accumulate(found, views_of(program, gradient), None, _ALL, 1.0)
+    _move(weights, gradient, anchor, velocity, training)
+
+
+def _move(weights: Tensor, gradient: Tensor, anchor: Tensor, velocity: Tensor, training: TrainingSection) -> None:
+    """Pull towards the start (FedProx, Li et al. 2020, eq. 2), momentum, descent; changes weights and velocity."""
+    if training.proximal:
+        gradient.add_(weights - anchor, alpha=training.proximal)
+    if training.momentum:
+        gradient = velocity.mul_(training.momentum).add_(gradient)
+    weights.sub_(gradient, alpha=training.learning_rate)
+
+
+def _descend_privately(
+    program: Program,
+    start: FloatVector,
+    data: Features,
+    sources: Sequence[Source],
+    training: TrainingSection,
+    private: PrivateSteps,
+) -> Tensor:
+    x, y, offsets = _concatenated(data)
+    weights, anchor = _copies(start, len(data))
+    velocity, gradient = torch.zeros_like(weights), torch.empty_like(weights)
+    counts = [len(labels) for _, labels in data]
+    expected = torch.tensor([max(1.0, private.rate * count) for count in counts]).unsqueeze(1)
+    deviation = private.noise_multiplier * private.clipping_norm
+    noises = [gaussian_noise(source) for source in sources]
+    for _ in range(private.steps):
+        picks = [poisson_rows(source, count, private.rate) for source, count in zip(sources, counts, strict=True)]
+        for row, noise in enumerate(noises):
+            noise(gradient[row], deviation)
+        if any(len(pick) for pick in picks):
+            padded = _padded(picks, offsets)
+            found = taps(program, views_of(program, weights), x[padded.at], y[padded.at], padded.present)
+            factor = _clip_factor(found, private.clipping_norm)
+            _accumulate(found, views_of(program, gradient), factor, _ALL, 1.0)
+        _move(weights, gradient.div_(expected), anchor, velocity, training)
+    return weights
+
+
+def _accumulate(found: list[Tap | None], views: list[Views], factor: Tensor | None, rows: slice, scale: float) -> None:
+    for tap, own in zip(found, views, strict=True):
+        if tap is not None:
+            tap.accumulate(own, factor, rows, scale)
+
+
+def _clip_factor(found: list[Tap | None], clipping_norm: float) -> Tensor:
+    """min(1, C / (norm + 1e-6)) per example, (G, B): Opacus' factor."""
+    squared = torch.stack([tap.squared() for tap in found if tap is not None]).sum(0)
+    return (clipping_norm / (squared.sqrt() + 1e-6)).clamp(max=1.0)
+
+
+def _chunks(order: list[int], widths: list[int], program: Program) -> Iterator[list[int]]:
+    """Cut a list of devices into pieces that fit; `widths` are the rows of one step of each device."""
+    chunk: list[int] = []
+    widest = 0
+    for row in order:
+        widest = max(widest, widths[row])
+        per_device = 2 * program.dimension + 2 * widest * program.numbers_per_example
+        if chunk and (len(chunk) + 1) * per_device > _CHUNK_NUMBERS:
+            yield chunk
+            chunk, widest = [], widths[row]
+        chunk.append(row)
+    if chunk:
+        yield chunk
+
+
+def _concatenated(data: Features) -> tuple[Tensor, Tensor, list[int]]:
+    """All rows in one tensor, all labels, and where each device starts."""
+    sizes = [len(y) for _, y in data]
+    offsets = [0, *np.cumsum(sizes)[:-1].tolist()]
+    return torch.cat([x for x, _ in data]), torch.cat([y for _, y in data]), offsets
+
+
+def _padded(picks: list[Rows], offsets: list[int]) -> _Padded:
+    width = max(len(pick) for pick in picks)
+    at = np.zeros((len(picks), width), dtype=np.int64)
+    present = np.zeros((len(picks), width), dtype=np.float32)
+    for row, pick in enumerate(picks):
+        at[row, : len(pick)] = pick + offsets[row]
+        present[row, : len(pick)] = 1.0
+    return _Padded(torch.from_numpy(at), torch.from_numpy(present))
+
+
+def _copies(start: FloatVector, devices: int) -> tuple[Tensor, Tensor]:
+    """The start weights once per device, and once as they are."""
+    anchor = torch.from_numpy(np.array(start, dtype=np.float32)).unsqueeze(0)
+    return anchor.repeat(devices, 1), anchor
+
+
+def _wide(total: Tensor) -> WideVector:
+    array: WideVector = total.double().numpy()
+    return array

@@ -1,0 +1,1 @@
+"""Model kinds: what they are built of and how a row is prepared for them."""

@@ -1,0 +1,175 @@
+"""Models by name: `prepare` (no parameters) then `core` (all parameters). Raw rows in, logits out.
+
+Rules:
+* `forward` takes float32 (n, schema.width) as it comes from the device and returns logits (n, classes).
+* The start weights follow from (section, schema, seed) alone; the global torch generator is left as it was.
+* GroupNorm, never BatchNorm: per-example gradients and federated averages need examples that do not see each other.
+* The head is the last module of `core` that owns parameters; its parameters are the tail of the flat vector.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedinfer.config import ModelKind, ModelSection
+from fedinfer.errors import ConfigError
+from fedinfer.schema import Schema
+from fedinfer.training.engines.seeding import seeded
+from fedinfer.training.models.preprocess import PixelPrepare, TablePrepare, TokenPrepare
+from fedinfer.training.models.sequence import build_bag, build_gru, build_recommender, build_tcn, build_transformer
+
+MAX_PARAMETERS = 50_000_000
+
+
+class Model(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """A whole graph: raw rows (n, width) to logits (n, classes).
+
+    Args:
+        prepare: module without parameters, raw rows to what `core` takes.
+        core: module with the parameters, to logits.
+    """
+
+    def __init__(self, prepare: nn.Module, core: nn.Module) -> None:
+        super().__init__()
+        self.prepare, self.core = prepare, core
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map (n, width) to (n, classes)."""
+        return self.core(self.prepare(rows))
+
+
+def build_model(section: ModelSection, schema: Schema, seed: int) -> Model:
+    """Build a model with deterministic start weights.
+
+    Args:
+        section: kind and hidden sizes, or a factory "package.module:callable" that is called with the schema and
+            returns the core: it gets (n, features) for a table, (n, channels, height, width) for an image and
+            (n, length) token numbers for a text.
+        schema: what a row looks like.
+        seed: seed of the start weights.
+
+    Raises:
+        ConfigError: the kind does not fit the schema, or the factory cannot be used.
+    """
+    _check_text(section, schema)
+    with seeded(seed):
+        model = _from_factory(section.factory, schema) if section.factory else _BUILDERS[section.kind](section, schema)
+    _check(model, section)
+    model.eval()
+    return model
+
+
+def _check_text(section: ModelSection, schema: Schema) -> None:
+    """Token numbers have no order: nothing but an embedding can read them."""
+    if schema.text is None or section.kind in (ModelKind.BAG, ModelKind.TRANSFORMER) or section.factory:
+        return
+    raise ConfigError(f"model.kind = '{section.kind}' cannot read texts", hint="use kind = 'bag' or 'transformer'")
+
+
+def _logistic(section: ModelSection, schema: Schema) -> Model:
+    """Zero start: the problem is convex and zero needs no luck."""
+    prepare, features = _flat_prepare(schema)
+    head = nn.Linear(features, schema.classes)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return Model(prepare, nn.Sequential(head))
+
+
+def _mlp(section: ModelSection, schema: Schema) -> Model:
+    prepare, width = _flat_prepare(schema)
+    layers: list[nn.Module] = []
+    for size in section.hidden:
+        layers += [nn.Linear(width, size), nn.ReLU()]
+        width = size
+    return Model(prepare, nn.Sequential(*layers, nn.Linear(width, schema.classes)))
+
+
+def _cnn(section: ModelSection, schema: Schema) -> Model:
+    if not schema.shape or schema.columns:
+        raise ConfigError("model.kind = 'cnn' needs images, this schema describes a table", hint="use kind = 'mlp'")
+    channels, height, width = schema.shape
+    layers: list[nn.Module] = []
+    for size in section.hidden:
+        stride = 2 if min(height, width) >= 8 else 1
+        layers += [nn.Conv2d(channels, size, 3, stride, 1), nn.GroupNorm(math.gcd(size, 4), size), nn.ReLU()]
+        channels, height, width = size, -(-height // stride), -(-width // stride)
+    layers += [nn.Flatten(), nn.Linear(channels * height * width, schema.classes)]
+    return Model(PixelPrepare(schema.pixel_max, schema.shape), nn.Sequential(*layers))
+
+
+def _flat_prepare(schema: Schema) -> tuple[nn.Module, int]:
+    """Prepared rows as one vector, and its length."""
+    if schema.columns:
+        table = TablePrepare(schema)
+        return table, table.features
+    return PixelPrepare(schema.pixel_max, (schema.width,)), schema.width
+
+
+def _sequence(build: Callable[[ModelSection, Schema], tuple[nn.Module, nn.Module]]) -> Callable[..., Model]:
+    return lambda section, schema: Model(*build(section, schema))
+
+
+_BUILDERS: dict[ModelKind, Callable[[ModelSection, Schema], Model]] = {
+    ModelKind.LOGISTIC: _logistic,
+    ModelKind.MLP: _mlp,
+    ModelKind.CNN: _cnn,
+    ModelKind.TCN: _sequence(build_tcn),
+    ModelKind.GRU: _sequence(build_gru),
+    ModelKind.TRANSFORMER: _sequence(build_transformer),
+    ModelKind.BAG: _sequence(build_bag),
+    ModelKind.RECOMMENDER: _sequence(build_recommender),
+}
+
+
+def _from_factory(path: str, schema: Schema) -> Model:
+    factory = _load(path)
+    try:
+        core = factory(schema)
+    except Exception as error:  # user code may raise anything; it becomes one readable error
+        raise ConfigError(f"model.factory = {path!r} failed: {error!r}") from error
+    if not isinstance(core, nn.Module):
+        raise ConfigError(f"model.factory = {path!r} returned {type(core).__name__}, a torch.nn.Module is needed")
+    return Model(_factory_prepare(schema), core)
+
+
+def _factory_prepare(schema: Schema) -> nn.Module:
+    if schema.text is not None:
+        return TokenPrepare(schema.text.last, 0)
+    return TablePrepare(schema) if schema.columns else PixelPrepare(schema.pixel_max, schema.shape)
+
+
+def _load(path: str) -> Callable[[Schema], Any]:
+    """Import "package.module:callable".
+
+    Raises:
+        ConfigError: names the key and what is wrong with it.
+    """
+    module_name, _, name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # importing user code may raise anything
+        raise ConfigError(f"model.factory = {path!r} cannot be imported: {error}") from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        raise ConfigError(f"model.factory = {path!r}: module {module_name} has no callable {name!r}")
+    checked: Callable[[Schema], Any] = factory
+    return checked
+
+
+def _check(model: Model, section: ModelSection) -> None:
+    """Refuse what cannot be trained federated."""
+    key = "factory" if section.factory else "kind"
+    for module in model.core.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ConfigError(f"model.{key}: BatchNorm mixes examples", hint="use torch.nn.GroupNorm")
+    count = sum(parameter.numel() for parameter in model.core.parameters())
+    if not 0 < count <= MAX_PARAMETERS:
+        raise ConfigError(f"model.{key}: {count} parameters, allowed are 1 to {MAX_PARAMETERS}")
+    if any(parameter.dtype != torch.float32 for parameter in model.core.parameters()):
+        raise ConfigError(f"model.{key}: every parameter must be float32")
