@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedinfer.coordinator.drift_loop import noise_std
-from fedinfer.privacy.encoding import decode, encode
-from fedinfer.privacy.mechanism import Rounding
-from fedinfer.privacy.noise import SimulatedStream
+from fedinfer.coordinator.aggregate.release import noise_std
+from fedinfer.privacy.mechanism.encoding import decode, encode
+from fedinfer.privacy.mechanism.mechanism import Rounding
+from fedinfer.privacy.mechanism.noise import SimulatedStream
 from fedinfer.system import SimulatedEntropy
 from tests.protocol.fleet import settings
 from tests.protocol.opened import opened

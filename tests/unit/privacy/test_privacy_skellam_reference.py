@@ -11,8 +11,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fedinfer.privacy.events import SkellamEvent
-from fedinfer.privacy.rdp import event_curve, noise_curve
+from fedinfer.privacy.accounting.events import SkellamEvent
+from fedinfer.privacy.accounting.rdp import event_curve, noise_curve
 from fedinfer.types import Relation
 from tests.reference.skellam import renyi_divergence, theorem
 
