@@ -8,7 +8,7 @@ that has imported the heavy libraries forks once per change. Tests that compare 
 (tests/vectors) do not count: they notice any change, right or wrong.
 
 Results are kept in build/mutants/results.json: a second run repeats nothing whose module is unchanged, except
-survivors that are not accepted and whose tests changed. tests/mutants_accepted.toml lists survivors that may live, each with its reason; the
+survivors whose tests changed. tests/mutants_accepted.toml lists survivors that may live, each with its reason; the
 exit code is 1 when another one lives.
 """
 
