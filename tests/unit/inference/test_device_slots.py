@@ -151,6 +151,21 @@ def test_full_disk_while_swapping_keeps_the_old_model(tmp_path, monkeypatch):
     assert Slots(tmp_path).active().version == 1
 
 
+def test_what_is_flushed_is_whole(tmp_path):
+    """A file that is flushed while Python still holds its bytes is empty after a power cut."""
+    sizes = []
+
+    def flush(descriptor):
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode):
+            sizes.append(found.st_size)
+        os.fsync(descriptor)
+
+    slots = Slots(tmp_path, flush)
+    put(slots, 1, b"m" * 99)
+    assert sizes == [100, (tmp_path / POINTER).stat().st_size]
+
+
 def test_everything_is_flushed_before_the_pointer_moves(tmp_path, monkeypatch):
     events = []
     slots = Slots(tmp_path, lambda descriptor: events.append(os.readlink(f"/proc/self/fd/{descriptor}")))
