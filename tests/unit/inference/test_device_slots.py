@@ -182,6 +182,15 @@ def test_folder_that_cannot_be_made(tmp_path):
         Slots(tmp_path / "file" / "slots")
 
 
+def test_a_pointer_that_cannot_be_read_is_a_typed_error(tmp_path):
+    """A damaged disk, or somebody else's file: not the same as no model."""
+    put(Slots(tmp_path), 1)
+    (tmp_path / POINTER).unlink()
+    (tmp_path / POINTER).mkdir()
+    with pytest.raises(StoreError, match=POINTER):
+        Slots(tmp_path).active()
+
+
 @pytest.mark.parametrize(
     "change",
     [
