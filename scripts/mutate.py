@@ -85,7 +85,10 @@ TARGETS: dict[str, Target] = {
         tuple(f"fedinfer/inference/install/{name}.py" for name in ("updater", "tuf_channel", "slots", "self_check")),
         ("tests/unit/inference", "tests/property/test_inference_fuzz.py", "tests/protocol/test_patch_pushes.py"),
     ),
-    "rollout": Target(("fedinfer/rollout/**/*.py",), ("tests/unit/rollout", "tests/property/test_rollout_safety.py")),
+    "rollout": Target(
+        ("fedinfer/rollout/**/*.py",),
+        ("tests/unit/rollout", "tests/property/test_rollout_safety.py", "tests/unit/coordinator/test_gate_planning.py"),
+    ),
     "drift": Target(("fedinfer/drift/**/*.py",), ("tests/unit/drift", "tests/property/test_drift_bounds.py")),
 }
 RECORDED = ("test_privacy_vectors.py", "test_secagg_vectors.py")

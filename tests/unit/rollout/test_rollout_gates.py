@@ -93,6 +93,12 @@ def test_a_statement_about_the_wave_needs_no_sampling_margin():
     assert judge(settings(INSTALL, min_judged=1), noisy).verdict is Verdict.HOLD
 
 
+def test_an_exact_figure_on_its_limit_is_good_enough():
+    half = Gate("agreement", Bound.AT_LEAST, 0.75, 0.5, 0.0, 1.0, Scope.WAVE)
+    for agreement, verdict in ((3, Verdict.PASS), (2, Verdict.HOLD), (1, Verdict.FAIL)):
+        assert judge(settings(half, min_judged=4), [[look(4, agreement=agreement)]]).verdict is verdict
+
+
 @pytest.mark.parametrize(
     ("share", "devices", "noise"), [(0.2, 100, 0.0), (0.2, 400, 10.0), (0.05, 200, 5.0), (0.5, 50, 8.0)]
 )
