@@ -33,6 +33,7 @@ check: $(ALL_STAMP) ## format, lint, types, rooms, documentation
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
 	$(BIN)/python scripts/cli_reference.py --check
+	$(BIN)/python scripts/architecture.py --check
 	$(BIN)/python scripts/build_docs.py
 
 e2e: $(ALL_STAMP) ## a real SuperLink and SuperNodes on loopback

@@ -157,6 +157,24 @@ def _loop(found: RunFiles) -> Markup:
     )
 
 
+def loop_of(folder: Path, width: float) -> Markup:
+    """The drawing of the loop alone, with its style in it, as an SVG document.
+
+    Args:
+        folder: run folder.
+        width: pixels.
+
+    Raises:
+        ConfigError: run.json is missing or malformed.
+    """
+    found = read_run(folder)
+    budget = finite(section(found.run, "privacy").get("budget"))
+    chart = loop_chart(steps(found.run, found.events), summary.metric_name(found.run), budget, width)
+    opening, end, rest = chart.partition(">")
+    namespace = "" if "xmlns=" in opening else ' xmlns="http://www.w3.org/2000/svg"'
+    return Markup(opening + namespace + end + tag("style", Markup(_style())) + rest)
+
+
 def _drift(run: Json) -> Markup:
     drift = section(run, "drift")
     if not count(drift.get("windows")):
