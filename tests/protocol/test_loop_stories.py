@@ -498,6 +498,7 @@ def test_too_few_survivors_round_after_round_end_the_run_with_the_numbers(tmp_pa
     assert "6 are needed" in str(failure)
     assert record["status"] == "aborted"
     assert {row["status"] for row in record["rounds"]} == {"aborted"}
+    assert len(record["rounds"]) == 5, "five rounds in a row without a release end a run (docs/how-to/deploy.md)"
     assert record["rounds"][-1]["epsilon"] > 0  # masked vectors left the devices: it stays spent
     assert record["models"] == []
 
