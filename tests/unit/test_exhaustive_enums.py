@@ -66,7 +66,6 @@ def _calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     from fedinfer.report.statement import _protected
     from fedinfer.rollout.controller import _waits, todo
     from fedinfer.rollout.gates import Bound, Gate, Scope
-    from fedinfer.secagg.parameters import _may_split
     from fedinfer.simulation import audit
     from fedinfer.simulation.canaries import Canaries
     from fedinfer.simulation.population import _kept
@@ -124,7 +123,6 @@ def _calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "test of bins", lambda: statistics.contrasts(3, FOREIGN)
     yield "source of a channel", lambda: policy._may_act(FOREIGN)
     yield "plain or masked", lambda: _is_plain(FOREIGN)
-    yield "server model", lambda: _may_split(FOREIGN)
     yield "robust rule", lambda: Rule(FOREIGN, 1, 0, 0.0).wants_means
     yield "bound of a gate", lambda: foreign(gate, bound=FOREIGN).room
     yield "limits of a gate", lambda: replace(gate, bound=FOREIGN)
