@@ -2,10 +2,10 @@
 
     python benchmarks/secagg.py            needs ../shared/baselines/flower_secagg.py for the ratios (else null)
 
-Both sides in one run, n=100, d=10,000, 10 % dropouts after sharing. The product runs what `choose_graph` picks: each device
-draws 21 holders and masks with them and with whoever drew it, 38 on average. The headline has Flower with 33 shares and
-a threshold of 22, the least that is safe with its ring of fixed neighbours; beside it stands Flower's smallest setting,
-which is not safe for 100 devices; `--complete` adds the complete graph, for which Flower takes many minutes.
+Both sides in one run, n=100, d=10,000, 10 % dropouts after sharing. The product runs what `choose_graph` picks: each
+device draws 21 holders and masks with them and with whoever drew it, 38 on average. The headline has Flower with 33
+shares and a threshold of 22, the least that is safe with its ring of fixed neighbours; beside it stands Flower's
+smallest setting, which is not safe for 100 devices; `--complete` adds the complete graph, for which Flower takes many minutes.
 Flower's figures are kept in the user's cache folder, keyed by the baseline's text and this machine, and measured again
 with `--fresh`: use it when the machine's load has changed. The last line is one JSON object.
 """
@@ -69,7 +69,8 @@ def run(n: int, degree: int, threshold: int, dimension: int, drops: int) -> Figu
     """One session with fresh keys; `drops` devices are lost before their masked vector. Checks the sum."""
     entropy, rng, figures = SystemEntropy(), np.random.default_rng(0), Figures()
     cohort = tuple(f"device-{i:05d}" for i in range(n))
-    session = Session("bench", "1", "train", bytes(32), cohort, degree, threshold, n - drops, BITS, dimension, bytes(32))
+    least = n - drops
+    session = Session("bench", "1", "train", bytes(32), cohort, degree, threshold, least, BITS, dimension, bytes(32))
     identities = {name: IdentityKey.generate(entropy) for name in cohort}
     roster = {name: key.public_bytes for name, key in identities.items()}
     vectors = {name: rng.integers(0, 1 << BITS, dimension, dtype=np.uint32) for name in cohort}

@@ -10,7 +10,7 @@ import io
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +19,7 @@ import typer
 from fedinfer import __version__
 from fedinfer.cli.labelled import read_text
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
-from fedinfer.deployment.store import open_device, set_floors
+from fedinfer.deployment.store import Floors, open_device, set_floors
 from fedinfer.errors import ConfigError, FedInferError
 from fedinfer.inference.install.freshness import seconds_since_refresh, staleness_warning
 from fedinfer.inference.install.installed import Installed, open_installed
@@ -141,10 +141,13 @@ def policy(
 ) -> None:
     """What this device's owner demands of every private sum: show it, or set what is given. No server can lower it."""
     with errors_to_exit():
-        given = {"min_survivors": min_survivors, "corruption_rate": corruption_rate, "dropout_rate": dropout_rate}
-        changes = {name: value for name, value in given.items() if value is not None}
-        floors = replace(open_device(store).floors, **changes)
-        if changes:
+        before = open_device(store).floors
+        floors = Floors(
+            before.min_survivors if min_survivors is None else min_survivors,
+            before.corruption_rate if corruption_rate is None else corruption_rate,
+            before.dropout_rate if dropout_rate is None else dropout_rate,
+        )
+        if floors != before:
             set_floors(store, floors)
     if as_json:
         print_json(asdict(floors))

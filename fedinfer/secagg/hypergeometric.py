@@ -90,7 +90,8 @@ def log_tail(n: int, marked: IntArray, draws: int, least: int) -> FloatArray:
     top = logs.max(axis=1)
     finite = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):
-        return np.minimum(finite + np.log(np.exp(logs - finite[:, None]).sum(axis=1)), 0.0)
+        tails: FloatArray = np.minimum(finite + np.log(np.exp(logs - finite[:, None]).sum(axis=1)), 0.0)
+    return tails
 
 
 @lru_cache(maxsize=32)

@@ -245,7 +245,8 @@ def _take_masked(state: AwaitMasked, replies: Mapping[DeviceId, bytes]) -> tuple
         return unopened, tags
 
     found, refused = read_answers(ground, Stage.MASKED, sharers.digest, MaskedBody, replies, sharers.members, parse)
-    unopened, tags = ({j: pair[at] for j, pair in found.items()} for at in (0, 1))
+    unopened = {j: complained for j, (complained, _) in found.items()}
+    tags = {j: sent for j, (_, sent) in found.items()}
     complaints = tuple(
         (ground.name(j), f"its shares for {ground.name(i)} do not open, says {ground.name(i)}")
         for i, dealers in unopened.items()

@@ -1,4 +1,4 @@
-"""A hospital that repeats another's mask key, in the heart scenario, whose owners count on one corrupt hospital of four."""
+"""A hospital repeats another's mask key in the heart scenario, whose owners count on one corrupt hospital of four."""
 
 from __future__ import annotations
 

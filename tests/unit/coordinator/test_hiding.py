@@ -65,7 +65,7 @@ def test_the_bound_on_corrupt_devices_is_the_least_that_holds(
     devices: int, corrupt: int, size: int, groups: int
 ) -> None:
     bound = most_corrupt(devices, corrupt, size, groups)
-    chance = Fraction(1, 2**40 * groups)
+    chance = Fraction(1, 2**80 * groups)
     assert tail(devices, corrupt, size, bound) <= chance
     assert tail(devices, corrupt, size, bound - 1) > chance
 
