@@ -36,7 +36,7 @@ def finds(machine: type[Conspiracy], steps: int = 10, examples: int = 200) -> No
 
 
 def test_no_messages_release_less_than_was_promised() -> None:
-    attack(Conspiracy, 10, 80)
+    attack(Conspiracy, 10, 100)
 
 
 def test_no_messages_release_less_than_was_promised_where_devices_draw_their_holders() -> None:
