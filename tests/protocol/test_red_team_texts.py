@@ -6,7 +6,7 @@ import dataclasses
 import json
 import struct
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ import pytest
 from flwr.app import Context
 
 from fedinfer import messages, wire
+from fedinfer.coordinator.aggregate.secure_sum import Total, private_sum
 from fedinfer.deployment.store import enrol_device
 from fedinfer.device import dispatch
 from fedinfer.errors import BadMessage, ConfigError, TransportError
@@ -23,7 +24,7 @@ from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.records import build_id
 from fedinfer.flower.transport import GridTransport
 from fedinfer.messages import EnrollReply, HealthReply, Kind, PushReply, WithdrawReply
-from fedinfer.ports import Answer, Ask
+from fedinfer.ports import Answer, Ask, Transport
 from fedinfer.printable import LONGEST_NAME, shown
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.secagg.enrolment import Challenge, Possession, Step, prove_possession, sign_enrolment
@@ -32,7 +33,9 @@ from fedinfer.secagg.parameters import Session
 from fedinfer.simulation.folder import EVENTS, EventLog
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.system import SimulatedEntropy, SystemClock
+from fedinfer.types import AggregationMode
 from fedinfer.wire import Most, Name, Shown, decode, encode
+from tests.protocol.fleet import settings, simulated, work
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\r\n\u202e\u2066\u200b\x9b\x85\ud7ff\U000e0001"
 CLASSES = [
@@ -305,6 +308,33 @@ def test_an_ask_may_expect_less_than_its_kind_allows() -> None:
     for most, kept in ((1000, 1000), (999, 0), (0, 1000)):
         (answer,) = transport.ask([Ask("d0", Kind.MASKED, b"", most_reply=most)], 1.0)
         assert len(answer.body) == kept
+
+
+class Scales:
+    """A transport that notes what was expected of each answer, and its size."""
+
+    def __init__(self, post: Transport) -> None:
+        self.post, self.weighed = post, list[tuple[int, int]]()
+
+    def devices(self) -> Sequence[str]:
+        return self.post.devices()
+
+    def ask(self, asks: Sequence[Ask], timeout_seconds: float) -> Sequence[Answer]:
+        most = {ask.device: ask.most_reply for ask in asks}
+        answers = self.post.ask(asks, timeout_seconds)
+        self.weighed += [(len(answer.body), most[answer.device]) for answer in answers]
+        return answers
+
+
+@pytest.mark.parametrize("mode", [AggregationMode.PROTOCOL, AggregationMode.IDEAL])
+def test_a_sum_expects_of_each_answer_what_its_plan_needs_and_no_more(mode: AggregationMode, tmp_path: Path) -> None:
+    fleet = simulated(tmp_path, settings(), 4)
+    scales = Scales(fleet.post)
+    assert isinstance(
+        private_sum(fleet.promise("round-1", work(), mode=mode), work(), fleet.roster, scales, 1.0), Total
+    )
+    assert scales.weighed
+    assert all(0 < size <= most < size + 1000 for size, most in scales.weighed)
 
 
 # --- names ---

@@ -327,9 +327,11 @@ def idle(port, count, source="127.0.0.1", data=b""):
 @pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.9"])
 def test_512_idle_sockets_do_not_stop_the_health_check_or_anybody_else(app, source):
     """They held all 512 places until their time was over, and the probe was turned away ten times out of ten."""
-    with served(app, request_seconds=PATIENCE) as port, idle(port, 512, source, b"POST / HTTP/1.1\r\n"):
+    head = b"POST / HTTP/1.1\r\n"
+    with served(app, request_seconds=9 * PATIENCE) as port, idle(port, 512, source, head) as clients:
         assert [status(port) for _ in range(10)] == [200] * 10
         assert [status(port, INFER, ROW) for _ in range(10)] == [200] * 10
+        assert all(is_closed(client) for client in clients[: 512 - Limits.per_client]), "one client has 64 places"
 
 
 def test_idle_sockets_of_many_clients_do_not_stop_the_health_check(app):
