@@ -16,6 +16,7 @@ from flwr.app import Context
 
 from fedinfer import messages, wire
 from fedinfer.coordinator.aggregate.secure_sum import Total, private_sum
+from fedinfer.coordinator.enrolment import enrol
 from fedinfer.deployment.store import enrol_device
 from fedinfer.device import dispatch
 from fedinfer.errors import BadMessage, ConfigError, TransportError
@@ -256,7 +257,7 @@ def test_a_node_that_nobody_enrolled_cannot_fill_the_log_or_steer_a_terminal(
     transport, told = _transport(said, nodes), ""
     log = EventLog(tmp_path, SystemClock())
     try:
-        transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, log)
+        enrol(transport, AUTHORITY.public_bytes, CHALLENGE, 1.0, log)
     except TransportError as error:
         told = str(error)
     written = (tmp_path / EVENTS).read_bytes()
@@ -270,7 +271,7 @@ def test_a_node_that_nobody_enrolled_cannot_fill_the_log_or_steer_a_terminal(
 def test_an_enrolled_name_that_no_session_takes_leaves_out_that_device_alone(tmp_path: Path) -> None:
     transport = _transport(lambda ask: _honest(ask, "Hôpital"))
     told: list[dict[str, Any]] = []
-    transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda _name, fields: told.append(fields))
+    enrol(transport, AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda _name, fields: told.append(fields))
     assert transport.devices() == ["d1"]
     assert "1 to 64 printable ASCII characters" in told[0]["reason"]
 
@@ -293,7 +294,7 @@ def test_a_server_keeps_no_more_of_an_answer_than_its_kind_may_have(kind: Kind, 
         return _honest(ask) if ask.kind == Kind.ENROLL else Answer("x", body)
 
     transport = _transport(said, 1)
-    transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda *_: None)
+    enrol(transport, AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda *_: None)
     (answer,) = transport.ask([Ask("d0", kind, b"")], 1.0)
     assert (answer.body, answer.error) == (b"", "BadMessage")
     assert f"limit {EXCHANGES[kind].most_reply}" in answer.detail
@@ -304,7 +305,7 @@ def test_an_ask_may_expect_less_than_its_kind_allows() -> None:
         return _honest(ask) if ask.kind == Kind.ENROLL else Answer("x", b"\0" * 1000)
 
     transport = _transport(said, 1)
-    transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda *_: None)
+    enrol(transport, AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda *_: None)
     for most, kept in ((1000, 1000), (999, 0), (0, 1000)):
         (answer,) = transport.ask([Ask("d0", Kind.MASKED, b"", most_reply=most)], 1.0)
         assert len(answer.body) == kept
