@@ -5,7 +5,8 @@
 Both sides in one run, n=100, d=10,000, 10 % dropouts after sharing. The product runs what `choose_graph` picks: each
 device draws 21 holders and masks with them and with whoever drew it, 38 on average. The headline has Flower with 33
 shares and a threshold of 22, the least that is safe with its ring of fixed neighbours; beside it stands Flower's
-smallest setting, which is not safe for 100 devices; `--complete` adds the complete graph, for which Flower takes many minutes.
+smallest setting, which is not safe for 100 devices; `--complete` adds the complete graph, for which Flower takes many
+minutes.
 Flower's figures are kept in the user's cache folder, keyed by the baseline's text and this machine, and measured again
 with `--fresh`: use it when the machine's load has changed. The last line is one JSON object.
 """
