@@ -1,4 +1,4 @@
-"""DP-SGD of many devices: the cohort engine beside Opacus (hooks) and beside SGD without privacy, one after another.
+"""DP-SGD of many devices: the batched engine beside Opacus (hooks) and beside SGD without privacy, one after another.
 
 One step = every device clips each of its 32 examples, adds noise and updates its own model; one torch thread.
 Models: MLP 64-256-128-10 (50,826 parameters, 64 devices) and CNN 28x28 (206,922 parameters, 16 devices).
@@ -27,14 +27,14 @@ from torch.nn.functional import cross_entropy
 
 from fedinfer.config import ModelSection, TrainingSection
 from fedinfer.schema import Schema
-from fedinfer.training import PrivateSteps, load_trainer
+from fedinfer.training import GradientEngine, PrivateSteps, load_trainer
 
 CLIP, NOISE, RATE, BATCH = 1.0, 1.0, 0.1, 32
 
 
 @dataclass(frozen=True)
 class Case:
-    """One model on some devices; `steps` of the cohort engine are timed at once."""
+    """One model on some devices; `steps` of the batched engine are timed at once."""
 
     name: str
     section: ModelSection
@@ -67,10 +67,12 @@ CASES = (
 def cohort_step(case: Case, data: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Callable[[], None], nn.Module]:
     """Several private steps of all devices, and the model they start from."""
     trainer = load_trainer(case.section, case.schema, TrainingSection(learning_rate=RATE), 1)
-    assert trainer.engine == "cohort"
+    assert trainer.engine(GradientEngine.BATCHED) is GradientEngine.BATCHED
     weights, sources = trainer.initial(), [np.random.default_rng(device) for device in range(case.devices)]
     private = PrivateSteps(case.steps, 1.0, CLIP, NOISE)
-    return lambda: trainer.private_updates(weights, data, private, sources), trainer.module(weights)
+    return lambda: trainer.private_updates(weights, data, private, sources, GradientEngine.BATCHED), trainer.module(
+        weights
+    )
 
 
 def sequential_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor, private: bool) -> Callable[[], None]:

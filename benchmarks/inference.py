@@ -42,7 +42,8 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper, parser
 
-from fedinfer.drift.sketch import OutputSketch, confidence_edges
+from fedinfer.drift.channels import Outputs, confidence, predicted_class
+from fedinfer.drift.sketch import Sketch
 from fedinfer.inference.install.self_check import open_variant
 from fedinfer.inference.install.slots import Slots
 from fedinfer.inference.predict.predictor import Predictor
@@ -151,8 +152,8 @@ def measure_model(name: str, folder: Path, seconds: float) -> dict[str, float]:
     slots = Slots(folder)
     put(slots, 1, schema, model)
     session = cache.open(model)
-    sketch = OutputSketch(schema.classes, confidence_edges(schema.classes, 10))
-    buffer = ObservationBuffer(SKETCH_ROWS, lambda version, x, p: sketch.add(p.argmax(axis=1), p))
+    sketch = Sketch((predicted_class(schema.classes), confidence(schema.classes, 10)))
+    buffer = ObservationBuffer(SKETCH_ROWS, lambda version, x, p: sketch.add(Outputs(p.argmax(axis=1), p)))
     service = Service(slots, cache, SystemClock(), Telemetry(), 5, buffer)
     manifest = service.current.manifest
     predictor = open_variant(model, manifest, cache)

@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from fedinfer.config import ModelSection, TrainingSection
 from fedinfer.schema import Numeric, Schema, Text
 from fedinfer.system import SystemEntropy
-from fedinfer.training import load_trainer
+from fedinfer.training import GradientEngine, load_trainer
 
 CLIP, ROWS = 0.5, 60
 TABLE = Schema(tuple(Numeric(f"c{i}", 0, 16) for i in range(13)), "ill", ("no", "yes"))
@@ -70,8 +70,10 @@ def measure(section: ModelSection, schema: Schema, rounds: int) -> dict[str, flo
     model = trainer.module(weights, native=False)
     ways: dict[str, Callable[[], object]] = {
         "opacus_ms": one_by_one(model.core, model.prepare(torch.from_numpy(x)), torch.from_numpy(y)),
-        "alone_ms": lambda: trainer.gradient_sums(weights, [(x, y)], 1.0, CLIP, [SystemEntropy()]),
-        "batched_ms": lambda: trainer.gradient_sums(weights, [(x, y)], 1.0, CLIP, [rng]),
+        "alone_ms": lambda: trainer.gradient_sums(
+            weights, [(x, y)], 1.0, CLIP, [SystemEntropy()], GradientEngine.PER_EXAMPLE
+        ),
+        "batched_ms": lambda: trainer.gradient_sums(weights, [(x, y)], 1.0, CLIP, [rng], GradientEngine.BATCHED),
     }
     least = dict.fromkeys(ways, float("inf"))
     for turn in range(rounds + 1):  # the first turn warms up

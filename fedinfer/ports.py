@@ -39,12 +39,14 @@ class Ask:
         kind: message type, for instance "query.secagg_keys".
         common: encoded part that all devices of the cohort get.
         own: encoded part that only this device gets; may be empty.
+        most_reply: bytes of the answer that are kept, where fewer will do than the kind of message allows; 0: those.
     """
 
     device: DeviceId
     kind: str
     common: bytes
     own: bytes = b""
+    most_reply: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,6 @@ class Answer:
 
 class Transport(Protocol):
     """Carries requests to devices; the only way the coordinator reaches them."""
-
-    def devices(self) -> Sequence[DeviceId]:
-        """Enrolled devices that can be asked now."""
 
     def ask(self, asks: Sequence[Ask], timeout_seconds: float) -> Sequence[Answer]:
         """Ask all; a device that does not answer in time is missing from the result."""

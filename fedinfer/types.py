@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,26 @@ class Unit(StrEnum):
     EXAMPLE = "example"
     DEVICE = "device"
     NONE = "none"
+
+    def counted(self, rows: int) -> int:
+        """Units that speak in one device's report over `rows` rows: each row, or the one device."""
+        match self:
+            case Unit.EXAMPLE:
+                return rows
+            case Unit.DEVICE | Unit.NONE:
+                return 1
+            case _:
+                assert_never(self)
+
+    def sampling_rate(self, rate: float) -> float:
+        """The rate that accounting may use: the server sees which devices take part, so they get no amplification."""
+        match self:
+            case Unit.EXAMPLE:
+                return rate
+            case Unit.DEVICE | Unit.NONE:
+                return 1.0
+            case _:
+                assert_never(self)
 
 
 class Trust(StrEnum):
@@ -55,3 +75,14 @@ class Sampling(StrEnum):
 
     NONE = "none"
     POISSON = "poisson"
+
+
+class GraphFamily(StrEnum):
+    """Kinds of model graph that are quantized in different ways."""
+
+    DENSE = "dense"
+    CONVOLUTION = "convolution"
+    RECURRENT = "recurrent"
+    EMBEDDING = "embedding"
+    ATTENTION = "attention"
+    OTHER = "other"  # no weight that onnxruntime can quantize, for instance trees

@@ -33,14 +33,14 @@ from fedinfer.artifact.export.graph import LOGITS, Ending, OnnxModel, run
 from fedinfer.artifact.export.torch import Module, Templates, export_core
 from fedinfer.artifact.quantize.compression import Slimming
 from fedinfer.artifact.quantize.quantize import prepare
-from fedinfer.artifact.quantize.schemes import INT8_RECIPES, Family, family_of
+from fedinfer.artifact.quantize.schemes import INT8_RECIPES, family_of
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import GateFailed
 from fedinfer.manifest import PROBABILITIES, Delta, Manifest, Privacy, Reference, Variant, model_path
 from fedinfer.ports import Clock
 from fedinfer.schema import Schema
 from fedinfer.text import raw_rows
-from fedinfer.types import Json
+from fedinfer.types import GraphFamily, Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Built:
     metric_kind: str
     way: str
     parity: float
-    family: Family
+    family: GraphFamily
     tried: tuple[Figures, ...]
     yardstick: Yardstick
     reference: Reference

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 
@@ -57,7 +57,14 @@ def audit(
 
 
 def _method_for(scenario: Scenario) -> AuditMethod:
-    return AuditMethod.CANARY if scenario.privacy.unit is Unit.DEVICE else AuditMethod.ONE_RUN
+    unit = scenario.privacy.unit
+    match unit:
+        case Unit.DEVICE:
+            return AuditMethod.CANARY
+        case Unit.EXAMPLE | Unit.NONE:  # none: the audit itself says that there is nothing to audit
+            return AuditMethod.ONE_RUN
+        case _:
+            assert_never(unit)
 
 
 def _audit(scenario: Scenario, method: AuditMethod, canaries: int, confidence: float, *, unsafe: bool) -> AuditReport:

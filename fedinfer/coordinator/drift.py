@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def start_watch(server: Server, plan: RunPlan) -> Watch:
     drift, unit = server.scenario.drift, server.scenario.privacy.unit
     monitor_plan = monitor.MonitorPlan(
         channels=report_channels(server.schema.classes),
-        unit=Unit.EXAMPLE if unit is Unit.EXAMPLE else Unit.DEVICE,
+        unit=_watched(unit),
         reference_windows=drift.reference_windows,
         windows=max(plan.windows - drift.reference_windows, 1),
         false_alarm_rate=drift.false_alarm_rate,
@@ -60,6 +61,17 @@ def start_watch(server: Server, plan: RunPlan) -> Watch:
     return Watch(monitor_plan, monitor.begin(monitor_plan), settings, policy.PolicyState())
 
 
+def _watched(unit: Unit) -> Unit:
+    """What the reports are made of: without protection a device reports as if it were the unit."""
+    match unit:
+        case Unit.EXAMPLE | Unit.DEVICE:
+            return unit
+        case Unit.NONE:
+            return Unit.DEVICE
+        case _:
+            assert_never(unit)
+
+
 def window(server: Server, plan: RunPlan, progress: Progress, watch: Watch) -> policy.Decision:
     """One window: every device infers, the fleet reports privately, the policy decides.
 
@@ -69,7 +81,7 @@ def window(server: Server, plan: RunPlan, progress: Progress, watch: Watch) -> p
     progress.window += 1
     before = len(progress.latencies_us)
     ready = _infer(server, progress)
-    decision, report = policy.Decision(policy.Action.NONE, "", progress.window), None
+    decision, report = policy.Decision(policy.WatchAction.NONE, "", progress.window), None
     if plan.drift is not None and ready:
         decision, report = _report(server, plan.drift, progress, watch, ready)
     record = WindowRecord(
@@ -94,7 +106,7 @@ def relearn(watch: Watch) -> None:
 def _infer(server: Server, progress: Progress) -> tuple[DeviceId, ...]:
     """All devices run their window on the device; returns those that have a report."""
     common = encode(WindowRequest(progress.window))
-    asks = [Ask(device, Kind.DRIFT, common) for device in sorted(server.devices)]
+    asks = [Ask(device, Kind.WINDOW, common) for device in sorted(server.devices)]
     ready: list[DeviceId] = []
     rows = correct = 0
     for answer in server.transport.ask(asks, server.scenario.training.deadline_seconds):
@@ -129,12 +141,12 @@ def _report(
     try:
         promises = sum_plans(server, settings, Purpose.DRIFT, round_id, tuple(ready), work)
     except TooFewSurvivors as error:
-        return policy.Decision(policy.Action.NONE, f"no report: {error}", progress.window), None
+        return policy.Decision(policy.WatchAction.NONE, f"no report: {error}", progress.window), None
     released, sums = release_groups(server, round_id, promises, work, PLAIN_MEAN)
     spent = server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon
     result, decision = (
         None,
-        policy.Decision(policy.Action.NONE, "the report aborted: too few survivors", progress.window),
+        policy.Decision(policy.WatchAction.NONE, "the report aborted: too few survivors", progress.window),
     )
     if released is not None:
         result = _test(server, settings, progress.window, watch, released)

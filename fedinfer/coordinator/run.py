@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import assert_never
 
 from fedinfer.config import Scenario
 from fedinfer.coordinator import drift as drift_loop
@@ -13,7 +14,7 @@ from fedinfer.coordinator.drift import Watch
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.publish import publish_and_push
 from fedinfer.coordinator.train.round import start_turns, training_round
-from fedinfer.drift.policy import Action, Decision
+from fedinfer.drift.policy import Decision, WatchAction
 from fedinfer.errors import (
     ArtifactRejected,
     BudgetExceeded,
@@ -105,10 +106,17 @@ def _watch(server: Server, plan: RunPlan, progress: Progress) -> None:
     while left > 0:
         left -= 1
         decision = drift_loop.window(server, plan, progress, watch)
-        if decision.action is Action.ROUND:
-            more = max(plan.after_windows - left, 0)
-            left += more
-            _retrain(server, plan, progress, watch, decision, more)
+        match decision.action:
+            case WatchAction.ROUND:
+                more = max(plan.after_windows - left, 0)
+                left += more
+                _retrain(server, plan, progress, watch, decision, more)
+            case WatchAction.NONE | WatchAction.WARN | WatchAction.DEFER:
+                pass
+            case WatchAction.ROLLBACK | WatchAction.SUGGEST_ROUND:  # start_watch rules both out
+                raise RuntimeError(f"the policy of this run does not allow {decision.action}")
+            case _:
+                assert_never(decision.action)
 
 
 def _retrain(

@@ -34,7 +34,7 @@ DATE = re.compile(
 )
 
 
-class Role(StrEnum):
+class ColumnRole(StrEnum):
     """What a scenario does with a column."""
 
     NUMERIC = "numeric"
@@ -59,7 +59,7 @@ class Guess:
     """
 
     name: str
-    role: Role
+    role: ColumnRole
     reason: str
     missing: int
     low: float = 0.0
@@ -80,9 +80,9 @@ def guess_column(name: str, cells: Sequence[str], missing: Collection[str]) -> G
     counts = Counter(cell for cell in cells if cell not in missing)
     absent = len(cells) - counts.total()
     if len(counts) < 2:
-        return Guess(name, Role.DROP, "empty" if not counts else "the same value everywhere", absent)
+        return Guess(name, ColumnRole.DROP, "empty" if not counts else "the same value everywhere", absent)
     if sum(count for cell, count in counts.items() if DATE.match(cell)) >= NUMERIC_PART * counts.total():
-        return Guess(name, Role.DROP, "dates or times", absent)
+        return Guess(name, ColumnRole.DROP, "dates or times", absent)
     stray = tuple(sorted(cell for cell in counts if not is_finite_number(cell)))
     strays = sum(counts[cell] for cell in stray)
     if len(stray) <= MOST_STRAY_TEXTS and strays <= (1 - NUMERIC_PART) * counts.total():
@@ -98,11 +98,11 @@ def is_finite_number(cell: str) -> bool:
 def _guess_number(name: str, counts: Counter[str], absent: int, stray: tuple[str, ...]) -> Guess:
     values = np.array([float(cell) for cell in counts.elements() if cell not in stray])
     if _is_identifier(name, values):
-        return Guess(name, Role.DROP, "an identifier: a different whole number in every row", absent)
+        return Guess(name, ColumnRole.DROP, "an identifier: a different whole number in every row", absent)
     if values.min() == values.max():
-        return Guess(name, Role.DROP, "the same number everywhere", absent)
+        return Guess(name, ColumnRole.DROP, "the same number everywhere", absent)
     low, high, reason = _proposed_range(values)
-    return Guess(name, Role.NUMERIC, reason, absent, low, high, stray=stray)
+    return Guess(name, ColumnRole.NUMERIC, reason, absent, low, high, stray=stray)
 
 
 def _is_identifier(name: str, values: np.ndarray) -> bool:
@@ -127,15 +127,15 @@ def _guess_category(
     many = len(counts) > UNIQUE_PART * counts.total()
     if many and words >= TEXT_WORDS and _median(map(len, counts)) >= TEXT_CHARACTERS:
         reason = f"free text: {len(counts)} different values, {words} words in the median"
-        return Guess(name, Role.TEXT, reason, absent, words=words)
+        return Guess(name, ColumnRole.TEXT, reason, absent, words=words)
     if len(counts) > MOST_PROPOSED and many:
-        return Guess(name, Role.DROP, f"text that hardly repeats: {len(counts)} different values", absent)
+        return Guess(name, ColumnRole.DROP, f"text that hardly repeats: {len(counts)} different values", absent)
     if len(counts) == counts.total():
-        return Guess(name, Role.DROP, "text that is different in every row", absent)
+        return Guess(name, ColumnRole.DROP, "text that is different in every row", absent)
     categories = seen_categories(cells, missing, MOST_PROPOSED)
     rare = len(counts) - len(categories)
     reason = f"{len(counts)} categories" + (f", the {rare} rarest count as missing" if rare else "")
-    return Guess(name, Role.CATEGORICAL, reason, absent, categories=categories)
+    return Guess(name, ColumnRole.CATEGORICAL, reason, absent, categories=categories)
 
 
 def _median(values: Iterable[int]) -> int:
@@ -144,21 +144,21 @@ def _median(values: Iterable[int]) -> int:
 
 def settled(guesses: Sequence[Guess]) -> tuple[Guess, ...]:
     """The guesses with either one text and nothing beside it, or no text: no model reads both."""
-    texts = [guess for guess in guesses if guess.role is Role.TEXT]
+    texts = [guess for guess in guesses if guess.role is ColumnRole.TEXT]
     if not texts:
         return tuple(guesses)
     longest = max(texts, key=lambda guess: guess.words)
-    others = sum(guess.role in (Role.NUMERIC, Role.CATEGORICAL) for guess in guesses)
+    others = sum(guess.role in (ColumnRole.NUMERIC, ColumnRole.CATEGORICAL) for guess in guesses)
     chosen = longest if others <= MOST_BESIDE_TEXT else None
     return tuple(_beside(guess, chosen) for guess in guesses)
 
 
 def _beside(guess: Guess, chosen: Guess | None) -> Guess:
-    if guess is chosen or guess.role is Role.DROP or (chosen is None and guess.role is not Role.TEXT):
+    if guess is chosen or guess.role is ColumnRole.DROP or (chosen is None and guess.role is not ColumnRole.TEXT):
         return guess
     why = (
         f"a text stands alone, {chosen.name!r} was taken"
         if chosen
         else "a text stands alone, to learn from it see text"
     )
-    return replace(guess, role=Role.DROP, reason=f"{guess.reason}; {why}")
+    return replace(guess, role=ColumnRole.DROP, reason=f"{guess.reason}; {why}")

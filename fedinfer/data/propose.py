@@ -16,7 +16,7 @@ import numpy as np
 
 from fedinfer.config.load import FILE_IN_FOLDER
 from fedinfer.config.sections import MISSING_TEXT
-from fedinfer.data.guess import Guess, Role, guess_column, is_finite_number, settled
+from fedinfer.data.guess import ColumnRole, Guess, guess_column, is_finite_number, settled
 from fedinfer.data.labels import in_order
 from fedinfer.data.read import RawTable, read_table
 from fedinfer.errors import ConfigError, DataError, StoreError
@@ -90,7 +90,7 @@ def propose(csv: Path, folder: Path, label: str, device: str) -> Proposal:
     devices = _devices(raw, device)
     names = [name for name in raw.columns if name not in (label, device)]
     guesses = settled([guess_column(name, raw.columns[name], MISSING_TEXT) for name in names])
-    if all(guess.role is Role.DROP for guess in guesses):
+    if all(guess.role is ColumnRole.DROP for guess in guesses):
         reasons = ", ".join(f"{guess.name!r} ({guess.reason})" for guess in guesses) or "the label stands alone"
         raise DataError(f"{csv}: no column is left to learn from: {reasons}")
     above = _label_above(label_cells)
@@ -162,13 +162,13 @@ def _device_lines(raw: RawTable, device: str) -> list[str]:
 
 
 def _column_lines(guesses: Sequence[Guess]) -> list[str]:
-    dropped = [guess for guess in guesses if guess.role is Role.DROP]
+    dropped = [guess for guess in guesses if guess.role is ColumnRole.DROP]
     stray = sorted({text for guess in guesses for text in guess.stray})
     lines = ["drop = [", *(f"  {_text(g.name)}, # {g.reason}" for g in dropped), "]"] if dropped else []
     if stray:
         lines += [f"missing_text = {_texts([*MISSING_TEXT, *stray])} # found among numbers: {_texts(stray)}"]
     lines += ["test_fraction = 0.3"]
-    texts = [guess for guess in guesses if guess.role is Role.TEXT]
+    texts = [guess for guess in guesses if guess.role is ColumnRole.TEXT]
     return lines + (_text_lines(texts[0]) if texts else _confirm_lines(guesses))
 
 
@@ -188,8 +188,8 @@ def _confirm_lines(guesses: Sequence[Guess]) -> list[str]:
         "# for ranges that are public: replace them by what an outsider would expect (a form, a norm, a textbook),",
         "# then set this key to true. A simulation runs with a warning; a real deployment refuses to start until then.",
         "ranges_confirmed = false",
-        *_table("data.ranges", [g for g in guesses if g.role is Role.NUMERIC], _range_line),
-        *_table("data.categories", [g for g in guesses if g.role is Role.CATEGORICAL], _categories_line),
+        *_table("data.ranges", [g for g in guesses if g.role is ColumnRole.NUMERIC], _range_line),
+        *_table("data.categories", [g for g in guesses if g.role is ColumnRole.CATEGORICAL], _categories_line),
     ]
 
 
@@ -232,7 +232,7 @@ def _plan(rows: int, devices: int) -> _Plan:
 
 
 def _model(guesses: Sequence[Guess]) -> _Model:
-    return _OF_A_TEXT if any(guess.role is Role.TEXT for guess in guesses) else _OF_A_TABLE
+    return _OF_A_TEXT if any(guess.role is ColumnRole.TEXT for guess in guesses) else _OF_A_TABLE
 
 
 def _plan_lines(plan: _Plan, model: _Model) -> list[str]:

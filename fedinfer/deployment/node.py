@@ -1,4 +1,4 @@
-"""A real device behind a SuperNode. Flower may start a fresh process per message, so all state is in the store."""
+"""A real device behind a SuperNode. Its process may end at any message, so all state is in the store."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy.typing as npt
 from fedinfer.config import Scenario
 from fedinfer.data import load_own, training_slots
 from fedinfer.data.table import DeviceData
-from fedinfer.deployment.store import DATABASE, DeviceStore, open_device, private_file
+from fedinfer.deployment.store import ANY_TASK, DATABASE, DeviceStore, open_device, private_file
 from fedinfer.device.drift_store import SKETCH_MIGRATIONS, StoredSketches
 from fedinfer.device.enrolment import rejoin
 from fedinfer.device.host import Host, Member, Policy
 from fedinfer.device.session_store import SESSION_MIGRATIONS, StoredSessions
+from fedinfer.device.validity import VALIDITY_MIGRATIONS, StoredKnown
 from fedinfer.errors import FedInferError, Misbehaviour
 from fedinfer.flower.records import build_id
 from fedinfer.inference.predict.session import SessionCache
@@ -26,6 +27,7 @@ from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.mechanism.noise import NoiseStream, SecureStream
 from fedinfer.store import open_store, transaction
 from fedinfer.system import SystemClock, SystemEntropy, child_seed, simulation_rng
+from fedinfer.training import GradientEngine
 from fedinfer.types import DeviceId, FloatVector, Relation, Trust
 from fedinfer.wire import decode
 
@@ -117,15 +119,18 @@ def open_host(folder: Path) -> Host:
             unconfirmed_ranges=False,
             reveals_simulation=False,
             factories=store.factories,
+            tasks=None if not store.tasks or ANY_TASK in store.tasks else store.tasks,
         ),
         rows=rows,
         ledger=Ledger(open_store(database, "privacy", LEDGER_MIGRATIONS), Relation.ADD_REMOVE),
         sessions=StoredSessions(open_store(database, "sessions", SESSION_MIGRATIONS)),
         sketches=StoredSketches(open_store(database, "sketches", SKETCH_MIGRATIONS)),
+        known=StoredKnown(open_store(database, "validity", VALIDITY_MIGRATIONS)),
         clock=SystemClock(),
         entropy=SystemEntropy(),
         noise=lambda _plan, _device, _use: secure_noise(),
         generator=lambda _plan, _device: SystemEntropy(),
+        engine=GradientEngine.PER_EXAMPLE,
         vanishes=lambda _round, _device: None,
         folder=lambda _device: folder,
         model_cache=SessionCache(2),

@@ -1,16 +1,31 @@
-"""Which histograms a report holds, and in which order: the one thing device and server must agree on."""
+"""Which histograms a report holds, how each is counted, and how large a report is.
+
+`REPORT` is the one thing that device and server must agree on: a new channel is one entry there. Everything else
+(order, counting, width, norm, test) follows from it.
+
+Rules:
+* Bin edges are public and fixed before the window starts: only fixed-bin histograms can be added up under secure
+  aggregation.
+* Every row that has an answer adds exactly one count to every channel, every other row at most one; the sensitivity of
+  unit `example` rests on it, and `tally` checks what can be seen of it.
+* A prediction that is not a number, and a row on which the model fails, are counted in the lowest confidence bin, never
+  dropped: a model that returns NaN or fails is drift. Such a failure is in no class, so the class histogram is as much
+  shorter.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.errors import BadMessage, ConfigError
+from fedinfer.errors import BadMessage, ConfigError, DataError
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Counts: TypeAlias = npt.NDArray[np.int64]
@@ -18,9 +33,11 @@ Counts: TypeAlias = npt.NDArray[np.int64]
 MAX_BINS = 1024
 CONFIDENCE_BINS = 6
 """Bins of the largest probability in every fleet's report; few bins leave more signal in each."""
-DEVICE_CLIPPING_NORM = 0.8
-"""Unit `device`: L2 norm of a whole report. Spread histograms are shorter than that; peaked ones are cut, which costs
-less than the noise that sqrt(2) would need."""
+SPREAD = 0.32
+"""Squared L2 norm of a normalised histogram that fills about three bins equally (sum of squared shares, Simpson 1949).
+
+A window of 20 rows is usually spread at least so far and is then not cut; a more peaked one is, which costs less than
+the noise that the worst case 1.0 (all rows in one bin) would need. Measured in docs/how-to/drift.md."""
 
 
 class Bins(StrEnum):
@@ -40,49 +57,128 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Outputs:
+    """What the model said about some rows.
+
+    Args:
+        labels: class numbers in [0, classes), shape (rows,).
+        probabilities: shape (rows, classes).
+    """
+
+    labels: npt.NDArray[np.integer[Any]]
+    probabilities: npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Channel:
-    """One histogram of a report.
+    """One histogram of a report: its bins, how rows are counted into them, and its part of the report's norm.
 
     Args:
         name: unique within a report.
         bins: number of bins, 2 to 1024. Flags and errors are two bins: no, yes.
         kind: ordered bins or categories.
         source: what it looks at.
+        count: counts per bin, shape (bins,), int64; every row in exactly one bin.
+        clip_share: what it adds to the squared L2 norm of a report of unit `device`, in (0, 1]; see `report_norm`.
+        unanswered: bin for a row on which the model failed; None: such a row is in none of its bins.
     """
 
     name: str
     bins: int
     kind: Bins
     source: Source
+    count: Callable[[Outputs], Counts]
+    clip_share: float
+    unanswered: int | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.bins <= MAX_BINS:
             raise ConfigError(f"drift channel {self.name}: {self.bins} bins, allowed are 2 to {MAX_BINS}")
+        if not 0.0 < self.clip_share <= 1.0:
+            raise ConfigError(f"drift channel {self.name}: clip share {self.clip_share} is not in (0, 1]")
+        if self.unanswered is not None and not 0 <= self.unanswered < self.bins:
+            raise ConfigError(f"drift channel {self.name}: rows without an answer in bin {self.unanswered}")
 
 
-def output_channels(classes: int, confidence_bins: int) -> tuple[Channel, ...]:
-    """Predicted class and confidence: the two channels that need no labels and no public input ranges.
+def predicted_class(classes: int) -> Channel:
+    """Which class the model chose.
 
     Model outputs detect best for their price (Rabanser, Günnemann, Lipton 2019, "Failing Loudly", BBSD).
 
     Args:
         classes: number of classes, >= 2.
-        confidence_bins: bins of the largest probability, >= 2.
     """
-    return (
-        Channel("predicted_class", classes, Bins.CATEGORIES, Source.OUTPUT),
-        Channel("confidence", confidence_bins, Bins.ORDERED, Source.OUTPUT),
-    )
+    count = partial(_count_classes, classes=classes)
+    return Channel("predicted_class", classes, Bins.CATEGORIES, Source.OUTPUT, count, SPREAD)
+
+
+def confidence(classes: int, bins: int = CONFIDENCE_BINS) -> Channel:
+    """The largest probability, which needs no labels and no public input ranges.
+
+    Args:
+        classes: number of classes, >= 2.
+        bins: bins of equal width, >= 2.
+    """
+    count = partial(_count_confidence, edges=confidence_edges(classes, bins))
+    return Channel("confidence", bins, Bins.ORDERED, Source.OUTPUT, count, SPREAD, unanswered=0)
+
+
+REPORT: tuple[Callable[[int], Channel], ...] = (predicted_class, confidence)
+"""The channels of every fleet's report, in order, each made for a number of classes."""
 
 
 def report_channels(classes: int) -> tuple[Channel, ...]:
-    """The channels of every fleet's report; device, planning and monitor take them from here."""
-    return output_channels(classes, CONFIDENCE_BINS)
+    """The channels of every fleet's report; device, planning and monitor take them from here.
+
+    Args:
+        classes: number of classes, >= 2.
+    """
+    return tuple(channel(classes) for channel in REPORT)
 
 
 def width(channels: Sequence[Channel]) -> int:
     """Length of a report."""
     return sum(channel.bins for channel in channels)
+
+
+def tally(channel: Channel, outputs: Outputs) -> Counts:
+    """Counts of some rows in one channel, shape (bins,), int64.
+
+    Raises:
+        DataError: the channel does not put every row into exactly one of its bins.
+    """
+    counts, rows = channel.count(outputs), len(outputs.labels)
+    if counts.shape != (channel.bins,) or counts.min() < 0 or counts.sum() != rows:
+        raise DataError(
+            f"drift channel {channel.name} made counts of shape {counts.shape} with sum {counts.sum()} of {rows} rows, "
+            f"needed are {channel.bins} bins with every row in exactly one"
+        )
+    return counts
+
+
+def clip_norm(channels: Sequence[Channel]) -> float:
+    """Unit `device`: L2 norm of a whole report.
+
+    Histograms stand side by side, so squared norms add up: the report may be as long as one whose every channel is as
+    peaked as its `clip_share` allows. Two channels of 0.32 give 0.8; sqrt(F), which never clips, would need 77 % more
+    noise.
+    """
+    return math.sqrt(math.fsum(channel.clip_share for channel in channels))
+
+
+def confidence_edges(classes: int, bins: int) -> Floats:
+    """Equal-width bin edges for the largest probability, which lies in [1/classes, 1].
+
+    Args:
+        classes: number of classes, >= 2.
+        bins: number of bins, >= 2.
+
+    Returns:
+        Inner edges, shape (bins - 1,), ascending.
+    """
+    if classes < 2 or bins < 2:
+        raise ConfigError(f"confidence needs at least 2 classes and 2 bins, got {classes} and {bins}")
+    return np.linspace(1.0 / classes, 1.0, bins + 1)[1:-1]
 
 
 def split(report: Floats, channels: Sequence[Channel]) -> dict[str, Floats]:
@@ -98,3 +194,17 @@ def split(report: Floats, channels: Sequence[Channel]) -> dict[str, Floats]:
     ends = np.cumsum([channel.bins for channel in channels])
     pieces = np.split(report.astype(np.float64), ends[:-1])
     return {channel.name: piece for channel, piece in zip(channels, pieces, strict=True)}
+
+
+def _count_classes(outputs: Outputs, classes: int) -> Counts:
+    labels = outputs.labels
+    if labels.size and (labels.min() < 0 or labels.max() >= classes):
+        raise DataError(f"class numbers {labels.min()} to {labels.max()}, allowed are 0 to {classes - 1}")
+    return np.bincount(labels, minlength=classes).astype(np.int64)
+
+
+def _count_confidence(outputs: Outputs, edges: Floats) -> Counts:
+    """A value equal to an inner edge belongs to the bin above it."""
+    # fmax takes the number when the other is none.
+    top = np.fmax(outputs.probabilities.max(axis=1), -np.inf)
+    return np.bincount(np.searchsorted(edges, top, side="right"), minlength=edges.size + 1).astype(np.int64)

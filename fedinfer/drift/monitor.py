@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 import numpy as np
 
 from fedinfer.drift import sequential
 from fedinfer.drift.channels import Channel, Floats, Source, split
-from fedinfer.drift.reference import Reference, composition, empty_reference, extend
+from fedinfer.drift.reference import ReferenceSum, composition, empty_reference, extend
 from fedinfer.drift.sequential import Ewma
 from fedinfer.drift.statistics import (
     NoisySum,
@@ -93,7 +94,7 @@ class WindowSum:
 class ChannelState:
     """Reference and running mean of one channel."""
 
-    reference: Reference
+    reference: ReferenceSum
     ewma: Ewma
 
 
@@ -195,15 +196,6 @@ def reset(plan: MonitorPlan, state: MonitorState, keep: Collection[str]) -> Moni
     return replace(state, channels=channels)
 
 
-def with_reference(plan: MonitorPlan, state: MonitorState, name: str, reference: Reference) -> MonitorState:
-    """Watch a channel against a given (for instance exact) reference from the next window on."""
-    channels = tuple(
-        ChannelState(replace(reference, windows=plan.reference_windows), old.ewma) if channel.name == name else old
-        for channel, old in zip(plan.channels, state.channels, strict=True)
-    )
-    return replace(state, channels=channels)
-
-
 def observe(plan: MonitorPlan, state: MonitorState, report: WindowSum) -> tuple[MonitorState, WindowResult]:
     """Take in one window.
 
@@ -222,7 +214,7 @@ def observe(plan: MonitorPlan, state: MonitorState, report: WindowSum) -> tuple[
         raise BadMessage(f"drift window {report.window} after window {state.last_window}")
     if not report.reporters:
         raise BadMessage(f"drift window {report.window} has no reporters")
-    size = len(report.reporters) * (report.rows if plan.unit is Unit.EXAMPLE else 1)
+    size = len(report.reporters) * plan.unit.counted(report.rows)
     pieces = split(report.total, plan.channels)
     states, results, learning = [], [], []
     for channel, old in zip(plan.channels, state.channels, strict=True):
@@ -243,7 +235,13 @@ def _fresh(channel: Channel) -> ChannelState:
 
 def _learn(plan: MonitorPlan, old: ChannelState, observed: NoisySum, reporters: tuple[DeviceId, ...]) -> ChannelState:
     # One device's report is bounded by one sample whoever it is, so only counts need to know who reported.
-    who = reporters if plan.unit is Unit.EXAMPLE else ()
+    match plan.unit:
+        case Unit.EXAMPLE:
+            who = reporters
+        case Unit.DEVICE | Unit.NONE:
+            who = ()
+        case _:
+            assert_never(plan.unit)
     return replace(old, reference=extend(old.reference, observed, who))
 
 

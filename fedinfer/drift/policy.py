@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import assert_never
 
 from fedinfer.drift.channels import Source
 from fedinfer.drift.monitor import WindowResult
@@ -22,7 +23,7 @@ from fedinfer.errors import ConfigError
 from fedinfer.types import Json
 
 
-class Phase(StrEnum):
+class WatchPhase(StrEnum):
     """Where the watch stands."""
 
     OK = "ok"
@@ -39,7 +40,7 @@ class Mode(StrEnum):
     AUTO = "auto"
 
 
-class Action(StrEnum):
+class WatchAction(StrEnum):
     """What the caller has to do now."""
 
     NONE = "none"
@@ -107,7 +108,7 @@ class PolicyState:
         rolled_back: True when the present model is one that was rolled back to.
     """
 
-    phase: Phase = Phase.OK
+    phase: WatchPhase = WatchPhase.OK
     since_push: int = 0
     calm: int = 0
     cooldown: int = 0
@@ -125,7 +126,7 @@ class Decision:
         window: window that led to it.
     """
 
-    action: Action
+    action: WatchAction
     reason: str
     window: int
 
@@ -154,12 +155,12 @@ def decide(
         calm=0 if result.warning else state.calm + 1,
         cooldown=max(state.cooldown - 1, 0),
     )
-    if state.phase is Phase.ROUND_PENDING:
-        return state, Decision(Action.NONE, "", result.window)
-    if state.phase is Phase.COOLDOWN and state.cooldown == 0:
-        state = replace(state, phase=Phase.OK)
-    acting = [channel for channel in result.alarms if channel.source is not Source.INPUT]
-    lasting = state.phase is Phase.ALARM and state.calm < settings.calm_windows and result.channels
+    if state.phase is WatchPhase.ROUND_PENDING:
+        return state, Decision(WatchAction.NONE, "", result.window)
+    if state.phase is WatchPhase.COOLDOWN and state.cooldown == 0:
+        state = replace(state, phase=WatchPhase.OK)
+    acting = [channel for channel in result.alarms if _may_act(channel.source)]
+    lasting = state.phase is WatchPhase.ALARM and state.calm < settings.calm_windows and result.channels
     if acting or lasting:
         return _alarmed(settings, state, result, situation)
     return _quiet(settings, state, result)
@@ -171,57 +172,73 @@ def approve(settings: PolicySettings, state: PolicyState) -> tuple[PolicyState, 
     Raises:
         ConfigError: when no round is waiting for approval.
     """
-    if state.phase is not Phase.ROUND_PENDING or settings.mode is not Mode.SUGGEST:
+    if state.phase is not WatchPhase.ROUND_PENDING or settings.mode is not Mode.SUGGEST:
         raise ConfigError(f"no suggested round waits for approval (phase {state.phase}, mode {settings.mode})")
-    return state, Decision(Action.ROUND, "approved", -1)
+    return state, Decision(WatchAction.ROUND, "approved", -1)
 
 
 def finished(settings: PolicySettings, state: PolicyState) -> PolicyState:
     """The pending round is over (released, aborted or declined): cool down."""
-    phase = Phase.COOLDOWN if settings.cooldown_windows else Phase.OK
+    phase = WatchPhase.COOLDOWN if settings.cooldown_windows else WatchPhase.OK
     return replace(state, phase=phase, cooldown=settings.cooldown_windows, calm=0)
 
 
 def pushed(state: PolicyState) -> PolicyState:
     """A new model reached the devices: count windows from here; an alarm about the old one's outputs is over."""
-    phase = Phase.OK if state.phase in (Phase.WARN, Phase.ALARM) else state.phase
+    phase = WatchPhase.OK if state.phase in (WatchPhase.WARN, WatchPhase.ALARM) else state.phase
     return replace(state, phase=phase, since_push=0, calm=0, rolled_back=False)
 
 
 def rolled_back(state: PolicyState) -> PolicyState:
     """The devices went back to the model before; the next alarm is not the push's fault."""
-    return replace(state, phase=Phase.OK, since_push=0, calm=0, rolled_back=True)
+    return replace(state, phase=WatchPhase.OK, since_push=0, calm=0, rolled_back=True)
 
 
 def _alarmed(
     settings: PolicySettings, state: PolicyState, result: WindowResult, situation: Situation
 ) -> tuple[PolicyState, Decision]:
     cause = _cause(result)
-    if state.phase is Phase.COOLDOWN:
+    if state.phase is WatchPhase.COOLDOWN:
         return state, Decision(
-            Action.DEFER, f"{cause}; deferred: {state.cooldown} windows of cooldown left", result.window
+            WatchAction.DEFER, f"{cause}; deferred: {state.cooldown} windows of cooldown left", result.window
         )
-    state = replace(state, phase=Phase.ALARM)
+    state = replace(state, phase=WatchPhase.ALARM)
     after_push = state.since_push <= settings.rollback_windows and not state.rolled_back
     if after_push and situation.previous_model:
         reason = f"{cause}; {state.since_push} windows after a push, going back to the model before"
-        return state, Decision(Action.ROLLBACK, reason, result.window)
+        return state, Decision(WatchAction.ROLLBACK, reason, result.window)
     obstacle = _obstacle(settings, state, situation)
     if obstacle:
-        return state, Decision(Action.DEFER, f"{cause}; deferred: {obstacle}", result.window)
-    state = replace(state, phase=Phase.ROUND_PENDING, triggers=state.triggers + 1)
-    action = Action.ROUND if settings.mode is Mode.AUTO else Action.SUGGEST_ROUND
+        return state, Decision(WatchAction.DEFER, f"{cause}; deferred: {obstacle}", result.window)
+    state = replace(state, phase=WatchPhase.ROUND_PENDING, triggers=state.triggers + 1)
+    match settings.mode:
+        case Mode.AUTO:
+            action = WatchAction.ROUND
+        case Mode.SUGGEST:
+            action = WatchAction.SUGGEST_ROUND
+        case _:
+            assert_never(settings.mode)
     return state, Decision(action, cause, result.window)
 
 
+def _may_act(source: Source) -> bool:
+    match source:
+        case Source.OUTPUT | Source.FLAG | Source.ERROR:
+            return True
+        case Source.INPUT:
+            return False
+        case _:
+            assert_never(source)
+
+
 def _quiet(settings: PolicySettings, state: PolicyState, result: WindowResult) -> tuple[PolicyState, Decision]:
-    if state.phase is Phase.COOLDOWN:
-        return state, Decision(Action.NONE, "", result.window)
+    if state.phase is WatchPhase.COOLDOWN:
+        return state, Decision(WatchAction.NONE, "", result.window)
     if result.warning:
-        return replace(state, phase=Phase.WARN), Decision(Action.WARN, _cause(result), result.window)
-    if state.phase is Phase.WARN and state.calm < settings.calm_windows:
-        return state, Decision(Action.NONE, "", result.window)
-    return replace(state, phase=Phase.OK), Decision(Action.NONE, "", result.window)
+        return replace(state, phase=WatchPhase.WARN), Decision(WatchAction.WARN, _cause(result), result.window)
+    if state.phase is WatchPhase.WARN and state.calm < settings.calm_windows:
+        return state, Decision(WatchAction.NONE, "", result.window)
+    return replace(state, phase=WatchPhase.OK), Decision(WatchAction.NONE, "", result.window)
 
 
 def _obstacle(settings: PolicySettings, state: PolicyState, situation: Situation) -> str:

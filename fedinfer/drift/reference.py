@@ -1,8 +1,8 @@
 """What a channel looked like when the world was in order.
 
-Default: the first windows after a model push, as the same noisy sums (`Reference` grows window by window). Public rows
-give an exact reference, but only for populations that resemble them: with differing devices the mean of per-device
-histograms is not the pooled histogram, and the difference would alarm for ever.
+The first windows after a model push, as the same noisy sums (`ReferenceSum` grows window by window). Public rows are no
+reference: with differing devices the mean of per-device histograms is not the pooled histogram of any table, and the
+difference would alarm for ever.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedinfer.drift.channels import Counts, Floats
+from fedinfer.drift.channels import Floats
 from fedinfer.drift.statistics import NoisySum
 from fedinfer.types import DeviceId
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class ReferenceSum:
     """Sum of the reference windows of one channel.
 
     Args:
@@ -41,22 +41,17 @@ class Reference:
         return NoisySum(self.total, self.size, self.noise_variance)
 
 
-def empty_reference(bins: int) -> Reference:
+def empty_reference(bins: int) -> ReferenceSum:
     """No window yet."""
-    return Reference(np.zeros(bins), 0.0, 0.0, 0, {})
+    return ReferenceSum(np.zeros(bins), 0.0, 0.0, 0, {})
 
 
-def exact_reference(histogram: Counts) -> Reference:
-    """From rows the server may hold (public or held-out): counts without noise, shape (bins,)."""
-    return Reference(histogram.astype(np.float64), float(histogram.sum()), 0.0, 1, {})
-
-
-def extend(reference: Reference, observed: NoisySum, reporters: Sequence[DeviceId]) -> Reference:
+def extend(reference: ReferenceSum, observed: NoisySum, reporters: Sequence[DeviceId]) -> ReferenceSum:
     """Take in one reference window."""
     counts = dict(reference.reporters)
     for device in reporters:
         counts[device] = counts.get(device, 0) + 1
-    return Reference(
+    return ReferenceSum(
         total=reference.total + observed.total,
         size=reference.size + observed.size,
         noise_variance=reference.noise_variance + observed.noise_variance,
@@ -65,7 +60,7 @@ def extend(reference: Reference, observed: NoisySum, reporters: Sequence[DeviceI
     )
 
 
-def composition(reference: Reference, reporters: Sequence[DeviceId]) -> float:
+def composition(reference: ReferenceSum, reporters: Sequence[DeviceId]) -> float:
     """How far a change of reporters alone can move the rate, as a variance in units of one report's covariance V.
 
     With device means p_i and weights v_i now, w_i in the reference, the rate moves by sum (v_i - w_i)(p_i - p). For

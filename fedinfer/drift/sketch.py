@@ -1,100 +1,41 @@
 """The device's side: a window of predictions becomes a few small histograms (numpy only).
 
 Rules:
-* Bin edges are public and fixed before the window starts: only fixed-bin histograms can be added up under secure
-  aggregation.
 * Unit `device`: each histogram is normalised to sum 1, all are put side by side, the whole is clipped to an L2 norm.
   One device can move the fleet's sum by at most that norm, however many rows it has.
 * Unit `example`: raw counts; one row adds one count to each of F histograms, so it moves the sum by sqrt(F).
-* A prediction that is not a number is counted in the lowest confidence bin, never dropped: a model that returns NaN
-  is drift.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import assert_never
 
 import numpy as np
-import numpy.typing as npt
 
-from fedinfer.drift.channels import DEVICE_CLIPPING_NORM, Channel, Counts, Floats
-from fedinfer.errors import ConfigError, DataError
+from fedinfer.drift.channels import Channel, Counts, Outputs, clip_norm, tally
+from fedinfer.errors import DataError
 from fedinfer.types import FloatVector, Unit
-
-
-def confidence_edges(classes: int, bins: int) -> Floats:
-    """Equal-width bin edges for the largest probability, which lies in [1/classes, 1].
-
-    Args:
-        classes: number of classes, >= 2.
-        bins: number of bins, >= 2.
-
-    Returns:
-        Inner edges, shape (bins - 1,), ascending.
-    """
-    if classes < 2 or bins < 2:
-        raise ConfigError(f"confidence needs at least 2 classes and 2 bins, got {classes} and {bins}")
-    return np.linspace(1.0 / classes, 1.0, bins + 1)[1:-1]
-
-
-def quantile_edges(public_values: npt.ArrayLike, bins: int) -> Floats:
-    """Inner edges, shape (bins - 1,), that cut PUBLIC values into equally full bins; never for device data."""
-    edges: Floats = np.unique(np.quantile(np.asarray(public_values, np.float64), np.arange(1, bins) / bins))
-    if edges.size != bins - 1:
-        raise ConfigError(f"public values have ties: {edges.size + 1} bins instead of {bins}", hint="use fewer bins")
-    return edges
-
-
-def class_histogram(labels: npt.NDArray[np.integer[Any]], classes: int) -> Counts:
-    """Counts per predicted class.
-
-    Args:
-        labels: class numbers in [0, classes), shape (rows,).
-        classes: number of classes.
-
-    Returns:
-        Counts, shape (classes,), int64.
-
-    Raises:
-        DataError: when a label is outside the range.
-    """
-    if labels.size and (labels.min() < 0 or labels.max() >= classes):
-        raise DataError(f"class numbers {labels.min()} to {labels.max()}, allowed are 0 to {classes - 1}")
-    return np.bincount(labels, minlength=classes).astype(np.int64)
-
-
-def confidence_histogram(probabilities: npt.NDArray[np.floating[Any]], edges: Floats) -> Counts:
-    """Counts of the largest probability of each row.
-
-    Args:
-        probabilities: shape (rows, classes).
-        edges: inner edges, ascending, shape (bins - 1,); a value equal to an edge belongs to the bin above it.
-
-    Returns:
-        Counts, shape (bins,), int64.
-    """
-    top = np.fmax(probabilities.max(axis=1), -np.inf)  # fmax takes the number when the other is none
-    return np.bincount(np.searchsorted(edges, top, side="right"), minlength=edges.size + 1).astype(np.int64)
 
 
 def device_report(histograms: Sequence[Counts], clipping_norm: float) -> FloatVector:
     """Unit `device`: normalised histograms side by side, clipped as one vector.
 
     Args:
-        histograms: counts, one array per channel, each with at least one count.
+        histograms: counts, one array per channel, of which the fullest has one count per row; at least one row.
         clipping_norm: largest L2 norm C > 0; sqrt(F) never clips, smaller values buy less noise for spread histograms.
 
     Returns:
         Report, shape (sum of bins,), float32, L2 norm <= C.
 
     Raises:
-        DataError: when a histogram is empty (a device without rows does not report).
+        DataError: when all histograms are empty (a device without rows does not report).
     """
-    if any(histogram.sum() <= 0 for histogram in histograms):
+    rows = max(int(histogram.sum()) for histogram in histograms)
+    if rows <= 0:
         raise DataError("a window without rows has no histogram to report")
-    report = np.concatenate([histogram / histogram.sum() for histogram in histograms])
+    report = np.concatenate(histograms) / rows
     norm = math.sqrt(float(report @ report))
     return (report * min(1.0, clipping_norm / norm)).astype(np.float32)
 
@@ -111,39 +52,53 @@ def example_sensitivity(channels: Sequence[Channel]) -> float:
 
 def report_norm(unit: Unit, channels: Sequence[Channel]) -> float:
     """Largest L2 norm by which one unit of privacy moves the sum of reports."""
-    return example_sensitivity(channels) if unit is Unit.EXAMPLE else DEVICE_CLIPPING_NORM
+    match unit:
+        case Unit.EXAMPLE:
+            return example_sensitivity(channels)
+        case Unit.DEVICE | Unit.NONE:  # without protection reports keep the scale of `device`
+            return clip_norm(channels)
+        case _:
+            assert_never(unit)
 
 
-class OutputSketch:
-    """Counts of predicted class and confidence of the window that is open; memory does not grow with rows.
+def window_report(histograms: Sequence[Counts], unit: Unit, channels: Sequence[Channel]) -> FloatVector:
+    """The report of one window for a unit of privacy, shape (width of the channels,), float32."""
+    match unit:
+        case Unit.EXAMPLE:
+            return example_report(histograms)
+        case Unit.DEVICE | Unit.NONE:
+            return device_report(histograms, report_norm(unit, channels))
+        case _:
+            assert_never(unit)
+
+
+class Sketch:
+    """Counts of every channel of the window that is open; memory does not grow with rows.
 
     Args:
-        classes: number of classes.
-        edges: inner edges of the confidence bins.
+        channels: what is counted, in the order of the report.
     """
 
-    def __init__(self, classes: int, edges: Floats) -> None:
-        self._edges = edges
-        self._classes: Counts = np.zeros(classes, np.int64)
-        self._confidence: Counts = np.zeros(edges.size + 1, np.int64)
+    def __init__(self, channels: Sequence[Channel]) -> None:
+        self._channels = tuple(channels)
+        self._counts: list[Counts] = [np.zeros(channel.bins, np.int64) for channel in self._channels]
 
-    @property
-    def rows(self) -> int:
-        """Rows counted so far."""
-        return int(self._classes.sum())
+    def add(self, outputs: Outputs) -> None:
+        """Count a batch of rows.
 
-    def add(self, labels: npt.NDArray[np.integer[Any]], probabilities: npt.NDArray[np.floating[Any]]) -> None:
-        """Count a batch: class numbers (rows,) and probabilities (rows, classes)."""
-        self._classes += class_histogram(labels, self._classes.size)
-        self._confidence += confidence_histogram(probabilities, self._edges)
+        Raises:
+            DataError: a channel does not put every row into exactly one of its bins.
+        """
+        fresh = [tally(channel, outputs) for channel in self._channels]
+        for counts, more in zip(self._counts, fresh, strict=True):
+            counts += more
 
-    def histograms(self) -> tuple[Counts, Counts]:
-        """Copies of the counts, in the order of `output_channels`."""
-        return self._classes.copy(), self._confidence.copy()
+    def add_unanswered(self, rows: int) -> None:
+        """Count rows on which the model failed."""
+        for channel, counts in zip(self._channels, self._counts, strict=True):
+            if channel.unanswered is not None:
+                counts[channel.unanswered] += rows
 
-    def restore(self, histograms: tuple[Counts, Counts]) -> None:
-        """Continue from counts that were kept in a store."""
-        classes, confidence = histograms
-        if classes.shape != self._classes.shape or confidence.shape != self._confidence.shape:
-            raise DataError(f"kept window has bins {classes.shape} and {confidence.shape}")
-        self._classes, self._confidence = classes.copy(), confidence.copy()
+    def histograms(self) -> tuple[Counts, ...]:
+        """Copies of the counts, in the order of the channels."""
+        return tuple(counts.copy() for counts in self._counts)

@@ -28,7 +28,7 @@ Finder = Callable[[Context], tuple[str, Responder]]
 """From a Flower context to (device id, responder)."""
 
 
-class CohortClientApp(ClientApp):  # type: ignore[misc]  # flwr is not followed by mypy
+class CohortClientApp(ClientApp):
     """A ClientApp that can also answer a whole cohort in one call.
 
     Args:

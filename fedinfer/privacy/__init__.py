@@ -4,7 +4,7 @@ The names below are what the other packages and a notebook need; each is explain
 """
 
 from fedinfer.privacy.accounting.accountant import Spent, account
-from fedinfer.privacy.accounting.calibration import calibrate, gaussian_epsilon, gaussian_noise_multiplier
+from fedinfer.privacy.accounting.calibration import calibrate
 from fedinfer.privacy.accounting.events import (
     DiscreteGaussianEvent,
     Event,
@@ -54,8 +54,6 @@ __all__ = [
     "charge",
     "clip_rows",
     "clipping_of",
-    "gaussian_epsilon",
-    "gaussian_noise_multiplier",
     "mechanism_of",
     "noise_model",
     "relation_of",

@@ -10,6 +10,7 @@ import math
 import struct
 from dataclasses import replace
 from functools import lru_cache
+from typing import assert_never
 
 from fedinfer.errors import ConfigError, Misbehaviour
 from fedinfer.messages import INDEPENDENT, SumPlan
@@ -55,7 +56,13 @@ def mechanism_of(plan: SumPlan) -> IntegerMechanism:
 
 def relation_of(unit: Unit) -> Relation:
     """Neighbours of a unit: a row is there or not; a device, whose presence is public, sends its vector or zeros."""
-    return Relation.ADD_REMOVE if unit is Unit.EXAMPLE else Relation.ZERO_OUT
+    match unit:
+        case Unit.EXAMPLE:
+            return Relation.ADD_REMOVE
+        case Unit.DEVICE | Unit.NONE:
+            return Relation.ZERO_OUT
+        case _:
+            assert_never(unit)
 
 
 def charge(plan: SumPlan) -> tuple[Event, ...]:

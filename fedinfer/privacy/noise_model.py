@@ -23,7 +23,13 @@ import numpy.typing as npt
 
 from fedinfer.privacy.accounting.events import Event, GaussianEvent, NonPrivate, PoissonSampled, Repeated
 from fedinfer.privacy.mechanism.design import design, design_without_noise
-from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind, Rounding, decoded_sensitivity
+from fedinfer.privacy.mechanism.mechanism import (
+    IntegerMechanism,
+    NoiseKind,
+    Rounding,
+    decoded_sensitivity,
+    rounding_of,
+)
 from fedinfer.privacy.mechanism.noise import NoiseStream, gaussian
 from fedinfer.types import FloatVector, Trust, Unit
 
@@ -73,7 +79,7 @@ class Local:
     @property
     def work(self) -> Work:
         """What a device computes."""
-        return Work.PRIVATE_STEPS if self.unit is Unit.EXAMPLE else Work.UPDATES
+        return _work(self.unit, Work.PRIVATE_STEPS)
 
     def event(self, mechanism: IntegerMechanism, z: float, rate: float = 1.0, steps: int = 1) -> Event:
         """Cost of one sum for one unit: `steps` Gaussian releases, each of a sample at `rate` in (0, 1]."""
@@ -132,7 +138,7 @@ class Distributed:
     @property
     def work(self) -> Work:
         """What a device computes."""
-        return Work.GRADIENT_SUMS if self.unit is Unit.EXAMPLE else Work.UPDATES
+        return _work(self.unit, Work.GRADIENT_SUMS)
 
     def event(self, mechanism: IntegerMechanism, z: float, rate: float = 1.0, steps: int = 1) -> Event:
         """Cost of one sum for one unit: that of the integer mechanism, sampled at `rate` in (0, 1]."""
@@ -142,7 +148,7 @@ class Distributed:
         """A ring with room for the shares of noise."""
         return design(
             kind=kind,
-            rounding=_rounding(self.unit),
+            rounding=rounding_of(self.unit),
             dimension=summands.dimension,
             clipping_norm=summands.clipping_norm,
             noise_multiplier=z,
@@ -193,7 +199,7 @@ class Central:
     @property
     def work(self) -> Work:
         """What a device computes."""
-        return Work.GRADIENT_SUMS if self.unit is Unit.EXAMPLE else Work.UPDATES
+        return _work(self.unit, Work.GRADIENT_SUMS)
 
     def event(self, mechanism: IntegerMechanism, z: float, rate: float = 1.0, steps: int = 1) -> Event:
         """Cost of one sum for one unit: `steps` Gaussian releases, each of a sample at `rate` in (0, 1]."""
@@ -202,7 +208,7 @@ class Central:
     def ring(self, summands: Summands, z: float, kind: NoiseKind, max_loss: float) -> IntegerMechanism:
         """A ring that cannot wrap around."""
         return design_without_noise(
-            rounding=_rounding(self.unit),
+            rounding=rounding_of(self.unit),
             unit=self.unit,
             dimension=summands.dimension,
             clipping_norm=summands.clipping_norm,
@@ -323,9 +329,15 @@ def noise_model(trust: Trust, unit: Unit) -> NoiseModel:
             assert_never(trust)
 
 
-def _rounding(unit: Unit) -> Rounding:
-    """Sums of clipped examples are dithered, whole vectors rounded under a condition on their norm."""
-    return Rounding.DITHERED if unit is Unit.EXAMPLE else Rounding.CONDITIONAL
+def _work(unit: Unit, of_examples: Work) -> Work:
+    """What a device computes: where examples are protected it depends on who adds the noise."""
+    match unit:
+        case Unit.EXAMPLE:
+            return of_examples
+        case Unit.DEVICE | Unit.NONE:
+            return Work.UPDATES
+        case _:
+            assert_never(unit)
 
 
 def _gaussian_event(z: float, rate: float, steps: int) -> Event:

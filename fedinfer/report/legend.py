@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from fedinfer.report import axes
 from fedinfer.report.loop_chart import ALARM, INK, METRIC, SPENT, channel_style
 from fedinfer.report.markup import Markup, join, tag
-from fedinfer.report.timeline import ROUND, WINDOW, Step
+from fedinfer.report.timeline import ROUND, WINDOW, LoopStep
 
 
-def loop_legend(sequence: Sequence[Step]) -> Markup:
+def loop_legend(sequence: Sequence[LoopStep]) -> Markup:
     """One entry per sign that occurs in the steps."""
     rounds = any(step.kind == ROUND and step.metric is not None for step in sequence)
     windows = any(step.kind == WINDOW and step.metric is not None for step in sequence)
@@ -26,7 +26,7 @@ def loop_legend(sequence: Sequence[Step]) -> Markup:
     return tag("ul", *(tag("li", _sign(sign), words) for seen, sign, words in entries if seen), class_="legend")
 
 
-def _channels(sequence: Sequence[Step]) -> list[tuple[bool, Markup, str]]:
+def _channels(sequence: Sequence[LoopStep]) -> list[tuple[bool, Markup, str]]:
     names = list(dict.fromkeys(channel for step in sequence for channel, _ in step.ratios))
     return [(True, _stroke(*channel_style(place)), f"drift: {name}") for place, name in enumerate(names)]
 

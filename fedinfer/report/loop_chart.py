@@ -10,7 +10,7 @@ from fedinfer.report import axes
 from fedinfer.report.figures import significant
 from fedinfer.report.markup import Markup, join
 from fedinfer.report.markup import tag as element
-from fedinfer.report.timeline import ROUND, WINDOW, Step, phases
+from fedinfer.report.timeline import ROUND, WINDOW, LoopStep, phases
 
 METRIC, SPENT, ALARM = axes.PALETTE[0], axes.PALETTE[2], axes.PALETTE[1]
 INK = "#1b2733"
@@ -37,7 +37,7 @@ class Frame:
         return Frame(width, left, right, axes.Scale(0, max(total - 1, 1), left + half, right - half))
 
 
-def loop_chart(sequence: Sequence[Step], metric: str, budget: float | None, width: float) -> Markup:
+def loop_chart(sequence: Sequence[LoopStep], metric: str, budget: float | None, width: float) -> Markup:
     """Draw the steps of a run.
 
     Args:
@@ -62,7 +62,7 @@ def loop_chart(sequence: Sequence[Step], metric: str, budget: float | None, widt
     )
 
 
-def _has(name: str, sequence: Sequence[Step]) -> bool:
+def _has(name: str, sequence: Sequence[LoopStep]) -> bool:
     """Whether there is anything to draw in a panel."""
     seen = {
         "metric": any(step.metric is not None or step.aborted for step in sequence),
@@ -73,7 +73,9 @@ def _has(name: str, sequence: Sequence[Step]) -> bool:
     return seen[name]
 
 
-def _panel(name: str, sequence: Sequence[Step], metric: str, budget: float | None, frame: Frame, top: float) -> Markup:
+def _panel(
+    name: str, sequence: Sequence[LoopStep], metric: str, budget: float | None, frame: Frame, top: float
+) -> Markup:
     bottom = top + PANELS[name]
     if name == "metric":
         return _metric_panel(sequence, metric, frame, top, bottom)
@@ -84,7 +86,7 @@ def _panel(name: str, sequence: Sequence[Step], metric: str, budget: float | Non
     return _model_panel(sequence, frame, top, bottom)
 
 
-def _metric_panel(sequence: Sequence[Step], metric: str, frame: Frame, top: float, bottom: float) -> Markup:
+def _metric_panel(sequence: Sequence[LoopStep], metric: str, frame: Frame, top: float, bottom: float) -> Markup:
     values = [step.metric for step in sequence if step.metric is not None]
     low, high = (
         axes.padded(values or [0.0, 1.0], least=0.1, floor=0.0, ceiling=1.0)
@@ -115,7 +117,9 @@ def _share(values: Sequence[float]) -> bool:
     return all(0.0 <= value <= 1.0 for value in values)
 
 
-def _epsilon_panel(sequence: Sequence[Step], budget: float | None, frame: Frame, top: float, bottom: float) -> Markup:
+def _epsilon_panel(
+    sequence: Sequence[LoopStep], budget: float | None, frame: Frame, top: float, bottom: float
+) -> Markup:
     spent = [(index, step.epsilon) for index, step in enumerate(sequence) if step.epsilon is not None]
     high = max([value for _, value in spent] + ([budget] if budget is not None else [])) * 1.25 or 1.0
     y = axes.Scale(0.0, high, bottom, top)
@@ -136,7 +140,7 @@ def _epsilon_panel(sequence: Sequence[Step], budget: float | None, frame: Frame,
     )
 
 
-def _drift_panel(sequence: Sequence[Step], frame: Frame, top: float, bottom: float) -> Markup:
+def _drift_panel(sequence: Sequence[LoopStep], frame: Frame, top: float, bottom: float) -> Markup:
     channels = list(dict.fromkeys(channel for step in sequence for channel, _ in step.ratios))
     ratios = [ratio for step in sequence for _, ratio in step.ratios]
     low = math.floor(math.log10(max(min(ratios, default=0.1), LOWEST_RATIO)))
@@ -154,7 +158,7 @@ def _drift_panel(sequence: Sequence[Step], frame: Frame, top: float, bottom: flo
     )
 
 
-def _channel(sequence: Sequence[Step], channel: str, place: int, frame: Frame, y: axes.Scale) -> Markup:
+def _channel(sequence: Sequence[LoopStep], channel: str, place: int, frame: Frame, y: axes.Scale) -> Markup:
     """One line per stretch of windows: nothing was measured between them."""
     colour, dash = channel_style(place)
     stretches = []
@@ -175,7 +179,7 @@ def channel_style(place: int) -> tuple[str, str | None]:
     return styles[place % len(styles)], axes.DASHES[place % len(axes.DASHES)]
 
 
-def _model_panel(sequence: Sequence[Step], frame: Frame, top: float, bottom: float) -> Markup:
+def _model_panel(sequence: Sequence[LoopStep], frame: Frame, top: float, bottom: float) -> Markup:
     middle = (top + bottom) / 2 - 10
     pushed = [(frame.x(index), step.versions[-1]) for index, step in enumerate(sequence) if step.versions]
     names, free = [], -math.inf
@@ -206,7 +210,7 @@ def _grid(frame: Frame, y: axes.Scale, values: Sequence[float], power: bool = Fa
     )
 
 
-def _phase_strip(sequence: Sequence[Step], frame: Frame, bottom: float) -> Markup:
+def _phase_strip(sequence: Sequence[LoopStep], frame: Frame, bottom: float) -> Markup:
     half = (frame.x(1) - frame.x(0)) / 2 if len(sequence) > 1 else (frame.right - frame.left) / 2
     parts = []
     for phase, first, last in phases(sequence):
@@ -229,7 +233,7 @@ def _phase_names(phase: str) -> tuple[str, ...]:
     return names.get(phase, (phase, phase[:1]))
 
 
-def _guides(sequence: Sequence[Step], frame: Frame, bottom: float) -> Markup:
+def _guides(sequence: Sequence[LoopStep], frame: Frame, bottom: float) -> Markup:
     """A vertical line through all panels at each alarm."""
     return join(
         *(
@@ -240,7 +244,7 @@ def _guides(sequence: Sequence[Step], frame: Frame, bottom: float) -> Markup:
     )
 
 
-def _step_axis(sequence: Sequence[Step], frame: Frame, bottom: float) -> Markup:
+def _step_axis(sequence: Sequence[LoopStep], frame: Frame, bottom: float) -> Markup:
     """Names of steps: the first of each phase before all others, then as many as fit."""
     starts = [first for _, first, _ in phases(sequence)]
     chosen: list[int] = []
@@ -253,12 +257,12 @@ def _step_axis(sequence: Sequence[Step], frame: Frame, bottom: float) -> Markup:
     )
 
 
-def step_name(step: Step) -> str:
+def step_name(step: LoopStep) -> str:
     """A round as r3, a window as w3."""
     return f"{'w' if step.kind == WINDOW else 'r'}{step.label}"
 
 
-def _description(sequence: Sequence[Step], metric: str, budget: float | None) -> str:
+def _description(sequence: Sequence[LoopStep], metric: str, budget: float | None) -> str:
     rounds = sum(step.kind == ROUND for step in sequence)
     alarms = sum(bool(step.alarms) for step in sequence)
     last = next((step.metric for step in reversed(sequence) if step.metric is not None), None)

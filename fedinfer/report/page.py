@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from fedinfer.errors import StoreError
+from fedinfer.private_files import only_owner
 from fedinfer.report import summary, tables
 from fedinfer.report.figures import count, decimal, finite, rows, seconds, section, words
 from fedinfer.report.ledger import ledger_tables
@@ -41,7 +42,8 @@ def write_report(run_dir: Path) -> Path:
     page = render(read_run(run_dir))
     target, part = run_dir / NAME, run_dir / (NAME + ".part")
     try:
-        part.write_text(page, encoding="utf-8")
+        with open(part, "w", encoding="utf-8", opener=only_owner) as file:
+            file.write(page)
         os.replace(part, target)
     except OSError as error:
         raise StoreError(f"{target} cannot be written: {error}") from error

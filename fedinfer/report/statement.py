@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import assert_never
 
 from fedinfer.report.figures import bound, finite, number, section, significant, whole, words
 from fedinfer.types import AggregationMode, Json, Trust, Unit
@@ -143,16 +144,25 @@ def _of_hundred(share: float) -> str:
 
 def _unit(privacy: Json) -> Item:
     value = f"unit {words(privacy.get('unit'))}, neighbours by {words(privacy.get('relation'))}"
-    if privacy.get("unit") == Unit.EXAMPLE:
-        meaning = (
-            f"Protected is {unit_words(privacy)}. A person with k rows has a guarantee that is weaker, about k times "
-            "epsilon. What is true of all rows of a device together, such as its share of a diagnosis, is not hidden."
-        )
-    elif privacy.get("unit") == Unit.DEVICE:
-        meaning = f"Protected is {unit_words(privacy)}, however many rows that is."
-    else:
-        meaning = "No unit is protected."
+    unit = privacy.get("unit")
+    meaning = _protected(Unit(unit), privacy) if unit in set(Unit) else "The record names no unit that is known here."
     return Item("Unit of privacy", value, meaning)
+
+
+def _protected(unit: Unit, privacy: Json) -> str:
+    match unit:
+        case Unit.EXAMPLE:
+            return (
+                f"Protected is {unit_words(privacy)}. A person with k rows has a guarantee that is weaker, about k "
+                "times epsilon. What is true of all rows of a device together, such as its share of a diagnosis, is "
+                "not hidden."
+            )
+        case Unit.DEVICE:
+            return f"Protected is {unit_words(privacy)}, however many rows that is."
+        case Unit.NONE:
+            return "No unit is protected."
+        case _:
+            assert_never(unit)
 
 
 def _mechanism(privacy: Json) -> Item:

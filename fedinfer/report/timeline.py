@@ -18,7 +18,7 @@ ROUND, WINDOW, PUSHED = "round", "window", "pushed"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class LoopStep:
     """One place on the time axis.
 
     Args:
@@ -44,13 +44,13 @@ class Step:
     versions: tuple[str, ...] = ()
 
 
-def steps(run: Json, events: Sequence[Json]) -> tuple[Step, ...]:
+def steps(run: Json, events: Sequence[Json]) -> tuple[LoopStep, ...]:
     """The steps of a run, from its events, or from run.json when no event describes a step."""
     found = _from_events(run, events)
     return found or _from_run(run)
 
 
-def phases(sequence: Sequence[Step]) -> tuple[tuple[str, int, int], ...]:
+def phases(sequence: Sequence[LoopStep]) -> tuple[tuple[str, int, int], ...]:
     """Runs of equal phases: (phase, first index, last index)."""
     spans: list[tuple[str, int, int]] = []
     for index, step in enumerate(sequence):
@@ -61,9 +61,9 @@ def phases(sequence: Sequence[Step]) -> tuple[tuple[str, int, int], ...]:
     return tuple(spans)
 
 
-def _from_events(run: Json, events: Sequence[Json]) -> tuple[Step, ...]:
+def _from_events(run: Json, events: Sequence[Json]) -> tuple[LoopStep, ...]:
     alarms = _alarms(run)
-    found: list[Step] = []
+    found: list[LoopStep] = []
     for event in events:
         name = event.get("event")
         if name == ROUND:
@@ -75,7 +75,7 @@ def _from_events(run: Json, events: Sequence[Json]) -> tuple[Step, ...]:
     return tuple(found)
 
 
-def _from_run(run: Json) -> tuple[Step, ...]:
+def _from_run(run: Json) -> tuple[LoopStep, ...]:
     windows = _windows(run)
     split = next((place + 1 for place, step in enumerate(windows) if step.alarms), len(windows))
     rounds = [_round_step(row) for row in rows(run, "rounds")]
@@ -85,7 +85,7 @@ def _from_run(run: Json) -> tuple[Step, ...]:
     return (*_pushed(first, models[:1]), *windows[:split], *_pushed(later, models[1:]), *windows[split:])
 
 
-def _windows(run: Json) -> list[Step]:
+def _windows(run: Json) -> list[LoopStep]:
     """One step per window; only its number where the run kept no row for it."""
     drift, alarms = section(run, "drift"), _alarms(run)
     total = min(count(drift.get("windows")) or 0, MOST_WINDOWS)
@@ -93,13 +93,13 @@ def _windows(run: Json) -> list[Step]:
     return [_window_step(line, alarms.get(words(line.get("window")), ())) for line in lines]
 
 
-def _pushed(steps_: list[Step], versions: list[str]) -> list[Step]:
+def _pushed(steps_: list[LoopStep], versions: list[str]) -> list[LoopStep]:
     """The steps with the versions that were pushed after the last of them."""
     return [*steps_[:-1], replace(steps_[-1], versions=tuple(versions))] if steps_ else []
 
 
-def _round_step(row: Json) -> Step:
-    return Step(
+def _round_step(row: Json) -> LoopStep:
+    return LoopStep(
         kind=ROUND,
         label=words(row.get("round"), "?"),
         phase=words(row.get("reason"), "initial"),
@@ -109,11 +109,11 @@ def _round_step(row: Json) -> Step:
     )
 
 
-def _window_step(event: Json, alarms: Iterable[str]) -> Step:
+def _window_step(event: Json, alarms: Iterable[str]) -> LoopStep:
     tests = rows(event, "channels")
     ratios = [(_plain(test), ratio) for test in tests if (ratio := _ratio(test)) is not None]
     raised = [_plain(test) for test in tests if test.get("alarm") is True]
-    return Step(
+    return LoopStep(
         kind=WINDOW,
         label=words(event.get("window"), "?"),
         phase="watching",

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from fedinfer.errors import BadMessage, ConfigError
 from fedinfer.rollout.gates import Figure, GateSettings, GroupFigures, Judgement, Verdict, judge
@@ -218,13 +218,17 @@ def step(state: RolloutState, event: Event) -> tuple[RolloutState, tuple[Action,
 
 def todo(state: RolloutState) -> tuple[Action, ...]:
     """What has to be done in this state; nothing when it waits for a person or is over."""
-    if state.phase is Phase.PUSHING:
-        return (Action(Task.PUSH, state.wave, state.version),)
-    if state.phase is Phase.JUDGING:
-        return (Action(Task.MEASURE, state.wave, state.version),)
-    if state.phase is Phase.ROLLING_BACK:
-        return (Action(Task.TAKE_BACK, state.opened - 1, state.previous),)
-    return ()
+    match state.phase:
+        case Phase.PUSHING:
+            return (Action(Task.PUSH, state.wave, state.version),)
+        case Phase.JUDGING:
+            return (Action(Task.MEASURE, state.wave, state.version),)
+        case Phase.ROLLING_BACK:
+            return (Action(Task.TAKE_BACK, state.opened - 1, state.previous),)
+        case Phase.READY | Phase.HELD | Phase.PAUSED | Phase.ROLLED_BACK | Phase.ABORTED | Phase.DONE:
+            return ()
+        case _:
+            assert_never(state.phase)
 
 
 def evidence(state: RolloutState) -> Judgement:
@@ -266,14 +270,17 @@ def _weigh(state: RolloutState) -> RolloutState:
     if state.phase is Phase.READY:
         return state
     judgement = evidence(state)
-    if judgement.verdict is Verdict.FAIL:
-        return _take_back(state, judgement.reason)
-    if state.phase in (Phase.PAUSED, Phase.PUSHING):
-        return state
-    if judgement.verdict is Verdict.PASS:
-        return _next_wave(state, judgement.reason)
-    wait = Phase.JUDGING if _more_to_measure(state) else Phase.HELD
-    return replace(state, phase=wait, reason=judgement.reason)
+    going_on = state.phase not in (Phase.PAUSED, Phase.PUSHING)
+    match judgement.verdict:
+        case Verdict.FAIL:
+            return _take_back(state, judgement.reason)
+        case Verdict.PASS:
+            return _next_wave(state, judgement.reason) if going_on else state
+        case Verdict.HOLD:
+            wait = Phase.JUDGING if _more_to_measure(state) else Phase.HELD
+            return replace(state, phase=wait, reason=judgement.reason) if going_on else state
+        case _:
+            assert_never(judgement.verdict)
 
 
 def _more_to_measure(state: RolloutState) -> bool:
@@ -288,9 +295,22 @@ def _next_wave(state: RolloutState, reason: str) -> RolloutState:
 
 
 def _open_wave(state: RolloutState, wave: int) -> RolloutState:
-    waits = state.approval is Approval.EACH_WAVE or (state.approval is Approval.FIRST_WAVE and wave == 0)
+    waits = _waits(state.approval, wave)
     state = replace(state, wave=wave, installed=0, failed=0, looks=())
     return replace(state, phase=Phase.READY) if waits else replace(state, phase=Phase.PUSHING, opened=wave + 1)
+
+
+def _waits(approval: Approval, wave: int) -> bool:
+    """True when a person has to agree before this wave, counted from 0."""
+    match approval:
+        case Approval.EACH_WAVE:
+            return True
+        case Approval.FIRST_WAVE:
+            return wave == 0
+        case Approval.NONE:
+            return False
+        case _:
+            assert_never(approval)
 
 
 def _take_back(state: RolloutState, reason: str) -> RolloutState:
@@ -312,15 +332,19 @@ def _obey(state: RolloutState, command: Command) -> RolloutState:
     }
     if state.phase not in allowed[command.order]:
         raise ConfigError(f"rollout {state.rollout!r} is {state.phase}: {command.order} is not possible now")
-    if command.order is Order.APPROVE:
-        return _approve(state, reason)
-    if command.order is Order.PAUSE:
-        return replace(state, phase=Phase.PAUSED, paused=state.phase, reason=reason)
-    if command.order is Order.RESUME:
-        return _weigh(replace(state, phase=state.paused, reason=reason))
-    if command.order is Order.ABORT:
-        return replace(state, phase=Phase.ABORTED, reason=reason)
-    return _take_back(state, reason)
+    match command.order:
+        case Order.APPROVE:
+            return _approve(state, reason)
+        case Order.PAUSE:
+            return replace(state, phase=Phase.PAUSED, paused=state.phase, reason=reason)
+        case Order.RESUME:
+            return _weigh(replace(state, phase=state.paused, reason=reason))
+        case Order.ABORT:
+            return replace(state, phase=Phase.ABORTED, reason=reason)
+        case Order.ROLLBACK:
+            return _take_back(state, reason)
+        case _:
+            assert_never(command.order)
 
 
 def _approve(state: RolloutState, reason: str) -> RolloutState:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import NormalDist
+from typing import assert_never
 
 from fedinfer.errors import BadMessage, ConfigError
 from fedinfer.types import Json
@@ -70,11 +71,42 @@ class Gate:
     scope: Scope
 
     def __post_init__(self) -> None:
-        worse = self.fails_at >= self.passes_at if self.bound is Bound.AT_MOST else self.fails_at <= self.passes_at
+        worse = self._worse(self.fails_at, self.passes_at)
         if not self.low <= min(self.passes_at, self.fails_at) <= max(self.passes_at, self.fails_at) <= self.high:
             raise ConfigError(f"gate {self.figure}: limits must lie within [{self.low}, {self.high}]")
         if not worse or not self.low < self.high:
             raise ConfigError(f"gate {self.figure}: fails_at {self.fails_at} is better than passes_at {self.passes_at}")
+
+    @property
+    def room(self) -> float:
+        """How far the passing limit is from the best possible value."""
+        match self.bound:
+            case Bound.AT_MOST:
+                return self.passes_at - self.low
+            case Bound.AT_LEAST:
+                return self.high - self.passes_at
+            case _:
+                assert_never(self.bound)
+
+    def _worse(self, left: float, right: float) -> bool:
+        """True when `left` is not better than `right`."""
+        match self.bound:
+            case Bound.AT_MOST:
+                return left >= right
+            case Bound.AT_LEAST:
+                return left <= right
+            case _:
+                assert_never(self.bound)
+
+    def sample(self, judged: int) -> float:
+        """Independent values that the mean of `judged` devices stands for."""
+        match self.scope:
+            case Scope.FLEET:
+                return float(judged)
+            case Scope.WAVE:
+                return math.inf
+            case _:
+                assert_never(self.scope)
 
 
 MOST_LOOKS = 1000
@@ -182,21 +214,6 @@ class Judgement:
         return "; ".join(deciding[:3]) + (f"; and {len(deciding) - 3} more" if len(deciding) > 3 else "")
 
 
-def share_above(counts: Sequence[float], edges: Sequence[float], limit: float, noise_std: float) -> Figure:
-    """Devices whose latency bucket lies above a limit, from a noisy histogram of p95 buckets.
-
-    Args:
-        counts: noisy devices per bucket, len(edges) + 1 of them.
-        edges: ascending bucket edges in microseconds.
-        limit: must be one of the edges.
-        noise_std: noise per bucket.
-    """
-    if limit not in edges or len(counts) != len(edges) + 1:
-        raise ConfigError(f"latency limit {limit} is not one of the {len(edges)} bucket edges")
-    above = list(counts[list(edges).index(limit) + 1 :])
-    return Figure("slow", float(sum(above)), noise_std * math.sqrt(len(above)))
-
-
 def judge(settings: GateSettings, looks: Sequence[Sequence[GroupFigures]]) -> Judgement:
     """Decide a wave from all looks so far.
 
@@ -261,7 +278,7 @@ def _judge_gate(
     span, judged = gate.high - gate.low, sum(judged for judged, _ in found)
     total = sum(figure.total for _, figure in found)
     noise = math.sqrt(sum(figure.noise_std**2 for _, figure in found)) / span
-    sample = float(largest) if gate.scope is Scope.FLEET else math.inf
+    sample = gate.sample(largest)
 
     def at(error_rate: float) -> tuple[float, float]:
         z = -NormalDist().inv_cdf(error_rate / settings.looks)
@@ -275,12 +292,16 @@ def _judge_gate(
 def _finding(
     gate: Gate, group: str, label: str, estimate: float, passing: tuple[float, float], stopping: tuple[float, float]
 ) -> Finding:
-    if gate.bound is Bound.AT_MOST:
-        good, bad, lower, upper = passing[1] <= gate.passes_at, stopping[0] > gate.fails_at, stopping[0], passing[1]
-    else:
-        good, bad, lower, upper = passing[0] >= gate.passes_at, stopping[1] < gate.fails_at, passing[0], stopping[1]
+    match gate.bound:
+        case Bound.AT_MOST:
+            words, good, bad = "at most", passing[1] <= gate.passes_at, stopping[0] > gate.fails_at
+            lower, upper = stopping[0], passing[1]
+        case Bound.AT_LEAST:
+            words, good, bad = "at least", passing[0] >= gate.passes_at, stopping[1] < gate.fails_at
+            lower, upper = passing[0], stopping[1]
+        case _:
+            assert_never(gate.bound)
     verdict = Verdict.FAIL if bad else Verdict.PASS if good else Verdict.HOLD
-    words = {Bound.AT_MOST: "at most", Bound.AT_LEAST: "at least"}[gate.bound]
     reason = (
         f"{label}: {estimate:.4g} (between {lower:.4g} and {upper:.4g}), "
         f"passes at {words} {gate.passes_at:.4g}, fails beyond {gate.fails_at:.4g}"

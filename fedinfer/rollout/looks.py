@@ -123,7 +123,7 @@ def read_sum(
     """
     if total.shape != (WIDTH,):
         raise BadMessage(f"the sum of a look has shape {total.shape}, expected ({WIDTH},)")
-    per_device = rows if unit is Unit.EXAMPLE else 1
+    per_device = unit.counted(rows)
     sums = total.astype(np.float64) / per_device + devices * centres(section)
     std = noise_std / per_device
     values = {"error": sums[ERROR], "slow": sums[SLOW], "metric": devices - sums[WRONG]}

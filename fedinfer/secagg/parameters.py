@@ -17,6 +17,7 @@ from functools import lru_cache
 
 from fedinfer import wire
 from fedinfer.errors import BadMessage, ConfigError, Misbehaviour
+from fedinfer.printable import LONGEST_NAME, is_device_name
 from fedinfer.secagg import derivations
 from fedinfer.secagg.bounds import largest_threshold, log2_failure, may_suffice
 from fedinfer.secagg.hypergeometric import SECURITY_BITS, corrupt_among, share_of
@@ -27,7 +28,6 @@ MAX_COHORT = 10_000
 MAX_BITS = 32
 MAX_DIMENSION = 1 << 27
 _HASH_BYTES = 32
-_MAX_NAME = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,5 +216,5 @@ def _check_cohort(cohort: tuple[DeviceId, ...]) -> None:
     if any(left >= right for left, right in itertools.pairwise(cohort)):
         raise BadMessage("cohort is not sorted and unique")
     for name in cohort:
-        if not (1 <= len(name) <= _MAX_NAME and name.isascii() and name.isprintable()):
-            raise BadMessage(f"device name {name[:_MAX_NAME]!r}")
+        if not is_device_name(name):
+            raise BadMessage(f"device name {name[:LONGEST_NAME]!r}")

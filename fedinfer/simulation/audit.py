@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from statistics import NormalDist
+from typing import assert_never
 
 import numpy as np
 
@@ -44,7 +45,7 @@ from fedinfer.privacy.mechanism.clipping import clipping_of
 from fedinfer.privacy.mechanism.encoding import decode as decode_sum
 from fedinfer.privacy.mechanism.mechanism import NoiseKind
 from fedinfer.secagg.packing import unpack
-from fedinfer.simulation.canaries import Canaries, CanaryTrainer, Directions, Evidence, Floats, NamedSource
+from fedinfer.simulation.canaries import AuditEvidence, Canaries, CanaryTrainer, Directions, Floats, NamedSource
 from fedinfer.simulation.coordinate import open_server
 from fedinfer.simulation.engine import Prepared
 from fedinfer.simulation.grid import LocalGrid
@@ -171,7 +172,7 @@ class _Audit:
     cohort: tuple[DeviceId, ...]
     staying: tuple[DeviceId, ...]
     trainer: CanaryTrainer
-    evidence: Evidence
+    evidence: AuditEvidence
     progress: Progress
 
 
@@ -181,10 +182,6 @@ class _Recorder:
 
     inner: Transport
     bodies: dict[DeviceId, bytes] = field(default_factory=dict)
-
-    def devices(self) -> Sequence[DeviceId]:
-        """As the real one."""
-        return self.inner.devices()
 
     def ask(self, asks: Sequence[Ask], timeout_seconds: float) -> Sequence[Answer]:
         """Carry the asks and keep the answers."""
@@ -212,7 +209,7 @@ def _scenario_of(scenario: Scenario) -> Scenario:
 
 
 def _open(scenario: Scenario, prepared: Prepared, settings: AuditSettings, folder: Path, clock: Clock) -> _Audit:
-    silent = settings.noise is NoiseUnderAudit.UNSAFE_NO_NOISE
+    silent = _silent(settings.noise)
     budget = Budget(math.inf, scenario.privacy.delta) if silent else budget_of(scenario)
     host = _host(scenario, prepared.federation, folder, clock)
     if silent:
@@ -239,9 +236,19 @@ def _open(scenario: Scenario, prepared: Prepared, settings: AuditSettings, folde
         cohort=tuple(sorted(cohort)),
         staying=staying,
         trainer=trainer,
-        evidence=Evidence(canaries, _groups(scenario.privacy.trust, canaries)),
+        evidence=AuditEvidence(canaries, _groups(scenario.privacy.trust, canaries)),
         progress=start(server, plan),
     )
+
+
+def _silent(noise: NoiseUnderAudit) -> bool:
+    match noise:
+        case NoiseUnderAudit.UNSAFE_NO_NOISE:
+            return True
+        case NoiseUnderAudit.PLANNED:
+            return False
+        case _:
+            assert_never(noise)
 
 
 def _host(scenario: Scenario, federation: Federation, folder: Path, clock: Clock) -> Host:
@@ -285,7 +292,9 @@ def _quiet_axes(scenario: Scenario, host: Host, trainer: Trainer, staying: Seque
     x, y = (np.concatenate(part)[:MOST_ROWS] for part in zip(*data, strict=True))
     singles = [(x[i : i + 1], y[i : i + 1]) for i in range(len(y))]
     rngs = [simulation_rng(0)] * len(singles)
-    gradients = trainer.gradient_sums(trainer.initial(), singles, 1.0, scenario.privacy.clipping_norm, rngs)
+    gradients = trainer.gradient_sums(
+        trainer.initial(), singles, 1.0, scenario.privacy.clipping_norm, rngs, host.engine
+    )
     axes: Floats = np.linalg.eigh(gradients.T.astype(np.float64) @ gradients)[1]  # ascending
     return axes[:, : d // 2]
 
@@ -311,24 +320,37 @@ def _plant(
         )
     homes = tuple(staying[i % len(staying)] for i in range(m))
     coins = simulation_rng(seed, "audit", "coins").random(m) < 0.5
-    if settings.method is AuditMethod.CANARY:
-        return Canaries(homes, np.ones(m, dtype=np.bool_), Directions.FIXED, axes, seed)
-    return Canaries(homes, coins, Directions.FRESH, axes, seed)
+    match settings.method:
+        case AuditMethod.CANARY:
+            return Canaries(homes, np.ones(m, dtype=np.bool_), Directions.FIXED, axes, seed)
+        case AuditMethod.ONE_RUN:
+            return Canaries(homes, coins, Directions.FRESH, axes, seed)
+        case _:
+            assert_never(settings.method)
 
 
 def _wanted(scenario: Scenario, method: AuditMethod, k: int, rounds: int) -> int:
     """As many canaries as can be told apart without noise: they hide one another, and sampling hides them."""
-    if method is AuditMethod.CANARY:
-        return max(LEAST_CANARIES, min(50, k // 20))
-    rate = scenario.training.sampling_rate if scenario.privacy.unit is Unit.EXAMPLE else 1.0
-    return max(LEAST_CANARIES, int(k * rounds / 5 * min(1.0, rate / max(1 - rate, 1e-9))))
+    match method:
+        case AuditMethod.CANARY:
+            return max(LEAST_CANARIES, min(50, k // 20))
+        case AuditMethod.ONE_RUN:
+            rate = scenario.privacy.unit.sampling_rate(scenario.training.sampling_rate)
+            return max(LEAST_CANARIES, int(k * rounds / 5 * min(1.0, rate / max(1 - rate, 1e-9))))
+        case _:
+            assert_never(method)
 
 
 def _groups(trust: Trust, canaries: Canaries) -> np.ndarray:
     """With trust `local` every device is seen alone, else only the sum."""
-    names = sorted(set(canaries.homes))
-    numbers = [names.index(home) if trust is Trust.LOCAL else 0 for home in canaries.homes]
-    return np.array(numbers, dtype=np.int64)
+    match trust:
+        case Trust.LOCAL:
+            names = sorted(set(canaries.homes))
+            return np.array([names.index(home) for home in canaries.homes], dtype=np.int64)
+        case Trust.DISTRIBUTED | Trust.CENTRAL:
+            return np.zeros(len(canaries.homes), dtype=np.int64)
+        case _:
+            assert_never(trust)
 
 
 def _round(audit: _Audit, round_id: str) -> None:
@@ -346,9 +368,14 @@ def _views(audit: _Audit, promise: SumPlan, total: np.ndarray) -> Floats:
     """(groups, d) what is seen of this round, minus what is known."""
     expected = audit.trainer.expected
     clipping, norm = clipping_of(audit.server.scenario.privacy), audit.trainer.norm
-    if promise.trust is not Trust.LOCAL:
-        known = np.sum([expected[device] for device in audit.staying], axis=0)
-        return np.asarray(clipping.updates(total, norm) - known, np.float64)[None, :]
+    match promise.trust:
+        case Trust.DISTRIBUTED | Trust.CENTRAL:
+            known = np.sum([expected[device] for device in audit.staying], axis=0)
+            return np.asarray(clipping.updates(total, norm) - known, np.float64)[None, :]
+        case Trust.LOCAL:
+            pass
+        case _:
+            assert_never(promise.trust)
     mechanism = mechanism_of(promise)
     views = []
     for device in sorted(set(audit.trainer.canaries.homes)):
@@ -371,7 +398,9 @@ def _report(audit: _Audit, settings: AuditSettings) -> AuditReport:
     )  # fmt: skip
 
 
-def _bounds(evidence: Evidence, canaries: Canaries, delta: float, settings: AuditSettings) -> tuple[AuditBound, float]:
+def _bounds(
+    evidence: AuditEvidence, canaries: Canaries, delta: float, settings: AuditSettings
+) -> tuple[AuditBound, float]:
     """The bound, and what it would be if nothing hid the canaries but one another."""
     m, k = canaries.included.size, canaries.dimension
     if settings.method is AuditMethod.ONE_RUN:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from fedinfer.ports import Entropy
 from fedinfer.privacy.mechanism.clipping import clip_rows
 from fedinfer.system import simulation_rng
+from fedinfer.training import GradientEngine
 from fedinfer.training.engines.sampling import PrivateSteps, uniform
 from fedinfer.training.trainer import Data, Trainer
 from fedinfer.types import DeviceId, FloatVector
@@ -67,10 +68,16 @@ class Canaries:
 
     def directions(self, round_id: str) -> Floats:
         """(m, d) unit vectors."""
-        label = round_id if self.draw is Directions.FRESH else ""
-        raw = simulation_rng(self.seed, "canaries", label).standard_normal((len(self.homes), self.dimension))
-        if self.draw is Directions.FRESH and raw.shape[0] <= raw.shape[1]:
-            raw = np.linalg.qr(raw.T)[0].T
+        shape = len(self.homes), self.dimension
+        match self.draw:
+            case Directions.FRESH:
+                raw = simulation_rng(self.seed, "canaries", round_id).standard_normal(shape)
+                if shape[0] <= shape[1]:
+                    raw = np.linalg.qr(raw.T)[0].T
+            case Directions.FIXED:
+                raw = simulation_rng(self.seed, "canaries", "").standard_normal(shape)
+            case _:
+                assert_never(self.draw)
         raw /= np.linalg.norm(raw, axis=1, keepdims=True)
         return raw @ self.basis.T if self.basis.shape[1] else raw
 
@@ -124,22 +131,33 @@ class CanaryTrainer:
         return self._planted(vectors, sources, sizes, {})
 
     def gradient_sums(
-        self, weights: FloatVector, data: Data, rate: float, clipping_norm: float, sources: Sequence[NamedSource]
+        self,
+        weights: FloatVector,
+        data: Data,
+        rate: float,
+        clipping_norm: float,
+        sources: Sequence[NamedSource],
+        engine: GradientEngine,
     ) -> FloatVector:
         """Unit `example`: sums over real rows and sampled canary rows."""
-        sums = self.inner.gradient_sums(weights, data, rate, clipping_norm, sources)
-        self._expect(sources, rate * self.inner.gradient_sums(weights, data, 1.0, clipping_norm, sources))
+        sums = self.inner.gradient_sums(weights, data, rate, clipping_norm, sources, engine)
+        self._expect(sources, rate * self.inner.gradient_sums(weights, data, 1.0, clipping_norm, sources, engine))
         sizes = np.full(len(self.canaries.homes), self.norm * _WITHIN)
         drawn = {source.device: (1, rate) for source in sources}
         return self._planted(sums, sources, sizes, drawn)
 
     def private_updates(
-        self, weights: FloatVector, data: Data, private: PrivateSteps, sources: Sequence[NamedSource]
+        self,
+        weights: FloatVector,
+        data: Data,
+        private: PrivateSteps,
+        sources: Sequence[NamedSource],
+        engine: GradientEngine,
     ) -> FloatVector:
         """Unit `example`, trust `local`: DP-SGD on the device; a canary moves each step that samples it."""
-        moved = self.inner.private_updates(weights, data, private, sources)
+        moved = self.inner.private_updates(weights, data, private, sources, engine)
         average = PrivateSteps(private.steps, 1.0, private.clipping_norm, 0.0)
-        self._expect(sources, self.inner.private_updates(weights, data, average, sources))
+        self._expect(sources, self.inner.private_updates(weights, data, average, sources, engine))
         rows = {source.device: len(y) for source, (_, y) in zip(sources, data, strict=True)}
         per_step = {home: -self.learning_rate / max(1.0, private.rate * rows[home]) for home in self.canaries.homes}
         sizes = np.array([per_step[home] * self.norm * _WITHIN for home in self.canaries.homes])
@@ -173,7 +191,7 @@ class CanaryTrainer:
 
 
 @dataclass(slots=True)
-class Evidence:
+class AuditEvidence:
     """What the auditor has seen, kept as sums over rounds.
 
     Args:

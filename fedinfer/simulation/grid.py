@@ -24,7 +24,7 @@ CLIENT_FAILED = 3
 """Flower's error code for an exception in a ClientApp."""
 
 
-class LocalGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
+class LocalGrid(Grid):
     """Runs a ClientApp for `nodes` simulated nodes.
 
     Args:
@@ -99,6 +99,9 @@ class LocalGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
 
     def _context(self, node: int) -> Context:
         if node not in self._contexts:
-            config = {"partition-id": node - FIRST_NODE, "num-partitions": self._count}
+            config: dict[str, bool | float | int | str] = {
+                "partition-id": node - FIRST_NODE,
+                "num-partitions": self._count,
+            }
             self._contexts[node] = Context(1, node, config, RecordDict(), dict(self._run_config))
         return self._contexts[node]

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -19,20 +20,27 @@ from fedinfer.data import Federation, drifting_devices, inject, stream_window
 from fedinfer.device.drift_store import SKETCH_MIGRATIONS, MemorySketches, Sketches, StoredSketches
 from fedinfer.device.host import Host, Member, Policy
 from fedinfer.device.session_store import SESSION_MIGRATIONS, MemorySessions, Sessions, StoredSessions
+from fedinfer.device.validity import MemoryKnown
 from fedinfer.flower.records import build_id
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.messages import Kind
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.ports import Clock
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.mechanism.noise import SimulatedStream
-from fedinfer.secagg.enrolment import sign_enrolment
+from fedinfer.private_files import private_folder
+from fedinfer.secagg.enrolment import Enrolment, sign_enrolment
 from fedinfer.secagg.keys import IdentityKey
+from fedinfer.secagg.revocation import RevocationList, sign_revocations
 from fedinfer.store import open_store
 from fedinfer.system import SimulatedEntropy, SystemEntropy, child_seed, simulation_rng
-from fedinfer.types import DeviceId, FloatVector, Relation, Trust, Unit
+from fedinfer.training import GradientEngine
+from fedinfer.types import DeviceId, FloatVector, Trust, Unit
 
 EARLY = (Kind.KEYS, Kind.SHARES, Kind.MASKED)
 MODELS_KEPT = 8
+NO_END = 1 << 62
 LATE = (Kind.SURVIVORS, Kind.UNMASK)
 
 
@@ -115,17 +123,11 @@ def simulated_host(
         clock: time.
         processes: with many, running rounds and finished windows are kept in the devices' database.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     seed, privacy = scenario.scenario.seed, scenario.privacy
-    authority = IdentityKey.generate(SimulatedEntropy(seed, "authority"))
-    unit = Unit.EXAMPLE if privacy.unit is Unit.EXAMPLE else Unit.DEVICE
-    relation = Relation.ADD_REMOVE if unit is Unit.EXAMPLE else Relation.ZERO_OUT
+    authority = simulated_authority(seed)
     connection = open_store(folder / "devices.sqlite", "privacy", LEDGER_MIGRATIONS)
-    sessions: Sessions = MemorySessions()
-    sketches: Sketches = MemorySketches()
-    if processes is Processes.MANY:
-        sessions = StoredSessions(open_store(folder / "devices.sqlite", "sessions", SESSION_MIGRATIONS))
-        sketches = StoredSketches(open_store(folder / "devices.sqlite", "sketches", SKETCH_MIGRATIONS))
+    sessions, sketches = _kept(folder, processes)
     return Host(
         members={device: _member(device, seed, authority) for device in sorted(federation.devices)},
         authority=authority.public_bytes,
@@ -139,21 +141,35 @@ def simulated_host(
             corruption_rate=scenario.secure_aggregation.corruption_rate,
             unconfirmed_ranges=True,
             reveals_simulation=True,
+            isolation=Isolation.NONE,
             factories=frozenset({scenario.model.factory}),
         ),
         rows=simulated_rows(scenario, federation),
-        ledger=Ledger(connection, relation),
+        ledger=Ledger(connection, relation_of(privacy.unit)),
         sessions=sessions,
         sketches=sketches,
+        known=MemoryKnown(),
         clock=clock,
         entropy=SystemEntropy(),
         noise=lambda plan, device, use: SimulatedStream(SimulatedEntropy(seed, use, plan.round_id, device)),
         generator=lambda plan, device: simulation_rng(seed, "fit", plan.round_id, device),
+        engine=GradientEngine.BATCHED,
         vanishes=lambda round_id, device: vanishing(scenario.fleet, seed, round_id, device),
         folder=lambda device: folder / device,
         model_cache=SessionCache(MODELS_KEPT),
         remember=lambda _: None,
     )
+
+
+def _kept(folder: Path, processes: Processes) -> tuple[Sessions, Sketches]:
+    match processes:
+        case Processes.ONE:
+            return MemorySessions(), MemorySketches()
+        case Processes.MANY:
+            sessions = StoredSessions(open_store(folder / "devices.sqlite", "sessions", SESSION_MIGRATIONS))
+            return sessions, StoredSketches(open_store(folder / "devices.sqlite", "sketches", SKETCH_MIGRATIONS))
+        case _:
+            assert_never(processes)
 
 
 def device_budget(scenario: Scenario) -> Budget:
@@ -164,6 +180,16 @@ def device_budget(scenario: Scenario) -> Budget:
     return Budget(privacy.device_epsilon or privacy.epsilon, privacy.delta)
 
 
+def simulated_authority(seed: int) -> IdentityKey:
+    """The enrolment authority of a simulation: whoever knows the seed has its key."""
+    return IdentityKey.generate(SimulatedEntropy(seed, "authority"))
+
+
+def simulated_revocations(seed: int) -> bytes:
+    """Its list, on which nobody is and which does not end: the world of a simulation has no calendar."""
+    return sign_revocations(simulated_authority(seed), RevocationList(1, 0, NO_END, ()))
+
+
 def _member(device: DeviceId, seed: int, authority: IdentityKey) -> Member:
     identity = IdentityKey.generate(SimulatedEntropy(seed, "identity", device))
-    return Member(device, identity, sign_enrolment(authority, device, identity.public_bytes))
+    return Member(device, identity, sign_enrolment(authority, Enrolment(device, identity.public_bytes, 0, NO_END)))

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from fedinfer.config import ModelSection, TrainingSection
 from fedinfer.errors import MissingExtra
 from fedinfer.schema import Schema
-from fedinfer.training.engines.sampling import PrivateSteps, Source
+from fedinfer.training.engines.gradient_engine import GradientEngine
+from fedinfer.training.engines.sampling import PrivateSteps, RandomSource
 
 if TYPE_CHECKING:
     from fedinfer.training.trainer import Trainer
 
-__all__ = ["PrivateSteps", "Source", "load_trainer"]
+__all__ = ["GradientEngine", "PrivateSteps", "RandomSource", "load_trainer"]
 
 
 def load_trainer(model: ModelSection, schema: Schema, training: TrainingSection, seed: int) -> Trainer:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from torch.nn.utils.prune import L1Unstructured
 
 from fedinfer.config import Tune
 from fedinfer.errors import ConfigError
+from fedinfer.training.models.build import Model
 from fedinfer.training.update import get_vector
 from fedinfer.types import FloatVector
 
@@ -59,7 +60,7 @@ class SlimPlan:
     rounded: Rounded
 
 
-def slim(model: nn.Module, x: Tensor, plan: SlimPlan, rng: np.random.Generator) -> FloatVector:
+def slim(model: Model, x: Tensor, plan: SlimPlan, rng: np.random.Generator) -> FloatVector:
     """Prune, then fine-tune what is left; changes `model`.
 
     Args:
@@ -138,7 +139,7 @@ def _imitate(
     """Adam with a cosine schedule towards the teacher's probabilities (Hinton et al. 2015, section 2)."""
     weights = dict(model.named_parameters())
     optimizer = torch.optim.Adam(weights.values(), lr=LEARNING_RATE)
-    tables = _tables(model) if plan.rounded is Rounded.INPUTS else {}
+    tables = _tables(model) if _rounds_inputs(plan.rounded) else {}
     for step, rows in enumerate(_batches(len(x), plan, rng)):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * 0.5 * (1.0 + math.cos(math.pi * step / plan.steps))
@@ -169,7 +170,7 @@ def _rounded_inputs(model: nn.Module, x: Tensor, rounded: Rounded) -> Iterator[N
 
     layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)]
     hooks = []
-    for layer in layers if rounded is Rounded.INPUTS else ():
+    for layer in layers if _rounds_inputs(rounded) else ():
         fake = FakeQuantize(MinMaxObserver, quant_min=-128, quant_max=127, dtype=torch.qint8)
         hooks.append(layer.register_forward_pre_hook(_rounding(fake)))
     try:
@@ -179,6 +180,16 @@ def _rounded_inputs(model: nn.Module, x: Tensor, rounded: Rounded) -> Iterator[N
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _rounds_inputs(rounded: Rounded) -> bool:
+    match rounded:
+        case Rounded.INPUTS:
+            return True
+        case Rounded.WEIGHTS:
+            return False
+        case _:
+            assert_never(rounded)
 
 
 def _rounding(fake: nn.Module) -> Any:

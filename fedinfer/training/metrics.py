@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -34,17 +32,11 @@ def metrics(probabilities: FloatVector, labels: Labels) -> dict[str, float]:
     chosen = probabilities[np.arange(count), labels].astype(np.float64)
     figures["accuracy"] = float(np.mean(probabilities.argmax(axis=1) == labels))
     figures["loss"] = float(-np.mean(np.log(np.maximum(chosen, _TINY))))
-    figures["ece"] = calibration_error(probabilities, labels)
+    figures["ece"] = ece(probabilities, labels)
     area = auc(probabilities, labels)
     if area is not None:
         figures["auc"] = area
     return figures
-
-
-def grouped_metrics(probabilities: FloatVector, labels: Labels, groups: Sequence[str]) -> dict[str, dict[str, float]]:
-    """`metrics` of each group of rows, groups in sorted order."""
-    names = np.asarray(groups)
-    return {str(name): metrics(probabilities[names == name], labels[names == name]) for name in np.unique(names)}
 
 
 def auc(probabilities: FloatVector, labels: Labels) -> float | None:
@@ -71,7 +63,7 @@ def binary_auc(scores: FloatVector, positive: npt.NDArray[np.bool_]) -> float:
     return (rank_sum - positives * (positives + 1) / 2.0) / (positives * negatives)
 
 
-def calibration_error(probabilities: FloatVector, labels: Labels) -> float:
+def ece(probabilities: FloatVector, labels: Labels) -> float:
     """Expected calibration error over `ECE_BINS` equal bins of the top probability (Guo et al. 2017, eq. 3)."""
     confidence = probabilities.max(axis=1).astype(np.float64)
     correct = (probabilities.argmax(axis=1) == labels).astype(np.float64)

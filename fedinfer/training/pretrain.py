@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedinfer.config import TrainingSection, Tune
 from fedinfer.training.engines.seeding import seeded
+from fedinfer.training.models.build import Model
 from fedinfer.training.update import get_vector
 from fedinfer.types import FloatVector
 
@@ -18,13 +19,11 @@ LEARNING_RATE = 0.01
 WEIGHT_DECAY = 1e-4
 
 
-def pretrain(
-    model: nn.Module, x: Tensor, y: Tensor, training: TrainingSection, rng: np.random.Generator
-) -> FloatVector:
+def pretrain(model: Model, x: Tensor, y: Tensor, training: TrainingSection, rng: np.random.Generator) -> FloatVector:
     """Train all layers with Adam (Kingma and Ba 2015) and a cosine schedule; changes `model`.
 
     Args:
-        model: a graph with `core`.
+        model: the graph.
         x: public raw rows (n, width).
         y: their labels (n,).
         training: pretrain_epochs and batch_size.
@@ -41,7 +40,7 @@ def pretrain(
     return get_vector(model, Tune.ALL)
 
 
-def _train(model: nn.Module, x: Tensor, y: Tensor, training: TrainingSection, rng: np.random.Generator) -> None:
+def _train(model: Model, x: Tensor, y: Tensor, training: TrainingSection, rng: np.random.Generator) -> None:
     parameters = list(model.core.parameters())
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     per_epoch = -(-len(y) // training.batch_size)

@@ -3,10 +3,10 @@
 Rules:
 * `weights` is always the whole flat vector of `core` (length `size`); updates and sums cover the part that rounds
   change (length `dimension`): all of it, or the head. `tuned` and `replace` go from one to the other.
-* The engine is `cohort` where every layer is known to the stack, else `local`; both give the same numbers. Private
-  gradients of a real device are `local`, one row at a time: see `alone`.
+* Plain training goes in batches of devices where every layer is known to `compile`, else device by device; both give
+  the same numbers. Private gradients are computed by the `GradientEngine` that the caller names.
 * Nothing that is not finite leaves: hostile weights are refused, an example whose gradient overflows counts as zero
-  (the local engine then works, it drops such examples one by one), a device that diverged gives a zero update.
+  (Opacus then works, it drops such examples one by one), a device that diverged gives a zero update.
 * Labels are class numbers in [0, classes); rows are raw float32 as the schema describes them, NaN for missing.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +25,15 @@ from fedinfer.config import ModelSection, TrainingSection, Tune
 from fedinfer.errors import ConfigError, DataError
 from fedinfer.schema import Schema
 from fedinfer.training.compression import SlimPlan, slim
-from fedinfer.training.engines import batched as cohort
-from fedinfer.training.engines import opacus as local
+from fedinfer.training.engines import batched, device_by_device
 from fedinfer.training.engines.compile import Program, read_program
-from fedinfer.training.engines.opacus import Features
-from fedinfer.training.engines.sampling import PrivateSteps, Source, worked_alone
+from fedinfer.training.engines.device_by_device import Clipper, Features
+from fedinfer.training.engines.gradient_engine import GradientEngine
+from fedinfer.training.engines.opacus import work_together
+from fedinfer.training.engines.per_example import work_alone
+from fedinfer.training.engines.sampling import PrivateSteps, RandomSource
 from fedinfer.training.engines.seeding import threads
-from fedinfer.training.metrics import Labels, grouped_metrics, metrics
+from fedinfer.training.metrics import Labels, metrics
 from fedinfer.training.models.build import Model, build_model
 from fedinfer.training.models.sequence import Recurrent
 from fedinfer.training.pretrain import pretrain
@@ -60,10 +63,15 @@ class Trainer:
         self.dimension = size(tuned_parameters(model.core, training.tune))
         self._program = self._read_program()
 
-    @property
-    def engine(self) -> str:
-        """`cohort` when devices are trained side by side, `local` when one after another."""
-        return "local" if self._program is None else "cohort"
+    def engine(self, wanted: GradientEngine) -> GradientEngine:
+        """The engine that computes when this one is asked for: `batched` needs layers that it knows, else `opacus`."""
+        match wanted:
+            case GradientEngine.BATCHED:
+                return GradientEngine.OPACUS if self._program is None else wanted
+            case GradientEngine.PER_EXAMPLE | GradientEngine.OPACUS:
+                return wanted
+            case _:
+                assert_never(wanted)
 
     @property
     def size(self) -> int:
@@ -82,7 +90,7 @@ class Trainer:
         """The weights with that part exchanged, (size,)."""
         return np.concatenate([weights[: self.size - self.dimension], tuned]).astype(np.float32)
 
-    def updates(self, weights: FloatVector, data: Data, rngs: Sequence[Source]) -> FloatVector:
+    def updates(self, weights: FloatVector, data: Data, rngs: Sequence[RandomSource]) -> FloatVector:
         """Local training of every device: local_epochs or local_steps of SGD, momentum, FedProx.
 
         Args:
@@ -97,14 +105,20 @@ class Trainer:
             DataError: rows or labels do not fit the schema.
         """
         with threads(self._threads):
-            features, start = self._features(weights, data, alone=False), self.tuned(weights)
+            features, start = self._features(weights, data), self.tuned(weights)
             if self._program is None:
-                return _finite(local.updates(self._net, start, features, rngs, self._training))
+                return _finite(device_by_device.updates(self._net, start, features, rngs, self._training))
             with torch.no_grad():
-                return _finite(cohort.updates(self._program, start, features, rngs, self._training))
+                return _finite(batched.updates(self._program, start, features, rngs, self._training))
 
     def gradient_sums(
-        self, weights: FloatVector, data: Data, rate: float, clipping_norm: float, rngs: Sequence[Source]
+        self,
+        weights: FloatVector,
+        data: Data,
+        rate: float,
+        clipping_norm: float,
+        rngs: Sequence[RandomSource],
+        engine: GradientEngine,
     ) -> WideVector:
         """Per device the sum of the clipped gradients of a Poisson sample of its rows; no noise.
 
@@ -114,22 +128,33 @@ class Trainer:
             rate: probability of each row, in (0, 1].
             clipping_norm: L2 bound C > 0 on one example's gradient.
             rngs: one source per device.
+            engine: computes the gradients; a real device takes PER_EXAMPLE.
 
         Returns:
             (devices, dimension) float64; zeros where the sample is empty.
+
+        Raises:
+            ConfigError: rate or norm out of range, or a model that cannot be trained privately.
+            DataError: rows or labels do not fit the schema.
         """
         _check_private(rate, clipping_norm)
         with threads(self._threads):
-            features, start = self._features(weights, data, alone=_alone(rngs)), self.tuned(weights)
-            if self._program is not None and not _alone(rngs):
+            features, start = self._private_features(weights, data, engine), self.tuned(weights)
+            if self._program is not None and engine is GradientEngine.BATCHED:
                 with torch.no_grad():
-                    sums = cohort.gradient_sums(self._program, start, features, rngs, rate, clipping_norm)
+                    sums = batched.gradient_sums(self._program, start, features, rngs, rate, clipping_norm)
                 if np.isfinite(sums).all():
                     return sums
-            return local.gradient_sums(self._net, start, features, rngs, rate, clipping_norm)
+            work = self._clipper(engine, clipping_norm)
+            return device_by_device.gradient_sums(work, start, features, rngs, rate)
 
     def private_updates(
-        self, weights: FloatVector, data: Data, private: PrivateSteps, rngs: Sequence[Source]
+        self,
+        weights: FloatVector,
+        data: Data,
+        private: PrivateSteps,
+        rngs: Sequence[RandomSource],
+        engine: GradientEngine,
     ) -> FloatVector:
         """DP-SGD on every device; new minus old weights.
 
@@ -139,19 +164,25 @@ class Trainer:
                 device counts as public.
             private: steps, Poisson rate, clipping norm, noise multiplier.
             rngs: one source per device; a real deployment passes entropy, never a seeded generator.
+            engine: computes the gradients; a real device takes PER_EXAMPLE.
 
         Returns:
             (devices, dimension) float32.
+
+        Raises:
+            ConfigError: rate or norm out of range, or a model that cannot be trained privately.
+            DataError: rows or labels do not fit the schema.
         """
         _check_private(private.rate, private.clipping_norm)
         with threads(self._threads):
-            features, start = self._features(weights, data, alone=_alone(rngs)), self.tuned(weights)
-            if self._program is not None and not _alone(rngs):
+            features, start = self._private_features(weights, data, engine), self.tuned(weights)
+            if self._program is not None and engine is GradientEngine.BATCHED:
                 with torch.no_grad():
-                    moved = cohort.private_updates(self._program, start, features, rngs, self._training, private)
+                    moved = batched.private_updates(self._program, start, features, rngs, self._training, private)
                 if np.isfinite(moved).all():
                     return moved
-            return _finite(local.private_updates(self._net, start, features, rngs, self._training, private))
+            work = self._clipper(engine, private.clipping_norm)
+            return _finite(device_by_device.private_updates(work, start, features, rngs, self._training, private))
 
     def pretrain(self, weights: FloatVector, x: FloatVector, y: Labels, rng: np.random.Generator) -> FloatVector:
         """Train all layers on public rows, starting from `weights`; the new weights (size,)."""
@@ -187,13 +218,6 @@ class Trainer:
         self._checked(x, y)
         return metrics(self.predict(weights, x), y)
 
-    def evaluate_groups(
-        self, weights: FloatVector, x: npt.NDArray[np.float32], y: Labels, groups: Sequence[str]
-    ) -> dict[str, dict[str, float]]:
-        """`evaluate` for each group of rows, for instance each hospital."""
-        self._checked(x, y)
-        return grouped_metrics(self.predict(weights, x), y, groups)
-
     def module(self, weights: FloatVector, *, native: bool = True) -> Model:
         """A copy of the graph with these weights, in evaluation mode, for export.
 
@@ -209,8 +233,27 @@ class Trainer:
         model.eval()
         return model
 
-    def _features(self, weights: FloatVector, data: Data, *, alone: bool) -> Features:
-        """Prepared rows of all devices, pushed through the layers that stay as they are; `alone`: one by one."""
+    def _clipper(self, engine: GradientEngine, clipping_norm: float) -> Clipper:
+        """What computes device by device; a batched step that overflowed, or has no program, is left to Opacus."""
+        match engine:
+            case GradientEngine.PER_EXAMPLE:
+                return work_alone(self._net, clipping_norm)
+            case GradientEngine.BATCHED | GradientEngine.OPACUS:
+                return work_together(self._net, clipping_norm)
+            case _:
+                assert_never(engine)
+
+    def _private_features(self, weights: FloatVector, data: Data, engine: GradientEngine) -> Features:
+        match engine:
+            case GradientEngine.PER_EXAMPLE:
+                return self._features(weights, data, together=1)
+            case GradientEngine.BATCHED | GradientEngine.OPACUS:
+                return self._features(weights, data)
+            case _:
+                assert_never(engine)
+
+    def _features(self, weights: FloatVector, data: Data, together: int = 0) -> Features:
+        """Prepared rows of all devices, pushed through the layers that stay as they are, `together` at once or all."""
         self._load(weights)
         checked = [self._checked(x, y) for x, y in data]
         if not checked:
@@ -219,9 +262,10 @@ class Trainer:
         with torch.no_grad():
             self._frozen.eval()
             rows = torch.cat([rows for rows, _ in checked])
-            pieces = [row.clone() for row in rows.split(1)] if alone and len(rows) else [rows]
-            together = torch.cat([self._frozen(self._model.prepare(piece)) for piece in pieces])
-        return list(zip(together.split(sizes), [labels for _, labels in checked], strict=True))
+            # Copies: where a row lies in memory can matter to rounding.
+            pieces = [piece.clone() for piece in rows.split(together)] if together and len(rows) else [rows]
+            prepared = torch.cat([self._frozen(self._model.prepare(piece)) for piece in pieces])
+        return list(zip(prepared.split(sizes), [labels for _, labels in checked], strict=True))
 
     def _load(self, weights: FloatVector) -> None:
         broken = int(np.count_nonzero(~np.isfinite(weights)))
@@ -279,11 +323,19 @@ def _try_forward(model: Model, schema: Schema) -> None:
 
 def _split(core: nn.Module, tune: Tune) -> tuple[nn.Module, nn.Module]:
     """The part that stays as it is, and the part that is trained."""
-    if tune is Tune.ALL:
-        return nn.Identity(), core
+    match tune:
+        case Tune.ALL:
+            return nn.Identity(), core
+        case Tune.HEAD:
+            return _split_head(core)
+        case _:
+            assert_never(tune)
+
+
+def _split_head(core: nn.Module) -> tuple[nn.Module, nn.Module]:
     if type(core) is nn.Sequential and isinstance(core[-1], nn.Linear):
         return core[:-1], core[-1]
-    keep = {id(parameter) for parameter in tuned_parameters(core, tune)}
+    keep = {id(parameter) for parameter in tuned_parameters(core, Tune.HEAD)}
     for parameter in core.parameters():
         parameter.requires_grad_(id(parameter) in keep)
     return nn.Identity(), core
@@ -293,10 +345,6 @@ def _make_native(core: nn.Module) -> None:
     for name, child in core.named_children():
         if isinstance(child, Recurrent):
             setattr(core, name, child.native())
-
-
-def _alone(sources: Sequence[Source]) -> bool:
-    return any(worked_alone(source) for source in sources)
 
 
 def _finite(updates: FloatVector) -> FloatVector:

@@ -5,6 +5,8 @@ The order is that of `core.named_parameters()`. With `Tune.HEAD` only the tail t
 
 from __future__ import annotations
 
+from typing import Protocol, assert_never
+
 import numpy as np
 import torch
 from torch import nn
@@ -12,6 +14,14 @@ from torch import nn
 from fedinfer.config import Tune
 from fedinfer.errors import ConfigError
 from fedinfer.types import FloatVector
+
+
+class WithCore(Protocol):
+    """A graph whose parameters are all in its core: a `models.build.Model`."""
+
+    @property
+    def core(self) -> nn.Module:
+        """The module with the parameters."""
 
 
 def tuned_parameters(core: nn.Module, tune: Tune) -> list[nn.Parameter]:
@@ -22,10 +32,14 @@ def tuned_parameters(core: nn.Module, tune: Tune) -> list[nn.Parameter]:
         tune: all of them, or those of the last module that owns any.
     """
     named = list(core.named_parameters())
-    if tune is Tune.ALL:
-        return [parameter for _, parameter in named]
-    owner = named[-1][0].rpartition(".")[0]
-    return [parameter for name, parameter in named if name.rpartition(".")[0] == owner]
+    match tune:
+        case Tune.ALL:
+            return [parameter for _, parameter in named]
+        case Tune.HEAD:
+            owner = named[-1][0].rpartition(".")[0]
+            return [parameter for name, parameter in named if name.rpartition(".")[0] == owner]
+        case _:
+            assert_never(tune)
 
 
 def trainable(net: nn.Module) -> list[nn.Parameter]:
@@ -38,14 +52,14 @@ def size(parameters: list[nn.Parameter]) -> int:
     return sum(int(parameter.numel()) for parameter in parameters)
 
 
-def get_vector(model: nn.Module, tune: Tune) -> FloatVector:
+def get_vector(model: WithCore, tune: Tune) -> FloatVector:
     """Copy the parameters of `model.core` that `tune` names into a new float32 vector (d,)."""
     pieces = [parameter.detach().reshape(-1) for parameter in tuned_parameters(model.core, tune)]
     vector: FloatVector = torch.cat(pieces).numpy().astype(np.float32, copy=True)
     return vector
 
 
-def set_vector(model: nn.Module, vector: FloatVector, tune: Tune) -> None:
+def set_vector(model: WithCore, vector: FloatVector, tune: Tune) -> None:
     """Write a vector of the same layout into `model.core`.
 
     Raises:

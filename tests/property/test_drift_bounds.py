@@ -7,14 +7,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedinfer import wire
-from fedinfer.drift.channels import Bins, Channel, Source, output_channels, width
+from fedinfer.drift.channels import Bins, Source, confidence, predicted_class, width
 from fedinfer.drift.monitor import ChannelResult, MonitorPlan, MonitorState, WindowResult, WindowSum, begin, observe
-from fedinfer.drift.policy import Action, Mode, Phase, PolicySettings, PolicyState, Situation, decide, finished, pushed
+from fedinfer.drift.policy import (
+    Mode,
+    PolicySettings,
+    PolicyState,
+    Situation,
+    WatchAction,
+    WatchPhase,
+    decide,
+    finished,
+    pushed,
+)
 from fedinfer.drift.sketch import device_report
 from fedinfer.drift.statistics import contrasts, unit_covariance
 from fedinfer.types import Unit
+from tests.unit.drift.entries import uncounted
 
-CHANNELS = output_channels(4, 6)
+CHANNELS = (predicted_class(4), confidence(4, 6))
 PLAN = MonitorPlan(CHANNELS, Unit.DEVICE, 2, 8, 0.05, 0.2, 0.5)
 histogram = st.lists(st.integers(0, 1000), min_size=2, max_size=12).filter(any).map(np.array)
 
@@ -38,7 +49,7 @@ def test_one_sample_per_device_bounds_the_covariance_of_any_reports(rows, norm, 
     a = contrasts(5, kind)
     spread = a.T @ (np.diag(reports.mean(0)) - np.cov(reports.T, bias=True) - np.outer(*[reports.mean(0)] * 2)) @ a
     assert np.linalg.eigvalsh(spread).min() > -1e-6  # float32 reports
-    bound = unit_covariance(Channel("x", 5, kind, Source.OUTPUT), reports.sum(0), len(reports))
+    bound = unit_covariance(uncounted("x", 5, kind, Source.OUTPUT), reports.sum(0), len(reports))
     assert np.linalg.eigvalsh(bound).min() > 0
 
 
@@ -88,16 +99,16 @@ def test_the_policy_never_triggers_without_budget_or_too_often_or_twice_at_once(
     state, rounds, acted = PolicyState(), 0, False
     for number, (value, source, rich, done, old) in enumerate(windows):
         verdict = WindowResult(number, (ChannelResult("x", source, 0.5, value, 10.0, 20.0),), ())
-        pending = state.phase is Phase.ROUND_PENDING
-        acted = (acted and state.phase is Phase.ALARM) or (value > 20.0 and source is not Source.INPUT)
+        pending = state.phase is WatchPhase.ROUND_PENDING
+        acted = (acted and state.phase is WatchPhase.ALARM) or (value > 20.0 and source is not Source.INPUT)
         state, decision = decide(rules, state, verdict, Situation(1.0 if rich else 0.1, 0.5, 10, old))
-        if decision.action is Action.ROUND:
+        if decision.action is WatchAction.ROUND:
             rounds += 1
             assert rich
             assert not pending
             assert acted  # drift of inputs alone never led here
-        if decision.action is not Action.NONE:
+        if decision.action is not WatchAction.NONE:
             assert decision.reason
-        if state.phase is Phase.ROUND_PENDING and done:
+        if state.phase is WatchPhase.ROUND_PENDING and done:
             state = pushed(finished(rules, state))
     assert rounds == state.triggers <= allowed

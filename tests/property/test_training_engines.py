@@ -1,4 +1,4 @@
-"""The cohort engine equals the local one (Opacus, autograd) for random models, shapes, data and settings."""
+"""The batched engine equals Opacus and autograd for random models, shapes, data and settings."""
 
 import copy
 
@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 
 from fedinfer.config import TrainingSection
 from fedinfer.training import PrivateSteps
-from fedinfer.training.engines import batched as cohort
-from fedinfer.training.engines import opacus as local
+from fedinfer.training.engines import batched, device_by_device
 from fedinfer.training.engines.compile import read_program
+from fedinfer.training.engines.opacus import work_together
 
 SUMS = 1e-5
 """Allowed difference of clipped sums, relative to the largest entry."""
@@ -102,22 +102,26 @@ def assert_close(ours, theirs, tolerance):
 def check_sums(case, rate, norm):
     net, program, start, data, _, seed = case
     with torch.no_grad():
-        ours = cohort.gradient_sums(program, start, data, sources(data, seed), rate, norm)
-    assert_close(ours, local.gradient_sums(net, start, data, sources(data, seed), rate, norm), SUMS)
+        ours = batched.gradient_sums(program, start, data, sources(data, seed), rate, norm)
+    assert_close(
+        ours, device_by_device.gradient_sums(work_together(net, norm), start, data, sources(data, seed), rate), SUMS
+    )
 
 
 def check_updates(case):
     net, program, start, data, training, seed = case
     with torch.no_grad():
-        ours = cohort.updates(program, start, data, sources(data, seed), training)
-    assert_close(ours, local.updates(net, start, data, sources(data, seed), training), WEIGHTS)
+        ours = batched.updates(program, start, data, sources(data, seed), training)
+    assert_close(ours, device_by_device.updates(net, start, data, sources(data, seed), training), WEIGHTS)
 
 
 def check_private(case, private):
     net, program, start, data, training, seed = case
     with torch.no_grad():
-        ours = cohort.private_updates(program, start, data, sources(data, seed), training, private)
-    theirs = local.private_updates(net, start, data, sources(data, seed), training, private)
+        ours = batched.private_updates(program, start, data, sources(data, seed), training, private)
+    theirs = device_by_device.private_updates(
+        work_together(net, private.clipping_norm), start, data, sources(data, seed), training, private
+    )
     assert_close(ours, theirs, WEIGHTS)
 
 
@@ -189,8 +193,8 @@ def test_group_norm_of_two_numbers_rounds_no_worse_than_opacus():
         start = torch.cat([p.detach().reshape(-1) for p in net.parameters()]).numpy()
         exact = exact_sum(net, start, x, y, 0.05)
         with torch.no_grad():
-            a = cohort.gradient_sums(read_program(net, (7,)), start, [(x, y)], sources([0], 0), 1.0, 0.05)[0]
-        b = local.gradient_sums(net, start, [(x, y)], sources([0], 0), 1.0, 0.05)[0]
+            a = batched.gradient_sums(read_program(net, (7,)), start, [(x, y)], sources([0], 0), 1.0, 0.05)[0]
+        b = device_by_device.gradient_sums(work_together(net, 0.05), start, [(x, y)], sources([0], 0), 1.0)[0]
         ours.append(np.abs(a - exact).max() / np.abs(exact).max())
         theirs.append(np.abs(b - exact).max() / np.abs(exact).max())
     assert np.median(ours) <= 1e-5
@@ -203,6 +207,6 @@ def test_group_norm_of_two_numbers_rounds_no_worse_than_opacus():
 def test_no_sum_is_longer_than_rows_times_the_norm(case, rate, norm):
     _, program, start, data, _, seed = case
     with torch.no_grad():
-        sums = cohort.gradient_sums(program, start, data, sources(data, seed), rate, norm)
+        sums = batched.gradient_sums(program, start, data, sources(data, seed), rate, norm)
     for row, (_, labels) in zip(sums, data, strict=True):
         assert np.linalg.norm(row.astype(float)) <= len(labels) * norm * (1 + 1e-5)

@@ -64,9 +64,6 @@ class Between:
     inner: Any
     change: Callable[[Sequence[Ask], list[Answer]], list[Answer]]
 
-    def devices(self) -> Sequence[str]:
-        return self.inner.devices()
-
     def ask(self, asks: Sequence[Ask], timeout_seconds: float) -> list[Answer]:
         return self.change(asks, list(self.inner.ask(asks, timeout_seconds)))
 

@@ -16,13 +16,14 @@ from fedinfer.deployment.node import OwnRows
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.device.session_store import SESSION_MIGRATIONS, MemorySessions, Running, StoredSessions
+from fedinfer.device.validity import MemoryKnown
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import (
     EnrollReply,
     JoinReply,
     JoinRequest,
     Kind,
-    MaskedRequest,
+    MaskedSumWork,
     PlainReply,
     PlainRequest,
     Purpose,
@@ -33,13 +34,26 @@ from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.events import GaussianEvent
 from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget
 from fedinfer.schema import Numeric
-from fedinfer.secagg.enrolment import sign_enrolment
+from fedinfer.secagg.enrolment import Enrolment, sign_enrolment
 from fedinfer.secagg.keys import IdentityKey
+from fedinfer.simulation.population import NO_END
 from fedinfer.store import open_store
 from fedinfer.system import SimulatedEntropy
 from fedinfer.types import AggregationMode, Trust, Unit
 from fedinfer.wire import decode, encode
-from tests.protocol.fleet import NONCE, SCHEMA, Fleet, enrolled, introduce, real, reopened, settings, simulated, work
+from tests.protocol.fleet import (
+    NONCE,
+    SCHEMA,
+    Fleet,
+    enrolled,
+    introduce,
+    real,
+    reopened,
+    revocations_of,
+    settings,
+    simulated,
+    work,
+)
 
 LARGE = Budget(8.0, 1e-5)
 UNREADABLE = ["", "{", "[]", "null", '"text"', '{"columns": 3}', '{"a.b": 1}', '{"scenario": "heart"}']
@@ -354,7 +368,7 @@ def test_stages_cannot_be_skipped_or_repeated(fleet: Fleet) -> None:
         stages = [Kind.SHARES, Kind.MASKED, Kind.SURVIVORS, Kind.UNMASK]
         for kind in stages:
             if kind != ask.kind:
-                common = encode(MaskedRequest(work(), ask.common)) if kind is Kind.MASKED else ask.common
+                common = encode(MaskedSumWork(work(), ask.common)) if kind is Kind.MASKED else ask.common
                 answer = fleet.post.responders[ask.device].answer([Ask(ask.device, kind, common, ask.own)])[0]
                 refused.append((ask.kind, kind, answer))
         return [ask]
@@ -528,6 +542,7 @@ def join_request(fleet: Fleet, **changes: Any) -> JoinRequest:
         devices=tuple(member.device for member in members),
         public_keys=tuple(member.public_key for member in members),
         certificates=tuple(member.certificate for member in members),
+        revocations=fleet.revocations,
         trusted_root=b"another root",
     )
     return replace(request, **changes)
@@ -538,17 +553,19 @@ def try_join(fleet: Fleet, **changes: Any) -> Answer:
 
 
 def test_a_device_introduces_itself_with_its_certificate(fleet: Fleet) -> None:
-    from fedinfer.secagg.enrolment import verify_enrolment
+    from fedinfer.secagg.enrolment import validation, verify_enrolment
 
+    host = fleet.hosts[first(fleet)]
+    against = validation(host.authority, fleet.revocations, host.known_time())
     for reply in introduce(fleet.post):
         assert isinstance(reply, EnrollReply)
-        verify_enrolment(fleet.hosts[reply.device].authority, reply.device, reply.public_key, reply.certificate)
+        verify_enrolment(against, reply.device, reply.public_key, reply.certificate)
 
 
 def test_certificates_are_checked_against_the_pinned_authority(fleet: Fleet) -> None:
     request = join_request(fleet)
     forger, victim = IdentityKey.generate(SimulatedEntropy("forger")), IdentityKey.generate(SimulatedEntropy("v"))
-    certificate = sign_enrolment(forger, request.devices[1], victim.public_bytes)
+    certificate = sign_enrolment(forger, Enrolment(request.devices[1], victim.public_bytes, 0, NO_END))
     keys = (request.public_keys[0], victim.public_bytes, *request.public_keys[2:])
     certificates = (request.certificates[0], certificate, *request.certificates[2:])
     answer = try_join(fleet, public_keys=keys, certificates=certificates)
@@ -574,9 +591,15 @@ def test_a_roster_that_names_another_key_for_this_device_is_refused(fleet: Fleet
     device = first(fleet)
     host = fleet.hosts[device]
     authority, stranger = IdentityKey.generate(SimulatedEntropy("a")), IdentityKey.generate(SimulatedEntropy("s"))
-    host.authority = authority.public_bytes
-    certificate = sign_enrolment(authority, device, stranger.public_bytes)
-    answer = try_join(fleet, devices=(device,), public_keys=(stranger.public_bytes,), certificates=(certificate,))
+    host.authority, host.known = authority.public_bytes, MemoryKnown()
+    certificate = sign_enrolment(authority, Enrolment(device, stranger.public_bytes, 0, NO_END))
+    answer = try_join(
+        fleet,
+        devices=(device,),
+        public_keys=(stranger.public_bytes,),
+        certificates=(certificate,),
+        revocations=revocations_of(authority),
+    )
     assert answer.error == "Misbehaviour"
     assert "another key for this device" in answer.detail
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedinfer.coordinator.aggregate.secure_sum import Aborted, Total
+from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total
 from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.device import canary as device_looks
 from fedinfer.device.canary import looked
@@ -99,7 +99,7 @@ def test_a_look_is_charged_once_and_never_repeated(fleet: Fleet) -> None:
     result = fleet.sum(promise(fleet, "gate-1"), WORK)
     assert isinstance(result, Total)
     assert [fleet.ledger(device) for device in sorted(fleet.hosts)] == [["gate-1"]] * DEVICES
-    assert isinstance(fleet.sum(promise(fleet, "gate-1"), WORK), Aborted)
+    assert isinstance(fleet.sum(promise(fleet, "gate-1"), WORK), AbortedSum)
     assert fleet.ledger(min(fleet.hosts)) == ["gate-1"]
 
 

@@ -14,16 +14,17 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedinfer.config import Scenario
-from fedinfer.coordinator.aggregate.secure_sum import Aborted, Total
+from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total
 from fedinfer.coordinator.enrolment import Claim, admit, join
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.errors import FedInferError, TooFewSurvivors, TransportError
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.records import RECORD
-from fedinfer.messages import Kind, MaskedRequest, SumPlan
+from fedinfer.messages import Kind, MaskedSumWork, SumPlan
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.events import GaussianEvent
 from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Ledger
+from fedinfer.secagg.enrolment import Validation, validation
 from fedinfer.simulation.coordinate import coordinate
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.simulation.population import Processes, device_budget, simulated_host
@@ -52,7 +53,7 @@ def ideal_ring(folder: Path, survivors: Sequence[str]) -> np.ndarray:
     return result.ring
 
 
-def exact(result: Total | Aborted, folder: Path, survivors: Iterable[str]) -> Total:
+def exact(result: Total | AbortedSum, folder: Path, survivors: Iterable[str]) -> Total:
     """The result is the sum of exactly these devices."""
     assert isinstance(result, Total), result
     assert set(result.survivors) == set(survivors)
@@ -92,7 +93,7 @@ def test_one_loss_too_many_is_a_clean_abort_with_the_numbers(fleet: Fleet, stage
     gone = (*GONE, "d07")
     fleet.post.on_answer = lambda ask, answer: [] if ask.device in gone and ask.kind == stage else [answer]
     result = fleet.sum(fleet.promise("round-1", work()), work())
-    assert isinstance(result, Aborted)
+    assert isinstance(result, AbortedSum)
     assert "6 are needed" in result.reason
     paid = [device for device in fleet.roster if fleet.ledger(device)]
     assert len(paid) == (0 if STAGES.index(stage) < 2 else 8)  # what left a device stays paid
@@ -101,7 +102,7 @@ def test_one_loss_too_many_is_a_clean_abort_with_the_numbers(fleet: Fleet, stage
 def test_nobody_answers(fleet: Fleet) -> None:
     fleet.post.on_ask = lambda ask: []
     result = fleet.sum(fleet.promise("round-1", work()), work())
-    assert isinstance(result, Aborted)
+    assert isinstance(result, AbortedSum)
     assert result.survivors == ()
 
 
@@ -211,7 +212,7 @@ def test_questions_of_an_older_round_are_refused(fleet: Fleet, stage: Kind) -> N
 def test_a_second_sum_under_the_same_name_is_refused_by_everybody(fleet: Fleet) -> None:
     fleet.sum(fleet.promise("round-1", work()), work())
     result = fleet.sum(fleet.promise("round-1", work(), rotation_seed=b"s" * 32), work())
-    assert isinstance(result, Aborted)
+    assert isinstance(result, AbortedSum)
     assert {reason.split(":")[0] for _, reason in result.errors} == {"Misbehaviour"}
     assert all(fleet.ledger(device) == ["round-1"] for device in fleet.roster)
 
@@ -222,7 +223,7 @@ def test_a_second_sum_under_the_same_name_is_refused_by_everybody(fleet: Fleet) 
 def test_a_server_that_changes_the_work_for_one_device_does_not_get_its_vector(fleet: Fleet, tmp_path: Path) -> None:
     def other_work(ask: Ask) -> list[Ask]:
         if ask.kind == Kind.MASKED and ask.device == "d02":
-            request = decode(MaskedRequest, ask.common)
+            request = decode(MaskedSumWork, ask.common)
             return [replace(ask, common=encode(replace(request, work=work(window=9))))]
         return [ask]
 
@@ -261,19 +262,24 @@ def test_a_server_that_promises_different_things_to_different_devices_gets_nothi
 # --- enrolment ---
 
 
+def against(fleet: Fleet) -> Validation:
+    host = fleet.hosts["d00"]
+    return validation(host.authority, fleet.revocations, host.known_time())
+
+
 def test_a_forged_certificate_leaves_out_its_bearer_and_nobody_else(fleet: Fleet) -> None:
-    members, authority = introduce(fleet.post), fleet.hosts["d00"].authority
+    members = introduce(fleet.post)
     forged = replace(members[1], certificate=flipped(members[1].certificate, 5))
     stolen = replace(members[0], device="d01")  # a true key and certificate under another name
     claims = [Claim(node, reply) for node, reply in enumerate([members[0], forged, stolen, *members[2:]])]
-    believed, left_out = admit(claims[::-1], authority, CHALLENGE)
+    believed, left_out = admit(claims[::-1], against(fleet), CHALLENGE)
     assert [claim.reply.device for claim in believed] == sorted(set(fleet.roster) - {"d01"})
     assert {who for who, _ in left_out} == {"d01 on node 1", "d01 on node 2"}
     assert all("did not sign" in reason for _, reason in left_out)
 
 
 def test_nobody_enrolled(fleet: Fleet) -> None:
-    assert admit([], fleet.hosts["d00"].authority, CHALLENGE) == ((), ())
+    assert admit([], against(fleet), CHALLENGE) == ((), ())
 
 
 def test_devices_that_do_not_join_are_named_with_their_reason(fleet: Fleet) -> None:
@@ -289,7 +295,7 @@ def test_devices_that_do_not_join_are_named_with_their_reason(fleet: Fleet) -> N
 
     members = introduce(fleet.post)
     fleet.post.on_answer = trouble
-    rows, refused = join(members, CHALLENGE, fleet.scenario, SCHEMA, b"root", fleet.post, 1.0)
+    rows, refused = join(members, CHALLENGE, fleet.scenario, SCHEMA, fleet.revocations, b"root", fleet.post, 1.0)
     assert sorted(rows) == ["d00", "d04", "d05", "d06", "d07"]
     assert sorted(refused) == ["d01", "d02", "d03"]
     assert refused["d01"] == "no answer"
@@ -301,7 +307,7 @@ def test_a_run_that_nobody_joins_names_a_reason(fleet: Fleet) -> None:
     members = introduce(fleet.post)
     fleet.post.on_answer = lambda ask, answer: [Answer(ask.device, b"", "Misbehaviour", "no")]
     with pytest.raises(TransportError, match=r"none of 8 devices joined.*no"):
-        join(members, CHALLENGE, fleet.scenario, SCHEMA, b"root", fleet.post, 1.0)
+        join(members, CHALLENGE, fleet.scenario, SCHEMA, fleet.revocations, b"root", fleet.post, 1.0)
 
 
 # --- whole runs over a grid that misbehaves ---
@@ -371,7 +377,7 @@ def test_one_bad_device_does_not_end_a_run(tmp_path: Path, trouble: str) -> None
             return [reply]
         rounds["begun"] += asked == Kind.KEYS
         stage = STAGES[rounds["begun"] - 1] if 1 <= rounds["begun"] <= len(STAGES) else None
-        if asked not in (stage, Kind.PUSH, Kind.DRIFT):
+        if asked not in (stage, Kind.PUSH, Kind.WINDOW):
             return [reply]
         match trouble:
             case "garbage":
@@ -492,6 +498,7 @@ def test_too_few_survivors_round_after_round_end_the_run_with_the_numbers(tmp_pa
     assert "6 are needed" in str(failure)
     assert record["status"] == "aborted"
     assert {row["status"] for row in record["rounds"]} == {"aborted"}
+    assert len(record["rounds"]) == 5, "five rounds in a row without a release end a run (docs/how-to/deploy.md)"
     assert record["rounds"][-1]["epsilon"] > 0  # masked vectors left the devices: it stays spent
     assert record["models"] == []
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedinfer.device.aggregate.check_plan import check_plan, corruption_rate
+from fedinfer.device.aggregate.contribution import private_vectors
 from fedinfer.errors import BadMessage, Misbehaviour
-from fedinfer.flower.records import MAX_DETAIL, MAX_ERROR, RECORD, build_id, read_reply, request_message
-from fedinfer.messages import PROTOCOL_VERSION, Kind, Split
+from fedinfer.flower.records import RECORD, build_id, read_reply, request_message
+from fedinfer.messages import MOST_ERROR, MOST_REASON, PROTOCOL_VERSION, Kind, Split
 from fedinfer.ports import Ask
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.charges import mechanism_of
@@ -21,6 +24,7 @@ from fedinfer.privacy.mechanism.noise import SecureStream
 from fedinfer.secagg.groups import most_corrupt, random_groups
 from fedinfer.secagg.hypergeometric import corrupt_among
 from fedinfer.system import SystemEntropy
+from fedinfer.training.engines import batched
 from fedinfer.training.engines.sampling import poisson_rows
 from fedinfer.wire import MAX_BYTES, decode, encode
 from tests.protocol.fleet import Fleet, enrolled, real, settings, simulated, work
@@ -48,7 +52,7 @@ def reply(**fields: object) -> Message:
 @pytest.mark.usefixtures("flower")
 def test_a_device_cannot_fill_the_servers_log_with_an_error_text() -> None:
     answer = read_reply(reply(error="E" * 10**6, detail="x" * 10**7))
-    assert (len(answer.error), len(answer.detail)) == (MAX_ERROR, MAX_DETAIL)
+    assert (len(answer.error), len(answer.detail)) == (MOST_ERROR, MOST_REASON)
 
 
 @pytest.mark.usefixtures("flower")
@@ -97,6 +101,32 @@ def test_a_real_device_uses_the_operating_systems_entropy_for_everything(tmp_pat
     streams = [host.noise(plan, device, use) for use in ("share", "share", "local")]
     assert all(type(stream) is SecureStream for stream in streams)
     assert len({stream.words(4).tobytes() for stream in streams}) == 3
+
+
+@pytest.mark.parametrize("trust", ["local", "distributed"])
+def test_a_real_device_takes_every_row_by_itself_whatever_its_random_source_is(
+    trust: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches would let chosen weights turn other rows' gradients round. The host says how, not a type."""
+    changes = f'privacy.trust = "{trust}"\ntraining.sampling_rate = 1.0\nsecure_aggregation.dropout_rate = 0.0'
+    fleet = real(enrolled(tmp_path / "stores", 2, LARGE, 2), settings(changes))
+    device = min(fleet.hosts)
+    host, plan = fleet.hosts[device], fleet.promise("round-1", work())
+    host.generator = lambda _plan, _device: np.random.default_rng(1)
+    for name in ("gradient_sums", "private_updates"):
+        monkeypatch.setattr(batched, name, None)
+    monkeypatch.setitem(sys.modules, "opacus", None)
+    vector = private_vectors(host, plan, work(), [device])[0]
+    if trust == "local":
+        assert vector.any()
+        return
+    x, y = host.rows.training(device, 0)
+    keep = np.arange(1, len(y))
+    sums = []
+    for chosen in (keep, np.zeros(1, np.int64)):
+        host.rows = SimpleNamespace(training=lambda *_, at=chosen: (x[at], y[at]))  # type: ignore[assignment]  # rows only
+        sums.append(private_vectors(host, plan, work(), [device])[0])
+    np.testing.assert_array_equal(sums[0] + sums[1], vector, "to the last bit")
 
 
 def test_poisson_sampling_from_entropy_is_fresh_and_independent() -> None:

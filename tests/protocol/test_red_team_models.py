@@ -53,7 +53,7 @@ def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str, model: 
 
 def window(host: Host, device: str, x: np.ndarray) -> Answer:
     host.rows = SimpleNamespace(stream=lambda *_: (x.astype(np.float32), np.zeros(len(x), np.int64)))  # type: ignore[assignment]  # streams only
-    return DeviceResponder(host).answer([Ask(device, Kind.DRIFT, encode(WindowRequest(1)))])[0]
+    return DeviceResponder(host).answer([Ask(device, Kind.WINDOW, encode(WindowRequest(1)))])[0]
 
 
 def table(*firsts: float) -> np.ndarray:

@@ -67,7 +67,11 @@ def fit_temperature(logits: npt.NDArray[Any], target: Floats) -> float:
 
 
 def calibration_error(probabilities: Floats, y: Classes, bins: int = 10) -> float:
-    """Expected calibration error with even confidence bins, in [0, 1] (Guo et al. 2017, equation 3)."""
+    """Expected calibration error with even confidence bins, in [0, 1] (Guo et al. 2017, equation 3).
+
+    Of a file, over the few rows that are held out from fitting its temperature: 10 bins. `training.metrics.ece`, of
+    weights over all held-out rows, has 15 bins as in the paper.
+    """
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
     place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     gap = np.bincount(place, confidence - correct, minlength=bins)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.special import softmax
 
 from fedinfer.artifact.export.graph import LOGITS, onnx_module, run
-from fedinfer.artifact.export.torch import Core, Way
+from fedinfer.artifact.export.torch import Core, CoreOrigin
 from fedinfer.artifact.export.trees import Forest, gradient_boosting, hist_gradient_boosting, random_forest
 from fedinfer.errors import ConfigError, GateFailed
 from fedinfer.manifest import INPUT
@@ -62,7 +62,7 @@ def export_estimator(estimator: Estimator, schema: Schema, probe: npt.NDArray[np
     else:
         raise ConfigError(f"{kind} cannot be converted", hint=f"supported: {', '.join((*_LINEAR, *_FORESTS))}")
     model = graph.model(schema)
-    return Core(model, Way.EXPORTED, _parity(model, estimator, kind, probe))
+    return Core(model, CoreOrigin.EXPORTED, _parity(model, estimator, kind, probe))
 
 
 class _Graph:

@@ -37,7 +37,7 @@ class WrongTemplate(ArtifactRejected):
     """The weights do not fit the template; the message names the first misfit."""
 
 
-class Way(StrEnum):
+class CoreOrigin(StrEnum):
     """How a core came about."""
 
     EXPORTED = "exported"
@@ -55,7 +55,7 @@ class Core:
     """
 
     model: OnnxModel
-    way: Way
+    way: CoreOrigin
     parity: float
 
 
@@ -96,9 +96,9 @@ def export_core(
     key = architecture_hash(module, schema)
     template = templates.get(key)
     if template is not None:
-        model, way = swap_weights(template, state), Way.SWAPPED
+        model, way = swap_weights(template, state), CoreOrigin.SWAPPED
     else:
-        model, way = _export(module, probe), Way.EXPORTED
+        model, way = _export(module, probe), CoreOrigin.EXPORTED
     difference = parity(model, probe, expected)
     if not difference <= parity_limit:
         raise GateFailed(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
 from fedinfer.artifact.export.graph import OnnxModel, onnx_module, quiet
-from fedinfer.artifact.quantize.schemes import Activation, Method, Recipe, Scope
+from fedinfer.artifact.quantize.schemes import Activation, Method, QuantizedNodes, Recipe
 from fedinfer.errors import ArtifactRejected
 from fedinfer.manifest import INPUT
 
@@ -56,13 +57,21 @@ def apply(recipe: Recipe, prepared: OnnxModel, calibration: npt.NDArray[np.float
         NothingQuantized: when no weight was quantized.
         ArtifactRejected: when onnxruntime cannot apply the recipe.
     """
-    if recipe.method is Method.FLOAT:
-        return prepared
-    if recipe.method in (Method.HALF_WEIGHTS, Method.INT8_WEIGHTS):
-        model, count = _store_weights(prepared, recipe.method)
-    else:
-        model = _onnxruntime_quantize(recipe, prepared, calibration)
-        count = quantized_nodes(model)
+    match recipe.method:
+        case Method.FLOAT:
+            return prepared
+        case Method.HALF_WEIGHTS:
+            model, count = _store_weights(prepared, _half)
+        case Method.INT8_WEIGHTS:
+            model, count = _store_weights(prepared, _int8)
+        case Method.DYNAMIC:
+            model = _onnxruntime_quantize(_dynamic, recipe, prepared, calibration)
+            count = quantized_nodes(model)
+        case Method.STATIC:
+            model = _onnxruntime_quantize(_static, recipe, prepared, calibration)
+            count = quantized_nodes(model)
+        case _:
+            assert_never(recipe.method)
     if count == 0:
         raise NothingQuantized(f"{recipe.name}: 0 nodes quantized", hint="this kind of graph needs another recipe")
     return model
@@ -76,8 +85,12 @@ def quantized_nodes(model: OnnxModel) -> int:
     return sum(node.op_type in _INTEGER_NODES and bool(weights & set(node.input)) for node in model.graph.node)
 
 
-def _onnxruntime_quantize(recipe: Recipe, prepared: OnnxModel, calibration: npt.NDArray[np.float32]) -> OnnxModel:
-    quantizer = _dynamic if recipe.method is Method.DYNAMIC else _static
+def _onnxruntime_quantize(
+    quantizer: Callable[[Recipe, OnnxModel, Path, npt.NDArray[np.float32]], None],
+    recipe: Recipe,
+    prepared: OnnxModel,
+    calibration: npt.NDArray[np.float32],
+) -> OnnxModel:
     with quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "quantized.onnx"
         try:
@@ -96,14 +109,37 @@ def _dynamic(recipe: Recipe, prepared: OnnxModel, path: Path, calibration: npt.N
 def _static(recipe: Recipe, prepared: OnnxModel, path: Path, calibration: npt.NDArray[np.float32]) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    kind = QuantType.QInt8 if recipe.activation is Activation.S8 else QuantType.QUInt8
-    constant_only = recipe.scope is Scope.CONSTANT_ONLY
+    kind = QuantType.QInt8 if _signed(recipe.activation) else QuantType.QUInt8
+    constant_only, excluded = _scoped(recipe.scope, prepared)
     quantize_static(
         _copy(prepared), path, _Rows(calibration), quant_format=QuantFormat.QDQ, activation_type=kind, weight_type=kind,
         op_types_to_quantize=[*_WEIGHTED, "Gather"] if constant_only else list(_WEIGHTED),
-        nodes_to_exclude=_ends(prepared) if recipe.scope is Scope.INNER else [],
+        nodes_to_exclude=excluded,
         per_channel=True, calibrate_method=CalibrationMethod.MinMax, extra_options={"MatMulConstBOnly": constant_only},
     )  # fmt: skip
+
+
+def _signed(activation: Activation) -> bool:
+    match activation:
+        case Activation.S8:
+            return True
+        case Activation.U8:
+            return False
+        case _:
+            assert_never(activation)
+
+
+def _scoped(scope: QuantizedNodes, prepared: OnnxModel) -> tuple[bool, list[str]]:
+    """Whether products of two activations stay float, and which nodes do by name."""
+    match scope:
+        case QuantizedNodes.ALL:
+            return False, []
+        case QuantizedNodes.INNER:
+            return False, _ends(prepared)
+        case QuantizedNodes.CONSTANT_ONLY:
+            return True, []
+        case _:
+            assert_never(scope)
 
 
 class _Rows:
@@ -122,7 +158,9 @@ def _ends(model: OnnxModel) -> list[str]:
     return names[:1] + names[-1:]
 
 
-def _store_weights(prepared: OnnxModel, method: Method) -> tuple[OnnxModel, int]:
+def _store_weights(
+    prepared: OnnxModel, store: Callable[[str, npt.NDArray[np.float32], int], tuple[list[Any], list[Any]]]
+) -> tuple[OnnxModel, int]:
     """Store the weights smaller and widen them in the graph: activations stay float32, no calibration is needed."""
     onnx = onnx_module()
     model = _copy(prepared)
@@ -134,7 +172,6 @@ def _store_weights(prepared: OnnxModel, method: Method) -> tuple[OnnxModel, int]
         value = onnx.numpy_helper.to_array(tensor)
         if value.ndim < 2 or value.size < _SMALLEST:
             continue
-        store = _half if method is Method.HALF_WEIGHTS else _int8
         nodes, tensors = store(tensor.name, value, _channel_axis(consumers[tensor.name], value.ndim))
         model.graph.initializer.remove(tensor)
         model.graph.initializer.extend(tensors)

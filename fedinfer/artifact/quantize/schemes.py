@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import assert_never
 
 from fedinfer.artifact.export.graph import OnnxModel
+from fedinfer.types import GraphFamily
 
 
 class Method(StrEnum):
@@ -32,7 +34,7 @@ class Activation(StrEnum):
     U8 = "u8"
 
 
-class Scope(StrEnum):
+class QuantizedNodes(StrEnum):
     """Which nodes a static recipe quantizes."""
 
     ALL = "all"
@@ -48,18 +50,7 @@ class Recipe:
     variant: str
     method: Method
     activation: Activation = Activation.S8
-    scope: Scope = Scope.ALL
-
-
-class Family(StrEnum):
-    """Kinds of graph that need different recipes."""
-
-    DENSE = "dense"
-    CONVOLUTION = "convolution"
-    RECURRENT = "recurrent"
-    EMBEDDING = "embedding"
-    ATTENTION = "attention"
-    OTHER = "other"  # no weight that onnxruntime can quantize, for instance trees
+    scope: QuantizedNodes = QuantizedNodes.ALL
 
 
 FLOAT = Recipe("float", "float", Method.FLOAT)
@@ -68,21 +59,21 @@ INT8_WEIGHTS = Recipe("int8-weights", "int8", Method.INT8_WEIGHTS)
 DYNAMIC = Recipe("dynamic-s8", "int8", Method.DYNAMIC)
 STATIC_S8 = Recipe("static-qdq-s8s8", "int8", Method.STATIC)
 STATIC_U8 = Recipe("static-qdq-u8u8", "int8", Method.STATIC, Activation.U8)
-STATIC_INNER = Recipe("static-qdq-s8s8-inner", "int8", Method.STATIC, scope=Scope.INNER)
-STATIC_CONSTANT = Recipe("static-qdq-s8s8-constant", "int8", Method.STATIC, scope=Scope.CONSTANT_ONLY)
+STATIC_INNER = Recipe("static-qdq-s8s8-inner", "int8", Method.STATIC, scope=QuantizedNodes.INNER)
+STATIC_CONSTANT = Recipe("static-qdq-s8s8-constant", "int8", Method.STATIC, scope=QuantizedNodes.CONSTANT_ONLY)
 
-INT8_RECIPES: dict[Family, tuple[Recipe, ...]] = {
-    Family.DENSE: (STATIC_S8, STATIC_U8, DYNAMIC, STATIC_INNER, INT8_WEIGHTS),
-    Family.CONVOLUTION: (STATIC_S8, STATIC_U8, STATIC_INNER, INT8_WEIGHTS, DYNAMIC),
-    Family.EMBEDDING: (STATIC_CONSTANT, INT8_WEIGHTS, DYNAMIC),
-    Family.RECURRENT: (INT8_WEIGHTS, DYNAMIC),
-    Family.ATTENTION: (STATIC_CONSTANT, DYNAMIC, INT8_WEIGHTS),
-    Family.OTHER: (),
+INT8_RECIPES: dict[GraphFamily, tuple[Recipe, ...]] = {
+    GraphFamily.DENSE: (STATIC_S8, STATIC_U8, DYNAMIC, STATIC_INNER, INT8_WEIGHTS),
+    GraphFamily.CONVOLUTION: (STATIC_S8, STATIC_U8, STATIC_INNER, INT8_WEIGHTS, DYNAMIC),
+    GraphFamily.EMBEDDING: (STATIC_CONSTANT, INT8_WEIGHTS, DYNAMIC),
+    GraphFamily.RECURRENT: (INT8_WEIGHTS, DYNAMIC),
+    GraphFamily.ATTENTION: (STATIC_CONSTANT, DYNAMIC, INT8_WEIGHTS),
+    GraphFamily.OTHER: (),
 }
 """Tried in this order until one passes and is a tenth smaller than the float file; fp16 and float follow."""
 
 
-def rounds_inputs(name: str, family: Family) -> bool:
+def rounds_inputs(name: str, family: GraphFamily) -> bool:
     """Does a recipe round what enters a layer, too? For a file without int8 the family's first recipe answers.
 
     Args:
@@ -91,19 +82,25 @@ def rounds_inputs(name: str, family: Family) -> bool:
     """
     recipes = INT8_RECIPES[family]
     found = next((recipe for recipe in recipes if recipe.name == name), recipes[0] if recipes else FLOAT)
-    return found.method in (Method.STATIC, Method.DYNAMIC)
+    match found.method:
+        case Method.STATIC | Method.DYNAMIC:
+            return True
+        case Method.FLOAT | Method.HALF_WEIGHTS | Method.INT8_WEIGHTS:
+            return False
+        case _:
+            assert_never(found.method)
 
 
-def family_of(core: OnnxModel) -> Family:
+def family_of(core: OnnxModel) -> GraphFamily:
     """The kind of a graph, by its operators."""
     kinds = Counter(node.op_type for node in core.graph.node)
     if kinds["GRU"] or kinds["LSTM"] or kinds["RNN"]:
-        return Family.RECURRENT
+        return GraphFamily.RECURRENT
     if kinds["Softmax"] and kinds["MatMul"]:
-        return Family.ATTENTION
+        return GraphFamily.ATTENTION
     if kinds["Conv"]:
-        return Family.CONVOLUTION
+        return GraphFamily.CONVOLUTION
     tables = {tensor.name for tensor in core.graph.initializer if len(tensor.dims) == 2}
     if any(node.op_type == "Gather" and node.input[0] in tables for node in core.graph.node):
-        return Family.EMBEDDING
-    return Family.DENSE if kinds["Gemm"] or kinds["MatMul"] else Family.OTHER
+        return GraphFamily.EMBEDDING
+    return GraphFamily.DENSE if kinds["Gemm"] or kinds["MatMul"] else GraphFamily.OTHER

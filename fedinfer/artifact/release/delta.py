@@ -14,11 +14,9 @@ from dataclasses import replace
 
 import zstandard
 
-from fedinfer.errors import BadSignature
-from fedinfer.manifest import MAX_ARTIFACT_BYTES, MAX_DELTAS, Delta, DeltaMethod, Manifest, Variant, delta_path
+from fedinfer.manifest import MAX_DELTAS, Delta, DeltaMethod, Manifest, Variant, delta_path
 
 _LEVEL = 19
-_MAX_WINDOW_BYTES = 2 * MAX_ARTIFACT_BYTES
 ENTRY_BYTES = 512
 """What a delta costs every device in signed metadata: 200 bytes in the list of targets, 290 in the manifest."""
 
@@ -30,35 +28,6 @@ def compress(new: bytes, old: bytes = b"") -> bytes:
     )
     dictionary = zstandard.ZstdCompressionDict(old, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if old else None
     return zstandard.ZstdCompressor(dict_data=dictionary, compression_params=parameters).compress(new)
-
-
-def expand(packed: bytes, old: bytes, size_bytes: int, sha256: str) -> bytes:
-    """Inverse of `compress`, bounded before a byte is allocated.
-
-    Args:
-        packed: the frame.
-        old: file the patch starts from; empty for a plain frame.
-        size_bytes: size of the result, at most MAX_ARTIFACT_BYTES.
-        sha256: digest of the result.
-
-    Raises:
-        BadSignature: malformed, truncated, another size than stated, trailing bytes, or another digest.
-    """
-    if not 0 < size_bytes <= MAX_ARTIFACT_BYTES:
-        raise BadSignature(f"{size_bytes} bytes announced, at most {MAX_ARTIFACT_BYTES}")
-    dictionary = zstandard.ZstdCompressionDict(old, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if old else None
-    try:
-        stated = zstandard.get_frame_parameters(packed).content_size
-        if stated != size_bytes:
-            raise BadSignature(f"a frame of {len(packed)} bytes expands to {stated} bytes, expected {size_bytes}")
-        reader = zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=_MAX_WINDOW_BYTES)
-        data = bytes(reader.decompress(packed, max_output_size=size_bytes, allow_extra_data=False))
-    except zstandard.ZstdError as error:
-        raise BadSignature(f"a frame of {len(packed)} bytes cannot be expanded: {error}") from error
-    found = hashlib.sha256(data).hexdigest()
-    if len(data) != size_bytes or found != sha256:
-        raise BadSignature(f"the frame expands to {len(data)} bytes with digest {found[:16]}, expected {sha256[:16]}")
-    return data
 
 
 def add_deltas(

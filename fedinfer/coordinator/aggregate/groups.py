@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.coordinator.aggregate.secure_sum import Aborted, Total, Traffic
+from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total, Traffic
 from fedinfer.messages import ONE_GROUP, Split, SumPlan
 from fedinfer.ports import Entropy
 from fedinfer.secagg.groups import random_groups
@@ -64,7 +64,7 @@ class GroupSum:
     """
 
     plan: SumPlan
-    result: Total | Aborted
+    result: Total | AbortedSum
     decoded: FloatVector | None
 
 
@@ -118,7 +118,7 @@ class RoundSum:
         return tuple(
             name + group.result.reason
             for name, group in zip(names, self.groups, strict=True)
-            if isinstance(group.result, Aborted)
+            if isinstance(group.result, AbortedSum)
         )
 
     @property

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedinfer.config import Robust
 from fedinfer.coordinator.aggregate.groups import AnyFloats, GroupSum, RoundSum
-from fedinfer.coordinator.aggregate.secure_sum import Aborted, Total, private_sum
+from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total, private_sum
 from fedinfer.coordinator.context import Server
 from fedinfer.coordinator.plan.robust import PLAIN_MEAN, Rule
 from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of
@@ -44,7 +43,7 @@ class Release:
     means: FloatArray | None = None
 
 
-def release(server: Server, plan: SumPlan, work: bytes) -> tuple[Release | None, Total | Aborted]:
+def release(server: Server, plan: SumPlan, work: bytes) -> tuple[Release | None, Total | AbortedSum]:
     """One sum on its own: charge the server's ledger, run it, decode it, add central noise. None when it aborted.
 
     Raises:
@@ -84,7 +83,7 @@ def release_groups(
     server.ledger.commit([LEDGER_OWNER], server.run_id, round_id, server.clock.now())
     if len(sums.summed) < rule.least_groups:
         return None, sums
-    if rule.kind is Robust.MEAN:
+    if not rule.wants_means:
         # A trusted server adds its noise once: one unit moves the sum of all groups as much as the sum of its own.
         if noise is not None:
             return Release((sums.total + noise).astype(np.float32), sums.survivors), sums

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 
 from fedinfer.errors import BadMessage
-from fedinfer.messages import Kind, MaskedRequest, PlainReply, PlainRequest, SumPlan
+from fedinfer.messages import Kind, MaskedSumWork, PlainReply, PlainRequest, SumPlan
 from fedinfer.ports import Ask, Transport
 from fedinfer.privacy.charges import mechanism_of
 from fedinfer.secagg import server as secagg
 from fedinfer.secagg.ideal import ideal_sum
 from fedinfer.secagg.keys import Stage
-from fedinfer.secagg.messages import StageRequest
-from fedinfer.secagg.packing import unpack
-from fedinfer.secagg.rounds import Aborted as SecaggAborted
-from fedinfer.secagg.rounds import Done, ServerState
+from fedinfer.secagg.messages import StageRequest, answer_limit
+from fedinfer.secagg.packing import packed_size, unpack
+from fedinfer.secagg.parameters import Session
+from fedinfer.secagg.rounds import Aborted, Done, ServerState
 from fedinfer.secagg.sessions import session_of
 from fedinfer.types import AggregationMode, DeviceId, RingVector
 from fedinfer.wire import decode, encode
@@ -33,6 +34,10 @@ KINDS = {
     Stage.SURVIVORS: Kind.SURVIVORS,
     Stage.UNMASK: Kind.UNMASK,
 }
+
+
+_HEADER_BYTES = 64
+"""Of a PlainReply, around its vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True)
-class Aborted:
+class AbortedSum:
     """No sum: too few survivors at `stage`. What left the devices counts in every ledger; fields as in Total."""
 
     reason: str
@@ -109,7 +114,7 @@ def private_sum(
     roster: Mapping[DeviceId, bytes],
     transport: Transport,
     deadline_seconds: float,
-) -> Total | Aborted:
+) -> Total | AbortedSum:
     """Run one sum.
 
     Args:
@@ -120,42 +125,53 @@ def private_sum(
         deadline_seconds: per stage.
     """
     meter = _Meter(transport, deadline_seconds, len(plan.cohort))
-    if plan.mode is AggregationMode.PROTOCOL:
-        return _masked_sum(plan, work, roster, meter)
-    return _plain_sum(plan, work, meter)
+    match plan.mode:
+        case AggregationMode.PROTOCOL:
+            return _masked_sum(plan, work, roster, meter)
+        case AggregationMode.IDEAL | AggregationMode.OFF:
+            return _plain_sum(plan, work, meter)
+        case _:
+            assert_never(plan.mode)
 
 
-def _masked_sum(plan: SumPlan, work: bytes, roster: Mapping[DeviceId, bytes], meter: _Meter) -> Total | Aborted:
+def _masked_sum(plan: SumPlan, work: bytes, roster: Mapping[DeviceId, bytes], meter: _Meter) -> Total | AbortedSum:
     first = encode(plan)
     state: ServerState
-    state, requests = secagg.begin(session_of(plan), roster)
-    while not isinstance(state, Done | SecaggAborted):
-        state, requests = secagg.step(state, meter.ask(_asks(requests, first, work)))
+    session = session_of(plan)
+    state, requests = secagg.begin(session, roster)
+    while not isinstance(state, Done | Aborted):
+        state, requests = secagg.step(state, meter.ask(_asks(requests, first, work, session)))
     refused = tuple(sorted(meter.refused))
-    if isinstance(state, SecaggAborted):
-        return Aborted(
+    if isinstance(state, Aborted):
+        return AbortedSum(
             state.reason, state.stage, state.survivors, refused, state.blamed, tuple(meter.errors), meter.traffic
         )
     return Total(state.total, state.survivors, refused, state.blamed, tuple(meter.errors), meter.traffic)
 
 
-def _asks(requests: Mapping[DeviceId, StageRequest], plan: bytes, work: bytes) -> list[Ask]:
+def _asks(requests: Mapping[DeviceId, StageRequest], plan: bytes, work: bytes, session: Session) -> list[Ask]:
     """Asks of one stage. What all devices get is encoded once; the plan and the work travel with it."""
     if not requests:
         return []
     first = next(iter(requests.values()))
-    common = first.common
-    if first.stage is Stage.KEYS:
-        common = plan
-    elif first.stage is Stage.MASKED:
-        common = encode(MaskedRequest(work, first.common))
-    return [Ask(device, KINDS[first.stage], common, request.own) for device, request in requests.items()]
+    match first.stage:
+        case Stage.KEYS:
+            common = plan
+        case Stage.MASKED:
+            common = encode(MaskedSumWork(work, first.common))
+        case Stage.SHARES | Stage.SURVIVORS | Stage.UNMASK:
+            common = first.common
+        case _:
+            assert_never(first.stage)
+    kind, most = KINDS[first.stage], answer_limit(session, first.stage)
+    return [Ask(device, kind, common, request.own, most) for device, request in requests.items()]
 
 
-def _plain_sum(plan: SumPlan, work: bytes, meter: _Meter) -> Total | Aborted:
+def _plain_sum(plan: SumPlan, work: bytes, meter: _Meter) -> Total | AbortedSum:
     common = encode(PlainRequest(plan, work))
-    bodies = meter.ask([Ask(device, Kind.PLAIN, common) for device in plan.cohort])
     mechanism = mechanism_of(plan)
+    most = packed_size(mechanism.bits, mechanism.padded) + _HEADER_BYTES
+    bodies = meter.ask([Ask(device, Kind.PLAIN, common, most_reply=most) for device in plan.cohort])
     rings: dict[DeviceId, RingVector] = {}
     blamed: list[tuple[DeviceId, str]] = []
     for device, body in sorted(bodies.items()):
@@ -166,6 +182,6 @@ def _plain_sum(plan: SumPlan, work: bytes, meter: _Meter) -> Total | Aborted:
     survivors, refused = tuple(rings), tuple(sorted(meter.refused))
     if len(survivors) < plan.min_survivors:
         reason = f"{len(survivors)} survivors, threshold {plan.min_survivors}"
-        return Aborted(reason, "masked", survivors, refused, tuple(blamed), tuple(meter.errors), meter.traffic)
+        return AbortedSum(reason, "masked", survivors, refused, tuple(blamed), tuple(meter.errors), meter.traffic)
     total = ideal_sum(rings.values(), mechanism.bits)
     return Total(np.asarray(total), survivors, refused, tuple(blamed), tuple(meter.errors), meter.traffic)

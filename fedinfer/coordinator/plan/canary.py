@@ -19,7 +19,6 @@ from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.calibration import calibrate
 from fedinfer.privacy.accounting.events import Event, Repeated
 from fedinfer.privacy.charges import relation_of
-from fedinfer.rollout.gates import Bound
 from fedinfer.rollout.looks import NORM, WIDTH, gates_of
 from fedinfer.rollout.waves import wave_sizes
 from fedinfer.types import Unit
@@ -220,13 +219,13 @@ def _settings(scenario: Scenario, hiding: Hiding, z: float) -> SumSettings:
 def _narrowest(scenario: Scenario) -> tuple[str, float]:
     """The judged figure whose limit is nearest to the best possible value, and how near."""
     gates = gates_of(scenario.rollout, compared=True)
-    rooms = [g.passes_at - g.low if g.bound is Bound.AT_MOST else g.high - g.passes_at for g in gates]
+    rooms = [gate.room for gate in gates]
     at = rooms.index(min(rooms))
     return gates[at].figure, rooms[at]
 
 
 def _noise_of_mean(scenario: Scenario, hiding: Hiding, z: float) -> float:
     """Standard deviation of the noise in the mean figure of a wave when everybody answers."""
-    rows = scenario.drift.window if scenario.privacy.unit is Unit.EXAMPLE else 1
+    rows = scenario.privacy.unit.counted(scenario.drift.window)
     spread = noise_model_of(scenario).spread(hiding.cohort, hiding.contributors)
     return z * NORM * spread / (hiding.cohort * rows)

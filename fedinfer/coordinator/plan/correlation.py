@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from fedinfer.config import Correlation, Robust, Scenario
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.mechanism.matrix_mechanism import (
@@ -26,13 +28,18 @@ def correlate(scenario: Scenario, devices: int, cohort: int, rounds: int) -> Fac
         ConfigError: correlated noise is wanted where one server cannot add it, or where it would not be one Gaussian
             mechanism.
     """
-    if scenario.privacy.correlation is Correlation.NONE:
-        return None
-    _check(scenario)
-    if not rounds:
-        return None
-    separation = devices // cohort
-    return factorize(Participation(rounds, -(-rounds // separation), separation))
+    correlation = scenario.privacy.correlation
+    match correlation:
+        case Correlation.NONE:
+            return None
+        case Correlation.BANDED:
+            _check(scenario)
+            if not rounds:
+                return None
+            separation = devices // cohort
+            return factorize(Participation(rounds, -(-rounds // separation), separation))
+        case _:
+            assert_never(correlation)
 
 
 def _check(scenario: Scenario) -> None:

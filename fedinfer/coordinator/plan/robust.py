@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import assert_never
 
 from fedinfer.config import Robust, Scenario
 from fedinfer.errors import ConfigError
@@ -28,6 +29,17 @@ class Rule:
     trimmed: int
     bound: float
 
+    @property
+    def wants_means(self) -> bool:
+        """Whether it looks at the groups' means one by one; the plain mean needs the sum of all only."""
+        match self.kind:
+            case Robust.MEAN:
+                return False
+            case Robust.MEDIAN | Robust.TRIMMED_MEAN | Robust.NORM_BOUNDED_MEAN:
+                return True
+            case _:
+                assert_never(self.kind)
+
 
 PLAIN_MEAN = Rule(Robust.MEAN, 1, 0, 0.0)
 
@@ -47,11 +59,16 @@ def rule_of(scenario: Scenario, groups: int) -> Rule:
             "honest device may send",
             hint="use unit = 'device', or robust = 'mean'",
         )
-    if kind is Robust.MEDIAN:
-        least = FEWEST_FOR_A_MEDIAN
-    elif kind is Robust.TRIMMED_MEAN:
-        trimmed = math.ceil(training.trim * groups)
-        least = 2 * trimmed + 1
+    match kind:
+        case Robust.MEAN | Robust.NORM_BOUNDED_MEAN:
+            pass
+        case Robust.MEDIAN:
+            least = FEWEST_FOR_A_MEDIAN
+        case Robust.TRIMMED_MEAN:
+            trimmed = math.ceil(training.trim * groups)
+            least = 2 * trimmed + 1
+        case _:
+            assert_never(kind)
     if groups < least:
         raise ConfigError(
             f"[training] robust = {str(kind)!r} needs at least {least} groups, a round has {groups}",

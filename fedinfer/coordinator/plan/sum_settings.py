@@ -9,7 +9,6 @@ from fedinfer.config import Scenario
 from fedinfer.coordinator.plan.cohort import Hiding
 from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind
 from fedinfer.privacy.noise_model import NoiseModel, Summands, noise_model
-from fedinfer.types import Unit
 
 MAX_LOSS = 0.01
 """Part of epsilon that rounding and the ring may cost."""
@@ -82,7 +81,7 @@ def report_settings(scenario: Scenario, bins: int, norm: float, hiding: Hiding, 
         hiding: groups and graph.
         z: noise multiplier, >= 0.
     """
-    rows = scenario.drift.window if scenario.privacy.unit is Unit.EXAMPLE else 1
+    rows = scenario.privacy.unit.counted(scenario.drift.window)
     noised = norm * (rows + z * (math.sqrt(bins) + TAIL_DEVIATIONS))
     summands = Summands(bins, norm, noised, hiding.largest, rows * hiding.largest, hiding.contributors)
     return sum_settings(scenario, hiding, summands, z)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from fedinfer.config import Scenario
 from fedinfer.coordinator.plan.cohort import Hiding, Population
@@ -95,15 +96,14 @@ def events_of(rounds: Rounds, z: float, count: int) -> tuple[Event, ...]:
 def training_settings(rounds: Rounds, z: float) -> SumSettings:
     """Settings of the sum of one training round."""
     scenario, population, hiding = rounds.scenario, rounds.population, rounds.hiding
-    example = scenario.privacy.unit is Unit.EXAMPLE
-    rate = scenario.training.sampling_rate if example else 1.0
+    rate = scenario.privacy.unit.sampling_rate(scenario.training.sampling_rate)
     clipping = clipping_of(scenario.privacy)
     summands = Summands(
         dimension=population.dimension + clipping.extra,
         clipping_norm=clipping.bound,
         noised_norm=_noised_norm(rounds, z),
         devices=hiding.largest,
-        units=_most_sampled(rounds, rate) if example else hiding.largest,
+        units=_most_units(rounds, rate),
         contributors=hiding.contributors,
     )
     return sum_settings(scenario, hiding, summands, z, rate, local_steps(scenario))
@@ -111,9 +111,14 @@ def training_settings(rounds: Rounds, z: float) -> SumSettings:
 
 def local_steps(scenario: Scenario) -> int:
     """Noisy steps of one device in one round: one, except for DP-SGD on the device."""
-    if noise_model_of(scenario).work is not Work.PRIVATE_STEPS:
-        return 1
-    return scenario.privacy.local_steps or max(1, round(1 / scenario.training.sampling_rate))
+    work = noise_model_of(scenario).work
+    match work:
+        case Work.PRIVATE_STEPS:
+            return scenario.privacy.local_steps or max(1, round(1 / scenario.training.sampling_rate))
+        case Work.UPDATES | Work.GRADIENT_SUMS:
+            return 1
+        case _:
+            assert_never(work)
 
 
 def most_noise(rounds: Rounds) -> float:
@@ -146,12 +151,28 @@ def noise_over_signal(rounds: Rounds) -> float:
 
 def _signal(rounds: Rounds) -> float:
     """Largest norm of the sum, in clipping norms, that all units together could give, per noise of one release."""
-    population, hiding = rounds.population, rounds.hiding
-    total, least = float(hiding.cohort), 1.0
-    if rounds.scenario.privacy.unit is Unit.EXAMPLE:
-        rate = rounds.scenario.training.sampling_rate
-        total, least = rate * population.rows, max(rate * population.least_rows, 1.0)
+    population, hiding, unit = rounds.population, rounds.hiding, rounds.scenario.privacy.unit
+    match unit:
+        case Unit.EXAMPLE:
+            rate = rounds.scenario.training.sampling_rate
+            total, least = rate * population.rows, max(rate * population.least_rows, 1.0)
+        case Unit.DEVICE | Unit.NONE:
+            total, least = float(hiding.cohort), 1.0
+        case _:
+            assert_never(unit)
     return noise_model_of(rounds.scenario).signal(total, least, hiding.cohort, hiding.groups)
+
+
+def _most_units(rounds: Rounds, rate: float) -> int:
+    """Most clipped units in one sum."""
+    unit = rounds.scenario.privacy.unit
+    match unit:
+        case Unit.EXAMPLE:
+            return _most_sampled(rounds, rate)
+        case Unit.DEVICE | Unit.NONE:
+            return rounds.hiding.largest
+        case _:
+            assert_never(unit)
 
 
 def _most_sampled(rounds: Rounds, rate: float) -> int:
@@ -166,8 +187,14 @@ def _noised_norm(rounds: Rounds, z: float) -> float:
     """A norm that an already noised vector practically never exceeds; what does is clipped, after the noise."""
     training, clipping = rounds.scenario.training, clipping_of(rounds.scenario.privacy)
     noise = z * (math.sqrt(rounds.population.dimension + clipping.extra) + TAIL_DEVIATIONS)
-    if rounds.scenario.privacy.unit is not Unit.EXAMPLE:
-        return clipping.bound * (1 + noise)
+    work = noise_model_of(rounds.scenario).work
+    match work:
+        case Work.UPDATES:
+            return clipping.bound * (1 + noise)
+        case Work.GRADIENT_SUMS | Work.PRIVATE_STEPS:
+            pass
+        case _:
+            assert_never(work)
     # Signals of all steps may point one way, independent noise adds up as the root; momentum repeats every step.
     steps = local_steps(rounds.scenario)
     expected = max(training.sampling_rate * rounds.population.least_rows, 1.0)

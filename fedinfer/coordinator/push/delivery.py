@@ -59,7 +59,8 @@ def deliver(server: Server, version: int, devices: Mapping[DeviceId, int]) -> De
     again = {
         device: payloads[0]
         for device, reply in replies.items()
-        if isinstance(reply, PushReply) and reply.whole and sent[device].way is TransferMode.PATCH
+        if isinstance(reply, PushReply) and reply.whole
+        if sent[device].way is TransferMode.PATCH
     }
     for device, payload in again.items():
         before = sent[device]

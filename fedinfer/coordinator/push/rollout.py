@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import assert_never
 
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.plan.canary import WRONG_PASS_RATE, WRONG_STOP_RATE
@@ -112,13 +113,16 @@ def drive(
     state = _past_hold(server, server.rollouts.load(name), steps)
     while actions := todo(state):
         action = actions[0]
-        if action.task is Task.PUSH:
-            state = _push_wave(server, state, action, fleet, steps)
-        elif action.task is Task.MEASURE:
-            state = _look_at_wave(server, plan, progress, state, action, steps)
-        else:
-            _take_back(server, progress, state)
-            state, _ = server.rollouts.apply(name, TakenBack(), server.clock.now())
+        match action.task:
+            case Task.PUSH:
+                state = _push_wave(server, state, action, fleet, steps)
+            case Task.MEASURE:
+                state = _look_at_wave(server, plan, progress, state, action, steps)
+            case Task.TAKE_BACK:
+                _take_back(server, progress, state)
+                state, _ = server.rollouts.apply(name, TakenBack(), server.clock.now())
+            case _:
+                assert_never(action.task)
         state = _past_hold(server, state, steps)
     return state
 

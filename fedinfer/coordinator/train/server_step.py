@@ -6,6 +6,7 @@ Everything here is computed from releases and public figures: post-processing, w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 
@@ -77,16 +78,23 @@ def apply_release(server: Server, plan: RunPlan, progress: Progress, released: R
     clipping, survivors = clipping_of(server.scenario.privacy), len(released.survivors)
     opened = open_release(clipping, plan.rule, progress.clipping_norm, released.total, released.means, survivors)
     progress.clipping_norm = opened.clipping_norm
-    if opened.robust is not None:
-        mean = opened.robust
-    elif noise_model_of(server.scenario).work is Work.GRADIENT_SUMS:
-        # A gradient sum points uphill; its expected number of rows is public, so the step size does not depend on
-        # how many rows were drawn.
-        rows = plan.train.sampling_rate * sum(server.rows[device] for device in released.survivors)
-        mean = -opened.total / np.float32(max(rows, 1.0))
-    else:
-        mean = opened.total / np.float32(survivors)
+    mean = _mean(server, plan, opened, released) if opened.robust is None else opened.robust
     tuned = server.trainer.tuned(progress.weights)
     progress.optimizer, tuned = apply(progress.optimizer, tuned, mean, plan.optimizer)
     progress.weights = server.trainer.replace(progress.weights, tuned)
     return opened.unclipped
+
+
+def _mean(server: Server, plan: RunPlan, opened: Opened, released: Release) -> FloatVector:
+    """The released sum as one step's pseudo-gradient, float32 (d,)."""
+    work = noise_model_of(server.scenario).work
+    match work:
+        case Work.GRADIENT_SUMS:
+            # A gradient sum points uphill; its expected number of rows is public, so the step size does not depend on
+            # how many rows were drawn.
+            rows = plan.train.sampling_rate * sum(server.rows[device] for device in released.survivors)
+            return -opened.total / np.float32(max(rows, 1.0))
+        case Work.UPDATES | Work.PRIVATE_STEPS:
+            return opened.total / np.float32(len(released.survivors))
+        case _:
+            assert_never(work)

@@ -1,7 +1,8 @@
 """What a device checks about a plan before it takes part: the server proposes, the device's owner decides.
 
 Rules, each with a test in tests/protocol/test_device_plans.py. A plan is refused
-* that is of another run, or does not name this device, or hides it among fewer than its owner demands;
+* that is of another run, or comes after a certificate of the roster or the revocation list has expired;
+* that does not name this device, or hides it among fewer than its owner demands;
 * that protects another unit, or trusts somebody else with the noise, than the run this device joined;
 * whose mechanism does not bound exactly what this device is going to send: its clipping norm is the one this device
   clips to (of an adaptive run: that of update and bit in units of the round's norm, whatever that is), so nobody can
@@ -14,6 +15,8 @@ Rules, each with a test in tests/protocol/test_device_plans.py. A plan is refuse
 """
 
 from __future__ import annotations
+
+from typing import assert_never
 
 from fedinfer.config import Correlation
 from fedinfer.device.host import Host
@@ -60,6 +63,7 @@ def corruption_rate(host: Host, plan: SumPlan) -> float:
 def _check_place(host: Host, plan: SumPlan, device: DeviceId) -> None:
     if plan.run_id != host.joined().run_id:
         raise Misbehaviour(f"plan of run {plan.run_id!r}, this device joined {host.joined().run_id!r}")
+    host.check_roster()
     if device not in plan.cohort:
         raise Misbehaviour(f"device {device} is not in the cohort of round {plan.round_id}")
     check_group(plan.cohort, plan.split)
@@ -91,20 +95,20 @@ def _check_work(plan: SumPlan) -> None:
 
 def _check_turn(host: Host, plan: SumPlan) -> None:
     scenario, turn = host.joined().scenario, plan.turn
-    if plan.purpose is Purpose.TRAIN and scenario.privacy.correlation is Correlation.BANDED:
-        if turn.rounds != scenario.most_rounds:
-            raise Misbehaviour(f"noise is correlated over {turn.rounds} rounds, the run has {scenario.most_rounds}")
-    elif turn != INDEPENDENT:
-        raise Misbehaviour(f"correlated noise for purpose {plan.purpose}, where this run has independent noise")
+    correlation = scenario.privacy.correlation if plan.purpose is Purpose.TRAIN else Correlation.NONE
+    match correlation:
+        case Correlation.BANDED:
+            if turn.rounds != scenario.most_rounds:
+                raise Misbehaviour(f"noise is correlated over {turn.rounds} rounds, the run has {scenario.most_rounds}")
+        case Correlation.NONE:
+            if turn != INDEPENDENT:
+                raise Misbehaviour(f"correlated noise for purpose {plan.purpose}, where this run has independent noise")
+        case _:
+            assert_never(correlation)
 
 
 def _check_mechanism(host: Host, plan: SumPlan) -> None:
-    mechanism, task = mechanism_of(plan), host.joined()
-    norm = clipping_of(task.scenario.privacy).bound
-    if plan.purpose is Purpose.GATE:
-        norm = NORM
-    elif plan.purpose is Purpose.DRIFT:
-        norm = report_norm(plan.unit, report_channels(task.schema.classes))
+    mechanism, norm = mechanism_of(plan), _own_norm(host, plan)
     if mechanism.clipping_norm != norm:
         raise Misbehaviour(f"the mechanism is for clipping norm {mechanism.clipping_norm}, this device clips to {norm}")
     honest = plan.min_survivors - corrupt_among(len(plan.cohort), corruption_rate(host, plan))
@@ -113,3 +117,17 @@ def _check_mechanism(host: Host, plan: SumPlan) -> None:
             f"noise of {mechanism.contributors} devices is counted, {honest} are surely honest and there: the owner's "
             f"corruption_rate {host.policy.corruption_rate:g} bound"
         )
+
+
+def _own_norm(host: Host, plan: SumPlan) -> float:
+    """The norm to which this device cuts what it sends for this purpose."""
+    task = host.joined()
+    match plan.purpose:
+        case Purpose.TRAIN:
+            return clipping_of(task.scenario.privacy).bound
+        case Purpose.GATE:
+            return NORM
+        case Purpose.DRIFT:
+            return report_norm(plan.unit, report_channels(task.schema.classes))
+        case _:
+            assert_never(plan.purpose)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 
@@ -34,14 +34,16 @@ def private_vectors(host: Host, plan: SumPlan, work: bytes, devices: Sequence[De
         Misbehaviour: when the work does not fit the plan's purpose, names a clipping norm that is none, or asks for a
             report before its window is full.
     """
-    if plan.purpose is Purpose.TRAIN:
-        return _fitted(host, plan, decode(FitWork, work), devices)
-    if plan.purpose is Purpose.DRIFT:
-        return _reported(host, plan, decode(ReportWork, work), devices)
-    if plan.purpose is Purpose.GATE:
-        answers = looked(host, plan, decode(GateWork, work), devices)
-        return _noised(host, plan, answers, NORM, devices)
-    raise Misbehaviour(f"no vector for purpose {plan.purpose}")
+    match plan.purpose:
+        case Purpose.TRAIN:
+            return _fitted(host, plan, decode(FitWork, work), devices)
+        case Purpose.DRIFT:
+            return _reported(host, plan, decode(ReportWork, work), devices)
+        case Purpose.GATE:
+            answers = looked(host, plan, decode(GateWork, work), devices)
+            return _noised(host, plan, answers, NORM, devices)
+        case _:
+            assert_never(plan.purpose)
 
 
 def trainer_of(host: Host) -> Trainer:
@@ -63,27 +65,47 @@ def _fitted(host: Host, plan: SumPlan, work: FitWork, devices: Sequence[DeviceId
     trainer = trainer_of(host)
     data = [host.rows.training(device, work.window) for device in devices]
     rngs = [host.generator(plan, device) for device in devices]
-    privacy = host.joined().scenario.privacy
-    if plan.unit is Unit.NONE:
-        return trainer.updates(work.weights, data, rngs)
-    if plan.unit is Unit.DEVICE:
-        clipping = clipping_of(privacy)
-        if clipping.extra and not 0 < work.clipping_norm < math.inf:
-            raise Misbehaviour(f"updates cannot be clipped to a norm of {work.clipping_norm}")
-        bounded = clipping.prepare(trainer.updates(work.weights, data, rngs), work.clipping_norm)
-        return _noised(host, plan, bounded, clipping.bound, devices)
-    norm = privacy.clipping_norm
-    if noise_model(plan.trust, plan.unit).work is Work.PRIVATE_STEPS:
-        steps = PrivateSteps(plan.local_steps, plan.sampling_rate, norm, plan.noise_multiplier)
-        return trainer.private_updates(work.weights, data, steps, rngs)
-    return trainer.gradient_sums(work.weights, data, plan.sampling_rate, norm, rngs)
+    norm, kind = host.joined().scenario.privacy.clipping_norm, noise_model(plan.trust, plan.unit).work
+    match kind:
+        case Work.UPDATES:
+            return _bounded(host, plan, work, trainer.updates(work.weights, data, rngs), devices)
+        case Work.PRIVATE_STEPS:
+            steps = PrivateSteps(plan.local_steps, plan.sampling_rate, norm, plan.noise_multiplier)
+            return trainer.private_updates(work.weights, data, steps, rngs, host.engine)
+        case Work.GRADIENT_SUMS:
+            return trainer.gradient_sums(work.weights, data, plan.sampling_rate, norm, rngs, host.engine)
+        case _:
+            assert_never(kind)
+
+
+def _bounded(
+    host: Host, plan: SumPlan, work: FitWork, updates: FloatVector, devices: Sequence[DeviceId]
+) -> FloatVector:
+    """Updates of whole devices as they leave: clipped and noised, or as they are where nothing is protected."""
+    match plan.unit:
+        case Unit.NONE:
+            return updates
+        case Unit.DEVICE:
+            clipping = clipping_of(host.joined().scenario.privacy)
+            if clipping.extra and not 0 < work.clipping_norm < math.inf:
+                raise Misbehaviour(f"updates cannot be clipped to a norm of {work.clipping_norm}")
+            return _noised(host, plan, clipping.prepare(updates, work.clipping_norm), clipping.bound, devices)
+        case Unit.EXAMPLE:
+            raise Misbehaviour("an update of a whole device does not protect its examples")
+        case _:
+            assert_never(plan.unit)
 
 
 def _reported(host: Host, plan: SumPlan, work: ReportWork, devices: Sequence[DeviceId]) -> FloatVector:
     sketches = np.stack([host.sketches.take(device, work.window) for device in devices])
     norm = report_norm(plan.unit, report_channels(host.joined().schema.classes))
-    if plan.unit is Unit.DEVICE:  # a sketch may wait since a task that protects rows: then it holds counts
-        sketches = clip_rows(sketches, norm)
+    match plan.unit:
+        case Unit.DEVICE:  # a sketch may wait since a task that protects rows: then it holds counts
+            sketches = clip_rows(sketches, norm)
+        case Unit.EXAMPLE | Unit.NONE:
+            pass
+        case _:
+            assert_never(plan.unit)
     return _noised(host, plan, sketches, norm, devices)
 
 

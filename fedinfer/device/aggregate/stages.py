@@ -17,14 +17,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from fedinfer.device.aggregate.check_plan import check_plan, corruption_rate
 from fedinfer.device.aggregate.contribution import private_vectors
 from fedinfer.device.host import Host
 from fedinfer.device.session_store import Running
 from fedinfer.errors import BudgetExceeded, FedInferError, Misbehaviour, TransportError
-from fedinfer.messages import INDEPENDENT, Kind, MaskedRequest, PlainReply, PlainRequest, SumPlan
+from fedinfer.messages import INDEPENDENT, Kind, MaskedSumWork, PlainReply, PlainRequest, SumPlan
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.charges import charge, mechanism_of, strategy_of
 from fedinfer.privacy.mechanism.encoding import encode as encode_vectors
@@ -62,7 +62,7 @@ def answer_shares(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
 def answer_masked(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     """Third stage: spend, compute, encode, mask."""
-    request = decode(MaskedRequest, asks[0].common)
+    request = decode(MaskedSumWork, asks[0].common)
     alive, answers = _sorted_out(asks, lambda ask: _running(host, ask, Kind.SHARES, SentShares))
 
     def reply(ask: Ask, _: SumPlan, ring: RingVector) -> bytes:
@@ -88,7 +88,7 @@ def answer_plain(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
     def start(ask: Ask) -> None:
         check_plan(host, plan, ask.device)
-        if not host.policy.plain_sums or plan.mode is AggregationMode.PROTOCOL:
+        if not host.policy.plain_sums or not _is_plain(plan.mode):
             raise Misbehaviour(f"device {ask.device} does not send vectors without masks")
         _vanish(host, plan.round_id, ask)
         _take_turn(host, plan, ask.device)
@@ -101,6 +101,16 @@ def answer_plain(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     alive, answers = _sorted_out(asks, start)
     answers |= _contribute(host, plan, request.work, alive, reply)
     return [answers[ask.device] for ask in asks]
+
+
+def _is_plain(mode: AggregationMode) -> bool:
+    match mode:
+        case AggregationMode.PROTOCOL:
+            return False
+        case AggregationMode.IDEAL | AggregationMode.OFF:
+            return True
+        case _:
+            assert_never(mode)
 
 
 def answer_survivors(host: Host, asks: Sequence[Ask]) -> list[Answer]:

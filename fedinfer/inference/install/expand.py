@@ -5,6 +5,8 @@ A frame says how long its content is; it must say exactly what the signed manife
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import zstandard
 
 from fedinfer.errors import BadSignature
@@ -40,7 +42,11 @@ def expand(delta: Delta, packed: bytes, old: bytes, size_bytes: int) -> bytes:
 
 
 def _decompressor(method: DeltaMethod, old: bytes) -> zstandard.ZstdDecompressor:
-    if method is DeltaMethod.ZSTD:
-        return zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW_BYTES)
-    dictionary = zstandard.ZstdCompressionDict(old, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-    return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=_MOST_WINDOW_BYTES)
+    match method:
+        case DeltaMethod.ZSTD:
+            return zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW_BYTES)
+        case DeltaMethod.ZSTD_PATCH:
+            dictionary = zstandard.ZstdCompressionDict(old, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+            return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=_MOST_WINDOW_BYTES)
+        case _:
+            assert_never(method)

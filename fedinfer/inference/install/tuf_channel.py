@@ -44,7 +44,7 @@ _CONFIG = UpdaterConfig(
 )
 
 
-class Channel:
+class ModelChannel:
     """One refresh of the metadata and the downloads that rest on it. Made by `open_channel`."""
 
     def __init__(self, client: Updater, folder: Path, fetcher: _Fetcher) -> None:
@@ -98,7 +98,7 @@ class Channel:
             file.unlink(missing_ok=True)
 
 
-def open_channel(trusted_root: bytes, folder: Path, fetch: Fetch, now: datetime) -> Channel:
+def open_channel(trusted_root: bytes, folder: Path, fetch: Fetch, now: datetime) -> ModelChannel:
     """Refresh the trusted metadata.
 
     Args:
@@ -127,7 +127,7 @@ def open_channel(trusted_root: bytes, folder: Path, fetch: Fetch, now: datetime)
         )
         _set_time(client, now)
         client.refresh()
-    return Channel(client, folder, fetcher)
+    return ModelChannel(client, folder, fetcher)
 
 
 def folder_fetch(folder: Path) -> Fetch:

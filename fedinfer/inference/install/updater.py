@@ -7,7 +7,8 @@ Order, and what stops it:
 2. read the current manifest and compare it with what is active   ArtifactRejected, Rollback, GateFailed
 3. fetch the model file, by the smallest signed way               BadSignature, PatchRefused, TransportError
 4. stage it in the idle slot and read it back from the disk       StoreError, ArtifactRejected
-5. self-check on the manifest's rows                              GateFailed
+5. judge the bytes, self-check on the manifest's rows: first in a
+   process that is locked in, then as the model will serve       GateFailed
 6. swap the pointer                                               StoreError
 """
 
@@ -18,15 +19,24 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from fedinfer.errors import ArtifactRejected, BadSignature, GateFailed, PatchRefused, Rollback, TransportError
+from fedinfer.errors import (
+    ArtifactRejected,
+    BadSignature,
+    GateFailed,
+    PatchRefused,
+    Refusal,
+    Rollback,
+    TransportError,
+)
 from fedinfer.inference.install.expand import expand
 from fedinfer.inference.install.freshness import latest_known, note_refresh, staleness_warning
 from fedinfer.inference.install.installed import MANIFEST_FILE, MODEL_FILE, installed_manifest
-from fedinfer.inference.install.self_check import CheckResult, open_variant, self_check
+from fedinfer.inference.install.self_check import CheckResult, confined_check, open_variant, self_check
 from fedinfer.inference.install.slots import Loaded, SlotInfo, Slots
-from fedinfer.inference.install.tuf_channel import Channel, Fetch, open_channel
+from fedinfer.inference.install.tuf_channel import Fetch, ModelChannel, open_channel
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.manifest import MAX_ARTIFACT_BYTES, MAX_MANIFEST_BYTES, Manifest, Variant, current_path
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.ports import Clock
 from fedinfer.schema import Schema
 
@@ -42,6 +52,7 @@ class UpdateSettings:
         schema: rows the embedding program feeds; None = whatever the first model wants.
         measure: variants to measure on the first install, for instance ("float", "int8", "fp16"); the fastest that
             passes is kept, and its kind is kept by later installs. Empty = the variant the server chose.
+        isolation: where a model that was never run here runs first.
     """
 
     most_latency_us: float
@@ -49,6 +60,7 @@ class UpdateSettings:
     cohort: str = ""
     schema: Schema | None = None
     measure: tuple[str, ...] = ()
+    isolation: Isolation = Isolation.PROCESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,7 @@ class Updater:
         self._settings = settings
         self._clock = clock
         self._cache = cache
+        self._confined: set[str] = set()
 
     def install(self, fetch: Fetch, now: datetime) -> InstallReport:
         """Bring the device to the version its repository offers; take away what its repository has withdrawn.
@@ -159,7 +172,7 @@ class Updater:
         """A sentence when the repository was not reached for longer than the settings allow; empty otherwise."""
         return staleness_warning(self._metadata, now, self._settings.stale_after_seconds)
 
-    def _refresh(self, fetch: Fetch, now: datetime) -> tuple[Channel, tuple[int, ...]]:
+    def _refresh(self, fetch: Fetch, now: datetime) -> tuple[ModelChannel, tuple[int, ...]]:
         """The channel, and which versions of this device its repository has withdrawn.
 
         The whole signed list counts each time, not what is new in it: a device that was killed between the metadata and
@@ -175,7 +188,7 @@ class Updater:
             self._slots.withdraw(version)
         return channel, gone
 
-    def _unchanged(self, channel: Channel, active: SlotInfo | None, gone: tuple[int, ...]) -> InstallReport:
+    def _unchanged(self, channel: ModelChannel, active: SlotInfo | None, gone: tuple[int, ...]) -> InstallReport:
         version, variant = (0, "") if active is None else (active.version, active.variant)
         return InstallReport(version, version, False, variant, channel.received_bytes, withdrawn=gone)
 
@@ -198,12 +211,16 @@ class Updater:
             old = installed_manifest(loaded)
             schema = schema or old.schema
             if old.task != manifest.task:
-                raise GateFailed(f"version {manifest.version} is for task {manifest.task!r}, not {old.task!r}")
+                raise GateFailed(
+                    f"version {manifest.version} is for task {manifest.task!r}, not {old.task!r}", Refusal.TASK
+                )
         if schema is not None and schema.to_json() != manifest.schema.to_json():
-            raise GateFailed(f"version {manifest.version} wants other rows or labels than this device feeds")
+            raise GateFailed(
+                f"version {manifest.version} wants other rows or labels than this device feeds", Refusal.SCHEMA
+            )
 
     def _bring(
-        self, channel: Channel, manifest: Manifest, manifest_bytes: bytes, loaded: Loaded | None
+        self, channel: ModelChannel, manifest: Manifest, manifest_bytes: bytes, loaded: Loaded | None
     ) -> InstallReport:
         candidate, rejected = self._choose(channel, manifest, loaded)
         staged = self._slots.stage(
@@ -228,7 +245,7 @@ class Updater:
         )
 
     def _choose(
-        self, channel: Channel, manifest: Manifest, loaded: Loaded | None
+        self, channel: ModelChannel, manifest: Manifest, loaded: Loaded | None
     ) -> tuple[_Candidate, tuple[str, ...]]:
         """The server's choice, or the fastest measured one, or the kind that was fastest before."""
         names = [variant.name for variant in manifest.variants]
@@ -240,7 +257,7 @@ class Updater:
         return self._fastest(channel, manifest, measured, loaded)
 
     def _fastest(
-        self, channel: Channel, manifest: Manifest, names: list[str], loaded: Loaded | None
+        self, channel: ModelChannel, manifest: Manifest, names: list[str], loaded: Loaded | None
     ) -> tuple[_Candidate, tuple[str, ...]]:
         passed: list[tuple[float, _Candidate]] = []
         rejected: list[str] = []
@@ -255,11 +272,14 @@ class Updater:
         return min(passed, key=lambda item: item[0])[1], tuple(rejected)
 
     def _check(self, model: bytes, manifest: Manifest, variant: Variant) -> CheckResult:
+        if self._settings.isolation is Isolation.PROCESS and variant.sha256 not in self._confined:
+            confined_check(model, manifest, variant, self._clock)
+            self._confined.add(variant.sha256)
         predictor = open_variant(model, manifest, self._cache)
         return self_check(predictor, manifest, variant, self._clock, self._settings.most_latency_us)
 
     def _fetch_variant(
-        self, channel: Channel, manifest: Manifest, variant: Variant, loaded: Loaded | None
+        self, channel: ModelChannel, manifest: Manifest, variant: Variant, loaded: Loaded | None
     ) -> _Candidate:
         old = loaded.files[MODEL_FILE] if loaded is not None else b""
         old_digest = loaded.info.sha256[MODEL_FILE] if loaded is not None else ""
@@ -270,7 +290,7 @@ class Updater:
         return _Candidate(variant, model, delta)
 
 
-def _by_delta(channel: Channel, manifest: Manifest, variant: Variant, old: bytes, old_digest: str) -> bytes | None:
+def _by_delta(channel: ModelChannel, manifest: Manifest, variant: Variant, old: bytes, old_digest: str) -> bytes | None:
     """The model by the smallest delta that fits and is there; None = fetch the whole file."""
     fitting = [
         delta

@@ -23,7 +23,7 @@ CpuSeconds = Callable[[], float]
 """Processor time of this process, seconds."""
 
 
-class Source(StrEnum):
+class EnergySource(StrEnum):
     """Where a figure comes from."""
 
     MEASURED = "measured"
@@ -39,7 +39,7 @@ class Meter(Protocol):
     """Counts energy upwards."""
 
     @property
-    def source(self) -> Source:
+    def source(self) -> EnergySource:
         """What its figures are worth."""
 
     def mark(self) -> Mark:
@@ -54,7 +54,7 @@ class Energy:
     """Energy per prediction: joules (None without a source) and its source."""
 
     joules_per_prediction: float | None
-    source: Source
+    source: EnergySource
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,9 @@ class CounterMeter:
     zones: tuple[Path, ...]
 
     @property
-    def source(self) -> Source:
+    def source(self) -> EnergySource:
         """Measured."""
-        return Source.MEASURED
+        return EnergySource.MEASURED
 
     def mark(self) -> Mark:
         """Microjoules of each package."""
@@ -105,9 +105,9 @@ class BatteryMeter:
     clock: Clock
 
     @property
-    def source(self) -> Source:
+    def source(self) -> EnergySource:
         """Measured."""
-        return Source.MEASURED
+        return EnergySource.MEASURED
 
     def mark(self) -> Mark:
         """Seconds."""
@@ -134,9 +134,9 @@ class EstimateMeter:
     cpu_seconds: CpuSeconds
 
     @property
-    def source(self) -> Source:
+    def source(self) -> EnergySource:
         """Estimated."""
-        return Source.ESTIMATED
+        return EnergySource.ESTIMATED
 
     def mark(self) -> Mark:
         """Seconds of processor time."""
@@ -152,9 +152,9 @@ class NoMeter:
     """Nothing to read."""
 
     @property
-    def source(self) -> Source:
+    def source(self) -> EnergySource:
         """Unavailable."""
-        return Source.UNAVAILABLE
+        return EnergySource.UNAVAILABLE
 
     def mark(self) -> Mark:
         """Nothing."""
@@ -191,7 +191,7 @@ def energy_per_prediction(predictor: Predictor, matrix: FloatArray, meter: Meter
             predictor.predict_one(row)
     joules = meter.joules_since(mark)
     if joules is None:
-        return Energy(None, Source.UNAVAILABLE)
+        return Energy(None, EnergySource.UNAVAILABLE)
     return Energy(joules / (repeats * len(matrix)), meter.source)
 
 

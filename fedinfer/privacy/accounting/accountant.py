@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, assert_never
 
 import numpy as np
 
@@ -139,9 +139,13 @@ def _pld_if_proved(history: History, delta: float, relation: Relation, rdp: floa
         return math.inf
     if not any(_is_sampled(event) for event, _ in history):
         return profile_epsilon(history, delta, relation)
-    if relation is Relation.REPLACE_ONE or rdp > _MAX_PLD_EPSILON or not has_pld():
-        return math.inf
-    return pld_epsilon(history, delta, rdp)
+    match relation:
+        case Relation.REPLACE_ONE:
+            return math.inf
+        case Relation.ADD_REMOVE | Relation.ZERO_OUT:
+            return math.inf if rdp > _MAX_PLD_EPSILON or not has_pld() else pld_epsilon(history, delta, rdp)
+        case _:
+            assert_never(relation)
 
 
 def _is_sampled(event: Single) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.accounting.accountant import Spent, account, rdp_epsilon
+from fedinfer.privacy.accounting.accountant import account, rdp_epsilon
 from fedinfer.privacy.accounting.events import Event, GaussianEvent, PoissonSampled, Repeated
 from fedinfer.types import Relation
 
@@ -21,34 +21,6 @@ def gaussian_events(noise_multiplier: float, rounds: int, sampling_rate: float) 
         raise ConfigError(f"rounds must be at least 1, got {rounds}")
     noise = GaussianEvent(noise_multiplier)
     return (Repeated(noise if sampling_rate == 1 else PoissonSampled(sampling_rate, noise), rounds),)
-
-
-def gaussian_epsilon(
-    noise_multiplier: float, delta: float, rounds: int, sampling_rate: float, relation: Relation
-) -> Spent:
-    """What `rounds` releases with Gaussian noise cost.
-
-    Args:
-        noise_multiplier: standard deviation over clipping norm, > 0.
-        delta: in (0, 1).
-        rounds: number of releases, >= 1.
-        sampling_rate: Poisson sampling rate in (0, 1]; 1 means no sampling.
-        relation: neighbouring relation.
-    """
-    return account(gaussian_events(noise_multiplier, rounds, sampling_rate), delta, relation)
-
-
-def gaussian_noise_multiplier(
-    epsilon: float, delta: float, rounds: int, sampling_rate: float, relation: Relation
-) -> float:
-    """The least noise multiplier (to TOLERANCE, rounded up) whose `rounds` releases cost at most `epsilon`.
-
-    Args: as `gaussian_epsilon`; epsilon > 0.
-
-    Raises:
-        ConfigError: when no noise multiplier in [0.01, 100,000] fits.
-    """
-    return calibrate(lambda z: gaussian_events(z, rounds, sampling_rate), epsilon, delta, relation, _BRACKET)
 
 
 def calibrate(

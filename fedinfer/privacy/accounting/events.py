@@ -15,13 +15,24 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from fedinfer.errors import ConfigError
-from fedinfer.types import Json
+from fedinfer.types import Json, Relation
 
 _LEAST, _MOST = 1e-60, 1e60
 """Sizes that mean anything lie far inside; the fourth powers in the bounds neither overflow nor vanish within."""
+
+
+def moved(relation: Relation) -> float:
+    """How far one unit moves a sum under a relation, in the norms that events hold."""
+    match relation:
+        case Relation.ADD_REMOVE | Relation.ZERO_OUT:
+            return 1.0
+        case Relation.REPLACE_ONE:
+            return 2.0
+        case _:
+            assert_never(relation)
 
 
 def _positive(event: str, **values: float) -> None:

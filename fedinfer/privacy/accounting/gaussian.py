@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled, Single
+from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled, Single, moved
 from fedinfer.types import Relation
 
 _MIN_PROFILE_DELTA = 1e-11
@@ -38,7 +38,7 @@ def profile_epsilon(events: Sequence[tuple[Single, int]], delta: float, relation
         Epsilon, rounded up; infinity where double precision cannot tell.
     """
     total = sum(count / event.noise_multiplier**2 for event, count in events if isinstance(event, GaussianEvent))
-    m = math.sqrt(total) * (2 if relation is Relation.REPLACE_ONE else 1)
+    m = math.sqrt(total) * moved(relation)
     if delta < _MIN_PROFILE_DELTA or m > 20:
         return math.inf
     low, high = 0.0, m * m / 2 + m * math.sqrt(2 * math.log(1 / delta))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from functools import cache, lru_cache
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from fedinfer.privacy.accounting.events import (
     PoissonSampled,
     Single,
     SkellamEvent,
+    moved,
 )
 from fedinfer.types import Relation
 
@@ -146,16 +148,25 @@ def _sampled_replace(event: PoissonSampled) -> Curve:
 @lru_cache(maxsize=4096)
 def event_curve(event: Single, relation: Relation) -> Curve:
     """Bounds on the Rényi divergence of one event at ORDERS, read-only; cached."""
-    replace = relation is Relation.REPLACE_ONE
     if isinstance(event, NonPrivate):
         curve = np.full(ORDERS.size, np.inf)
     elif isinstance(event, PoissonSampled) and event.rate < 1:
-        curve = _sampled_replace(event) if replace else _sampled_add_remove(event)
+        curve = _sampled(event, relation)
     else:
         noise = event.event if isinstance(event, PoissonSampled) else event
-        curve = noise_curve(noise, ORDERS, 2.0 if replace else 1.0)
+        curve = noise_curve(noise, ORDERS, moved(relation))
     curve.setflags(write=False)
     return curve
+
+
+def _sampled(event: PoissonSampled, relation: Relation) -> Curve:
+    match relation:
+        case Relation.REPLACE_ONE:
+            return _sampled_replace(event)
+        case Relation.ADD_REMOVE | Relation.ZERO_OUT:
+            return _sampled_add_remove(event)
+        case _:
+            assert_never(relation)
 
 
 def to_epsilon(curve: Curve, delta: float) -> float:

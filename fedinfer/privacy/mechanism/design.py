@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import assert_never
 
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.mechanism.mechanism import (
@@ -61,14 +62,19 @@ def design(
     """
     if kind is NoiseKind.NONE:
         raise ConfigError("design is for mechanisms with noise; design_without_noise has no noise in the ring")
-    unit = Unit.DEVICE if rounding is Rounding.CONDITIONAL else Unit.EXAMPLE
+    unit = rounding.unit
     start = IntegerMechanism(
         kind, dimension, clipping_norm, noise_multiplier, MAX_BITS, 1.0, contributors, summands, units, rounding, unit
     )  # fmt: skip
     per_scale = clipping_norm * noise_multiplier / math.sqrt(contributors)  # standard deviation of a share at scale 1
     # Under sampling epsilon reacts to the norms up to twice as strongly (noise multipliers from 1 on).
-    if rounding is Rounding.DITHERED:
-        max_loss /= 2
+    match rounding:
+        case Rounding.DITHERED:
+            max_loss /= 2
+        case Rounding.CONDITIONAL:
+            pass
+        case _:
+            assert_never(rounding)
     floor = math.sqrt(_LEAST_SHARE_VARIANCE) / per_scale
     needed = max(floor, _least_scale(start, max_loss))
     useful = max(needed, math.sqrt(MAX_VARIANCE) / per_scale)
@@ -113,9 +119,13 @@ def design_without_noise(
 def largest_sum(mechanism: IntegerMechanism) -> float:
     """Certain bound on |coordinate of the integer sum| without noise."""
     scaled = mechanism.scale * mechanism.clipping_norm
-    if mechanism.rounding is Rounding.CONDITIONAL:
-        return (scaled + 1) * mechanism.summands
-    return scaled * 1.001 * mechanism.units + mechanism.summands
+    match mechanism.rounding:
+        case Rounding.CONDITIONAL:
+            return (scaled + 1) * mechanism.summands
+        case Rounding.DITHERED:
+            return scaled * 1.001 * mechanism.units + mechanism.summands
+        case _:
+            assert_never(mechanism.rounding)
 
 
 def _least_scale(start: IntegerMechanism, max_loss: float) -> float:

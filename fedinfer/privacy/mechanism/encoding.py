@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -55,28 +56,41 @@ def to_integers(
     """Clip, rotate, scale and round: the encoding without noise, (n, padded) int64."""
     if rows.ndim != 2 or rows.shape[1] != mechanism.dimension:
         raise ConfigError(f"vectors of shape {rows.shape}, the mechanism encodes {mechanism.dimension} coordinates")
-    if mechanism.rounding is Rounding.CONDITIONAL:
-        rows = clip_rows(rows.astype(np.float32, copy=False), mechanism.clipping_norm)
-    elif not np.isfinite(row_norms(rows)).all():
-        raise DataError("a sum of examples holds NaN or infinity")
+    match mechanism.rounding:
+        case Rounding.CONDITIONAL:
+            rows = clip_rows(rows.astype(np.float32, copy=False), mechanism.clipping_norm)
+        case Rounding.DITHERED:
+            if not np.isfinite(row_norms(rows)).all():
+                raise DataError("a sum of examples holds NaN or infinity")
+        case _:
+            assert_never(mechanism.rounding)
     scaled = np.zeros((rows.shape[0], mechanism.padded))
     scaled[:, : mechanism.dimension] = rows
     scaled = rotate(scaled, rotation_seed)
     scaled *= mechanism.scale
     _check_range(scaled)
-    if mechanism.rounding is Rounding.CONDITIONAL:
-        return _round_within(
-            scaled, conditional_bound(mechanism.scale * mechanism.clipping_norm, mechanism.padded), rounding
-        )
-    return _floor_dithered(scaled, rounding)
+    match mechanism.rounding:
+        case Rounding.CONDITIONAL:
+            bound = conditional_bound(mechanism.scale * mechanism.clipping_norm, mechanism.padded)
+            return _round_within(scaled, bound, rounding)
+        case Rounding.DITHERED:
+            return _floor_dithered(scaled, rounding)
+        case _:
+            assert_never(mechanism.rounding)
 
 
 def draw_shares(count: int, mechanism: IntegerMechanism, noise: NoiseStream) -> Integers | int:
     """`count` noise shares, (count, padded) int64; 0 for kind `none`."""
-    if mechanism.kind is NoiseKind.NONE:
-        return 0
-    draw = skellam if mechanism.kind is NoiseKind.SKELLAM else discrete_gaussian
-    return draw(mechanism.share_variance, (count, mechanism.padded), noise)
+    shape = (count, mechanism.padded)
+    match mechanism.kind:
+        case NoiseKind.NONE:
+            return 0
+        case NoiseKind.SKELLAM:
+            return skellam(mechanism.share_variance, shape, noise)
+        case NoiseKind.DISCRETE_GAUSSIAN:
+            return discrete_gaussian(mechanism.share_variance, shape, noise)
+        case _:
+            assert_never(mechanism.kind)
 
 
 def decode(total: RingVector, mechanism: IntegerMechanism, rotation_seed: bytes) -> FloatVector:

@@ -92,10 +92,6 @@ class Factorization:
         """
         return math.sqrt(_squared_sensitivities(self)[-1])
 
-    def sensitivity_of(self, participations: int) -> float:
-        """S(k): `sensitivity` of a unit that takes part k times, in the rounds 0, b, 2b, ...; k = 0..most."""
-        return math.sqrt(_squared_sensitivities(self)[participations])
-
     def charge(self, noise_multiplier: float, turn: int) -> GaussianEvent:
         """What a unit pays for taking part in one of the rounds turn * b .. turn * b + b - 1, b the separation.
 
@@ -223,8 +219,3 @@ def next_noise(
     noise: Floats = fresh - np.array(factorization.coefficients[1:]) @ state.recent
     recent = np.concatenate([noise[None, :], state.recent])[: state.recent.shape[0]]
     return noise, CorrelatedNoise(state.round + 1, recent)
-
-
-def independent_error(participation: Participation) -> float:
-    """`prefix_error` of independent noise: sqrt(rounds * participations)."""
-    return math.sqrt(participation.rounds * participation.most)

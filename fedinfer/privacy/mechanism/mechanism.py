@@ -14,6 +14,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import assert_never
 
 import numpy as np
 
@@ -56,8 +57,27 @@ class Rounding(StrEnum):
     DITHERED = "dithered"
     """The vector is a sum over units: floor(x + u) with one dither u per coordinate (unit `example`)."""
 
+    @property
+    def unit(self) -> Unit:
+        """Whose influence it bounds."""
+        match self:
+            case Rounding.CONDITIONAL:
+                return Unit.DEVICE
+            case Rounding.DITHERED:
+                return Unit.EXAMPLE
+            case _:
+                assert_never(self)
 
-_BOUNDED = {Rounding.CONDITIONAL: Unit.DEVICE, Rounding.DITHERED: Unit.EXAMPLE}
+
+def rounding_of(unit: Unit) -> Rounding:
+    """Sums of clipped examples are dithered, whole vectors rounded under a condition on their norm."""
+    match unit:
+        case Unit.EXAMPLE:
+            return Rounding.DITHERED
+        case Unit.DEVICE | Unit.NONE:
+            return Rounding.CONDITIONAL
+        case _:
+            assert_never(unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +119,7 @@ class IntegerMechanism:
             raise ConfigError(
                 f"ring of {self.bits} bits with scale {self.scale}: bits must be in 8..32, scale positive"
             )
-        if self.unit is not Unit.NONE and self.unit is not _BOUNDED[self.rounding]:
+        if self.unit is not Unit.NONE and self.unit is not self.rounding.unit:
             raise ConfigError(f"{self.rounding} rounding does not bound the influence of one {self.unit}")
         if self.unit is Unit.NONE and self.kind is not NoiseKind.NONE:
             raise ConfigError("a noise share protects a unit: unit `none` goes with noise kind `none`")
@@ -125,9 +145,13 @@ class IntegerMechanism:
         floor(x + u) by an integer within 1 of what it moves x by, so the norm is below s C + sqrt(padded).
         """
         scaled, p = self.scale * self.clipping_norm, self.padded
-        if self.rounding is Rounding.DITHERED:
-            return scaled * (1 + FLOAT_SLACK) + math.sqrt(p)
-        return math.sqrt(conditional_bound(scaled, p))
+        match self.rounding:
+            case Rounding.DITHERED:
+                return scaled * (1 + FLOAT_SLACK) + math.sqrt(p)
+            case Rounding.CONDITIONAL:
+                return math.sqrt(conditional_bound(scaled, p))
+            case _:
+                assert_never(self.rounding)
 
     @property
     def l1(self) -> float:
@@ -177,12 +201,6 @@ def decoded_sensitivity(mechanism: IntegerMechanism) -> float:
     return mechanism.l2 / mechanism.scale + 2.0**-23 * mechanism.units * mechanism.clipping_norm
 
 
-def central_event(noise_multiplier: float, sampling_rate: float) -> Event:
-    """Event of Gaussian noise with standard deviation noise_multiplier * decoded_sensitivity on a decoded sum."""
-    noise = GaussianEvent(noise_multiplier)
-    return noise if sampling_rate == 1 else PoissonSampled(sampling_rate, noise)
-
-
 def magnitude(mechanism: IntegerMechanism) -> float:
     """Bound on |coordinate of the integer sum| that fails with probability at most 2^-WRAP_EXPONENT per release.
 
@@ -217,9 +235,15 @@ def loss(mechanism: IntegerMechanism) -> float:
 
 def _noise_event(mechanism: IntegerMechanism, variance: float, shares: int) -> Noise:
     l2, l1 = mechanism.l2, mechanism.l1
-    if mechanism.kind is NoiseKind.SKELLAM:
-        return SkellamEvent(variance, l2, l1)
-    return DiscreteGaussianEvent(variance / shares, shares, l2, l1, mechanism.padded)
+    match mechanism.kind:
+        case NoiseKind.SKELLAM:
+            return SkellamEvent(variance, l2, l1)
+        case NoiseKind.DISCRETE_GAUSSIAN:
+            return DiscreteGaussianEvent(variance / shares, shares, l2, l1, mechanism.padded)
+        case NoiseKind.NONE:
+            raise ConfigError("a mechanism without noise has no noise event")
+        case _:
+            assert_never(mechanism.kind)
 
 
 def _check_counts(dimension: int, contributors: int, summands: int, units: int) -> None:

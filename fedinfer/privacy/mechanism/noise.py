@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from fedinfer.errors import ConfigError
 from fedinfer.ports import Entropy
-from fedinfer.privacy.mechanism.tables import MAX_VARIANCE, Table, Words, discrete_gaussian_table, skellam_table
+from fedinfer.privacy.mechanism.tables import MAX_VARIANCE, SamplingTable, Words, discrete_gaussian_table, skellam_table
 from fedinfer.system import SimulatedEntropy, SystemEntropy
 
 _CHUNK = 1 << 15
@@ -142,7 +142,7 @@ def whole_variance(at_least: float) -> int:
     return parts * max(1, math.ceil(at_least / parts))
 
 
-def _sum_of(table: Table, parts: int, shape: tuple[int, ...], stream: NoiseStream) -> npt.NDArray[np.int64]:
+def _sum_of(table: SamplingTable, parts: int, shape: tuple[int, ...], stream: NoiseStream) -> npt.NDArray[np.int64]:
     out = np.zeros(math.prod(shape), np.int64)
     for start in range(0, out.size, _CHUNK):
         piece: Any = out[start : start + _CHUNK]

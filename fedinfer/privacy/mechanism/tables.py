@@ -36,7 +36,7 @@ class Words(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class SamplingTable:
     """A law as cumulative boundaries.
 
     Args:
@@ -76,7 +76,7 @@ class Table:
 
 
 @lru_cache(maxsize=32)
-def skellam_table(variance: int) -> Table:
+def skellam_table(variance: int) -> SamplingTable:
     """Symmetric Skellam law: the difference of two Poisson variables with mean variance / 2 each.
 
     P(k) = exp(-mu) I_k(mu) with mu the variance. The ratios come from I_(k-1) = I_(k+1) + (2k/mu) I_k, downwards
@@ -94,7 +94,7 @@ def skellam_table(variance: int) -> Table:
 
 
 @lru_cache(maxsize=32)
-def discrete_gaussian_table(variance: int) -> Table:
+def discrete_gaussian_table(variance: int) -> SamplingTable:
     """Discrete Gaussian with parameter sigma^2 = variance: P(k) proportional to exp(-k^2 / (2 variance)).
 
     w_(k+1) = w_k r_k and r_(k+1) = r_k g with r_0 = exp(-1/(2 variance)) and g = r_0^2, in fixed point.
@@ -133,7 +133,7 @@ def _exp_minus_one_over(n: int, bits: int) -> int:
     return total
 
 
-def _table(weights: Sequence[int]) -> Table:
+def _table(weights: Sequence[int]) -> SamplingTable:
     """Boundaries of the symmetric law with these weights at 0, 1, ..., K."""
     total = weights[0] + 2 * sum(weights[1:])
     offset = len(weights) - 1
@@ -149,4 +149,4 @@ def _table(weights: Sequence[int]) -> Table:
     from_first = np.searchsorted(high, first, "left")  # boundaries certainly at or below the cell, ties left out
     from_last = np.searchsorted(high, last, "right")
     guide = np.where(from_first == from_last, from_first - offset, _AMBIGUOUS).astype(np.int32)
-    return Table(offset, tuple(boundaries), high, guide, np.uint64(shift))
+    return SamplingTable(offset, tuple(boundaries), high, guide, np.uint64(shift))

@@ -1,7 +1,7 @@
-"""Many devices in one batched step: the same numbers as `local`, without a loop over devices.
+"""Many devices in one batched step: the same numbers as `device_by_device`, without a loop over devices.
 
 Rules:
-* Row plans and noise come from each device's own source in the same order as in `local`.
+* Row plans and noise come from each device's own source in the same order as there.
 * Devices are worked through in chunks whose weights and activations fit the cache; the result does not depend on it.
 * Devices with like amounts of work share a chunk; what is ragged is padded; a padded row has error zero.
 * Callers hold torch.no_grad().
@@ -20,9 +20,9 @@ from torch import Tensor
 from fedinfer.config import TrainingSection
 from fedinfer.training.engines.batched_layers import Tap, Views
 from fedinfer.training.engines.compile import Program, taps, views_of
+from fedinfer.training.engines.device_by_device import Features
 from fedinfer.training.engines.noise import gaussian_noise
-from fedinfer.training.engines.opacus import Features
-from fedinfer.training.engines.sampling import PrivateSteps, Rows, Source, minibatches, poisson_rows
+from fedinfer.training.engines.sampling import PrivateSteps, RandomSource, Rows, minibatches, poisson_rows
 from fedinfer.types import FloatVector, WideVector
 
 _CHUNK_NUMBERS = 3_000_000
@@ -39,7 +39,7 @@ class _Padded:
 
 
 def updates(
-    program: Program, start: FloatVector, data: Features, sources: Sequence[Source], training: TrainingSection
+    program: Program, start: FloatVector, data: Features, sources: Sequence[RandomSource], training: TrainingSection
 ) -> FloatVector:
     """Local SGD of every device from the same start; new minus old weights, (devices, d) float32."""
     plans = [minibatches(source, len(y), training) for (_, y), source in zip(data, sources, strict=True)]
@@ -57,7 +57,7 @@ def private_updates(
     program: Program,
     start: FloatVector,
     data: Features,
-    sources: Sequence[Source],
+    sources: Sequence[RandomSource],
     training: TrainingSection,
     private: PrivateSteps,
 ) -> FloatVector:
@@ -75,7 +75,7 @@ def gradient_sums(
     program: Program,
     start: FloatVector,
     data: Features,
-    sources: Sequence[Source],
+    sources: Sequence[RandomSource],
     rate: float,
     clipping_norm: float,
 ) -> WideVector:
@@ -155,7 +155,7 @@ def _descend_privately(
     program: Program,
     start: FloatVector,
     data: Features,
-    sources: Sequence[Source],
+    sources: Sequence[RandomSource],
     training: TrainingSection,
     private: PrivateSteps,
 ) -> Tensor:

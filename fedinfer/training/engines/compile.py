@@ -45,7 +45,7 @@ def read_program(net: nn.Module, features: Shape) -> Program | None:
     """Read a module whose input is (n, *features).
 
     Returns:
-        None when a layer, an option or a shape is not known to the stack; the caller then works with `local`.
+        None when a layer, an option or a shape is not known to the stack; the caller then goes device by device.
     """
     modules = list(_leaves(net))
     if len({id(module) for module in modules}) != len(modules):

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from fedinfer.ports import Entropy
-from fedinfer.training.engines.sampling import Source, uniform
+from fedinfer.training.engines.sampling import RandomSource, uniform
 
 Noise = Callable[[Tensor, float], None]
 """Called with a flat float32 tensor and a deviation, overwrites it with independent N(0, deviation^2) values."""
 
 
-def gaussian_noise(source: Source) -> Noise:
+def gaussian_noise(source: RandomSource) -> Noise:
     """The noise of one device for one call of private training; takes one number from a seeded generator."""
     if not isinstance(source, np.random.Generator):
         return lambda into, deviation: _fill_securely(source, into, deviation)

@@ -2,7 +2,7 @@
 
 Rules:
 * A row's gradient depends on the weights, the row and its own dropout seed only. It is a copy of its own, because where
-  a row lies in memory can matter to rounding; a batch of one row, because the size of a batch does (`worked_alone`).
+  a row lies in memory can matter to rounding; a batch of one row, because the size of a batch does (`GradientEngine`).
 * Seeds of dropout come from the device's entropy, one for each row that it holds, whether the row takes part or not.
 * A gradient that is not finite counts as zero. The clip factor is min(1, C / (norm + 1e-6)), in double precision.
 * Clipped numbers are cut, towards zero, to whole multiples of at most 2^-32 C. Sums of up to 2^20 of them are exact in
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedinfer.errors import ConfigError
-from fedinfer.training.engines.sampling import Rows, Source, uniform
+from fedinfer.training.engines.sampling import RandomSource, Rows, uniform
 from fedinfer.training.engines.seeding import reseed, seeded
 from fedinfer.training.update import size, trainable
 
@@ -31,7 +31,7 @@ _SEEDS = 2**53
 
 
 @dataclass(frozen=True, slots=True)
-class Alone:
+class RowsAlone:
     """A module that takes one row at a time.
 
     Args:
@@ -44,7 +44,7 @@ class Alone:
     parameters: list[nn.Parameter]
     clipping_norm: float
 
-    def clipped_sum(self, x: Tensor, y: Tensor, rows: Rows, source: Source) -> Tensor:
+    def clipped_sum(self, x: Tensor, y: Tensor, rows: Rows, source: RandomSource) -> Tensor:
         """Sum of the clipped gradients of some rows.
 
         Args:
@@ -76,7 +76,7 @@ class Alone:
         return torch.cat([piece.reshape(-1) for piece in pieces]).double()
 
 
-def work_alone(net: nn.Module, clipping_norm: float) -> Alone:
+def work_alone(net: nn.Module, clipping_norm: float) -> RowsAlone:
     """Copy a module for work on one row at a time.
 
     Raises:
@@ -89,7 +89,7 @@ def work_alone(net: nn.Module, clipping_norm: float) -> Alone:
                 hint="a layer with weights must not own buffers",
             )
     work = copy.deepcopy(net).train()
-    return Alone(work, trainable(work), clipping_norm)
+    return RowsAlone(work, trainable(work), clipping_norm)
 
 
 def _unit(clipping_norm: float) -> float:

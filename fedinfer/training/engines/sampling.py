@@ -14,10 +14,9 @@ import numpy.typing as npt
 
 from fedinfer.config import TrainingSection
 from fedinfer.ports import Entropy
-from fedinfer.system import SystemEntropy
 
 Rows: TypeAlias = npt.NDArray[np.int64]
-Source: TypeAlias = np.random.Generator | Entropy
+RandomSource: TypeAlias = np.random.Generator | Entropy
 """A seeded generator (simulation) or entropy of the operating system (deployment)."""
 
 _BITS = 53
@@ -40,7 +39,7 @@ class PrivateSteps:
     noise_multiplier: float
 
 
-def uniform(source: Source, count: int) -> npt.NDArray[np.float64]:
+def uniform(source: RandomSource, count: int) -> npt.NDArray[np.float64]:
     """`count` numbers uniform on [0, 1), multiples of 2^-53."""
     if isinstance(source, np.random.Generator):
         return source.random(count)
@@ -49,25 +48,14 @@ def uniform(source: Source, count: int) -> npt.NDArray[np.float64]:
     return values
 
 
-def worked_alone(source: Source) -> bool:
-    """Tell whether every row goes through the network by itself: on a real device, for private gradients.
-
-    A matrix product rounds a row differently in batches of different size, and weights can be chosen such that this
-    turns the row's gradient round. In one batch, a row that comes or goes would move the sum by more than its own
-    clipped gradient (Casacuberta et al. 2022, "Widespread Underestimation of Sensitivity in Differentially Private
-    Libraries and How to Fix It", CCS). A simulation sends no such weights to itself, and is faster in batches.
-    """
-    return type(source) is SystemEntropy
-
-
-def poisson_rows(source: Source, count: int, rate: float) -> Rows:
+def poisson_rows(source: RandomSource, count: int, rate: float) -> Rows:
     """Indices of the rows that a Poisson sample holds: each of `count` rows independently with probability `rate`."""
     if rate >= 1.0:
         return np.arange(count)
     return np.flatnonzero(uniform(source, count) < rate)
 
 
-def minibatches(source: Source, count: int, training: TrainingSection) -> list[Rows]:
+def minibatches(source: RandomSource, count: int, training: TrainingSection) -> list[Rows]:
     """The batches of one device's local work, in order.
 
     Args:

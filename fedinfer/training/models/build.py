@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,14 +21,22 @@ from torch import Tensor, nn
 from fedinfer.config import ModelKind, ModelSection
 from fedinfer.errors import ConfigError
 from fedinfer.schema import Schema
+from fedinfer.training.engines.gradient_engine import GradientEngine
 from fedinfer.training.engines.seeding import seeded
-from fedinfer.training.models.preprocess import PixelPrepare, TablePrepare, TokenPrepare
+from fedinfer.training.models.preprocess import (
+    FieldPrepare,
+    PixelPrepare,
+    SeriesPrepare,
+    TablePrepare,
+    TokenPrepare,
+)
 from fedinfer.training.models.sequence import build_bag, build_gru, build_recommender, build_tcn, build_transformer
+from fedinfer.types import GraphFamily
 
 MAX_PARAMETERS = 50_000_000
 
 
-class Model(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+class Model(nn.Module):
     """A whole graph: raw rows (n, width) to logits (n, classes).
 
     Args:
@@ -41,7 +50,26 @@ class Model(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
 
     def forward(self, rows: Tensor) -> Tensor:
         """Map (n, width) to (n, classes)."""
-        return self.core(self.prepare(rows))
+        logits: Tensor = self.core(self.prepare(rows))
+        return logits
+
+
+@dataclass(frozen=True, slots=True)
+class KindEntry:
+    """Everything that is particular to one model kind.
+
+    Args:
+        build: the graph for a section and a schema.
+        prepares: which modules may come before its core.
+        engine: who computes its per-example gradients when a host asks for BATCHED: OPACUS costs three to ten times
+            more, so a kind does not fall back to it unsaid.
+        family: how its exported graph is quantized.
+    """
+
+    build: Callable[[ModelSection, Schema], Model]
+    prepares: tuple[type[nn.Module], ...]
+    engine: GradientEngine
+    family: GraphFamily
 
 
 def build_model(section: ModelSection, schema: Schema, seed: int) -> Model:
@@ -59,17 +87,26 @@ def build_model(section: ModelSection, schema: Schema, seed: int) -> Model:
     """
     _check_text(section, schema)
     with seeded(seed):
-        model = _from_factory(section.factory, schema) if section.factory else _BUILDERS[section.kind](section, schema)
+        model = (
+            _from_factory(section.factory, schema) if section.factory else _entry(section.kind).build(section, schema)
+        )
     _check(model, section)
     model.eval()
     return model
 
 
+def _entry(kind: ModelKind) -> KindEntry:
+    if kind not in KINDS:
+        raise ConfigError(f"model.kind = '{kind}' has no entry in KINDS", hint="fedinfer/training/models/build.py")
+    return KINDS[kind]
+
+
 def _check_text(section: ModelSection, schema: Schema) -> None:
     """Token numbers have no order: nothing but an embedding can read them."""
-    if schema.text is None or section.kind in (ModelKind.BAG, ModelKind.TRANSFORMER) or section.factory:
+    if schema.text is None or section.factory or TokenPrepare in _entry(section.kind).prepares:
         return
-    raise ConfigError(f"model.kind = '{section.kind}' cannot read texts", hint="use kind = 'bag' or 'transformer'")
+    able = " or ".join(f"'{kind}'" for kind, entry in KINDS.items() if TokenPrepare in entry.prepares)
+    raise ConfigError(f"model.kind = '{section.kind}' cannot read texts", hint=f"use kind = {able}")
 
 
 def _logistic(section: ModelSection, schema: Schema) -> Model:
@@ -115,16 +152,23 @@ def _sequence(build: Callable[[ModelSection, Schema], tuple[nn.Module, nn.Module
     return lambda section, schema: Model(*build(section, schema))
 
 
-_BUILDERS: dict[ModelKind, Callable[[ModelSection, Schema], Model]] = {
-    ModelKind.LOGISTIC: _logistic,
-    ModelKind.MLP: _mlp,
-    ModelKind.CNN: _cnn,
-    ModelKind.TCN: _sequence(build_tcn),
-    ModelKind.GRU: _sequence(build_gru),
-    ModelKind.TRANSFORMER: _sequence(build_transformer),
-    ModelKind.BAG: _sequence(build_bag),
-    ModelKind.RECOMMENDER: _sequence(build_recommender),
+_FLAT, _SERIES, _TOKENS = (TablePrepare, PixelPrepare), (SeriesPrepare, PixelPrepare), (TokenPrepare,)
+KINDS: dict[ModelKind, KindEntry] = {
+    ModelKind.LOGISTIC: KindEntry(_logistic, _FLAT, GradientEngine.BATCHED, GraphFamily.DENSE),
+    ModelKind.MLP: KindEntry(_mlp, _FLAT, GradientEngine.BATCHED, GraphFamily.DENSE),
+    ModelKind.CNN: KindEntry(_cnn, (PixelPrepare,), GradientEngine.BATCHED, GraphFamily.CONVOLUTION),
+    ModelKind.TCN: KindEntry(_sequence(build_tcn), _SERIES, GradientEngine.BATCHED, GraphFamily.CONVOLUTION),
+    ModelKind.GRU: KindEntry(_sequence(build_gru), _SERIES, GradientEngine.OPACUS, GraphFamily.RECURRENT),
+    ModelKind.BAG: KindEntry(_sequence(build_bag), _TOKENS, GradientEngine.OPACUS, GraphFamily.EMBEDDING),
+    ModelKind.TRANSFORMER: KindEntry(
+        _sequence(build_transformer), _TOKENS, GradientEngine.OPACUS, GraphFamily.ATTENTION
+    ),
+    ModelKind.RECOMMENDER: KindEntry(
+        _sequence(build_recommender), (FieldPrepare,), GradientEngine.OPACUS, GraphFamily.EMBEDDING
+    ),
 }
+"""The table of kinds: a new one is an enum member and an entry here. What else has to know it (data of tests,
+docs/model-kinds.md, benchmarks/artifact.py, simulations/model_kinds.py) is checked by tests/unit/training/models."""
 
 
 def _from_factory(path: str, schema: Schema) -> Model:

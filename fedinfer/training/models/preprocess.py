@@ -10,8 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -19,12 +17,20 @@ from fedinfer.errors import ConfigError
 from fedinfer.schema import Categorical, Numeric, Schema
 
 
-class TablePrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+class TablePrepare(nn.Module):
     """(n, width) raw to (n, `features`): scaled numbers, their missing flags, one-hot categories, their missing flags.
 
     Args:
         schema: a schema with columns.
     """
+
+    numeric_at: Tensor
+    low: Tensor
+    high: Tensor
+    category_at: Tensor
+    last: Tensor
+    pair_at: Tensor
+    pair_code: Tensor
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
@@ -53,11 +59,12 @@ class TablePrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by
         if self.categories:
             values = rows.index_select(1, self.category_at)
             known = (values >= 0) & (values <= self.last) & (values == torch.floor(values))
-            parts += [(rows.index_select(1, self.pair_at) == self.pair_code).to(rows.dtype), 1.0 - known.to(rows.dtype)]
+            chosen = torch.eq(rows.index_select(1, self.pair_at), self.pair_code)
+            parts += [chosen.to(rows.dtype), 1.0 - known.to(rows.dtype)]
         return torch.cat(parts, dim=1)
 
 
-class PixelPrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+class PixelPrepare(nn.Module):
     """(n, width) pixels to (n, *shape) in [0, 1].
 
     Args:
@@ -75,12 +82,15 @@ class PixelPrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by
         return (torch.clamp(present, 0.0, self.pixel_max) / self.pixel_max).reshape(-1, *self.shape)
 
 
-class SeriesPrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+class SeriesPrepare(nn.Module):
     """(n, width) readings with public ranges to (n, channels, length) in [-1, 1]; missing readings become 0.
 
     Args:
         schema: numeric columns in the order channel by channel, shape (channels, 1, length) or () for one channel.
     """
+
+    low: Tensor
+    high: Tensor
 
     def __init__(self, schema: Schema, channels: int, length: int) -> None:
         super().__init__()
@@ -96,7 +106,7 @@ class SeriesPrepare(nn.Module):  # type: ignore[misc]  # torch is not followed b
         return scaled.reshape(-1, *self.shape)
 
 
-class TokenPrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+class TokenPrepare(nn.Module):
     """(n, length) float-coded token numbers, cleaned: whole, in [0, largest], 0 for padding and anything odd.
 
     Args:
@@ -117,12 +127,19 @@ class TokenPrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by
         return torch.where(valid, tokens, torch.zeros_like(tokens))
 
 
-class FieldPrepare(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+class FieldPrepare(nn.Module):
     """(n, width) to (n, width): category indices become rows of one shared embedding table, numbers are scaled.
 
     Each categorical column owns `len(categories) + 1` rows of the table, its first one for missing and unseen values.
     The categorical columns come first in the result.
     """
+
+    field_at: Tensor
+    last: Tensor
+    first: Tensor
+    numeric_at: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
@@ -160,7 +177,7 @@ def _scale(values: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(missing, torch.zeros_like(scaled), scaled), missing.to(values.dtype)
 
 
-def _constants(module: Any, **tensors: Tensor) -> None:
+def _constants(module: nn.Module, **tensors: Tensor) -> None:
     """Attach tensors that belong to the graph and not to the weights."""
     for name, tensor in tensors.items():
         module.register_buffer(name, tensor, persistent=False)

@@ -24,7 +24,7 @@ from fedinfer.training.models.preprocess import FieldPrepare, PixelPrepare, Seri
 Parts = tuple[nn.Module, nn.Module]
 
 
-class Recurrent(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+class Recurrent(nn.Module):
     """A gated recurrent unit (Cho et al. 2014, in torch's form) whose last state is the output.
 
     Written with two linear layers so that per-example gradients exist; `native` gives the same function as one
@@ -54,25 +54,26 @@ class Recurrent(nn.Module):  # type: ignore[misc]  # torch is not followed by my
         return NativeRecurrent(self)
 
 
-class NativeRecurrent(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+class NativeRecurrent(nn.Module):
     """`Recurrent` for export and fast evaluation: same weights, one GRU operator."""
 
     def __init__(self, source: Recurrent) -> None:
         super().__init__()
         self.gru = nn.GRU(source.input.in_features, source.size, batch_first=True)
         with torch.no_grad():
-            self.gru.weight_ih_l0.copy_(source.input.weight)
-            self.gru.bias_ih_l0.copy_(source.input.bias)
-            self.gru.weight_hh_l0.copy_(source.state.weight)
-            self.gru.bias_hh_l0.copy_(source.state.bias)
+            own = dict(self.gru.named_parameters())
+            own["weight_ih_l0"].copy_(source.input.weight)
+            own["bias_ih_l0"].copy_(source.input.bias)
+            own["weight_hh_l0"].copy_(source.state.weight)
+            own["bias_hh_l0"].copy_(source.state.bias)
 
     def forward(self, series: Tensor) -> Tensor:
         """Map (n, channels, length) to (n, size)."""
-        _, state = self.gru(series.transpose(1, 2))
+        state: Tensor = self.gru(series.transpose(1, 2))[1]
         return state[0]
 
 
-class TokenAverage(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+class TokenAverage(nn.Module):
     """Mean of the embeddings of all tokens that are not padding."""
 
     def __init__(self, vocabulary: int, size: int) -> None:
@@ -82,11 +83,11 @@ class TokenAverage(nn.Module):  # type: ignore[misc]  # torch is not followed by
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (n, length) to (n, size)."""
         present = (tokens > 0).to(tokens.dtype).unsqueeze(2)
-        total = (self.table(tokens.to(torch.int64)) * present).sum(dim=1)
+        total: Tensor = (self.table(tokens.to(torch.int64)) * present).sum(dim=1)
         return total / torch.clamp(present.sum(dim=1), min=1.0)
 
 
-class TokenEncoder(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+class TokenEncoder(nn.Module):
     """One block of a transformer encoder (pre-norm) over embedded tokens, then their mean.
 
     Attention weights of padding are multiplied by zero and the rest is rescaled: a large negative bias would ruin the
@@ -105,11 +106,12 @@ class TokenEncoder(nn.Module):  # type: ignore[misc]  # torch is not followed by
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (n, length) to (n, size)."""
         present = (tokens > 0).to(tokens.dtype)
-        h = self.table(tokens.to(torch.int64)) + self.places
+        h: Tensor = self.table(tokens.to(torch.int64)) + self.places
         h = h + self.mix(self._attend(self.norm_attention(h), present))
         h = h + self.narrow(torch.relu(self.widen(self.norm_feed(h))))
         weight = present.unsqueeze(2)
-        return (self.norm_out(h) * weight).sum(dim=1) / torch.clamp(weight.sum(dim=1), min=1.0)
+        total: Tensor = (self.norm_out(h) * weight).sum(dim=1)
+        return total / torch.clamp(weight.sum(dim=1), min=1.0)
 
     def _attend(self, h: Tensor, present: Tensor) -> Tensor:
         """Scaled dot-product attention, (n, length, size) to the same."""
@@ -126,7 +128,7 @@ class TokenEncoder(nn.Module):  # type: ignore[misc]  # torch is not followed by
         return h.reshape(h.shape[0], h.shape[1], self.heads, -1).transpose(1, 2)
 
 
-class FieldEmbedding(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+class FieldEmbedding(nn.Module):
     """Embeddings of all fields side by side, their pairwise products (two fields), then the numeric columns."""
 
     def __init__(self, rows: int, fields: int, size: int) -> None:

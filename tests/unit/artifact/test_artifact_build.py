@@ -16,11 +16,11 @@ from fedinfer.artifact.evaluate import self_check_rows as selfcheck
 from fedinfer.artifact.evaluate.measure import Evidence
 from fedinfer.artifact.evaluate.metrics import calibration_error, softmax
 from fedinfer.artifact.export.graph import Ending, run
-from fedinfer.artifact.quantize.schemes import Family
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import DataError, GateFailed
 from fedinfer.manifest import Manifest
 from fedinfer.system import FrozenClock, SystemClock, simulation_rng
+from fedinfer.types import GraphFamily
 from tests.unit.artifact.workshop import PRIVACY, START, dense_core, evidence_for, vector_schema
 
 SCHEMA = vector_schema(12, 5)
@@ -40,7 +40,7 @@ def built():
 
 
 def test_int8_is_chosen_when_it_passes(built):
-    assert built.family is Family.DENSE
+    assert built.family is GraphFamily.DENSE
     assert built.chosen.name == "int8"
     assert [variant.name for variant in built.variants] == ["int8", "fp16", "float"]
     assert built.chosen.bytes < built.float_bytes
@@ -152,6 +152,19 @@ def test_without_labels_the_float_model_is_the_yardstick():
     assert built.float_metric == 1.0
     assert built.tried[0].temperature == pytest.approx(1.0, abs=1e-3)
     assert built.chosen.metric == built.chosen.agreement
+
+
+@pytest.mark.parametrize(("right_first", "expected"), [(True, 1.0), (False, 0.8)])
+def test_calibration_is_judged_on_rows_that_the_temperature_never_saw(right_first, expected):
+    """Every second label agrees with the model, the others never: the temperature follows one half, the error shows
+    the other. Fitted to right answers it is sure (confidence 1) and always wrong; fitted to wrong ones it is unsure
+    (confidence 1/5) and always right. Judged on the rows of the fit, both would look well calibrated."""
+    answers = run(CORE.SerializeToString(), EVIDENCE.held_x, "logits").argmax(axis=1)
+    agrees = (np.arange(len(answers)) % 2 == 0) == right_first
+    labels = np.where(agrees, answers, (answers + 1) % 5).astype(np.int64)
+    loose = ArtifactSection(quantization="float", max_calibration_gap=1.0)
+    built = build(loose, evidence=replace(EVIDENCE, held_y=labels))
+    assert built.tried[0].calibration_error == pytest.approx(expected, abs=0.1)
 
 
 def test_few_labels_are_used_for_the_metric_but_not_for_the_temperature():

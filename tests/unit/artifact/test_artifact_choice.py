@@ -15,11 +15,12 @@ from fedinfer.artifact.export.graph import Ending, load, run
 from fedinfer.artifact.inspection import describe_manifest, describe_model
 from fedinfer.artifact.quantize.compression import sparsity
 from fedinfer.artifact.quantize.quantize import apply, prepare
-from fedinfer.artifact.quantize.schemes import INT8_RECIPES, Family, Method, rounds_inputs
+from fedinfer.artifact.quantize.schemes import INT8_RECIPES, Method, rounds_inputs
 from fedinfer.artifact.release.delta import compress
 from fedinfer.config import ArtifactSection
 from fedinfer.manifest import Manifest
 from fedinfer.system import FrozenClock
+from fedinfer.types import GraphFamily
 from tests.unit.artifact.workshop import PRIVACY, START, dense_core, evidence_for, vector_schema
 
 SIZES = (12, 64, 64, 5)
@@ -123,7 +124,7 @@ def test_manifest_and_inspect_tell_costs_and_gains():
     assert describe_model(plain(OPEN).files["int8"])["sparsity"] < 0.05
 
 
-@pytest.mark.parametrize("recipe", INT8_RECIPES[Family.DENSE], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", INT8_RECIPES[GraphFamily.DENSE], ids=lambda recipe: recipe.name)
 def test_what_was_pruned_is_zero_in_every_int8_file(recipe):
     core = pruned(0.5)
     file = apply(recipe, prepare(core), EVIDENCE.calibration_x)
@@ -155,9 +156,9 @@ def test_sparsity_of_a_file_without_weights_is_zero():
 
 
 def test_fine_tuning_imitates_the_recipe_that_will_be_used():
-    assert rounds_inputs("static-qdq-s8s8", Family.DENSE)
-    assert rounds_inputs("dynamic-s8", Family.DENSE)
-    assert not rounds_inputs("int8-weights", Family.DENSE)
-    assert rounds_inputs("float", Family.CONVOLUTION)
-    assert not rounds_inputs("fp16-weights", Family.RECURRENT)
-    assert not rounds_inputs("float", Family.OTHER)
+    assert rounds_inputs("static-qdq-s8s8", GraphFamily.DENSE)
+    assert rounds_inputs("dynamic-s8", GraphFamily.DENSE)
+    assert not rounds_inputs("int8-weights", GraphFamily.DENSE)
+    assert rounds_inputs("float", GraphFamily.CONVOLUTION)
+    assert not rounds_inputs("fp16-weights", GraphFamily.RECURRENT)
+    assert not rounds_inputs("float", GraphFamily.OTHER)

@@ -23,11 +23,11 @@ from fedinfer.artifact.evaluate.measure import Evidence
 from fedinfer.artifact.evaluate.metrics import softmax
 from fedinfer.artifact.export.estimators import export_estimator
 from fedinfer.artifact.export.graph import Ending, run
-from fedinfer.artifact.quantize.schemes import Family
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import ConfigError
 from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.system import FrozenClock, simulation_rng
+from fedinfer.types import GraphFamily
 from tests.unit.artifact.workshop import PRIVACY, START, vector_schema
 
 RNG = simulation_rng("estimators")
@@ -93,7 +93,7 @@ def test_estimators_become_artifacts_that_a_device_runs(estimator):
         core.model, Ending(schema, 1.0, "demo", 1), evidence, ArtifactSection(), FrozenClock(START)
     )  # fmt: skip
     linear = isinstance(estimator, LogisticRegression)
-    assert built.family is (Family.DENSE if linear else Family.OTHER)
+    assert built.family is (GraphFamily.DENSE if linear else GraphFamily.OTHER)
     assert built.chosen.name == ("int8" if linear else "float")
     assert built.float_metric == pytest.approx((estimator.predict(X[500:]) == LABELS[3][500:]).mean(), abs=1e-9)
     built.manifest(PRIVACY, START.isoformat()).to_bytes()

@@ -12,8 +12,8 @@ from fedinfer.artifact.build import build_artifact
 from fedinfer.artifact.evaluate.measure import Evidence
 from fedinfer.artifact.export.graph import Ending, run
 from fedinfer.artifact.export.torch import (
+    CoreOrigin,
     Templates,
-    Way,
     WrongTemplate,
     architecture_hash,
     export_core,
@@ -91,7 +91,7 @@ def exported(templates):
 def test_onnx_agrees_with_torch_on_raw_rows(exported, kind):
     """Also for missing values, values far outside the public range, and a batch of one."""
     schema, _ = KINDS[kind]
-    assert exported[kind].way is Way.EXPORTED
+    assert exported[kind].way is CoreOrigin.EXPORTED
     assert exported[kind].parity < 1e-4
     x = rows_of(schema, 90)
     expected = torch_logits(module_of(kind, 1), x, schema.classes)
@@ -105,7 +105,7 @@ def test_weights_are_swapped_into_the_template(exported, templates, kind):
     schema, _ = KINDS[kind]
     trained = module_of(kind, 2)
     core = export_core(trained, schema, rows_of(schema), templates)
-    assert core.way is Way.SWAPPED
+    assert core.way is CoreOrigin.SWAPPED
     x = rows_of(schema, 30)
     file = core.model.SerializeToString()
     np.testing.assert_allclose(run(file, x, "logits"), torch_logits(trained, x, schema.classes), rtol=1e-4, atol=1e-4)
@@ -208,7 +208,7 @@ def test_batch_norm_statistics_are_swapped_too():
         trained.norm.running_mean.add_(0.7)
         trained.norm.running_var.mul_(3.0)
     core = export_core(trained, TABLE, x, templates)
-    assert core.way is Way.SWAPPED
+    assert core.way is CoreOrigin.SWAPPED
     assert parity(core.model, x, torch_logits(trained, x, 3)) < 1e-4
 
 

@@ -19,11 +19,11 @@ from fedinfer.artifact.quantize.schemes import (
     STATIC_INNER,
     STATIC_S8,
     STATIC_U8,
-    Family,
     family_of,
 )
 from fedinfer.errors import ArtifactRejected
 from fedinfer.system import simulation_rng
+from fedinfer.types import GraphFamily
 from tests.unit.artifact.workshop import dense_core, model_of
 
 RNG = simulation_rng("quantize")
@@ -137,13 +137,13 @@ def test_families_follow_the_operators():
         graph.initializer.append(numpy_helper.from_array(np.zeros((4, 4), np.float32), "table"))
         return helper.make_model(graph)
 
-    assert family_of(nodes("Gemm", "Relu")) is Family.DENSE
-    assert family_of(nodes("Conv", "Gemm")) is Family.CONVOLUTION
-    assert family_of(nodes("GRU", "Gemm")) is Family.RECURRENT
-    assert family_of(nodes("Gather", "MatMul", "Softmax")) is Family.ATTENTION
-    assert family_of(nodes("Gather", "Gemm")) is Family.EMBEDDING
-    assert family_of(nodes("TreeEnsembleClassifier")) is Family.OTHER
-    assert set(INT8_RECIPES) == set(Family)
+    assert family_of(nodes("Gemm", "Relu")) is GraphFamily.DENSE
+    assert family_of(nodes("Conv", "Gemm")) is GraphFamily.CONVOLUTION
+    assert family_of(nodes("GRU", "Gemm")) is GraphFamily.RECURRENT
+    assert family_of(nodes("Gather", "MatMul", "Softmax")) is GraphFamily.ATTENTION
+    assert family_of(nodes("Gather", "Gemm")) is GraphFamily.EMBEDDING
+    assert family_of(nodes("TreeEnsembleClassifier")) is GraphFamily.OTHER
+    assert set(INT8_RECIPES) == set(GraphFamily)
 
 
 def test_attention_products_of_two_activations_stay_float():
@@ -156,6 +156,6 @@ def test_attention_products_of_two_activations_stay_float():
         helper.make_node("MatMul", ["p", "k"], ["logits"], name="mixed"),
     ]
     core = prepare(model_of(nodes, [weight], 12, 12))
-    assert family_of(core) is Family.ATTENTION
+    assert family_of(core) is GraphFamily.ATTENTION
     model = apply(STATIC_CONSTANT, core, X)
     assert quantized_nodes(model) == 1

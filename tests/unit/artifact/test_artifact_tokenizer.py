@@ -16,13 +16,14 @@ from fedinfer.artifact.export.graph import LOGITS, Ending, core_of, ending_of, f
 from fedinfer.artifact.export.tokenizer import Prefixes, tokenizer_parts
 from fedinfer.artifact.quantize.calibration import synthetic_rows
 from fedinfer.artifact.quantize.quantize import quantized_nodes
-from fedinfer.artifact.quantize.schemes import Family, family_of
+from fedinfer.artifact.quantize.schemes import family_of
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import ConfigError, GateFailed
 from fedinfer.manifest import INPUT, Manifest
 from fedinfer.schema import BREAKS, MARKS, Text
 from fedinfer.system import FrozenClock, simulation_rng
 from fedinfer.text import AWKWARD, MOST_CHARACTERS, column_of, texts_of, tokens
+from fedinfer.types import GraphFamily
 from tests.unit.artifact.text_model import COLUMN, SCHEMA, text_file, token_core
 from tests.unit.artifact.workshop import PRIVACY, START
 
@@ -113,7 +114,7 @@ def test_taking_the_core_out_again_undoes_finish() -> None:
     np.testing.assert_array_equal(
         run(core.SerializeToString(), x, LOGITS), run(token_core().SerializeToString(), x, LOGITS)
     )
-    assert family_of(core) is Family.EMBEDDING
+    assert family_of(core) is GraphFamily.EMBEDDING
     assert finish(core, Ending(SCHEMA, 1.0, "notes", 1)) == text_file()
 
 

@@ -18,7 +18,7 @@ from fedinfer.cli.init import init
 from fedinfer.cli.validate import validate
 from fedinfer.config import load_scenario
 from fedinfer.data import Federation, check_against_data, load, public_schema
-from fedinfer.data.guess import Guess, Role, guess_column
+from fedinfer.data.guess import ColumnRole, Guess, guess_column
 from fedinfer.errors import DataError
 from fedinfer.schema import Categorical, Numeric
 
@@ -209,30 +209,30 @@ def test_a_table_that_moves_with_its_scenario_is_still_found(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "cells", "role"),
     [
-        ("x", [f"{row / 7:.3f}" for row in range(40)], Role.NUMERIC),
-        ("x", [str(row % 4) for row in range(40)], Role.NUMERIC),
-        ("x", [str(row * 3) for row in range(40)], Role.NUMERIC),
-        ("row_id", [str(row * 3) for row in range(40)], Role.DROP),
-        ("customerId", [str(row * 3) for row in range(40)], Role.DROP),
-        ("paid", [str(row * 3) for row in range(40)], Role.NUMERIC),
-        ("x", [str(row + 100) for row in range(40)], Role.DROP),
-        ("x", ["1", "n.a."] + ["2", "3", "4"] * 10, Role.NUMERIC),
-        ("x", ["1", "red"] * 20, Role.CATEGORICAL),
-        ("x", ["red", "blue"] * 20, Role.CATEGORICAL),
-        ("x", [f"name {row}" for row in range(40)], Role.DROP),
-        ("x", ["31.05.2024", "1.6.2024"] * 20, Role.DROP),
-        ("x", ["2024-05-31T10:00:00Z", "2024-06-01 11:00"] * 20, Role.DROP),
-        ("x", ["14:30", "15:45"] * 20, Role.DROP),
-        ("x", ["7"] * 40, Role.DROP),
-        ("x", ["7", "7.0"] * 20, Role.DROP),
-        ("x", ["", "NA"] * 20, Role.DROP),
-        ("x", ["1", "inf"] * 2 + ["2", "3"] * 18, Role.NUMERIC),
+        ("x", [f"{row / 7:.3f}" for row in range(40)], ColumnRole.NUMERIC),
+        ("x", [str(row % 4) for row in range(40)], ColumnRole.NUMERIC),
+        ("x", [str(row * 3) for row in range(40)], ColumnRole.NUMERIC),
+        ("row_id", [str(row * 3) for row in range(40)], ColumnRole.DROP),
+        ("customerId", [str(row * 3) for row in range(40)], ColumnRole.DROP),
+        ("paid", [str(row * 3) for row in range(40)], ColumnRole.NUMERIC),
+        ("x", [str(row + 100) for row in range(40)], ColumnRole.DROP),
+        ("x", ["1", "n.a."] + ["2", "3", "4"] * 10, ColumnRole.NUMERIC),
+        ("x", ["1", "red"] * 20, ColumnRole.CATEGORICAL),
+        ("x", ["red", "blue"] * 20, ColumnRole.CATEGORICAL),
+        ("x", [f"name {row}" for row in range(40)], ColumnRole.DROP),
+        ("x", ["31.05.2024", "1.6.2024"] * 20, ColumnRole.DROP),
+        ("x", ["2024-05-31T10:00:00Z", "2024-06-01 11:00"] * 20, ColumnRole.DROP),
+        ("x", ["14:30", "15:45"] * 20, ColumnRole.DROP),
+        ("x", ["7"] * 40, ColumnRole.DROP),
+        ("x", ["7", "7.0"] * 20, ColumnRole.DROP),
+        ("x", ["", "NA"] * 20, ColumnRole.DROP),
+        ("x", ["1", "inf"] * 2 + ["2", "3"] * 18, ColumnRole.NUMERIC),
     ],
 )
-def test_what_columns_are_taken_for(name: str, cells: list[str], role: Role) -> None:
+def test_what_columns_are_taken_for(name: str, cells: list[str], role: ColumnRole) -> None:
     assert guess_column(name, cells, MISSING).role is role
 
 
 def test_a_text_among_numbers_is_reported_as_stray_and_counts_as_missing() -> None:
     guess = guess_column("x", ["1", "2", "3", "4", "5.5", "n.a.", ""] * 5, MISSING)
-    assert guess == Guess("x", Role.NUMERIC, "data from 1 to 5.5", 10, 1.0, 5.5, stray=("n.a.",))
+    assert guess == Guess("x", ColumnRole.NUMERIC, "data from 1 to 5.5", 10, 1.0, 5.5, stray=("n.a.",))

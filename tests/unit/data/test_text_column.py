@@ -16,7 +16,7 @@ from fedinfer.cli.init import init
 from fedinfer.cli.validate import validate
 from fedinfer.config import Scenario, from_flat, load_scenario, to_flat
 from fedinfer.data import check_against_data, load, load_own, public_schema
-from fedinfer.data.guess import Guess, Role, guess_column, settled
+from fedinfer.data.guess import ColumnRole, Guess, guess_column, settled
 from fedinfer.data.summary import summarize
 from fedinfer.data.vocabulary import english_words, read_words
 from fedinfer.errors import ConfigError, DataError, Misbehaviour
@@ -282,13 +282,15 @@ def test_init_keeps_a_table_with_notes_a_table(tmp_path: Path) -> None:
 
 
 def test_names_and_codes_are_no_texts() -> None:
-    assert guess_column("name", [f"P\u00e4rson {row}" for row in range(50)], ("",)).role is Role.DROP
-    assert guess_column("code", [f"{row} a b c d e" for row in range(50)], ("",)).role is Role.DROP
+    assert guess_column("name", [f"P\u00e4rson {row}" for row in range(50)], ("",)).role is ColumnRole.DROP
+    assert guess_column("code", [f"{row} a b c d e" for row in range(50)], ("",)).role is ColumnRole.DROP
     assert guess_column("survey", ["I do agree with this"] * 25 + ["I do not agree with this"] * 25, ("",)).role is (
-        Role.CATEGORICAL
+        ColumnRole.CATEGORICAL
     )
 
 
 def test_of_two_texts_the_longer_one_is_taken() -> None:
-    short, long = (Guess(name, Role.TEXT, "free text", 0, words=words) for name, words in (("title", 5), ("body", 40)))
-    assert [guess.role for guess in settled([short, long])] == [Role.DROP, Role.TEXT]
+    short, long = (
+        Guess(name, ColumnRole.TEXT, "free text", 0, words=words) for name, words in (("title", 5), ("body", 40))
+    )
+    assert [guess.role for guess in settled([short, long])] == [ColumnRole.DROP, ColumnRole.TEXT]

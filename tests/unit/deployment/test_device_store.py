@@ -24,10 +24,11 @@ from fedinfer.deployment.store import (
     set_floors,
 )
 from fedinfer.errors import ConfigError, FedInferError, Misbehaviour, StoreError
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.mechanism.noise import SecureStream
 from fedinfer.secagg.keys import IdentityKey
-from fedinfer.system import SimulatedEntropy, SystemEntropy
+from fedinfer.system import SimulatedEntropy, SystemClock, SystemEntropy
 from tests.protocol.fleet import enrolled, real, settings, write_table
 
 BUDGET = Budget(2.0, 1e-5)
@@ -60,7 +61,7 @@ def test_a_key_is_never_overwritten(store: Path) -> None:
     before = (store / "identity.key").read_bytes()
     authority = read_authority(store.parent / "authority.key")
     with pytest.raises(StoreError, match=r"identity\.key") as caught:
-        enrol_device(store, "r00", store.parent / "r00.csv", BUDGET, 3, authority, SystemEntropy())
+        enrol_device(store, "r00", store.parent / "r00.csv", BUDGET, 3, authority, SystemEntropy(), SystemClock())
     assert "never overwritten" in caught.value.hint
     assert (store / "identity.key").read_bytes() == before
     with pytest.raises(StoreError, match=r"authority\.key"):
@@ -130,6 +131,7 @@ def test_a_real_device_reveals_and_allows_nothing_of_a_simulation(store: Path) -
     policy = open_host(store).policy
     assert not policy.plain_sums
     assert not policy.reveals_simulation
+    assert policy.isolation is Isolation.PROCESS
     assert not policy.unconfirmed_ranges
     assert policy.min_survivors == 3
     assert policy.budget == BUDGET

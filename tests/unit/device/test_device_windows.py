@@ -83,7 +83,7 @@ def ask(fleet: Fleet, kind: Kind, common: bytes) -> bytes:
 
 
 def test_without_a_model_a_window_is_not_ready(fleet: Fleet) -> None:
-    reply = decode(WindowReply, ask(fleet, Kind.DRIFT, encode(WindowRequest(1))))
+    reply = decode(WindowReply, ask(fleet, Kind.WINDOW, encode(WindowRequest(1))))
     assert reply == WindowReply(False, 0, 0, 0, ())
 
 

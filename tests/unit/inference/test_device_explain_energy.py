@@ -10,9 +10,9 @@ from fedinfer.inference import Predictor
 from fedinfer.inference.predict.explain import explain, reference_row
 from fedinfer.inference.serve.energy import (
     CounterMeter,
+    EnergySource,
     EstimateMeter,
     NoMeter,
-    Source,
     energy_per_prediction,
     find_meter,
 )
@@ -112,7 +112,7 @@ def test_battery_counts_only_when_it_gives(tmp_path):
     meter = find_meter(tmp_path, clock, None)
     mark = meter.mark()
     clock.advance(3)
-    assert meter.source is Source.MEASURED
+    assert meter.source is EnergySource.MEASURED
     assert meter.joules_since(mark) == pytest.approx(15)
     (battery / "power_now").unlink()
     assert meter.joules_since(mark) is None
@@ -123,10 +123,10 @@ def test_estimate_and_nothing_are_named_so(tmp_path):
     meter = find_meter(tmp_path, FrozenClock(NOW), 10.0, lambda: next(seconds))
     assert isinstance(meter, EstimateMeter)
     energy = energy_per_prediction(PREDICTOR, make_rows(count=5), meter, repeats=2)
-    assert energy.source is Source.ESTIMATED
+    assert energy.source is EnergySource.ESTIMATED
     assert energy.joules_per_prediction == pytest.approx(10.0 * 2.0 / 10)
     nothing = energy_per_prediction(PREDICTOR, make_rows(count=1), find_meter(tmp_path, FrozenClock(NOW), None), 1)
-    assert (nothing.joules_per_prediction, nothing.source) == (None, Source.UNAVAILABLE)
+    assert (nothing.joules_per_prediction, nothing.source) == (None, EnergySource.UNAVAILABLE)
 
 
 def test_counter_that_nobody_may_read_is_no_meter(tmp_path):

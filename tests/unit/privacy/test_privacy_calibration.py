@@ -9,14 +9,13 @@ from fedinfer.privacy.accounting.accountant import account, rdp_epsilon
 from fedinfer.privacy.accounting.calibration import (
     TOLERANCE,
     calibrate,
-    gaussian_epsilon,
     gaussian_events,
-    gaussian_noise_multiplier,
 )
 from fedinfer.privacy.accounting.events import GaussianEvent, Repeated
 from fedinfer.privacy.mechanism.design import design
 from fedinfer.privacy.mechanism.mechanism import NoiseKind, Rounding
 from fedinfer.types import Relation
+from tests.unit.privacy.gaussians import gaussian_epsilon, gaussian_noise_multiplier
 
 AR, R1 = Relation.ADD_REMOVE, Relation.REPLACE_ONE
 
@@ -79,7 +78,7 @@ def test_an_impossible_target_says_what_it_would_cost() -> None:
 
 @pytest.mark.parametrize("bracket", [(0.0, 1.0), (2.0, 1.0), (1.0, float("inf"))])
 def test_the_bracket_must_be_sound(bracket: tuple[float, float]) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="must hold 0 < lowest < highest"):
         calibrate(lambda z: [GaussianEvent(z)], 1.0, 1e-5, AR, bracket)
 
 

@@ -27,11 +27,11 @@ from fedinfer.privacy.mechanism.mechanism import (
     IntegerMechanism,
     NoiseKind,
     Rounding,
-    central_event,
     decoded_sensitivity,
 )
 from fedinfer.privacy.mechanism.noise import SimulatedStream, gaussian
 from fedinfer.privacy.mechanism.rotation import rotate_back
+from fedinfer.privacy.noise_model import Central
 from fedinfer.system import SimulatedEntropy, simulation_rng
 from fedinfer.types import Relation, Unit
 
@@ -166,7 +166,7 @@ def test_central_noise_on_the_decoded_sum_holds_and_breaks_with_less(rounding: R
     mechanism = design_without_noise(
         rounding=rounding, unit=unit, dimension=D, clipping_norm=C, summands=3, units=9, max_loss=0.01
     )
-    claim = account([central_event(Z, 1.0)], DELTA, Relation.ADD_REMOVE).epsilon
+    claim = account([Central(unit).event(mechanism, Z)], DELTA, Relation.ADD_REMOVE).epsilon
     with_unit, without = worlds(TARGET, mechanism, 1.0)
     for factor, broken in ((1.0, False), (0.7, True)):
         std = factor * Z * decoded_sensitivity(mechanism)

@@ -11,7 +11,7 @@ import pytest
 
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.accountant import SAMPLER_DISTANCE, account, rdp_epsilon
-from fedinfer.privacy.accounting.calibration import gaussian_epsilon, gaussian_events
+from fedinfer.privacy.accounting.calibration import gaussian_events
 from fedinfer.privacy.accounting.events import (
     Composed,
     DiscreteGaussianEvent,
@@ -23,6 +23,7 @@ from fedinfer.privacy.accounting.events import (
 )
 from fedinfer.privacy.accounting.rdp import ORDERS, event_curve, to_epsilon
 from fedinfer.types import Relation
+from tests.unit.privacy.gaussians import gaussian_epsilon
 
 AR, ZO, R1 = Relation.ADD_REMOVE, Relation.ZERO_OUT, Relation.REPLACE_ONE
 

@@ -50,7 +50,7 @@ def test_spending_goes_up_to_the_budget_and_not_beyond(tmp_path: Path) -> None:
 
 def test_a_plan_calibrated_to_the_budget_fits_to_the_last_round(tmp_path: Path) -> None:
     """The ledger must use the accountant of the plan: Rényi bounds alone would refuse the last rounds."""
-    from fedinfer.privacy.accounting.calibration import gaussian_noise_multiplier
+    from tests.unit.privacy.gaussians import gaussian_noise_multiplier
 
     z = gaussian_noise_multiplier(1.0, 1e-5, 12, 0.3, AR)
     event = PoissonSampled(0.3, GaussianEvent(z))
@@ -203,6 +203,8 @@ def test_what_the_command_line_shows(tmp_path: Path) -> None:
     assert entry["epsilon_alone"] == row["spent"]["epsilon"] == account(events, 1e-5, AR).epsilon
     assert row["remaining_epsilon"] == pytest.approx(1.0 - row["spent"]["epsilon"])
     assert entry["event"]["events"][0]["kind"] == "poisson_sampled"
+    ledger.commit(["d"], "t", "round-1", NOW)
+    assert ledger.to_json()["entries"][0]["committed_at"] == NOW.isoformat()
 
 
 def test_concurrent_threads_cannot_overspend(tmp_path: Path) -> None:

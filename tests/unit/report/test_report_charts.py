@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fedinfer.report import axes
 from fedinfer.report.loop_chart import loop_chart
 from fedinfer.report.small_charts import bars, latency_chart
-from fedinfer.report.timeline import ROUND, WINDOW, Step, steps
+from fedinfer.report.timeline import ROUND, WINDOW, LoopStep, steps
 from tests.unit.report import sample_runs
 
 WIDTHS = (900.0, 326.0)
@@ -20,7 +20,7 @@ SHARE = st.none() | st.floats(0, 1)
 POSITIVE = st.floats(0, 1e12)
 CHANNELS = st.lists(st.tuples(st.sampled_from(["a", "b", "<c>"]), POSITIVE), max_size=3, unique_by=lambda pair: pair[0])
 STEPS = st.builds(
-    Step,
+    LoopStep,
     kind=st.sampled_from([ROUND, WINDOW]),
     label=st.integers(0, 9999).map(str),
     phase=st.sampled_from(["initial", "watching", "drift", "manual & more"]),
@@ -56,7 +56,9 @@ def _inside(svg: str) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(STEPS, min_size=1, max_size=40), st.none() | st.floats(1e-6, 1e6), st.sampled_from(WIDTHS))
-def test_any_steps_give_a_drawing_inside_its_frame(sequence: list[Step], budget: float | None, width: float) -> None:
+def test_any_steps_give_a_drawing_inside_its_frame(
+    sequence: list[LoopStep], budget: float | None, width: float
+) -> None:
     _inside(loop_chart(sequence, "accuracy", budget, width))
 
 

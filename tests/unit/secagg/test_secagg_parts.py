@@ -14,8 +14,9 @@ from fedinfer.coordinator.train import robust
 from fedinfer.errors import BadMessage, ConfigError, Misbehaviour
 from fedinfer.secagg import GraphParameters, IdentityKey, Stage, choose_graph, keys, shamir
 from fedinfer.secagg import groups as hierarchy
-from fedinfer.secagg.enrolment import sign_enrolment, verify_enrolment
+from fedinfer.secagg.enrolment import Enrolment, Validation, sign_enrolment, verify_enrolment
 from fedinfer.secagg.hypergeometric import corrupt_among, share_of
+from fedinfer.secagg.revocation import RevocationList
 from fedinfer.system import SimulatedEntropy
 from tests.protocol.secagg_play import STAGES, World, make_session, play
 
@@ -193,13 +194,14 @@ def test_the_server_begins_only_with_enrolled_devices():
 def test_enrolment_certificates():
     authority, other = (IdentityKey.generate(SimulatedEntropy("ca", i)) for i in range(2))
     public = IdentityKey.generate(SimulatedEntropy("device")).public_bytes
-    certificate = sign_enrolment(authority, "a", public)
-    verify_enrolment(authority.public_bytes, "a", public, certificate)
+    certificate = sign_enrolment(authority, Enrolment("a", public, 0, 10))
+    good, bad = (Validation(key.public_bytes, RevocationList(1, 0, 100, ()), 5) for key in (authority, other))
+    verify_enrolment(good, "a", public, certificate)
     for wrong in (
-        (other.public_bytes, "a", public, certificate),
-        (authority.public_bytes, "b", public, certificate),
-        (authority.public_bytes, "a", other.public_bytes, certificate),
-        (authority.public_bytes, "a", public, certificate[:-1]),
+        (bad, "a", public, certificate),
+        (good, "b", public, certificate),
+        (good, "a", other.public_bytes, certificate),
+        (good, "a", public, certificate[:-1]),
     ):
         with pytest.raises(Misbehaviour):
             verify_enrolment(*wrong)

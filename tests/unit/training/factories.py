@@ -5,6 +5,9 @@ import torch
 from torch import nn
 
 from fedinfer.schema import Categorical, Numeric, Schema, Text
+from fedinfer.training import GradientEngine
+
+BATCHED, PER_EXAMPLE = GradientEngine.BATCHED, GradientEngine.PER_EXAMPLE
 
 TABLE = Schema(
     (Numeric("age", 0, 100), Numeric("bp", -1, 1), Categorical("sex", ("f", "m", "x"))), "ill", ("no", "yes")

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 from fedinfer.config import ModelSection, TrainingSection, Tune
 from fedinfer.errors import ConfigError, DataError, MissingExtra
 from fedinfer.system import SimulatedEntropy, SystemEntropy
-from fedinfer.training import PrivateSteps, load_trainer
-from tests.unit.training.factories import BY_KIND, TABLE, generators, rows
+from fedinfer.training import GradientEngine, PrivateSteps, load_trainer
+from tests.unit.training.factories import BATCHED, BY_KIND, PER_EXAMPLE, TABLE, generators, rows
 
 HERE = "tests.unit.training.factories"
 TRAINING = TrainingSection(batch_size=8, local_epochs=2)
@@ -37,8 +37,8 @@ def test_every_kind_trains_in_every_way(kind, tune):
     data, weights = devices(BY_KIND[kind], 12, 0, 3), trainer.initial()
     results = [
         trainer.updates(weights, data, generators(3)),
-        trainer.gradient_sums(weights, data, 0.7, 0.5, generators(3)),
-        trainer.private_updates(weights, data, PrivateSteps(2, 0.5, 1.0, 1.0), generators(3)),
+        trainer.gradient_sums(weights, data, 0.7, 0.5, generators(3), BATCHED),
+        trainer.private_updates(weights, data, PrivateSteps(2, 0.5, 1.0, 1.0), generators(3), BATCHED),
     ]
     for result in results:
         assert result.shape == (3, trainer.dimension)
@@ -56,15 +56,17 @@ def test_same_sources_give_the_same_bits(kind):
     data, weights = devices(BY_KIND[kind], 9, 5), trainer.initial()
     for run in (
         lambda: trainer.updates(weights, data, generators(2)),
-        lambda: trainer.gradient_sums(weights, data, 0.6, 1.0, generators(2)),
-        lambda: trainer.private_updates(weights, data, PrivateSteps(2, 0.6, 1.0, 0.7), generators(2)),
+        lambda: trainer.gradient_sums(weights, data, 0.6, 1.0, generators(2), BATCHED),
+        lambda: trainer.private_updates(weights, data, PrivateSteps(2, 0.6, 1.0, 0.7), generators(2), BATCHED),
     ):
         np.testing.assert_array_equal(run(), run())
 
 
 def test_engine_is_named():
-    assert [trainer_for(kind).engine for kind in ("logistic", "mlp", "cnn", "tcn")] == ["cohort"] * 4
-    assert custom("residual").engine == "local"
+    for kind in ("logistic", "mlp", "cnn", "tcn"):
+        assert [trainer_for(kind).engine(wanted) for wanted in GradientEngine] == list(GradientEngine)
+    assert custom("residual").engine(BATCHED) is GradientEngine.OPACUS
+    assert custom("residual").engine(PER_EXAMPLE) is PER_EXAMPLE, "a layer that is not known changes no promise"
 
 
 @pytest.mark.parametrize("name", ["residual", "with_dropout"])
@@ -75,8 +77,8 @@ def test_user_modules_train_without_touching_the_global_generator(name):
     torch.rand(5)
     second = trainer.updates(trainer.initial(), devices(TABLE, 20), generators(1))
     np.testing.assert_array_equal(first, second)
-    assert trainer.engine == "local"
-    trainer.gradient_sums(trainer.initial(), devices(TABLE, 4), 1.0, 1.0, generators(1))
+    assert trainer.engine(BATCHED) is GradientEngine.OPACUS
+    trainer.gradient_sums(trainer.initial(), devices(TABLE, 4), 1.0, 1.0, generators(1), BATCHED)
     torch.set_rng_state(before)
 
 
@@ -97,7 +99,7 @@ def test_head_of_a_user_module_leaves_the_body_alone():
     data, weights = devices(TABLE, 15), trainer.initial()
     before = trainer.predict(weights, data[0][0])
     update = trainer.updates(weights, data, generators(1))[0]
-    sums = trainer.gradient_sums(weights, data, 1.0, 0.1, generators(1))
+    sums = trainer.gradient_sums(weights, data, 1.0, 0.1, generators(1), BATCHED)
     assert sums.shape == (1, trainer.dimension)
     np.testing.assert_array_equal(before, trainer.predict(weights, data[0][0]))
     assert not np.allclose(
@@ -110,10 +112,10 @@ def test_one_example_never_moves_a_sum_by_more_than_the_norm(kind):
     trainer = trainer_for(kind)
     x, y = rows(BY_KIND[kind], 12, 0)
     weights = trainer.initial() + 3 * np.random.default_rng(0).normal(size=trainer.size).astype(np.float32)
-    whole = trainer.gradient_sums(weights, [(x, y)], 1.0, 0.25, generators(1))[0]
+    whole = trainer.gradient_sums(weights, [(x, y)], 1.0, 0.25, generators(1), BATCHED)[0]
     for left_out in range(12):
         keep = np.arange(12) != left_out
-        rest = trainer.gradient_sums(weights, [(x[keep], y[keep])], 1.0, 0.25, generators(1))[0]
+        rest = trainer.gradient_sums(weights, [(x[keep], y[keep])], 1.0, 0.25, generators(1), BATCHED)[0]
         assert np.linalg.norm(whole - rest) <= 0.25 * (1 + 1e-4)
 
 
@@ -129,8 +131,8 @@ def test_hostile_weights_cannot_break_the_bound(make, huge):
     weights = trainer.initial()
     weights[:20] = huge
     data = devices(TABLE, 10, 4)
-    sums = trainer.gradient_sums(weights, data, 1.0, 0.5, generators(2))
-    moved = trainer.private_updates(weights, data, PrivateSteps(2, 1.0, 0.5, 1.0), generators(2))
+    sums = trainer.gradient_sums(weights, data, 1.0, 0.5, generators(2), BATCHED)
+    moved = trainer.private_updates(weights, data, PrivateSteps(2, 1.0, 0.5, 1.0), generators(2), BATCHED)
     plain = trainer.updates(weights, data, generators(2))
     for result in (sums, moved, plain):
         assert bool(np.isfinite(result).all())
@@ -145,7 +147,7 @@ def test_weights_that_are_not_finite_are_refused(make, poison):
     weights = trainer.initial()
     weights[[0, 3]] = poison
     with pytest.raises(ConfigError, match=f"2 of {trainer.size} weights are not finite"):
-        trainer.gradient_sums(weights, devices(TABLE, 10), 1.0, 0.5, generators(1))
+        trainer.gradient_sums(weights, devices(TABLE, 10), 1.0, 0.5, generators(1), BATCHED)
 
 
 def opacus_reference(trainer, weights, x, y, private, learning_rate):
@@ -173,7 +175,7 @@ def test_private_updates_equal_opacus_as_documented(kind):
     trainer = trainer_for(kind)
     (x, y), private = rows(BY_KIND[kind], 14, 3), PrivateSteps(4, 1.0, 0.3, 0.0)
     weights = trainer.initial()
-    ours = trainer.private_updates(weights, [(x, y)], private, generators(1))[0]
+    ours = trainer.private_updates(weights, [(x, y)], private, generators(1), BATCHED)[0]
     theirs = opacus_reference(trainer, weights, x, y, private, TRAINING.learning_rate)
     np.testing.assert_allclose(ours, theirs, atol=1e-4 * max(1e-3, np.abs(theirs).max()))
 
@@ -182,8 +184,8 @@ def test_private_updates_equal_opacus_as_documented(kind):
 def test_noise_has_the_stated_deviation(make):
     trainer = make(TrainingSection(learning_rate=1.0))
     data, steps = [devices(TABLE, 10)[0]] * 300, PrivateSteps(1, 1.0, 0.5, 4.0)
-    noisy = trainer.private_updates(trainer.initial(), data, steps, generators(300))
-    quiet = trainer.private_updates(trainer.initial(), data[:1], PrivateSteps(1, 1.0, 0.5, 0.0), generators(1))
+    noisy = trainer.private_updates(trainer.initial(), data, steps, generators(300), BATCHED)
+    quiet = trainer.private_updates(trainer.initial(), data[:1], PrivateSteps(1, 1.0, 0.5, 0.0), generators(1), BATCHED)
     noise = (noisy - quiet) * 10  # learning rate 1, divided by 10 rows
     assert noise.mean() == pytest.approx(0, abs=4 * 2 / noise.size**0.5)
     assert noise.std() == pytest.approx(2.0, rel=0.05)
@@ -191,7 +193,9 @@ def test_noise_has_the_stated_deviation(make):
 
 def test_noise_is_added_even_when_the_sample_is_empty():
     trainer = trainer_for("logistic")
-    noisy = trainer.private_updates(trainer.initial(), devices(TABLE, 0), PrivateSteps(1, 0.5, 1.0, 1.0), generators(1))
+    noisy = trainer.private_updates(
+        trainer.initial(), devices(TABLE, 0), PrivateSteps(1, 0.5, 1.0, 1.0), generators(1), BATCHED
+    )
     assert noisy.any()
 
 
@@ -200,10 +204,10 @@ def test_a_real_device_draws_from_entropy(make):
     trainer, data = make(), devices(TABLE, 10)
     private = PrivateSteps(2, 0.5, 1.0, 1.0)
     weights = trainer.initial()
-    first = trainer.private_updates(weights, data, private, [SystemEntropy()])
-    second = trainer.private_updates(weights, data, private, [SystemEntropy()])
+    first = trainer.private_updates(weights, data, private, [SystemEntropy()], PER_EXAMPLE)
+    second = trainer.private_updates(weights, data, private, [SystemEntropy()], PER_EXAMPLE)
     assert not np.array_equal(first, second)
-    seeded = [trainer.private_updates(weights, data, private, [SimulatedEntropy(1)]) for _ in range(2)]
+    seeded = [trainer.private_updates(weights, data, private, [SimulatedEntropy(1)], BATCHED) for _ in range(2)]
     np.testing.assert_array_equal(*seeded)
 
 
@@ -247,13 +251,6 @@ def test_federated_rounds_learn():
     assert trainer.evaluate(weights, *separable(300, 99))["accuracy"] > 0.9
 
 
-def test_groups_are_evaluated_apart():
-    trainer = trainer_for("logistic")
-    x, y = rows(TABLE, 10, 0)
-    figures = trainer.evaluate_groups(trainer.initial(), x, y, ["a"] * 4 + ["b"] * 6)
-    assert figures["a"] == trainer.evaluate(trainer.initial(), x[:4], y[:4])
-
-
 @pytest.mark.parametrize("kind", BY_KIND)
 def test_module_for_export_predicts_the_same(kind):
     trainer = trainer_for(kind)
@@ -267,7 +264,7 @@ def test_module_for_export_predicts_the_same(kind):
 
 def test_empty_samples_give_zeros():
     trainer = trainer_for("mlp")
-    sums = trainer.gradient_sums(trainer.initial(), devices(TABLE, 0, 2), 1e-9, 1.0, generators(2))
+    sums = trainer.gradient_sums(trainer.initial(), devices(TABLE, 0, 2), 1e-9, 1.0, generators(2), BATCHED)
     assert sums.shape == (2, trainer.dimension)
     assert not sums.any()
 
@@ -294,9 +291,11 @@ def test_data_that_does_not_fit_is_named():
 def test_impossible_private_settings_are_refused(rate, norm):
     trainer = trainer_for("logistic")
     with pytest.raises(ConfigError):
-        trainer.gradient_sums(trainer.initial(), devices(TABLE, 3), rate, norm, generators(1))
+        trainer.gradient_sums(trainer.initial(), devices(TABLE, 3), rate, norm, generators(1), BATCHED)
     with pytest.raises(ConfigError):
-        trainer.private_updates(trainer.initial(), devices(TABLE, 3), PrivateSteps(1, rate, norm, 1.0), generators(1))
+        trainer.private_updates(
+            trainer.initial(), devices(TABLE, 3), PrivateSteps(1, rate, norm, 1.0), generators(1), BATCHED
+        )
 
 
 @pytest.mark.parametrize(("name", "rule"), [("wrong_outputs", "logits"), ("wrong_inputs", "does not fit the data")])
@@ -308,10 +307,10 @@ def test_factory_of_another_shape_is_a_config_error(name, rule):
 @pytest.mark.parametrize(("name", "rule"), [("with_buffer", "Opacus cannot train"), ("with_unused", "no per-example")])
 def test_modules_that_cannot_be_private_train_plainly_only(name, rule):
     trainer, data = custom(name), devices(TABLE, 6)
-    assert trainer.engine == "local"
+    assert trainer.engine(BATCHED) is GradientEngine.OPACUS
     assert trainer.updates(trainer.initial(), data, generators(1)).any()
     with pytest.raises(ConfigError, match=rule):
-        trainer.gradient_sums(trainer.initial(), data, 1.0, 1.0, generators(1))
+        trainer.gradient_sums(trainer.initial(), data, 1.0, 1.0, generators(1), BATCHED)
 
 
 def test_missing_torch_is_named(monkeypatch):
@@ -325,7 +324,7 @@ def test_missing_opacus_is_named(monkeypatch):
     trainer = custom("residual")
     monkeypatch.setitem(sys.modules, "opacus", None)
     with pytest.raises(MissingExtra, match="the package opacus") as caught:
-        trainer.gradient_sums(trainer.initial(), devices(TABLE, 3), 1.0, 1.0, generators(1))
+        trainer.gradient_sums(trainer.initial(), devices(TABLE, 3), 1.0, 1.0, generators(1), BATCHED)
     assert "fedinfer[train]" in caught.value.hint
 
 

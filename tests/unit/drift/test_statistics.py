@@ -6,15 +6,33 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedinfer.drift.channels import Bins, Channel, Source
-from fedinfer.drift.statistics import NoisySum, chi2_tail, contrasts, degrees_of_freedom, p_value, unit_covariance
+from fedinfer.drift.channels import Bins, Source
+from fedinfer.drift.statistics import (
+    NoisySum,
+    chi2_tail,
+    contrasts,
+    degrees_of_freedom,
+    quadratic_form,
+    rate,
+    rate_covariance,
+    unit_covariance,
+)
 from fedinfer.errors import ConfigError
+from tests.unit.drift.entries import uncounted
 
-ORDERED = Channel("x", 10, Bins.ORDERED, Source.INPUT)
-CATEGORIES = Channel("x", 10, Bins.CATEGORIES, Source.OUTPUT)
+ORDERED = uncounted("x", 10, Bins.ORDERED, Source.INPUT)
+CATEGORIES = uncounted("x", 10, Bins.CATEGORIES, Source.OUTPUT)
 EVEN = np.full(10, 0.1)
 SIGMA = {4.0: 1.19, 1.0: 4.22, 0.25: 15.4}  # summed noise for one release, delta 1e-6 (exact Gaussian curve)
 EXACT = NoisySum(EVEN * 1e9, 1e9, 0.0)
+
+
+def p_value(channel, observed, reference):
+    """One window tested alone, from the parts that the monitor puts together for many."""
+    one_unit = unit_covariance(channel, reference.total, reference.size)
+    covariance = rate_covariance(one_unit, observed) + rate_covariance(one_unit, reference)
+    difference = rate(channel, observed) - rate(channel, reference)
+    return chi2_tail(quadratic_form(difference, covariance), degrees_of_freedom(channel))
 
 
 def shifted(shift, bins=10, scale=1.0):
@@ -123,7 +141,7 @@ def test_negative_noise_does_not_break_the_covariance():
 
 
 def test_two_bins_of_flags_have_one_degree_of_freedom():
-    flags = Channel("flag", 2, Bins.CATEGORIES, Source.FLAG)
+    flags = uncounted("flag", 2, Bins.CATEGORIES, Source.FLAG)
     assert degrees_of_freedom(flags) == 1
     quiet, loud = NoisySum(np.array([950.0, 50.0]), 1000, 16.0), NoisySum(np.array([880.0, 120.0]), 1000, 16.0)
     assert p_value(flags, quiet, quiet) == pytest.approx(1.0)

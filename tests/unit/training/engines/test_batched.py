@@ -6,7 +6,7 @@ import pytest
 from fedinfer.config import ModelSection, TrainingSection
 from fedinfer.training import PrivateSteps, load_trainer
 from fedinfer.training.engines import batched as cohort
-from tests.unit.training.factories import BY_KIND, generators, rows
+from tests.unit.training.factories import BATCHED, BY_KIND, generators, rows
 
 COUNTS = (7, 0, 31, 1, 0, 12, 5)
 
@@ -17,8 +17,8 @@ def run(kind):
     data, weights, count = [rows(BY_KIND[kind], n, n) for n in COUNTS], trainer.initial(), len(COUNTS)
     return [
         trainer.updates(weights, data, generators(count)),
-        trainer.gradient_sums(weights, data, 0.8, 0.4, generators(count)),
-        trainer.private_updates(weights, data, PrivateSteps(3, 0.6, 0.4, 1.0), generators(count)),
+        trainer.gradient_sums(weights, data, 0.8, 0.4, generators(count), BATCHED),
+        trainer.private_updates(weights, data, PrivateSteps(3, 0.6, 0.4, 1.0), generators(count), BATCHED),
     ]
 
 

@@ -18,13 +18,11 @@ from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind, Ro
 from fedinfer.schema import Numeric, Schema
 from fedinfer.system import SimulatedEntropy, SystemEntropy
 from fedinfer.training import PrivateSteps, load_trainer
-from fedinfer.training.engines import batched as cohort
-from fedinfer.training.engines import opacus as local
-from fedinfer.training.engines.per_example import Alone, work_alone
-from fedinfer.training.engines.sampling import worked_alone
+from fedinfer.training.engines import batched, device_by_device
+from fedinfer.training.engines.per_example import RowsAlone, work_alone
 from fedinfer.training.models.build import build_model
 from fedinfer.types import Unit
-from tests.unit.training.factories import BY_KIND, TABLE, generators, rows
+from tests.unit.training.factories import BATCHED, BY_KIND, PER_EXAMPLE, TABLE, generators, rows
 
 WIDTH, NORM = 13, 0.5
 SCHEMA = Schema(tuple(Numeric(f"c{i}", -4, 4) for i in range(WIDTH)), "y", ("a", "b"))
@@ -41,7 +39,7 @@ def trainer_of(name):
 
 def real_sum(trainer, weights, x, y, norm=NORM):
     """What a real device adds up, all rows taking part."""
-    return trainer.gradient_sums(weights, [(x, y)], 1.0, norm, [SystemEntropy()])[0]
+    return trainer.gradient_sums(weights, [(x, y)], 1.0, norm, [SystemEntropy()], PER_EXAMPLE)[0]
 
 
 @pytest.fixture
@@ -58,7 +56,9 @@ def entropy_repeats(monkeypatch):
 @pytest.fixture
 def take_rows(monkeypatch):
     """Decides which rows the Poisson sample holds."""
-    return lambda chosen: monkeypatch.setattr(local, "poisson_rows", lambda *_: np.asarray(chosen, dtype=np.int64))
+    return lambda chosen: monkeypatch.setattr(
+        device_by_device, "poisson_rows", lambda *_: np.asarray(chosen, dtype=np.int64)
+    )
 
 
 def hostile(hidden, count, seed):
@@ -149,7 +149,7 @@ def test_what_is_random_leaves_torchs_generator_as_it_was():
 
 def test_dp_sgd_on_a_real_device_takes_one_row_at_a_time_too(monkeypatch):
     """Each in memory of its own that is aligned like that of all others."""
-    seen, original = [], Alone._gradient
+    seen, original = [], RowsAlone._gradient
 
     def watched(self, x, y):
         assert x.data_ptr() % 64 == 0
@@ -157,9 +157,9 @@ def test_dp_sgd_on_a_real_device_takes_one_row_at_a_time_too(monkeypatch):
         seen.append(len(x))
         return original(self, x, y)
 
-    monkeypatch.setattr(Alone, "_gradient", watched)
+    monkeypatch.setattr(RowsAlone, "_gradient", watched)
     trainer, weights, x, y = hostile(4, 6, 1)
-    trainer.private_updates(weights, [(x, y)], PrivateSteps(2, 1.0, NORM, 1.0), [SystemEntropy()])
+    trainer.private_updates(weights, [(x, y)], PrivateSteps(2, 1.0, NORM, 1.0), [SystemEntropy()], PER_EXAMPLE)
     assert seen == [1] * 12
 
 
@@ -167,11 +167,11 @@ def test_dp_sgd_on_a_real_device_takes_one_row_at_a_time_too(monkeypatch):
 def test_a_real_device_computes_what_a_simulated_one_does(kind):
     trainer = trainer_of(kind)
     data, weights = [rows(BY_KIND[kind], 9, 0)], trainer.initial()
-    ours = trainer.gradient_sums(weights, data, 1.0, NORM, [SystemEntropy()])
-    np.testing.assert_allclose(ours, trainer.gradient_sums(weights, data, 1.0, NORM, generators(1)), atol=1e-5)
+    ours = trainer.gradient_sums(weights, data, 1.0, NORM, [SystemEntropy()], PER_EXAMPLE)
+    np.testing.assert_allclose(ours, trainer.gradient_sums(weights, data, 1.0, NORM, generators(1), BATCHED), atol=1e-5)
     silent = PrivateSteps(2, 1.0, NORM, 0.0)
-    ours = trainer.private_updates(weights, data, silent, [SystemEntropy()])
-    np.testing.assert_allclose(ours, trainer.private_updates(weights, data, silent, generators(1)), atol=1e-5)
+    ours = trainer.private_updates(weights, data, silent, [SystemEntropy()], PER_EXAMPLE)
+    np.testing.assert_allclose(ours, trainer.private_updates(weights, data, silent, generators(1), BATCHED), atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
@@ -200,9 +200,40 @@ def test_the_head_alone_is_worked_row_by_row_too(tune):
     np.testing.assert_array_equal(sum(parts), real_sum(trainer, weights, x, y))
 
 
+class Together(nn.Module):
+    """A frozen layer whose rounding depends on how many rows it gets, by much, and on nothing else."""
+
+    def forward(self, x):
+        return x + 1e-3 * (len(x) - 1)
+
+
+@pytest.mark.parametrize("private_steps", [False, True])
+def test_frozen_features_of_a_real_device_do_not_depend_on_its_other_rows(private_steps, take_rows, entropy_repeats):
+    """Fine-tuning the head: a row goes through the frozen part by itself, so it adds the same with others and without.
+
+    The frozen part here exaggerates what blocked matrix products do, whose rounding depends on the size of the batch.
+    """
+    training = TRAINING.model_copy(update={"tune": Tune.HEAD})
+    trainer = load_trainer(ModelSection(kind="mlp", hidden=(6,)), SCHEMA, training, 1)
+    trainer._frozen = nn.Sequential(Together(), trainer._frozen)
+    weights = np.random.default_rng(5).normal(size=trainer.size).astype(np.float32)
+    x, y = rows(SCHEMA, 6, 2)
+
+    def answer(count, chosen):
+        take_rows(chosen)
+        if private_steps:
+            private = PrivateSteps(1, 1.0, NORM, 0.0)
+            return trainer.private_updates(weights, [(x[:count], y[:count])], private, [SystemEntropy()])[0] * count
+        return real_sum(trainer, weights, x[:count], y[:count])
+
+    with_others, without = answer(6, [0, 1]), answer(2, [0, 1])
+    assert np.abs(without).max() > 0
+    np.testing.assert_allclose(with_others, without, rtol=0, atol=1e-6 if private_steps else 0)
+
+
 def test_one_overflowing_row_does_not_change_the_others(monkeypatch):
     """Such a row counts as zero; the batched engine, which would be left for it, is not used at all."""
-    monkeypatch.setattr(cohort, "gradient_sums", None)
+    monkeypatch.setattr(batched, "gradient_sums", None)
     trainer, weights, x, y = hostile(4, 6, 1)
     weights[:4] = 3e38
     parts = [real_sum(trainer, weights, x[[at]], y[[at]]) for at in range(6)]
@@ -228,7 +259,7 @@ def test_sums_are_exact_up_to_the_stated_number_of_rows(norm, monkeypatch):
     """The most that a row can count for, 2^20 times: whole units below 2^53, where double precision has no gaps."""
     work = work_alone(nn.Linear(1, 2), norm)
     largest = torch.tensor([1e9, 0.0, 0.0, 0.0], dtype=torch.float64)
-    monkeypatch.setattr(Alone, "_gradient", lambda self, x, y: largest.clone())
+    monkeypatch.setattr(RowsAlone, "_gradient", lambda self, x, y: largest.clone())
     x, y = torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)
     one = float(work.clipped_sum(x, y, np.zeros(1, np.int64), SystemEntropy())[0])
     unit = 2.0 ** (np.floor(np.log2(norm)) - 32)
@@ -271,10 +302,27 @@ def test_a_layer_with_weights_and_buffers_is_refused_before_any_row_is_read():
         real_sum(trainer, trainer.initial(), x, y)
 
 
-def test_only_the_operating_systems_entropy_works_alone():
-    assert worked_alone(SystemEntropy())
-    assert not worked_alone(SimulatedEntropy(1))
-    assert not worked_alone(np.random.default_rng(1))
+@pytest.mark.parametrize("source", [SystemEntropy(), SimulatedEntropy(1), np.random.default_rng(1)], ids=type)
+def test_the_engine_is_what_the_caller_names_whatever_the_source(source, monkeypatch):
+    """A wrapper of the system's entropy, or a seeded stream, gets no batches where the host wants none."""
+    trainer, weights, x, y = hostile(4, 6, 3)
+    for name in ("gradient_sums", "private_updates"):
+        monkeypatch.setattr(batched, name, None)
+    monkeypatch.setitem(sys.modules, "opacus", None)
+    parts = [trainer.gradient_sums(weights, [(x[[at]], y[[at]])], 1.0, NORM, [source], PER_EXAMPLE) for at in range(6)]
+    whole = trainer.gradient_sums(weights, [(x, y)], 1.0, NORM, [source], PER_EXAMPLE)
+    np.testing.assert_array_equal(sum(parts), whole)
+    assert trainer.private_updates(weights, [(x, y)], PrivateSteps(1, 1.0, NORM, 1.0), [source], PER_EXAMPLE).any()
+
+
+def test_another_engine_than_the_three_is_refused():
+    trainer, weights, x, y = hostile(4, 6, 3)
+    with pytest.raises(AssertionError, match="fourth"):
+        trainer.gradient_sums(weights, [(x, y)], 1.0, NORM, generators(1), "fourth")
+    with pytest.raises(AssertionError, match="fourth"):
+        trainer.private_updates(weights, [(x, y)], PrivateSteps(1, 1.0, NORM, 1.0), generators(1), "fourth")
+    with pytest.raises(AssertionError, match="fourth"):
+        trainer.engine("fourth")
 
 
 def test_one_row_among_a_million_moves_the_integers_within_the_bound():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from fedinfer.training.metrics import auc, calibration_error, grouped_metrics, metrics
+from fedinfer.training.metrics import auc, ece, metrics
 
 
 def drawn(classes, count, seed):
@@ -50,16 +50,8 @@ def test_no_rows_give_no_figures():
 def test_calibration_error_by_hand():
     probabilities = np.array([[0.9, 0.1]] * 10 + [[0.3, 0.7]] * 10, dtype=np.float32)
     labels = np.array([0] * 6 + [1] * 4 + [1] * 9 + [0])
-    assert calibration_error(probabilities, labels) == pytest.approx(0.5 * 0.3 + 0.5 * 0.2, abs=1e-6)
+    assert ece(probabilities, labels) == pytest.approx(0.5 * 0.3 + 0.5 * 0.2, abs=1e-6)
 
 
 def test_perfect_and_certain_has_no_calibration_error():
-    assert calibration_error(np.eye(3, dtype=np.float32), np.arange(3)) == 0.0
-
-
-def test_groups_are_judged_apart():
-    probabilities, labels = drawn(2, 20, 3)
-    names = ["b"] * 12 + ["a"] * 8
-    figures = grouped_metrics(probabilities, labels, names)
-    assert list(figures) == ["a", "b"]
-    assert figures["a"] == metrics(probabilities[12:], labels[12:])
+    assert ece(np.eye(3, dtype=np.float32), np.arange(3)) == 0.0

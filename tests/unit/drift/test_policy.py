@@ -5,12 +5,12 @@ import pytest
 from fedinfer.drift.channels import Source
 from fedinfer.drift.monitor import ChannelResult, WindowResult
 from fedinfer.drift.policy import (
-    Action,
     Mode,
-    Phase,
     PolicySettings,
     PolicyState,
     Situation,
+    WatchAction,
+    WatchPhase,
     approve,
     decide,
     finished,
@@ -40,45 +40,45 @@ def run(settings, statistics, situation=READY, state=None, source=Source.OUTPUT)
 
 def test_quiet_windows_do_nothing():
     state, actions = run(SETTINGS, [QUIET] * 5)
-    assert state.phase is Phase.OK
-    assert set(actions) == {Action.NONE}
+    assert state.phase is WatchPhase.OK
+    assert set(actions) == {WatchAction.NONE}
 
 
 def test_warning_ends_only_after_calm_windows():
     state, actions = run(SETTINGS, [WARNING, QUIET])
-    assert (state.phase, actions) == (Phase.WARN, [Action.WARN, Action.NONE])
+    assert (state.phase, actions) == (WatchPhase.WARN, [WatchAction.WARN, WatchAction.NONE])
     state, _ = run(SETTINGS, [WARNING, QUIET, QUIET])
-    assert state.phase is Phase.OK
+    assert state.phase is WatchPhase.OK
 
 
 def test_alarm_starts_one_round_and_waits_for_it():
     state, actions = run(SETTINGS, [QUIET, ALARM, ALARM, ALARM])
-    assert actions == [Action.NONE, Action.ROUND, Action.NONE, Action.NONE]
-    assert state.phase is Phase.ROUND_PENDING
+    assert actions == [WatchAction.NONE, WatchAction.ROUND, WatchAction.NONE, WatchAction.NONE]
+    assert state.phase is WatchPhase.ROUND_PENDING
     assert state.triggers == 1
 
 
 def test_after_a_round_comes_a_cooldown_then_ok():
     state, _ = run(SETTINGS, [ALARM])
     state = pushed(finished(SETTINGS, state))
-    assert (state.phase, state.since_push) == (Phase.COOLDOWN, 0)
+    assert (state.phase, state.since_push) == (WatchPhase.COOLDOWN, 0)
     state, actions = run(SETTINGS, [QUIET, QUIET, QUIET], state=state)
-    assert set(actions) == {Action.NONE}
-    assert state.phase is Phase.OK
-    assert finished(replace(SETTINGS, cooldown_windows=0), state).phase is Phase.OK
+    assert set(actions) == {WatchAction.NONE}
+    assert state.phase is WatchPhase.OK
+    assert finished(replace(SETTINGS, cooldown_windows=0), state).phase is WatchPhase.OK
 
 
 def test_alarm_in_cooldown_is_deferred_with_its_reason():
     state = finished(SETTINGS, PolicyState(since_push=10))
     state, decision = decide(SETTINGS, state, result(0, ALARM), READY)
-    assert decision.action is Action.DEFER
+    assert decision.action is WatchAction.DEFER
     assert "2 windows of cooldown left" in decision.reason
 
 
 def test_drift_of_inputs_alone_only_warns():
     state, actions = run(SETTINGS, [ALARM, ALARM], source=Source.INPUT)
-    assert actions == [Action.WARN, Action.WARN]
-    assert state.phase is Phase.WARN
+    assert actions == [WatchAction.WARN, WatchAction.WARN]
+    assert state.phase is WatchPhase.WARN
 
 
 @pytest.mark.parametrize(
@@ -90,54 +90,63 @@ def test_drift_of_inputs_alone_only_warns():
 )
 def test_a_round_is_deferred_until_the_obstacle_is_gone(changes, reason):
     state, decision = decide(SETTINGS, PolicyState(since_push=10), result(4, ALARM), replace(READY, **changes))
-    assert (decision.action, state.phase, state.triggers) == (Action.DEFER, Phase.ALARM, 0)
+    assert (decision.action, state.phase, state.triggers) == (WatchAction.DEFER, WatchPhase.ALARM, 0)
     assert reason in decision.reason
     state, decision = decide(SETTINGS, state, result(5, QUIET), READY)
-    assert decision.action is Action.ROUND
+    assert decision.action is WatchAction.ROUND
 
 
 def test_a_deferred_alarm_that_calms_down_is_forgotten():
     poor = replace(READY, epsilon_left=0.0)
     state, actions = run(SETTINGS, [ALARM, QUIET, QUIET, QUIET], poor)
-    assert actions == [Action.DEFER, Action.DEFER, Action.NONE, Action.NONE]
-    assert state.phase is Phase.OK
+    assert actions == [WatchAction.DEFER, WatchAction.DEFER, WatchAction.NONE, WatchAction.NONE]
+    assert state.phase is WatchPhase.OK
 
 
 def test_an_alarm_about_the_old_model_ends_with_the_push_of_a_new_one():
     poor = replace(READY, epsilon_left=0.0)
     state, _ = run(SETTINGS, [ALARM], poor)
-    assert state.phase is Phase.ALARM
+    assert state.phase is WatchPhase.ALARM
     state, decision = decide(SETTINGS, pushed(state), WindowResult(9, (), ("confidence",)), READY)
-    assert (decision.action, state.phase) == (Action.NONE, Phase.OK)
+    assert (decision.action, state.phase) == (WatchAction.NONE, WatchPhase.OK)
 
 
 def test_windows_that_only_learn_decide_nothing():
     state, _ = run(SETTINGS, [ALARM], replace(READY, epsilon_left=0.0))
     _, decision = decide(SETTINGS, state, WindowResult(9, (), ("confidence",)), READY)
-    assert decision.action is Action.NONE
+    assert decision.action is WatchAction.NONE
 
 
 def test_only_so_many_rounds_are_triggered():
     state = PolicyState(since_push=10, triggers=1)
     _, decision = decide(SETTINGS, state, result(0, ALARM), READY)
-    assert decision.action is Action.DEFER
+    assert decision.action is WatchAction.DEFER
     assert "1 of 1 triggered rounds used" in decision.reason
 
 
 def test_alarm_after_a_push_rolls_back_first_then_trains():
     situation = replace(READY, previous_model=True)
     state, decision = decide(SETTINGS, pushed(PolicyState()), result(3, ALARM), situation)
-    assert decision.action is Action.ROLLBACK
+    assert decision.action is WatchAction.ROLLBACK
     assert "1 windows after a push" in decision.reason
     state = rolled_back(state)
-    assert state.phase is Phase.OK
+    assert state.phase is WatchPhase.OK
     _, decision = decide(SETTINGS, state, result(4, ALARM), situation)
-    assert decision.action is Action.ROUND
+    assert decision.action is WatchAction.ROUND
+
+
+@pytest.mark.parametrize(("quiet", "action"), [(1, WatchAction.ROLLBACK), (2, WatchAction.ROUND)])
+def test_a_push_is_blamed_for_so_many_windows_and_no_longer(quiet, action):
+    """rollback_windows = 2: the second window after a push still takes it back, the third trains."""
+    situation = replace(READY, previous_model=True)
+    state, _ = run(SETTINGS, [QUIET] * quiet, situation, pushed(PolicyState()))
+    _, decision = decide(SETTINGS, state, result(quiet, ALARM), situation)
+    assert decision.action is action
 
 
 def test_the_first_model_has_nothing_to_go_back_to():
     _, decision = decide(SETTINGS, pushed(PolicyState()), result(0, ALARM), READY)
-    assert decision.action is Action.ROUND
+    assert decision.action is WatchAction.ROUND
 
 
 def test_suggested_rounds_wait_for_a_person():
@@ -145,11 +154,11 @@ def test_suggested_rounds_wait_for_a_person():
     with pytest.raises(ConfigError, match="no suggested round"):
         approve(settings, PolicyState())
     state, decision = decide(settings, PolicyState(since_push=10), result(0, ALARM), READY)
-    assert decision.action is Action.SUGGEST_ROUND
+    assert decision.action is WatchAction.SUGGEST_ROUND
     state, again = decide(settings, state, result(1, ALARM), READY)
-    assert again.action is Action.NONE
+    assert again.action is WatchAction.NONE
     state, decision = approve(settings, state)
-    assert (decision.action, state.phase) == (Action.ROUND, Phase.ROUND_PENDING)
+    assert (decision.action, state.phase) == (WatchAction.ROUND, WatchPhase.ROUND_PENDING)
     with pytest.raises(ConfigError):
         approve(SETTINGS, state)
 
@@ -169,3 +178,11 @@ def test_decisions_carry_their_figures():
 def test_settings_out_of_range_are_refused(changes):
     with pytest.raises(ConfigError):
         replace(SETTINGS, **changes)
+
+
+def test_the_least_settings_are_accepted():
+    least = replace(SETTINGS, max_triggers=0, rollback_windows=0, cooldown_windows=0, calm_windows=1, least_devices=1)
+    state, actions = run(least, [WARNING, QUIET])
+    assert (state.phase, actions) == (WatchPhase.OK, [WatchAction.WARN, WatchAction.NONE])
+    _, decision = decide(least, PolicyState(), result(0, ALARM), READY)
+    assert decision.action is WatchAction.DEFER

@@ -1,13 +1,13 @@
-"""What the stacked engine reads, and what it leaves to the local engine."""
+"""What the batched engine reads, and what it leaves to the others."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from fedinfer.training.engines import batched as cohort
-from fedinfer.training.engines import opacus as local
+from fedinfer.training.engines import batched, device_by_device
 from fedinfer.training.engines.compile import read_program
+from fedinfer.training.engines.opacus import work_together
 from tests.unit.training.factories import generators
 
 LINEAR = nn.Linear(4, 4)
@@ -34,8 +34,10 @@ def test_known_networks_are_read_and_agree(net, shape):
     rng = np.random.default_rng(0)
     data = [(torch.from_numpy(rng.normal(size=(6, *shape)).astype(np.float32)), torch.tensor([0, 1, 0, 1, 1, 0]))]
     with torch.no_grad():
-        ours = cohort.gradient_sums(program, start, data, generators(1), 1.0, 0.3)
-    np.testing.assert_allclose(ours, local.gradient_sums(net, start, data, generators(1), 1.0, 0.3), atol=1e-6)
+        ours = batched.gradient_sums(program, start, data, generators(1), 1.0, 0.3)
+    np.testing.assert_allclose(
+        ours, device_by_device.gradient_sums(work_together(net, 0.3), start, data, generators(1), 1.0), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_known_networks_are_read_and_agree(net, shape):
     ],
     ids=str,
 )
-def test_anything_else_is_left_to_the_local_engine(net, shape):
+def test_anything_else_is_left_to_the_other_engines(net, shape):
     assert read_program(net, shape) is None
 
 
