@@ -30,6 +30,8 @@ class Conspiracy(RuleBasedStateMachine):
 
     slowly = True
     """Whether sessions also go on message by message from the start."""
+    copying = 2
+    """Where a device may copy keys, one in so many does; at 1 it does everywhere."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +134,7 @@ class Conspiracy(RuleBasedStateMachine):
         self.attempts.append(attempt)
         attempt.ask_keys()
         for name in attempt.corrupt:
-            self._publish(data, attempt, name, copies=wild)
+            self._publish(data, attempt, name, copies=wild or self.copying == 1)
         left_out = [_few(data, attempt.session.cohort, attempt.spare) if wild else set() for _ in range(1 + wild)]
         lists = [attempt.list_keys(names) for names in left_out][: data.draw(st.integers(1, 1 + wild))]
         sides = {name: data.draw(st.integers(0, 1)) if wild else 0 for name in attempt.honest}
@@ -177,7 +179,7 @@ class Conspiracy(RuleBasedStateMachine):
         """Fresh keys, or somebody's mask or box key in one of its encodings, in either place."""
         made = [message for messages in attempt.messages.values() for message in messages if message.name != name]
         keys: dict[str, bytes] = {}
-        if copies and made and data.draw(st.booleans()):
+        if copies and made and data.draw(st.integers(1, self.copying)) == 1:
             victim = data.draw(st.sampled_from(made))
             place = data.draw(st.sampled_from(["mask_key", "mask_key", "box_key"]))
             taken = data.draw(st.sampled_from([victim.mask_key, victim.mask_key, victim.box_key]))
