@@ -1,4 +1,4 @@
-# make demo | test | check | e2e | bench | docs | clean. Everything lives in .venv; nothing is installed outside it.
+# make demo | test | check | e2e | bench | mutants | docs | clean. Everything lives in .venv; nothing is installed outside it.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -16,7 +16,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help demo test check e2e bench docs clean
+.PHONY: help demo test check e2e soak bench mutants docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 16
@@ -34,13 +34,20 @@ check: $(ALL_STAMP) ## format, lint, types, rooms, dead code, documentation
 	PYTHONPATH=. $(BIN)/lint-imports
 	$(BIN)/vulture
 	$(BIN)/python scripts/cli_reference.py --check
+	$(BIN)/python scripts/architecture.py --check
 	$(BIN)/python scripts/build_docs.py
 
 e2e: $(ALL_STAMP) ## a real SuperLink and SuperNodes on loopback
 	$(BIN)/python -m pytest -m e2e
 
+soak: $(ALL_STAMP) ## search for attacks on secure aggregation for about an hour, other ones in every run
+	$(BIN)/python -m pytest --hypothesis-profile=soak tests/protocol/test_secagg_adversary.py
+
 bench: $(ALL_STAMP) ## run every benchmark beside its peer and rewrite the table in docs/benchmarks.md
 	$(BIN)/python scripts/bench.py
+
+mutants: $(ALL_STAMP) ## change the code in 400 small ways, one at a time, and see whether the tests notice
+	$(BIN)/python -m scripts.mutate --sample 400 --seed 1
 
 docs: $(ALL_STAMP) ## build the documentation site into site/
 	$(BIN)/python scripts/cli_reference.py

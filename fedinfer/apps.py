@@ -3,14 +3,15 @@
 One ClientApp and one ServerApp serve Flower's simulation on Ray and a real deployment. A node whose configuration names
 a `store` is a real device; any other node is a simulated one. The run config says which coordinator runs.
 
-Rooms are imported where they are needed: Flower starts a process for every message of a real device, and most messages
-need no torch.
+Rooms are imported where they are needed: most messages of a real device need no torch.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from fedinfer.config import Scenario, from_flat, load_scenario
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.errors import ConfigError, FedInferError, TransportError
 from fedinfer.flower.client_app import CohortClientApp, Responder
+from fedinfer.flower.prompt_grid import prompt_grid
 from fedinfer.flower.server_app import make_server_app
 from fedinfer.ports import Clock, Listener
+from fedinfer.private_files import private_folder
 from fedinfer.simulation.folder import EventLog
 from fedinfer.system import SystemClock
 from fedinfer.types import DeviceId
@@ -99,10 +102,10 @@ def _simulated_devices(scenario: str, overrides: str, folder: str) -> tuple[list
 def _serve(grid: Grid, context: Context) -> None:
     """Run the coordinator; an error that stops it before its loop is an event too, so that whoever waits learns it."""
     clock, folder = SystemClock(), folder_of(context)
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     emit = EventLog(folder, clock)
     try:
-        _coordinate(grid, context, folder, clock, emit)
+        _coordinate(prompt_grid(grid, clock), context, folder, clock, emit)
     except FedInferError as error:
         emit("failed", {"error": type(error).__name__, "message": str(error), "hint": error.hint})
         raise
@@ -123,17 +126,36 @@ def _coordinate(grid: Grid, context: Context, folder: Path, clock: Clock, emit: 
 
 
 def _deploy(grid: Grid, scenario: Scenario, context: Context, folder: Path, clock: Clock, emit: Listener) -> None:
+    from fedinfer.artifact.release.secret import PASSPHRASE, secret_from
     from fedinfer.deployment.coordinate import Deployment, coordinate
 
     config = context.run_config
-    public = str(config.get("public-data", ""))
-    try:
-        authority = Path(str(config["authority"])).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"authority: {error}", hint="the authority's public key file") from error
+    authority = Path(str(config["authority"]))
+    deployment = Deployment(
+        run_id=str(context.run_id),
+        folder=folder,
+        authority=_given(authority, "the authority's public key file"),
+        revocations=_given(
+            _path(config, "revocations") or authority.with_name("revocations"), "the authority's revocation list"
+        ),
+        keys=_path(config, "keys") or folder / "keys",
+        secret=secret_from({PASSPHRASE: _path(config, "passphrase-file")}, os.environ),
+        public_data=_path(config, "public-data"),
+    )
     _wait_for_nodes(grid, int(config["min-devices"]), clock)
-    deployment = Deployment(str(context.run_id), folder, authority, Path(public) if public else None)
     coordinate(grid, scenario, deployment, clock, emit)
+
+
+def _path(config: Mapping[str, object], key: str) -> Path | None:
+    text = str(config.get(key, ""))
+    return Path(text) if text else None
+
+
+def _given(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", hint=what) from error
 
 
 def _wait_for_nodes(grid: Grid, count: int, clock: Clock) -> None:

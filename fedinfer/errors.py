@@ -26,6 +26,8 @@ Messages carry numbers ("3 survivors, threshold 5"); `hint` says what to do. Onl
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 
 class FedInferError(Exception):
     """Root of all errors raised on purpose.
@@ -106,8 +108,49 @@ class Rollback(ArtifactRejected):
     """Older than what the device has."""
 
 
+class Refusal(StrEnum):
+    """Why a model is refused, in words that say nothing of the model, of rows or of the machine.
+
+    A device tells its server these texts and no others. Both sides know the list, so a model cannot use the reason of
+    its refusal to carry something home.
+    """
+
+    MALFORMED = "the model file is no well-formed ONNX file"
+    UNKNOWN_FIELD = "the model file holds a field that this version does not know"
+    TOO_LARGE = "the model exceeds a limit of size"
+    TOO_DEEP = "the model is nested too deeply"
+    EXTERNAL_DATA = "the model keeps data outside its file"
+    FUNCTIONS = "the model brings functions of its own"
+    TRAINING = "the model brings a training part"
+    OPERATOR = "the model uses an operator that is not allowed"
+    CONTROL_FLOW = "the model uses control flow"
+    OUTPUTS = "the model has other inputs or outputs than a device reads"
+    ATTRIBUTE = "the model uses a kind of attribute that is not allowed"
+    NOT_LOADED = "the runtime does not load the model"
+    NOT_RUN = "the model fails when it runs"
+    NOT_FINITE = "the model answers NaN or infinity"
+    SHAPE = "the model answers in another shape or type than announced"
+    SCHEMA = "the model does not fit the rows of this device"
+    CHECK_ROWS = "the self-check rows break the schema"
+    ANSWERS = "the model answers the self-check rows otherwise than where it was built"
+    TOO_SLOW = "the model takes too long"
+    CONFINED = "the model failed while it was confined"
+    TASK = "the model is for another task"
+    QUALITY = "a quality gate says no"
+
+
 class GateFailed(ArtifactRejected):
-    """A quality gate says no."""
+    """A quality gate says no.
+
+    Args:
+        message: what happened, with numbers; for the log of whoever looked at the model.
+        refusal: the same in words that may leave a device.
+        hint: as in FedInferError.
+    """
+
+    def __init__(self, message: str, refusal: Refusal = Refusal.QUALITY, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.refusal = refusal
 
 
 class NoModel(ArtifactRejected):

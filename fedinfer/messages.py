@@ -3,16 +3,36 @@
 Every request is two byte strings: `common`, equal for the whole cohort and encoded once, and `own`, for one device.
 Encoding, version and size checks are those of fedinfer.wire. The stages of secure aggregation carry the messages of
 fedinfer.secagg inside; this module knows only that they are bytes.
+
+Every field of variable length declares its limit, every message its own; `fedinfer.exchanges` says who answers whom. A
+text that people read (`Shown`) is made printable and cut on both sides, all else beyond its limit is refused.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated, ClassVar, TypeAlias
 
 from fedinfer.types import AggregationMode, DeviceId, FloatVector, Trust, Unit
+from fedinfer.wire import MAX_BYTES, Most, Name, Shown
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
+KIB, MIB = 1 << 10, 1 << 20
+MOST_DEVICES = 100_000
+"""Devices of one run."""
+MOST_ERROR, MOST_REASON = 64, 1000
+"""Characters of an error's name and of a reason that one side keeps of what the other says."""
+DeviceName: TypeAlias = Annotated[DeviceId, Name()]
+DeviceNames: TypeAlias = Annotated[tuple[DeviceName, ...], Most(MOST_DEVICES)]
+RunName: TypeAlias = Annotated[str, Most(256)]
+Reason: TypeAlias = Annotated[str, Shown(MOST_REASON)]
+Bytes32: TypeAlias = Annotated[bytes, Most(32)]
+Signature: TypeAlias = Annotated[bytes, Most(64)]
+MOST_CERTIFICATE_BYTES, MOST_LIST_BYTES = 512, 4 * MIB
+"""A certificate and a revocation list, encoded."""
+CertificateBytes: TypeAlias = Annotated[bytes, Most(MOST_CERTIFICATE_BYTES)]
+Files: TypeAlias = Annotated[dict[Annotated[str, Most(512)], Annotated[bytes, Most(MAX_BYTES)]], Most(256)]
 
 
 class Kind(StrEnum):
@@ -49,8 +69,9 @@ class EnrollRequest:
         nonce: 32 fresh bytes that the proof must answer.
     """
 
-    run_id: str
-    nonce: bytes
+    MOST_BYTES: ClassVar[int] = KIB
+    run_id: RunName
+    nonce: Bytes32
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +81,16 @@ class EnrollReply:
     Args:
         device: its name, as in its certificate.
         public_key: Ed25519 identity, 32 bytes.
-        certificate: the enrolment authority's signature over (device, public_key), 64 bytes.
+        certificate: fedinfer.secagg.enrolment.Certificate, encoded.
         proof: that it has the key: its signature over fedinfer.secagg.enrolment.Possession, the facts being the
             certificate; 64 bytes.
     """
 
-    device: DeviceId
-    public_key: bytes
-    certificate: bytes
-    proof: bytes
+    MOST_BYTES: ClassVar[int] = KIB
+    device: DeviceName
+    public_key: Bytes32
+    certificate: CertificateBytes
+    proof: Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +103,20 @@ class JoinRequest:
         scenario: JSON of the flat scenario.
         schema: JSON of the schema.
         devices, public_keys, certificates: the population, in the same order.
+        revocations: the authority's newest list of keys that count no more, signed.
         trusted_root: TUF root metadata the device pins when it has none yet.
     """
 
-    run_id: str
-    nonce: bytes
-    scenario: str
-    schema: str
-    devices: tuple[DeviceId, ...]
-    public_keys: tuple[bytes, ...]
-    certificates: tuple[bytes, ...]
-    trusted_root: bytes
+    MOST_BYTES: ClassVar[int] = 128 * MIB
+    run_id: RunName
+    nonce: Bytes32
+    scenario: Annotated[str, Most(MIB)]
+    schema: Annotated[str, Most(64 * MIB)]
+    devices: DeviceNames
+    public_keys: Annotated[tuple[Bytes32, ...], Most(MOST_DEVICES)]
+    certificates: Annotated[tuple[CertificateBytes, ...], Most(MOST_DEVICES)]
+    revocations: Annotated[bytes, Most(MOST_LIST_BYTES)]
+    trusted_root: Annotated[bytes, Most(MIB)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +141,9 @@ class JoinReply:
         proof: its signature over fedinfer.secagg.enrolment.Possession with these facts, 64 bytes.
     """
 
+    MOST_BYTES: ClassVar[int] = KIB
     facts: JoinFacts
-    proof: bytes
+    proof: Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +157,8 @@ class Split:
     """
 
     groups: int
-    seed: bytes
-    everyone: tuple[DeviceId, ...]
+    seed: Bytes32
+    everyone: DeviceNames
 
 
 ONE_GROUP = Split(1, b"", ())
@@ -150,7 +176,7 @@ class Turn:
         index: of this round, 0..rounds - 1.
     """
 
-    coefficients: tuple[float, ...]
+    coefficients: Annotated[tuple[float, ...], Most(MIB)]
     rounds: int
     limit: int
     separation: int
@@ -183,24 +209,25 @@ class SumPlan:
         turn: which row of correlated noise the server adds; one row of its own for independent noise.
     """
 
-    run_id: str
-    round_id: str
+    MOST_BYTES: ClassVar[int] = 32 * MIB
+    run_id: RunName
+    round_id: RunName
     purpose: Purpose
     mode: AggregationMode
     unit: Unit
     trust: Trust
-    cohort: tuple[DeviceId, ...]
+    cohort: DeviceNames
     degree: int
     threshold: int
     min_survivors: int
     bits: int
     dimension: int
-    mechanism: bytes
+    mechanism: Annotated[bytes, Most(4 * KIB)]
     noise_multiplier: float
     sampling_rate: float
     local_steps: int
-    rotation_seed: bytes
-    work_hash: bytes
+    rotation_seed: Bytes32
+    work_hash: Bytes32
     split: Split = ONE_GROUP
     turn: Turn = INDEPENDENT
 
@@ -215,7 +242,8 @@ class FitWork:
         clipping_norm: of this round, where it is adaptive; else the device clips to that of its run, whatever is here.
     """
 
-    weights: FloatVector
+    MOST_BYTES: ClassVar[int] = MAX_BYTES
+    weights: Annotated[FloatVector, Most(MAX_BYTES)]
     window: int
     clipping_norm: float = 0.0
 
@@ -224,6 +252,7 @@ class FitWork:
 class ReportWork:
     """Report the histograms of one finished inference window."""
 
+    MOST_BYTES: ClassVar[int] = KIB
     window: int
 
 
@@ -236,6 +265,7 @@ class GateWork:
         window: inference window whose rows are used.
     """
 
+    MOST_BYTES: ClassVar[int] = KIB
     version: int
     window: int
 
@@ -244,23 +274,26 @@ class GateWork:
 class MaskedSumWork:
     """Third stage of a private sum: the work, and what secure aggregation says to all."""
 
-    work: bytes
-    secagg: bytes
+    MOST_BYTES: ClassVar[int] = MAX_BYTES
+    work: Annotated[bytes, Most(MAX_BYTES)]
+    secagg: Annotated[bytes, Most(64 * KIB)]
 
 
 @dataclass(frozen=True, slots=True)
 class PlainRequest:
     """The one stage of a private sum without masks: mode `ideal` (simulation) and mode `off` (unsafe)."""
 
+    MOST_BYTES: ClassVar[int] = MAX_BYTES
     plan: SumPlan
-    work: bytes
+    work: Annotated[bytes, Most(MAX_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
 class PlainReply:
     """A packed vector without masks."""
 
-    packed: bytes
+    MOST_BYTES: ClassVar[int] = MAX_BYTES
+    packed: Annotated[bytes, Most(MAX_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +306,10 @@ class PushRequest:
         patch_from: SHA-256 of the model file that a patch among the files starts from; empty: the whole model is there.
     """
 
+    MOST_BYTES: ClassVar[int] = MAX_BYTES
     version: int
-    files: dict[str, bytes]
-    patch_from: str = ""
+    files: Files
+    patch_from: Annotated[str, Most(64)] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,9 +323,10 @@ class PushReply:
         whole: it could not use the patch and asks for the whole model.
     """
 
+    MOST_BYTES: ClassVar[int] = 16 * KIB
     installed: bool
     version: int
-    reason: str
+    reason: Reason
     whole: bool = False
 
 
@@ -304,8 +339,9 @@ class WithdrawRequest:
         files: TUF metadata, path below the repository to bytes; the list of targets among them names what is withdrawn.
     """
 
+    MOST_BYTES: ClassVar[int] = 64 * MIB
     version: int
-    files: dict[str, bytes]
+    files: Files
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,15 +354,17 @@ class WithdrawReply:
         reason: why it was not withdrawn; empty otherwise.
     """
 
+    MOST_BYTES: ClassVar[int] = 16 * KIB
     withdrawn: bool
     version: int
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
 class WindowRequest:
     """Infer on your own rows until this window is full."""
 
+    MOST_BYTES: ClassVar[int] = KIB
     window: int
 
 
@@ -341,17 +379,19 @@ class WindowReply:
         simulated_latencies_us: one latency per row.
     """
 
+    MOST_BYTES: ClassVar[int] = 9 * MIB
     ready: bool
     version: int
     simulated_rows: int
     simulated_correct: int
-    simulated_latencies_us: tuple[float, ...]
+    simulated_latencies_us: Annotated[tuple[float, ...], Most(MIB)]
 
 
 @dataclass(frozen=True, slots=True)
 class HealthRequest:
     """Which model do you run?"""
 
+    MOST_BYTES: ClassVar[int] = KIB
     nonce: int
 
 
@@ -359,6 +399,7 @@ class HealthRequest:
 class HealthReply:
     """State of the device."""
 
+    MOST_BYTES: ClassVar[int] = KIB
     version: int
-    slot: str
+    slot: Annotated[str, Shown(8)]
     refused: int

@@ -39,12 +39,14 @@ class Ask:
         kind: message type, for instance "query.secagg_keys".
         common: encoded part that all devices of the cohort get.
         own: encoded part that only this device gets; may be empty.
+        most_reply: bytes of the answer that are kept, where fewer will do than the kind of message allows; 0: those.
     """
 
     device: DeviceId
     kind: str
     common: bytes
     own: bytes = b""
+    most_reply: int = 0
 
 
 @dataclass(frozen=True, slots=True)

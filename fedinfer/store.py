@@ -6,19 +6,21 @@ one transaction. synchronous=FULL, so that what is committed survives a power cu
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from fedinfer.errors import StoreError
+from fedinfer.private_files import only_owner
 
 Migrations = Sequence[str]
 """SQL scripts of one room, oldest first; never edited once released, only appended."""
 
 
 def open_store(path: Path, room: str, migrations: Migrations) -> sqlite3.Connection:
-    """Open (or make) the database at `path` and bring the tables of `room` up to date.
+    """Open the database at `path`, or make it for its owner alone, and bring the tables of `room` up to date.
 
     Args:
         path: file; its folder must exist.
@@ -29,12 +31,13 @@ def open_store(path: Path, room: str, migrations: Migrations) -> sqlite3.Connect
         StoreError: when the file cannot be opened or was written by a newer version.
     """
     try:
+        os.close(only_owner(str(path), os.O_CREAT | os.O_WRONLY))  # its -wal and -shm get the same mode
         connection = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         _migrate(connection, room, migrations)
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{path}: {error}", hint="check the folder's permissions and free space") from error
     return connection
 

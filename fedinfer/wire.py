@@ -6,6 +6,7 @@ Rules:
   str enums, numpy arrays (float32, float64, uint16, uint32, int64; one dimension or more), nested dataclasses,
   tuple[T, ...] and dict[K, V] (sorted by key).
 * Every length is checked against what is left, every count against a bound; bytes left over are an error.
+* A field may declare its own limit: `Annotated[str, Shown(1000)]`; a message class its own in MOST_BYTES.
 * decode(encode(x)) == x, and equal messages have equal bytes, so a hash of the bytes identifies a message.
 """
 
@@ -16,13 +17,15 @@ import math
 import struct
 import typing
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from fedinfer.errors import BadMessage, VersionMismatch
+from fedinfer.printable import NAME_RULE, is_device_name, shown
 
 WIRE_VERSION = 1
 MAX_BYTES = 1 << 30
@@ -37,6 +40,29 @@ _FLOAT = struct.Struct("<d")
 
 T = TypeVar("T")
 Writer = Callable[[Any, list[bytes]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """Limit of a field: at most `count` bytes (str, bytes, array) or elements (tuple, dict); more is refused."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Limit of a text that people read: on both sides made printable, and cut after so many characters."""
+
+    characters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """Limit of a text that names a device: `fedinfer.printable.is_device_name`, anything else is refused."""
+
+
+Limit: TypeAlias = Most | Shown | Name
+_NO_LIMIT = Most(MAX_BYTES)
 
 
 class _Reader:
@@ -78,20 +104,26 @@ def encode(message: Any) -> bytes:
     return data
 
 
+def most_bytes(kind: type) -> int:
+    """Largest message of a class, in bytes: what it declares in MOST_BYTES, else MAX_BYTES."""
+    return int(getattr(kind, "MOST_BYTES", MAX_BYTES))
+
+
 def decode(kind: type[T], data: bytes | memoryview, *, limit_bytes: int = MAX_BYTES) -> T:
     """Decode bytes into `kind`.
 
     Args:
         kind: dataclass that is expected.
         data: the whole message.
-        limit_bytes: refuse anything longer.
+        limit_bytes: refuse anything longer; what the class declares holds besides.
 
     Raises:
         VersionMismatch: another version of the encoding.
         BadMessage: anything else that is not exactly one well-formed message of this kind.
     """
-    if len(data) > limit_bytes:
-        raise BadMessage(f"{kind.__name__}: {len(data)} bytes, limit {limit_bytes}")
+    limit = min(limit_bytes, most_bytes(kind))
+    if len(data) > limit:
+        raise BadMessage(f"{kind.__name__}: {len(data)} bytes, limit {limit}")
     reader = _Reader(memoryview(data))
     if bytes(reader.take(2)) != _MAGIC:
         raise BadMessage(f"{kind.__name__}: not a fedinfer message")
@@ -109,14 +141,14 @@ def decode(kind: type[T], data: bytes | memoryview, *, limit_bytes: int = MAX_BY
 
 @cache
 def _writers(kind: type) -> tuple[tuple[str, Writer], ...]:
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     return tuple((field.name, _writer(hints[field.name])) for field in dataclasses.fields(kind))
 
 
 @cache
 def _readers(kind: type) -> tuple[Callable[[_Reader], Any], ...]:
-    hints = typing.get_type_hints(kind)
-    return tuple(_field_reader(hints[field.name]) for field in dataclasses.fields(kind))
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return tuple(_field_reader(hints[f.name], f"{kind.__name__}.{f.name}") for f in dataclasses.fields(kind))
 
 
 def _read_fields(kind: type, reader: _Reader) -> Any:
@@ -158,14 +190,27 @@ def _read_bool(reader: _Reader) -> bool:
     return bool(byte)
 
 
-def _read_text(reader: _Reader) -> str:
+def _read_text(reader: _Reader, most: int = MAX_BYTES, what: str = "text") -> str:
     try:
-        return str(reader.take(reader.length()), "utf-8")
+        return str(reader.take(_bounded(reader.length(), most, what)), "utf-8")
     except UnicodeDecodeError as error:
         raise BadMessage("text is not UTF-8") from error
 
 
-def _read_array(reader: _Reader) -> Any:
+def _read_name(reader: _Reader, what: str) -> str:
+    text = _read_text(reader)
+    if not is_device_name(text):
+        raise BadMessage(f"{what}: {shown(text, 64)!r} ({len(text)} characters); {NAME_RULE}")
+    return text
+
+
+def _bounded(count: int, most: int, what: str) -> int:
+    if count > most:
+        raise BadMessage(f"{what} has {count} bytes or elements, limit {most}")
+    return count
+
+
+def _read_array(reader: _Reader, most: int, what: str) -> Any:
     code, dimensions = reader.take(2)
     if code >= len(_DTYPES) or not 1 <= dimensions <= MAX_DIMENSIONS:
         raise BadMessage(f"array code {code} with {dimensions} dimensions")
@@ -174,10 +219,22 @@ def _read_array(reader: _Reader) -> Any:
     if math.prod(max(size, 1) for size in shape) * dtype.itemsize > MAX_BYTES:  # an empty array may announce any shape
         raise BadMessage(f"array of shape {tuple(shape)} is larger than a message may be")
     # A view of the received bytes: no copy on the wire path.
-    return np.frombuffer(reader.take(count * dtype.itemsize), dtype).reshape(shape)
+    piece = reader.take(_bounded(count * dtype.itemsize, most, what))
+    return np.frombuffer(piece, dtype).reshape(shape)
+
+
+def _parts(hint: Any) -> tuple[Any, Limit]:
+    """A type without its limit, and the limit."""
+    if typing.get_origin(hint) is Annotated:
+        return hint.__origin__, next(item for item in hint.__metadata__ if isinstance(item, Most | Shown | Name))
+    return hint, _NO_LIMIT
 
 
 def _writer(hint: Any) -> Writer:
+    hint, limit = _parts(hint)
+    if isinstance(limit, Shown):
+        most = limit.characters
+        return lambda value, parts: _write_text(shown(value, most), parts)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         item = _writer(arguments[0])
@@ -225,16 +282,22 @@ def _write_mapping(value: Any, key: Writer, item: Writer, parts: list[bytes]) ->
         item(value[name], parts)
 
 
-def _field_reader(hint: Any) -> Callable[[_Reader], Any]:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+def _field_reader(hint: Any, what: str) -> Callable[[_Reader], Any]:
+    hint, limit = _parts(hint)
+    if isinstance(limit, Shown):
+        characters = limit.characters
+        return lambda reader: shown(_read_text(reader), characters)
+    if isinstance(limit, Name):
+        return lambda reader: _read_name(reader, what)
+    most, origin, arguments = limit.count, typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
-        item = _field_reader(arguments[0])
-        return lambda reader: _read_sequence(reader, item)
+        item = _field_reader(arguments[0], what)
+        return lambda reader: _read_sequence(reader, item, most, what)
     if origin is dict:
-        key, value = _field_reader(arguments[0]), _field_reader(arguments[1])
-        return lambda reader: _read_mapping(reader, key, value)
+        key, value = (_field_reader(argument, what) for argument in arguments)
+        return lambda reader: _read_mapping(reader, key, value, most, what)
     if origin is np.ndarray:
-        return _read_array
+        return lambda reader: _read_array(reader, most, what)
     if isinstance(hint, type):
         if issubclass(hint, StrEnum):
             return lambda reader: _read_enum(reader, hint)
@@ -244,8 +307,8 @@ def _field_reader(hint: Any) -> Callable[[_Reader], Any]:
         bool: _read_bool,
         int: lambda reader: int(_INT.unpack(reader.take(8))[0]),
         float: lambda reader: float(_FLOAT.unpack(reader.take(8))[0]),
-        str: _read_text,
-        bytes: lambda reader: bytes(reader.take(reader.length())),
+        str: lambda reader: _read_text(reader, most, what),
+        bytes: lambda reader: bytes(reader.take(_bounded(reader.length(), most, what))),
     }
     return simple[hint]
 
@@ -258,21 +321,23 @@ def _read_enum(reader: _Reader, kind: type[StrEnum]) -> StrEnum:
         raise BadMessage(f"{kind.__name__} has no value {text[:40]!r}") from error
 
 
-def _count(reader: _Reader) -> int:
+def _count(reader: _Reader, most: int, what: str) -> int:
     count = reader.length()
     if count > len(reader.data) - reader.at:  # every element takes at least one byte
         raise BadMessage(f"{count} elements announced, {len(reader.data) - reader.at} bytes left")
-    return count
+    return _bounded(count, most, what)
 
 
-def _read_sequence(reader: _Reader, item: Callable[[_Reader], Any]) -> tuple[Any, ...]:
-    return tuple(item(reader) for _ in range(_count(reader)))
+def _read_sequence(reader: _Reader, item: Callable[[_Reader], Any], most: int, what: str) -> tuple[Any, ...]:
+    return tuple(item(reader) for _ in range(_count(reader, most, what)))
 
 
-def _read_mapping(reader: _Reader, key: Callable[[_Reader], Any], value: Callable[[_Reader], Any]) -> dict[Any, Any]:
+def _read_mapping(
+    reader: _Reader, key: Callable[[_Reader], Any], value: Callable[[_Reader], Any], most: int, what: str
+) -> dict[Any, Any]:
     result: dict[Any, Any] = {}
     last: Any = None
-    for index in range(_count(reader)):
+    for index in range(_count(reader, most, what)):
         name = key(reader)
         if index and not last < name:
             raise BadMessage("mapping keys are not sorted and unique")
@@ -280,4 +345,4 @@ def _read_mapping(reader: _Reader, key: Callable[[_Reader], Any], value: Callabl
     return result
 
 
-__all__ = ["MAX_BYTES", "WIRE_VERSION", "decode", "encode"]
+__all__ = ["MAX_BYTES", "WIRE_VERSION", "Limit", "Most", "Name", "Shown", "decode", "encode", "most_bytes"]

@@ -2,7 +2,8 @@
 
 Fast and slow tests run in two processes. The end-to-end and browser tests start processes of their own and run alone.
 Without chromium the browser tests are left out and the summary says so; FEDINFER_TEST_REQUIRE_BROWSER=1 (set by
-.ci/run) makes that a failure. Generated examples are the same in every run; `pytest tests/property` tries new ones.
+.ci/run) makes that a failure. The tests of keys on a token are left out in the same way without softhsm2. Generated
+examples are the same in every run; `pytest tests/property` tries new ones.
 """
 
 from __future__ import annotations
@@ -13,28 +14,30 @@ import subprocess
 import sys
 import time
 
-ALONE = "e2e or browser"
+ALONE = "e2e or browser or token"
 GROUPS = {
     "fast": ["-n", "2", "-m", f"not slow and not ({ALONE})"],
     "slow": ["-n", "2", "-m", f"slow and not ({ALONE})"],
     "end to end": ["-m", ALONE],
 }
-NO_BROWSER = ["-m", "e2e and not browser"]
+NEEDED = {"browser": ("chromium", "chromium"), "token": ("softhsm2-util", "softhsm2")}
+"""Program and Debian package that a group of tests needs."""
 
 
 def main() -> int:
     """Run the groups in order; later ones run even when an earlier one fails."""
     lines, failed = [], False
-    has_browser = shutil.which("chromium") is not None
+    absent = [mark for mark, (program, _) in NEEDED.items() if shutil.which(program) is None]
     for name, arguments in GROUPS.items():
-        if name == "end to end" and not has_browser:
-            arguments = NO_BROWSER
+        if name == "end to end":
+            arguments = ["-m", " and ".join([f"({ALONE})", *(f"not {mark}" for mark in absent)])]
         code, summary, seconds = _pytest(arguments)
         failed = failed or code != 0
         lines.append(f"{name}: {summary} (exit code {code}, {seconds:.0f} s)")
-    if not has_browser:
-        failed = failed or os.environ.get("FEDINFER_TEST_REQUIRE_BROWSER") == "1"
-        lines.append("browser: NOT RUN, chromium is not installed (apt-get install chromium)")
+    for mark in absent:
+        program, package = NEEDED[mark]
+        failed = failed or os.environ.get(f"FEDINFER_TEST_REQUIRE_{mark.upper()}") == "1"
+        lines.append(f"{mark}: NOT RUN, {program} is not installed (apt-get install {package})")
     print("\n" + "\n".join(lines))
     return int(failed)
 

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from fedinfer.cli import keys as signing_keys
+from fedinfer.cli.keys import KeysFolder, RepositoryFolder, open_repository
 from fedinfer.cli.labelled import read_labelled, read_rows, read_text
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, printable, stdout
+from fedinfer.cli.secrets import PassphraseFile, secrets
 from fedinfer.config import ArtifactSection, Scenario, load_scenario
 from fedinfer.errors import ConfigError, StoreError
 from fedinfer.manifest import Manifest, Privacy, Variant
-from fedinfer.system import SystemClock, SystemEntropy, simulation_rng
+from fedinfer.system import SystemClock, simulation_rng
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
@@ -30,8 +33,6 @@ app = typer.Typer(no_args_is_help=True, help="Export, quantize, sign, inspect an
 
 SYNTHETIC_ROWS = 256
 ModelFile = Annotated[Path, typer.Argument(help="model file (ONNX)")]
-RepositoryFolder = Annotated[Path, typer.Argument(help="folder with metadata/ and targets/")]
-KeysFolder = Annotated[Path, typer.Option("--keys", help="folder with the signing keys")]
 Root = Annotated[Path | None, typer.Option(help="trusted root metadata; default: the first one in the repository")]
 
 
@@ -123,39 +124,29 @@ def predict(
 
 
 @app.command()
-def keys(
-    folder: Annotated[Path, typer.Argument(help="folder to make; keep the root keys in it offline")],
-    as_json: JsonOption = False,
-) -> None:
-    """Make signing keys: three for root, of which two must sign, and one for each other role."""
-    with errors_to_exit():
-        from fedinfer.artifact.release.signing import generate_keys, save_keys
-
-        if folder.exists() and any(folder.iterdir()):
-            raise ConfigError(f"{folder} is not empty", hint="keys are never overwritten; choose another folder")
-        save_keys(generate_keys(SystemEntropy()), folder)
-        names = sorted(path.name for path in folder.iterdir())
-    _show({"folder": str(folder), "keys": names}, as_json)
-
-
-@app.command()
 def publish(
     build: Annotated[Path, typer.Argument(help="folder that `quantize` wrote")],
     repository: Annotated[Path, typer.Option("--repository", help="folder with metadata/ and targets/; may be new")],
     keys: KeysFolder,
+    passphrase_file: PassphraseFile = None,
     as_json: JsonOption = False,
 ) -> None:
     """Sign a build and make it the current version, with deltas from the version before."""
     with errors_to_exit():
-        published = _publish(build, _repository(repository, keys))
+        published = _publish(build, open_repository(repository, keys, secrets(passphrase_file)))
     _show(published, as_json)
 
 
 @app.command()
-def renew(repository: RepositoryFolder, keys: KeysFolder, as_json: JsonOption = False) -> None:
+def renew(
+    repository: RepositoryFolder,
+    keys: KeysFolder,
+    passphrase_file: PassphraseFile = None,
+    as_json: JsonOption = False,
+) -> None:
     """Sign everything below root again before it expires; run it at least daily."""
     with errors_to_exit():
-        opened = _repository(repository, keys)
+        opened = open_repository(repository, keys, secrets(passphrase_file))
         opened.renew()
     _show({"renewed": True, "version": opened.newest_version}, as_json)
 
@@ -165,27 +156,18 @@ def withdraw(
     repository: RepositoryFolder,
     keys: KeysFolder,
     version: Annotated[int, typer.Option(min=1, help="the bad version; its number is not used again")],
+    passphrase_file: PassphraseFile = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take a bad version away for good: devices stop serving it as soon as they look at the repository."""
     with errors_to_exit():
-        opened = _repository(repository, keys)
+        opened = open_repository(repository, keys, secrets(passphrase_file))
         opened.withdraw(version)
     _show({"withdrawn": list(opened.withdrawn()), "left": list(opened.versions())}, as_json)
 
 
-@app.command()
-def rotate(
-    repository: RepositoryFolder,
-    keys: KeysFolder,
-    role: Annotated[str, typer.Option(help="root, targets, snapshot or timestamp")],
-    as_json: JsonOption = False,
-) -> None:
-    """Replace the oldest key of a role; needs two root keys."""
-    with errors_to_exit():
-        opened = _repository(repository, keys)
-        opened.rotate(role, SystemEntropy())
-    _show({"rotated": role, "root_version": opened.root_version}, as_json)
+for command in (signing_keys.keys, signing_keys.root, signing_keys.rotate, signing_keys.adopt):
+    app.command()(command)
 
 
 def _export(scenario: str, checkpoint: Path, out: Path, version: int, slimming: Json) -> Json:
@@ -319,13 +301,6 @@ def _try(model: bytes) -> None:
 
     predictor = Predictor.open(model)
     predictor.predict_matrix(predictor.reader.blank(1))
-
-
-def _repository(folder: Path, keys: Path) -> Repository:
-    from fedinfer.artifact.release.repository import Repository
-    from fedinfer.artifact.release.signing import load_keys, save_keys
-
-    return Repository(folder, load_keys(keys), SystemClock(), lambda kept: save_keys(kept, keys))
 
 
 def _publish(build: Path, repository: Repository) -> Json:

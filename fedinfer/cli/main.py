@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from fedinfer.cli import artifact, device, privacy, rollout
+from fedinfer.cli import artifact, device, privacy, rollout, server
 from fedinfer.cli.audit import audit
 from fedinfer.cli.doctor import doctor
 from fedinfer.cli.init import init
@@ -15,6 +15,7 @@ from fedinfer.cli.output import stderr
 from fedinfer.cli.report import report
 from fedinfer.cli.run import run
 from fedinfer.cli.scenarios import scenarios
+from fedinfer.cli.superlink import superlink
 from fedinfer.cli.validate import validate
 from fedinfer.cli.version import version
 
@@ -26,12 +27,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train privately, aggregate securely, push a signed int8 model, infer on the device, watch for drift.",
 )
-for command in (run, scenarios, init, validate, report, audit, doctor, version):
+for command in (run, scenarios, init, validate, report, audit, superlink, doctor, version):
     app.command()(command)
 for name, group in (
     ("privacy", privacy.app),
     ("artifact", artifact.app),
     ("device", device.app),
+    ("server", server.app),
     ("rollout", rollout.app),
 ):
     app.add_typer(group, name=name)

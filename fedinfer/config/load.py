@@ -45,6 +45,28 @@ def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
     return validate(Layers({**layers.values, "base": str(path.parent)}, layers.origins), str(name_or_path))
 
 
+def override(scenario: Scenario, values: Mapping[str, Any]) -> Scenario:
+    """A loaded scenario with other values.
+
+    Args:
+        scenario: stays as it is.
+        values: by key, for instance {"training.rounds": 5}.
+
+    Raises:
+        ConfigError: an unknown key or a value that its rule refuses, with all problems.
+    """
+    if not values:
+        return scenario
+    layers = Layers().over(scenario.model_dump(mode="json", exclude_unset=True), scenario.scenario.name)
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        nested: dict[str, Any] = {name: value}
+        for section in reversed(sections):
+            nested = {section: nested}
+        layers = layers.over(nested, key)
+    return validate(layers, scenario.scenario.name)
+
+
 def parse_scenario(text: str, folder: Path, source: str) -> Scenario:
     """Read a scenario from TOML text that is not a file yet; without `extends`.
 

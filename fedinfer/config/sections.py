@@ -356,10 +356,10 @@ class SecureAggregationSection(Section):
         "large simulations. `off`: unsafe, no protection of single updates.",
     )
     dropout_rate: Loss = Field(default=0.1, description="Largest part of a cohort that may vanish without an abort.")
-    corruption_rate: Loss = Field(default=0.1, description="Largest part of a cohort that may work for the attacker.")
-    server_model: Literal["semi_honest", "semi_malicious"] = Field(
-        default="semi_malicious",
-        description="What the server may do: follow the rules and look, or lie about who dropped.",
+    corruption_rate: Loss = Field(
+        default=0.1,
+        description="Largest part of a cohort that may work for the attacker: of n devices, the next whole number "
+        "above. A real device counts at least on its owner's own rate; 0 counts on nobody and is for simulations.",
     )
     group_size: Annotated[int, Field(ge=0, le=10_000)] = Field(
         default=0,

@@ -15,7 +15,14 @@ from fedinfer.errors import BadMessage, Misbehaviour, TransportError
 from fedinfer.messages import EnrollReply, JoinFacts, JoinReply, JoinRequest, Kind
 from fedinfer.ports import Answer, Ask, Transport
 from fedinfer.schema import Schema
-from fedinfer.secagg.enrolment import Challenge, Possession, Step, verify_enrolment, verify_possession
+from fedinfer.secagg.enrolment import (
+    Challenge,
+    Possession,
+    Step,
+    Validation,
+    verify_enrolment,
+    verify_possession,
+)
 from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
 
@@ -38,16 +45,16 @@ LeftOut = tuple[str, str]
 
 
 def admit(
-    claims: Sequence[Claim], authority: bytes, challenge: Challenge
+    claims: Sequence[Claim], against: Validation, challenge: Challenge
 ) -> tuple[tuple[Claim, ...], tuple[LeftOut, ...]]:
-    """Keep the nodes whose device and key the authority signed and that have this key; a wrong one stops no other.
+    """Keep the nodes whose certificate counts now and that have its key; a wrong one stops no other.
 
     Who repeats a certificate without having its key is left out and does not disturb the rightful device. Two nodes
     that both have the key are a copied store, and nobody can tell which is the right one: both are left out.
 
     Args:
         claims: what the nodes said.
-        authority: public key of the enrolment authority, 32 bytes.
+        against: the enrolment authority, who was revoked, and the time.
         challenge: what they were asked to answer.
 
     Returns:
@@ -58,7 +65,7 @@ def admit(
     for claim in claims:
         reply = claim.reply
         try:
-            verify_enrolment(authority, reply.device, reply.public_key, reply.certificate)
+            verify_enrolment(against, reply.device, reply.public_key, reply.certificate)
             possession = Possession(Step.ENROLL, challenge, reply.device, reply.certificate)
             verify_possession(reply.public_key, possession, reply.proof)
         except Misbehaviour as error:
@@ -79,6 +86,7 @@ def join(
     challenge: Challenge,
     scenario: Scenario,
     schema: Schema,
+    revocations: bytes,
     trusted_root: bytes,
     transport: Transport,
     timeout_seconds: float,
@@ -90,6 +98,7 @@ def join(
         challenge: of this start of the run; what a device says counts when it is signed for it.
         scenario: the task.
         schema: of its rows.
+        revocations: the authority's signed list, which devices check too.
         trusted_root: TUF root metadata for devices that have none yet.
         transport: to the devices.
         timeout_seconds: longest wait.
@@ -108,6 +117,7 @@ def join(
         devices=tuple(member.device for member in members),
         public_keys=tuple(member.public_key for member in members),
         certificates=tuple(member.certificate for member in members),
+        revocations=revocations,
         trusted_root=trusted_root,
     )
     common = encode(request)

@@ -13,6 +13,7 @@ from fedinfer.coordinator.plan.correlation import describe
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.record import plain
 from fedinfer.errors import StoreError
+from fedinfer.private_files import only_owner
 from fedinfer.types import Json, Unit
 
 SCHEMA = 1
@@ -33,6 +34,7 @@ def opening(server: Server, plan: RunPlan) -> Json:
         "model": {"kind": str(scenario.model.kind), "parameters": server.trainer.dimension},
         "privacy": privacy_of(server, plan),
         "secure_aggregation": secure_aggregation_of(server, plan),
+        "signing": signing_of(server),
         "warnings": list(plan.warnings),
     }
 
@@ -56,6 +58,7 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
         "rounds": [row.to_json() for row in progress.rounds],
         "privacy": start["privacy"] | {"epsilon": server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon},
         "secure_aggregation": start["secure_aggregation"],
+        "signing": start["signing"],
         "models": [row.to_json() for row in progress.models],
         "inference": {
             "predictions": progress.predictions,
@@ -76,10 +79,23 @@ def write(folder: Path, record: Json) -> None:
     """
     temporary = folder / "run.json.part"
     try:
-        temporary.write_text(json.dumps(plain(record), indent=2, allow_nan=False) + "\n")
+        with open(temporary, "w", encoding="utf-8", opener=only_owner) as file:
+            file.write(json.dumps(plain(record), indent=2, allow_nan=False) + "\n")
         temporary.replace(folder / "run.json")
     except OSError as error:
         raise StoreError(f"{folder / 'run.json'}: {error}", hint="check free space and permissions") from error
+
+
+def signing_of(server: Server) -> Json:
+    """Where the root keys are that devices trust in the end: `thrown away` says that this process made them for itself.
+
+    A simulation makes all keys of its repository and keeps none, so its models are signed by nobody.
+    """
+    repository = server.repository
+    return {
+        "root_keys": "thrown away" if repository.holds_root_keys else "offline",
+        "root_version": repository.root_version,
+    }
 
 
 def privacy_of(server: Server, plan: RunPlan) -> Json:
@@ -119,7 +135,6 @@ def secure_aggregation_of(server: Server, plan: RunPlan) -> Json:
         "neighbors": train.degree,
         "bits": train.mechanism.bits,
         "dimension": train.mechanism.padded,
-        "server_model": section.server_model,
         "dropout_rate": section.dropout_rate,
         "corruption_rate": section.corruption_rate,
         "groups": train.groups,

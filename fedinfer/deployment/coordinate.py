@@ -10,7 +10,14 @@ from flwr.serverapp import Grid
 
 from fedinfer.artifact.export.torch import Templates
 from fedinfer.artifact.release.repository import Repository
-from fedinfer.artifact.release.signing import generate_keys, load_keys, save_keys
+from fedinfer.artifact.release.secret import Secret
+from fedinfer.artifact.release.signing import (
+    ROOT_METADATA,
+    Protection,
+    holds_root_keys,
+    load_keys,
+    save_keys,
+)
 from fedinfer.config import Scenario
 from fedinfer.coordinator.context import Rows, Server
 from fedinfer.coordinator.enrolment import join
@@ -19,15 +26,19 @@ from fedinfer.coordinator.plan.run_plan import make_plan
 from fedinfer.coordinator.run import run
 from fedinfer.data import load_own, public_schema
 from fedinfer.data.checks import check_qat_rows
+from fedinfer.errors import ConfigError
 from fedinfer.flower.records import build_id
 from fedinfer.flower.transport import GridTransport
+from fedinfer.inference.install.freshness import latest_known, note_refresh
 from fedinfer.ports import Clock, Listener
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.mechanism.noise import SecureStream
+from fedinfer.private_files import private_folder
 from fedinfer.rollout.state import RolloutStore
 from fedinfer.schema import Schema
-from fedinfer.secagg.enrolment import Challenge
+from fedinfer.secagg.enrolment import Challenge, Validation, validation
+from fedinfer.secagg.revocation import seconds_of
 from fedinfer.store import open_store
 from fedinfer.system import SystemEntropy, simulation_rng
 from fedinfer.training.trainer import load_trainer
@@ -40,14 +51,20 @@ class Deployment:
 
     Args:
         run_id: name of the run; a new name gets no new budget on any device.
-        folder: run folder of the server: ledger, checkpoints, keys, artifacts.
-        authority: public key of the enrolment authority, 32 bytes.
+        folder: run folder of the server: ledger, checkpoints, artifacts.
+        authority: public key of the enrolment authority, 32 or 65 bytes.
+        revocations: the authority's newest list, signed.
+        keys: folder with the online signing keys and the root metadata that names them; no root key may be in it.
+        secret: opens the keys: from a file or the environment, because nobody is there to be asked.
         public_data: table with rows the server may hold, or None.
     """
 
     run_id: str
     folder: Path
     authority: bytes
+    revocations: bytes
+    keys: Path
+    secret: Secret
     public_data: Path | None
 
 
@@ -63,10 +80,10 @@ def coordinate(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Cl
     entropy, transport = SystemEntropy(), GridTransport(grid)
     deadline = scenario.training.deadline_seconds
     challenge = Challenge.draw(deployment.run_id, build_id(), entropy)
-    members = transport.enroll(deployment.authority, challenge, deadline, emit)
-    repository = _repository(deployment.folder, clock)
+    repository = _repository(deployment, clock)
+    members = transport.enroll(_validation(deployment, clock), challenge, deadline, emit)
     root = repository.trusted_root()
-    rows, refused = join(members, challenge, scenario, schema, root, transport, deadline)
+    rows, refused = join(members, challenge, scenario, schema, deployment.revocations, root, transport, deadline)
     for device, reason in refused.items():
         emit("not_joined", {"device": device, "reason": reason})
     counts = [count for count in rows.values() if count] or [1]
@@ -96,16 +113,38 @@ def coordinate(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Cl
         folder=deployment.folder,
         emit=emit,
     )
-    (deployment.folder / "checkpoints").mkdir(exist_ok=True)
+    private_folder(deployment.folder / "checkpoints")
     return run(server, plan)
 
 
-def _repository(folder: Path, clock: Clock) -> Repository:
-    """The signed repository; its keys are made at the first start and kept with mode 0600."""
-    keys_folder = folder / "keys"
-    if not keys_folder.is_dir():
-        save_keys(generate_keys(SystemEntropy()), keys_folder)
-    return Repository(folder / "artifacts", load_keys(keys_folder), clock, lambda keys: save_keys(keys, keys_folder))
+def _validation(deployment: Deployment, clock: Clock) -> Validation:
+    """What certificates are checked against; a clock that was set back does not make an expired one count again."""
+    now = latest_known(deployment.folder, clock.now())
+    against = validation(deployment.authority, deployment.revocations, seconds_of(now))
+    note_refresh(deployment.folder, now)
+    return against
+
+
+def _repository(deployment: Deployment, clock: Clock) -> Repository:
+    """The signed repository; its root was signed where the root keys are, which is not here.
+
+    Raises:
+        ConfigError: no keys, no root metadata for a first run, or a root key in the folder.
+    """
+    folder, entropy = deployment.keys, SystemEntropy()
+    if holds_root_keys(folder):
+        raise ConfigError(
+            f"{folder} holds root keys: whoever reads this folder could name keys of his own",
+            hint="move root.*.key to a folder that is kept offline; a run needs none of them",
+        )
+    keys, root = load_keys(folder, deployment.secret), folder / ROOT_METADATA
+    return Repository(
+        deployment.folder / "artifacts",
+        keys,
+        clock,
+        lambda kept: save_keys(kept, folder, Protection(deployment.secret, entropy)),
+        root=root.read_bytes() if root.is_file() else b"",
+    )
 
 
 def _public_and_judged(scenario: Scenario, schema: Schema, path: Path | None) -> tuple[Rows, Rows]:

@@ -1,4 +1,4 @@
-"""A real device behind a SuperNode. Flower may start a fresh process per message, so all state is in the store."""
+"""A real device behind a SuperNode. Its process may end at any message, so all state is in the store."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy.typing as npt
 from fedinfer.config import Scenario
 from fedinfer.data import load_own, training_slots
 from fedinfer.data.table import DeviceData
-from fedinfer.deployment.store import DATABASE, DeviceStore, open_device, private_file
+from fedinfer.deployment.store import ANY_TASK, DATABASE, DeviceStore, open_device, private_file
 from fedinfer.device.drift_store import SKETCH_MIGRATIONS, StoredSketches
 from fedinfer.device.enrolment import rejoin
 from fedinfer.device.host import Host, Member, Policy
 from fedinfer.device.session_store import SESSION_MIGRATIONS, StoredSessions
+from fedinfer.device.validity import VALIDITY_MIGRATIONS, StoredKnown
 from fedinfer.errors import FedInferError, Misbehaviour
 from fedinfer.flower.records import build_id
 from fedinfer.inference.predict.session import SessionCache
@@ -39,8 +40,6 @@ MOST_DESCRIPTIONS = 8
 """How many descriptions of its table a device tries in its life. Whether a description fits the rows is one bit about
 them that no noise covers, so a server may not go on asking."""
 _log = logging.getLogger(__name__)
-DROPOUT_RATE, CORRUPTION_RATE = 0.1, 0.1
-"""What a real device demands of the neighbour graph of any cohort of more than 20 devices."""
 
 
 class OwnRows:
@@ -113,18 +112,20 @@ def open_host(folder: Path) -> Host:
         policy=Policy(
             budget=store.budget,
             plain_sums=False,
-            min_survivors=store.min_survivors,
+            min_survivors=store.floors.min_survivors,
             trusts=frozenset({Trust.LOCAL, Trust.DISTRIBUTED}),
-            dropout_rate=DROPOUT_RATE,
-            corruption_rate=CORRUPTION_RATE,
+            dropout_rate=store.floors.dropout_rate,
+            corruption_rate=store.floors.corruption_rate,
             unconfirmed_ranges=False,
             reveals_simulation=False,
             factories=store.factories,
+            tasks=None if not store.tasks or ANY_TASK in store.tasks else store.tasks,
         ),
         rows=rows,
         ledger=Ledger(open_store(database, "privacy", LEDGER_MIGRATIONS), Relation.ADD_REMOVE),
         sessions=StoredSessions(open_store(database, "sessions", SESSION_MIGRATIONS)),
         sketches=StoredSketches(open_store(database, "sketches", SKETCH_MIGRATIONS)),
+        known=StoredKnown(open_store(database, "validity", VALIDITY_MIGRATIONS)),
         clock=SystemClock(),
         entropy=SystemEntropy(),
         noise=lambda _plan, _device, _use: secure_noise(),

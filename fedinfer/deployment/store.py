@@ -1,11 +1,19 @@
-"""The folder of a real device: its name, keys and databases. Made once at enrolment, never by a server.
+"""The folder of a real device: its name, keys and databases. Made once by its owner, never by a server.
+
+`request_enrolment` makes the folder and the key, `import_approval` takes what the authority answered. A renewal goes
+the same two steps in the same folder, so the ledger stays.
 
 device.json       {"device": name, "data": table of the device, "budget": {"epsilon", "delta"}, "min_survivors",
-                   "factories": own models that a task may use (may be left out)}
+                   "corruption_rate", "dropout_rate" (0.1 each where left out),
+                   "factories": own models that a task may use (may be left out),
+                   "tasks": names of scenarios that the owner agreed to, "*" for all,
+                   "publishers": of app bundles (may be left out: fedinfer)}
 identity.key      Ed25519 private key, mode 0600
-certificate       the enrolment authority's signature
+identity.next.key one that takes its place as soon as a certificate for it is here
+certificate       the enrolment authority's signature over name, key and time
 authority.pub     the authority's public key, pinned
-device.sqlite     ledger, running rounds, windows, the joined task; mode 0600: keys of running rounds, unnoised counts
+device.sqlite     ledger, running rounds, windows, the joined task, the newest revocation list; mode 0600: keys of
+                  running rounds, unnoised counts
 slots/ metadata/  models and the update channel's trusted metadata
 """
 
@@ -13,17 +21,56 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from fedinfer.errors import ConfigError, StoreError
-from fedinfer.ports import Entropy
+from fedinfer.deployment.request import CERTIFICATE_DAYS, CLOCK_SKEW, check_name, read_approval, write_request
+from fedinfer.device.validity import VALIDITY_MIGRATIONS, StoredKnown, believe, known_time
+from fedinfer.errors import ConfigError, Misbehaviour, StoreError
+from fedinfer.ports import Clock, Entropy
 from fedinfer.privacy.accounting.ledger import Budget
-from fedinfer.secagg.enrolment import sign_enrolment, verify_enrolment
+from fedinfer.secagg.authority import Authority
+from fedinfer.secagg.enrolment import Enrolment, certified, read_certificate, sign_enrolment, verify_enrolment
 from fedinfer.secagg.keys import IdentityKey
+from fedinfer.secagg.revocation import seconds_of
+from fedinfer.store import open_store
 from fedinfer.types import DeviceId
 
 DATABASE = "device.sqlite"
+IDENTITY, FOLLOWING, CERTIFICATE, AUTHORITY = "identity.key", "identity.next.key", "certificate", "authority.pub"
+ANY_TASK = "*"
+PUBLISHERS = frozenset({"fedinfer"})
+"""Whose runs a device takes part in when its owner names nobody."""
+CORRUPTION_RATE, DROPOUT_RATE = 0.1, 0.1
+"""What an owner who says nothing demands of every private sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Floors:
+    """What an owner demands of every private sum; no server can lower it.
+
+    Args:
+        min_survivors: fewest devices in a sum, 2 or more.
+        corruption_rate: part of the other side's devices that may work for the attacker, in (0, 1): one at least.
+        dropout_rate: part of a cohort that may vanish while this device stays hidden, in [0, 1).
+
+    Raises:
+        ConfigError: a number outside its range.
+    """
+
+    min_survivors: int
+    corruption_rate: float = CORRUPTION_RATE
+    dropout_rate: float = DROPOUT_RATE
+
+    def __post_init__(self) -> None:
+        if self.min_survivors < 2:
+            raise ConfigError(f"min_survivors {self.min_survivors}: a sum over fewer than 2 devices hides nobody")
+        if not 0 < self.corruption_rate < 1:
+            raise ConfigError(f"corruption_rate {self.corruption_rate}, allowed are 0 to 1 without the ends")
+        if not 0 <= self.dropout_rate < 1:
+            raise ConfigError(f"dropout_rate {self.dropout_rate}, allowed are 0 to below 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +82,30 @@ class DeviceStore:
         device: its name.
         data: its own table.
         budget: what its owner allows over all runs.
-        min_survivors: among how many it wants to hide.
+        floors: what its owner demands of every private sum.
         identity: its key.
-        certificate: 64 bytes of the authority.
+        certificate: fedinfer.secagg.enrolment.Certificate, encoded.
         authority: pinned public key of the authority.
         factories: model factories ("package.module:callable") that a task may name.
+        tasks: names of scenarios that it may take part in; ANY_TASK among them: all.
+        publishers: of the app bundles whose runs it takes part in.
     """
 
     folder: Path
     device: DeviceId
     data: Path
     budget: Budget
-    min_survivors: int
+    floors: Floors
     identity: IdentityKey
     certificate: bytes
     authority: bytes
     factories: frozenset[str] = frozenset()
+    tasks: frozenset[str] = frozenset()
+    publishers: frozenset[str] = PUBLISHERS
 
 
 def create_authority(path: Path, entropy: Entropy) -> IdentityKey:
-    """Make the key of an enrolment authority, mode 0600; keep it off every server.
+    """Make the bare key of an enrolment authority, mode 0600: for simulations and tests, `authority` has real ones.
 
     Raises:
         StoreError: the file exists or cannot be written.
@@ -73,64 +124,199 @@ def read_authority(path: Path) -> IdentityKey:
     return IdentityKey(_read(path))
 
 
-def enrol_device(
+def request_enrolment(
     folder: Path,
     device: DeviceId,
     data: Path,
     budget: Budget,
     min_survivors: int,
-    authority: IdentityKey,
     entropy: Entropy,
-) -> DeviceStore:
-    """Make the store of a device and have the authority sign its key.
+    authority: bytes = b"",
+    corruption_rate: float = CORRUPTION_RATE,
+    dropout_rate: float = DROPOUT_RATE,
+    tasks: Sequence[str] = (),
+) -> bytes:
+    """Make the store of a device, its key included, and ask for a certificate.
+
+    Args:
+        folder: to make.
+        device: its name.
+        data: its own table.
+        budget: what its owner allows over all runs.
+        min_survivors: fewest devices in a sum.
+        entropy: for its key.
+        authority: public key to pin now, got from the authority itself; empty: the one that the approval brings.
+        corruption_rate: see `Floors`.
+        dropout_rate: see `Floors`.
+        tasks: names of scenarios that the owner agrees to.
+
+    Returns:
+        The request for the authority; it holds no secret.
 
     Raises:
+        ConfigError: no session would accept the name, or a number is outside its range.
         StoreError: the folder holds a device already or cannot be written.
     """
+    check_name(device)
+    floors = Floors(min_survivors, corruption_rate, dropout_rate)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror}") from error
     identity = IdentityKey.generate(entropy)
-    _create_private(folder / "identity.key", identity.private_bytes)
-    (folder / "certificate").write_bytes(sign_enrolment(authority, device, identity.public_bytes))
-    (folder / "authority.pub").write_bytes(authority.public_bytes)
+    _create_private(folder / IDENTITY, identity.private_bytes)
     settings = {
         "device": device,
         "data": str(data.resolve()),
         "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
-        "min_survivors": min_survivors,
+        **asdict(floors),
+        "tasks": list(tasks),
     }
-    (folder / "device.json").write_text(json.dumps(settings, indent=2) + "\n")
+    if authority:
+        _replace(folder / AUTHORITY, authority)
+    _replace(folder / "device.json", (json.dumps(settings, indent=2) + "\n").encode())
+    return write_request(device, identity, b"", None)
+
+
+def request_again(folder: Path) -> bytes:
+    """Ask for another certificate for the key that the store has; for a renewal, or because a request was lost.
+
+    Raises:
+        ConfigError: the folder is no device store.
+    """
+    device, identity = _name_of(folder), IdentityKey(_read(folder / IDENTITY))
+    previous = _certificate_of(folder)
+    return write_request(device, identity, previous, identity if previous else None)
+
+
+def request_new_key(folder: Path, entropy: Entropy) -> bytes:
+    """Make a new key and ask for a certificate for it; the old one is used until that is here.
+
+    A key that waits for its certificate already is asked for again: the request or the answer may have been lost.
+
+    Raises:
+        ConfigError: the folder is no device store.
+        StoreError: the key cannot be written.
+    """
+    store = open_device(folder)
+    if not (folder / FOLLOWING).exists():
+        _create_private(folder / FOLLOWING, IdentityKey.generate(entropy).private_bytes)
+    following = IdentityKey(_read(folder / FOLLOWING))
+    return write_request(store.device, following, store.certificate, store.identity)
+
+
+def import_approval(folder: Path, data: bytes, now: datetime, authority: bytes = b"") -> Enrolment:
+    """Take what the authority answered: certificate, its key, its newest revocation list.
+
+    Args:
+        folder: the store.
+        data: the answer.
+        now: time by the clock, aware.
+        authority: the public key that the owner expects; empty: the one pinned before, or at first the one that came.
+
+    Returns:
+        What is certified.
+
+    Raises:
+        ConfigError: malformed, or the folder is no device store.
+        Misbehaviour: another authority, name or key; expired, not yet valid, revoked; an ended or older list.
+    """
+    approval, device = read_approval(data), _name_of(folder)
+    pinned = _read(folder / AUTHORITY) if (folder / AUTHORITY).exists() else authority or approval.authority
+    if approval.authority != pinned or authority not in (b"", pinned):
+        raise Misbehaviour("the approval is of another authority than this device's")
+    enrolment = read_certificate(pinned, approval.certificate)
+    if enrolment.public_key not in [key.public_bytes for key in _own_keys(folder)]:
+        raise Misbehaviour(f"the approval certifies another key than those of device {device!r}")
+    private_file(folder / DATABASE)
+    known = StoredKnown(open_store(folder / DATABASE, "validity", VALIDITY_MIGRATIONS))
+    against = believe(known, pinned, approval.revocations, known_time(known, folder / "metadata", now))
+    verify_enrolment(against, device, enrolment.public_key, approval.certificate)
+    _take(folder, pinned, approval.certificate)
+    return enrolment
+
+
+def enrol_device(
+    folder: Path,
+    device: DeviceId,
+    data: Path,
+    budget: Budget,
+    min_survivors: int,
+    authority: Authority,
+    entropy: Entropy,
+    clock: Clock,
+    corruption_rate: float = CORRUPTION_RATE,
+    dropout_rate: float = DROPOUT_RATE,
+) -> DeviceStore:
+    """Request and approval in one process that has the authority's key: for simulations and tests.
+
+    Raises:
+        ConfigError: no session would accept the name.
+        StoreError: the folder holds a device already or cannot be written.
+    """
+    request_enrolment(folder, device, data, budget, min_survivors, entropy, b"", corruption_rate, dropout_rate)
+    now = clock.now()
+    begin, end = seconds_of(now - CLOCK_SKEW), seconds_of(now + timedelta(days=CERTIFICATE_DAYS))
+    public = _own_keys(folder)[0].public_bytes
+    _take(folder, authority.public_bytes, sign_enrolment(authority, Enrolment(device, public, begin, end)))
     return open_device(folder)
 
 
 def open_device(folder: Path) -> DeviceStore:
-    """Read a device's store.
+    """Read a device's store. Whether its certificate still counts is for those to judge who are shown it.
 
     Raises:
         ConfigError: a file is missing or says something impossible.
+        StoreError: a key or certificate cannot be read.
         Misbehaviour: the certificate is not the authority's for this device and key.
     """
     try:
         settings = json.loads((folder / "device.json").read_text())
-        identity = IdentityKey(_read(folder / "identity.key"))
+        _finish_new_key(folder)
+        identity = IdentityKey(_read(folder / IDENTITY))
         store = DeviceStore(
             folder=folder,
             device=str(settings["device"]),
             data=Path(settings["data"]),
             budget=Budget(float(settings["budget"]["epsilon"]), float(settings["budget"]["delta"])),
-            min_survivors=int(settings["min_survivors"]),
+            floors=Floors(
+                min_survivors=int(settings["min_survivors"]),
+                corruption_rate=float(settings.get("corruption_rate", CORRUPTION_RATE)),
+                dropout_rate=float(settings.get("dropout_rate", DROPOUT_RATE)),
+            ),
             identity=identity,
-            certificate=_read(folder / "certificate"),
-            authority=_read(folder / "authority.pub"),
+            certificate=_read(folder / CERTIFICATE),
+            authority=_read(folder / AUTHORITY),
             factories=frozenset(str(name) for name in settings.get("factories", ())),
+            tasks=_names(settings.get("tasks", [])),
+            publishers=_names(settings.get("publishers", sorted(PUBLISHERS))),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder} is no device store: {error}", hint="enrol the device first") from error
-    verify_enrolment(store.authority, store.device, identity.public_bytes, store.certificate)
+    certified(store.authority, store.device, identity.public_bytes, store.certificate)
     return store
+
+
+def _names(listed: object) -> frozenset[str]:
+    """A list of names; one text would otherwise be taken for a list of letters."""
+    if not isinstance(listed, list):
+        raise TypeError(f"expected a list of names, got {listed!r}")
+    return frozenset(str(name) for name in listed)
+
+
+def set_floors(folder: Path, floors: Floors) -> None:
+    """Write what the owner demands into `device.json`; it holds from the next question on.
+
+    Raises:
+        StoreError: the file cannot be read or written.
+    """
+    path = folder / "device.json"
+    try:
+        settings = json.loads(path.read_text()) | asdict(floors)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: {error}", hint="enrol the device first") from error
+    _replace(path, (json.dumps(settings, indent=2) + "\n").encode())
 
 
 def private_file(path: Path) -> None:
@@ -146,11 +332,65 @@ def private_file(path: Path) -> None:
         raise StoreError(f"{path}: {error.strerror}") from error
 
 
+def _take(folder: Path, authority: bytes, certificate: bytes) -> None:
+    """Authority first, certificate last: from then on the store is whole, whichever of its keys is certified."""
+    _replace(folder / AUTHORITY, authority)
+    _replace(folder / CERTIFICATE, certificate)
+    _finish_new_key(folder)
+
+
+def _finish_new_key(folder: Path) -> None:
+    """Put the next key in place when the certificate is for it; a process may have ended in between."""
+    following = folder / FOLLOWING
+    if not following.exists():
+        return
+    enrolment = read_certificate(_read(folder / AUTHORITY), _read(folder / CERTIFICATE))
+    if enrolment.public_key == IdentityKey(_read(following)).public_bytes:
+        following.replace(folder / IDENTITY)
+
+
+def _own_keys(folder: Path) -> list[IdentityKey]:
+    paths = [folder / IDENTITY, folder / FOLLOWING]
+    return [IdentityKey(_read(path)) for path in paths if path.exists()]
+
+
+def _certificate_of(folder: Path) -> bytes:
+    """The certificate that is renewed; empty before the first, and for one without an end, of before there were any."""
+    if not (folder / CERTIFICATE).exists():
+        return b""
+    try:
+        read_certificate(_read(folder / AUTHORITY), _read(folder / CERTIFICATE))
+    except Misbehaviour:
+        return b""
+    return _read(folder / CERTIFICATE)
+
+
+def _name_of(folder: Path) -> DeviceId:
+    try:
+        return str(json.loads((folder / "device.json").read_text())["device"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder} is no device store: {error}", hint="fedinfer device request") from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+
+
 def _create_private(path: Path, data: bytes) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}", hint="a key is never overwritten") from error
 

@@ -1,6 +1,8 @@
-"""A look at a freshly installed model: the device's own rows through it and through the one before, in bounded figures.
+"""A look at a freshly installed model: the device's own rows through it and the one before, in bounded figures.
 
-Nothing of it leaves the device but the vector of fedinfer.rollout.looks, in a private sum.
+Nothing of it leaves the device but the vector of fedinfer.rollout.looks, in a private sum. Whatever the model does with
+a row (fail, answer in another shape, NaN, hang, take memory) is the figure `error` of that row: it is counted in the
+vector and noised with it, and the answer has one size.
 """
 
 from __future__ import annotations
@@ -14,19 +16,17 @@ import numpy.typing as npt
 from fedinfer.device.host import Host
 from fedinfer.device.inference import installed_of
 from fedinfer.device.install import slots_of
-from fedinfer.errors import DataError, GateFailed
 from fedinfer.inference.install.installed import open_previous
-from fedinfer.inference.predict.answers import Prediction
 from fedinfer.inference.predict.predictor import Predictor
+from fedinfer.inference.predict.row_answers import RowAnswer, row_answers
 from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.messages import GateWork, SumPlan
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.rollout import looks
 from fedinfer.text import raw_rows
 from fedinfer.types import DeviceId, FloatVector, Unit
 
 Table = npt.NDArray[np.float64]
-Row = npt.NDArray[Any]
-"""A raw row: float32 (width,), or a text (1,)."""
 
 
 def looked(host: Host, plan: SumPlan, work: GateWork, devices: Sequence[DeviceId]) -> FloatVector:
@@ -42,12 +42,13 @@ def _answer(host: Host, unit: Unit, work: GateWork, device: DeviceId) -> FloatVe
         return np.zeros(looks.WIDTH, np.float32)
     x = raw_rows(host.joined().schema, x[:rows])
     before = open_previous(slots_of(host, device), host.model_cache)
+    new = _answers(host, installed.predictor, x)
+    old = _answers(host, before, x) if before is not None else [None] * rows
     telemetry = Telemetry()
-    _warm(installed.predictor, x[0])
     figures = np.full((rows, looks.WIDTH), np.nan)
     for number in range(rows):
         label = int(y[number]) if len(y) else None
-        figures[number] = _row(host, installed.predictor, before, telemetry, x[number], label)
+        figures[number] = _row(new[number], old[number], telemetry, section.max_latency_us, label)
     match unit:
         case Unit.EXAMPLE:
             return looks.example_answer(figures, section)
@@ -57,52 +58,32 @@ def _answer(host: Host, unit: Unit, work: GateWork, device: DeviceId) -> FloatVe
             assert_never(unit)
 
 
+def _answers(host: Host, predictor: Predictor, x: npt.NDArray[Any]) -> list[RowAnswer | None]:
+    """All rows, each by itself. The first prediction makes buffers, so that its time says nothing."""
+    limit = host.joined().scenario.rollout.max_latency_us / 1e6
+    isolation, clock = host.policy.isolation, host.clock
+    if isolation is Isolation.NONE:
+        row_answers(predictor, x[:1], isolation, clock)
+    return row_answers(predictor, x, isolation, clock, again_above=limit)
+
+
 def _row(
-    host: Host, new: Predictor, before: Predictor | None, telemetry: Telemetry, row: Row, label: int | None
+    new: RowAnswer | None, old: RowAnswer | None, telemetry: Telemetry, limit_us: float, label: int | None
 ) -> Table:
     """Figures of one row, (5,); NaN where there is nothing to say. A row that breaks the schema says nothing."""
-    limit_us, figures = host.joined().scenario.rollout.max_latency_us, np.full(looks.WIDTH, np.nan)
-    try:
-        answer, seconds = _timed(host, new, row)
-        if seconds * 1e6 > limit_us:  # perhaps the machine was busy with something else: the better of two counts
-            seconds = min(seconds, _timed(host, new, row)[1])
-    except DataError:
+    figures = np.full(looks.WIDTH, np.nan)
+    if new is None:
         return figures
-    telemetry.answered(0, seconds)
+    answer = new.prediction
+    telemetry.answered(0, new.seconds)
     figures[looks.ERROR] = answer is None
-    figures[looks.SLOW] = seconds * 1e6 > limit_us
+    figures[looks.SLOW] = new.seconds * 1e6 > limit_us
     if label is not None:
         figures[looks.WRONG] = answer is None or int(answer.probabilities.argmax()) != label
-    old = _quietly(before, row)
-    if old is not None:
-        figures[looks.DISAGREEMENT] = answer is None or answer.label != old.label
-        figures[looks.SHIFT] = abs((answer.confidence if answer else 0.0) - old.confidence)
+    if old is not None and old.prediction is not None:
+        figures[looks.DISAGREEMENT] = answer is None or answer.label != old.prediction.label
+        figures[looks.SHIFT] = abs((answer.confidence if answer else 0.0) - old.prediction.confidence)
     return figures
-
-
-def _timed(host: Host, predictor: Predictor, row: Row) -> tuple[Prediction | None, float]:
-    """The answer, None when the model fails, and how long it took."""
-    start = host.clock.seconds()
-    try:
-        answer: Prediction | None = predictor.predict_one(row)
-    except GateFailed:
-        answer = None
-    return answer, host.clock.seconds() - start
-
-
-def _quietly(predictor: Predictor | None, row: Row) -> Prediction | None:
-    """The answer of the model before, if it has one."""
-    if predictor is None:
-        return None
-    try:
-        return predictor.predict_one(row)
-    except (DataError, GateFailed):
-        return None
-
-
-def _warm(predictor: Predictor, row: Row) -> None:
-    """The first prediction of a thread makes its buffers; it says nothing about the model's speed."""
-    _quietly(predictor, row)
 
 
 def _slow(telemetry: Telemetry, limit_us: float) -> float:

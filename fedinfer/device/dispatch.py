@@ -1,7 +1,7 @@
 """The device's one door: asks of one kind in, answers out. It knows which use case answers which message.
 
-Rule: a real device sends no text that can hold a value of its rows, a path, or a stack trace. Such errors leave as
-their class name; what they say is in the device's own log.
+Rule: a real device sends no text that can hold a value of its rows, a word of a model, a path, or a stack trace. Which
+texts leave is decided in `fedinfer.device.reported`; what stays is in the device's own log.
 """
 
 from __future__ import annotations
@@ -13,18 +13,14 @@ from itertools import groupby
 
 from fedinfer.device import enrolment as join
 from fedinfer.device import inference as observe
-from fedinfer.device import install
+from fedinfer.device import install, reported
 from fedinfer.device.aggregate import stages as sums
 from fedinfer.device.host import Host
-from fedinfer.errors import BadMessage, DataError, FedInferError, GateFailed, StoreError
+from fedinfer.errors import BadMessage, FedInferError
 from fedinfer.messages import Kind
 from fedinfer.ports import Answer, Ask
 
 _log = logging.getLogger(__name__)
-_ABOUT_ROWS = (DataError.__name__, GateFailed.__name__, StoreError.__name__)
-_UNTOLD = "its text stays in the device's own log"
-MAX_DETAIL = 1000
-"""Characters of an error text that leave a device."""
 
 _USE_CASES: dict[Kind, Callable[[Host, Sequence[Ask]], list[Answer]]] = {
     Kind.ENROLL: join.answer_enroll,
@@ -69,11 +65,9 @@ class DeviceResponder:
             return self._answers(kind, asks)
         try:
             return [_discreet(answer) for answer in self._answers(kind, asks)]
-        except Exception as error:  # whatever it is, its text must not reach the server
+        except Exception:  # whatever it is, neither its text nor its class may reach the server
             _log.exception("%s failed", kind)
-            return [
-                Answer(ask.device, b"", FedInferError.__name__, f"{type(error).__name__}: {_UNTOLD}") for ask in asks
-            ]
+            return [Answer(ask.device, b"", FedInferError.__name__, reported.UNTOLD) for ask in asks]
 
     def _answers(self, kind: Kind, asks: Sequence[Ask]) -> list[Answer]:
         parts = groupby(asks, key=lambda ask: ask.common)
@@ -88,7 +82,9 @@ class DeviceResponder:
 
 def _discreet(answer: Answer) -> Answer:
     """The answer without what the server must not read."""
-    if answer.error not in _ABOUT_ROWS:
-        return replace(answer, detail=answer.detail[:MAX_DETAIL])
-    _log.warning("%s: %s", answer.error, answer.detail)
-    return replace(answer, detail=_UNTOLD)
+    if not answer.error:
+        return answer
+    error, detail = reported.discreet(answer.error, answer.detail)
+    if detail != answer.detail:
+        _log.warning("%s: %s", answer.error, answer.detail)
+    return replace(answer, error=error, detail=detail)

@@ -1,6 +1,7 @@
 """Enrolment: who this device is, and whom it believes. Certificates are checked against the pinned authority.
 
-Both answers carry a proof that the device has the key of its certificate, made for the server's nonce.
+Both answers carry a proof that the device has the key of its certificate, made for the server's nonce. A roster is
+believed only together with a revocation list of the authority that has not ended and is no older than the last one.
 """
 
 from __future__ import annotations
@@ -10,13 +11,22 @@ from collections.abc import Sequence
 
 from fedinfer.config import Scenario, from_flat
 from fedinfer.device.host import Host, JoinedTask
+from fedinfer.device.validity import believe
 from fedinfer.errors import BadMessage, Misbehaviour
 from fedinfer.messages import EnrollReply, EnrollRequest, JoinFacts, JoinReply, JoinRequest
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.ledger import ANY_TASK
 from fedinfer.privacy.charges import relation_of
 from fedinfer.schema import Schema
-from fedinfer.secagg.enrolment import Challenge, Possession, Step, prove_possession, verify_enrolment
+from fedinfer.secagg.enrolment import (
+    Challenge,
+    Possession,
+    Step,
+    Validation,
+    prove_possession,
+    validation,
+    verify_enrolment,
+)
 from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
 
@@ -37,7 +47,8 @@ def answer_join(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     request = decode(JoinRequest, asks[0].common)
     challenge = Challenge(request.run_id, request.nonce, host.build)
     if host.task is None or host.task.run_id != request.run_id:
-        host.task = _task(host, request)
+        against = believe(host.known, host.authority, request.revocations, host.known_time())
+        host.task = _task(host, request, against)
         host.trusted_root = host.task.trusted_root
         host.remember(asks[0].common)
     count = len(host.task.pinned)
@@ -45,8 +56,15 @@ def answer_join(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
 
 def rejoin(host: Host, common: bytes) -> None:
-    """Restore the task in a fresh process from what `remember` kept."""
-    host.task = _task(host, decode(JoinRequest, common))
+    """Restore the task in a fresh process from what `remember` kept.
+
+    Whoever was revoked or has expired since then ends the run on this device: the newest list that is known counts.
+
+    Raises:
+        Misbehaviour: the roster is not what it was.
+    """
+    newest = host.known.read().revocations
+    host.task = _task(host, decode(JoinRequest, common), validation(host.authority, newest, host.known_time()))
 
 
 def _introduction(host: Host, challenge: Challenge, device: DeviceId) -> EnrollReply:
@@ -62,13 +80,15 @@ def _joined(host: Host, challenge: Challenge, device: DeviceId, verified: int) -
     return JoinReply(facts, prove_possession(host.members[device].identity, possession))
 
 
-def _task(host: Host, request: JoinRequest) -> JoinedTask:
+def _task(host: Host, request: JoinRequest, against: Validation) -> JoinedTask:
     if not len(request.devices) == len(request.public_keys) == len(request.certificates):
         raise Misbehaviour("the roster has columns of different length")
     pinned: dict[DeviceId, bytes] = {}
+    valid_until = against.revocations.expires - 1
     for device, key, certificate in zip(request.devices, request.public_keys, request.certificates, strict=True):
-        verify_enrolment(host.authority, device, key, certificate)
+        enrolment = verify_enrolment(against, device, key, certificate)
         pinned[device] = key
+        valid_until = min(valid_until, enrolment.not_after)
     for device, member in host.members.items():
         if device in pinned and pinned[device] != member.identity.public_bytes:
             raise Misbehaviour(f"the roster names another key for this device {device}")
@@ -79,7 +99,7 @@ def _task(host: Host, request: JoinRequest) -> JoinedTask:
     relation = relation_of(scenario.privacy.unit)
     host.ledger.open_accounts(host.members, ANY_TASK, host.policy.budget, relation)
     host.ledger.open_accounts(host.members, request.run_id, host.policy.budget, relation)
-    return JoinedTask(request.run_id, scenario, schema, pinned, host.trusted_root or request.trusted_root)
+    return JoinedTask(request.run_id, scenario, schema, pinned, host.trusted_root or request.trusted_root, valid_until)
 
 
 def _read(request: JoinRequest) -> tuple[Scenario, Schema]:

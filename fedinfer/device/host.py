@@ -15,10 +15,12 @@ import numpy as np
 from fedinfer.config import Scenario
 from fedinfer.device.drift_store import Sketches
 from fedinfer.device.session_store import Sessions
+from fedinfer.device.validity import KnownStore, known_time
 from fedinfer.errors import Misbehaviour
 from fedinfer.inference.install.installed import Installed
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.messages import Kind, SumPlan
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.ports import Clock, Entropy
 from fedinfer.privacy.accounting.ledger import Budget, Ledger
 from fedinfer.privacy.mechanism.noise import NoiseStream
@@ -59,8 +61,11 @@ class Policy:
         reveals_simulation: fill the simulated facts of a WindowReply, and send errors as they are.
         factories: model factories ("package.module:callable") that a task may name; any other would be code that the
             server chose.
+        tasks: names of scenarios that may be joined; None: any.
         most_latency_us: slowest prediction that a new model may need.
         stale_after_seconds: warn when the model repository was not reached for longer.
+        isolation: where models of the server meet the rows of this device, and where they run first. A simulation,
+            which made the models itself, saves the processes.
     """
 
     budget: Budget
@@ -72,8 +77,10 @@ class Policy:
     unconfirmed_ranges: bool
     reveals_simulation: bool
     factories: frozenset[str] = frozenset()
+    tasks: frozenset[str] | None = None
     most_latency_us: float = 1e6
     stale_after_seconds: float = 7 * 86400.0
+    isolation: Isolation = Isolation.PROCESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +94,17 @@ class Member:
 
 @dataclass(slots=True)
 class JoinedTask:
-    """What a run told this host at join: who takes part and what is learned."""
+    """What a run told this host at join: who takes part and what is learned.
+
+    `valid_until` is the last second, since 1970, at which every certificate of `pinned` and the revocation list count.
+    """
 
     run_id: str
     scenario: Scenario
     schema: Schema
     pinned: Mapping[DeviceId, bytes]
     trusted_root: bytes
+    valid_until: int
     trainer: Any = None
     """A fedinfer.training Trainer, made on first use; untyped here so that a device without torch can import this."""
 
@@ -106,7 +117,7 @@ class Host:
         members: devices of this process.
         authority: public key of the enrolment authority, pinned.
         build: version and digest of this program, part of every proof that a device has its key.
-        policy, rows, ledger, sessions, sketches, clock: see their types.
+        policy, rows, ledger, sessions, sketches, known, clock: see their types.
         entropy: for keys and shares; always the operating system's.
         noise: stream by plan, device and use; a real device ignores all three and takes its system's.
         generator: source of one device in one round, for shuffling and sampling: seeded in a simulation, else entropy.
@@ -126,6 +137,7 @@ class Host:
     ledger: Ledger
     sessions: Sessions
     sketches: Sketches
+    known: KnownStore
     clock: Clock
     entropy: Entropy
     noise: Callable[[SumPlan, DeviceId, str], NoiseStream]
@@ -150,13 +162,33 @@ class Host:
             raise Misbehaviour("this device has not joined a run")
         return self.task
 
+    def known_time(self) -> int:
+        """Seconds since 1970: the clock's, or a later time that a device of this process has known."""
+        return known_time(self.known, self.folder(next(iter(self.members))) / "metadata", self.clock.now())
+
+    def check_roster(self) -> None:
+        """Refuse to go on with a roster of which a part has expired since the join.
+
+        Raises:
+            Misbehaviour: before any join, or says for how long.
+        """
+        late = self.known_time() - self.joined().valid_until
+        if late > 0:
+            raise Misbehaviour(f"a certificate of the roster, or the revocation list, expired {late} s ago: join anew")
+
     def admit(self, scenario: Scenario, schema: Schema) -> None:
         """Check a task against the owner's policy.
 
         Raises:
             Misbehaviour: ranges that nobody confirmed as public, outside a simulation; a trust that the owner does not
-                allow; a model factory that the owner did not name.
+                allow; a model factory or a task that the owner did not name.
         """
+        name = scenario.scenario.name
+        if self.policy.tasks is not None and name not in self.policy.tasks:
+            raise Misbehaviour(
+                f"this device's owner did not agree to the task {name!r}",
+                hint="its owner lists tasks in device.json",
+            )
         trust = scenario.privacy.trust
         if trust not in self.policy.trusts:
             allowed = ", ".join(sorted(self.policy.trusts))

@@ -1,10 +1,11 @@
 """Inference on the device and the sketch of each window. Rows and predictions stay here.
 
 Rules. The server makes the models, so a model may be built to tell something about the rows it sees:
-* whether, and on how many rows, it fails is not visible outside: rows without an answer are not counted, and the window
-  is ready all the same;
-* unit `example`: rows are predicted one by one, so that a row moves its own count only. In a batch rows may influence
-  each other (dynamic quantization does that without any malice).
+* whether, and on how many rows, it fails is visible in the noisy report only: a row without an answer counts in the
+  lowest confidence bin, and the window is ready all the same;
+* a real device, and unit `example` anywhere: rows are predicted one by one, so that a row moves its own count only. In
+  a batch rows may influence each other (dynamic quantization does that without any malice);
+* on a real device the model meets the rows in a process that is locked in (`fedinfer.inference.predict.row_answers`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import numpy.typing as npt
 
 from fedinfer.device.host import Host
 from fedinfer.device.install import slots_of
-from fedinfer.drift.channels import Outputs, report_channels, width
+from fedinfer.drift.channels import Outputs, report_channels
 from fedinfer.drift.sketch import Sketch, window_report
-from fedinfer.errors import ArtifactRejected, DataError, GateFailed
+from fedinfer.errors import ArtifactRejected
 from fedinfer.inference.install.installed import Installed, open_installed
 from fedinfer.inference.predict.predictor import Predictor
+from fedinfer.inference.predict.row_answers import row_answers
 from fedinfer.messages import HealthReply, WindowReply, WindowRequest
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.ports import Answer, Ask
 from fedinfer.text import raw_rows
 from fedinfer.types import DeviceId, FloatVector, Unit
@@ -91,6 +94,12 @@ def _predicted(host: Host, predictor: Predictor, x: npt.NDArray[Any]) -> tuple[n
     """Class numbers (n,), -1 where the model has no answer, and probabilities (n, classes)."""
     task = host.joined()
     classes, probabilities = np.full(len(x), _NO_ANSWER), np.zeros((len(x), task.schema.classes), np.float32)
+    if host.policy.isolation is Isolation.PROCESS:
+        for number, answer in enumerate(row_answers(predictor, x, Isolation.PROCESS, host.clock)):
+            if answer is not None and answer.prediction is not None:
+                probabilities[number] = answer.prediction.probabilities
+                classes[number] = answer.prediction.probabilities.argmax()
+        return classes, probabilities
     step = _together(task.scenario.privacy.unit, len(x))
     for start in range(0, len(x), step):
         part = slice(start, start + step)
@@ -98,7 +107,7 @@ def _predicted(host: Host, predictor: Predictor, x: npt.NDArray[Any]) -> tuple[n
             answers = predictor.predict_matrix(x[part])
             probabilities[part] = answers.probabilities
             classes[part] = answers.classes
-        except (DataError, GateFailed, ValueError) as error:  # ValueError: a graph that answers in another shape
+        except Exception as error:  # whatever its class: an error of the model is a row without an answer
             _log.warning("window: no answer for rows from %d on: %s", start, error)
     return classes, probabilities
 
@@ -117,8 +126,7 @@ def _together(unit: Unit, rows: int) -> int:
 def _sketch(host: Host, classes: npt.NDArray[np.int64], probabilities: FloatVector) -> FloatVector:
     schema, unit = host.joined().schema, host.joined().scenario.privacy.unit
     channels, known = report_channels(schema.classes), classes != _NO_ANSWER
-    if not known.any():
-        return np.zeros(width(channels), np.float32)
     sketch = Sketch(channels)
     sketch.add(Outputs(classes[known], probabilities[known]))
+    sketch.add_unanswered(int((~known).sum()))
     return window_report(sketch.histograms(), unit, channels)

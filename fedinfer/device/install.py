@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Sequence
 
+from fedinfer.device import reported
 from fedinfer.device.host import Host
 from fedinfer.errors import ArtifactRejected, FedInferError, PatchRefused, StoreError, TransportError
 from fedinfer.inference.install.installed import MODEL_FILE
@@ -48,8 +49,8 @@ def _install(host: Host, device: DeviceId, request: PushRequest) -> PushReply:
         report = _updater(host, device, slots).install(request.files.get, host.clock.now())
     except (ArtifactRejected, StoreError, TransportError) as error:
         active, why = slots.active(), _why(error, request, slots)
-        reason = f"{type(why).__name__}: {why}"
-        return PushReply(False, active.version if active else 0, reason, isinstance(why, PatchRefused))
+        _log.warning("version %d was not installed: %s: %s", request.version, type(why).__name__, why)
+        return PushReply(False, active.version if active else 0, reported.reason(why), isinstance(why, PatchRefused))
     host.predictors.pop(device, None)
     return PushReply(True, report.version, "")
 
@@ -69,12 +70,10 @@ def _withdraw(host: Host, device: DeviceId, request: WithdrawRequest) -> Withdra
     slots, reason = slots_of(host, device), ""
     try:
         if request.version not in _updater(host, device, slots).withdraw(request.files.get, host.clock.now()):
-            reason = f"version {request.version} is not in the signed list of withdrawn versions"
-    except StoreError as error:
-        reason = type(error).__name__
-        _log.warning("version %d was not withdrawn: %s", request.version, error)  # its text holds a path: it stays here
-    except (ArtifactRejected, TransportError) as error:
-        reason = f"{type(error).__name__}: {error}"
+            reason = reported.NOT_WITHDRAWN
+    except (ArtifactRejected, StoreError, TransportError) as error:
+        reason = reported.reason(error)
+        _log.warning("version %d was not withdrawn: %s: %s", request.version, type(error).__name__, error)
     host.predictors.pop(device, None)
     active = slots.active()
     return WithdrawReply(not reason, active.version if active else 0, reason)
@@ -90,6 +89,7 @@ def _updater(host: Host, device: DeviceId, slots: Slots) -> Updater:
         most_latency_us=host.policy.most_latency_us,
         stale_after_seconds=host.policy.stale_after_seconds,
         schema=task.schema,
+        isolation=host.policy.isolation,
     )
     return Updater(slots, task.trusted_root, metadata, settings, host.clock, host.model_cache)
 

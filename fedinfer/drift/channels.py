@@ -6,10 +6,11 @@
 Rules:
 * Bin edges are public and fixed before the window starts: only fixed-bin histograms can be added up under secure
   aggregation.
-* Every row adds exactly one count to every channel; the sensitivity of unit `example` rests on it, and `tally` checks
-  what can be seen of it.
-* A prediction that is not a number is counted in the lowest confidence bin, never dropped: a model that returns NaN
-  is drift.
+* Every row that has an answer adds exactly one count to every channel, every other row at most one; the sensitivity of
+  unit `example` rests on it, and `tally` checks what can be seen of it.
+* A prediction that is not a number, and a row on which the model fails, are counted in the lowest confidence bin, never
+  dropped: a model that returns NaN or fails is drift. Such a failure is in no class, so the class histogram is as much
+  shorter.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class Channel:
         source: what it looks at.
         count: counts per bin, shape (bins,), int64; every row in exactly one bin.
         clip_share: what it adds to the squared L2 norm of a report of unit `device`, in (0, 1]; see `report_norm`.
+        unanswered: bin for a row on which the model failed; None: such a row is in none of its bins.
     """
 
     name: str
@@ -87,12 +89,15 @@ class Channel:
     source: Source
     count: Callable[[Outputs], Counts]
     clip_share: float
+    unanswered: int | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.bins <= MAX_BINS:
             raise ConfigError(f"drift channel {self.name}: {self.bins} bins, allowed are 2 to {MAX_BINS}")
         if not 0.0 < self.clip_share <= 1.0:
             raise ConfigError(f"drift channel {self.name}: clip share {self.clip_share} is not in (0, 1]")
+        if self.unanswered is not None and not 0 <= self.unanswered < self.bins:
+            raise ConfigError(f"drift channel {self.name}: rows without an answer in bin {self.unanswered}")
 
 
 def predicted_class(classes: int) -> Channel:
@@ -115,7 +120,7 @@ def confidence(classes: int, bins: int = CONFIDENCE_BINS) -> Channel:
         bins: bins of equal width, >= 2.
     """
     count = partial(_count_confidence, edges=confidence_edges(classes, bins))
-    return Channel("confidence", bins, Bins.ORDERED, Source.OUTPUT, count, SPREAD)
+    return Channel("confidence", bins, Bins.ORDERED, Source.OUTPUT, count, SPREAD, unanswered=0)
 
 
 REPORT: tuple[Callable[[int], Channel], ...] = (predicted_class, confidence)

@@ -23,18 +23,19 @@ def device_report(histograms: Sequence[Counts], clipping_norm: float) -> FloatVe
     """Unit `device`: normalised histograms side by side, clipped as one vector.
 
     Args:
-        histograms: counts, one array per channel, each with at least one count.
+        histograms: counts, one array per channel, of which the fullest has one count per row; at least one row.
         clipping_norm: largest L2 norm C > 0; sqrt(F) never clips, smaller values buy less noise for spread histograms.
 
     Returns:
         Report, shape (sum of bins,), float32, L2 norm <= C.
 
     Raises:
-        DataError: when a histogram is empty (a device without rows does not report).
+        DataError: when all histograms are empty (a device without rows does not report).
     """
-    if any(histogram.sum() <= 0 for histogram in histograms):
+    rows = max(int(histogram.sum()) for histogram in histograms)
+    if rows <= 0:
         raise DataError("a window without rows has no histogram to report")
-    report = np.concatenate([histogram / histogram.sum() for histogram in histograms])
+    report = np.concatenate(histograms) / rows
     norm = math.sqrt(float(report @ report))
     return (report * min(1.0, clipping_norm / norm)).astype(np.float32)
 
@@ -91,6 +92,12 @@ class Sketch:
         fresh = [tally(channel, outputs) for channel in self._channels]
         for counts, more in zip(self._counts, fresh, strict=True):
             counts += more
+
+    def add_unanswered(self, rows: int) -> None:
+        """Count rows on which the model failed."""
+        for channel, counts in zip(self._channels, self._counts, strict=True):
+            if channel.unanswered is not None:
+                counts[channel.unanswered] += rows
 
     def histograms(self) -> tuple[Counts, ...]:
         """Copies of the counts, in the order of the channels."""

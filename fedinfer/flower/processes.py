@@ -20,6 +20,7 @@ from typing import IO
 
 from fedinfer.errors import MissingExtra, TransportError
 from fedinfer.ports import Clock
+from fedinfer.private_files import only_owner
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -76,7 +77,7 @@ def running(
         variables: environment.
         log: file for its output.
     """
-    with log.open("ab") as output:
+    with open(log, "ab", opener=only_owner) as output:
         process = _start(command, folder, variables, output)
         try:
             yield process

@@ -16,16 +16,21 @@ from flwr.app import ConfigRecord, Message, RecordDict
 import fedinfer
 from fedinfer import errors
 from fedinfer.errors import BadMessage, FedInferError, VersionMismatch
-from fedinfer.messages import PROTOCOL_VERSION
+from fedinfer.exchanges import EXCHANGES
+from fedinfer.messages import MOST_ERROR, MOST_REASON, PROTOCOL_VERSION, Kind
 from fedinfer.ports import Answer, Ask
+from fedinfer.printable import LONGEST_NAME, shown
+from fedinfer.wire import MAX_BYTES
 
 RECORD = "fedinfer"
 Fields: TypeAlias = dict[
     str, int | float | str | bytes | list[int] | list[float] | list[str] | list[bytes] | list[bool]
 ]
 """What a ConfigRecord is made from."""
-MAX_ERROR, MAX_DETAIL = 64, 1000
-"""Characters of an error's name and text that a server keeps of what a device says."""
+_TEXTS = {"device": LONGEST_NAME, "error": MOST_ERROR, "detail": MOST_REASON}
+"""Fields of a reply that are texts, and the characters of each that are kept."""
+_MOST_WORD = 64
+"""Characters of a version, build or message type that an error repeats."""
 
 
 @cache
@@ -47,29 +52,50 @@ def read_request(message: Message, device: str) -> Ask:
     """The Ask inside a Flower message.
 
     Raises:
-        BadMessage, VersionMismatch: when it is not one, or comes from another build.
+        BadMessage, VersionMismatch: when it is not one, is too large for its kind, or comes from another build.
     """
     record = _checked_record(message)
-    return Ask(device, message.metadata.message_type, _bytes(record, "common"), _bytes(record, "own"))
+    kind, common, own = message.metadata.message_type, _bytes(record, "common"), _bytes(record, "own")
+    most = EXCHANGES[Kind(kind)].most_request if kind in set(Kind) else 0
+    if len(common) + len(own) > most:
+        raise BadMessage(f"a {_word(kind)} request of {len(common) + len(own)} bytes, limit {most}")
+    return Ask(device, kind, common, own)
 
 
 def reply_message(answer: Answer, request: Message) -> Message:
-    """An Answer as the Flower reply to `request`."""
-    fields: Fields = {"device": answer.device, "body": answer.body, "error": answer.error, "detail": answer.detail}
+    """An Answer as the Flower reply to `request`, its texts as short as the server keeps them."""
+    texts = {key: shown(getattr(answer, key), most) for key, most in _TEXTS.items()}
+    fields: Fields = {**texts, "body": answer.body}
     return Message(RecordDict({RECORD: ConfigRecord({**_header(), **fields})}), reply_to=request)
 
 
-def read_reply(message: Message) -> Answer:
+def read_reply(message: Message, most: int = MAX_BYTES) -> Answer:
     """The Answer inside a Flower reply; a Flower error becomes an Answer with that error.
 
+    Its texts are printable and bounded; its body is of the device's making until a decoder has read it.
+
+    Args:
+        message: a reply to `request_message`.
+        most: bytes of a body that are kept.
+
     Raises:
-        BadMessage, VersionMismatch: when it is not one, or comes from another build.
+        BadMessage, VersionMismatch: when it is not one, has a larger body, or comes from another build.
     """
     if message.has_error():
-        return Answer("", b"", "TransportError", _plain(str(message.error.reason or message.error.code), MAX_DETAIL))
+        reason = str(message.error.reason or message.error.code)
+        return Answer("", b"", "TransportError", shown(reason, MOST_REASON))
     record = _checked_record(message)
-    error, detail = _words(record, "error", MAX_ERROR), _words(record, "detail", MAX_DETAIL)
-    return Answer(_text(record, "device"), _bytes(record, "body"), error, detail)
+    texts = [_text(record, key, most) for key, most in _TEXTS.items()]
+    body = _bytes(record, "body")
+    if len(body) > most:
+        raise BadMessage(f"an answer of {len(body)} bytes, limit {most}")
+    return Answer(texts[0], body, texts[1], texts[2])
+
+
+def most_reply(ask: Ask) -> int:
+    """Bytes of the answer to an ask that a server keeps."""
+    most = EXCHANGES[Kind(ask.kind)].most_reply
+    return min(most, ask.most_reply) if ask.most_reply else most
 
 
 def refusal(device: str, error: FedInferError) -> Answer:
@@ -90,12 +116,13 @@ def _header() -> Fields:
 def _checked_record(message: Message) -> ConfigRecord:
     record = message.content.get(RECORD) if message.has_content() else None
     if not isinstance(record, ConfigRecord):
-        raise BadMessage(f"no {RECORD!r} record in a {message.metadata.message_type} message")
+        raise BadMessage(f"no {RECORD!r} record in a {_word(message.metadata.message_type)} message")
     if record.get("protocol_version") != PROTOCOL_VERSION:
-        raise VersionMismatch(f"protocol {record.get('protocol_version')!r}, this side speaks {PROTOCOL_VERSION}")
+        found = _word(record.get("protocol_version"))
+        raise VersionMismatch(f"protocol {found}, this side speaks {PROTOCOL_VERSION}")
     if record.get("build_id") != build_id():
         raise VersionMismatch(
-            f"the other side runs build {record.get('build_id')!r}, this side {build_id()}",
+            f"the other side runs build {_word(record.get('build_id'))}, this side {build_id()}",
             hint="install the same fedinfer version on both sides",
         )
     return record
@@ -108,20 +135,15 @@ def _bytes(record: ConfigRecord, key: str) -> bytes:
     return value
 
 
-def _text(record: ConfigRecord, key: str) -> str:
+def _text(record: ConfigRecord, key: str, most: int) -> str:
     value = record.get(key)
     if not isinstance(value, str):
         raise BadMessage(f"{key!r} is {type(value).__name__}, expected text")
-    return value
+    return shown(value, most)
 
 
-def _words(record: ConfigRecord, key: str, most: int) -> str:
-    return _plain(_text(record, key), most)
-
-
-def _plain(text: str, most: int) -> str:
-    """The first characters of a text, without any that a terminal obeys: it goes to logs and screens."""
-    return "".join(character if character.isprintable() else " " for character in text[:most])
+def _word(value: object) -> str:
+    return shown(str(value), _MOST_WORD)
 
 
 def _sources(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:

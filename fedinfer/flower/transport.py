@@ -9,10 +9,11 @@ from flwr.serverapp import Grid
 
 from fedinfer.coordinator.enrolment import Claim, LeftOut, admit
 from fedinfer.errors import BadMessage, TransportError, VersionMismatch
-from fedinfer.flower.records import read_reply, request_message
+from fedinfer.exchanges import EXCHANGES
+from fedinfer.flower.records import most_reply, read_reply, request_message
 from fedinfer.messages import EnrollReply, EnrollRequest, Kind
 from fedinfer.ports import Answer, Ask, Listener
-from fedinfer.secagg.enrolment import Challenge
+from fedinfer.secagg.enrolment import Challenge, Validation
 from fedinfer.wire import decode, encode
 
 POLL_SECONDS = 0.5
@@ -30,15 +31,16 @@ class GridTransport:
         self._nodes: dict[str, int] = {}
 
     def enroll(
-        self, authority: bytes, challenge: Challenge, timeout_seconds: float, emit: Listener
+        self, against: Validation, challenge: Challenge, timeout_seconds: float, emit: Listener
     ) -> list[EnrollReply]:
         """Ask every node who it is and remember where the devices live that are believed.
 
-        A node of another build, with a forged certificate, without the key of its certificate or with a key that
-        another node has too is left out; the event `not_joined` names it and says why. The run starts with the others.
+        A node of another build, with a certificate that is forged, expired or revoked, without the key of its
+        certificate or with a key that another node has too is left out; the event `not_joined` names it and says why.
+        The run starts with the others.
 
         Args:
-            authority: public key of the enrolment authority.
+            against: the enrolment authority, who was revoked, and the time.
             challenge: drawn for this start of the run.
             timeout_seconds: longest wait.
             emit: receives the events.
@@ -59,7 +61,7 @@ class GridTransport:
                 claims.append(Claim(node, said))
             else:
                 left_out.append((f"node {node}", said))
-        believed, refused = admit(claims, authority, challenge)
+        believed, refused = admit(claims, against, challenge)
         left_out += refused
         for who, reason in left_out:
             emit("not_joined", {"device": who, "reason": reason})
@@ -78,7 +80,7 @@ class GridTransport:
             if ask is None:
                 continue  # a reply to nothing we asked, or a second one
             try:
-                answer = read_reply(message)
+                answer = read_reply(message, most_reply(ask))
             except BadMessage as error:
                 answer = Answer(ask.device, b"", type(error).__name__, str(error))
             answers.append(Answer(ask.device, answer.body, answer.error, answer.detail))
@@ -88,7 +90,7 @@ class GridTransport:
 def _introduction(message: Message) -> EnrollReply | str:
     """Who the node says it is, or why it cannot be understood."""
     try:
-        answer = read_reply(message)
+        answer = read_reply(message, EXCHANGES[Kind.ENROLL].most_reply)
         return f"{answer.error}: {answer.detail}" if answer.error else decode(EnrollReply, answer.body)
     except BadMessage as error:
         return f"{type(error).__name__}: {error}"

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from fedinfer.errors import StoreError
+from fedinfer.private_files import only_owner
 from fedinfer.report import summary, tables
 from fedinfer.report.figures import count, decimal, finite, rows, seconds, section, words
 from fedinfer.report.ledger import ledger_tables
@@ -41,7 +42,8 @@ def write_report(run_dir: Path) -> Path:
     page = render(read_run(run_dir))
     target, part = run_dir / NAME, run_dir / (NAME + ".part")
     try:
-        part.write_text(page, encoding="utf-8")
+        with open(part, "w", encoding="utf-8", opener=only_owner) as file:
+            file.write(page)
         os.replace(part, target)
     except OSError as error:
         raise StoreError(f"{target} cannot be written: {error}") from error
@@ -155,6 +157,24 @@ def _loop(found: RunFiles) -> Markup:
         loop_legend(sequence),
         _both(lambda width: loop_chart(sequence, metric, budget, width), WIDE),
     )
+
+
+def loop_of(folder: Path, width: float) -> Markup:
+    """The drawing of the loop alone, with its style in it, as an SVG document.
+
+    Args:
+        folder: run folder.
+        width: pixels.
+
+    Raises:
+        ConfigError: run.json is missing or malformed.
+    """
+    found = read_run(folder)
+    budget = finite(section(found.run, "privacy").get("budget"))
+    chart = loop_chart(steps(found.run, found.events), summary.metric_name(found.run), budget, width)
+    opening, end, rest = chart.partition(">")
+    namespace = "" if "xmlns=" in opening else ' xmlns="http://www.w3.org/2000/svg"'
+    return Markup(opening + namespace + end + tag("style", Markup(_style())) + rest)
 
 
 def _drift(run: Json) -> Markup:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedinfer.errors import ConfigError
+from fedinfer.printable import LONGEST_NAME, NAME_RULE, is_device_name, shown
 from fedinfer.rollout.controller import Approval, RolloutState, begin
 from fedinfer.rollout.gates import Bound, Gate, GateSettings, Scope
 from fedinfer.rollout.waves import Attributes, Wave
@@ -34,8 +35,6 @@ _PLAN = {
     "rollout", "version", "previous", "approval", "min_judged", "wrong_pass_rate", "wrong_stop_rate", "looks",
     "waves", "gates",
 }  # fmt: skip
-_LONGEST_ID = 64
-"""Characters of a device's name: the names that secure aggregation takes, printable ASCII."""
 _WAVE = {"fraction", "where"}
 _GATE = {"figure", "bound", "passes_at", "fails_at", "low", "high", "scope"}
 
@@ -96,10 +95,8 @@ def _devices(path: Path, rows: Sequence[dict[str, str]]) -> dict[DeviceId, dict[
         device = row.pop("device")
         if not device or device in devices or None in row or None in row.values():
             raise ConfigError(f"{path}, line {line}: device {device!r} is empty, repeated or malformed")
-        if len(device) > _LONGEST_ID or not (device.isascii() and device.isprintable()):
-            raise ConfigError(
-                f"{path}, line {line}: device {device[:80]!r} is not 1 to {_LONGEST_ID} printable ASCII characters"
-            )
+        if not is_device_name(device):
+            raise ConfigError(f"{path}, line {line}: device {shown(device, LONGEST_NAME)!r}: {NAME_RULE}")
         devices[device] = row
     if not devices:
         raise ConfigError(f"{path}: no device")

@@ -4,7 +4,7 @@ from fedinfer.secagg.device import answer_keys, answer_masked, answer_shares, an
 from fedinfer.secagg.ideal import ideal_sum
 from fedinfer.secagg.keys import IdentityKey, Stage
 from fedinfer.secagg.messages import StageRequest, read_session
-from fedinfer.secagg.parameters import GraphParameters, ServerModel, Session, check_session, choose_graph
+from fedinfer.secagg.parameters import GraphParameters, Session, check_session, choose_graph
 from fedinfer.secagg.rounds import (
     Aborted,
     AwaitKeys,
@@ -43,7 +43,6 @@ __all__ = [
     "SentKeys",
     "SentMasked",
     "SentShares",
-    "ServerModel",
     "ServerState",
     "Session",
     "SignedSurvivors",

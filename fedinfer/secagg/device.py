@@ -1,19 +1,20 @@
 """The device's side of a session: one function per question, `(state, question) -> (new state, answer)`.
 
 What a device refuses, whatever the server says:
-* a key list of another session, with too few devices, without its own keys as it sent them, or with a neighbour
-  whose keys are not signed by the pinned identity; it computes its neighbours itself;
-* to mask with fewer boxes than shares are needed;
-* survivor sets that overlap, are too small, leave out or invent a neighbour, or do not hold the device itself;
-* to open masks without `threshold` signatures of its share holders over the same sets, for other sets than it signed,
-  or twice.
+* a key list that `key_list` refuses, or one in which too few of the holders that it chose are left;
+* sharers that are too few, that leave out itself or too many of its holders, or that never sent keys; it masks with
+  exactly the sharers that it is shown and tells its holders which they were;
+* survivor sets that overlap, are too small, do not hold the device itself, or are together not exactly the sharers;
+* to open masks without a quorum of signatures over the same sets, for other sets than it signed, or twice;
+* to open the own mask of a device that has not acknowledged the same key list and sharers.
 
-Source: Bell et al. 2020 (CCS), protocols 2 and 3; survivor signatures as in Bonawitz et al. 2017 (CCS), section 6.
+Source: Bell et al. 2020 (CCS), protocol 3 and section 4 (devices choose); survivor signatures as in Bonawitz et al.
+2017 (CCS), section 6.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,24 +23,31 @@ from fedinfer import wire
 from fedinfer.errors import BadMessage, Misbehaviour, TooFewSurvivors
 from fedinfer.ports import Entropy
 from fedinfer.secagg import shamir
-from fedinfer.secagg.boxes import all_digests, open_boxes, seal_boxes
-from fedinfer.secagg.graph import IntArray, from_bitmap, own_neighbours, to_bitmap
+from fedinfer.secagg.boxes import open_boxes, seal_box, share_digests
+from fedinfer.secagg.derivations import (
+    box_key,
+    commitment,
+    pair_mask_seed,
+    self_mask_seed,
+    sharers_hash,
+    tag,
+    tag_key,
+)
+from fedinfer.secagg.graph import draw_holders, from_bitmap, to_bitmap
+from fedinfer.secagg.key_list import Public, check_list, check_secrets, relations_of, signing_keys
 from fedinfer.secagg.keys import (
     KEY_BYTES,
-    SIGNATURE_BYTES,
     IdentityKey,
     Signed,
     Stage,
     agree,
-    commit,
     public_of,
     seal,
-    statement_bytes,
-    verify_signature,
 )
-from fedinfer.secagg.masks import add_masks, pair_mask_seed, ring_dtype, self_mask_seed
+from fedinfer.secagg.masks import add_masks, ring_dtype
 from fedinfer.secagg.messages import (
-    PUBLIC_BYTES,
+    BOX_BYTES,
+    Acknowledgements,
     Inbox,
     KeyList,
     KeysBody,
@@ -48,12 +56,13 @@ from fedinfer.secagg.messages import (
     SharesBody,
     SurvivorSets,
     UnmaskBody,
-    Witnesses,
+    UnmaskRequest,
     key_list_hash,
     open_body,
     request_limit,
     split,
 )
+from fedinfer.secagg.opening import check_key_list, check_quorum, check_sets, keys_by, reveal
 from fedinfer.secagg.packing import pack
 from fedinfer.secagg.parameters import Session
 from fedinfer.secagg.states import (
@@ -82,7 +91,7 @@ S = TypeVar("S")
 
 
 def answer_keys(session: Session, identity: IdentityKey, device: DeviceId, entropy: Entropy) -> tuple[SentKeys, bytes]:
-    """Publish fresh keys and a commitment, signed by the identity.
+    """Draw holders; publish them, fresh keys and a commitment, signed by the identity.
 
     The caller has checked the proposal (`check_session`) and that the session is new (`refuse_second_use`).
 
@@ -90,25 +99,27 @@ def answer_keys(session: Session, identity: IdentityKey, device: DeviceId, entro
         session: the proposal.
         identity: long-term key of this device.
         device: its name; must be in the cohort.
-        entropy: 128 bytes are taken.
+        entropy: 160 bytes are taken.
 
     Raises:
         Misbehaviour: this device is not in the cohort.
     """
     if device not in session.cohort:
         raise Misbehaviour(f"{device} is not in the cohort of {len(session.cohort)} devices")
-    seed, mask, box, signing = (entropy.take(KEY_BYTES) for _ in range(4))
-    sid = session.sid
-    public = public_of(mask) + public_of(box) + IdentityKey(signing).public_bytes + commit(sid, device, seed)
-    answer = seal(identity, Stage.KEYS, device, sid, KeysBody(sid, public))
+    secret, mask, box, signing, seed = (entropy.take(KEY_BYTES) for _ in range(5))
+    sid, me = session.sid, session.cohort.index(device)
+    holders = draw_holders(me, len(session.cohort), session.degree, seed)
+    committed = commitment(sid, me, device, secret)
+    public = public_of(mask) + public_of(box) + IdentityKey(signing).public_bytes + committed
+    answer = seal(identity, Stage.KEYS, device, sid, KeysBody(sid, public, holders))
     signature = wire.decode(Signed, answer).signature
-    return SentKeys(session, device, public, signature, seed, mask, box, signing), answer
+    return SentKeys(session, device, public, holders, signature, secret, mask, box, signing), answer
 
 
 def answer_shares(
     state: SentKeys, common: bytes, own: bytes, pinned: Mapping[DeviceId, bytes], entropy: Entropy
 ) -> tuple[SentShares, bytes]:
-    """Check the key list, compute the neighbours, deal encrypted shares of both secrets to them.
+    """Check the key list, deal encrypted shares of both secrets to the holders that this device drew.
 
     Args:
         state: from `answer_keys`.
@@ -119,31 +130,35 @@ def answer_shares(
 
     Raises:
         BadMessage: undecodable, or of another session.
-        TooFewSurvivors: fewer devices sent keys than the session promises.
+        TooFewSurvivors: fewer devices, or fewer of the own holders, sent keys than are needed.
         Misbehaviour: the list is not what an honest server would show.
     """
     _expect(state, SentKeys)
     _expect_nothing(own, Stage.SHARES)
     listed = open_body(KeyList, common, request_limit(state.session), state.session.sid)
-    members, publics = _check_list(state, listed, pinned)
-    place = _find_place(state, listed, members, publics)
-    _check_neighbours(state.session, listed, place.near, pinned)
-    secret = state.self_seed + state.mask_private
-    points = np.asarray(place.holders, np.int64) + 1
-    dealt = shamir.share(secret, points, state.session.threshold, entropy.take(KEY_BYTES))
-    pairs = np.concatenate([shamir.pack(dealt[:, : shamir.LIMBS]), shamir.pack(dealt[:, shamir.LIMBS :])], axis=1)
-    rows = dict(zip(place.holders, (row.tobytes() for row in pairs), strict=True))
-    boxes, open_keys = seal_boxes(state.box_private, place, publics, rows)
-    near_masks = [publics[j][:KEY_BYTES] for j in place.near]
-    seeds = [pair_mask_seed(secret, place.key_list) for secret in agree(state.mask_private, near_masks)]
-    own_share = rows.get(place.position, b"")[: shamir.SHARE_BYTES]
-    body = SharesBody(listed.sid, boxes, all_digests(place, rows))
-    new = SentShares(place, state.self_seed, state.signing, b"".join(seeds), open_keys, own_share)
-    return new, _seal(state.signing, Stage.SHARES, place, body)
+    keyed = check_list(state, listed, pinned)
+    place = _find_place(state, listed, keyed)
+    rows = _deal(state, place, entropy.take(KEY_BYTES))
+    mask_secrets = _agree(place, state.mask_private, {j: keyed[j].mask_key for j in place.partners}, "mask key")
+    box_secrets = _agree(place, state.box_private, {j: keyed[j].box_key for j in place.partners}, "box key")
+    me, scope = place.position, place.scope
+    boxes = (seal_box(box_key(box_secrets[j], scope, me, j), scope, me, j, rows[j]) for j in place.holders)
+    body = SharesBody(listed.sid, b"".join(boxes), share_digests(scope, me, rows))
+    new = SentShares(
+        place,
+        state.self_secret,
+        state.signing,
+        b"".join(mask_secrets.values()),
+        b"".join(box_key(box_secrets[j], scope, j, me) for j in place.dealers),
+        b"".join(tag_key(box_secrets[j], scope, me, j) for j in place.holders),
+        b"".join(tag_key(box_secrets[j], scope, j, me) for j in place.dealers),
+        rows.get(me, b"")[: shamir.SHARE_BYTES],
+    )
+    return new, _seal(state.signing, Stage.SHARES, place, place.key_list, body)
 
 
 def answer_masked(state: SentShares, common: bytes, own: bytes, vector: RingVector) -> tuple[SentMasked, bytes]:
-    """Open the neighbours' boxes, mask the vector, pack it.
+    """Open the dealers' boxes, mask the vector with all partners among the sharers, acknowledge the sharers, pack.
 
     Args:
         state: from `answer_shares`.
@@ -153,27 +168,29 @@ def answer_masked(state: SentShares, common: bytes, own: bytes, vector: RingVect
 
     Raises:
         BadMessage: undecodable, of another session or key list, or the vector does not fit the session.
-        Misbehaviour: boxes of devices that are not neighbours.
-        TooFewSurvivors: fewer shares arrived than are needed to rebuild a secret.
+        Misbehaviour: sharers that never sent keys, or without this device.
+        TooFewSurvivors: fewer sharers, or fewer of the own holders among them, than are needed.
     """
     _expect(state, SentShares)
-    place = state.place
-    session = place.session
+    place, session = state.place, state.place.session
     request = open_body(MaskedRequest, common, request_limit(session), session.sid)
-    _check_key_list(place, request.key_list)
-    inbox = wire.decode(Inbox, own, limit_bytes=request_limit(session))
-    dealers = from_bitmap(inbox.dealers, len(session.cohort))
-    if not set(dealers.tolist()) <= set(place.near):
-        raise Misbehaviour("boxes from devices that are not neighbours")
-    _check_enough(place, len(dealers), "neighbours shared keys")
-    opened = open_boxes(state, dealers, inbox.boxes)
-    _check_enough(place, len(opened), "boxes opened")
-    masked = _mask(state, dealers, vector)
+    sharers = _check_sharers(place, request)
+    digest = sharers_hash(session.sid, place.key_list, request.sharers)
+    boxes = wire.decode(Inbox, own, limit_bytes=request_limit(session)).boxes
+    opened, unopened = _open(state, sharers, boxes)
+    masked = _mask(state, sharers, digest, vector)
+    tags = _acknowledge(state, sharers, digest)
     new = SentMasked(
-        place, inbox.dealers, _bitmap(place, opened), b"".join(opened.values()), state.own_share, state.signing
+        place,
+        request.sharers,
+        _bitmap(place, opened),
+        b"".join(opened.values()),
+        state.dealer_tags,
+        state.own_share,
+        state.signing,
     )
-    unopened = _bitmap(place, [j for j in dealers.tolist() if j not in opened])
-    return new, _seal(state.signing, Stage.MASKED, place, MaskedBody(session.sid, masked, unopened))
+    body = MaskedBody(session.sid, masked, _bitmap(place, unopened), tags)
+    return new, _seal(state.signing, Stage.MASKED, place, digest, body)
 
 
 def answer_survivors(state: SentMasked, common: bytes, own: bytes) -> tuple[SignedSurvivors, bytes]:
@@ -192,32 +209,34 @@ def answer_survivors(state: SentMasked, common: bytes, own: bytes) -> tuple[Sign
     _expect(state, SentMasked)
     _expect_nothing(own, Stage.SURVIVORS)
     sets = open_body(SurvivorSets, common, request_limit(state.place.session), state.place.session.sid)
-    _check_sets(state, sets)
-    return SignedSurvivors(state, common), _seal(state.signing, Stage.SURVIVORS, state.place, sets)
+    check_sets(state, sets)
+    return SignedSurvivors(state, common), _seal(state.signing, Stage.SURVIVORS, state.place, state.digest, sets)
 
 
 def answer_unmask(state: SignedSurvivors, common: bytes, own: bytes) -> tuple[Finished, bytes]:
-    """Reveal one share per neighbour: of the self-mask seed of a survivor, of the mask key of a dropped one.
+    """Reveal one share per dealer: of the self-mask secret of a survivor, of the mask key of a dropped one.
 
     Args:
         state: from `answer_survivors`.
-        common: the same survivor sets, encoded.
-        own: encoded `Witnesses`.
+        common: encoded `UnmaskRequest`, with the same survivor sets.
+        own: encoded `Acknowledgements`.
 
     Raises:
         BadMessage: undecodable, or of another session.
         Misbehaviour: other sets than signed, too few signatures, or asked a second time.
     """
     _expect(state, SignedSurvivors)
-    held, place = state.held, state.held.place
-    sets = open_body(SurvivorSets, common, request_limit(place.session), place.session.sid)
-    _check_sets(held, sets)
-    if common != state.sets:
+    held, place, limit = state.held, state.held.place, request_limit(state.held.place.session)
+    request = open_body(UnmaskRequest, common, limit, place.session.sid)
+    sets = open_body(SurvivorSets, request.sets, limit, place.session.sid)
+    check_sets(held, sets)
+    if request.sets != state.sets:
         raise Misbehaviour("unmask: other survivor sets than this device signed")
-    _check_witnesses(place, common, wire.decode(Witnesses, own, limit_bytes=request_limit(place.session)))
-    shares = _reveal(held, sets)
-    body = UnmaskBody(sets.sid, _bitmap(place, shares), b"".join(shares[j] for j in sorted(shares)))
-    return Finished(sets.sid, place.device), _seal(held.signing, Stage.UNMASK, place, body)
+    check_quorum(held, request)
+    shares, withheld = reveal(held, sets, wire.decode(Acknowledgements, own, limit_bytes=limit).tags)
+    rows = b"".join(shares[j] for j in sorted(shares))
+    body = UnmaskBody(sets.sid, _bitmap(place, shares), rows, _bitmap(place, withheld))
+    return Finished(sets.sid, place.device), _seal(held.signing, Stage.UNMASK, place, held.digest, body)
 
 
 def _expect(state: Any, kind: type[S]) -> None:
@@ -231,123 +250,87 @@ def _expect_nothing(own: bytes, stage: Stage) -> None:
         raise BadMessage(f"{stage}: {len(own)} bytes where none belong")
 
 
-def _seal(signing: bytes, stage: Stage, place: Place, body: Any) -> bytes:
-    return seal(IdentityKey(signing), stage, place.device, place.key_list, body)
+def _seal(signing: bytes, stage: Stage, place: Place, context: bytes, body: Any) -> bytes:
+    return seal(IdentityKey(signing), stage, place.device, context, body)
 
 
-def _bitmap(place: Place, positions: Any) -> bytes:
+def _bitmap(place: Place, positions: Iterable[int]) -> bytes:
     return to_bitmap(np.asarray(sorted(positions), np.int64), len(place.session.cohort))
 
 
-def _check_list(
-    state: SentKeys, listed: KeyList, pinned: Mapping[DeviceId, bytes]
-) -> tuple[IntArray, dict[int, bytes]]:
-    session = state.session
-    members = from_bitmap(listed.members, len(session.cohort))
-    publics = split(listed.publics, PUBLIC_BYTES, members.size, "published keys")
-    signatures = split(listed.signatures, SIGNATURE_BYTES, members.size, "signatures")
-    if members.size < session.least:
-        raise TooFewSurvivors(f"{members.size} devices sent keys, {session.least} are needed")
-    unknown = [session.cohort[j] for j in members.tolist() if session.cohort[j] not in pinned]
-    if unknown:
-        raise Misbehaviour(f"{len(unknown)} devices of the key list are not enrolled, first {unknown[0]}")
-    keyed = dict(zip(members.tolist(), zip(publics, signatures, strict=True), strict=True))
-    if keyed.get(session.cohort.index(state.device)) != (state.public, state.signature):
-        raise Misbehaviour(f"the key list does not hold the keys that {state.device} sent")
-    return members, {j: public for j, (public, _) in keyed.items()}
-
-
-def _find_place(state: SentKeys, listed: KeyList, members: IntArray, publics: dict[int, bytes]) -> Place:
+def _find_place(state: SentKeys, listed: KeyList, keyed: Mapping[int, Public]) -> Place:
     session, me = state.session, state.session.cohort.index(state.device)
-    digest = key_list_hash(listed)
-    near = tuple(own_neighbours(me, members, session.degree, digest).tolist())
-    holders = sorted((*near, me)) if session.is_complete else near
-    witness_keys = b"".join(publics[j][2 * KEY_BYTES : 3 * KEY_BYTES] for j in holders)
-    return Place(session, state.device, digest, listed.members, near, witness_keys)
+    graph = relations_of(session, keyed)
+    holders, dealers = (tuple(part.tolist()) for part in (graph.holders(me), graph.dealers(me)))
+    place = Place(session, state.device, key_list_hash(listed), listed.members, holders, dealers, signing_keys(keyed))
+    _check_enough(place, set(keyed), "sent keys")
+    return place
 
 
-def _check_neighbours(
-    session: Session, listed: KeyList, near: tuple[int, ...], pinned: Mapping[DeviceId, bytes]
-) -> None:
-    """The heart of authentication: neighbours' keys against identities that the server cannot choose."""
-    members = from_bitmap(listed.members, len(session.cohort))
-    for j, at in zip(near, np.searchsorted(members, near).tolist(), strict=True):
-        public = listed.publics[at * PUBLIC_BYTES : (at + 1) * PUBLIC_BYTES]
-        signature = listed.signatures[at * SIGNATURE_BYTES : (at + 1) * SIGNATURE_BYTES]
-        body = wire.encode(KeysBody(listed.sid, public))
-        name = session.cohort[j]
-        if not verify_signature(pinned[name], statement_bytes(Stage.KEYS, name, listed.sid, body), signature):
-            raise Misbehaviour(f"the keys shown for {name} are not signed by its enrolled identity")
+def _check_enough(place: Place, present: set[int], what: str) -> None:
+    left, needed = sum(j in present for j in place.all_holders), place.session.threshold
+    if left < needed:
+        raise TooFewSurvivors(f"{left} of {len(place.all_holders)} share holders {what}, {needed} open a mask")
 
 
-def _check_key_list(place: Place, key_list: bytes) -> None:
-    if key_list != place.key_list:
-        raise Misbehaviour("the server speaks of another key list than it showed this device")
+def _deal(state: SentKeys, place: Place, seed: bytes) -> dict[int, bytes]:
+    """Pairs of shares by holder."""
+    points = np.asarray(place.all_holders, np.int64) + 1
+    dealt = shamir.share(state.self_secret + state.mask_private, points, place.session.threshold, seed)
+    pairs = np.concatenate([shamir.pack(dealt[:, : shamir.LIMBS]), shamir.pack(dealt[:, shamir.LIMBS :])], axis=1)
+    return dict(zip(place.all_holders, (row.tobytes() for row in pairs), strict=True))
 
 
-def _check_enough(place: Place, neighbours: int, what: str) -> None:
-    shares, needed = neighbours + place.session.is_complete, place.session.threshold
-    if shares < needed:
-        raise TooFewSurvivors(f"{neighbours} {what}: {shares} shares, {needed} are needed to open a mask")
+def _agree(place: Place, private: bytes, keys: Mapping[int, bytes], what: str) -> dict[int, bytes]:
+    """X25519 secrets by partner: one exchange each."""
+    secrets = agree(private, list(keys.values()))
+    check_secrets(place.session, tuple(keys), secrets, what)
+    return dict(zip(keys, secrets, strict=True))
 
 
-def _mask(state: SentShares, dealers: IntArray, vector: RingVector) -> bytes:
-    """Vector + own mask + masks with later neighbours - masks with earlier ones, mod 2^bits (Bonawitz 2017, 4.1)."""
-    session, me = state.place.session, state.place.position
+def _check_sharers(place: Place, request: MaskedRequest) -> set[int]:
+    session, n = place.session, len(place.session.cohort)
+    check_key_list(place, request.key_list)
+    sharers = set(from_bitmap(request.sharers, n).tolist())
+    if len(sharers) < session.least:
+        raise TooFewSurvivors(f"{len(sharers)} devices shared keys, {session.least} are needed")
+    if place.position not in sharers:
+        raise Misbehaviour(f"{place.device} sent its shares but is not among the sharers")
+    if not sharers <= set(from_bitmap(place.members, n).tolist()):
+        raise Misbehaviour("sharers that never sent keys")
+    _check_enough(place, sharers, "shared keys")
+    return sharers
+
+
+def _open(state: SentShares, sharers: set[int], boxes: bytes) -> tuple[dict[int, bytes], list[int]]:
+    """Pairs of shares by dealer, and the dealers whose boxes do not open."""
+    place = state.place
+    dealers = [j for j in place.dealers if j in sharers]
+    keys = keys_by(place.dealers, state.open_keys, "keys")
+    cut = zip(dealers, split(boxes, BOX_BYTES, len(dealers), "boxes"), strict=True)
+    opened = open_boxes(place.scope, place.position, ((j, keys[j], box) for j, box in cut))
+    return opened, [j for j in dealers if j not in opened]
+
+
+def _mask(state: SentShares, sharers: set[int], digest: bytes, vector: RingVector) -> bytes:
+    """Vector + own mask + masks with later partners - masks with earlier ones, mod 2^bits (Bonawitz 2017, 4.1)."""
+    place, session, me = state.place, state.place.session, state.place.position
     if vector.dtype != np.uint32 or vector.shape != (session.dimension,):
         raise BadMessage(f"vector of {vector.dtype} {vector.shape}, expected uint32 ({session.dimension},)")
     top = int(vector.max())
     if top >> session.bits:
         raise BadMessage(f"vector has value {top}, the ring has {session.bits} bits")
-    near = state.place.near
-    seeds = dict(zip(near, split(state.mask_seeds, KEY_BYTES, len(near), "mask seeds"), strict=True))
-    plus = [seeds[j] for j in dealers.tolist() if j > me]
-    minus = [seeds[j] for j in dealers.tolist() if j < me]
+    scope, secrets = place.scope, keys_by(place.partners, state.mask_secrets, "mask secrets")
+    seeds = {j: pair_mask_seed(secrets[j], scope, digest, me, j) for j in place.partners if j in sharers}
+    plus, minus = [seed for j, seed in seeds.items() if j > me], [seed for j, seed in seeds.items() if j < me]
     masked = vector.astype(ring_dtype(session.bits))
-    add_masks(masked, [self_mask_seed(state.self_seed, state.place.key_list), *plus], minus)
+    add_masks(masked, [self_mask_seed(state.self_secret, scope, digest, me), *plus], minus)
     masked &= masked.dtype.type((1 << session.bits) - 1)
     return pack(masked, session.bits)
 
 
-def _check_sets(state: SentMasked, sets: SurvivorSets) -> None:
-    place, session = state.place, state.place.session
-    n = len(session.cohort)
-    _check_key_list(place, sets.key_list)
-    survivors, dropped = (set(from_bitmap(data, n).tolist()) for data in (sets.survivors, sets.dropped))
-    both = sorted(session.cohort[j] for j in survivors & dropped)
-    if both:
-        raise Misbehaviour(f"{both[0]} is listed as survivor and as dropped: both of its masks would open")
-    if len(survivors) < session.least:
-        raise TooFewSurvivors(f"{len(survivors)} survivors, {session.least} are needed")
-    if place.position not in survivors:
-        raise Misbehaviour(f"{place.device} sent its masked vector but is not among the survivors")
-    if not survivors | dropped <= set(from_bitmap(place.members, n).tolist()):
-        raise Misbehaviour("survivors or dropped devices that never sent keys")
-    delivered = set(from_bitmap(state.delivered, n).tolist())
-    if (survivors | dropped) & set(place.near) != delivered:
-        raise Misbehaviour("the neighbours in the sets are not those whose boxes were delivered")
-
-
-def _check_witnesses(place: Place, sets: bytes, witnesses: Witnesses) -> None:
-    signers = from_bitmap(witnesses.signers, len(place.session.cohort))
-    signatures = split(witnesses.signatures, SIGNATURE_BYTES, signers.size, "witness signatures")
-    keys = dict(zip(place.holders, split(place.witness_keys, KEY_BYTES, len(place.holders), "keys"), strict=True))
-    valid = 0
-    for j, signature in zip(signers.tolist(), signatures, strict=True):
-        message = statement_bytes(Stage.SURVIVORS, place.session.cohort[j], place.key_list, sets)
-        valid += j in keys and verify_signature(keys[j], message, signature)
-        if valid == place.session.threshold:
-            return
-    raise Misbehaviour(f"{valid} share holders signed these survivor sets, {place.session.threshold} are needed")
-
-
-def _reveal(held: SentMasked, sets: SurvivorSets) -> dict[int, bytes]:
-    place, n = held.place, len(held.place.session.cohort)
-    survivors = set(from_bitmap(sets.survivors, n).tolist())
-    opened = from_bitmap(held.opened, n)
-    pairs = split(held.pairs, 2 * shamir.SHARE_BYTES, opened.size, "pairs")
-    size = shamir.SHARE_BYTES
-    shares = {j: pair[:size] if j in survivors else pair[size:] for j, pair in zip(opened.tolist(), pairs, strict=True)}
-    if held.own_share:
-        shares[place.position] = held.own_share
-    return shares
+def _acknowledge(state: SentShares, sharers: set[int], digest: bytes) -> bytes:
+    """Tags for the holders among the sharers: with these sharers, and no others, this device has masked."""
+    place, scope, me = state.place, state.place.scope, state.place.position
+    keys = keys_by(place.holders, state.holder_tags, "keys")
+    return b"".join(tag(keys[j], scope, digest, me, j) for j in place.holders if j in sharers)

@@ -3,6 +3,9 @@
 A device believes a neighbour because of this signature, never because of what the server says. The server believes a
 device because of this certificate, which is public, and a proof, made for this start of a run alone, that the device
 has the certified key.
+
+A certificate counts from `not_before` until `not_after`, both inside what is signed, unless its key is on the
+authority's revocation list (`revocation`).
 """
 
 from __future__ import annotations
@@ -11,21 +14,56 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fedinfer.errors import BadMessage, Misbehaviour
+from fedinfer.messages import MOST_CERTIFICATE_BYTES
 from fedinfer.ports import Entropy
+from fedinfer.secagg.authority import Authority, verify_by_authority
 from fedinfer.secagg.keys import IdentityKey, verify_signature
+from fedinfer.secagg.revocation import RevocationList, check_fresh, read_revocations
 from fedinfer.types import DeviceId
-from fedinfer.wire import encode
+from fedinfer.wire import decode, encode
 
 NONCE_BYTES = 32
+_ENROLMENT = b"fedinfer/enrolment/v2\0"
 _POSSESSION = b"fedinfer/possession/v1\0"
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What the authority signs."""
+    """What the authority signs.
+
+    Args:
+        device: name.
+        public_key: its Ed25519 identity, 32 bytes.
+        not_before, not_after: first and last second at which this counts, since 1970, UTC.
+    """
 
     device: DeviceId
     public_key: bytes
+    not_before: int
+    not_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """An enrolment and the authority's signature over it; encoded, it is what a device shows."""
+
+    enrolment: Enrolment
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What certificates are checked against. Made by `validation`.
+
+    Args:
+        authority: public key of the enrolment authority, pinned.
+        revocations: the newest list, verified and fresh.
+        now: seconds since 1970; never before the list was issued.
+    """
+
+    authority: bytes
+    revocations: RevocationList
+    now: int
 
 
 class Step(StrEnum):
@@ -79,26 +117,84 @@ class Possession:
     facts: bytes
 
 
-def sign_enrolment(authority: IdentityKey, device: DeviceId, public_key: bytes) -> bytes:
-    """Certificate (64 bytes) that `public_key` (Ed25519, 32 bytes) belongs to `device`."""
-    return authority.sign(b"fedinfer/enrolment/v1\0" + encode(Enrolment(device, public_key)))
+def sign_enrolment(authority: Authority, enrolment: Enrolment) -> bytes:
+    """The encoded certificate that a key belongs to a device for a time."""
+    return encode(Certificate(enrolment, authority.sign(_ENROLMENT + encode(enrolment))))
 
 
-def verify_enrolment(authority: bytes, device: DeviceId, public_key: bytes, certificate: bytes) -> None:
-    """Check a certificate.
+def validation(authority: bytes, revocations: bytes, now: int) -> Validation:
+    """What certificates are checked against now.
+
+    Args:
+        authority: public key, pinned.
+        revocations: the signed list.
+        now: seconds since 1970 by a clock; one that stands before the list was issued is wrong and is not followed.
+
+    Raises:
+        Misbehaviour: the list is missing, not the authority's, or has ended.
+    """
+    listed = read_revocations(authority, revocations)
+    latest = max(now, listed.issued)
+    check_fresh(listed, latest)
+    return Validation(authority, listed, latest)
+
+
+def read_certificate(authority: bytes, certificate: bytes) -> Enrolment:
+    """What the authority signed, whether it still counts or not.
+
+    Raises:
+        Misbehaviour: the authority did not sign this.
+    """
+    try:
+        shown = decode(Certificate, certificate, limit_bytes=MOST_CERTIFICATE_BYTES)
+    except BadMessage as error:
+        raise Misbehaviour(f"a certificate that the enrolment authority did not sign: {error}") from error
+    if not verify_by_authority(authority, _ENROLMENT + encode(shown.enrolment), shown.signature):
+        raise Misbehaviour(f"the enrolment authority did not sign the key of device {shown.enrolment.device!r}")
+    return shown.enrolment
+
+
+def certified(authority: bytes, device: DeviceId, public_key: bytes, certificate: bytes) -> Enrolment:
+    """Check that a certificate is for this device and key, whether it still counts or not.
 
     Args:
         authority: the authority's public key, pinned.
         device: whose key it is said to certify.
         public_key: that key, 32 bytes.
-        certificate: 64 bytes.
+        certificate: encoded.
 
     Raises:
         Misbehaviour: the authority did not sign this.
     """
-    message = b"fedinfer/enrolment/v1\0" + encode(Enrolment(device, public_key))
-    if not verify_signature(authority, message, certificate):
+    enrolment = read_certificate(authority, certificate)
+    if (enrolment.device, enrolment.public_key) != (device, public_key):
         raise Misbehaviour(f"the enrolment authority did not sign the key of device {device!r}")
+    return enrolment
+
+
+def verify_enrolment(against: Validation, device: DeviceId, public_key: bytes, certificate: bytes) -> Enrolment:
+    """Check a certificate: signature, time, and that its key is not revoked.
+
+    Args:
+        against: authority, list and time.
+        device: whose key it is said to certify.
+        public_key: that key, 32 bytes.
+        certificate: encoded.
+
+    Raises:
+        Misbehaviour: says which of them is wrong.
+    """
+    enrolment = certified(against.authority, device, public_key, certificate)
+    if public_key in against.revocations.keys:
+        raise Misbehaviour(f"the key of device {device!r} was revoked (revocation list {against.revocations.version})")
+    if against.now < enrolment.not_before:
+        raise Misbehaviour(f"the certificate of device {device!r} counts in {enrolment.not_before - against.now} s")
+    if against.now > enrolment.not_after:
+        raise Misbehaviour(
+            f"the certificate of device {device!r} expired {against.now - enrolment.not_after} s ago",
+            hint="fedinfer device renew",
+        )
+    return enrolment
 
 
 def prove_possession(identity: IdentityKey, possession: Possession) -> bytes:

@@ -28,6 +28,8 @@ from fedinfer.messages import Split
 from fedinfer.secagg.hypergeometric import SECURITY_BITS, most_marked
 from fedinfer.types import DeviceId
 
+GROUND_BITS = SECURITY_BITS + 40
+"""Security in bits of what a server may draw again by itself: room for 2^40 tries."""
 MAX_GROUP = 500
 """Largest cohort of one session; a larger one is dealt to groups."""
 
@@ -80,10 +82,11 @@ def _dealt(split: Split) -> frozenset[tuple[DeviceId, ...]]:
 
 
 def most_corrupt(devices: int, corrupt: int, size: int, groups: int) -> int:
-    """Corrupt devices in one random group, at most, but for a chance of 2^-40 that any group of the round has more.
+    """Corrupt devices in one random group, at most, but for a chance of 2^-80 that any group of the round has more.
 
     A group drawn at random holds more than its share of the corrupt devices about every second time, so the number
-    that noise and graph must withstand is a tail of the hypergeometric law, not the mean.
+    that noise and graph must withstand is a tail of the hypergeometric law, not the mean. The server draws the seed of
+    the deal and may try 2^40 of them by itself before it shows one: after that, 2^-40 is left.
 
     Args:
         devices: in all groups together.
@@ -91,4 +94,9 @@ def most_corrupt(devices: int, corrupt: int, size: int, groups: int) -> int:
         size: of the group.
         groups: number of groups; each gets its part of the chance.
     """
-    return most_marked(devices, corrupt, size, 2.0**-SECURITY_BITS / groups)
+    return most_marked(devices, corrupt, size, 2.0**-GROUND_BITS / groups)
+
+
+def rate_of(corrupt: int, size: int) -> float:
+    """The corruption rate with which exactly `corrupt` of `size` devices are counted."""
+    return min((corrupt - 0.5) / size, 1.0) if corrupt else 0.0

@@ -1,9 +1,9 @@
-"""Keys, labels and signatures of secure aggregation; the only module here that touches private keys.
+"""Keys and signatures of secure aggregation; the only module here that touches private keys.
 
 Rules:
-* Every derived key goes through `derive`: HKDF-SHA256 with the protocol, its version and a label in `info`.
-* Every signature is over a `Statement`: stage, device, context (session or key list) and a digest of what was sent.
-  A signature made for one stage, session, key list or device fits no other.
+* What is derived from a secret, and what it binds, is in `derivations`.
+* Every signature is over a stage, a device, a context (session, then key list, then sharers) and a digest of what was
+  sent. A signature made for one stage, session, key list, set of sharers or device fits no other.
 * The long-term identity key signs once per session: the key message, which holds a fresh signing key for the rest.
   Outside of sessions it signs proofs of possession, under another label (`enrolment`).
 """
@@ -13,23 +13,24 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedinfer import wire
 from fedinfer.errors import BadMessage, Misbehaviour
 from fedinfer.ports import Entropy
+from fedinfer.secagg.derivations import Label, bind
 from fedinfer.types import DeviceId
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 DIGEST_BYTES = 32
-_PROTOCOL = b"fedinfer/secagg/v1"
+_FIELD = (1 << 255) - 19
+_ANY_SCALAR = b"\x01" * 32
 
 # Points of small order and their non-canonical encodings: each gives the zero secret (RFC 7748, section 6.1).
 _WEAK_POINTS = frozenset(
@@ -89,23 +90,6 @@ class IdentityKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
-    """What a signature says: this device sent exactly this, at this stage, in this context.
-
-    Args:
-        stage: which question was answered.
-        device: who answers.
-        context: the session id (keys stage) or the hash of the key list, which binds the session id (later stages).
-        digest: SHA-256 of the encoded body.
-    """
-
-    stage: Stage
-    device: DeviceId
-    context: bytes
-    digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Signed:
     """A body and its signature: the form of every reply."""
 
@@ -113,8 +97,12 @@ class Signed:
     signature: bytes
 
 
+@lru_cache(maxsize=4096)
 def verify_signature(public: bytes, message: bytes, signature: bytes) -> bool:
-    """Tell whether `signature` (64 bytes) is that of `public` (32 bytes) over `message`."""
+    """Tell whether `signature` (64 bytes) is that of `public` (32 bytes) over `message`.
+
+    The last answers are kept: in a simulation all devices of a process check the same signatures.
+    """
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError):
@@ -123,8 +111,16 @@ def verify_signature(public: bytes, message: bytes, signature: bytes) -> bool:
 
 
 def statement_bytes(stage: Stage, device: DeviceId, context: bytes, body: bytes) -> bytes:
-    """The bytes that a reply's signature covers."""
-    return _PROTOCOL + wire.encode(Statement(stage, device, context, hashlib.sha256(body).digest()))
+    """The bytes that a reply's signature covers.
+
+    Args:
+        stage: which question was answered.
+        device: who answers.
+        context: the session id (keys stage), the hash of the key list (shares) or of the sharers (later), each of which
+            binds the one before.
+        body: the encoded reply.
+    """
+    return bind(Label.STATEMENT, stage.encode(), device.encode(), context, hashlib.sha256(body).digest())
 
 
 def seal(key: IdentityKey, stage: Stage, device: DeviceId, context: bytes, body: Any) -> bytes:
@@ -134,7 +130,7 @@ def seal(key: IdentityKey, stage: Stage, device: DeviceId, context: bytes, body:
         key: identity key (keys stage) or the session's signing key.
         stage: the stage that is answered.
         device: the sender.
-        context: session id or key list hash.
+        context: session id, key list hash or sharers hash.
         body: the reply.
     """
     data = wire.encode(body)
@@ -152,24 +148,6 @@ def unseal(public: bytes, stage: Stage, device: DeviceId, context: bytes, data: 
     if not verify_signature(public, statement_bytes(stage, device, context, signed.body), signed.signature):
         raise Misbehaviour(f"{stage}: the signature is not {device}'s for this session")
     return signed
-
-
-def derive(secret: bytes, label: str, context: bytes, length: int = KEY_BYTES) -> bytes:
-    """HKDF-SHA256 (RFC 5869) without salt; `info` = protocol, label, context.
-
-    Args:
-        secret: input key material.
-        label: what the key is for; no label contains a zero byte.
-        context: bytes that bind the key to a session or a pair.
-        length: bytes wanted.
-    """
-    info = b"\0".join((_PROTOCOL, label.encode(), context))
-    return HKDF(SHA256(), length, None, info).derive(secret)
-
-
-def commit(context: bytes, device: DeviceId, seed: bytes) -> bytes:
-    """Binding, hiding commitment to a uniform 32-byte seed: SHA-256 over label, context, device and seed."""
-    return hashlib.sha256(b"\0".join((_PROTOCOL, b"commitment", context, device.encode(), seed))).digest()
 
 
 def public_of(private: bytes) -> bytes:
@@ -193,3 +171,23 @@ def agree(private: bytes, publics: list[bytes]) -> list[bytes]:
 def is_weak(public: bytes) -> bool:
     """Tell whether an X25519 public key has small order, so that everyone knows the secret it gives."""
     return public[:-1] + bytes([public[-1] & 0x7F]) in _WEAK_POINTS
+
+
+def decoded_point(public: bytes) -> int:
+    """The u-coordinate that X25519 works with: the top bit is ignored, values of 2^255 - 19 and more are reduced.
+
+    Source: RFC 7748, section 5.
+    """
+    return (int.from_bytes(public, "little") & ((1 << 255) - 1)) % _FIELD
+
+
+def cleared_point(public: bytes) -> bytes:
+    """A public key as all private keys see it: keys that differ by a point of small order give the same secrets.
+
+    X25519 scalars are multiples of 8 (RFC 7748, section 5), so a point and its sum with a point of order 2, 4 or 8 are
+    one key. The exchange with a fixed scalar gives equal bytes for exactly those.
+
+    Raises:
+        Misbehaviour: the key itself has small order.
+    """
+    return agree(_ANY_SCALAR, [public])[0]

@@ -1,7 +1,7 @@
 """Masks: AES-256-CTR keystreams added to a vector in a wrapping ring.
 
 Rules:
-* A seed is used for one stream only, so the counter starts at zero.
+* A seed (`derivations`) is used for one stream only, so the counter starts at zero.
 * The ring is 2^16 for at most 16 bits, else 2^32; both are multiples of 2^bits, so reducing once at the end is exact.
 * Keystream is made in pieces of 256 KiB that stay in the second-level cache, all streams side by side.
 """
@@ -13,8 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
-
-from fedinfer.secagg.keys import derive
 
 Ring = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
@@ -51,16 +49,6 @@ def _add_some(vector: Ring, streams: list[tuple[CipherContext, np.ufunc]]) -> No
         for cipher, operation in streams:
             cipher.update_into(zeros, target)
             operation(part, addend, out=part)
-
-
-def self_mask_seed(secret: bytes, key_list: bytes) -> bytes:
-    """Seed of a device's own mask, from the secret that is shared among its holders."""
-    return derive(secret, "self", key_list)
-
-
-def pair_mask_seed(secret: bytes, key_list: bytes) -> bytes:
-    """Seed of the mask between two neighbours, from their X25519 secret."""
-    return derive(secret, "mask", key_list)
 
 
 def _keystream(seed: bytes) -> CipherContext:

@@ -4,17 +4,19 @@ Rules:
 * A question has a part common to the cohort and a part of its own; a `StageRequest` carries both, encoded.
 * Every answer is a `Signed` body: by the identity key at the keys stage, later by the signing key published there.
 * Sets of devices are bitmaps over the session's cohort; fixed-size items are concatenated in ascending order.
-* Every message names the session; from the shares stage on also the key list (by hash). Both are checked first.
+* Every message names the session; from the shares stage on the signature also covers the key list, and from the masked
+  stage on the sharers. They are checked first.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TypeVar
 
 from fedinfer import wire
 from fedinfer.errors import BadMessage
+from fedinfer.secagg import derivations
+from fedinfer.secagg.derivations import TAG_BYTES
 from fedinfer.secagg.keys import DIGEST_BYTES, KEY_BYTES, SIGNATURE_BYTES, Stage
 from fedinfer.secagg.packing import packed_size
 from fedinfer.secagg.parameters import Session
@@ -24,9 +26,8 @@ PUBLIC_BYTES = 3 * KEY_BYTES + DIGEST_BYTES
 """Published by a device: mask key, box key (X25519), signing key (Ed25519), commitment to the self-mask seed."""
 BOX_BYTES = 2 * SHARE_BYTES + 16
 """One encrypted pair of shares: of the self-mask seed and of the mask key, and the AES-GCM tag."""
-SHARE_DIGEST_BYTES = 16
-"""Digest of one share; 128 bits because only a second preimage would help a liar."""
-DIGEST_PAIR_BYTES = 2 * SHARE_DIGEST_BYTES
+DIGEST_PAIR_BYTES = 2 * TAG_BYTES
+"""Digests of the two shares of one holder."""
 _OVERHEAD_BYTES = 512
 """Names, lengths, hashes and signatures around the variable parts of any message."""
 
@@ -49,25 +50,33 @@ class KeysRequest:
 
 @dataclass(frozen=True, slots=True)
 class KeysBody:
-    """Keys, answer. `public`: mask key, box key, signing key, commitment (128 bytes)."""
+    """Keys, answer.
+
+    Args:
+        sid: session id.
+        public: mask key, box key, signing key, commitment (128 bytes).
+        holders: bitmap of the devices that shall hold the sender's shares; empty for a complete graph.
+    """
 
     sid: bytes
     public: bytes
+    holders: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class KeyList:
-    """Shares, common: all signed key messages. Its hash seeds the graph and is bound into everything that follows."""
+    """Shares, common: all signed key messages. Its hash is bound into everything that follows."""
 
     sid: bytes
     members: bytes
     publics: bytes
+    holders: bytes
     signatures: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class SharesBody:
-    """Shares, answer: one box per neighbour, one pair of share digests per holder, ascending."""
+    """Shares, answer: one box per other holder, one pair of share digests per holder, ascending."""
 
     sid: bytes
     boxes: bytes
@@ -76,32 +85,40 @@ class SharesBody:
 
 @dataclass(frozen=True, slots=True)
 class MaskedRequest:
-    """Masked vector, common."""
+    """Masked vector, common. `sharers`: whose shares arrived; with exactly these a device masks."""
 
     sid: bytes
     key_list: bytes
+    sharers: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Inbox:
-    """Masked vector, own: boxes for this device, by ascending dealer. Defines with whom it masks."""
+    """Masked vector, own: one box from each sharer that chose this device as a holder, ascending."""
 
-    dealers: bytes
     boxes: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class MaskedBody:
-    """Masked vector, answer: packed ring vector, and the dealers whose boxes did not open."""
+    """Masked vector, answer.
+
+    Args:
+        sid: session id.
+        vector: packed ring vector.
+        unopened: bitmap of the dealers whose boxes did not open.
+        tags: acknowledgement of the sharers for each other holder of the sender among them (16 bytes), ascending.
+    """
 
     sid: bytes
     vector: bytes
     unopened: bytes
+    tags: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class SurvivorSets:
-    """Survivors and unmask, common: who is in the sum, and who shared keys but is not.
+    """Survivors, common: who is in the sum, and which sharer is not.
 
     The answer at the survivors stage is a signature over exactly these bytes.
     """
@@ -113,20 +130,37 @@ class SurvivorSets:
 
 
 @dataclass(frozen=True, slots=True)
-class Witnesses:
-    """Unmask, own: signatures of this device's share holders over the survivor sets."""
+class UnmaskRequest:
+    """Unmask, common: the encoded survivor sets, and a quorum of signatures over them by ascending signer."""
 
+    sid: bytes
+    sets: bytes
     signers: bytes
     signatures: bytes
 
 
 @dataclass(frozen=True, slots=True)
+class Acknowledgements:
+    """Unmask, own: the tag (16 bytes) for this device from each survivor that it holds shares of, ascending."""
+
+    tags: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class UnmaskBody:
-    """Unmask, answer: one share per dealer: of the self-mask seed of a survivor, of the mask key of a dropped one."""
+    """Unmask, answer.
+
+    Args:
+        sid: session id.
+        dealers: bitmap of the devices of which a share follows.
+        shares: one per dealer: of the self-mask secret of a survivor, of the mask key of a dropped device.
+        withheld: bitmap of the survivors whose acknowledgement does not fit.
+    """
 
     sid: bytes
     dealers: bytes
     shares: bytes
+    withheld: bytes
 
 
 T = TypeVar("T")
@@ -146,26 +180,28 @@ def open_body(kind: type[T], data: bytes, limit_bytes: int, sid: bytes) -> T:
 
 
 def key_list_hash(key_list: KeyList) -> bytes:
-    """SHA-256 of the encoded key list, 32 bytes."""
-    return hashlib.sha256(b"fedinfer/secagg/v1/key-list\0" + wire.encode(key_list)).digest()
+    """Hash of the encoded key list, 32 bytes."""
+    return derivations.key_list_hash(key_list.sid, wire.encode(key_list))
 
 
 def answer_limit(session: Session, stage: Stage) -> int:
     """Largest answer, in bytes, that a server reads at a stage."""
-    n, near = len(session.cohort), session.degree + 1
+    n, holders = len(session.cohort), session.degree + 1
     variable = {
-        Stage.KEYS: PUBLIC_BYTES,
-        Stage.SHARES: near * (BOX_BYTES + DIGEST_PAIR_BYTES),
-        Stage.MASKED: packed_size(session.bits, session.dimension) + n,
+        Stage.KEYS: PUBLIC_BYTES + n,
+        Stage.SHARES: holders * (BOX_BYTES + DIGEST_PAIR_BYTES),
+        Stage.MASKED: packed_size(session.bits, session.dimension) + n + holders * TAG_BYTES,
         Stage.SURVIVORS: n,
-        Stage.UNMASK: near * SHARE_BYTES + n,
+        Stage.UNMASK: n * SHARE_BYTES + n,
     }
     return variable[stage] + _OVERHEAD_BYTES
 
 
 def request_limit(session: Session) -> int:
     """Largest part of a request, in bytes, that a device reads."""
-    return len(session.cohort) * (PUBLIC_BYTES + SIGNATURE_BYTES + BOX_BYTES + 80) + 4 * _OVERHEAD_BYTES
+    n = len(session.cohort)
+    each = PUBLIC_BYTES + SIGNATURE_BYTES + BOX_BYTES + 80 + session.holders_bytes
+    return n * each + 4 * _OVERHEAD_BYTES
 
 
 def read_session(common: bytes) -> Session:

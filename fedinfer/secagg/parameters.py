@@ -1,22 +1,26 @@
-"""What a session promises, and how many neighbours and shares it needs.
+"""What a session promises, and how many holders and shares it needs.
 
 Rules:
-* Up to 20 devices: complete graph, threshold floor(2n / 3) + 1 of n shares (Bonawitz et al. 2017, active server).
-* More: the ring of least degree that meets the bounds of `hypergeometric`; the complete graph where no ring does.
+* Up to 20 devices: complete graph, threshold floor(2n / 3) + 1 of n shares (Bonawitz et al. 2017, active server), or as
+  many more as the corrupt devices demand. The same while every device would choose half of the others or more.
+* More: the fewest holders per device with which `bounds` stays below 2^-40, and the most shares that dropouts allow.
+* A sum is opened only with a quorum of signatures, more than half of all honest and all corrupt devices together, so
+  that honest devices never open two different sums.
 * The session id is a hash of ALL fields; keys, shares, masks and signatures are bound to it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import assert_never
+from functools import lru_cache
 
 from fedinfer import wire
 from fedinfer.errors import BadMessage, ConfigError, Misbehaviour
-from fedinfer.secagg.hypergeometric import keeps_secrets_apart, ring_is_safe, search_ring, share_of
+from fedinfer.printable import LONGEST_NAME, is_device_name
+from fedinfer.secagg import derivations
+from fedinfer.secagg.bounds import largest_threshold, log2_failure, may_suffice
+from fedinfer.secagg.hypergeometric import SECURITY_BITS, corrupt_among, share_of
 from fedinfer.types import DeviceId
 
 COMPLETE_UP_TO = 20
@@ -24,22 +28,14 @@ MAX_COHORT = 10_000
 MAX_BITS = 32
 MAX_DIMENSION = 1 << 27
 _HASH_BYTES = 32
-_MAX_NAME = 64
-
-
-class ServerModel(StrEnum):
-    """How far the server is trusted to follow the protocol."""
-
-    SEMI_HONEST = "semi_honest"
-    SEMI_MALICIOUS = "semi_malicious"
 
 
 @dataclass(frozen=True, slots=True)
 class GraphParameters:
-    """Shape of the neighbour graph.
+    """Shape of the graph.
 
     Args:
-        degree: neighbours of each device: even, or n - 1 for the complete graph.
+        degree: holders that each device draws, or n - 1 for the complete graph.
         threshold: shares that rebuild a secret.
     """
 
@@ -47,26 +43,29 @@ class GraphParameters:
     threshold: int
 
 
-def choose_graph(n: int, dropout_rate: float, corruption_rate: float, server_model: str) -> GraphParameters:
-    """Least degree, and its threshold, that are safe and finish.
+@lru_cache(maxsize=256)
+def choose_graph(n: int, dropout_rate: float, corruption_rate: float, least: int = 0) -> GraphParameters:
+    """Fewest holders, and their threshold, that are safe and finish.
 
     Args:
         n: devices of the cohort, >= 2.
         dropout_rate: share that may drop out, in [0, 1).
         corruption_rate: share that may collude with the server, in [0, 1).
-        server_model: "semi_honest" or "semi_malicious".
+        least: fewest survivors that will be promised; 0: all but the dropouts.
 
     Raises:
         ConfigError: no graph meets the bounds; the message has the numbers.
     """
-    model = _model(server_model)
     if not (2 <= n <= MAX_COHORT and 0 <= dropout_rate < 1 and 0 <= corruption_rate < 1):
         raise ConfigError(f"no graph for n={n}, dropout rate {dropout_rate}, corruption rate {corruption_rate}")
-    if n > COMPLETE_UP_TO:
-        ring = search_ring(n, dropout_rate, corruption_rate, raised=_may_split(model))
-        if ring is not None:
-            return GraphParameters(ring.degree, ring.threshold)
-    return _complete(n, dropout_rate, corruption_rate, model)
+    dropped, corrupt = share_of(n, dropout_rate), corrupt_among(n, corruption_rate)
+    promised = least or n - dropped
+    if n > COMPLETE_UP_TO and 2 * quorum_of(n, promised) > n + corrupt:
+        for degree in range(2, (n - 1) // 2):
+            threshold = largest_threshold(n, degree, dropped)
+            if threshold >= 2 and _is_safe(n, degree, threshold, corrupt, promised):
+                return GraphParameters(degree, threshold)
+    return _complete(n, dropped, corrupt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ class Session:
         purpose: "train", "drift", "gate" or the like.
         model_hash: SHA-256 of the model that the vector was computed from.
         cohort: who is asked, sorted, unique, 2..10,000 names of 1..64 printable ASCII characters.
-        degree: neighbours of each device, even or len(cohort) - 1.
+        degree: holders that each device draws; len(cohort) - 1 for up to 20 devices.
         threshold: shares that rebuild a secret, 2..degree (degree + 1 for the complete graph).
         min_survivors: fewest devices in the sum, >= 2.
         bits: width of the ring, 1..32.
@@ -107,8 +106,8 @@ class Session:
         n = len(self.cohort)
         if len(self.model_hash) != _HASH_BYTES or len(self.mechanism_hash) != _HASH_BYTES:
             raise BadMessage(f"hashes of {len(self.model_hash)} and {len(self.mechanism_hash)} bytes, expected 32")
-        if not (1 <= self.degree < n and (self.degree % 2 == 0 or self.degree == n - 1)):
-            raise BadMessage(f"degree {self.degree} for {n} devices: must be even, or {n - 1}")
+        if not 1 <= self.degree < n or (n <= COMPLETE_UP_TO and not self.is_complete):
+            raise BadMessage(f"degree {self.degree} for {n} devices: {n - 1} up to {COMPLETE_UP_TO} devices, else less")
         if not 2 <= self.threshold <= self.degree + self.is_complete:
             raise BadMessage(f"threshold {self.threshold} for degree {self.degree}")
         if not 2 <= self.min_survivors <= n:
@@ -118,18 +117,38 @@ class Session:
 
     @property
     def is_complete(self) -> bool:
-        """All devices are neighbours; then a device also holds a share of its own self-mask seed."""
+        """Everybody holds shares of everybody; then a device also holds one of its own self-mask secret."""
         return self.degree == len(self.cohort) - 1
 
     @property
     def sid(self) -> bytes:
-        """Session id: SHA-256 of the encoded session, 32 bytes."""
-        return hashlib.sha256(b"fedinfer/secagg/v1/session\0" + wire.encode(self)).digest()
+        """Session id: hash of the encoded session, 32 bytes."""
+        return _session_id(self)
 
     @property
     def least(self) -> int:
         """Devices without which no sum is released: min_survivors, and enough to hold `threshold` shares."""
         return max(self.min_survivors, self.threshold)
+
+    @property
+    def quorum(self) -> int:
+        """Signatures over the survivor sets without which no device opens anything."""
+        return self.threshold if self.is_complete else quorum_of(len(self.cohort), self.least)
+
+    @property
+    def holders_bytes(self) -> int:
+        """Bytes of one device's choice of holders."""
+        return 0 if self.is_complete else -(-len(self.cohort) // 8)
+
+
+@lru_cache(maxsize=256)
+def _session_id(session: Session) -> bytes:
+    return derivations.session_id(wire.encode(session))
+
+
+def quorum_of(n: int, least: int) -> int:
+    """Quorum where devices draw their holders: two thirds of all, or the fewest survivors if they are less."""
+    return min(least, 2 * n // 3 + 1)
 
 
 def check_session(session: Session, min_survivors: int, dropout_rate: float, corruption_rate: float) -> None:
@@ -138,60 +157,53 @@ def check_session(session: Session, min_survivors: int, dropout_rate: float, cor
     Args:
         session: the proposal.
         min_survivors: fewest devices in a sum that this device joins.
-        dropout_rate: dropouts that the graph must stay connected under, in [0, 1).
+        dropout_rate: the graph must hide this device also when so many drop out, in [0, 1).
         corruption_rate: share of devices that may collude with the server, in [0, 1).
 
     Raises:
-        Misbehaviour: the proposal protects less than that.
+        Misbehaviour: the proposal protects less than that; the message says which floor bound.
     """
-    n = len(session.cohort)
+    n, corrupt = len(session.cohort), corrupt_among(len(session.cohort), corruption_rate)
+    bound = f"the owner's corruption_rate {corruption_rate:g} bound: {corrupt} of {n} devices may be corrupt"
     if session.min_survivors < min_survivors:
-        raise Misbehaviour(f"sum over {session.min_survivors} devices proposed, this device asks for {min_survivors}")
-    if session.is_complete:
-        safe = 2 * session.threshold > n + share_of(n, corruption_rate)
-    else:
-        safe = ring_is_safe(n, session.degree, session.threshold, dropout_rate, corruption_rate)
-        corrupt = share_of(n, corruption_rate)
-        if not keeps_secrets_apart(n, session.least, corrupt, session.degree, session.threshold):
-            raise Misbehaviour(
-                f"a sum over {session.least} of {n} devices is proposed: with all others left out of the key list, "
-                f"{corrupt} corrupt devices could surround one with degree {session.degree} and threshold "
-                f"{session.threshold}",
-                hint="raise min_survivors: lower secure_aggregation.dropout_rate",
-            )
-    if not safe:
         raise Misbehaviour(
-            f"degree {session.degree} and threshold {session.threshold} do not protect {n} devices of which "
-            f"{corruption_rate:.0%} may be corrupt",
-            hint="choose_graph(..., server_model='semi_malicious') gives safe values",
+            f"sum over {session.min_survivors} devices proposed, the owner's min_survivors {min_survivors} bound"
+        )
+    if corrupt and session.least - corrupt < 2:
+        raise Misbehaviour(
+            f"{bound}, and a sum over {session.least} may then hold one honest vector alone",
+            hint="ask more devices, or lower secure_aggregation.dropout_rate",
+        )
+    if 2 * session.quorum <= n + corrupt:
+        raise Misbehaviour(
+            f"{bound}; a quorum of {session.quorum} (threshold {session.threshold}, {session.least} survivors) "
+            "can then sign two different survivor sets",
+            hint="lower secure_aggregation.dropout_rate: more survivors are then promised",
+        )
+    least = min(session.least, n - share_of(n, dropout_rate))
+    if not session.is_complete and not _is_safe(n, session.degree, session.threshold, corrupt, least):
+        raise Misbehaviour(
+            f"{bound}; degree {session.degree} and threshold {session.threshold} do not hide a device among {least} "
+            f"survivors but for a chance of 2^-{SECURITY_BITS}",
+            hint="set the scenario's corruption_rate and dropout_rate at least to the owner's",
         )
 
 
-def _model(name: str) -> ServerModel:
-    try:
-        return ServerModel(name)
-    except ValueError as error:
-        raise ConfigError(f"server model {name!r}", hint="semi_honest or semi_malicious") from error
+def _is_safe(n: int, degree: int, threshold: int, corrupt: int, least: int) -> bool:
+    """Whether drawn holders stay below the bound for this `least` and, as it does not rise, for every larger one."""
+    if least <= corrupt or threshold > degree:
+        return False
+    return (
+        may_suffice(n, degree, threshold, corrupt, least, SECURITY_BITS)
+        and log2_failure(n, degree, threshold, corrupt, least) <= -SECURITY_BITS
+    )
 
 
-def _may_split(model: ServerModel) -> bool:
-    """True for a server that may tell different survivor sets to different devices."""
-    match model:
-        case ServerModel.SEMI_MALICIOUS:
-            return True
-        case ServerModel.SEMI_HONEST:
-            return False
-        case _:
-            assert_never(model)
-
-
-def _complete(n: int, dropout_rate: float, corruption_rate: float, model: ServerModel) -> GraphParameters:
-    threshold = 2 * n // 3 + 1
-    dropped, corrupt = share_of(n, dropout_rate), share_of(n, corruption_rate)
-    needed = n + corrupt if _may_split(model) else 2 * corrupt
-    if n - dropped < threshold or 2 * threshold <= needed:
+def _complete(n: int, dropped: int, corrupt: int) -> GraphParameters:
+    threshold = max(2 * n // 3, (n + corrupt) // 2) + 1
+    if n - dropped < threshold:
         raise ConfigError(
-            f"no safe graph for {n} devices with {dropped} dropouts and {corrupt} corrupt ({model}): "
+            f"no safe graph for {n} devices with {dropped} dropouts and {corrupt} corrupt: "
             f"{n - dropped} devices stay, {threshold} shares are needed",
             hint="ask more devices, or assume fewer dropouts or corrupt devices",
         )
@@ -204,5 +216,5 @@ def _check_cohort(cohort: tuple[DeviceId, ...]) -> None:
     if any(left >= right for left, right in itertools.pairwise(cohort)):
         raise BadMessage("cohort is not sorted and unique")
     for name in cohort:
-        if not (1 <= len(name) <= _MAX_NAME and name.isascii() and name.isprintable()):
-            raise BadMessage(f"device name {name[:_MAX_NAME]!r}")
+        if not is_device_name(name):
+            raise BadMessage(f"device name {name[:LONGEST_NAME]!r}")

@@ -4,6 +4,7 @@ Rules:
 * A share that does not fit the digest its dealer signed is the holder's lie: it is left out, the holder is blamed.
 * Shares that fit their digests but give a secret that does not fit its commitment (or published key) are the dealer's
   lie: the dealer is blamed, and up to half of the surplus shares are corrected (Berlekamp-Welch).
+* A share that a holder withheld because the dealer did not acknowledge the sharers lacks; the dealer is named.
 * The sum is given out only when every secret needed fits; otherwise the abort names the dealers.
 """
 
@@ -17,11 +18,18 @@ import numpy.typing as npt
 
 from fedinfer.errors import BadMessage
 from fedinfer.secagg import shamir
-from fedinfer.secagg.boxes import pair_context, share_digest
+from fedinfer.secagg.derivations import (
+    TAG_BYTES,
+    Secret,
+    commitment,
+    pair_mask_seed,
+    self_mask_seed,
+    share_digest,
+)
 from fedinfer.secagg.graph import from_bitmap
-from fedinfer.secagg.keys import Stage, agree, commit, public_of
-from fedinfer.secagg.masks import add_masks, pair_mask_seed, ring_dtype, self_mask_seed
-from fedinfer.secagg.messages import DIGEST_PAIR_BYTES, SHARE_DIGEST_BYTES, UnmaskBody, split
+from fedinfer.secagg.keys import Stage, agree, public_of
+from fedinfer.secagg.masks import add_masks, ring_dtype
+from fedinfer.secagg.messages import DIGEST_PAIR_BYTES, UnmaskBody, split
 from fedinfer.secagg.rounds import Aborted, AwaitUnmask, Blamed, Done, Ground, Summed, read_answers
 from fedinfer.types import DeviceId
 
@@ -43,15 +51,23 @@ def finish(state: AwaitUnmask, replies: Mapping[DeviceId, bytes]) -> Done | Abor
     """
     ground, summed, n = state.ground, state.summed, len(state.ground.session.cohort)
 
-    def parse(i: int, body: UnmaskBody) -> dict[int, bytes]:
-        dealers = from_bitmap(body.dealers, n).tolist()
-        if not set(dealers) <= set(ground.holders(i)):
+    def parse(i: int, body: UnmaskBody) -> tuple[dict[int, bytes], list[int]]:
+        dealers, withheld = (from_bitmap(part, n).tolist() for part in (body.dealers, body.withheld))
+        if not {*dealers, *withheld} <= {*ground.dealers(i), *([i] if ground.session.is_complete else [])}:
             raise BadMessage("shares of devices that never dealt it any")
-        return dict(zip(dealers, split(body.shares, shamir.SHARE_BYTES, len(dealers), "shares"), strict=True))
+        rows = split(body.shares, shamir.SHARE_BYTES, len(dealers), "shares")
+        return dict(zip(dealers, rows, strict=True)), withheld
 
-    answers, refused = read_answers(ground, Stage.UNMASK, UnmaskBody, replies, state.asked, parse)
-    piles, liars = _sort_shares(ground, summed, answers)
-    blamed = state.blamed + refused + liars
+    digest = summed.sharers.digest
+    answers, refused = read_answers(ground, Stage.UNMASK, digest, UnmaskBody, replies, state.asked, parse)
+    complaints = tuple(
+        (ground.name(j), f"its acknowledgement does not fit, says {ground.name(i)}")
+        for i, (_, withheld) in answers.items()
+        for j in withheld
+        if j in summed.tags
+    )
+    piles, liars = _sort_shares(ground, summed, {i: shares for i, (shares, _) in answers.items()})
+    blamed = state.blamed + refused + complaints + liars
     seeds, keys, failures, dealers = _rebuild(ground, summed, piles)
     blamed += dealers
     if failures:
@@ -75,9 +91,9 @@ def _sort_shares(
         for j, row in shares.items():
             if j not in shared:
                 continue
-            at = places[j][i] * DIGEST_PAIR_BYTES + (0 if j in alive else SHARE_DIGEST_BYTES)
-            kind, context = (b"s" if j in alive else b"k"), pair_context(ground.key_list, j, i)
-            if share_digest(context, kind, row) != shared[j][at : at + SHARE_DIGEST_BYTES]:
+            at = places[j][i] * DIGEST_PAIR_BYTES + (0 if j in alive else TAG_BYTES)
+            secret = Secret.SELF_MASK if j in alive else Secret.MASK_KEY
+            if share_digest(ground.scope, j, i, secret, row) != shared[j][at : at + TAG_BYTES]:
                 liars.append((ground.name(i), f"its share of {ground.name(j)} is not the one that was dealt to it"))
                 continue
             piles[j].holders.append(i)
@@ -95,7 +111,7 @@ def _rebuild(
     blamed: list[tuple[DeviceId, str]] = []
     alive = set(summed.survivors)
     for j in (*summed.survivors, *summed.dropped):
-        if j not in alive and not alive.intersection(ground.near[j].tolist()):
+        if j not in alive and not alive.intersection(ground.partners(j)):
             continue  # it shares no mask with anybody in the sum
         name, found = ground.name(j), seeds if j in alive else keys
         if len(piles[j].rows) < ground.session.threshold:
@@ -129,8 +145,8 @@ def _secret(ground: Ground, dealer: int, pile: _Pile, survivor: bool) -> tuple[b
 
 def _fits(ground: Ground, dealer: int, secret: bytes, survivor: bool) -> bool:
     if survivor:
-        return commit(ground.sid, ground.name(dealer), secret) == ground.commitment(dealer)
-    return public_of(secret) == ground.mask_key(dealer)
+        return commitment(ground.sid, dealer, ground.name(dealer), secret) == ground.publics[dealer].commitment
+    return public_of(secret) == ground.publics[dealer].mask_key
 
 
 def _unmask(
@@ -138,13 +154,14 @@ def _unmask(
 ) -> npt.NDArray[np.uint32]:
     """Subtract the survivors' own masks and the masks between survivors and dropped devices."""
     plus: list[bytes] = []
-    minus = [self_mask_seed(seed, ground.key_list) for seed in seeds.values()]
+    scope, digest = ground.scope, summed.sharers.digest
+    minus = [self_mask_seed(seed, scope, digest, j) for j, seed in seeds.items()]
     alive = set(summed.survivors)
     for j, private in keys.items():
-        near = [i for i in ground.near[j].tolist() if i in alive]
-        secrets = agree(private, [ground.mask_key(i) for i in near])
+        near = [i for i in ground.partners(j) if i in alive]
+        secrets = agree(private, [ground.publics[i].mask_key for i in near])
         for i, secret in zip(near, secrets, strict=True):
-            (minus if i < j else plus).append(pair_mask_seed(secret, ground.key_list))
+            (minus if i < j else plus).append(pair_mask_seed(secret, scope, digest, i, j))
     bits = ground.session.bits
     total = summed.total.astype(ring_dtype(bits))
     add_masks(total, plus, minus)

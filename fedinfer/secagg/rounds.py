@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from fedinfer.errors import BadShare, ProtocolAbort, TooFewSurvivors
-from fedinfer.secagg.graph import IntArray
-from fedinfer.secagg.keys import KEY_BYTES, Stage, unseal
+from fedinfer.secagg.derivations import Scope
+from fedinfer.secagg.graph import Relations
+from fedinfer.secagg.key_list import Public
+from fedinfer.secagg.keys import Stage, unseal
 from fedinfer.secagg.messages import answer_limit, open_body
 from fedinfer.secagg.parameters import Session
 from fedinfer.types import DeviceId, RingVector
@@ -30,15 +32,20 @@ class Ground:
         session: the promise.
         sid: its id.
         key_list: hash of the key list.
-        publics: published keys by member.
-        near: neighbours of every member, ascending.
+        publics: what each member published.
+        graph: who holds shares of whom among the members.
     """
 
     session: Session
     sid: bytes
     key_list: bytes
-    publics: Mapping[int, bytes]
-    near: Mapping[int, IntArray]
+    publics: Mapping[int, Public]
+    graph: Relations
+
+    @property
+    def scope(self) -> Scope:
+        """What derived values are bound to."""
+        return Scope(self.sid, self.key_list, self.session.cohort)
 
     def name(self, position: int) -> DeviceId:
         """Name of a cohort position."""
@@ -48,22 +55,20 @@ class Ground:
         """Names of cohort positions, in the same order."""
         return tuple(self.session.cohort[j] for j in positions)
 
-    def mask_key(self, position: int) -> bytes:
-        """X25519 mask key that a member published."""
-        return self.publics[position][:KEY_BYTES]
-
-    def signing_key(self, position: int) -> bytes:
-        """Ed25519 signing key that a member published."""
-        return self.publics[position][2 * KEY_BYTES : 3 * KEY_BYTES]
-
-    def commitment(self, position: int) -> bytes:
-        """Commitment to a member's self-mask seed."""
-        return self.publics[position][3 * KEY_BYTES :]
-
     def holders(self, position: int) -> list[int]:
-        """Who holds shares of a member's secrets, ascending."""
-        near: list[int] = self.near[position].tolist()
-        return sorted([*near, position]) if self.session.is_complete else near
+        """Who holds shares of a member's secrets, ascending: also itself in a complete graph."""
+        others: list[int] = self.graph.holders(position).tolist()
+        return sorted([*others, position]) if self.session.is_complete else others
+
+    def dealers(self, position: int) -> list[int]:
+        """Other members whose shares it holds, ascending."""
+        others: list[int] = self.graph.dealers(position).tolist()
+        return others
+
+    def partners(self, position: int) -> list[int]:
+        """Members that share a mask with it, ascending."""
+        others: list[int] = self.graph.partners(position).tolist()
+        return others
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +82,35 @@ class AwaitKeys:
 
 @dataclass(frozen=True, slots=True)
 class AwaitShares:
-    """The key list is out."""
+    """The key list is out; `asked` have enough holders among the members."""
 
     ground: Ground
     blamed: Blamed
+    asked: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sharers:
+    """Whose shares arrived: with exactly these everybody masks.
+
+    Args:
+        members: ascending.
+        bitmap: the same, as devices see it.
+        digest: hash of session, key list and bitmap: context of every later signature.
+    """
+
+    members: tuple[int, ...]
+    bitmap: bytes
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class AwaitMasked:
-    """Boxes are delivered. `shared`: who shared keys; `digests`: signed share digests by dealer."""
+    """Boxes are delivered. `digests`: signed share digests by dealer."""
 
     ground: Ground
     blamed: Blamed
-    shared: tuple[int, ...]
+    sharers: Sharers
     digests: Mapping[int, bytes]
 
 
@@ -98,17 +119,21 @@ class Summed:
     """The masked sum and who is in it.
 
     Args:
+        sharers: with whom everybody masked.
         survivors: whose masked vectors are in `total`, ascending.
         dropped: who shared keys but is not in it, ascending.
         total: sum of masked vectors mod 2^32, uint32, shape (dimension,).
         digests: signed share digests by dealer.
+        tags: acknowledgements by survivor and holder.
         request: encoded survivor sets, as every survivor signs them.
     """
 
+    sharers: Sharers
     survivors: tuple[int, ...]
     dropped: tuple[int, ...]
     total: RingVector
     digests: Mapping[int, bytes]
+    tags: Mapping[int, Mapping[int, bytes]]
     request: bytes
 
 
@@ -123,7 +148,7 @@ class AwaitSurvivors:
 
 @dataclass(frozen=True, slots=True)
 class AwaitUnmask:
-    """Signatures are collected; `asked` have enough of them to answer."""
+    """A quorum of signatures is collected; `asked` gave one."""
 
     ground: Ground
     blamed: Blamed
@@ -162,6 +187,7 @@ ServerState: TypeAlias = AwaitKeys | AwaitShares | AwaitMasked | AwaitSurvivors 
 def read_answers(
     ground: Ground,
     stage: Stage,
+    context: bytes,
     kind: type[B],
     replies: Mapping[DeviceId, bytes],
     asked: Iterable[int],
@@ -172,6 +198,7 @@ def read_answers(
     Args:
         ground: the session.
         stage: which answers.
+        context: what their signatures cover besides: hash of the key list, later of the sharers.
         kind: their body.
         replies: encoded answers by name; a missing one is a dropout.
         asked: who may answer.
@@ -188,7 +215,7 @@ def read_answers(
         if name not in replies:
             continue
         try:
-            signed = unseal(ground.signing_key(j), stage, name, ground.key_list, replies[name], limit)
+            signed = unseal(ground.publics[j].signing_key, stage, name, context, replies[name], limit)
             values[j] = parse(j, open_body(kind, signed.body, limit, ground.sid))
         except ProtocolAbort as error:
             blamed.append((name, str(error)))

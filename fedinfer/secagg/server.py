@@ -3,30 +3,34 @@
 Rules:
 * Pure: no clock, no network, no randomness. A device that is missing from `replies` has dropped out.
 * An answer that is malformed, forged, or of another session or stage drops its sender and names it in `blamed`.
+* Devices that published the same key are all left out: their keys are fresh and nobody has seen them yet, so a copy is
+  a broken generator or a key that leaked, and neither is safe to mask with.
 * Answers of devices that were not asked (late, replayed, unknown) are not looked at.
 * The sum is exact for every survivor set that reaches `min_survivors` and whose masks can be opened; otherwise the
   session ends in `Aborted` with the numbers, as soon as that is certain.
 
-Source: Bell et al. 2020 (CCS), protocols 2 and 3.
+Source: Bell et al. 2020 (CCS), protocol 3 and section 4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 import numpy as np
 
 from fedinfer import wire
 from fedinfer.errors import BadMessage, ConfigError, Misbehaviour, ProtocolAbort
-from fedinfer.secagg.graph import from_bitmap, neighbour_table, to_bitmap
-from fedinfer.secagg.keys import KEY_BYTES, Signed, Stage, is_weak, unseal
+from fedinfer.secagg.derivations import TAG_BYTES, sharers_hash
+from fedinfer.secagg.graph import from_bitmap, relations, to_bitmap
+from fedinfer.secagg.key_list import Public, cleared_twins, relations_of, write_list
+from fedinfer.secagg.keys import Signed, Stage, is_weak, unseal
 from fedinfer.secagg.messages import (
     BOX_BYTES,
     DIGEST_PAIR_BYTES,
     PUBLIC_BYTES,
+    Acknowledgements,
     Inbox,
-    KeyList,
     KeysBody,
     KeysRequest,
     MaskedBody,
@@ -34,7 +38,7 @@ from fedinfer.secagg.messages import (
     SharesBody,
     StageRequest,
     SurvivorSets,
-    Witnesses,
+    UnmaskRequest,
     answer_limit,
     key_list_hash,
     open_body,
@@ -54,6 +58,7 @@ from fedinfer.secagg.rounds import (
     Done,
     Ground,
     ServerState,
+    Sharers,
     Summed,
     read_answers,
     shortage,
@@ -120,156 +125,186 @@ def step(state: ServerState, replies: Mapping[DeviceId, bytes]) -> tuple[ServerS
 
 
 def _take_keys(state: AwaitKeys, replies: Mapping[DeviceId, bytes]) -> tuple[ServerState, Requests]:
-    session, sid = state.session, state.session.sid
-    keyed, blamed = _read_keys(state, sid, replies)
-    members = np.asarray(sorted(keyed), np.int64)
-    if members.size < session.least:
-        reason = f"{members.size} of {len(session.cohort)} devices sent keys, {session.least} are needed"
-        return Aborted(reason, Stage.KEYS, tuple(session.cohort[j] for j in members.tolist()), blamed), {}
-    publics, signatures = ({j: pair[at] for j, pair in sorted(keyed.items())} for at in (0, 1))
-    bitmap = to_bitmap(members, len(session.cohort))
-    listed = KeyList(sid, bitmap, b"".join(publics.values()), b"".join(signatures.values()))
-    digest = key_list_hash(listed)
-    ground = Ground(session, sid, digest, publics, neighbour_table(members, session.degree, digest))
+    session = state.session
+    keyed, blamed = _without_twins(session, *_read_keys(state, session.sid, replies))
+    if len(keyed) < session.least:
+        reason = f"{len(keyed)} of {len(session.cohort)} devices sent keys, {session.least} are needed"
+        return Aborted(reason, Stage.KEYS, tuple(session.cohort[j] for j in keyed), blamed), {}
+    listed = write_list(session, _bitmap(session, keyed), keyed)
+    ground = Ground(session, session.sid, key_list_hash(listed), keyed, relations_of(session, keyed))
+    asked = tuple(sorted(_with_enough_holders(ground, set(keyed))))
+    if len(asked) < session.least:
+        reason = (
+            f"{len(keyed)} of {len(session.cohort)} devices sent keys, {len(asked)} of them with at least "
+            f"{session.threshold} holders; {session.least} are needed"
+        )
+        return Aborted(reason, Stage.KEYS, ground.names(asked), blamed), {}
     request = StageRequest(Stage.SHARES, wire.encode(listed))
-    return AwaitShares(ground, blamed), dict.fromkeys(ground.names(publics), request)
+    return AwaitShares(ground, blamed, asked), dict.fromkeys(ground.names(asked), request)
+
+
+def _bitmap(session: Session, positions: Iterable[int]) -> bytes:
+    return to_bitmap(np.asarray(sorted(positions), np.int64), len(session.cohort))
 
 
 def _read_keys(
     state: AwaitKeys, sid: bytes, replies: Mapping[DeviceId, bytes]
-) -> tuple[dict[int, tuple[bytes, bytes]], Blamed]:
-    """(published keys, signature) by position; the signature is that of the enrolled identity."""
+) -> tuple[dict[int, Public], list[tuple[DeviceId, str]]]:
+    """What was published, by position; the signatures are those of the enrolled identities."""
     session, limit = state.session, answer_limit(state.session, Stage.KEYS)
-    keyed: dict[int, tuple[bytes, bytes]] = {}
+    keyed: dict[int, Public] = {}
     blamed: list[tuple[DeviceId, str]] = []
     for j, name in enumerate(session.cohort):
         if name not in replies:
             continue
         try:
             signed = unseal(state.roster[name], Stage.KEYS, name, sid, replies[name], limit)
-            keyed[j] = (_check_public(signed, limit, sid), signed.signature)
+            keyed[j] = _check_public(session, j, signed, open_body(KeysBody, signed.body, limit, sid))
         except ProtocolAbort as error:
             blamed.append((name, str(error)))
-    return keyed, tuple(blamed)
+    return keyed, blamed
 
 
-def _check_public(signed: Signed, limit: int, sid: bytes) -> bytes:
-    public = open_body(KeysBody, signed.body, limit, sid).public
-    if len(public) != PUBLIC_BYTES:
-        raise BadMessage(f"published keys have {len(public)} bytes, expected {PUBLIC_BYTES}")
-    if is_weak(public[:KEY_BYTES]) or is_weak(public[KEY_BYTES : 2 * KEY_BYTES]):
+def _check_public(session: Session, position: int, signed: Signed, body: KeysBody) -> Public:
+    public = Public(body.public, body.holders, signed.signature)
+    if len(body.public) != PUBLIC_BYTES or wire.encode(body) != signed.body:
+        raise BadMessage(f"published keys have {len(body.public)} bytes, expected {PUBLIC_BYTES} in the one encoding")
+    if is_weak(public.mask_key) or is_weak(public.box_key):
         raise Misbehaviour("a published key is a point of small order: it would give no secret with anybody")
+    relations({position: body.holders}, len(session.cohort), session.degree)
     return public
+
+
+def _without_twins(
+    session: Session, keyed: dict[int, Public], blamed: list[tuple[DeviceId, str]]
+) -> tuple[dict[int, Public], Blamed]:
+    """Leave out devices that published the same key, and name them all."""
+    twins = {(one, other): what for one, other, what in cleared_twins(keyed)}
+    for (one, other), what in twins.items():
+        for who, whose in dict.fromkeys([(one, other), (other, one)]):
+            blamed.append((session.cohort[who], f"its {what} is also that of {session.cohort[whose]}"))
+    gone = {j for pair in twins for j in pair}
+    return {j: public for j, public in keyed.items() if j not in gone}, tuple(blamed)
 
 
 def _take_shares(state: AwaitShares, replies: Mapping[DeviceId, bytes]) -> tuple[ServerState, Requests]:
     ground, session = state.ground, state.ground.session
 
     def parse(j: int, body: SharesBody) -> tuple[dict[int, bytes], bytes]:
-        near, holders = ground.near[j].tolist(), ground.holders(j)
-        split(body.digests, DIGEST_PAIR_BYTES, len(holders), "share digests")
-        return dict(zip(near, split(body.boxes, BOX_BYTES, len(near), "boxes"), strict=True)), body.digests
+        others: list[int] = ground.graph.holders(j).tolist()
+        split(body.digests, DIGEST_PAIR_BYTES, len(ground.holders(j)), "share digests")
+        return dict(zip(others, split(body.boxes, BOX_BYTES, len(others), "boxes"), strict=True)), body.digests
 
-    dealt, refused = read_answers(ground, Stage.SHARES, SharesBody, replies, ground.publics, parse)
+    dealt, refused = read_answers(ground, Stage.SHARES, ground.key_list, SharesBody, replies, state.asked, parse)
     blamed = state.blamed + refused
     shared = _with_enough_holders(ground, set(dealt))
     if len(shared) < session.least:
         reason = (
-            f"{len(dealt)} of {len(ground.publics)} devices shared keys, {len(shared)} of them with at least "
+            f"{len(dealt)} of {len(state.asked)} devices shared keys, {len(shared)} of them with at least "
             f"{session.threshold} holders; {session.least} are needed"
         )
         return Aborted(reason, Stage.SHARES, ground.names(sorted(shared)), blamed), {}
-    common = wire.encode(MaskedRequest(ground.sid, ground.key_list))
+    sharers = _sharers(ground, shared)
+    common = wire.encode(MaskedRequest(ground.sid, ground.key_list, sharers.bitmap))
     requests = {
-        ground.name(i): StageRequest(Stage.MASKED, common, _inbox(ground, i, shared, dealt)) for i in sorted(shared)
+        ground.name(i): StageRequest(Stage.MASKED, common, _inbox(ground, i, shared, dealt)) for i in sharers.members
     }
-    digests = {j: dealt[j][1] for j in shared}
-    return AwaitMasked(ground, blamed, tuple(sorted(shared)), digests), requests
+    digests = {j: dealt[j][1] for j in sharers.members}
+    return AwaitMasked(ground, blamed, sharers, digests), requests
+
+
+def _sharers(ground: Ground, shared: set[int]) -> Sharers:
+    bitmap = _bitmap(ground.session, shared)
+    return Sharers(tuple(sorted(shared)), bitmap, sharers_hash(ground.sid, ground.key_list, bitmap))
 
 
 def _with_enough_holders(ground: Ground, shared: set[int]) -> set[int]:
     """Leave out, until nothing changes, devices of which too few holders are left: they could not be unmasked."""
+    holders = {j: set(ground.holders(j)) for j in shared}
     while True:
-        short = {j for j in shared if sum(i in shared for i in ground.holders(j)) < ground.session.threshold}
+        short = {j for j in shared if len(holders[j] & shared) < ground.session.threshold}
         if not short:
             return shared
         shared = shared - short
 
 
 def _inbox(ground: Ground, i: int, shared: set[int], dealt: Mapping[int, tuple[dict[int, bytes], bytes]]) -> bytes:
-    dealers = [j for j in ground.near[i].tolist() if j in shared]
-    bitmap = to_bitmap(np.asarray(dealers, np.int64), len(ground.session.cohort))
-    return wire.encode(Inbox(bitmap, b"".join(dealt[j][0][i] for j in dealers)))
+    return wire.encode(Inbox(b"".join(dealt[j][0][i] for j in ground.dealers(i) if j in shared)))
 
 
 def _take_masked(state: AwaitMasked, replies: Mapping[DeviceId, bytes]) -> tuple[ServerState, Requests]:
     ground, session, n = state.ground, state.ground.session, len(state.ground.session.cohort)
-    total = np.zeros(session.dimension, np.uint32)
+    total, sharers = np.zeros(session.dimension, np.uint32), state.sharers
+    present = set(sharers.members)
 
-    def parse(j: int, body: MaskedBody) -> set[int]:
+    def parse(j: int, body: MaskedBody) -> tuple[set[int], dict[int, bytes]]:
         unopened = set(from_bitmap(body.unopened, n).tolist())
+        holders = [i for i in ground.graph.holders(j).tolist() if i in present]
+        tags = dict(zip(holders, split(body.tags, TAG_BYTES, len(holders), "acknowledgements"), strict=True))
         np.add(total, unpack(body.vector, session.bits, session.dimension), out=total)
-        return unopened
+        return unopened, tags
 
-    unopened, refused = read_answers(ground, Stage.MASKED, MaskedBody, replies, state.shared, parse)
+    found, refused = read_answers(ground, Stage.MASKED, sharers.digest, MaskedBody, replies, sharers.members, parse)
+    unopened = {j: complained for j, (complained, _) in found.items()}
+    tags = {j: sent for j, (_, sent) in found.items()}
     complaints = tuple(
         (ground.name(j), f"its shares for {ground.name(i)} do not open, says {ground.name(i)}")
         for i, dealers in unopened.items()
-        for j in sorted(dealers & set(ground.near[i].tolist()) & set(state.shared))
+        for j in sorted(dealers & set(ground.dealers(i)) & present)
     )
     blamed = state.blamed + refused + complaints
-    survivors = tuple(unopened)
-    dropped = tuple(j for j in state.shared if j not in unopened)
+    survivors = tuple(found)
+    dropped = tuple(j for j in sharers.members if j not in found)
     if len(survivors) < session.least:
         reason = f"{len(survivors)} of {n} devices sent a masked vector, {session.least} are needed"
         return Aborted(reason, Stage.MASKED, ground.names(survivors), blamed), {}
     needed = _needed(ground, survivors, dropped)
-    missing = shortage(ground, needed, lambda j, i: i in unopened and j not in unopened[i])
+    missing = shortage(ground, needed, lambda j, i: i in found and j not in unopened[i])
     if missing:
-        missing = f"{len(survivors)} of {len(state.shared)} devices that were asked sent a masked vector: {missing}"
+        missing = f"{len(survivors)} of {len(sharers.members)} devices that were asked sent a masked vector: {missing}"
         return Aborted(missing, Stage.MASKED, ground.names(survivors), blamed), {}
-    bitmaps = (to_bitmap(np.asarray(part, np.int64), n) for part in (survivors, dropped))
-    sets = wire.encode(SurvivorSets(ground.sid, ground.key_list, *bitmaps))
-    summed = Summed(survivors, dropped, total, state.digests, sets)
-    request = StageRequest(Stage.SURVIVORS, sets)
+    sets = SurvivorSets(ground.sid, ground.key_list, _bitmap(session, survivors), _bitmap(session, dropped))
+    summed = Summed(sharers, survivors, dropped, total, state.digests, tags, wire.encode(sets))
+    request = StageRequest(Stage.SURVIVORS, summed.request)
     return AwaitSurvivors(ground, blamed, summed), dict.fromkeys(ground.names(survivors), request)
 
 
 def _needed(ground: Ground, survivors: tuple[int, ...], dropped: tuple[int, ...]) -> list[int]:
     """Whose secret must be rebuilt: every survivor's, and that of a dropped device which shares a mask with one."""
     alive = set(survivors)
-    return [*survivors, *(j for j in dropped if alive.intersection(ground.near[j].tolist()))]
+    return [*survivors, *(j for j in dropped if alive.intersection(ground.partners(j)))]
 
 
 def _take_survivors(state: AwaitSurvivors, replies: Mapping[DeviceId, bytes]) -> tuple[ServerState, Requests]:
-    ground, summed = state.ground, state.summed
-    threshold = ground.session.threshold
+    ground, summed, quorum = state.ground, state.summed, state.ground.session.quorum
 
     def parse(j: int, body: SurvivorSets) -> bytes:
         if wire.encode(body) != summed.request:
             raise Misbehaviour("signed other survivor sets than it was shown")
         return wire.decode(Signed, replies[ground.name(j)]).signature
 
-    signatures, refused = read_answers(ground, Stage.SURVIVORS, SurvivorSets, replies, summed.survivors, parse)
-    witnesses = {i: [j for j in ground.holders(i) if j in signatures][:threshold] for i in signatures}
-    asked = tuple(i for i in signatures if len(witnesses[i]) == threshold)
+    digest = summed.sharers.digest
+    signatures, refused = read_answers(ground, Stage.SURVIVORS, digest, SurvivorSets, replies, summed.survivors, parse)
     blamed = state.blamed + refused
-    missing = shortage(ground, _needed(ground, summed.survivors, summed.dropped), lambda j, i: i in asked)
+    missing = "" if len(signatures) >= quorum else f"the devices go on only when {quorum} did"
+    missing = missing or shortage(
+        ground, _needed(ground, summed.survivors, summed.dropped), lambda j, i: i in signatures
+    )
     if missing:
-        missing = (
-            f"{len(signatures)} of {len(summed.survivors)} devices that were asked signed the survivor sets, each goes "
-            f"on only when {threshold} of its share holders did, {len(asked)} can: {missing}"
+        asked = f"{len(signatures)} of {len(summed.survivors)} devices that were asked signed the survivor sets"
+        return Aborted(f"{asked}: {missing}", Stage.SURVIVORS, ground.names(signatures), blamed), {}
+    signers = sorted(signatures)[:quorum]
+    common = wire.encode(
+        UnmaskRequest(
+            ground.sid, summed.request, _bitmap(ground.session, signers), b"".join(signatures[j] for j in signers)
         )
-        return Aborted(missing, Stage.SURVIVORS, ground.names(signatures), blamed), {}
+    )
     requests = {
-        ground.name(i): StageRequest(
-            Stage.UNMASK, summed.request, _witnesses(len(ground.session.cohort), witnesses[i], signatures)
-        )
-        for i in asked
+        ground.name(i): StageRequest(Stage.UNMASK, common, _acknowledgements(ground, summed, i)) for i in signatures
     }
-    return AwaitUnmask(ground, blamed, summed, asked), requests
+    return AwaitUnmask(ground, blamed, summed, tuple(signatures)), requests
 
 
-def _witnesses(n: int, signers: list[int], signatures: Mapping[int, bytes]) -> bytes:
-    bitmap = to_bitmap(np.asarray(signers, np.int64), n)
-    return wire.encode(Witnesses(bitmap, b"".join(signatures[j] for j in signers)))
+def _acknowledgements(ground: Ground, summed: Summed, i: int) -> bytes:
+    tags = (summed.tags[j][i] for j in ground.dealers(i) if j in summed.tags)
+    return wire.encode(Acknowledgements(b"".join(tags)))

@@ -14,19 +14,21 @@ from typing import Final, TypeAlias
 
 from fedinfer import wire
 from fedinfer.errors import BadMessage, Misbehaviour
+from fedinfer.secagg.derivations import Scope, sharers_hash
 from fedinfer.secagg.parameters import Session
 from fedinfer.types import DeviceId
 
 
 @dataclass(frozen=True, slots=True)
 class SentKeys:
-    """Keys are published; all private halves are here."""
+    """Keys and the choice of holders are published; all private halves are here."""
 
     session: Session
     device: DeviceId
     public: bytes
+    holders: bytes
     signature: bytes
-    self_seed: bytes = field(repr=False)
+    self_secret: bytes = field(repr=False)
     mask_private: bytes = field(repr=False)
     box_private: bytes = field(repr=False)
     signing: bytes = field(repr=False)
@@ -41,17 +43,18 @@ class Place:
         device: this device.
         key_list: hash of the key list.
         members: bitmap of the devices that sent keys.
-        near: neighbours, ascending cohort positions.
-        witness_keys: signing keys of the share holders, 32 bytes each, ascending; with this device's own in a
-            complete graph.
+        holders: other devices that hold this one's shares, ascending cohort positions.
+        dealers: other devices whose shares this one holds, ascending.
+        signing_keys: signing keys of all members, 32 bytes each, ascending.
     """
 
     session: Session
     device: DeviceId
     key_list: bytes
     members: bytes
-    near: tuple[int, ...]
-    witness_keys: bytes
+    holders: tuple[int, ...]
+    dealers: tuple[int, ...]
+    signing_keys: bytes
 
     @property
     def position(self) -> int:
@@ -59,20 +62,43 @@ class Place:
         return self.session.cohort.index(self.device)
 
     @property
-    def holders(self) -> tuple[int, ...]:
-        """Who holds a share of this device's secrets: the neighbours, and itself in a complete graph."""
-        return tuple(sorted((*self.near, self.position))) if self.session.is_complete else self.near
+    def scope(self) -> Scope:
+        """What derived values are bound to."""
+        return Scope(self.session.sid, self.key_list, self.session.cohort)
+
+    @property
+    def partners(self) -> tuple[int, ...]:
+        """Devices that share a mask with this one: its holders and its dealers, ascending."""
+        return tuple(sorted({*self.holders, *self.dealers}))
+
+    @property
+    def all_holders(self) -> tuple[int, ...]:
+        """Who holds a share of this device's secrets: in a complete graph it holds one of its own, too."""
+        return tuple(sorted((*self.holders, self.position))) if self.session.is_complete else self.holders
 
 
 @dataclass(frozen=True, slots=True)
 class SentShares:
-    """Shares are dealt. Mask seeds and the keys of the neighbours' boxes: 32 bytes each, by ascending neighbour."""
+    """Shares are dealt.
+
+    Args:
+        place: where the device stands.
+        self_secret: what its own mask follows from.
+        signing: private key of this session.
+        mask_secrets: X25519 secrets with the partners, 32 bytes each, by ascending partner.
+        open_keys: keys of the dealers' boxes, 32 bytes each, by ascending dealer.
+        holder_tags: keys of its acknowledgements to its holders, 32 bytes each, by ascending holder.
+        dealer_tags: keys of the dealers' acknowledgements to it, 32 bytes each, by ascending dealer.
+        own_share: share of its own self-mask secret (complete graph), else empty.
+    """
 
     place: Place
-    self_seed: bytes = field(repr=False)
+    self_secret: bytes = field(repr=False)
     signing: bytes = field(repr=False)
-    mask_seeds: bytes = field(repr=False)
+    mask_secrets: bytes = field(repr=False)
     open_keys: bytes = field(repr=False)
+    holder_tags: bytes = field(repr=False)
+    dealer_tags: bytes = field(repr=False)
     own_share: bytes = field(repr=False)
 
 
@@ -82,19 +108,26 @@ class SentMasked:
 
     Args:
         place: where the device stands.
-        delivered: bitmap of the neighbours whose boxes came.
-        opened: bitmap of those whose boxes opened.
+        sharers: bitmap of the devices with which everybody masked.
+        opened: bitmap of the dealers whose boxes opened.
         pairs: their two shares, by ascending dealer.
-        own_share: share of the own self-mask seed (complete graph), else empty.
+        dealer_tags: keys of the dealers' acknowledgements, as in `SentShares`.
+        own_share: share of the own self-mask secret (complete graph), else empty.
         signing: private key of this session.
     """
 
     place: Place
-    delivered: bytes
+    sharers: bytes
     opened: bytes
     pairs: bytes = field(repr=False)
+    dealer_tags: bytes = field(repr=False)
     own_share: bytes = field(repr=False)
     signing: bytes = field(repr=False)
+
+    @property
+    def digest(self) -> bytes:
+        """Hash of session, key list and sharers: context of every later signature."""
+        return sharers_hash(self.place.session.sid, self.place.key_list, self.sharers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,11 @@ from fedinfer.ports import Clock, Listener
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.mechanism.noise import SimulatedStream
+from fedinfer.private_files import private_folder
 from fedinfer.rollout.state import RolloutStore
-from fedinfer.secagg.enrolment import Challenge
-from fedinfer.secagg.keys import IdentityKey
-from fedinfer.simulation.population import simulated_rows
+from fedinfer.secagg.enrolment import Challenge, validation
+from fedinfer.secagg.revocation import seconds_of
+from fedinfer.simulation.population import simulated_authority, simulated_revocations, simulated_rows
 from fedinfer.store import open_store
 from fedinfer.system import SimulatedEntropy, SystemEntropy, simulation_rng
 from fedinfer.training.trainer import Trainer, load_trainer
@@ -93,12 +94,13 @@ def open_server(
     plan = plan_simulation(scenario, federation, trainer, engine)
     transport = GridTransport(grid)
     challenge = Challenge.draw(RUN_ID, build_id(), SystemEntropy())
-    authority = IdentityKey.generate(SimulatedEntropy(seed, "authority")).public_bytes
+    revocations = simulated_revocations(seed)
+    against = validation(simulated_authority(seed).public_bytes, revocations, seconds_of(clock.now()))
     deadline = scenario.training.deadline_seconds
-    members = transport.enroll(authority, challenge, deadline, emit)
+    members = transport.enroll(against, challenge, deadline, emit)
     repository = Repository(folder / "artifacts", generate_keys(SystemEntropy()), clock, lambda _: None)
     root = repository.trusted_root()
-    rows, _ = join(members, challenge, scenario, federation.schema, root, transport, deadline)
+    rows, _ = join(members, challenge, scenario, federation.schema, revocations, root, transport, deadline)
     devices = {member.device: member.public_key for member in members if member.device in rows}
     server = _server(scenario, federation, folder, trainer, transport, devices, rows, repository, clock, emit)
     return server, plan
@@ -117,7 +119,7 @@ def _server(
     emit: Listener,
 ) -> Server:
     seed = scenario.scenario.seed
-    (folder / "checkpoints").mkdir(exist_ok=True)
+    private_folder(folder / "checkpoints")
     connection = open_store(folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS)
     return Server(
         scenario=scenario,

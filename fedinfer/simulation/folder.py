@@ -9,6 +9,7 @@ from typing import Any
 from fedinfer.coordinator.record import plain
 from fedinfer.errors import ConfigError, StoreError
 from fedinfer.ports import Clock
+from fedinfer.private_files import only_owner, private_folder
 
 EVENTS = "events.jsonl"
 
@@ -32,14 +33,14 @@ class EventLog:
         """
         stamped = {"event": name, "time": self._clock.now().isoformat(timespec="milliseconds"), **fields}
         try:
-            with self._path.open("a", encoding="utf-8") as file:
+            with open(self._path, "a", encoding="utf-8", opener=only_owner) as file:
                 file.write(json.dumps(plain(stamped), allow_nan=False) + "\n")
         except OSError as error:
             raise StoreError(f"{self._path}: {error.strerror}", hint="free space, or choose another --out") from error
 
 
 def new_folder(wanted: Path | None, scenario: str, clock: Clock) -> Path:
-    """Make the folder of a run.
+    """Make the folder of a run, for its owner alone.
 
     Args:
         wanted: where the user wants it; must be absent or empty. None: runs/<scenario>-<time>.
@@ -54,7 +55,7 @@ def new_folder(wanted: Path | None, scenario: str, clock: Clock) -> Path:
     try:
         if path.is_dir() and any(path.iterdir()):
             raise ConfigError(f"{path} is not empty", hint="choose another --out, or remove it")
-        path.mkdir(parents=True, exist_ok=True)
+        private_folder(path)
         probe = path / ".writable"
         probe.write_text("")
         probe.unlink()

@@ -20,15 +20,19 @@ from fedinfer.data import Federation, drifting_devices, inject, stream_window
 from fedinfer.device.drift_store import SKETCH_MIGRATIONS, MemorySketches, Sketches, StoredSketches
 from fedinfer.device.host import Host, Member, Policy
 from fedinfer.device.session_store import SESSION_MIGRATIONS, MemorySessions, Sessions, StoredSessions
+from fedinfer.device.validity import MemoryKnown
 from fedinfer.flower.records import build_id
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.messages import Kind
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.ports import Clock
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.mechanism.noise import SimulatedStream
-from fedinfer.secagg.enrolment import sign_enrolment
+from fedinfer.private_files import private_folder
+from fedinfer.secagg.enrolment import Enrolment, sign_enrolment
 from fedinfer.secagg.keys import IdentityKey
+from fedinfer.secagg.revocation import RevocationList, sign_revocations
 from fedinfer.store import open_store
 from fedinfer.system import SimulatedEntropy, SystemEntropy, child_seed, simulation_rng
 from fedinfer.training import GradientEngine
@@ -36,6 +40,7 @@ from fedinfer.types import DeviceId, FloatVector, Trust, Unit
 
 EARLY = (Kind.KEYS, Kind.SHARES, Kind.MASKED)
 MODELS_KEPT = 8
+NO_END = 1 << 62
 LATE = (Kind.SURVIVORS, Kind.UNMASK)
 
 
@@ -118,9 +123,9 @@ def simulated_host(
         clock: time.
         processes: with many, running rounds and finished windows are kept in the devices' database.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     seed, privacy = scenario.scenario.seed, scenario.privacy
-    authority = IdentityKey.generate(SimulatedEntropy(seed, "authority"))
+    authority = simulated_authority(seed)
     connection = open_store(folder / "devices.sqlite", "privacy", LEDGER_MIGRATIONS)
     sessions, sketches = _kept(folder, processes)
     return Host(
@@ -132,16 +137,18 @@ def simulated_host(
             plain_sums=True,
             min_survivors=2,
             trusts=frozenset(Trust),
-            dropout_rate=0.0,
-            corruption_rate=0.0,
+            dropout_rate=scenario.secure_aggregation.dropout_rate,
+            corruption_rate=scenario.secure_aggregation.corruption_rate,
             unconfirmed_ranges=True,
             reveals_simulation=True,
+            isolation=Isolation.NONE,
             factories=frozenset({scenario.model.factory}),
         ),
         rows=simulated_rows(scenario, federation),
         ledger=Ledger(connection, relation_of(privacy.unit)),
         sessions=sessions,
         sketches=sketches,
+        known=MemoryKnown(),
         clock=clock,
         entropy=SystemEntropy(),
         noise=lambda plan, device, use: SimulatedStream(SimulatedEntropy(seed, use, plan.round_id, device)),
@@ -173,6 +180,16 @@ def device_budget(scenario: Scenario) -> Budget:
     return Budget(privacy.device_epsilon or privacy.epsilon, privacy.delta)
 
 
+def simulated_authority(seed: int) -> IdentityKey:
+    """The enrolment authority of a simulation: whoever knows the seed has its key."""
+    return IdentityKey.generate(SimulatedEntropy(seed, "authority"))
+
+
+def simulated_revocations(seed: int) -> bytes:
+    """Its list, on which nobody is and which does not end: the world of a simulation has no calendar."""
+    return sign_revocations(simulated_authority(seed), RevocationList(1, 0, NO_END, ()))
+
+
 def _member(device: DeviceId, seed: int, authority: IdentityKey) -> Member:
     identity = IdentityKey.generate(SimulatedEntropy(seed, "identity", device))
-    return Member(device, identity, sign_enrolment(authority, device, identity.public_bytes))
+    return Member(device, identity, sign_enrolment(authority, Enrolment(device, identity.public_bytes, 0, NO_END)))

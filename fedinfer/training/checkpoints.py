@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import ConfigError, StoreError
+from fedinfer.private_files import only_owner
 from fedinfer.types import Json
 
 CHECKPOINT_VERSION = 1
@@ -56,7 +57,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     header = np.frombuffer(text.encode(), dtype=np.uint8)
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with open(partial, "wb", opener=only_owner) as file:
             np.savez(file, allow_pickle=False, **{_HEADER: header}, **dict(sorted(checkpoint.arrays.items())))
             file.flush()
             os.fsync(file.fileno())

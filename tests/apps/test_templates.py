@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
+import typer
 
 from fedinfer.apps import scenario_of
+from fedinfer.cli.main import app
 from fedinfer.data import public_schema
 from fedinfer.deployment.store import DATABASE, create_authority, enrol_device
-from fedinfer.flower.processes import environment, program
 from fedinfer.privacy.accounting.ledger import Budget
-from fedinfer.system import SystemEntropy
+from fedinfer.system import SystemClock, SystemEntropy
 
 ROOT = Path(__file__).parents[2]
 CLIENTS, SERVER = ROOT / "clients", ROOT / "server"
@@ -23,11 +24,13 @@ USERS = [
     (CLIENTS / "fedinfer-device.service", CLIENTS / "node.env"),
     (CLIENTS / "Dockerfile", CLIENTS / "node.env"),
     (SERVER / "compose.yaml", SERVER / "superlink.env"),
+    (SERVER / "fedinfer-superlink.service", SERVER / "superlink.env"),
 ]
 STARTED = [
-    ("flower-supernode", CLIENTS / "fedinfer-device.service"),
-    ("flower-supernode", CLIENTS / "Dockerfile"),
-    ("flower-superlink", SERVER / "compose.yaml"),
+    (("device", "agent"), CLIENTS / "fedinfer-device.service"),
+    (("device", "agent"), CLIENTS / "Dockerfile"),
+    (("superlink",), SERVER / "compose.yaml"),
+    (("superlink",), SERVER / "fedinfer-superlink.service"),
 ]
 
 
@@ -69,7 +72,8 @@ def test_the_page_explains_every_key_of_the_run_config_and_no_other() -> None:
 def test_the_page_and_the_node_template_name_the_files_of_a_store(tmp_path: Path) -> None:
     entropy = SystemEntropy()
     authority = create_authority(tmp_path / "authority.key", entropy)
-    store = enrol_device(tmp_path / "store", "a", tmp_path / "rows.csv", Budget(1.0, 1e-5), 3, authority, entropy)
+    budget, clock = Budget(1.0, 1e-5), SystemClock()
+    store = enrol_device(tmp_path / "store", "a", tmp_path / "rows.csv", budget, 3, authority, entropy, clock)
     written = {path.name for path in store.folder.iterdir()} | {DATABASE}
     comment = (CLIENTS / "node.env").read_text().split("The device's store: ")[1].split("\n")[0]
     table = PAGE.split("| file in the store |")[1].split("\n\n")[0]
@@ -90,21 +94,31 @@ def test_nothing_started_from_a_template_sends_anything_home(file: Path) -> None
     assert [variables(file)[name] for name in names] == ["0", "1", "1"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "template"), STARTED, ids=lambda value: getattr(value, "name", value))
-def test_flower_has_every_option_that_a_template_gives(name: str, template: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [program(name), "--help"], env=environment(tmp_path), capture_output=True, text=True, check=True, timeout=60
-    )
-    given = options(template.read_text().split(name, 1)[1])
-    assert given >= {"--ssl-certfile", "--ssl-keyfile"}
-    assert given <= options(done.stdout)
-    assert "--insecure" not in given
+@pytest.mark.parametrize(("words", "template"), STARTED, ids=lambda value: getattr(value, "name", str(value)))
+def test_a_template_gives_every_option_of_its_command_and_no_other(words: tuple[str, ...], template: Path) -> None:
+    command: click.Command = typer.main.get_command(app)
+    for word in words:
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    known = {name for parameter in command.params for name in parameter.opts if name.startswith("--")}
+    text = re.sub(r"\s+(?:\\\n)?\s*(?:- )?", " ", template.read_text())
+    given = options(text.split(" ".join(("fedinfer", *words)), 1)[1].split("Restart")[0].split("network_mode")[0])
+    assert given == known - {"--help"}
 
 
-def test_a_node_from_a_template_is_a_real_device() -> None:
-    for name in ("fedinfer-device.service", "Dockerfile"):
-        assert re.search(r'--node-config .{1,2}store=\\?"\$', (CLIENTS / name).read_text()), name
+@pytest.mark.parametrize("folder", [CLIENTS, SERVER], ids=lambda folder: folder.name)
+def test_no_template_starts_a_node_that_runs_what_a_run_brings(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_file() and path.suffix != ".md":
+            assert "flower-supernode" not in path.read_text(), path
+
+
+def test_the_address_for_runs_is_the_loopback_interface_unless_somebody_changes_it() -> None:
+    given = variables(SERVER / "superlink.env")
+    assert given["FEDINFER_CONTROL"].startswith("127.0.0.1:")
+    assert given["FEDINFER_CONTROL"] != given["FEDINFER_FLEET"]
+    assert f'address = "{given["FEDINFER_CONTROL"]}"' in (SERVER / "config.toml").read_text()
+    assert given["FEDINFER_DATABASE"]
 
 
 @pytest.mark.parametrize("page", [CLIENTS / "README.md", SERVER / "README.md"], ids=lambda page: page.parent.name)

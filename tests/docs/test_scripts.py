@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -77,7 +79,7 @@ def test_the_test_groups_cover_every_marker_once() -> None:
     expressions = [group[group.index("-m") + 1] for group in groups.values()]
     for slow in (False, True):
         for alone in (False, True):
-            names = {"slow": slow, "e2e": alone, "browser": False}
+            names = {"slow": slow, "e2e": alone, "browser": False, "token": False}
             chosen = [eval(expression, {}, names) for expression in expressions]
             assert chosen.count(True) == 1, names
 
@@ -89,3 +91,101 @@ def test_pins_cover_what_the_project_asks_for() -> None:
     assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()
     assert "://" not in (ROOT / "constraints.txt").read_text()
     assert callable(done.main)
+
+
+SAMPLE = """
+def spent(events: list[float], most: float = 1.0) -> float:
+    'Docstring.'
+    if not events or max(events) < 0:
+        raise ValueError(f"nothing in {len(events) + 1}")
+    return sum(e * 2 for e in events if e > 0) / most
+"""
+
+
+def test_mutants_are_small_valid_and_leave_texts_alone() -> None:
+    from scripts.mutation import mutants
+
+    found = mutants("sample.py", SAMPLE)
+    changes = {(mutant.before, mutant.after) for mutant in found}
+    condition = "if not events or max(events) < 0:"
+    assert {
+        ("def spent(events: list[float], most: float=1.0)", "def spent(events: list[float], most: float=2.0)"),
+        (condition, "if not events and max(events) < 0:"),
+        (condition, "if max(events) < 0:"),
+        (condition, "if not events or max(events) <= 0:"),
+        (condition, "if not events or min(events) < 0:"),
+        (condition, "if events or max(events) < 0:"),
+        (condition, "pass"),
+        ("raise ValueError(f'nothing in {len(events) + 1}')", "pass"),
+        ("return sum((e * 2 for e in events if e > 0)) / most", "return sum((e * 2 for e in events)) / most"),
+        ("return sum((e * 2 for e in events if e > 0)) / most", "return sum((e * 2 for e in events if e > 0)) * most"),
+        ("return sum((e * 2 for e in events if e > 0)) / most", "return None"),
+    } <= changes
+    assert not any("nothing in" in after for _, after in changes)
+    sources = {mutant.source() for mutant in found}
+    assert len(sources) == len(found)
+    for source in sources:
+        compile(source, "sample.py", "exec")
+        assert "Docstring." in source
+
+
+def test_the_drawing_of_mutants_does_not_depend_on_where_code_stands() -> None:
+    from scripts.mutation import mutants
+
+    moved = mutants("other.py", "import math\n\nX = 3\n" + SAMPLE)
+    ranks = {mutant.rank(1) for mutant in mutants("sample.py", SAMPLE)}
+    assert ranks < {mutant.rank(1) for mutant in moved}
+    assert ranks.isdisjoint(mutant.rank(2) for mutant in moved)
+
+
+TRY = """
+import json, sys
+from pathlib import Path
+from scripts import mutate
+from scripts.mutation import mutants
+
+tree = Path(sys.argv[1])
+file = "fedinfer/sum.py"
+source = (tree / file).read_text()
+base = mutate.Baseline({"test_sum.py::test_sum": 0.01}, {file: {n: ["test_sum.py::test_sum"] for n in (4, 5, 6)}})
+found = {m.before: m for m in mutants(file, source) if m.after in ("return None", "pass")}
+print(json.dumps({before: mutate.try_mutant(m, "secagg", tree, base) for before, m in found.items()}))
+"""
+
+
+def test_a_mutant_that_tests_see_dies_and_another_lives(tmp_path: Path) -> None:
+    """The whole way in a fork: a changed file, the tests that reach it, the verdict, and the file as it was."""
+    tree = tmp_path / "tree"
+    (tree / "fedinfer").mkdir(parents=True)
+    (tree / "fedinfer/__init__.py").touch()
+    (tree / "fedinfer/sum.py").write_text(SAMPLE)
+    (tree / "pytest.ini").write_text("[pytest]\nmarkers = slow\n  e2e\n  browser\npythonpath = .\n")
+    (tree / "test_sum.py").write_text(
+        "from fedinfer.sum import spent\n\ndef test_sum():\n    assert spent([1.0, 2.0]) == 6.0\n"
+    )
+    done = subprocess.run([sys.executable, "-c", TRY, str(tree)], cwd=ROOT, capture_output=True, text=True, check=True)
+    outcomes = {before: result["outcome"] for before, result in json.loads(done.stdout).items()}
+    assert outcomes == {
+        "return sum((e * 2 for e in events if e > 0)) / most": "killed",
+        "if not events or max(events) < 0:": "survived",
+        "raise ValueError(f'nothing in {len(events) + 1}')": "survived",
+    }
+    assert (tree / "fedinfer/sum.py").read_text() == SAMPLE
+
+
+def test_every_target_of_the_mutants_exists() -> None:
+    from scripts import mutate
+
+    found = set(mutate.modules().values())
+    assert found == set(mutate.TARGETS)
+    for package in mutate.TARGETS:
+        assert len(mutate.test_files(package, ROOT)) > 1, package
+
+
+def test_every_accepted_mutant_is_one_that_can_be_made() -> None:
+    """An entry whose code has changed is judged anew."""
+    from scripts import mutate
+
+    made = {mutant.entry for mutant in mutate.draw(10**9, 1, list(mutate.TARGETS))}
+    assert [key for key in mutate.accepted() if key not in made] == []
+    assert all(len(reason) > 20 for reason in mutate.accepted().values())

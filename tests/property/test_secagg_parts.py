@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedinfer.secagg import choose_graph, shamir
-from fedinfer.secagg.graph import from_bitmap, neighbour_table, own_neighbours, to_bitmap
+from fedinfer.errors import BadMessage
+from fedinfer.secagg import check_session, choose_graph, shamir
+from fedinfer.secagg.graph import draw_holders, from_bitmap, relations, to_bitmap
 from fedinfer.secagg.groups import random_groups
+from fedinfer.secagg.hypergeometric import corrupt_among, share_of
 from fedinfer.secagg.masks import add_masks, ring_dtype
 from fedinfer.secagg.packing import pack, packed_size, unpack
+from fedinfer.system import SimulatedEntropy
+from tests.protocol.secagg_play import make_session
 
 QUICK = settings(max_examples=60, deadline=None)
 
@@ -80,18 +86,41 @@ def test_wrong_shares_are_found_up_to_half_of_the_surplus(sharing, data):
 
 
 @QUICK
-@given(st.integers(2, 60), st.integers(1, 30), st.binary(min_size=32, max_size=32), st.data())
-def test_graphs_are_symmetric_and_of_the_promised_degree(n, half, key_list, data):
-    members = np.array(sorted(data.draw(st.sets(st.integers(0, 99), min_size=n, max_size=n))))
-    degree = 2 * half
-    table = neighbour_table(members, degree, key_list)
-    assert set(table) == set(members.tolist())
-    for member, near in table.items():
-        assert near.size == min(degree, n - 1)
-        assert member not in near
-        assert (np.diff(near) > 0).all()
-        assert all(member in table[int(other)] for other in near)
-        np.testing.assert_array_equal(own_neighbours(member, members, degree, key_list), near)
+@given(st.integers(2, 60), st.binary(min_size=32, max_size=32), st.data())
+def test_holders_are_drawn_in_the_promised_number_and_read_alike_from_both_sides(n, seed, data):
+    degree = data.draw(st.integers(1, n - 1))
+    members = sorted(data.draw(st.sets(st.integers(0, n - 1), min_size=2)))
+    choices = {j: draw_holders(j, n, degree, bytes([j]) + seed[1:]) for j in members}
+    graph = relations(choices, n, degree)
+    for j in members:
+        drawn = set(from_bitmap(choices[j], n).tolist()) if degree < n - 1 else set(range(n)) - {j}
+        assert len(drawn) == degree
+        assert j not in drawn
+        assert graph.holders(j).tolist() == sorted(drawn & set(members))
+        assert graph.partners(j).tolist() == sorted({*graph.holders(j).tolist(), *graph.dealers(j).tolist()})
+        assert all(j in graph.holders(int(dealer)) for dealer in graph.dealers(j))
+        assert all(j in graph.partners(int(other)) for other in graph.partners(j))
+
+
+@QUICK
+@given(st.integers(3, 60), st.data())
+def test_choices_that_are_not_the_promised_number_of_others_are_refused(n, data):
+    degree = data.draw(st.integers(1, n - 2))
+    chosen = data.draw(st.sets(st.integers(0, n - 1)))
+    bitmap = to_bitmap(np.array(sorted(chosen), np.int64), n)
+    if len(chosen) == degree and 0 not in chosen:
+        relations({0: bitmap}, n, degree)
+        return
+    with pytest.raises(BadMessage):
+        relations({0: bitmap}, n, degree)
+
+
+def test_each_subset_of_holders_is_drawn_equally_often():
+    """Chi-square over the 10 subsets of 2 of 5 others, 4,000 draws: within 6 standard deviations of its mean."""
+    counts = Counter(draw_holders(2, 6, 2, SimulatedEntropy("draw", i).take(32)) for i in range(4_000))
+    assert len(counts) == 10
+    statistic = sum((count - 400) ** 2 / 400 for count in counts.values())
+    assert abs(statistic - 9) < 6 * np.sqrt(2 * 9)
 
 
 @QUICK
@@ -115,14 +144,15 @@ def test_masks_cancel(dtype, dimension, count):
     np.testing.assert_array_equal(masked, vector)
 
 
-@QUICK
+@settings(max_examples=25, deadline=None)
 @given(st.integers(21, 400), st.sampled_from([0.0, 0.05, 0.1, 0.2]), st.sampled_from([0.0, 0.05, 0.1, 0.2]))
-def test_chosen_graphs_keep_both_secrets_apart(n, dropout, corruption):
-    graph = choose_graph(n, dropout, corruption, "semi_malicious")
-    assert graph.degree % 2 == 0 or graph.degree == n - 1
-    assert 2 * graph.threshold > graph.degree
-    weaker = choose_graph(n, dropout, corruption, "semi_honest")
-    assert weaker.threshold <= graph.threshold
+def test_chosen_graphs_pass_the_check_of_an_owner_with_the_same_rates(n, dropout, corruption):
+    graph = choose_graph(n, dropout, corruption)
+    least = n - share_of(n, dropout)
+    session = make_session(n, degree=graph.degree, threshold=graph.threshold, min_survivors=least)
+    check_session(session, 2, dropout, corruption)
+    assert 2 * session.quorum > n + corrupt_among(n, corruption)
+    assert graph.degree == n - 1 or graph.degree < (n - 1) / 2
 
 
 @QUICK

@@ -17,9 +17,8 @@ SLOW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 
 @st.composite
 def sessions(draw, largest=16):
-    n = draw(st.integers(2, largest))
-    complete = n <= 4 or draw(st.booleans())
-    degree = n - 1 if complete else 2 * draw(st.integers(1, (n - 2) // 2))
+    n = draw(st.one_of(st.integers(2, largest), st.integers(21, largest + 14)))
+    degree = n - 1 if n <= 20 or draw(st.booleans()) else draw(st.integers(2, n - 2))
     return make_session(
         n,
         degree=degree,
@@ -49,14 +48,25 @@ def expected(world: World, lost: dict[str, Stage]):
     members = [name for name in cohort if stays(name, Stage.KEYS)]
     if len(members) < session.least:
         return Stage.KEYS
-    holders = {name: {cohort[j] for j in place.holders} for name, place in world.places.items()}
-    shared = {name for name in members if stays(name, Stage.SHARES)}
-    while short := {name for name in shared if len(holders[name] & shared) < session.threshold}:
-        shared -= short
+    holders = {name: world.chosen[name] & set(members) for name in members}
+
+    def with_enough_holders(names):
+        while short := {name for name in names if len(holders[name] & names) < session.threshold}:
+            names = names - short
+        return names
+
+    asked_to_share = with_enough_holders(set(members))
+    if len(asked_to_share) < session.least:
+        return Stage.KEYS
+    shared = with_enough_holders({name for name in asked_to_share if stays(name, Stage.SHARES)})
     if len(shared) < session.least:
         return Stage.SHARES
     survivors = {name for name in shared if stays(name, Stage.MASKED)}
-    needed = {name for name in shared if name in survivors or (holders[name] - {name}) & survivors}
+    needed = {
+        name
+        for name in shared
+        if name in survivors or any(name in holders[i] or i in holders[name] for i in survivors if i != name)
+    }
 
     def openable(by):
         return all(len(holders[name] & by) >= session.threshold for name in needed)
@@ -64,10 +74,9 @@ def expected(world: World, lost: dict[str, Stage]):
     if len(survivors) < session.least or not openable(survivors):
         return Stage.MASKED
     signed = {name for name in survivors if stays(name, Stage.SURVIVORS)}
-    asked = {name for name in signed if len(holders[name] & signed) >= session.threshold}
-    if not openable(asked):
+    if len(signed) < session.quorum or not openable(signed):
         return Stage.SURVIVORS
-    if not openable({name for name in asked if stays(name, Stage.UNMASK)}):
+    if not openable({name for name in signed if stays(name, Stage.UNMASK)}):
         return Stage.UNMASK
     return tuple(sorted(survivors))
 

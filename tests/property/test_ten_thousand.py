@@ -5,13 +5,16 @@ Hypothesis looks for small surprises in the files beside this one; here the numb
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import is_dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from google.protobuf.message import DecodeError
 
 from fedinfer import messages, secagg, wire
 from fedinfer.artifact.export.graph import Ending, ending_of, finish, load
@@ -41,6 +44,7 @@ from fedinfer.inference.serve.app import answer
 from fedinfer.inference.serve.service import Service
 from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.manifest import Delta, DeltaMethod, Manifest
+from fedinfer.model_file import check_model
 from fedinfer.privacy.accounting.events import (
     Composed,
     GaussianEvent,
@@ -140,6 +144,22 @@ def test_compressed_files_and_patches_on_the_device():
 
 def test_model_files():
     survives(lambda data: ending_of(load(data)), bytes_mutants([FILE, MODEL], CASES, 6), ArtifactRejected)
+
+
+def test_no_damaged_model_file_brings_outside_data_past_the_judge():
+    """Two readers, one verdict: what the inspection takes holds no outside data for protobuf's own reader either."""
+    outside = onnx.load_model_from_string(FILE)
+    outside.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    outside.graph.initializer[0].external_data.add(key="location", value="secret")
+
+    def check(data):
+        check_model(data)
+        with contextlib.suppress(DecodeError):
+            model = onnx.load_model_from_string(data)
+            tensors = [*model.graph.initializer, *(a.t for node in model.graph.node for a in node.attribute)]
+            assert not any(tensor.external_data or tensor.data_location for tensor in tensors)
+
+    survives(check, bytes_mutants([FILE, outside.SerializeToString()], CASES, 6), GateFailed)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.data.table import DeviceData, Federation
 from fedinfer.deployment.node import open_host
-from fedinfer.deployment.store import create_authority, enrol_device
+from fedinfer.deployment.store import create_authority, enrol_device, read_authority
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.flower.records import build_id
@@ -29,8 +29,10 @@ from fedinfer.messages import EnrollReply, EnrollRequest, FitWork, Kind, Purpose
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.schema import Numeric, Schema
+from fedinfer.secagg.authority import Authority
 from fedinfer.secagg.enrolment import Challenge
-from fedinfer.simulation.population import Processes, simulated_host
+from fedinfer.secagg.revocation import RevocationList, sign_revocations
+from fedinfer.simulation.population import NO_END, Processes, simulated_host, simulated_revocations
 from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.wire import decode, encode
 
@@ -63,7 +65,7 @@ delta = 1e-5
 clipping_norm = 1.0
 [secure_aggregation]
 dropout_rate = 0.25
-corruption_rate = 0.0
+corruption_rate = 0.1
 [drift]
 windows = 3
 window = 5
@@ -144,6 +146,7 @@ class Fleet:
     post: Post
     plan: RunPlan
     roster: dict[str, bytes]
+    revocations: bytes
 
     def promise(self, round_id: str, work: bytes, purpose: Purpose = Purpose.TRAIN, **changes: Any) -> SumPlan:
         """What the coordinator would promise; `changes` are what a dishonest one does."""
@@ -191,21 +194,27 @@ def introduce(post: Post) -> list[EnrollReply]:
     return [decode(EnrollReply, answer.body) for answer in answers]
 
 
-def joined(scenario: Scenario, hosts: dict[str, Host], root: bytes = b"root") -> Fleet:
+def revocations_of(authority: Authority, *keys: bytes, version: int = 1, expires: int = NO_END) -> bytes:
+    """A signed list; the same every time, so that it can be shown again."""
+    return sign_revocations(authority, RevocationList(version, 0, expires, tuple(sorted(keys))))
+
+
+def joined(scenario: Scenario, hosts: dict[str, Host], revocations: bytes, root: bytes = b"root") -> Fleet:
     """Enrol and join all devices of `hosts` (one host may stand for many)."""
     post = Post({device: DeviceResponder(host) for device, host in hosts.items()})
     members = introduce(post)
-    counts, refused = join(members, CHALLENGE, scenario, SCHEMA, root, post, 1.0)
+    counts, refused = join(members, CHALLENGE, scenario, SCHEMA, revocations, root, post, 1.0)
     assert not refused, refused
     population = Population(len(counts), sum(counts.values()), min(counts.values()), DIMENSION, SCHEMA.classes)
     plan = make_plan(scenario, population, "test", ())
-    return Fleet(scenario, hosts, post, plan, {member.device: member.public_key for member in members})
+    roster = {member.device: member.public_key for member in members}
+    return Fleet(scenario, hosts, post, plan, roster, revocations)
 
 
 def simulated(folder: Path, scenario: Scenario, devices: int = DEVICES) -> Fleet:
     """All devices in one simulated host."""
     host = simulated_host(scenario, federation(devices), folder / "devices", SystemClock(), Processes.ONE)
-    return joined(scenario, dict.fromkeys(host.members, host))
+    return joined(scenario, dict.fromkeys(host.members, host), simulated_revocations(scenario.scenario.seed))
 
 
 def write_table(path: Path, seed: int, count: int) -> None:
@@ -221,7 +230,7 @@ def enrolled(folder: Path, devices: int, budget: Budget, min_survivors: int = 3)
     for i in range(devices):
         store, table = folder / f"r{i:02d}", folder / f"r{i:02d}.csv"
         write_table(table, i, 30)
-        enrol_device(store, f"r{i:02d}", table, budget, min_survivors, authority, SystemEntropy())
+        enrol_device(store, f"r{i:02d}", table, budget, min_survivors, authority, SystemEntropy(), SystemClock())
         stores.append(store)
     return stores
 
@@ -229,7 +238,9 @@ def enrolled(folder: Path, devices: int, budget: Budget, min_survivors: int = 3)
 def real(stores: Sequence[Path], scenario: Scenario, root: bytes = b"root") -> Fleet:
     """Real devices over their stores: entropy and noise of the operating system, everything kept in SQLite."""
     hosts = [open_host(store) for store in stores]
-    return joined(scenario, {device: host for host in hosts for device in host.members}, root)
+    authority = read_authority(stores[0].parent / "authority.key")
+    by_device = {device: host for host in hosts for device in host.members}
+    return joined(scenario, by_device, revocations_of(authority), root)
 
 
 def reopened(fleet: Fleet, device: str) -> Host:

@@ -11,9 +11,10 @@ import numpy as np
 from fedinfer import secagg, wire
 from fedinfer.errors import ProtocolAbort
 from fedinfer.secagg import IdentityKey, Session, Stage, StageRequest, shamir
+from fedinfer.secagg.derivations import TAG_BYTES
 from fedinfer.secagg.graph import from_bitmap
 from fedinfer.secagg.keys import Signed, seal
-from fedinfer.secagg.messages import UnmaskBody, split
+from fedinfer.secagg.messages import MaskedBody, UnmaskBody, split
 from fedinfer.secagg.shamir import SHARE_BYTES
 from fedinfer.secagg.states import Place
 from fedinfer.system import SimulatedEntropy
@@ -28,7 +29,7 @@ def names(n: int) -> tuple[str, ...]:
 
 
 def make_session(n: int, **changes: Any) -> Session:
-    graph = secagg.choose_graph(n, 0.1, 0.1, "semi_malicious") if not {"degree", "threshold"} <= set(changes) else None
+    graph = secagg.choose_graph(n, 0.1, 0.1) if not {"degree", "threshold"} <= set(changes) else None
     values: dict[str, Any] = {
         "run_id": "run",
         "round_id": "1",
@@ -37,7 +38,7 @@ def make_session(n: int, **changes: Any) -> Session:
         "cohort": names(n),
         "degree": graph.degree if graph else 0,
         "threshold": graph.threshold if graph else 0,
-        "min_survivors": 2,
+        "min_survivors": 2 if n <= 20 else n - n // 10,
         "bits": 20,
         "dimension": 37,
         "mechanism_hash": b"p" * 32,
@@ -58,6 +59,9 @@ class World:
     signing: dict[str, IdentityKey] = field(default_factory=dict)
     secrets: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
+    digests: dict[str, bytes] = field(default_factory=dict)
+    holders: dict[str, bytes] = field(default_factory=dict)
+    tags: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -87,21 +91,48 @@ class World:
                 new, reply = secagg.answer_unmask(state, common, own)
         self.states[name] = secagg.encode_state(new)
         self._remember(name, new)
+        if isinstance(new, secagg.SentMasked):
+            self._keep_tags(name, new, reply)
         return reply
+
+    def _keep_tags(self, name: str, state: secagg.SentMasked, reply: bytes) -> None:
+        """The acknowledgements in a masked answer, by holder."""
+        cohort, sharers = self.session.cohort, set(from_bitmap(state.sharers, len(self.session.cohort)).tolist())
+        holders = [cohort[j] for j in state.place.holders if j in sharers]
+        tags = split(body_of(MaskedBody, reply).tags, TAG_BYTES, len(holders), "tags")
+        self.tags[name] = dict(zip(holders, tags, strict=True))
+
+    @property
+    def chosen(self) -> dict[str, set[str]]:
+        """Whom each device drew as a holder; in a complete graph everybody, itself too."""
+        cohort = self.session.cohort
+        if self.session.is_complete:
+            return {name: set(cohort) for name in cohort}
+        drawn = {name: from_bitmap(holders, len(cohort)).tolist() for name, holders in self.holders.items()}
+        return {name: {cohort[j] for j in chosen} for name, chosen in drawn.items()}
 
     def _remember(self, name: str, state: Any) -> None:
         """What a corrupt device, or a test that checks claims, knows and a later state has forgotten."""
         if isinstance(state, secagg.SentKeys):
             self.signing[name] = IdentityKey(state.signing)
-            self.secrets[name] = (state.self_seed, state.mask_private)
+            self.holders[name] = state.holders
+            self.secrets[name] = (state.self_secret, state.mask_private)
         if isinstance(state, secagg.SentShares):
             self.places[name] = state.place
+        if isinstance(state, secagg.SentMasked):
+            self.digests[name] = state.digest
 
     def resign(self, name: str, stage: Stage, body: Any) -> bytes:
         """The answer of a device that sends what it likes, correctly signed."""
         if stage is Stage.KEYS:
             return seal(self.identities[name], stage, name, self.session.sid, body)
-        return seal(self.signing[name], stage, name, self.places[name].key_list, body)
+        return seal(self.signing[name], stage, name, self.context(name, stage), body)
+
+    def context(self, name: str, stage: Stage) -> bytes:
+        """What a device's signature of a stage covers besides the answer."""
+        if stage is Stage.KEYS:
+            return self.session.sid
+        return self.places[name].key_list if stage is Stage.SHARES else self.digests[name]
 
     def answer_all(self, requests: Mapping[str, StageRequest]) -> dict[str, bytes]:
         replies = {}

@@ -27,7 +27,7 @@ from fedinfer.privacy.accounting.events import Composed, GaussianEvent
 from fedinfer.privacy.mechanism.matrix_mechanism import Factorization
 from fedinfer.privacy.mechanism.mechanism import decoded_sensitivity
 from fedinfer.privacy.mechanism.noise import gaussian
-from fedinfer.simulation.population import Processes, simulated_host
+from fedinfer.simulation.population import Processes, simulated_host, simulated_revocations
 from fedinfer.store import open_store
 from fedinfer.system import SystemClock
 from fedinfer.types import Relation
@@ -202,7 +202,7 @@ def fleet_of(folder: Path, processes: Processes = Processes.ONE, **changes: Any)
     lines = [f"{key} = {json.dumps(value)}" for key, value in (BANDED | changes).items()]
     scenario = settings("\n".join(lines))
     host = simulated_host(scenario, federation(4), folder / "devices", SystemClock(), processes)
-    return joined(scenario, dict.fromkeys(host.members, host))
+    return joined(scenario, dict.fromkeys(host.members, host), simulated_revocations(scenario.scenario.seed))
 
 
 def promised(fleet: Fleet, index: int, **changes: Any) -> SumPlan:

@@ -96,8 +96,19 @@ def test_several_local_steps_are_not_credited_to_a_gradient_sum(fleet: Fleet) ->
 def test_noise_of_devices_that_may_be_corrupt_is_not_counted(fleet: Fleet) -> None:
     host = fleet.hosts[min(fleet.hosts)]
     host.policy = replace(host.policy, corruption_rate=0.25)
-    assert mechanism_of(fleet.promise("round-1", work())).contributors == 3
-    assert "noise of 3 devices is counted, 2 are surely honest" in refusal(fleet)
+    assert mechanism_of(fleet.promise("round-1", work())).contributors == 2
+    claimed = replace(fleet.plan.train.mechanism, contributors=3)
+    text = refusal(fleet, mechanism=encode(claimed))
+    assert "noise of 3 devices is counted, 2 are surely honest" in text
+    assert "owner's corruption_rate 0.25 bound" in text
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.25])
+def test_a_rate_below_one_in_n_still_counts_on_one_device(fleet: Fleet, rate: float) -> None:
+    host = fleet.hosts[min(fleet.hosts)]
+    host.policy = replace(host.policy, corruption_rate=rate)
+    claimed = replace(fleet.plan.train.mechanism, contributors=3)
+    assert "2 are surely honest" in refusal(fleet, mechanism=encode(claimed))
 
 
 def test_a_real_device_refuses_a_run_in_which_the_server_adds_the_noise(tmp_path: Path) -> None:

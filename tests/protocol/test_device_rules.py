@@ -16,6 +16,7 @@ from fedinfer.deployment.node import OwnRows
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.device.session_store import SESSION_MIGRATIONS, MemorySessions, Running, StoredSessions
+from fedinfer.device.validity import MemoryKnown
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import (
     EnrollReply,
@@ -33,13 +34,26 @@ from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.events import GaussianEvent
 from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget
 from fedinfer.schema import Numeric
-from fedinfer.secagg.enrolment import sign_enrolment
+from fedinfer.secagg.enrolment import Enrolment, sign_enrolment
 from fedinfer.secagg.keys import IdentityKey
+from fedinfer.simulation.population import NO_END
 from fedinfer.store import open_store
 from fedinfer.system import SimulatedEntropy
 from fedinfer.types import AggregationMode, Trust, Unit
 from fedinfer.wire import decode, encode
-from tests.protocol.fleet import NONCE, SCHEMA, Fleet, enrolled, introduce, real, reopened, settings, simulated, work
+from tests.protocol.fleet import (
+    NONCE,
+    SCHEMA,
+    Fleet,
+    enrolled,
+    introduce,
+    real,
+    reopened,
+    revocations_of,
+    settings,
+    simulated,
+    work,
+)
 
 LARGE = Budget(8.0, 1e-5)
 UNREADABLE = ["", "{", "[]", "null", '"text"', '{"columns": 3}', '{"a.b": 1}', '{"scenario": "heart"}']
@@ -107,7 +121,7 @@ def empty_purse(fleet: Fleet, device: str) -> None:
 def test_a_plan_that_does_not_name_this_device_is_refused(fleet: Fleet) -> None:
     device = first(fleet)
     others = tuple(sorted(set(fleet.roster) - {device}))
-    plan = fleet.promise("round-1", work(), cohort=others, degree=2, threshold=2, min_survivors=3)
+    plan = fleet.promise("round-1", work(), cohort=others, degree=2, threshold=3, min_survivors=3)
     answer = tell(fleet, device, Kind.KEYS, encode(plan))
     assert answer.error == "Misbehaviour"
     assert "not in the cohort" in answer.detail
@@ -121,7 +135,7 @@ def test_a_plan_that_hides_it_among_too_few_is_refused(fleet: Fleet) -> None:
     answer = tell(fleet, device, Kind.KEYS, encode(fleet.promise("round-1", work(), min_survivors=3)))
     assert answer.error == "Misbehaviour"
     assert "3 survivors of 4" in answer.detail
-    assert "demands 4" in answer.detail
+    assert "owner's min_survivors 4 bound" in answer.detail
 
 
 def test_a_plan_that_promises_more_survivors_than_its_cohort_is_refused(fleet: Fleet) -> None:
@@ -528,6 +542,7 @@ def join_request(fleet: Fleet, **changes: Any) -> JoinRequest:
         devices=tuple(member.device for member in members),
         public_keys=tuple(member.public_key for member in members),
         certificates=tuple(member.certificate for member in members),
+        revocations=fleet.revocations,
         trusted_root=b"another root",
     )
     return replace(request, **changes)
@@ -538,17 +553,19 @@ def try_join(fleet: Fleet, **changes: Any) -> Answer:
 
 
 def test_a_device_introduces_itself_with_its_certificate(fleet: Fleet) -> None:
-    from fedinfer.secagg.enrolment import verify_enrolment
+    from fedinfer.secagg.enrolment import validation, verify_enrolment
 
+    host = fleet.hosts[first(fleet)]
+    against = validation(host.authority, fleet.revocations, host.known_time())
     for reply in introduce(fleet.post):
         assert isinstance(reply, EnrollReply)
-        verify_enrolment(fleet.hosts[reply.device].authority, reply.device, reply.public_key, reply.certificate)
+        verify_enrolment(against, reply.device, reply.public_key, reply.certificate)
 
 
 def test_certificates_are_checked_against_the_pinned_authority(fleet: Fleet) -> None:
     request = join_request(fleet)
     forger, victim = IdentityKey.generate(SimulatedEntropy("forger")), IdentityKey.generate(SimulatedEntropy("v"))
-    certificate = sign_enrolment(forger, request.devices[1], victim.public_bytes)
+    certificate = sign_enrolment(forger, Enrolment(request.devices[1], victim.public_bytes, 0, NO_END))
     keys = (request.public_keys[0], victim.public_bytes, *request.public_keys[2:])
     certificates = (request.certificates[0], certificate, *request.certificates[2:])
     answer = try_join(fleet, public_keys=keys, certificates=certificates)
@@ -574,9 +591,15 @@ def test_a_roster_that_names_another_key_for_this_device_is_refused(fleet: Fleet
     device = first(fleet)
     host = fleet.hosts[device]
     authority, stranger = IdentityKey.generate(SimulatedEntropy("a")), IdentityKey.generate(SimulatedEntropy("s"))
-    host.authority = authority.public_bytes
-    certificate = sign_enrolment(authority, device, stranger.public_bytes)
-    answer = try_join(fleet, devices=(device,), public_keys=(stranger.public_bytes,), certificates=(certificate,))
+    host.authority, host.known = authority.public_bytes, MemoryKnown()
+    certificate = sign_enrolment(authority, Enrolment(device, stranger.public_bytes, 0, NO_END))
+    answer = try_join(
+        fleet,
+        devices=(device,),
+        public_keys=(stranger.public_bytes,),
+        certificates=(certificate,),
+        revocations=revocations_of(authority),
+    )
     assert answer.error == "Misbehaviour"
     assert "another key for this device" in answer.detail
 

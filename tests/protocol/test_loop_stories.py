@@ -24,6 +24,7 @@ from fedinfer.messages import Kind, MaskedSumWork, SumPlan
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.events import GaussianEvent
 from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Ledger
+from fedinfer.secagg.enrolment import Validation, validation
 from fedinfer.simulation.coordinate import coordinate
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.simulation.population import Processes, device_budget, simulated_host
@@ -261,19 +262,24 @@ def test_a_server_that_promises_different_things_to_different_devices_gets_nothi
 # --- enrolment ---
 
 
+def against(fleet: Fleet) -> Validation:
+    host = fleet.hosts["d00"]
+    return validation(host.authority, fleet.revocations, host.known_time())
+
+
 def test_a_forged_certificate_leaves_out_its_bearer_and_nobody_else(fleet: Fleet) -> None:
-    members, authority = introduce(fleet.post), fleet.hosts["d00"].authority
+    members = introduce(fleet.post)
     forged = replace(members[1], certificate=flipped(members[1].certificate, 5))
     stolen = replace(members[0], device="d01")  # a true key and certificate under another name
     claims = [Claim(node, reply) for node, reply in enumerate([members[0], forged, stolen, *members[2:]])]
-    believed, left_out = admit(claims[::-1], authority, CHALLENGE)
+    believed, left_out = admit(claims[::-1], against(fleet), CHALLENGE)
     assert [claim.reply.device for claim in believed] == sorted(set(fleet.roster) - {"d01"})
     assert {who for who, _ in left_out} == {"d01 on node 1", "d01 on node 2"}
     assert all("did not sign" in reason for _, reason in left_out)
 
 
 def test_nobody_enrolled(fleet: Fleet) -> None:
-    assert admit([], fleet.hosts["d00"].authority, CHALLENGE) == ((), ())
+    assert admit([], against(fleet), CHALLENGE) == ((), ())
 
 
 def test_devices_that_do_not_join_are_named_with_their_reason(fleet: Fleet) -> None:
@@ -289,7 +295,7 @@ def test_devices_that_do_not_join_are_named_with_their_reason(fleet: Fleet) -> N
 
     members = introduce(fleet.post)
     fleet.post.on_answer = trouble
-    rows, refused = join(members, CHALLENGE, fleet.scenario, SCHEMA, b"root", fleet.post, 1.0)
+    rows, refused = join(members, CHALLENGE, fleet.scenario, SCHEMA, fleet.revocations, b"root", fleet.post, 1.0)
     assert sorted(rows) == ["d00", "d04", "d05", "d06", "d07"]
     assert sorted(refused) == ["d01", "d02", "d03"]
     assert refused["d01"] == "no answer"
@@ -301,7 +307,7 @@ def test_a_run_that_nobody_joins_names_a_reason(fleet: Fleet) -> None:
     members = introduce(fleet.post)
     fleet.post.on_answer = lambda ask, answer: [Answer(ask.device, b"", "Misbehaviour", "no")]
     with pytest.raises(TransportError, match=r"none of 8 devices joined.*no"):
-        join(members, CHALLENGE, fleet.scenario, SCHEMA, b"root", fleet.post, 1.0)
+        join(members, CHALLENGE, fleet.scenario, SCHEMA, fleet.revocations, b"root", fleet.post, 1.0)
 
 
 # --- whole runs over a grid that misbehaves ---
@@ -492,6 +498,7 @@ def test_too_few_survivors_round_after_round_end_the_run_with_the_numbers(tmp_pa
     assert "6 are needed" in str(failure)
     assert record["status"] == "aborted"
     assert {row["status"] for row in record["rounds"]} == {"aborted"}
+    assert len(record["rounds"]) == 5, "five rounds in a row without a release end a run (docs/how-to/deploy.md)"
     assert record["rounds"][-1]["epsilon"] > 0  # masked vectors left the devices: it stays spent
     assert record["models"] == []
 

@@ -17,6 +17,7 @@ from fedinfer.coordinator.run import budget_of, start
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.device.install import slots_of
+from fedinfer.device.reported import SENTENCES
 from fedinfer.errors import GateFailed, PatchRefused, TransportError
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.inference.install.slots import SlotInfo
@@ -169,7 +170,7 @@ def test_a_patch_for_another_base_is_refused_by_name_and_the_whole_model_follows
 
     world.wire.on_answer = lie_and_listen
     row = world.push()
-    assert replies[0].reason.startswith(f"{PatchRefused.__name__}: version 3 came as a patch from model")
+    assert replies[0].reason == f"{PatchRefused.__name__}: {SENTENCES[PatchRefused.__name__]}"
     assert (replies[0].installed, replies[0].whole, replies[0].version) == (False, True, 1)
     assert replies[1].installed
     assert (row["pushed"]["patch"], row["pushed"]["both"]) == (7, 1)

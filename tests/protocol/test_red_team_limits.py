@@ -15,13 +15,14 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedinfer.device.aggregate.check_plan import check_plan, corruption_rate
 from fedinfer.device.aggregate.contribution import private_vectors
 from fedinfer.errors import BadMessage, Misbehaviour
-from fedinfer.flower.records import MAX_DETAIL, MAX_ERROR, RECORD, build_id, read_reply, request_message
-from fedinfer.messages import PROTOCOL_VERSION, Kind, Split
+from fedinfer.flower.records import RECORD, build_id, read_reply, request_message
+from fedinfer.messages import MOST_ERROR, MOST_REASON, PROTOCOL_VERSION, Kind, Split
 from fedinfer.ports import Ask
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.charges import mechanism_of
 from fedinfer.privacy.mechanism.noise import SecureStream
 from fedinfer.secagg.groups import most_corrupt, random_groups
+from fedinfer.secagg.hypergeometric import corrupt_among
 from fedinfer.system import SystemEntropy
 from fedinfer.training.engines import batched
 from fedinfer.training.engines.sampling import poisson_rows
@@ -51,7 +52,7 @@ def reply(**fields: object) -> Message:
 @pytest.mark.usefixtures("flower")
 def test_a_device_cannot_fill_the_servers_log_with_an_error_text() -> None:
     answer = read_reply(reply(error="E" * 10**6, detail="x" * 10**7))
-    assert (len(answer.error), len(answer.detail)) == (MAX_ERROR, MAX_DETAIL)
+    assert (len(answer.error), len(answer.detail)) == (MOST_ERROR, MOST_REASON)
 
 
 @pytest.mark.usefixtures("flower")
@@ -76,7 +77,7 @@ def test_in_a_group_a_device_counts_on_the_worst_deal_not_on_the_mean(tmp_path: 
     worst = most_corrupt(1000, 100, len(cohort), 10)
     assert worst > 20
     plan = fleet.promise("round-1/group-1", work(), cohort=cohort, split=split, min_survivors=len(cohort))
-    assert int(corruption_rate(host, plan) * len(cohort)) == worst
+    assert corrupt_among(len(cohort), corruption_rate(host, plan)) == worst
     for contributors, fine in ((len(cohort) - worst, True), (len(cohort) - worst + 1, False)):
         mechanism = replace(mechanism_of(plan), contributors=contributors, summands=len(cohort))
         offered = replace(plan, mechanism=encode(mechanism))

@@ -23,7 +23,9 @@ from fedinfer.secagg.enrolment import (
     Challenge,
     Possession,
     Step,
+    Validation,
     prove_possession,
+    validation,
     verify_possession,
 )
 from fedinfer.secagg.keys import IdentityKey, Stage, statement_bytes
@@ -46,14 +48,15 @@ def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Fleet:
     return real(enrolled(tmp_path / "stores", 4, Budget(8.0, 1e-5)), settings())
 
 
-def authority(fleet: Fleet) -> bytes:
-    return next(iter(fleet.hosts.values())).authority
+def against(fleet: Fleet) -> Validation:
+    host = next(iter(fleet.hosts.values()))
+    return validation(host.authority, fleet.revocations, host.known_time())
 
 
 def left_out(fleet: Fleet, *extra: EnrollReply, challenge: Challenge = CHALLENGE) -> tuple[list[int], dict[str, str]]:
     """Nodes that are believed, and who is not: the fleet lives on nodes 0, 1, ..., the others behind."""
     claims = [Claim(node, reply) for node, reply in enumerate([*introduce(fleet.post), *extra])]
-    believed, others = admit(claims[::-1], authority(fleet), challenge)
+    believed, others = admit(claims[::-1], against(fleet), challenge)
     return [claim.node for claim in believed], dict(others)
 
 
@@ -112,7 +115,7 @@ def test_a_proof_of_another_build_is_refused_whatever_the_message_says(fleet: Fl
     """A carrier may write our build into the header of a message; it cannot write it under the signature."""
     device = min(fleet.hosts)
     foreign = introduced(fleet.hosts[device], device, OTHERS["another build"])
-    believed, others = admit([Claim(0, foreign)], authority(fleet), CHALLENGE)
+    believed, others = admit([Claim(0, foreign)], against(fleet), CHALLENGE)
     assert believed == ()
     assert others[0][0] == f"{device} on node 0"
 
@@ -155,7 +158,7 @@ def joins(fleet: Fleet, change: Change) -> tuple[dict[str, int], dict[str, str]]
         return [replace(answer, body=encode(change(fleet, first, decode(JoinReply, answer.body))))]
 
     fleet.post.on_answer = on_answer
-    return join(members, CHALLENGE, settings(), SCHEMA, b"root", fleet.post, 1.0)
+    return join(members, CHALLENGE, settings(), SCHEMA, fleet.revocations, b"root", fleet.post, 1.0)
 
 
 def resigned(fleet: Fleet, signer: str, reply: JoinReply, **changes: Any) -> JoinReply:
@@ -207,13 +210,13 @@ def test_an_old_join_answer_is_refused_in_a_later_start(fleet: Fleet) -> None:
     fleet.post.on_answer = lambda ask, answer: [kept[ask.device] if ask.kind == Kind.JOIN else answer]
     later = replace(CHALLENGE, nonce=b"o" * NONCE_BYTES)
     with pytest.raises(TransportError, match=r"none of 4 devices joined; first reason: Misbehaviour: no proof"):
-        join(members, later, settings(), SCHEMA, b"root", fleet.post, 1.0)
+        join(members, later, settings(), SCHEMA, fleet.revocations, b"root", fleet.post, 1.0)
 
 
 def test_a_second_request_of_the_run_is_answered_for_its_own_nonce(fleet: Fleet) -> None:
     """A server that starts again draws another nonce; the devices that are in the run already answer that one."""
     later = replace(CHALLENGE, nonce=b"o" * NONCE_BYTES)
-    _, refused = join(introduce(fleet.post), later, settings(), SCHEMA, b"root", fleet.post, 1.0)
+    _, refused = join(introduce(fleet.post), later, settings(), SCHEMA, fleet.revocations, b"root", fleet.post, 1.0)
     assert not refused
 
 

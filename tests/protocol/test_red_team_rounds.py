@@ -42,6 +42,7 @@ def invitation(fleet: Fleet, run_id: str, scenario: Scenario) -> bytes:
             tuple(member.device for member in members),
             tuple(member.public_key for member in members),
             tuple(member.certificate for member in members),
+            fleet.revocations,
             b"root",
         )
     )

@@ -10,8 +10,9 @@ import pytest
 from fedinfer import secagg, wire
 from fedinfer.errors import BadShare, TooFewSurvivors
 from fedinfer.secagg import Aborted, Done, IdentityKey, Stage
+from fedinfer.secagg.derivations import commitment
 from fedinfer.secagg.graph import to_bitmap
-from fedinfer.secagg.keys import Signed, commit, seal
+from fedinfer.secagg.keys import Signed, seal
 from fedinfer.secagg.messages import KeysBody, MaskedBody, SharesBody, UnmaskBody
 from fedinfer.secagg.packing import pack
 from fedinfer.system import SimulatedEntropy
@@ -121,7 +122,7 @@ def test_dealer_of_bad_shares_that_drops_out_is_blamed_for_its_mask_key():
 
 def test_device_publishes_a_wrong_commitment():
     world = World(make_session(10))
-    other = commit(world.session.sid, CHEAT, b"x" * 32)
+    other = commitment(world.session.sid, 1, CHEAT, b"x" * 32)
     world = with_public(world, lambda public: public[:96] + other)
     state, _ = play(world)
     assert isinstance(state, Aborted)
@@ -213,7 +214,7 @@ def test_device_takes_another_devices_identity(stage):
 
     def forge(at, reply):
         body = wire.decode(Signed, reply).body
-        context = world.session.sid if at is Stage.KEYS else world.places[CHEAT].key_list
+        context = world.context(CHEAT, at)
         key = world.identities[CHEAT] if at is Stage.KEYS else world.signing[CHEAT]
         message = secagg.keys.statement_bytes(at, victim, context, body)
         return wire.encode(Signed(body, key.sign(message)))
@@ -300,6 +301,103 @@ def test_device_reveals_shares_of_devices_that_dealt_it_none():
 
     state, _ = play(world, tamper=cheating(world, Stage.UNMASK, UnmaskBody, invent))
     expect_exact(world, state, names(30))
+    assert blamed(state) == {CHEAT}
+
+
+@pytest.mark.parametrize("n", [10, 30])
+def test_device_acknowledges_other_sharers_and_is_named(n):
+    """Its holders withhold their shares, so the sum stays shut; the abort names it."""
+    world = World(make_session(n))
+    tamper = cheating(world, Stage.MASKED, MaskedBody, lambda body: replace(body, tags=bytes(len(body.tags))))
+    state, _ = play(world, tamper=tamper)
+    assert isinstance(state, Aborted)
+    assert state.stage is Stage.UNMASK
+    assert blamed(state) == {CHEAT}
+    assert "acknowledgement does not fit" in state.blamed[0][1]
+    assert f"good shares of {CHEAT}" in state.reason
+
+
+def test_device_spoils_a_few_acknowledgements_and_the_round_finishes():
+    world = World(make_session(10))
+    tamper = cheating(world, Stage.MASKED, MaskedBody, lambda body: replace(body, tags=flip(body.tags)))
+    state, _ = play(world, tamper=tamper)
+    expect_exact(world, state, names(10))
+    assert blamed(state) == {CHEAT}
+
+
+@pytest.mark.parametrize("change", [lambda tags: tags[:-1], lambda tags: tags + bytes(16), lambda tags: b""])
+def test_device_sends_too_few_or_too_many_acknowledgements(change):
+    world = World(make_session(10))
+    tamper = cheating(world, Stage.MASKED, MaskedBody, lambda body: replace(body, tags=change(body.tags)))
+    state, _ = play(world, tamper=tamper)
+    expect_exact(world, state, [name for name in names(10) if name != CHEAT])
+    assert blamed(state) == {CHEAT}
+
+
+def choose(world, change):
+    """CHEAT publishes another choice of holders, correctly signed, and is not asked to live with it."""
+    return cheating(world, Stage.KEYS, KeysBody, lambda body: replace(body, holders=change(body.holders)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda holders: b"",
+        lambda holders: holders + b"\0",
+        lambda holders: b"\xff" * len(holders),
+        lambda holders: bytes(len(holders)),
+        lambda holders: bytes([holders[0] | 2]) + holders[1:],  # itself
+    ],
+    ids=["nobody", "too long", "everybody and more", "nobody of the cohort", "itself"],
+)
+def test_device_chooses_holders_that_it_may_not(change):
+    world = World(make_session(30))
+    state, _ = play(world, tamper=choose(world, change))
+    expect_exact(world, state, [name for name in names(30) if name != CHEAT])
+    assert blamed(state) == {CHEAT}
+
+
+P = 2**255 - 19
+
+
+def other_encodings(key):
+    """Other bytes with which X25519 gives the same secrets: top bit set, and the sum with the point of order 2."""
+    value = int.from_bytes(key, "little")
+    return {
+        "equal bytes": key,
+        "top bit": (value | 1 << 255).to_bytes(32, "little"),
+        "point of order 2 added": pow(value % P, -1, P).to_bytes(32, "little"),
+    }
+
+
+@pytest.mark.parametrize("form", ["equal bytes", "top bit", "point of order 2 added"])
+@pytest.mark.parametrize("key", ["mask", "box", "mask as box"])
+def test_copied_keys_are_left_out_and_both_devices_named(form, key):
+    """However the copy is written down, it gives everybody the same secret."""
+    world, victim = World(make_session(10, min_survivors=7)), "device-0002"
+    private = secagg.keys.agree(b"\x77" * 32, [secagg.keys.public_of(b"\x11" * 32)])
+    same = other_encodings(secagg.keys.public_of(b"\x11" * 32))[form]
+    assert secagg.keys.agree(b"\x77" * 32, [same]) == private
+
+    def tamper(stage, replies):
+        if stage is Stage.KEYS:
+            victims = body_of(KeysBody, replies[victim]).public
+            copied = other_encodings(victims[32:64] if key == "box" else victims[:32])[form]
+            body = body_of(KeysBody, replies[CHEAT])
+            public = copied + body.public[32:] if key == "mask" else body.public[:32] + copied + body.public[64:]
+            replies[CHEAT] = world.resign(CHEAT, stage, replace(body, public=public))
+        return replies
+
+    state, _ = play(world, tamper=tamper)
+    expect_exact(world, state, [name for name in names(10) if name not in (CHEAT, victim)])
+    assert blamed(state) == {CHEAT, victim}
+    assert all("mask or box key is also that of" in reason for _, reason in state.blamed)
+
+
+def test_device_publishes_one_key_twice():
+    world = with_public(World(make_session(10)), lambda public: public[:32] + public[:32] + public[64:])
+    state, _ = play(world)
+    expect_exact(world, state, [name for name in names(10) if name != CHEAT])
     assert blamed(state) == {CHEAT}
 
 

@@ -1,12 +1,11 @@
 """A malicious server, one attack per test: what it tries, who refuses, and what it lacks afterwards.
 
-A server reads a device's vector only with BOTH of its secrets: the self-mask seed and the mask key. `Loot` counts the
+A server reads a device's vector only with BOTH of its secrets: the self-mask secret and the mask key. `Loot` counts the
 shares of each that it has gathered; `missing` says how many lack.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,20 +14,24 @@ import pytest
 from fedinfer import secagg, wire
 from fedinfer.errors import BadMessage, Misbehaviour, ProtocolAbort, TooFewSurvivors
 from fedinfer.secagg import IdentityKey, Stage, StageRequest
-from fedinfer.secagg.graph import from_bitmap, neighbour_table, to_bitmap
+from fedinfer.secagg import key_list as key_lists
+from fedinfer.secagg.bounds import log2_failure
+from fedinfer.secagg.derivations import TAG_BYTES, pair_mask_seed, self_mask_seed
+from fedinfer.secagg.graph import from_bitmap, to_bitmap
+from fedinfer.secagg.hypergeometric import corrupt_among
+from fedinfer.secagg.key_list import Public, read_list, write_list
 from fedinfer.secagg.keys import public_of, seal
-from fedinfer.secagg.masks import add_masks, pair_mask_seed
+from fedinfer.secagg.masks import add_masks
 from fedinfer.secagg.messages import (
     BOX_BYTES,
+    Acknowledgements,
     Inbox,
     KeyList,
     KeysBody,
     MaskedBody,
     MaskedRequest,
-    SharesBody,
     SurvivorSets,
-    Witnesses,
-    split,
+    UnmaskRequest,
 )
 from fedinfer.secagg.packing import unpack
 from fedinfer.system import SimulatedEntropy
@@ -67,18 +70,43 @@ def sign(world, views):
     return {name: wire.decode(secagg.keys.Signed, reply).signature for name, reply in answers.items()}, refused
 
 
-def witnesses(world, signatures):
+def opening(world, sets, signatures):
+    """Common part of an unmask question, with these signatures."""
     ordered = sorted(signatures)
-    return wire.encode(Witnesses(bitmap(world, ordered), b"".join(signatures[name] for name in ordered)))
+    signed = b"".join(signatures[name] for name in ordered)
+    return wire.encode(UnmaskRequest(world.session.sid, sets, bitmap(world, ordered), signed))
 
 
-def unmask(world, views, signatures):
-    """Unmask stage: every device sees its own view, with all signatures that exist over that view."""
+def tags_for(world, name, survivors):
+    """The acknowledgements that belong to one device; a device's own tags are recorded at the masked stage."""
+    place, cohort = world.places[name], world.session.cohort
+    dealers = [cohort[j] for j in place.dealers if cohort[j] in survivors]
+    return wire.encode(
+        Acknowledgements(b"".join(world.tags.get(dealer, {}).get(name, bytes(TAG_BYTES)) for dealer in dealers))
+    )
+
+
+def unmask(world, views, signatures, extra=None):
+    """Unmask stage: every device sees its own view, with all signatures that exist over that view.
+
+    Args:
+        world: the devices.
+        views: encoded survivor sets by device.
+        signatures: of honest devices, each over its own view.
+        extra: signatures of corrupt devices by view.
+    """
     requests = {}
     for name, sets in views.items():
         fitting = {other: signature for other, signature in signatures.items() if views.get(other) == sets}
-        requests[name] = StageRequest(Stage.UNMASK, sets, witnesses(world, fitting))
+        fitting |= (extra or {}).get(sets, {})
+        alive = set(survivors_of(world, sets))
+        requests[name] = StageRequest(Stage.UNMASK, opening(world, sets, fitting), tags_for(world, name, alive))
     return collect(world, requests)
+
+
+def survivors_of(world, sets):
+    cohort = world.session.cohort
+    return [cohort[j] for j in from_bitmap(wire.decode(SurvivorSets, sets).survivors, len(cohort))]
 
 
 @pytest.mark.parametrize("n", [10, 30])
@@ -125,40 +153,51 @@ def test_server_shows_different_survivor_sets_to_different_devices():
 
 @pytest.mark.parametrize(("n", "corrupt_count"), [(10, 3), (16, 5), (30, 3)])
 def test_server_shows_different_survivor_sets_with_corrupt_devices_signing_both(n, corrupt_count):
+    """More than half of all devices and the corrupt ones together must sign: no two different sets get there."""
     world = World(make_session(n))
     play(world, until=Stage.SURVIVORS)
     corrupt = names(n)[-corrupt_count:]
     first, second, views = split_views(world, corrupt)
     signatures, _ = sign(world, views)
+    extra = {
+        sets: {name: sealed_signature(world, name, wire.decode(SurvivorSets, sets)) for name in corrupt}
+        for sets in (first, second)
+    }
     loot = Loot(world)
-    for sets, survivors in ((first, names(n)), (second, names(n)[1:])):
-        body = wire.decode(SurvivorSets, sets)
-        extra = {name: sealed_signature(world, name, body) for name in corrupt}
-        for name, view in views.items():
-            if view == sets:
-                fitting = {other: s for other, s in signatures.items() if views[other] == sets} | extra
-                request = StageRequest(Stage.UNMASK, sets, witnesses(world, fitting))
-                answers, _ = collect(world, {name: request})
-                for answer in answers.values():
-                    loot.take_answer(name, answer, survivors)
+    answers, refused = unmask(world, views, signatures, extra)
+    assert len({views[name] for name in answers}) <= 1
+    assert all("signed these survivor sets" in str(error) for error in refused.values())
+    for name, answer in answers.items():
+        loot.take_answer(name, answer, survivors_of(world, views[name]))
     for name in corrupt:
         loot.take_corrupt(name)
-    lacking = loot.missing(TARGET)
-    assert max(lacking) > 0
+    assert max(loot.missing(TARGET)) > 0
     assert not all(loot.rebuild(TARGET))
+
+
+def test_one_signature_less_than_the_quorum_opens_nothing():
+    world = World(make_session(30))
+    state, _ = play(world, until=Stage.SURVIVORS)
+    sets, quorum = state.summed.request, world.session.quorum
+    signatures, _ = sign(world, dict.fromkeys(names(30), sets))
+    some = dict(list(signatures.items())[: quorum - 1])
+    for fitting in (some, some | {names(30)[quorum]: some[names(30)[0]]}, some | {TARGET: bytes(64)}):
+        request = StageRequest(Stage.UNMASK, opening(world, sets, fitting), tags_for(world, TARGET, set(names(30))))
+        _, refused = collect(world, {TARGET: request})
+        assert f"{quorum} are needed" in str(refused[TARGET])
+    assert 2 * quorum > 30 + 3
 
 
 def sealed_signature(world, name, body):
     return wire.decode(secagg.keys.Signed, world.resign(name, Stage.SURVIVORS, body)).signature
 
 
-def change_list(listed, world, name, public, signature):
-    members = from_bitmap(listed.members, len(world.session.cohort)).tolist()
-    at = members.index(world.session.cohort.index(name))
-    publics, signatures = bytearray(listed.publics), bytearray(listed.signatures)
-    publics[at * 128 : (at + 1) * 128] = public
-    signatures[at * 64 : (at + 1) * 64] = signature
-    return replace(listed, publics=bytes(publics), signatures=bytes(signatures))
+def change_list(listed, world, name, public, signature, holders=None):
+    """The list with another entry for one device."""
+    keyed = read_list(world.session, listed)
+    at = world.session.cohort.index(name)
+    keyed[at] = Public(public, keyed[at].holders if holders is None else holders, signature)
+    return write_list(world.session, listed.members, keyed)
 
 
 def own_public(seed):
@@ -172,7 +211,7 @@ def test_server_substitutes_its_own_keys():
     listed = wire.decode(KeyList, requests[TARGET].common)
     public = own_public("server")
     server = IdentityKey.generate(SimulatedEntropy("server identity"))
-    reply = seal(server, Stage.KEYS, TARGET, world.session.sid, KeysBody(world.session.sid, public))
+    reply = seal(server, Stage.KEYS, TARGET, world.session.sid, KeysBody(world.session.sid, public, b""))
     signature = wire.decode(secagg.keys.Signed, reply).signature
     forged = wire.encode(change_list(listed, world, TARGET, public, signature))
     answers, refused = collect(world, {name: StageRequest(Stage.SHARES, forged) for name in names(10)})
@@ -191,15 +230,29 @@ def test_server_invents_a_device_that_is_not_enrolled():
         secagg.answer_shares(state, requests[TARGET].common, b"", pinned, SimulatedEntropy(1))
 
 
+def test_server_forges_a_member_that_a_device_shares_nothing_with():
+    """A forged member would count among the survivors although it masks nothing; every signature is checked."""
+    world = World(make_session(40))
+    _, requests = play(world, until=Stage.SHARES)
+    stranger = next(
+        name for name in names(40)[1:] if name not in world.chosen[TARGET] and TARGET not in world.chosen[name]
+    )
+    listed = wire.decode(KeyList, requests[TARGET].common)
+    forged = change_list(listed, world, stranger, own_public("forged"), bytes(64))
+    answers, refused = collect(world, dict.fromkeys(names(40), StageRequest(Stage.SHARES, wire.encode(forged))))
+    assert not answers
+    assert f"the keys shown for {stranger} are not signed" in str(refused[TARGET])
+
+
 def test_server_shows_different_key_lists_to_different_devices():
-    """A corrupt device signs two key messages; each half of the devices sees another list."""
+    """A corrupt device signs two key messages; each half of the devices sees another list: neither opens anything."""
     n, corrupt = 10, "device-0009"
     world = World(make_session(n))
     _, requests = play(world, until=Stage.SHARES)
     first = wire.decode(KeyList, requests[TARGET].common)
     public = own_public("second")
     signature = wire.decode(
-        secagg.keys.Signed, world.resign(corrupt, Stage.KEYS, KeysBody(world.session.sid, public))
+        secagg.keys.Signed, world.resign(corrupt, Stage.KEYS, KeysBody(world.session.sid, public, b""))
     ).signature
     second = change_list(first, world, corrupt, public, signature)
     lists = {name: first if i % 2 == 0 else second for i, name in enumerate(names(n)[:-1])}
@@ -207,18 +260,86 @@ def test_server_shows_different_key_lists_to_different_devices():
         world, {name: StageRequest(Stage.SHARES, wire.encode(listed)) for name, listed in lists.items()}
     )
     assert not refused  # both lists are well signed
-    boxes = {name: split(body_of(SharesBody, reply).boxes, BOX_BYTES, 9, "boxes") for name, reply in answers.items()}
-    asks = {}
-    for name in lists:
-        place, me = world.places[name], world.session.cohort.index(name)
-        dealers = [j for j in place.near if world.session.cohort[j] in lists]
-        mine = [boxes[world.session.cohort[j]][world.places[world.session.cohort[j]].near.index(me)] for j in dealers]
-        inbox = Inbox(to_bitmap(np.array(dealers, np.int64), n), b"".join(mine))
-        common = wire.encode(MaskedRequest(world.session.sid, place.key_list))
-        asks[name] = StageRequest(Stage.MASKED, common, wire.encode(inbox))
-    answers, refused = collect(world, asks)
-    assert not answers  # no masked vector left a device
-    assert all(isinstance(error, TooFewSurvivors) and "boxes opened" in str(error) for error in refused.values())
+    everybody = bitmap(world, names(n))
+    asks = {
+        name: StageRequest(
+            Stage.MASKED,
+            wire.encode(MaskedRequest(world.session.sid, world.places[name].key_list, everybody)),
+            wire.encode(Inbox(bytes(BOX_BYTES * 9))),
+        )
+        for name in lists
+    }
+    _, refused = collect(world, asks)
+    assert not refused
+    views = {
+        name: wire.encode(SurvivorSets(world.session.sid, world.places[name].key_list, everybody, bytes(2)))
+        for name in lists
+    }
+    signatures, refused = sign(world, views)
+    assert not refused
+    answers, refused = unmask(world, views, signatures)
+    assert not answers
+    assert {str(error).split()[0] for error in refused.values()} == {"4", "5"}  # of 7 that are needed
+
+
+def test_server_shows_different_sharers_to_different_devices():
+    """One device masks among other sharers than the rest: its holders open nothing of it, whatever the quorum says."""
+    world = World(make_session(10))
+    lost = "device-0009"
+    _, requests = play(world, lost={lost: Stage.SHARES}, until=Stage.MASKED)
+    common = wire.decode(MaskedRequest, requests[TARGET].common)
+    fewer = replace(common, sharers=bitmap(world, names(10)[:8]))
+    boxes = wire.decode(Inbox, requests[TARGET].own).boxes[: BOX_BYTES * 7]
+    changed = dict(requests) | {TARGET: StageRequest(Stage.MASKED, wire.encode(fewer), wire.encode(Inbox(boxes)))}
+    answers, refused = collect(world, changed)
+    assert not refused
+    sets = sets_for(world, names(10)[:9], [])
+    signatures, refused = sign(world, dict.fromkeys(names(10)[:9], sets))
+    assert set(refused) == {TARGET}
+    assert "not the sharers" in str(refused[TARGET])
+    answers, refused = unmask(world, dict.fromkeys(signatures, sets), signatures)
+    assert not refused  # the other eight are a quorum and agree
+    loot = Loot(world)
+    for name, answer in answers.items():
+        loot.take_answer(name, answer, names(10)[:9])
+    assert loot.missing(TARGET) == (7, 7)  # each of its holders withheld its share
+    assert loot.missing("device-0001") == (0, 7)
+
+
+def with_sharers(world, requests, name, sharers):
+    common = wire.decode(MaskedRequest, requests[name].common)
+    return StageRequest(Stage.MASKED, wire.encode(replace(common, sharers=sharers)), requests[name].own)
+
+
+def test_server_shrinks_or_pads_the_sharers():
+    world = World(make_session(10, min_survivors=8))
+    _, requests = play(world, lost={"device-0009": Stage.KEYS}, until=Stage.MASKED)
+    before = dict(world.states)
+    tries = {
+        "7 devices shared keys, 8 are needed": names(10)[:7],
+        "not among the sharers": names(10)[1:9],
+        "never sent keys": names(10),
+    }
+    for reason, sharers in tries.items():
+        with pytest.raises(ProtocolAbort, match=reason):
+            world.answer(TARGET, with_sharers(world, requests, TARGET, bitmap(world, sharers)))
+    assert world.states == before
+
+
+def test_server_leaves_out_the_holders_that_a_device_drew():
+    """With its own choice out of the way a device could be hidden among nobody; it counts its holders at each stage."""
+    world = World(make_session(40, degree=12, threshold=10, min_survivors=25))
+    _, requests = play(world, until=Stage.SHARES)
+    keyed = read_list(world.session, wire.decode(KeyList, requests[TARGET].common))
+    drawn = sorted(world.chosen[TARGET])
+    kept = {j: public for j, public in keyed.items() if names(40)[j] not in drawn[:3]}
+    small = write_list(world.session, bitmap(world, [names(40)[j] for j in kept]), kept)
+    with pytest.raises(TooFewSurvivors, match="9 of 9 share holders sent keys, 10"):
+        world.answer(TARGET, StageRequest(Stage.SHARES, wire.encode(small)))
+    _, requests = play(world, until=Stage.MASKED)
+    sharers = bitmap(world, [name for name in names(40) if name not in drawn[:3]])
+    with pytest.raises(TooFewSurvivors, match="9 of 12 share holders shared keys, 10"):
+        world.answer(TARGET, with_sharers(world, requests, TARGET, sharers))
 
 
 def test_server_asks_unmask_twice():
@@ -233,6 +354,7 @@ def test_server_asks_unmask_twice():
     other = sets_for(
         world, [name for name in names(10) if name not in (TARGET, "device-0003")], [TARGET, "device-0003"]
     )
+    other = opening(world, other, {})
     for request in (requests[TARGET], StageRequest(Stage.UNMASK, other, requests[TARGET].own)):
         _, refused = collect(world, dict.fromkeys(first, request))
         assert set(refused) == set(first)
@@ -268,13 +390,16 @@ def test_server_calls_a_survivor_dropped_although_it_holds_its_vector():
     assert loot.rebuild(TARGET) == (False, True)
     assert loot.missing(TARGET) == (7, 0)  # no share at all of the self-mask seed
     opened = vectors[TARGET].copy()
-    place = world.places[TARGET]
+    place, digest = world.places[TARGET], world.digests[TARGET]
     mask_key = world.secrets[TARGET][1]
     publics = state.ground.publics
-    secrets = secagg.keys.agree(mask_key, [publics[j][:32] for j in place.near])
-    add_masks(opened, [], [pair_mask_seed(secret, place.key_list) for secret in secrets])  # device 0 adds all of them
+    secrets = secagg.keys.agree(mask_key, [publics[j].mask_key for j in place.partners])
+    seeds = [
+        pair_mask_seed(secret, place.scope, digest, 0, j) for j, secret in zip(place.partners, secrets, strict=True)
+    ]
+    add_masks(opened, [], seeds)  # device 0 adds all of them
     assert np.count_nonzero(opened == world.vectors[TARGET]) <= 1
-    add_masks(opened, [], [secagg.masks.self_mask_seed(world.secrets[TARGET][0], place.key_list)])
+    add_masks(opened, [], [self_mask_seed(world.secrets[TARGET][0], place.scope, digest, 0)])
     np.testing.assert_array_equal(opened, world.vectors[TARGET])  # exactly that is what it lacks
 
 
@@ -303,11 +428,9 @@ def test_server_shrinks_the_cohort_in_the_key_list():
     _, requests = play(world, until=Stage.SHARES)
     listed = wire.decode(KeyList, requests[TARGET].common)
     kept = 8
-    small = replace(
-        listed,
-        members=bitmap(world, names(10)[:kept]),
-        publics=listed.publics[: 128 * kept],
-        signatures=listed.signatures[: 64 * kept],
+    keyed = read_list(world.session, listed)
+    small = write_list(
+        world.session, bitmap(world, names(10)[:kept]), {j: public for j, public in keyed.items() if j < kept}
     )
     with pytest.raises(TooFewSurvivors, match="8 devices sent keys, 9 are needed"):
         world.answer(TARGET, StageRequest(Stage.SHARES, wire.encode(small)))
@@ -331,37 +454,19 @@ def test_server_pads_the_survivor_set_with_devices_that_shared_nothing():
     padded = sets_for(world, names(10), [])
     signatures, refused = sign(world, dict.fromkeys(names(10)[:8], padded))
     assert not signatures
-    assert all(isinstance(error, Misbehaviour) and "delivered" in str(error) for error in refused.values())
+    assert all(isinstance(error, Misbehaviour) and "not the sharers" in str(error) for error in refused.values())
 
 
-@pytest.mark.parametrize("n", [40, 60, 100])
-def test_server_pads_the_survivor_set_in_a_ring(n):
-    """Only the neighbours of the invented survivor notice; without their answers the sum cannot be opened by anybody.
-
-    No mask key is ever revealed (nobody is said to have dropped), so every mask of the sum must go by self-mask seeds
-    alone, and a sum without open masks must hold all devices of the connected ring.
-    """
+@pytest.mark.parametrize("n", [40, 60])
+def test_server_pads_the_survivor_set_where_devices_draw_their_holders(n):
+    """A device that never shared anything is no partner of most; still all of them notice, not only its partners."""
     ghost = "device-0007"
     world = World(make_session(n))
-    state, _ = play(world, lost={ghost: Stage.SHARES}, until=Stage.SURVIVORS)
+    play(world, lost={ghost: Stage.SHARES}, until=Stage.SURVIVORS)
     sharers = [name for name in names(n) if name != ghost]
-    padded = sets_for(world, names(n), [])
-    signatures, refused = sign(world, dict.fromkeys(sharers, padded))
-    position = world.session.cohort.index(ghost)
-    assert set(refused) == set(state.ground.names(state.ground.near[position].tolist()))
-    answers, _ = unmask(world, dict.fromkeys(signatures, padded), signatures)
-    loot = Loot(world)
-    for name, answer in answers.items():
-        loot.take_answer(name, answer, names(n))
-    assert not loot.keys
-    closed = [name for name in sharers if loot.missing(name)[0] > 0]
-    assert set(refused) <= set(closed)
-    reached, fresh = {ghost}, {0} if position else {1}
-    ring = {j: set(near.tolist()) - {position} for j, near in state.ground.near.items() if j != position}
-    while fresh:
-        reached |= set(state.ground.names(fresh))
-        fresh = {i for j in fresh for i in ring[j]} - {world.session.cohort.index(name) for name in reached}
-    assert reached == set(names(n))  # one connected ring: no part of it sums to something free of masks
+    signatures, refused = sign(world, dict.fromkeys(sharers, sets_for(world, names(n), [])))
+    assert not signatures
+    assert all("not the sharers" in str(error) for error in refused.values())
 
 
 def test_server_names_survivors_that_never_sent_keys():
@@ -369,7 +474,7 @@ def test_server_names_survivors_that_never_sent_keys():
     play(world, lost={"device-0009": Stage.KEYS}, until=Stage.SURVIVORS)
     signatures, refused = sign(world, dict.fromkeys(names(9), sets_for(world, names(10), [])))
     assert not signatures
-    assert all("never sent keys" in str(error) for error in refused.values())
+    assert all("not the sharers" in str(error) for error in refused.values())
 
 
 def test_server_leaves_a_neighbour_out_of_both_lists():
@@ -384,80 +489,152 @@ def test_server_proposes_less_protection_than_the_device_wants():
     weak = make_session(40, degree=4, threshold=2)
     with pytest.raises(Misbehaviour, match="degree 4 and threshold 2"):
         secagg.check_session(weak, 2, 0.1, 0.1)
-    with pytest.raises(Misbehaviour, match="sum over 2 devices"):
-        secagg.check_session(make_session(40), 30, 0.1, 0.1)
-    with pytest.raises(Misbehaviour, match="threshold 5"):
+    with pytest.raises(Misbehaviour, match="owner's min_survivors 30 bound"):
+        secagg.check_session(make_session(40, min_survivors=29), 30, 0.1, 0.1)
+    with pytest.raises(Misbehaviour, match=r"corruption_rate 0\.1 bound.*quorum of 5"):
         secagg.check_session(make_session(10, degree=9, threshold=5), 2, 0.1, 0.1)
-    for n in (2, 4, 10, 20, 21, 40, 100, 300):
+    for n in (3, 4, 10, 20, 21, 40, 100, 300):
         secagg.check_session(make_session(n, min_survivors=max(2, n - n // 10)), 2, 0.1, 0.1)
+
+
+def test_server_proposes_a_sum_that_may_hold_one_honest_vector():
+    """Two devices of which one may be corrupt: the sum is the other's vector."""
+    with pytest.raises(Misbehaviour, match="one honest vector"):
+        secagg.check_session(make_session(2), 2, 0.0, 0.1)
+    secagg.check_session(make_session(2), 2, 0.0, 0.0)
+    with pytest.raises(Misbehaviour, match="one honest vector"):
+        secagg.check_session(make_session(5, degree=4, threshold=4), 2, 0.0, 0.5)
 
 
 def is_refused(proposal, corrupt_rate: float) -> bool:
     """By a device whose owner counts on so many corrupt devices."""
     try:
-        secagg.check_session(proposal, 2, 0.1, corrupt_rate)
+        secagg.check_session(proposal, 2, 0.0, corrupt_rate)
     except Misbehaviour:
         return True
     return False
 
 
-@pytest.mark.parametrize(("n", "corrupt_rate"), [(500, 0.1), (500, 0.2), (300, 0.25)])
-def test_server_leaves_honest_devices_out_to_surround_a_target(n: int, corrupt_rate: float):
-    """A device accepts a least number of members only where too many corrupt neighbours stay too unlikely."""
-    graph, corrupt = secagg.choose_graph(n, 0.1, corrupt_rate, "semi_malicious"), int(corrupt_rate * n)
-    accepted, proposed = [], range(graph.degree + 2, n, 5)
-    for least in proposed:
-        others = least - 1  # all corrupt devices stay, everybody who is left out is honest
-        ways = sum(
-            math.comb(corrupt, x) * math.comb(others - corrupt, graph.degree - x)
-            for x in range(2 * graph.threshold - graph.degree, min(corrupt, graph.degree) + 1)
+@pytest.mark.parametrize(("n", "corrupt_rate"), [(500, 0.1), (300, 0.2), (100, 0.25)])
+def test_server_promises_few_survivors_to_cut_a_target_off(n: int, corrupt_rate: float):
+    """The accepted least numbers of survivors are an interval up to n: no small one slips through below it."""
+    graph, corrupt = secagg.choose_graph(n, 0.1, corrupt_rate), corrupt_among(n, corrupt_rate)
+    accepted = [
+        least
+        for least in range(2, n + 1)
+        if not is_refused(
+            make_session(n, degree=graph.degree, threshold=graph.threshold, min_survivors=least), corrupt_rate
         )
-        proposal = make_session(n, degree=graph.degree, threshold=graph.threshold, min_survivors=least)
-        if is_refused(proposal, corrupt_rate):
-            continue
-        accepted.append(least)
-        assert proposal.least == least
-        assert ways * n << 30 <= math.comb(others, graph.degree)
-    assert proposed[0] < accepted[0] < 0.9 * n
-    assert accepted == [least for least in proposed if least >= accepted[0]]
+    ]
+    assert accepted == list(range(accepted[0], n + 1))
+    assert (n + corrupt) // 2 < accepted[0] <= n - n // 10
+    assert all(log2_failure(n, graph.degree, graph.threshold, corrupt, least) <= -40 for least in accepted)
 
 
-def test_server_surrounds_a_target_by_choosing_neighbours():
-    """Boxes from devices that are not the target's own computed neighbours are refused."""
+def test_server_changes_whom_a_device_drew():
+    """The choice is signed with the keys: nobody else can make it."""
     world = World(make_session(40))
-    _, requests = play(world, until=Stage.MASKED)
-    place = world.places[TARGET]
-    strangers = [j for j in range(1, 40) if j not in place.near][: len(place.near)]
-    inbox = Inbox(to_bitmap(np.array(strangers, np.int64), 40), bytes(84 * len(strangers)))
-    with pytest.raises(Misbehaviour, match="not neighbours"):
-        world.answer(TARGET, StageRequest(Stage.MASKED, requests[TARGET].common, wire.encode(inbox)))
+    _, requests = play(world, until=Stage.SHARES)
+    listed = wire.decode(KeyList, requests[TARGET].common)
+    victim = read_list(world.session, listed)[3]
+    friends = bitmap(world, names(40)[-world.session.degree :])
+    changed = change_list(listed, world, names(40)[3], victim.public, victim.signature, friends)
+    _, refused = collect(world, dict.fromkeys(names(40), StageRequest(Stage.SHARES, wire.encode(changed))))
+    assert len(refused) == 40
+    assert "does not hold the keys" in str(refused[names(40)[3]])
+    assert "not signed by its enrolled identity" in str(refused[TARGET])
 
 
 def test_server_surrounds_a_target_by_grinding_the_graph():
-    """4,000 key lists tried with a quarter of the devices corrupt: no graph gives threshold corrupt neighbours."""
-    graph = secagg.choose_graph(200, 0.05, 0.25, "semi_malicious")
-    members = np.arange(200)
-    worst = 0
-    for attempt in range(4_000):
-        key_list = attempt.to_bytes(32, "little")
-        near = secagg.graph.own_neighbours(0, members, graph.degree, key_list)
-        worst = max(worst, int((near >= 150).sum()))
-    assert worst < graph.threshold  # what it needs to rebuild the target's mask key alone
-    assert 2 * graph.threshold > graph.degree + worst  # what it needs to get both secrets with the honest ones' help
+    """Whatever list the server shows, a device's holders are those that it drew before, less who is left out."""
+    world = World(make_session(40, degree=12, threshold=2, min_survivors=10))
+    _, requests = play(world, until=Stage.SHARES)
+    keyed = read_list(world.session, wire.decode(KeyList, requests[TARGET].common))
+    drawn = {names(40).index(name) for name in world.chosen[TARGET]}
+    before = world.states[TARGET]
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        kept = {0, *rng.choice(np.arange(1, 40), 25, replace=False).tolist()}
+        shown = write_list(
+            world.session,
+            bitmap(world, [names(40)[j] for j in kept]),
+            {j: public for j, public in keyed.items() if j in kept},
+        )
+        world.states[TARGET] = before  # as if it had not been asked
+        world.answer(TARGET, StageRequest(Stage.SHARES, wire.encode(shown)))
+        assert set(world.places[TARGET].holders) == drawn & kept
 
 
-def test_server_cannot_choose_the_graph():
-    """The graph hangs on every signed key message: another message of one device gives unrelated neighbours."""
-    first, second = World(make_session(40)), World(make_session(40))
-    _, requests = play(first, until=Stage.SHARES)
-    second.seed = 1  # other keys, same identities
-    _, other = play(second, until=Stage.SHARES)
-    first.answer(TARGET, requests[TARGET])
-    second.answer(TARGET, other[TARGET])
-    assert requests[TARGET].own == b""
-    assert first.places[TARGET].near != second.places[TARGET].near
-    table = neighbour_table(np.arange(40), first.session.degree, first.places[TARGET].key_list)
-    assert tuple(table[0].tolist()) == first.places[TARGET].near
+COPIES = {
+    "equal bytes": lambda key: key,
+    "top bit": lambda key: key[:-1] + bytes([key[-1] | 0x80]),
+    "point of order 2 added": lambda key: pow(int.from_bytes(key, "little"), -1, 2**255 - 19).to_bytes(32, "little"),
+}
+
+
+def copied_list(world, copier, victim, form, *, box=False):
+    """A list in which a corrupt device has signed an honest one's mask (or box) key as its own."""
+    _, requests = play(world, until=Stage.SHARES)
+    listed = wire.decode(KeyList, requests[TARGET].common)
+    keyed = read_list(world.session, listed)
+    position = world.session.cohort.index
+    own, copied = keyed[position(copier)].public, keyed[position(victim)].public
+    public = own[:32] + COPIES[form](copied[32:64]) + own[64:] if box else COPIES[form](copied[:32]) + own[32:]
+    body = KeysBody(world.session.sid, public, keyed[position(copier)].holders)
+    signature = wire.decode(secagg.keys.Signed, world.resign(copier, Stage.KEYS, body)).signature
+    return change_list(listed, world, copier, public, signature)
+
+
+@pytest.mark.parametrize("form", COPIES)
+@pytest.mark.parametrize(("n", "box"), [(4, False), (4, True), (30, False)])
+def test_server_shows_a_copied_key(n, form, box):
+    """Every honest device refuses the list and names both devices; nothing else has left it by then."""
+    world = World(make_session(n))
+    copier, victim = names(n)[-1], names(n)[1]
+    listed = copied_list(world, copier, victim, form, box=box)
+    honest = names(n)[:-1]
+    _, refused = collect(world, dict.fromkeys(honest, StageRequest(Stage.SHARES, wire.encode(listed))))
+    asked = honest
+    if form == "point of order 2 added":  # seen by whoever has a secret with both; the others share no mask with one
+        asked = [name for name in honest if name != victim and {copier, victim} <= related(world, name)]
+        assert asked
+    assert set(asked) <= set(refused)
+    assert all(
+        copier in str(refused[name]) and victim in str(refused[name]) and "the same" in str(refused[name])
+        for name in asked
+    )
+
+
+def related(world, name):
+    return world.chosen[name] | {other for other in world.chosen if name in world.chosen[other]}
+
+
+def test_a_copied_mask_key_cancels_no_mask(monkeypatch):
+    """Even a device that did not look for copies keeps its vector: the two masks come from different seeds."""
+    monkeypatch.setattr(key_lists, "decoded_twins", lambda keyed: ())
+    world, n = World(make_session(4, bits=32)), 4
+    copier, victim, target = names(n)[-1], names(n)[0], names(n)[1]
+    listed = wire.encode(copied_list(world, copier, victim, "equal bytes"))
+    monkeypatch.setattr(secagg.device, "check_secrets", lambda *_: None)
+    _, refused = collect(world, dict.fromkeys(names(n)[:-1], StageRequest(Stage.SHARES, listed)))
+    assert not refused
+    place, everybody = world.places[target], bitmap(world, names(n))
+    common = wire.encode(MaskedRequest(world.session.sid, place.key_list, everybody))
+    masked = body_of(
+        MaskedBody, world.answer(target, StageRequest(Stage.MASKED, common, wire.encode(Inbox(bytes(BOX_BYTES * 3)))))
+    )
+    vector = unpack(masked.vector, 32, world.session.dimension).copy()
+    digest = world.digests[target]
+    add_masks(vector, [], [self_mask_seed(world.secrets[target][0], place.scope, digest, 1)])  # a survivor's is opened
+    third = secagg.keys.agree(
+        world.secrets[names(n)[2]][1], [read_list(world.session, wire.decode(KeyList, listed))[1].mask_key]
+    )
+    add_masks(vector, [], [pair_mask_seed(third[0], place.scope, digest, 1, 2)])  # and the key of one that dropped
+    assert np.count_nonzero(vector == world.vectors[target]) <= 1
+    secret = secagg.keys.agree(
+        world.secrets[victim][1], [read_list(world.session, wire.decode(KeyList, listed))[1].mask_key]
+    )
+    assert pair_mask_seed(secret[0], place.scope, digest, 0, 1) != pair_mask_seed(secret[0], place.scope, digest, 1, 3)
 
 
 FIELDS = {
@@ -465,10 +642,10 @@ FIELDS = {
     "round_id": "2",
     "purpose": "drift",
     "model_hash": b"x" * 32,
-    "cohort": names(11)[1:],
-    "degree": 8,
+    "cohort": names(31)[1:],
+    "degree": 22,
     "threshold": 8,
-    "min_survivors": 3,
+    "min_survivors": 25,
     "bits": 21,
     "dimension": 38,
     "mechanism_hash": b"x" * 32,
@@ -478,9 +655,8 @@ FIELDS = {
 @pytest.mark.parametrize("field", FIELDS)
 def test_server_swaps_the_model_or_any_promise_under_the_same_session_id(field):
     """The id is a hash of everything promised, so another promise is another session to every device."""
-    session = make_session(10)
-    changes = {field: FIELDS[field]} | ({"threshold": 6} if field == "degree" else {})
-    swapped = replace(session, **changes)
+    session = make_session(30)
+    swapped = replace(session, **{field: FIELDS[field]})
     assert swapped.sid != session.sid
     promised, other = World(session), World(swapped)
     play(promised, until=Stage.SHARES)

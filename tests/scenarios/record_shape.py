@@ -48,6 +48,7 @@ SHAPE: Json = {
         "noise_multiplier": NUMBER,
     },
     "secure_aggregation": {"mode": TEXT, "threshold": COUNT, "neighbors": COUNT, "bits": COUNT},
+    "signing": {"root_keys": TEXT, "root_version": COUNT},
     "models": [
         {
             "version": COUNT,

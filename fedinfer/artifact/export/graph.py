@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from fedinfer.artifact.export.tokenizer import Prefixes, tokenizer_parts
 from fedinfer.errors import ArtifactRejected, ConfigError, MissingExtra
-from fedinfer.manifest import INPUT, LABEL, MAX_ARTIFACT_BYTES, PROBABILITIES, TOP
+from fedinfer.manifest import INPUT, LABEL, PROBABILITIES, TOP
+from fedinfer.model_file import check_model, open_checked
 from fedinfer.schema import STEERING, Schema, Text
 from fedinfer.text import column_of
 
@@ -86,10 +87,10 @@ def load(data: bytes) -> OnnxModel:
     """Parse and check a model file.
 
     Raises:
-        ArtifactRejected: too large, truncated, not ONNX, or with weights outside the file.
+        GateFailed: it breaks a rule of `fedinfer.model_file`: what a device would refuse is refused here.
+        ArtifactRejected: not valid ONNX.
     """
-    if not 1 <= len(data) <= MAX_ARTIFACT_BYTES:
-        raise ArtifactRejected(f"model file of {len(data)} bytes, allowed are 1 to {MAX_ARTIFACT_BYTES}")
+    check_model(data)
     onnx = onnx_module()
     from google.protobuf.message import DecodeError
 
@@ -98,27 +99,16 @@ def load(data: bytes) -> OnnxModel:
         onnx.checker.check_model(model)
     except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
         raise ArtifactRejected(f"not a valid ONNX file: {str(error).splitlines()[0][:200]}") from error
-    external = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    if external:
-        raise ArtifactRejected(f"{len(external)} weights lie outside the file, first {external[0]!r}")
     return model
 
 
 def open_session(model: bytes) -> Any:
-    """An onnxruntime session with one thread and no log output.
+    """A session of a model file that keeps the rules of `fedinfer.model_file`.
 
     Raises:
-        ArtifactRejected: when onnxruntime cannot run the file.
+        GateFailed: when it does not, or onnxruntime refuses the file.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exceptions share no public base class
-        raise ArtifactRejected(f"onnxruntime refuses the file: {str(error)[:200]}") from error
+    return open_checked(check_model(model))
 
 
 def run(model: bytes, x: npt.NDArray[Any], output: str, batch: int = 1024) -> npt.NDArray[Any]:
@@ -137,7 +127,7 @@ def run(model: bytes, x: npt.NDArray[Any], output: str, batch: int = 1024) -> np
     try:
         parts = [session.run([output], {INPUT: x[i : i + batch]})[0] for i in range(0, len(x), batch)]
         return np.concatenate(parts)
-    except Exception as error:  # as in `open_session`
+    except Exception as error:  # its exceptions share no public base class
         raise ArtifactRejected(f"onnxruntime cannot run the file: {str(error)[:200]}") from error
 
 

@@ -9,18 +9,18 @@ Expiry is not judged here: a server must be able to renew what has expired (`exp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from securesystemslib.signer import CryptoSigner
-from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+from securesystemslib.signer import Signer
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
 from fedinfer.artifact.release.signing import Role
-from fedinfer.errors import BadSignature
+from fedinfer.errors import BadSignature, ConfigError, FedInferError
 from fedinfer.manifest import MAX_METADATA_BYTES
 
 Read = Callable[[str], bytes | None]
@@ -55,11 +55,29 @@ class State:
     cohorts: dict[str, Targets] = field(default_factory=dict)
 
 
-def sign(signed: Root | Timestamp | Snapshot | Targets, signers: Iterable[CryptoSigner]) -> bytes:
-    """Metadata with the signatures of these keys, as bytes."""
+def first_state(root: Root, expiry: Mapping[Role, datetime]) -> State:
+    """What a repository without any target begins with."""
+    targets = Targets(version=1, expires=expiry[Role.TARGETS])
+    snapshot = Snapshot(version=1, expires=expiry[Role.SNAPSHOT], meta={"targets.json": MetaFile(version=1)})
+    return State(root, Timestamp(version=1, expires=expiry[Role.TIMESTAMP]), snapshot, targets)
+
+
+def sign(signed: Root | Timestamp | Snapshot | Targets, signers: Iterable[Signer]) -> bytes:
+    """Metadata with the signatures of these keys, as bytes.
+
+    Raises:
+        ConfigError: a key does not sign, for instance because its token is not there or the PIN is wrong.
+    """
     document: Metadata[Any] = Metadata(signed)
     for signer in signers:
-        document.sign(signer, append=True)
+        try:
+            document.sign(signer, append=True)
+        except UnsignedMetadataError as error:
+            cause = error.__cause__
+            if isinstance(cause, FedInferError):
+                raise cause from error
+            said = f"{type(cause).__name__} {cause}".strip()
+            raise ConfigError(f"a key of {signed.type} does not sign: {said}") from error
     return document.to_bytes()
 
 
@@ -82,9 +100,7 @@ def load_state(read: Read, trusted_root: bytes) -> State:
 
 def load_root(read: Read, trusted_root: bytes) -> Root:
     """The newest root that follows from a trusted one."""
-    document = _parse(trusted_root, "root.json", Root)
-    root: Root = document.signed
-    _verify(root, "root", document)
+    root = read_root(trusted_root)
     for _ in range(_MAX_ROOTS):
         data = read(f"{root.version + 1}.root.json")
         if data is None:
@@ -94,6 +110,17 @@ def load_root(read: Read, trusted_root: bytes) -> Root:
         _verify(document.signed, "root", document)
         root = _of_version(document.signed, root.version + 1)
     raise BadSignature(f"more than {_MAX_ROOTS} root files")
+
+
+def read_root(data: bytes) -> Root:
+    """Root metadata that its own threshold of keys signed.
+
+    Raises:
+        BadSignature: it is malformed, too large or not signed so.
+    """
+    document: Metadata[Root] = _parse(data, "root.json", Root)
+    _verify(document.signed, "root", document)
+    return document.signed
 
 
 def expired_roles(state: State, now: datetime) -> tuple[str, ...]:

@@ -9,12 +9,14 @@ from datetime import datetime
 
 from fedinfer.errors import ArtifactRejected
 from fedinfer.manifest import MAX_ARTIFACT_BYTES, Delta, Manifest, Variant, model_path
+from fedinfer.model_file import check_model
 
 
 def check_release(manifest: Manifest, files: Mapping[str, bytes]) -> None:
-    """Refuse files that are not exactly those the manifest describes.
+    """Refuse files that are not exactly those the manifest describes, and models that devices would refuse.
 
     Raises:
+        GateFailed: a model breaks a rule of `fedinfer.model_file`: it is not signed.
         ArtifactRejected: naming the file and the difference.
     """
     wanted = {variant.path for variant in manifest.variants} | {delta.path for delta in manifest.deltas}
@@ -25,6 +27,7 @@ def check_release(manifest: Manifest, files: Mapping[str, bytes]) -> None:
         data = files[variant.path]
         if len(data) != variant.bytes or hashlib.sha256(data).hexdigest() != variant.sha256:
             raise ArtifactRejected(f"{variant.path}: {len(data)} bytes differ from the manifest's {variant.bytes}")
+        check_model(data)
     for delta in manifest.deltas:
         if len(files[delta.path]) != delta.bytes:
             raise ArtifactRejected(f"{delta.path}: {len(files[delta.path])} bytes, the manifest says {delta.bytes}")

@@ -2,15 +2,16 @@
 
 Rules:
 * versions only grow; to go back, old bytes are published under a new version (`reissue`);
-* root needs 2 of 3 keys; a rotated root is signed by the old and by the new keys;
+* root needs its threshold of keys; a rotated root is signed by the old and by the new keys;
+* root may be signed elsewhere: a server takes the first one (`root`) and each later one (`adopt`) as bytes;
 * new keys are kept before they are used, and until the new root is written everything is signed by old and new;
 * files are written first, `timestamp.json` last and atomically: a publish that is killed half-way never happened;
 * targets carry their digest in the file name (consistent snapshots), so a device sees one state or the other;
 * old versions are pruned, because every device downloads the list of all targets;
-* a withdrawn version is signed no more, and the list of targets itself names it, so nobody can keep that from a device.
+* a withdrawn version is signed no more, and the list of targets itself names it, so nobody can keep that from a device;
+* metadata holds no floats (canonical JSON), so figures are in the manifest, which is a target itself.
 
-Source: The Update Framework Specification 1.0. Metadata holds no floats (canonical JSON), so figures are in the
-manifest, which is a target itself.
+Source: The Update Framework Specification 1.0.
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from tuf.api.metadata import DelegatedRole, Delegations, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import MetaFile, Snapshot, TargetFile, Targets, Timestamp
 
 from fedinfer.artifact.release.delta import add_deltas
-from fedinfer.artifact.release.files import list_files, read_file, remove_file, write_file
-from fedinfer.artifact.release.metadata import State, Validity, load_root, load_state, sign
+from fedinfer.artifact.release.files import read_file, write_file
+from fedinfer.artifact.release.metadata import State, Validity, first_state, load_root, load_state, read_root, sign
 from fedinfer.artifact.release.releases import bundle_paths, check_release, reissued
-from fedinfer.artifact.release.signing import ROOT_THRESHOLD, Keys, Role, new_signer
+from fedinfer.artifact.release.root import RootChange, delegate, first_root, named_by, next_root, signed_root
+from fedinfer.artifact.release.signing import ONLINE, Keys, Role, new_signer
 from fedinfer.artifact.release.targets import (
     drop_version,
     read_target,
     stored_name,
+    sweep,
     version_of,
     versions_of,
     withdrawn_in,
@@ -40,8 +43,7 @@ from fedinfer.manifest import MAX_METADATA_BYTES, Manifest, current_path, is_nam
 from fedinfer.ports import Clock, Entropy
 
 USUAL_VALIDITY = Validity()
-_COHORT = "cohort-"
-_METADATA, _TARGETS = "metadata", "targets"
+_COHORT, _METADATA, _TARGETS = "cohort-", "metadata", "targets"
 
 
 class Repository:
@@ -51,12 +53,13 @@ class Repository:
         folder: holds `metadata/` and `targets/`; made when it does not exist.
         keys: signing keys; root keys may be absent once the repository exists.
         clock: for expiry.
-        keep_keys: called with all old and new keys before new ones are used, and again with those still in use;
-            for instance `lambda keys: save_keys(keys, folder)`.
+        keep_keys: called with all old and new keys before new ones are used, and again with those still in use.
         validity: how long signatures last.
+        root: first root metadata, signed where the root keys are; needed to make a repository when `keys` has none.
 
     Raises:
-        BadSignature: when the metadata on disk was tampered with.
+        BadSignature: when the metadata on disk was tampered with, or `root` is not signed by its own keys.
+        ConfigError: when a key that the root names is not at hand.
         StoreError: when the folder cannot be written.
     """
 
@@ -67,11 +70,12 @@ class Repository:
         clock: Clock,
         keep_keys: Callable[[Keys], None],
         validity: Validity = USUAL_VALIDITY,
+        root: bytes = b"",
     ) -> None:
         self._folder = folder
         self._keys, self._clock, self._keep_keys, self._validity = keys, clock, keep_keys, validity
         if self.fetch("metadata/timestamp.json") is None:
-            self._state = self._create()
+            self._state = self._create(root)
         else:
             self._state = load_state(self._read, self.trusted_root())
 
@@ -84,6 +88,11 @@ class Repository:
     def root_version(self) -> int:
         """Version of the newest root metadata."""
         return self._state.root.version
+
+    @property
+    def holds_root_keys(self) -> bool:
+        """Tell whether this process has root keys, as only a simulation and an operator at a command line do."""
+        return bool(self._keys.signers.get(Role.ROOT))
 
     def versions(self) -> tuple[int, ...]:
         """Published versions that are neither pruned nor withdrawn, oldest first."""
@@ -170,10 +179,7 @@ class Repository:
         signer = new_signer(entropy)
         self._use_keys(self._keys.with_role(role, (signer,)))
         state = copy.deepcopy(self._state)
-        delegations = state.targets.delegations or Delegations(keys={}, roles={})
-        delegated = DelegatedRole(role, [], 1, True, paths=[f"cohort/{name}/*"])
-        state.targets.delegations = Delegations(delegations.keys, {**(delegations.roles or {}), role: delegated})
-        state.targets.add_key(signer.public_key, role)
+        delegate(state.targets, role, f"cohort/{name}/*", signer.public_key)
         state.cohorts[role] = Targets(version=1, expires=self._validity.until(Role.TARGETS, self._clock.now()))
         self._sign_again(state, Role.TARGETS, role)
 
@@ -196,26 +202,41 @@ class Repository:
         self._sign_again(state, role)
 
     def rotate(self, role: str, entropy: Entropy) -> None:
-        """Replace the oldest key of a top-level role. Devices follow the chain of root files by themselves.
+        """Replace the oldest key of a top-level role with the root keys at hand. Devices follow the chain of roots.
 
         Raises:
-            BadSignature: when fewer than two root keys are at hand.
+            BadSignature: when fewer root keys than the threshold are at hand.
+            ConfigError: when there is no root key here; sign the next root elsewhere, then `adopt` it.
         """
-        old, new = self._keys.of(role), new_signer(entropy)
-        state = copy.deepcopy(self._state)
-        state.root.version += 1
-        state.root.expires = self._validity.until(Role.ROOT, self._clock.now())
-        state.root.revoke_key(old[0].public_key.keyid, role)
-        state.root.add_key(new.public_key, role)
-        both = self._keys.with_role(role, (*old, new))
-        name, data = f"{state.root.version}.root.json", sign(state.root, both.of(Role.ROOT))
-        current = self._read(f"{self.root_version}.root.json") or b""
-        load_root({name: data}.get, current)  # refuses, before anything is written, when too few root keys signed
+        new, current = new_signer(entropy), self.newest_root()
+        change = RootChange(self._validity.until(Role.ROOT, self._clock.now()), role, new.public_key)
+        both = self._keys.with_role(role, (*self._keys.of(role), new))
+        self.adopt(signed_root(next_root(current, change), both, current), both)
+
+    def adopt(self, data: bytes, keys: Keys) -> None:
+        """Take the next root, and from then on sign with the keys that it names.
+
+        Args:
+            data: signed root metadata.
+            keys: further keys, for the roles whose keys it replaces.
+
+        Raises:
+            BadSignature: it does not follow from the newest root: number, or signatures of both.
+            ConfigError: a key that it names is not at hand.
+        """
+        name = f"{self.root_version + 1}.root.json"
+        root, both = load_root({name: data}.get, self.newest_root()), self._keys.joined(keys)
+        wanted = named_by(root, both)
+        changed = [role for role in ONLINE if root.roles[role].keyids != self._state.root.roles[role].keyids]
         self._use_keys(both)
-        self._sign_again(copy.deepcopy(self._state), *([] if role == Role.ROOT else [role]))  # by both keys
+        self._sign_again(copy.deepcopy(self._state), *changed)  # by old and new keys
         write_file(self._folder, f"{_METADATA}/{name}", data)
-        self._state.root = state.root
-        self._use_keys(self._keys.with_role(role, (*old[1:], new)))
+        self._state.root = root
+        self._use_keys(wanted)
+
+    def newest_root(self) -> bytes:
+        """The newest root metadata, from which the next one follows."""
+        return self._read(f"{self.root_version}.root.json") or b""
 
     def renew(self) -> None:
         """Sign everything below root again with fresh expiry; needed at least daily (see `Validity`)."""
@@ -240,7 +261,7 @@ class Repository:
         for targets in (state.targets, *(state.cohorts[role] for role in offered)):
             drop_version(targets, version)
         self._sign_again(state, Role.TARGETS, *offered)
-        self._sweep()
+        sweep(self._folder, self._state)
 
     def prune(self, keep: int, needed: Collection[int] = ()) -> tuple[int, ...]:
         """Drop old versions and delete files nobody needs. The newest version and those a cohort was offered stay.
@@ -260,7 +281,7 @@ class Repository:
         dropped = tuple(version for version in self.versions() if version not in kept)
         if dropped:
             self._sign_again(state, Role.TARGETS)
-        self._sweep()
+        sweep(self._folder, self._state)
         return dropped
 
     def metadata(self, from_root_version: int = 1) -> dict[str, bytes]:
@@ -319,19 +340,17 @@ class Repository:
         """What a device that pulls gets for a path below the repository; None when there is no such file."""
         return read_file(self._folder, path) if path.split("/")[0] in (_METADATA, _TARGETS) else None
 
-    def _create(self) -> State:
-        now = self._clock.now()
-        expiry = {role: self._validity.until(role, now) for role in Role}
-        root = Root(version=1, expires=expiry[Role.ROOT], consistent_snapshot=True)
-        for role in Role:
-            for signer in self._keys.of(role):
-                root.add_key(signer.public_key, role)
-        root.roles[Role.ROOT].threshold = ROOT_THRESHOLD
-        self._keep_keys(self._keys)
-        write_file(self._folder, f"{_METADATA}/1.root.json", sign(root, self._keys.of(Role.ROOT)))
-        targets = Targets(version=1, expires=expiry[Role.TARGETS])
-        snapshot = Snapshot(version=1, expires=expiry[Role.SNAPSHOT], meta={"targets.json": MetaFile(version=1)})
-        state = State(root, Timestamp(version=1, expires=expiry[Role.TIMESTAMP]), snapshot, targets)
+    def _create(self, given: bytes) -> State:
+        expiry = {role: self._validity.until(role, self._clock.now()) for role in Role}
+        data = given or signed_root(first_root(self._keys, expiry[Role.ROOT]), self._keys)
+        root = read_root(data)
+        if root.version != 1 or not root.consistent_snapshot:
+            raise BadSignature(f"root {root.version} does not begin a repository with consistent snapshots")
+        named_by(root, self._keys)
+        if not given:  # else they are where they came from
+            self._keep_keys(self._keys)
+        write_file(self._folder, f"{_METADATA}/1.root.json", data)
+        state = first_state(root, expiry)
         self._write(state, [Role.TARGETS])
         return state
 
@@ -380,16 +399,3 @@ class Repository:
 
     def _read(self, name: str) -> bytes | None:
         return read_file(self._folder, f"{_METADATA}/{name}")
-
-    def _sweep(self) -> None:
-        """Delete target files that nothing names, and metadata that is older than what the newest snapshot names."""
-        state = self._state
-        named = {stored_name(t, path) for t in (state.targets, *state.cohorts.values()) for path in t.targets}
-        for name in list_files(self._folder / _TARGETS):
-            if name not in named:
-                remove_file(self._folder, f"{_TARGETS}/{name}")
-        current = {f"{meta.version}.{name}" for name, meta in state.snapshot.meta.items()}
-        current |= {"timestamp.json", f"{state.snapshot.version}.snapshot.json"}
-        for name in list_files(self._folder / _METADATA):
-            if name not in current and not name.endswith(".root.json"):
-                remove_file(self._folder, f"{_METADATA}/{name}")

@@ -7,11 +7,12 @@ from pathlib import Path
 from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import TargetFile, Targets
 
-from fedinfer.artifact.release.files import read_file
+from fedinfer.artifact.release.files import list_files, read_file, remove_file
+from fedinfer.artifact.release.metadata import State
 from fedinfer.errors import ArtifactRejected, BadSignature
 from fedinfer.manifest import WITHDRAWN, read_withdrawn
 
-FOLDER = "targets"
+FOLDER, METADATA_FOLDER = "targets", "metadata"
 
 
 def stored_name(targets: Targets, path: str) -> str:
@@ -63,3 +64,16 @@ def read_target(folder: Path, targets: Targets, path: str) -> bytes:
     except LengthOrHashMismatchError as error:
         raise BadSignature(f"{path} was changed on disk: {error}") from error
     return data
+
+
+def sweep(folder: Path, state: State) -> None:
+    """Delete target files that nothing names, and metadata that is older than what the newest snapshot names."""
+    named = {stored_name(t, path) for t in (state.targets, *state.cohorts.values()) for path in t.targets}
+    for name in list_files(folder / FOLDER):
+        if name not in named:
+            remove_file(folder, f"{FOLDER}/{name}")
+    current = {f"{meta.version}.{name}" for name, meta in state.snapshot.meta.items()}
+    current |= {"timestamp.json", f"{state.snapshot.version}.snapshot.json"}
+    for name in list_files(folder / METADATA_FOLDER):
+        if name not in current and not name.endswith(".root.json"):
+            remove_file(folder, f"{METADATA_FOLDER}/{name}")

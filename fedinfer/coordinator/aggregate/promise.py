@@ -33,7 +33,8 @@ def sum_plan(
     if len(cohort) < settings.min_survivors:
         raise TooFewSurvivors(f"{len(cohort)} devices can be asked, {settings.min_survivors} must survive")
     try:  # fewer devices than planned may be there
-        graph = graph_of(server.scenario.secure_aggregation, len(cohort), settings.groups, settings.corrupt)
+        section = server.scenario.secure_aggregation
+        graph = graph_of(section, len(cohort), settings.groups, settings.corrupt, settings.min_survivors)
     except ConfigError as error:
         raise TooFewSurvivors(str(error), hint=error.hint) from error
     return SumPlan(

@@ -19,8 +19,9 @@ from fedinfer.privacy.charges import mechanism_of
 from fedinfer.secagg import server as secagg
 from fedinfer.secagg.ideal import ideal_sum
 from fedinfer.secagg.keys import Stage
-from fedinfer.secagg.messages import StageRequest
-from fedinfer.secagg.packing import unpack
+from fedinfer.secagg.messages import StageRequest, answer_limit
+from fedinfer.secagg.packing import packed_size, unpack
+from fedinfer.secagg.parameters import Session
 from fedinfer.secagg.rounds import Aborted, Done, ServerState
 from fedinfer.secagg.sessions import session_of
 from fedinfer.types import AggregationMode, DeviceId, RingVector
@@ -33,6 +34,10 @@ KINDS = {
     Stage.SURVIVORS: Kind.SURVIVORS,
     Stage.UNMASK: Kind.UNMASK,
 }
+
+
+_HEADER_BYTES = 64
+"""Of a PlainReply, around its vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +137,10 @@ def private_sum(
 def _masked_sum(plan: SumPlan, work: bytes, roster: Mapping[DeviceId, bytes], meter: _Meter) -> Total | AbortedSum:
     first = encode(plan)
     state: ServerState
-    state, requests = secagg.begin(session_of(plan), roster)
+    session = session_of(plan)
+    state, requests = secagg.begin(session, roster)
     while not isinstance(state, Done | Aborted):
-        state, requests = secagg.step(state, meter.ask(_asks(requests, first, work)))
+        state, requests = secagg.step(state, meter.ask(_asks(requests, first, work, session)))
     refused = tuple(sorted(meter.refused))
     if isinstance(state, Aborted):
         return AbortedSum(
@@ -143,7 +149,7 @@ def _masked_sum(plan: SumPlan, work: bytes, roster: Mapping[DeviceId, bytes], me
     return Total(state.total, state.survivors, refused, state.blamed, tuple(meter.errors), meter.traffic)
 
 
-def _asks(requests: Mapping[DeviceId, StageRequest], plan: bytes, work: bytes) -> list[Ask]:
+def _asks(requests: Mapping[DeviceId, StageRequest], plan: bytes, work: bytes, session: Session) -> list[Ask]:
     """Asks of one stage. What all devices get is encoded once; the plan and the work travel with it."""
     if not requests:
         return []
@@ -157,13 +163,15 @@ def _asks(requests: Mapping[DeviceId, StageRequest], plan: bytes, work: bytes) -
             common = first.common
         case _:
             assert_never(first.stage)
-    return [Ask(device, KINDS[first.stage], common, request.own) for device, request in requests.items()]
+    kind, most = KINDS[first.stage], answer_limit(session, first.stage)
+    return [Ask(device, kind, common, request.own, most) for device, request in requests.items()]
 
 
 def _plain_sum(plan: SumPlan, work: bytes, meter: _Meter) -> Total | AbortedSum:
     common = encode(PlainRequest(plan, work))
-    bodies = meter.ask([Ask(device, Kind.PLAIN, common) for device in plan.cohort])
     mechanism = mechanism_of(plan)
+    most = packed_size(mechanism.bits, mechanism.padded) + _HEADER_BYTES
+    bodies = meter.ask([Ask(device, Kind.PLAIN, common, most_reply=most) for device in plan.cohort])
     rings: dict[DeviceId, RingVector] = {}
     blamed: list[tuple[DeviceId, str]] = []
     for device, body in sorted(bodies.items()):

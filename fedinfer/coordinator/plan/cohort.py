@@ -13,15 +13,14 @@ from dataclasses import dataclass
 
 from fedinfer.config import Scenario, SecureAggregationSection
 from fedinfer.errors import ConfigError, TooFewSurvivors
-from fedinfer.secagg.groups import MAX_GROUP, most_corrupt
-from fedinfer.secagg.hypergeometric import share_of
+from fedinfer.secagg.groups import MAX_GROUP, most_corrupt, rate_of
+from fedinfer.secagg.hypergeometric import corrupt_among, share_of
 from fedinfer.secagg.parameters import GraphParameters, choose_graph
 
 MOST_DEVICES = 1_000_000
 """Larger fleets are not proposed."""
 ADVISED_GROUP = 100
 """Smaller groups work, with a warning."""
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +61,12 @@ def hide(section: SecureAggregationSection, cohort: int) -> Hiding:
         raise ConfigError(f"{cohort} devices in {groups} groups", hint="raise secure_aggregation.group_size")
     corrupt = _corrupt(section, cohort, groups)
     # One mechanism serves all groups: it counts on the survivors of the smallest and the corrupt of the largest.
-    survivors = min(_survivors(section, size, groups, corrupt) for size in {smallest, largest})
-    graph = graph_of(section, largest, groups, corrupt)
-    if survivors - corrupt < 1:
+    stay = smallest - share_of(smallest, section.dropout_rate)
+    survivors = min(_survivors(section, size, groups, corrupt, stay) for size in {smallest, largest})
+    graph = graph_of(section, largest, groups, corrupt, survivors)
+    if survivors - corrupt < min(corrupt, 1) + 1:
         raise ConfigError(
-            f"{survivors} survivors of which {corrupt} may be corrupt add no noise",
+            f"{survivors} survivors of which {corrupt} may be corrupt: an honest device is hidden among no other",
             hint="lower secure_aggregation.corruption_rate or dropout_rate, or ask more devices",
         )
     return Hiding(cohort, groups, largest, corrupt, graph.degree, graph.threshold, survivors, survivors - corrupt)
@@ -106,14 +106,33 @@ def check_corrupt(section: SecureAggregationSection, asked: int, groups: int, pl
         )
 
 
-def graph_of(section: SecureAggregationSection, size: int, groups: int, corrupt: int) -> GraphParameters:
-    """Graph of one group of `size` devices, of which `corrupt` may be corrupt; a cohort of one group goes by its rate.
+def graph_of(
+    section: SecureAggregationSection, size: int, groups: int, corrupt: int, survivors: int
+) -> GraphParameters:
+    """Graph of one group of `size` devices; a cohort of one group goes by its rate.
+
+    Args:
+        section: rates.
+        size: devices of the group.
+        groups: how many there are.
+        corrupt: devices of the group that may be corrupt.
+        survivors: fewest summands that are promised.
 
     Raises:
         ConfigError: no safe graph.
     """
-    rate = section.corruption_rate if groups == 1 else min((corrupt + 0.5) / size, 1 - _ROUNDING)
-    return choose_graph(size, section.dropout_rate, rate, section.server_model)
+    rate = section.corruption_rate if groups == 1 else rate_of(corrupt, size)
+    return choose_graph(size, section.dropout_rate, rate, min(survivors, size))
+
+
+def corruption_warnings(section: SecureAggregationSection, hiding: Hiding) -> tuple[str, ...]:
+    """What somebody who counts on no corrupt device should know."""
+    if hiding.corrupt:
+        return ()
+    return (
+        f"secure_aggregation.corruption_rate is {section.corruption_rate:g}: of {hiding.cohort} devices none is "
+        "counted as working for the attacker. That is for simulations: a real device goes by its owner's rate.",
+    )
 
 
 def group_warnings(hiding: Hiding) -> tuple[str, ...]:
@@ -128,13 +147,12 @@ def group_warnings(hiding: Hiding) -> tuple[str, ...]:
 
 
 def _corrupt(section: SecureAggregationSection, cohort: int, groups: int) -> int:
-    corrupt = share_of(cohort, section.corruption_rate)
+    corrupt = corrupt_among(cohort, section.corruption_rate)
     return corrupt if groups == 1 else most_corrupt(cohort, corrupt, -(-cohort // groups), groups)
 
 
-def _survivors(section: SecureAggregationSection, size: int, groups: int, corrupt: int) -> int:
-    graph = graph_of(section, size, groups, corrupt)
-    stay = size - share_of(size, section.dropout_rate)
+def _survivors(section: SecureAggregationSection, size: int, groups: int, corrupt: int, stay: int) -> int:
+    graph = graph_of(section, size, groups, corrupt, stay)
     return max(stay, graph.threshold if graph.degree == size - 1 else 2)
 
 

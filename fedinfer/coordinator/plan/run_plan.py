@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from fedinfer.config import Scenario
 from fedinfer.coordinator.plan.advice import noise_effort, too_little, warnings_of
 from fedinfer.coordinator.plan.canary import plan_gates
-from fedinfer.coordinator.plan.cohort import Population, group_warnings, hiding_of
+from fedinfer.coordinator.plan.cohort import Population, corruption_warnings, group_warnings, hiding_of
 from fedinfer.coordinator.plan.drift import plan_drift
 from fedinfer.coordinator.plan.robust import Rule, rule_of
 from fedinfer.coordinator.plan.sum_settings import SumSettings
@@ -131,7 +131,13 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
         factorization=rounds.factorization,
         relation=relation_of(scenario.privacy.unit),
         sampling="poisson" if train.sampling_rate < 1 else "none",
-        warnings=(*warnings, *group_warnings(hiding), *looks.warnings, *advice),
+        warnings=(
+            *warnings,
+            *corruption_warnings(scenario.secure_aggregation, hiding),
+            *group_warnings(hiding),
+            *looks.warnings,
+            *advice,
+        ),
     )
 
 

@@ -1,1 +1,1 @@
-"""The device's part of a private sum: check the plan, make the contribution, answer the stages, keep the session."""
+"""The device's part of a private sum: check the plan, make the contribution, answer the stages."""

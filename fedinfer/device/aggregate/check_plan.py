@@ -1,7 +1,8 @@
 """What a device checks about a plan before it takes part: the server proposes, the device's owner decides.
 
 Rules, each with a test in tests/protocol/test_device_plans.py. A plan is refused
-* that is of another run, or does not name this device, or hides it among fewer than its owner demands;
+* that is of another run, or comes after a certificate of the roster or the revocation list has expired;
+* that does not name this device, or hides it among fewer than its owner demands;
 * that protects another unit, or trusts somebody else with the noise, than the run this device joined;
 * whose mechanism does not bound exactly what this device is going to send: its clipping norm is the one this device
   clips to (of an adaptive run: that of update and bit in units of the round's norm, whatever that is), so nobody can
@@ -27,8 +28,8 @@ from fedinfer.privacy.charges import charge, mechanism_of
 from fedinfer.privacy.mechanism.clipping import clipping_of
 from fedinfer.privacy.noise_model import Work, noise_model
 from fedinfer.rollout.looks import NORM
-from fedinfer.secagg.groups import check_group, most_corrupt
-from fedinfer.secagg.hypergeometric import share_of
+from fedinfer.secagg.groups import check_group, most_corrupt, rate_of
+from fedinfer.secagg.hypergeometric import corrupt_among
 from fedinfer.types import DeviceId, Unit
 
 
@@ -56,20 +57,20 @@ def corruption_rate(host: Host, plan: SumPlan) -> float:
     if split.groups == 1:
         return rate
     size, everyone = len(plan.cohort), len(split.everyone)
-    corrupt = most_corrupt(everyone, share_of(everyone, rate), size, split.groups)
-    return min((corrupt + 0.5) / size, 1.0) if corrupt else rate
+    return rate_of(most_corrupt(everyone, corrupt_among(everyone, rate), size, split.groups), size)
 
 
 def _check_place(host: Host, plan: SumPlan, device: DeviceId) -> None:
     if plan.run_id != host.joined().run_id:
         raise Misbehaviour(f"plan of run {plan.run_id!r}, this device joined {host.joined().run_id!r}")
+    host.check_roster()
     if device not in plan.cohort:
         raise Misbehaviour(f"device {device} is not in the cohort of round {plan.round_id}")
     check_group(plan.cohort, plan.split)
     if not host.policy.min_survivors <= plan.min_survivors <= len(plan.cohort):
         raise Misbehaviour(
-            f"the plan hides this device among {plan.min_survivors} survivors of {len(plan.cohort)}, its owner demands "
-            f"{host.policy.min_survivors}"
+            f"the plan hides this device among {plan.min_survivors} survivors of {len(plan.cohort)}: the owner's "
+            f"min_survivors {host.policy.min_survivors} bound"
         )
 
 
@@ -110,10 +111,11 @@ def _check_mechanism(host: Host, plan: SumPlan) -> None:
     mechanism, norm = mechanism_of(plan), _own_norm(host, plan)
     if mechanism.clipping_norm != norm:
         raise Misbehaviour(f"the mechanism is for clipping norm {mechanism.clipping_norm}, this device clips to {norm}")
-    honest = plan.min_survivors - share_of(len(plan.cohort), corruption_rate(host, plan))
+    honest = plan.min_survivors - corrupt_among(len(plan.cohort), corruption_rate(host, plan))
     if mechanism.contributors > honest:
         raise Misbehaviour(
-            f"noise of {mechanism.contributors} devices is counted, {honest} are surely honest and there"
+            f"noise of {mechanism.contributors} devices is counted, {honest} are surely honest and there: the owner's "
+            f"corruption_rate {host.policy.corruption_rate:g} bound"
         )
 
 

@@ -1,4 +1,8 @@
-"""The last gate before a model serves: does it answer here what it answered where it was built, and quickly enough?"""
+"""The last gate before a model serves: does it answer here what it answered where it was built, and quickly enough?
+
+A model that was never run here runs first in a process that is locked in (`confined_check`): what it does there, it
+does with the public check rows, without files, network or more memory than allowed. Then it runs as it will serve.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedinfer.errors import DataError, GateFailed
+from fedinfer.errors import DataError, GateFailed, Refusal
 from fedinfer.inference.predict.answers import Naming
 from fedinfer.inference.predict.predictor import MOST_CHECK_SECONDS, Predictor, Rows
-from fedinfer.inference.predict.session import SessionCache
+from fedinfer.inference.predict.rows import FloatArray, RowReader
+from fedinfer.inference.predict.session import INPUT, LABEL, PROBABILITIES, SessionCache
+from fedinfer.inference.predict.texts import TextReader, reader_of
 from fedinfer.manifest import Manifest, Variant
+from fedinfer.model_file import check_model
+from fedinfer.model_file.sandbox import RUN_LIMITS, Question, RunLimits, run_confined
 from fedinfer.ports import Clock
 
 MOST_LATENCY_US = 100_000.0
@@ -52,10 +60,58 @@ def check_matrix(predictor: Predictor, manifest: Manifest) -> Rows:
     Raises:
         GateFailed: when one breaks the schema.
     """
+    return _checked_rows(predictor.reader, manifest)
+
+
+def confined_check(
+    model: bytes, manifest: Manifest, variant: Variant, clock: Clock, limits: RunLimits = RUN_LIMITS
+) -> None:
+    """Run the check rows of a manifest in a process that is locked in.
+
+    Args:
+        model: the file, never run here before.
+        manifest: with the check rows.
+        variant: with the expected answers.
+        clock: for time limits.
+        limits: of memory and time.
+
+    Raises:
+        GateFailed: it breaks a rule for model files, does not load or run there, takes too long or too much memory, or
+            answers otherwise than expected.
+    """
+    checked, rows = check_model(model), _checked_rows(reader_of(manifest.schema), manifest)
+    others = (LABEL,) if LABEL in checked.outputs else ()
+    classes, what = len(manifest.labels), f"version {manifest.version} ({variant.name})"
+    question = Question(INPUT, PROBABILITIES, classes, rows, alone=False, others=others)
+    (run,) = run_confined(checked, question, clock, limits)
+    if run.probabilities is None:
+        raise GateFailed(f"{what}: the model fails on the check rows while it is confined", Refusal.CONFINED)
+    _compare(run.probabilities, variant, what)
+
+
+def _compare(probabilities: FloatArray, variant: Variant, what: str) -> float:
+    """The largest difference to the expected answers."""
+    wrong = np.nonzero(probabilities.argmax(axis=1) != np.array(variant.labels))[0]
+    difference = float(np.abs(probabilities - np.array(variant.probabilities, np.float32)).max())
+    if not difference <= variant.tolerance:
+        raise GateFailed(
+            f"{what}: a probability differs by {difference:.3g}, tolerance {variant.tolerance:.3g}", Refusal.ANSWERS
+        )
+    if wrong.size:
+        raise GateFailed(
+            f"{what}: {wrong.size} of {len(probabilities)} check rows get another class, first row {wrong[0]}",
+            Refusal.ANSWERS,
+        )
+    return difference
+
+
+def _checked_rows(reader: RowReader | TextReader, manifest: Manifest) -> Rows:
     try:
-        return predictor.reader.matrix(manifest.check_matrix())
+        return reader.matrix(manifest.check_matrix())
     except DataError as error:
-        raise GateFailed(f"version {manifest.version}: a check row breaks the schema: {error}") from error
+        raise GateFailed(
+            f"version {manifest.version}: a check row breaks the schema: {error}", Refusal.CHECK_ROWS
+        ) from error
 
 
 def self_check(
@@ -83,20 +139,18 @@ def _self_check(
 ) -> CheckResult:
     matrix = check_matrix(predictor, manifest)
     answers = predictor.predict_matrix(matrix)
-    wrong = np.nonzero(answers.classes != np.array(variant.labels))[0]
-    expected = np.array(variant.probabilities, np.float32)
-    difference = float(np.abs(answers.probabilities - expected).max())
     what = f"version {manifest.version} ({variant.name})"
-    if difference > variant.tolerance:
-        raise GateFailed(f"{what}: a probability differs by {difference:.3g}, tolerance {variant.tolerance:.3g}")
-    if wrong.size:
-        raise GateFailed(f"{what}: {wrong.size} of {len(matrix)} check rows get another class, first row {wrong[0]}")
+    difference = _compare(answers.probabilities, variant, what)
     texts = predictor.graph_labels(matrix)
     if texts and texts != list(answers.labels):
-        raise GateFailed(f"{what}: the graph's labels differ from the manifest's, for instance {texts[0]!r}")
+        raise GateFailed(
+            f"{what}: the graph's labels differ from the manifest's, for instance {texts[0][:60]!r}", Refusal.ANSWERS
+        )
     latency_us = median_latency_us(predictor, matrix, clock)
     if latency_us > most_latency_us:
-        raise GateFailed(f"{what}: {latency_us:.0f} us per prediction, bound {most_latency_us:.0f} us")
+        raise GateFailed(
+            f"{what}: {latency_us:.0f} us per prediction, bound {most_latency_us:.0f} us", Refusal.TOO_SLOW
+        )
     return CheckResult(difference, latency_us)
 
 

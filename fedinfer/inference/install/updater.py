@@ -7,7 +7,8 @@ Order, and what stops it:
 2. read the current manifest and compare it with what is active   ArtifactRejected, Rollback, GateFailed
 3. fetch the model file, by the smallest signed way               BadSignature, PatchRefused, TransportError
 4. stage it in the idle slot and read it back from the disk       StoreError, ArtifactRejected
-5. self-check on the manifest's rows                              GateFailed
+5. judge the bytes, self-check on the manifest's rows: first in a
+   process that is locked in, then as the model will serve       GateFailed
 6. swap the pointer                                               StoreError
 """
 
@@ -18,15 +19,24 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from fedinfer.errors import ArtifactRejected, BadSignature, GateFailed, PatchRefused, Rollback, TransportError
+from fedinfer.errors import (
+    ArtifactRejected,
+    BadSignature,
+    GateFailed,
+    PatchRefused,
+    Refusal,
+    Rollback,
+    TransportError,
+)
 from fedinfer.inference.install.expand import expand
 from fedinfer.inference.install.freshness import latest_known, note_refresh, staleness_warning
 from fedinfer.inference.install.installed import MANIFEST_FILE, MODEL_FILE, installed_manifest
-from fedinfer.inference.install.self_check import CheckResult, open_variant, self_check
+from fedinfer.inference.install.self_check import CheckResult, confined_check, open_variant, self_check
 from fedinfer.inference.install.slots import Loaded, SlotInfo, Slots
 from fedinfer.inference.install.tuf_channel import Fetch, ModelChannel, open_channel
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.manifest import MAX_ARTIFACT_BYTES, MAX_MANIFEST_BYTES, Manifest, Variant, current_path
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.ports import Clock
 from fedinfer.schema import Schema
 
@@ -42,6 +52,7 @@ class UpdateSettings:
         schema: rows the embedding program feeds; None = whatever the first model wants.
         measure: variants to measure on the first install, for instance ("float", "int8", "fp16"); the fastest that
             passes is kept, and its kind is kept by later installs. Empty = the variant the server chose.
+        isolation: where a model that was never run here runs first.
     """
 
     most_latency_us: float
@@ -49,6 +60,7 @@ class UpdateSettings:
     cohort: str = ""
     schema: Schema | None = None
     measure: tuple[str, ...] = ()
+    isolation: Isolation = Isolation.PROCESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,7 @@ class Updater:
         self._settings = settings
         self._clock = clock
         self._cache = cache
+        self._confined: set[str] = set()
 
     def install(self, fetch: Fetch, now: datetime) -> InstallReport:
         """Bring the device to the version its repository offers; take away what its repository has withdrawn.
@@ -198,9 +211,13 @@ class Updater:
             old = installed_manifest(loaded)
             schema = schema or old.schema
             if old.task != manifest.task:
-                raise GateFailed(f"version {manifest.version} is for task {manifest.task!r}, not {old.task!r}")
+                raise GateFailed(
+                    f"version {manifest.version} is for task {manifest.task!r}, not {old.task!r}", Refusal.TASK
+                )
         if schema is not None and schema.to_json() != manifest.schema.to_json():
-            raise GateFailed(f"version {manifest.version} wants other rows or labels than this device feeds")
+            raise GateFailed(
+                f"version {manifest.version} wants other rows or labels than this device feeds", Refusal.SCHEMA
+            )
 
     def _bring(
         self, channel: ModelChannel, manifest: Manifest, manifest_bytes: bytes, loaded: Loaded | None
@@ -255,6 +272,9 @@ class Updater:
         return min(passed, key=lambda item: item[0])[1], tuple(rejected)
 
     def _check(self, model: bytes, manifest: Manifest, variant: Variant) -> CheckResult:
+        if self._settings.isolation is Isolation.PROCESS and variant.sha256 not in self._confined:
+            confined_check(model, manifest, variant, self._clock)
+            self._confined.add(variant.sha256)
         predictor = open_variant(model, manifest, self._cache)
         return self_check(predictor, manifest, variant, self._clock, self._settings.most_latency_us)
 

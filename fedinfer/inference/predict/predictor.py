@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from fedinfer.errors import ConfigError, DataError, GateFailed, StoreError
+from fedinfer.errors import ConfigError, DataError, GateFailed, Refusal, StoreError
 from fedinfer.inference.predict.answers import Naming, Prediction, Predictions
-from fedinfer.inference.predict.row_buffers import NumberLane, TextLane, lane_of
+from fedinfer.inference.predict.row_buffers import NumberLane, TextLane, lane_of, shaped
 from fedinfer.inference.predict.rows import NUMBERS, FloatArray, RowReader
 from fedinfer.inference.predict.session import (
     INPUT,
@@ -39,6 +39,7 @@ from fedinfer.inference.predict.session import (
     static_width,
 )
 from fedinfer.inference.predict.texts import reader_of
+from fedinfer.model_file import CheckedModel, check_model
 from fedinfer.schema import Schema
 
 SCHEMA_KEY = "schema"
@@ -59,6 +60,7 @@ class Predictor:
     """A loaded model with the description of its rows. Make one with `Predictor.open`.
 
     Args:
+        model: the bytes that the session was made of.
         session: a session of `open_session` or a `SessionCache`.
         schema: description of the rows and labels.
         naming: how class numbers become text.
@@ -67,7 +69,8 @@ class Predictor:
         GateFailed: when the graph does not fit the schema or cannot run.
     """
 
-    def __init__(self, session: ort.InferenceSession, schema: Schema, naming: Naming) -> None:
+    def __init__(self, model: CheckedModel, session: ort.InferenceSession, schema: Schema, naming: Naming) -> None:
+        self.model = model
         self.schema = schema
         self.naming = naming
         self.reader = reader_of(schema)
@@ -91,13 +94,13 @@ class Predictor:
             cache: shares sessions between predictors of one process.
 
         Raises:
-            GateFailed: when the model cannot be loaded or does not fit the schema.
+            GateFailed: when the model breaks a rule, cannot be loaded or does not fit the schema.
             StoreError: when the file cannot be read.
         """
         data = model if isinstance(model, bytes) else _read(model)
-        session = open_session(data) if cache is None else cache.open(data)
+        checked, session = _opened(data) if cache is None else cache.open(data)
         schema = _schema_of(session) if schema is None else schema
-        return Predictor(session, schema, naming or Naming(schema.labels))
+        return Predictor(checked, session, schema, naming or Naming(schema.labels))
 
     def predict(self, rows: Any) -> Predictions:
         """Predict many rows at once.
@@ -168,7 +171,7 @@ class Predictor:
         if not math.isfinite(flat.dot(flat)):  # a sum of squares: nothing cancels
             bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
             if bad:
-                raise GateFailed(f"the model answers NaN or infinity for {bad} rows")
+                raise GateFailed(f"the model answers NaN or infinity for {bad} rows", Refusal.NOT_FINITE)
         return Predictions(probabilities, self.naming)
 
     @contextmanager
@@ -186,7 +189,7 @@ class Predictor:
             yield
         except GateFailed as error:
             if options.terminate:
-                raise GateFailed(f"the model was stopped after {seconds:g} s") from error
+                raise GateFailed(f"the model was stopped after {seconds:g} s", Refusal.TOO_SLOW) from error
             raise
         finally:
             self._threads.options = None
@@ -199,20 +202,22 @@ class Predictor:
             return np.empty((0, self.schema.classes), np.float32)
         if count <= step:
             check(matrix, 0)
-            whole: FloatArray = self._run(_ONLY_PROBABILITIES, matrix)[0]
-            return whole
+            return self._answered(matrix)
         probabilities = np.empty((count, self.schema.classes), np.float32)
         for start in range(0, count, step):
             part = matrix[start : start + step]
             check(part, start)
-            probabilities[start : start + step] = self._run(_ONLY_PROBABILITIES, part)[0]
+            probabilities[start : start + step] = self._answered(part)
         return probabilities
+
+    def _answered(self, matrix: Rows) -> FloatArray:
+        return shaped(self._run(_ONLY_PROBABILITIES, matrix)[0], len(matrix), self.schema.classes)
 
     def _run(self, names: list[str], matrix: Rows) -> Any:
         try:
             return self._session.run(names, {INPUT: matrix}, self._options())
         except Exception as error:  # any of ONNX Runtime's classes: the rows are valid, so the graph is at fault
-            raise GateFailed(f"the model fails on {len(matrix)} rows: {first_line(error)}") from error
+            raise GateFailed(f"the model fails on {len(matrix)} rows: {first_line(error)}", Refusal.NOT_RUN) from error
 
     def _options(self) -> ort.RunOptions | None:
         return getattr(self._threads, "options", None)
@@ -224,13 +229,13 @@ class Predictor:
         return lane
 
     def _check_shape(self) -> None:
-        width, classes = static_width(self._session), self.schema.classes
+        width = static_width(self._session)
         if width not in (None, self.reader.width):
-            raise GateFailed(f"the graph wants rows of {width} values, the schema has {self.reader.width}")
+            raise GateFailed(
+                f"the graph wants rows of {width} values, the schema has {self.reader.width}", Refusal.SCHEMA
+            )
         with self.at_most(MOST_CHECK_SECONDS):
-            shape = self._run(_ONLY_PROBABILITIES, self.reader.blank(2))[0].shape
-        if shape != (2, classes):
-            raise GateFailed(f"the graph answers 2 rows with shape {shape}, the schema has {classes} labels")
+            self._answered(self.reader.blank(2))
 
 
 def _checked_before(matrix: Rows, first: int) -> None:
@@ -240,15 +245,24 @@ def _checked_before(matrix: Rows, first: int) -> None:
 def _schema_of(session: ort.InferenceSession) -> Schema:
     text = metadata(session).get(SCHEMA_KEY)
     if text is None:
-        raise GateFailed("the model carries no schema", hint=f"pass one, or export with metadata {SCHEMA_KEY!r}")
+        raise GateFailed(
+            "the model carries no schema", Refusal.SCHEMA, hint=f"pass one, or export with metadata {SCHEMA_KEY!r}"
+        )
     try:
         schema = Schema.from_json(json.loads(text))
         width, sizes = schema.width, schema.shape
     except (ValueError, OverflowError, RecursionError, ConfigError, AttributeError) as error:
-        raise GateFailed(f"the schema in the model cannot be read: {first_line(error)}") from error
+        raise GateFailed(f"the schema in the model cannot be read: {first_line(error)}", Refusal.SCHEMA) from error
     if not 1 <= width <= MAX_WIDTH or min(sizes, default=1) < 1:
-        raise GateFailed(f"the schema in the model has rows of {width} values, allowed are 1 to {MAX_WIDTH}")
+        raise GateFailed(
+            f"the schema in the model has rows of {width} values, allowed are 1 to {MAX_WIDTH}", Refusal.SCHEMA
+        )
     return schema
+
+
+def _opened(data: bytes) -> tuple[CheckedModel, ort.InferenceSession]:
+    checked = check_model(data)
+    return checked, open_session(checked)
 
 
 def _read(path: Path) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from fedinfer.errors import GateFailed
+from fedinfer.errors import GateFailed, Refusal
 from fedinfer.inference.predict.answers import Naming, Prediction
 from fedinfer.inference.predict.rows import FloatArray, RowReader
 from fedinfer.inference.predict.session import INPUT, PROBABILITIES, first_line
@@ -60,7 +60,7 @@ class NumberLane:
         try:
             self._session.run_with_iobinding(self._binding, options)
         except Exception as error:  # any of ONNX Runtime's classes: the row is valid, so the graph is at fault
-            raise GateFailed(f"the model fails on one row: {first_line(error)}") from error
+            raise GateFailed(f"the model fails on one row: {first_line(error)}", Refusal.NOT_RUN) from error
         return _prediction(self.out[0].copy(), naming)
 
     def _has_fraction(self, categories: FloatArray) -> bool:
@@ -75,8 +75,8 @@ class NumberLane:
 class TextLane:
     """The text that a thread predicted last."""
 
-    def __init__(self, session: ort.InferenceSession, reader: TextReader) -> None:
-        self._session, self._reader = session, reader
+    def __init__(self, session: ort.InferenceSession, reader: TextReader, classes: int) -> None:
+        self._session, self._reader, self._classes = session, reader, classes
         self.flat: TextArray = reader.blank(1)[0]
 
     def run(self, row: Any, naming: Naming, options: ort.RunOptions | None) -> Prediction:
@@ -89,20 +89,34 @@ class TextLane:
         checked = self._reader.one(row)
         self.flat = checked[0]
         try:
-            probabilities = self._session.run([PROBABILITIES], {INPUT: checked}, options)[0][0]
+            answer = self._session.run([PROBABILITIES], {INPUT: checked}, options)[0]
         except Exception as error:  # as above
-            raise GateFailed(f"the model fails on one row: {first_line(error)}") from error
-        return _prediction(probabilities, naming)
+            raise GateFailed(f"the model fails on one row: {first_line(error)}", Refusal.NOT_RUN) from error
+        return _prediction(shaped(answer, 1, self._classes)[0], naming)
 
 
 def lane_of(session: ort.InferenceSession, reader: RowReader | TextReader, classes: int) -> NumberLane | TextLane:
     """A lane for the calling thread."""
-    return NumberLane(session, reader, classes) if isinstance(reader, RowReader) else TextLane(session, reader)
+    if isinstance(reader, RowReader):
+        return NumberLane(session, reader, classes)
+    return TextLane(session, reader, classes)
+
+
+def shaped(answer: Any, rows: int, classes: int) -> FloatArray:
+    """What a graph answered, which announces a shape and may give another one row by row.
+
+    Raises:
+        GateFailed: when it is not float32 (rows, classes).
+    """
+    if not isinstance(answer, np.ndarray) or answer.dtype != _FLOAT32 or answer.shape != (rows, classes):
+        found = f"shape {answer.shape}" if isinstance(answer, np.ndarray) else type(answer).__name__
+        raise GateFailed(f"the graph answers {rows} rows with {found}, the schema has {classes} labels", Refusal.SHAPE)
+    return answer
 
 
 def _prediction(probabilities: FloatArray, naming: Naming) -> Prediction:
     best = int(probabilities.argmax())  # a NaN is the largest for argmax
     confidence = float(probabilities[best])
     if not math.isfinite(confidence):
-        raise GateFailed("the model answers NaN or infinity for 1 row")
+        raise GateFailed("the model answers NaN or infinity for 1 row", Refusal.NOT_FINITE)
     return Prediction(naming.of(best, confidence), confidence, probabilities)

@@ -1,4 +1,4 @@
-"""Opening a model graph with ONNX Runtime: one thread, our checks, our errors, one session per distinct model."""
+"""Opening a model graph: judged before the runtime sees it, our errors, one session per distinct model."""
 
 from __future__ import annotations
 
@@ -9,36 +9,32 @@ from typing import Any
 
 import onnxruntime as ort
 
-from fedinfer.errors import GateFailed
+from fedinfer.errors import GateFailed, Refusal
+from fedinfer.model_file import CheckedModel, check_model, open_checked
+from fedinfer.model_file.session import first_line
 
 INPUT, LABEL, PROBABILITIES = "input", "label", "probabilities"
 _KINDS = ("tensor(float)", "tensor(string)")
-_FATAL_ONLY = 4  # ONNX Runtime writes to stderr by itself; a device's log belongs to the program that embeds us
+__all__ = ["INPUT", "LABEL", "PROBABILITIES", "SessionCache", "first_line", "metadata", "open_session"]
 
 
-def open_session(model: bytes) -> ort.InferenceSession:
+def open_session(model: CheckedModel) -> ort.InferenceSession:
     """Load a graph with one thread on the CPU.
 
     Args:
-        model: serialized ONNX model with the input "input", float32 of shape (batch, width) or string of shape
+        model: with the input "input", float32 of shape (batch, width) or string of shape
             (batch, 1), and at least the float32
             output "probabilities" of shape (batch, classes).
 
     Raises:
         GateFailed: when ONNX Runtime refuses the bytes or the graph has other inputs or outputs.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = _FATAL_ONLY
-    # No fallback: there is one provider, and the attempt would be announced on stdout.
+    session = open_checked(model)
     try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
         _check_inputs(session)
         _check_outputs(session)
-    except GateFailed:
-        raise
-    except Exception as error:  # a dozen classes without a root of their own; names that are not UTF-8 as well
-        raise GateFailed(f"the model of {len(model)} bytes cannot be loaded: {first_line(error)}") from error
+    except UnicodeDecodeError as error:  # names that are not UTF-8
+        raise GateFailed(f"a name of the model cannot be read: {first_line(error)}", Refusal.MALFORMED) from error
     return session
 
 
@@ -57,12 +53,7 @@ def metadata(session: ort.InferenceSession) -> dict[str, str]:
     try:
         return dict(session.get_modelmeta().custom_metadata_map)
     except UnicodeDecodeError as error:
-        raise GateFailed(f"the metadata of the model cannot be read: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a foreign error, at most 200 characters: its text is long and repeats internals."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise GateFailed(f"the metadata of the model cannot be read: {first_line(error)}", Refusal.MALFORMED) from error
 
 
 class SessionCache:
@@ -74,36 +65,42 @@ class SessionCache:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._sessions: OrderedDict[str, ort.InferenceSession] = OrderedDict()
+        self._sessions: OrderedDict[str, tuple[CheckedModel, ort.InferenceSession]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def open(self, model: bytes) -> ort.InferenceSession:
-        """The session of exactly these bytes, made when it is not there.
+    def open(self, model: bytes) -> tuple[CheckedModel, ort.InferenceSession]:
+        """The session of exactly these bytes, judged and made when it is not there.
 
         Raises:
-            GateFailed: like `open_session`.
+            GateFailed: like `check_model` and `open_session`.
         """
         digest = hashlib.sha256(model).hexdigest()
         with self._lock:
-            session = self._sessions.get(digest)
-            if session is None:
-                session = self._sessions[digest] = open_session(model)
+            found = self._sessions.get(digest)
+            if found is None:
+                checked = check_model(model)
+                found = self._sessions[digest] = checked, open_session(checked)
             self._sessions.move_to_end(digest)
             while len(self._sessions) > self._limit:
                 self._sessions.popitem(last=False)
-        return session
+        return found
 
 
 def _check_inputs(session: ort.InferenceSession) -> None:
     inputs = session.get_inputs()
     found = [f"{node.name}: {node.type}{node.shape}" for node in inputs]
     if len(inputs) != 1 or inputs[0].name != INPUT or inputs[0].type not in _KINDS or len(inputs[0].shape) != 2:
-        raise GateFailed(f"the graph wants {found}, expected one float or text input {INPUT!r} of shape (batch, width)")
+        raise GateFailed(
+            f"the graph wants {found}, expected one float or text input {INPUT!r} of shape (batch, width)",
+            Refusal.OUTPUTS,
+        )
     if isinstance(inputs[0].shape[0], int):
-        raise GateFailed(f"the batch size of the graph is fixed to {inputs[0].shape[0]}, expected a free dimension")
+        raise GateFailed(
+            f"the batch size of the graph is fixed to {inputs[0].shape[0]}, expected a free dimension", Refusal.OUTPUTS
+        )
 
 
 def _check_outputs(session: ort.InferenceSession) -> None:
@@ -111,7 +108,8 @@ def _check_outputs(session: ort.InferenceSession) -> None:
     if node is None or node.type != "tensor(float)" or len(node.shape) != 2:
         found = [f"{node.name}: {node.type}{node.shape}" for node in session.get_outputs()]
         raise GateFailed(
-            f"the graph gives {found}, expected a float output {PROBABILITIES!r} of shape (batch, classes)"
+            f"the graph gives {found}, expected a float output {PROBABILITIES!r} of shape (batch, classes)",
+            Refusal.OUTPUTS,
         )
 
 

@@ -1,1 +1,1 @@
-"""Answers over HTTP: the Open Inference Protocol, metrics, energy, the listening socket."""
+"""Answers over HTTP: the Open Inference Protocol, who may ask and how much, metrics, energy, the listening socket."""

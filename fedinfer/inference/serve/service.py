@@ -1,8 +1,9 @@
 """A model in service: hot swap without a lost request, counting, watching, and going back when the model fails.
 
 A request takes the current model once and finishes with it; a swap is one assignment, so requests in flight end on the
-old model and none waits. When a model itself fails (NaN, an error of the graph) `most_failures` times in a row, the
-previous version takes over and the failed one is withdrawn on this device.
+old model and none waits. When a model fails (NaN, an error of the graph) `most_failures` times in a row on rows that
+fit its schema, it has to answer its own check rows. Only when it fails on them too, and the previous version does not,
+the previous version takes over and the failed one is withdrawn here. No row of a client can bring that about.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fedinfer.inference.predict.answers import Prediction, Predictions
 from fedinfer.inference.predict.predictor import Rows
 from fedinfer.inference.predict.rows import FloatArray
 from fedinfer.inference.predict.session import SessionCache
+from fedinfer.inference.serve.health import ailment, previous_is_well
 from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.ports import Clock
 
@@ -87,7 +89,7 @@ class Service:
         cache: sessions of this process.
         clock: for latencies.
         telemetry: counts.
-        most_failures: failures of the model in a row that bring the previous version back, >= 1.
+        most_failures: failures of the model in a row after which it is checked on its own rows, >= 1.
         observations: sees every prediction; None = nobody watches.
 
     Raises:
@@ -110,6 +112,7 @@ class Service:
         self._most_failures = most_failures
         self._observations = observations
         self._failures = 0
+        self._reported = 0
         self._swap_lock = threading.Lock()
         self._current: Installed | None = open_installed(slots, cache)
 
@@ -190,19 +193,42 @@ class Service:
                 return  # somebody swapped in the meantime
             self._failures += 1
             if self._failures >= self._most_failures:
-                self._go_back(current, error)
+                self._failures = 0
+                self._examine(current)
 
-    def _go_back(self, current: Installed, error: GateFailed) -> None:
+    def _examine(self, current: Installed) -> None:
+        """Go back when the model is ill by its own check rows; what clients sent is no evidence.
+
+        It is asked twice, with the version before in between: what failed because clients held the memory passes then.
+        """
+        version, problem = current.info.version, ailment(current)
+        if problem and not previous_is_well(self._slots, self._cache):
+            words = "version %d fails its self-check (%s) and stays: there is no previous version that passes its own"
+            self._report(logging.ERROR, version, words, problem)
+        elif problem and ailment(current):
+            self._go_back(current, problem)
+        else:
+            words = "version %d has no answer for rows that clients send; it passes its self-check and stays"
+            self._report(logging.WARNING, version, words)
+
+    def _report(self, level: int, version: int, words: str, *values: object) -> None:
+        """Log once per version: clients decide how often it comes to this."""
+        if self._reported != version:
+            self._reported = version
+            logger.log(level, words, version, *values)
+
+    def _go_back(self, current: Installed, problem: str) -> None:
         try:
             with self._slots.exclusive():
                 if self._slots.active() == current.info:
                     self._slots.rollback()
             self._take(open_installed(self._slots, self._cache))
         except FedInferError as nothing:
-            logger.error("version %d fails (%s) and stays: %s", current.info.version, error, nothing)
+            logger.error("version %d fails (%s) and stays: %s", current.info.version, problem, nothing)
             return
-        bad, good = current.info.version, self.version
-        logger.warning("version %d failed %d times (%s): back to version %d", bad, self._most_failures, error, good)
+        bad, most = current.info.version, self._most_failures
+        logger.warning("version %d failed %d times and its self-check (%s): back to version %d",
+                       bad, most, problem, self.version)  # fmt: skip
 
     def _take(self, installed: Installed) -> None:
         if installed.damaged:

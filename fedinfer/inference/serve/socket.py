@@ -1,16 +1,24 @@
-"""The socket in front of the web application: bound before anybody is told, and closed to clients that dawdle.
+"""The sockets in front of the web application: bound before anybody is told, and closed to clients that dawdle.
 
-uvicorn waits for a request without end, so a few hundred half-sent ones would hold every file descriptor of a device.
-Here a connection that has not sent its whole request in time is cut off, and there are only so many at once.
+uvicorn waits for a request without end, and counts a connection only when TLS is agreed on, so a few hundred idle ones
+would hold every file descriptor of a device. Here places are counted as connections are accepted, an idle one gives way
+to a new one, and one that has not sent its whole request in time, or does not read its answer, is cut off.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import ssl
+from contextlib import suppress
 from typing import Any
 
 from fedinfer.errors import ConfigError, MissingExtra
+from fedinfer.inference.serve.access import Access
+from fedinfer.inference.serve.guard import Guard
+from fedinfer.inference.serve.limits import Address, Limits, Seats
+from fedinfer.ports import Clock
 
 try:
     import uvicorn
@@ -18,10 +26,12 @@ try:
 except ImportError as missing:
     raise MissingExtra("serving over HTTP needs fastapi and uvicorn", hint="pip install 'fedinfer[serve]'") from missing
 
-REQUEST_SECONDS = 20.0
-"""From the opening of a connection, or the first byte of a later request on it, to the last byte of that request."""
-MOST_CONNECTIONS = 512
-"""At once; below the 1024 file descriptors that a process has by default. One more is closed as it comes."""
+MOST_LEAVING = 64
+"""Connections that were cut and are not closed yet; more are accepted when they are."""
+_BACKLOG = 128
+_GONE = ("", 0)
+"""Address of a client that left before anybody looked."""
+_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -37,47 +47,136 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = min(found, key=lambda item: item[0] is not socket.AF_INET)
-        return socket.create_server((str(address[0]), port), family=family, backlog=MOST_CONNECTIONS)
+        return socket.create_server((str(address[0]), port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigError(
             f"{host}:{port}: {error.strerror or error}", hint="choose another --port or --host"
         ) from error
 
 
-def listen(
-    app: Any, listening: socket.socket, request_seconds: float = REQUEST_SECONDS, connections: int = MOST_CONNECTIONS
-) -> uvicorn.Server:
-    """A server on a bound socket; its `run(sockets=[listening])` returns when it is told to stop.
+class Server(uvicorn.Server):
+    """A server on a socket of `bind`; `run()` returns when `should_exit` is set or a signal says so.
 
     Args:
         app: ASGI application.
-        listening: of `bind`.
-        request_seconds: see `REQUEST_SECONDS`, > 0.
-        connections: see `MOST_CONNECTIONS`, >= 1.
+        listening: of `bind`; stays the caller's to close.
+        access: who may ask.
+        clock: for rates.
+        limits: how much each client may have.
+        tls: of `fedinfer.inference.serve.tls`; None: plain HTTP.
     """
-    limits = {"request_seconds": request_seconds, "most_connections": connections}
-    protocol = type("BoundedProtocol", (_Bounded, AutoHTTPProtocol), limits)
-    config = uvicorn.Config(app, http=protocol, ws="none", log_level="warning", access_log=False)
-    return uvicorn.Server(config)
+
+    def __init__(
+        self,
+        app: Any,
+        listening: socket.socket,
+        access: Access,
+        clock: Clock,
+        limits: Limits | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        seats = Seats(limits)
+        protocol = type("BoundedProtocol", (_Bounded, AutoHTTPProtocol), {"seats": seats, "limits": limits})
+        super().__init__(
+            uvicorn.Config(
+                Guard(app, access, limits, seats, clock),
+                loop="asyncio",  # uvloop accepts connections by itself, past `_Door.accept`
+                http=protocol,
+                ws="none",
+                backlog=_BACKLOG,
+                proxy_headers=False,  # a client that names its own address would get limits of its own
+                log_level="warning",
+                access_log=False,
+                ssl_context_factory=None if tls is None else lambda _config, _default: tls,
+            )
+        )
+        self._door = _Door(listening, seats, limits.request_seconds if tls is not None else 0.0)
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server.run`; the sockets are those of `listening`."""
+        super().run(sockets=[self._door])
+
+
+class _Door(socket.socket):
+    """A listening socket that gives every connection a place, or closes it."""
+
+    def __init__(self, listening: socket.socket, seats: Seats, handshake_seconds: float) -> None:
+        super().__init__(listening.family, listening.type, listening.proto, os.dup(listening.fileno()))
+        self.seats = seats
+        self._handshake_seconds = handshake_seconds
+        self.opened = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection that has a place. asyncio takes BlockingIOError for "none now" and comes again."""
+        while True:
+            if self.opened - len(self.seats) > MOST_LEAVING:
+                raise BlockingIOError
+            plain, address = super().accept()
+            connection = _Connection(plain, self, address[:2])
+            if self.seats.take(address[:2], connection.cut):
+                if self._handshake_seconds:
+                    connection.arm(self._handshake_seconds)
+                return connection, address
+            connection.close()
+
+    def left(self, address: Address) -> None:
+        """A connection is closed."""
+        self.opened -= 1
+        self.seats.leave(address)
+
+
+class _Connection(socket.socket):
+    """An accepted connection; tells the door when it is closed."""
+
+    def __init__(self, plain: socket.socket, door: _Door, address: Address) -> None:
+        super().__init__(plain.family, plain.type, plain.proto, plain.detach())
+        self._door: _Door | None = door
+        self._address = address
+        self._timer: asyncio.TimerHandle | None = None
+        door.opened += 1
+
+    def arm(self, seconds: float) -> None:
+        """Cut it off unless TLS is agreed on in time; uvicorn leaves that to asyncio, which waits a minute."""
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._late)
+
+    def cut(self) -> None:
+        """End it for both sides; asyncio reads that as its end and closes it."""
+        with suppress(OSError):
+            self.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """See `socket.socket.close`."""
+        super().close()
+        if self._timer is not None:
+            self._timer.cancel()
+        door, self._door = self._door, None
+        if door is not None:
+            door.left(self._address)
+
+    def _late(self) -> None:
+        if self._door is not None and not self._door.seats.is_attached(self._address):
+            self.cut()
 
 
 class _Bounded(asyncio.Protocol):
-    """Goes before either of uvicorn's HTTP protocols: they keep the request in `cycle`, all peers in `connections`."""
+    """Goes before either of uvicorn's HTTP protocols: they keep the request in `cycle`, what is unsent in `flow`."""
 
-    request_seconds: float
-    most_connections: int
+    seats: Seats
+    limits: Limits
     cycle: Any = None
-    connections: set[Any]
+    flow: Any = None
     _answered: Any = None  # the last answered cycle after which a new request began
+    _head = 0
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the clock, or close what is one too many."""
+        """Start the clock."""
         super().connection_made(transport)
         self._peer = transport
+        self._address = tuple((transport.get_extra_info("peername") or _GONE)[:2])
+        self.seats.attach(self._address, self._is_ours, self._abort)
         self._arm()
-        if len(self.connections) > self.most_connections:
-            self._abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""
@@ -86,25 +185,38 @@ class _Bounded(asyncio.Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Start the clock again when these are the first bytes after an answer."""
-        if self._is_answered() and self.cycle is not self._answered:
-            self._answered = self.cycle
+        """Start the clock again when these are the first bytes after an answer; refuse a head without end."""
+        before = self.cycle
+        if self._is_answered() and before is not self._answered:
+            self._answered = before
+            self.seats.touch(self._address)
             self._arm()
+        in_head = before is self._answered
+        self._head += len(data) if in_head else 0
         super().data_received(data)
+        if self.cycle is not before:
+            self._head = 0
+        elif in_head and self._head > self.limits.header_bytes:
+            self._peer.write(_TOO_LONG)  # type: ignore[attr-defined]  # a transport that writes
+            self._peer.close()
 
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(self.request_seconds, self._look)
+        self._timer = asyncio.get_running_loop().call_later(self.limits.request_seconds, self._look)
 
     def _look(self) -> None:
         """Cut the connection off unless the next move is ours or it rests between two requests."""
-        is_ours = self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
         rests = self._is_answered() and self.cycle is not self._answered and not self._peer.is_closing()
-        if is_ours or rests:
+        if self._is_ours() or rests:
             self._arm()
         else:
             self._abort()
+
+    def _is_ours(self) -> bool:
+        """Whether a whole request is being answered to a client that reads its answers."""
+        waits = self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
+        return bool(waits and not self.flow.write_paused)
 
     def _is_answered(self) -> bool:
         return self.cycle is not None and bool(self.cycle.response_complete)

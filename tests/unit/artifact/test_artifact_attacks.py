@@ -275,6 +275,30 @@ def test_root_rotation_reaches_a_device_that_slept(pair):
     assert pair.install() == 2
 
 
+@pytest.mark.parametrize("stolen", [("timestamp",), ("snapshot", "timestamp"), ("targets", "snapshot", "timestamp")])
+def test_a_device_recovers_from_fast_forwarded_versions_when_keys_are_rotated(pair, stolen):
+    """Whoever had the online keys numbered metadata so high that nothing honest would ever be newer; the root keys,
+    which were not there to be stolen, name other keys, and what the old ones signed counts no more.
+
+    Source: TUF specification 1.0, section 5.3.11, and python-tuf's tests of fast-forward recovery.
+    """
+    forged = _fast_forward(pair, stolen)
+    if stolen == ("timestamp",):  # no snapshot can be made to fit it, so nothing is installed
+        with pytest.raises(TransportError):
+            pair.install(forged)
+    else:
+        assert pair.install(forged) == 2
+    pair.site.repository.publish(*real_release(3))
+    with pytest.raises(Rollback):
+        pair.install()
+    for role in stolen:
+        pair.site.repository.rotate(role, pair.site.entropy)
+    assert pair.install() == 3
+    with pytest.raises(ArtifactRejected):
+        pair.install(forged)
+    assert pair.slots.active().version == 3
+
+
 def test_cohort_device_gets_its_own_version(pair, tmp_path):
     pair.site.repository.add_cohort("east", pair.site.entropy)
     pair.site.repository.offer("east", 1)
@@ -310,6 +334,24 @@ def test_cohort_key_cannot_sign_for_everybody(pair):
     pair.refuses(BadSignature)
     for _ in range(3):
         repository.renew()  # past the version numbers that the forger used up
+
+
+FAST_FORWARD = 2**31 - 1
+
+
+def _fast_forward(pair: Pair, stolen: tuple[str, ...]) -> dict[str, bytes]:
+    """The honest bundle of version 2 with the highest numbers that the stolen keys can sign."""
+    state, keys, bundle = copy.deepcopy(pair.site.repository._state), pair.site.repository._keys, dict(pair.bundle)
+    if "targets" in stolen:
+        state.targets.version = state.snapshot.meta["targets.json"].version = FAST_FORWARD
+        bundle[f"metadata/{FAST_FORWARD}.targets.json"] = sign(state.targets, keys.of("targets"))
+    if "snapshot" in stolen:
+        state.snapshot.version = FAST_FORWARD
+        bundle[f"metadata/{FAST_FORWARD}.snapshot.json"] = sign(state.snapshot, keys.of("snapshot"))
+    state.timestamp.snapshot_meta.version = state.snapshot.version if "snapshot" in stolen else FAST_FORWARD
+    state.timestamp.version = FAST_FORWARD
+    bundle["metadata/timestamp.json"] = sign(state.timestamp, keys.of("timestamp"))
+    return bundle
 
 
 def _resign_targets(pair: Pair, change) -> None:

@@ -154,6 +154,19 @@ def test_without_labels_the_float_model_is_the_yardstick():
     assert built.chosen.metric == built.chosen.agreement
 
 
+@pytest.mark.parametrize(("right_first", "expected"), [(True, 1.0), (False, 0.8)])
+def test_calibration_is_judged_on_rows_that_the_temperature_never_saw(right_first, expected):
+    """Every second label agrees with the model, the others never: the temperature follows one half, the error shows
+    the other. Fitted to right answers it is sure (confidence 1) and always wrong; fitted to wrong ones it is unsure
+    (confidence 1/5) and always right. Judged on the rows of the fit, both would look well calibrated."""
+    answers = run(CORE.SerializeToString(), EVIDENCE.held_x, "logits").argmax(axis=1)
+    agrees = (np.arange(len(answers)) % 2 == 0) == right_first
+    labels = np.where(agrees, answers, (answers + 1) % 5).astype(np.int64)
+    loose = ArtifactSection(quantization="float", max_calibration_gap=1.0)
+    built = build(loose, evidence=replace(EVIDENCE, held_y=labels))
+    assert built.tried[0].calibration_error == pytest.approx(expected, abs=0.1)
+
+
 def test_few_labels_are_used_for_the_metric_but_not_for_the_temperature():
     evidence = replace(EVIDENCE, held_x=EVIDENCE.held_x[:19], held_y=EVIDENCE.held_y[:19])
     built = build(ArtifactSection(), evidence=evidence)

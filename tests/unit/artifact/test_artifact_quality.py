@@ -113,6 +113,16 @@ def test_limits_come_from_the_scenario():
     assert (limits.max_metric_drop, limits.min_agreement, limits.max_bytes) == (0.1, 0.5, 77)
 
 
+def test_a_row_alone_may_move_a_probability_by_a_twentieth():
+    """The documented limit (docs/how-to/artifacts.md), from the settings of any scenario."""
+    from dataclasses import replace
+
+    limits = limits_of(ArtifactSection())
+    assert judge(replace(GOOD, batch_difference=0.05), GOOD.calibration_error, limits) == ()
+    (failure,) = judge(replace(GOOD, batch_difference=0.0501), GOOD.calibration_error, limits)
+    assert "a row alone differs from a batch" in failure
+
+
 def test_synthetic_rows_stay_in_the_public_ranges_and_miss_a_tenth():
     rows = synthetic_rows(TABLE, 4000, simulation_rng("synthetic"))
     assert rows.dtype == np.float32

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import timedelta
 
+import onnx
 import pytest
 
 from fedinfer.artifact.release import repository as repository_module
@@ -13,7 +15,7 @@ from fedinfer.artifact.release.files import list_files, read_file, write_file
 from fedinfer.artifact.release.metadata import expired_roles, load_state
 from fedinfer.artifact.release.repository import Repository
 from fedinfer.artifact.release.signing import Keys, load_keys
-from fedinfer.errors import ArtifactRejected, BadSignature, ConfigError, Rollback, StoreError
+from fedinfer.errors import ArtifactRejected, BadSignature, ConfigError, GateFailed, Refusal, Rollback, StoreError
 from fedinfer.manifest import Manifest
 from tests.unit.artifact.workshop import Site, release
 
@@ -52,6 +54,22 @@ def test_published_files_can_be_read_back(site):
         assert hashlib.sha256(bundle[name]).hexdigest() in name
         assert site.repository.fetch(name) == bundle[name]
     assert files["model/2.onnx"] in bundle.values()
+
+
+def test_a_model_that_devices_would_refuse_is_not_signed(site):
+    """Its data lies in a file: nothing is written, and the version before stays the newest."""
+    site.publish(1)
+    manifest, files = release(2)
+    model = onnx.load_model_from_string(files["model/2.onnx"])
+    weight = model.graph.initializer[0]
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="secret")
+    data = model.SerializeToString()
+    variant = replace(manifest.chosen, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    with pytest.raises(GateFailed) as caught:
+        site.repository.publish(replace(manifest, variants=(variant,)), {"model/2.onnx": data})
+    assert caught.value.refusal is Refusal.EXTERNAL_DATA
+    assert site.repository.newest_version == 1
 
 
 def test_a_bundle_holds_no_other_version(site):

@@ -23,11 +23,24 @@ from tests.unit.artifact.text_model import COLUMN, text_file
 from tests.unit.artifact.workshop import TABLE, dense_core, release
 
 RUNNER = CliRunner()
+PASSPHRASE, ROOT_PASSPHRASE = "correct horse battery", "another horse battery"
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(autouse=True)
+def _passphrases(monkeypatch):
+    monkeypatch.setenv("FEDINFER_PASSPHRASE", PASSPHRASE)
+    monkeypatch.setenv("FEDINFER_ROOT_PASSPHRASE", ROOT_PASSPHRASE)
+
+
+def every_key(folder):
+    """Root and online keys, which no command reads together except `rotate`."""
+    root = load_keys(folder / "root", lambda what: ROOT_PASSPHRASE)
+    return root.joined(load_keys(folder / "online", lambda what: PASSPHRASE))
 
 
 def call(*words: object) -> tuple[int, str]:
@@ -94,7 +107,7 @@ def build(tmp_path, model, labelled):
 @pytest.fixture
 def repository(tmp_path, build):
     asked("keys", tmp_path / "keys")
-    asked("publish", build, "--repository", tmp_path / "repository", "--keys", tmp_path / "keys")
+    asked("publish", build, "--repository", tmp_path / "repository", "--keys", tmp_path / "keys" / "online")
     return tmp_path / "repository"
 
 
@@ -162,7 +175,7 @@ def test_verify_refuses_with_exit_code_5(tmp_path, model, build, repository):
 
 def test_verify_refuses_another_root(tmp_path, repository):
     asked("keys", tmp_path / "strangers")
-    other = Repository(tmp_path / "other", load_keys(tmp_path / "strangers"), SystemClock(), lambda keys: None)
+    other = Repository(tmp_path / "other", every_key(tmp_path / "strangers"), SystemClock(), lambda keys: None)
     (tmp_path / "root.json").write_bytes(other.trusted_root())
     code, text = call("verify", repository, "--root", tmp_path / "root.json")
     assert code == 5
@@ -172,19 +185,19 @@ def test_verify_refuses_another_root(tmp_path, repository):
 def test_verify_refuses_expired_metadata(tmp_path):
     asked("keys", tmp_path / "keys")
     clock = FrozenClock(SystemClock().now() - timedelta(days=3))
-    old = Repository(tmp_path / "old", load_keys(tmp_path / "keys"), clock, lambda keys: None)
+    old = Repository(tmp_path / "old", every_key(tmp_path / "keys"), clock, lambda keys: None)
     old.publish(*release(1))
     code, text = call("verify", tmp_path / "old")
     assert code == 5
     assert "expired: timestamp" in text
-    asked("renew", tmp_path / "old", "--keys", tmp_path / "keys")
+    asked("renew", tmp_path / "old", "--keys", tmp_path / "keys" / "online")
     assert "expired" not in call("verify", tmp_path / "old")[1]
 
 
 def test_verify_repeats_the_self_check(tmp_path):
     """Signed bytes that are no model are signed all the same: the self-check finds out."""
     asked("keys", tmp_path / "keys")
-    site = Repository(tmp_path / "site", load_keys(tmp_path / "keys"), SystemClock(), lambda keys: None)
+    site = Repository(tmp_path / "site", every_key(tmp_path / "keys"), SystemClock(), lambda keys: None)
     site.publish(*release(1))
     assert call("verify", tmp_path / "site")[0] == 5
 
@@ -205,26 +218,27 @@ def test_predict_prints_labels(tmp_path, model):
 def test_second_version_gets_deltas(tmp_path, model, repository):
     model.write_bytes(finish(table_core(), Ending(TABLE, 1.0, "demo", 5)))
     asked("quantize", model, "-o", tmp_path / "next")
-    published = asked("publish", tmp_path / "next", "--repository", repository, "--keys", tmp_path / "keys")
+    published = asked("publish", tmp_path / "next", "--repository", repository, "--keys", tmp_path / "keys" / "online")
     assert published["version"] == 5
     assert min(published["deltas"].values()) < min(published["variants"].values()) / 4
-    code, text = call("publish", tmp_path / "next", "--repository", repository, "--keys", tmp_path / "keys")
+    code, text = call("publish", tmp_path / "next", "--repository", repository, "--keys", tmp_path / "keys" / "online")
     assert code == 5
     assert "version 5 is not newer than 5" in text
 
 
 def test_rotation_by_command(tmp_path, repository):
-    assert asked("rotate", repository, "--keys", tmp_path / "keys", "--role", "root")["root_version"] == 2
-    assert asked("renew", repository, "--keys", tmp_path / "keys")["version"] == 4
+    both = ("--keys", tmp_path / "keys" / "online", "--root-keys", tmp_path / "keys" / "root")
+    assert asked("rotate", repository, *both, "--role", "root")["root_version"] == 2
+    assert asked("renew", repository, "--keys", tmp_path / "keys" / "online")["version"] == 4
     assert asked("verify", repository)["verified"]
-    assert call("rotate", repository, "--keys", tmp_path / "keys", "--role", "nobody")[0] == 2
+    assert call("rotate", repository, *both, "--role", "nobody")[0] == 2
 
 
 def test_withdrawal_by_command(tmp_path, repository):
-    assert asked("withdraw", repository, "--keys", tmp_path / "keys", "--version", 3)["withdrawn"] == [3]
+    assert asked("withdraw", repository, "--keys", tmp_path / "keys" / "online", "--version", 3)["withdrawn"] == [3]
     assert asked("verify", repository)["verified"]
     assert asked("inspect", repository)["withdrawn"] == [3]
-    code, text = call("withdraw", repository, "--keys", tmp_path / "keys", "--version", 99)
+    code, text = call("withdraw", repository, "--keys", tmp_path / "keys" / "online", "--version", 99)
     assert code == 5
     assert "never published" in text
 

@@ -15,8 +15,8 @@ from fedinfer.config import SecureAggregationSection
 from fedinfer.coordinator.plan.cohort import check_corrupt, graph_of, group_warnings, hide
 from fedinfer.errors import ConfigError, Misbehaviour, TooFewSurvivors
 from fedinfer.messages import ONE_GROUP, Split
-from fedinfer.secagg.groups import check_group, most_corrupt, random_groups
-from fedinfer.secagg.hypergeometric import share_of
+from fedinfer.secagg.groups import check_group, most_corrupt, random_groups, rate_of
+from fedinfer.secagg.hypergeometric import corrupt_among
 from fedinfer.secagg.parameters import Session, check_session
 
 
@@ -65,7 +65,7 @@ def test_the_bound_on_corrupt_devices_is_the_least_that_holds(
     devices: int, corrupt: int, size: int, groups: int
 ) -> None:
     bound = most_corrupt(devices, corrupt, size, groups)
-    chance = Fraction(1, 2**40 * groups)
+    chance = Fraction(1, 2**80 * groups)
     assert tail(devices, corrupt, size, bound) <= chance
     assert tail(devices, corrupt, size, bound - 1) > chance
 
@@ -85,18 +85,18 @@ def test_every_group_can_keep_the_common_promise(cohort: int, group_size: int, r
         return
     assert 1 <= hiding.contributors <= hiding.min_survivors - hiding.corrupt
     for size in {hiding.largest, cohort // hiding.groups}:
-        graph = graph_of(asked, size, hiding.groups, hiding.corrupt)
+        graph = graph_of(asked, size, hiding.groups, hiding.corrupt, hiding.min_survivors)
         names = tuple(f"d{i:04d}" for i in range(size))
         session = Session(
             "r", "1", "train", b"h" * 32, names, graph.degree, graph.threshold, hiding.min_survivors, 16, 8, b"m" * 32
         )
-        unlucky = rate if hiding.groups == 1 else (hiding.corrupt + 0.5) / size
+        unlucky = rate if hiding.groups == 1 else rate_of(hiding.corrupt, size)
         check_session(session, hiding.min_survivors, 0.1, unlucky)
 
 
 def test_groups_too_small_for_their_corrupt_devices_are_refused_with_numbers() -> None:
     with pytest.raises(ConfigError, match="no safe graph for 12 devices"):
-        hide(section(group_size=12, corruption_rate=0.1), 60)
+        hide(section(group_size=12, corruption_rate=0.3), 60)
 
 
 def test_nobody_to_hide_among_is_refused() -> None:
@@ -154,8 +154,10 @@ def test_a_split_that_contradicts_itself_is_refused(split: Split) -> None:
         check_group(EVERYONE, split)
 
 
-@pytest.mark.parametrize(("rate", "cohort", "corrupt"), [(0.29, 100, 29), (0.35, 180, 63), (0.1, 100, 10), (0.3, 9, 2)])
+@pytest.mark.parametrize(
+    ("rate", "cohort", "corrupt"), [(0.29, 100, 29), (0.35, 180, 63), (0.1, 100, 10), (0.3, 9, 3), (0.1, 4, 1)]
+)
 def test_server_and_device_count_the_same_corrupt_devices(rate, cohort, corrupt):
-    """0.29 * 100 is below 29 in binary: one corrupt device fewer would be one share of noise too many."""
+    """0.29 * 100 is below 29 in binary, a part of a device counts as one: one fewer is a share of noise too many."""
     assert hide(section(corruption_rate=rate, dropout_rate=0.0), cohort).corrupt == corrupt
-    assert share_of(cohort, rate) == corrupt
+    assert corrupt_among(cohort, rate) == corrupt

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +19,27 @@ from fedinfer.data import vocabulary
 from fedinfer.data.vocabulary import read_words
 from fedinfer.deployment.coordinate import Deployment, coordinate
 from fedinfer.deployment.node import open_host
-from fedinfer.deployment.store import read_authority
+from fedinfer.deployment.store import open_device, read_authority
 from fedinfer.device.dispatch import DeviceResponder
-from fedinfer.errors import BudgetExceeded, ConfigError, DataError, FedInferError, TransportError
+from fedinfer.errors import BudgetExceeded, ConfigError, DataError, FedInferError, Misbehaviour, TransportError
 from fedinfer.flower.client_app import CohortClientApp, Responder
 from fedinfer.inference.install.installed import open_installed
 from fedinfer.inference.install.slots import Slots
 from fedinfer.inference.predict.session import SessionCache
+from fedinfer.messages import HealthReply, Kind, PushReply
+from fedinfer.ports import Answer, Ask, Clock
 from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget, Ledger
 from fedinfer.schema import Text
 from fedinfer.secagg.keys import IdentityKey
+from fedinfer.secagg.revocation import RevocationList, sign_revocations
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.store import read_store
-from fedinfer.system import SimulatedEntropy, SystemClock
+from fedinfer.system import FrozenClock, SimulatedEntropy, SystemClock
 from fedinfer.training.trainer import Trainer
 from fedinfer.types import Json, Relation
-from tests.protocol.fleet import enrolled, settings, write_table
+from fedinfer.wire import encode
+from tests.protocol.fleet import enrolled, revocations_of, settings, write_table
+from tests.unit.artifact.key_folders import PASSPHRASE, save_new_keys
 
 DEVICES = 5
 SMALL = "training.rounds = 2\ndrift.windows = 1\nsecure_aggregation.dropout_rate = 0.2"
@@ -49,16 +56,36 @@ class Pilot:
         responder = DeviceResponder(open_host(self.stores[int(context.node_config["partition-id"])]))
         return next(iter(responder.host.members)), responder
 
-    def run(self, extra: str = SMALL, *, public: bool = True, name: str = "pilot", authority: bytes = b"") -> Json:
+    def run(
+        self,
+        extra: str = SMALL,
+        *,
+        public: bool = True,
+        name: str = "pilot",
+        authority: IdentityKey | None = None,
+        revocations: bytes = b"",
+        clock: Clock | None = None,
+    ) -> Json:
         grid = LocalGrid(OneByOne(self.find), len(self.stores), {})
-        key = authority or read_authority(self.folder / "authority.key").public_bytes
+        signer = authority or read_authority(self.folder / "authority.key")
         folder = self.folder / "server"
         folder.mkdir(exist_ok=True)
         table = self.folder / "public.csv"
         write_table(table, 999, 60)
-        deployment = Deployment(name, folder, key, table if public else None)
+        keys = self.folder / "keys" / "online"
+        if not keys.is_dir():
+            save_new_keys(self.folder / "keys")
+        deployment = Deployment(
+            run_id=name,
+            folder=folder,
+            authority=signer.public_bytes,
+            revocations=revocations or revocations_of(signer),
+            keys=keys,
+            secret=lambda _what: PASSPHRASE,
+            public_data=table if public else None,
+        )
         emit = lambda event, fields: self.events.append((event, fields))  # noqa: E731 - a listener
-        return coordinate(grid, settings(extra), deployment, SystemClock(), emit)
+        return coordinate(grid, settings(extra), deployment, clock or SystemClock(), emit)
 
 
 class OneByOne(CohortClientApp):
@@ -86,6 +113,56 @@ def test_a_pilot_trains_pushes_and_infers_on_real_devices(pilot: Pilot) -> None:
         ledger = Ledger(read_store(store / "device.sqlite"), Relation.ADD_REMOVE)
         assert len(ledger.entries(store.name)) == 3  # two rounds and one report
         assert ledger.spent(store.name, "pilot").epsilon <= record["privacy"]["epsilon"] + 1e-9
+
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\u202e" * 10
+
+
+class Shouting:
+    """A device that says what it likes, as long as it likes, in every field that is a text."""
+
+    def __init__(self, responder: DeviceResponder) -> None:
+        self.host, self._true = responder.host, responder
+
+    def answer(self, asks: Sequence[Ask]) -> Sequence[Answer]:
+        text = EVIL * 50_000
+        said = {
+            Kind.PUSH: encode(PushReply(False, 0, "-" * 60)).replace(b"-" * 60, text[:60].encode().ljust(60)[:60]),
+            Kind.HEALTH: encode(HealthReply(0, "a", 0)) + text.encode(),
+            Kind.WINDOW: text.encode(),
+        }
+        honest = self._true.answer(asks)
+        if asks[0].kind in said:
+            return [Answer(ask.device, said[Kind(ask.kind)]) for ask in asks]
+        if asks[0].kind == Kind.SHARES:
+            return [Answer(text, b"", text, text) for _ in asks]
+        return honest
+
+
+def test_a_device_that_shouts_neither_fills_the_record_nor_steers_the_terminal(pilot: Pilot) -> None:
+    """Reasons of 2 MB with ESC in them were kept whole in events.jsonl, rollout.sqlite and run.json."""
+    find = pilot.find
+
+    def one_shouts(context: Context) -> tuple[str, Responder]:
+        device, responder = find(context)
+        return device, Shouting(responder) if int(context.node_config["partition-id"]) == 0 else responder
+
+    pilot.find = one_shouts  # type: ignore[method-assign, assignment]  # in front of the true one
+    record = pilot.run(SMALL + "\nrollout.max_failure_rate = 0.5")
+    assert record["status"] == "completed"
+    written = [*_texts(record), *_texts([fields for _, fields in pilot.events])]
+    assert any("owned" in text for text in written), "what the device said is told, once it is harmless"
+    assert all(text.isprintable() and len(text) <= 1200 for text in written)
+    assert b"\x1b]0;" not in b"".join(path.read_bytes() for path in pilot.folder.glob("server/rollout.sqlite*"))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    if isinstance(value, dict):
+        yield from (text for pair in value.items() for item in pair for text in _texts(item))
+    if isinstance(value, list | tuple):
+        yield from (text for item in value for text in _texts(item))
 
 
 def test_a_pilot_learns_from_texts_with_words_that_only_the_server_reads(
@@ -162,7 +239,7 @@ def test_later_runs_find_what_earlier_ones_spent(pilot: Pilot) -> None:
 def test_devices_of_another_authority_are_not_believed(pilot: Pilot) -> None:
     stranger = IdentityKey.generate(SimulatedEntropy("stranger"))
     with pytest.raises(TransportError, match=r"none of 5 nodes can take part, 5 were left out.*did not sign"):
-        pilot.run(authority=stranger.public_bytes)
+        pilot.run(authority=stranger)
     assert not (pilot.folder / "server" / "run.json").exists()
 
 
@@ -189,8 +266,54 @@ def test_ranges_that_nobody_confirmed_stop_a_pilot_before_anybody_is_asked(pilot
     assert pilot.events == []
 
 
-def test_keys_of_the_repository_are_private_and_stay(pilot: Pilot) -> None:
+def test_a_run_reads_online_keys_and_leaves_no_key_in_its_folder(pilot: Pilot) -> None:
+    """The root was signed somewhere else; what the devices pin is that root, and nothing in reach can replace it."""
     pilot.run()
-    keys = pilot.folder / "server" / "keys"
-    assert {path.stat().st_mode & 0o777 for path in keys.iterdir()} == {0o600}
-    assert json.loads((pilot.folder / "server" / "run.json").read_text())["status"] == "completed"
+    keys, folder = pilot.folder / "keys" / "online", pilot.folder / "server"
+    assert {path.stat().st_mode & 0o777 for path in keys.glob("*.key")} == {0o600}
+    assert not list(folder.rglob("*.key"))
+    assert (folder / "artifacts" / "metadata" / "1.root.json").read_bytes() == (keys / "root.json").read_bytes()
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "completed"
+    assert record["signing"] == {"root_keys": "offline", "root_version": 1}
+
+
+def test_a_run_with_root_keys_in_reach_is_refused_before_any_device_is_asked(pilot: Pilot) -> None:
+    save_new_keys(pilot.folder / "keys")
+    online = pilot.folder / "keys" / "online"
+    shutil.copy(pilot.folder / "keys" / "root" / "root.0.key", online)
+    with pytest.raises(ConfigError, match="holds root keys"):
+        pilot.run()
+    (online / "root.0.key").unlink()
+    (online / "root.json").unlink()
+    with pytest.raises(ConfigError, match="no key for role 'root'"):
+        pilot.run()
+    shutil.rmtree(online)
+    online.mkdir()
+    with pytest.raises(ConfigError, match="holds no keys") as caught:
+        pilot.run()
+    assert "fedinfer artifact keys" in caught.value.hint
+    assert pilot.events == []
+
+
+def test_a_revoked_device_is_left_out_and_the_others_run(pilot: Pilot) -> None:
+    key = open_device(pilot.stores[1]).identity.public_bytes
+    signer = read_authority(pilot.folder / "authority.key")
+    record = pilot.run(revocations=revocations_of(signer, key, version=2))
+    assert record["population"] == DEVICES - 1
+    ((who, reason),) = [(f["device"], f["reason"]) for name, f in pilot.events if name == "not_joined"]
+    assert who.startswith("r01 on node")
+    assert "was revoked" in reason
+
+
+def test_a_servers_clock_that_is_set_back_does_not_make_an_ended_list_fresh(pilot: Pilot) -> None:
+    """A list ended between two starts; before the second one the clock is set back to before its end."""
+    signer, now = read_authority(pilot.folder / "authority.key"), SystemClock().now()
+    end = int(now.timestamp()) + 3600
+    ended = sign_revocations(signer, RevocationList(1, 0, end, ()))
+    later = sign_revocations(signer, RevocationList(2, 0, end + 10 * 86_400, ()))
+    with pytest.raises(Misbehaviour, match="revocation list 1 ended"):
+        pilot.run(revocations=ended, clock=FrozenClock(now + timedelta(days=1)))
+    pilot.run(revocations=later, clock=FrozenClock(now + timedelta(hours=3)))
+    with pytest.raises(Misbehaviour, match="revocation list 1 ended"):
+        pilot.run(revocations=ended, clock=FrozenClock(now), name="again")

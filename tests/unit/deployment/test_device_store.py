@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from fedinfer.cli.device import app
 from fedinfer.deployment.node import open_host, secure_noise
 from fedinfer.deployment.store import (
     DATABASE,
+    Floors,
     create_authority,
     enrol_device,
     open_device,
     read_authority,
+    set_floors,
 )
 from fedinfer.errors import ConfigError, FedInferError, Misbehaviour, StoreError
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.mechanism.noise import SecureStream
 from fedinfer.secagg.keys import IdentityKey
-from fedinfer.system import SimulatedEntropy, SystemEntropy
+from fedinfer.system import SimulatedEntropy, SystemClock, SystemEntropy
 from tests.protocol.fleet import enrolled, real, settings, write_table
 
 BUDGET = Budget(2.0, 1e-5)
@@ -39,7 +45,7 @@ def mode(path: Path) -> int:
 
 def test_a_store_says_what_its_owner_said(store: Path) -> None:
     device = open_device(store)
-    assert (device.device, device.budget, device.min_survivors) == ("r00", BUDGET, 3)
+    assert (device.device, device.budget, device.floors.min_survivors) == ("r00", BUDGET, 3)
     assert device.data == store.parent / "r00.csv"
 
 
@@ -55,7 +61,7 @@ def test_a_key_is_never_overwritten(store: Path) -> None:
     before = (store / "identity.key").read_bytes()
     authority = read_authority(store.parent / "authority.key")
     with pytest.raises(StoreError, match=r"identity\.key") as caught:
-        enrol_device(store, "r00", store.parent / "r00.csv", BUDGET, 3, authority, SystemEntropy())
+        enrol_device(store, "r00", store.parent / "r00.csv", BUDGET, 3, authority, SystemEntropy(), SystemClock())
     assert "never overwritten" in caught.value.hint
     assert (store / "identity.key").read_bytes() == before
     with pytest.raises(StoreError, match=r"authority\.key"):
@@ -125,6 +131,7 @@ def test_a_real_device_reveals_and_allows_nothing_of_a_simulation(store: Path) -
     policy = open_host(store).policy
     assert not policy.plain_sums
     assert not policy.reveals_simulation
+    assert policy.isolation is Isolation.PROCESS
     assert not policy.unconfirmed_ranges
     assert policy.min_survivors == 3
     assert policy.budget == BUDGET
@@ -150,3 +157,39 @@ def test_a_table_that_does_not_fit_the_task_is_refused_at_the_join(tmp_path: Pat
     (tmp_path / "r01.csv").write_text((tmp_path / "r01.csv").read_text().replace("a,b,c,y", "a,b,other,y"))
     with pytest.raises(AssertionError, match="r01"):  # the helper insists that everybody joins
         real(stores, settings())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"min_survivors": 1}, {"corruption_rate": 0.0}, {"corruption_rate": 1.0}, {"corruption_rate": -0.1},
+        {"dropout_rate": 1.0}, {"dropout_rate": -0.1}, {"corruption_rate": math.nan}, {"dropout_rate": math.nan},
+    ],
+)  # fmt: skip
+def test_floors_that_protect_nobody_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Floors(**({"min_survivors": 3} | wrong))
+
+
+def test_what_the_owner_demands_is_what_the_device_checks(store: Path) -> None:
+    assert open_device(store).floors == Floors(3, 0.1, 0.1)
+    set_floors(store, Floors(4, 0.25, 0.3))
+    policy = open_host(store).policy
+    assert (policy.min_survivors, policy.corruption_rate, policy.dropout_rate) == (4, 0.25, 0.3)
+    settings = json.loads((store / "device.json").read_text())
+    assert settings["device"] == "r00"  # everything else stays
+    (store / "device.json").write_text(json.dumps(settings | {"corruption_rate": 0.0}))
+    with pytest.raises(ConfigError, match="corruption_rate 0"):
+        open_device(store)
+
+
+def test_the_owner_shows_and_sets_them_on_the_command_line(store: Path) -> None:
+    shown = CliRunner().invoke(app, ["policy", "--store", str(store), "--json"])
+    assert json.loads(shown.stdout) == {"min_survivors": 3, "corruption_rate": 0.1, "dropout_rate": 0.1}
+    changed = CliRunner().invoke(app, ["policy", "--store", str(store), "--corruption-rate", "0.25"])
+    assert changed.exit_code == 0
+    assert "0.25" in changed.stdout
+    assert open_device(store).floors == Floors(3, 0.25, 0.1)
+    refused = CliRunner().invoke(app, ["policy", "--store", str(store), "--min-survivors", "1"])
+    assert refused.exit_code == ConfigError.exit_code
+    assert open_device(store).floors == Floors(3, 0.25, 0.1)

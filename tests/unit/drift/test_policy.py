@@ -135,6 +135,15 @@ def test_alarm_after_a_push_rolls_back_first_then_trains():
     assert decision.action is WatchAction.ROUND
 
 
+@pytest.mark.parametrize(("quiet", "action"), [(1, WatchAction.ROLLBACK), (2, WatchAction.ROUND)])
+def test_a_push_is_blamed_for_so_many_windows_and_no_longer(quiet, action):
+    """rollback_windows = 2: the second window after a push still takes it back, the third trains."""
+    situation = replace(READY, previous_model=True)
+    state, _ = run(SETTINGS, [QUIET] * quiet, situation, pushed(PolicyState()))
+    _, decision = decide(SETTINGS, state, result(quiet, ALARM), situation)
+    assert decision.action is action
+
+
 def test_the_first_model_has_nothing_to_go_back_to():
     _, decision = decide(SETTINGS, pushed(PolicyState()), result(0, ALARM), READY)
     assert decision.action is WatchAction.ROUND
@@ -169,3 +178,11 @@ def test_decisions_carry_their_figures():
 def test_settings_out_of_range_are_refused(changes):
     with pytest.raises(ConfigError):
         replace(SETTINGS, **changes)
+
+
+def test_the_least_settings_are_accepted():
+    least = replace(SETTINGS, max_triggers=0, rollback_windows=0, cooldown_windows=0, calm_windows=1, least_devices=1)
+    state, actions = run(least, [WARNING, QUIET])
+    assert (state.phase, actions) == (WatchPhase.OK, [WatchAction.WARN, WatchAction.NONE])
+    _, decision = decide(least, PolicyState(), result(0, ALARM), READY)
+    assert decision.action is WatchAction.DEFER

@@ -76,7 +76,19 @@ def test_device_report_is_normalised_and_clipped():
     assert np.linalg.norm(clipped) == pytest.approx(0.5, rel=1e-6)
     assert np.allclose(clipped / clipped[2], report)
     with pytest.raises(DataError, match="without rows"):
-        device_report([np.array([1, 0]), np.array([0, 0])], clipping_norm=1.0)
+        device_report([np.array([0, 0]), np.array([0, 0])], clipping_norm=1.0)
+
+
+def test_rows_without_an_answer_count_in_the_lowest_confidence_bin_and_in_no_class():
+    channels = (predicted_class(2), confidence(2, 4))
+    sketch = Sketch(channels)
+    sketch.add(Outputs(np.array([1]), np.array([[0.1, 0.9]], np.float32)))
+    sketch.add_unanswered(3)
+    assert [histogram.tolist() for histogram in sketch.histograms()] == [[0, 1], [3, 0, 0, 1]]
+    assert device_report(sketch.histograms(), 10.0).tolist() == [0.0, 0.25, 0.75, 0.0, 0.0, 0.25]
+    failed = Sketch(channels)
+    failed.add_unanswered(3)
+    assert device_report(failed.histograms(), 10.0).tolist() == [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
 
 
 def test_one_row_moves_an_example_report_by_the_stated_sensitivity():

@@ -25,13 +25,24 @@ from fedinfer.flower.records import (
 from fedinfer.flower.transport import GridTransport
 from fedinfer.messages import EnrollReply, Kind
 from fedinfer.ports import Answer, Ask
-from fedinfer.secagg.enrolment import Challenge, Possession, Step, prove_possession, sign_enrolment
+from fedinfer.secagg.enrolment import (
+    Challenge,
+    Enrolment,
+    Possession,
+    Step,
+    Validation,
+    prove_possession,
+    sign_enrolment,
+)
 from fedinfer.secagg.keys import IdentityKey
+from fedinfer.secagg.revocation import RevocationList
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.system import SimulatedEntropy
 from fedinfer.wire import encode
 
 AUTHORITY = IdentityKey.generate(SimulatedEntropy(1, "authority"))
+NO_END = 1 << 62
+AGAINST = Validation(AUTHORITY.public_bytes, RevocationList(1, 0, NO_END, ()), 1)
 CHALLENGE = Challenge("run", b"n" * 32, build_id())
 
 
@@ -67,7 +78,11 @@ class Echo:
 
     def _introduced(self, place: int, device: str) -> Answer:
         key = IdentityKey.generate(SimulatedEntropy(1, device))
-        certificate = b"c" * 64 if place in self.forged else sign_enrolment(AUTHORITY, device, key.public_bytes)
+        certificate = (
+            b"c" * 64
+            if place in self.forged
+            else sign_enrolment(AUTHORITY, Enrolment(device, key.public_bytes, 0, NO_END))
+        )
         signer = IdentityKey.generate(SimulatedEntropy("thief")) if place in self.copied else key
         proof = prove_possession(signer, Possession(Step.ENROLL, CHALLENGE, device, certificate))
         return Answer(device, encode(EnrollReply(device, key.public_bytes, certificate, proof)))
@@ -179,7 +194,7 @@ def test_a_cohort_is_one_call_and_a_bad_message_spoils_only_itself() -> None:
 
 def test_enrolment_maps_devices_to_nodes() -> None:
     echo, _, transport = world(("c", "a", "b"))
-    assert [reply.device for reply in transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, Told())] == [
+    assert [reply.device for reply in transport.enroll(AGAINST, CHALLENGE, 1.0, Told())] == [
         "a",
         "b",
         "c",
@@ -192,10 +207,7 @@ def test_enrolment_maps_devices_to_nodes() -> None:
 def test_two_nodes_with_the_key_of_one_device_are_both_left_out() -> None:
     _, _, transport = world(("a", "b", "a"))
     told = Told()
-    assert [reply.device for reply in transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, told)] == ["b"]
-    assert [answer.device for answer in transport.ask([Ask("a", Kind.KEYS, b""), Ask("b", Kind.KEYS, b"")], 1.0)] == [
-        "b"
-    ]
+    assert [reply.device for reply in transport.enroll(AGAINST, CHALLENGE, 1.0, told)] == ["b"]
     ((who, reason),) = told.left_out
     assert who == "a"
     assert "2 nodes have the key of this device, its store was copied: 2, 4" in reason
@@ -205,7 +217,7 @@ def test_a_forged_claim_to_a_name_leaves_the_true_device_in() -> None:
     echo, _, transport = world(("a", "b", "a"))
     echo.forged = {2}
     told = Told()
-    assert [reply.device for reply in transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, told)] == ["a", "b"]
+    assert [reply.device for reply in transport.enroll(AGAINST, CHALLENGE, 1.0, told)] == ["a", "b"]
     ((who, reason),) = told.left_out
     assert who == "a on node 4"
     assert "did not sign" in reason
@@ -215,7 +227,7 @@ def test_a_copied_certificate_leaves_the_rightful_device_on_its_node() -> None:
     echo, grid, transport = world(("a", "b", "a"))
     echo.copied = {0}
     told = Told()
-    assert [reply.device for reply in transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, told)] == ["a", "b"]
+    assert [reply.device for reply in transport.enroll(AGAINST, CHALLENGE, 1.0, told)] == ["a", "b"]
     ((who, reason),) = told.left_out
     assert who == "a on node 2"
     assert "no proof that it has the key of device 'a'" in reason
@@ -234,7 +246,7 @@ def test_a_node_of_another_build_is_left_out_and_named() -> None:
 
     altered(grid, spoil)
     told = Told()
-    assert [reply.device for reply in transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, told)] == ["a", "c"]
+    assert [reply.device for reply in transport.enroll(AGAINST, CHALLENGE, 1.0, told)] == ["a", "c"]
     ((who, reason),) = told.left_out
     assert who == "node 3"
     assert "VersionMismatch" in reason
@@ -245,21 +257,21 @@ def test_a_second_introduction_of_the_same_node_is_not_a_second_node() -> None:
     _, grid, transport = world()
     altered(grid, lambda replies: [*replies, *replies])
     told = Told()
-    assert len(transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, told)) == 3
+    assert len(transport.enroll(AGAINST, CHALLENGE, 1.0, told)) == 3
     assert not told.left_out
 
 
 def test_when_everybody_is_left_out_the_error_says_why() -> None:
     _, _, transport = world(("a", "a"))
     with pytest.raises(TransportError, match=r"none of 2 nodes can take part, 1 were left out; first a: 2 nodes have"):
-        transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, Told())
+        transport.enroll(AGAINST, CHALLENGE, 1.0, Told())
 
 
 def test_nobody_answers() -> None:
     _, grid, transport = world()
     grid.send_and_receive = lambda messages, timeout=None: []  # type: ignore[method-assign] # a silent grid
     with pytest.raises(TransportError, match="none of 3 nodes"):
-        transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, Told())
+        transport.enroll(AGAINST, CHALLENGE, 1.0, Told())
 
 
 def altered(grid: LocalGrid, change: Any) -> None:
@@ -269,7 +281,7 @@ def altered(grid: LocalGrid, change: Any) -> None:
 
 def test_answers_nobody_asked_for_and_second_answers_are_dropped() -> None:
     _, grid, transport = world()
-    transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, Told())
+    transport.enroll(AGAINST, CHALLENGE, 1.0, Told())
     stray = next(iter(grid.send_and_receive([request_message(Ask("c", Kind.KEYS, b"s", b""), 4, "g")])))
     altered(grid, lambda replies: [*replies, *replies, stray])
     answers = transport.ask([Ask("a", Kind.KEYS, b"x"), Ask("b", Kind.KEYS, b"x")], 1.0)
@@ -278,7 +290,7 @@ def test_answers_nobody_asked_for_and_second_answers_are_dropped() -> None:
 
 def test_an_unreadable_answer_is_an_error_of_that_device() -> None:
     _, grid, transport = world()
-    transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, Told())
+    transport.enroll(AGAINST, CHALLENGE, 1.0, Told())
 
     def spoil(replies: list[Message]) -> list[Message]:
         replies[0].content[RECORD] = ConfigRecord({**replies[0].content[RECORD], "build_id": "old"})
@@ -291,7 +303,7 @@ def test_an_unreadable_answer_is_an_error_of_that_device() -> None:
 
 def test_a_late_device_is_missing_from_the_answers() -> None:
     _, grid, transport = world()
-    transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, Told())
+    transport.enroll(AGAINST, CHALLENGE, 1.0, Told())
     altered(grid, lambda replies: replies[1:])
     answers = transport.ask([Ask(name, Kind.KEYS, b"x") for name in "abc"], 1.0)
     assert [answer.device for answer in answers] == ["b", "c"]

@@ -20,6 +20,7 @@ from fedinfer.inference.install.slots import Slots
 from fedinfer.inference.install.updater import Updater, UpdateSettings
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.manifest import Delta, DeltaMethod, Manifest, Privacy, Variant, current_path, delta_path, model_path
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.schema import Categorical, Numeric, Schema
 from fedinfer.system import FrozenClock
 
@@ -34,7 +35,7 @@ SCHEMA = Schema(
     label="outcome",
     labels=("well", "ill", "unclear"),
 )
-SETTINGS = UpdateSettings(most_latency_us=1e6, stale_after_seconds=3600)
+SETTINGS = UpdateSettings(most_latency_us=1e6, stale_after_seconds=3600, isolation=Isolation.NONE)
 BODY = {
     "good": "l = Add(m, b)",
     "nan": "h = Add(m, b) q = Sqrt(neg) l = Add(h, q)",

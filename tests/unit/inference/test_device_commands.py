@@ -29,6 +29,7 @@ from fedinfer.errors import ArtifactRejected, ConfigError, TransportError
 from fedinfer.inference.install.slots import Slots
 from fedinfer.inference.install.tuf_channel import folder_fetch
 from fedinfer.inference.predict.session import SessionCache
+from fedinfer.inference.serve import socket as listener
 from fedinfer.inference.serve.service import Service
 from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.system import SystemClock
@@ -204,6 +205,53 @@ def ask(url, body=None):
     data = None if body is None else json.dumps(body).encode()
     with urllib.request.urlopen(urllib.request.Request(url, data), timeout=10) as reply:
         return reply.status, reply.read()
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--token-file", "absent"), "No such file"), (("--tls-cert", "c.pem"), "one of --tls-cert and --tls-key"),
+        (("--tls-key", "k.pem"), "one of --tls-cert"), (("--tls-cert", "c", "--tls-key", "k"), "No such file"),
+    ],
+)  # fmt: skip
+def test_serving_with_half_a_lock_is_refused(shop, options, problem):
+    shop.install()
+    found = run("serve", "--store", shop.store, "--port", 0, *options, code=ConfigError.exit_code)
+    assert problem in said(found)
+
+
+class Bound:
+    """Stands in for a server: what it was given, and no waiting."""
+
+    def __init__(self, app, listening, access, clock, limits, tls):
+        type(self).given = (access, limits, tls, listening.getsockname()[0])
+
+    def run(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "warnings"),
+    [
+        ("127.0.0.1", (), 0), ("::1", (), 0), ("localhost", (), 0), ("0.0.0.0", (), 2),
+        ("0.0.0.0", ("--token-file", "token"), 1),
+    ],
+)  # fmt: skip
+def test_serving_beyond_this_machine_without_a_lock_is_warned_of(shop, monkeypatch, tmp_path, host, options, warnings):
+    shop.install()
+    monkeypatch.setattr(listener, "Server", Bound)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "token").write_text("x" * 32)
+    (tmp_path / "token").chmod(0o600)
+    more = ("--allow-host", "Device.example", "--client-connections", 7, "--client-rate", 5)
+    told = said(run("serve", "--store", shop.store, "--port", 0, "--host", host, *options, *more))
+    access, limits, tls, _ = Bound.given
+    assert told.count("warning:") == warnings
+    assert ("may ask for predictions" in told) is (warnings == 2)
+    assert ("unencrypted" in told) is (warnings > 0)
+    assert bool(access.token_digest) is bool(options)
+    assert access.allowed == {"device.example"}
+    assert (limits.per_client, limits.per_second, tls) == (7, 5.0, None)
 
 
 @pytest.mark.slow

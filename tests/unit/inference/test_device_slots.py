@@ -151,6 +151,21 @@ def test_full_disk_while_swapping_keeps_the_old_model(tmp_path, monkeypatch):
     assert Slots(tmp_path).active().version == 1
 
 
+def test_what_is_flushed_is_whole(tmp_path):
+    """A file that is flushed while Python still holds its bytes is empty after a power cut."""
+    sizes = []
+
+    def flush(descriptor):
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode):
+            sizes.append(found.st_size)
+        os.fsync(descriptor)
+
+    slots = Slots(tmp_path, flush)
+    put(slots, 1, b"m" * 99)
+    assert sizes == [100, (tmp_path / POINTER).stat().st_size]
+
+
 def test_everything_is_flushed_before_the_pointer_moves(tmp_path, monkeypatch):
     events = []
     slots = Slots(tmp_path, lambda descriptor: events.append(os.readlink(f"/proc/self/fd/{descriptor}")))
@@ -167,6 +182,15 @@ def test_folder_that_cannot_be_made(tmp_path):
         Slots(tmp_path / "file" / "slots")
 
 
+def test_a_pointer_that_cannot_be_read_is_a_typed_error(tmp_path):
+    """A damaged disk, or somebody else's file: not the same as no model."""
+    put(Slots(tmp_path), 1)
+    (tmp_path / POINTER).unlink()
+    (tmp_path / POINTER).mkdir()
+    with pytest.raises(StoreError, match=POINTER):
+        Slots(tmp_path).active()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -177,6 +201,9 @@ def test_folder_that_cannot_be_made(tmp_path):
         lambda d: d["active"].update(slot="../c"),
         lambda d: d["active"].update(version="1"),
         lambda d: d["active"].update(sha256={"../../etc/passwd": "00"}),
+        lambda d: d["active"].update(sha256={"a\0b": "00"}),
+        lambda d: d["active"].update(sha256={"..": "00"}),
+        lambda d: d["active"].update(sha256={"": "00"}),
         lambda d: d["active"].update(sha256=["model.onnx"]),
         lambda d: d.update(active=7),
     ],

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
+import onnx
 import pytest
 import zstandard
 from securesystemslib.signer import CryptoSigner
@@ -427,6 +428,16 @@ def test_model_with_other_label_texts_is_refused(tmp_path, repository):
     refuse(tmp_path, repository, GateFailed, "labels differ")
 
 
+def test_a_model_without_label_texts_of_its_own_is_named_by_the_manifest(tmp_path, repository):
+    model = onnx.load_from_string(make_model(seed=2))
+    del model.graph.node[-1], model.graph.output[0]
+    assert [output.name for output in model.graph.output] == ["probabilities"]
+    models = {"float": model.SerializeToString()}
+    repository.publish(2, models, make_manifest(2, models))
+    assert make_updater(tmp_path, repository).install(repository.fetch, NOW).version == 2
+    assert set(installed(tmp_path).predictor.predict(make_rows()).labels) <= set(SCHEMA.labels)
+
+
 class TickingClock:
     """Every look at the clock costs a millisecond."""
 
@@ -455,7 +466,7 @@ def test_bytes_that_are_no_model_are_refused(tmp_path, repository):
     manifest = make_manifest(2, {"float": make_model(seed=2)})
     manifest = with_variant(manifest, sha256=hashlib.sha256(models["float"]).hexdigest(), bytes=len(models["float"]))
     repository.publish(2, models, manifest)
-    refuse(tmp_path, repository, GateFailed, "cannot be loaded")
+    refuse(tmp_path, repository, GateFailed, "has no field")
 
 
 def test_model_for_other_rows_is_refused(tmp_path, repository):

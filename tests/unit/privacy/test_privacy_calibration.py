@@ -78,7 +78,7 @@ def test_an_impossible_target_says_what_it_would_cost() -> None:
 
 @pytest.mark.parametrize("bracket", [(0.0, 1.0), (2.0, 1.0), (1.0, float("inf"))])
 def test_the_bracket_must_be_sound(bracket: tuple[float, float]) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="must hold 0 < lowest < highest"):
         calibrate(lambda z: [GaussianEvent(z)], 1.0, 1e-5, AR, bracket)
 
 

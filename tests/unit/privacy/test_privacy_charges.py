@@ -117,3 +117,23 @@ def test_a_mechanism_for_another_unit_or_ring_is_refused() -> None:
 def test_relations() -> None:
     assert relation_of(Unit.EXAMPLE) is Relation.ADD_REMOVE
     assert relation_of(Unit.DEVICE) is Relation.ZERO_OUT
+
+
+def test_noise_that_would_take_days_to_draw_is_refused_before_it_is_drawn() -> None:
+    """It fits the ring, and is a sum of more samples than a device draws for one report."""
+    endless = replace(MECHANISM, bits=32, scale=2.0**20, noise_multiplier=1000.0)
+    plan = replace(PLAN, mechanism=encode(endless), bits=endless.bits, dimension=endless.padded)
+    with pytest.raises(Misbehaviour, match=r"one share of noise takes .* samples, this device draws"):
+        mechanism_of(plan)
+    large = replace(endless, noise_multiplier=0.01)
+    assert mechanism_of(replace(plan, mechanism=encode(large))) == large
+
+
+@pytest.mark.parametrize(
+    "changes", [{"scale": 2.0**40, "noise_multiplier": 1e-9}, {"scale": 1.0, "noise_multiplier": 1e12}]
+)
+def test_a_signal_or_a_share_of_noise_beyond_the_ring_is_refused(changes: dict[str, float]) -> None:
+    """Either alone is enough: nobody could decode such a sum."""
+    beyond = replace(MECHANISM, bits=32, **changes)
+    with pytest.raises(Misbehaviour, match="in a ring of 32 bits"):
+        mechanism_of(replace(PLAN, mechanism=encode(beyond), bits=32))

@@ -49,6 +49,11 @@ def test_what_is_sent_is_the_clipped_update_in_norms_and_the_bit() -> None:
     np.testing.assert_allclose(RULE.updates(sent, 0.8)[:2], rows[:2], rtol=1e-5, atol=1e-7)
 
 
+def test_an_update_of_exactly_the_norm_is_not_clipped() -> None:
+    sent = RULE.prepare(np.array([[3, 4], [3, 4.001]], np.float32), 5.0)
+    assert np.sign(sent[:, -1]).tolist() == [1, -1]
+
+
 def test_a_fixed_norm_is_not_moved_by_what_a_server_announces() -> None:
     rows = directions(simulation_rng("fixed"), np.array([0.5, 9.0]), 6)
     for announced in (1e-30, 1e30, math.nan, math.inf, -1.0):

@@ -56,6 +56,7 @@ BAD = [
     '{"kind":"gaussian","noise_multiplier":Infinity}',
     '{"kind":"skellam","variance":1,"l2":0,"l1":1}',
     '{"kind":"discrete_gaussian","variance_per_share":1,"shares":0,"l2":1,"l1":1,"dimension":1}',
+    '{"kind":"discrete_gaussian","variance_per_share":1,"shares":1,"l2":1,"l1":1,"dimension":0}',
     '{"kind":"poisson_sampled","rate":0,"event":{"kind":"gaussian","noise_multiplier":1}}',
     '{"kind":"poisson_sampled","rate":1.5,"event":{"kind":"gaussian","noise_multiplier":1}}',
     '{"kind":"poisson_sampled","rate":0.5,"event":{"kind":"non_private"}}',

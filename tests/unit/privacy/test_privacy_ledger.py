@@ -203,6 +203,8 @@ def test_what_the_command_line_shows(tmp_path: Path) -> None:
     assert entry["epsilon_alone"] == row["spent"]["epsilon"] == account(events, 1e-5, AR).epsilon
     assert row["remaining_epsilon"] == pytest.approx(1.0 - row["spent"]["epsilon"])
     assert entry["event"]["events"][0]["kind"] == "poisson_sampled"
+    ledger.commit(["d"], "t", "round-1", NOW)
+    assert ledger.to_json()["entries"][0]["committed_at"] == NOW.isoformat()
 
 
 def test_concurrent_threads_cannot_overspend(tmp_path: Path) -> None:

@@ -208,3 +208,22 @@ def test_continuous_gaussian() -> None:
     assert np.abs(x).max() > 3.0 * 4
     assert np.array_equal(gaussian(0.0, (5,), simulated("none")), np.zeros(5))
     assert gaussian(1.0, (3, 0, 2), simulated("none")).shape == (3, 0, 2)
+
+
+@pytest.mark.parametrize(("turn", "cosine"), [(0, 1.0), (1 << 61, math.sqrt(0.5)), (1 << 62, 0.0), (1 << 63, -1.0)])
+def test_a_word_is_a_part_of_one_turn(turn: int, cosine: float) -> None:
+    """Box-Muller with words that are known: half the sum of four draws of radius sqrt(-2 ln u), here u = 1/2."""
+    stream = Fixed(*[(1 << 63) - 1] * 4, *[turn] * 4)
+    expected = 3.0 * (4 * math.sqrt(2 * math.log(2)) * cosine) / 2
+    assert gaussian(3.0, (1,), stream)[0] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "draw", [skellam, discrete_gaussian, lambda variance, *rest: gaussian(math.sqrt(variance), *rest)]
+)
+def test_every_place_of_a_vector_gets_noise_of_its_own(draw: object) -> None:
+    """The first and the last as well: short vectors, many times."""
+    stream, times, width = simulated("places"), 3000, 5
+    x = np.array([draw(16, (width,), stream) for _ in range(times)], float)
+    assert np.abs(x.var(axis=0) / 16 - 1).max() < 5 * math.sqrt(2 / times)
+    assert np.abs(np.corrcoef(x.T) - np.eye(width)).max() < 5 / math.sqrt(times)

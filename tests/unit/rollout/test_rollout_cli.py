@@ -228,7 +228,7 @@ def test_more_looks_than_anybody_takes_are_a_wrong_plan(files, line):
 @pytest.mark.parametrize("device", ["d" * 65, "dä", "d\x1b[31m"])
 def test_a_device_name_that_no_secure_sum_takes_is_refused(files, device):
     (files / "devices.csv").write_text(f"device,region\n{device},north\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="not 1 to 64 printable ASCII characters"):
+    with pytest.raises(ConfigError, match="1 to 64 printable ASCII characters"):
         read_devices(files / "devices.csv")
 
 
@@ -238,3 +238,13 @@ def test_names_in_a_plan_cannot_steer_the_terminal(files):
     shown = call("start", files / "s.sqlite", files / "plan.toml", files / "devices.csv").stdout
     assert "\x1b" not in shown
     assert r"rollout a\x1b[31m\nphase   done: version 7" in shown
+
+
+def test_the_longest_name_of_a_device_has_64_printable_characters(tmp_path):
+    table = tmp_path / "devices.csv"
+    table.write_text(f"device\n{'d' * 64}\n")
+    assert list(read_devices(table)) == ["d" * 64]
+    for name in ("d" * 65, "d\x1b[2J", "dé"):
+        table.write_text(f"device\n{name}\n", encoding="utf-8")
+        with pytest.raises(ConfigError, match="1 to 64 printable ASCII"):
+            read_devices(table)

@@ -92,6 +92,12 @@ def test_a_statement_about_the_wave_needs_no_sampling_margin():
     assert judge(settings(INSTALL, min_judged=1), noisy).verdict is Verdict.HOLD
 
 
+def test_an_exact_figure_on_its_limit_is_good_enough():
+    half = Gate("agreement", Bound.AT_LEAST, 0.75, 0.5, 0.0, 1.0, Scope.WAVE)
+    for agreement, verdict in ((3, Verdict.PASS), (2, Verdict.HOLD), (1, Verdict.FAIL)):
+        assert judge(settings(half, min_judged=4), [[look(4, agreement=agreement)]]).verdict is verdict
+
+
 @pytest.mark.parametrize(
     ("share", "devices", "noise"), [(0.2, 100, 0.0), (0.2, 400, 10.0), (0.05, 200, 5.0), (0.5, 50, 8.0)]
 )
@@ -121,6 +127,27 @@ def test_wrong_passes_and_wrong_stops_stay_below_their_rates():
     assert verdicts(0.249, 0.801).count(Verdict.FAIL) / runs <= limit
     assert verdicts(0.05, 0.99).count(Verdict.PASS) / runs >= 0.9
     assert verdicts(0.40, 0.97).count(Verdict.FAIL) / runs >= 0.95
+
+
+def test_looking_again_and_again_does_not_raise_the_rates():
+    """The value lies on the limit; a rollout is judged after every look and ends with the first verdict."""
+    limit = Gate("error", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, Scope.WAVE)
+    rng, runs, rate = np.random.default_rng(3), 2000, 0.05
+    rules = GateSettings((limit,), 20, rate, rate, 8)
+
+    def first_verdict():
+        looks = []
+        for noise in 8.0 * rng.standard_normal(8):
+            looks.append([look(100, noise=8.0, error=20.0 + noise)])
+            found = judge(rules, looks).verdict
+            if found is not Verdict.HOLD:
+                return found
+        return Verdict.HOLD
+
+    verdicts = [first_verdict() for _ in range(runs)]
+    most = rate + 3 * math.sqrt(rate * (1 - rate) / runs)
+    assert verdicts.count(Verdict.PASS) / runs <= most
+    assert verdicts.count(Verdict.FAIL) / runs <= most
 
 
 @pytest.mark.parametrize(

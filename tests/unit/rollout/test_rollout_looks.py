@@ -110,6 +110,24 @@ def test_rows_that_a_small_device_lacks_count_as_silent() -> None:
     assert error.total == pytest.approx(0.3 * 15 / 20)  # the mean is pulled to the limit, never past it
 
 
+def test_silence_stands_on_every_limit() -> None:
+    """Who has nothing to say moves no judged figure to either side."""
+    section = RolloutSection(
+        gate_epsilon=1,
+        max_error_rate=0.3,
+        max_slow_rate=0.2,
+        min_agreement=0.8,
+        max_confidence_shift=0.4,
+        min_metric=0.6,
+    )
+    silent = looks.device_answer(np.full((3, looks.WIDTH), np.nan), float("nan"), section)
+    group = looks.read_sum(4.0 * silent, 4, 0.0, section, Unit.DEVICE, 20, compared=True)
+    means = {figure.name: figure.total / 4 for figure in group.figures}
+    limits = {gate.figure: gate.passes_at for gate in looks.gates_of(section, compared=True)}
+    assert len(limits) == looks.WIDTH
+    assert means == pytest.approx(limits, abs=1e-6)
+
+
 def test_without_a_model_before_nobody_is_asked_to_agree() -> None:
     section = RolloutSection(gate_epsilon=1, min_agreement=0.8, max_confidence_shift=0.3)
     names = [gate.figure for gate in looks.gates_of(section, compared=True)]

@@ -14,61 +14,85 @@ from fedinfer.coordinator.train import robust
 from fedinfer.errors import BadMessage, ConfigError, Misbehaviour
 from fedinfer.secagg import GraphParameters, IdentityKey, Stage, choose_graph, keys, shamir
 from fedinfer.secagg import groups as hierarchy
-from fedinfer.secagg.enrolment import sign_enrolment, verify_enrolment
-from fedinfer.secagg.hypergeometric import ring_is_safe
+from fedinfer.secagg.enrolment import Enrolment, Validation, sign_enrolment, verify_enrolment
+from fedinfer.secagg.hypergeometric import corrupt_among, share_of
+from fedinfer.secagg.revocation import RevocationList
 from fedinfer.system import SimulatedEntropy
 from tests.protocol.secagg_play import STAGES, World, make_session, play
 
 
 @pytest.mark.parametrize(("n", "threshold"), [(2, 2), (3, 3), (4, 3), (5, 4), (6, 5), (10, 7), (20, 14)])
 def test_small_cohorts_are_complete_graphs(n, threshold):
-    assert choose_graph(n, 0.0, 0.0, "semi_malicious") == GraphParameters(n - 1, threshold)
+    assert choose_graph(n, 0.0, 0.0) == GraphParameters(n - 1, threshold)
 
 
 @pytest.mark.parametrize(
-    ("n", "dropout", "corruption", "model", "expected"),
+    ("n", "dropout", "corruption", "expected"),
     [
-        (50, 0.1, 0.1, "semi_honest", (12, 6)),
-        (100, 0.1, 0.1, "semi_honest", (22, 11)),
-        (100, 0.1, 0.1, "semi_malicious", (32, 22)),
-        (500, 0.1, 0.1, "semi_malicious", (82, 57)),
-        (1000, 0.1, 0.33, "semi_malicious", (218, 171)),
-        (500, 0.3, 0.1, "semi_malicious", (276, 164)),
+        (40, 0.1, 0.1, (10, 6)),
+        (100, 0.1, 0.1, (21, 11)),
+        (100, 0.25, 0.2, (43, 21)),
+        (500, 0.05, 0.1, (37, 25)),
+        (500, 0.1, 0.1, (58, 37)),
+        (500, 0.25, 0.1, (118, 63)),
+        (1000, 0.1, 0.1, (97, 68)),
     ],
 )
-def test_rings(n, dropout, corruption, model, expected):
-    assert choose_graph(n, dropout, corruption, model) == GraphParameters(*expected)
+def test_drawn_graphs(n, dropout, corruption, expected):
+    assert choose_graph(n, dropout, corruption) == GraphParameters(*expected)
 
 
 @pytest.mark.parametrize(
-    ("n", "dropout", "corruption", "model"),
+    ("n", "dropout", "corruption"),
     [
-        (1, 0.1, 0.1, "semi_honest"),
-        (0, 0.1, 0.1, "semi_honest"),
-        (1000, 1.0, 0.1, "semi_honest"),
-        (1000, -1.0, 0.1, "semi_honest"),
-        (1000, 0.5, 0.5, "semi_honest"),
-        (1000, 0.5, 0.5, "semi_malicious"),
-        (10, 0.4, 0.0, "semi_honest"),
-        (10, 0.0, 0.45, "semi_malicious"),
-        (10_001, 0.1, 0.1, "semi_honest"),
-        (10, 0.1, 0.1, "honest"),
+        (1, 0.1, 0.1),
+        (0, 0.1, 0.1),
+        (1000, 1.0, 0.1),
+        (1000, -1.0, 0.1),
+        (1000, 0.5, 0.5),
+        (10, 0.4, 0.0),
+        (10, 0.0, 0.95),
+        (4, 0.25, 0.5),
+        (10_001, 0.1, 0.1),
     ],
 )
-def test_infeasible_or_unknown_parameters_are_refused_with_numbers(n, dropout, corruption, model):
+def test_infeasible_parameters_are_refused_with_numbers(n, dropout, corruption):
     with pytest.raises(ConfigError) as caught:
-        choose_graph(n, dropout, corruption, model)
-    assert str(n) in str(caught.value) or model in str(caught.value)
+        choose_graph(n, dropout, corruption)
+    assert str(n) in str(caught.value)
 
 
-def test_a_complete_graph_stands_in_where_no_ring_is_feasible():
-    assert choose_graph(21, 0.3, 0.3, "semi_malicious") == GraphParameters(20, 15)
+@pytest.mark.parametrize(("n", "dropout", "corruption"), [(21, 0.3, 0.3), (30, 0.25, 0.2)])
+def test_a_complete_graph_stands_in_where_devices_would_draw_half_of_all(n, dropout, corruption):
+    graph = choose_graph(n, dropout, corruption)
+    assert graph.degree == n - 1
+    assert 2 * graph.threshold > n + corrupt_among(n, corruption)
 
 
-def test_safety_of_a_ring_needs_both_connection_and_threshold():
-    assert ring_is_safe(100, 32, 22, 0.1, 0.1)
-    assert not ring_is_safe(100, 32, 20, 0.1, 0.1)
-    assert not ring_is_safe(100, 4, 4, 0.1, 0.1)
+def test_more_corrupt_devices_raise_the_threshold_of_a_complete_graph():
+    assert choose_graph(10, 0.0, 0.1).threshold == 7
+    assert choose_graph(10, 0.0, 0.5).threshold == 8
+
+
+@pytest.mark.parametrize(("n", "degree"), [(5, 2), (10, 2), (20, 18), (9, 6)])
+def test_small_cohorts_with_anything_but_a_complete_graph_are_no_session(n, degree):
+    with pytest.raises(BadMessage, match=f"degree {degree} for {n} devices"):
+        make_session(n, degree=degree, threshold=2)
+
+
+@pytest.mark.parametrize(
+    ("n", "rate", "dropped", "corrupt"),
+    [(4, 0.1, 0, 1), (9, 0.1, 0, 1), (10, 0.1, 1, 1), (11, 0.1, 1, 2), (100, 0.29, 29, 29), (500, 0.0, 0, 0)],
+)
+def test_dropouts_are_rounded_down_and_corrupt_devices_up(n, rate, dropped, corrupt):
+    assert share_of(n, rate) == dropped
+    assert corrupt_among(n, rate) == corrupt
+
+
+@pytest.mark.parametrize("n", [2, 3, 9, 10, 21, 97, 500])
+def test_a_rate_made_from_a_number_counts_that_number(n):
+    for corrupt in range(n):
+        assert corrupt_among(n, hierarchy.rate_of(corrupt, n)) == corrupt
 
 
 def test_every_weak_point_gives_the_zero_secret_and_no_other_key_is_weak():
@@ -170,13 +194,14 @@ def test_the_server_begins_only_with_enrolled_devices():
 def test_enrolment_certificates():
     authority, other = (IdentityKey.generate(SimulatedEntropy("ca", i)) for i in range(2))
     public = IdentityKey.generate(SimulatedEntropy("device")).public_bytes
-    certificate = sign_enrolment(authority, "a", public)
-    verify_enrolment(authority.public_bytes, "a", public, certificate)
+    certificate = sign_enrolment(authority, Enrolment("a", public, 0, 10))
+    good, bad = (Validation(key.public_bytes, RevocationList(1, 0, 100, ()), 5) for key in (authority, other))
+    verify_enrolment(good, "a", public, certificate)
     for wrong in (
-        (other.public_bytes, "a", public, certificate),
-        (authority.public_bytes, "b", public, certificate),
-        (authority.public_bytes, "a", other.public_bytes, certificate),
-        (authority.public_bytes, "a", public, certificate[:-1]),
+        (bad, "a", public, certificate),
+        (good, "b", public, certificate),
+        (good, "a", other.public_bytes, certificate),
+        (good, "a", public, certificate[:-1]),
     ):
         with pytest.raises(Misbehaviour):
             verify_enrolment(*wrong)

@@ -1,10 +1,6 @@
 """Makes the known-answer vectors of secure aggregation; run from the repository root:
 
-    python tests/vectors/secagg/generate.py
-
-`published.json` is not made here: it holds the test vectors of google-parfait/federated-compute
-`fcp/secagg/server/graph_parameter_finder_test.cc` (Apache-2.0) at commit de83f70c; its "none" adversary is listed as
-semi_honest, its infeasible cases have degree 0.
+python tests/vectors/secagg/generate.py
 """
 
 from __future__ import annotations
@@ -18,10 +14,10 @@ import numpy as np
 
 from fedinfer import secagg, wire
 from fedinfer.errors import FedInferError
-from fedinfer.secagg import IdentityKey, Session, Stage, shamir
-from fedinfer.secagg.graph import neighbour_table, ring_order
-from fedinfer.secagg.keys import commit, derive
-from fedinfer.secagg.masks import add_masks, pair_mask_seed, ring_dtype, self_mask_seed
+from fedinfer.secagg import IdentityKey, Session, Stage, derivations, shamir
+from fedinfer.secagg.graph import draw_holders
+from fedinfer.secagg.keys import cleared_point, decoded_point, public_of
+from fedinfer.secagg.masks import add_masks, ring_dtype
 from fedinfer.secagg.packing import pack, unpack
 from fedinfer.system import SimulatedEntropy
 
@@ -88,40 +84,56 @@ def spoil(row: str) -> str:
 
 
 def streams() -> Case:
-    take = SimulatedEntropy("streams").take
-    secret, key_list = take(32), take(32)
-    result: Case = {
-        "secret": secret.hex(),
-        "key_list": key_list.hex(),
-        "self_seed": self_mask_seed(secret, key_list).hex(),
-        "pair_seed": pair_mask_seed(secret, key_list).hex(),
-        "box_key": derive(secret, "box", key_list).hex(),
-        "commitment": commit(key_list, "device-0001", secret).hex(),
-    }
+    secret, result = SimulatedEntropy("streams").take(32), {}
     for bits in (16, 20):
         vector = np.zeros(70_000, ring_dtype(bits))
         add_masks(vector, [secret], [])
         result[f"first_words_{bits}"] = vector[:8].tolist()
         result[f"word_69999_{bits}"] = int(vector[69_999])  # beyond the first 256 KiB of a 32-bit stream
-    return result
+    return result | {"seed": secret.hex()}
+
+
+def derived() -> Case:
+    """Every row of the table of derivations for one set of values."""
+    take = SimulatedEntropy("derivations").take
+    secret, sid, key_list, sharers, share = take(32), take(32), take(32), take(32), take(34)
+    scope = derivations.Scope(sid, key_list, ("a", "bc", "d" * 64))
+    values = {
+        "session": derivations.session_id(b"encoded session"),
+        "commitment": derivations.commitment(sid, 1, "bc", secret),
+        "key list": derivations.key_list_hash(sid, b"encoded list"),
+        "sharers": derivations.sharers_hash(sid, key_list, b"\x05"),
+        "self mask": derivations.self_mask_seed(secret, scope, sharers, 1),
+        "pair mask": derivations.pair_mask_seed(secret, scope, sharers, 2, 0),
+        "box": derivations.box_key(secret, scope, 2, 0),
+        "acknowledgement key": derivations.tag_key(secret, scope, 2, 0),
+        "acknowledgement": derivations.tag(secret, scope, sharers, 2, 0),
+        "share": derivations.share_digest(scope, 2, 0, derivations.Secret.MASK_KEY, share),
+    }
+    given = {"secret": secret, "sid": sid, "key_list": key_list, "sharers": sharers, "share": share}
+    return {
+        "cohort": list(scope.cohort),
+        "given": {name: value.hex() for name, value in given.items()},
+        "values": {name: value.hex() for name, value in values.items()},
+    }
 
 
 def graphs() -> list[Case]:
     cases = []
-    for count, degree in ((5, 4), (7, 2), (23, 6), (40, 12)):
-        key_list = SimulatedEntropy("graph", count).take(32)
-        members = np.arange(count) * 2
-        table = neighbour_table(members, degree, key_list)
-        cases.append(
-            {
-                "key_list": key_list.hex(),
-                "members": members.tolist(),
-                "degree": degree,
-                "order": ring_order(members, key_list).tolist(),
-                "neighbours": [table[member].tolist() for member in members.tolist()],
-            }
-        )
+    for size, degree in ((4, 3), (23, 6), (40, 12), (500, 58)):
+        seed = SimulatedEntropy("graph", size).take(32)
+        drawn = {str(position): draw_holders(position, size, degree, seed).hex() for position in (0, size - 1)}
+        cases.append({"seed": seed.hex(), "size": size, "degree": degree, "holders": drawn})
     return cases
+
+
+def points() -> list[Case]:
+    """Encodings of X25519 keys: what is decoded, and the secret with a fixed scalar, equal for keys that are one."""
+    key = int.from_bytes(public_of(b"\x11" * 32), "little")
+    prime = 2**255 - 19
+    encodings = (key, key | 1 << 255, pow(key, -1, prime), 9, 9 + prime, 9 | 1 << 255)
+    rows = [value.to_bytes(32, "little") for value in encodings]
+    return [{"key": row.hex(), "u": str(decoded_point(row)), "cleared": cleared_point(row).hex()} for row in rows]
 
 
 SESSION: dict[str, Any] = {
@@ -147,6 +159,7 @@ BAD_SESSIONS: list[dict[str, Any]] = [
     {"cohort": ["device-0", "device-1", "device-2", "é"]},
     {"degree": 0},
     {"degree": 1},
+    {"degree": 2},
     {"degree": 4},
     {"threshold": 1},
     {"threshold": 5},
@@ -260,6 +273,8 @@ FILES: dict[str, Callable[[], Any]] = {
     "packing": packing,
     "sharing": sharing,
     "streams": streams,
+    "derivations": derived,
+    "points": points,
     "graphs": graphs,
     "sessions": sessions,
     "whole_session": whole_session,

@@ -200,6 +200,37 @@ def test_the_head_alone_is_worked_row_by_row_too(tune):
     np.testing.assert_array_equal(sum(parts), real_sum(trainer, weights, x, y))
 
 
+class Together(nn.Module):
+    """A frozen layer whose rounding depends on how many rows it gets, by much, and on nothing else."""
+
+    def forward(self, x):
+        return x + 1e-3 * (len(x) - 1)
+
+
+@pytest.mark.parametrize("private_steps", [False, True])
+def test_frozen_features_of_a_real_device_do_not_depend_on_its_other_rows(private_steps, take_rows, entropy_repeats):
+    """Fine-tuning the head: a row goes through the frozen part by itself, so it adds the same with others and without.
+
+    The frozen part here exaggerates what blocked matrix products do, whose rounding depends on the size of the batch.
+    """
+    training = TRAINING.model_copy(update={"tune": Tune.HEAD})
+    trainer = load_trainer(ModelSection(kind="mlp", hidden=(6,)), SCHEMA, training, 1)
+    trainer._frozen = nn.Sequential(Together(), trainer._frozen)
+    weights = np.random.default_rng(5).normal(size=trainer.size).astype(np.float32)
+    x, y = rows(SCHEMA, 6, 2)
+
+    def answer(count, chosen):
+        take_rows(chosen)
+        if private_steps:
+            private = PrivateSteps(1, 1.0, NORM, 0.0)
+            return trainer.private_updates(weights, [(x[:count], y[:count])], private, [SystemEntropy()])[0] * count
+        return real_sum(trainer, weights, x[:count], y[:count])
+
+    with_others, without = answer(6, [0, 1]), answer(2, [0, 1])
+    assert np.abs(without).max() > 0
+    np.testing.assert_allclose(with_others, without, rtol=0, atol=1e-6 if private_steps else 0)
+
+
 def test_one_overflowing_row_does_not_change_the_others(monkeypatch):
     """Such a row counts as zero; the batched engine, which would be left for it, is not used at all."""
     monkeypatch.setattr(batched, "gradient_sums", None)

@@ -1,0 +1,279 @@
+"""What a program or a notebook calls: load a scenario, run it, look at the run, predict with its model.
+
+    import fedinfer
+    run = fedinfer.run("heart", **{"training.rounds": 5})
+    run.rounds                      # a pandas DataFrame where pandas is installed
+    run.model().predict_one(row)    # the int8 file that the devices run
+
+Everything here is also a command; the docstrings name it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedinfer.config import Scenario, load_scenario
+from fedinfer.config.load import override
+from fedinfer.errors import ConfigError, FedInferError, NoModel
+from fedinfer.ports import Listener
+from fedinfer.system import SystemClock
+from fedinfer.types import Json
+
+if TYPE_CHECKING:
+    from fedinfer.inference import Predictor
+    from fedinfer.inference.install.installed import Installed
+
+__all__ = ["Device", "Run", "load_scenario", "open_device", "open_run", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawing, shown by a notebook as it is.
+
+    Args:
+        svg: the picture, with its own size and no script.
+    """
+
+    svg: str
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+    def save(self, path: Path | str) -> Path:
+        """Write the picture as an SVG file and return its path."""
+        target = Path(path)
+        target.write_text(self.svg, encoding="utf-8")
+        return target
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run: its folder, and what run.json says.
+
+    Args:
+        folder: run folder; docs/reference/run-folder.md says what is in it.
+        record: run.json, schema 1.
+    """
+
+    folder: Path
+    record: Json
+
+    @property
+    def metrics(self) -> Json:
+        """Figures of the last weights on held-out rows, by name; in a deployment on public rows."""
+        return dict(self.record["metrics"])
+
+    @property
+    def epsilon(self) -> float:
+        """Spent, at `record["privacy"]["delta"]`; infinite without privacy."""
+        return float(self.record["privacy"]["epsilon"])
+
+    @property
+    def rounds(self) -> Any:
+        """One row a training round: a pandas DataFrame, or a list of dicts without pandas."""
+        return _table(self.record["rounds"])
+
+    @property
+    def windows(self) -> Any:
+        """One row an inference window, as `rounds`."""
+        return _table(self.record["drift"]["timeline"])
+
+    @property
+    def models(self) -> Any:
+        """One row a version, as `rounds`."""
+        return _table(self.record["models"])
+
+    def report(self) -> Path:
+        """Write report.html, which opens without a network, and return its path (`fedinfer report`)."""
+        from fedinfer.report import write_report
+
+        return write_report(self.folder)
+
+    def plot(self, width: float = 900.0) -> Chart:
+        """Metric, epsilon, drift and versions over the steps of the run, as in the report.
+
+        Args:
+            width: of the drawing, pixels.
+        """
+        from fedinfer.report.page import loop_of
+
+        return Chart(str(loop_of(self.folder, width)))
+
+    def model(self, device: str | None = None) -> Predictor:
+        """The model that a device of this simulation runs now.
+
+        Args:
+            device: its name; None: the first that runs the newest version.
+
+        Raises:
+            NoModel: no device of the run has one.
+        """
+        return self.device(device).predictor
+
+    def device(self, device: str | None = None) -> Device:
+        """One simulated device; arguments and errors as `model`."""
+        names = [device] if device is not None else sorted(path.name for path in (self.folder / "devices").glob("*/"))
+        found = [opened for name in names if (opened := _opened(self.folder / "devices" / name)) is not None]
+        if not found:
+            raise NoModel(f"{self.folder}: no device of this run has a model", hint="look at run.models and run.record")
+        return max(found, key=lambda each: each.version)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self._headlines())
+        title = escape(f"{self.record['scenario']}: {self.record['description']}")
+        return f"<table><caption>{title}</caption>{rows}</table>"
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name} {value}" for name, value in self._headlines())
+        return f"Run({self.record['scenario']}: {facts}; {self.folder})"
+
+    def _headlines(self) -> list[tuple[str, str]]:
+        from fedinfer.privacy.rounding import at_most
+
+        privacy, accuracy = self.record["privacy"], self.metrics.get("accuracy")
+        return [
+            ("status", str(self.record["status"])),
+            ("accuracy", "unknown" if accuracy is None else f"{accuracy:.3f}"),
+            ("epsilon", f"{at_most(self.epsilon)} of {privacy['budget']:g} at delta {privacy['delta']:g}"),
+            ("rounds", str(len(self.record["rounds"]))),
+            ("versions", str(len(self.record["models"]))),
+            ("alarms", str(len(self.record["drift"]["alarms"]))),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The store of a device, opened to predict.
+
+    Args:
+        folder: the store.
+        installed: its active model.
+    """
+
+    folder: Path
+    installed: Installed
+
+    @property
+    def predictor(self) -> Predictor:
+        """Takes rows, arrays, data frames or CSV text."""
+        return self.installed.predictor
+
+    @property
+    def version(self) -> int:
+        """Of the active model."""
+        return self.installed.info.version
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>"
+
+    def __repr__(self) -> str:
+        return f"Device({self.folder}, version {self.version} ({self.installed.info.variant}))"
+
+
+def run(
+    scenario: Scenario | Path | str,
+    *,
+    out: Path | str | None = None,
+    progress: bool = True,
+    **overrides: Any,
+) -> Run:
+    """Run a whole scenario with simulated devices in this process (`fedinfer run`).
+
+    Args:
+        scenario: name of a built-in one, a TOML file, a folder with scenario.toml, or one that was loaded.
+        out: run folder, absent or empty; None: runs/<scenario>-<time>.
+        progress: show a bar, in a terminal or a notebook.
+        **overrides: values by key, as `**{"training.rounds": 5}` or `training__rounds=5`.
+
+    Returns:
+        The run.
+
+    Raises:
+        ConfigError: something is wrong with scenario or data; nothing was written.
+        FedInferError: the run ended early; what was done is in the folder that its last note names.
+    """
+    from fedinfer.simulation.engine import prepare_local, run_local
+    from fedinfer.simulation.folder import EventLog, new_folder
+
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    loaded = _loaded(scenario, overrides)
+    prepared, clock = prepare_local(loaded), SystemClock()
+    folder = new_folder(None if out is None else Path(out), loaded.scenario.name, clock)
+    log = EventLog(folder, clock)
+    with _bar(progress) as bar:
+
+        def emit(name: str, fields: Json) -> None:
+            log(name, fields)
+            bar(name, fields)
+
+        try:
+            run_local(prepared, folder, clock, emit)
+        except FedInferError as error:
+            error.add_note(f"what was done so far is in {folder}")
+            raise
+    return open_run(folder)
+
+
+def open_run(folder: Path | str) -> Run:
+    """A run that is over, from its folder.
+
+    Raises:
+        ConfigError: no run.json in it, or it is malformed.
+    """
+    path = Path(folder)
+    try:
+        return Run(path, json.loads((path / "run.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path / 'run.json'}: {error}", hint="give the folder of a finished run") from error
+
+
+def open_device(store: Path | str) -> Device:
+    """The store of a device, real or simulated (`fedinfer device`).
+
+    Raises:
+        NoModel: nothing is installed there.
+        ArtifactRejected: what is installed is damaged.
+    """
+    from fedinfer.inference.install.installed import open_installed
+    from fedinfer.inference.install.slots import Slots
+    from fedinfer.inference.predict.session import SessionCache
+
+    folder = Path(store)
+    if not (folder / "slots").is_dir():
+        raise NoModel(f"{folder}: no model was ever installed here", hint="give the folder that holds slots/")
+    return Device(folder, open_installed(Slots(folder / "slots"), SessionCache(2)))
+
+
+def _opened(store: Path) -> Device | None:
+    try:
+        return open_device(store)
+    except NoModel:
+        return None
+
+
+def _loaded(scenario: Scenario | Path | str, overrides: Mapping[str, Any]) -> Scenario:
+    keys = {key.replace("__", "."): value for key, value in overrides.items()}
+    if isinstance(scenario, Scenario):
+        return override(scenario, keys)
+    return override(load_scenario(str(scenario)), keys)
+
+
+def _table(rows: list[Json]) -> Any:
+    try:
+        import pandas
+    except ImportError:
+        return rows
+    return pandas.DataFrame(rows)
+
+
+def _bar(wanted: bool) -> AbstractContextManager[Listener]:
+    from fedinfer.report.progress import progress_bar
+
+    return progress_bar() if wanted else nullcontext(lambda name, fields: None)

@@ -1,0 +1,117 @@
+"""`fedinfer device request|join|renew`: the device makes its key, the authority signs it, one file goes each way."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stdout
+from fedinfer.errors import ConfigError, StoreError
+from fedinfer.system import SystemClock, SystemEntropy
+from fedinfer.types import Json
+
+Store = Annotated[Path, typer.Option("--store", help="folder of this device")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="file to write, for the authority; it holds no secret")]
+AuthorityFile = Annotated[
+    Path | None, typer.Option("--authority", help="authority.pub, got from the authority itself, to pin it")
+]
+
+
+def request(
+    store: Store,
+    out: Out,
+    device: Annotated[str, typer.Option(help="name of this device")],
+    data: Annotated[Path, typer.Option(help="its own table (CSV or Parquet)")],
+    epsilon: Annotated[float, typer.Option(min=0, callback=a_number, help="budget over all runs together")],
+    min_survivors: Annotated[int, typer.Option(min=2, help="among how many devices it wants to hide, at least")],
+    delta: Annotated[float, typer.Option(min=0, max=1, callback=a_number, help="budget over all runs together")] = 1e-5,
+    authority: AuthorityFile = None,
+    corruption_rate: Annotated[
+        float, typer.Option(callback=a_number, help="part of all devices that may work for the attacker")
+    ] = 0.1,
+    dropout_rate: Annotated[float, typer.Option(callback=a_number, help="part of all devices that may drop out")] = 0.1,
+    task: Annotated[list[str] | None, typer.Option("--task", help="scenario that it takes part in; repeat")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the store and the key of this device, and a request for the authority."""
+    with errors_to_exit():
+        from fedinfer.deployment.store import request_enrolment
+        from fedinfer.privacy.accounting.ledger import Budget
+
+        pinned = _bytes(authority) if authority else b""
+        budget = Budget(epsilon, delta)
+        floors = {"corruption_rate": corruption_rate, "dropout_rate": dropout_rate}
+        asked = request_enrolment(
+            store, device, data, budget, min_survivors, SystemEntropy(), pinned, **floors, tasks=tuple(task or ())
+        )
+        _write(out, asked)
+    _show(_asked(asked, out), as_json)
+
+
+def renew(
+    store: Store,
+    out: Out,
+    new_key: Annotated[bool, typer.Option("--new-key", help="ask for a new key; the old one is revoked then")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask for a new certificate; the store, its ledger and its budget stay."""
+    with errors_to_exit():
+        from fedinfer.deployment.store import request_again, request_new_key
+
+        asked = request_new_key(store, SystemEntropy()) if new_key else request_again(store)
+        _write(out, asked)
+    _show(_asked(asked, out), as_json)
+
+
+def join(
+    approval: Annotated[Path, typer.Argument(help="what the authority answered")],
+    store: Store,
+    authority: AuthorityFile = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take the certificate of the authority; the device can take part from then on."""
+    with errors_to_exit():
+        from fedinfer.deployment.store import import_approval, open_device
+        from fedinfer.secagg.authority import fingerprint
+
+        expected = _bytes(authority) if authority else b""
+        enrolment = import_approval(store, _bytes(approval), SystemClock().now(), expected)
+        document: Json = {
+            "device": enrolment.device,
+            "valid_until": datetime.fromtimestamp(enrolment.not_after, UTC).isoformat(),
+            "authority": fingerprint(open_device(store).authority),
+        }
+    _show(document, as_json)
+
+
+def _asked(request: bytes, out: Path) -> Json:
+    from fedinfer.deployment.request import read_request
+    from fedinfer.secagg.authority import fingerprint
+
+    said = read_request(request)
+    return {"device": said.device, "request": str(out), "fingerprint": fingerprint(said.public_key)}
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+
+
+def _show(document: Json, as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+        return
+    for name, value in document.items():
+        stdout.print(f"{name.replace('_', ' '):12s} {value}", markup=False, highlight=False, soft_wrap=True)

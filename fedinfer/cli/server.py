@@ -1,0 +1,147 @@
+"""`fedinfer server`: the enrolment authority's side. Its folder stays away from the server that coordinates."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stderr, stdout
+from fedinfer.cli.secrets import PassphraseFile, secrets
+from fedinfer.errors import ConfigError, StoreError
+from fedinfer.system import SystemClock, SystemEntropy
+from fedinfer.types import Json
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Signer
+
+    from fedinfer.artifact.release.secret import Secret
+    from fedinfer.deployment.request import Request
+
+app = typer.Typer(no_args_is_help=True, help="Who belongs to the population: the enrolment authority.")
+
+Folder = Annotated[Path, typer.Option("--authority", help="folder of the authority; not on a server")]
+CERTIFICATE_DAYS, LIST_DAYS = 365, 30
+
+
+@app.command()
+def authority(
+    folder: Annotated[Path, typer.Argument(help="folder to make; keep it offline")],
+    token: Annotated[str, typer.Option(help="make the key on this PKCS #11 token")] = "",
+    bare_key: Annotated[
+        Path | None, typer.Option(help="take over this key: 32 bytes without a passphrase, as older versions kept it")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the key of an enrolment authority, encrypted or on a token, and its first revocation list."""
+    with errors_to_exit():
+        from fedinfer.artifact.release.signing import Protection
+        from fedinfer.deployment.authority import make_authority, public_bytes
+        from fedinfer.secagg.authority import fingerprint
+
+        entropy, secret = SystemEntropy(), secrets(passphrase_file, new=True)
+        signer = _signer(token, bare_key, secret)
+        make_authority(folder, signer, Protection(secret, entropy), SystemClock().now())
+        shown = fingerprint(public_bytes(signer))
+    _show({"folder": str(folder), "fingerprint": shown}, as_json)
+
+
+@app.command()
+def approve(
+    request: Annotated[Path, typer.Argument(help="what `fedinfer device request` or `renew` wrote")],
+    folder: Folder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="file to write, for the device; it holds no secret")],
+    fingerprint: Annotated[
+        str, typer.Option(help="that the device's owner told you over another channel; else it is shown and asked for")
+    ] = "",
+    days: Annotated[int, typer.Option(min=1, help="days until the certificate expires")] = CERTIFICATE_DAYS,
+    passphrase_file: PassphraseFile = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Certify the key of a device. A new key for a device that has one revokes the old one."""
+    with errors_to_exit():
+        from fedinfer.deployment.authority import approve as sign
+        from fedinfer.deployment.authority import open_authority
+        from fedinfer.deployment.request import read_request
+
+        asked = _bytes(request)
+        said = read_request(asked)
+        _compare(fingerprint, said)
+        key = open_authority(folder, secrets(passphrase_file))
+        _write(out, sign(folder, key, asked, SystemClock().now(), days))
+    _show({"device": said.device, "approval": str(out)}, as_json)
+
+
+@app.command()
+def revoke(
+    folder: Folder,
+    devices: Annotated[list[str] | None, typer.Argument(help="names; none: the same list with a later end")] = None,
+    days: Annotated[int, typer.Option(min=1, help="days until the list ends; sign a new one before")] = LIST_DAYS,
+    passphrase_file: PassphraseFile = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign a new revocation list, to be copied to the server: with these devices, or only fresh again."""
+    with errors_to_exit():
+        from fedinfer.deployment.authority import REVOCATIONS, open_authority
+        from fedinfer.deployment.authority import revoke as sign
+
+        key = open_authority(folder, secrets(passphrase_file))
+        listed = sign(folder, key, devices or [], SystemClock().now(), days)
+        document: Json = {
+            "list": str(folder / REVOCATIONS),
+            "version": listed.version,
+            "revoked_keys": len(listed.keys),
+            "expires": datetime.fromtimestamp(listed.expires, UTC).isoformat(),
+        }
+    _show(document, as_json)
+
+
+def _signer(token: str, bare_key: Path | None, secret: Secret) -> Signer:
+    from fedinfer.artifact.release.signing import bare_signer, new_signer
+    from fedinfer.artifact.release.token import new_token_key
+
+    if token and bare_key:
+        raise ConfigError("a key cannot be put on a token, it is made there: --token or --bare-key, not both")
+    if bare_key:
+        return bare_signer(bare_key)
+    return new_token_key(token, secret, SystemEntropy()) if token else new_signer(SystemEntropy())
+
+
+def _compare(told: str, said: Request) -> None:
+    """A request travels openly: whoever replaced it on its way has another key, and so another fingerprint."""
+    from fedinfer.secagg.authority import fingerprint
+
+    shown = fingerprint(said.public_key)
+    if not told:
+        stderr.print(f"device {said.device}: {shown}", markup=False, highlight=False)
+        told = shown if typer.confirm("Is this the fingerprint that its owner has?", err=True) else "refused"
+    if told.replace(" ", "").lower() != shown.replace(" ", ""):
+        raise ConfigError(
+            f"the key in the request has the fingerprint {shown}, not {told[:80]}",
+            hint="ask the device's owner again; the request may have been replaced on its way",
+        )
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+
+
+def _show(document: Json, as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+        return
+    for name, value in document.items():
+        stdout.print(f"{name.replace('_', ' '):12s} {value}", markup=False, highlight=False, soft_wrap=True)

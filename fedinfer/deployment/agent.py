@@ -1,0 +1,259 @@
+"""`fedinfer device agent`: one long-lived process that keeps a SuperNode running and answers in its place.
+
+The node is a child process. It carries messages and runs no program: its tasks are taken here and answered by the
+installed app. The agent ends the node and starts another one when it ended, when it has heard nothing from the
+SuperLink for too long, or when a message got lost between the two; every time a little later, and soon again after one
+that lived.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from fedinfer.deployment.agreement import App, agreed_only, read_agreement
+from fedinfer.deployment.loopback import ADDRESS, Loopback, make_loopback
+from fedinfer.deployment.store import DeviceStore, open_device
+from fedinfer.errors import StoreError, TransportError
+from fedinfer.flower.node import CONTACT, MESSAGE
+from fedinfer.flower.node_tasks import Handler, NodeTasks, RuntimeApi
+from fedinfer.flower.processes import environment, free_port, stop
+from fedinfer.ports import Clock, Entropy
+
+OFFLINE_SECONDS = 90.0
+"""Three of Flower's heartbeats: a node that has had no answer from the SuperLink for so long is started again."""
+LOOK_SECONDS = 1.0
+"""How often the agent looks whether the node is there."""
+LOOKS_PER_QUESTION = 30
+"""After so many looks without a report it asks for messages all the same. More often would meet messages that the node
+is still receiving."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+STEADY_SECONDS = 120.0
+"""A node that lived so long does not count as a failed start."""
+LOCK = "agent.lock"
+_log = logging.getLogger(__name__)
+
+
+class Stopped(BaseException):
+    """SIGTERM or SIGINT came; not an Exception, so that nothing on the way takes it for an error of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the owner of a device says when the agent is started.
+
+    Args:
+        superlink: HOST:PORT of its fleet API.
+        root_certificates: file with the authority of the SuperLink's certificate.
+        node_key: file with the key with which the SuperLink lets this node connect, or None.
+        wait_seconds: between two questions to the SuperLink when there is nothing to do, > 0.
+        offline_seconds: see OFFLINE_SECONDS.
+    """
+
+    superlink: str
+    root_certificates: Path
+    node_key: Path | None
+    wait_seconds: float
+    offline_seconds: float = OFFLINE_SECONDS
+
+
+class Tasks(Protocol):
+    """Messages that wait for an answer."""
+
+    def answer_next(self, handle: Handler) -> bool:
+        """Answer one; whether one was there."""
+
+
+class Signs:
+    """The reading end of the node's reports.
+
+    Args:
+        descriptor: of the pipe.
+        clock: measures the silence, from now.
+    """
+
+    def __init__(self, descriptor: int, clock: Clock) -> None:
+        self._descriptor = descriptor
+        self._clock = clock
+        self._last = clock.seconds()
+        self.connected = False
+        """Whether the SuperLink ever answered; the node's Runtime API answers from then on."""
+
+    def wait(self, seconds: float) -> bool:
+        """Read reports until a message waits for an answer, the time is over, or the node closed its end.
+
+        Returns:
+            Whether a message waits.
+        """
+        end = self._clock.seconds() + seconds
+        while (left := end - self._clock.seconds()) > 0:
+            ready, _, _ = select.select([self._descriptor], [], [], left)
+            told = os.read(self._descriptor, select.PIPE_BUF) if ready else b""
+            if CONTACT in told:
+                self.connected, self._last = True, self._clock.seconds()
+            if MESSAGE in told or not told:
+                return MESSAGE in told
+        return False
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the SuperLink answered."""
+        return self._clock.seconds() - self._last
+
+
+def run_agent(store: Path, settings: Settings, app: App, clock: Clock, entropy: Entropy) -> None:
+    """Take part for a device until SIGTERM or SIGINT.
+
+    Args:
+        store: of the device.
+        settings: of its owner.
+        app: the installed app.
+        clock: of the operating system.
+        entropy: of the operating system.
+
+    Raises:
+        ConfigError: the folder is no device store, or its owner agreed to nothing.
+        StoreError: another agent runs for it.
+    """
+    device = open_device(store)
+    handle = agreed_only(read_agreement(device), app)
+    with _alone(device), tempfile.TemporaryDirectory(prefix="fedinfer-agent-") as name, _until_stopped():
+        folder = Path(name)
+        loopback = make_loopback(folder, entropy, clock.now())
+        failed = 0
+        while True:
+            begin = clock.seconds()
+            reason = _one_node(device, settings, handle, loopback, clock)
+            failed = 0 if clock.seconds() - begin >= STEADY_SECONDS else failed + 1
+            pause = pause_after(failed)
+            _log.warning("the node is started again in %.0f s: %s", pause, reason)
+            time.sleep(pause)
+
+
+def pause_after(failed: int) -> float:
+    """Seconds before the next start, after `failed` starts in a row that did not last."""
+    return min(FIRST_PAUSE * 2.0 ** max(failed - 1, 0), LONGEST_PAUSE)
+
+
+def node_arguments(settings: Settings, loopback: Loopback, port: int) -> list[str]:
+    """Arguments of `flower-supernode`: TLS on both sides, nothing of the device, no program of a run."""
+    arguments = [
+        "--superlink", settings.superlink, "--root-certificates", str(settings.root_certificates.resolve()),
+        "--isolation", "process", "--superexec-auth-secret-file", str(loopback.secret_file),
+        "--host", ADDRESS, "--port", str(port), "--ssl-ca-certfile", str(loopback.certificate),
+        "--ssl-certfile", str(loopback.certificate), "--ssl-keyfile", str(loopback.key),
+    ]  # fmt: skip
+    if settings.node_key is not None:
+        arguments += ["--auth-supernode-private-key", str(settings.node_key.resolve())]
+    return arguments
+
+
+def serve_node(
+    is_running: Callable[[], bool], signs: Signs, tasks: Tasks, handle: Handler, offline_seconds: float
+) -> str:
+    """Answer a node's messages as long as it is of use.
+
+    Args:
+        is_running: whether its process is there.
+        signs: its reports.
+        tasks: its messages; asked for after the node's first contact, when its API answers.
+        handle: answers.
+        offline_seconds: longest silence of the SuperLink.
+
+    Returns:
+        Why it is of no use any more.
+    """
+    for look in count(1):
+        waits = signs.wait(LOOK_SECONDS) or look % LOOKS_PER_QUESTION == 0
+        if not is_running():
+            return "it ended"
+        if signs.silence > offline_seconds:
+            return f"the SuperLink did not answer for {signs.silence:.0f} s"
+        try:
+            while waits and signs.connected and tasks.answer_next(handle):
+                pass
+        except TransportError as error:
+            return str(error)
+    raise AssertionError("count() has no end")
+
+
+def _one_node(device: DeviceStore, settings: Settings, handle: Handler, loopback: Loopback, clock: Clock) -> str:
+    """Start a node, answer its messages, end it; why it is of no use any more."""
+    port, folder = free_port(), loopback.certificate.parent
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb"), contextlib.ExitStack() as stack:
+        try:
+            process = _start(node_arguments(settings, loopback, port), settings.wait_seconds, folder, writing)
+        finally:
+            os.close(writing)
+        stack.callback(stop, process)
+        api = RuntimeApi(f"{ADDRESS}:{port}", loopback.certificate, loopback.secret)
+        tasks = NodeTasks(api, {"store": str(device.folder.resolve())})
+        stack.callback(tasks.close)
+        _log.info("node %d of device %s is started", process.pid, device.device)
+        signs = Signs(reading, clock)
+        return serve_node(lambda: process.poll() is None, signs, tasks, handle, settings.offline_seconds)
+
+
+def _start(arguments: list[str], wait_seconds: float, folder: Path, report: int) -> subprocess.Popen[bytes]:
+    """The node's process: a group of its own, Flower's files in a folder that goes with the agent."""
+    own = ["--wait", repr(wait_seconds), "--report", str(report), "--parent", str(os.getpid())]
+    return subprocess.Popen(
+        [sys.executable, "-m", "fedinfer.flower.node", *own, *arguments],
+        cwd=folder,
+        env=environment(folder / "flower"),
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr.fileno(),
+        pass_fds=[report],
+        start_new_session=True,
+    )
+
+
+@contextlib.contextmanager
+def _alone(device: DeviceStore) -> Iterator[None]:
+    """Hold the lock of a store.
+
+    Raises:
+        StoreError: another agent holds it.
+    """
+    path = device.folder / LOCK
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(f"{path}: another agent runs for {device.device}", hint="stop it first") from error
+        yield
+
+
+@contextlib.contextmanager
+def _until_stopped() -> Iterator[None]:
+    """Leave the block at SIGTERM or SIGINT, wherever it is; further ones do not disturb the way out."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        raise Stopped
+
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    except Stopped:
+        _log.info("stopped")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,231 @@
+"""The folder of an enrolment authority. It stays away from every server; what it signs is public.
+
+authority.0.key   Ed25519 key under a passphrase, or authority.0.token: where the key is on a PKCS #11 token
+authority.pub     its public key, which server and devices pin
+revocations       its newest revocation list, signed; the server gets a copy after every change
+issued.json       whose keys were certified until when, so that a name is given once and can be revoked
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from securesystemslib.signer import Signer
+
+from fedinfer.artifact.release.secret import Secret
+from fedinfer.artifact.release.signing import Keys, Protection, load_keys, save_keys
+from fedinfer.deployment.request import CERTIFICATE_DAYS, CLOCK_SKEW, Approval, read_request, renewed_enrolment
+from fedinfer.errors import ConfigError, FedInferError, StoreError
+from fedinfer.secagg.authority import Authority
+from fedinfer.secagg.enrolment import Enrolment, sign_enrolment
+from fedinfer.secagg.revocation import RevocationList, read_revocations, seconds_of, sign_revocations
+from fedinfer.types import DeviceId, Json
+from fedinfer.wire import encode
+
+ROLE = "authority"
+PUBLIC, REVOCATIONS, ISSUED = "authority.pub", "revocations", "issued.json"
+LIST_DAYS = 30
+
+
+class KeyAuthority:
+    """Signs with a key file that was opened, or with a token.
+
+    Args:
+        signer: of securesystemslib.
+    """
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+
+    @property
+    def public_bytes(self) -> bytes:
+        """32 bytes (Ed25519) or 65 bytes (P-256)."""
+        return public_bytes(self._signer)
+
+    def sign(self, message: bytes) -> bytes:
+        """Its signature.
+
+        Raises:
+            ConfigError: the token is not there, or the PIN is wrong.
+        """
+        try:
+            return bytes.fromhex(self._signer.sign(message).signature)
+        except FedInferError:
+            raise
+        except Exception as error:  # a token's library has errors of its own
+            raise ConfigError(f"the authority's key does not sign: {type(error).__name__} {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """One certified key.
+
+    Args:
+        public_key: hexadecimal.
+        not_after: seconds since 1970.
+    """
+
+    public_key: str
+    not_after: int
+
+
+def make_authority(folder: Path, signer: Signer, protection: Protection, now: datetime) -> None:
+    """Make the folder, with a first list on which nobody is.
+
+    Raises:
+        ConfigError: there is an authority already, or the passphrase is too short.
+        StoreError: it cannot be written.
+    """
+    if (folder / PUBLIC).exists():
+        raise ConfigError(f"{folder} is an authority already", hint="a key is never overwritten")
+    save_keys(Keys({ROLE: (signer,)}), folder, protection)
+    authority = KeyAuthority(signer)
+    _write(folder / REVOCATIONS, _list(authority, 1, (), now, LIST_DAYS))
+    _write(folder / ISSUED, b"{}\n")
+    _write(folder / PUBLIC, authority.public_bytes)
+
+
+def open_authority(folder: Path, secret: Secret) -> KeyAuthority:
+    """The key of the folder.
+
+    Raises:
+        ConfigError: no authority, a wrong passphrase, or a key that is not the one of `authority.pub`.
+    """
+    authority = KeyAuthority(load_keys(folder, secret).of(ROLE)[0])
+    if authority.public_bytes != _read(folder / PUBLIC):
+        raise ConfigError(f"{folder / PUBLIC} is not the public half of the authority's key")
+    return authority
+
+
+def approve(folder: Path, authority: Authority, request: bytes, now: datetime, days: int = CERTIFICATE_DAYS) -> bytes:
+    """Certify the key of a request.
+
+    A renewal under another key revokes the former one. A name that has a key is not given to another. The same request
+    may be approved again.
+
+    Args:
+        folder: of the authority.
+        authority: its key.
+        request: bytes of a device.
+        now: time, aware.
+        days: how long the certificate counts.
+
+    Returns:
+        The encoded `Approval`.
+
+    Raises:
+        ConfigError: a malformed request, a name that is taken, or a revoked key.
+        Misbehaviour: it is not signed with the keys that it names.
+    """
+    asked, former = read_request(request), renewed_enrolment(authority.public_bytes, request)
+    issued, listed = _issued(folder), _fresh_list(folder, authority, now)
+    entries = issued.get(asked.device, [])
+    again = any(entry.public_key == asked.public_key.hex() for entry in entries)  # an answer may be lost on its way
+    if former is None and not again:
+        _check_free(asked.device, entries, listed)
+    if asked.public_key in listed.keys or (not again and former is not None and former.public_key in listed.keys):
+        raise ConfigError(f"a key of device {asked.device!r} was revoked", hint="make a new request on the device")
+    enrolment = Enrolment(
+        asked.device, asked.public_key, seconds_of(now - CLOCK_SKEW), seconds_of(now + timedelta(days=days))
+    )
+    certificate = sign_enrolment(authority, enrolment)
+    entry = Issued(asked.public_key.hex(), enrolment.not_after)
+    others = [old for old in entries if old.public_key != entry.public_key]
+    _keep_issued(folder, {**issued, asked.device: [*others, entry]})
+    if former and former.public_key != asked.public_key:
+        _extend(folder, authority, [former.public_key], now, LIST_DAYS)
+    return encode(Approval(certificate, authority.public_bytes, _read(folder / REVOCATIONS)))
+
+
+def revoke(folder: Path, authority: Authority, devices: Sequence[DeviceId], now: datetime, days: int) -> RevocationList:
+    """Sign a new list: with the keys of these devices, or, when none is named, the same keys with a later end.
+
+    Raises:
+        ConfigError: a device that was never certified.
+    """
+    issued = _issued(folder)
+    unknown = [device for device in devices if device not in issued]
+    if unknown:
+        raise ConfigError(f"no key of {unknown[0]!r} was ever certified", hint=f"there are: {', '.join(issued)}")
+    keys = [bytes.fromhex(entry.public_key) for device in devices for entry in issued[device]]
+    return _extend(folder, authority, keys, now, days)
+
+
+def public_bytes(signer: Signer) -> bytes:
+    """The public key of a signer as devices pin it.
+
+    Raises:
+        ConfigError: neither Ed25519 nor P-256.
+    """
+    key = signer.public_key
+    if key.keytype == "ed25519":
+        return bytes.fromhex(key.keyval["public"])
+    loaded = load_pem_public_key(key.keyval["public"].encode()) if key.keytype == "ecdsa" else None
+    if not isinstance(loaded, EllipticCurvePublicKey) or not isinstance(loaded.curve, SECP256R1):
+        raise ConfigError(f"an authority signs with Ed25519 or P-256, not with {key.scheme}")
+    return loaded.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+
+def _check_free(device: DeviceId, entries: Sequence[Issued], listed: RevocationList) -> None:
+    alive = [entry for entry in entries if bytes.fromhex(entry.public_key) not in listed.keys]
+    if alive:
+        raise ConfigError(
+            f"device {device!r} has a key already",
+            hint="renew it from the device; if its key is lost, revoke the device first",
+        )
+
+
+def _fresh_list(folder: Path, authority: Authority, now: datetime) -> RevocationList:
+    """The newest list; one that has ended is signed again, because no device would take it."""
+    listed = read_revocations(authority.public_bytes, _read(folder / REVOCATIONS))
+    return listed if seconds_of(now) < listed.expires else _extend(folder, authority, (), now, LIST_DAYS)
+
+
+def _extend(folder: Path, authority: Authority, keys: Sequence[bytes], now: datetime, days: int) -> RevocationList:
+    listed = read_revocations(authority.public_bytes, _read(folder / REVOCATIONS))
+    data = _list(authority, listed.version + 1, (*listed.keys, *keys), now, days)
+    _write(folder / REVOCATIONS, data)
+    return read_revocations(authority.public_bytes, data)
+
+
+def _list(authority: Authority, version: int, keys: Sequence[bytes], now: datetime, days: int) -> bytes:
+    expires = seconds_of(now + timedelta(days=days))
+    return sign_revocations(authority, RevocationList(version, seconds_of(now), expires, tuple(sorted(set(keys)))))
+
+
+def _issued(folder: Path) -> dict[str, list[Issued]]:
+    try:
+        said: Json = json.loads(_read(folder / ISSUED))
+        return {name: [Issued(str(e["public_key"]), int(e["not_after"])) for e in said[name]] for name in said}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder / ISSUED} is no register: {error}") from error
+
+
+def _keep_issued(folder: Path, issued: dict[str, list[Issued]]) -> None:
+    document = {
+        name: [{"public_key": entry.public_key, "not_after": entry.not_after} for entry in entries]
+        for name, entries in sorted(issued.items())
+    }
+    _write(folder / ISSUED, (json.dumps(document, indent=1) + "\n").encode())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", hint="fedinfer server authority DIR") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error

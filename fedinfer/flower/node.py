@@ -1,0 +1,156 @@
+"""Flower's SuperNode as a child process of the device agent: `python -m fedinfer.flower.node`.
+
+The same program as `flower-supernode`, changed in four places that Flower has no option for. They touch internals of
+flwr, so flwr is pinned and `tests/unit/flower/test_node_adapter.py` fails when the touched files change:
+
+* the loop waits as long as the owner says where Flower waits three seconds (or half a second for a reply), and soon
+  asks again for a part of a message that is still on its way;
+* the app bundle that a run brings is not opened: the configuration of a run is what its starter set by name;
+* a thread that dies ends the node. Flower's heartbeat thread dies silently when the SuperLink has given the node up,
+  and the node then stays alive and offline for good;
+* every answer of the SuperLink and every message that waits for the ClientApp is reported to the agent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+CONTACT, MESSAGE = b"c", b"m"
+"""What the node reports: the SuperLink answered; a message waits for the ClientApp."""
+LOST = 1
+"""Exit code when the loop ended by itself."""
+IDLE_SECONDS, REPLY_SECONDS = 3, 0.5
+"""The waits in Flower's loop: nothing to do; the ClientApp has not answered yet."""
+SHORT_SECONDS = 0.05
+"""How often the node looks whether the ClientApp has answered; only while a message is being worked on."""
+PR_SET_PDEATHSIG = 1
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Stands in for the module `time` inside Flower's loop.
+
+    Args:
+        idle: seconds between two questions to the SuperLink when there is nothing to do, > 0.
+        pause: waits so many seconds.
+    """
+
+    idle: float
+    pause: Callable[[float], None] = time.sleep
+
+    def sleep(self, seconds: float) -> None:
+        """Wait as long as the owner says in place of Flower's two waits; any other wait stays as it is."""
+        own = {IDLE_SECONDS: self.idle, REPLY_SECONDS: min(self.idle, SHORT_SECONDS)}
+        self.pause(own.get(seconds, seconds))
+
+
+class Reports:
+    """The writing end of a pipe to the agent. Nothing is lost when it is full: one sign is as good as many.
+
+    Args:
+        descriptor: of the pipe.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        os.set_blocking(descriptor, False)
+        self._descriptor = descriptor
+
+    def tell(self, sign: bytes) -> None:
+        """Report; a full pipe or an agent that is gone is no error here."""
+        try:
+            os.write(self._descriptor, sign)
+        except (BlockingIOError, BrokenPipeError):
+            return
+
+
+def adapt(loop: ModuleType, connection: ModuleType, waits: Waits, tell: Callable[[bytes], None]) -> None:
+    """Change the two modules of flwr as described above.
+
+    Args:
+        loop: flwr.supernode.start_client_internal.
+        connection: flwr.supernode.fleet_http_connection.
+        waits: replaces the module's `time`.
+        tell: gets CONTACT and MESSAGE.
+    """
+    pull: Callable[..., int | None] = vars(loop)["_pull_and_store_message"]
+
+    def pull_and_tell(*args: Any, **named: Any) -> int | None:
+        run = pull(*args, **named)
+        if run is not None:
+            tell(MESSAGE)
+        return run
+
+    class TellingClient(connection.FleetHttpClient):  # type: ignore[misc, name-defined]  # a class of a module object
+        def _unary_unary(self, **named: Any) -> Any:
+            answer = super()._unary_unary(**named)
+            tell(CONTACT)
+            return answer
+
+    replacements = (
+        (loop, "time", waits),
+        (loop, "get_fused_config_from_fab", lambda _bundle, run: dict(run.override_config)),
+        (loop, "_pull_and_store_message", pull_and_tell),
+        (connection, "FleetHttpClient", TellingClient),
+    )
+    for module, name, value in replacements:
+        setattr(module, name, value)
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel end this process when the agent ends, however it ends (Linux, prctl(2)).
+
+    Args:
+        parent: process id of the agent; if it is gone already, this process ends here.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(LOST)
+
+
+def end_with_any_thread(arguments: Any) -> None:
+    """A threading.excepthook: the node says goodbye and ends, so that the agent starts another one."""
+    _log.error("thread %s of the node died: %s", getattr(arguments.thread, "name", ""), arguments.exc_value)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the node.
+
+    Args:
+        arguments: --wait SECONDS --report DESCRIPTOR --parent PID, then those of `flower-supernode`.
+    """
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--wait", type=float, required=True)
+    parser.add_argument("--report", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    own, rest = parser.parse_known_args(arguments)
+    end_with_parent(own.parent)
+
+    from flwr.supernode import fleet_http_connection, start_client_internal
+    from flwr.supernode.cli import flower_supernode
+
+    from fedinfer.flower.prompt_grid import retry_soon
+
+    adapt(start_client_internal, fleet_http_connection, Waits(own.wait), Reports(own.report).tell)
+    retry_soon(start_client_internal, "pull_objects")
+    threading.excepthook = end_with_any_thread
+    sys.argv = ["flower-supernode", *rest]
+    flower_supernode()
+    # Flower's loop returned, which it does after an error only; its server thread would keep the process alive.
+    os._exit(LOST)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,105 @@
+"""A Flower Grid that fetches replies soon after they arrive.
+
+Flower's own `HttpGrid.send_and_receive` looks every three seconds, and a round of secure aggregation asks five times.
+Who looks more often meets more replies whose parts are still on their way, for which Flower then waits a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedinfer.ports import Clock
+
+SHORTEST_WAIT, LONGEST_WAIT = 0.02, 1.0
+"""Seconds between two looks. Between these bounds the wait is a tenth of the time waited so far, so that an exchange
+takes at most a tenth longer than the slowest device and a long one asks seldom."""
+FIRST_RETRY, LONGEST_RETRY = 0.05, 1.0
+"""Seconds before a part of a message that is still on its way is asked for again; doubled each time."""
+
+
+def retry_soon(module: ModuleType, function: str) -> None:
+    """Shorten the waits of one of flwr's functions that pull the parts of a message, for callers in one module.
+
+    Args:
+        module: of flwr; its own name for the function is replaced.
+        function: takes initial_backoff and backoff_cap, in seconds.
+    """
+    pull = vars(module)[function]
+    setattr(module, function, partial(pull, initial_backoff=FIRST_RETRY, backoff_cap=LONGEST_RETRY))
+
+
+def prompt_grid(grid: Grid, clock: Clock) -> Grid:
+    """A grid of a real or simulated deployment that fetches replies soon after they arrive."""
+    from flwr.superlink.grid import http_grid
+
+    retry_soon(http_grid, "pull_objects")
+    return PromptGrid(grid, clock)
+
+
+class PromptGrid(Grid):
+    """Hands everything to another grid; only the waiting for replies is its own.
+
+    Args:
+        grid: carries the messages.
+        clock: measures how long an exchange has taken.
+        sleep: waits so many seconds.
+    """
+
+    def __init__(self, grid: Grid, clock: Clock, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._grid = grid
+        self._clock = clock
+        self._sleep = sleep
+
+    def set_run(self, run: Any) -> None:
+        """See `flwr.serverapp.Grid`."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """See `flwr.serverapp.Grid`."""
+        return self._grid.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """See `flwr.serverapp.Grid`."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """See `flwr.serverapp.Grid`."""
+        return list(self._grid.get_node_ids())
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """See `flwr.serverapp.Grid`."""
+        return list(self._grid.push_messages(messages))
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """See `flwr.serverapp.Grid`."""
+        return list(self._grid.pull_messages(message_ids))
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """The replies that arrive within `timeout` seconds (None: wait for all), in order of arrival.
+
+        A message that could not be sent is not waited for.
+        """
+        begin = self._clock.seconds()
+        open_ids = [number for number in self._grid.push_messages(messages) if number]
+        replies: list[Message] = []
+        while open_ids:
+            found = list(self._grid.pull_messages(open_ids))
+            replies += found
+            answered = {message.metadata.reply_to_message_id for message in found}
+            open_ids = [number for number in open_ids if number not in answered]
+            waited = self._clock.seconds() - begin
+            if not open_ids or (timeout is not None and waited >= timeout):
+                break
+            wait = min(max(waited / 10, SHORTEST_WAIT), LONGEST_WAIT)
+            self._sleep(wait if timeout is None else min(wait, timeout - waited))
+        return replies

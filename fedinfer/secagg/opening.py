@@ -1,0 +1,110 @@
+"""What a device checks before it opens a share, and which share it opens.
+
+Rules:
+* Survivors and dropped devices together are the sharers with whom this device masked, no one is both.
+* A quorum of all members has signed them. With 2 * quorum above all devices and the corrupt ones together, no two
+  different survivor sets reach it, whatever the server shows to whom: honest devices open one sum per session.
+* Of a survivor only the self-mask share is opened, and only when it has acknowledged the same key list and sharers; of
+  a dropped device only the share of its mask key.
+"""
+
+from __future__ import annotations
+
+import hmac
+
+from fedinfer.errors import Misbehaviour, TooFewSurvivors
+from fedinfer.secagg import shamir
+from fedinfer.secagg.derivations import TAG_BYTES, tag
+from fedinfer.secagg.graph import from_bitmap
+from fedinfer.secagg.keys import KEY_BYTES, SIGNATURE_BYTES, Stage, statement_bytes, verify_signature
+from fedinfer.secagg.messages import SurvivorSets, UnmaskRequest, split
+from fedinfer.secagg.states import Place, SentMasked
+
+
+def keys_by(positions: tuple[int, ...], keys: bytes, what: str) -> dict[int, bytes]:
+    """Stored keys, 32 bytes each, by the positions they belong to."""
+    return dict(zip(positions, split(keys, KEY_BYTES, len(positions), what), strict=True))
+
+
+def check_key_list(place: Place, key_list: bytes) -> None:
+    """Refuse questions about another key list.
+
+    Raises:
+        Misbehaviour: it is another one.
+    """
+    if key_list != place.key_list:
+        raise Misbehaviour("the server speaks of another key list than it showed this device")
+
+
+def check_sets(state: SentMasked, sets: SurvivorSets) -> None:
+    """Survivors and dropped devices must be exactly the sharers, apart, enough, and this device among the survivors.
+
+    Raises:
+        BadMessage: not bitmaps of the cohort.
+        TooFewSurvivors: fewer survivors than the session promises.
+        Misbehaviour: the sets contradict each other or what this device has seen.
+    """
+    place, session = state.place, state.place.session
+    n = len(session.cohort)
+    check_key_list(place, sets.key_list)
+    survivors, dropped = (set(from_bitmap(data, n).tolist()) for data in (sets.survivors, sets.dropped))
+    both = sorted(session.cohort[j] for j in survivors & dropped)
+    if both:
+        raise Misbehaviour(f"{both[0]} is listed as survivor and as dropped: both of its masks would open")
+    if len(survivors) < session.least:
+        raise TooFewSurvivors(f"{len(survivors)} survivors, {session.least} are needed")
+    if place.position not in survivors:
+        raise Misbehaviour(f"{place.device} sent its masked vector but is not among the survivors")
+    if survivors | dropped != set(from_bitmap(state.sharers, n).tolist()):
+        raise Misbehaviour("survivors and dropped devices are not the sharers with whom this device masked")
+
+
+def check_quorum(held: SentMasked, request: UnmaskRequest) -> None:
+    """A quorum of all members must have signed these sets: two different ones would need a device that signs twice.
+
+    Raises:
+        BadMessage: lengths do not fit.
+        Misbehaviour: too few valid signatures.
+    """
+    place, session, context = held.place, held.place.session, held.digest
+    n = len(session.cohort)
+    members = from_bitmap(place.members, n)
+    keys = keys_by(tuple(members.tolist()), place.signing_keys, "signing keys")
+    signers = from_bitmap(request.signers, n)
+    signatures = split(request.signatures, SIGNATURE_BYTES, signers.size, "signatures")
+    valid = 0
+    for j, signature in zip(signers.tolist(), signatures, strict=True):
+        message = statement_bytes(Stage.SURVIVORS, session.cohort[j], context, request.sets)
+        valid += j in keys and verify_signature(keys[j], message, signature)
+        if valid == session.quorum:
+            return
+    raise Misbehaviour(f"{valid} devices signed these survivor sets, {session.quorum} are needed")
+
+
+def reveal(held: SentMasked, sets: SurvivorSets, tags: bytes) -> tuple[dict[int, bytes], list[int]]:
+    """One share per dealer, and the survivors that did not acknowledge the sharers of this device.
+
+    Args:
+        held: the shares.
+        sets: checked and signed.
+        tags: acknowledgements of the survivors that this device holds shares of, 16 bytes each, ascending.
+
+    Raises:
+        BadMessage: not one tag for each of them.
+    """
+    place, n, size = held.place, len(held.place.session.cohort), shamir.SHARE_BYTES
+    survivors = set(from_bitmap(sets.survivors, n).tolist())
+    opened = from_bitmap(held.opened, n)
+    pairs = zip(opened.tolist(), split(held.pairs, 2 * size, opened.size, "pairs"), strict=True)
+    unacknowledged = _unacknowledged(held, [j for j in place.dealers if j in survivors], tags)
+    shares = {j: pair[:size] if j in survivors else pair[size:] for j, pair in pairs if j not in unacknowledged}
+    if held.own_share:
+        shares[place.position] = held.own_share
+    return shares, sorted(unacknowledged)
+
+
+def _unacknowledged(held: SentMasked, dealers: list[int], tags: bytes) -> set[int]:
+    place, scope, digest = held.place, held.place.scope, held.digest
+    keys = keys_by(place.dealers, held.dealer_tags, "keys")
+    given = zip(dealers, split(tags, TAG_BYTES, len(dealers), "acknowledgements"), strict=True)
+    return {j for j, shown in given if not hmac.compare_digest(tag(keys[j], scope, digest, j, place.position), shown)}

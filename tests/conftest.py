@@ -1,0 +1,7 @@
+"""Profiles of hypothesis beside its own: `soak` searches for an hour what the usual run searches for seconds."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+settings.register_profile("soak", max_examples=5_000, deadline=None, print_blob=True)
