@@ -174,7 +174,7 @@ def test_an_owner_who_agreed_to_nothing_takes_part_in_nothing(tmp_path: Path) ->
 def test_a_device_has_one_agent(tmp_path: Path) -> None:
     store = enrolled(tmp_path, 1, Budget(2.0, 1e-5))[0]
     text = (store / "device.json").read_text()
-    (store / "device.json").write_text(text.replace('"device"', '"tasks": ["heart"], "device"'))
+    (store / "device.json").write_text(text.replace('"tasks": []', '"tasks": ["heart"]'))
     with subprocess.Popen(["flock", str(store / LOCK), "sh", "-c", "echo held; read line"],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:  # fmt: skip
         assert other.stdout is not None
