@@ -20,7 +20,6 @@ from fedinfer.secagg.revocation import RevocationList
 from fedinfer.system import SimulatedEntropy
 from tests.protocol.secagg_play import STAGES, World, make_session, names, play
 
-
 TEN = names(10)
 
 
@@ -35,7 +34,8 @@ TEN = names(10)
         ({"bits": 0}, "0 bits"), ({"bits": 33}, "33 bits"),
         ({"dimension": 0}, "dimension 0"), ({"dimension": (1 << 27) + 1}, "dimension 134217729"),
         ({"cohort": TEN[:1]}, "cohort of 1 devices"), ({"cohort": (*TEN[:9], TEN[8])}, "not sorted and unique"),
-        ({"cohort": (TEN[1], TEN[0], *TEN[2:])}, "not sorted and unique"), ({"cohort": ("", *TEN[1:])}, "device name ''"),
+        ({"cohort": (TEN[1], TEN[0], *TEN[2:])}, "not sorted and unique"),
+        ({"cohort": ("", *TEN[1:])}, "device name ''"),
         ({"cohort": (*TEN[:9], "e\n")}, "device name"),
     ],
     ids=str,
