@@ -5,7 +5,7 @@ A port is an argument, never a global. Deployment passes `fedinfer.system`, test
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -64,6 +64,16 @@ class Transport(Protocol):
 
     def ask(self, asks: Sequence[Ask], timeout_seconds: float) -> Sequence[Answer]:
         """Ask all; a device that does not answer in time is missing from the result."""
+
+
+class Nodes(Transport, Protocol):
+    """A transport that does not know yet which device lives on which node."""
+
+    def introduce(self, common: bytes, timeout_seconds: float) -> Sequence[tuple[int, Answer]]:
+        """Ask every node who it is; the first answer of each, or why there is none that can be read."""
+
+    def settle(self, homes: Mapping[DeviceId, int]) -> None:
+        """Remember where the devices live that are believed; asks go there from now on."""
 
 
 Listener = Callable[[str, dict[str, Any]], None]

@@ -37,7 +37,7 @@ from fedinfer.inference.predict.session import SessionCache
 from fedinfer.inference.predict.texts import TextReader
 from fedinfer.inference.serve.access import access_of, exposure, read_token
 from fedinfer.inference.serve.energy import energy_per_prediction, find_meter
-from fedinfer.inference.serve.limits import MOST_CONNECTIONS, Limits
+from fedinfer.inference.serve.limits import MOST_CONNECTIONS, ServiceLimits
 from fedinfer.inference.serve.service import Service
 from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.inference.serve.tls import tls_context
@@ -45,7 +45,7 @@ from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
-    from fedinfer.inference.serve.socket import Server
+    from fedinfer.inference.serve.socket import SocketServer
 
 app = typer.Typer(no_args_is_help=True, help="The model on this device.")
 
@@ -203,10 +203,10 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM private key, not encrypted")] = None,
     client_connections: Annotated[
         int, typer.Option(min=1, max=MOST_CONNECTIONS, help="connections of one client at once")
-    ] = Limits.per_client,
+    ] = ServiceLimits.per_client,
     client_rate: Annotated[
         float, typer.Option(min=0.1, callback=a_number, help="requests of one client per second")
-    ] = Limits.per_second,
+    ] = ServiceLimits.per_second,
     most_failures: Annotated[
         int, typer.Option(min=1, help="failures in a row after which the model is checked on its own rows")
     ] = 5,
@@ -214,7 +214,7 @@ def serve(
     """Serve the Open Inference Protocol v2 and /metrics; follow models installed meanwhile without losing a request."""
     with errors_to_exit():
         from fedinfer.inference.serve.app import make_app
-        from fedinfer.inference.serve.socket import Server, bind
+        from fedinfer.inference.serve.socket import SocketServer, bind
 
         clock, telemetry = SystemClock(), Telemetry()
         access = access_of(host, allow_host or (), read_token(token_file) if token_file else b"")
@@ -223,8 +223,8 @@ def serve(
         name = name or service.current.manifest.task
         web = make_app(service, name, __version__, lambda: seconds_since_refresh(store / "metadata", clock.now()))
         listening = bind(host, port)
-        limits = Limits(per_client=client_connections, per_second=client_rate)
-        server = Server(web, listening, access, clock, limits, tls)
+        limits = ServiceLimits(per_client=client_connections, per_second=client_rate)
+        server = SocketServer(web, listening, access, clock, limits, tls)
         scheme, address = "http" if tls is None else "https", listening.getsockname()
         where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{address[1]}/v2/models/{name}"
         stderr.print(f"model {name} version {service.current.info.version} on {where}")
@@ -234,7 +234,7 @@ def serve(
             _until_stopped(server, service)
 
 
-def _until_stopped(server: Server, service: Service) -> None:
+def _until_stopped(server: SocketServer, service: Service) -> None:
     """Serve, and follow what other processes install."""
     stop = threading.Event()
     threading.Thread(target=_follow, args=(service, stop), daemon=True).start()
@@ -267,13 +267,13 @@ def agent(
     """Take part in runs: keep a SuperNode running and answer with this program, never with one that a run brings."""
     with errors_to_exit():
         from fedinfer.apps import client_app
-        from fedinfer.deployment.agent import Settings, run_agent
+        from fedinfer.deployment.agent import AgentSettings, run_agent
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
         logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per question otherwise
         for path in (root_certificates, *([auth] if auth else [])):
             _bytes(path)
-        settings = Settings(superlink, root_certificates, auth, poll)
+        settings = AgentSettings(superlink, root_certificates, auth, poll)
         run_agent(store, settings, client_app(), SystemClock(), SystemEntropy())
 
 

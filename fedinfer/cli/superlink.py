@@ -24,12 +24,12 @@ def superlink(
 ) -> None:
     """Run Flower's SuperLink; only its fleet API answers on the address of the devices."""
     with errors_to_exit():
-        from fedinfer.flower.superlink import Settings, address, run_superlink
+        from fedinfer.flower.superlink import SuperLinkSettings, address, run_superlink
 
         for path in (ca, certificate, key):
             if not path.is_file():
                 raise ConfigError(f"{path}: no such file")
-        settings = Settings(address(fleet), address(control), database, ca, certificate, key)
+        settings = SuperLinkSettings(address(fleet), address(control), database, ca, certificate, key)
         if not _is_loopback(settings.control.host):
             stderr.print(
                 f"warning: whoever reaches {control} may start runs, and with them any program on this server; "

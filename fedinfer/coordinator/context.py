@@ -47,6 +47,7 @@ class Server:
         repository: signed artifacts.
         rollouts: state and audit log of rollouts.
         templates: exported graphs, kept between versions.
+        simulated: devices are simulated; only then is what they say about their rows and times believed.
         folder: run folder.
         emit: receives every event.
     """
@@ -68,6 +69,7 @@ class Server:
     repository: Repository
     rollouts: RolloutStore
     templates: Templates
+    simulated: bool
     folder: Path
     emit: Listener
 

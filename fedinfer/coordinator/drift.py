@@ -115,6 +115,8 @@ def _infer(server: Server, progress: Progress) -> tuple[DeviceId, ...]:
             continue
         if reply.ready:
             ready.append(answer.device)
+        if not server.simulated:
+            continue
         rows += reply.simulated_rows
         correct += reply.simulated_correct
         progress.latencies_us.extend(reply.simulated_latencies_us)

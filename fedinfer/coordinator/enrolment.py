@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedinfer.config import Scenario, to_flat
-from fedinfer.errors import BadMessage, Misbehaviour, TransportError
-from fedinfer.messages import EnrollReply, JoinFacts, JoinReply, JoinRequest, Kind
-from fedinfer.ports import Answer, Ask, Transport
+from fedinfer.errors import BadMessage, Misbehaviour, TransportError, VersionMismatch
+from fedinfer.messages import EnrollReply, EnrollRequest, JoinFacts, JoinReply, JoinRequest, Kind
+from fedinfer.ports import Answer, Ask, Listener, Nodes, Transport
 from fedinfer.schema import Schema
 from fedinfer.secagg.enrolment import (
     Challenge,
@@ -42,6 +42,63 @@ class Claim:
 
 LeftOut = tuple[str, str]
 """A device or node that does not take part, and why."""
+
+
+def enrol(
+    nodes: Nodes, against: Validation, challenge: Challenge, timeout_seconds: float, emit: Listener
+) -> list[EnrollReply]:
+    """Ask every node who it is and remember where the devices live that are believed.
+
+    A node of another build, with a certificate that is forged, expired or revoked, without the key of its certificate
+    or with a key that another node has too is left out; the event `not_joined` names it and says why. The run starts
+    with the others.
+
+    Args:
+        nodes: reaches them.
+        against: the enrolment authority, who was revoked, and the time.
+        challenge: drawn for this start of the run.
+        timeout_seconds: longest wait.
+        emit: receives the events.
+
+    Raises:
+        TransportError: when nobody is left.
+    """
+    answers = nodes.introduce(encode(EnrollRequest(challenge.run_id, challenge.nonce)), timeout_seconds)
+    claims: list[Claim] = []
+    left_out: list[LeftOut] = []
+    for node, answer in answers:
+        said = _introduction(answer)
+        if isinstance(said, EnrollReply):
+            claims.append(Claim(node, said))
+        else:
+            left_out.append((f"node {node}", said))
+    believed, refused = admit(claims, against, challenge)
+    left_out += refused
+    for who, reason in left_out:
+        emit("not_joined", {"device": who, "reason": reason})
+    if not believed:
+        raise _nobody(len(answers), left_out)
+    nodes.settle({claim.reply.device: claim.node for claim in believed})
+    return [claim.reply for claim in believed]
+
+
+def _introduction(answer: Answer) -> EnrollReply | str:
+    """Who the node says it is, or why it cannot be understood."""
+    if answer.error:
+        return f"{answer.error}: {answer.detail}"
+    try:
+        return decode(EnrollReply, answer.body)
+    except BadMessage as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _nobody(asked: int, left_out: Sequence[LeftOut]) -> TransportError:
+    if not left_out:
+        return TransportError("no node is connected", hint="start the devices first")
+    who, reason = left_out[0]
+    told = f"none of {asked} nodes can take part; first {who}: {reason}"
+    other_build = any(VersionMismatch.__name__ in why for _, why in left_out)
+    return TransportError(told, hint="install the same fedinfer version on both sides" if other_build else "")
 
 
 def admit(

@@ -53,7 +53,7 @@ class Stopped(BaseException):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class AgentSettings:
     """What the owner of a device says when the agent is started.
 
     Args:
@@ -115,7 +115,7 @@ class Signs:
         return self._clock.seconds() - self._last
 
 
-def run_agent(store: Path, settings: Settings, app: App, clock: Clock, entropy: Entropy) -> None:
+def run_agent(store: Path, settings: AgentSettings, app: App, clock: Clock, entropy: Entropy) -> None:
     """Take part for a device until SIGTERM or SIGINT.
 
     Args:
@@ -149,7 +149,7 @@ def pause_after(failed: int) -> float:
     return min(FIRST_PAUSE * 2.0 ** max(failed - 1, 0), LONGEST_PAUSE)
 
 
-def node_arguments(settings: Settings, loopback: Loopback, port: int) -> list[str]:
+def node_arguments(settings: AgentSettings, loopback: Loopback, port: int) -> list[str]:
     """Arguments of `flower-supernode`: TLS on both sides, nothing of the device, no program of a run."""
     arguments = [
         "--superlink", settings.superlink, "--root-certificates", str(settings.root_certificates.resolve()),
@@ -191,7 +191,7 @@ def serve_node(
     raise AssertionError("count() has no end")
 
 
-def _one_node(device: DeviceStore, settings: Settings, handle: Handler, loopback: Loopback, clock: Clock) -> str:
+def _one_node(device: DeviceStore, settings: AgentSettings, handle: Handler, loopback: Loopback, clock: Clock) -> str:
     """Start a node, answer its messages, end it; why it is of no use any more."""
     port, folder = free_port(), loopback.certificate.parent
     reading, writing = os.pipe()

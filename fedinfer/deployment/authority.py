@@ -20,7 +20,7 @@ from securesystemslib.signer import Signer
 
 from fedinfer.artifact.release.secret import Secret
 from fedinfer.artifact.release.signing import Keys, Protection, load_keys, save_keys
-from fedinfer.deployment.request import CERTIFICATE_DAYS, CLOCK_SKEW, Approval, read_request, renewed_enrolment
+from fedinfer.deployment.request import CERTIFICATE_DAYS, CLOCK_SKEW, EnrolmentApproval, read_request, renewed_enrolment
 from fedinfer.errors import ConfigError, FedInferError, StoreError
 from fedinfer.secagg.authority import Authority
 from fedinfer.secagg.enrolment import Enrolment, sign_enrolment
@@ -117,7 +117,7 @@ def approve(folder: Path, authority: Authority, request: bytes, now: datetime, d
         days: how long the certificate counts.
 
     Returns:
-        The encoded `Approval`.
+        The encoded `EnrolmentApproval`.
 
     Raises:
         ConfigError: a malformed request, a name that is taken, or a revoked key.
@@ -140,7 +140,7 @@ def approve(folder: Path, authority: Authority, request: bytes, now: datetime, d
     _keep_issued(folder, {**issued, asked.device: [*others, entry]})
     if former and former.public_key != asked.public_key:
         _extend(folder, authority, [former.public_key], now, LIST_DAYS)
-    return encode(Approval(certificate, authority.public_bytes, _read(folder / REVOCATIONS)))
+    return encode(EnrolmentApproval(certificate, authority.public_bytes, _read(folder / REVOCATIONS)))
 
 
 def revoke(folder: Path, authority: Authority, devices: Sequence[DeviceId], now: datetime, days: int) -> RevocationList:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from flwr.serverapp import Grid
 
-from fedinfer.artifact.export.torch import Templates
 from fedinfer.artifact.release.repository import Repository
 from fedinfer.artifact.release.secret import Secret
 from fedinfer.artifact.release.signing import (
@@ -19,11 +18,9 @@ from fedinfer.artifact.release.signing import (
     save_keys,
 )
 from fedinfer.config import Scenario
-from fedinfer.coordinator.context import Rows, Server
-from fedinfer.coordinator.enrolment import join
-from fedinfer.coordinator.plan.cohort import Population
-from fedinfer.coordinator.plan.run_plan import make_plan
+from fedinfer.coordinator.context import Rows
 from fedinfer.coordinator.run import run
+from fedinfer.coordinator.start import Site, start
 from fedinfer.data import load_own, public_schema
 from fedinfer.data.checks import check_qat_rows
 from fedinfer.errors import ConfigError
@@ -31,15 +28,10 @@ from fedinfer.flower.records import build_id
 from fedinfer.flower.transport import GridTransport
 from fedinfer.inference.install.freshness import latest_known, note_refresh
 from fedinfer.ports import Clock, Listener
-from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
-from fedinfer.privacy.charges import relation_of
 from fedinfer.privacy.mechanism.noise import SecureStream
-from fedinfer.private_files import private_folder
-from fedinfer.rollout.state import RolloutStore
 from fedinfer.schema import Schema
 from fedinfer.secagg.enrolment import Challenge, Validation, validation
 from fedinfer.secagg.revocation import seconds_of
-from fedinfer.store import open_store
 from fedinfer.system import SystemEntropy, simulation_rng
 from fedinfer.training.trainer import load_trainer
 from fedinfer.types import Json
@@ -76,45 +68,29 @@ def coordinate(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Cl
     """
     schema = public_schema(scenario)
     public, judged = _public_and_judged(scenario, schema, deployment.public_data)
-    trainer = load_trainer(scenario.model, schema, scenario.training, scenario.scenario.seed)
-    entropy, transport = SystemEntropy(), GridTransport(grid)
-    deadline = scenario.training.deadline_seconds
-    challenge = Challenge.draw(deployment.run_id, build_id(), entropy)
-    repository = _repository(deployment, clock)
-    members = transport.enroll(_validation(deployment, clock), challenge, deadline, emit)
-    root = repository.trusted_root()
-    rows, refused = join(members, challenge, scenario, schema, deployment.revocations, root, transport, deadline)
-    for device, reason in refused.items():
-        emit("not_joined", {"device": device, "reason": reason})
-    counts = [count for count in rows.values() if count] or [1]
-    population = Population(len(rows), sum(counts), min(counts), trainer.dimension, schema.classes)
-    plan = make_plan(scenario, population, "deployment", ())
-    server = Server(
+    entropy = SystemEntropy()
+    site = Site(
+        engine="deployment",
         scenario=scenario,
         schema=schema,
-        run_id=deployment.run_id,
-        devices={member.device: member.public_key for member in members if member.device in rows},
-        rows=rows,
-        transport=transport,
-        clock=clock,
+        challenge=Challenge.draw(deployment.run_id, build_id(), entropy),
+        against=_validation(deployment, clock),
+        revocations=deployment.revocations,
+        nodes=GridTransport(grid),
+        repository=_repository(deployment, clock),
+        trainer=load_trainer(scenario.model, schema, scenario.training, scenario.scenario.seed),
+        public=public,
+        judged=lambda _window: judged,
         entropy=entropy,
         noise=lambda _round: SecureStream(entropy),
         generator=lambda use: simulation_rng(int.from_bytes(entropy.take(8), "little"), use),
-        ledger=Ledger(
-            open_store(deployment.folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS),
-            relation_of(scenario.privacy.unit),
-        ),
-        trainer=trainer,
-        public=public,
-        judged=lambda _window: judged,
-        repository=repository,
-        rollouts=RolloutStore(deployment.folder / "rollout.sqlite"),
-        templates=Templates(),
+        simulated=False,
+        warnings=(),
         folder=deployment.folder,
+        clock=clock,
         emit=emit,
     )
-    private_folder(deployment.folder / "checkpoints")
-    return run(server, plan)
+    return run(*start(site))
 
 
 def _validation(deployment: Deployment, clock: Clock) -> Validation:

@@ -49,7 +49,7 @@ class SignedRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Approval:
+class EnrolmentApproval:
     """What the authority answers.
 
     Args:
@@ -114,14 +114,16 @@ def renewed_enrolment(authority: bytes, data: bytes) -> Enrolment | None:
     return former
 
 
-def read_approval(data: bytes) -> Approval:
+def read_approval(data: bytes) -> EnrolmentApproval:
     """The approval in bytes that came; what is in it is checked by the store.
 
     Raises:
         ConfigError: malformed.
     """
     try:
-        approval = decode(Approval, data, limit_bytes=MOST_LIST_BYTES + MOST_CERTIFICATE_BYTES + MOST_REQUEST_BYTES)
+        approval = decode(
+            EnrolmentApproval, data, limit_bytes=MOST_LIST_BYTES + MOST_CERTIFICATE_BYTES + MOST_REQUEST_BYTES
+        )
     except BadMessage as error:
         raise ConfigError(f"this is no approval of an authority: {error}") from error
     return approval

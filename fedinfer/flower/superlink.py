@@ -41,7 +41,7 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SuperLinkSettings:
     """What the operator of a server says.
 
     Args:
@@ -89,7 +89,7 @@ class FleetOnly:
         return is_control or (scope["type"] == "http" and str(scope["path"]).startswith(FLEET))
 
 
-def superlink_arguments(settings: Settings) -> list[str]:
+def superlink_arguments(settings: SuperLinkSettings) -> list[str]:
     """Arguments of `flower-superlink`: TLS, known nodes only, nothing installed, nothing forgotten at a restart."""
     return [
         "--host", settings.control.host, "--port", str(settings.control.port),
@@ -99,7 +99,7 @@ def superlink_arguments(settings: Settings) -> list[str]:
     ]  # fmt: skip
 
 
-def run_superlink(settings: Settings) -> None:
+def run_superlink(settings: SuperLinkSettings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:

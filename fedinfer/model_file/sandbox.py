@@ -64,7 +64,7 @@ RUN_LIMITS = RunLimits()
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SandboxRun:
     """What became of one run.
 
     Args:
@@ -97,7 +97,9 @@ class Question:
     again_above: float = float("inf")
 
 
-def run_confined(model: CheckedModel, question: Question, clock: Clock, limits: RunLimits = RUN_LIMITS) -> list[Run]:
+def run_confined(
+    model: CheckedModel, question: Question, clock: Clock, limits: RunLimits = RUN_LIMITS
+) -> list[SandboxRun]:
     """Ask a model in a process that is locked in.
 
     Args:
@@ -113,18 +115,18 @@ def run_confined(model: CheckedModel, question: Question, clock: Clock, limits: 
         GateFailed: when the model does not load there.
     """
     rows, runs = question.rows, 1 if not question.alone else len(question.rows)
-    done: list[Run] = []
+    done: list[SandboxRun] = []
     while len(done) < runs:
         left = replace(question, rows=rows[len(done) :] if question.alone else rows)
         done += _until_it_dies(model, left, clock, limits)
     return done
 
 
-def _until_it_dies(model: CheckedModel, question: Question, clock: Clock, limits: RunLimits) -> list[Run]:
+def _until_it_dies(model: CheckedModel, question: Question, clock: Clock, limits: RunLimits) -> list[SandboxRun]:
     """The runs of one process; the last one has failed when it is not the last of all."""
     runs, per_run = (len(question.rows), 1) if question.alone else (1, len(question.rows))
     size = FRAME.size + 4 * per_run * question.classes
-    done: list[Run] = []
+    done: list[SandboxRun] = []
     with _started(model, question, limits) as pipe:
         hello = _taken(pipe, HELLO.size, limits.open_seconds, clock)
         if hello is None or HELLO.unpack(hello)[0] != OPENED:
@@ -132,9 +134,9 @@ def _until_it_dies(model: CheckedModel, question: Question, clock: Clock, limits
         while len(done) < runs:
             frame = _taken(pipe, size, 2 * limits.run_seconds, clock)
             if frame is None:
-                return [*done, Run(None, limits.run_seconds)]
+                return [*done, SandboxRun(None, limits.run_seconds)]
             kind, seconds = FRAME.unpack(frame[: FRAME.size])
-            done.append(Run(unpacked(kind, frame[FRAME.size :], question.classes), seconds))
+            done.append(SandboxRun(unpacked(kind, frame[FRAME.size :], question.classes), seconds))
     return done
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from fedinfer.errors import GateFailed, Refusal
 from fedinfer.model_file.onnx_fields import MESSAGES, Field, Scalar
@@ -113,15 +113,18 @@ class Reader:
         if isinstance(wanted.kind, str):
             piece, at = _piece(data, at, wire)
             return self.read(piece, wanted.kind, depth + 1), at
-        if wanted.kind is Scalar.BYTES:
-            return _piece(data, at, wire)
-        if wire == _LENGTH and wanted.repeated:
-            return _piece(data, at, wire)
-        if wire != wanted.kind.value:
+        packed = wire == _LENGTH and wanted.repeated
+        if wanted.kind is not Scalar.BYTES and not packed and wire != wanted.kind.value:
             raise GateFailed(f"field {wanted.name} has wire type {wire}", Refusal.MALFORMED)
-        if wanted.kind is Scalar.VARINT:
-            return read_varint(data, at, _MOST_NUMBER)
-        return _taken(data, at, _SIZES[wanted.kind])
+        match wanted.kind:
+            case Scalar.BYTES:
+                return _piece(data, at, wire)
+            case Scalar.VARINT:
+                return _piece(data, at, wire) if packed else read_varint(data, at, _MOST_NUMBER)
+            case Scalar.FIXED32 | Scalar.FIXED64:
+                return _piece(data, at, wire) if packed else _taken(data, at, _SIZES[wanted.kind])
+            case _:
+                assert_never(wanted.kind)
 
 
 def read_varint(data: memoryview, at: int, most: int) -> tuple[int, int]:

@@ -145,7 +145,9 @@ def _of_hundred(share: float) -> str:
 def _unit(privacy: Json) -> Item:
     value = f"unit {words(privacy.get('unit'))}, neighbours by {words(privacy.get('relation'))}"
     unit = privacy.get("unit")
-    meaning = _protected(Unit(unit), privacy) if unit in set(Unit) else "The record names no unit that is known here."
+    if isinstance(unit, str) and unit in set(Unit):
+        return Item("Unit of privacy", value, _protected(Unit(unit), privacy))
+    meaning = "The record names no unit that is known here."
     return Item("Unit of privacy", value, meaning)
 
 

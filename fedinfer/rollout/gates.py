@@ -42,7 +42,7 @@ class Bound(StrEnum):
     AT_LEAST = "at_least"
 
 
-class Scope(StrEnum):
+class GateScope(StrEnum):
     """Who the statement is about: the judged devices only (all uncertainty is noise), or the fleet they stand for."""
 
     WAVE = "wave"
@@ -68,7 +68,7 @@ class Gate:
     fails_at: float
     low: float
     high: float
-    scope: Scope
+    scope: GateScope
 
     def __post_init__(self) -> None:
         worse = self._worse(self.fails_at, self.passes_at)
@@ -101,9 +101,9 @@ class Gate:
     def sample(self, judged: int) -> float:
         """Independent values that the mean of `judged` devices stands for."""
         match self.scope:
-            case Scope.FLEET:
+            case GateScope.FLEET:
                 return float(judged)
-            case Scope.WAVE:
+            case GateScope.WAVE:
                 return math.inf
             case _:
                 assert_never(self.scope)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from fedinfer.config import RolloutSection
 from fedinfer.errors import BadMessage
-from fedinfer.rollout.gates import Bound, Figure, Gate, GroupFigures, Scope
+from fedinfer.rollout.gates import Bound, Figure, Gate, GateScope, GroupFigures
 from fedinfer.types import FloatVector, Unit
 
 ERROR, SLOW, DISAGREEMENT, SHIFT, WRONG = range(5)
@@ -65,7 +65,7 @@ def gates_of(section: RolloutSection, *, compared: bool) -> tuple[Gate, ...]:
         ("metric", Bound.AT_LEAST, section.min_metric),
     ]
     judged = [(name, bound, limit) for name, bound, limit in limits if limit != _NO_LIMIT[bound]]
-    return tuple(Gate(name, bound, limit, limit, 0.0, 1.0, Scope.WAVE) for name, bound, limit in judged)
+    return tuple(Gate(name, bound, limit, limit, 0.0, 1.0, GateScope.WAVE) for name, bound, limit in judged)
 
 
 def device_answer(figures: npt.NDArray[np.floating], slow: float, section: RolloutSection) -> FloatVector:

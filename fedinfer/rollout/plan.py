@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from fedinfer.errors import ConfigError
 from fedinfer.printable import LONGEST_NAME, NAME_RULE, is_device_name, shown
 from fedinfer.rollout.controller import Approval, RolloutState, begin
-from fedinfer.rollout.gates import Bound, Gate, GateSettings, Scope
+from fedinfer.rollout.gates import Bound, Gate, GateScope, GateSettings
 from fedinfer.rollout.waves import Attributes, Wave
 from fedinfer.types import DeviceId
 
@@ -147,7 +147,7 @@ def _gate(entry: Any, where: str) -> Gate:
         fails_at=_number(entry, "fails_at", where),
         low=_number(entry, "low", where),
         high=_number(entry, "high", where),
-        scope=_choice(entry, "scope", Scope, where),
+        scope=_choice(entry, "scope", GateScope, where),
     )
 
 

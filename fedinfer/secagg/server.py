@@ -286,7 +286,7 @@ def _take_survivors(state: AwaitSurvivors, replies: Mapping[DeviceId, bytes]) ->
     digest = summed.sharers.digest
     signatures, refused = read_answers(ground, Stage.SURVIVORS, digest, SurvivorSets, replies, summed.survivors, parse)
     blamed = state.blamed + refused
-    missing = "" if len(signatures) >= quorum else f"the devices go on only when {quorum} did"
+    missing = "" if len(signatures) >= quorum else f"{quorum} are needed, devices go on only then"
     missing = missing or shortage(
         ground, _needed(ground, summed.survivors, summed.dropped), lambda j, i: i in signatures
     )

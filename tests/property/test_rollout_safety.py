@@ -25,13 +25,13 @@ from fedinfer.rollout.controller import (
     step,
     todo,
 )
-from fedinfer.rollout.gates import Bound, Figure, Gate, GateSettings, GroupFigures, Scope, Verdict, bounds, judge
+from fedinfer.rollout.gates import Bound, Figure, Gate, GateScope, GateSettings, GroupFigures, Verdict, bounds, judge
 from fedinfer.rollout.waves import Wave, members, plan_waves, wave_of
 
 GATES = GateSettings(
     (
-        Gate("install_failure", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, Scope.WAVE),
-        Gate("error", Bound.AT_MOST, 0.2, 0.25, 0.0, 1.0, Scope.FLEET),
+        Gate("install_failure", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, GateScope.WAVE),
+        Gate("error", Bound.AT_MOST, 0.2, 0.25, 0.0, 1.0, GateScope.FLEET),
     ),
     10, 0.01, 0.01, 2,
 )  # fmt: skip

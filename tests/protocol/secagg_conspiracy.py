@@ -30,6 +30,8 @@ class Conspiracy(RuleBasedStateMachine):
 
     slowly = True
     """Whether sessions also go on message by message from the start."""
+    copying = 2
+    """Where a device may copy keys, one in so many does; at 1 it does everywhere."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +49,7 @@ class Conspiracy(RuleBasedStateMachine):
         most = max(1, 2 * _usual(n) - n - 1)
         corrupt = data.draw(st.sets(st.sampled_from(names(n)), min_size=1, max_size=most))
         floor = data.draw(st.sampled_from([2, 2, n // 2 + 1]))
-        self.enemy = Enemy(names(n), frozenset(corrupt), Owner(floor, 0.1, len(corrupt) / n), self.recorder)
+        self.enemy = Enemy(names(n), frozenset(corrupt), Owner(floor, 0.1, (len(corrupt) - 0.5) / n), self.recorder)
 
     @precondition(lambda self: self.slowly and len(self.attempts) < MOST_ATTEMPTS)
     @precondition(lambda self: all(one.views for one in self.attempts[-1:]))
@@ -126,26 +128,25 @@ class Conspiracy(RuleBasedStateMachine):
     @precondition(lambda self: len(self.attempts) < MOST_ATTEMPTS)
     @rule(data=st.data())
     def rush(self, data: Any) -> None:
-        """A whole session, so that late stages are reached often: up to two views of everything, copied keys."""
+        """A whole session, so that late stages are reached often: half of them plain, half with two of everything."""
+        wild = data.draw(st.booleans())
         attempt = Attempt(self.enemy, self._session(data))
         self.attempts.append(attempt)
         attempt.ask_keys()
         for name in attempt.corrupt:
-            self._publish(data, attempt, name)
-        lists = [attempt.list_keys(_few(data, attempt.session.cohort, attempt.spare))]
-        if data.draw(st.sampled_from([False, False, True])):
-            lists.append(attempt.list_keys(_few(data, attempt.session.cohort, attempt.spare)))
-        sides = {name: data.draw(st.integers(0, 1)) for name in attempt.honest}
+            self._publish(data, attempt, name, copies=wild or self.copying == 1)
+        left_out = [_few(data, attempt.session.cohort, attempt.spare) if wild else set() for _ in range(1 + wild)]
+        lists = [attempt.list_keys(names) for names in left_out][: data.draw(st.integers(1, 1 + wild))]
+        sides = {name: data.draw(st.integers(0, 1)) if wild else 0 for name in attempt.honest}
         seen = {name: lists[side % len(lists)] for name, side in sides.items()}
         seen = {name: listing for name, listing in seen.items() if listing.position(name) in listing.messages}
         for name, listing in seen.items():
             attempt.show(listing, [name])
-        attempt.shared = [frozenset(x.members) - _few(data, x.members, attempt.spare // 2) for x in lists]
+        attempt.shared = [frozenset(x.members) - _few(data, x.members, attempt.spare // 2 * wild) for x in lists]
         for name, listing in seen.items():
             attempt.deliver(listing, attempt.shared[lists.index(listing)], [name])
-        pairs = {x.digest: [self._sets(data, attempt, x, at) for _ in range(2)] for at, x in enumerate(lists)}
-        one = data.draw(st.booleans())
-        views = {name: pairs[listing.digest][0 if one else sides[name]] for name, listing in seen.items()}
+        pairs = {x.digest: [self._sets(data, attempt, x, at) for _ in range(1 + wild)] for at, x in enumerate(lists)}
+        views = {name: pairs[listing.digest][sides[name]] for name, listing in seen.items()}
         attempt.views += list(views.values())
         for name, sets in views.items():
             attempt.sign(sets, [name])
@@ -168,17 +169,17 @@ class Conspiracy(RuleBasedStateMachine):
             absent = data.draw(st.sampled_from(cohort))
             cohort = tuple(name for name in cohort if name != absent)
         n = len(cohort)
-        threshold = data.draw(st.sampled_from([_usual(n)] * 6 + list(range(2, n + 1))))
+        threshold = data.draw(st.sampled_from([_usual(n)] * 20 + list(range(2, n + 1))))
         floors = [min(self.enemy.owner.min_survivors, n)] * 4 + [min(threshold + 1, n)] * 2
         floor = data.draw(st.sampled_from(floors + list(range(2, n + 1))))
         values: dict[str, Any] = {"degree": n - 1, "threshold": threshold, "min_survivors": floor}
         return make_session(n, cohort=cohort, round_id=str(len(self.attempts)), dimension=3, bits=16, **values)
 
-    def _publish(self, data: Any, attempt: Attempt, name: str) -> None:
+    def _publish(self, data: Any, attempt: Attempt, name: str, *, copies: bool = True) -> None:
         """Fresh keys, or somebody's mask or box key in one of its encodings, in either place."""
         made = [message for messages in attempt.messages.values() for message in messages if message.name != name]
         keys: dict[str, bytes] = {}
-        if made and data.draw(st.booleans()):
+        if copies and made and data.draw(st.integers(1, self.copying)) == 1:
             victim = data.draw(st.sampled_from(made))
             place = data.draw(st.sampled_from(["mask_key", "mask_key", "box_key"]))
             taken = data.draw(st.sampled_from([victim.mask_key, victim.mask_key, victim.box_key]))
@@ -218,7 +219,7 @@ class DrawnConspiracy(Conspiracy):
     @initialize(data=st.data(), n=st.sampled_from([21, 24]), corrupt=st.sampled_from([2, 3]))
     def meet(self, data: Any, n: int, corrupt: int) -> None:
         bad = frozenset(names(n)[:: n // corrupt][:corrupt])
-        self.enemy = Enemy(names(n), bad, Owner(2, 0.1, corrupt / n), self.recorder)
+        self.enemy = Enemy(names(n), bad, Owner(2, 0.1, (corrupt - 0.5) / n), self.recorder)
 
     def _session(self, data: Any) -> Session:
         n, corrupt = len(self.enemy.names), len(self.enemy.corrupt)
@@ -230,7 +231,7 @@ class DrawnConspiracy(Conspiracy):
         values: dict[str, Any] = {"degree": degree, "threshold": threshold, "min_survivors": floor}
         return make_session(n, round_id=str(len(self.attempts)), dimension=3, bits=16, **values)
 
-    def _publish(self, data: Any, attempt: Attempt, name: str) -> None:
+    def _publish(self, data: Any, attempt: Attempt, name: str, *, copies: bool = True) -> None:
         at, session = attempt.session.cohort.index(name), attempt.session
         others = [j for j in range(len(session.cohort)) if j != at]
         start = data.draw(st.integers(0, len(others) - 1))
@@ -254,7 +255,7 @@ def _few(data: Any, items: Any, most: int) -> set[Any]:
     """Up to `most`, seldom more."""
     items = list(items)
     most = min(len(items), most + (data.draw(st.integers(0, 5)) == 0))
-    count = data.draw(st.sampled_from([0, most, *range(most + 1)]))
+    count = data.draw(st.sampled_from([0, most, most, *range(most + 1)]))
     return set(data.draw(st.permutations(items))[:count]) if count else set()
 
 

@@ -7,6 +7,7 @@ messages with `secagg_forge` from whatever it has seen.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -189,7 +190,7 @@ class Enemy:
         promised = {}
         for sid, session in self.sessions.items():
             corrupt = len(self.corrupt & set(session.cohort))
-            if corrupt <= forge.counted_corrupt(len(session.cohort), self.owner.corruption_rate):
+            if corrupt <= math.ceil(self.owner.corruption_rate * len(session.cohort)):
                 promised[sid] = max(2, session.least - corrupt)
         return promised
 

@@ -15,7 +15,6 @@ from fedinfer.secagg import IdentityKey, Session, Stage, StageRequest
 from fedinfer.secagg.boxes import seal_box
 from fedinfer.secagg.derivations import Scope, box_key, commitment, sharers_hash, tag, tag_key
 from fedinfer.secagg.graph import from_bitmap, to_bitmap
-from fedinfer.secagg.hypergeometric import corrupt_among
 from fedinfer.secagg.key_list import Public, relations_of, write_list
 from fedinfer.secagg.keys import KEY_BYTES, Signed, agree, public_of, seal
 from fedinfer.secagg.messages import (
@@ -37,11 +36,6 @@ from fedinfer.secagg.states import decode_state
 CURVE_PRIME = 2**255 - 19
 PAIR_BYTES = BOX_BYTES - 16
 """Two shares in a box."""
-
-
-def counted_corrupt(n: int, rate: float) -> int:
-    """How many corrupt devices an owner with this rate counts on."""
-    return corrupt_among(n, rate)
 
 
 @dataclass(frozen=True)

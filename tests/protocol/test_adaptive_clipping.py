@@ -243,7 +243,9 @@ def test_the_norm_that_rounds_find_is_the_median_of_what_devices_compute(tmp_pat
 # --- groups ---
 
 DISHONEST = ("d03", "d19")
-GROUPED = {"secure_aggregation__group_size": 8, "drift__enabled": False}
+GROUPED = {
+    "secure_aggregation__group_size": 8, "secure_aggregation__corruption_rate": 0.0, "drift__enabled": False,
+}  # fmt: skip
 
 
 def reversed_bit(asks: Sequence[Ask], answers: list[Answer]) -> list[Answer]:

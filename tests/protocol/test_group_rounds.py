@@ -37,6 +37,7 @@ GROUPED: dict[str, Any] = {
     "training.sampling_rate": 1.0,
     "secure_aggregation.mode": "ideal",
     "secure_aggregation.group_size": 8,
+    "secure_aggregation.corruption_rate": 0.0,
     "drift.windows": 2,
 }
 """Groups of eight, of which two may vanish."""

@@ -25,7 +25,7 @@ from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.plan.run_plan import make_plan
 from fedinfer.data import public_schema
 from fedinfer.deployment.node import open_host
-from fedinfer.deployment.store import create_authority, enrol_device
+from fedinfer.deployment.store import create_authority, enrol_device, read_authority
 from fedinfer.device import dispatch, install, reported
 from fedinfer.device.canary import looked
 from fedinfer.device.dispatch import DeviceResponder
@@ -64,10 +64,11 @@ from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.rollout import looks
 from fedinfer.schema import Schema
+from fedinfer.secagg.authority import Authority
 from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Unit
 from fedinfer.wire import decode, encode
-from tests.protocol.fleet import CHALLENGE, Fleet, Post, enrolled, introduce, settings
+from tests.protocol.fleet import CHALLENGE, Fleet, Post, enrolled, introduce, revocations_of, settings
 
 WORD = "cancer"  # of the public vocabulary: only those reach a model
 ROWS = 30
@@ -174,16 +175,17 @@ class World:
         return self.post.answers(Kind.MASKED)
 
 
-def joined(folder: Path, stores: list[Path], scenario: Scenario) -> World:
+def joined(folder: Path, stores: list[Path], scenario: Scenario, authority: Authority) -> World:
     schema = public_schema(scenario)
     hosts = {device: host for store in stores for host in [open_host(store)] for device in host.members}
     repository = Repository(folder / "repo", generate_keys(SystemEntropy()), SystemClock(), lambda keys: None)
     post = Post({device: DeviceResponder(host) for device, host in hosts.items()})
     members = introduce(post)
-    counts, refused = join(members, CHALLENGE, scenario, schema, repository.trusted_root(), post, 1.0)
+    revocations, root = revocations_of(authority), repository.trusted_root()
+    counts, refused = join(members, CHALLENGE, scenario, schema, revocations, root, post, 1.0)
     assert not refused, refused
     plan = make_plan(scenario, Population(len(stores), sum(counts.values()), min(counts.values()), 20, 2), "test", ())
-    fleet = Fleet(scenario, hosts, post, plan, {member.device: member.public_key for member in members})
+    fleet = Fleet(scenario, hosts, post, plan, {member.device: member.public_key for member in members}, revocations)
     return World(scenario, schema, hosts, post, fleet, repository)
 
 
@@ -200,7 +202,7 @@ def text_world(folder: Path, secret: bool) -> World:
                 writer.writerow([chosen, ("no", "yes")[row % 2]])
         stores.append(folder / f"s{number}")
         enrol_device(stores[-1], f"r{number}", table, Budget(8.0, 1e-5), 3, authority, SystemEntropy(), SystemClock())
-    return joined(folder, stores, settings(TEXTS))
+    return joined(folder, stores, settings(TEXTS), authority)
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +225,7 @@ def test_a_text_model_tells_nothing_about_a_chosen_word(kind: str, worlds: dict[
         assert {reply.installed for reply in pushed.values()} == {True}
         masked = world.evaluate(version)
         assert {answer.error for answer in masked.values()} == {""}
-        windows = world.post.ask([Ask("r0", Kind.DRIFT, encode(WindowRequest(1)))], 1.0)
+        windows = world.post.ask([Ask("r0", Kind.WINDOW, encode(WindowRequest(1)))], 1.0)
         assert {answer.body for answer in windows} == {encode(WindowReply(True, version, 0, 0, ()))}
         host = world.hosts["r0"]
         assert host.sketches.take("r0", 1).shape == (width(report_channels(2)),)
@@ -266,7 +268,7 @@ def test_a_signed_model_reads_no_file_of_the_device(
     """The device runs in the folder above its store, as deployed; past the inspection the key stays at home too."""
     stores = enrolled(tmp_path / "pilot", 4, Budget(8.0, 1e-5), 3)
     monkeypatch.chdir(tmp_path / "pilot")
-    world = joined(tmp_path, stores, settings())
+    world = joined(tmp_path, stores, settings(), read_authority(tmp_path / "pilot" / "authority.key"))
     if not inspected:
         monkeypatch.setattr(inspection._Judge, "visit", lambda self, message: None)
     replies = world.push(1, reading("r00/identity.key", 32), ((0.5, 0.0, 1.0),))

@@ -93,7 +93,7 @@ def test_in_a_group_a_device_counts_on_the_worst_deal_not_on_the_mean(tmp_path: 
 
 def test_a_real_device_uses_the_operating_systems_entropy_for_everything(tmp_path: Path) -> None:
     """Keys, shares, noise, and which rows a step samples: no seed of a scenario reaches any of them."""
-    fleet = real(enrolled(tmp_path / "stores", 2, LARGE, 2), settings("secure_aggregation.dropout_rate = 0.0"))
+    fleet = real(enrolled(tmp_path / "stores", 3, LARGE, 2), settings("secure_aggregation.dropout_rate = 0.0"))
     device = min(fleet.hosts)
     host, plan = fleet.hosts[device], fleet.promise("round-1", work())
     assert type(host.entropy) is SystemEntropy

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import struct
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,8 @@ import pytest
 from flwr.app import Context
 
 from fedinfer import messages, wire
+from fedinfer.coordinator.aggregate.secure_sum import Total, private_sum
+from fedinfer.coordinator.enrolment import enrol
 from fedinfer.deployment.store import enrol_device
 from fedinfer.device import dispatch
 from fedinfer.errors import BadMessage, ConfigError, TransportError
@@ -23,7 +25,7 @@ from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.records import build_id
 from fedinfer.flower.transport import GridTransport
 from fedinfer.messages import EnrollReply, HealthReply, Kind, PushReply, WithdrawReply
-from fedinfer.ports import Answer, Ask
+from fedinfer.ports import Answer, Ask, Transport
 from fedinfer.printable import LONGEST_NAME, shown
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.secagg.enrolment import Challenge, Possession, Step, prove_possession, sign_enrolment
@@ -32,7 +34,9 @@ from fedinfer.secagg.parameters import Session
 from fedinfer.simulation.folder import EVENTS, EventLog
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.system import SimulatedEntropy, SystemClock
+from fedinfer.types import AggregationMode
 from fedinfer.wire import Most, Name, Shown, decode, encode
+from tests.protocol.fleet import settings, simulated, work
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\r\n\u202e\u2066\u200b\x9b\x85\ud7ff\U000e0001"
 CLASSES = [
@@ -253,7 +257,7 @@ def test_a_node_that_nobody_enrolled_cannot_fill_the_log_or_steer_a_terminal(
     transport, told = _transport(said, nodes), ""
     log = EventLog(tmp_path, SystemClock())
     try:
-        transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, log)
+        enrol(transport, AUTHORITY.public_bytes, CHALLENGE, 1.0, log)
     except TransportError as error:
         told = str(error)
     written = (tmp_path / EVENTS).read_bytes()
@@ -267,7 +271,7 @@ def test_a_node_that_nobody_enrolled_cannot_fill_the_log_or_steer_a_terminal(
 def test_an_enrolled_name_that_no_session_takes_leaves_out_that_device_alone(tmp_path: Path) -> None:
     transport = _transport(lambda ask: _honest(ask, "Hôpital"))
     told: list[dict[str, Any]] = []
-    transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda _name, fields: told.append(fields))
+    enrol(transport, AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda _name, fields: told.append(fields))
     assert transport.devices() == ["d1"]
     assert "1 to 64 printable ASCII characters" in told[0]["reason"]
 
@@ -290,7 +294,7 @@ def test_a_server_keeps_no_more_of_an_answer_than_its_kind_may_have(kind: Kind, 
         return _honest(ask) if ask.kind == Kind.ENROLL else Answer("x", body)
 
     transport = _transport(said, 1)
-    transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda *_: None)
+    enrol(transport, AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda *_: None)
     (answer,) = transport.ask([Ask("d0", kind, b"")], 1.0)
     assert (answer.body, answer.error) == (b"", "BadMessage")
     assert f"limit {EXCHANGES[kind].most_reply}" in answer.detail
@@ -301,10 +305,37 @@ def test_an_ask_may_expect_less_than_its_kind_allows() -> None:
         return _honest(ask) if ask.kind == Kind.ENROLL else Answer("x", b"\0" * 1000)
 
     transport = _transport(said, 1)
-    transport.enroll(AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda *_: None)
+    enrol(transport, AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda *_: None)
     for most, kept in ((1000, 1000), (999, 0), (0, 1000)):
         (answer,) = transport.ask([Ask("d0", Kind.MASKED, b"", most_reply=most)], 1.0)
         assert len(answer.body) == kept
+
+
+class Scales:
+    """A transport that notes what was expected of each answer, and its size."""
+
+    def __init__(self, post: Transport) -> None:
+        self.post, self.weighed = post, list[tuple[int, int]]()
+
+    def devices(self) -> Sequence[str]:
+        return self.post.devices()
+
+    def ask(self, asks: Sequence[Ask], timeout_seconds: float) -> Sequence[Answer]:
+        most = {ask.device: ask.most_reply for ask in asks}
+        answers = self.post.ask(asks, timeout_seconds)
+        self.weighed += [(len(answer.body), most[answer.device]) for answer in answers]
+        return answers
+
+
+@pytest.mark.parametrize("mode", [AggregationMode.PROTOCOL, AggregationMode.IDEAL])
+def test_a_sum_expects_of_each_answer_what_its_plan_needs_and_no_more(mode: AggregationMode, tmp_path: Path) -> None:
+    fleet = simulated(tmp_path, settings(), 4)
+    scales = Scales(fleet.post)
+    assert isinstance(
+        private_sum(fleet.promise("round-1", work(), mode=mode), work(), fleet.roster, scales, 1.0), Total
+    )
+    assert scales.weighed
+    assert all(0 < size <= most < size + 1000 for size, most in scales.weighed)
 
 
 # --- names ---

@@ -66,7 +66,7 @@ def hide(section: SecureAggregationSection, cohort: int) -> Hiding:
     graph = graph_of(section, largest, groups, corrupt, survivors)
     if survivors - corrupt < min(corrupt, 1) + 1:
         raise ConfigError(
-            f"{survivors} survivors of which {corrupt} may be corrupt: an honest device is hidden among no other",
+            f"{survivors} survivors of which {corrupt} may be corrupt: an honest device has nobody to hide among",
             hint="lower secure_aggregation.corruption_rate or dropout_rate, or ask more devices",
         )
     return Hiding(cohort, groups, largest, corrupt, graph.degree, graph.threshold, survivors, survivors - corrupt)

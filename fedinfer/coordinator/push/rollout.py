@@ -35,7 +35,7 @@ from fedinfer.rollout.controller import (
     evidence,
     todo,
 )
-from fedinfer.rollout.gates import Bound, Gate, GateSettings, Scope
+from fedinfer.rollout.gates import Bound, Gate, GateScope, GateSettings
 from fedinfer.rollout.looks import gates_of
 from fedinfer.rollout.waves import Wave, members
 from fedinfer.types import DeviceId, Json
@@ -154,7 +154,7 @@ def settings_of(server: Server, plan: RunPlan, *, compared: bool) -> GateSetting
     """Acknowledged installs, an exact count; and the figures of a look, where the budget has looks."""
     section = server.scenario.rollout
     limit = section.max_failure_rate
-    installs = Gate(INSTALL_FAILURE, Bound.AT_MOST, limit, limit, 0.0, 1.0, Scope.WAVE)
+    installs = Gate(INSTALL_FAILURE, Bound.AT_MOST, limit, limit, 0.0, 1.0, GateScope.WAVE)
     figures = gates_of(section, compared=compared) if plan.gates else ()
     return GateSettings((installs, *figures), section.min_judged, WRONG_PASS_RATE, WRONG_STOP_RATE, 1)
 

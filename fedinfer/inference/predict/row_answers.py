@@ -17,7 +17,7 @@ from fedinfer.inference.predict.answers import Prediction
 from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.inference.predict.rows import FloatArray
 from fedinfer.inference.predict.session import INPUT, PROBABILITIES
-from fedinfer.model_file.sandbox import Isolation, Question, Run, RunLimits, run_confined
+from fedinfer.model_file.sandbox import Isolation, Question, RunLimits, SandboxRun, run_confined
 from fedinfer.ports import Clock
 
 ROW_LIMITS = RunLimits(run_seconds=5.0)
@@ -103,16 +103,16 @@ def _readable(predictor: Predictor, row: Any) -> Any | None:
         return None
 
 
-def _runs(predictor: Predictor, matrix: Any, clock: Clock, again_above: float, limits: RunLimits) -> list[Run]:
+def _runs(predictor: Predictor, matrix: Any, clock: Clock, again_above: float, limits: RunLimits) -> list[SandboxRun]:
     classes = predictor.schema.classes
     question = Question(INPUT, PROBABILITIES, classes, matrix, alone=True, again_above=again_above)
     try:
         return run_confined(predictor.model, question, clock, limits)
     except GateFailed:  # it does not even load there: no row has an answer
-        return [Run(None, limits.run_seconds)] * len(matrix)
+        return [SandboxRun(None, limits.run_seconds)] * len(matrix)
 
 
-def _answer(predictor: Predictor, run: Run) -> RowAnswer:
+def _answer(predictor: Predictor, run: SandboxRun) -> RowAnswer:
     return RowAnswer(None if run.probabilities is None else _prediction(predictor, run.probabilities[0]), run.seconds)
 
 

@@ -46,7 +46,7 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class AccessRefusal:
     """A status and the reason, for the client's eyes."""
 
     status: int
@@ -106,7 +106,7 @@ def exposure(address: str, *, has_token: bool, has_tls: bool) -> list[str]:
     return warnings
 
 
-def refusal(access: Access, path: str, headers: Sequence[tuple[bytes, bytes]], local: str) -> Refusal | None:
+def refusal(access: Access, path: str, headers: Sequence[tuple[bytes, bytes]], local: str) -> AccessRefusal | None:
     """Why a request is not answered; None: it is.
 
     Args:
@@ -117,14 +117,14 @@ def refusal(access: Access, path: str, headers: Sequence[tuple[bytes, bytes]], l
     """
     hosts, origins = _values(headers, b"host"), _values(headers, b"origin")
     if len(hosts) != 1:
-        return Refusal(400, f"{len(hosts)} Host headers, expected one")
+        return AccessRefusal(400, f"{len(hosts)} Host headers, expected one")
     host = _name(hosts[0])
     if host not in access.hosts and host != local.lower():
-        return Refusal(421, "this server does not answer to that Host; its owner names hosts with --allow-host")
+        return AccessRefusal(421, "this server does not answer to that Host; its owner names hosts with --allow-host")
     if any(not _same_page(access, origin, hosts[0]) for origin in origins):
-        return Refusal(403, "pages of that Origin may not ask; the owner names hosts with --allow-host")
+        return AccessRefusal(403, "pages of that Origin may not ask; the owner names hosts with --allow-host")
     if access.token_digest and path not in OPEN_PATHS and not _has_token(access, headers):
-        return Refusal(401, "a token is needed: Authorization: Bearer TOKEN")
+        return AccessRefusal(401, "a token is needed: Authorization: Bearer TOKEN")
     return None
 
 

@@ -9,8 +9,8 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
-from fedinfer.inference.serve.access import OPEN_PATHS, Access, Refusal, refusal
-from fedinfer.inference.serve.limits import Limits, Rates, Seats, client_of
+from fedinfer.inference.serve.access import OPEN_PATHS, Access, AccessRefusal, refusal
+from fedinfer.inference.serve.limits import Rates, Seats, ServiceLimits, client_of
 from fedinfer.ports import Clock
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -31,7 +31,7 @@ class Guard:
         clock: for rates.
     """
 
-    def __init__(self, app: Asgi, access: Access, limits: Limits, seats: Seats, clock: Clock) -> None:
+    def __init__(self, app: Asgi, access: Access, limits: ServiceLimits, seats: Seats, clock: Clock) -> None:
         self._app, self._access, self._limits, self._seats = app, access, limits, seats
         self._rates = Rates(limits.per_second)
         self._clock = clock
@@ -44,7 +44,7 @@ class Guard:
         else:
             await _answer(refused, wait, send)
 
-    def _judge(self, scope: Scope) -> tuple[Refusal | None, int]:
+    def _judge(self, scope: Scope) -> tuple[AccessRefusal | None, int]:
         """Why a request is refused, and after how many seconds another one may be made.
 
         Rates come before the token, so that tokens cannot be tried without limit.
@@ -53,18 +53,18 @@ class Guard:
         size = len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
         size += sum(len(name) + len(value) + 4 for name, value in headers)
         if size > self._limits.header_bytes:
-            return Refusal(431, f"more than {self._limits.header_bytes} bytes of headers"), 0
+            return AccessRefusal(431, f"more than {self._limits.header_bytes} bytes of headers"), 0
         if path not in OPEN_PATHS:
             if self._seats.is_reserved((client[0], client[1])):
-                return Refusal(503, "all connections are taken; this one is kept for health checks"), 1
+                return AccessRefusal(503, "all connections are taken; this one is kept for health checks"), 1
             wait = self._rates.wait(client_of(client[0]), self._clock.seconds())
             if wait:
-                return Refusal(429, f"more than {self._limits.per_second:g} requests per second"), wait
+                return AccessRefusal(429, f"more than {self._limits.per_second:g} requests per second"), wait
         local = (scope.get("server") or _NOBODY)[0]
         return refusal(self._access, path, headers, local), 0
 
 
-async def _answer(refused: Refusal, wait: int, send: Send) -> None:
+async def _answer(refused: AccessRefusal, wait: int, send: Send) -> None:
     body = json.dumps({"error": refused.reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers.append((b"connection", b"close"))

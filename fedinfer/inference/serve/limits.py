@@ -22,7 +22,7 @@ MOST_CLIENTS = 4096
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServiceLimits:
     """What clients may have.
 
     Args:
@@ -74,7 +74,7 @@ class Seats:
         limits: what clients may have.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ServiceLimits) -> None:
         self._limits = limits
         self._seats: OrderedDict[Address, _Seat] = OrderedDict()
         self._counts: Counter[str] = Counter()

@@ -17,7 +17,7 @@ from typing import Any
 from fedinfer.errors import ConfigError, MissingExtra
 from fedinfer.inference.serve.access import Access
 from fedinfer.inference.serve.guard import Guard
-from fedinfer.inference.serve.limits import Address, Limits, Seats
+from fedinfer.inference.serve.limits import Address, Seats, ServiceLimits
 from fedinfer.ports import Clock
 
 try:
@@ -54,7 +54,7 @@ def bind(host: str, port: int) -> socket.socket:
         ) from error
 
 
-class Server(uvicorn.Server):
+class SocketServer(uvicorn.Server):
     """A server on a socket of `bind`; `run()` returns when `should_exit` is set or a signal says so.
 
     Args:
@@ -72,10 +72,10 @@ class Server(uvicorn.Server):
         listening: socket.socket,
         access: Access,
         clock: Clock,
-        limits: Limits | None = None,
+        limits: ServiceLimits | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        limits = limits or Limits()
+        limits = limits or ServiceLimits()
         seats = Seats(limits)
         protocol = type("BoundedProtocol", (_Bounded, AutoHTTPProtocol), {"seats": seats, "limits": limits})
         super().__init__(
@@ -163,7 +163,7 @@ class _Bounded(asyncio.Protocol):
     """Goes before either of uvicorn's HTTP protocols: they keep the request in `cycle`, what is unsent in `flow`."""
 
     seats: Seats
-    limits: Limits
+    limits: ServiceLimits
     cycle: Any = None
     flow: Any = None
     _answered: Any = None  # the last answered cycle after which a new request began

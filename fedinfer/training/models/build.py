@@ -168,7 +168,7 @@ KINDS: dict[ModelKind, KindEntry] = {
     ),
 }
 """The table of kinds: a new one is an enum member and an entry here. What else has to know it (data of tests,
-docs/model-kinds.md, benchmarks/artifact.py, simulations/model_kinds.py) is checked by tests/unit/training/models."""
+docs/model-kinds.md, benchmarks/artifact.py, simulations/model_kinds.py): tests/unit/training/models/test_kinds.py."""
 
 
 def _from_factory(path: str, schema: Schema) -> Model:

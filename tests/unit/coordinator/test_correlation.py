@@ -133,7 +133,7 @@ def test_a_record_says_what_is_correlated() -> None:
         ('privacy.trust = "distributed"', "one party has to remember"),
         ('privacy.trust = "local"', "one party has to remember"),
         ('privacy.unit = "none"', "there is no noise"),
-        ('training.robust = "median"\nsecure_aggregation.group_size = 2', "noise of its own"),
+        ('training.robust = "median"\nsecure_aggregation.group_size = 5', "noise of its own"),
         ('privacy.unit = "example"', "sampling_rate = 0.5"),
     ],
 )

@@ -70,10 +70,13 @@ def test_rounds_that_an_alarm_may_trigger_are_paid_for_beforehand() -> None:
 
 
 def test_dishonest_and_vanishing_devices_are_not_counted_on_for_noise() -> None:
-    honest, some = plan(), plan("secure_aggregation.corruption_rate = 0.1")
+    honest, some = (plan(f"secure_aggregation.corruption_rate = {rate}") for rate in (0.0, 0.1))
     assert some.train.mechanism.contributors == honest.train.mechanism.contributors - 2
     assert some.train.mechanism.share_variance > honest.train.mechanism.share_variance
     assert honest.train.mechanism.contributors == honest.train.min_survivors == 15
+    (warning,) = (line for line in honest.warnings if "corruption_rate is 0" in line)
+    assert "real device" in warning
+    assert not [line for line in some.warnings if "corruption_rate" in line]
 
 
 def test_nothing_is_watched_when_nothing_is_asked_for() -> None:

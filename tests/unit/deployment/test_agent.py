@@ -17,7 +17,7 @@ from fedinfer.deployment.agent import (
     LOCK,
     LONGEST_PAUSE,
     LOOKS_PER_QUESTION,
-    Settings,
+    AgentSettings,
     Signs,
     node_arguments,
     pause_after,
@@ -137,7 +137,7 @@ def loopback(folder: Path) -> Loopback:
 
 
 def test_flowers_node_understands_the_arguments_and_runs_no_app(tmp_path: Path) -> None:
-    settings = Settings("server.example:9500", tmp_path / "ca.crt", tmp_path / "node.key", 0.2)
+    settings = AgentSettings("server.example:9500", tmp_path / "ca.crt", tmp_path / "node.key", 0.2)
     arguments = node_arguments(settings, loopback(tmp_path), 9601)
     known = _parse_args_run_supernode().parse_args(arguments)
     assert known.isolation == "process"
@@ -160,7 +160,7 @@ def test_the_secret_and_the_key_of_the_loopback_are_the_users_alone(tmp_path: Pa
 
 
 def start(store: Path) -> None:
-    settings = Settings("127.0.0.1:1", store / "authority.pub", None, 0.2)
+    settings = AgentSettings("127.0.0.1:1", store / "authority.pub", None, 0.2)
     run_agent(store, settings, lambda _message, _context: pytest.fail("asked"), SystemClock(), SystemEntropy())
 
 

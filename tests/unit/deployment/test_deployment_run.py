@@ -249,7 +249,7 @@ def test_a_forged_a_copied_and_a_foreign_device_are_left_out_and_the_others_run(
     copy = tmp_path / "copy"
     shutil.copytree(pilot.stores[0], copy)
     pilot.stores += [more[1], copy]
-    record = pilot.run(SMALL + "\nsecure_aggregation.corruption_rate = 0.0")
+    record = pilot.run(SMALL)
     assert record["status"] == "completed"
     assert record["population"] == DEVICES - 1
     assert record["models"][0]["devices_active"] == DEVICES - 1

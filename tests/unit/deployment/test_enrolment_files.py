@@ -21,7 +21,7 @@ from fedinfer.deployment.authority import (
     revoke,
 )
 from fedinfer.deployment.node import open_host
-from fedinfer.deployment.request import Approval, Request, SignedRequest, read_approval, read_request
+from fedinfer.deployment.request import EnrolmentApproval, Request, SignedRequest, read_approval, read_request
 from fedinfer.deployment.store import (
     FOLLOWING,
     IDENTITY,
@@ -241,7 +241,7 @@ def test_an_approval_is_checked_against_time_and_list_when_it_is_taken(site: Sit
     fresh = revoke(site.folder, site.key, ["d"], NOW, 30)
     assert fresh.version == 2
     said = read_approval(answer)
-    mixed = encode(Approval(said.certificate, said.authority, (site.folder / REVOCATIONS).read_bytes()))
+    mixed = encode(EnrolmentApproval(said.certificate, said.authority, (site.folder / REVOCATIONS).read_bytes()))
     with pytest.raises(Misbehaviour, match="was revoked"):
         import_approval(site.store, mixed, NOW)
     with pytest.raises(Misbehaviour, match="revocation list 1 is older than 2"):

@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 import fedinfer
+from fedinfer.coordinator.enrolment import enrol
 from fedinfer.errors import BadMessage, FedInferError, TooFewSurvivors, TransportError, VersionMismatch
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.records import (
@@ -194,7 +195,7 @@ def test_a_cohort_is_one_call_and_a_bad_message_spoils_only_itself() -> None:
 
 def test_enrolment_maps_devices_to_nodes() -> None:
     echo, _, transport = world(("c", "a", "b"))
-    assert [reply.device for reply in transport.enroll(AGAINST, CHALLENGE, 1.0, Told())] == [
+    assert [reply.device for reply in enrol(transport, AGAINST, CHALLENGE, 1.0, Told())] == [
         "a",
         "b",
         "c",
@@ -207,10 +208,10 @@ def test_enrolment_maps_devices_to_nodes() -> None:
 def test_two_nodes_with_the_key_of_one_device_are_both_left_out() -> None:
     _, _, transport = world(("a", "b", "a"))
     told = Told()
-    assert [reply.device for reply in transport.enroll(AGAINST, CHALLENGE, 1.0, told)] == ["b"]
-    assert [answer.device for answer in transport.ask([Ask("a", Kind.KEYS, b""), Ask("b", Kind.KEYS, b"")], 1.0)] == [
-        "b"
-    ]
+    assert [reply.device for reply in enrol(transport, AGAINST, CHALLENGE, 1.0, told)] == ["b"]
+    assert [answer.device for answer in transport.ask([Ask("b", Kind.KEYS, b"")], 1.0)] == ["b"]
+    with pytest.raises(KeyError):  # nobody knows where it lives
+        transport.ask([Ask("a", Kind.KEYS, b"")], 1.0)
     ((who, reason),) = told.left_out
     assert who == "a"
     assert "2 nodes have the key of this device, its store was copied: 2, 4" in reason
@@ -220,7 +221,7 @@ def test_a_forged_claim_to_a_name_leaves_the_true_device_in() -> None:
     echo, _, transport = world(("a", "b", "a"))
     echo.forged = {2}
     told = Told()
-    assert [reply.device for reply in transport.enroll(AGAINST, CHALLENGE, 1.0, told)] == ["a", "b"]
+    assert [reply.device for reply in enrol(transport, AGAINST, CHALLENGE, 1.0, told)] == ["a", "b"]
     ((who, reason),) = told.left_out
     assert who == "a on node 4"
     assert "did not sign" in reason
@@ -230,7 +231,7 @@ def test_a_copied_certificate_leaves_the_rightful_device_on_its_node() -> None:
     echo, grid, transport = world(("a", "b", "a"))
     echo.copied = {0}
     told = Told()
-    assert [reply.device for reply in transport.enroll(AGAINST, CHALLENGE, 1.0, told)] == ["a", "b"]
+    assert [reply.device for reply in enrol(transport, AGAINST, CHALLENGE, 1.0, told)] == ["a", "b"]
     ((who, reason),) = told.left_out
     assert who == "a on node 2"
     assert "no proof that it has the key of device 'a'" in reason
@@ -249,7 +250,7 @@ def test_a_node_of_another_build_is_left_out_and_named() -> None:
 
     altered(grid, spoil)
     told = Told()
-    assert [reply.device for reply in transport.enroll(AGAINST, CHALLENGE, 1.0, told)] == ["a", "c"]
+    assert [reply.device for reply in enrol(transport, AGAINST, CHALLENGE, 1.0, told)] == ["a", "c"]
     ((who, reason),) = told.left_out
     assert who == "node 3"
     assert "VersionMismatch" in reason
@@ -260,21 +261,21 @@ def test_a_second_introduction_of_the_same_node_is_not_a_second_node() -> None:
     _, grid, transport = world()
     altered(grid, lambda replies: [*replies, *replies])
     told = Told()
-    assert len(transport.enroll(AGAINST, CHALLENGE, 1.0, told)) == 3
+    assert len(enrol(transport, AGAINST, CHALLENGE, 1.0, told)) == 3
     assert not told.left_out
 
 
 def test_when_everybody_is_left_out_the_error_says_why() -> None:
     _, _, transport = world(("a", "a"))
-    with pytest.raises(TransportError, match=r"none of 2 nodes can take part, 1 were left out; first a: 2 nodes have"):
-        transport.enroll(AGAINST, CHALLENGE, 1.0, Told())
+    with pytest.raises(TransportError, match=r"none of 2 nodes can take part; first a: 2 nodes have"):
+        enrol(transport, AGAINST, CHALLENGE, 1.0, Told())
 
 
 def test_nobody_answers() -> None:
     _, grid, transport = world()
     grid.send_and_receive = lambda messages, timeout=None: []  # type: ignore[method-assign] # a silent grid
-    with pytest.raises(TransportError, match="none of 3 nodes"):
-        transport.enroll(AGAINST, CHALLENGE, 1.0, Told())
+    with pytest.raises(TransportError, match=r"none of 3 nodes can take part; first node 2: TransportError: no answer"):
+        enrol(transport, AGAINST, CHALLENGE, 1.0, Told())
 
 
 def altered(grid: LocalGrid, change: Any) -> None:
@@ -284,7 +285,7 @@ def altered(grid: LocalGrid, change: Any) -> None:
 
 def test_answers_nobody_asked_for_and_second_answers_are_dropped() -> None:
     _, grid, transport = world()
-    transport.enroll(AGAINST, CHALLENGE, 1.0, Told())
+    enrol(transport, AGAINST, CHALLENGE, 1.0, Told())
     stray = next(iter(grid.send_and_receive([request_message(Ask("c", Kind.KEYS, b"s", b""), 4, "g")])))
     altered(grid, lambda replies: [*replies, *replies, stray])
     answers = transport.ask([Ask("a", Kind.KEYS, b"x"), Ask("b", Kind.KEYS, b"x")], 1.0)
@@ -293,7 +294,7 @@ def test_answers_nobody_asked_for_and_second_answers_are_dropped() -> None:
 
 def test_an_unreadable_answer_is_an_error_of_that_device() -> None:
     _, grid, transport = world()
-    transport.enroll(AGAINST, CHALLENGE, 1.0, Told())
+    enrol(transport, AGAINST, CHALLENGE, 1.0, Told())
 
     def spoil(replies: list[Message]) -> list[Message]:
         replies[0].content[RECORD] = ConfigRecord({**replies[0].content[RECORD], "build_id": "old"})
@@ -306,7 +307,7 @@ def test_an_unreadable_answer_is_an_error_of_that_device() -> None:
 
 def test_a_late_device_is_missing_from_the_answers() -> None:
     _, grid, transport = world()
-    transport.enroll(AGAINST, CHALLENGE, 1.0, Told())
+    enrol(transport, AGAINST, CHALLENGE, 1.0, Told())
     altered(grid, lambda replies: replies[1:])
     answers = transport.ask([Ask(name, Kind.KEYS, b"x") for name in "abc"], 1.0)
     assert [answer.device for answer in answers] == ["b", "c"]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fedinfer.cli.main import app
 from fedinfer.errors import ConfigError
-from fedinfer.flower.superlink import Address, FleetOnly, Settings, address, run_superlink, superlink_arguments
+from fedinfer.flower.superlink import Address, FleetOnly, SuperLinkSettings, address, run_superlink, superlink_arguments
 
 CONTROL, FLEET = 9501, 9500
 
@@ -60,9 +60,9 @@ def test_the_control_address_answers_everything_and_the_app_starts_and_stops() -
     assert asked("lifespan", "", None) == (["lifespan"], [])
 
 
-def settings(folder: Path, control: Address) -> Settings:
+def settings(folder: Path, control: Address) -> SuperLinkSettings:
     names = ("superlink.sqlite", "ca.crt", "server.pem", "server.key")
-    return Settings(Address("127.0.0.1", FLEET), control, *(folder / name for name in names))
+    return SuperLinkSettings(Address("127.0.0.1", FLEET), control, *(folder / name for name in names))
 
 
 def test_flower_understands_the_arguments_keeps_its_state_and_lets_known_nodes_in_only(tmp_path: Path) -> None:

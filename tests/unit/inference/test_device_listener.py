@@ -15,9 +15,9 @@ from fedinfer.inference.install.slots import Slots
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.inference.serve.access import access_of
 from fedinfer.inference.serve.app import make_app
-from fedinfer.inference.serve.limits import Limits
+from fedinfer.inference.serve.limits import ServiceLimits
 from fedinfer.inference.serve.service import Service
-from fedinfer.inference.serve.socket import Server, bind
+from fedinfer.inference.serve.socket import SocketServer, bind
 from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.system import SystemClock
 from tests.unit.inference.device_world import NOW, Repository, make_updater
@@ -43,7 +43,7 @@ def app(tmp_path):
 @contextmanager
 def served(app, **limits):
     listening = bind("127.0.0.1", 0)
-    server = Server(app, listening, access_of("127.0.0.1", (), b""), SystemClock(), Limits(**limits))
+    server = SocketServer(app, listening, access_of("127.0.0.1", (), b""), SystemClock(), ServiceLimits(**limits))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -35,9 +35,9 @@ from fedinfer.inference.install.updater import Updater, UpdateSettings
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.inference.serve.access import access_of, exposure, read_token
 from fedinfer.inference.serve.app import MOST_BODY_BYTES, make_app
-from fedinfer.inference.serve.limits import Limits, Rates, Seats, client_of
+from fedinfer.inference.serve.limits import Rates, Seats, ServiceLimits, client_of
 from fedinfer.inference.serve.service import Service
-from fedinfer.inference.serve.socket import Server, bind
+from fedinfer.inference.serve.socket import SocketServer, bind
 from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.inference.serve.tls import tls_context
 from fedinfer.system import FrozenClock, SystemClock, SystemEntropy
@@ -68,7 +68,7 @@ def app(service):
 @contextmanager
 def served(app, host="127.0.0.1", allow=(), token=b"", tls=None, **limits):
     listening = bind(host, 0)
-    server = Server(app, listening, access_of(host, allow, token), SystemClock(), Limits(**limits), tls)
+    server = SocketServer(app, listening, access_of(host, allow, token), SystemClock(), ServiceLimits(**limits), tls)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -327,9 +327,11 @@ def idle(port, count, source="127.0.0.1", data=b""):
 @pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.9"])
 def test_512_idle_sockets_do_not_stop_the_health_check_or_anybody_else(app, source):
     """They held all 512 places until their time was over, and the probe was turned away ten times out of ten."""
-    with served(app, request_seconds=PATIENCE) as port, idle(port, 512, source, b"POST / HTTP/1.1\r\n"):
+    head = b"POST / HTTP/1.1\r\n"
+    with served(app, request_seconds=9 * PATIENCE) as port, idle(port, 512, source, head) as clients:
         assert [status(port) for _ in range(10)] == [200] * 10
         assert [status(port, INFER, ROW) for _ in range(10)] == [200] * 10
+        assert all(is_closed(client) for client in clients[: 512 - ServiceLimits.per_client]), "one client has 64 places"
 
 
 def test_idle_sockets_of_many_clients_do_not_stop_the_health_check(app):
@@ -505,7 +507,7 @@ def test_a_key_that_cannot_be_used_or_that_everybody_may_read_is_an_error(certif
 
 
 def test_the_oldest_idle_connection_of_the_greediest_client_gives_way():
-    cut, seats = [], Seats(Limits(connections=5, per_client=3, reserved=1))
+    cut, seats = [], Seats(ServiceLimits(connections=5, per_client=3, reserved=1))
     take = lambda client, port: seats.take((client, port), lambda: cut.append((client, port)))  # noqa: E731 - a short name
     assert all([take("1.1.1.1", 1), take("2.2.2.2", 1), take("2.2.2.2", 2), take("3.3.3.3", 1), take("2.2.2.2", 3)])
     assert take("2.2.2.2", 4)  # beyond its own limit: its own oldest goes
@@ -523,7 +525,7 @@ def test_the_oldest_idle_connection_of_the_greediest_client_gives_way():
 
 
 def test_who_is_at_work_is_never_cut_and_reserved_places_are_few():
-    cut, seats = [], Seats(Limits(connections=2, per_client=2, reserved=1))
+    cut, seats = [], Seats(ServiceLimits(connections=2, per_client=2, reserved=1))
     for number in range(2):
         address = (f"1.1.1.{number}", 1)
         assert seats.take(address, lambda: cut.append("no"))

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, parser
 from fedinfer.errors import GateFailed, Refusal
 from fedinfer.model_file import CheckedModel, check_model
 from fedinfer.model_file.confinement import available
-from fedinfer.model_file.sandbox import Question, Run, RunLimits, run_confined
+from fedinfer.model_file.sandbox import Question, RunLimits, SandboxRun, run_confined
 from fedinfer.system import SystemClock
 
 ROOT = Path(__file__).parents[3]
@@ -144,7 +144,7 @@ def test_a_model_that_got_past_every_check_reads_no_file_in_the_sandbox(
 LIMITS = RunLimits(memory_bytes=2**28, open_seconds=60.0, run_seconds=30.0)
 
 
-def asked(model: Any, rows: Any, alone: bool = True, limits: RunLimits = LIMITS, classes: int = 2) -> list[Run]:
+def asked(model: Any, rows: Any, alone: bool = True, limits: RunLimits = LIMITS, classes: int = 2) -> list[SandboxRun]:
     data = model.SerializeToString()
     checked = CheckedModel(data, "")  # past the inspection: the sandbox is judged by itself
     if rows.dtype == np.float64:

@@ -18,11 +18,11 @@ from fedinfer.rollout.controller import (
     step,
     todo,
 )
-from fedinfer.rollout.gates import Bound, Figure, Gate, GateSettings, GroupFigures, Scope
+from fedinfer.rollout.gates import Bound, Figure, Gate, GateScope, GateSettings, GroupFigures
 from fedinfer.rollout.waves import Wave, members
 
-INSTALL = Gate("install_failure", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, Scope.WAVE)
-ERROR = Gate("error", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, Scope.FLEET)
+INSTALL = Gate("install_failure", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, GateScope.WAVE)
+ERROR = Gate("error", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, GateScope.FLEET)
 FLEET = {f"d{i:04d}": {} for i in range(1000)}
 WAVES = (Wave(0.1), Wave(0.5), Wave(1.0))
 

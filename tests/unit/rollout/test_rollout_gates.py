@@ -8,18 +8,18 @@ from fedinfer.rollout.gates import (
     Bound,
     Figure,
     Gate,
+    GateScope,
     GateSettings,
     GroupFigures,
-    Scope,
     Verdict,
     bounds,
     judge,
 )
 
-ERROR = Gate("error", Bound.AT_MOST, 0.2, 0.25, 0.0, 1.0, Scope.FLEET)
-AGREEMENT = Gate("agreement", Bound.AT_LEAST, 0.9, 0.8, 0.0, 1.0, Scope.FLEET)
-SHIFT = Gate("shift", Bound.AT_LEAST, -0.05, -0.1, -1.0, 1.0, Scope.FLEET)
-INSTALL = Gate("install_failure", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, Scope.WAVE)
+ERROR = Gate("error", Bound.AT_MOST, 0.2, 0.25, 0.0, 1.0, GateScope.FLEET)
+AGREEMENT = Gate("agreement", Bound.AT_LEAST, 0.9, 0.8, 0.0, 1.0, GateScope.FLEET)
+SHIFT = Gate("shift", Bound.AT_LEAST, -0.05, -0.1, -1.0, 1.0, GateScope.FLEET)
+INSTALL = Gate("install_failure", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, GateScope.WAVE)
 
 
 def settings(*gates, min_judged=20, looks=1):
@@ -93,7 +93,7 @@ def test_a_statement_about_the_wave_needs_no_sampling_margin():
 
 
 def test_an_exact_figure_on_its_limit_is_good_enough():
-    half = Gate("agreement", Bound.AT_LEAST, 0.75, 0.5, 0.0, 1.0, Scope.WAVE)
+    half = Gate("agreement", Bound.AT_LEAST, 0.75, 0.5, 0.0, 1.0, GateScope.WAVE)
     for agreement, verdict in ((3, Verdict.PASS), (2, Verdict.HOLD), (1, Verdict.FAIL)):
         assert judge(settings(half, min_judged=4), [[look(4, agreement=agreement)]]).verdict is verdict
 
@@ -131,7 +131,7 @@ def test_wrong_passes_and_wrong_stops_stay_below_their_rates():
 
 def test_looking_again_and_again_does_not_raise_the_rates():
     """The value lies on the limit; a rollout is judged after every look and ends with the first verdict."""
-    limit = Gate("error", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, Scope.WAVE)
+    limit = Gate("error", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, GateScope.WAVE)
     rng, runs, rate = np.random.default_rng(3), 2000, 0.05
     rules = GateSettings((limit,), 20, rate, rate, 8)
 
@@ -160,7 +160,7 @@ def test_looking_again_and_again_does_not_raise_the_rates():
 )  # fmt: skip
 def test_gates_that_contradict_themselves_are_refused(arguments):
     with pytest.raises(ConfigError, match="gate x"):
-        Gate(*arguments, Scope.FLEET)
+        Gate(*arguments, GateScope.FLEET)
 
 
 @pytest.mark.parametrize("changes", [(0, 0.01, 0.01, 1), (1, 0.0, 0.01, 1), (1, 0.01, 0.5, 1), (1, 0.01, 0.01, 0)])

@@ -27,15 +27,15 @@ from fedinfer.rollout.controller import (
     begin,
     todo,
 )
-from fedinfer.rollout.gates import Bound, Figure, Gate, GateSettings, GroupFigures, Scope
+from fedinfer.rollout.gates import Bound, Figure, Gate, GateScope, GateSettings, GroupFigures
 from fedinfer.rollout.state import RolloutStore, status
 from fedinfer.rollout.waves import Wave
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GATES = GateSettings(
     (
-        Gate("install_failure", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, Scope.WAVE),
-        Gate("error", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, Scope.FLEET),
+        Gate("install_failure", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, GateScope.WAVE),
+        Gate("error", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, GateScope.FLEET),
     ),
     5, 0.01, 0.01, 2,
 )  # fmt: skip
@@ -164,8 +164,8 @@ SERVER = textwrap.dedent(
     from fedinfer.rollout.waves import Wave, members
 
     NOW, FLEET = datetime(2026, 1, 1, tzinfo=UTC), {f"d{i:03d}": {} for i in range(120)}
-    gates = GateSettings((Gate("install_failure", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, Scope.WAVE),
-                          Gate("error", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, Scope.FLEET)), 5, 0.01, 0.01, 2)
+    gates = GateSettings((Gate("install_failure", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, GateScope.WAVE),
+                          Gate("error", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, GateScope.FLEET)), 5, 0.01, 0.01, 2)
     store = RolloutStore(Path(sys.argv[1]))
     if not store.names():
         store.start(begin("r", "2", "1", FLEET, (Wave(0.3), Wave(0.6), Wave(1.0)), gates, Approval.NONE), "ann", NOW)

@@ -223,7 +223,8 @@ def test_frozen_features_of_a_real_device_do_not_depend_on_its_other_rows(privat
         take_rows(chosen)
         if private_steps:
             private = PrivateSteps(1, 1.0, NORM, 0.0)
-            return trainer.private_updates(weights, [(x[:count], y[:count])], private, [SystemEntropy()])[0] * count
+            data = [(x[:count], y[:count])]
+            return trainer.private_updates(weights, data, private, [SystemEntropy()], PER_EXAMPLE)[0] * count
         return real_sum(trainer, weights, x[:count], y[:count])
 
     with_others, without = answer(6, [0, 1]), answer(2, [0, 1])

@@ -1,0 +1,133 @@
+"""From a site to a server that can run: enrol, join, plan, wire. Simulation and deployment start here alike.
+
+What differs between them (whose randomness, which rows are judged, who the authority is) is in the `Site`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedinfer.artifact.export.torch import Templates
+from fedinfer.config import Scenario
+from fedinfer.coordinator.context import Rows, Server
+from fedinfer.coordinator.enrolment import enrol, join
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
+from fedinfer.ports import Clock, Entropy, Listener, Nodes
+from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
+from fedinfer.privacy.charges import relation_of
+from fedinfer.privacy.mechanism.noise import NoiseStream
+from fedinfer.private_files import private_folder
+from fedinfer.rollout.state import RolloutStore
+from fedinfer.schema import Schema
+from fedinfer.secagg.enrolment import Challenge, Validation
+from fedinfer.store import open_store
+from fedinfer.types import DeviceId
+
+if TYPE_CHECKING:
+    from fedinfer.artifact.release.repository import Repository
+    from fedinfer.training.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a server has before it has met a device.
+
+    Args:
+        engine: name of the grid, for the record.
+        scenario, schema: the task.
+        challenge: drawn for this start; holds the run id.
+        against: what certificates are checked against.
+        revocations: the authority's signed list, for the devices.
+        nodes: reaches the devices.
+        repository: signed artifacts.
+        trainer: numpy in, numpy out.
+        public: rows the server may hold; may be empty.
+        judged: rows that metrics are computed on, by inference window.
+        entropy: for rotation seeds.
+        noise: stream for noise that the server adds, by round.
+        generator: numpy generator by purpose.
+        simulated: devices are simulated; only then is what they say about their rows and times believed.
+        warnings: known before; they come first in the plan's.
+        folder: run folder.
+        clock: time.
+        emit: receives every event.
+    """
+
+    engine: str
+    scenario: Scenario
+    schema: Schema
+    challenge: Challenge
+    against: Validation
+    revocations: bytes
+    nodes: Nodes
+    repository: Repository
+    trainer: Trainer
+    public: Rows
+    judged: Callable[[int], Rows]
+    entropy: Entropy
+    noise: Callable[[str], NoiseStream]
+    generator: Callable[[str], np.random.Generator]
+    simulated: bool
+    warnings: tuple[str, ...]
+    folder: Path
+    clock: Clock
+    emit: Listener
+
+
+def start(site: Site) -> tuple[Server, RunPlan]:
+    """Enrol all nodes, tell them the task, and plan the run. Nothing was asked of anybody's data.
+
+    Raises:
+        TransportError: nobody takes part.
+        ConfigError: the plan is not possible.
+    """
+    deadline = site.scenario.training.deadline_seconds
+    members = enrol(site.nodes, site.against, site.challenge, deadline, site.emit)
+    root = site.repository.trusted_root()
+    rows, refused = join(
+        members, site.challenge, site.scenario, site.schema, site.revocations, root, site.nodes, deadline
+    )
+    for device, reason in refused.items():
+        site.emit("not_joined", {"device": device, "reason": reason})
+    plan = make_plan(site.scenario, population_of(site, rows), site.engine, site.warnings)
+    keys = {member.device: member.public_key for member in members if member.device in rows}
+    return _server(site, keys, rows), plan
+
+
+def population_of(site: Site, rows: Mapping[DeviceId, int]) -> Population:
+    """Public facts about who joined; a device may have no training rows."""
+    counts = [count for count in rows.values() if count] or [1]
+    return Population(len(rows), sum(counts), min(counts), site.trainer.dimension, site.schema.classes)
+
+
+def _server(site: Site, devices: dict[DeviceId, bytes], rows: dict[DeviceId, int]) -> Server:
+    private_folder(site.folder / "checkpoints")
+    ledger = open_store(site.folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS)
+    return Server(
+        scenario=site.scenario,
+        schema=site.schema,
+        run_id=site.challenge.run_id,
+        devices=devices,
+        rows=rows,
+        transport=site.nodes,
+        clock=site.clock,
+        entropy=site.entropy,
+        noise=site.noise,
+        generator=site.generator,
+        ledger=Ledger(ledger, relation_of(site.scenario.privacy.unit)),
+        trainer=site.trainer,
+        public=site.public,
+        judged=site.judged,
+        repository=site.repository,
+        rollouts=RolloutStore(site.folder / "rollout.sqlite"),
+        templates=Templates(),
+        simulated=site.simulated,
+        folder=site.folder,
+        emit=site.emit,
+    )
