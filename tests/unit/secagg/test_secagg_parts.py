@@ -109,6 +109,14 @@ def test_a_complete_graph_stands_in_where_devices_would_draw_half_of_all(n, drop
     assert 2 * graph.threshold > n + corrupt_among(n, corruption)
 
 
+@pytest.mark.parametrize("n", [40, 100, 301])
+def test_a_quorum_is_more_than_two_thirds_or_all_survivors_that_are_promised(n):
+    most = make_session(n, min_survivors=n)
+    assert 3 * most.quorum > 2 * n >= 3 * (most.quorum - 1)
+    few = make_session(n, min_survivors=n // 2)
+    assert few.quorum == few.least
+
+
 def test_more_corrupt_devices_raise_the_threshold_of_a_complete_graph():
     assert choose_graph(10, 0.0, 0.1).threshold == 7
     assert choose_graph(10, 0.0, 0.5).threshold == 8
