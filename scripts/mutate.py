@@ -74,7 +74,15 @@ class Target:
 TARGETS: dict[str, Target] = {
     "secagg": Target(
         ("fedinfer/secagg/**/*.py",),
-        ("tests/unit/secagg", "tests/property/test_secagg_*.py", "tests/protocol/test_secagg_*.py"),
+        (
+            "tests/unit/secagg",
+            "tests/property/test_secagg_*.py",
+            "tests/protocol/test_secagg_*.py",
+            "tests/protocol/test_red_team_[cjp]*.py",
+            "tests/protocol/test_group_rounds.py",
+            "tests/unit/coordinator/test_hiding.py",
+            "tests/unit/deployment/test_enrolment_files.py",
+        ),
     ),
     "privacy": Target(
         ("fedinfer/privacy/**/*.py",),
