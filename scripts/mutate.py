@@ -74,7 +74,15 @@ class Target:
 TARGETS: dict[str, Target] = {
     "secagg": Target(
         ("fedinfer/secagg/**/*.py",),
-        ("tests/unit/secagg", "tests/property/test_secagg_*.py", "tests/protocol/test_secagg_*.py"),
+        (
+            "tests/unit/secagg",
+            "tests/property/test_secagg_*.py",
+            "tests/protocol/test_secagg_*.py",
+            "tests/protocol/test_red_team_[cjp]*.py",
+            "tests/protocol/test_group_rounds.py",
+            "tests/unit/coordinator/test_hiding.py",
+            "tests/unit/deployment/test_enrolment_files.py",
+        ),
     ),
     "privacy": Target(
         ("fedinfer/privacy/**/*.py",),
@@ -306,19 +314,21 @@ def _forked(
     tree: Path, files: list[str], names: list[str] | None, extra: list[str], limit: float
 ) -> tuple[int | None, dict[str, Any], float]:
     """Run pytest in a fork; exit code (None: too long), what it told, seconds."""
-    told, output = tree.parent / "told.json", tree.parent / "output.txt"
-    told.unlink(missing_ok=True)
+    reported, output = tree.parent / "told.json", tree.parent / "output.txt"
+    reported.unlink(missing_ok=True)
     start = time.monotonic()
     child = os.fork()
     if child == 0:
-        _child(tree, files, names, extra, told, output)
+        _child(tree, files, names, extra, reported, output)
     code = _waited(child, limit)
-    seen = {"failed": "", "seconds": {}} | (json.loads(told.read_text()) if told.exists() else {})
+    seen = {"failed": "", "seconds": {}} | (json.loads(reported.read_text()) if reported.exists() else {})
     seen["output"] = output.read_text(errors="replace") if output.exists() else ""
     return code, seen, time.monotonic() - start
 
 
-def _child(tree: Path, files: list[str], names: list[str] | None, extra: list[str], told: Path, output: Path) -> None:
+def _child(
+    tree: Path, files: list[str], names: list[str] | None, extra: list[str], reported: Path, output: Path
+) -> None:
     """Never returns: everything below ends with the process."""
     code = 99
     try:
@@ -340,7 +350,7 @@ def _child(tree: Path, files: list[str], names: list[str] | None, extra: list[st
         home = str(sys.modules["fedinfer"].__file__) if "fedinfer" in sys.modules else str(tree)
         if not home.startswith(str(tree)):
             chosen.failed, code = f"fedinfer was imported from {home}", 98
-        told.write_text(json.dumps({"failed": chosen.failed, "seconds": chosen.seconds}))
+        reported.write_text(json.dumps({"failed": chosen.failed, "seconds": chosen.seconds}))
     except BaseException:
         traceback.print_exc()
     finally:

@@ -326,6 +326,23 @@ def test_server_shrinks_or_pads_the_sharers():
     assert world.states == before
 
 
+def test_server_speaks_of_a_key_list_that_it_did_not_show():
+    """At each stage after the keys the server repeats the list that it means; a device knows the one it checked."""
+    world = World(make_session(10))
+    _, requests = play(world, until=Stage.MASKED)
+    common = wire.decode(MaskedRequest, requests[TARGET].common)
+    other = replace(common, key_list=bytes(32))
+    before = dict(world.states)
+    with pytest.raises(Misbehaviour, match="another key list"):
+        world.answer(TARGET, StageRequest(Stage.MASKED, wire.encode(other), requests[TARGET].own))
+    assert world.states == before
+    world = World(make_session(10))
+    _, requests = play(world, until=Stage.SURVIVORS)
+    sets = wire.decode(SurvivorSets, requests[TARGET].common)
+    with pytest.raises(Misbehaviour, match="another key list"):
+        world.answer(TARGET, StageRequest(Stage.SURVIVORS, wire.encode(replace(sets, key_list=bytes(32)))))
+
+
 def test_server_leaves_out_the_holders_that_a_device_drew():
     """With its own choice out of the way a device could be hidden among nobody; it counts its holders at each stage."""
     world = World(make_session(40, degree=12, threshold=10, min_survivors=25))

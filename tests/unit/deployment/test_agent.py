@@ -63,16 +63,16 @@ def pipe() -> Iterator[tuple[int, int]]:
         os.close(descriptor)
 
 
-def running(looks: int, then: Callable[[], None] = lambda: None) -> Callable[[], bool]:
+def running(evaluations: int, then: Callable[[], None] = lambda: None) -> Callable[[], bool]:
     """A process that is there for so many looks."""
-    left = [looks]
+    left = [evaluations]
 
-    def look() -> bool:
+    def evaluate_canaries() -> bool:
         left[0] -= 1
         then()
         return left[0] >= 0
 
-    return look
+    return evaluate_canaries
 
 
 def test_messages_are_answered_when_the_node_reports_one(pipe: tuple[int, int]) -> None:
@@ -104,8 +104,8 @@ def test_a_node_that_hears_of_its_superlink_is_kept(pipe: tuple[int, int]) -> No
     signs = Signs(pipe[0], clock)
     clock.advance(2 * LIMIT)
     os.write(pipe[1], CONTACT + MESSAGE)
-    looks = running(1, lambda: os.write(pipe[1], CONTACT + MESSAGE))
-    assert serve_node(looks, signs, Waiting(), unused, LIMIT) == "it ended"
+    evaluations = running(1, lambda: os.write(pipe[1], CONTACT + MESSAGE))
+    assert serve_node(evaluations, signs, Waiting(), unused, LIMIT) == "it ended"
 
 
 def test_a_report_that_got_lost_is_made_good_for(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:

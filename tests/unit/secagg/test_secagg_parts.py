@@ -18,7 +18,47 @@ from fedinfer.secagg.enrolment import Enrolment, Validation, sign_enrolment, ver
 from fedinfer.secagg.hypergeometric import corrupt_among, share_of
 from fedinfer.secagg.revocation import RevocationList
 from fedinfer.system import SimulatedEntropy
-from tests.protocol.secagg_play import STAGES, World, make_session, play
+from tests.protocol.secagg_play import STAGES, World, make_session, names, play
+
+TEN = names(10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_hash": bytes(31)}, "hashes of 31 and 32"), ({"model_hash": bytes(33)}, "hashes of 33"),
+        ({"mechanism_hash": bytes(31)}, "32 and 31 bytes"), ({"mechanism_hash": b""}, "32 and 0 bytes"),
+        ({"degree": 0}, "degree 0"), ({"degree": 10}, "degree 10"),
+        ({"threshold": 1}, "threshold 1 "), ({"threshold": 11}, "threshold 11"),
+        ({"min_survivors": 1}, "min_survivors 1 "), ({"min_survivors": 11}, "min_survivors 11"),
+        ({"bits": 0}, "0 bits"), ({"bits": 33}, "33 bits"),
+        ({"dimension": 0}, "dimension 0"), ({"dimension": (1 << 27) + 1}, "dimension 134217729"),
+        ({"cohort": TEN[:1]}, "cohort of 1 devices"), ({"cohort": (*TEN[:9], TEN[8])}, "not sorted and unique"),
+        ({"cohort": (TEN[1], TEN[0], *TEN[2:])}, "not sorted and unique"),
+        ({"cohort": ("", *TEN[1:])}, "device name ''"),
+        ({"cohort": (*TEN[:9], "e\n")}, "device name"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_session_outside_its_ranges_is_none(changes, words):
+    graph = {"degree": 9, "threshold": 7}
+    with pytest.raises(BadMessage, match=words):
+        make_session(10, **(graph | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threshold": 2}, {"threshold": 10}, {"min_survivors": 2}, {"min_survivors": 10}, {"bits": 1}, {"bits": 32},
+        {"dimension": 1}, {"dimension": 1 << 27},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_session_at_its_limits_is_one(changes):
+    graph = {"degree": 9, "threshold": 7}
+    session = make_session(10, **(graph | changes))
+    assert {name: getattr(session, name) for name in changes} == changes
+    assert len(session.sid) == 32
 
 
 @pytest.mark.parametrize(("n", "threshold"), [(2, 2), (3, 3), (4, 3), (5, 4), (6, 5), (10, 7), (20, 14)])
@@ -67,6 +107,14 @@ def test_a_complete_graph_stands_in_where_devices_would_draw_half_of_all(n, drop
     graph = choose_graph(n, dropout, corruption)
     assert graph.degree == n - 1
     assert 2 * graph.threshold > n + corrupt_among(n, corruption)
+
+
+@pytest.mark.parametrize("n", [40, 100, 301])
+def test_a_quorum_is_more_than_two_thirds_or_all_survivors_that_are_promised(n):
+    most = make_session(n, min_survivors=n)
+    assert 3 * most.quorum > 2 * n >= 3 * (most.quorum - 1)
+    few = make_session(n, min_survivors=n // 2)
+    assert few.quorum == few.least
 
 
 def test_more_corrupt_devices_raise_the_threshold_of_a_complete_graph():
