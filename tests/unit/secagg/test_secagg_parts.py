@@ -372,6 +372,17 @@ def test_shares_below_the_threshold_are_uniform_and_independent_of_each_other_an
         assert np.abs(together - np.eye(threshold - 1)).max() < 5 / np.sqrt(count)
 
 
+def test_coefficients_take_every_value_of_the_field_equally_often():
+    """Two million of 65537 values: about 30 each; a value that cannot occur would be known of every share."""
+    drawn = shamir._field_elements(b"k" * 32, 2_000_000).astype(np.int64)
+    counts = np.bincount(drawn, minlength=shamir.PRIME)
+    assert counts.size == shamir.PRIME
+    assert counts.min() > 0
+    mean = drawn.size / shamir.PRIME
+    statistic = float(((counts - mean) ** 2 / mean).sum())
+    assert abs(statistic - (shamir.PRIME - 1)) < 6 * np.sqrt(2 * (shamir.PRIME - 1))
+
+
 @pytest.mark.parametrize("low", range(19))
 def test_two_encodings_of_one_point_are_the_same_key(low):
     """2^255 - 19 + u is read as u, and the top bit is not read (RFC 7748, section 5)."""
