@@ -28,7 +28,7 @@ from torch import nn
 
 from fedinfer.artifact.build import Built, build_artifact
 from fedinfer.artifact.evaluate.measure import Evidence
-from fedinfer.artifact.export.graph import Ending
+from fedinfer.artifact.export.graph import OutputHead
 from fedinfer.artifact.export.torch import Templates, export_core, state_of, swap_weights
 from fedinfer.artifact.quantize.calibration import synthetic_rows
 from fedinfer.artifact.release.delta import add_deltas
@@ -124,9 +124,9 @@ def one(kind: ModelKind) -> tuple[dict[str, object], Built]:
     export_seconds = seconds(lambda: export_core(module, schema, calibration[:64], templates), 1)
     core, state = export_core(module, schema, calibration[:64], templates).model, state_of(module)
     swap_seconds = seconds(lambda: swap_weights(core, state).SerializeToString(), 9)
-    ending = Ending(schema, 1.0, str(kind), 1)
-    built = build_artifact(module, ending, evidence, settings, templates, CLOCK)
-    build_seconds = seconds(lambda: build_artifact(module, ending, evidence, settings, templates, CLOCK), 1)
+    head = OutputHead(schema, 1.0, str(kind), 1)
+    built = build_artifact(module, head, evidence, settings, templates, CLOCK)
+    build_seconds = seconds(lambda: build_artifact(module, head, evidence, settings, templates, CLOCK), 1)
     line = {
         "kind": str(kind), "recipe": built.chosen.recipe, "float_metric": round(built.float_metric, 4),
         "int8_metric": round(built.chosen.metric, 4), "agreement": round(built.chosen.agreement, 4),

@@ -114,11 +114,11 @@ def measure(case: Case, rounds: int) -> dict[str, float]:
         "cohort": (ours, case.steps),
     }
     fastest = dict.fromkeys(engines, float("inf"))
-    for turn in range(rounds + 1):  # the first turn warms up
+    for scheduled in range(rounds + 1):  # the first turn warms up
         for name, (run, steps) in engines.items():
             start = time.process_time()
             run()
-            if turn:
+            if scheduled:
                 fastest[name] = min(fastest[name], 1e3 * (time.process_time() - start) / steps)
     return fastest
 

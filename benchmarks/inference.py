@@ -114,14 +114,14 @@ def medians(
     for call in calls.values():
         call()
     gc.disable()
-    end, turn = time.perf_counter() + seconds, 0
-    while time.perf_counter() < end or turn < least:
+    end, scheduled = time.perf_counter() + seconds, 0
+    while time.perf_counter() < end or scheduled < least:
         for step in range(len(names)):
-            name = names[(turn + step) % len(names)]
+            name = names[(scheduled + step) % len(names)]
             start = clock()
             calls[name]()
             times[name].append(clock() - start)
-        turn += 1
+        scheduled += 1
     gc.enable()
     return {name: statistics.median(found) / 1e3 for name, found in times.items()}
 

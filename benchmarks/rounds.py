@@ -122,9 +122,9 @@ def seconds_of_rounds(made: Pilot, server: str) -> list[float]:
     overrides = f"training.rounds={ROUNDS};training.deadline_seconds={DEADLINE}"
     made.start(write_app(made.folder / "app", server), made.values(made.run, overrides))
     wait_for_event(made, "finished", 1, patience=PATIENCE)
-    told = [event for event in events(made.run) if event["event"] == "round"]
-    assert all(event["survivors"] == len(HOSPITALS) for event in told), told
-    ends = [datetime.fromisoformat(event["time"]) for event in told]
+    reported = [event for event in events(made.run) if event["event"] == "round"]
+    assert all(event["survivors"] == len(HOSPITALS) for event in reported), reported
+    ends = [datetime.fromisoformat(event["time"]) for event in reported]
     return [(after - before).total_seconds() for before, after in pairwise(ends)]
 
 

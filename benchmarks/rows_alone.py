@@ -76,11 +76,11 @@ def measure(section: ModelSection, schema: Schema, rounds: int) -> dict[str, flo
         "batched_ms": lambda: trainer.gradient_sums(weights, [(x, y)], 1.0, CLIP, [rng], GradientEngine.BATCHED),
     }
     least = dict.fromkeys(ways, float("inf"))
-    for turn in range(rounds + 1):  # the first turn warms up
+    for scheduled in range(rounds + 1):  # the first turn warms up
         for name, run in ways.items():
             start = time.process_time()
             run()
-            if turn:
+            if scheduled:
                 least[name] = min(least[name], 1e3 * (time.process_time() - start) / ROWS)
     return {"parameters": trainer.dimension, **{name: round(took, 4) for name, took in least.items()}}
 

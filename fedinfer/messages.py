@@ -165,7 +165,7 @@ ONE_GROUP = Split(1, b"", ())
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ScheduledRound:
     """Where a sum stands among all training rounds of a run whose noise is correlated (trust central).
 
     Args:
@@ -183,7 +183,7 @@ class Turn:
     index: int
 
 
-INDEPENDENT = Turn((1.0,), 1, 1, 1, 0)
+INDEPENDENT = ScheduledRound((1.0,), 1, 1, 1, 0)
 """Noise of its own: a strategy of one round."""
 
 
@@ -206,7 +206,7 @@ class SumPlan:
         rotation_seed: public, 32 bytes.
         work_hash: SHA-256 of the work that the masked stage will bring.
         split: where the cohort comes from when a round has several groups; devices check it.
-        turn: which row of correlated noise the server adds; one row of its own for independent noise.
+        scheduled: which row of correlated noise the server adds; one row of its own for independent noise.
     """
 
     MOST_BYTES: ClassVar[int] = 32 * MIB
@@ -229,7 +229,7 @@ class SumPlan:
     rotation_seed: Bytes32
     work_hash: Bytes32
     split: Split = ONE_GROUP
-    turn: Turn = INDEPENDENT
+    scheduled: ScheduledRound = INDEPENDENT
 
 
 @dataclass(frozen=True, slots=True)

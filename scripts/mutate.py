@@ -317,20 +317,20 @@ def _forked(
     tree: Path, files: list[str], limits: dict[str, float] | None, extra: list[str], limit: float
 ) -> tuple[int | None, dict[str, Any], float]:
     """Run all tests, or those with limits in their order, in a fork; exit code (None: too long), outcome, seconds."""
-    told, output = tree.parent / "told.json", tree.parent / "output.txt"
-    told.unlink(missing_ok=True)
+    reported, output = tree.parent / "told.json", tree.parent / "output.txt"
+    reported.unlink(missing_ok=True)
     start = time.monotonic()
     child = os.fork()
     if child == 0:
-        _child(tree, files, limits, extra, told, output)
+        _child(tree, files, limits, extra, reported, output)
     code = _waited(child, limit)
-    seen = {"failed": "", "seconds": {}} | (json.loads(told.read_text()) if told.exists() else {})
+    seen = {"failed": "", "seconds": {}} | (json.loads(reported.read_text()) if reported.exists() else {})
     seen["output"] = output.read_text(errors="replace") if output.exists() else ""
     return code, seen, time.monotonic() - start
 
 
 def _child(
-    tree: Path, files: list[str], limits: dict[str, float] | None, extra: list[str], told: Path, output: Path
+    tree: Path, files: list[str], limits: dict[str, float] | None, extra: list[str], reported: Path, output: Path
 ) -> None:
     """Never returns: everything below ends with the process."""
     code = 99
@@ -353,7 +353,7 @@ def _child(
         home = str(sys.modules["fedinfer"].__file__) if "fedinfer" in sys.modules else str(tree)
         if not home.startswith(str(tree)):
             chosen.failed, code = f"fedinfer was imported from {home}", 98
-        told.write_text(json.dumps({"failed": chosen.failed, "seconds": chosen.seconds}))
+        reported.write_text(json.dumps({"failed": chosen.failed, "seconds": chosen.seconds}))
     except BaseException:
         traceback.print_exc()
     finally:

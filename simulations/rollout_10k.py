@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedinfer.rollout.controller import Delivered, Measured, Phase, TakenBack, Task, allowed_version, step, todo
+from fedinfer.rollout.controller import Delivered, Measured, Phase, RolledBack, Task, allowed_version, step, todo
 from fedinfer.rollout.gates import Figure, GroupFigures
 from fedinfer.rollout.plan import read_plan
 from fedinfer.rollout.waves import members
@@ -56,10 +56,10 @@ def run(model: str, devices: int, seed: int) -> tuple[Phase, int, float]:
             have += reached
             state, _ = step(state, Delivered(wave, len(reached), 0))
         elif actions[0].task is Task.MEASURE:
-            look = measure([fleet[device]["hardware"] for device in have], model, rng)
-            state, _ = step(state, Measured(wave, look))
+            evaluate_canaries = measure([fleet[device]["hardware"] for device in have], model, rng)
+            state, _ = step(state, Measured(wave, evaluate_canaries))
         else:
-            have, (state, _) = [], step(state, TakenBack())
+            have, (state, _) = [], step(state, RolledBack())
     have += [d for d in set(fleet) - set(have) if allowed_version(state, d, fleet[d]) == state.version]
     return state.phase, state.opened, len(have) / devices
 

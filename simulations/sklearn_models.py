@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from fedinfer.artifact.build import build_from_core
 from fedinfer.artifact.evaluate.measure import Evidence
 from fedinfer.artifact.export.estimators import export_estimator
-from fedinfer.artifact.export.graph import Ending
+from fedinfer.artifact.export.graph import OutputHead
 from fedinfer.artifact.quantize.calibration import synthetic_rows
 from fedinfer.config import ArtifactSection, load_scenario
 from fedinfer.data import load
@@ -39,8 +39,8 @@ def line(name: str, kind: str) -> dict[str, object]:
     estimator.fit(x, y)
     calibration = synthetic_rows(federation.schema, 256, simulation_rng("calibration"))
     evidence = Evidence(*federation.test, calibration, calibration[:0])
-    core, ending = export_estimator(estimator, federation.schema, x[:200]), Ending(federation.schema, 1.0, name, 1)
-    built = build_from_core(core.model, ending, evidence, ArtifactSection(), SystemClock())
+    core, head = export_estimator(estimator, federation.schema, x[:200]), OutputHead(federation.schema, 1.0, name, 1)
+    built = build_from_core(core.model, head, evidence, ArtifactSection(), SystemClock())
     held_x, held_y = federation.test
     answers = Predictor.open(built.files[built.chosen.name]).predict(held_x).probabilities.argmax(axis=1)
     return {

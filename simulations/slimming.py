@@ -20,7 +20,7 @@ from model_kinds import KINDS, QUIET
 from fedinfer.artifact.build import Built, build_artifact
 from fedinfer.artifact.choice import download_bytes
 from fedinfer.artifact.evaluate.measure import Evidence
-from fedinfer.artifact.export.graph import Ending
+from fedinfer.artifact.export.graph import OutputHead
 from fedinfer.artifact.export.torch import Templates
 from fedinfer.artifact.quantize.schemes import rounds_inputs
 from fedinfer.config import ArtifactSection, load_scenario
@@ -29,7 +29,7 @@ from fedinfer.simulation.engine import Prepared, prepare_local, run_local
 from fedinfer.system import SystemClock, simulation_rng
 from fedinfer.training import load_trainer
 from fedinfer.training.checkpoints import load_checkpoint
-from fedinfer.training.compression import Rounded, SlimPlan
+from fedinfer.training.compression import CompressionPlan, Rounded
 from fedinfer.training.trainer import Trainer
 from fedinfer.types import FloatVector
 
@@ -42,7 +42,7 @@ CLOCK = SystemClock()
 
 
 @dataclass(frozen=True)
-class Bench:
+class EvaluationContext:
     """One trained model and the rows to work and to judge with."""
 
     prepared: Prepared
@@ -53,12 +53,12 @@ class Bench:
 
     def build(self, weights: FloatVector, settings: ArtifactSection, plain: Built | None) -> Built:
         """Export, gate and measure weights; against the float model of `plain` when there is one."""
-        ending = Ending(self.prepared.federation.schema, 1.0, "slimming", 1)
-        module, yardstick = self.trainer.module(weights), plain.yardstick if plain else None
-        return build_artifact(module, ending, self.evidence, settings, self.templates, CLOCK, yardstick)
+        head = OutputHead(self.prepared.federation.schema, 1.0, "slimming", 1)
+        module, baseline = self.trainer.module(weights), plain.baseline if plain else None
+        return build_artifact(module, head, self.evidence, settings, self.templates, CLOCK, baseline)
 
 
-def trained(kind: str) -> Bench:
+def trained(kind: str) -> EvaluationContext:
     """The private weights of a kind after its last round, and its rows."""
     name, changes = KINDS[kind]
     public = () if name == "reviews" else ("data.public_fraction=0.1",)
@@ -71,32 +71,34 @@ def trained(kind: str) -> Bench:
     trainer = load_trainer(scenario.model, federation.schema, scenario.training, scenario.scenario.seed)
     public_x = federation.public[0]
     evidence = Evidence(*federation.test, np.ascontiguousarray(public_x[:256]), public_x)
-    return Bench(prepared, trainer, weights, evidence, Templates())
+    return EvaluationContext(prepared, trainer, weights, evidence, Templates())
 
 
 def lines(kind: str) -> Iterator[dict[str, object]]:
     """The plain file of a kind, then the slim ones."""
-    bench = trained(kind)
-    plain = bench.build(bench.weights, ArtifactSection(), None)
+    context = trained(kind)
+    plain = context.build(context.weights, ArtifactSection(), None)
     start = CLOCK.seconds()
-    bench.build(bench.weights, ArtifactSection(), None)  # again: the first build exports, later ones swap weights
-    yield told(kind, 0.0, 0, plain, "", CLOCK.seconds() - start)
+    context.build(context.weights, ArtifactSection(), None)  # again: the first build exports, later ones swap weights
+    yield reported(kind, 0.0, 0, plain, "", CLOCK.seconds() - start)
     inputs = rounds_inputs(plain.chosen.recipe, plain.family)
-    batch = bench.prepared.scenario.training.batch_size
+    batch = context.prepared.scenario.training.batch_size
     for pruning, steps in SLIM:
-        plan = SlimPlan(pruning, steps, batch, Rounded.INPUTS if inputs else Rounded.WEIGHTS)
+        plan = CompressionPlan(pruning, steps, batch, Rounded.INPUTS if inputs else Rounded.WEIGHTS)
         start, gates = CLOCK.seconds(), "pass"
-        slim = bench.trainer.slim(bench.weights, bench.prepared.federation.public[0], plan, simulation_rng(1, kind))
+        compress = context.trainer.compress(
+            context.weights, context.prepared.federation.public[0], plan, simulation_rng(1, kind)
+        )
         try:
-            built = bench.build(slim, ArtifactSection(), plain)
+            built = context.build(compress, ArtifactSection(), plain)
             taken = CLOCK.seconds() - start
         except GateFailed:
             taken, gates = CLOCK.seconds() - start, "refuse"
-            built = bench.build(slim, OPEN, plain)
-        yield told(kind, pruning, steps, built, gates, taken)
+            built = context.build(compress, OPEN, plain)
+        yield reported(kind, pruning, steps, built, gates, taken)
 
 
-def told(kind: str, pruning: float, steps: int, built: Built, gates: str, taken: float) -> dict[str, object]:
+def reported(kind: str, pruning: float, steps: int, built: Built, gates: str, taken: float) -> dict[str, object]:
     """One line of the table."""
     return {
         "kind": kind, "pruning": pruning, "qat_steps": steps, "float_metric": round(built.float_metric, 3),

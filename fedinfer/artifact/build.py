@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.artifact.evaluate.gates import Figures, limits_of
-from fedinfer.artifact.evaluate.measure import Bench, Candidate, Evidence, Yardstick, search
+from fedinfer.artifact.evaluate.measure import Baseline, Candidate, EvaluationContext, Evidence, search
 from fedinfer.artifact.evaluate.metrics import instruction_set, softmax
 from fedinfer.artifact.evaluate.self_check_rows import (
     CheckRows,
@@ -29,9 +29,9 @@ from fedinfer.artifact.evaluate.self_check_rows import (
     reference_of,
     tolerance_of,
 )
-from fedinfer.artifact.export.graph import LOGITS, Ending, OnnxModel, run
+from fedinfer.artifact.export.graph import LOGITS, OnnxModel, OutputHead, run
 from fedinfer.artifact.export.torch import Module, Templates, export_core
-from fedinfer.artifact.quantize.compression import Slimming
+from fedinfer.artifact.quantize.compression import Compression
 from fedinfer.artifact.quantize.quantize import prepare
 from fedinfer.artifact.quantize.schemes import INT8_RECIPES, family_of
 from fedinfer.config import ArtifactSection
@@ -48,7 +48,7 @@ class Built:
     """Files that passed, and everything that was measured on the way.
 
     Args:
-        ending: schema, task, version and post-processing of all files.
+        head: schema, task, version and post-processing of all files.
         files: file per variant name.
         variants: the same files as the manifest describes them, the chosen one first.
         check: self-check rows as a device feeds them, float32 (k, width) or texts (k, 1).
@@ -57,13 +57,13 @@ class Built:
         parity: largest relative difference between torch and ONNX.
         family: kind of graph.
         tried: figures of every recipe that was tried, the failed ones too; the float model is the first.
-        yardstick: the float model that all variants were compared with.
+        baseline: the float model that all variants were compared with.
         slimming: what pruning and fine-tuning did, when they were asked for.
         reference: yardstick of drift.
         isa: machine on which all this was measured.
     """
 
-    ending: Ending
+    head: OutputHead
     files: Mapping[str, bytes]
     variants: tuple[Variant, ...]
     check: CheckRows
@@ -72,10 +72,10 @@ class Built:
     parity: float
     family: GraphFamily
     tried: tuple[Figures, ...]
-    yardstick: Yardstick
+    baseline: Baseline
     reference: Reference
     isa: str
-    slimming: Slimming | None = None
+    slimming: Compression | None = None
 
     @property
     def chosen(self) -> Variant:
@@ -85,12 +85,12 @@ class Built:
     @property
     def float_metric(self) -> float:
         """Metric of the float model."""
-        return self.yardstick.figures.metric
+        return self.baseline.figures.metric
 
     @property
     def float_bytes(self) -> int:
         """Size of the float file."""
-        return self.yardstick.figures.bytes
+        return self.baseline.figures.bytes
 
     def targets(self) -> dict[str, bytes]:
         """Target path to bytes of all model files."""
@@ -100,11 +100,11 @@ class Built:
         self, privacy: Privacy, created: str, parent_sha256: str = "", deltas: tuple[Delta, ...] = ()
     ) -> Manifest:
         """The manifest of this version; `created` is an ISO time in UTC."""
-        ending = self.ending
+        head = self.head
         return Manifest(
-            version=ending.version,
-            task=ending.task,
-            schema=ending.schema,
+            version=head.version,
+            task=head.task,
+            schema=head.schema,
             variants=self.variants,
             check_rows=tuple(tuple(row.tolist()) for row in self.check),
             float_metric=self.float_metric,
@@ -119,15 +119,15 @@ class Built:
             parent_sha256=parent_sha256,
             reference=self.reference,
             deltas=deltas,
-            abstain_below=ending.abstain_below,
-            abstain_label=ending.abstain_label,
-            top=ending.top,
+            abstain_below=head.abstain_below,
+            abstain_label=head.abstain_label,
+            top=head.top,
         )
 
     def to_json(self) -> Json:
         """For reports and `--json`: what was chosen, against the float model, and what was tried."""
         return {
-            "version": self.ending.version,
+            "version": self.head.version,
             "sha256": self.chosen.sha256,
             "recipe": self.chosen.recipe,
             "variant": self.chosen.name,
@@ -150,59 +150,59 @@ class Built:
 
 def build_artifact(
     module: Module,
-    ending: Ending,
+    head: OutputHead,
     evidence: Evidence,
     settings: ArtifactSection,
     templates: Templates,
     clock: Clock,
-    yardstick: Yardstick | None = None,
+    baseline: Baseline | None = None,
 ) -> Built:
     """Export a torch module and keep the variants that pass the gates.
 
     Args:
         module: torch module from raw float32 rows (n, width) with NaN to logits (n, classes).
-        ending: schema, task, version and post-processing; its temperature is replaced by the fitted ones.
+        head: schema, task, version and post-processing; its temperature is replaced by the fitted ones.
         evidence: rows to judge with.
         settings: limits and the wanted quantization.
         templates: kept by the caller between rounds, so that later exports take milliseconds.
         clock: measures latency; a frozen clock makes it 0.
-        yardstick: float model to compare with; None = this one.
+        baseline: float model to compare with; None = this one.
 
     Raises:
         GateFailed: when ONNX and torch disagree, or not even the float file keeps the limits.
         ConfigError: when the module or the rows do not fit the schema, or the module cannot be exported.
     """
-    evidence.check(ending.schema)
+    evidence.check(head.schema)
     probe = np.concatenate([evidence.calibration_x[:64], evidence.judged_x[:64]])
-    core = export_core(module, ending.schema, probe, templates)
-    built = build_from_core(core.model, ending, evidence, settings, clock, yardstick)
+    core = export_core(module, head.schema, probe, templates)
+    built = build_from_core(core.model, head, evidence, settings, clock, baseline)
     return replace(built, way=str(core.way), parity=core.parity)
 
 
 def build_from_core(
     core: OnnxModel,
-    ending: Ending,
+    head: OutputHead,
     evidence: Evidence,
     settings: ArtifactSection,
     clock: Clock,
-    yardstick: Yardstick | None = None,
+    baseline: Baseline | None = None,
 ) -> Built:
     """The same for a core that did not come from torch: trees, linear models, a user's own ONNX file."""
-    evidence.check(ending.schema)
+    evidence.check(head.schema)
     prepared = prepare(core)
     family = family_of(prepared)
-    logits = yardstick.logits if yardstick else _logits(prepared, evidence.judged_x)
-    floating = yardstick.figures if yardstick else None
-    bench = Bench(ending, evidence, limits_of(settings), clock, logits, floating)
-    tried, kept = search(prepared, INT8_RECIPES[family] if settings.quantization == "int8" else (), bench)
+    logits = baseline.logits if baseline else _logits(prepared, evidence.judged_x)
+    floating = baseline.figures if baseline else None
+    context = EvaluationContext(head, evidence, limits_of(settings), clock, logits, floating)
+    tried, kept = search(prepared, INT8_RECIPES[family] if settings.quantization == "int8" else (), context)
     if not kept:
         reasons = "; ".join(f"{figures.recipe}: {', '.join(figures.failures)}" for figures in tried)
-        raise GateFailed(f"version {ending.version}: no variant passes: {reasons}", hint="see the limits in [artifact]")
+        raise GateFailed(f"version {head.version}: no variant passes: {reasons}", hint="see the limits in [artifact]")
     float_answers = softmax(_logits(prepared, evidence.calibration_x), tried[0].temperature)
-    check = raw_rows(ending.schema, choose_rows(evidence.calibration_x, float_answers))
-    variants = tuple(_variant(candidate, ending, check, place) for place, candidate in enumerate(kept))
+    check = raw_rows(head.schema, choose_rows(evidence.calibration_x, float_answers))
+    variants = tuple(_variant(candidate, head, check, place) for place, candidate in enumerate(kept))
     return Built(
-        ending=ending,
+        head=head,
         files={candidate.recipe.variant: candidate.file for candidate in kept},
         variants=variants,
         check=check,
@@ -211,21 +211,21 @@ def build_from_core(
         parity=0.0,
         family=family,
         tried=tried,
-        yardstick=yardstick or Yardstick(tried[0], logits),
-        reference=_reference(kept[0].file, evidence, ending.schema),
+        baseline=baseline or Baseline(tried[0], logits),
+        reference=_reference(kept[0].file, evidence, head.schema),
         isa=instruction_set(),
     )
 
 
-def yardstick_of(
-    core: OnnxModel, ending: Ending, evidence: Evidence, settings: ArtifactSection, clock: Clock
-) -> Yardstick:
+def baseline_of(
+    core: OnnxModel, head: OutputHead, evidence: Evidence, settings: ArtifactSection, clock: Clock
+) -> Baseline:
     """The float model of a core, measured, so that another one can be compared with it."""
-    evidence.check(ending.schema)
+    evidence.check(head.schema)
     prepared = prepare(core)
     logits = _logits(prepared, evidence.judged_x)
-    tried, _ = search(prepared, (), Bench(ending, evidence, limits_of(settings), clock, logits))
-    return Yardstick(tried[0], logits)
+    tried, _ = search(prepared, (), EvaluationContext(head, evidence, limits_of(settings), clock, logits))
+    return Baseline(tried[0], logits)
 
 
 def _logits(core: OnnxModel, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -237,11 +237,11 @@ def _reference(file: bytes, evidence: Evidence, schema: Schema) -> Reference:
     return reference_of(run(file, rows, PROBABILITIES) if len(rows) else np.empty((0, schema.classes), np.float32))
 
 
-def _variant(candidate: Candidate, ending: Ending, check: CheckRows, place: int) -> Variant:
+def _variant(candidate: Candidate, head: OutputHead, check: CheckRows, place: int) -> Variant:
     figures, answers = candidate.figures, expected_answers(candidate.file, check)
     variant = Variant(
         name=figures.variant,
-        path=model_path(ending.version, figures.variant if place else ""),
+        path=model_path(head.version, figures.variant if place else ""),
         sha256=hashlib.sha256(candidate.file).hexdigest(),
         bytes=len(candidate.file),
         recipe=figures.recipe,
@@ -254,5 +254,5 @@ def _variant(candidate: Candidate, ending: Ending, check: CheckRows, place: int)
         probabilities=tuple(tuple(round(float(p), 6) for p in row) for row in answers),
         tolerance=tolerance_of(figures.variant, figures.batch_difference),
     )
-    check_finished(variant, candidate.file, check, ending.schema, ending.abstain_label)
+    check_finished(variant, candidate.file, check, head.schema, head.abstain_label)
     return variant

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fedinfer.artifact.build import Built
-from fedinfer.artifact.evaluate.measure import Yardstick
+from fedinfer.artifact.evaluate.measure import Baseline
 from fedinfer.artifact.export.graph import load
-from fedinfer.artifact.quantize.compression import Slimming, sparsity
+from fedinfer.artifact.quantize.compression import Compression, sparsity
 from fedinfer.artifact.release.delta import compress
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import GateFailed
 from fedinfer.ports import Clock
 
 
-def choose(plain: Built, make: Callable[[Yardstick], Built], settings: ArtifactSection, clock: Clock) -> Built:
+def choose(plain: Built, make: Callable[[Baseline], Built], settings: ArtifactSection, clock: Clock) -> Built:
     """Make the slim build and keep it when it passes the gates and gains something, otherwise keep the plain one.
 
     Args:
@@ -29,14 +29,14 @@ def choose(plain: Built, make: Callable[[Yardstick], Built], settings: ArtifactS
     """
     start = clock.seconds()
     try:
-        slim = make(plain.yardstick)
+        compress = make(plain.baseline)
     except GateFailed as error:
         return replace(plain, slimming=_record(plain, None, settings, str(error), clock.seconds() - start))
     seconds = clock.seconds() - start
-    reason = _no_gain(plain, slim)
-    record = _record(plain, slim, settings, reason, seconds)
-    renamed = tuple(replace(figures, recipe=f"slim {figures.recipe}") for figures in slim.tried)
-    return replace(plain if reason else slim, slimming=record, tried=plain.tried + renamed)
+    reason = _no_gain(plain, compress)
+    record = _record(plain, compress, settings, reason, seconds)
+    renamed = tuple(replace(figures, recipe=f"slim {figures.recipe}") for figures in compress.tried)
+    return replace(plain if reason else compress, slimming=record, tried=plain.tried + renamed)
 
 
 def download_bytes(built: Built) -> int:
@@ -44,27 +44,29 @@ def download_bytes(built: Built) -> int:
     return len(compress(built.files[built.chosen.name]))
 
 
-def _no_gain(plain: Built, slim: Built) -> str:
+def _no_gain(plain: Built, compress: Built) -> str:
     """Why the slim file is not worth it; empty when it is smaller to download or has the better metric."""
-    before, after = download_bytes(plain), download_bytes(slim)
-    if after < before or slim.chosen.metric > plain.chosen.metric:
+    before, after = download_bytes(plain), download_bytes(compress)
+    if after < before or compress.chosen.metric > plain.chosen.metric:
         return ""
     return (
-        f"no gain: download of {after} bytes against {before}, metric {slim.chosen.metric:.4f} against "
+        f"no gain: download of {after} bytes against {before}, metric {compress.chosen.metric:.4f} against "
         f"{plain.chosen.metric:.4f}"
     )
 
 
-def _record(plain: Built, slim: Built | None, settings: ArtifactSection, reason: str, seconds: float) -> Slimming:
-    return Slimming(
+def _record(
+    plain: Built, compress: Built | None, settings: ArtifactSection, reason: str, seconds: float
+) -> Compression:
+    return Compression(
         pruning=settings.pruning,
         qat_steps=settings.qat_steps,
         pushed=not reason,
         reason=reason,
-        sparsity=sparsity(load(slim.files[slim.chosen.name])) if slim else None,
-        metric=slim.chosen.metric if slim else None,
+        sparsity=sparsity(load(compress.files[compress.chosen.name])) if compress else None,
+        metric=compress.chosen.metric if compress else None,
         plain_metric=plain.chosen.metric,
-        zstd_bytes=download_bytes(slim) if slim else None,
+        zstd_bytes=download_bytes(compress) if compress else None,
         plain_zstd_bytes=download_bytes(plain),
         seconds=seconds,
     )

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fedinfer.artifact.export.graph import ending_of, load
+from fedinfer.artifact.export.graph import head_of, load
 from fedinfer.artifact.quantize.compression import sparsity
 from fedinfer.artifact.quantize.schemes import family_of
 from fedinfer.artifact.release.delta import compress
@@ -49,8 +49,8 @@ def describe_model(data: bytes) -> Json:
         "operators": dict(sorted(kinds.items())),
     }
     if any(item.key == "schema" for item in model.metadata_props):
-        ending = ending_of(model)
-        described |= {"task": ending.task, "version": ending.version, "labels": list(ending.schema.labels)}
+        head = head_of(model)
+        described |= {"task": head.task, "version": head.version, "labels": list(head.schema.labels)}
     return described
 
 

@@ -171,7 +171,7 @@ for command in (signing_keys.keys, signing_keys.root, signing_keys.rotate, signi
 
 
 def _export(scenario: str, checkpoint: Path, out: Path, version: int, slimming: Json) -> Json:
-    from fedinfer.artifact.export.graph import Ending, finish
+    from fedinfer.artifact.export.graph import OutputHead, finish
     from fedinfer.artifact.export.torch import Templates, export_core
     from fedinfer.data import load
     from fedinfer.data.checks import check_qat_rows
@@ -191,22 +191,22 @@ def _export(scenario: str, checkpoint: Path, out: Path, version: int, slimming: 
     templates, probe = Templates(), _synthetic(schema)[:64]
     core = export_core(trainer.module(weights), schema, probe, templates)
     if any(slimming.values()):
-        slim = _slim(loaded, trainer, weights, federation.public[0], core.model)
-        core = export_core(trainer.module(slim), schema, probe, templates)
-    data = finish(core.model, Ending(schema, 1.0, loaded.scenario.name, version))
+        compress = _compressed(loaded, trainer, weights, federation.public[0], core.model)
+        core = export_core(trainer.module(compress), schema, probe, templates)
+    data = finish(core.model, OutputHead(schema, 1.0, loaded.scenario.name, version))
     _write(out, data)
     return {"path": str(out), "version": version, "bytes": len(data), "weights": trainer.size, "parity": core.parity}
 
 
-def _slim(scenario: Scenario, trainer: Trainer, weights: Any, public_x: Any, core: Any) -> Any:
+def _compressed(scenario: Scenario, trainer: Trainer, weights: Any, public_x: Any, core: Any) -> Any:
     """The weights pruned and fine-tuned for the recipe that this kind of graph gets first."""
     from fedinfer.artifact.quantize.schemes import family_of, rounds_inputs
-    from fedinfer.training.compression import Rounded, SlimPlan
+    from fedinfer.training.compression import CompressionPlan, Rounded
 
     rounded = Rounded.INPUTS if rounds_inputs("", family_of(core)) else Rounded.WEIGHTS
     section, batch = scenario.artifact, scenario.training.batch_size
-    plan = SlimPlan(section.pruning, section.qat_steps, batch, rounded)
-    return trainer.slim(weights, public_x, plan, simulation_rng(scenario.scenario.seed, "slimming"))
+    plan = CompressionPlan(section.pruning, section.qat_steps, batch, rounded)
+    return trainer.compress(weights, public_x, plan, simulation_rng(scenario.scenario.seed, "slimming"))
 
 
 def _quantize(
@@ -218,16 +218,16 @@ def _quantize(
     settings: ArtifactSection,
     privacy: Privacy,
 ) -> Json:
-    from fedinfer.artifact.build import build_from_core, yardstick_of
-    from fedinfer.artifact.export.graph import core_of, ending_of, load
+    from fedinfer.artifact.build import baseline_of, build_from_core
+    from fedinfer.artifact.export.graph import core_of, head_of, load
     from fedinfer.artifact.folders import save_build
 
     parsed = load(_bytes(model))
-    ending, clock = ending_of(parsed), SystemClock()
-    evidence = _evidence(ending.schema, rows, calibration)
+    head, clock = head_of(parsed), SystemClock()
+    evidence = _evidence(head.schema, rows, calibration)
     other = core_of(load(_bytes(against))) if against else None
-    yardstick = yardstick_of(other, ending, evidence, settings, clock) if other else None
-    built = build_from_core(core_of(parsed), ending, evidence, settings, clock, yardstick)
+    baseline = baseline_of(other, head, evidence, settings, clock) if other else None
+    built = build_from_core(core_of(parsed), head, evidence, settings, clock, baseline)
     save_build(out, built, privacy, clock.now().isoformat(timespec="seconds"))
     return {"folder": str(out), **built.to_json()}
 

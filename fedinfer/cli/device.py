@@ -283,17 +283,17 @@ for command in (enrolment.request, enrolment.join, enrolment.renew):
 
 def _follow(service: Service, stop: threading.Event) -> None:
     """Take over what another process installs; a model that cannot be opened is reported and not taken."""
-    told = ""
+    reported = ""
     while not stop.wait(LOOK_SECONDS):
         try:
             if service.reload():
                 now = f"version {service.version}" if service.version else "nothing: the model was withdrawn"
                 stderr.print(f"now serving {now}")
-            told = ""
+            reported = ""
         except FedInferError as error:
-            if str(error) != told:  # once, not every two seconds until somebody repairs the store
+            if str(error) != reported:  # once, not every two seconds until somebody repairs the store
                 stderr.print(str(error), markup=False, soft_wrap=True)
-            told = str(error)
+            reported = str(error)
 
 
 def _slots(store: Path) -> Slots:

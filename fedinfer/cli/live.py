@@ -98,7 +98,8 @@ class RunView:
         self._say(
             f"model v{fields['version']}",
             f"{fields['recipe']}, {fields['quantized_bytes']} bytes (float {fields['float_bytes']}), metric "
-            f"{fields['quantized_metric']:.3f} (float {fields['float_metric']:.3f}){_slimming(fields.get('slimming'))}",
+            f"{fields['quantized_metric']:.3f} (float {fields['float_metric']:.3f})"
+            f"{_compression(fields.get('slimming'))}",
         )
 
     def _on_gate(self, fields: dict[str, Any]) -> None:
@@ -144,13 +145,13 @@ class RunView:
         self._say("stopped", fields["message"])
 
 
-def _slimming(told: dict[str, Any] | None) -> str:
+def _compression(reported: dict[str, Any] | None) -> str:
     """What pruning and fine-tuning did; nothing when they were not asked for."""
-    if told is None:
+    if reported is None:
         return ""
-    if not told["pushed"]:
-        return f"; the plain file stays: {told['reason']}"
-    return f"; download {told['zstd_bytes']} bytes instead of {told['plain_zstd_bytes']}"
+    if not reported["pushed"]:
+        return f"; the plain file stays: {reported['reason']}"
+    return f"; download {reported['zstd_bytes']} bytes instead of {reported['plain_zstd_bytes']}"
 
 
 def _figure(value: float | None) -> str:

@@ -110,17 +110,17 @@ def _signer(token: str, bare_key: Path | None, secret: Secret) -> Signer:
     return new_token_key(token, secret, SystemEntropy()) if token else new_signer(SystemEntropy())
 
 
-def _compare(told: str, said: Request) -> None:
+def _compare(reported: str, said: Request) -> None:
     """A request travels openly: whoever replaced it on its way has another key, and so another fingerprint."""
     from fedinfer.secagg.authority import fingerprint
 
     shown = fingerprint(said.public_key)
-    if not told:
+    if not reported:
         stderr.print(f"device {said.device}: {shown}", markup=False, highlight=False)
-        told = shown if typer.confirm("Is this the fingerprint that its owner has?", err=True) else "refused"
-    if told.replace(" ", "").lower() != shown.replace(" ", ""):
+        reported = shown if typer.confirm("Is this the fingerprint that its owner has?", err=True) else "refused"
+    if reported.replace(" ", "").lower() != shown.replace(" ", ""):
         raise ConfigError(
-            f"the key in the request has the fingerprint {shown}, not {told[:80]}",
+            f"the key in the request has the fingerprint {shown}, not {reported[:80]}",
             hint="ask the device's owner again; the request may have been replaced on its way",
         )
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.config import Scenario
-from fedinfer.coordinator.participation import Turns
+from fedinfer.coordinator.participation import ParticipationSchedule
 from fedinfer.coordinator.record import AlarmRecord, ModelRecord, RoundRecord, WindowRecord
 from fedinfer.ports import Clock, Entropy, Listener, Transport
 from fedinfer.privacy.accounting.ledger import Ledger
@@ -78,7 +78,7 @@ class Server:
 class Progress:
     """What a run has reached.
 
-    `clipping_norm` is that of the next round; `turns` the secret state of correlated noise, None for independent noise.
+    `clipping_norm` is that of the next round; `schedule` the secret state of correlated noise, None for independent.
     """
 
     weights: FloatVector
@@ -99,4 +99,4 @@ class Progress:
     latencies_us: list[float] = field(default_factory=list)
     window_metrics: list[float] = field(default_factory=list)
     aborted_in_a_row: int = 0
-    turns: Turns | None = field(default=None, repr=False)
+    schedule: ParticipationSchedule | None = field(default=None, repr=False)

@@ -96,9 +96,9 @@ def _nobody(asked: int, left_out: Sequence[LeftOut]) -> TransportError:
     if not left_out:
         return TransportError("no node is connected", hint="start the devices first")
     who, reason = left_out[0]
-    told = f"none of {asked} nodes can take part; first {who}: {reason}"
+    reported = f"none of {asked} nodes can take part; first {who}: {reason}"
     other_build = any(VersionMismatch.__name__ in why for _, why in left_out)
-    return TransportError(told, hint="install the same fedinfer version on both sides" if other_build else "")
+    return TransportError(reported, hint="install the same fedinfer version on both sides" if other_build else "")
 
 
 def admit(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedinfer.messages import INDEPENDENT, Turn
+from fedinfer.messages import INDEPENDENT, ScheduledRound
 from fedinfer.privacy.mechanism.matrix_mechanism import (
     CorrelatedNoise,
     Factorization,
@@ -33,32 +33,32 @@ class Asked:
 
     Args:
         cohort: sorted.
-        turn: bound by every plan of the round.
+        scheduled: bound by every plan of the round.
         noise: float64 (d,), secret; None: the round draws independent noise for itself.
     """
 
     cohort: tuple[DeviceId, ...]
-    turn: Turn = INDEPENDENT
+    scheduled: ScheduledRound = INDEPENDENT
     noise: Floats | None = field(default=None, repr=False)
 
 
-class Turns:
+class ParticipationSchedule:
     """What the server remembers between rounds, in secret and in memory only: a run that dies is not continued.
 
     Args:
         factorization: the strategy.
-        circle: all devices, in the order of their turns.
+        order: all devices, in the order of their turns.
         cohort: devices that a round asks; fewer when so few devices are there that turns would come too early.
         std: standard deviation of the fresh noise Z: noise multiplier times sensitivity of a decoded sum.
         dimension: of the noise.
     """
 
     def __init__(
-        self, factorization: Factorization, circle: Sequence[DeviceId], cohort: int, std: float, dimension: int
+        self, factorization: Factorization, order: Sequence[DeviceId], cohort: int, std: float, dimension: int
     ) -> None:
         self._factorization = factorization
-        self._circle = tuple(circle)
-        self._window = min(cohort, len(circle) // factorization.participation.separation)
+        self._order = tuple(order)
+        self._window = min(cohort, len(order) // factorization.participation.separation)
         self._std = std
         self._noise: CorrelatedNoise = start_noise(factorization, dimension)
         self._taken: dict[DeviceId, list[int]] = {}
@@ -73,12 +73,14 @@ class Turns:
             Misbehaviour: all rounds are over, or a device would be asked too early or too often.
         """
         index, pattern = self._noise.round, self._factorization.participation
-        places = (index * self._window + np.arange(self._window)) % len(self._circle)
-        cohort = tuple(sorted(self._circle[place] for place in places))
+        places = (index * self._window + np.arange(self._window)) % len(self._order)
+        cohort = tuple(sorted(self._order[place] for place in places))
         for device in cohort:
             taken = self._taken.setdefault(device, [])
             pattern.check(taken, index)
             taken.append(index)
         noise, self._noise = next_noise(self._noise, self._factorization, self._std, stream)
-        turn = Turn(self._factorization.coefficients, pattern.rounds, pattern.limit, pattern.separation, index)
-        return Asked(cohort, turn, noise)
+        scheduled = ScheduledRound(
+            self._factorization.coefficients, pattern.rounds, pattern.limit, pattern.separation, index
+        )
+        return Asked(cohort, scheduled, noise)

@@ -13,7 +13,7 @@ from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.drift import Watch
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.publish import publish_and_push
-from fedinfer.coordinator.train.round import start_turns, training_round
+from fedinfer.coordinator.train.round import start_schedule, training_round
 from fedinfer.drift.policy import Decision, WatchAction
 from fedinfer.errors import (
     ArtifactRejected,
@@ -74,7 +74,7 @@ def start(server: Server, plan: RunPlan) -> Progress:
     newest = server.repository.newest_version
     optimizer = init_optimizer(plan.optimizer, server.trainer.dimension)
     norm = server.scenario.privacy.clipping_norm
-    return Progress(weights, optimizer, norm, version=newest, turns=start_turns(server, plan))
+    return Progress(weights, optimizer, norm, version=newest, schedule=start_schedule(server, plan))
 
 
 def _all_steps(server: Server, plan: RunPlan, progress: Progress) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedinfer.config import DataSection, PartitionSection, Scenario
 from fedinfer.data.builtin import complete
-from fedinfer.data.partition import by_column, deal, split_held_out, stratified_take
+from fedinfer.data.partition import by_column, group_at_random, split_held_out, stratified_take
 from fedinfer.data.sources import read_source
 from fedinfer.data.table import DeviceData, Federation, Indices, Table
 from fedinfer.errors import ConfigError, DataError
@@ -52,7 +52,7 @@ def load(scenario: Scenario) -> Federation:
 def _deal(table: Table, private: Indices, data: DataSection, seed: int) -> dict[DeviceId, Indices]:
     """Positions in `private` that each device holds, sorted by device."""
     if table.device is None:
-        return deal(table.y[private], data.partition, simulation_rng(seed, "data", "partition"))
+        return group_at_random(table.y[private], data.partition, simulation_rng(seed, "data", "partition"))
     named = len(set(table.device))
     if data.partition != PartitionSection() and data.partition.devices != named:
         raise ConfigError(

@@ -63,7 +63,7 @@ def by_column(device: Sequence[DeviceId]) -> dict[DeviceId, Indices]:
     return {str(name): rows for name, rows in zip(names, pieces, strict=True)}
 
 
-def deal(y: Labels, partition: PartitionSection, rng: np.random.Generator) -> dict[DeviceId, Indices]:
+def group_at_random(y: Labels, partition: PartitionSection, rng: np.random.Generator) -> dict[DeviceId, Indices]:
     """Deal rows to devices `d000`, `d001`, ...; every device gets at least one.
 
     Raises:

@@ -102,11 +102,11 @@ class Signs:
         end = self._clock.seconds() + seconds
         while (left := end - self._clock.seconds()) > 0:
             ready, _, _ = select.select([self._descriptor], [], [], left)
-            told = os.read(self._descriptor, select.PIPE_BUF) if ready else b""
-            if CONTACT in told:
+            reported = os.read(self._descriptor, select.PIPE_BUF) if ready else b""
+            if CONTACT in reported:
                 self.connected, self._last = True, self._clock.seconds()
-            if MESSAGE in told or not told:
-                return MESSAGE in told
+            if MESSAGE in reported or not reported:
+                return MESSAGE in reported
         return False
 
     @property
@@ -177,8 +177,8 @@ def serve_node(
     Returns:
         Why it is of no use any more.
     """
-    for look in count(1):
-        waits = signs.wait(LOOK_SECONDS) or look % LOOKS_PER_QUESTION == 0
+    for evaluate_canaries in count(1):
+        waits = signs.wait(LOOK_SECONDS) or evaluate_canaries % LOOKS_PER_QUESTION == 0
         if not is_running():
             return "it ended"
         if signs.silence > offline_seconds:

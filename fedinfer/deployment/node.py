@@ -131,7 +131,7 @@ def open_host(folder: Path) -> Host:
         noise=lambda _plan, _device, _use: secure_noise(),
         generator=lambda _plan, _device: SystemEntropy(),
         engine=GradientEngine.PER_EXAMPLE,
-        vanishes=lambda _round, _device: None,
+        drops_out=lambda _round, _device: None,
         folder=lambda _device: folder,
         model_cache=SessionCache(2),
         remember=lambda message: _remember(tasks, message),

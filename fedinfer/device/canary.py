@@ -1,8 +1,8 @@
-"""A look at a freshly installed model: the device's own rows through it and the one before, in bounded figures.
+"""Private canary evaluation of a freshly installed model: own rows through it and the one before, in bounded figures.
 
-Nothing of it leaves the device but the vector of fedinfer.rollout.looks, in a private sum. Whatever the model does with
-a row (fail, answer in another shape, NaN, hang, take memory) is the figure `error` of that row: it is counted in the
-vector and noised with it, and the answer has one size.
+Nothing of it leaves the device but the vector of fedinfer.rollout.evaluations, in a private sum. Whatever the model
+does with a row (fail, answer in another shape, NaN, hang, take memory) is the figure `error` of that row: it is counted
+in the vector and noised with it, and the answer has one size.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from fedinfer.inference.predict.row_answers import RowAnswer, row_answers
 from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.messages import GateWork, SumPlan
 from fedinfer.model_file.sandbox import Isolation
-from fedinfer.rollout import looks
+from fedinfer.rollout import evaluations
 from fedinfer.text import raw_rows
 from fedinfer.types import DeviceId, FloatVector, Unit
 
 Table = npt.NDArray[np.float64]
 
 
-def looked(host: Host, plan: SumPlan, work: GateWork, devices: Sequence[DeviceId]) -> FloatVector:
+def canary_answers(host: Host, plan: SumPlan, work: GateWork, devices: Sequence[DeviceId]) -> FloatVector:
     """Answers of `devices`, float32 (n, 5). Who does not run the version, or has no rows, answers zeros."""
     return np.stack([_answer(host, plan.unit, work, device) for device in devices])
 
@@ -39,21 +39,21 @@ def _answer(host: Host, unit: Unit, work: GateWork, device: DeviceId) -> FloatVe
     x, y = host.rows.stream(device, max(work.window, 1))
     rows = min(len(x), host.joined().scenario.drift.window)
     if installed is None or installed.info.version != work.version or rows == 0:
-        return np.zeros(looks.WIDTH, np.float32)
+        return np.zeros(evaluations.WIDTH, np.float32)
     x = raw_rows(host.joined().schema, x[:rows])
     before = open_previous(slots_of(host, device), host.model_cache)
     new = _answers(host, installed.predictor, x)
     old = _answers(host, before, x) if before is not None else [None] * rows
     telemetry = Telemetry()
-    figures = np.full((rows, looks.WIDTH), np.nan)
+    figures = np.full((rows, evaluations.WIDTH), np.nan)
     for number in range(rows):
         label = int(y[number]) if len(y) else None
         figures[number] = _row(new[number], old[number], telemetry, section.max_latency_us, label)
     match unit:
         case Unit.EXAMPLE:
-            return looks.example_answer(figures, section)
+            return evaluations.example_answer(figures, section)
         case Unit.DEVICE | Unit.NONE:
-            return looks.device_answer(figures, _slow(telemetry, section.max_latency_us), section)
+            return evaluations.device_answer(figures, _slow(telemetry, section.max_latency_us), section)
         case _:
             assert_never(unit)
 
@@ -71,22 +71,22 @@ def _row(
     new: RowAnswer | None, old: RowAnswer | None, telemetry: Telemetry, limit_us: float, label: int | None
 ) -> Table:
     """Figures of one row, (5,); NaN where there is nothing to say. A row that breaks the schema says nothing."""
-    figures = np.full(looks.WIDTH, np.nan)
+    figures = np.full(evaluations.WIDTH, np.nan)
     if new is None:
         return figures
     answer = new.prediction
     telemetry.answered(0, new.seconds)
-    figures[looks.ERROR] = answer is None
-    figures[looks.SLOW] = new.seconds * 1e6 > limit_us
+    figures[evaluations.ERROR] = answer is None
+    figures[evaluations.SLOW] = new.seconds * 1e6 > limit_us
     if label is not None:
-        figures[looks.WRONG] = answer is None or int(answer.probabilities.argmax()) != label
+        figures[evaluations.WRONG] = answer is None or int(answer.probabilities.argmax()) != label
     if old is not None and old.prediction is not None:
-        figures[looks.DISAGREEMENT] = answer is None or answer.label != old.prediction.label
-        figures[looks.SHIFT] = abs((answer.confidence if answer else 0.0) - old.prediction.confidence)
+        figures[evaluations.DISAGREEMENT] = answer is None or answer.label != old.prediction.label
+        figures[evaluations.SHIFT] = abs((answer.confidence if answer else 0.0) - old.prediction.confidence)
     return figures
 
 
 def _slow(telemetry: Telemetry, limit_us: float) -> float:
     """1 when the bucket of the 95th percentile lies above the limit, 0 when not, NaN when nothing was timed."""
     timed = telemetry.figures()
-    return float(timed[0].percentile_us(looks.TIMELY) > limit_us) if timed else float("nan")
+    return float(timed[0].percentile_us(evaluations.TIMELY) > limit_us) if timed else float("nan")

@@ -122,7 +122,7 @@ class Host:
         noise: stream by plan, device and use; a real device ignores all three and takes its system's.
         generator: source of one device in one round, for shuffling and sampling: seeded in a simulation, else entropy.
         engine: computes per-example gradients; a real device takes every row by itself.
-        vanishes: simulation only: at which message a device vanishes in a round, or None.
+        drops_out: simulation only: at which message a device vanishes in a round, or None.
         folder: where a device keeps its files.
         model_cache: sessions shared by the devices of this process.
         remember: keeps the join message for the next process; a simulation keeps nothing.
@@ -143,7 +143,7 @@ class Host:
     noise: Callable[[SumPlan, DeviceId, str], NoiseStream]
     generator: Callable[[SumPlan, DeviceId], np.random.Generator | Entropy]
     engine: GradientEngine
-    vanishes: Callable[[str, DeviceId], Kind | None]
+    drops_out: Callable[[str, DeviceId], Kind | None]
     folder: Callable[[DeviceId], Path]
     model_cache: SessionCache
     remember: Callable[[bytes], None]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fedinfer.errors import Misbehaviour
-from fedinfer.messages import Kind, Turn
+from fedinfer.messages import Kind, ScheduledRound
 from fedinfer.store import transaction
 from fedinfer.types import DeviceId
 
@@ -52,14 +52,14 @@ class Running:
 class Sessions(Protocol):
     """Running sums by device: at most one each; a finished or replaced round never comes back."""
 
-    def take_turn(self, device: DeviceId, run_id: str, strategy: bytes, turn: Turn) -> None:
+    def take_scheduled(self, device: DeviceId, run_id: str, strategy: bytes, scheduled: ScheduledRound) -> None:
         """Take part in a round with correlated noise.
 
         Args:
             device: whose turns are counted.
             run_id: in which run.
             strategy: hash of what stays the same in all rounds.
-            turn: index of the round, and how far apart a device's rounds are.
+            scheduled: index of the round, and how far apart a device's rounds are.
 
         Raises:
             Misbehaviour: the turn comes too early after the last one, or belongs to another strategy; nothing is taken.
@@ -103,12 +103,12 @@ class MemorySessions:
     def __init__(self) -> None:
         self._running: dict[DeviceId, Running] = {}
         self._seen: set[tuple[DeviceId, str, str]] = set()
-        self._turns: dict[tuple[DeviceId, str], tuple[bytes, int]] = {}
+        self._schedule: dict[tuple[DeviceId, str], tuple[bytes, int]] = {}
 
-    def take_turn(self, device: DeviceId, run_id: str, strategy: bytes, turn: Turn) -> None:
+    def take_scheduled(self, device: DeviceId, run_id: str, strategy: bytes, scheduled: ScheduledRound) -> None:
         """See Sessions."""
-        _check_turn(device, self._turns.get((device, run_id)), strategy, turn)
-        self._turns[device, run_id] = strategy, turn.index
+        _check_schedule(device, self._schedule.get((device, run_id)), strategy, scheduled)
+        self._schedule[device, run_id] = strategy, scheduled.index
 
     def begin(self, device: DeviceId, running: Running) -> None:
         """See Sessions."""
@@ -153,14 +153,16 @@ class StoredSessions:
         connection.execute("PRAGMA secure_delete=ON")
         self._connection = connection
 
-    def take_turn(self, device: DeviceId, run_id: str, strategy: bytes, turn: Turn) -> None:
+    def take_scheduled(self, device: DeviceId, run_id: str, strategy: bytes, scheduled: ScheduledRound) -> None:
         """See Sessions."""
         with transaction(self._connection) as database:
             row = database.execute(
                 "SELECT strategy, last FROM turn WHERE device = ? AND run_id = ?", (device, run_id)
             ).fetchone()
-            _check_turn(device, (bytes(row[0]), int(row[1])) if row else None, strategy, turn)
-            database.execute("INSERT OR REPLACE INTO turn VALUES (?, ?, ?, ?)", (device, run_id, strategy, turn.index))
+            _check_schedule(device, (bytes(row[0]), int(row[1])) if row else None, strategy, scheduled)
+            database.execute(
+                "INSERT OR REPLACE INTO turn VALUES (?, ?, ?, ?)", (device, run_id, strategy, scheduled.index)
+            )
 
     def begin(self, device: DeviceId, running: Running) -> None:
         """See Sessions."""
@@ -218,14 +220,17 @@ class StoredSessions:
         self._connection.execute(f"PRAGMA busy_timeout={_PATIENCE_MS}")
 
 
-def _check_turn(device: DeviceId, last: tuple[bytes, int] | None, strategy: bytes, turn: Turn) -> None:
+def _check_schedule(
+    device: DeviceId, last: tuple[bytes, int] | None, strategy: bytes, scheduled: ScheduledRound
+) -> None:
     if last is None:
         return
     if last[0] != strategy:
         raise Misbehaviour(f"device {device} takes turns under another strategy: noise or rounds are not the same")
-    if turn.index - last[1] < turn.separation:
+    if scheduled.index - last[1] < scheduled.separation:
         raise Misbehaviour(
-            f"round index {turn.index} on device {device} after {last[1]}: {turn.separation} rounds apart were promised"
+            f"round index {scheduled.index} on device {device} after {last[1]}: "
+            f"{scheduled.separation} rounds apart were promised"
         )
 
 

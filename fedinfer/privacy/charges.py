@@ -72,7 +72,7 @@ def charge(plan: SumPlan) -> tuple[Event, ...]:
         Misbehaviour: a plan that claims privacy but has no noise, or counts noise of more devices than it promises, or
             correlates noise that no single party adds, or samples beside it.
     """
-    if plan.turn != INDEPENDENT:
+    if plan.scheduled != INDEPENDENT:
         return (_correlated(plan),)
     model, mechanism = noise_model(plan.trust, plan.unit), mechanism_of(plan)
     if model.noise_in_ring:
@@ -100,29 +100,32 @@ def server_charge(plan: SumPlan) -> tuple[Event, ...]:
         Misbehaviour: see `charge`.
     """
     events = charge(plan)
-    return () if plan.turn.index % plan.turn.separation else events
+    return () if plan.scheduled.index % plan.scheduled.separation else events
 
 
 def strategy_of(plan: SumPlan) -> bytes:
     """SHA-256 of what may not change between rounds whose noise is correlated: their charges would not add up."""
-    strategy = encode(replace(plan.turn, index=0)) + plan.mechanism + struct.pack("<d", plan.noise_multiplier)
+    strategy = encode(replace(plan.scheduled, index=0)) + plan.mechanism + struct.pack("<d", plan.noise_multiplier)
     return hashlib.sha256(strategy).digest()
 
 
 def _correlated(plan: SumPlan) -> Event:
-    turn = plan.turn
+    scheduled = plan.scheduled
     if not isinstance(noise_model(plan.trust, plan.unit), Central):
         raise Misbehaviour(f"correlated noise for unit {plan.unit} with {plan.trust} trust: only a server can add it")
     if plan.sampling_rate != 1 or plan.local_steps != 1:
         raise Misbehaviour(
             f"correlated noise with sampling rate {plan.sampling_rate}, {plan.local_steps} local steps: both must be 1"
         )
-    if not 0 <= turn.index < turn.rounds or len(turn.coefficients) > turn.rounds:
+    if not 0 <= scheduled.index < scheduled.rounds or len(scheduled.coefficients) > scheduled.rounds:
         raise Misbehaviour(
-            f"round index {turn.index} and {len(turn.coefficients)} coefficients for {turn.rounds} rounds"
+            f"round index {scheduled.index} and {len(scheduled.coefficients)} coefficients for {scheduled.rounds} "
+            "rounds"
         )
     try:
-        factorization = Factorization(turn.coefficients, Participation(turn.rounds, turn.limit, turn.separation))
+        factorization = Factorization(
+            scheduled.coefficients, Participation(scheduled.rounds, scheduled.limit, scheduled.separation)
+        )
     except ConfigError as error:
         raise Misbehaviour(f"correlated noise: {error}") from error
-    return factorization.charge(plan.noise_multiplier, turn.index // turn.separation)
+    return factorization.charge(plan.noise_multiplier, scheduled.index // scheduled.separation)

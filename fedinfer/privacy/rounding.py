@@ -11,7 +11,7 @@ def at_most(value: float, digits: int = 3) -> str:
     >>> at_most(0.92331), at_most(0.1), at_most(float("inf"))
     ('0.924', '0.1', 'inf')
     """
-    return _told(value, digits, ROUND_CEILING)
+    return _reported(value, digits, ROUND_CEILING)
 
 
 def at_least(value: float, digits: int = 3) -> str:
@@ -20,8 +20,8 @@ def at_least(value: float, digits: int = 3) -> str:
     >>> at_least(0.07669), at_least(-0.0005111)
     ('0.0766', '-0.000512')
     """
-    return _told(value, digits, ROUND_FLOOR)
+    return _reported(value, digits, ROUND_FLOOR)
 
 
-def _told(value: float, digits: int, rounding: str) -> str:
+def _reported(value: float, digits: int, rounding: str) -> str:
     return f"{float(Context(prec=digits, rounding=rounding).create_decimal(repr(float(value)))):.{digits}g}"

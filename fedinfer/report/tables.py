@@ -51,12 +51,12 @@ def _pushed(value: object) -> str:
     return f"{data_size(pushed.get('model_bytes'))}, {data_size(pushed.get('bytes'))} with metadata ({counts}{refused})"
 
 
-def _slimming(told: object) -> str:
-    if not isinstance(told, dict):
+def _compression(reported: object) -> str:
+    if not isinstance(reported, dict):
         return words(None)
-    if not told.get("pushed"):
-        return f"not pushed: {told.get('reason', '')}"
-    zeros, before, after = told.get("sparsity"), told.get("plain_zstd_bytes"), told.get("zstd_bytes")
+    if not reported.get("pushed"):
+        return f"not pushed: {reported.get('reason', '')}"
+    zeros, before, after = reported.get("sparsity"), reported.get("plain_zstd_bytes"), reported.get("zstd_bytes")
     return f"{decimal(zeros)} zeros, download {data_size(after)} instead of {data_size(before)}"
 
 
@@ -81,7 +81,7 @@ MODELS: tuple[Column, ...] = (
     ("Size, float", "float_bytes", data_size),
     ("Size, quantized", "quantized_bytes", data_size),
     ("Sent per device, median", "pushed", _pushed),
-    ("Slim file", "slimming", _slimming),
+    ("Slim file", "slimming", _compression),
     ("Devices", "devices_active", whole),
     ("SHA-256", "sha256", lambda value: words(value)[:12]),
 )

@@ -71,7 +71,7 @@ class Task(StrEnum):
 
     PUSH = "push"
     MEASURE = "measure"
-    TAKE_BACK = "take_back"
+    ROLL_BACK = "take_back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +105,11 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class TakenBack:
+class RolledBack:
     """Every reachable device acknowledged the way back."""
 
 
-Event: TypeAlias = Command | Delivered | Measured | TakenBack
+Event: TypeAlias = Command | Delivered | Measured | RolledBack
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class RolloutState:
         wave: current wave.
         opened: waves that were pushed (their devices may have the model).
         installed, failed: acknowledgements of the current wave.
-        looks: figures of the current wave.
+        evaluations: figures of the current wave.
         paused: phase to return to.
         reason: why it stands where it stands.
     """
@@ -158,7 +158,7 @@ class RolloutState:
     opened: int = 0
     installed: int = 0
     failed: int = 0
-    looks: tuple[tuple[GroupFigures, ...], ...] = ()
+    evaluations: tuple[tuple[GroupFigures, ...], ...] = ()
     paused: Phase = Phase.READY
     reason: str = ""
 
@@ -208,7 +208,7 @@ def step(state: RolloutState, event: Event) -> tuple[RolloutState, tuple[Action,
     """
     if isinstance(event, Command):
         after = _obey(state, event)
-    elif isinstance(event, TakenBack):
+    elif isinstance(event, RolledBack):
         after = replace(state, phase=Phase.ROLLED_BACK) if state.phase is Phase.ROLLING_BACK else state
     else:
         # Acknowledgements of a rollout that is over change nothing.
@@ -224,7 +224,7 @@ def todo(state: RolloutState) -> tuple[Action, ...]:
         case Phase.JUDGING:
             return (Action(Task.MEASURE, state.wave, state.version),)
         case Phase.ROLLING_BACK:
-            return (Action(Task.TAKE_BACK, state.opened - 1, state.previous),)
+            return (Action(Task.ROLL_BACK, state.opened - 1, state.previous),)
         case Phase.READY | Phase.HELD | Phase.PAUSED | Phase.ROLLED_BACK | Phase.ABORTED | Phase.DONE:
             return ()
         case _:
@@ -235,7 +235,7 @@ def evidence(state: RolloutState) -> Judgement:
     """The gates of the current wave on all figures so far."""
     judged = state.installed + state.failed
     acknowledged = GroupFigures("", judged, (Figure(INSTALL_FAILURE, float(state.failed), 0.0),))
-    return judge(state.gates, ((acknowledged,), *state.looks))
+    return judge(state.gates, ((acknowledged,), *state.evaluations))
 
 
 def allowed_version(state: RolloutState, device: DeviceId, attributes: Attributes) -> str:
@@ -260,9 +260,11 @@ def _record(state: RolloutState, event: Delivered | Measured) -> RolloutState:
         phase = Phase.JUDGING if state.phase is Phase.PUSHING else state.phase
         paused = Phase.JUDGING if state.paused is Phase.PUSHING else state.paused
         return replace(state, installed=event.installed, failed=event.failed, phase=phase, paused=paused)
-    if len(state.looks) >= state.gates.looks:
-        raise BadMessage(f"rollout {state.rollout!r}: all {state.gates.looks} looks of wave {state.wave + 1} are used")
-    return replace(state, looks=(*state.looks, event.groups))
+    if len(state.evaluations) >= state.gates.evaluations:
+        raise BadMessage(
+            f"rollout {state.rollout!r}: all {state.gates.evaluations} looks of wave {state.wave + 1} are used"
+        )
+    return replace(state, evaluations=(*state.evaluations, event.groups))
 
 
 def _weigh(state: RolloutState) -> RolloutState:
@@ -273,7 +275,7 @@ def _weigh(state: RolloutState) -> RolloutState:
     going_on = state.phase not in (Phase.PAUSED, Phase.PUSHING)
     match judgement.verdict:
         case Verdict.FAIL:
-            return _take_back(state, judgement.reason)
+            return _roll_back(state, judgement.reason)
         case Verdict.PASS:
             return _next_wave(state, judgement.reason) if going_on else state
         case Verdict.HOLD:
@@ -285,7 +287,7 @@ def _weigh(state: RolloutState) -> RolloutState:
 
 def _more_to_measure(state: RolloutState) -> bool:
     asked = any(gate.figure != INSTALL_FAILURE for gate in state.gates.gates)
-    return asked and len(state.looks) < state.gates.looks
+    return asked and len(state.evaluations) < state.gates.evaluations
 
 
 def _next_wave(state: RolloutState, reason: str) -> RolloutState:
@@ -296,7 +298,7 @@ def _next_wave(state: RolloutState, reason: str) -> RolloutState:
 
 def _open_wave(state: RolloutState, wave: int) -> RolloutState:
     waits = _waits(state.approval, wave)
-    state = replace(state, wave=wave, installed=0, failed=0, looks=())
+    state = replace(state, wave=wave, installed=0, failed=0, evaluations=())
     return replace(state, phase=Phase.READY) if waits else replace(state, phase=Phase.PUSHING, opened=wave + 1)
 
 
@@ -313,7 +315,7 @@ def _waits(approval: Approval, wave: int) -> bool:
             assert_never(approval)
 
 
-def _take_back(state: RolloutState, reason: str) -> RolloutState:
+def _roll_back(state: RolloutState, reason: str) -> RolloutState:
     if not state.opened:
         return replace(state, phase=Phase.ROLLED_BACK, reason=reason)
     if not state.previous:
@@ -342,7 +344,7 @@ def _obey(state: RolloutState, command: Command) -> RolloutState:
         case Order.ABORT:
             return replace(state, phase=Phase.ABORTED, reason=reason)
         case Order.ROLLBACK:
-            return _take_back(state, reason)
+            return _roll_back(state, reason)
         case _:
             assert_never(command.order)
 

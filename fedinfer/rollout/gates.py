@@ -122,19 +122,19 @@ class GateSettings:
         min_judged: devices that every group must have, 1..`MOST_JUDGED`.
         wrong_pass_rate: in (0, 0.5).
         wrong_stop_rate: in (0, 0.5).
-        looks: releases of figures that may be used per wave, 1..`MOST_LOOKS`.
+        evaluations: releases of figures that may be used per wave, 1..`MOST_LOOKS`.
     """
 
     gates: tuple[Gate, ...]
     min_judged: int
     wrong_pass_rate: float
     wrong_stop_rate: float
-    looks: int
+    evaluations: int
 
     def __post_init__(self) -> None:
-        if not self.gates or self.min_judged < 1 or self.looks < 1:
+        if not self.gates or self.min_judged < 1 or self.evaluations < 1:
             raise ConfigError("a wave needs at least one gate, one judged device and one look")
-        if self.looks > MOST_LOOKS or self.min_judged > MOST_JUDGED:
+        if self.evaluations > MOST_LOOKS or self.min_judged > MOST_JUDGED:
             raise ConfigError(f"looks and min_judged may be at most {MOST_LOOKS} and {MOST_JUDGED}")
         if not (0 < self.wrong_pass_rate < 0.5 and 0 < self.wrong_stop_rate < 0.5):
             raise ConfigError("wrong_pass_rate and wrong_stop_rate must be in (0, 0.5)")
@@ -214,18 +214,18 @@ class Judgement:
         return "; ".join(deciding[:3]) + (f"; and {len(deciding) - 3} more" if len(deciding) > 3 else "")
 
 
-def judge(settings: GateSettings, looks: Sequence[Sequence[GroupFigures]]) -> Judgement:
+def judge(settings: GateSettings, evaluations: Sequence[Sequence[GroupFigures]]) -> Judgement:
     """Decide a wave from all looks so far.
 
     Args:
         settings: conditions.
-        looks: figures by look, each a group per entry.
+        evaluations: figures by look, each a group per entry.
 
     Returns:
         PASS, HOLD or FAIL with findings.
     """
-    pairs = [(gate, group) for gate in settings.gates for group in _groups(gate, looks)]
-    findings = tuple(_judge_gate(settings, gate, group, looks, len(pairs)) for gate, group in pairs)
+    pairs = [(gate, group) for gate in settings.gates for group in _groups(gate, evaluations)]
+    findings = tuple(_judge_gate(settings, gate, group, evaluations, len(pairs)) for gate, group in pairs)
     verdicts = {finding.verdict for finding in findings}
     if Verdict.FAIL in verdicts:
         return Judgement(Verdict.FAIL, findings)
@@ -255,19 +255,23 @@ def bounds(total: float, judged: int, noise_std: float, sample: float, z: float)
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
-def _groups(gate: Gate, looks: Sequence[Sequence[GroupFigures]]) -> list[str]:
-    carrying = (look for look in looks if any(f.name == gate.figure for entry in look for f in entry.figures))
-    return sorted({entry.group for look in carrying for entry in look}) or [""]
+def _groups(gate: Gate, evaluations: Sequence[Sequence[GroupFigures]]) -> list[str]:
+    carrying = (
+        evaluate_canaries
+        for evaluate_canaries in evaluations
+        if any(f.name == gate.figure for entry in evaluate_canaries for f in entry.figures)
+    )
+    return sorted({entry.group for evaluate_canaries in carrying for entry in evaluate_canaries}) or [""]
 
 
 def _judge_gate(
-    settings: GateSettings, gate: Gate, group: str, looks: Sequence[Sequence[GroupFigures]], tests: int
+    settings: GateSettings, gate: Gate, group: str, evaluations: Sequence[Sequence[GroupFigures]], tests: int
 ) -> Finding:
     label = f"{gate.figure}{f' of {group}' if group else ''}"
     found = [
         (entry.judged, figure)
-        for look in looks
-        for entry in look
+        for evaluate_canaries in evaluations
+        for entry in evaluate_canaries
         for figure in entry.figures
         if entry.group == group and figure.name == gate.figure
     ]
@@ -281,7 +285,7 @@ def _judge_gate(
     sample = gate.sample(largest)
 
     def at(error_rate: float) -> tuple[float, float]:
-        z = -NormalDist().inv_cdf(error_rate / settings.looks)
+        z = -NormalDist().inv_cdf(error_rate / settings.evaluations)
         lower, upper = bounds((total - judged * gate.low) / span, judged, noise, sample, z)
         return gate.low + span * lower, gate.low + span * upper
 

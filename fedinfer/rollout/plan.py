@@ -124,7 +124,7 @@ def _plan(table: dict[str, Any]) -> RolloutPlan:
             min_judged=_take(table, "min_judged", int, "the plan"),
             wrong_pass_rate=_number(table, "wrong_pass_rate", "the plan"),
             wrong_stop_rate=_number(table, "wrong_stop_rate", "the plan"),
-            looks=_take(table, "looks", int, "the plan"),
+            evaluations=_take(table, "looks", int, "the plan"),
         ),
         waves=tuple(waves),
     )

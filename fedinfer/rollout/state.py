@@ -248,7 +248,7 @@ def _facts(before: RolloutState, event: Event) -> Json:
     if isinstance(event, Delivered):
         return {"wave": event.wave + 1, "installed": event.installed, "failed": event.failed}
     if isinstance(event, Measured):
-        return {"wave": event.wave + 1, "look": len(before.looks) + 1, "groups": _groups(event)}
+        return {"wave": event.wave + 1, "look": len(before.evaluations) + 1, "groups": _groups(event)}
     return {}
 
 
@@ -278,7 +278,7 @@ def status(state: RolloutState) -> Json:
         "pushed_waves": state.opened,
         "installed": state.installed,
         "failed": state.failed,
-        "looks": len(state.looks),
+        "looks": len(state.evaluations),
         "reason": state.reason,
         "findings": [finding.to_json() for finding in judged.findings] if judged else [],
         "todo": [{"task": str(action.task), "wave": action.wave + 1} for action in todo(state)],

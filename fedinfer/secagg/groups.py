@@ -65,7 +65,7 @@ def check_group(cohort: tuple[DeviceId, ...], split: Split) -> None:
     if split.groups == 1 and not split.everyone:
         return
     try:
-        groups = _dealt(split)
+        groups = _groups_of(split)
     except ConfigError as error:
         raise Misbehaviour(f"a split that cannot be: {error}") from error
     if cohort not in groups:
@@ -76,7 +76,7 @@ def check_group(cohort: tuple[DeviceId, ...], split: Split) -> None:
 
 
 @lru_cache(maxsize=4)
-def _dealt(split: Split) -> frozenset[tuple[DeviceId, ...]]:
+def _groups_of(split: Split) -> frozenset[tuple[DeviceId, ...]]:
     """All groups of a split; a simulation checks the same one for every device."""
     return frozenset(random_groups(split.everyone, split.groups, split.seed))
 

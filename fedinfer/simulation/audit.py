@@ -223,7 +223,7 @@ def _open(scenario: Scenario, prepared: Prepared, settings: AuditSettings, folde
     # One group where a round has several: a unit is in one, and that is all it costs.
     cohort = [names[index] for index in order[: min(plan.cohort, plan.train.mechanism.summands)]]
     staying = tuple(sorted(cohort[: plan.train.min_survivors]))
-    host.vanishes = lambda _, device: None if device in staying else Kind.MASKED
+    host.drops_out = lambda _, device: None if device in staying else Kind.MASKED
     real = trainer_of(host)
     canaries = _plant(scenario, server, plan, settings, staying, _quiet_axes(scenario, host, real, staying))
     trainer = CanaryTrainer(real, canaries, scenario.privacy.clipping_norm, scenario.training.learning_rate)

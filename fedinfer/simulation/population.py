@@ -154,7 +154,7 @@ def simulated_host(
         noise=lambda plan, device, use: SimulatedStream(SimulatedEntropy(seed, use, plan.round_id, device)),
         generator=lambda plan, device: simulation_rng(seed, "fit", plan.round_id, device),
         engine=GradientEngine.BATCHED,
-        vanishes=lambda round_id, device: vanishing(scenario.fleet, seed, round_id, device),
+        drops_out=lambda round_id, device: vanishing(scenario.fleet, seed, round_id, device),
         folder=lambda device: folder / device,
         model_cache=SessionCache(MODELS_KEPT),
         remember=lambda _: None,

@@ -44,7 +44,7 @@ class Rounded(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class SlimPlan:
+class CompressionPlan:
     """What to do with finished weights.
 
     Args:
@@ -60,7 +60,7 @@ class SlimPlan:
     rounded: Rounded
 
 
-def slim(model: Model, x: Tensor, plan: SlimPlan, rng: np.random.Generator) -> FloatVector:
+def compress(model: Model, x: Tensor, plan: CompressionPlan, rng: np.random.Generator) -> FloatVector:
     """Prune, then fine-tune what is left; changes `model`.
 
     Args:
@@ -134,7 +134,12 @@ def fake_int8(weight: Tensor, table: bool) -> Tensor:
 
 
 def _imitate(
-    model: nn.Module, masks: dict[str, Tensor], x: Tensor, teacher: Tensor, plan: SlimPlan, rng: np.random.Generator
+    model: nn.Module,
+    masks: dict[str, Tensor],
+    x: Tensor,
+    teacher: Tensor,
+    plan: CompressionPlan,
+    rng: np.random.Generator,
 ) -> None:
     """Adam with a cosine schedule towards the teacher's probabilities (Hinton et al. 2015, section 2)."""
     weights = dict(model.named_parameters())
@@ -149,7 +154,7 @@ def _imitate(
         optimizer.step()
 
 
-def _batches(count: int, plan: SlimPlan, rng: np.random.Generator) -> Iterator[Tensor]:
+def _batches(count: int, plan: CompressionPlan, rng: np.random.Generator) -> Iterator[Tensor]:
     """`plan.steps` batches of row numbers; every row once before one comes twice."""
     size = min(plan.batch_size, count)
     order = np.empty(0, dtype=np.int64)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from fedinfer.config import ModelSection, TrainingSection, Tune
 from fedinfer.errors import ConfigError, DataError
 from fedinfer.schema import Schema
-from fedinfer.training.compression import SlimPlan, slim
+from fedinfer.training.compression import CompressionPlan, compress
 from fedinfer.training.engines import batched, device_by_device
 from fedinfer.training.engines.compile import Program, read_program
 from fedinfer.training.engines.device_by_device import Clipper, Features
@@ -191,8 +191,8 @@ class Trainer:
             model = self.module(weights, native=False)
             return pretrain(model, rows, labels, self._training, rng)
 
-    def slim(
-        self, weights: FloatVector, public_x: npt.NDArray[np.float32], plan: SlimPlan, rng: np.random.Generator
+    def compress(
+        self, weights: FloatVector, public_x: npt.NDArray[np.float32], plan: CompressionPlan, rng: np.random.Generator
     ) -> FloatVector:
         """Weights for a smaller download, (size,): pruned, then fine-tuned on public rows; see `training.slimming`.
 
@@ -201,7 +201,7 @@ class Trainer:
         """
         rows, _ = self._checked(public_x, np.zeros(len(public_x), dtype=np.int64))
         with threads(self._threads):
-            return slim(self.module(weights, native=False), rows, plan, rng)
+            return compress(self.module(weights, native=False), rows, plan, rng)
 
     def predict(self, weights: FloatVector, x: npt.NDArray[np.float32]) -> FloatVector:
         """Class probabilities (n, classes) float32 of raw rows (n, width)."""

@@ -73,8 +73,8 @@ def test_the_page_of_the_run_folder_names_every_file_and_every_key(tmp_path: Pat
     command = [sys.executable, "-c", "from fedinfer.cli.main import main; main()", "run", "heart", *options]
     subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, timeout=120)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    told = {"rounds": record["rounds"][0], "models": record["models"][0]}
-    keys = {*record, *told["rounds"], *told["models"], *record["drift"], *record["privacy"]}
+    reported = {"rounds": record["rounds"][0], "models": record["models"][0]}
+    keys = {*record, *reported["rounds"], *reported["models"], *record["drift"], *record["privacy"]}
     keys |= {*record["secure_aggregation"], *record["inference"], *record["devices"], *record["task"], *record["model"]}
     named = set(re.findall(r"`(\w[\w.]*)/?`", (ROOT / "docs/reference/run-folder.md").read_text()))
     assert sorted(keys - named) == []

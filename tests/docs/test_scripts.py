@@ -24,10 +24,10 @@ def _script(name: str) -> ModuleType:
 
 
 def test_a_benchmark_section_is_added_then_replaced_and_nothing_else_changes() -> None:
-    bench = _script("bench")
-    page = bench.replace_section("# Benchmarks\n\nText.\n", "one", "first")
-    page = bench.replace_section(page, "two", "second")
-    page = bench.replace_section(page, "one", r"new \1 figures")
+    context = _script("bench")
+    page = context.replace_section("# Benchmarks\n\nText.\n", "one", "first")
+    page = context.replace_section(page, "two", "second")
+    page = context.replace_section(page, "one", r"new \1 figures")
     assert page.startswith("# Benchmarks\n\nText.\n\n## One\n\n<!-- begin one -->\nnew \\1 figures\n<!-- end one -->\n")
     assert page.endswith("## Two\n\n<!-- begin two -->\nsecond\n<!-- end two -->\n")
 
@@ -44,22 +44,22 @@ def test_a_benchmark_section_is_added_then_replaced_and_nothing_else_changes() -
 def test_figures_are_the_last_line_of_a_benchmark_that_ends_well(
     code: str, expected: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = _script("bench")
+    context = _script("bench")
     (tmp_path / "sample.py").write_text(code)
-    monkeypatch.setattr(bench, "FOLDER", tmp_path)
-    assert bench.run("sample") == expected
+    monkeypatch.setattr(context, "FOLDER", tmp_path)
+    assert context.run("sample") == expected
 
 
 def test_a_failed_benchmark_keeps_the_page_and_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = _script("bench")
+    context = _script("bench")
     (tmp_path / "good.py").write_text("print('{\"ratio\": 2.0}')")
     (tmp_path / "bad.py").write_text("raise SystemExit(1)")
     page = tmp_path / "page.md"
     page.write_text("# Benchmarks\n")
-    monkeypatch.setattr(bench, "FOLDER", tmp_path)
-    monkeypatch.setattr(bench, "PAGE", page)
+    monkeypatch.setattr(context, "FOLDER", tmp_path)
+    monkeypatch.setattr(context, "PAGE", page)
     monkeypatch.setattr(sys, "argv", ["bench.py"])
-    assert bench.main() == 1
+    assert context.main() == 1
     assert "| ratio | 2 |" in page.read_text()
     assert "bad" not in page.read_text()
 

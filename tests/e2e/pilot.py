@@ -160,11 +160,11 @@ def wait_for_event(
     """Wait until a run has told so many events of a name."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
-        told = events(run or made.run)
-        found = [event for event in told if event["event"] == name]
+        reported = events(run or made.run)
+        found = [event for event in reported if event["event"] == name]
         if len(found) >= count:
             return found
-        ended = [event for event in told if event["event"] in ("failed", "stopped")]
+        ended = [event for event in reported if event["event"] in ("failed", "stopped")]
         assert not ended, (ended, tail(made.superlink_log))
         time.sleep(0.2)
     raise AssertionError(f"{count} x {name!r} did not come: {events(run or made.run)[-3:]} {tail(made.superlink_log)}")

@@ -101,14 +101,14 @@ def check_addresses(made: Pilot) -> None:
 
 def check_stranger(made: Pilot, publisher: str, name: str) -> None:
     """A run of another program: each question is refused with a typed reply, and its client runs nowhere."""
-    mark, told = made.folder / f"{publisher}-was-here", made.folder / f"{publisher}-told.json"
+    mark, reported = made.folder / f"{publisher}-was-here", made.folder / f"{publisher}-told.json"
     app = write_stranger(made.folder / f"app-{publisher}", publisher, name, mark)
-    made.start(app, {"told": str(told), "deployment": True}, f"run-{publisher}")
+    made.start(app, {"told": str(reported), "deployment": True}, f"run-{publisher}")
     end = time.monotonic() + PATIENCE
-    while not told.exists():
+    while not reported.exists():
         assert time.monotonic() < end, tail(made.superlink_log, 4000)
         time.sleep(0.2)
-    answers = json.loads(told.read_text())
+    answers = json.loads(reported.read_text())
     assert len(answers) == 3 * len(HOSPITALS)
     for answer in answers:
         assert answer["error"] == ""
@@ -118,7 +118,7 @@ def check_stranger(made: Pilot, publisher: str, name: str) -> None:
             "VersionMismatch" in answer["records"]
         )  # fmt: skip
     secrets = [(made.store(number) / "identity.key").read_bytes().hex() for number in range(len(HOSPITALS))]
-    assert not any(secret in told.read_text() for secret in secrets)
+    assert not any(secret in reported.read_text() for secret in secrets)
     assert not mark.exists()
 
 

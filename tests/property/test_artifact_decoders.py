@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedinfer.artifact.evaluate.metrics import calibration_error, fit_temperature, one_hot, softmax
-from fedinfer.artifact.export.graph import Ending, finish, load
+from fedinfer.artifact.export.graph import OutputHead, finish, load
 from fedinfer.artifact.release.delta import compress
 from fedinfer.artifact.release.files import inside
 from fedinfer.artifact.release.metadata import load_state
@@ -23,7 +23,7 @@ from fedinfer.manifest import Delta, DeltaMethod, Manifest
 from tests.unit.artifact.workshop import Site, dense_core, release, vector_schema
 
 MANIFEST = release(3)[0].to_bytes()
-FILE = finish(dense_core((3, 4, 2)), Ending(vector_schema(3, 2), 1.0, "demo", 1))
+FILE = finish(dense_core((3, 4, 2)), OutputHead(vector_schema(3, 2), 1.0, "demo", 1))
 FRAME = compress(FILE)
 PATCH = compress(FILE, FILE[:500] + b"old" + FILE[600:])
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fedinfer.config import PartitionSection
 from fedinfer.data.columns import device_ids, round_outwards
-from fedinfer.data.partition import by_column, deal, split_held_out, stratified_take
+from fedinfer.data.partition import by_column, group_at_random, split_held_out, stratified_take
 
 labels = st.lists(st.integers(0, 5), min_size=1, max_size=200).map(lambda y: np.array(y, dtype=np.int64))
 seeds = st.integers(0, 2**32 - 1)
@@ -39,7 +39,7 @@ def test_dealing_covers_all_rows_and_nobody_is_empty(
 ) -> None:
     count = data.draw(st.integers(1, len(y)))
     section = PartitionSection(devices=count, scheme=scheme, alpha=alpha)
-    dealt = deal(y, section, np.random.default_rng(seed))
+    dealt = group_at_random(y, section, np.random.default_rng(seed))
     assert len(dealt) == count
     assert list(dealt) == sorted(dealt)
     assert sorted(np.concatenate(list(dealt.values())).tolist()) == list(range(len(y)))
@@ -53,7 +53,7 @@ def test_dealing_covers_all_rows_and_nobody_is_empty(
 @given(labels, st.sampled_from(["iid", "dirichlet", "shards"]), seeds)
 def test_dealing_follows_from_the_seed(y: np.ndarray, scheme: str, seed: int) -> None:
     section = PartitionSection(devices=min(5, len(y)), scheme=scheme)
-    first, again = (deal(y, section, np.random.default_rng(seed)) for _ in range(2))
+    first, again = (group_at_random(y, section, np.random.default_rng(seed)) for _ in range(2))
     for device in first:
         np.testing.assert_array_equal(first[device], again[device])
 

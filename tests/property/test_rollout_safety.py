@@ -16,8 +16,8 @@ from fedinfer.rollout.controller import (
     Measured,
     Order,
     Phase,
+    RolledBack,
     RolloutState,
-    TakenBack,
     Task,
     allowed_version,
     begin,
@@ -45,7 +45,7 @@ groups = st.builds(
     st.sampled_from(["", "hw=1"]), st.integers(0, 300), st.floats(0, 1), st.floats(0, 30),
 )  # fmt: skip
 measurements = st.builds(Measured, st.integers(0, 3), st.lists(groups, max_size=2).map(tuple))
-events = st.lists(st.one_of(commands, deliveries, measurements, st.just(TakenBack())), max_size=40)
+events = st.lists(st.one_of(commands, deliveries, measurements, st.just(RolledBack())), max_size=40)
 
 
 def pushes(state):
@@ -88,12 +88,12 @@ def test_no_gate_is_skipped_and_nothing_is_pushed_after_abort(events, approval, 
 
 def _with(before, event):
     """Figures that were on the table when the wave was left."""
-    failed, judged, looks = before.failed, before.installed + before.failed, before.looks
+    failed, judged, evaluations = before.failed, before.installed + before.failed, before.evaluations
     if isinstance(event, Delivered):
         failed, judged = event.failed, event.installed + event.failed
     if isinstance(event, Measured):
-        looks = (*looks, event.groups)
-    return ((GroupFigures("", judged, (Figure("install_failure", failed, 0.0),)),), *looks)
+        evaluations = (*evaluations, event.groups)
+    return ((GroupFigures("", judged, (Figure("install_failure", failed, 0.0),)),), *evaluations)
 
 
 @given(
@@ -111,8 +111,11 @@ def test_more_noise_or_a_stricter_level_never_narrows_the_bounds(judged, share, 
 
 
 @given(st.lists(st.lists(groups, max_size=2), max_size=3), st.integers(0, 9))
-def test_too_few_devices_never_pass(looks, judged):
-    small = [[GroupFigures(g.group, min(g.judged, judged), g.figures) for g in look] for look in looks]
+def test_too_few_devices_never_pass(evaluations, judged):
+    small = [
+        [GroupFigures(g.group, min(g.judged, judged), g.figures) for g in evaluate_canaries]
+        for evaluate_canaries in evaluations
+    ]
     assert judge(GATES, small).verdict is Verdict.HOLD
 
 

@@ -16,7 +16,7 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from fedinfer import messages, secagg, wire
-from fedinfer.artifact.export.graph import Ending, ending_of, finish, load
+from fedinfer.artifact.export.graph import OutputHead, finish, head_of, load
 from fedinfer.artifact.release.delta import compress
 from fedinfer.artifact.release.metadata import load_state
 from fedinfer.config import parse_scenario
@@ -70,7 +70,7 @@ from tests.unit.rollout.test_rollout_cli import DEVICES, PLAN
 from tests.unit.rollout.test_rollout_state import rollout
 
 MANIFEST = json.loads(release(3)[0].to_bytes())
-FILE = finish(dense_core((3, 4, 2)), Ending(vector_schema(3, 2), 1.0, "demo", 1))
+FILE = finish(dense_core((3, 4, 2)), OutputHead(vector_schema(3, 2), 1.0, "demo", 1))
 OLD = FILE[:500] + b"old" + FILE[600:]
 MODEL = make_model(seed=3)
 TEXTS = Schema((COLUMN,), "tone", ("bad", "good"))
@@ -132,7 +132,7 @@ def test_compressed_files_and_patches():
 
 
 def test_model_files():
-    survives(lambda data: ending_of(load(data)), bytes_mutants([FILE, MODEL], CASES, 6), ArtifactRejected)
+    survives(lambda data: head_of(load(data)), bytes_mutants([FILE, MODEL], CASES, 6), ArtifactRejected)
 
 
 def test_no_damaged_model_file_brings_outside_data_past_the_judge():

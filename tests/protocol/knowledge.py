@@ -83,10 +83,10 @@ class Recorder:
         patch.setattr(derivations, "HKDF", _watched_hkdf(self))
         patch.setattr(keys, "X25519PrivateKey", _watched_x25519(self))
         patch.setattr(boxes, "AESGCM", _watched_aead(self))
-        patch.setattr(shamir, "share", _watched(shamir.share, self._dealt))
+        patch.setattr(shamir, "share", _watched(shamir.share, self._groups_of))
         patch.setattr(answers, "add_masks", _watched(answers.add_masks, self._masked))
 
-    def _dealt(self, dealt: Any, secret: bytes, points: Any, threshold: int, *_: Any) -> None:
+    def _groups_of(self, dealt: Any, secret: bytes, points: Any, threshold: int, *_: Any) -> None:
         if self.on:
             for at in range(len(secret) // _SECRET_BYTES):
                 rows = shamir.pack(dealt[:, at * shamir.LIMBS : (at + 1) * shamir.LIMBS])

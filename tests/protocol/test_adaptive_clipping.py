@@ -204,11 +204,11 @@ def test_an_aborted_round_leaves_the_norm_and_a_round_after_an_alarm_goes_on_wit
     run.round()
     norm = run.progress.clipping_norm
     assert norm != 1.0
-    run.host.vanishes = lambda *_: Kind.MASKED
+    run.host.drops_out = lambda *_: Kind.MASKED
     aborted = run.round()
     assert (aborted["status"], aborted["clipping_norm"], aborted["unclipped"]) == ("aborted", norm, None)
     assert run.progress.clipping_norm == norm
-    run.host.vanishes = lambda *_: None
+    run.host.drops_out = lambda *_: None
     assert run.round("drift")["clipping_norm"] == norm
 
 

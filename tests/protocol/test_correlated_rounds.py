@@ -20,7 +20,7 @@ from fedinfer.coordinator.train.round import ask_next
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.session_store import SESSION_MIGRATIONS, MemorySessions, StoredSessions
 from fedinfer.errors import Misbehaviour
-from fedinfer.messages import INDEPENDENT, Kind, PlainRequest, Purpose, ReportWork, SumPlan, Turn
+from fedinfer.messages import INDEPENDENT, Kind, PlainRequest, Purpose, ReportWork, ScheduledRound, SumPlan
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.events import Composed, GaussianEvent
@@ -68,7 +68,7 @@ def step(run: Run, index: int) -> tuple[np.ndarray | None, RoundSum]:
     round_id = f"round-{index + 1:04d}"
     job = run.work
     asked = ask_next(run.server, run.plan, run.progress, round_id)
-    plans = sum_plans(run.server, run.plan.train, Purpose.TRAIN, round_id, asked.cohort, job, asked.turn)
+    plans = sum_plans(run.server, run.plan.train, Purpose.TRAIN, round_id, asked.cohort, job, asked.scheduled)
     released, sums = release_groups(run.server, round_id, plans, job, run.plan.rule, asked.noise)
     return (None if released is None else released.total.astype(np.float64)), sums
 
@@ -167,9 +167,9 @@ def test_ledgers_add_up_to_the_plan(tmp_path: Path) -> None:
     entries = [entry.event for entry in run.server.ledger.entries(LEDGER_OWNER)]
     assert [event == Composed(()) for event in entries] == [False, True] * 3
     for device in run.server.devices:
-        turns = run.host.ledger.entries(device)
-        indices = [int(entry.reference.removeprefix("round-")) - 1 for entry in turns]
-        assert [entry.event for entry in turns] == [Composed((strategy.charge(z, index // 2),)) for index in indices]
+        schedule = run.host.ledger.entries(device)
+        indices = [int(entry.reference.removeprefix("round-")) - 1 for entry in schedule]
+        assert [entry.event for entry in schedule] == [Composed((strategy.charge(z, index // 2),)) for index in indices]
         assert all(b - a >= 2 for a, b in pairwise(indices))
         assert run.host.ledger.spent(device, run.server.run_id).epsilon <= spent.epsilon * (1 + 1e-12)
     assert [row.epsilon for row in run.progress.rounds][1::2] == [row.epsilon for row in run.progress.rounds][::2]
@@ -181,7 +181,7 @@ def test_turns_that_never_come_are_not_charged(tmp_path: Path) -> None:
     assert strategy.participation.rounds == 18
     for _ in range(6):
         run.round()
-    begun = [strategy.charge(run.plan.noise_multiplier, turn) for turn in range(3)]
+    begun = [strategy.charge(run.plan.noise_multiplier, scheduled) for scheduled in range(3)]
     spent = run.server.ledger.spent(LEDGER_OWNER, run.server.run_id).epsilon
     assert spent == pytest.approx(account(begun, 1e-5, Relation.ZERO_OUT).epsilon, rel=1e-9)
     assert run.plan.planned is not None
@@ -209,11 +209,11 @@ def promised(fleet: Fleet, index: int, **changes: Any) -> SumPlan:
     """Round `index` of six, for all four devices, which take part every second round."""
     strategy = correlate(fleet.scenario, 8, 4, 6)
     assert strategy is not None
-    turn = replace(Turn(strategy.coefficients, 6, 3, 2, index), **changes)
-    return fleet.promise(f"round-{index + 1:04d}", work(), turn=turn)
+    scheduled = replace(ScheduledRound(strategy.coefficients, 6, 3, 2, index), **changes)
+    return fleet.promise(f"round-{index + 1:04d}", work(), scheduled=scheduled)
 
 
-def told(fleet: Fleet, plan: SumPlan, job: bytes | None = None) -> str:
+def reported(fleet: Fleet, plan: SumPlan, job: bytes | None = None) -> str:
     """What a device says to a plan; empty when it takes part."""
     answer = fleet.post.ask([Ask("d00", Kind.PLAIN, encode(PlainRequest(plan, job or work())))], 1.0)[0]
     return f"{answer.error}: {answer.detail}" if answer.error else ""
@@ -221,11 +221,11 @@ def told(fleet: Fleet, plan: SumPlan, job: bytes | None = None) -> str:
 
 def test_a_device_takes_no_turn_before_its_time(tmp_path: Path) -> None:
     fleet = fleet_of(tmp_path)
-    assert told(fleet, promised(fleet, 1)) == ""
-    assert "round index 2 on device d00 after 1: 2 rounds apart were promised" in told(fleet, promised(fleet, 2))
-    assert "round index 0" in told(fleet, promised(fleet, 0))
+    assert reported(fleet, promised(fleet, 1)) == ""
+    assert "round index 2 on device d00 after 1: 2 rounds apart were promised" in reported(fleet, promised(fleet, 2))
+    assert "round index 0" in reported(fleet, promised(fleet, 0))
     assert fleet.ledger("d00") == ["round-0002"], "a refused turn costs nothing and touches nothing"
-    assert told(fleet, promised(fleet, 3)) == ""
+    assert reported(fleet, promised(fleet, 3)) == ""
 
 
 @pytest.mark.parametrize("mode", ["ideal", "protocol"])
@@ -252,30 +252,30 @@ def test_a_turn_that_was_begun_is_taken_even_if_the_device_dies_in_it(tmp_path: 
 
 def test_noise_and_rounds_may_not_change_between_turns(tmp_path: Path) -> None:
     fleet = fleet_of(tmp_path)
-    assert told(fleet, promised(fleet, 0)) == ""
+    assert reported(fleet, promised(fleet, 0)) == ""
     weaker = replace(promised(fleet, 2), noise_multiplier=100 * fleet.plan.train.noise_multiplier)
     for changed in (weaker, promised(fleet, 2, separation=1, limit=6), promised(fleet, 2, coefficients=(1.0, 0.1))):
-        assert "another strategy" in told(fleet, changed)
-    assert told(fleet, promised(fleet, 2)) == ""
+        assert "another strategy" in reported(fleet, changed)
+    assert reported(fleet, promised(fleet, 2)) == ""
 
 
 def test_correlated_noise_is_refused_where_the_run_has_none(tmp_path: Path) -> None:
     banded = fleet_of(tmp_path / "banded", **{"drift.enabled": True, "drift.windows": 2, "drift.max_triggers": 0})
-    assert "over 7 rounds, the run has 6" in told(banded, promised(banded, 0, rounds=7))
-    assert "over 1 rounds, the run has 6" in told(banded, banded.promise("r", work()))
+    assert "over 7 rounds, the run has 6" in reported(banded, promised(banded, 0, rounds=7))
+    assert "over 1 rounds, the run has 6" in reported(banded, banded.promise("r", work()))
     report = encode(ReportWork(1))
-    looks = banded.promise("window-1", report, Purpose.DRIFT, turn=promised(banded, 0).turn)
-    assert "where this run has independent noise" in told(banded, looks, report)
+    evaluations = banded.promise("window-1", report, Purpose.DRIFT, scheduled=promised(banded, 0).scheduled)
+    assert "where this run has independent noise" in reported(banded, evaluations, report)
     plain = fleet_of(tmp_path / "plain", **{"privacy.correlation": "none"})
-    turn = promised(banded, 0).turn
-    assert "where this run has independent noise" in told(plain, plain.promise("r", work(), turn=turn))
-    assert told(plain, plain.promise("r", work(), turn=INDEPENDENT)) == ""
+    scheduled = promised(banded, 0).scheduled
+    assert "where this run has independent noise" in reported(plain, plain.promise("r", work(), scheduled=scheduled))
+    assert reported(plain, plain.promise("r", work(), scheduled=INDEPENDENT)) == ""
 
 
 def test_a_strategy_outside_the_theorem_is_refused_before_anything_is_charged(tmp_path: Path) -> None:
     fleet = fleet_of(tmp_path)
-    assert "must start with 1, fall" in told(fleet, promised(fleet, 0, coefficients=(1.0, 2.0)))
-    assert "index 6" in told(fleet, promised(fleet, 6))
+    assert "must start with 1, fall" in reported(fleet, promised(fleet, 0, coefficients=(1.0, 2.0)))
+    assert "index 6" in reported(fleet, promised(fleet, 6))
     assert not fleet.ledger("d00")
 
 
@@ -297,21 +297,21 @@ def sessions(request: pytest.FixtureRequest, tmp_path: Path) -> MemorySessions |
 
 
 def test_turns_are_counted_by_device_and_run(sessions: MemorySessions | StoredSessions) -> None:
-    def turn(index: int) -> Turn:
-        return Turn((1.0, 0.5), 20, 5, 4, index)
+    def scheduled(index: int) -> ScheduledRound:
+        return ScheduledRound((1.0, 0.5), 20, 5, 4, index)
 
-    sessions.take_turn("d", "run", b"s", turn(3))
-    sessions.take_turn("e", "run", b"s", turn(4))
-    sessions.take_turn("d", "other", b"t", turn(0))
+    sessions.take_scheduled("d", "run", b"s", scheduled(3))
+    sessions.take_scheduled("e", "run", b"s", scheduled(4))
+    sessions.take_scheduled("d", "other", b"t", scheduled(0))
     for strategy, index in ((b"s", 3), (b"s", 6), (b"s", 0), (b"t", 7)):
         with pytest.raises(Misbehaviour):
-            sessions.take_turn("d", "run", strategy, turn(index))
-    sessions.take_turn("d", "run", b"s", turn(7))
+            sessions.take_scheduled("d", "run", strategy, scheduled(index))
+    sessions.take_scheduled("d", "run", b"s", scheduled(7))
 
 
 def test_a_device_of_an_independent_run_pays_as_before(tmp_path: Path) -> None:
     run = correlated(tmp_path, {"privacy.correlation": "none"})
-    assert run.progress.turns is None
+    assert run.progress.schedule is None
     run.round()
     device = run.host.ledger.entries(None)[0]
     assert GaussianEvent(run.plan.noise_multiplier) in [part.event for part in device.event.events]  # type: ignore[union-attr] # a Composed of Repeated
@@ -319,7 +319,7 @@ def test_a_device_of_an_independent_run_pays_as_before(tmp_path: Path) -> None:
 
 def test_responders_of_one_host_share_turns(tmp_path: Path) -> None:
     fleet = fleet_of(tmp_path)
-    assert told(fleet, promised(fleet, 0)) == ""
+    assert reported(fleet, promised(fleet, 0)) == ""
     again = DeviceResponder(fleet.hosts["d00"]).answer(
         [Ask("d00", Kind.PLAIN, encode(PlainRequest(promised(fleet, 1), work())))]
     )[0]

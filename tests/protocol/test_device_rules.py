@@ -266,12 +266,12 @@ def test_a_refused_device_erases_its_secrets_at_once(fleet: Fleet) -> None:
     empty_purse(fleet, device)
     before: list[bool] = []
 
-    def look(ask: Ask) -> list[Ask]:
+    def evaluate_canaries(ask: Ask) -> list[Ask]:
         if ask.device == device and ask.kind == Kind.MASKED:
             before.append(kept(fleet, device))
         return [ask]
 
-    fleet.post.on_ask = look
+    fleet.post.on_ask = evaluate_canaries
     fleet.sum(fleet.promise("round-1", work(), min_survivors=3), work())
     assert before == [True]
     assert not kept(fleet, device)

@@ -12,7 +12,7 @@ import pytest
 from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total
 from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.device import canary as device_looks
-from fedinfer.device.canary import looked
+from fedinfer.device.canary import canary_answers
 from fedinfer.errors import GateFailed
 from fedinfer.inference.install.slots import SlotInfo
 from fedinfer.inference.predict.answers import Naming, Prediction
@@ -20,7 +20,7 @@ from fedinfer.messages import GateWork, Kind, Purpose, SumPlan
 from fedinfer.ports import Ask
 from fedinfer.privacy.charges import mechanism_of
 from fedinfer.privacy.mechanism.encoding import decode as decode_sum
-from fedinfer.rollout import looks
+from fedinfer.rollout import evaluations
 from fedinfer.types import Unit
 from fedinfer.wire import encode
 from tests.protocol.fleet import DEVICES, SCHEMA, Fleet, settings, simulated
@@ -82,7 +82,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Any:
 def answer(fleet: Fleet, unit: Unit) -> np.ndarray:
     device = min(fleet.hosts)
     plan = replace(promise(fleet, "gate-1"), unit=unit)
-    return looked(fleet.hosts[device], plan, GateWork(2, 1), [device])[0]
+    return canary_answers(fleet.hosts[device], plan, GateWork(2, 1), [device])[0]
 
 
 def test_a_mechanism_for_another_norm_is_refused(fleet: Fleet) -> None:
@@ -120,7 +120,7 @@ def test_the_sum_that_the_server_reads_is_that_of_the_devices(tmp_path: Path, se
     total = decode_sum(result.ring, mechanism_of(plan), plan.rotation_seed)
     section = exact.scenario.rollout
     rows = exact.scenario.drift.window
-    figures = looks.read_sum(total, DEVICES, 0.0, section, Unit.NONE, rows, compared=True)
+    figures = evaluations.read_sum(total, DEVICES, 0.0, section, Unit.NONE, rows, compared=True)
     means = {figure.name: figure.total / DEVICES for figure in figures.figures}
     limit = section.max_error_rate
     assert means["error"] > 2 * limit  # every row failed; the answer is cut, its side of the limit is not
@@ -130,17 +130,17 @@ def test_the_sum_that_the_server_reads_is_that_of_the_devices(tmp_path: Path, se
 
 @pytest.mark.parametrize("unit", [Unit.DEVICE, Unit.EXAMPLE])
 def test_figures_of_models_that_differ(fleet: Fleet, serve: Any, unit: Unit) -> None:
-    centres = looks.centres(fleet.scenario.rollout)
+    centres = evaluations.centres(fleet.scenario.rollout)
     rows = fleet.scenario.drift.window if unit is Unit.EXAMPLE else 1
     serve(2, Model(0.9), Model(0.8))
     same = answer(fleet, unit) / rows + centres
-    assert same[looks.ERROR] == pytest.approx(0, abs=1e-6)
-    assert same[looks.SLOW] == pytest.approx(0, abs=1e-6)
-    assert same[looks.DISAGREEMENT] == pytest.approx(0, abs=1e-6)
-    assert same[looks.SHIFT] == pytest.approx(0.1, abs=1e-6)
+    assert same[evaluations.ERROR] == pytest.approx(0, abs=1e-6)
+    assert same[evaluations.SLOW] == pytest.approx(0, abs=1e-6)
+    assert same[evaluations.DISAGREEMENT] == pytest.approx(0, abs=1e-6)
+    assert same[evaluations.SHIFT] == pytest.approx(0.1, abs=1e-6)
     serve(2, Model(0.9), Model(0.3))
     other = answer(fleet, unit) / rows
-    assert other[looks.DISAGREEMENT] > 0  # above its centre: all rows get another class
+    assert other[evaluations.DISAGREEMENT] > 0  # above its centre: all rows get another class
     serve(2, Model(0.9), Model(0.9, fails=True))
     alone = answer(fleet, unit)
-    assert alone[looks.DISAGREEMENT] == alone[looks.SHIFT] == 0  # a model before that fails is no yardstick
+    assert alone[evaluations.DISAGREEMENT] == alone[evaluations.SHIFT] == 0  # a model before that fails is no yardstick

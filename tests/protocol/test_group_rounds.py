@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedinfer.coordinator.aggregate.groups import deal
+from fedinfer.coordinator.aggregate.groups import group_at_random
 from fedinfer.coordinator.aggregate.promise import sum_plan, sum_plans
 from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release_groups
 from fedinfer.coordinator.aggregate.secure_sum import Total
@@ -173,7 +173,7 @@ def vanishing_in(*groups: int) -> Callable[[str, str], Kind | None]:
 @pytest.mark.parametrize("mode", ["protocol", "ideal"])
 def test_a_group_that_aborts_is_left_out_and_named(tmp_path: Path, mode: str) -> None:
     run = grouped(tmp_path, {"secure_aggregation.mode": mode})
-    run.host.vanishes = vanishing_in(2)
+    run.host.drops_out = vanishing_in(2)
     before = run.progress.weights.copy()
     row = run.round()
     assert (row["status"], row["groups"], row["groups_released"]) == ("released", 3, 2)
@@ -187,7 +187,7 @@ def test_a_group_that_aborts_is_left_out_and_named(tmp_path: Path, mode: str) ->
 
 def test_a_round_without_any_group_aborts_and_changes_nothing(tmp_path: Path) -> None:
     run = grouped(tmp_path)
-    run.host.vanishes = vanishing_in(1, 2, 3)
+    run.host.drops_out = vanishing_in(1, 2, 3)
     before = run.progress.weights.copy()
     row = run.round()
     assert (row["status"], row["groups_released"], row["survivors"]) == ("aborted", 0, 0)
@@ -197,7 +197,7 @@ def test_a_round_without_any_group_aborts_and_changes_nothing(tmp_path: Path) ->
 
 def test_a_median_with_too_few_groups_left_aborts(tmp_path: Path) -> None:
     run = grouped(tmp_path, {"training.robust": "median"})
-    run.host.vanishes = vanishing_in(3)
+    run.host.drops_out = vanishing_in(3)
     before = run.progress.weights.copy()
     row = run.round()
     assert (row["status"], row["groups_released"]) == ("aborted", 2)
@@ -210,7 +210,7 @@ def test_drift_reports_go_through_the_same_groups(tmp_path: Path) -> None:
     from fedinfer.coordinator.push.publish import publish_and_push
 
     run = grouped(tmp_path)
-    run.host.vanishes = vanishing_in(2)
+    run.host.drops_out = vanishing_in(2)
     run.round()
     publish_and_push(run.server, run.plan, run.progress)
     watch = drift_loop.start_watch(run.server, run.plan)
@@ -340,6 +340,6 @@ def test_masked_groups_give_bit_for_bit_the_sums_of_open_ones_with_dropouts(tmp_
 
 def test_a_deal_with_system_entropy_is_a_partition(tmp_path: Path) -> None:
     everyone = tuple(f"d{i:04d}" for i in range(1001))
-    groups = deal("r", everyone, 3, SystemEntropy())
+    groups = group_at_random("r", everyone, 3, SystemEntropy())
     assert sorted(device for group in groups for device in group.cohort) == list(everyone)
     assert sorted(len(group.cohort) for group in groups) == [333, 334, 334]

@@ -27,7 +27,7 @@ from fedinfer.data import public_schema
 from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import create_authority, enrol_device, read_authority
 from fedinfer.device import dispatch, install, reported
-from fedinfer.device.canary import looked
+from fedinfer.device.canary import canary_answers
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.drift.channels import report_channels, width
@@ -62,7 +62,7 @@ from fedinfer.messages import (
 from fedinfer.model_file import inspection
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.ledger import Budget
-from fedinfer.rollout import looks
+from fedinfer.rollout import evaluations
 from fedinfer.schema import Schema
 from fedinfer.secagg.authority import Authority
 from fedinfer.system import SystemClock, SystemEntropy
@@ -230,8 +230,13 @@ def test_a_text_model_tells_nothing_about_a_chosen_word(kind: str, worlds: dict[
         host = world.hosts["r0"]
         assert host.sketches.take("r0", 1).shape == (width(report_channels(2)),)
         seen.append([len(answer.body) for _, answer in sorted(masked.items())])
-        errors = looked(host, replace(world.fleet.promise("x", b""), unit=Unit.EXAMPLE), GateWork(version, 1), ["r0"])
-        failed = errors[0][looks.ERROR] > -0.5 * world.scenario.drift.window * looks.centres(world.scenario.rollout)[0]
+        errors = canary_answers(
+            host, replace(world.fleet.promise("x", b""), unit=Unit.EXAMPLE), GateWork(version, 1), ["r0"]
+        )
+        failed = (
+            errors[0][evaluations.ERROR]
+            > -0.5 * world.scenario.drift.window * evaluations.centres(world.scenario.rollout)[0]
+        )
         assert failed == (secret and kind != "innocent")
     sizes.append(seen[0])
     assert all(found == sizes[0] for found in (*seen, *sizes))

@@ -109,7 +109,7 @@ def test_a_real_device_takes_every_row_by_itself_whatever_its_random_source_is(
 ) -> None:
     """Batches would let chosen weights turn other rows' gradients round. The host says how, not a type."""
     changes = f'privacy.trust = "{trust}"\ntraining.sampling_rate = 1.0\nsecure_aggregation.dropout_rate = 0.0'
-    fleet = real(enrolled(tmp_path / "stores", 2, LARGE, 2), settings(changes))
+    fleet = real(enrolled(tmp_path / "stores", 3, LARGE, 2), settings(changes))
     device = min(fleet.hosts)
     host, plan = fleet.hosts[device], fleet.promise("round-1", work())
     host.generator = lambda _plan, _device: np.random.default_rng(1)

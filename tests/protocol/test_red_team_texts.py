@@ -254,26 +254,26 @@ def test_a_node_that_nobody_enrolled_cannot_fill_the_log_or_steer_a_terminal(
     said: Callable[[Ask], Answer], nodes: int, tmp_path: Path
 ) -> None:
     """An EnrollReply.device of 4 MB grew events.jsonl by 44 MB, and the error that ended the run began with ESC."""
-    transport, told = _transport(said, nodes), ""
+    transport, reported = _transport(said, nodes), ""
     log = EventLog(tmp_path, SystemClock())
     try:
         enrol(transport, AUTHORITY.public_bytes, CHALLENGE, 1.0, log)
     except TransportError as error:
-        told = str(error)
+        reported = str(error)
     written = (tmp_path / EVENTS).read_bytes()
     assert len(written) < LINE_BYTES
     assert transport.devices() == ([] if nodes == 1 else ["d1"])
-    assert len(told) < 2500
+    assert len(reported) < 2500
     fields = [text for line in written.splitlines() for text in json.loads(line).values()]
-    assert all(text.isprintable() for text in (told, *fields))
+    assert all(text.isprintable() for text in (reported, *fields))
 
 
 def test_an_enrolled_name_that_no_session_takes_leaves_out_that_device_alone(tmp_path: Path) -> None:
     transport = _transport(lambda ask: _honest(ask, "Hôpital"))
-    told: list[dict[str, Any]] = []
-    enrol(transport, AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda _name, fields: told.append(fields))
+    reported: list[dict[str, Any]] = []
+    enrol(transport, AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda _name, fields: reported.append(fields))
     assert transport.devices() == ["d1"]
-    assert "1 to 64 printable ASCII characters" in told[0]["reason"]
+    assert "1 to 64 printable ASCII characters" in reported[0]["reason"]
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,8 @@ def test_a_plan_that_is_accepted_runs_to_its_end(tmp_path: Path, name: str, devi
     record = json.loads((out / "run.json").read_text())
     assert record["status"] == "completed"
     assert record["models"][0]["devices_active"] == devices
-    looked = "judged" in record["models"][0]["waves"][0]
-    assert looked == (name == "digits" and devices == 160)
+    canary_answers = "judged" in record["models"][0]["waves"][0]
+    assert canary_answers == (name == "digits" and devices == 160)
     assert any("nobody looks at new models" in text for text in record["warnings"]) == (
         name == "digits" and devices < 160
     )

@@ -39,43 +39,43 @@ def plain(folder: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def slim(folder: Path) -> Run:
+def compress(folder: Path) -> Run:
     return run(scenario("heart", *SMALL, *OPEN, *BOTH), folder / "slim")
 
 
-def test_devices_run_the_pruned_file_and_the_record_tells_cost_and_gain(slim: Run, plain: Run) -> None:
-    assert slim.failure is None
-    (model,), (before,) = slim.record["models"], plain.record["models"]
-    told = model["slimming"]
-    assert told["pushed"], told
-    assert (told["pruning"], told["qat_steps"]) == (0.5, 40)
-    assert told["zstd_bytes"] < told["plain_zstd_bytes"]
-    assert 0.45 <= told["sparsity"] <= 0.6
-    assert (told["metric"], told["plain_metric"]) == (model["quantized_metric"], before["quantized_metric"])
-    assert told["seconds"] > 0
+def test_devices_run_the_pruned_file_and_the_record_tells_cost_and_gain(compress: Run, plain: Run) -> None:
+    assert compress.failure is None
+    (model,), (before,) = compress.record["models"], plain.record["models"]
+    reported = model["slimming"]
+    assert reported["pushed"], reported
+    assert (reported["pruning"], reported["qat_steps"]) == (0.5, 40)
+    assert reported["zstd_bytes"] < reported["plain_zstd_bytes"]
+    assert 0.45 <= reported["sparsity"] <= 0.6
+    assert (reported["metric"], reported["plain_metric"]) == (model["quantized_metric"], before["quantized_metric"])
+    assert reported["seconds"] > 0
     assert before["slimming"] is None
     assert model["sha256"] != before["sha256"]
-    device = min(path.name for path in (slim.folder / DEVICES_FOLDER).iterdir())
-    installed = open_installed(Slots(slim.folder / DEVICES_FOLDER / device / "slots"), SessionCache(1))
+    device = min(path.name for path in (compress.folder / DEVICES_FOLDER).iterdir())
+    installed = open_installed(Slots(compress.folder / DEVICES_FOLDER / device / "slots"), SessionCache(1))
     assert installed.manifest.variants[0].sha256 == model["sha256"]
-    assert installed.manifest.metrics["slimming_zstd_bytes"] == told["zstd_bytes"]
+    assert installed.manifest.metrics["slimming_zstd_bytes"] == reported["zstd_bytes"]
 
 
-def test_the_federation_trains_on_with_all_weights(slim: Run, plain: Run) -> None:
-    weights = [load_checkpoint(done.folder / "checkpoints" / "v1.npz").arrays["weights"] for done in (slim, plain)]
+def test_the_federation_trains_on_with_all_weights(compress: Run, plain: Run) -> None:
+    weights = [load_checkpoint(done.folder / "checkpoints" / "v1.npz").arrays["weights"] for done in (compress, plain)]
     np.testing.assert_array_equal(*weights)
-    assert slim.record["models"][0]["float_metric"] == plain.record["models"][0]["float_metric"]
-    assert slim.record["privacy"] == plain.record["privacy"]
+    assert compress.record["models"][0]["float_metric"] == plain.record["models"][0]["float_metric"]
+    assert compress.record["privacy"] == plain.record["privacy"]
 
 
-def test_the_same_seed_gives_the_same_file(slim: Run, folder: Path) -> None:
+def test_the_same_seed_gives_the_same_file(compress: Run, folder: Path) -> None:
     again = run(scenario("heart", *SMALL, *OPEN, *BOTH), folder / "again")
-    assert again.record["models"][0]["sha256"] == slim.record["models"][0]["sha256"]
-    assert not differences(without_times(again.record["models"]), without_times(slim.record["models"]))
+    assert again.record["models"][0]["sha256"] == compress.record["models"][0]["sha256"]
+    assert not differences(without_times(again.record["models"]), without_times(compress.record["models"]))
 
 
 def test_fine_tuning_gets_the_public_rows_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given, real = [], Trainer.slim
+    given, real = [], Trainer.compress
     monkeypatch.setattr(Trainer, "slim", lambda self, w, x, *rest: given.append(x) or real(self, w, x, *rest))
     wanted = scenario("heart", *SMALL, *OPEN, *BOTH)
     run(wanted, folder / "watched")

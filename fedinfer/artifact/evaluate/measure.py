@@ -27,9 +27,9 @@ from fedinfer.artifact.evaluate.metrics import (
     one_hot,
     softmax,
 )
-from fedinfer.artifact.export.graph import LOGITS, Ending, OnnxModel, finish, run, tokens_in
+from fedinfer.artifact.export.graph import LOGITS, OnnxModel, OutputHead, finish, run, tokens_in
 from fedinfer.artifact.quantize.quantize import apply
-from fedinfer.artifact.quantize.schemes import FLOAT, FP16, Recipe
+from fedinfer.artifact.quantize.schemes import FLOAT, FP16, Scheme
 from fedinfer.errors import ArtifactRejected, DataError, GateFailed
 from fedinfer.manifest import PROBABILITIES
 from fedinfer.ports import Clock
@@ -89,13 +89,13 @@ class Evidence:
 class Candidate:
     """One variant that could be made: its finished file and its figures."""
 
-    recipe: Recipe
+    recipe: Scheme
     file: bytes
     figures: Figures
 
 
 @dataclass(frozen=True, slots=True)
-class Yardstick:
+class Baseline:
     """The float model that variants are compared with.
 
     Args:
@@ -108,16 +108,16 @@ class Yardstick:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class EvaluationContext:
     """What all variants of one build are measured with.
 
     Args:
-        ending, evidence, limits, clock: of the build.
+        head, evidence, limits, clock: of the build.
         float_logits: answers of the float model that variants are compared with.
         floating: its figures; None when it is the model under test, whose figures come first.
     """
 
-    ending: Ending
+    head: OutputHead
     evidence: Evidence
     limits: Limits
     clock: Clock
@@ -126,33 +126,33 @@ class Bench:
 
 
 def search(
-    prepared: OnnxModel, wanted: Sequence[Recipe], bench: Bench
+    prepared: OnnxModel, wanted: Sequence[Scheme], context: EvaluationContext
 ) -> tuple[tuple[Figures, ...], tuple[Candidate, ...]]:
     """Measure the float model, then the wanted recipes until one passes and is a tenth smaller, then 16 bits.
 
     Args:
         prepared: float core.
         wanted: int8 recipes in the order of preference; empty when only float is wanted.
-        bench: how to measure.
+        context: how to measure.
 
     Returns:
         Figures of everything that was tried, and what passed, best first.
     """
-    floating = _measure(FLOAT, prepared, bench, bench.floating)
+    floating = _measure(FLOAT, prepared, context, context.floating)
     tried, kept = [floating.figures], []
     for group in (wanted, (FP16,) if wanted else ()):
-        best = _best(group, prepared, bench, bench.floating or floating.figures, tried)
+        best = _best(group, prepared, context, context.floating or floating.figures, tried)
         kept += [best] if best else []
     return tuple(tried), tuple(kept + [floating] * floating.figures.passed)
 
 
 def _best(
-    recipes: Sequence[Recipe], prepared: OnnxModel, bench: Bench, floating: Figures, tried: list[Figures]
+    schemes: Sequence[Scheme], prepared: OnnxModel, context: EvaluationContext, floating: Figures, tried: list[Figures]
 ) -> Candidate | None:
     """The first recipe that passes and is a tenth smaller than the float file, else the smallest that passes."""
     passed: list[Candidate] = []
-    for recipe in recipes:
-        candidate = _try(recipe, prepared, bench, floating, tried)
+    for recipe in schemes:
+        candidate = _try(recipe, prepared, context, floating, tried)
         passed += [candidate] if candidate else []
         if candidate and candidate.figures.bytes <= _WORTHWHILE * floating.bytes:
             return candidate
@@ -160,10 +160,10 @@ def _best(
 
 
 def _try(
-    recipe: Recipe, prepared: OnnxModel, bench: Bench, floating: Figures, tried: list[Figures]
+    recipe: Scheme, prepared: OnnxModel, context: EvaluationContext, floating: Figures, tried: list[Figures]
 ) -> Candidate | None:
     try:
-        candidate = _measure(recipe, apply(recipe, prepared, bench.evidence.calibration_x), bench, floating)
+        candidate = _measure(recipe, apply(recipe, prepared, context.evidence.calibration_x), context, floating)
     except ArtifactRejected as error:
         tried.append(Figures(recipe.name, recipe.variant, failures=(str(error),)))
         return None
@@ -171,45 +171,45 @@ def _try(
     return candidate if candidate.figures.passed else None
 
 
-def _measure(recipe: Recipe, core: OnnxModel, bench: Bench, floating: Figures | None) -> Candidate:
-    evidence = bench.evidence
+def _measure(recipe: Scheme, core: OnnxModel, context: EvaluationContext, floating: Figures | None) -> Candidate:
+    evidence = context.evidence
     logits = run(core.SerializeToString(), evidence.judged_x, LOGITS).astype(np.float64)
     if not np.isfinite(logits).all():
         raise GateFailed(f"{recipe.name}: {int((~np.isfinite(logits)).sum())} logits are not finite")
-    temperature, error = _calibrate(logits, bench)
-    metric = _metric(logits, bench)
-    file = finish(core, replace(bench.ending, temperature=temperature))
-    raw = raw_rows(bench.ending.schema, evidence.judged_x[:_ALONE])
-    _check_tokenizer(file, bench.ending.schema)
+    temperature, error = _calibrate(logits, context)
+    metric = _metric(logits, context)
+    file = finish(core, replace(context.head, temperature=temperature))
+    raw = raw_rows(context.head.schema, evidence.judged_x[:_ALONE])
+    _check_tokenizer(file, context.head.schema)
     figures = Figures(
         recipe=recipe.name,
         variant=recipe.variant,
         bytes=len(file),
         metric=metric,
         metric_drop=floating.metric - metric if floating else 0.0,
-        agreement=agreement(logits, bench.float_logits),
+        agreement=agreement(logits, context.float_logits),
         calibration_error=error,
         temperature=temperature,
         batch_difference=batch_difference(file, raw),
-        latency_us=latency_us(file, raw[0], bench.clock),
+        latency_us=latency_us(file, raw[0], context.clock),
     )
     baseline = floating.calibration_error if floating else error
-    return Candidate(recipe, file, replace(figures, failures=judge(figures, baseline, bench.limits)))
+    return Candidate(recipe, file, replace(figures, failures=judge(figures, baseline, context.limits)))
 
 
-def _metric(logits: Floats, bench: Bench) -> float:
-    if len(bench.evidence.held_y):
-        return accuracy(logits, bench.evidence.held_y)
-    return agreement(logits, bench.float_logits)
+def _metric(logits: Floats, context: EvaluationContext) -> float:
+    if len(context.evidence.held_y):
+        return accuracy(logits, context.evidence.held_y)
+    return agreement(logits, context.float_logits)
 
 
-def _calibrate(logits: Floats, bench: Bench) -> tuple[float, float]:
+def _calibrate(logits: Floats, context: EvaluationContext) -> tuple[float, float]:
     """Temperature, and the calibration error with it: fitted on every second row, measured on the others."""
-    y = bench.evidence.held_y
-    if bench.evidence.labelled:
+    y = context.evidence.held_y
+    if context.evidence.labelled:
         temperature = fit_temperature(logits[::2], one_hot(y[::2], logits.shape[1]))
         return temperature, calibration_error(softmax(logits[1::2], temperature), y[1::2])
-    target = softmax(bench.float_logits)
+    target = softmax(context.float_logits)
     temperature = fit_temperature(logits, target)
     return temperature, float(np.abs(softmax(logits, temperature).max(axis=1) - target.max(axis=1)).mean())
 

@@ -36,7 +36,7 @@ OnnxModel: TypeAlias = Any
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class OutputHead:
     """What `finish` appends to a core.
 
     Args:
@@ -131,8 +131,8 @@ def run(model: bytes, x: npt.NDArray[Any], output: str, batch: int = 1024) -> np
         raise ArtifactRejected(f"onnxruntime cannot run the file: {str(error)[:200]}") from error
 
 
-def finish(core: OnnxModel, ending: Ending) -> bytes:
-    """The file that is published: the core followed by `ending`, with metadata.
+def finish(core: OnnxModel, head: OutputHead) -> bytes:
+    """The file that is published: the core followed by `head`, with metadata.
 
     Returns:
         ONNX file with outputs "label" (string (batch,)), "probabilities" (float32 (batch, classes)) and, when asked,
@@ -147,13 +147,13 @@ def finish(core: OnnxModel, ending: Ending) -> bytes:
     model.CopyFrom(core)
     graph = model.graph
     del graph.output[:]
-    _probabilities(graph, ending)
-    _label(graph, ending)
-    if ending.top:
-        _top(graph, ending.top)
-    if ending.schema.text is not None:
-        _take_text(model, ending.schema.text)
-    _metadata(model, ending)
+    _probabilities(graph, head)
+    _label(graph, head)
+    if head.top:
+        _top(graph, head.top)
+    if head.schema.text is not None:
+        _take_text(model, head.schema.text)
+    _metadata(model, head)
     return bytes(model.SerializeToString(deterministic=True))
 
 
@@ -187,14 +187,14 @@ def core_of(model: OnnxModel) -> OnnxModel:
         field.extend(kept)
     if graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.STRING:
         _rename_input(graph, _TOKENS, INPUT)
-        _set_input(graph, onnx.TensorProto.FLOAT, ending_of(model).schema.width)
+        _set_input(graph, onnx.TensorProto.FLOAT, head_of(model).schema.width)
     del graph.output[:]
     del core.metadata_props[:]
     _output(graph, LOGITS, onnx.TensorProto.FLOAT, ["batch", classes])
     return core
 
 
-def ending_of(model: OnnxModel) -> Ending:
+def head_of(model: OnnxModel) -> OutputHead:
     """Schema, task and version that `finish` wrote into a file; temperature 1, no abstention.
 
     Raises:
@@ -207,7 +207,7 @@ def ending_of(model: OnnxModel) -> Ending:
         schema = Schema.from_json(json.loads(found["schema"]))
         if STEERING.search(found["task"]):
             raise ValueError(f"control character in task {ascii(found['task'])[:80]}")
-        return Ending(schema, 1.0, found["task"], int(found["version"]))
+        return OutputHead(schema, 1.0, found["task"], int(found["version"]))
     except (KeyError, ValueError, OverflowError, RecursionError, ConfigError) as error:
         raise ArtifactRejected(f"the file has no usable metadata: {error!r}") from error
 
@@ -242,24 +242,24 @@ def _set_input(graph: Any, kind: int, width: int) -> None:
     graph.input.append(onnx_module().helper.make_tensor_value_info(INPUT, kind, ["batch", width]))
 
 
-def _probabilities(graph: Any, ending: Ending) -> None:
+def _probabilities(graph: Any, head: OutputHead) -> None:
     onnx = onnx_module()
-    _constant(graph, "fedinfer_temperature", np.array(ending.temperature, np.float32))
+    _constant(graph, "fedinfer_temperature", np.array(head.temperature, np.float32))
     _node(graph, "Div", [LOGITS, "fedinfer_temperature"], ["fedinfer_scaled"])
     _node(graph, "Softmax", ["fedinfer_scaled"], [PROBABILITIES], axis=-1)
-    _output(graph, PROBABILITIES, onnx.TensorProto.FLOAT, ["batch", ending.schema.classes])
+    _output(graph, PROBABILITIES, onnx.TensorProto.FLOAT, ["batch", head.schema.classes])
 
 
-def _label(graph: Any, ending: Ending) -> None:
+def _label(graph: Any, head: OutputHead) -> None:
     onnx = onnx_module()
-    name = LABEL if ending.abstain_below == 0 else "fedinfer_name"
-    _constant(graph, "fedinfer_labels", np.array(ending.schema.labels, dtype=object))
+    name = LABEL if head.abstain_below == 0 else "fedinfer_name"
+    _constant(graph, "fedinfer_labels", np.array(head.schema.labels, dtype=object))
     _node(graph, "ArgMax", [PROBABILITIES], ["fedinfer_class"], axis=-1, keepdims=0)
     _node(graph, "Gather", ["fedinfer_labels", "fedinfer_class"], [name])
     if name != LABEL:
         _constant(graph, "fedinfer_last_axis", np.array([-1], np.int64))
-        _constant(graph, "fedinfer_abstain_below", np.array(ending.abstain_below, np.float32))
-        _constant(graph, "fedinfer_abstain_label", np.array([ending.abstain_label], dtype=object))
+        _constant(graph, "fedinfer_abstain_below", np.array(head.abstain_below, np.float32))
+        _constant(graph, "fedinfer_abstain_label", np.array([head.abstain_label], dtype=object))
         _node(graph, "ReduceMax", [PROBABILITIES, "fedinfer_last_axis"], ["fedinfer_confidence"], keepdims=0)
         _node(graph, "Less", ["fedinfer_confidence", "fedinfer_abstain_below"], ["fedinfer_unsure"])
         _node(graph, "Where", ["fedinfer_unsure", "fedinfer_abstain_label", name], [LABEL])
@@ -273,11 +273,11 @@ def _top(graph: Any, top: int) -> None:
     _output(graph, TOP, onnx.TensorProto.INT64, ["batch", top])
 
 
-def _metadata(model: OnnxModel, ending: Ending) -> None:
-    model.producer_name, model.model_version, model.doc_string = PRODUCER, ending.version, ""
+def _metadata(model: OnnxModel, head: OutputHead) -> None:
+    model.producer_name, model.model_version, model.doc_string = PRODUCER, head.version, ""
     del model.metadata_props[:]
-    schema = json.dumps(ending.schema.to_json(), sort_keys=True, separators=(",", ":"))
-    for key, value in (("schema", schema), ("task", ending.task), ("version", str(ending.version))):
+    schema = json.dumps(head.schema.to_json(), sort_keys=True, separators=(",", ":"))
+    for key, value in (("schema", schema), ("task", head.task), ("version", str(head.version))):
         model.metadata_props.add(key=key, value=value)
 
 

@@ -14,7 +14,7 @@ from fedinfer.types import Json
 
 
 @dataclass(frozen=True, slots=True)
-class Slimming:
+class Compression:
     """A pruned or fine-tuned file beside the plain one of the same weights.
 
     Args:

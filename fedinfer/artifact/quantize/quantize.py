@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.artifact.export.graph import OnnxModel, onnx_module, quiet
-from fedinfer.artifact.quantize.schemes import Activation, Method, QuantizedNodes, Recipe
+from fedinfer.artifact.quantize.schemes import Activation, Method, QuantizedNodes, Scheme
 from fedinfer.errors import ArtifactRejected
 from fedinfer.manifest import INPUT
 
@@ -45,7 +45,7 @@ def prepare(core: OnnxModel) -> OnnxModel:
         return prepared
 
 
-def apply(recipe: Recipe, prepared: OnnxModel, calibration: npt.NDArray[np.float32]) -> OnnxModel:
+def apply(recipe: Scheme, prepared: OnnxModel, calibration: npt.NDArray[np.float32]) -> OnnxModel:
     """A core quantized by a recipe.
 
     Args:
@@ -86,8 +86,8 @@ def quantized_nodes(model: OnnxModel) -> int:
 
 
 def _onnxruntime_quantize(
-    quantizer: Callable[[Recipe, OnnxModel, Path, npt.NDArray[np.float32]], None],
-    recipe: Recipe,
+    quantizer: Callable[[Scheme, OnnxModel, Path, npt.NDArray[np.float32]], None],
+    recipe: Scheme,
     prepared: OnnxModel,
     calibration: npt.NDArray[np.float32],
 ) -> OnnxModel:
@@ -100,13 +100,13 @@ def _onnxruntime_quantize(
             raise ArtifactRejected(f"{recipe.name}: {type(error).__name__}: {str(error)[:200]}") from error
 
 
-def _dynamic(recipe: Recipe, prepared: OnnxModel, path: Path, calibration: npt.NDArray[np.float32]) -> None:
+def _dynamic(recipe: Scheme, prepared: OnnxModel, path: Path, calibration: npt.NDArray[np.float32]) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(_copy(prepared), path, per_channel=True, weight_type=QuantType.QInt8)
 
 
-def _static(recipe: Recipe, prepared: OnnxModel, path: Path, calibration: npt.NDArray[np.float32]) -> None:
+def _static(recipe: Scheme, prepared: OnnxModel, path: Path, calibration: npt.NDArray[np.float32]) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     kind = QuantType.QInt8 if _signed(recipe.activation) else QuantType.QUInt8

@@ -43,7 +43,7 @@ class QuantizedNodes(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Scheme:
     """One way of making a variant."""
 
     name: str
@@ -53,16 +53,16 @@ class Recipe:
     scope: QuantizedNodes = QuantizedNodes.ALL
 
 
-FLOAT = Recipe("float", "float", Method.FLOAT)
-FP16 = Recipe("fp16-weights", "fp16", Method.HALF_WEIGHTS)
-INT8_WEIGHTS = Recipe("int8-weights", "int8", Method.INT8_WEIGHTS)
-DYNAMIC = Recipe("dynamic-s8", "int8", Method.DYNAMIC)
-STATIC_S8 = Recipe("static-qdq-s8s8", "int8", Method.STATIC)
-STATIC_U8 = Recipe("static-qdq-u8u8", "int8", Method.STATIC, Activation.U8)
-STATIC_INNER = Recipe("static-qdq-s8s8-inner", "int8", Method.STATIC, scope=QuantizedNodes.INNER)
-STATIC_CONSTANT = Recipe("static-qdq-s8s8-constant", "int8", Method.STATIC, scope=QuantizedNodes.CONSTANT_ONLY)
+FLOAT = Scheme("float", "float", Method.FLOAT)
+FP16 = Scheme("fp16-weights", "fp16", Method.HALF_WEIGHTS)
+INT8_WEIGHTS = Scheme("int8-weights", "int8", Method.INT8_WEIGHTS)
+DYNAMIC = Scheme("dynamic-s8", "int8", Method.DYNAMIC)
+STATIC_S8 = Scheme("static-qdq-s8s8", "int8", Method.STATIC)
+STATIC_U8 = Scheme("static-qdq-u8u8", "int8", Method.STATIC, Activation.U8)
+STATIC_INNER = Scheme("static-qdq-s8s8-inner", "int8", Method.STATIC, scope=QuantizedNodes.INNER)
+STATIC_CONSTANT = Scheme("static-qdq-s8s8-constant", "int8", Method.STATIC, scope=QuantizedNodes.CONSTANT_ONLY)
 
-INT8_RECIPES: dict[GraphFamily, tuple[Recipe, ...]] = {
+INT8_RECIPES: dict[GraphFamily, tuple[Scheme, ...]] = {
     GraphFamily.DENSE: (STATIC_S8, STATIC_U8, DYNAMIC, STATIC_INNER, INT8_WEIGHTS),
     GraphFamily.CONVOLUTION: (STATIC_S8, STATIC_U8, STATIC_INNER, INT8_WEIGHTS, DYNAMIC),
     GraphFamily.EMBEDDING: (STATIC_CONSTANT, INT8_WEIGHTS, DYNAMIC),
@@ -80,8 +80,8 @@ def rounds_inputs(name: str, family: GraphFamily) -> bool:
         name: recipe of the chosen file.
         family: kind of its graph.
     """
-    recipes = INT8_RECIPES[family]
-    found = next((recipe for recipe in recipes if recipe.name == name), recipes[0] if recipes else FLOAT)
+    schemes = INT8_RECIPES[family]
+    found = next((recipe for recipe in schemes if recipe.name == name), schemes[0] if schemes else FLOAT)
     match found.method:
         case Method.STATIC | Method.DYNAMIC:
             return True

@@ -69,10 +69,10 @@ def bundle_paths(manifest: Manifest, variants: Sequence[str], active_sha256: str
         active_sha256: digest of the model file the device has; empty = none.
     """
     wanted = [manifest.variant(name) for name in variants] or [manifest.chosen]
-    return tuple(smallest_way(manifest, variant, active_sha256).path for variant in wanted)
+    return tuple(smallest_transfer(manifest, variant, active_sha256).path for variant in wanted)
 
 
-def smallest_way(manifest: Manifest, variant: Variant, active_sha256: str) -> Variant | Delta:
+def smallest_transfer(manifest: Manifest, variant: Variant, active_sha256: str) -> Variant | Delta:
     """The fewest bytes that become a variant on a device.
 
     Args:

@@ -36,7 +36,7 @@ class Group:
     split: Split
 
 
-def deal(round_id: str, everyone: tuple[DeviceId, ...], groups: int, entropy: Entropy) -> tuple[Group, ...]:
+def group_at_random(round_id: str, everyone: tuple[DeviceId, ...], groups: int, entropy: Entropy) -> tuple[Group, ...]:
     """Deal a cohort to groups by a fresh seed; a single group keeps the name of the round.
 
     Args:

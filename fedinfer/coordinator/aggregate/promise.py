@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 
-from fedinfer.coordinator.aggregate.groups import deal
+from fedinfer.coordinator.aggregate.groups import group_at_random
 from fedinfer.coordinator.context import Server
 from fedinfer.coordinator.plan.cohort import check_corrupt, graph_of
 from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.errors import ConfigError, TooFewSurvivors
-from fedinfer.messages import INDEPENDENT, ONE_GROUP, Purpose, Split, SumPlan, Turn
+from fedinfer.messages import INDEPENDENT, ONE_GROUP, Purpose, ScheduledRound, Split, SumPlan
 from fedinfer.types import DeviceId
 from fedinfer.wire import encode
 
@@ -22,7 +22,7 @@ def sum_plan(
     cohort: tuple[DeviceId, ...],
     work: bytes,
     split: Split = ONE_GROUP,
-    turn: Turn = INDEPENDENT,
+    scheduled: ScheduledRound = INDEPENDENT,
 ) -> SumPlan:
     """The promise for one private sum: of a whole cohort, or of one of its groups.
 
@@ -57,7 +57,7 @@ def sum_plan(
         rotation_seed=server.entropy.take(32),
         work_hash=hashlib.sha256(work).digest(),
         split=split,
-        turn=turn,
+        scheduled=scheduled,
     )
 
 
@@ -68,7 +68,7 @@ def sum_plans(
     round_id: str,
     cohort: tuple[DeviceId, ...],
     work: bytes,
-    turn: Turn = INDEPENDENT,
+    scheduled: ScheduledRound = INDEPENDENT,
 ) -> tuple[SumPlan, ...]:
     """The promises for one round: one for each of the groups that the cohort is dealt to.
 
@@ -84,9 +84,10 @@ def sum_plans(
         raise TooFewSurvivors(f"{len(cohort)} devices can be asked, {least} must survive")
     asked = drawn(server, cohort, count * most, round_id)
     check_corrupt(server.scenario.secure_aggregation, len(asked), count, settings.corrupt)
-    groups = deal(round_id, asked, count, server.entropy)
+    groups = group_at_random(round_id, asked, count, server.entropy)
     return tuple(
-        sum_plan(server, settings, purpose, group.round_id, group.cohort, work, group.split, turn) for group in groups
+        sum_plan(server, settings, purpose, group.round_id, group.cohort, work, group.split, scheduled)
+        for group in groups
     )
 
 

@@ -22,7 +22,7 @@ from fedinfer.privacy.noise_model import noise_model
 from fedinfer.secagg.groups import FloatArray
 from fedinfer.types import DeviceId, FloatVector
 
-MOST_ERRORS_TOLD = 10
+MOST_ERRORS_REPORTED = 10
 
 
 LEDGER_OWNER = "server"
@@ -108,7 +108,7 @@ def _group_sum(server: Server, plan: SumPlan, work: bytes) -> GroupSum:
     for device, reason in result.blamed:
         server.emit("blamed", {"round": plan.round_id, "device": device, "reason": reason})
     if result.errors:
-        first = dict(result.errors[:MOST_ERRORS_TOLD])
+        first = dict(result.errors[:MOST_ERRORS_REPORTED])
         server.emit("errors", {"round": plan.round_id, "count": len(result.errors), "first": first})
     if isinstance(result, Total):
         return GroupSum(plan, result, decode_sum(result.ring, mechanism_of(plan), plan.rotation_seed))

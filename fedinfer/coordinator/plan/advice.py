@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 
 from fedinfer.config import Scenario
-from fedinfer.coordinator.plan.cohort import Hiding, least_devices
+from fedinfer.coordinator.plan.cohort import AggregationCohort, least_devices
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind
 from fedinfer.privacy.mechanism.noise import pieces
@@ -65,9 +65,9 @@ def most_rounds(cost: Callable[[int], float], rounds: int, budget: float) -> int
     return low
 
 
-def warnings_of(scenario: Scenario, hiding: Hiding) -> tuple[str, ...]:
+def warnings_of(scenario: Scenario, aggregation: AggregationCohort) -> tuple[str, ...]:
     """What somebody who turned a knob far should read before the result."""
-    return (*_untrained(scenario), *_unmasked(scenario), *_often_aborted(scenario, hiding))
+    return (*_untrained(scenario), *_unmasked(scenario), *_often_aborted(scenario, aggregation))
 
 
 def noise_effort(mechanism: IntegerMechanism, devices: int) -> tuple[str, ...]:
@@ -84,14 +84,14 @@ def noise_effort(mechanism: IntegerMechanism, devices: int) -> tuple[str, ...]:
         return ()
     parts = pieces(mechanism.share_variance)
     seconds = devices * mechanism.padded * parts / SAMPLES_PER_SECOND
-    told = (
+    reported = (
         f"the integer noise of a round needs about {seconds:.3g} s of one core: {mechanism.padded} coordinates with "
         f"variance {mechanism.share_variance:.3g}, {parts} samples each, on {devices} device(s) in a process"
     )
     way_out = "a larger privacy.epsilon, a smaller model, more devices in a sum, or privacy.unit = device lower it"
     if seconds > MOST_SECONDS:
-        raise ConfigError(f"{told}; at most {MOST_SECONDS:g} s are accepted", hint=way_out)
-    return (f"{told}; {way_out}",) if seconds > LONG_SECONDS else ()
+        raise ConfigError(f"{reported}; at most {MOST_SECONDS:g} s are accepted", hint=way_out)
+    return (f"{reported}; {way_out}",) if seconds > LONG_SECONDS else ()
 
 
 def _untrained(scenario: Scenario) -> tuple[str, ...]:
@@ -110,15 +110,16 @@ def _unmasked(scenario: Scenario) -> tuple[str, ...]:
     )
 
 
-def _often_aborted(scenario: Scenario, hiding: Hiding) -> tuple[str, ...]:
+def _often_aborted(scenario: Scenario, aggregation: AggregationCohort) -> tuple[str, ...]:
     fleet = scenario.fleet
     stay = (1 - fleet.dropout) * (1 - fleet.late_dropout)
-    released = _at_least(hiding.min_survivors, hiding.cohort // hiding.groups, stay)
+    released = _at_least(aggregation.min_survivors, aggregation.cohort // aggregation.groups, stay)
     if released >= USUAL_RELEASE:
         return ()
     return (
-        f"fleet.dropout = {fleet.dropout:g} and late_dropout = {fleet.late_dropout:g}: {hiding.min_survivors} of "
-        f"{hiding.cohort // hiding.groups} devices must stay, so about {released:.0%} of the sums are released. "
+        f"fleet.dropout = {fleet.dropout:g} and late_dropout = {fleet.late_dropout:g}: {aggregation.min_survivors} of "
+        f"{aggregation.cohort // aggregation.groups} devices must stay, so about {released:.0%} of the sums are "
+        "released. "
         "secure_aggregation.dropout_rate plans for more dropouts, with more noise",
     )
 

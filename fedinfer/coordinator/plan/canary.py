@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from fedinfer.config import RolloutSection, Scenario
-from fedinfer.coordinator.plan.cohort import Hiding, hide, least_devices
+from fedinfer.coordinator.plan.cohort import AggregationCohort, aggregation_cohort, least_devices
 from fedinfer.coordinator.plan.drift import NOISE_BRACKET
 from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of, report_settings
 from fedinfer.errors import ConfigError
@@ -19,7 +19,7 @@ from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.calibration import calibrate
 from fedinfer.privacy.accounting.events import Event, Repeated
 from fedinfer.privacy.charges import relation_of
-from fedinfer.rollout.looks import NORM, WIDTH, gates_of
+from fedinfer.rollout.evaluations import NORM, WIDTH, gates_of
 from fedinfer.rollout.waves import wave_sizes
 from fedinfer.types import Unit
 
@@ -35,7 +35,7 @@ MOST_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class GatePlan:
+class CanaryPlan:
     """Looks of a run; all empty when nobody looks.
 
     Args:
@@ -53,7 +53,7 @@ class GatePlan:
     warnings: tuple[str, ...] = ()
 
 
-def plan_gates(scenario: Scenario, devices: int) -> GatePlan:
+def plan_canaries(scenario: Scenario, devices: int) -> CanaryPlan:
     """Plan all looks, or do what `rollout.unjudgeable` says when no verdict could come of them.
 
     Args:
@@ -66,29 +66,29 @@ def plan_gates(scenario: Scenario, devices: int) -> GatePlan:
     section = scenario.rollout
     _check_min_judged(section, devices)
     if section.gate_epsilon == 0:
-        return GatePlan()
+        return CanaryPlan()
     _check_share(scenario)
-    looks = _Looks(scenario, devices)
-    trouble = looks.trouble()
+    evaluations = _CanaryEvaluations(scenario, devices)
+    trouble = evaluations.trouble()
     if not trouble:
-        return looks.plan(())
+        return evaluations.plan(())
     if section.unjudgeable == "acknowledge":
-        return GatePlan(warnings=(_unwatched(trouble, looks.remedies()),))
-    if section.unjudgeable == "hold" and looks.hidings:
+        return CanaryPlan(warnings=(_unwatched(trouble, evaluations.remedies()),))
+    if section.unjudgeable == "hold" and evaluations.aggregations:
         held = "the noise will often hold a good model (rollout.unjudgeable = hold)"
-        return looks.plan((f"{trouble}; {held}. It would do with {looks.remedies()}.",))
+        return evaluations.plan((f"{trouble}; {held}. It would do with {evaluations.remedies()}.",))
     raise ConfigError(
         f"{trouble}: the looks could neither pass a good model nor stop a bad one",
-        hint=f"it would do with {looks.remedies()}; or set rollout.unjudgeable = acknowledge (or "
+        hint=f"it would do with {evaluations.remedies()}; or set rollout.unjudgeable = acknowledge (or "
         "rollout.gate_epsilon = 0), then acknowledged installs alone decide",
     )
 
 
-class _Looks:
+class _CanaryEvaluations:
     """The looks of one scenario at a fleet of some size, before it is known whether they can decide anything.
 
     Args:
-        scenario, devices: see `plan_gates`.
+        scenario, devices: see `plan_canaries`.
     """
 
     def __init__(self, scenario: Scenario, devices: int) -> None:
@@ -96,17 +96,19 @@ class _Looks:
         self._sizes = wave_sizes(devices, scenario.rollout.waves)
         self._unhidden = ""
         try:
-            self.hidings = tuple(_hide(scenario, size, at) for at, size in enumerate(self._sizes, 1))
+            self.aggregations = tuple(_aggregation_cohort(scenario, size, at) for at, size in enumerate(self._sizes, 1))
         except ConfigError as error:
-            self.hidings, self._unhidden = (), str(error)
+            self.aggregations, self._unhidden = (), str(error)
 
     def trouble(self) -> str:
         """Why no verdict would come, with numbers; empty when a model without any fault would pass."""
         if self._unhidden or self._scenario.privacy.unit is Unit.NONE or self.least_epsilon() <= self._budget:
             return self._unhidden
-        worst = max(range(len(self.hidings)), key=lambda at: _noise_of_mean(self._scenario, self.hidings[at], 1.0))
+        worst = max(
+            range(len(self.aggregations)), key=lambda at: _noise_of_mean(self._scenario, self.aggregations[at], 1.0)
+        )
         figure, margin = _narrowest(self._scenario)
-        std = _noise_of_mean(self._scenario, self.hidings[worst], self._noise())
+        std = _noise_of_mean(self._scenario, self.aggregations[worst], self._noise())
         return (
             f"[rollout] wave {worst + 1}: the noise of a look has standard deviation {std:.3g} in the mean of "
             f"{self._sizes[worst]} devices, and the limit of {figure} leaves room for {margin / _ROOM:.3g}"
@@ -114,29 +116,35 @@ class _Looks:
 
     def least_epsilon(self) -> float:
         """What all looks must cost so that a model without any fault passes; infinite when no noise is small enough."""
-        if not self.hidings:
+        if not self.aggregations:
             return math.inf
         if self._scenario.privacy.unit is Unit.NONE:
             return 0.0
         _, margin = _narrowest(self._scenario)
-        z = min(margin / (_ROOM * _noise_of_mean(self._scenario, hiding, 1.0)) for hiding in self.hidings)
+        z = min(
+            margin / (_ROOM * _noise_of_mean(self._scenario, aggregation, 1.0)) for aggregation in self.aggregations
+        )
         if z < NOISE_BRACKET[0]:
             return math.inf
         privacy = self._scenario.privacy
         events = self._events(min(z, NOISE_BRACKET[1]))
         return account(events, privacy.delta, relation_of(privacy.unit)).epsilon
 
-    def plan(self, warnings: tuple[str, ...]) -> GatePlan:
+    def plan(self, warnings: tuple[str, ...]) -> CanaryPlan:
         """The looks at the noise that `gate_epsilon` buys."""
         privacy = self._scenario.privacy
         if privacy.unit is Unit.NONE:
-            return GatePlan(
-                settings=tuple(_settings(self._scenario, hiding, 0.0) for hiding in self.hidings), warnings=warnings
+            return CanaryPlan(
+                settings=tuple(_settings(self._scenario, aggregation, 0.0) for aggregation in self.aggregations),
+                warnings=warnings,
             )
         z = self._noise()
-        settings, events = tuple(_settings(self._scenario, hiding, z) for hiding in self.hidings), self._events(z)
+        settings, events = (
+            tuple(_settings(self._scenario, aggregation, z) for aggregation in self.aggregations),
+            self._events(z),
+        )
         epsilon = account(events, privacy.delta, relation_of(privacy.unit)).epsilon
-        return GatePlan(settings, events, z, epsilon, warnings)
+        return CanaryPlan(settings, events, z, epsilon, warnings)
 
     def remedies(self) -> str:
         """Numbers with which there is no trouble, each by itself."""
@@ -144,7 +152,7 @@ class _Looks:
         if (enough := self._enough_devices()) is not None:
             found.append(f"{enough} devices")
         one_wave = scenario.model_copy(update={"rollout": scenario.rollout.model_copy(update={"waves": (1.0,)})})
-        if len(self._sizes) > 1 and not _Looks(one_wave, self._devices).trouble():
+        if len(self._sizes) > 1 and not _CanaryEvaluations(one_wave, self._devices).trouble():
             found.append("rollout.waves = [1.0]")
         if (epsilon := self.least_epsilon()) <= MOST_SHARE * scenario.privacy.epsilon:
             found.append(f"rollout.gate_epsilon = {math.ceil(epsilon * 100) / 100:g}")
@@ -160,14 +168,14 @@ class _Looks:
 
     def _events(self, z: float) -> tuple[Event, ...]:
         times, model = pushes(self._scenario), noise_model_of(self._scenario)
-        settings = (_settings(self._scenario, hiding, z) for hiding in self.hidings)
+        settings = (_settings(self._scenario, aggregation, z) for aggregation in self.aggregations)
         return tuple(Repeated(model.event(each.mechanism, z), times) for each in settings)
 
     def _enough_devices(self) -> int | None:
         """The least larger fleet without trouble; more devices mean less noise in the mean."""
 
         def enough(devices: int) -> bool:
-            return _Looks(self._scenario, devices).least_epsilon() <= self._budget
+            return _CanaryEvaluations(self._scenario, devices).least_epsilon() <= self._budget
 
         return least_devices(enough, self._devices)
 
@@ -205,15 +213,15 @@ def pushes(scenario: Scenario) -> int:
     return 1 + (scenario.drift.max_triggers if scenario.drift.enabled and scenario.drift.windows else 0)
 
 
-def _hide(scenario: Scenario, size: int, number: int) -> Hiding:
+def _aggregation_cohort(scenario: Scenario, size: int, number: int) -> AggregationCohort:
     try:
-        return hide(scenario.secure_aggregation, size)
+        return aggregation_cohort(scenario.secure_aggregation, size)
     except ConfigError as error:
         raise ConfigError(f"[rollout] wave {number} has {size} devices, no look can hide them: {error}") from error
 
 
-def _settings(scenario: Scenario, hiding: Hiding, z: float) -> SumSettings:
-    return report_settings(scenario, WIDTH, NORM, hiding, z)
+def _settings(scenario: Scenario, aggregation: AggregationCohort, z: float) -> SumSettings:
+    return report_settings(scenario, WIDTH, NORM, aggregation, z)
 
 
 def _narrowest(scenario: Scenario) -> tuple[str, float]:
@@ -224,8 +232,8 @@ def _narrowest(scenario: Scenario) -> tuple[str, float]:
     return gates[at].figure, rooms[at]
 
 
-def _noise_of_mean(scenario: Scenario, hiding: Hiding, z: float) -> float:
+def _noise_of_mean(scenario: Scenario, aggregation: AggregationCohort, z: float) -> float:
     """Standard deviation of the noise in the mean figure of a wave when everybody answers."""
     rows = scenario.privacy.unit.counted(scenario.drift.window)
-    spread = noise_model_of(scenario).spread(hiding.cohort, hiding.contributors)
-    return z * NORM * spread / (hiding.cohort * rows)
+    spread = noise_model_of(scenario).spread(aggregation.cohort, aggregation.contributors)
+    return z * NORM * spread / (aggregation.cohort * rows)

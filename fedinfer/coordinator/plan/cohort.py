@@ -24,7 +24,7 @@ ADVISED_GROUP = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Hiding:
+class AggregationCohort:
     """What every group of a round can count on.
 
     Args:
@@ -47,7 +47,7 @@ class Hiding:
     contributors: int
 
 
-def hide(section: SecureAggregationSection, cohort: int) -> Hiding:
+def aggregation_cohort(section: SecureAggregationSection, cohort: int) -> AggregationCohort:
     """Plan the groups of a cohort.
 
     Raises:
@@ -69,7 +69,9 @@ def hide(section: SecureAggregationSection, cohort: int) -> Hiding:
             f"{survivors} survivors of which {corrupt} may be corrupt: an honest device has nobody to hide among",
             hint="lower secure_aggregation.corruption_rate or dropout_rate, or ask more devices",
         )
-    return Hiding(cohort, groups, largest, corrupt, graph.degree, graph.threshold, survivors, survivors - corrupt)
+    return AggregationCohort(
+        cohort, groups, largest, corrupt, graph.degree, graph.threshold, survivors, survivors - corrupt
+    )
 
 
 def least_devices(enough: Callable[[int], bool], above: int) -> int | None:
@@ -125,24 +127,25 @@ def graph_of(
     return choose_graph(size, section.dropout_rate, rate, min(survivors, size))
 
 
-def corruption_warnings(section: SecureAggregationSection, hiding: Hiding) -> tuple[str, ...]:
+def corruption_warnings(section: SecureAggregationSection, aggregation: AggregationCohort) -> tuple[str, ...]:
     """What somebody who counts on no corrupt device should know."""
-    if hiding.corrupt:
+    if aggregation.corrupt:
         return ()
     return (
-        f"secure_aggregation.corruption_rate is {section.corruption_rate:g}: of {hiding.cohort} devices none is "
+        f"secure_aggregation.corruption_rate is {section.corruption_rate:g}: of {aggregation.cohort} devices none is "
         "counted as working for the attacker. That is for simulations: a real device goes by its owner's rate.",
     )
 
 
-def group_warnings(hiding: Hiding) -> tuple[str, ...]:
+def group_warnings(aggregation: AggregationCohort) -> tuple[str, ...]:
     """What somebody who chose small groups should know."""
-    if hiding.groups == 1 or hiding.largest >= ADVISED_GROUP:
+    if aggregation.groups == 1 or aggregation.largest >= ADVISED_GROUP:
         return ()
     return (
-        f"{hiding.groups} groups of {hiding.largest} devices: the server sees each group's sum, so a device hides "
-        f"among {hiding.min_survivors} only, and the mean of all is {math.sqrt(hiding.groups):.1f} times noisier than "
-        f"one sum over everybody would be. Groups of {ADVISED_GROUP} or more are advised.",
+        f"{aggregation.groups} groups of {aggregation.largest} devices: the server sees each group's sum, so the "
+        f"minimum aggregation size is {aggregation.min_survivors}, and the mean of all is "
+        f"{math.sqrt(aggregation.groups):.1f} times noisier than one sum over everybody would be. Groups of "
+        f"{ADVISED_GROUP} or more are advised.",
     )
 
 
@@ -173,6 +176,8 @@ class Population:
     classes: int
 
 
-def hiding_of(scenario: Scenario, population: Population) -> Hiding:
+def aggregation_of(scenario: Scenario, population: Population) -> AggregationCohort:
     """Groups and graph of a training round."""
-    return hide(scenario.secure_aggregation, min(scenario.training.cohort or population.devices, population.devices))
+    return aggregation_cohort(
+        scenario.secure_aggregation, min(scenario.training.cohort or population.devices, population.devices)
+    )

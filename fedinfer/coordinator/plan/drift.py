@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedinfer.config import Scenario
-from fedinfer.coordinator.plan.cohort import Hiding, Population, hide, hiding_of
+from fedinfer.coordinator.plan.cohort import AggregationCohort, Population, aggregation_cohort, aggregation_of
 from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of, report_settings
 from fedinfer.drift.channels import report_channels, width
 from fedinfer.drift.sketch import report_norm
@@ -51,12 +51,12 @@ def plan_drift(scenario: Scenario, population: Population) -> DriftPlan:
     privacy, count = scenario.privacy, windows(scenario)
     if not count:
         return DriftPlan()
-    hiding = _reporters(scenario, population)
+    aggregation = _reporters(scenario, population)
     channels = report_channels(population.classes)
     norm = report_norm(privacy.unit, channels)
 
     def settings(z: float) -> SumSettings:
-        return report_settings(scenario, width(channels), norm, hiding, z)
+        return report_settings(scenario, width(channels), norm, aggregation, z)
 
     if privacy.unit is Unit.NONE:
         return DriftPlan(settings(0.0))
@@ -85,6 +85,10 @@ def windows(scenario: Scenario) -> int:
     return drift.windows + drift.max_triggers * drift.after_windows if drift.enabled and drift.windows else 0
 
 
-def _reporters(scenario: Scenario, population: Population) -> Hiding:
-    asked = hiding_of(scenario, population)
-    return asked if asked.cohort == population.devices else hide(scenario.secure_aggregation, population.devices)
+def _reporters(scenario: Scenario, population: Population) -> AggregationCohort:
+    asked = aggregation_of(scenario, population)
+    return (
+        asked
+        if asked.cohort == population.devices
+        else aggregation_cohort(scenario.secure_aggregation, population.devices)
+    )

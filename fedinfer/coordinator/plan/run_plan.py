@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from fedinfer.config import Scenario
 from fedinfer.coordinator.plan.advice import noise_effort, too_little, warnings_of
-from fedinfer.coordinator.plan.canary import plan_gates
-from fedinfer.coordinator.plan.cohort import Population, corruption_warnings, group_warnings, hiding_of
+from fedinfer.coordinator.plan.canary import plan_canaries
+from fedinfer.coordinator.plan.cohort import Population, aggregation_of, corruption_warnings, group_warnings
 from fedinfer.coordinator.plan.drift import plan_drift
 from fedinfer.coordinator.plan.robust import Rule, rule_of
 from fedinfer.coordinator.plan.sum_settings import SumSettings
@@ -98,25 +98,25 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
     Raises:
         ConfigError: when the cohort cannot be protected as asked, or the budget is too small for a useful round.
     """
-    hiding = hiding_of(scenario, population)
-    rounds = plan_rounds(scenario, population, hiding)
+    aggregation = aggregation_of(scenario, population)
+    rounds = plan_rounds(scenario, population, aggregation)
     drift = plan_drift(scenario, population)
-    looks = plan_gates(scenario, population.devices)
-    watching = (*drift.events, *looks.events)
+    evaluations = plan_canaries(scenario, population.devices)
+    watching = (*drift.events, *evaluations.events)
     _check_affordable(rounds, watching)
     noise = noise_for_training(rounds, watching)
     train = training_settings(rounds, noise)
     section = scenario.training
-    together = hiding.cohort if engine == IN_ONE_PROCESS else 1
-    advice = (*warnings_of(scenario, hiding), *noise_effort(train.mechanism, together))
+    together = aggregation.cohort if engine == IN_ONE_PROCESS else 1
+    advice = (*warnings_of(scenario, aggregation), *noise_effort(train.mechanism, together))
     return RunPlan(
         engine=engine,
-        cohort=hiding.cohort,
-        group_size=hiding.largest,
-        rule=rule_of(scenario, hiding.groups),
+        cohort=aggregation.cohort,
+        group_size=aggregation.largest,
+        rule=rule_of(scenario, aggregation.groups),
         train=train,
         drift=drift.settings,
-        gates=looks.settings,
+        gates=evaluations.settings,
         optimizer=OptimizerSettings(section.server_optimizer, section.server_learning_rate, section.server_momentum),
         rounds=section.rounds,
         retrain_rounds=scenario.drift.rounds,
@@ -124,18 +124,18 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
         after_windows=scenario.drift.after_windows,
         planned=_planned(rounds, noise, watching),
         drift_epsilon=drift.epsilon,
-        gate_epsilon=looks.epsilon,
+        gate_epsilon=evaluations.epsilon,
         noise_multiplier=noise,
         drift_noise_multiplier=drift.noise_multiplier,
-        gate_noise_multiplier=looks.noise_multiplier,
+        gate_noise_multiplier=evaluations.noise_multiplier,
         factorization=rounds.factorization,
         relation=relation_of(scenario.privacy.unit),
         sampling="poisson" if train.sampling_rate < 1 else "none",
         warnings=(
             *warnings,
-            *corruption_warnings(scenario.secure_aggregation, hiding),
-            *group_warnings(hiding),
-            *looks.warnings,
+            *corruption_warnings(scenario.secure_aggregation, aggregation),
+            *group_warnings(aggregation),
+            *evaluations.warnings,
             *advice,
         ),
     )
@@ -168,8 +168,8 @@ def _check_affordable(rounds: Rounds, watching: Sequence[Event]) -> None:
 def _affordable(scenario: Scenario, population: Population) -> bool:
     """Whether a fleet of another size could keep the budget."""
     try:
-        rounds = plan_rounds(scenario, population, hiding_of(scenario, population))
-        watching = (*plan_drift(scenario, population).events, *plan_gates(scenario, population.devices).events)
+        rounds = plan_rounds(scenario, population, aggregation_of(scenario, population))
+        watching = (*plan_drift(scenario, population).events, *plan_canaries(scenario, population.devices).events)
         return least_cost(rounds, watching, scenario.most_rounds) <= scenario.privacy.epsilon
     except ConfigError:
         return False

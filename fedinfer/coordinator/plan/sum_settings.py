@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from fedinfer.config import Scenario
-from fedinfer.coordinator.plan.cohort import Hiding
+from fedinfer.coordinator.plan.cohort import AggregationCohort
 from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind
 from fedinfer.privacy.noise_model import NoiseModel, Summands, noise_model
 
@@ -48,13 +48,13 @@ def noise_model_of(scenario: Scenario) -> NoiseModel:
 
 
 def sum_settings(
-    scenario: Scenario, hiding: Hiding, summands: Summands, z: float, rate: float = 1.0, steps: int = 1
+    scenario: Scenario, aggregation: AggregationCohort, summands: Summands, z: float, rate: float = 1.0, steps: int = 1
 ) -> SumSettings:
     """Settings of a sum of such vectors.
 
     Args:
         scenario: says who adds the noise, and of which kind.
-        hiding: groups and graph.
+        aggregation: groups and graph.
         summands: what is summed.
         z: noise multiplier, >= 0.
         rate: sampling rate of examples, in (0, 1].
@@ -67,21 +67,23 @@ def sum_settings(
     mechanism = model.ring(summands, z, NoiseKind(scenario.privacy.mechanism), MAX_LOSS)
     return SumSettings(
         mechanism, model.noise_outside(z), rate, steps, summands.clipping_norm,
-        hiding.degree, hiding.threshold, hiding.min_survivors, hiding.groups, hiding.corrupt,
+        aggregation.degree, aggregation.threshold, aggregation.min_survivors, aggregation.groups, aggregation.corrupt,
     )  # fmt: skip
 
 
-def report_settings(scenario: Scenario, bins: int, norm: float, hiding: Hiding, z: float) -> SumSettings:
+def report_settings(
+    scenario: Scenario, bins: int, norm: float, aggregation: AggregationCohort, z: float
+) -> SumSettings:
     """Settings of a sum of small reports: nothing is sampled, and a device has one window of rows.
 
     Args:
         scenario: see `sum_settings`.
         bins: length of a report.
         norm: largest L2 norm of one unit's report.
-        hiding: groups and graph.
+        aggregation: groups and graph.
         z: noise multiplier, >= 0.
     """
     rows = scenario.privacy.unit.counted(scenario.drift.window)
     noised = norm * (rows + z * (math.sqrt(bins) + TAIL_DEVIATIONS))
-    summands = Summands(bins, norm, noised, hiding.largest, rows * hiding.largest, hiding.contributors)
-    return sum_settings(scenario, hiding, summands, z)
+    summands = Summands(bins, norm, noised, aggregation.largest, rows * aggregation.largest, aggregation.contributors)
+    return sum_settings(scenario, aggregation, summands, z)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from fedinfer.config import Scenario
-from fedinfer.coordinator.plan.cohort import Hiding, Population
+from fedinfer.coordinator.plan.cohort import AggregationCohort, Population
 from fedinfer.coordinator.plan.correlation import correlate
 from fedinfer.coordinator.plan.sum_settings import TAIL_DEVIATIONS, SumSettings, noise_model_of, sum_settings
 from fedinfer.errors import ConfigError
@@ -40,24 +40,24 @@ class Rounds:
     Args:
         scenario: what was asked for.
         population: who takes part.
-        hiding: groups and graph of a round.
+        aggregation: groups and graph of a round.
         factorization: how their noise is correlated; None: independent.
     """
 
     scenario: Scenario
     population: Population
-    hiding: Hiding
+    aggregation: AggregationCohort
     factorization: Factorization | None
 
 
-def plan_rounds(scenario: Scenario, population: Population, hiding: Hiding) -> Rounds:
+def plan_rounds(scenario: Scenario, population: Population, aggregation: AggregationCohort) -> Rounds:
     """The rounds of a run.
 
     Raises:
         ConfigError: correlated noise is wanted where it cannot be.
     """
-    strategy = correlate(scenario, population.devices, hiding.cohort, scenario.most_rounds)
-    return Rounds(scenario, population, hiding, strategy)
+    strategy = correlate(scenario, population.devices, aggregation.cohort, scenario.most_rounds)
+    return Rounds(scenario, population, aggregation, strategy)
 
 
 def noise_for_training(rounds: Rounds, watching: Sequence[Event]) -> float:
@@ -86,7 +86,7 @@ def noise_for_training(rounds: Rounds, watching: Sequence[Event]) -> float:
 def events_of(rounds: Rounds, z: float, count: int) -> tuple[Event, ...]:
     """What `count` rounds at noise multiplier z cost one unit."""
     if rounds.factorization is not None:
-        strategy = correlate(rounds.scenario, rounds.population.devices, rounds.hiding.cohort, count)
+        strategy = correlate(rounds.scenario, rounds.population.devices, rounds.aggregation.cohort, count)
         return () if strategy is None else (strategy.event(z),)
     settings = training_settings(rounds, z)
     model = noise_model_of(rounds.scenario)
@@ -95,18 +95,18 @@ def events_of(rounds: Rounds, z: float, count: int) -> tuple[Event, ...]:
 
 def training_settings(rounds: Rounds, z: float) -> SumSettings:
     """Settings of the sum of one training round."""
-    scenario, population, hiding = rounds.scenario, rounds.population, rounds.hiding
+    scenario, population, aggregation = rounds.scenario, rounds.population, rounds.aggregation
     rate = scenario.privacy.unit.sampling_rate(scenario.training.sampling_rate)
     clipping = clipping_of(scenario.privacy)
     summands = Summands(
         dimension=population.dimension + clipping.extra,
         clipping_norm=clipping.bound,
         noised_norm=_noised_norm(rounds, z),
-        devices=hiding.largest,
+        devices=aggregation.largest,
         units=_most_units(rounds, rate),
-        contributors=hiding.contributors,
+        contributors=aggregation.contributors,
     )
-    return sum_settings(scenario, hiding, summands, z, rate, local_steps(scenario))
+    return sum_settings(scenario, aggregation, summands, z, rate, local_steps(scenario))
 
 
 def local_steps(scenario: Scenario) -> int:
@@ -151,16 +151,16 @@ def noise_over_signal(rounds: Rounds) -> float:
 
 def _signal(rounds: Rounds) -> float:
     """Largest norm of the sum, in clipping norms, that all units together could give, per noise of one release."""
-    population, hiding, unit = rounds.population, rounds.hiding, rounds.scenario.privacy.unit
+    population, aggregation, unit = rounds.population, rounds.aggregation, rounds.scenario.privacy.unit
     match unit:
         case Unit.EXAMPLE:
             rate = rounds.scenario.training.sampling_rate
             total, least = rate * population.rows, max(rate * population.least_rows, 1.0)
         case Unit.DEVICE | Unit.NONE:
-            total, least = float(hiding.cohort), 1.0
+            total, least = float(aggregation.cohort), 1.0
         case _:
             assert_never(unit)
-    return noise_model_of(rounds.scenario).signal(total, least, hiding.cohort, hiding.groups)
+    return noise_model_of(rounds.scenario).signal(total, least, aggregation.cohort, aggregation.groups)
 
 
 def _most_units(rounds: Rounds, rate: float) -> int:
@@ -170,7 +170,7 @@ def _most_units(rounds: Rounds, rate: float) -> int:
         case Unit.EXAMPLE:
             return _most_sampled(rounds, rate)
         case Unit.DEVICE | Unit.NONE:
-            return rounds.hiding.largest
+            return rounds.aggregation.largest
         case _:
             assert_never(unit)
 

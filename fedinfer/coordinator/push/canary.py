@@ -13,13 +13,13 @@ from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.errors import Misbehaviour, TooFewSurvivors
 from fedinfer.messages import GateWork, Purpose
 from fedinfer.rollout.controller import Measured
-from fedinfer.rollout.looks import read_sum
+from fedinfer.rollout.evaluations import read_sum
 from fedinfer.types import DeviceId, Json
 from fedinfer.wire import encode
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class CanaryEvaluation:
     """What came of a look.
 
     Args:
@@ -37,7 +37,7 @@ class Look:
         """Devices in the sum."""
         return sum(group.judged for group in self.measured.groups)
 
-    def told(self) -> Json:
+    def reported(self) -> Json:
         """Mean of every figure with the standard deviation of its noise, by name."""
         return {
             figure.name: {"mean": figure.total / group.judged, "noise_std": figure.noise_std / group.judged}
@@ -46,9 +46,9 @@ class Look:
         }
 
 
-def look(
+def evaluate_canaries(
     server: Server, plan: RunPlan, work: GateWork, wave: int, devices: Sequence[DeviceId], *, compared: bool
-) -> Look:
+) -> CanaryEvaluation:
     """Ask the devices of a wave for the private sum of their figures.
 
     Args:
@@ -81,11 +81,11 @@ def look(
         server.scenario.drift.window,
         compared=compared,
     )
-    return Look(Measured(wave, (figures,)), "", _spent(server))
+    return CanaryEvaluation(Measured(wave, (figures,)), "", _spent(server))
 
 
-def _nothing(server: Server, wave: int, detail: str) -> Look:
-    return Look(Measured(wave, ()), detail, _spent(server))
+def _nothing(server: Server, wave: int, detail: str) -> CanaryEvaluation:
+    return CanaryEvaluation(Measured(wave, ()), detail, _spent(server))
 
 
 def _spent(server: Server) -> float:

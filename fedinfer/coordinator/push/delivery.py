@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedinfer.artifact.release.releases import smallest_way
+from fedinfer.artifact.release.releases import smallest_transfer
 from fedinfer.coordinator.context import Server
 from fedinfer.coordinator.record import Sent, TransferMode
 from fedinfer.errors import BadMessage, TransportError
@@ -77,7 +77,7 @@ def _payloads(server: Server, version: int, bases: set[int]) -> dict[int, _Paylo
     manifest, known = repository.manifest(version), repository.versions()
     for base in bases:
         digest = repository.manifest(base).chosen.sha256 if base in known else ""
-        way = smallest_way(manifest, manifest.chosen, digest)
+        way = smallest_transfer(manifest, manifest.chosen, digest)
         patch_from = way.from_sha256 if isinstance(way, Delta) else ""
         if patch_from not in found:
             files = repository.bundle(version, active_sha256=patch_from)

@@ -11,8 +11,8 @@ import numpy as np
 
 from fedinfer.artifact.build import Built, build_artifact
 from fedinfer.artifact.choice import choose
-from fedinfer.artifact.evaluate.measure import Evidence, Yardstick
-from fedinfer.artifact.export.graph import Ending
+from fedinfer.artifact.evaluate.measure import Baseline, Evidence
+from fedinfer.artifact.export.graph import OutputHead
 from fedinfer.artifact.quantize.calibration import synthetic_rows
 from fedinfer.artifact.quantize.schemes import rounds_inputs
 from fedinfer.artifact.release.delta import add_deltas
@@ -89,29 +89,31 @@ def build(server: Server, progress: Progress) -> Built:
     evidence = Evidence(held_x, held_y, np.ascontiguousarray(calibration[:SYNTHETIC_ROWS]), public_x)
     task = server.scenario.scenario.name
     section = server.scenario.artifact
-    ending = Ending(server.schema, 1.0, task, progress.version, section.top, section.abstain_below)
-    make = partial(_exported, server, ending, evidence)
+    head = OutputHead(server.schema, 1.0, task, progress.version, section.top, section.abstain_below)
+    make = partial(_exported, server, head, evidence)
     plain = make(progress.weights, None)
     if not (section.pruning or section.qat_steps):
         return plain
-    return choose(plain, lambda float_model: make(_slim(server, progress, plain), float_model), section, server.clock)
+    return choose(
+        plain, lambda float_model: make(_compressed(server, progress, plain), float_model), section, server.clock
+    )
 
 
 def _exported(
-    server: Server, ending: Ending, evidence: Evidence, weights: FloatVector, float_model: Yardstick | None
+    server: Server, head: OutputHead, evidence: Evidence, weights: FloatVector, float_model: Baseline | None
 ) -> Built:
     section, module = server.scenario.artifact, server.trainer.module(weights)
-    return build_artifact(module, ending, evidence, section, server.templates, server.clock, float_model)
+    return build_artifact(module, head, evidence, section, server.templates, server.clock, float_model)
 
 
-def _slim(server: Server, progress: Progress, plain: Built) -> FloatVector:
+def _compressed(server: Server, progress: Progress, plain: Built) -> FloatVector:
     """The present weights pruned and fine-tuned for the recipe of the plain file, on rows the server holds anyway."""
-    from fedinfer.training.compression import Rounded, SlimPlan
+    from fedinfer.training.compression import CompressionPlan, Rounded
 
     section, rng = server.scenario.artifact, server.generator(f"slimming {progress.version}")
     rounded = Rounded.INPUTS if rounds_inputs(plain.chosen.recipe, plain.family) else Rounded.WEIGHTS
-    asked = SlimPlan(section.pruning, section.qat_steps, server.scenario.training.batch_size, rounded)
-    return server.trainer.slim(progress.weights, server.public[0], asked, rng)
+    asked = CompressionPlan(section.pruning, section.qat_steps, server.scenario.training.batch_size, rounded)
+    return server.trainer.compress(progress.weights, server.public[0], asked, rng)
 
 
 def _guarantee(server: Server, plan: RunPlan) -> Privacy:

@@ -14,7 +14,7 @@ from typing import assert_never
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.plan.canary import WRONG_PASS_RATE, WRONG_STOP_RATE
 from fedinfer.coordinator.plan.run_plan import RunPlan
-from fedinfer.coordinator.push.canary import look
+from fedinfer.coordinator.push.canary import evaluate_canaries
 from fedinfer.coordinator.push.delivery import Delivery, deliver
 from fedinfer.coordinator.push.withdrawal import withdraw
 from fedinfer.coordinator.record import CanaryRecord, HoldRecord, RolloutRecord, WaveRecord, sent_by_kind
@@ -28,15 +28,15 @@ from fedinfer.rollout.controller import (
     Command,
     Order,
     Phase,
+    RolledBack,
     RolloutState,
-    TakenBack,
     Task,
     begin,
     evidence,
     todo,
 )
+from fedinfer.rollout.evaluations import gates_of
 from fedinfer.rollout.gates import Bound, Gate, GateScope, GateSettings
-from fedinfer.rollout.looks import gates_of
 from fedinfer.rollout.waves import Wave, members
 from fedinfer.types import DeviceId, Json
 from fedinfer.wire import decode, encode
@@ -117,10 +117,10 @@ def drive(
             case Task.PUSH:
                 state = _push_wave(server, state, action, fleet, steps)
             case Task.MEASURE:
-                state = _look_at_wave(server, plan, progress, state, action, steps)
-            case Task.TAKE_BACK:
-                _take_back(server, progress, state)
-                state, _ = server.rollouts.apply(name, TakenBack(), server.clock.now())
+                state = _evaluate_wave(server, plan, progress, state, action, steps)
+            case Task.ROLL_BACK:
+                _roll_back(server, progress, state)
+                state, _ = server.rollouts.apply(name, RolledBack(), server.clock.now())
             case _:
                 assert_never(action.task)
         state = _past_hold(server, state, steps)
@@ -183,20 +183,20 @@ def _push_wave(
     return after
 
 
-def _look_at_wave(
+def _evaluate_wave(
     server: Server, plan: RunPlan, progress: Progress, state: RolloutState, action: Action, steps: Steps
 ) -> RolloutState:
     devices, version = server.rollouts.installed(state.rollout, action.wave), int(action.version)
     work = GateWork(version, progress.window)
-    found = look(server, plan, work, action.wave, devices, compared=state.previous != "")
-    findings = evidence(replace(state, looks=(*state.looks, found.measured.groups))).findings
+    found = evaluate_canaries(server, plan, work, action.wave, devices, compared=state.previous != "")
+    findings = evidence(replace(state, evaluations=(*state.evaluations, found.measured.groups))).findings
     bounds = {f.figure: {"lower": f.lower, "upper": f.upper, "verdict": str(f.verdict)} for f in findings}
     after, _ = server.rollouts.apply(state.rollout, found.measured, server.clock.now())
     record = CanaryRecord(
         version=version,
         wave=action.wave + 1,
         judged=found.judged,
-        figures={name: told | bounds.get(name, {"verdict": "told"}) for name, told in found.told().items()},
+        figures={name: reported | bounds.get(name, {"verdict": "told"}) for name, reported in found.reported().items()},
         detail=found.detail,
         epsilon=found.epsilon,
         state=str(after.phase),
@@ -219,7 +219,7 @@ def _past_hold(server: Server, state: RolloutState, steps: Steps) -> RolloutStat
     return after
 
 
-def _take_back(server: Server, progress: Progress, state: RolloutState) -> None:
+def _roll_back(server: Server, progress: Progress, state: RolloutState) -> None:
     """The files of the version before go out again under a new number: versions never fall on a device.
 
     The first version of all has none before it: it is withdrawn.

@@ -8,7 +8,7 @@ from fedinfer.coordinator.aggregate.groups import RoundSum
 from fedinfer.coordinator.aggregate.promise import drawn, sum_plans
 from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release_groups
 from fedinfer.coordinator.context import Progress, Server
-from fedinfer.coordinator.participation import Asked, Turns
+from fedinfer.coordinator.participation import Asked, ParticipationSchedule
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.record import RoundRecord
 from fedinfer.coordinator.train.server_step import apply_release
@@ -34,7 +34,7 @@ def training_round(server: Server, plan: RunPlan, progress: Progress, reason: st
     asked = ask_next(server, plan, progress, round_id)
     norm = progress.clipping_norm
     work = encode(FitWork(progress.weights, progress.window, norm))
-    promises = sum_plans(server, plan.train, Purpose.TRAIN, round_id, asked.cohort, work, asked.turn)
+    promises = sum_plans(server, plan.train, Purpose.TRAIN, round_id, asked.cohort, work, asked.scheduled)
     released, sums = release_groups(server, round_id, promises, work, plan.rule, asked.noise)
     unclipped = None if released is None else apply_release(server, plan, progress, released)
     clipping = _Clipping(released is not None, norm, unclipped)
@@ -77,20 +77,20 @@ def _check_hope(plan: RunPlan, aborted: int, sums: RoundSum) -> None:
         )
 
 
-def start_turns(server: Server, plan: RunPlan) -> Turns | None:
+def start_schedule(server: Server, plan: RunPlan) -> ParticipationSchedule | None:
     """The server's memory of a run with correlated noise, before its first round; None for independent noise."""
     if plan.factorization is None:
         return None
-    circle = server.generator("turns").permutation(sorted(server.devices)).tolist()
+    order = server.generator("turns").permutation(sorted(server.devices)).tolist()
     mechanism = plan.train.mechanism
     std = plan.train.noise_multiplier * decoded_sensitivity(mechanism)
-    return Turns(plan.factorization, circle, plan.cohort, std, mechanism.dimension)
+    return ParticipationSchedule(plan.factorization, order, plan.cohort, std, mechanism.dimension)
 
 
 def ask_next(server: Server, plan: RunPlan, progress: Progress, round_id: str) -> Asked:
     """Whose turn it is; with independent noise a uniformly drawn cohort. No amplification is claimed for it."""
-    if progress.turns is not None:
-        return progress.turns.take(server.noise(round_id))
+    if progress.schedule is not None:
+        return progress.schedule.take(server.noise(round_id))
     return Asked(drawn(server, tuple(sorted(server.devices)), plan.cohort, round_id))
 
 

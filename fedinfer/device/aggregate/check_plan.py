@@ -27,7 +27,7 @@ from fedinfer.messages import INDEPENDENT, Purpose, SumPlan
 from fedinfer.privacy.charges import charge, mechanism_of
 from fedinfer.privacy.mechanism.clipping import clipping_of
 from fedinfer.privacy.noise_model import Work, noise_model
-from fedinfer.rollout.looks import NORM
+from fedinfer.rollout.evaluations import NORM
 from fedinfer.secagg.groups import check_group, most_corrupt, rate_of
 from fedinfer.secagg.hypergeometric import corrupt_among
 from fedinfer.types import DeviceId, Unit
@@ -42,7 +42,7 @@ def check_plan(host: Host, plan: SumPlan, device: DeviceId) -> None:
     _check_place(host, plan, device)
     _check_promise(host, plan)
     _check_work(plan)
-    _check_turn(host, plan)
+    _check_schedule(host, plan)
     if noise_model(plan.trust, plan.unit).noise_in_ring:
         _check_mechanism(host, plan)
     charge(plan)  # refuses a plan whose parts contradict each other
@@ -93,15 +93,17 @@ def _check_work(plan: SumPlan) -> None:
         raise Misbehaviour(f"{plan.local_steps} local steps for work that has one")
 
 
-def _check_turn(host: Host, plan: SumPlan) -> None:
-    scenario, turn = host.joined().scenario, plan.turn
+def _check_schedule(host: Host, plan: SumPlan) -> None:
+    scenario, scheduled = host.joined().scenario, plan.scheduled
     correlation = scenario.privacy.correlation if plan.purpose is Purpose.TRAIN else Correlation.NONE
     match correlation:
         case Correlation.BANDED:
-            if turn.rounds != scenario.most_rounds:
-                raise Misbehaviour(f"noise is correlated over {turn.rounds} rounds, the run has {scenario.most_rounds}")
+            if scheduled.rounds != scenario.most_rounds:
+                raise Misbehaviour(
+                    f"noise is correlated over {scheduled.rounds} rounds, the run has {scenario.most_rounds}"
+                )
         case Correlation.NONE:
-            if turn != INDEPENDENT:
+            if scheduled != INDEPENDENT:
                 raise Misbehaviour(f"correlated noise for purpose {plan.purpose}, where this run has independent noise")
         case _:
             assert_never(correlation)

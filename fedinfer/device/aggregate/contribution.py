@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 
-from fedinfer.device.canary import looked
+from fedinfer.device.canary import canary_answers
 from fedinfer.device.host import Host
 from fedinfer.drift.channels import report_channels
 from fedinfer.drift.sketch import report_norm
@@ -19,7 +19,7 @@ from fedinfer.errors import Misbehaviour
 from fedinfer.messages import FitWork, GateWork, Purpose, ReportWork, SumPlan
 from fedinfer.privacy.mechanism.clipping import clip_rows, clipping_of
 from fedinfer.privacy.noise_model import Work, noise_model
-from fedinfer.rollout.looks import NORM
+from fedinfer.rollout.evaluations import NORM
 from fedinfer.types import DeviceId, FloatVector, Unit, WideVector
 from fedinfer.wire import decode
 
@@ -40,7 +40,7 @@ def private_vectors(host: Host, plan: SumPlan, work: bytes, devices: Sequence[De
         case Purpose.DRIFT:
             return _reported(host, plan, decode(ReportWork, work), devices)
         case Purpose.GATE:
-            answers = looked(host, plan, decode(GateWork, work), devices)
+            answers = canary_answers(host, plan, decode(GateWork, work), devices)
             return _noised(host, plan, answers, NORM, devices)
         case _:
             assert_never(plan.purpose)

@@ -91,7 +91,7 @@ def answer_plain(host: Host, asks: Sequence[Ask]) -> list[Answer]:
         if not host.policy.plain_sums or not _is_plain(plan.mode):
             raise Misbehaviour(f"device {ask.device} does not send vectors without masks")
         _vanish(host, plan.round_id, ask)
-        _take_turn(host, plan, ask.device)
+        _take_scheduled(host, plan, ask.device)
         host.sessions.begin(ask.device, Running(plan.round_id, Kind.PLAIN, b"", b"", plan.run_id))
         host.sessions.finish(ask.device)
 
@@ -203,16 +203,16 @@ def _start(host: Host, plan: SumPlan, ask: Ask) -> bytes:
     session, member = session_of(plan), host.members[ask.device]
     policy = host.policy
     check_session(session, policy.min_survivors, policy.dropout_rate, corruption_rate(host, plan))
-    _take_turn(host, plan, ask.device)
+    _take_scheduled(host, plan, ask.device)
     state, body = secagg.answer_keys(session, member.identity, ask.device, host.entropy)
     host.sessions.begin(ask.device, Running(plan.round_id, Kind.KEYS, ask.common, encode_state(state), plan.run_id))
     return body
 
 
-def _take_turn(host: Host, plan: SumPlan, device: DeviceId) -> None:
+def _take_scheduled(host: Host, plan: SumPlan, device: DeviceId) -> None:
     """Before anything is answered: a turn that is begun is taken, whatever becomes of its round."""
-    if plan.turn != INDEPENDENT:
-        host.sessions.take_turn(device, plan.run_id, strategy_of(plan), plan.turn)
+    if plan.scheduled != INDEPENDENT:
+        host.sessions.take_scheduled(device, plan.run_id, strategy_of(plan), plan.scheduled)
 
 
 def _running(host: Host, ask: Ask, stage: Kind, kind: type[S]) -> tuple[Running, S]:
@@ -229,7 +229,7 @@ def _running(host: Host, ask: Ask, stage: Kind, kind: type[S]) -> tuple[Running,
 
 def _vanish(host: Host, round_id: str, ask: Ask) -> None:
     """Simulated devices vanish at a drawn stage and stay away for the rest of the round."""
-    at = host.vanishes(round_id, ask.device)
+    at = host.drops_out(round_id, ask.device)
     if at is not None and _position(Kind(ask.kind)) >= STAGES.index(at):
         host.sessions.finish(ask.device)
         raise TransportError(f"device {ask.device} vanished at {at} in round {round_id}")

@@ -26,7 +26,7 @@ import onnxruntime as ort
 
 from fedinfer.errors import ConfigError, DataError, GateFailed, Refusal, StoreError
 from fedinfer.inference.predict.answers import Naming, Prediction, Predictions
-from fedinfer.inference.predict.row_buffers import NumberLane, TextLane, lane_of, shaped
+from fedinfer.inference.predict.row_buffers import NumberBinding, TextBinding, binding_of, shaped
 from fedinfer.inference.predict.rows import NUMBERS, FloatArray, RowReader
 from fedinfer.inference.predict.session import (
     INPUT,
@@ -132,11 +132,11 @@ class Predictor:
             DataError: for a row that breaks the schema.
             GateFailed: when the model fails or answers NaN or infinity.
         """
-        return self._lane().run(row, self.naming, self._options())
+        return self._binding().run(row, self.naming, self._options())
 
     def last_row(self) -> Rows:
         """The row that this thread predicted last, float32 (width,) or text (1,); overwritten by the next one."""
-        row: Rows = self._lane().flat
+        row: Rows = self._binding().flat
         return row
 
     def stream(
@@ -222,11 +222,11 @@ class Predictor:
     def _options(self) -> ort.RunOptions | None:
         return getattr(self._threads, "options", None)
 
-    def _lane(self) -> NumberLane | TextLane:
-        lane: NumberLane | TextLane | None = getattr(self._threads, "lane", None)
-        if lane is None:
-            lane = self._threads.lane = lane_of(self._session, self.reader, len(self.naming.labels))
-        return lane
+    def _binding(self) -> NumberBinding | TextBinding:
+        binding: NumberBinding | TextBinding | None = getattr(self._threads, "lane", None)
+        if binding is None:
+            binding = self._threads.binding = binding_of(self._session, self.reader, len(self.naming.labels))
+        return binding
 
     def _check_shape(self) -> None:
         width = static_width(self._session)

@@ -20,7 +20,7 @@ from fedinfer.inference.predict.texts import TextArray, TextReader
 _FLOAT32 = np.dtype(np.float32)
 
 
-class NumberLane:
+class NumberBinding:
     """Buffers of one thread, bound once: ONNX Runtime reads `row` and writes `probabilities` in place."""
 
     def __init__(self, session: ort.InferenceSession, reader: RowReader, classes: int) -> None:
@@ -72,7 +72,7 @@ class NumberLane:
         return bool(np.count_nonzero(self._above))
 
 
-class TextLane:
+class TextBinding:
     """The text that a thread predicted last."""
 
     def __init__(self, session: ort.InferenceSession, reader: TextReader, classes: int) -> None:
@@ -95,11 +95,13 @@ class TextLane:
         return _prediction(shaped(answer, 1, self._classes)[0], naming)
 
 
-def lane_of(session: ort.InferenceSession, reader: RowReader | TextReader, classes: int) -> NumberLane | TextLane:
+def binding_of(
+    session: ort.InferenceSession, reader: RowReader | TextReader, classes: int
+) -> NumberBinding | TextBinding:
     """A lane for the calling thread."""
     if isinstance(reader, RowReader):
-        return NumberLane(session, reader, classes)
-    return TextLane(session, reader, classes)
+        return NumberBinding(session, reader, classes)
+    return TextBinding(session, reader, classes)
 
 
 def shaped(answer: Any, rows: int, classes: int) -> FloatArray:

@@ -92,7 +92,7 @@ class Factorization:
         """
         return math.sqrt(_squared_sensitivities(self)[-1])
 
-    def charge(self, noise_multiplier: float, turn: int) -> GaussianEvent:
+    def charge(self, noise_multiplier: float, scheduled: int) -> GaussianEvent:
         """What a unit pays for taking part in one of the rounds turn * b .. turn * b + b - 1, b the separation.
 
         z / sqrt(S(turn + 1)^2 - S(turn)^2). Gaussian mechanisms compose exactly, 1/z^2 adds up (Dong, Roth and Su
@@ -115,10 +115,10 @@ class Factorization:
         Raises:
             Misbehaviour: the pattern has no such turn.
         """
-        if not 0 <= turn < self.participation.most:
-            raise Misbehaviour(f"turn {turn} of {self.participation.most}")
+        if not 0 <= scheduled < self.participation.most:
+            raise Misbehaviour(f"turn {scheduled} of {self.participation.most}")
         squares = _squared_sensitivities(self)
-        return GaussianEvent(noise_multiplier / math.sqrt(squares[turn + 1] - squares[turn]))
+        return GaussianEvent(noise_multiplier / math.sqrt(squares[scheduled + 1] - squares[scheduled]))
 
     def event(self, noise_multiplier: float) -> GaussianEvent:
         """All rounds together, when fresh noise Z has standard deviation noise_multiplier * clipping norm."""

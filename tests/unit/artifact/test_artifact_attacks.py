@@ -13,7 +13,7 @@ import pytest
 from tuf.api.metadata import Metadata, TargetFile
 
 from fedinfer.artifact.evaluate.self_check_rows import expected_answers
-from fedinfer.artifact.export.graph import Ending, finish
+from fedinfer.artifact.export.graph import OutputHead, finish
 from fedinfer.artifact.release.files import read_file
 from fedinfer.artifact.release.metadata import load_state, sign
 from fedinfer.artifact.release.signing import new_signer
@@ -34,7 +34,7 @@ def real_release(version: int, seed: int = 1) -> tuple[Manifest, dict[str, bytes
 
     import numpy as np
 
-    data = finish(dense_core((4, 16, 3), seed), Ending(SCHEMA, 1.0, "demo", version))
+    data = finish(dense_core((4, 16, 3), seed), OutputHead(SCHEMA, 1.0, "demo", version))
     rows = np.nan_to_num(np.array(ROWS, np.float32))
     answers = expected_answers(data, rows)
     manifest, _ = release(version, schema=SCHEMA)
@@ -69,8 +69,8 @@ class Pair:
         offered = bundle or self.site.repository.bundle(self.site.repository.newest_version)
         return self.updater.install(offered.get, self.site.clock.now()).version
 
-    def name(self, ending: str) -> str:
-        return next(name for name in self.bundle if name.endswith(ending))
+    def name(self, head: str) -> str:
+        return next(name for name in self.bundle if name.endswith(head))
 
     def server_state(self):
         metadata = {name.removeprefix("metadata/"): data for name, data in self.bundle.items()}
@@ -97,8 +97,8 @@ def test_honest_update_installs(pair):
 
 
 @pytest.mark.parametrize("ending", ["timestamp.json", "snapshot.json", "targets.json"])
-def test_tampered_metadata(pair, ending):
-    name = pair.name(ending)
+def test_tampered_metadata(pair, head):
+    name = pair.name(head)
     pair.bundle[name] = pair.bundle[name].replace(b'"spec_version":"1.0', b'"spec_version":"1.1', 1)
     assert pair.bundle[name] != pair.site.repository.bundle(2)[name]
     with pytest.raises(BadSignature):
@@ -120,8 +120,8 @@ def test_tampered_manifest(pair):
 
 
 @pytest.mark.parametrize("ending", ["timestamp.json", "snapshot.json", "targets.json", "current.json", "2.onnx"])
-def test_truncated_file(pair, ending):
-    name = pair.name(ending)
+def test_truncated_file(pair, head):
+    name = pair.name(head)
     pair.bundle[name] = pair.bundle[name][: len(pair.bundle[name]) // 2]
     pair.refuses(BadSignature)
     if name.startswith("metadata/"):

@@ -15,7 +15,7 @@ from fedinfer.artifact.evaluate import measure
 from fedinfer.artifact.evaluate import self_check_rows as selfcheck
 from fedinfer.artifact.evaluate.measure import Evidence
 from fedinfer.artifact.evaluate.metrics import calibration_error, softmax
-from fedinfer.artifact.export.graph import Ending, run
+from fedinfer.artifact.export.graph import OutputHead, run
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import DataError, GateFailed
 from fedinfer.manifest import Manifest
@@ -24,7 +24,7 @@ from fedinfer.types import GraphFamily
 from tests.unit.artifact.workshop import PRIVACY, START, dense_core, evidence_for, vector_schema
 
 SCHEMA = vector_schema(12, 5)
-ENDING = Ending(SCHEMA, 1.0, "demo", 7)
+ENDING = OutputHead(SCHEMA, 1.0, "demo", 7)
 CORE = dense_core((12, 64, 64, 5), scale=2.0)
 EVIDENCE = evidence_for(CORE, 12)
 CLOCK = FrozenClock(START)
@@ -137,8 +137,8 @@ def test_float_over_its_limits_is_refused_with_all_figures():
 def test_tiny_models_are_reported_honestly():
     """Five weights: int8 costs more bytes than it saves; the figures say so."""
     core = dense_core((12, 2))
-    ending = replace(ENDING, schema=vector_schema(12, 2))
-    built = build_from_core(core, ending, evidence_for(core, 12), ArtifactSection(), CLOCK)
+    head = replace(ENDING, schema=vector_schema(12, 2))
+    built = build_from_core(core, head, evidence_for(core, 12), ArtifactSection(), CLOCK)
     assert built.chosen.name == "int8"
     assert built.chosen.bytes > built.float_bytes
     passed = [figures.bytes for figures in built.tried if figures.passed and figures.variant == "int8"]
@@ -228,8 +228,8 @@ def test_a_file_that_changed_after_it_was_measured_is_refused(built):
 
 
 def test_abstention_and_top_survive_the_build():
-    ending = replace(ENDING, abstain_below=0.6, abstain_label="unsure", top=2)
-    built = build_from_core(CORE, ending, EVIDENCE, ArtifactSection(), CLOCK)
+    head = replace(ENDING, abstain_below=0.6, abstain_label="unsure", top=2)
+    built = build_from_core(CORE, head, EVIDENCE, ArtifactSection(), CLOCK)
     labels = list(run(built.files["int8"], EVIDENCE.held_x, "label"))
     best = run(built.files["int8"], EVIDENCE.held_x, "probabilities").max(axis=1)
     assert [label == "unsure" for label in labels] == list(best < np.float32(0.6))

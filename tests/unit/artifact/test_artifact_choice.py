@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from fedinfer.artifact.build import build_from_core
 from fedinfer.artifact.choice import choose, download_bytes
-from fedinfer.artifact.export.graph import Ending, load, run
+from fedinfer.artifact.export.graph import OutputHead, load, run
 from fedinfer.artifact.inspection import describe_manifest, describe_model
 from fedinfer.artifact.quantize.compression import sparsity
 from fedinfer.artifact.quantize.quantize import apply, prepare
@@ -24,7 +24,7 @@ from fedinfer.types import GraphFamily
 from tests.unit.artifact.workshop import PRIVACY, START, dense_core, evidence_for, vector_schema
 
 SIZES = (12, 64, 64, 5)
-ENDING = Ending(vector_schema(12, 5), 1.0, "demo", 7)
+ENDING = OutputHead(vector_schema(12, 5), 1.0, "demo", 7)
 CORE = dense_core(SIZES, scale=2.0)
 EVIDENCE = evidence_for(CORE, 12)
 CLOCK = FrozenClock(START)
@@ -54,12 +54,17 @@ def chosen(settings: ArtifactSection, share: float, core: onnx.ModelProto | None
 
 def test_a_pruned_file_that_passes_is_pushed_and_smaller_to_download():
     built = chosen(OPEN, 0.5)
-    told = built.slimming
-    assert told.pushed
-    assert told.reason == ""
-    assert told.zstd_bytes == len(compress(built.files["int8"])) < told.plain_zstd_bytes == download_bytes(plain(OPEN))
-    assert told.sparsity == pytest.approx(0.5, abs=0.02)
-    assert told.metric == built.chosen.metric
+    reported = built.slimming
+    assert reported.pushed
+    assert reported.reason == ""
+    assert (
+        reported.zstd_bytes
+        == len(compress(built.files["int8"]))
+        < reported.plain_zstd_bytes
+        == download_bytes(plain(OPEN))
+    )
+    assert reported.sparsity == pytest.approx(0.5, abs=0.02)
+    assert reported.metric == built.chosen.metric
     assert built.chosen.bytes == pytest.approx(plain(OPEN).chosen.bytes, rel=0.02)  # zeros are stored like any number
 
 
@@ -113,14 +118,14 @@ def test_broken_weights_fall_back_too():
 def test_manifest_and_inspect_tell_costs_and_gains():
     built = chosen(OPEN, 0.8)
     manifest = Manifest.from_bytes(built.manifest(PRIVACY, START.isoformat()).to_bytes())
-    told = describe_manifest(manifest)["metrics"]
-    assert told["slimming_pushed"] == 1
-    assert told["slimming_pruning"] == 0.5  # what was asked for
-    assert told["slimming_zstd_bytes"] < told["slimming_plain_zstd_bytes"]
-    assert {"slimming_metric", "slimming_plain_metric", "slimming_seconds", "slimming_qat_steps"} <= set(told)
+    reported = describe_manifest(manifest)["metrics"]
+    assert reported["slimming_pushed"] == 1
+    assert reported["slimming_pruning"] == 0.5  # what was asked for
+    assert reported["slimming_zstd_bytes"] < reported["slimming_plain_zstd_bytes"]
+    assert {"slimming_metric", "slimming_plain_metric", "slimming_seconds", "slimming_qat_steps"} <= set(reported)
     described = describe_model(built.files["int8"])
-    assert described["sparsity"] == told["slimming_sparsity"]
-    assert described["zstd_bytes"] == told["slimming_zstd_bytes"]
+    assert described["sparsity"] == reported["slimming_sparsity"]
+    assert described["zstd_bytes"] == reported["slimming_zstd_bytes"]
     assert describe_model(plain(OPEN).files["int8"])["sparsity"] < 0.05
 
 

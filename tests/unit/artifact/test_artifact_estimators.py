@@ -22,7 +22,7 @@ from fedinfer.artifact.build import build_from_core
 from fedinfer.artifact.evaluate.measure import Evidence
 from fedinfer.artifact.evaluate.metrics import softmax
 from fedinfer.artifact.export.estimators import export_estimator
-from fedinfer.artifact.export.graph import Ending, run
+from fedinfer.artifact.export.graph import OutputHead, run
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import ConfigError
 from fedinfer.inference.predict.predictor import Predictor
@@ -90,7 +90,7 @@ def test_estimators_become_artifacts_that_a_device_runs(estimator):
     core = export_estimator(estimator, schema, X[:100])
     evidence = Evidence(X[500:], LABELS[3][500:].astype(np.int64), X[:200], X[:200])
     built = build_from_core(
-        core.model, Ending(schema, 1.0, "demo", 1), evidence, ArtifactSection(), FrozenClock(START)
+        core.model, OutputHead(schema, 1.0, "demo", 1), evidence, ArtifactSection(), FrozenClock(START)
     )  # fmt: skip
     linear = isinstance(estimator, LogisticRegression)
     assert built.family is (GraphFamily.DENSE if linear else GraphFamily.OTHER)

@@ -10,7 +10,7 @@ from torch import nn
 
 from fedinfer.artifact.build import build_artifact
 from fedinfer.artifact.evaluate.measure import Evidence
-from fedinfer.artifact.export.graph import Ending, run
+from fedinfer.artifact.export.graph import OutputHead, run
 from fedinfer.artifact.export.torch import (
     CoreOrigin,
     Templates,
@@ -122,7 +122,7 @@ def test_every_kind_becomes_a_gated_int8_artifact(exported, templates, kind):
     y = torch_logits(module, held, schema.classes).argmax(axis=1).astype(np.int64)
     settings = ArtifactSection(min_agreement=0.9, max_metric_drop=0.1)
     built = build_artifact(
-        module, Ending(schema, 1.0, "demo", 1), Evidence(held, y, calibration, calibration), settings, templates,
+        module, OutputHead(schema, 1.0, "demo", 1), Evidence(held, y, calibration, calibration), settings, templates,
         FrozenClock(START),
     )  # fmt: skip
     assert built.way == "swapped"

@@ -8,7 +8,7 @@ import pytest
 from fedinfer.artifact.evaluate import metrics as quality
 from fedinfer.artifact.evaluate.gates import Figures, Limits, judge, limits_of
 from fedinfer.artifact.evaluate.self_check_rows import choose_rows, reference_of, tolerance_of
-from fedinfer.artifact.export.graph import Ending, finish
+from fedinfer.artifact.export.graph import OutputHead, finish
 from fedinfer.artifact.quantize.calibration import synthetic_rows
 from fedinfer.config import ArtifactSection
 from fedinfer.manifest import Reference
@@ -69,7 +69,7 @@ def test_latency_uses_the_given_clock():
             self.at += 1e-6
             return self.at
 
-    file = finish(dense_core((3, 2)), Ending(vector_schema(3, 2), 1.0, "demo", 1))
+    file = finish(dense_core((3, 2)), OutputHead(vector_schema(3, 2), 1.0, "demo", 1))
     row = np.zeros(3, np.float32)
     assert quality.latency_us(file, row, Ticking(), repeats=5) == pytest.approx(1.0)
     assert quality.latency_us(file, row, FrozenClock(START), repeats=5) == 0.0

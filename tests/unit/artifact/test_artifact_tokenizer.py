@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedinfer.artifact.build import build_from_core
 from fedinfer.artifact.evaluate import measure
 from fedinfer.artifact.evaluate.measure import Evidence
-from fedinfer.artifact.export.graph import LOGITS, Ending, core_of, ending_of, finish, load, open_session, run
+from fedinfer.artifact.export.graph import LOGITS, OutputHead, core_of, finish, head_of, load, open_session, run
 from fedinfer.artifact.export.tokenizer import Prefixes, tokenizer_parts
 from fedinfer.artifact.quantize.calibration import synthetic_rows
 from fedinfer.artifact.quantize.quantize import quantized_nodes
@@ -103,7 +103,7 @@ def test_only_standard_operators_are_used() -> None:
 
 def test_the_schema_in_the_file_lists_the_vocabulary() -> None:
     model = load(text_file())
-    assert ending_of(model).schema == SCHEMA
+    assert head_of(model).schema == SCHEMA
     found = {item.key: item.value for item in model.metadata_props}
     assert json.loads(found["schema"])["columns"][0]["vocabulary"].split(" ") == list(COLUMN.vocabulary)
 
@@ -115,12 +115,12 @@ def test_taking_the_core_out_again_undoes_finish() -> None:
         run(core.SerializeToString(), x, LOGITS), run(token_core().SerializeToString(), x, LOGITS)
     )
     assert family_of(core) is GraphFamily.EMBEDDING
-    assert finish(core, Ending(SCHEMA, 1.0, "notes", 1)) == text_file()
+    assert finish(core, OutputHead(SCHEMA, 1.0, "notes", 1)) == text_file()
 
 
 def test_an_operator_set_without_strings_is_refused() -> None:
     with pytest.raises(ConfigError, match="operator set 20"):
-        finish(token_core(opset=18), Ending(SCHEMA, 1.0, "notes", 1))
+        finish(token_core(opset=18), OutputHead(SCHEMA, 1.0, "notes", 1))
 
 
 def test_synthetic_texts_hold_known_and_unknown_words_and_end_somewhere() -> None:
@@ -138,8 +138,8 @@ def evidence() -> Evidence:
 
 
 def test_a_build_publishes_texts_and_keeps_the_tokenizer_out_of_int8() -> None:
-    ending = Ending(SCHEMA, 1.0, "notes", 1)
-    built = build_from_core(token_core(), ending, evidence(), ArtifactSection(), FrozenClock(START))
+    head = OutputHead(SCHEMA, 1.0, "notes", 1)
+    built = build_from_core(token_core(), head, evidence(), ArtifactSection(), FrozenClock(START))
     assert {figures.recipe for figures in built.tried} >= {"float", "static-qdq-s8s8-constant"}
     for variant in built.variants:
         model = load(built.files[variant.name])
@@ -158,7 +158,9 @@ def test_a_build_publishes_texts_and_keeps_the_tokenizer_out_of_int8() -> None:
 def test_a_tokenizer_that_differs_stops_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "tokens", lambda texts, column: np.roll(tokens(texts, column), 1, 1))
     with pytest.raises(GateFailed, match="tokenizer of the graph differs"):
-        build_from_core(token_core(), Ending(SCHEMA, 1.0, "n", 1), evidence(), ArtifactSection(), FrozenClock(START))
+        build_from_core(
+            token_core(), OutputHead(SCHEMA, 1.0, "n", 1), evidence(), ArtifactSection(), FrozenClock(START)
+        )
 
 
 def test_texts_of_synthetic_rows_go_back_and_forth() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fedinfer.artifact.export.graph import LOGITS, Ending, finish, onnx_module
+from fedinfer.artifact.export.graph import LOGITS, OutputHead, finish, onnx_module
 from fedinfer.manifest import INPUT
 from fedinfer.schema import Schema, Text
 
@@ -41,4 +41,4 @@ def token_core(schema: Schema = SCHEMA, opset: int = 20) -> Any:
 
 def text_file(schema: Schema = SCHEMA, version: int = 1) -> bytes:
     """A published graph of texts."""
-    return finish(token_core(schema), Ending(schema, 1.0, "notes", version))
+    return finish(token_core(schema), OutputHead(schema, 1.0, "notes", version))

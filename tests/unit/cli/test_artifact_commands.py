@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
-from fedinfer.artifact.export.graph import Ending, finish
+from fedinfer.artifact.export.graph import OutputHead, finish
 from fedinfer.artifact.release.repository import Repository
 from fedinfer.artifact.release.signing import load_keys
 from fedinfer.cli.artifact import app
@@ -79,7 +79,7 @@ def table_core():
 @pytest.fixture
 def model(tmp_path):
     path = tmp_path / "m.onnx"
-    path.write_bytes(finish(table_core(), Ending(TABLE, 1.0, "demo", 4)))
+    path.write_bytes(finish(table_core(), OutputHead(TABLE, 1.0, "demo", 4)))
     return path
 
 
@@ -216,7 +216,7 @@ def test_predict_prints_labels(tmp_path, model):
 
 
 def test_second_version_gets_deltas(tmp_path, model, repository):
-    model.write_bytes(finish(table_core(), Ending(TABLE, 1.0, "demo", 5)))
+    model.write_bytes(finish(table_core(), OutputHead(TABLE, 1.0, "demo", 5)))
     asked("quantize", model, "-o", tmp_path / "next")
     published = asked("publish", tmp_path / "next", "--repository", repository, "--keys", tmp_path / "keys" / "online")
     assert published["version"] == 5
@@ -350,7 +350,7 @@ def test_verify_tries_a_model_file_as_a_device_would(tmp_path):
     import onnx
     from onnx import helper
 
-    good = onnx.load_from_string(finish(table_core(), Ending(TABLE, 1.0, "triage", 1)))
+    good = onnx.load_from_string(finish(table_core(), OutputHead(TABLE, 1.0, "triage", 1)))
     renamed, foreign = (onnx.load_from_string(good.SerializeToString()) for _ in range(2))
     for node in renamed.graph.node:
         node.output[:] = ["answers" if name == "probabilities" else name for name in node.output]
@@ -372,15 +372,15 @@ def test_a_slim_file_is_judged_against_the_unpruned_one(tmp_path, model, labelle
         if value.ndim == 2:
             value[np.abs(value) < np.quantile(np.abs(value), 0.9)] = 0.0
             tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
-    slim = tmp_path / "slim.onnx"
-    slim.write_bytes(finish(core, Ending(TABLE, 1.0, "demo", 4)))
-    alone = asked("quantize", slim, "--out", tmp_path / "alone", "--rows", labelled)
+    compress = tmp_path / "slim.onnx"
+    compress.write_bytes(finish(core, OutputHead(TABLE, 1.0, "demo", 4)))
+    alone = asked("quantize", compress, "--out", tmp_path / "alone", "--rows", labelled)
     assert alone["tried"][0]["metric_drop"] == 0
-    code, text = call("quantize", slim, "--out", tmp_path / "judged", "--rows", labelled, "--against", model)
+    code, text = call("quantize", compress, "--out", tmp_path / "judged", "--rows", labelled, "--against", model)
     assert code == 5
     assert "no variant passes: float: metric drops by" in " ".join(text.split())
-    assert asked("inspect", slim)["sparsity"] > 0.8
-    assert asked("inspect", slim)["zstd_bytes"] < asked("inspect", model)["zstd_bytes"]
+    assert asked("inspect", compress)["sparsity"] > 0.8
+    assert asked("inspect", compress)["zstd_bytes"] < asked("inspect", model)["zstd_bytes"]
 
 
 def test_a_model_of_texts_goes_the_whole_way(tmp_path):

@@ -78,15 +78,15 @@ def lines(monkeypatch: pytest.MonkeyPatch, width: int = 40) -> list[str]:
 
 
 def test_without_a_terminal_every_event_is_one_line_however_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = lines(monkeypatch)
-    assert len(told) == 9
-    assert "ranges are guessed" in told[0]
-    assert "3 of 4 survived" in told[1]
-    assert "epsilon 0.25" in told[1]
-    assert "aborted: 2 survivors, threshold 3" in told[2]
-    assert "unknown" in told[5]
-    assert "nobody is left" in told[-1]
-    assert told[1].startswith("    1.0 s")
+    reported = lines(monkeypatch)
+    assert len(reported) == 9
+    assert "ranges are guessed" in reported[0]
+    assert "3 of 4 survived" in reported[1]
+    assert "epsilon 0.25" in reported[1]
+    assert "aborted: 2 survivors, threshold 3" in reported[2]
+    assert "unknown" in reported[5]
+    assert "nobody is left" in reported[-1]
+    assert reported[1].startswith("    1.0 s")
 
 
 def test_without_show_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,8 +163,8 @@ def test_short_options_are_overrides_and_the_last_word_wins(tmp_path: Path) -> N
     small = ["training.rounds=9", "drift.enabled=false", "rollout.gate_epsilon=0.0", "training.pretrain_epochs=2"]
     result = CliRunner().invoke(app, [*words, *(word for text in small for word in ("--set", text))])
     assert result.exit_code in (0, 5), result.output  # six devices learn little; a gate may say so
-    told = json.loads(result.stdout)
-    assert (told["seed"], told["population"], len(told["rounds"])) == (5, 6, 1)
+    reported = json.loads(result.stdout)
+    assert (reported["seed"], reported["population"], len(reported["rounds"])) == (5, 6, 1)
 
 
 def test_nothing_that_is_started_phones_home() -> None:

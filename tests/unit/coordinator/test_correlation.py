@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fedinfer.coordinator.participation import Turns
+from fedinfer.coordinator.participation import ParticipationSchedule
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.plan.correlation import describe
 from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
@@ -42,10 +42,10 @@ def stream(name: object) -> SimulatedStream:
     return SimulatedStream(SimulatedEntropy("turns", str(name)))
 
 
-def turns(devices: int, cohort: int, rounds: int, circle: list[str] | None = None) -> Turns:
+def schedule(devices: int, cohort: int, rounds: int, order: list[str] | None = None) -> ParticipationSchedule:
     separation = devices // cohort
     strategy = factorize(Participation(rounds, -(-rounds // separation), separation))
-    return Turns(strategy, circle or [f"d{i:02d}" for i in range(devices)], cohort, 1.0, 3)
+    return ParticipationSchedule(strategy, order or [f"d{i:02d}" for i in range(devices)], cohort, 1.0, 3)
 
 
 @hypothesis_settings(deadline=None)
@@ -54,12 +54,12 @@ def test_turns_keep_the_pattern_and_leave_nobody_out(devices: int, share: float,
     cohort = max(1, min(devices, round(share * devices)))
     separation = devices // cohort
     taken: dict[str, list[int]] = {}
-    order = turns(devices, cohort, rounds)
+    order = schedule(devices, cohort, rounds)
     for index in range(rounds):
         asked = order.take(stream(index))
         assert list(asked.cohort) == sorted(set(asked.cohort))
         assert len(asked.cohort) == cohort
-        assert (asked.turn.index, asked.turn.separation) == (index, separation)
+        assert (asked.scheduled.index, asked.scheduled.separation) == (index, separation)
         for device in asked.cohort:
             taken.setdefault(device, []).append(index)
     for indices in taken.values():
@@ -72,20 +72,20 @@ def test_turns_keep_the_pattern_and_leave_nobody_out(devices: int, share: float,
 
 def test_fewer_devices_than_planned_are_asked_in_smaller_cohorts() -> None:
     strategy = factorize(Participation(10, 5, 2))
-    order = Turns(strategy, list("abcdefg"), 5, 1.0, 3)
+    order = ParticipationSchedule(strategy, list("abcdefg"), 5, 1.0, 3)
     for index in range(10):
         assert len(order.take(stream(index)).cohort) == 3
 
 
 def test_whoever_would_be_asked_too_early_stops_the_server() -> None:
-    order = turns(4, 2, 10, ["a", "b", "a", "c"])
+    order = schedule(4, 2, 10, ["a", "b", "a", "c"])
     order.take(stream(0))
     with pytest.raises(Misbehaviour, match="2 rounds apart were promised"):
         order.take(stream(1))
 
 
 def test_noise_is_not_printed() -> None:
-    order = turns(4, 2, 10)
+    order = schedule(4, 2, 10)
     asked = order.take(stream(0))
     assert asked.noise is not None
     assert "noise" not in repr(asked)
@@ -117,12 +117,12 @@ def test_prefix_sums_are_more_exact_than_with_independent_noise() -> None:
 
 def test_a_record_says_what_is_correlated() -> None:
     made = plan()
-    told = describe(made.factorization)
-    assert json.loads(json.dumps(told)) == told
-    assert (told["kind"], told["rounds"], told["limit"], told["separation"]) == ("banded", 35, 12, 3)
-    assert told["bands"] > 1
+    reported = describe(made.factorization)
+    assert json.loads(json.dumps(reported)) == reported
+    assert (reported["kind"], reported["rounds"], reported["limit"], reported["separation"]) == ("banded", 35, 12, 3)
+    assert reported["bands"] > 1
     assert made.factorization is not None
-    assert told["sensitivity"] == made.factorization.sensitivity
+    assert reported["sensitivity"] == made.factorization.sensitivity
     assert describe(None) == {"kind": "none"}
     assert describe(Factorization((1.0,), Participation(5, 5, 1)))["bands"] == 1
 

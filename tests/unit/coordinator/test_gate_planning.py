@@ -16,8 +16,8 @@ from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.events import GaussianEvent, Repeated
 from fedinfer.privacy.charges import relation_of
+from fedinfer.rollout.evaluations import WIDTH, centres, gates_of, read_sum
 from fedinfer.rollout.gates import GateSettings, Verdict, judge
-from fedinfer.rollout.looks import WIDTH, centres, gates_of, read_sum
 from fedinfer.rollout.waves import Wave, plan_waves, wave_sizes
 
 
@@ -48,10 +48,10 @@ def test_looks_cost_their_part_and_everything_together_the_budget() -> None:
 def test_every_wave_of_every_push_is_counted() -> None:
     scenario = digits("privacy.trust=central", "drift.max_triggers=2")
     planned = plan(scenario)
-    looks = [Repeated(GaussianEvent(planned.gate_noise_multiplier), 3)] * 2
+    evaluations = [Repeated(GaussianEvent(planned.gate_noise_multiplier), 3)] * 2
     relation = relation_of(scenario.privacy.unit)
     assert pushes(scenario) == 3
-    assert planned.gate_epsilon == pytest.approx(account(looks, scenario.privacy.delta, relation).epsilon)
+    assert planned.gate_epsilon == pytest.approx(account(evaluations, scenario.privacy.delta, relation).epsilon)
 
 
 def test_training_pays_for_looks_with_noise() -> None:

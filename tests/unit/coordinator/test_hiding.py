@@ -12,7 +12,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from fedinfer.config import SecureAggregationSection
-from fedinfer.coordinator.plan.cohort import check_corrupt, graph_of, group_warnings, hide
+from fedinfer.coordinator.plan.cohort import aggregation_cohort, check_corrupt, graph_of, group_warnings
 from fedinfer.errors import ConfigError, Misbehaviour, TooFewSurvivors
 from fedinfer.messages import ONE_GROUP, Split
 from fedinfer.secagg.groups import check_group, most_corrupt, random_groups, rate_of
@@ -32,20 +32,20 @@ def section(**changes: object) -> SecureAggregationSection:
 def test_a_cohort_is_dealt_to_the_fewest_groups_that_fit(
     cohort: int, group_size: int, groups: int, largest: int
 ) -> None:
-    hiding = hide(section(group_size=group_size), cohort)
-    assert (hiding.groups, hiding.largest) == (groups, largest)
+    aggregation = aggregation_cohort(section(group_size=group_size), cohort)
+    assert (aggregation.groups, aggregation.largest) == (groups, largest)
 
 
 def test_one_group_counts_as_before() -> None:
-    hiding = hide(section(dropout_rate=0.1, corruption_rate=0.1), 100)
-    assert (hiding.min_survivors, hiding.corrupt, hiding.contributors) == (90, 10, 80)
+    aggregation = aggregation_cohort(section(dropout_rate=0.1, corruption_rate=0.1), 100)
+    assert (aggregation.min_survivors, aggregation.corrupt, aggregation.contributors) == (90, 10, 80)
 
 
 def test_noise_counts_on_one_group_not_on_the_cohort() -> None:
-    hiding = hide(section(group_size=200, dropout_rate=0.1, corruption_rate=0.1), 600)
-    assert hiding.min_survivors == 180
-    assert hiding.corrupt > 20, "a random group has more than its tenth about every second time"
-    assert hiding.contributors == 180 - hiding.corrupt
+    aggregation = aggregation_cohort(section(group_size=200, dropout_rate=0.1, corruption_rate=0.1), 600)
+    assert aggregation.min_survivors == 180
+    assert aggregation.corrupt > 20, "a random group has more than its tenth about every second time"
+    assert aggregation.contributors == 180 - aggregation.corrupt
 
 
 def tail(devices: int, corrupt: int, size: int, more_than: int) -> Fraction:
@@ -80,48 +80,58 @@ def test_every_group_can_keep_the_common_promise(cohort: int, group_size: int, r
     """One number of survivors and shares is promised for all groups; each size has a session that fits it."""
     asked = section(group_size=group_size, corruption_rate=rate, dropout_rate=0.1)
     try:
-        hiding = hide(asked, cohort)
+        aggregation = aggregation_cohort(asked, cohort)
     except ConfigError:
         return
-    assert 1 <= hiding.contributors <= hiding.min_survivors - hiding.corrupt
-    for size in {hiding.largest, cohort // hiding.groups}:
-        graph = graph_of(asked, size, hiding.groups, hiding.corrupt, hiding.min_survivors)
+    assert 1 <= aggregation.contributors <= aggregation.min_survivors - aggregation.corrupt
+    for size in {aggregation.largest, cohort // aggregation.groups}:
+        graph = graph_of(asked, size, aggregation.groups, aggregation.corrupt, aggregation.min_survivors)
         names = tuple(f"d{i:04d}" for i in range(size))
         session = Session(
-            "r", "1", "train", b"h" * 32, names, graph.degree, graph.threshold, hiding.min_survivors, 16, 8, b"m" * 32
+            "r",
+            "1",
+            "train",
+            b"h" * 32,
+            names,
+            graph.degree,
+            graph.threshold,
+            aggregation.min_survivors,
+            16,
+            8,
+            b"m" * 32,
         )
-        unlucky = rate if hiding.groups == 1 else rate_of(hiding.corrupt, size)
-        check_session(session, hiding.min_survivors, 0.1, unlucky)
+        unlucky = rate if aggregation.groups == 1 else rate_of(aggregation.corrupt, size)
+        check_session(session, aggregation.min_survivors, 0.1, unlucky)
 
 
 def test_groups_too_small_for_their_corrupt_devices_are_refused_with_numbers() -> None:
     with pytest.raises(ConfigError, match="no safe graph for 12 devices"):
-        hide(section(group_size=12, corruption_rate=0.3), 60)
+        aggregation_cohort(section(group_size=12, corruption_rate=0.3), 60)
 
 
 def test_nobody_to_hide_among_is_refused() -> None:
     with pytest.raises(ConfigError, match="a cohort of 1"):
-        hide(section(), 1)
+        aggregation_cohort(section(), 1)
     with pytest.raises(ConfigError, match="3 devices in 3 groups"):
-        hide(section(group_size=1), 3)
+        aggregation_cohort(section(group_size=1), 3)
 
 
 def test_small_groups_come_with_a_warning() -> None:
-    small = hide(section(group_size=20, corruption_rate=0.0), 100)
+    small = aggregation_cohort(section(group_size=20, corruption_rate=0.0), 100)
     (warning,) = group_warnings(small)
     assert "5 groups of 20 devices" in warning
     assert "2.2 times noisier" in warning
-    assert group_warnings(hide(section(group_size=200), 600)) == ()
-    assert group_warnings(hide(section(), 12)) == ()
+    assert group_warnings(aggregation_cohort(section(group_size=200), 600)) == ()
+    assert group_warnings(aggregation_cohort(section(), 12)) == ()
 
 
 def test_a_deal_that_could_gather_more_corrupt_devices_than_planned_is_refused() -> None:
     asked = section(group_size=200)
-    hiding = hide(asked, 600)
-    check_corrupt(asked, 600, 3, hiding.corrupt)
-    check_corrupt(asked, 400, 2, hiding.corrupt)
+    aggregation = aggregation_cohort(asked, 600)
+    check_corrupt(asked, 600, 3, aggregation.corrupt)
+    check_corrupt(asked, 400, 2, aggregation.corrupt)
     with pytest.raises(TooFewSurvivors, match="may be corrupt, planned for"):
-        check_corrupt(asked, 600, 3, hiding.corrupt - 1)
+        check_corrupt(asked, 600, 3, aggregation.corrupt - 1)
 
 
 EVERYONE = tuple(f"d{i:02d}" for i in range(20))
@@ -159,5 +169,5 @@ def test_a_split_that_contradicts_itself_is_refused(split: Split) -> None:
 )
 def test_server_and_device_count_the_same_corrupt_devices(rate, cohort, corrupt):
     """0.29 * 100 is below 29 in binary, a part of a device counts as one: one fewer is a share of noise too many."""
-    assert hide(section(corruption_rate=rate, dropout_rate=0.0), cohort).corrupt == corrupt
+    assert aggregation_cohort(section(corruption_rate=rate, dropout_rate=0.0), cohort).corrupt == corrupt
     assert corrupt_among(cohort, rate) == corrupt

@@ -94,7 +94,7 @@ def test_doctor_finds_a_working_base() -> None:
 
 
 def test_doctor_says_what_an_absent_extra_costs_and_still_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    hide(monkeypatch, "torch")
+    aggregation_cohort(monkeypatch, "torch")
     result = run(doctor)
     assert result.exit_code == 0
     assert re.search(r"no\s+torch\s+no training", result.stdout)
@@ -102,7 +102,7 @@ def test_doctor_says_what_an_absent_extra_costs_and_still_succeeds(monkeypatch: 
 
 
 def test_doctor_fails_when_the_base_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    hide(monkeypatch, "tuf")
+    aggregation_cohort(monkeypatch, "tuf")
     result = run(doctor, "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["works"] is False
@@ -128,7 +128,7 @@ def test_doctor_knows_every_dependency_of_the_project() -> None:
     assert wanted | {("ray", "ray")} == known
 
 
-def hide(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def aggregation_cohort(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     real = importlib.metadata.version
 
     def version_of(package: str) -> str:

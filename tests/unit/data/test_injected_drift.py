@@ -40,7 +40,7 @@ def test_rotation_is_that_of_scipy(schema: Schema, degrees: float) -> None:
 def test_a_quarter_turn_is_numpys() -> None:
     image = np.arange(64, dtype=np.float32).reshape(1, 8, 8)
     found = rotated(image.reshape(1, 64), IMAGE, 90.0).reshape(1, 8, 8)
-    quarter_turns = [np.rot90(image, turns, axes=(1, 2)) for turns in (1, 3)]
+    quarter_turns = [np.rot90(image, schedule, axes=(1, 2)) for schedule in (1, 3)]
     assert any(np.allclose(found, turned, atol=1e-5) for turned in quarter_turns)
 
 

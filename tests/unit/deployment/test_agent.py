@@ -63,16 +63,16 @@ def pipe() -> Iterator[tuple[int, int]]:
         os.close(descriptor)
 
 
-def running(looks: int, then: Callable[[], None] = lambda: None) -> Callable[[], bool]:
+def running(evaluations: int, then: Callable[[], None] = lambda: None) -> Callable[[], bool]:
     """A process that is there for so many looks."""
-    left = [looks]
+    left = [evaluations]
 
-    def look() -> bool:
+    def evaluate_canaries() -> bool:
         left[0] -= 1
         then()
         return left[0] >= 0
 
-    return look
+    return evaluate_canaries
 
 
 def test_messages_are_answered_when_the_node_reports_one(pipe: tuple[int, int]) -> None:
@@ -104,8 +104,8 @@ def test_a_node_that_hears_of_its_superlink_is_kept(pipe: tuple[int, int]) -> No
     signs = Signs(pipe[0], clock)
     clock.advance(2 * LIMIT)
     os.write(pipe[1], CONTACT + MESSAGE)
-    looks = running(1, lambda: os.write(pipe[1], CONTACT + MESSAGE))
-    assert serve_node(looks, signs, Waiting(), unused, LIMIT) == "it ended"
+    evaluations = running(1, lambda: os.write(pipe[1], CONTACT + MESSAGE))
+    assert serve_node(evaluations, signs, Waiting(), unused, LIMIT) == "it ended"
 
 
 def test_a_report_that_got_lost_is_made_good_for(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_an_owner_who_agreed_to_nothing_takes_part_in_nothing(tmp_path: Path) ->
 def test_a_device_has_one_agent(tmp_path: Path) -> None:
     store = enrolled(tmp_path, 1, Budget(2.0, 1e-5))[0]
     text = (store / "device.json").read_text()
-    (store / "device.json").write_text(text.replace('"device"', '"tasks": ["heart"], "device"'))
+    (store / "device.json").write_text(text.replace('"tasks": []', '"tasks": ["heart"]'))
     with subprocess.Popen(["flock", str(store / LOCK), "sh", "-c", "echo held; read line"],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:  # fmt: skip
         assert other.stdout is not None

@@ -135,7 +135,7 @@ def test_a_real_device_reveals_and_allows_nothing_of_a_simulation(store: Path) -
     assert not policy.unconfirmed_ranges
     assert policy.min_survivors == 3
     assert policy.budget == BUDGET
-    assert open_host(store).vanishes("round-1", "r00") is None
+    assert open_host(store).drops_out("round-1", "r00") is None
 
 
 def test_rows_of_a_device_are_split_alike_in_every_process(tmp_path: Path) -> None:

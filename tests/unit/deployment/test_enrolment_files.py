@@ -89,7 +89,7 @@ def test_no_secret_travels(site: Site) -> None:
     with pytest.raises(ConfigError, match="cannot be opened with this passphrase"):
         open_authority(site.folder, lambda _what: "not the passphrase")
     device = open_device(site.store)
-    assert (device.device, device.budget, device.min_survivors) == ("d", BUDGET, 3)
+    assert (device.device, device.budget, device.floors.min_survivors) == ("d", BUDGET, 3)
     assert open_host(site.store).authority == site.key.public_bytes
 
 
@@ -115,7 +115,7 @@ def test_a_request_whose_key_was_replaced_on_its_way_is_refused(site: Site) -> N
 
 @pytest.mark.parametrize("name", ["", "Hôpital", "x" * 65, "a\nb", "a\x1b[2J"])
 def test_a_name_with_which_every_round_would_fail_is_refused_at_the_request(site: Site, name: str) -> None:
-    with pytest.raises(ConfigError, match="1 to 64 printable ASCII"):
+    with pytest.raises(ConfigError, match=r"of \d+ characters"):
         site.request(name)
     assert not (site.store / IDENTITY).exists()
 

@@ -207,12 +207,12 @@ def test_enrolment_maps_devices_to_nodes() -> None:
 
 def test_two_nodes_with_the_key_of_one_device_are_both_left_out() -> None:
     _, _, transport = world(("a", "b", "a"))
-    told = Told()
-    assert [reply.device for reply in enrol(transport, AGAINST, CHALLENGE, 1.0, told)] == ["b"]
+    reported = Told()
+    assert [reply.device for reply in enrol(transport, AGAINST, CHALLENGE, 1.0, reported)] == ["b"]
     assert [answer.device for answer in transport.ask([Ask("b", Kind.KEYS, b"")], 1.0)] == ["b"]
     with pytest.raises(KeyError):  # nobody knows where it lives
         transport.ask([Ask("a", Kind.KEYS, b"")], 1.0)
-    ((who, reason),) = told.left_out
+    ((who, reason),) = reported.left_out
     assert who == "a"
     assert "2 nodes have the key of this device, its store was copied: 2, 4" in reason
 
@@ -220,9 +220,9 @@ def test_two_nodes_with_the_key_of_one_device_are_both_left_out() -> None:
 def test_a_forged_claim_to_a_name_leaves_the_true_device_in() -> None:
     echo, _, transport = world(("a", "b", "a"))
     echo.forged = {2}
-    told = Told()
-    assert [reply.device for reply in enrol(transport, AGAINST, CHALLENGE, 1.0, told)] == ["a", "b"]
-    ((who, reason),) = told.left_out
+    reported = Told()
+    assert [reply.device for reply in enrol(transport, AGAINST, CHALLENGE, 1.0, reported)] == ["a", "b"]
+    ((who, reason),) = reported.left_out
     assert who == "a on node 4"
     assert "did not sign" in reason
 
@@ -230,9 +230,9 @@ def test_a_forged_claim_to_a_name_leaves_the_true_device_in() -> None:
 def test_a_copied_certificate_leaves_the_rightful_device_on_its_node() -> None:
     echo, grid, transport = world(("a", "b", "a"))
     echo.copied = {0}
-    told = Told()
-    assert [reply.device for reply in enrol(transport, AGAINST, CHALLENGE, 1.0, told)] == ["a", "b"]
-    ((who, reason),) = told.left_out
+    reported = Told()
+    assert [reply.device for reply in enrol(transport, AGAINST, CHALLENGE, 1.0, reported)] == ["a", "b"]
+    ((who, reason),) = reported.left_out
     assert who == "a on node 2"
     assert "no proof that it has the key of device 'a'" in reason
     asked: list[int] = []
@@ -249,9 +249,9 @@ def test_a_node_of_another_build_is_left_out_and_named() -> None:
         return replies
 
     altered(grid, spoil)
-    told = Told()
-    assert [reply.device for reply in enrol(transport, AGAINST, CHALLENGE, 1.0, told)] == ["a", "c"]
-    ((who, reason),) = told.left_out
+    reported = Told()
+    assert [reply.device for reply in enrol(transport, AGAINST, CHALLENGE, 1.0, reported)] == ["a", "c"]
+    ((who, reason),) = reported.left_out
     assert who == "node 3"
     assert "VersionMismatch" in reason
     assert "build old" in reason
@@ -260,9 +260,9 @@ def test_a_node_of_another_build_is_left_out_and_named() -> None:
 def test_a_second_introduction_of_the_same_node_is_not_a_second_node() -> None:
     _, grid, transport = world()
     altered(grid, lambda replies: [*replies, *replies])
-    told = Told()
-    assert len(enrol(transport, AGAINST, CHALLENGE, 1.0, told)) == 3
-    assert not told.left_out
+    reported = Told()
+    assert len(enrol(transport, AGAINST, CHALLENGE, 1.0, reported)) == 3
+    assert not reported.left_out
 
 
 def test_when_everybody_is_left_out_the_error_says_why() -> None:

@@ -77,12 +77,12 @@ class Client:
 
 
 def adapted() -> tuple[Any, Any, list[bytes], list[float]]:
-    told: list[bytes] = []
+    reported: list[bytes] = []
     paused: list[float] = []
     loop = module(time=None, get_fused_config_from_fab=None, _pull_and_store_message=lambda run: run)
     connection = module(FleetHttpClient=Client)
-    adapt(loop, connection, Waits(0.2, paused.append), told.append)
-    return loop, connection, told, paused
+    adapt(loop, connection, Waits(0.2, paused.append), reported.append)
+    return loop, connection, reported, paused
 
 
 def test_the_owners_wait_replaces_flowers_and_no_other() -> None:
@@ -102,16 +102,16 @@ def test_the_bundle_of_a_run_is_not_opened() -> None:
 
 
 def test_answers_of_the_server_and_waiting_messages_are_reported() -> None:
-    loop, connection, told, _ = adapted()
+    loop, connection, reported, _ = adapted()
     client = connection.FleetHttpClient()
     assert client.ask("/v1/fleet/pull-messages") == "/v1/fleet/pull-messages"
-    assert told == [CONTACT]
+    assert reported == [CONTACT]
     with pytest.raises(ConnectionError):
         client.ask("/silent")
     assert loop._pull_and_store_message(None) is None
-    assert told == [CONTACT]
+    assert reported == [CONTACT]
     assert loop._pull_and_store_message(run=7) == 7
-    assert told == [CONTACT, MESSAGE]
+    assert reported == [CONTACT, MESSAGE]
 
 
 def test_a_full_pipe_and_an_agent_that_is_gone_do_not_stop_the_node() -> None:

@@ -35,7 +35,7 @@ class SlowGrid(LocalGrid):
     def __init__(self, clock: FrozenClock, after: dict[int, float]) -> None:
         super().__init__(CohortClientApp(Echo().find), 3, {})
         self.clock, self.begin, self.after = clock, clock.seconds(), after
-        self.looks = 0
+        self.evaluations = 0
         self.unsent: set[int] = set()
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -51,7 +51,7 @@ class SlowGrid(LocalGrid):
         ]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        self.looks += 1
+        self.evaluations += 1
         now = self.clock.seconds() - self.begin
         return super().pull_messages([number for number in message_ids if self.due[number] <= now])
 
@@ -80,7 +80,7 @@ def test_a_long_wait_asks_seldom() -> None:
     _, took, grid, waits = exchange({2: 0.0, 3: 0.0, 4: 600.0}, 1000.0)
     assert took <= 600 + LONGEST_WAIT
     assert max(waits) == LONGEST_WAIT
-    assert grid.looks < 700
+    assert grid.evaluations < 700
 
 
 def test_a_device_that_does_not_answer_is_waited_for_until_the_deadline_and_no_longer() -> None:

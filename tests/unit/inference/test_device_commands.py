@@ -244,11 +244,11 @@ def test_serving_beyond_this_machine_without_a_lock_is_warned_of(shop, monkeypat
     (tmp_path / "token").write_text("x" * 32)
     (tmp_path / "token").chmod(0o600)
     more = ("--allow-host", "Device.example", "--client-connections", 7, "--client-rate", 5)
-    told = said(run("serve", "--store", shop.store, "--port", 0, "--host", host, *options, *more))
+    reported = said(run("serve", "--store", shop.store, "--port", 0, "--host", host, *options, *more))
     access, limits, tls, _ = Bound.given
-    assert told.count("warning:") == warnings
-    assert ("may ask for predictions" in told) is (warnings == 2)
-    assert ("unencrypted" in told) is (warnings > 0)
+    assert reported.count("warning:") == warnings
+    assert ("may ask for predictions" in reported) is (warnings == 2)
+    assert ("unencrypted" in reported) is (warnings > 0)
     assert bool(access.token_digest) is bool(options)
     assert access.allowed == {"device.example"}
     assert (limits.per_client, limits.per_second, tls) == (7, 5.0, None)
@@ -261,10 +261,10 @@ def test_serve_answers_over_http_and_follows_an_install(shop):
     arguments = ["serve", "--store", str(shop.store), "--port", "0"]
     process = subprocess.Popen([sys.executable, "-c", command, *arguments], stderr=subprocess.PIPE, text=True)
     try:
-        told = ""
-        while "/v2/models/" not in told:  # the console may break the line
-            told += process.stderr.readline().rstrip("\n")
-        base = re.search(r"http://127\.0\.0\.1:[1-9]\d*", told)[0]
+        reported = ""
+        while "/v2/models/" not in reported:  # the console may break the line
+            reported += process.stderr.readline().rstrip("\n")
+        base = re.search(r"http://127\.0\.0\.1:[1-9]\d*", reported)[0]
         wait_for(lambda: ask(f"{base}/v2/health/ready")[0] == 200)
         data = [None if np.isnan(v) else float(v) for v in MATRIX.ravel()]
         body = {"inputs": [{"name": "input", "shape": [2, 4], "datatype": "FP32", "data": data}]}

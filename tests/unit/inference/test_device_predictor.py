@@ -367,7 +367,7 @@ def test_schema_in_the_model_that_nobody_can_use(changes):
         Predictor.open(model.SerializeToString())
 
 
-def looping(turns):
+def looping(schedule):
     """A graph that goes around so many times before it answers."""
     scalar = helper.make_tensor_value_info
     body = helper.make_graph(
@@ -390,7 +390,7 @@ def looping(turns):
         [scalar("input", TensorProto.FLOAT, ["b", 4])],
         [scalar("probabilities", TensorProto.FLOAT, ["b", 3])],
         [
-            numpy_helper.from_array(np.array(turns, np.int64), "turns"),
+            numpy_helper.from_array(np.array(schedule, np.int64), "turns"),
             numpy_helper.from_array(np.ones((4, 3), np.float32), "w"),
         ],
     )

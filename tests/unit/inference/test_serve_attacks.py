@@ -331,9 +331,7 @@ def test_512_idle_sockets_do_not_stop_the_health_check_or_anybody_else(app, sour
     with served(app, request_seconds=9 * PATIENCE) as port, idle(port, 512, source, head) as clients:
         assert [status(port) for _ in range(10)] == [200] * 10
         assert [status(port, INFER, ROW) for _ in range(10)] == [200] * 10
-        assert all(is_closed(client) for client in clients[: 512 - ServiceLimits.per_client]), (
-            "one client has 64 places"
-        )
+        assert all(is_closed(client) for client in clients[: 512 - ServiceLimits.per_client]), "64 for one client"
 
 
 def test_idle_sockets_of_many_clients_do_not_stop_the_health_check(app):

@@ -50,8 +50,8 @@ def test_one_run_is_rarely_wrong() -> None:
     for trial in range(300):
         rng = simulation_rng("coverage", trial)
         included = rng.random(m) < 0.5
-        told = np.where(rng.random(m) < 1 / (1 + math.exp(-truth)), included, ~included)
-        wrong += one_run_bound(told + rng.random(m) / 2, included, 0.0, 0.95, m).epsilon > truth
+        reported = np.where(rng.random(m) < 1 / (1 + math.exp(-truth)), included, ~included)
+        wrong += one_run_bound(reported + rng.random(m) / 2, included, 0.0, 0.95, m).epsilon > truth
     assert wrong <= 300 * 0.05 + 3 * math.sqrt(300 * 0.05 * 0.95)
 
 

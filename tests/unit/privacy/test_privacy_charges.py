@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fedinfer.errors import Misbehaviour
-from fedinfer.messages import INDEPENDENT, Purpose, SumPlan, Turn
+from fedinfer.messages import INDEPENDENT, Purpose, ScheduledRound, SumPlan
 from fedinfer.privacy.accounting.events import GaussianEvent, NonPrivate, PoissonSampled, Repeated
 from fedinfer.privacy.charges import charge, mechanism_of, relation_of, server_charge, strategy_of
 from fedinfer.privacy.mechanism.design import design
@@ -39,12 +39,12 @@ def test_noise_outside_the_ring_is_gaussian() -> None:
     assert charge(central) == (Repeated(GaussianEvent(1.5), 1),)
 
 
-TURN = Turn(coefficients=(1.0, 0.5), rounds=9, limit=3, separation=4, index=4)
-CORRELATED = replace(PLAN, trust=Trust.CENTRAL, noise_multiplier=1.5, sampling_rate=1.0, turn=TURN)
+TURN = ScheduledRound(coefficients=(1.0, 0.5), rounds=9, limit=3, separation=4, index=4)
+CORRELATED = replace(PLAN, trust=Trust.CENTRAL, noise_multiplier=1.5, sampling_rate=1.0, scheduled=TURN)
 
 
 def at(index: int) -> SumPlan:
-    return replace(CORRELATED, turn=replace(TURN, index=index))
+    return replace(CORRELATED, scheduled=replace(TURN, index=index))
 
 
 def test_correlated_noise_is_charged_by_the_turn() -> None:
@@ -56,7 +56,7 @@ def test_correlated_noise_is_charged_by_the_turn() -> None:
 def test_a_ledger_for_every_unit_pays_at_the_first_round_of_a_turn() -> None:
     for index in range(9):
         assert server_charge(at(index)) == (charge(at(index)) if index in (0, 4, 8) else ())
-    assert server_charge(replace(CORRELATED, turn=INDEPENDENT)) == (Repeated(GaussianEvent(1.5), 1),)
+    assert server_charge(replace(CORRELATED, scheduled=INDEPENDENT)) == (Repeated(GaussianEvent(1.5), 1),)
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_what_may_not_change_between_turns() -> None:
     for changed in (
         replace(CORRELATED, noise_multiplier=1.4),
         replace(CORRELATED, mechanism=encode(replace(MECHANISM, scale=1.0))),
-        replace(CORRELATED, turn=replace(TURN, separation=5)),
-        replace(CORRELATED, turn=replace(TURN, rounds=10)),
-        replace(CORRELATED, turn=replace(TURN, coefficients=(1.0, 0.4))),
+        replace(CORRELATED, scheduled=replace(TURN, separation=5)),
+        replace(CORRELATED, scheduled=replace(TURN, rounds=10)),
+        replace(CORRELATED, scheduled=replace(TURN, coefficients=(1.0, 0.4))),
     ):
         assert strategy_of(changed) not in strategies
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from fedinfer.coordinator.participation import Turns
+from fedinfer.coordinator.participation import ParticipationSchedule
 from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled
 from fedinfer.privacy.mechanism.clipping import AdaptiveClipping, clip_rows
@@ -192,17 +192,17 @@ def test_a_whole_run_with_correlated_noise_holds_and_breaks_with_less() -> None:
     strategy = Factorization(square_root_coefficients(4), Participation(6, 3, 2))
     z = Z * strategy.sensitivity
     claim = account([strategy.event(z)], DELTA, Relation.ZERO_OUT).epsilon
-    assert claim == account([strategy.charge(z, turn) for turn in range(3)], DELTA, Relation.ZERO_OUT).epsilon
+    assert claim == account([strategy.charge(z, scheduled) for scheduled in range(3)], DELTA, Relation.ZERO_OUT).epsilon
     with_unit, without = worlds(TARGET, mechanism, 1.0)
     asked = np.array([1.0, 0.0] * 3)
     c = np.array([[strategy.coefficients[i - j] if 0 <= i - j < 4 else 0.0 for j in range(6)] for i in range(6)])
 
     def seen(sums: np.ndarray, std: float, world: str) -> np.ndarray:
-        order, released = Turns(strategy, ["unit", "other"], 1, std, TRIALS), []
+        order, released = ParticipationSchedule(strategy, ["unit", "other"], 1, std, TRIALS), []
         for index in range(6):
-            turn = order.take(stream("transcript", world, index))
-            assert turn.noise is not None
-            released.append((sums if turn.cohort == ("unit",) else without) + turn.noise)
+            scheduled = order.take(stream("transcript", world, index))
+            assert scheduled.noise is not None
+            released.append((sums if scheduled.cohort == ("unit",) else without) + scheduled.noise)
         return np.asarray((c @ asked) @ (c @ np.array(released)))
 
     for factor, broken in ((1.0, False), (0.7, True)):

@@ -187,9 +187,9 @@ def strategy(rounds: int, separation: int, coefficients: tuple[float, ...]) -> F
     return Factorization(coefficients, Participation(rounds, -(-rounds // separation), separation))
 
 
-def cost(factorization: Factorization, turn: int) -> float:
+def cost(factorization: Factorization, scheduled: int) -> float:
     """1/z^2 of a charge for z = 1: what adds up under composition."""
-    return factorization.charge(1.0, turn).noise_multiplier ** -2
+    return factorization.charge(1.0, scheduled).noise_multiplier ** -2
 
 
 falling = st.lists(st.floats(0.0, 1.0), max_size=8).map(lambda rest: (1.0, *sorted(rest, reverse=True)))
@@ -219,7 +219,7 @@ def test_charges_so_far_cover_whatever_a_run_cut_short_has_released(
     factorization = strategy(rounds, separation, coefficients)
     c = matrix(factorization)
     for last in range(rounds):
-        paid = sum(cost(factorization, turn) for turn in range(last // separation + 1))
+        paid = sum(cost(factorization, scheduled) for scheduled in range(last // separation + 1))
         for pattern in allowed(last + 1, separation):
             assert float(np.sum(c[: last + 1, pattern].sum(axis=1) ** 2)) <= paid * (1 + 1e-9)
 
@@ -227,7 +227,7 @@ def test_charges_so_far_cover_whatever_a_run_cut_short_has_released(
 @pytest.mark.parametrize(("rounds", "separation"), [(1, 1), (64, 8), (64, 10), (200, 200), (40, 1)])
 def test_all_charges_together_are_the_planned_event(rounds: int, separation: int) -> None:
     chosen = factorize(Participation(rounds, -(-rounds // separation), separation))
-    charges = [chosen.charge(7.0, turn) for turn in range(chosen.participation.most)]
+    charges = [chosen.charge(7.0, scheduled) for scheduled in range(chosen.participation.most)]
     planned = account([chosen.event(7.0)], 1e-5, Relation.ZERO_OUT)
     assert account(charges, 1e-5, Relation.ZERO_OUT).epsilon == pytest.approx(planned.epsilon, rel=1e-6)
     assert planned.accountant == "pld"
@@ -240,17 +240,17 @@ def test_an_independent_accountant_says_the_same() -> None:
 
     chosen = factorize(Participation(64, 8, 8))
     accountant = PLDAccountant()
-    for turn in range(8):
-        accountant.compose(GaussianDpEvent(chosen.charge(9.0, turn).noise_multiplier))
+    for scheduled in range(8):
+        accountant.compose(GaussianDpEvent(chosen.charge(9.0, scheduled).noise_multiplier))
     ours = account([chosen.event(9.0)], 1e-5, Relation.ZERO_OUT).epsilon
     assert accountant.get_epsilon(1e-5) == pytest.approx(ours, rel=1e-3)
 
 
 def test_a_turn_outside_the_pattern_has_no_price() -> None:
     chosen = strategy(10, 4, (1.0, 0.5))
-    for turn in (-1, 3):
-        with pytest.raises(Misbehaviour, match=f"turn {turn} of 3"):
-            chosen.charge(1.0, turn)
+    for scheduled in (-1, 3):
+        with pytest.raises(Misbehaviour, match=f"turn {scheduled} of 3"):
+            chosen.charge(1.0, scheduled)
 
 
 def test_memory_of_the_noise_is_not_printed() -> None:
@@ -267,12 +267,12 @@ def test_memory_of_the_noise_is_not_printed() -> None:
     ],
 )  # fmt: skip
 def test_what_is_gained_is_what_the_documentation_says(
-    asked: int, every: float, turns: float, banded: float, bands: int
+    asked: int, every: float, schedule: float, banded: float, bands: int
 ) -> None:
     """Noise in the sum of 64 rounds' means, over that of 200 devices in every round with independent noise."""
     separation, scale = 200 // asked, 200 / asked / 64
     pattern = Participation(64, -(-64 // separation), separation)
     chosen = factorize(pattern)
     found = (64 * scale, independent_error(pattern) * scale, chosen.prefix_error() * scale)
-    assert found == pytest.approx((every, turns, banded), abs=0.005)
+    assert found == pytest.approx((every, schedule, banded), abs=0.005)
     assert len(chosen.coefficients) == bands

@@ -50,11 +50,11 @@ def one_sum(model: NoiseModel, number: int, devices: int) -> np.ndarray:
 @pytest.mark.parametrize("model", NOISY, ids=repr)
 def test_the_noise_in_a_sum_is_what_the_model_tells(model: NoiseModel, devices: int) -> None:
     seen = np.concatenate([one_sum(model, number, devices) for number in range(SUMS)])
-    told = model.std(ring_of(model), Z, NORM, devices)
-    assert seen.std() == pytest.approx(told, rel=4 / math.sqrt(2 * seen.size) + 0.005)  # rounding adds a little
+    reported = model.std(ring_of(model), Z, NORM, devices)
+    assert seen.std() == pytest.approx(reported, rel=4 / math.sqrt(2 * seen.size) + 0.005)  # rounding adds a little
     assert seen.std() >= 0.97 * Z * NORM, "never less than what is promised"
     if not isinstance(model, Central):
-        assert told == pytest.approx(model.spread(devices, CONTRIBUTORS) * Z * NORM, rel=0.01)
+        assert reported == pytest.approx(model.spread(devices, CONTRIBUTORS) * Z * NORM, rel=0.01)
 
 
 @pytest.mark.parametrize("unit", [Unit.DEVICE, Unit.EXAMPLE])

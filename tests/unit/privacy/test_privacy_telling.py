@@ -21,8 +21,8 @@ def test_a_told_bound_is_on_the_safe_side_and_near(value: float, digits: int) ->
 
 @given(FIGURES)
 def test_what_is_short_already_stays(value: float) -> None:
-    told = at_most(value, 4)
-    assert at_most(float(told), 4) == told == at_least(float(told), 4)
+    reported = at_most(value, 4)
+    assert at_most(float(reported), 4) == reported == at_least(float(reported), 4)
 
 
 def test_known_figures() -> None:

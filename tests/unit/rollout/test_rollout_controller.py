@@ -10,8 +10,8 @@ from fedinfer.rollout.controller import (
     Measured,
     Order,
     Phase,
+    RolledBack,
     RolloutState,
-    TakenBack,
     Task,
     allowed_version,
     begin,
@@ -27,8 +27,8 @@ FLEET = {f"d{i:04d}": {} for i in range(1000)}
 WAVES = (Wave(0.1), Wave(0.5), Wave(1.0))
 
 
-def started(approval=Approval.NONE, previous="1", gates=(INSTALL, ERROR), looks=2, min_judged=50):
-    return begin("r", "2", previous, FLEET, WAVES, GateSettings(gates, min_judged, 0.01, 0.01, looks), approval)
+def started(approval=Approval.NONE, previous="1", gates=(INSTALL, ERROR), evaluations=2, min_judged=50):
+    return begin("r", "2", previous, FLEET, WAVES, GateSettings(gates, min_judged, 0.01, 0.01, evaluations), approval)
 
 
 def figures(wave, judged, error, noise=1.0):
@@ -64,11 +64,11 @@ def test_a_good_model_goes_through_all_waves():
 
 def test_a_failed_gate_takes_the_model_back():
     state, actions = step(after(started(), Delivered(0, 100, 0)), figures(0, 100, 0.6))
-    assert actions == (Action(Task.TAKE_BACK, 0, "1"),)
+    assert actions == (Action(Task.ROLL_BACK, 0, "1"),)
     assert state.phase is Phase.ROLLING_BACK
     assert "error: 0.6" in state.reason
     assert {allowed_version(state, device, {}) for device in FLEET} == {"1"}
-    state, actions = step(state, TakenBack())
+    state, actions = step(state, RolledBack())
     assert (state.phase, actions) == (Phase.ROLLED_BACK, ())
 
 
@@ -80,16 +80,16 @@ def test_failing_installs_stop_a_wave_before_any_figure():
 
 def test_the_first_model_of_all_is_taken_back_to_nothing():
     state, actions = step(started(previous=""), Delivered(0, 60, 40))
-    assert actions == (Action(Task.TAKE_BACK, 0, ""),)
+    assert actions == (Action(Task.ROLL_BACK, 0, ""),)
     assert "no model to go back to" in state.reason
     assert {allowed_version(state, device, {}) for device in FLEET} == {""}
-    assert after(state, TakenBack()).phase is Phase.ROLLED_BACK
+    assert after(state, RolledBack()).phase is Phase.ROLLED_BACK
 
 
 def test_a_person_can_take_back_the_first_model_too():
     state = after(started(previous=""), Delivered(0, 100, 0), say(Order.ABORT))
     _, actions = step(state, say(Order.ROLLBACK))
-    assert actions == (Action(Task.TAKE_BACK, 0, ""),)
+    assert actions == (Action(Task.ROLL_BACK, 0, ""),)
 
 
 def test_unclear_figures_are_measured_again_then_held_for_a_person():
@@ -155,7 +155,7 @@ def test_rollback_works_after_done_and_after_abort():
     for state in (after(started(), *GOOD), after(started(), *GOOD[:3], say(Order.ABORT))):
         opened = state.opened
         state, actions = step(state, say(Order.ROLLBACK))
-        assert actions == (Action(Task.TAKE_BACK, opened - 1, "1"),)
+        assert actions == (Action(Task.ROLL_BACK, opened - 1, "1"),)
 
 
 def test_rollback_before_any_push_is_over_at_once():

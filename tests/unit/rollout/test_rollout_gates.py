@@ -22,11 +22,11 @@ SHIFT = Gate("shift", Bound.AT_LEAST, -0.05, -0.1, -1.0, 1.0, GateScope.FLEET)
 INSTALL = Gate("install_failure", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, GateScope.WAVE)
 
 
-def settings(*gates, min_judged=20, looks=1):
-    return GateSettings(gates, min_judged, 0.01, 0.01, looks)
+def settings(*gates, min_judged=20, evaluations=1):
+    return GateSettings(gates, min_judged, 0.01, 0.01, evaluations)
 
 
-def look(judged, group="", noise=0.0, **sums):
+def evaluate_canaries(judged, group="", noise=0.0, **sums):
     return GroupFigures(group, judged, tuple(Figure(name, total, noise) for name, total in sums.items()))
 
 
@@ -44,58 +44,58 @@ def look(judged, group="", noise=0.0, **sums):
     ],
 )
 def test_clear_figures_decide_and_unclear_ones_hold(gate, total, verdict):
-    found = judge(settings(gate), [[look(1000, **{gate.figure: total})]])
+    found = judge(settings(gate), [[evaluate_canaries(1000, **{gate.figure: total})]])
     assert found.verdict is verdict
     assert gate.figure in found.reason
 
 
 def test_too_few_devices_hold_however_good_or_bad():
     for total in (0, 19):
-        found = judge(settings(ERROR), [[look(19, error=total)]])
+        found = judge(settings(ERROR), [[evaluate_canaries(19, error=total)]])
         assert found.verdict is Verdict.HOLD
         assert "19 devices judged, 20 needed" in found.reason
 
 
 def test_too_much_noise_holds():
-    assert judge(settings(ERROR), [[look(1000, error=100)]]).verdict is Verdict.PASS
-    assert judge(settings(ERROR), [[look(1000, noise=80.0, error=100)]]).verdict is Verdict.HOLD
+    assert judge(settings(ERROR), [[evaluate_canaries(1000, error=100)]]).verdict is Verdict.PASS
+    assert judge(settings(ERROR), [[evaluate_canaries(1000, noise=80.0, error=100)]]).verdict is Verdict.HOLD
 
 
 def test_a_missing_figure_holds():
     assert judge(settings(ERROR), []).verdict is Verdict.HOLD
-    assert judge(settings(ERROR, AGREEMENT), [[look(1000, error=10)]]).verdict is Verdict.HOLD
-    half = [[look(500, "a", error=10), look(500, "b", agreement=500)]]
+    assert judge(settings(ERROR, AGREEMENT), [[evaluate_canaries(1000, error=10)]]).verdict is Verdict.HOLD
+    half = [[evaluate_canaries(500, "a", error=10), evaluate_canaries(500, "b", agreement=500)]]
     assert judge(settings(ERROR), half).verdict is Verdict.HOLD
 
 
 def test_one_bad_group_fails_a_good_average():
-    groups = [look(900, "hw=a", error=50), look(100, "hw=b", error=60)]
+    groups = [evaluate_canaries(900, "hw=a", error=50), evaluate_canaries(100, "hw=b", error=60)]
     found = judge(settings(ERROR), [groups])
     assert found.verdict is Verdict.FAIL
     assert "error of hw=b" in found.reason
-    assert judge(settings(ERROR), [[look(1000, error=110)]]).verdict is Verdict.PASS
+    assert judge(settings(ERROR), [[evaluate_canaries(1000, error=110)]]).verdict is Verdict.PASS
 
 
 def test_looks_average_noise_but_do_not_invent_devices():
-    one = [look(1000, noise=60.0, error=100)]
-    assert judge(settings(ERROR, looks=8), [one]).verdict is Verdict.HOLD
-    assert judge(settings(ERROR, looks=8), [one] * 8).verdict is Verdict.PASS
-    few = [look(30, error=4)]
-    assert judge(settings(ERROR, looks=8), [few] * 8).verdict is Verdict.HOLD
+    one = [evaluate_canaries(1000, noise=60.0, error=100)]
+    assert judge(settings(ERROR, evaluations=8), [one]).verdict is Verdict.HOLD
+    assert judge(settings(ERROR, evaluations=8), [one] * 8).verdict is Verdict.PASS
+    few = [evaluate_canaries(30, error=4)]
+    assert judge(settings(ERROR, evaluations=8), [few] * 8).verdict is Verdict.HOLD
 
 
 def test_a_statement_about_the_wave_needs_no_sampling_margin():
-    assert judge(settings(INSTALL, min_judged=1), [[look(1, install_failure=0)]]).verdict is Verdict.PASS
-    assert judge(settings(INSTALL, min_judged=1), [[look(4, install_failure=1)]]).verdict is Verdict.FAIL
-    assert judge(settings(INSTALL, min_judged=1), [[look(5, install_failure=1)]]).verdict is Verdict.PASS
-    noisy = [[look(5, noise=2.0, install_failure=0)]]
+    assert judge(settings(INSTALL, min_judged=1), [[evaluate_canaries(1, install_failure=0)]]).verdict is Verdict.PASS
+    assert judge(settings(INSTALL, min_judged=1), [[evaluate_canaries(4, install_failure=1)]]).verdict is Verdict.FAIL
+    assert judge(settings(INSTALL, min_judged=1), [[evaluate_canaries(5, install_failure=1)]]).verdict is Verdict.PASS
+    noisy = [[evaluate_canaries(5, noise=2.0, install_failure=0)]]
     assert judge(settings(INSTALL, min_judged=1), noisy).verdict is Verdict.HOLD
 
 
 def test_an_exact_figure_on_its_limit_is_good_enough():
     half = Gate("agreement", Bound.AT_LEAST, 0.75, 0.5, 0.0, 1.0, GateScope.WAVE)
     for agreement, verdict in ((3, Verdict.PASS), (2, Verdict.HOLD), (1, Verdict.FAIL)):
-        assert judge(settings(half, min_judged=4), [[look(4, agreement=agreement)]]).verdict is verdict
+        assert judge(settings(half, min_judged=4), [[evaluate_canaries(4, agreement=agreement)]]).verdict is verdict
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_wrong_passes_and_wrong_stops_stay_below_their_rates():
         found = []
         for _ in range(runs):
             sums = rng.binomial(300, (error, agreement)) + 8.0 * rng.standard_normal(2)
-            found.append(judge(rules, [[look(300, noise=8.0, error=sums[0], agreement=sums[1])]]).verdict)
+            found.append(judge(rules, [[evaluate_canaries(300, noise=8.0, error=sums[0], agreement=sums[1])]]).verdict)
         return found
 
     limit = 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
@@ -136,10 +136,10 @@ def test_looking_again_and_again_does_not_raise_the_rates():
     rules = GateSettings((limit,), 20, rate, rate, 8)
 
     def first_verdict():
-        looks = []
+        evaluations = []
         for noise in 8.0 * rng.standard_normal(8):
-            looks.append([look(100, noise=8.0, error=20.0 + noise)])
-            found = judge(rules, looks).verdict
+            evaluations.append([evaluate_canaries(100, noise=8.0, error=20.0 + noise)])
+            found = judge(rules, evaluations).verdict
             if found is not Verdict.HOLD:
                 return found
         return Verdict.HOLD

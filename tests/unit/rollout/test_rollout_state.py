@@ -22,7 +22,7 @@ from fedinfer.rollout.controller import (
     Measured,
     Order,
     Phase,
-    TakenBack,
+    RolledBack,
     Task,
     begin,
     todo,
@@ -53,7 +53,7 @@ def store(tmp_path):
     opened.close()
 
 
-def look(wave, judged, error):
+def evaluate_canaries(wave, judged, error):
     return Measured(wave, (GroupFigures("", judged, (Figure("error", error * judged, 1.0),)),))
 
 
@@ -84,8 +84,8 @@ def test_the_last_word_of_a_device_counts(store):
 def test_every_event_is_logged_with_its_figures(store):
     store.start(rollout(), "ann", NOW)
     store.apply("r", Delivered(0, 50, 0), NOW)
-    store.apply("r", look(0, 50, 0.9), NOW)
-    store.apply("r", TakenBack(), NOW)
+    store.apply("r", evaluate_canaries(0, 50, 0.9), NOW)
+    store.apply("r", RolledBack(), NOW)
     entries = [log.entry(line) for line in store.log_lines("r")]
     assert [entry["kind"] for entry in entries] == ["start", "delivered", "measured", "takenback"]
     assert entries[2]["body"]["groups"][0]["figures"]["error"] == {"total": 45.0, "noise_std": 1.0}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fedinfer.config import ModelSection, TrainingSection
 from fedinfer.errors import ConfigError
 from fedinfer.training import load_trainer
-from fedinfer.training.compression import Rounded, SlimPlan, fake_int8, magnitude_masks, slim
+from fedinfer.training.compression import CompressionPlan, Rounded, compress, fake_int8, magnitude_masks
 from fedinfer.training.trainer import Trainer
 from tests.unit.training.factories import BY_KIND, rows
 
@@ -21,7 +21,7 @@ def trainer_for(kind):
 
 
 def plan(pruning=0.0, steps=0, rounded=Rounded.INPUTS):
-    return SlimPlan(pruning, steps, 16, rounded)
+    return CompressionPlan(pruning, steps, 16, rounded)
 
 
 def generator():
@@ -48,7 +48,7 @@ def kept_rows(kind):
 def test_every_matrix_loses_exactly_the_share_and_its_smallest_weights(kind, steps):
     trainer, (x, _) = trainer_for(kind), rows(BY_KIND[kind], 40, 1)
     start = start_of(trainer)
-    slimmed = trainer.slim(start, x, plan(0.6, steps), generator())
+    slimmed = trainer.compress(start, x, plan(0.6, steps), generator())
     before, after = matrices(trainer, start), matrices(trainer, slimmed)
     assert before
     for name, weight in after.items():
@@ -64,7 +64,7 @@ def test_every_matrix_loses_exactly_the_share_and_its_smallest_weights(kind, ste
 def test_pruning_alone_leaves_biases_norms_and_what_is_left_as_they_were(kind):
     trainer, (x, _) = trainer_for(kind), rows(BY_KIND[kind], 4, 1)
     start = start_of(trainer)
-    slimmed = trainer.slim(start, x[:0], plan(0.5), generator())
+    slimmed = trainer.compress(start, x[:0], plan(0.5), generator())
     assert set(slimmed[slimmed != start]) <= {0.0}
     model, old = trainer.module(slimmed, native=False), trainer.module(start, native=False)
     for (name, after), (_, before) in zip(model.named_parameters(), old.named_parameters(), strict=True):
@@ -76,8 +76,8 @@ def test_fine_tuning_moves_the_answers_towards_those_of_the_unpruned_model(kind)
     trainer, (x, _) = trainer_for(kind), rows(BY_KIND[kind], 200, 1)
     start = start_of(trainer)
     teacher = trainer.predict(start, x)
-    pruned = trainer.slim(start, x, plan(0.7), generator())
-    tuned = trainer.slim(start, x, plan(0.7, 150), generator())
+    pruned = trainer.compress(start, x, plan(0.7), generator())
+    tuned = trainer.compress(start, x, plan(0.7, 150), generator())
     distance = [float(np.abs(trainer.predict(weights, x) - teacher).mean()) for weights in (pruned, tuned)]
     assert distance[1] < distance[0]
 
@@ -85,8 +85,8 @@ def test_fine_tuning_moves_the_answers_towards_those_of_the_unpruned_model(kind)
 def test_a_seed_decides_and_the_trainer_stays_as_it_was():
     trainer, (x, _) = trainer_for("mlp"), rows(BY_KIND["mlp"], 50, 1)
     start, state = start_of(trainer), torch.random.get_rng_state()
-    first, again = (trainer.slim(start, x, plan(0.5, 9), generator()) for _ in range(2))
-    other = trainer.slim(start, x, plan(0.5, 9), np.random.default_rng(6))
+    first, again = (trainer.compress(start, x, plan(0.5, 9), generator()) for _ in range(2))
+    other = trainer.compress(start, x, plan(0.5, 9), np.random.default_rng(6))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     np.testing.assert_array_equal(start, start_of(trainer))
@@ -94,11 +94,11 @@ def test_a_seed_decides_and_the_trainer_stays_as_it_was():
 
 
 def test_only_public_rows_can_be_given_and_without_them_fine_tuning_is_refused():
-    assert list(inspect.signature(Trainer.slim).parameters) == ["self", "weights", "public_x", "plan", "rng"]
-    assert list(inspect.signature(slim).parameters) == ["model", "x", "plan", "rng"]
+    assert list(inspect.signature(Trainer.compress).parameters) == ["self", "weights", "public_x", "plan", "rng"]
+    assert list(inspect.signature(compress).parameters) == ["model", "x", "plan", "rng"]
     trainer, (x, _) = trainer_for("mlp"), rows(BY_KIND["mlp"], 4, 1)
     with pytest.raises(ConfigError, match="qat_steps = 3: there are no public rows") as refused:
-        trainer.slim(start_of(trainer), x[:0], plan(0.0, 3), generator())
+        trainer.compress(start_of(trainer), x[:0], plan(0.0, 3), generator())
     assert "public_fraction" in str(refused.value.hint)
 
 
