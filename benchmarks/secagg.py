@@ -2,12 +2,12 @@
 
     python benchmarks/secagg.py            needs ../shared/baselines/flower_secagg.py for the ratios (else null)
 
-Both sides take turns in one run, three times each, n=100, d=10,000, 10 % dropouts after sharing; the better run of each
-counts. The product runs what `choose_graph` picks: each device draws 21 holders and masks with them and with whoever
-drew it, 38 on average, verifies all members and a quorum. The headline has Flower with 33 shares and a threshold of 22, the
-least that is safe with its ring of fixed neighbours; Flower checks no identity at all. Beside it stands Flower's
-smallest setting, which is not safe for 100 devices; `--complete` adds the complete graph, for which Flower takes many
-minutes. The last line is one JSON object.
+Both sides take turns in one run, three times each, n=100, d=10,000, 10 % dropouts after sharing; the better run of
+each counts. The product runs what `choose_graph` picks: each device draws 21 holders, masks with them and with whoever
+drew it, 38 on average, and verifies all members and a quorum. The headline has Flower with 33 shares and a threshold of
+22, the least that is safe with its ring of fixed neighbours; Flower checks no identity at all. Beside it stands
+Flower's smallest setting, which is not safe for 100 devices; `--complete` adds the complete graph, for which Flower
+takes many minutes. The last line is one JSON object.
 """
 
 from __future__ import annotations
