@@ -30,7 +30,7 @@ Reason: TypeAlias = Annotated[str, Shown(MOST_REASON)]
 Bytes32: TypeAlias = Annotated[bytes, Most(32)]
 Signature: TypeAlias = Annotated[bytes, Most(64)]
 MOST_CERTIFICATE_BYTES, MOST_LIST_BYTES = 512, 4 * MIB
-"""A certificate and a revocation list, encoded."""
+"""Largest encoded certificate and revocation list; 4 MiB are room for a hundred thousand revoked keys."""
 CertificateBytes: TypeAlias = Annotated[bytes, Most(MOST_CERTIFICATE_BYTES)]
 Files: TypeAlias = Annotated[dict[Annotated[str, Most(512)], Annotated[bytes, Most(MAX_BYTES)]], Most(256)]
 
@@ -103,7 +103,7 @@ class JoinRequest:
         scenario: JSON of the flat scenario.
         schema: JSON of the schema.
         devices, public_keys, certificates: the population, in the same order.
-        revocations: the authority's newest list of keys that count no more, signed.
+        revocations: the authority's newest list of revoked keys, signed.
         trusted_root: TUF root metadata the device pins when it has none yet.
     """
 
@@ -148,7 +148,7 @@ class JoinReply:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How everybody who is asked in a round was dealt to groups, each with a private sum of its own.
+    """How all devices that are asked in a round were grouped at random, each group with a private sum of its own.
 
     Args:
         groups: how many; 1: the cohort is everybody.
@@ -238,7 +238,7 @@ class FitWork:
 
     Args:
         weights: float32 (d,), the tuned parameters.
-        window: inference window after which this round runs; tells nothing about anybody.
+        window: inference window after which this round runs; public, it depends on no data.
         clipping_norm: of this round, where it is adaptive; else the device clips to that of its run, whatever is here.
     """
 
@@ -258,10 +258,10 @@ class ReportWork:
 
 @dataclass(frozen=True, slots=True)
 class GateWork:
-    """Judge a freshly installed model on your own rows, beside the one before it.
+    """Canary evaluation: compare a freshly installed model on the device's own rows with the one before it.
 
     Args:
-        version: the model to judge; a device that runs another one abstains.
+        version: the model to evaluate; a device that runs another one abstains.
         window: inference window whose rows are used.
     """
 

@@ -167,7 +167,13 @@ T = TypeVar("T")
 
 
 def open_body(kind: type[T], data: bytes, limit_bytes: int, sid: bytes) -> T:
-    """Decode a message and check that it belongs to the session `sid`.
+    """Decode a message and check that it belongs to a session.
+
+    Args:
+        kind: dataclass that is expected, with a field `sid`.
+        data: the message as it came.
+        limit_bytes: longest message that is read.
+        sid: session id that it must name.
 
     Raises:
         BadMessage: undecodable, too long, or of another session.
@@ -180,12 +186,27 @@ def open_body(kind: type[T], data: bytes, limit_bytes: int, sid: bytes) -> T:
 
 
 def key_list_hash(key_list: KeyList) -> bytes:
-    """Hash of the encoded key list, 32 bytes."""
+    """Hash of a key list as it is sent.
+
+    Args:
+        key_list: of any session.
+
+    Returns:
+        32 bytes.
+    """
     return derivations.key_list_hash(key_list.sid, wire.encode(key_list))
 
 
 def answer_limit(session: Session, stage: Stage) -> int:
-    """Largest answer, in bytes, that a server reads at a stage."""
+    """Largest answer that a server reads at a stage.
+
+    Args:
+        session: the promise; cohort, degree, bits and dimension set the size.
+        stage: which answer.
+
+    Returns:
+        Bytes.
+    """
     n, holders = len(session.cohort), session.degree + 1
     variable = {
         Stage.KEYS: PUBLIC_BYTES + n,
@@ -198,14 +219,24 @@ def answer_limit(session: Session, stage: Stage) -> int:
 
 
 def request_limit(session: Session) -> int:
-    """Largest part of a request, in bytes, that a device reads."""
+    """Largest part of a request that a device reads, at any stage.
+
+    Args:
+        session: the promise.
+
+    Returns:
+        Bytes.
+    """
     n = len(session.cohort)
     each = PUBLIC_BYTES + SIGNATURE_BYTES + BOX_BYTES + 80 + session.holders_bytes
     return n * each + 4 * _OVERHEAD_BYTES
 
 
 def read_session(common: bytes) -> Session:
-    """The session in the common part of a keys request.
+    """Read the session in the common part of a keys request.
+
+    Args:
+        common: encoded `KeysRequest`, at most 1 MiB.
 
     Raises:
         BadMessage: undecodable or outside the bounds of `Session`.
@@ -214,10 +245,16 @@ def read_session(common: bytes) -> Session:
 
 
 def split(data: bytes, size: int, count: int, what: str) -> list[bytes]:
-    """Cut `count` items of `size` bytes.
+    """Cut bytes into items of one size.
+
+    Args:
+        data: the items, one after the other.
+        size: bytes of one item, >= 1.
+        count: expected items.
+        what: name of the items, for the message.
 
     Raises:
-        BadMessage: the length is not exactly that.
+        BadMessage: the length is not exactly count * size.
     """
     if len(data) != size * count:
         raise BadMessage(f"{what}: {len(data)} bytes, expected {count} x {size}")

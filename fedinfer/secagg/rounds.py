@@ -48,25 +48,45 @@ class Ground:
         return Scope(self.sid, self.key_list, self.session.cohort)
 
     def name(self, position: int) -> DeviceId:
-        """Name of a cohort position."""
+        """Name of a device.
+
+        Args:
+            position: in the cohort, from 0.
+        """
         return self.session.cohort[position]
 
     def names(self, positions: Iterable[int]) -> tuple[DeviceId, ...]:
-        """Names of cohort positions, in the same order."""
+        """Names of devices, in the same order.
+
+        Args:
+            positions: in the cohort, from 0.
+        """
         return tuple(self.session.cohort[j] for j in positions)
 
     def holders(self, position: int) -> list[int]:
-        """Who holds shares of a member's secrets, ascending: also itself in a complete graph."""
+        """Who holds shares of a member's secrets, ascending; in a complete graph the member itself, too.
+
+        Args:
+            position: of the member in the cohort.
+        """
         others: list[int] = self.graph.holders(position).tolist()
         return sorted([*others, position]) if self.session.is_complete else others
 
     def dealers(self, position: int) -> list[int]:
-        """Other members whose shares it holds, ascending."""
+        """Other members whose shares a member holds, ascending.
+
+        Args:
+            position: of the member in the cohort.
+        """
         others: list[int] = self.graph.dealers(position).tolist()
         return others
 
     def partners(self, position: int) -> list[int]:
-        """Members that share a mask with it, ascending."""
+        """Members that share a mask with a member, ascending.
+
+        Args:
+            position: of the member in the cohort.
+        """
         others: list[int] = self.graph.partners(position).tolist()
         return others
 
@@ -193,19 +213,19 @@ def read_answers(
     asked: Iterable[int],
     parse: Callable[[int, B], V],
 ) -> tuple[dict[int, V], Blamed]:
-    """Verify, decode and parse the answers of those who were asked; nobody else's is looked at.
+    """Verify, decode and parse the answers of the devices that were asked; all others are ignored.
 
     Args:
         ground: the session.
         stage: which answers.
         context: what their signatures cover besides: hash of the key list, later of the sharers.
-        kind: their body.
+        kind: dataclass of their body.
         replies: encoded answers by name; a missing one is a dropout.
-        asked: who may answer.
-        parse: checks a body further and makes a value of it; raises `ProtocolAbort`.
+        asked: cohort positions of the devices that may answer.
+        parse: gets position and body, checks the body further and makes a value of it; raises `ProtocolAbort`.
 
     Returns:
-        Values by position, and the devices whose answers were refused.
+        Values by position, and the devices whose answers were refused, with the reasons.
     """
     values: dict[int, V] = {}
     blamed: list[tuple[DeviceId, str]] = []
@@ -223,11 +243,11 @@ def read_answers(
 
 
 def shortage(ground: Ground, dealers: Iterable[int], available: Callable[[int, int], bool]) -> str:
-    """Why the secrets of `dealers` cannot be rebuilt from the available holders; empty when they can.
+    """Say why the secrets of `dealers` cannot be rebuilt from the available holders; empty when they can.
 
     Args:
         ground: the session.
-        dealers: whose secrets are needed.
+        dealers: cohort positions of the devices whose secrets are needed.
         available: tells whether (dealer, holder) can still give a share.
     """
     needed = ground.session.threshold

@@ -5,7 +5,7 @@ Rules:
 * An answer that is malformed, forged, or of another session or stage drops its sender and names it in `blamed`.
 * Devices that published the same key are all left out: their keys are fresh and nobody has seen them yet, so a copy is
   a broken generator or a key that leaked, and neither is safe to mask with.
-* Answers of devices that were not asked (late, replayed, unknown) are not looked at.
+* Answers of devices that were not asked (late, replayed, unknown) are ignored.
 * The sum is exact for every survivor set that reaches `min_survivors` and whose masks can be opened; otherwise the
   session ends in `Aborted` with the numbers, as soon as that is certain.
 
@@ -167,6 +167,7 @@ def _read_keys(
 
 def _check_public(session: Session, position: int, signed: Signed, body: KeysBody) -> Public:
     public = Public(body.public, body.holders, signed.signature)
+    # The signature is copied into the key list, where devices encode the body again: only one encoding may count.
     if len(body.public) != PUBLIC_BYTES or wire.encode(body) != signed.body:
         raise BadMessage(f"published keys have {len(body.public)} bytes, expected {PUBLIC_BYTES} in the one encoding")
     if is_weak(public.mask_key) or is_weak(public.box_key):
@@ -241,6 +242,7 @@ def _take_masked(state: AwaitMasked, replies: Mapping[DeviceId, bytes]) -> tuple
         unopened = set(from_bitmap(body.unopened, n).tolist())
         holders = [i for i in ground.graph.holders(j).tolist() if i in present]
         tags = dict(zip(holders, split(body.tags, TAG_BYTES, len(holders), "acknowledgements"), strict=True))
+        # Last, because it cannot be undone: whoever is refused above must not be in the total.
         np.add(total, unpack(body.vector, session.bits, session.dimension), out=total)
         return unopened, tags
 
@@ -293,6 +295,7 @@ def _take_survivors(state: AwaitSurvivors, replies: Mapping[DeviceId, bytes]) ->
     if missing:
         asked = f"{len(signatures)} of {len(summed.survivors)} devices that were asked signed the survivor sets"
         return Aborted(f"{asked}: {missing}", Stage.SURVIVORS, ground.names(signatures), blamed), {}
+    # A quorum is enough proof, and every signature more is sent to every device.
     signers = sorted(signatures)[:quorum]
     common = wire.encode(
         UnmaskRequest(

@@ -79,7 +79,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class SentShares:
-    """Shares are dealt.
+    """The shares of both secrets are sent to the holders.
 
     Args:
         place: where the device stands.
@@ -161,12 +161,22 @@ _KINDS: Final[dict[str, type[DeviceState]]] = {
 
 
 def encode_state(state: DeviceState) -> bytes:
-    """Bytes to store; they hold secrets."""
+    """Encode a state for the device's own store.
+
+    Args:
+        state: of a running or finished session.
+
+    Returns:
+        Bytes that hold the session's secrets, unless it is finished: they never leave the device.
+    """
     return wire.encode(_Stored(type(state).__name__, wire.encode(state)))
 
 
 def decode_state(data: bytes) -> DeviceState:
-    """The state that `encode_state` was given.
+    """Read a state that `encode_state` wrote.
+
+    Args:
+        data: from the device's own store.
 
     Raises:
         BadMessage: damaged bytes or an unknown state.

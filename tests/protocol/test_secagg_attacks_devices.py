@@ -55,7 +55,7 @@ def test_device_sends_wrong_shares_and_is_blamed_by_name(n):
     state, _ = play(world, tamper=tamper)
     expect_exact(world, state, names(n))
     assert blamed(state) == {CHEAT}
-    assert "is not the one that was dealt to it" in state.blamed[0][1]
+    assert "is not the one that was sent to it" in state.blamed[0][1]
 
 
 def test_too_many_wrong_shares_end_the_round_with_numbers():
