@@ -223,7 +223,7 @@ class Predictor:
         return getattr(self._threads, "options", None)
 
     def _binding(self) -> NumberBinding | TextBinding:
-        binding: NumberBinding | TextBinding | None = getattr(self._threads, "lane", None)
+        binding: NumberBinding | TextBinding | None = getattr(self._threads, "binding", None)
         if binding is None:
             binding = self._threads.binding = binding_of(self._session, self.reader, len(self.naming.labels))
         return binding
