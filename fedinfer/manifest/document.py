@@ -62,7 +62,7 @@ class Manifest:
         task: name of the task, 1 to 64 of a-z, 0-9, _ and -.
         schema: inputs, and 2 to MAX_CLASSES labels.
         variants: model files, the chosen one first; at most MAX_VARIANTS.
-        check_rows: 1 to MAX_CHECK_ROWS self-check inputs, raw values of one row each, NaN = missing; a text is one string.
+        check_rows: 1 to MAX_CHECK_ROWS self-check inputs, raw values of one row each, NaN = missing, or one text.
         float_metric: task metric of the float model before quantization, in [0, 1].
         metrics: further figures of the chosen variant on held-out rows, finite.
         isa: machine and vector instructions on which the gates ran, for instance "x86_64 avx2".
