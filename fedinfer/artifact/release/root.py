@@ -21,12 +21,12 @@ from fedinfer.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class RootChange:
-    """What the next root says otherwise.
+    """What the next root states differently.
 
     Args:
-        expires: its end, whole seconds UTC.
-        role: whose oldest key is replaced; empty: nobody's, the root is only signed again.
-        key: that takes its place; needed when there is a role.
+        expires: when it expires, whole seconds UTC.
+        role: whose oldest key is replaced; empty: none, the root is only signed again.
+        key: public key that takes its place; needed when there is a role.
         threshold: how many root keys must sign from now on; 0: as before.
     """
 
@@ -40,9 +40,9 @@ def first_root(keys: Keys, expires: datetime, threshold: int = ROOT_THRESHOLD) -
     """Root metadata that names these keys.
 
     Args:
-        keys: of all four roles; only their public halves are looked at.
-        expires: its end, whole seconds UTC.
-        threshold: how many of the root keys must sign.
+        keys: of all four roles; only their public halves are read.
+        expires: when it expires, whole seconds UTC.
+        threshold: how many of the root keys must sign, >= 1.
 
     Raises:
         ConfigError: a role has no key, or there are fewer root keys than must sign.
@@ -73,7 +73,11 @@ def signed_root(root: Root, keys: Keys, current: bytes = b"") -> bytes:
 
 
 def next_root(current: bytes, change: RootChange) -> Root:
-    """The root that follows a current one.
+    """The root that follows a current one, not signed yet.
+
+    Args:
+        current: root metadata with its signatures.
+        change: what is different in the next one.
 
     Raises:
         BadSignature: the current one is not signed by its own threshold.
@@ -95,6 +99,10 @@ def next_root(current: bytes, change: RootChange) -> Root:
 def named_by(root: Root, keys: Keys) -> Keys:
     """Those of the keys that a root names, and those of roles that it does not know.
 
+    Args:
+        root: verified root metadata.
+        keys: at hand, of top-level and cohort roles.
+
     Raises:
         ConfigError: a role that the server signs for has fewer keys here than must sign.
     """
@@ -108,7 +116,14 @@ def named_by(root: Root, keys: Keys) -> Keys:
 
 
 def delegate(targets: Targets, role: str, paths: str, key: Key) -> None:
-    """Give a new role with one key the right to sign some paths, and no others."""
+    """Give a new role with one key the right to sign some paths, and no others (TUF Specification 1.0, section 4.5).
+
+    Args:
+        targets: metadata that delegates; changed in place, not signed.
+        role: name of the new role, "cohort-<name>".
+        paths: pattern of target paths, for instance "cohort/<name>/*".
+        key: public key of the role; its threshold is 1.
+    """
     delegations = targets.delegations or Delegations(keys={}, roles={})
     delegated = DelegatedRole(role, [], 1, True, paths=[paths])
     targets.delegations = Delegations(delegations.keys, {**(delegations.roles or {}), role: delegated})

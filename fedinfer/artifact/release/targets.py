@@ -16,28 +16,53 @@ FOLDER, METADATA_FOLDER = "targets", "metadata"
 
 
 def stored_name(targets: Targets, path: str) -> str:
-    """File name of a target below `targets/`: its SHA-256 stands before the last part."""
+    """File name of a target below `targets/`: its SHA-256 stands before the last part (consistent snapshots).
+
+    Args:
+        targets: metadata that lists it.
+        path: target path.
+    """
     folder, _, name = path.rpartition("/")
     return f"{folder}/{targets.targets[path].hashes['sha256']}.{name}"
 
 
 def version_of(target: TargetFile) -> int:
-    """The version that a target was published with."""
+    """The version that a target was published with.
+
+    Args:
+        target: of this repository, which writes the version into its "custom" field.
+    """
     return int(target.custom["version"])
 
 
 def versions_of(targets: Targets) -> set[int]:
-    """All versions among the targets of a role."""
+    """All versions among the targets of a role.
+
+    Args:
+        targets: verified metadata.
+    """
     return {version_of(target) for target in targets.targets.values()}
 
 
 def withdrawn_in(targets: Targets) -> tuple[int, ...]:
-    """Versions that a role has withdrawn, oldest first."""
+    """Versions that a role has withdrawn, oldest first.
+
+    Args:
+        targets: verified metadata.
+
+    Raises:
+        BadSignature: when the list is malformed.
+    """
     return read_withdrawn(targets.unrecognized_fields)
 
 
 def drop_version(targets: Targets, version: int) -> None:
-    """Sign nothing of a version any more, and say for ever that it was withdrawn."""
+    """Sign nothing of a version any more, and list it as withdrawn for ever.
+
+    Args:
+        targets: metadata; changed in place, not signed.
+        version: to withdraw.
+    """
     targets.targets = {path: target for path, target in targets.targets.items() if version_of(target) != version}
     targets.unrecognized_fields[WITHDRAWN] = sorted({*withdrawn_in(targets), version})
 
@@ -67,7 +92,17 @@ def read_target(folder: Path, targets: Targets, path: str) -> bytes:
 
 
 def sweep(folder: Path, state: State) -> None:
-    """Delete target files that nothing names, and metadata that is older than what the newest snapshot names."""
+    """Delete target files that nothing names, and metadata that is older than what the newest snapshot names.
+
+    Root metadata stays: a device that was away for long follows the whole chain.
+
+    Args:
+        folder: of the repository.
+        state: its newest metadata, already written.
+
+    Raises:
+        StoreError: when the disk refuses.
+    """
     named = {stored_name(t, path) for t in (state.targets, *state.cohorts.values()) for path in t.targets}
     for name in list_files(folder / FOLDER):
         if name not in named:
