@@ -47,7 +47,12 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class AccessRefusal:
-    """A status and the reason, for the client's eyes."""
+    """Why a request is refused; the client reads it.
+
+    Args:
+        status: HTTP status, 4xx or 5xx.
+        reason: one sentence.
+    """
 
     status: int
     reason: str
@@ -69,8 +74,11 @@ def access_of(host: str, allowed: Iterable[str], token: bytes) -> Access:
 def read_token(path: Path) -> bytes:
     """The token in a file that only its owner reads.
 
+    Args:
+        path: with mode 0600 or stricter; white space around the token does not count.
+
     Raises:
-        ConfigError: it cannot be read, others may read it, or it holds no token.
+        ConfigError: it cannot be read, others may read it, or it holds no token of 16 to 4096 printable characters.
     """
     try:
         with path.open("rb") as file:
