@@ -130,7 +130,7 @@ def advance(state: State, roles: Iterable[str], validity: Validity, now: datetim
     state.timestamp.expires = validity.until(Role.TIMESTAMP, now)
 
 
-def signed_files(state: State, roles: Iterable[str], keys: Keys) -> Iterator[tuple[str, bytes]]:
+def sign_files(state: State, roles: Iterable[str], keys: Keys) -> Iterator[tuple[str, bytes]]:
     """Sign the metadata of roles, then the snapshot, then the timestamp, one when it is asked for.
 
     The order is that of writing: a device starts at the timestamp, so what it names must be there before.

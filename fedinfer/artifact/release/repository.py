@@ -21,29 +21,24 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from tuf.api.metadata import TargetFile, Targets
+from tuf.api.metadata import Targets
 
+from fedinfer.artifact.release.bundle import Wanted, bundle_files, metadata_files
 from fedinfer.artifact.release.delta import add_deltas
 from fedinfer.artifact.release.files import read_file, write_file
-from fedinfer.artifact.release.metadata import (
-    State,
-    Validity,
-    advance,
-    first_state,
-    load_root,
-    load_state,
-    read_root,
-    signed_files,
-)
-from fedinfer.artifact.release.releases import bundle_paths, check_release, reissued
-from fedinfer.artifact.release.root import RootChange, delegate, first_root, named_by, next_root, signed_root
+from fedinfer.artifact.release.metadata import State, Validity, advance, first_state, load_root, load_state, sign_files
+from fedinfer.artifact.release.releases import check_release, reissued
+from fedinfer.artifact.release.root import RootChange, delegate, named_by, next_root, signed_root, starting_root
 from fedinfer.artifact.release.signing import ONLINE, Keys, Role, new_signer
 from fedinfer.artifact.release.targets import (
+    COHORT,
+    FOLDER,
+    METADATA_FOLDER,
+    add_target,
     drop_version,
+    keep_versions,
     read_target,
-    stored_name,
     sweep,
-    version_of,
     versions_of,
     withdrawn_in,
 )
@@ -52,7 +47,6 @@ from fedinfer.manifest import Manifest, current_path, is_name, manifest_path
 from fedinfer.ports import Clock, Entropy
 
 USUAL_VALIDITY = Validity()
-_COHORT, _METADATA, _TARGETS = "cohort-", "metadata", "targets"
 
 
 class Repository:
@@ -113,7 +107,7 @@ class Repository:
 
     def cohorts(self) -> tuple[str, ...]:
         """Names of the cohorts with a role of their own."""
-        return tuple(role.removeprefix(_COHORT) for role in self._state.cohorts)
+        return tuple(role.removeprefix(COHORT) for role in self._state.cohorts)
 
     def trusted_root(self) -> bytes:
         """Root metadata a new device is shipped with: the first one, from which all later ones follow.
@@ -172,7 +166,7 @@ class Repository:
         release = {**files, manifest_path(manifest.version): document, current_path(): document}
         state = copy.deepcopy(self._state)
         for path, data in release.items():
-            self._add(state.targets, path, data, manifest.version)
+            add_target(self._folder, state.targets, path, data, manifest.version)
         self._sign_again(state, Role.TARGETS)
 
     def reissue(self, version: int, created: datetime) -> Manifest:
@@ -203,7 +197,7 @@ class Repository:
             ConfigError: when the cohort exists or its name is not allowed.
             StoreError: when the disk refuses.
         """
-        role = _COHORT + name
+        role = COHORT + name
         if role in self._state.cohorts or not is_name(name):
             raise ConfigError(f"cohort {name!r} exists already, or its name is not made of a-z, 0-9, _ and -")
         signer = new_signer(entropy)
@@ -225,14 +219,14 @@ class Repository:
             Rollback: when the cohort was offered a newer version; use `reissue` to go back.
             ArtifactRejected: when the version was pruned or never published.
         """
-        role = _COHORT + cohort
+        role = COHORT + cohort
         if role not in self._state.cohorts:
             raise ConfigError(f"no cohort {cohort!r}", hint=f"there are: {', '.join(self.cohorts()) or 'none'}")
         state = copy.deepcopy(self._state)
         offered = max(versions_of(state.cohorts[role]).union(withdrawn_in(state.cohorts[role])), default=0)
         if version < offered:
             raise Rollback(f"cohort {cohort} was offered version {offered}, not {version}")
-        self._add(state.cohorts[role], current_path(cohort), self.manifest(version).to_bytes(), version)
+        add_target(self._folder, state.cohorts[role], current_path(cohort), self.manifest(version).to_bytes(), version)
         self._sign_again(state, role)
 
     def rotate(self, role: str, entropy: Entropy) -> None:
@@ -268,7 +262,7 @@ class Repository:
         changed = [role for role in ONLINE if root.roles[role].keyids != self._state.root.roles[role].keyids]
         self._use_keys(both)
         self._sign_again(copy.deepcopy(self._state), *changed)  # by old and new keys
-        write_file(self._folder, f"{_METADATA}/{name}", data)
+        write_file(self._folder, f"{METADATA_FOLDER}/{name}", data)
         self._state.root = root
         self._use_keys(wanted)
 
@@ -317,9 +311,7 @@ class Repository:
         offered = {version for cohort in self._state.cohorts.values() for version in versions_of(cohort)}
         kept = offered.union(self.versions()[-max(keep, 1) :], needed)
         state = copy.deepcopy(self._state)
-        targets = state.targets.targets
-        state.targets.targets = {path: target for path, target in targets.items() if version_of(target) in kept}
-        dropped = tuple(version for version in self.versions() if version not in kept)
+        dropped = keep_versions(state.targets, kept)
         if dropped:
             self._sign_again(state, Role.TARGETS)
         sweep(self._folder, self._state)
@@ -334,10 +326,7 @@ class Repository:
         Returns:
             Path below the repository ("metadata/...") to bytes.
         """
-        state = self._state
-        names = [f"{number}.root.json" for number in range(from_root_version + 1, state.root.version + 1)]
-        names += ["timestamp.json", f"{state.snapshot.version}.snapshot.json", f"{state.targets.version}.targets.json"]
-        return {f"{_METADATA}/{name}": self._read(name) or b"" for name in names}
+        return metadata_files(self._folder, self._state, from_root_version)
 
     def bundle(
         self,
@@ -363,20 +352,8 @@ class Repository:
             ArtifactRejected: when nothing or another version is current for the cohort, or a file is missing.
             BadSignature: when a file was changed on disk.
         """
-        state, pointer = self._state, current_path(cohort)
-        own = state.cohorts.get(_COHORT + cohort) if cohort else state.targets
-        if own is None or pointer not in own.targets:
-            raise ArtifactRejected(f"nothing was published as {pointer}")
-        if version_of(own.targets[pointer]) != version:
-            raise ArtifactRejected(f"{pointer} is version {version_of(own.targets[pointer])}, not {version}")
-        document = read_target(self._folder, own, pointer)
-        found = {f"targets/{stored_name(own, pointer)}": document}
-        for path in bundle_paths(Manifest.from_bytes(document), variants, active_sha256):
-            found[f"targets/{stored_name(state.targets, path)}"] = read_target(self._folder, state.targets, path)
-        if cohort:
-            name = f"{own.version}.{_COHORT}{cohort}.json"
-            found[f"{_METADATA}/{name}"] = self._read(name) or b""
-        return self.metadata(from_root_version) | found
+        wanted = Wanted(version, cohort, tuple(variants), active_sha256, from_root_version)
+        return bundle_files(self._folder, self._state, wanted)
 
     def fetch(self, path: str) -> bytes | None:
         """What a device that pulls gets for a path; None when there is no such metadata or target file.
@@ -388,18 +365,14 @@ class Repository:
             ArtifactRejected: when the path leaves the repository.
             StoreError: when the disk refuses.
         """
-        return read_file(self._folder, path) if path.split("/")[0] in (_METADATA, _TARGETS) else None
+        return read_file(self._folder, path) if path.split("/")[0] in (METADATA_FOLDER, FOLDER) else None
 
     def _create(self, given: bytes) -> State:
         expiry = {role: self._validity.until(role, self._clock.now()) for role in Role}
-        data = given or signed_root(first_root(self._keys, expiry[Role.ROOT]), self._keys)
-        root = read_root(data)
-        if root.version != 1 or not root.consistent_snapshot:
-            raise BadSignature(f"root {root.version} does not begin a repository with consistent snapshots")
-        named_by(root, self._keys)
+        root, data = starting_root(given, self._keys, expiry[Role.ROOT])
         if not given:  # else they are where they came from
             self._keep_keys(self._keys)
-        write_file(self._folder, f"{_METADATA}/1.root.json", data)
+        write_file(self._folder, f"{METADATA_FOLDER}/1.root.json", data)
         state = first_state(root, expiry)
         self._write(state, [Role.TARGETS])
         return state
@@ -411,18 +384,12 @@ class Repository:
         self._state = state
 
     def _write(self, state: State, roles: Sequence[str]) -> None:
-        for name, data in signed_files(state, roles, self._keys):
-            write_file(self._folder, f"{_METADATA}/{name}", data)
+        for name, data in sign_files(state, roles, self._keys):
+            write_file(self._folder, f"{METADATA_FOLDER}/{name}", data)
 
     def _use_keys(self, keys: Keys) -> None:
         self._keep_keys(keys)
         self._keys = keys
 
-    def _add(self, targets: Targets, path: str, data: bytes, version: int) -> None:
-        target = TargetFile.from_data(path, data)
-        target.unrecognized_fields["custom"] = {"version": version}
-        targets.targets[path] = target
-        write_file(self._folder, f"{_TARGETS}/{stored_name(targets, path)}", data)
-
     def _read(self, name: str) -> bytes | None:
-        return read_file(self._folder, f"{_METADATA}/{name}")
+        return read_file(self._folder, f"{METADATA_FOLDER}/{name}")

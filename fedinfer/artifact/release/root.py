@@ -16,7 +16,7 @@ from tuf.api.metadata import DelegatedRole, Delegations, Root, Targets
 
 from fedinfer.artifact.release.metadata import load_root, read_root, sign
 from fedinfer.artifact.release.signing import ONLINE, ROOT_THRESHOLD, Keys, Role
-from fedinfer.errors import ConfigError
+from fedinfer.errors import BadSignature, ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,30 @@ def first_root(keys: Keys, expires: datetime, threshold: int = ROOT_THRESHOLD) -
             root.add_key(signer.public_key, role)
     _set_threshold(root, threshold)
     return root
+
+
+def starting_root(given: bytes, keys: Keys, expires: datetime) -> tuple[Root, bytes]:
+    """Root metadata that a repository begins with.
+
+    Args:
+        given: of a root.json that was signed elsewhere; empty: one is made and signed here.
+        keys: of the repository; root keys only where none is given.
+        expires: when a new one expires, whole seconds UTC.
+
+    Returns:
+        The root and its bytes.
+
+    Raises:
+        BadSignature: its own threshold did not sign it, it is not version 1, or it is without consistent snapshots, so
+            that a device could see files of two states.
+        ConfigError: a key that it names is not at hand, or there is no root key to sign a new one with.
+    """
+    data = given or signed_root(first_root(keys, expires), keys)
+    root = read_root(data)
+    if root.version != 1 or not root.consistent_snapshot:
+        raise BadSignature(f"root {root.version} does not begin a repository with consistent snapshots")
+    named_by(root, keys)
+    return root, data
 
 
 def signed_root(root: Root, keys: Keys, current: bytes = b"") -> bytes:

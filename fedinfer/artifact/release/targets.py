@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import TargetFile, Targets
 
-from fedinfer.artifact.release.files import list_files, read_file, remove_file
+from fedinfer.artifact.release.files import list_files, read_file, remove_file, write_file
 from fedinfer.artifact.release.metadata import State
 from fedinfer.errors import ArtifactRejected, BadSignature
 from fedinfer.manifest import WITHDRAWN, read_withdrawn
 
 FOLDER, METADATA_FOLDER = "targets", "metadata"
+COHORT = "cohort-"
+"""Beginning of the name of a cohort's role."""
 
 
 def stored_name(targets: Targets, path: str) -> str:
@@ -67,6 +70,21 @@ def drop_version(targets: Targets, version: int) -> None:
     targets.unrecognized_fields[WITHDRAWN] = sorted({*withdrawn_in(targets), version})
 
 
+def keep_versions(targets: Targets, kept: Collection[int]) -> tuple[int, ...]:
+    """Sign nothing any more but some versions.
+
+    Args:
+        targets: metadata; changed in place, not signed.
+        kept: versions that stay; numbers that are not listed do no harm.
+
+    Returns:
+        The versions that were dropped, oldest first.
+    """
+    dropped = tuple(sorted(versions_of(targets) - set(kept)))
+    targets.targets = {path: target for path, target in targets.targets.items() if version_of(target) in kept}
+    return dropped
+
+
 def read_target(folder: Path, targets: Targets, path: str) -> bytes:
     """The bytes of a signed target.
 
@@ -89,6 +107,25 @@ def read_target(folder: Path, targets: Targets, path: str) -> bytes:
     except LengthOrHashMismatchError as error:
         raise BadSignature(f"{path} was changed on disk: {error}") from error
     return data
+
+
+def add_target(folder: Path, targets: Targets, path: str, data: bytes, version: int) -> None:
+    """Write a target file and list it in metadata, which is not signed yet.
+
+    Args:
+        folder: of the repository.
+        targets: metadata of the role that will sign it; changed in place.
+        path: target path.
+        data: content.
+        version: that it belongs to, >= 1.
+
+    Raises:
+        StoreError: when the disk refuses.
+    """
+    target = TargetFile.from_data(path, data)
+    target.unrecognized_fields["custom"] = {"version": version}
+    targets.targets[path] = target
+    write_file(folder, f"{FOLDER}/{stored_name(targets, path)}", data)
 
 
 def sweep(folder: Path, state: State) -> None:
