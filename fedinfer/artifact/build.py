@@ -181,6 +181,7 @@ def build_artifact(
         ConfigError: when the module does not fit the schema or cannot be exported.
     """
     evidence.check(head.schema)
+    # Synthetic rows have missing values, held-out rows are typical: the export must agree with torch on both kinds.
     probe = np.concatenate([evidence.calibration_x[:64], evidence.judged_x[:64]])
     core = export_core(module, head.schema, probe, templates)
     built = build_from_core(core.model, head, evidence, settings, clock, baseline)

@@ -207,7 +207,7 @@ def check_variant(variant: Variant, version: int, rows: int, classes: int) -> No
     demand(is_name(variant.name), f"variant name {variant.name[:80]!r}")
     demand(is_sha256(variant.sha256), f"sha256 of variant {variant.name}")
     demand(1 <= variant.bytes <= MAX_ARTIFACT_BYTES, f"{variant.bytes} bytes, at most {MAX_ARTIFACT_BYTES}")
-    paths = (model_path(version), model_path(version, variant.name))
+    paths = (model_path(version), model_path(version, variant.name))  # a path is no free text: devices fetch it
     demand(variant.path in paths, f"path {variant.path[:80]!r} of variant {variant.name}")
     demand(variant.temperature > 0, f"temperature {variant.temperature}")
     demand(0 <= variant.tolerance <= 1, f"tolerance {variant.tolerance} is outside [0, 1]")

@@ -222,6 +222,7 @@ def _calibrate(logits: Floats, context: EvaluationContext) -> tuple[float, float
     """Temperature, and the calibration error with it: fitted on every second row, measured on the others."""
     y = context.evidence.held_y
     if context.evidence.labelled:
+        # Measured on the rows it was fitted to, the error would be too small.
         temperature = fit_temperature(logits[::2], one_hot(y[::2], logits.shape[1]))
         return temperature, calibration_error(softmax(logits[1::2], temperature), y[1::2])
     target = softmax(context.float_logits)

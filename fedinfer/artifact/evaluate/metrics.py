@@ -81,7 +81,7 @@ def fit_temperature(logits: npt.NDArray[Any], target: Floats) -> float:
 
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     left_loss, right_loss = loss(left), loss(right)
-    for _ in range(30):
+    for _ in range(30):  # leaves log T within 4.6 * 0.618^30 < 3e-6
         if left_loss <= right_loss:
             high, right, right_loss = right, left, left_loss
             left = high - ratio * (high - low)

@@ -41,7 +41,7 @@ def choose_rows(
     clearest = np.argsort(ordered[:, -2] - ordered[:, -1], kind="stable")
     predicted = probabilities.argmax(axis=1)
     seen: dict[int, int] = {}
-    rank = np.empty(len(calibration), np.int64)
+    rank = np.empty(len(calibration), np.int64)  # clearer rows of the same class; sorted by it, the classes alternate
     for row in clearest:
         rank[row] = seen.setdefault(int(predicted[row]), 0)
         seen[int(predicted[row])] += 1

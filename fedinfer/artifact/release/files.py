@@ -61,7 +61,7 @@ def write_file(folder: Path, name: str, data: bytes) -> None:
         StoreError: when the disk refuses, for instance because it is full.
     """
     path = inside(folder, name)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + ".part")  # in the same folder, so that `replace` is atomic
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
@@ -69,7 +69,7 @@ def write_file(folder: Path, name: str, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-        _sync_folder(path.parent)
+        _sync_folder(path.parent)  # the new name is durable only when the folder is
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ from fedinfer.manifest import MAX_METADATA_BYTES
 
 Read = Callable[[str], bytes | None]
 """File name below the metadata folder to its bytes; None when there is no such file."""
-_MAX_ROOTS = 1024
+_MAX_ROOTS = 1024  # rotations of a repository's whole life; bounds what a folder full of files can cost
 _S = TypeVar("_S", Root, Timestamp, Snapshot, Targets)
 
 
@@ -203,8 +203,8 @@ def load_root(read: Read, trusted_root: bytes) -> Root:
         if data is None:
             return root
         document = _parse(data, f"{root.version + 1}.root.json", Root)
-        _verify(root, "root", document)
-        _verify(document.signed, "root", document)
+        _verify(root, "root", document)  # by the old keys: nobody else may name new ones
+        _verify(document.signed, "root", document)  # by the new keys: else it could name keys that nobody holds
         root = _of_version(document.signed, root.version + 1)
     raise BadSignature(f"more than {_MAX_ROOTS} root files")
 

@@ -98,5 +98,5 @@ def smallest_transfer(manifest: Manifest, variant: Variant, active_sha256: str) 
         for delta in manifest.deltas
         if delta.to_sha256 == variant.sha256 and delta.from_sha256 in ("", active_sha256)
     ]
-    ways: list[Variant | Delta] = [variant, *fitting]
-    return min(ways, key=lambda way: way.bytes)
+    choices: list[Variant | Delta] = [variant, *fitting]
+    return min(choices, key=lambda choice: choice.bytes)

@@ -113,7 +113,7 @@ def next_root(current: bytes, change: RootChange) -> Root:
     if change.role:
         if change.role not in list(Role) or change.key is None:
             raise ConfigError(f"{change.role!r} is no role of a root", hint=", ".join(Role))
-        root.revoke_key(root.roles[change.role].keyids[0], change.role)
+        root.revoke_key(root.roles[change.role].keyids[0], change.role)  # TUF keeps them in the order they were added
         root.add_key(change.key, change.role)
     if change.threshold:
         _set_threshold(root, change.threshold)

@@ -204,7 +204,7 @@ def save_keys(keys: Keys, folder: Path, protection: Protection | None = None) ->
         )
         for name, data in wanted.items():
             _replace_private(folder / name, data)
-        for path in folder.iterdir():
+        for path in folder.iterdir():  # last: a crash before leaves too many keys, never too few
             if _FILE.fullmatch(path.name) and path.name not in wanted:
                 path.unlink()
     except OSError as error:
@@ -263,6 +263,7 @@ def _file_of(role: str, number: int, signer: Signer, protection: Protection | No
 def _replace_private(path: Path, data: bytes) -> None:
     part = path.with_name(path.name + ".part")
     part.unlink(missing_ok=True)
+    # The mode at creation, not by chmod afterwards: there is no moment at which others could open the file.
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)

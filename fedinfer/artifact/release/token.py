@@ -38,7 +38,7 @@ def new_token_key(label: str, secret: Callable[[str], str], entropy: Entropy) ->
         ConfigError: no library is named, no such token, a wrong PIN, or a token that cannot do this.
     """
     pkcs11 = _pkcs11()
-    number = int.from_bytes(entropy.take(4), "big") >> 1 | 1
+    number = int.from_bytes(entropy.take(4), "big") >> 1 | 1  # odd: 0 would be no number of a key
     handler = _pin(label, secret)
     try:
         token = pkcs11.lib(_library()).get_token(token_label=label)

@@ -109,7 +109,7 @@ def _compare(probabilities: FloatArray, variant: Variant, what: str) -> float:
     """The largest difference to the expected answers."""
     wrong = np.nonzero(probabilities.argmax(axis=1) != np.array(variant.labels))[0]
     difference = float(np.abs(probabilities - np.array(variant.probabilities, np.float32)).max())
-    if not difference <= variant.tolerance:
+    if not difference <= variant.tolerance:  # so written, NaN is refused too
         raise GateFailed(
             f"{what}: a probability differs by {difference:.3g}, tolerance {variant.tolerance:.3g}", Refusal.ANSWERS
         )

@@ -265,7 +265,7 @@ class Slots:
         active, previous = pointer.active, pointer.previous
         if active is None or previous is None:
             raise ArtifactRejected("there is no previous version to go back to")
-        self._read_slot(previous)
+        self._read_slot(previous)  # before the pointer changes: a damaged version must not become the active one
         withdrawn = (*pointer.withdrawn, active.version)[-MAX_WITHDRAWN:]
         self._point(Pointer(previous, None, withdrawn))
         return previous
@@ -311,7 +311,7 @@ class Slots:
         temporary = self.folder / (POINTER + ".new")
         try:
             self._write(temporary, json.dumps(_to_json(pointer)).encode())
-            os.replace(temporary, self.folder / POINTER)
+            os.replace(temporary, self.folder / POINTER)  # the one step that changes what serves
             self._flush_folder(self.folder)
         except OSError as error:
             raise _store_error(self.folder / POINTER, error) from error

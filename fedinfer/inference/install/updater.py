@@ -285,7 +285,9 @@ class Updater:
     def _check(self, model: bytes, manifest: Manifest, variant: Variant) -> CheckResult:
         if self._settings.isolation is Isolation.PROCESS and variant.sha256 not in self._confined:
             confined_check(model, manifest, variant, self._clock)
-            self._confined.add(variant.sha256)
+            self._confined.add(
+                variant.sha256
+            )  # a measured file is checked again when it is staged: that needs no process
         predictor = open_variant(model, manifest, self._cache)
         return self_check(predictor, manifest, variant, self._clock, self._settings.most_latency_us)
 

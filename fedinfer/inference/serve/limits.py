@@ -195,7 +195,7 @@ class Rates:
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
-        self._most = max(per_second, 1.0)
+        self._most = max(per_second, 1.0)  # a bucket for less than one token would let nothing pass
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def wait(self, client: str, now: float) -> int:

@@ -180,7 +180,7 @@ def _flat(data: list[Any]) -> list[Any]:
 def _number(value: Any) -> float:
     if value is None:
         return math.nan
-    if isinstance(value, bool | int | float) and abs(value) < 1e300:
+    if isinstance(value, bool | int | float) and abs(value) < 1e300:  # an integer of JSON may be too large for a float
         return float(value)
     if isinstance(value, float) and math.isnan(value):
         return value

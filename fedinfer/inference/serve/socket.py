@@ -30,7 +30,7 @@ MOST_LEAVING = 64
 """Connections that were cut and are not closed yet; more are accepted when they are."""
 _BACKLOG = 128
 _GONE = ("", 0)
-"""Address of a client that left before anybody looked."""
+"""Address of a connection whose client is gone already."""
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
