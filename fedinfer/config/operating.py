@@ -70,10 +70,10 @@ class RolloutSection(Section):
     )
     min_judged: Count = Field(default=1, description="Fewest devices whose report decides about the next wave.")
     max_failure_rate: Fraction = Field(default=0.2, description="Largest part of failed installs before a roll-back.")
-    gate_epsilon: NonNegative = Field(
+    canary_epsilon: NonNegative = Field(
         default=0.0,
-        description="Part of the budget that all looks at freshly installed models share, over all waves of all "
-        "possible pushes; 0: nobody looks, acknowledged installs alone decide. Small fleets cannot afford it.",
+        description="Part of the budget that all private canary evaluations of freshly installed models share, over "
+        "all waves of all possible pushes; 0: none, acknowledged installs alone decide. Small fleets cannot afford it.",
     )
     max_error_rate: OpenFraction = Field(
         default=0.2, description="Largest part of a device's rows on which the new model may fail, mean of the wave."

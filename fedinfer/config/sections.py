@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from fedinfer.config.fields import (
     Count,
@@ -369,7 +369,10 @@ class SecureAggregationSection(Section):
 
 
 class Scenario(Section):
-    """Everything a run needs, validated. `base` is the folder of the TOML."""
+    """Everything a run needs, validated. `base` is the folder of the TOML.
+
+    Notices of retired keys are no part of a scenario: they are not dumped, and so not sent to devices.
+    """
 
     scenario: ScenarioSection = ScenarioSection()
     data: DataSection = DataSection()
@@ -382,6 +385,18 @@ class Scenario(Section):
     drift: DriftSection = DriftSection()
     fleet: FleetSection = FleetSection()
     base: Path = Path()
+    _notices: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What whoever wrote the scenario should know about the keys in it, for people."""
+        return self._notices
+
+    def noticed(self, notices: tuple[str, ...]) -> Scenario:
+        """This scenario with these notices."""
+        scenario = self.model_copy()
+        scenario._notices = notices
+        return scenario
 
     @property
     def most_rounds(self) -> int:
