@@ -39,8 +39,8 @@ def renewed(values: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], tup
     """The values of one file or option under the keys of today, and a notice for each old key among them.
 
     Args:
-        values: nested sections, not yet laid over others: an old key has to be replaced before, or it could not be
-            told whether it or a new one was said later.
+        values: nested sections, not yet laid over others: an old key has to be replaced before, or nothing
+            would show whether it or a new one was said later.
         origin: the file or option, for errors; a notice names the key alone, because it is kept in run.json.
 
     Raises:
