@@ -32,6 +32,7 @@ from fedinfer.system import SystemClock
 from fedinfer.types import DeviceId
 
 FLAT = "flat:"
+NOTICES = "notices"
 NODES_SECONDS = 180.0
 POLL_SECONDS = 0.5
 
@@ -57,7 +58,9 @@ def scenario_of(name: str, overrides: str) -> Scenario:
         ConfigError: see fedinfer.config.
     """
     if name.startswith(FLAT):
-        return from_flat(json.loads(Path(name.removeprefix(FLAT)).read_text()))
+        flat = json.loads(Path(name.removeprefix(FLAT)).read_text())
+        notices = tuple(flat.pop(NOTICES, ()))
+        return from_flat(flat).noticed(notices)
     texts = overrides.replace("\n", ";").split(";")
     return load_scenario(name, [text.strip() for text in texts if text.strip()])
 

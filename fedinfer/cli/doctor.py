@@ -76,7 +76,7 @@ class ReportLine:
     """One line of the report.
 
     Args:
-        name: what was looked at.
+        name: what was checked.
         ok: whether it works.
         base: whether the base install needs it.
         version: what was found; empty when absent.

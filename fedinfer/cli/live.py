@@ -104,7 +104,7 @@ class RunView:
 
     def _on_gate(self, fields: dict[str, Any]) -> None:
         means = ", ".join(f"{name} {figure['mean']:.2f}" for name, figure in fields["figures"].items())
-        self._say(f"wave {fields['wave']}", f"judged by {fields['judged']}: {means or fields['detail']}")
+        self._say(f"wave {fields['wave']}", f"decided by {fields['judged']}: {means or fields['detail']}")
 
     def _on_wave(self, fields: dict[str, Any]) -> None:
         self._say(f"wave {fields['wave']}", f"{fields['installed']} installed, {fields['failed']} failed")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedinfer.config.retired import renewed
 from fedinfer.errors import ConfigError
 
 KeyPath = tuple[str, ...]
@@ -16,15 +17,21 @@ KeyPath = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """Values laid over each other, and for each leaf the file or option that it came from."""
+    """Values laid over each other, for each leaf the file or option that it came from, and notices of old keys."""
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[KeyPath, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
 
     def over(self, values: Mapping[str, Any], origin: str) -> Layers:
-        """These layers with `values` on top; tables are merged key by key, everything else is replaced."""
-        origins = self.origins | {path: origin for path in leaves(values)}
-        return Layers(_merged(self.values, values), origins)
+        """These layers with `values` on top; tables are merged key by key, everything else is replaced.
+
+        Raises:
+            ConfigError: `values` has a retired key beside the one that it became.
+        """
+        current, notices = renewed(values, origin)
+        origins = self.origins | {path: origin for path in leaves(current)}
+        return Layers(_merged(self.values, current), origins, tuple(dict.fromkeys((*self.notices, *notices))))
 
     def origin(self, path: KeyPath, default: str) -> str:
         """Where the value at `path`, or the keys below it, came from."""

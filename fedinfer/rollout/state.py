@@ -27,6 +27,7 @@ from fedinfer.rollout.controller import (
     Delivered,
     Event,
     Measured,
+    RolledBack,
     RolloutState,
     evidence,
     step,
@@ -57,6 +58,8 @@ ROLLOUT_MIGRATIONS = (
     );
     """,
 )
+_KINDS = {Command: "command", Delivered: "delivered", Measured: "measured", RolledBack: "takenback"}
+"""What the log calls an event. Logs are kept, so a class that gets another name keeps this one."""
 _APPEND_ONLY = """
     CREATE TRIGGER IF NOT EXISTS rollout_log_{verb} BEFORE {verb} ON rollout_log {when}
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END
@@ -134,7 +137,7 @@ class RolloutStore:
             changed = (encoded, now.isoformat(), rollout)
             db.execute("UPDATE rollout SET state = ?, changed = ? WHERE name = ?", changed)
             body = {"from": str(before.phase), "to": str(after.phase), "reason": after.reason, **_facts(before, event)}
-            self._append(db, now, type(event).__name__.lower(), rollout, {**body, "state": _digest(encoded)})
+            self._append(db, now, _KINDS[type(event)], rollout, {**body, "state": _digest(encoded)})
         return after, actions
 
     def acknowledge(self, rollout: str, wave: int, outcomes: Mapping[DeviceId, str]) -> None:

@@ -38,7 +38,7 @@ NAME = "run-v2"
 EXTRA = """
 [rollout]
 waves = [0.25, 0.5, 1.0]
-gate_epsilon = 0.5
+canary_epsilon = 0.5
 on_hold = "proceed"
 unjudgeable = "hold"
 """

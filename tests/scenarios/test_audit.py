@@ -18,7 +18,7 @@ from fedinfer.simulation.engine import prepare_local
 from fedinfer.system import SystemClock
 from fedinfer.types import Trust
 
-QUICK = ("drift.enabled=false", "rollout.gate_epsilon=0")
+QUICK = ("drift.enabled=false", "rollout.canary_epsilon=0")
 HEART = ("heart", AuditMethod.ONE_RUN, *QUICK)
 DIGITS = ("digits", AuditMethod.CANARY, *QUICK)
 

@@ -57,7 +57,7 @@ class World:
 def _world(folder: Path, unit: Unit, trust: Trust, *more: str) -> World:
     """Digits on 200 devices; budgets without end, because a round without noise is part of the test."""
     overrides = [
-        "secure_aggregation.mode=ideal", "drift.enabled=false", "rollout.gate_epsilon=0", "fleet.dropout=0",
+        "secure_aggregation.mode=ideal", "drift.enabled=false", "rollout.canary_epsilon=0", "fleet.dropout=0",
         f"privacy.unit={unit}", f"privacy.trust={trust}", "training.sampling_rate=0.5", "privacy.local_steps=1", *more,
     ]  # fmt: skip
     scenario, clock = load_scenario("digits", overrides), SystemClock()

@@ -21,7 +21,7 @@ from tests.scenarios.runs import Run, differences, run, scenario, without_times
 pytestmark = pytest.mark.slow
 SMALL = (
     "training.rounds=2", "drift.enabled=false", "model.kind=mlp", "model.hidden=[32]", "training.pretrain=true",
-    "data.public_fraction=0.2", "privacy.epsilon=8", "rollout.gate_epsilon=0", "secure_aggregation.mode=ideal",
+    "data.public_fraction=0.2", "privacy.epsilon=8", "rollout.canary_epsilon=0", "secure_aggregation.mode=ideal",
 )  # fmt: skip
 SMALL_TOML = 'extends = "heart"\n[model]\nkind = "mlp"\nhidden = [32]\n[data]\npublic_fraction = 0.2\n'
 BOTH = ("artifact.pruning=0.5", "artifact.qat_steps=40")

@@ -66,8 +66,8 @@ def most_rounds(cost: Callable[[int], float], rounds: int, budget: float) -> int
 
 
 def warnings_of(scenario: Scenario, aggregation: AggregationCohort) -> tuple[str, ...]:
-    """What somebody who turned a knob far should read before the result."""
-    return (*_untrained(scenario), *_unmasked(scenario), *_often_aborted(scenario, aggregation))
+    """What somebody who turned a knob far, or wrote keys of an older release, should read before the result."""
+    return (*scenario.notices, *_untrained(scenario), *_unmasked(scenario), *_often_aborted(scenario, aggregation))
 
 
 def noise_effort(mechanism: IntegerMechanism, devices: int) -> tuple[str, ...]:

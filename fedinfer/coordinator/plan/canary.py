@@ -1,7 +1,7 @@
 """What looks at freshly installed models cost, and whether their noise leaves anything to see.
 
 A look is one private sum over the devices of one wave. The plan holds a look at every wave of every push that can
-happen: the first one and one per allowed trigger. `[rollout] gate_epsilon` is what all of them share.
+happen: the first one and one per allowed trigger. `[rollout] canary_epsilon` is what all of them share.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def plan_canaries(scenario: Scenario, devices: int) -> CanaryPlan:
     """Plan all looks, or do what `rollout.unjudgeable` says when no verdict could come of them.
 
     Args:
-        scenario: with [rollout] gate_epsilon.
+        scenario: with [rollout] canary_epsilon.
         devices: of the fleet.
 
     Raises:
@@ -65,7 +65,7 @@ def plan_canaries(scenario: Scenario, devices: int) -> CanaryPlan:
     """
     section = scenario.rollout
     _check_min_judged(section, devices)
-    if section.gate_epsilon == 0:
+    if section.canary_epsilon == 0:
         return CanaryPlan()
     _check_share(scenario)
     evaluations = _CanaryEvaluations(scenario, devices)
@@ -80,7 +80,7 @@ def plan_canaries(scenario: Scenario, devices: int) -> CanaryPlan:
     raise ConfigError(
         f"{trouble}: the looks could neither pass a good model nor stop a bad one",
         hint=f"it would do with {evaluations.remedies()}; or set rollout.unjudgeable = acknowledge (or "
-        "rollout.gate_epsilon = 0), then acknowledged installs alone decide",
+        "rollout.canary_epsilon = 0), then acknowledged installs alone decide",
     )
 
 
@@ -131,7 +131,7 @@ class _CanaryEvaluations:
         return account(events, privacy.delta, relation_of(privacy.unit)).epsilon
 
     def plan(self, warnings: tuple[str, ...]) -> CanaryPlan:
-        """The looks at the noise that `gate_epsilon` buys."""
+        """The looks at the noise that `canary_epsilon` buys."""
         privacy = self._scenario.privacy
         if privacy.unit is Unit.NONE:
             return CanaryPlan(
@@ -155,12 +155,12 @@ class _CanaryEvaluations:
         if len(self._sizes) > 1 and not _CanaryEvaluations(one_wave, self._devices).trouble():
             found.append("rollout.waves = [1.0]")
         if (epsilon := self.least_epsilon()) <= MOST_SHARE * scenario.privacy.epsilon:
-            found.append(f"rollout.gate_epsilon = {math.ceil(epsilon * 100) / 100:g}")
+            found.append(f"rollout.canary_epsilon = {math.ceil(epsilon * 100) / 100:g}")
         return " or ".join(found) or "wider limits, fewer possible pushes and a larger budget"
 
     @property
     def _budget(self) -> float:
-        return self._scenario.rollout.gate_epsilon
+        return self._scenario.rollout.canary_epsilon
 
     def _noise(self) -> float:
         privacy = self._scenario.privacy
@@ -193,10 +193,10 @@ def _check_min_judged(section: RolloutSection, devices: int) -> None:
 
 def _check_share(scenario: Scenario) -> None:
     section, privacy = scenario.rollout, scenario.privacy
-    if privacy.unit is not Unit.NONE and section.gate_epsilon >= privacy.epsilon:
+    if privacy.unit is not Unit.NONE and section.canary_epsilon >= privacy.epsilon:
         raise ConfigError(
-            f"[rollout] gate_epsilon {section.gate_epsilon} leaves nothing of [privacy] epsilon {privacy.epsilon}",
-            hint="gate_epsilon is the part of the budget that all looks share; set it lower, or 0: nobody looks",
+            f"[rollout] canary_epsilon {section.canary_epsilon} leaves nothing of [privacy] epsilon {privacy.epsilon}",
+            hint="it is the part of the budget that all canary evaluations share; set it lower, or 0: none",
         )
 
 

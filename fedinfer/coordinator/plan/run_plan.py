@@ -2,7 +2,7 @@
 
 The budget covers every planned round, every window's report, and the rounds and windows of every allowed trigger.
 First the drift reports get their own share (`drift.epsilon`, all windows together) and so do the looks at new models
-(`rollout.gate_epsilon`), then the training noise is the least for which everything together stays within
+(`rollout.canary_epsilon`), then the training noise is the least for which everything together stays within
 `privacy.epsilon`.
 """
 

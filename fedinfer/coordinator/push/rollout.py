@@ -245,6 +245,6 @@ def hint_of(state: RolloutState) -> str:
     if state.phase is not Phase.HELD:
         return ""
     return (
-        'raise [rollout] gate_epsilon, let more devices into a wave, or widen the limits; on_hold = "proceed" goes on '
-        'all the same, unjudgeable = "acknowledge" leaves looks out where the plan shows that they decide nothing'
+        'raise [rollout] canary_epsilon, let more devices into a wave, or widen the limits; on_hold = "proceed" goes '
+        'on all the same, unjudgeable = "acknowledge" leaves out canary evaluations that decide nothing by plan'
     )
