@@ -1,4 +1,4 @@
-"""The door to training: numpy in, numpy out, torch stays inside.
+"""The entry point to training: numpy in, numpy out, torch stays inside.
 
 Rules:
 * `weights` is always the whole flat vector of `core` (length `size`); updates and sums cover the part that rounds
@@ -64,7 +64,11 @@ class Trainer:
         self._program = self._read_program()
 
     def engine(self, wanted: GradientEngine) -> GradientEngine:
-        """The engine that computes when this one is asked for: `batched` needs layers that it knows, else `opacus`."""
+        """The engine that computes when this one is asked for: `batched` needs layers that it knows, else `opacus`.
+
+        Args:
+            wanted: what the host asks for.
+        """
         match wanted:
             case GradientEngine.BATCHED:
                 return GradientEngine.OPACUS if self._program is None else wanted
@@ -83,11 +87,26 @@ class Trainer:
         return self._start.copy()
 
     def tuned(self, weights: FloatVector) -> FloatVector:
-        """The part of the weights that rounds change, (dimension,)."""
+        """The part of the weights that rounds change, (dimension,).
+
+        Args:
+            weights: (size,) float32.
+
+        Returns:
+            (dimension,) float32, a copy: the tail of the vector.
+        """
         return weights[self.size - self.dimension :].copy()
 
     def replace(self, weights: FloatVector, tuned: FloatVector) -> FloatVector:
-        """The weights with that part exchanged, (size,)."""
+        """The weights with the part exchanged that rounds change.
+
+        Args:
+            weights: (size,) float32.
+            tuned: (dimension,).
+
+        Returns:
+            (size,) float32, a copy.
+        """
         return np.concatenate([weights[: self.size - self.dimension], tuned]).astype(np.float32)
 
     def updates(self, weights: FloatVector, data: Data, rngs: Sequence[RandomSource]) -> FloatVector:
@@ -102,6 +121,7 @@ class Trainer:
             (devices, dimension) float32, new minus old.
 
         Raises:
+            ConfigError: weights that are not finite, or of another length.
             DataError: rows or labels do not fit the schema.
         """
         with threads(self._threads):
@@ -134,7 +154,9 @@ class Trainer:
             (devices, dimension) float64; zeros where the sample is empty.
 
         Raises:
-            ConfigError: rate or norm out of range, or a model that cannot be trained privately.
+            ConfigError: rate or norm out of range, weights that are not finite, or a model that cannot be trained
+                privately.
+            MissingExtra: the engine needs Opacus, which is not installed.
             DataError: rows or labels do not fit the schema.
         """
         _check_private(rate, clipping_norm)
@@ -143,6 +165,7 @@ class Trainer:
             if self._program is not None and engine is GradientEngine.BATCHED:
                 with torch.no_grad():
                     sums = batched.gradient_sums(self._program, start, features, rngs, rate, clipping_norm)
+                # An example whose gradient overflows must count as zero; the batched sum cannot leave a single one out.
                 if np.isfinite(sums).all():
                     return sums
             work = self._clipper(engine, clipping_norm)
@@ -170,7 +193,9 @@ class Trainer:
             (devices, dimension) float32.
 
         Raises:
-            ConfigError: rate or norm out of range, or a model that cannot be trained privately.
+            ConfigError: rate or norm out of range, weights that are not finite, or a model that cannot be trained
+                privately.
+            MissingExtra: the engine needs Opacus, which is not installed.
             DataError: rows or labels do not fit the schema.
         """
         _check_private(private.rate, private.clipping_norm)
@@ -185,7 +210,21 @@ class Trainer:
             return _finite(device_by_device.private_updates(work, start, features, rngs, self._training, private))
 
     def pretrain(self, weights: FloatVector, x: FloatVector, y: Labels, rng: np.random.Generator) -> FloatVector:
-        """Train all layers on public rows, starting from `weights`; the new weights (size,)."""
+        """Train all layers on public rows, without cost in privacy.
+
+        Args:
+            weights: (size,) to start from.
+            x: public raw rows (n, width) float32; may be empty.
+            y: their labels (n,), class numbers.
+            rng: order of the rows and dropout.
+
+        Returns:
+            (size,) float32; the same numbers when there are no rows.
+
+        Raises:
+            DataError: rows or labels do not fit the schema.
+            ConfigError: weights that are not finite, or of another length.
+        """
         rows, labels = self._checked(x, y)
         with threads(self._threads):
             model = self.module(weights, native=False)
@@ -194,17 +233,39 @@ class Trainer:
     def compress(
         self, weights: FloatVector, public_x: npt.NDArray[np.float32], plan: CompressionPlan, rng: np.random.Generator
     ) -> FloatVector:
-        """Weights for a smaller download, (size,): pruned, then fine-tuned on public rows; see `training.slimming`.
+        """Weights for a smaller download: pruned, then fine-tuned on public rows; see `training.compression`.
+
+        Args:
+            weights: (size,) float32.
+            public_x: public raw rows (n, width) float32; may be empty when nothing is fine-tuned.
+            plan: share that is pruned, steps of fine-tuning, what is rounded.
+            rng: order of the rows.
+
+        Returns:
+            (size,) float32.
 
         Raises:
-            ConfigError: fine-tuning without public rows.
+            ConfigError: fine-tuning without public rows, or weights that are not finite.
+            DataError: rows do not fit the schema.
         """
         rows, _ = self._checked(public_x, np.zeros(len(public_x), dtype=np.int64))
         with threads(self._threads):
             return compress(self.module(weights, native=False), rows, plan, rng)
 
     def predict(self, weights: FloatVector, x: npt.NDArray[np.float32]) -> FloatVector:
-        """Class probabilities (n, classes) float32 of raw rows (n, width)."""
+        """Class probabilities of raw rows.
+
+        Args:
+            weights: (size,) float32.
+            x: raw rows (n, width) float32, NaN for missing.
+
+        Returns:
+            (n, classes) float32, rows sum to 1 up to rounding.
+
+        Raises:
+            DataError: rows do not fit the schema.
+            ConfigError: weights that are not finite, or of another length.
+        """
         rows, _ = self._checked(x, np.zeros(len(x), dtype=np.int64))
         self._load(weights)
         with threads(self._threads), torch.no_grad():
@@ -214,7 +275,20 @@ class Trainer:
         return probabilities
 
     def evaluate(self, weights: FloatVector, x: npt.NDArray[np.float32], y: Labels) -> dict[str, float]:
-        """Figures of merit on labelled rows; keys as in `training.metrics.metrics`."""
+        """Figures of merit on labelled rows; keys as in `training.metrics.metrics`.
+
+        Args:
+            weights: (size,) float32.
+            x: raw rows (n, width) float32.
+            y: labels (n,), class numbers.
+
+        Returns:
+            As `training.metrics.metrics`.
+
+        Raises:
+            DataError: rows or labels do not fit the schema.
+            ConfigError: weights that are not finite, or of another length.
+        """
         self._checked(x, y)
         return metrics(self.predict(weights, x), y)
 
@@ -224,6 +298,9 @@ class Trainer:
         Args:
             weights: (size,) float32.
             native: use one operator for a recurrent layer; the weights then have torch's own names.
+
+        Raises:
+            ConfigError: weights that are not finite, or of another length.
         """
         self._load(weights)
         model = copy.deepcopy(self._model)
@@ -349,6 +426,7 @@ def _make_native(core: nn.Module) -> None:
 
 def _finite(updates: FloatVector) -> FloatVector:
     """Zero the rows of devices that diverged."""
+    # A zero is what a device sends that did nothing, so the sum stays useful and the clipping norm still holds.
     updates[~np.isfinite(updates).all(axis=1)] = 0.0
     return updates
 
