@@ -21,9 +21,10 @@ from typing import assert_never
 import numpy as np
 
 from fedinfer.config import Correlation, Scenario, to_flat
+from fedinfer.coordinator.aggregate.groups import Group
 from fedinfer.coordinator.aggregate.promise import sum_plan
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release
-from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.aggregate.release import release
+from fedinfer.coordinator.context import LEDGER_OWNER, Progress, Server
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.coordinator.run import budget_of, start
@@ -34,7 +35,7 @@ from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.errors import ConfigError, TooFewSurvivors
 from fedinfer.flower.client_app import CohortClientApp
-from fedinfer.messages import FitWork, Kind, PlainReply, Purpose, SumPlan
+from fedinfer.messages import ONE_GROUP, FitWork, Kind, PlainReply, Purpose, SumPlan
 from fedinfer.ports import Answer, Ask, Clock, Transport
 from fedinfer.privacy.accounting.accountant import Spent, account
 from fedinfer.privacy.accounting.audit import AuditBound, AuditMethod, canary_device_bound, one_run_bound
@@ -353,15 +354,21 @@ def _groups(trust: Trust, canaries: Canaries) -> np.ndarray:
             assert_never(trust)
 
 
+def _promise(audit: _Audit, settings: SumSettings, round_id: str, work: bytes) -> SumPlan:
+    server, group = audit.server, Group(round_id, audit.cohort, ONE_GROUP)
+    return sum_plan(server.scenario, server.run_id, server.entropy, settings, Purpose.TRAIN, group, work)
+
+
 def _round(audit: _Audit, round_id: str) -> None:
     audit.trainer.norm = audit.progress.clipping_norm
     work = encode(FitWork(audit.progress.weights, 0, audit.progress.clipping_norm))
-    promise = sum_plan(audit.server, audit.settings, Purpose.TRAIN, round_id, audit.cohort, work)
+    promise = _promise(audit, audit.settings, round_id, work)
     released, result = release(audit.server, promise, work)
     if released is None:
         raise TooFewSurvivors(f"round {round_id} of the audit has only {len(result.survivors)} survivors")
     audit.evidence.add(round_id, _views(audit, promise, released.total), audit.trainer.effects)
-    apply_release(audit.server, audit.plan, audit.progress, released)
+    server = audit.server
+    apply_release(server.scenario, server.trainer, server.rows, audit.plan, audit.progress, released)
 
 
 def _views(audit: _Audit, promise: SumPlan, total: np.ndarray) -> Floats:
@@ -389,7 +396,7 @@ def _report(audit: _Audit, settings: AuditSettings) -> AuditReport:
     scenario = audit.server.scenario
     privacy, canaries = scenario.privacy, audit.trainer.canaries
     # The claim comes from the plan as it was made, whatever noise was added.
-    promise = sum_plan(audit.server, audit.plan.train, Purpose.TRAIN, "claim", audit.cohort, b"")
+    promise = _promise(audit, audit.plan.train, "claim", b"")
     events = [Repeated(event, audit.plan.rounds) for event in charge(promise)]
     claimed = account(events, privacy.delta, relation_of(privacy.unit))
     bound, ceiling = _bounds(audit.evidence, canaries, privacy.delta, settings)
