@@ -74,9 +74,6 @@ def start(server: Server, plan: RunPlan) -> Progress:
     Args:
         server: wiring of the run.
         plan: of the run.
-
-    Raises:
-        ConfigError: correlated noise is planned in a way that no schedule keeps.
     """
     from fedinfer.training.server_optimizers import init_optimizer
 

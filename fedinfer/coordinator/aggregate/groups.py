@@ -63,7 +63,7 @@ class GroupSum:
         plan: its promise.
         result: the total or the abort.
         decoded: the float sum of a total, None for an abort. With trust `central` the server's noise is still to come:
-            nobody but `release_groups` may look at it.
+            nobody but `release_groups` may read it.
     """
 
     plan: SumPlan

@@ -1,4 +1,4 @@
-"""What is released of a private sum: charged first, noised by whom the run trusts, then the first value to look at."""
+"""What is released of a private sum: charged first, noised by whom the run trusts, then read for the first time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_ERRORS_REPORTED = 10
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The first value anyone may look at: the noised sum over the survivors.
+    """The first value anybody may read: the noised sum over the survivors.
 
     Args:
         total: float32 (d,).

@@ -168,7 +168,7 @@ def reachable(fleet: Fleet, version: int) -> dict[DeviceId, int]:
 
 
 def _version_in(answer: Answer) -> int:
-    """0 when nobody can tell: the device gets the whole model."""
+    """0 when its answer cannot be read: the device gets the whole model."""
     try:
         return decode(HealthReply, answer.body).version
     except BadMessage:

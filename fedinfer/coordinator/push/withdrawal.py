@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def withdraw(repository: Repository, fleet: Fleet, emit: Listener, version: int, devices: Sequence[DeviceId]) -> None:
-    """Sign that a version is withdrawn and tell devices; a coordinator that was killed in between does it again.
+    """Sign that a version is withdrawn and send it to devices; a coordinator that was killed in between does it again.
 
     Args:
         repository: signs it.
