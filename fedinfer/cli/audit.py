@@ -99,7 +99,7 @@ def _explain(report: AuditReport) -> None:
 def _meaning(report: AuditReport) -> str:
     if report.violated:
         return (
-            "The canaries can be told apart better than the claim allows: these rounds are less private than they say. "
+            "The canaries are found more often than the claim allows: these rounds are less private than they say. "
             f"By chance that happens with probability at most {1 - report.bound.confidence:.3g}; try another --seed."
         )
     if not report.can_fail:

@@ -1,4 +1,4 @@
-"""`fedinfer device`: the model of this device: install, look, predict, serve, go back; its agent for runs.
+"""`fedinfer device`: the model of this device: install, inspect, predict, serve, roll back; its agent for runs.
 
 A store is a folder with `slots/` (two versions of the model) and `metadata/` (what is trusted of the repository).
 """
@@ -51,7 +51,7 @@ app = typer.Typer(no_args_is_help=True, help="The model on this device.")
 
 DAY_SECONDS = 86_400
 LOOK_SECONDS = 2.0
-"""How often a serving process looks for a model that another process installed."""
+"""How often a serving process checks for a model that another process installed."""
 REASONS = 3
 """Columns named as reasons beside a prediction."""
 
@@ -143,7 +143,11 @@ def policy(
     ] = None,
     dropout_rate: Annotated[
         float | None,
-        typer.Option("--dropout-rate", callback=a_number, help="part that may vanish while this device stays hidden"),
+        typer.Option(
+            "--dropout-rate",
+            callback=a_number,
+            help="part of a cohort that may drop out while the minimum aggregation size holds",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

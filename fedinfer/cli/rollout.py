@@ -166,7 +166,8 @@ def _sentences(facts: Json) -> str:
     lines = [
         f"rollout {facts['rollout']}: version {facts['version']} (before: {facts['previous'] or 'none'})",
         f"phase   {facts['phase']}, wave {facts['wave']} of {len(facts['waves'])}",
-        f"devices {facts['installed']} installed, {facts['failed']} failed in this wave; {facts['looks']} looks",
+        f"devices {facts['installed']} installed, {facts['failed']} failed in this wave; "
+        f"{facts['looks']} canary evaluations",
     ]
     lines += [f"gate    {finding['verdict']}: {finding['reason']}" for finding in facts["findings"]]
     lines += [f"why     {facts['reason']}"] if facts["reason"] else []

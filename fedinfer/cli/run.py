@@ -71,7 +71,7 @@ def _check_devices(scenario: Scenario, devices: int | None) -> None:
     if devices is not None and scenario.data.device:
         raise ConfigError(
             f"--devices {devices}: the column {scenario.data.device!r} names the devices ([data] device)",
-            hint="leave --devices out, or use a scenario whose rows are dealt by [data.partition]",
+            hint="leave --devices out, or use a scenario whose rows are split by [data.partition]",
         )
 
 

@@ -18,7 +18,11 @@ BASE_KEY = "scenario"
 
 
 def to_flat(scenario: Scenario) -> dict[str, FlatValue]:
-    """Write a scenario as dotted keys. Lists and tables become JSON text; keys without a value are left out."""
+    """Write a scenario as dotted keys. Lists and tables become JSON text; keys without a value are left out.
+
+    Args:
+        scenario: is read back by `from_flat` as it was.
+    """
     return _flattened(scenario.model_dump(mode="json"), ())
 
 

@@ -1,4 +1,4 @@
-"""Auditing a scenario: train it with canaries through the real mechanism and see how well they can be told apart.
+"""Auditing a scenario: train it with canaries through the real mechanism and measure how well it is seen who was in.
 
 What runs is the product: device ledgers, clipping, encoding, noise shares, sums (mode `ideal`: the same integers, no
 masks), decoding, the server's noise and optimizer. Only as many devices stay as the plan guarantees, so no noise counts
@@ -60,9 +60,9 @@ LEAST_CANARIES, MOST_CANARIES = 10, 1000
 MOST_NUMBERS = 20_000_000
 """Canaries times dimension that are held at once."""
 MOST_AXES = 2_000
-"""Largest dimension in which quiet directions are looked for."""
+"""Largest dimension in which quiet directions are searched: their basis is a dense matrix."""
 MOST_ROWS = 2_000
-"""Real rows that are looked at for that."""
+"""Real rows that are read for that."""
 SILENT = 1e-6
 """Noise multiplier that stands for none where an event must be positive."""
 
@@ -101,7 +101,7 @@ class AuditReport:
         noise: which noise was added.
         claimed: proved upper bound for these rounds, if the mechanism is what it says.
         bound: what the canaries show.
-        ceiling: the bound if every canary had been told apart; an audit with a ceiling below the claim cannot fail.
+        ceiling: the bound if every canary had been found; an audit with a ceiling below the claim cannot fail.
     """
 
     scenario: str
@@ -273,7 +273,11 @@ def _unheard(_name: str, _fields: Json) -> None:
 
 
 def silenced(settings: SumSettings) -> SumSettings:
-    """The same sums without noise. They are charged as not private; the claim is made from the real plan."""
+    """The same sums without noise. They are charged as not private; the claim is made from the real plan.
+
+    Args:
+        settings: of the sums of a plan.
+    """
     mechanism = settings.mechanism
     if mechanism.kind is not NoiseKind.NONE:
         return replace(settings, mechanism=replace(mechanism, kind=NoiseKind.NONE, noise_multiplier=0.0))
@@ -331,7 +335,7 @@ def _plant(
 
 
 def _wanted(scenario: Scenario, method: AuditMethod, k: int, rounds: int) -> int:
-    """As many canaries as can be told apart without noise: they hide one another, and sampling hides them."""
+    """As many canaries as could be found without noise: they cover one another, and sampling covers them."""
     match method:
         case AuditMethod.CANARY:
             return max(LEAST_CANARIES, min(50, k // 20))
