@@ -13,9 +13,7 @@ import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
-from statistics import NormalDist
 from typing import assert_never
 
 import numpy as np
@@ -37,8 +35,8 @@ from fedinfer.errors import ConfigError, TooFewSurvivors
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.messages import ONE_GROUP, FitWork, Kind, PlainReply, Purpose, SumPlan
 from fedinfer.ports import Answer, Ask, Clock, Transport
-from fedinfer.privacy.accounting.accountant import Spent, account
-from fedinfer.privacy.accounting.audit import AuditBound, AuditMethod, canary_device_bound, one_run_bound
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.audit import AuditMethod
 from fedinfer.privacy.accounting.events import Repeated
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.charges import charge, mechanism_of, relation_of
@@ -46,6 +44,7 @@ from fedinfer.privacy.mechanism.clipping import clipping_of
 from fedinfer.privacy.mechanism.encoding import decode as decode_sum
 from fedinfer.privacy.mechanism.mechanism import NoiseKind
 from fedinfer.secagg.packing import unpack
+from fedinfer.simulation.audit_report import AuditReport, AuditSettings, NoiseUnderAudit, audit_bounds
 from fedinfer.simulation.canaries import AuditEvidence, Canaries, CanaryTrainer, Directions, Floats, NamedSource
 from fedinfer.simulation.coordinate import open_server
 from fedinfer.simulation.engine import Prepared
@@ -65,81 +64,6 @@ MOST_ROWS = 2_000
 """Real rows that are read for that."""
 SILENT = 1e-6
 """Noise multiplier that stands for none where an event must be positive."""
-
-
-class NoiseUnderAudit(StrEnum):
-    """Which noise the audited run adds."""
-
-    PLANNED = "planned"
-    UNSAFE_NO_NOISE = "UnsafeNoNoise"
-    """None, while the claim stays that of the plan: shows that the audit can fail."""
-
-
-@dataclass(frozen=True, slots=True)
-class AuditSettings:
-    """What is done.
-
-    Args:
-        method: see fedinfer.privacy.accounting.audit.
-        canaries: how many; 0: chosen.
-        confidence: of the bound, in (0, 1).
-        noise: see `NoiseUnderAudit`.
-    """
-
-    method: AuditMethod
-    canaries: int
-    confidence: float
-    noise: NoiseUnderAudit
-
-
-@dataclass(frozen=True, slots=True)
-class AuditReport:
-    """An audit's result.
-
-    Args:
-        scenario, unit, trust, rounds: what was trained.
-        noise: which noise was added.
-        claimed: proved upper bound for these rounds, if the mechanism is what it says.
-        bound: what the canaries show.
-        ceiling: the bound if every canary had been found; an audit with a ceiling below the claim cannot fail.
-    """
-
-    scenario: str
-    unit: Unit
-    trust: Trust
-    rounds: int
-    noise: NoiseUnderAudit
-    claimed: Spent
-    bound: AuditBound
-    ceiling: float
-
-    @property
-    def violated(self) -> bool:
-        """The canaries refute the claim."""
-        return self.bound.epsilon > self.claimed.epsilon
-
-    @property
-    def can_fail(self) -> bool:
-        """A mechanism without any noise would have been found out."""
-        return self.ceiling > self.claimed.epsilon
-
-    def to_json(self) -> Json:
-        """All figures, and the verdict."""
-        return {
-            "scenario": self.scenario,
-            "unit": str(self.unit),
-            "trust": str(self.trust),
-            "rounds": self.rounds,
-            "noise": str(self.noise),
-            "claimed_epsilon": self.claimed.epsilon,
-            "accountant": self.claimed.accountant,
-            "relation": str(self.claimed.relation),
-            "sampling": self.claimed.sampling,
-            **self.bound.to_json(),
-            "ceiling": self.ceiling,
-            "can_fail": self.can_fail,
-            "verdict": "violated" if self.violated else "consistent",
-        }
 
 
 def run_audit(prepared: Prepared, settings: AuditSettings, clock: Clock) -> AuditReport:
@@ -403,26 +327,7 @@ def _report(audit: _Audit, settings: AuditSettings) -> AuditReport:
     promise = _promise(audit, audit.plan.train, "claim", b"")
     events = [Repeated(event, audit.plan.rounds) for event in charge(promise)]
     claimed = account(events, privacy.delta, relation_of(privacy.unit))
-    bound, ceiling = _bounds(audit.evidence, canaries, privacy.delta, settings)
+    bound, ceiling = audit_bounds(audit.evidence, canaries, privacy.delta, settings)
     return AuditReport(
         scenario.scenario.name, privacy.unit, privacy.trust, audit.plan.rounds, settings.noise, claimed, bound, ceiling
     )  # fmt: skip
-
-
-def _bounds(
-    evidence: AuditEvidence, canaries: Canaries, delta: float, settings: AuditSettings
-) -> tuple[AuditBound, float]:
-    """The bound, and what it would be if nothing hid the canaries but one another."""
-    m, k = canaries.included.size, canaries.dimension
-    if settings.method is AuditMethod.ONE_RUN:
-        guesses = max(2, m // 4 * 2)  # the clearest half, fixed in advance
-        best = one_run_bound(
-            canaries.included.astype(np.float64), canaries.included, delta, settings.confidence, guesses
-        )
-        bound = one_run_bound(evidence.scores(), canaries.included, delta, settings.confidence, guesses)
-        return bound, best.epsilon
-    shared = m / (int(evidence.groups.max()) + 1)
-    normal = np.array([NormalDist().inv_cdf((i + 0.5) / m) for i in range(m)])
-    perfect = (1 / math.sqrt(shared)) + normal / math.sqrt(k)
-    best = canary_device_bound(perfect, k, delta, settings.confidence)
-    return canary_device_bound(evidence.cosines(), k, delta, settings.confidence), best.epsilon
