@@ -47,6 +47,10 @@ def validate(
 def planned(scenario: Scenario, federation: Federation) -> Json | None:
     """Noise and cost of the whole run, as `fedinfer run` will plan it; None where training is not installed.
 
+    Args:
+        scenario: what was asked for.
+        federation: its data.
+
     Raises:
         ConfigError: no plan fits the budget, the cohort or the model.
     """

@@ -21,6 +21,9 @@ def to_flat(scenario: Scenario) -> dict[str, FlatValue]:
     """Write a scenario as dotted keys. Lists and tables become JSON text; keys without a value are left out.
 
     Notices are left out too: a device reads this, and they are for whoever wrote the scenario.
+
+    Args:
+        scenario: is read back by `from_flat` as it was.
     """
     return _flattened(scenario.model_dump(mode="json"), ())
 

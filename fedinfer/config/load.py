@@ -90,6 +90,10 @@ def parse_scenario(text: str, folder: Path, source: str) -> Scenario:
 def validate(layers: Layers, source: str) -> Scenario:
     """Check the merged values once, strictly: no text where a number belongs.
 
+    Args:
+        layers: merged values; the folder of the scenario is under the key `base`.
+        source: name for messages about values that nobody set.
+
     Returns:
         The scenario, with the notices of the layers.
 
@@ -111,6 +115,10 @@ def scenario_names() -> tuple[str, ...]:
 
 def find_scenario(name_or_path: str) -> Path:
     """The TOML file that a name or path means.
+
+    Args:
+        name_or_path: name of a built-in, a TOML file, or a folder with scenario.toml. A built-in wins over a file of
+            the same name.
 
     Raises:
         ConfigError: there is none; names the nearest built-in.

@@ -71,7 +71,7 @@ class Robust(StrEnum):
 
 
 class Correlation(StrEnum):
-    """How the noise of different rounds hangs together."""
+    """How the noise of different rounds is correlated."""
 
     NONE = "none"
     BANDED = "banded"
@@ -393,7 +393,11 @@ class Scenario(Section):
         return self._notices
 
     def noticed(self, notices: tuple[str, ...]) -> Scenario:
-        """This scenario with these notices."""
+        """This scenario with other notices.
+
+        Args:
+            notices: one sentence each, for people.
+        """
         scenario = self.model_copy()
         scenario._notices = notices
         return scenario

@@ -58,8 +58,6 @@ ROLLOUT_MIGRATIONS = (
     );
     """,
 )
-_KINDS = {Command: "command", Delivered: "delivered", Measured: "measured", RolledBack: "takenback"}
-"""What the log calls an event. Logs are kept, so a class that gets another name keeps this one."""
 _APPEND_ONLY = """
     CREATE TRIGGER IF NOT EXISTS rollout_log_{verb} BEFORE {verb} ON rollout_log {when}
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END

@@ -13,7 +13,8 @@ from fedinfer.config import load_scenario
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.audit import AuditMethod
 from fedinfer.simulation import audit
-from fedinfer.simulation.audit import AuditReport, AuditSettings, NoiseUnderAudit, run_audit
+from fedinfer.simulation.audit import run_audit
+from fedinfer.simulation.audit_report import AuditReport, AuditSettings, NoiseUnderAudit
 from fedinfer.simulation.engine import prepare_local
 from fedinfer.system import SystemClock
 from fedinfer.types import Trust

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from fedinfer.config import Scenario, load_scenario, to_flat
+from fedinfer.coordinator.aggregate.groups import Group
 from fedinfer.coordinator.aggregate.promise import sum_plan
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, Release, release
-from fedinfer.coordinator.context import Server
+from fedinfer.coordinator.aggregate.release import Release, release
+from fedinfer.coordinator.context import LEDGER_OWNER, Server
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.coordinator.run import start
@@ -28,7 +29,7 @@ from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.errors import ConfigError
 from fedinfer.flower.client_app import CohortClientApp
-from fedinfer.messages import FitWork, Purpose, SumPlan
+from fedinfer.messages import ONE_GROUP, FitWork, Purpose, SumPlan
 from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled, Repeated, SkellamEvent
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.charges import charge
@@ -79,7 +80,8 @@ def _fields(value: object) -> dict[str, object]:
 def _promise(world: World, settings: SumSettings, round_id: str) -> tuple[SumPlan, bytes]:
     work = encode(FitWork(start(world.server, world.plan).weights, 0))
     cohort = tuple(sorted(world.server.devices))
-    return sum_plan(world.server, settings, Purpose.TRAIN, round_id, cohort, work), work
+    server, group = world.server, Group(round_id, cohort, ONE_GROUP)
+    return sum_plan(server.scenario, server.run_id, server.entropy, settings, Purpose.TRAIN, group, work), work
 
 
 def _released(folder: Path, unit: Unit, trust: Trust, *, noisy: bool) -> tuple[World, Release, SumPlan]:

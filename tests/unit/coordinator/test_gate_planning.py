@@ -33,7 +33,7 @@ REFUSE = "rollout.unjudgeable=refuse"
 
 
 def look_warnings(planned: RunPlan) -> list[str]:
-    return [text for text in planned.warnings if "of a look" in text]
+    return [text for text in planned.warnings if "of a canary evaluation" in text]
 
 
 def test_looks_cost_their_part_and_everything_together_the_budget() -> None:
@@ -77,7 +77,7 @@ def test_looks_may_not_eat_the_whole_budget() -> None:
 
 
 def test_a_wave_of_one_device_cannot_be_looked_at() -> None:
-    with pytest.raises(ConfigError, match=r"wave 1 has 1 devices.*nobody to hide among") as caught:
+    with pytest.raises(ConfigError, match=r"wave 1 has 1 devices.*below the minimum aggregation size") as caught:
         plan(digits(REFUSE, "secure_aggregation.corruption_rate=0"), devices=2)
     assert "canary_epsilon = 0" in caught.value.hint
 
@@ -101,7 +101,7 @@ def test_nobody_looks_where_the_scenario_says_acknowledge_and_the_plan_says_so()
     planned = plan(digits("rollout.unjudgeable=acknowledge"), 40)
     assert planned.gates == ()
     assert planned.gate_epsilon == 0
-    (warning,) = (text for text in planned.warnings if "nobody looks" in text)
+    (warning,) = (text for text in planned.warnings if "no canary evaluation" in text)
     assert "20 devices" in warning
     assert "what they do not catch reaches everybody" in warning
     # What looks would have cost is there for training.
@@ -117,7 +117,7 @@ def test_looks_can_be_kept_although_they_will_often_hold_a_good_model() -> None:
 
 
 def test_waves_that_hide_nobody_cannot_be_kept() -> None:
-    with pytest.raises(ConfigError, match="one honest vector alone"):
+    with pytest.raises(ConfigError, match="minimum aggregation size is 2 honest devices"):
         plan(digits("rollout.unjudgeable=hold"), devices=3)
 
 
