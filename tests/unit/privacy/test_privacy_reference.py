@@ -15,8 +15,17 @@ import pytest
 
 from fedinfer import wire
 from fedinfer.errors import Misbehaviour
-from fedinfer.privacy.accounting.accountant import SAMPLER_DISTANCE, account
-from fedinfer.privacy.accounting.events import DiscreteGaussianEvent, GaussianEvent, PoissonSampled, SkellamEvent
+from fedinfer.privacy.accounting.accountant import SAMPLER_DISTANCE, account, rdp_epsilon
+from fedinfer.privacy.accounting.events import (
+    DiscreteGaussianEvent,
+    GaussianEvent,
+    Noise,
+    PoissonSampled,
+    Single,
+    SkellamEvent,
+    from_json,
+    to_json,
+)
 from fedinfer.privacy.accounting.rdp import ORDERS, event_curve, noise_curve, to_epsilon
 from fedinfer.privacy.mechanism.encoding import to_integers
 from fedinfer.privacy.mechanism.matrix_mechanism import Factorization, Participation, square_root_coefficients
@@ -78,13 +87,35 @@ def test_recorded_epsilons_are_those_of_the_papers(case: Any) -> None:
     orders = range(2, 41 if relation is R1 else 61)  # the best order of every case is among them
     divergences = [(a, total(case["event"], relation, a)) for a in orders]
     plain = renyi.epsilon_of(divergences, case["delta"])
+    ours = rdp_epsilon([from_json(case["event"])], case["delta"], relation)
+    assert ours == pytest.approx(case["epsilon"], rel=1e-12)
     if "skellam" not in str(case["event"]) and "discrete" not in str(case["event"]):
-        assert case["epsilon"] == pytest.approx(float(plain), rel=1e-9)
+        assert ours == pytest.approx(float(plain), rel=1e-9)
         return
     needed = renyi.epsilon_of(divergences, case["delta"], mpmath.mpf(2) ** -68)
     assert SAMPLER_DISTANCE == 2.0**-68
     assert plain <= needed
-    assert float(needed) * (1 - 1e-12) <= case["epsilon"] <= float(needed) * (1 + 1e-5)
+    assert float(needed) * (1 - 1e-12) <= ours <= float(needed) * (1 + 1e-5)
+
+
+NOISES = [
+    GaussianEvent(0.8),
+    SkellamEvent(0.5, 1.0, 1.0),  # the first-order term of the theorem is the smaller one
+    SkellamEvent(10.0, 5.0, 7.0),  # the second-order term
+    DiscreteGaussianEvent(0.35, 3, 2.0, 4.0, 4),  # the first of the three bounds is the least
+    DiscreteGaussianEvent(0.5, 4, 9.0, 9.0, 40),  # at order 2 the second
+    DiscreteGaussianEvent(1.0, 4, 1.0, 30.0, 9),  # at order 2 the third
+]
+
+
+@pytest.mark.parametrize("relation", [AR, R1])
+@pytest.mark.parametrize("rate", [1.0, 0.05, 0.7])
+@pytest.mark.parametrize("noise", NOISES, ids=str)
+def test_curves_are_those_of_the_papers_where_every_term_counts(noise: Noise, rate: float, relation: Relation) -> None:
+    event: Single = noise if rate == 1 else PoissonSampled(rate, noise)
+    curve = event_curve(event, relation)
+    for order in (2, 3, 7, 16):
+        assert curve[order - 2] == pytest.approx(float(total(to_json(event), relation, order)), rel=1e-9)
 
 
 @pytest.mark.parametrize("delta", [1e-3, 1e-6])
