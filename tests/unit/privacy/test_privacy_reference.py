@@ -312,6 +312,8 @@ def test_charges_of_every_schedule_cover_what_it_can_move(limit: int, separation
         moved = sum((sum((columns[p][t] for p in chosen), Fraction(0)) ** 2 for t in range(rounds)), Fraction(0))
         paid = sum((z / ours.charge(z, turn).noise_multiplier) ** 2 for turn in turns)
         assert float(moved) <= paid * (1 + 1e-12)
+        if chosen == tuple(range(0, separation * ours.participation.most, separation)):
+            assert float(moved) == pytest.approx(paid, rel=1e-12), "the dearest schedule pays no more than it moves"
 
 
 # --- random graphs and groups ---
