@@ -114,8 +114,8 @@ class Baseline:
 class _Chosen:
     """Pytest plugin: run these tests in this order, remember what they took and which failed."""
 
-    def __init__(self, wanted: list[str] | None) -> None:
-        self.wanted = wanted
+    def __init__(self, wanted: list[str] | None, limits: dict[str, float]) -> None:
+        self.wanted, self.limits = wanted, limits
         self.seconds: dict[str, float] = {}
         self.failed = ""
 
@@ -123,6 +123,9 @@ class _Chosen:
         if self.wanted is not None:
             place = {name: number for number, name in enumerate(self.wanted)}
             items[:] = sorted((item for item in items if item.nodeid in place), key=lambda item: place[item.nodeid])
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        signal.setitimer(signal.ITIMER_REAL, self.limits.get(nodeid, 0.0))  # the alarm ends the process
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
@@ -290,13 +293,13 @@ def try_mutant(mutant: Mutant, package: str, tree: Path, base: Baseline) -> dict
     try_mutant.__dict__["count"] += 2
     os.utime(path, (stamp, stamp))
     files = sorted({str(tree / name.split("::")[0]) for name in names})
-    limit = 20.0 + 6 * sum(base.seconds.get(name, 0.0) for name in names)
+    limits = {name: 10.0 + 6 * base.seconds[name] for name in names}
     try:
-        code, seen, seconds = _forked(tree, files, names, ["-x"], limit)
+        code, seen, seconds = _forked(tree, files, limits, ["-x"], 60.0 + 6 * sum(limits.values()))
     finally:
         path.write_bytes(original)
         os.utime(path, (times.st_atime, times.st_mtime))
-    outcome = {0: "survived", None: "timeout"}.get(code, "killed")
+    outcome = {0: "survived", None: "timeout", -signal.SIGALRM: "timeout"}.get(code, "killed")
     by = f"{len(names)} tests pass" if outcome == "survived" else seen["failed"] or "collection"
     return result | {"outcome": outcome, "by": by, "seconds": round(seconds, 1)}
 
@@ -311,15 +314,15 @@ def relevant(mutant: Mutant, base: Baseline) -> list[str]:
 
 
 def _forked(
-    tree: Path, files: list[str], names: list[str] | None, extra: list[str], limit: float
+    tree: Path, files: list[str], limits: dict[str, float] | None, extra: list[str], limit: float
 ) -> tuple[int | None, dict[str, Any], float]:
-    """Run pytest in a fork; exit code (None: too long), what it told, seconds."""
+    """Run all tests, or those with limits in their order, in a fork; exit code (None: too long), outcome, seconds."""
     reported, output = tree.parent / "told.json", tree.parent / "output.txt"
     reported.unlink(missing_ok=True)
     start = time.monotonic()
     child = os.fork()
     if child == 0:
-        _child(tree, files, names, extra, reported, output)
+        _child(tree, files, limits, extra, reported, output)
     code = _waited(child, limit)
     seen = {"failed": "", "seconds": {}} | (json.loads(reported.read_text()) if reported.exists() else {})
     seen["output"] = output.read_text(errors="replace") if output.exists() else ""
@@ -327,7 +330,7 @@ def _forked(
 
 
 def _child(
-    tree: Path, files: list[str], names: list[str] | None, extra: list[str], reported: Path, output: Path
+    tree: Path, files: list[str], limits: dict[str, float] | None, extra: list[str], reported: Path, output: Path
 ) -> None:
     """Never returns: everything below ends with the process."""
     code = 99
@@ -342,7 +345,7 @@ def _child(
         sys.path[:] = [str(tree), *(p for p in sys.path if Path(p or ".").resolve() != ROOT)]
         import pytest
 
-        chosen = _Chosen(names)
+        chosen = _Chosen(None if limits is None else list(limits), limits or {})
         options = ["-q", "--hypothesis-profile=ci", "-p", "no:cacheprovider", "-m", FAST, "--tb=no", "-n", "0"]
         options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
         options += [f"--basetemp={tree.parent / 'tmp'}", f"--rootdir={tree}", *extra, *files]

@@ -350,3 +350,43 @@ def test_the_room_needs_no_heavy_package():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("threshold", [2, 5])
+def test_shares_below_the_threshold_are_uniform_and_independent_of_each_other_and_of_the_secret(threshold):
+    """Whole coefficients, not a few of their bits: what t - 1 holders see has the law of noise, whatever the secret."""
+    times, points = 500, np.arange(1, threshold + 1)
+    for secret in (b"\0" * 32, b"\xff" * 32):
+        seen = np.array(
+            [
+                shamir.share(secret, points, threshold, SimulatedEntropy("hidden", threshold, i).take(32))[:-1]
+                for i in range(times)
+            ]
+        )  # (times, t - 1, limbs)
+        values = seen.transpose(1, 0, 2).reshape(threshold - 1, -1).astype(float)
+        count = values.shape[1]
+        for row in values:
+            buckets = np.bincount((row * 16 // shamir.PRIME).astype(int), minlength=16)
+            assert ((buckets - count / 16) ** 2 / (count / 16)).sum() < 45  # chi-square of 15 degrees: 1e-4
+        together = np.atleast_2d(np.corrcoef(values))
+        assert np.abs(together - np.eye(threshold - 1)).max() < 5 / np.sqrt(count)
+
+
+def test_coefficients_take_every_value_of_the_field_equally_often():
+    """Two million of 65537 values: about 30 each; a value that cannot occur would be known of every share."""
+    drawn = shamir._field_elements(b"k" * 32, 2_000_000).astype(np.int64)
+    counts = np.bincount(drawn, minlength=shamir.PRIME)
+    assert counts.size == shamir.PRIME
+    assert counts.min() > 0
+    mean = drawn.size / shamir.PRIME
+    statistic = float(((counts - mean) ** 2 / mean).sum())
+    assert abs(statistic - (shamir.PRIME - 1)) < 6 * np.sqrt(2 * (shamir.PRIME - 1))
+
+
+@pytest.mark.parametrize("low", range(19))
+def test_two_encodings_of_one_point_are_the_same_key(low):
+    """2^255 - 19 + u is read as u, and the top bit is not read (RFC 7748, section 5)."""
+    field = 2**255 - 19
+    spellings = [low, field + low, low + 2**255, field + low + 2**255]
+    assert {keys.decoded_point(value.to_bytes(32, "little")) for value in spellings} == {low}
+    assert keys.decoded_point((field - 1).to_bytes(32, "little")) == field - 1
