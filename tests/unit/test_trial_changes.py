@@ -85,7 +85,7 @@ FREE = {"a message": re.compile(r"fedinfer/(coordinator|device)/.+")}
 def page_rows() -> dict[str, set[str]]:
     section = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split("## Where a change goes\n")[1]
     rows = [line for line in section.split("\n## ")[0].splitlines() if line.startswith("| a ")]
-    return {line.split("|")[1].strip(): set(re.findall(r"`([\w/.]+\.(?:py|md))`", line)) for line in rows}
+    return {line.split("|")[1].strip(): set(re.findall(r"`([\w/.-]+\.(?:py|md))`", line)) for line in rows}
 
 
 @pytest.mark.parametrize("change", NAMED)
