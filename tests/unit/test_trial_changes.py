@@ -68,7 +68,7 @@ def stopped_in(error: BaseException) -> str:
 
 NAMED = {
     "a server optimizer": (r"\bFEDYOGI\b|\bfedyogi\b", ("fedinfer", "docs", "tests/unit/training")),
-    "a model kind": (r"\bTCN\b|^    \"tcn\"|\| `?tcn`?|\"tcn\" or", ("fedinfer", "docs", "benchmarks", "simulations")),
+    "a model kind": (r"\bTCN\b|^    \"tcn\"|\| `?tcn`?|`\"tcn\"`", ("fedinfer", "docs", "benchmarks", "simulations")),
     "a drift channel": (r"\"predicted_class\"", ("fedinfer", "docs")),
     "a message": (r"\bWITHDRAW\b", ("fedinfer", "docs")),
 }
