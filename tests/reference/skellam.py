@@ -31,6 +31,11 @@ def theorem(order: int, variance: Fraction, shift: Sequence[int]) -> Fraction:
     norm of the shift and mu the variance of one coordinate.
     """
     squared, absolute = sum(Fraction(v) ** 2 for v in shift), sum(abs(Fraction(v)) for v in shift)
+    return bound_of_norms(order, variance, squared, absolute)
+
+
+def bound_of_norms(order, variance, squared, absolute):  # type: ignore[no-untyped-def]  # Fraction or mpf, as given
+    """The same from the squared L2 norm and the L1 norm."""
     gaussian = order * squared / (2 * variance)
     second_order = ((2 * order - 1) * squared + 6 * absolute) / (4 * variance**2)
     first_order = 3 * absolute / (2 * variance)

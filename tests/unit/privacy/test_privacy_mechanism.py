@@ -186,6 +186,21 @@ def test_one_example_moves_a_dithered_sum_by_no_more_than_l2() -> None:
     assert np.abs(moved - exact).max() < 1 + 1e-5
 
 
+def test_a_gradient_that_float32_made_longer_is_within_l2_too() -> None:
+    """0.1 in float32 is above 0.1: clipped to that, one example moves integers of a fine scale beyond s C + 1."""
+    mechanism = IntegerMechanism(
+        NoiseKind.NONE, 1, 0.1, 0.0, 32, 1e9, 1, 4, 4, Rounding.DITHERED, Unit.EXAMPLE
+    )  # fmt: skip
+    clipped, moved = np.array([[float(np.float32(0.1))]]), []
+    for seed in range(20):
+        with_it, without = (
+            to_integers(rows, mechanism, b"r", SimulatedStream(SimulatedEntropy("slack", seed)))
+            for rows in (clipped, np.zeros((1, 1)))
+        )
+        moved.append(abs(int(with_it[0, 0] - without[0, 0])))
+    assert 1e9 * 0.1 + 1 < max(moved) <= mechanism.l2
+
+
 def test_the_event_counts_only_guaranteed_shares() -> None:
     """Dropouts and dishonest devices: noise above `contributors` shares is never claimed."""
     mechanism = designed()
