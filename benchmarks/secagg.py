@@ -2,22 +2,19 @@
 
     python benchmarks/secagg.py            needs ../shared/baselines/flower_secagg.py for the ratios (else null)
 
-Both sides in one run, n=100, d=10,000, 10 % dropouts after sharing. The product runs what `choose_graph` picks: each
-device draws 21 holders and masks with them and with whoever drew it, 38 on average. The headline has Flower with 33
-shares and a threshold of 22, the least that is safe with its ring of fixed neighbours; beside it stands Flower's
-smallest setting, which is not safe for 100 devices; `--complete` adds the complete graph, for which Flower takes many
-minutes.
-Flower's figures are kept in the user's cache folder, keyed by the baseline's text and this machine, and measured again
-with `--fresh`: use it when the machine's load has changed. The last line is one JSON object.
+Both sides take turns in one run, three times each, n=100, d=10,000, 10 % dropouts after sharing; the better run of
+each counts. The product runs what `choose_graph` picks: each device draws 21 holders, masks with them and with whoever
+drew it, 38 on average, and verifies all members and a quorum. The headline has Flower with 33 shares and a threshold of
+22, the least that is safe with its ring of fixed neighbours; Flower checks no identity at all. Beside it stands
+Flower's smallest setting, which is not safe for 100 devices; `--complete` adds the complete graph, for which Flower
+takes many minutes. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -38,8 +35,7 @@ from fedinfer.secagg.masks import add_masks
 from fedinfer.system import SystemEntropy
 
 BASELINE = Path(__file__).resolve().parents[2] / "shared" / "baselines" / "flower_secagg.py"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fedinfer-benchmarks"
-N, DIMENSION, DROPS, BITS = 100, 10_000, 10, 20
+N, DIMENSION, DROPS, BITS, REPEATS = 100, 10_000, 10, 20, 3
 # (Flower's shares and threshold, ours as holders and threshold); Flower counts a device's own share.
 HEADLINE = "both safe"
 SETTINGS = {
@@ -118,44 +114,42 @@ def answer(session, state, name, identity, roster, request, vector, entropy):
     raise AssertionError(request.stage)
 
 
-def best_run(n: int, degree: int, threshold: int, dimension: int, drops: int, repeats: int) -> Figures:
-    return min((run(n, degree, threshold, dimension, drops) for _ in range(repeats)), key=lambda f: f.server_seconds)
-
-
-def flower(shares: int, threshold: int, fresh: bool) -> dict[str, float] | None:
+def flower(shares: int, threshold: int) -> dict[str, float] | None:
     """Flower's server and device seconds at the same n, dimension and dropouts; None without the baseline."""
     if not BASELINE.exists():
         return None
-    command = ["--n", N, "--dim", DIMENSION, "--shares", shares, "--threshold", threshold, "--drops", DROPS]
-    key = hashlib.sha256(
-        repr((BASELINE.read_text(), command, platform.node(), platform.processor())).encode()
-    ).hexdigest()
-    path = CACHE / f"flower-secagg-{key[:16]}.json"
-    if fresh or not path.exists():
-        print(f"  running Flower with {shares} shares, threshold {threshold} ...", flush=True)
-        done = subprocess.run(
-            [sys.executable, str(BASELINE), *map(str, command)], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            print(f"  Flower's baseline failed: {done.stderr.strip().splitlines()[-1:]}")
-            return None
-        result = json.loads(done.stdout.strip().splitlines()[-1])["end_to_end"]
-        CACHE.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result))
-    result = json.loads(path.read_text())
+    options = ["--n", N, "--dim", DIMENSION, "--shares", shares, "--threshold", threshold, "--drops", DROPS]
+    command = [sys.executable, str(BASELINE), *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"  Flower's baseline failed: {done.stderr.strip().splitlines()[-1:]}")
+        return None
+    result = json.loads(done.stdout.strip().splitlines()[-1])["end_to_end"]
     return {"server": result["server_s"], "device": result["one_client_s"]} if result["done"] else None
 
 
-def compare(settings: dict[str, tuple[tuple[int, int], tuple[int, int]]], fresh: bool) -> list[dict[str, object]]:
+def turns(setting: tuple[tuple[int, int], tuple[int, int]]) -> tuple[dict[str, float], dict[str, float] | None]:
+    """The better of each side's runs, which take turns, so that both meet the same load of the machine."""
+    (shares, flower_threshold), (degree, threshold) = setting
+    ours, theirs = [], []
+    for _ in range(REPEATS):
+        figures = run(N, degree, threshold, DIMENSION, DROPS)
+        ours.append({"server": figures.server_seconds, "device": figures.device_seconds})
+        theirs.append(flower(shares, flower_threshold))
+    whole = [each for each in theirs if each is not None]
+    best = {side: min(each[side] for each in whole) for side in ("server", "device")} if whole else None
+    return {side: min(each[side] for each in ours) for side in ("server", "device")}, best
+
+
+def compare(settings: dict[str, tuple[tuple[int, int], tuple[int, int]]]) -> list[dict[str, object]]:
     """Print all settings; return a row of each, the headline first. Ratios are None without Flower's figures."""
     rows: list[dict[str, object]] = []
-    print(f"n={N}, d={DIMENSION}, {DROPS} dropped after sharing; seconds, product at its best of 3")
+    print(f"n={N}, d={DIMENSION}, {DROPS} dropped after sharing; seconds, each side at its best of {REPEATS}")
     if not BASELINE.exists():
         print(f"  {BASELINE.name} is missing: no ratios")
-    for name, ((shares, flower_threshold), (degree, threshold)) in settings.items():
-        ours = best_run(N, degree, threshold, DIMENSION, DROPS, 3)
-        theirs = flower(shares, flower_threshold, fresh)
-        mine = {"server": ours.server_seconds, "device": ours.device_seconds}
+    for name, setting in settings.items():
+        (shares, flower_threshold), (degree, threshold) = setting
+        mine, theirs = turns(setting)
         row: dict[str, object] = {"setting": name, "holders": degree, "threshold": threshold}
         row |= {"flower_shares": shares, "flower_threshold": flower_threshold}
         for side in ("server", "device"):
@@ -211,10 +205,9 @@ def upload_overhead(figures: Figures, dimension: int, neighbours: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fresh", action="store_true", help="measure Flower again")
     parser.add_argument("--complete", action="store_true", help="compare complete graphs too")
     arguments = parser.parse_args()
-    rows = compare(SETTINGS | (COMPLETE if arguments.complete else {}), arguments.fresh)
+    rows = compare(SETTINGS | (COMPLETE if arguments.complete else {}))
     ratio = mask_over_floor(1_000_000, 32)
     graph = secagg.choose_graph(500, 0.1, 0.1)
     large = run(500, graph.degree, graph.threshold, 100_000, 50)

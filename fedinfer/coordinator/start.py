@@ -53,6 +53,7 @@ class Site:
         noise: stream for noise that the server adds, by round.
         generator: numpy generator by purpose.
         simulated: devices are simulated; only then is what they say about their rows and times believed.
+        population: what is planned for, where it is known before anybody joins; None: who joins.
         warnings: known before; they come first in the plan's.
         folder: run folder.
         clock: time.
@@ -74,6 +75,7 @@ class Site:
     noise: Callable[[str], NoiseStream]
     generator: Callable[[str], np.random.Generator]
     simulated: bool
+    population: Population | None
     warnings: tuple[str, ...]
     folder: Path
     clock: Clock
@@ -95,7 +97,8 @@ def start(site: Site) -> tuple[Server, RunPlan]:
     )
     for device, reason in refused.items():
         site.emit("not_joined", {"device": device, "reason": reason})
-    plan = make_plan(site.scenario, population_of(site, rows), site.engine, site.warnings)
+    population = site.population or population_of(site, rows)
+    plan = make_plan(site.scenario, population, site.engine, site.warnings)
     keys = {member.device: member.public_key for member in members if member.device in rows}
     return _server(site, keys, rows), plan
 

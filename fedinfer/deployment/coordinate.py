@@ -85,6 +85,7 @@ def coordinate(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Cl
         noise=lambda _round: SecureStream(entropy),
         generator=lambda use: simulation_rng(int.from_bytes(entropy.take(8), "little"), use),
         simulated=False,
+        population=None,
         warnings=(),
         folder=deployment.folder,
         clock=clock,

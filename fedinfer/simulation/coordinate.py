@@ -35,9 +35,13 @@ def plan_simulation(scenario: Scenario, federation: Federation, trainer: Trainer
     Raises:
         ConfigError: see fedinfer.coordinator.plan.run_plan.
     """
+    return make_plan(scenario, simulated_population(federation, trainer), engine, federation.warnings)
+
+
+def simulated_population(federation: Federation, trainer: Trainer) -> Population:
+    """Public facts about the devices of a federation."""
     rows = [len(device.train_y) for device in federation.devices.values()]
-    population = Population(len(rows), sum(rows), min(rows), trainer.dimension, federation.schema.classes)
-    return make_plan(scenario, population, engine, federation.warnings)
+    return Population(len(rows), sum(rows), min(rows), trainer.dimension, federation.schema.classes)
 
 
 def coordinate(
@@ -85,6 +89,7 @@ def open_server(
     """
     seed = scenario.scenario.seed
     revocations = simulated_revocations(seed)
+    trainer = load_trainer(scenario.model, federation.schema, scenario.training, seed)
     site = Site(
         engine=engine,
         scenario=scenario,
@@ -94,13 +99,14 @@ def open_server(
         revocations=revocations,
         nodes=GridTransport(grid),
         repository=Repository(folder / "artifacts", generate_keys(SystemEntropy()), clock, lambda _: None),
-        trainer=load_trainer(scenario.model, federation.schema, scenario.training, seed),
+        trainer=trainer,
         public=federation.public,
         judged=simulated_rows(scenario, federation).judged,
         entropy=SimulatedEntropy(seed, "rotation"),
         noise=lambda round_id: SimulatedStream(SimulatedEntropy(seed, "central", round_id)),
         generator=lambda use: simulation_rng(seed, "server", use),
         simulated=True,
+        population=simulated_population(federation, trainer),
         warnings=federation.warnings,
         folder=folder,
         clock=clock,

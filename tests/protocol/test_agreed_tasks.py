@@ -10,13 +10,14 @@ import pytest
 from fedinfer.config import Scenario, to_flat
 from fedinfer.data import public_schema
 from fedinfer.deployment.node import open_host
+from fedinfer.deployment.store import read_authority
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.messages import JoinRequest, Kind
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.wire import encode
-from tests.protocol.fleet import NONCE, enrolled, settings
+from tests.protocol.fleet import NONCE, enrolled, revocations_of, settings
 
 TASK = settings().scenario.name
 
@@ -34,9 +35,10 @@ def agree(store: Path, tasks: list[str]) -> Host:
 
 def join(host: Host, scenario: Scenario, run_id: str = "run") -> Answer:
     device, member = next(iter(host.members.items()))
+    authority = read_authority(host.folder(device).parent / "authority.key")
     texts = json.dumps(to_flat(scenario)), json.dumps(public_schema(scenario).to_json())
     keys = (device,), (member.identity.public_bytes,), (member.certificate,)
-    request = JoinRequest(run_id, NONCE, *texts, *keys, b"root")
+    request = JoinRequest(run_id, NONCE, *texts, *keys, revocations_of(authority), b"root")
     return DeviceResponder(host).answer([Ask(device, Kind.JOIN, encode(request))])[0]
 
 

@@ -99,7 +99,11 @@ def fresh_noise(run: Run, rounds: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"secure_aggregation.group_size": 2}, {"privacy.clipping": "adaptive"}],
+    [
+        {},
+        {"secure_aggregation.group_size": 2, "secure_aggregation.corruption_rate": 0.0},
+        {"privacy.clipping": "adaptive"},
+    ],
     ids=["one group", "two groups", "adaptive norm"],
 )
 def test_released_noise_is_the_inverse_strategy_times_fresh_noise(tmp_path: Path, changes: dict[str, Any]) -> None:

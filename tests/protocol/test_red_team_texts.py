@@ -28,11 +28,21 @@ from fedinfer.messages import EnrollReply, HealthReply, Kind, PushReply, Withdra
 from fedinfer.ports import Answer, Ask, Transport
 from fedinfer.printable import LONGEST_NAME, shown
 from fedinfer.privacy.accounting.ledger import Budget
-from fedinfer.secagg.enrolment import Challenge, Possession, Step, prove_possession, sign_enrolment
+from fedinfer.secagg.enrolment import (
+    Challenge,
+    Enrolment,
+    Possession,
+    Step,
+    Validation,
+    prove_possession,
+    sign_enrolment,
+)
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.secagg.parameters import Session
+from fedinfer.secagg.revocation import RevocationList
 from fedinfer.simulation.folder import EVENTS, EventLog
 from fedinfer.simulation.grid import LocalGrid
+from fedinfer.simulation.population import NO_END
 from fedinfer.system import SimulatedEntropy, SystemClock
 from fedinfer.types import AggregationMode
 from fedinfer.wire import Most, Name, Shown, decode, encode
@@ -44,6 +54,7 @@ CLASSES = [
     if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind.__module__ == messages.__name__
 ]  # fmt: skip
 AUTHORITY = IdentityKey.generate(SimulatedEntropy(1, "authority"))
+AGAINST = Validation(AUTHORITY.public_bytes, RevocationList(1, 0, NO_END, ()), 1)
 CHALLENGE = Challenge("run", b"n" * 32, build_id())
 LINE_BYTES = 16 * 1024
 """Of one line of events.jsonl about one node, JSON's escapes included."""
@@ -225,7 +236,7 @@ class Node:
 def _honest(ask: Ask, device: str = "") -> Answer:
     name = device or ask.device
     key = IdentityKey.generate(SimulatedEntropy(1, name))
-    certificate = sign_enrolment(AUTHORITY, name, key.public_bytes)
+    certificate = sign_enrolment(AUTHORITY, Enrolment(name, key.public_bytes, 0, NO_END))
     proof = prove_possession(key, Possession(Step.ENROLL, CHALLENGE, name, certificate))
     return Answer(ask.device, encode(EnrollReply(name, key.public_bytes, certificate, proof)))
 
@@ -254,15 +265,15 @@ def test_a_node_that_nobody_enrolled_cannot_fill_the_log_or_steer_a_terminal(
     said: Callable[[Ask], Answer], nodes: int, tmp_path: Path
 ) -> None:
     """An EnrollReply.device of 4 MB grew events.jsonl by 44 MB, and the error that ended the run began with ESC."""
-    transport, reported = _transport(said, nodes), ""
+    transport, reported, believed = _transport(said, nodes), "", []
     log = EventLog(tmp_path, SystemClock())
     try:
-        enrol(transport, AUTHORITY.public_bytes, CHALLENGE, 1.0, log)
+        believed = [reply.device for reply in enrol(transport, AGAINST, CHALLENGE, 1.0, log)]
     except TransportError as error:
         reported = str(error)
     written = (tmp_path / EVENTS).read_bytes()
     assert len(written) < LINE_BYTES
-    assert transport.devices() == ([] if nodes == 1 else ["d1"])
+    assert believed == ([] if nodes == 1 else ["d1"])
     assert len(reported) < 2500
     fields = [text for line in written.splitlines() for text in json.loads(line).values()]
     assert all(text.isprintable() for text in (reported, *fields))
@@ -271,8 +282,8 @@ def test_a_node_that_nobody_enrolled_cannot_fill_the_log_or_steer_a_terminal(
 def test_an_enrolled_name_that_no_session_takes_leaves_out_that_device_alone(tmp_path: Path) -> None:
     transport = _transport(lambda ask: _honest(ask, "Hôpital"))
     reported: list[dict[str, Any]] = []
-    enrol(transport, AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda _name, fields: reported.append(fields))
-    assert transport.devices() == ["d1"]
+    members = enrol(transport, AGAINST, CHALLENGE, 1.0, lambda _name, fields: reported.append(fields))
+    assert [member.device for member in members] == ["d1"]
     assert "1 to 64 printable ASCII characters" in reported[0]["reason"]
 
 
@@ -294,7 +305,7 @@ def test_a_server_keeps_no_more_of_an_answer_than_its_kind_may_have(kind: Kind, 
         return _honest(ask) if ask.kind == Kind.ENROLL else Answer("x", body)
 
     transport = _transport(said, 1)
-    enrol(transport, AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda *_: None)
+    enrol(transport, AGAINST, CHALLENGE, 1.0, lambda *_: None)
     (answer,) = transport.ask([Ask("d0", kind, b"")], 1.0)
     assert (answer.body, answer.error) == (b"", "BadMessage")
     assert f"limit {EXCHANGES[kind].most_reply}" in answer.detail
@@ -305,7 +316,7 @@ def test_an_ask_may_expect_less_than_its_kind_allows() -> None:
         return _honest(ask) if ask.kind == Kind.ENROLL else Answer("x", b"\0" * 1000)
 
     transport = _transport(said, 1)
-    enrol(transport, AUTHORITY.public_bytes, CHALLENGE, 1.0, lambda *_: None)
+    enrol(transport, AGAINST, CHALLENGE, 1.0, lambda *_: None)
     for most, kept in ((1000, 1000), (999, 0), (0, 1000)):
         (answer,) = transport.ask([Ask("d0", Kind.MASKED, b"", most_reply=most)], 1.0)
         assert len(answer.body) == kept

@@ -66,7 +66,7 @@ def aggregation_cohort(section: SecureAggregationSection, cohort: int) -> Aggreg
     graph = graph_of(section, largest, groups, corrupt, survivors)
     if survivors - corrupt < min(corrupt, 1) + 1:
         raise ConfigError(
-            f"{survivors} survivors of which {corrupt} may be corrupt: an honest device has nobody to hide among",
+            f"{survivors} survivors of which {corrupt} may be corrupt: a sum could hold one honest vector alone",
             hint="lower secure_aggregation.corruption_rate or dropout_rate, or ask more devices",
         )
     return AggregationCohort(

@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 from fedinfer.config import Scenario
 from fedinfer.coordinator.plan.advice import noise_effort, too_little, warnings_of
 from fedinfer.coordinator.plan.canary import plan_canaries
-from fedinfer.coordinator.plan.cohort import Population, aggregation_of, corruption_warnings, group_warnings
+from fedinfer.coordinator.plan.cohort import (
+    AggregationCohort,
+    Population,
+    aggregation_of,
+    corruption_warnings,
+    group_warnings,
+    least_devices,
+)
 from fedinfer.coordinator.plan.drift import plan_drift
 from fedinfer.coordinator.plan.robust import Rule, rule_of
 from fedinfer.coordinator.plan.sum_settings import SumSettings
@@ -98,7 +105,7 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
     Raises:
         ConfigError: when the cohort cannot be protected as asked, or the budget is too small for a useful round.
     """
-    aggregation = aggregation_of(scenario, population)
+    aggregation = _aggregation(scenario, population)
     rounds = plan_rounds(scenario, population, aggregation)
     drift = plan_drift(scenario, population)
     evaluations = plan_canaries(scenario, population.devices)
@@ -141,6 +148,25 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
     )
 
 
+def _aggregation(scenario: Scenario, population: Population) -> AggregationCohort:
+    """Groups and graph of a training round.
+
+    Raises:
+        ConfigError: so few devices cannot be protected; with a number of devices that can, and that the budget reaches.
+    """
+    try:
+        return aggregation_of(scenario, population)
+    except ConfigError as error:
+        if scenario.training.cohort or scenario.secure_aggregation.group_size:  # more devices would be asked no better
+            raise
+        found = least_devices(
+            lambda devices: _affordable(scenario, replace(population, devices=devices)), population.devices
+        )
+        if found is None:
+            raise
+        raise ConfigError(str(error), hint=f"{found} devices would do; or {error.hint}") from error
+
+
 def _check_affordable(rounds: Rounds, watching: Sequence[Event]) -> None:
     """Refuse a budget that no useful noise keeps, with numbers that would do.
 
@@ -169,6 +195,8 @@ def _affordable(scenario: Scenario, population: Population) -> bool:
     """Whether a fleet of another size could keep the budget."""
     try:
         rounds = plan_rounds(scenario, population, aggregation_of(scenario, population))
+        if scenario.privacy.unit is Unit.NONE or not scenario.most_rounds:
+            return True
         watching = (*plan_drift(scenario, population).events, *plan_canaries(scenario, population.devices).events)
         return least_cost(rounds, watching, scenario.most_rounds) <= scenario.privacy.epsilon
     except ConfigError:

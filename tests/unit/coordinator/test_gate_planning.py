@@ -117,7 +117,7 @@ def test_looks_can_be_kept_although_they_will_often_hold_a_good_model() -> None:
 
 
 def test_waves_that_hide_nobody_cannot_be_kept() -> None:
-    with pytest.raises(ConfigError, match="nobody to hide among"):
+    with pytest.raises(ConfigError, match="one honest vector alone"):
         plan(digits("rollout.unjudgeable=hold"), devices=3)
 
 

@@ -20,6 +20,8 @@ label = "y"
 device = "site"
 [data.ranges]
 age = [0, 120]
+[secure_aggregation]
+corruption_rate = 0.0 # two devices: each could subtract its own part of the sum
 """
 
 

@@ -122,7 +122,7 @@ def test_doctor_knows_every_dependency_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     known = {(package.name, package.extra) for package in PACKAGES}
     groups = {"": project["dependencies"]} | {
-        extra: project["optional-dependencies"][extra] for extra in ("train", "data", "serve")
+        extra: project["optional-dependencies"][extra] for extra in ("train", "data", "serve", "hsm")
     }
     wanted = {(re.split(r"[\[<>=]", line)[0], extra) for extra, lines in groups.items() for line in lines}
     assert wanted | {("ray", "ray")} == known
