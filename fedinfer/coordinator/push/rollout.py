@@ -285,6 +285,6 @@ def hint_of(state: RolloutState) -> str:
         return ""
     return (
         'raise [rollout] canary_epsilon, let more devices into a wave, or widen the limits; on_hold = "proceed" goes '
-        'on all the same, unjudgeable = "acknowledge" leaves canary evaluations out where the plan shows that they decide '
-        "nothing"
+        'on all the same, unjudgeable = "acknowledge" leaves canary evaluations out where the plan shows that they '
+        "decide nothing"
     )
