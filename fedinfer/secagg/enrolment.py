@@ -45,7 +45,12 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """An enrolment and the authority's signature over it; encoded, it is what a device shows."""
+    """An enrolment and the authority's signature over it; encoded, it is what a device shows.
+
+    Args:
+        enrolment: what is certified.
+        signature: 64 bytes (Ed25519), or ECDSA in DER.
+    """
 
     enrolment: Enrolment
     signature: bytes
