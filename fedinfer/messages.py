@@ -250,7 +250,11 @@ class FitWork:
 
 @dataclass(frozen=True, slots=True)
 class ReportWork:
-    """Report the histograms of one finished inference window."""
+    """Report the histograms of one finished inference window.
+
+    Args:
+        window: its number, from 1.
+    """
 
     MOST_BYTES: ClassVar[int] = KIB
     window: int
@@ -272,7 +276,12 @@ class GateWork:
 
 @dataclass(frozen=True, slots=True)
 class MaskedSumWork:
-    """Third stage of a private sum: the work, and what secure aggregation says to all."""
+    """Third stage of a private sum: the work, and what secure aggregation says to all.
+
+    Args:
+        work: encoded `FitWork`, `ReportWork` or `GateWork`; its hash is that of the plan.
+        secagg: encoded fedinfer.secagg.messages.MaskedRequest.
+    """
 
     MOST_BYTES: ClassVar[int] = MAX_BYTES
     work: Annotated[bytes, Most(MAX_BYTES)]
@@ -281,7 +290,12 @@ class MaskedSumWork:
 
 @dataclass(frozen=True, slots=True)
 class PlainRequest:
-    """The one stage of a private sum without masks: mode `ideal` (simulation) and mode `off` (unsafe)."""
+    """The one stage of a private sum without masks: mode `ideal` (simulation) and mode `off` (unsafe).
+
+    Args:
+        plan: what the server promises.
+        work: encoded `FitWork`, `ReportWork` or `GateWork`; its hash is that of the plan.
+    """
 
     MOST_BYTES: ClassVar[int] = MAX_BYTES
     plan: SumPlan
@@ -290,7 +304,11 @@ class PlainRequest:
 
 @dataclass(frozen=True, slots=True)
 class PlainReply:
-    """A packed vector without masks."""
+    """A vector in plaintext.
+
+    Args:
+        packed: from fedinfer.secagg.packing, with bits and dimension of the plan.
+    """
 
     MOST_BYTES: ClassVar[int] = MAX_BYTES
     packed: Annotated[bytes, Most(MAX_BYTES)]
@@ -362,7 +380,11 @@ class WithdrawReply:
 
 @dataclass(frozen=True, slots=True)
 class WindowRequest:
-    """Infer on your own rows until this window is full."""
+    """Infer on the device's own rows until this window is full.
+
+    Args:
+        window: its number, from 1.
+    """
 
     MOST_BYTES: ClassVar[int] = KIB
     window: int
@@ -397,7 +419,13 @@ class HealthRequest:
 
 @dataclass(frozen=True, slots=True)
 class HealthReply:
-    """State of the device."""
+    """State of the device.
+
+    Args:
+        version: of the model that is active; 0: none.
+        slot: in which it lies; empty: none.
+        refused: how often the device's ledger refused to spend, in this process.
+    """
 
     MOST_BYTES: ClassVar[int] = KIB
     version: int

@@ -55,7 +55,14 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: a body, or an error by the name of its class in fedinfer.errors."""
+    """What came back: a body, or an error.
+
+    Args:
+        device: who answers.
+        body: encoded reply; empty when there is an error.
+        error: name of its class in fedinfer.errors; empty when there is none.
+        detail: its text, printable; empty when there is none.
+    """
 
     device: DeviceId
     body: bytes

@@ -41,7 +41,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class SignedRequest:
-    """A request, signed with the key that it names and, when it renews, with the one that was certified before."""
+    """A request and the proofs that its sender has the keys.
+
+    Args:
+        body: the request.
+        proof: signature of the key that it names, 64 bytes.
+        previous_proof: signature of the key that was certified before, 64 bytes; empty for a first request.
+    """
 
     body: Request
     proof: bytes

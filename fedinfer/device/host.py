@@ -105,7 +105,13 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One device: its name, identity key and the authority's certificate."""
+    """One device of this process.
+
+    Args:
+        device: its name.
+        identity: its Ed25519 key.
+        certificate: of the authority, encoded.
+    """
 
     device: DeviceId
     identity: IdentityKey
@@ -116,7 +122,13 @@ class Member:
 class JoinedTask:
     """What this host learned of a run when it joined: who takes part and what is trained.
 
-    `valid_until` is the last second, since 1970, at which every certificate of `pinned` and the revocation list count.
+    Args:
+        run_id: the run.
+        scenario: as the server sent it, admitted by the owner's policy.
+        schema: that comes with it.
+        pinned: certified public keys, 32 bytes, by device.
+        trusted_root: TUF root metadata of the model repository; empty where there is none.
+        valid_until: last second, since 1970, at which every certificate of `pinned` and the revocation list count.
     """
 
     run_id: str

@@ -33,7 +33,15 @@ _PATIENCE_MS = 30_000
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """One device's part of a running sum. `state` holds secrets, never printed. Round ids repeat in other runs."""
+    """One device's part of a running sum.
+
+    Args:
+        round_id: the round; the same ids come again in other runs.
+        stage: the stage that was answered last.
+        plan: encoded `SumPlan`; empty for a sum without masks.
+        state: encoded state of secure aggregation; it holds secrets and is never printed.
+        run_id: the run.
+    """
 
     round_id: str
     stage: Kind

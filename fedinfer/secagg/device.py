@@ -109,6 +109,7 @@ def answer_keys(session: Session, identity: IdentityKey, device: DeviceId, entro
     secret, mask, box, signing, seed = (entropy.take(KEY_BYTES) for _ in range(5))
     sid, me = session.sid, session.cohort.index(device)
     holders = draw_holders(me, len(session.cohort), session.degree, seed)
+    # Fresh keys for every session: a key that leaks later opens no earlier sum.
     committed = commitment(sid, me, device, secret)
     public = public_of(mask) + public_of(box) + IdentityKey(signing).public_bytes + committed
     answer = seal(identity, Stage.KEYS, device, sid, KeysBody(sid, public, holders))
@@ -142,6 +143,7 @@ def answer_shares(
     mask_secrets = _agree(place, state.mask_private, {j: keyed[j].mask_key for j in place.partners}, "mask key")
     box_secrets = _agree(place, state.box_private, {j: keyed[j].box_key for j in place.partners}, "box key")
     me, scope = place.position, place.scope
+    # Both directions of a pair have keys of their own, so a box sent back to its dealer does not open.
     boxes = (seal_box(box_key(box_secrets[j], scope, me, j), scope, me, j, rows[j]) for j in place.holders)
     body = SharesBody(listed.sid, b"".join(boxes), share_digests(scope, me, rows))
     new = SentShares(
@@ -324,6 +326,7 @@ def _mask(state: SentShares, sharers: set[int], digest: bytes, vector: RingVecto
         raise BadMessage(f"vector has value {top}, the ring has {session.bits} bits")
     scope, secrets = place.scope, keys_by(place.partners, state.mask_secrets, "mask secrets")
     seeds = {j: pair_mask_seed(secrets[j], scope, digest, me, j) for j in place.partners if j in sharers}
+    # The earlier device of a pair adds, the later one subtracts: in the sum of both the mask cancels.
     plus, minus = [seed for j, seed in seeds.items() if j > me], [seed for j, seed in seeds.items() if j < me]
     masked = vector.astype(ring_dtype(session.bits))
     add_masks(masked, [self_mask_seed(state.self_secret, scope, digest, me), *plus], minus)

@@ -45,7 +45,12 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """An enrolment and the authority's signature over it; encoded, it is what a device shows."""
+    """An enrolment and the authority's signature over it; encoded, it is what a device shows.
+
+    Args:
+        enrolment: what is certified.
+        signature: 64 bytes (Ed25519), or ECDSA in DER.
+    """
 
     enrolment: Enrolment
     signature: bytes
@@ -151,6 +156,7 @@ def validation(authority: bytes, revocations: bytes, now: int) -> Validation:
         Misbehaviour: the list is missing, not the authority's, or has ended.
     """
     listed = read_revocations(authority, revocations)
+    # The list is signed, the clock is not: a clock that was set back must not revive an expired certificate.
     latest = max(now, listed.issued)
     check_fresh(listed, latest)
     return Validation(authority, listed, latest)

@@ -68,7 +68,7 @@ def check_group(cohort: tuple[DeviceId, ...], split: Split) -> None:
         Misbehaviour: the cohort is none of the groups that the seed gives, or the split contradicts itself.
     """
     if split.groups == 1 and not split.everyone:
-        return
+        return  # one group: the cohort is everybody who is asked, and the seed decides nothing
     try:
         groups = _groups_of(split)
     except ConfigError as error:

@@ -103,6 +103,7 @@ def log_tail(n: int, marked: IntArray, draws: int, least: int) -> FloatArray:
         return np.full(marked.shape, -np.inf)
     hits = np.arange(max(least, 0), draws + 1)
     logs = log_choose(marked[:, None], hits) + log_choose(n - marked[:, None], draws - hits) - log_choose(n, draws)
+    # log-sum-exp: the terms reach far below the smallest double.
     top = logs.max(axis=1)
     finite = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):

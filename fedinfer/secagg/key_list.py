@@ -134,6 +134,7 @@ def check_list(state: SentKeys, listed: KeyList, pinned: Mapping[DeviceId, bytes
     if same is not None:
         raise Misbehaviour(f"{cohort[same[0]]} and {cohort[same[1]]} published the same {same[2]}")
     sid = session.sid
+    # Partner or not: a forged member would count among the survivors although it masks nothing.
     for j, public in keyed.items():
         if j != own:
             _check_signature(sid, cohort[j], public, pinned[cohort[j]])

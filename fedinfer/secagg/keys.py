@@ -102,7 +102,12 @@ class IdentityKey:
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A body and its signature: the form of every reply."""
+    """A body and its signature: the form of every reply.
+
+    Args:
+        body: encoded.
+        signature: over `statement_bytes` of it, 64 bytes.
+    """
 
     body: bytes
     signature: bytes

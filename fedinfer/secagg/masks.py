@@ -39,6 +39,7 @@ def add_masks(vector: Ring, plus: Sequence[bytes], minus: Sequence[bytes]) -> No
         plus: seeds of 32 bytes, each of which is used for no other stream.
         minus: as `plus`.
     """
+    # In passes over few ciphers at a time: a device of a complete graph has one stream per other device.
     signed = [(seed, np.add) for seed in plus] + [(seed, np.subtract) for seed in minus]
     for start in range(0, len(signed), _OPEN_STREAMS):
         _add_some(vector, [(_keystream(seed), operation) for seed, operation in signed[start : start + _OPEN_STREAMS]])
@@ -56,4 +57,5 @@ def _add_some(vector: Ring, streams: list[tuple[CipherContext, np.ufunc]]) -> No
 
 
 def _keystream(seed: bytes) -> CipherContext:
+    # The fixed counter is safe because a seed has one stream only; see the module's first rule.
     return Cipher(algorithms.AES(seed), modes.CTR(b"\0" * 16)).encryptor()

@@ -34,7 +34,13 @@ _OVERHEAD_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class StageRequest:
-    """One question to one device: `common` is equal for the whole cohort, `own` is for this device."""
+    """One question to one device.
+
+    Args:
+        stage: which of the five.
+        common: encoded, equal for the whole cohort.
+        own: encoded, for this device only; empty where a stage has no such part.
+    """
 
     stage: Stage
     common: bytes
@@ -43,7 +49,11 @@ class StageRequest:
 
 @dataclass(frozen=True, slots=True)
 class KeysRequest:
-    """Keys, common: the session that is proposed."""
+    """Keys, common.
+
+    Args:
+        session: that is proposed.
+    """
 
     session: Session
 
@@ -65,7 +75,15 @@ class KeysBody:
 
 @dataclass(frozen=True, slots=True)
 class KeyList:
-    """Shares, common: all signed key messages. Its hash is bound into everything that follows."""
+    """Shares, common: all signed key messages. Its hash is bound into everything that follows.
+
+    Args:
+        sid: session id.
+        members: bitmap of the devices whose keys follow.
+        publics: PUBLIC_BYTES per member, as in `KeysBody`, ascending.
+        holders: one bitmap per member, ascending; empty in a complete graph.
+        signatures: of the members' identity keys, 64 bytes each, ascending.
+    """
 
     sid: bytes
     members: bytes
@@ -76,7 +94,13 @@ class KeyList:
 
 @dataclass(frozen=True, slots=True)
 class SharesBody:
-    """Shares, answer: one box per other holder, one pair of share digests per holder, ascending."""
+    """Shares, answer.
+
+    Args:
+        sid: session id.
+        boxes: BOX_BYTES per other holder of the sender's shares, ascending.
+        digests: DIGEST_PAIR_BYTES per holder, itself included in a complete graph, ascending.
+    """
 
     sid: bytes
     boxes: bytes
@@ -85,7 +109,13 @@ class SharesBody:
 
 @dataclass(frozen=True, slots=True)
 class MaskedRequest:
-    """Masked vector, common. `sharers`: whose shares arrived; with exactly these a device masks."""
+    """Masked vector, common: with whom to mask.
+
+    Args:
+        sid: session id.
+        key_list: hash of the key list.
+        sharers: bitmap of the devices whose shares arrived; with exactly these a device masks.
+    """
 
     sid: bytes
     key_list: bytes
@@ -94,7 +124,11 @@ class MaskedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Inbox:
-    """Masked vector, own: one box from each sharer that chose this device as a holder, ascending."""
+    """Masked vector, own.
+
+    Args:
+        boxes: BOX_BYTES from each sharer that chose this device as a holder, ascending.
+    """
 
     boxes: bytes
 
@@ -121,6 +155,12 @@ class SurvivorSets:
     """Survivors, common: who is in the sum, and which sharer is not.
 
     The answer at the survivors stage is a signature over exactly these bytes.
+
+    Args:
+        sid: session id.
+        key_list: hash of the key list.
+        survivors: bitmap of the devices whose masked vectors are in the sum.
+        dropped: bitmap of the other sharers.
     """
 
     sid: bytes
@@ -131,7 +171,14 @@ class SurvivorSets:
 
 @dataclass(frozen=True, slots=True)
 class UnmaskRequest:
-    """Unmask, common: the encoded survivor sets, and a quorum of signatures over them by ascending signer."""
+    """Unmask, common: the proof that a quorum saw the same survivor sets.
+
+    Args:
+        sid: session id.
+        sets: encoded `SurvivorSets`, byte by byte as they were signed.
+        signers: bitmap of the devices whose signatures follow.
+        signatures: 64 bytes each, ascending.
+    """
 
     sid: bytes
     sets: bytes
@@ -141,7 +188,11 @@ class UnmaskRequest:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgements:
-    """Unmask, own: the tag (16 bytes) for this device from each survivor that it holds shares of, ascending."""
+    """Unmask, own.
+
+    Args:
+        tags: 16 bytes for this device from each survivor that it holds shares of, ascending.
+    """
 
     tags: bytes
 

@@ -121,6 +121,7 @@ def reveal(held: SentMasked, sets: SurvivorSets, tags: bytes) -> tuple[dict[int,
     place, n, size = held.place, len(held.place.session.cohort), shamir.SHARE_BYTES
     survivors = set(from_bitmap(sets.survivors, n).tolist())
     opened = from_bitmap(held.opened, n)
+    # Never both shares of one dealer: with self-mask and mask key the server would have its vector.
     pairs = zip(opened.tolist(), split(held.pairs, 2 * size, opened.size, "pairs"), strict=True)
     unacknowledged = _unacknowledged(held, [j for j in place.dealers if j in survivors], tags)
     shares = {j: pair[:size] if j in survivors else pair[size:] for j, pair in pairs if j not in unacknowledged}

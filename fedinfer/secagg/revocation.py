@@ -40,7 +40,12 @@ class RevocationList:
 
 @dataclass(frozen=True, slots=True)
 class SignedList:
-    """A list and the authority's signature over it."""
+    """A list and the authority's signature over it.
+
+    Args:
+        body: the list.
+        signature: 64 bytes (Ed25519), or ECDSA in DER.
+    """
 
     body: RevocationList
     signature: bytes

@@ -93,7 +93,13 @@ class Ground:
 
 @dataclass(frozen=True, slots=True)
 class AwaitKeys:
-    """The session is proposed; `roster` holds the enrolled identities."""
+    """The session is proposed.
+
+    Args:
+        session: the promise.
+        roster: enrolled Ed25519 public keys, 32 bytes, by device.
+        blamed: devices whose answers were refused so far, with the reasons.
+    """
 
     session: Session
     roster: Mapping[DeviceId, bytes]
@@ -102,7 +108,13 @@ class AwaitKeys:
 
 @dataclass(frozen=True, slots=True)
 class AwaitShares:
-    """The key list is out; `asked` have enough holders among the members."""
+    """The key list is out.
+
+    Args:
+        ground: what is fixed once the keys are in.
+        blamed: devices whose answers were refused so far, with the reasons.
+        asked: members that have enough holders among the members, ascending.
+    """
 
     ground: Ground
     blamed: Blamed
@@ -126,7 +138,14 @@ class Sharers:
 
 @dataclass(frozen=True, slots=True)
 class AwaitMasked:
-    """Boxes are delivered. `digests`: signed share digests by dealer."""
+    """Boxes are delivered.
+
+    Args:
+        ground: what is fixed once the keys are in.
+        blamed: devices whose answers were refused so far, with the reasons.
+        sharers: with whom everybody masks.
+        digests: signed share digests by dealer.
+    """
 
     ground: Ground
     blamed: Blamed
@@ -159,7 +178,13 @@ class Summed:
 
 @dataclass(frozen=True, slots=True)
 class AwaitSurvivors:
-    """The survivor sets are out."""
+    """The survivor sets are out.
+
+    Args:
+        ground: what is fixed once the keys are in.
+        blamed: devices whose answers were refused so far, with the reasons.
+        summed: the masked sum.
+    """
 
     ground: Ground
     blamed: Blamed
@@ -168,7 +193,14 @@ class AwaitSurvivors:
 
 @dataclass(frozen=True, slots=True)
 class AwaitUnmask:
-    """A quorum of signatures is collected; `asked` gave one."""
+    """A quorum of signatures is collected.
+
+    Args:
+        ground: what is fixed once the keys are in.
+        blamed: devices whose answers were refused so far, with the reasons.
+        summed: the masked sum.
+        asked: survivors that signed, ascending; only these are asked for shares.
+    """
 
     ground: Ground
     blamed: Blamed
@@ -178,7 +210,13 @@ class AwaitUnmask:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The exact sum of the survivors' vectors: uint32, shape (dimension,), values below 2^bits."""
+    """The exact sum of the survivors' vectors.
+
+    Args:
+        total: uint32, shape (dimension,), values below 2^bits.
+        survivors: whose vectors are in it.
+        blamed: devices whose answers were refused, with the reasons.
+    """
 
     total: RingVector
     survivors: tuple[DeviceId, ...]
@@ -187,7 +225,15 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """No sum. `reason` has the numbers; `survivors` are the devices that were still there."""
+    """No sum.
+
+    Args:
+        reason: why, with numbers.
+        stage: at which answers it became certain.
+        survivors: devices that were still there.
+        blamed: devices whose answers were refused, with the reasons.
+        dealers: devices whose own shares do not fit what they published; empty when too few devices are the cause.
+    """
 
     reason: str
     stage: Stage

@@ -184,6 +184,7 @@ def _without_twins(
     for (one, other), what in twins.items():
         for who, whose in dict.fromkeys([(one, other), (other, one)]):
             blamed.append((session.cohort[who], f"its {what} is also that of {session.cohort[whose]}"))
+    # Both of a pair go: nobody has seen a fresh key yet, so it cannot be told who copied it.
     gone = {j for pair in twins for j in pair}
     return {j: public for j, public in keyed.items() if j not in gone}, tuple(blamed)
 
@@ -222,6 +223,7 @@ def _sharers(ground: Ground, shared: set[int]) -> Sharers:
 def _with_enough_holders(ground: Ground, shared: set[int]) -> set[int]:
     """Leave out, until nothing changes, devices of which too few holders are left: they could not be unmasked."""
     holders = {j: set(ground.holders(j)) for j in shared}
+    # Leaving one device out takes a holder from others, so until nothing changes.
     while True:
         short = {j for j in shared if len(holders[j] & shared) < ground.session.threshold}
         if not short:
@@ -260,6 +262,7 @@ def _take_masked(state: AwaitMasked, replies: Mapping[DeviceId, bytes]) -> tuple
     if len(survivors) < session.least:
         reason = f"{len(survivors)} of {n} devices sent a masked vector, {session.least} are needed"
         return Aborted(reason, Stage.MASKED, ground.names(survivors), blamed), {}
+    # Abort now, before anybody signs, when the masks of these survivors could never be opened.
     needed = _needed(ground, survivors, dropped)
     missing = shortage(ground, needed, lambda j, i: i in found and j not in unopened[i])
     if missing:

@@ -21,7 +21,19 @@ from fedinfer.types import DeviceId
 
 @dataclass(frozen=True, slots=True)
 class SentKeys:
-    """Keys and the choice of holders are published; all private halves are here."""
+    """Keys and the choice of holders are published; all private halves are here.
+
+    Args:
+        session: the promise.
+        device: this device.
+        public: mask key, box key, signing key, commitment, as in `KeysBody`.
+        holders: bitmap of the holders that it drew; empty in a complete graph.
+        signature: of its identity key over the published keys.
+        self_secret: what its own mask follows from, 32 bytes.
+        mask_private: X25519 private key for pair masks, 32 bytes.
+        box_private: X25519 private key for boxes and acknowledgements, 32 bytes.
+        signing: Ed25519 private key of this session, 32 bytes.
+    """
 
     session: Session
     device: DeviceId
@@ -132,7 +144,12 @@ class SentMasked:
 
 @dataclass(frozen=True, slots=True)
 class SignedSurvivors:
-    """One pair of survivor and dropped sets is signed; no other will be answered."""
+    """One pair of survivor and dropped sets is signed; no other will be answered.
+
+    Args:
+        held: what the device held when it signed.
+        sets: encoded `SurvivorSets`, as signed.
+    """
 
     held: SentMasked
     sets: bytes
@@ -140,7 +157,12 @@ class SignedSurvivors:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The session is over for this device."""
+    """The session is over for this device; no secret is left.
+
+    Args:
+        sid: session id, kept so that a replayed session is recognised.
+        device: this device.
+    """
 
     sid: bytes
     device: DeviceId
