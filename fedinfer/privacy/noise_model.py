@@ -215,7 +215,7 @@ class Distributed:
         return math.sqrt(survivors / contributors)
 
     def std(self, mechanism: IntegerMechanism, z: float, norm: float, survivors: int) -> float:
-        """As `Local.std`: the noise of `survivors` shares, `z` and all, as the mechanism itself says."""
+        """As `Local.std`: that of `survivors` shares; the noise multiplier of the mechanism counts, not `z`."""
         return mechanism.noise_multiplier * norm * math.sqrt(survivors / mechanism.contributors)
 
     def signal(self, total: float, least: float, cohort: int, groups: int) -> float:
