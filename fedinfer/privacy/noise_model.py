@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import TypeAlias, assert_never
 
 import numpy as np
@@ -31,41 +30,22 @@ from fedinfer.privacy.mechanism.mechanism import (
     rounding_of,
 )
 from fedinfer.privacy.mechanism.noise import NoiseStream, gaussian
+from fedinfer.privacy.summands import Summands, Work
 from fedinfer.types import FloatVector, Trust, Unit
 
+__all__ = [
+    "AnyFloats",
+    "Central",
+    "Distributed",
+    "Local",
+    "NoiseModel",
+    "Noiseless",
+    "Summands",
+    "Work",
+    "noise_model",
+]
+
 AnyFloats: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
-
-
-class Work(Enum):
-    """What a device computes for a training round."""
-
-    UPDATES = auto()
-    """It trains, and sends the difference as one unit, or unprotected."""
-    GRADIENT_SUMS = auto()
-    """It sums its clipped per-example gradients; the server makes one step of all sums."""
-    PRIVATE_STEPS = auto()
-    """It trains in steps that are private one by one (DP-SGD on the device), and sends the difference."""
-
-
-@dataclass(frozen=True, slots=True)
-class Summands:
-    """The vectors of one kind of sum.
-
-    Args:
-        dimension: length, >= 1.
-        clipping_norm: C of one unit, > 0.
-        noised_norm: L2 norm that a vector with local noise practically never exceeds; used by `Local` alone.
-        devices: most devices in one sum, >= 1.
-        units: most clipped units in one sum, >= 1.
-        contributors: honest devices whose shares of noise are sure to be in it, 1..devices.
-    """
-
-    dimension: int
-    clipping_norm: float
-    noised_norm: float
-    devices: int
-    units: int
-    contributors: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +215,7 @@ class Distributed:
         return math.sqrt(survivors / contributors)
 
     def std(self, mechanism: IntegerMechanism, z: float, norm: float, survivors: int) -> float:
-        """As `Local.std`: the noise of `survivors` shares, `z` and all, as the mechanism itself says."""
+        """As `Local.std`: that of `survivors` shares; the noise multiplier of the mechanism counts, not `z`."""
         return mechanism.noise_multiplier * norm * math.sqrt(survivors / mechanism.contributors)
 
     def signal(self, total: float, least: float, cohort: int, groups: int) -> float:

@@ -19,7 +19,7 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedinfer.config import ModelSection, TrainingSection, Tune
 from fedinfer.errors import ConfigError, DataError
@@ -35,7 +35,7 @@ from fedinfer.training.engines.sampling import PrivateSteps, RandomSource
 from fedinfer.training.engines.seeding import threads
 from fedinfer.training.metrics import Labels, metrics
 from fedinfer.training.models.build import Model, build_model
-from fedinfer.training.models.sequence import Recurrent
+from fedinfer.training.models.parts import make_native, split, try_forward
 from fedinfer.training.pretrain import pretrain
 from fedinfer.training.update import get_vector, set_vector, size, tuned_parameters
 from fedinfer.types import FloatVector, WideVector
@@ -59,7 +59,7 @@ class Trainer:
     def __init__(self, model: Model, schema: Schema, training: TrainingSection, thread_count: int) -> None:
         self._model, self._schema, self._training, self._threads = model, schema, training, thread_count
         self._start = get_vector(model, Tune.ALL)
-        self._frozen, self._net = _split(model.core, training.tune)
+        self._frozen, self._net = split(model.core, training.tune)
         self.dimension = size(tuned_parameters(model.core, training.tune))
         self._program = self._read_program()
 
@@ -154,8 +154,7 @@ class Trainer:
             (devices, dimension) float64; zeros where the sample is empty.
 
         Raises:
-            ConfigError: rate or norm out of range, weights that are not finite, or a model that cannot be trained
-                privately.
+            ConfigError: rate, norm or weights out of range, or a model that cannot be trained privately.
             MissingExtra: the engine needs Opacus, which is not installed.
             DataError: rows or labels do not fit the schema.
         """
@@ -193,8 +192,7 @@ class Trainer:
             (devices, dimension) float32.
 
         Raises:
-            ConfigError: rate or norm out of range, weights that are not finite, or a model that cannot be trained
-                privately.
+            ConfigError: rate, norm or weights out of range, or a model that cannot be trained privately.
             MissingExtra: the engine needs Opacus, which is not installed.
             DataError: rows or labels do not fit the schema.
         """
@@ -305,7 +303,7 @@ class Trainer:
         self._load(weights)
         model = copy.deepcopy(self._model)
         if native:
-            _make_native(model.core)
+            make_native(model.core)
         model.requires_grad_(True)
         model.eval()
         return model
@@ -383,45 +381,8 @@ def load_trainer(model: ModelSection, schema: Schema, training: TrainingSection,
     built = build_model(model, schema, seed)
     trainer_threads = 1
     with threads(trainer_threads):
-        _try_forward(built, schema)
+        try_forward(built, schema)
         return Trainer(built, schema, training, trainer_threads)
-
-
-def _try_forward(model: Model, schema: Schema) -> None:
-    """One row of zeros through the graph: a model that cannot take it is a configuration error."""
-    try:
-        with torch.no_grad():
-            shape = tuple(model(torch.zeros(1, schema.width)).shape)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise ConfigError(f"[model] does not fit the data: {error}") from error
-    if shape != (1, schema.classes):
-        raise ConfigError(f"[model] gives shape {shape} for one row, needed are (1, {schema.classes}) logits")
-
-
-def _split(core: nn.Module, tune: Tune) -> tuple[nn.Module, nn.Module]:
-    """The part that stays as it is, and the part that is trained."""
-    match tune:
-        case Tune.ALL:
-            return nn.Identity(), core
-        case Tune.HEAD:
-            return _split_head(core)
-        case _:
-            assert_never(tune)
-
-
-def _split_head(core: nn.Module) -> tuple[nn.Module, nn.Module]:
-    if type(core) is nn.Sequential and isinstance(core[-1], nn.Linear):
-        return core[:-1], core[-1]
-    keep = {id(parameter) for parameter in tuned_parameters(core, Tune.HEAD)}
-    for parameter in core.parameters():
-        parameter.requires_grad_(id(parameter) in keep)
-    return nn.Identity(), core
-
-
-def _make_native(core: nn.Module) -> None:
-    for name, child in core.named_children():
-        if isinstance(child, Recurrent):
-            setattr(core, name, child.native())
 
 
 def _finite(updates: FloatVector) -> FloatVector:
