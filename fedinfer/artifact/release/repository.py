@@ -34,9 +34,9 @@ from fedinfer.artifact.release.targets import (
     COHORT,
     FOLDER,
     METADATA_FOLDER,
-    add_target,
     drop_version,
     keep_versions,
+    list_target,
     read_target,
     sweep,
     versions_of,
@@ -166,7 +166,7 @@ class Repository:
         release = {**files, manifest_path(manifest.version): document, current_path(): document}
         state = copy.deepcopy(self._state)
         for path, data in release.items():
-            add_target(self._folder, state.targets, path, data, manifest.version)
+            self._add(state.targets, path, data, manifest.version)
         self._sign_again(state, Role.TARGETS)
 
     def reissue(self, version: int, created: datetime) -> Manifest:
@@ -226,7 +226,7 @@ class Repository:
         offered = max(versions_of(state.cohorts[role]).union(withdrawn_in(state.cohorts[role])), default=0)
         if version < offered:
             raise Rollback(f"cohort {cohort} was offered version {offered}, not {version}")
-        add_target(self._folder, state.cohorts[role], current_path(cohort), self.manifest(version).to_bytes(), version)
+        self._add(state.cohorts[role], current_path(cohort), self.manifest(version).to_bytes(), version)
         self._sign_again(state, role)
 
     def rotate(self, role: str, entropy: Entropy) -> None:
@@ -390,6 +390,9 @@ class Repository:
     def _use_keys(self, keys: Keys) -> None:
         self._keep_keys(keys)
         self._keys = keys
+
+    def _add(self, targets: Targets, path: str, data: bytes, version: int) -> None:
+        write_file(self._folder, f"{FOLDER}/{list_target(targets, path, data, version)}", data)
 
     def _read(self, name: str) -> bytes | None:
         return read_file(self._folder, f"{METADATA_FOLDER}/{name}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import TargetFile, Targets
 
-from fedinfer.artifact.release.files import list_files, read_file, remove_file, write_file
+from fedinfer.artifact.release.files import list_files, read_file, remove_file
 from fedinfer.artifact.release.metadata import State
 from fedinfer.errors import ArtifactRejected, BadSignature
 from fedinfer.manifest import WITHDRAWN, read_withdrawn
@@ -109,23 +109,22 @@ def read_target(folder: Path, targets: Targets, path: str) -> bytes:
     return data
 
 
-def add_target(folder: Path, targets: Targets, path: str, data: bytes, version: int) -> None:
-    """Write a target file and list it in metadata, which is not signed yet.
+def list_target(targets: Targets, path: str, data: bytes, version: int) -> str:
+    """List a target in metadata, which is not signed yet.
 
     Args:
-        folder: of the repository.
         targets: metadata of the role that will sign it; changed in place.
         path: target path.
         data: content.
         version: that it belongs to, >= 1.
 
-    Raises:
-        StoreError: when the disk refuses.
+    Returns:
+        The name under which its file must be written, see `stored_name`.
     """
     target = TargetFile.from_data(path, data)
     target.unrecognized_fields["custom"] = {"version": version}
     targets.targets[path] = target
-    write_file(folder, f"{FOLDER}/{stored_name(targets, path)}", data)
+    return stored_name(targets, path)
 
 
 def sweep(folder: Path, state: State) -> None:
