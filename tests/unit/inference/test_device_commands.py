@@ -239,7 +239,7 @@ class Bound:
 )  # fmt: skip
 def test_serving_beyond_this_machine_without_a_lock_is_warned_of(shop, monkeypatch, tmp_path, host, options, warnings):
     shop.install()
-    monkeypatch.setattr(listener, "Server", Bound)
+    monkeypatch.setattr(listener, "SocketServer", Bound)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "token").write_text("x" * 32)
     (tmp_path / "token").chmod(0o600)
