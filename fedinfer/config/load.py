@@ -138,7 +138,7 @@ def _folder() -> Path:
 def _read_chain(path: Path, seen: tuple[Path, ...]) -> Layers:
     """Read a file and, below it, what it extends."""
     if path in seen or len(seen) >= LONGEST_CHAIN:
-        raise ConfigError(f"{path}: extends leads back to itself: {' -> '.join(p.name for p in (*seen, path))}")
+        raise ConfigError(f"{path}: extends goes in a circle: {' -> '.join(p.name for p in (*seen, path))}")
     values = _placed(read_toml(path), path.parent, str(path))
     parent = values.pop("extends", None)
     if parent is None:
