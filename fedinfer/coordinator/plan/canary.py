@@ -95,16 +95,16 @@ class _CanaryEvaluations:
     def __init__(self, scenario: Scenario, devices: int) -> None:
         self._scenario, self._devices = scenario, devices
         self._sizes = wave_sizes(devices, scenario.rollout.waves)
-        self._unhidden = ""
+        self._too_small = ""
         try:
             self.aggregations = tuple(_aggregation_cohort(scenario, size, at) for at, size in enumerate(self._sizes, 1))
         except ConfigError as error:
-            self.aggregations, self._unhidden = (), str(error)
+            self.aggregations, self._too_small = (), str(error)
 
     def trouble(self) -> str:
         """Why no verdict would come, with numbers; empty when a model without any fault would pass."""
-        if self._unhidden or self._scenario.privacy.unit is Unit.NONE or self.least_epsilon() <= self._budget:
-            return self._unhidden
+        if self._too_small or self._scenario.privacy.unit is Unit.NONE or self.least_epsilon() <= self._budget:
+            return self._too_small
         worst = max(
             range(len(self.aggregations)), key=lambda at: _noise_of_mean(self._scenario, self.aggregations[at], 1.0)
         )
@@ -112,7 +112,7 @@ class _CanaryEvaluations:
         std = _noise_of_mean(self._scenario, self.aggregations[worst], self._noise())
         return (
             f"[rollout] wave {worst + 1}: the noise of a canary evaluation has standard deviation {std:.3g} in the "
-            f"mean of {self._sizes[worst]} devices, and the limit of {figure} leaves room for {margin / _ROOM:.3g}"
+            f"mean of {self._sizes[worst]} devices, and the limit of {figure} leaves {margin / _ROOM:.3g}"
         )
 
     def least_epsilon(self) -> float:

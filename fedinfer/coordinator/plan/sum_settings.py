@@ -65,7 +65,7 @@ def sum_settings(
         steps: noisy steps of one device.
 
     Raises:
-        ConfigError: no ring has room for so much noise.
+        ConfigError: no ring is large enough for so much noise.
     """
     model = noise_model_of(scenario)
     mechanism = model.ring(summands, z, NoiseKind(scenario.privacy.mechanism), MAX_LOSS)
@@ -88,7 +88,7 @@ def report_settings(
         z: noise multiplier, >= 0.
 
     Raises:
-        ConfigError: no ring has room for so much noise.
+        ConfigError: no ring is large enough for so much noise.
     """
     rows = scenario.privacy.unit.counted(scenario.drift.window)
     noised = norm * (rows + z * (math.sqrt(bins) + TAIL_DEVIATIONS))

@@ -112,7 +112,7 @@ def training_settings(rounds: Rounds, z: float) -> SumSettings:
         z: noise multiplier, >= 0.
 
     Raises:
-        ConfigError: no ring has room for so much noise.
+        ConfigError: no ring is large enough for so much noise.
     """
     scenario, population, aggregation = rounds.scenario, rounds.population, rounds.aggregation
     rate = scenario.privacy.unit.sampling_rate(scenario.training.sampling_rate)
@@ -160,7 +160,7 @@ def most_noise(rounds: Rounds) -> float:
     while most > 2 * LEAST_NOISE:
         try:
             training_settings(rounds, most)
-        except ConfigError:  # the ring has no room for so much noise; for less it may have
+        except ConfigError:  # the ring is too small for so much noise; for less it may do
             most /= 2
         else:
             break
