@@ -146,7 +146,7 @@ class Run:
         return f"Run({self.record['scenario']}: {facts}; {self.folder})"
 
     def _headlines(self) -> list[tuple[str, str]]:
-        from fedinfer.privacy.rounding import at_most
+        from fedinfer.privacy import at_most
 
         privacy, accuracy = self.record["privacy"], self.metrics.get("accuracy")
         return [

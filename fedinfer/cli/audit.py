@@ -12,8 +12,7 @@ from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
 from fedinfer.cli.run import QUIET_ENVIRONMENT
 from fedinfer.config import Scenario, load_scenario
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.accounting.audit import AuditMethod
-from fedinfer.privacy.rounding import at_least, at_most
+from fedinfer.privacy import AuditMethod, at_least, at_most
 from fedinfer.system import SystemClock
 from fedinfer.types import Unit
 

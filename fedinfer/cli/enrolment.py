@@ -41,7 +41,7 @@ def request(
     """Make the store and the key of this device, and a request for the authority."""
     with errors_to_exit():
         from fedinfer.deployment.store import request_enrolment
-        from fedinfer.privacy.accounting.ledger import Budget
+        from fedinfer.privacy import Budget
 
         pinned = _bytes(authority) if authority else b""
         budget = Budget(epsilon, delta)
@@ -77,7 +77,7 @@ def join(
     """Take the certificate of the authority; the device can take part from then on."""
     with errors_to_exit():
         from fedinfer.deployment.store import import_approval, open_device
-        from fedinfer.secagg.authority import fingerprint
+        from fedinfer.secagg import fingerprint
 
         expected = _bytes(authority) if authority else b""
         enrolment = import_approval(store, _bytes(approval), SystemClock().now(), expected)
@@ -91,7 +91,7 @@ def join(
 
 def _asked(request: bytes, out: Path) -> Json:
     from fedinfer.deployment.request import read_request
-    from fedinfer.secagg.authority import fingerprint
+    from fedinfer.secagg import fingerprint
 
     said = read_request(request)
     return {"device": said.device, "request": str(out), "fingerprint": fingerprint(said.public_key)}

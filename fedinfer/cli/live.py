@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fedinfer.cli.output import stderr
 from fedinfer.ports import Clock, Listener
-from fedinfer.privacy.rounding import at_most
+from fedinfer.privacy import at_most
 
 RECENT = 8
 

@@ -12,14 +12,21 @@ from rich.table import Table
 
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.accounting.accountant import Spent, account
-from fedinfer.privacy.accounting.calibration import calibrate, gaussian_events
-from fedinfer.privacy.accounting.events import Event, Repeated
-from fedinfer.privacy.accounting.ledger import Ledger
-from fedinfer.privacy.charges import relation_of
-from fedinfer.privacy.mechanism.design import design
-from fedinfer.privacy.mechanism.mechanism import NoiseKind, rounding_of
-from fedinfer.privacy.rounding import at_least, at_most
+from fedinfer.privacy import (
+    Event,
+    Ledger,
+    NoiseKind,
+    Repeated,
+    Spent,
+    account,
+    at_least,
+    at_most,
+    calibrate,
+    design,
+    gaussian_events,
+    relation_of,
+    rounding_of,
+)
 from fedinfer.store import read_store
 from fedinfer.types import Json, Relation, Trust, Unit
 

@@ -14,10 +14,7 @@ import typer
 
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, printable, stdout
 from fedinfer.errors import ConfigError
-from fedinfer.rollout import log
-from fedinfer.rollout.controller import Command, Order
-from fedinfer.rollout.plan import read_devices, read_plan
-from fedinfer.rollout.state import RolloutStore, status
+from fedinfer.rollout import Command, Order, RolloutStore, log, read_devices, read_plan, status
 from fedinfer.system import SystemClock
 from fedinfer.types import Json
 

@@ -40,7 +40,7 @@ def authority(
     with errors_to_exit():
         from fedinfer.artifact.release.signing import Protection
         from fedinfer.deployment.authority import make_authority, public_bytes
-        from fedinfer.secagg.authority import fingerprint
+        from fedinfer.secagg import fingerprint
 
         entropy, secret = SystemEntropy(), secrets(passphrase_file, new=True)
         signer = _signer(token, bare_key, secret)
@@ -112,7 +112,7 @@ def _signer(token: str, bare_key: Path | None, secret: Secret) -> Signer:
 
 def _compare(reported: str, said: Request) -> None:
     """A request travels openly: whoever replaced it on its way has another key, and so another fingerprint."""
-    from fedinfer.secagg.authority import fingerprint
+    from fedinfer.secagg import fingerprint
 
     shown = fingerprint(said.public_key)
     if not reported:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedinfer.cli.output import stdout
-from fedinfer.privacy.rounding import at_most
+from fedinfer.privacy import at_most
 from fedinfer.types import Json
 
 TRUST = {

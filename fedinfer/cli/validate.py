@@ -16,7 +16,7 @@ from fedinfer.coordinator.plan.run_plan import make_plan
 from fedinfer.data import Federation, check_against_data, load
 from fedinfer.data.summary import summarize
 from fedinfer.errors import MissingExtra
-from fedinfer.privacy.rounding import at_most
+from fedinfer.privacy import at_most
 from fedinfer.training import load_trainer
 from fedinfer.types import Json
 

@@ -17,11 +17,8 @@ from fedinfer.config import Scenario
 from fedinfer.coordinator.participation import ParticipationSchedule
 from fedinfer.coordinator.record import AlarmRecord, ModelRecord, RoundRecord, WindowRecord
 from fedinfer.ports import Answer, Ask, Clock, Entropy, Listener, Transport
-from fedinfer.privacy.accounting.accountant import Spent
-from fedinfer.privacy.accounting.events import Event
-from fedinfer.privacy.accounting.ledger import Ledger
-from fedinfer.privacy.mechanism.noise import NoiseStream
-from fedinfer.rollout.state import RolloutStore
+from fedinfer.privacy import Event, Ledger, NoiseStream, Spent
+from fedinfer.rollout import RolloutStore
 from fedinfer.schema import Schema
 from fedinfer.types import DeviceId, FloatVector
 

@@ -17,8 +17,7 @@ from fedinfer.coordinator.plan.robust import PLAIN_MEAN
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.coordinator.record import AlarmRecord, ReportRecord, WindowRecord
-from fedinfer.drift import monitor, policy
-from fedinfer.drift.channels import report_channels
+from fedinfer.drift import monitor, policy, report_channels
 from fedinfer.errors import BadMessage, TooFewSurvivors
 from fedinfer.messages import Kind, Purpose, ReportWork, WindowReply, WindowRequest
 from fedinfer.ports import Answer, Ask

@@ -15,14 +15,7 @@ from fedinfer.errors import BadMessage, Misbehaviour, TransportError, VersionMis
 from fedinfer.messages import EnrollReply, EnrollRequest, JoinFacts, JoinReply, JoinRequest, Kind
 from fedinfer.ports import Answer, Ask, Listener, Nodes, Transport
 from fedinfer.schema import Schema
-from fedinfer.secagg.enrolment import (
-    Challenge,
-    Possession,
-    Step,
-    Validation,
-    verify_enrolment,
-    verify_possession,
-)
+from fedinfer.secagg import Challenge, Possession, Step, Validation, verify_enrolment, verify_possession
 from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
 

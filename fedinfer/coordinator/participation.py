@@ -17,14 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedinfer.messages import INDEPENDENT, ScheduledRound
-from fedinfer.privacy.mechanism.matrix_mechanism import (
-    CorrelatedNoise,
-    Factorization,
-    Floats,
-    next_noise,
-    start_noise,
-)
-from fedinfer.privacy.mechanism.noise import NoiseStream
+from fedinfer.privacy import CorrelatedNoise, Factorization, Floats, NoiseStream, next_noise, start_noise
 from fedinfer.types import DeviceId
 
 

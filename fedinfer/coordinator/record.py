@@ -13,8 +13,7 @@ from enum import StrEnum
 from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
-from fedinfer.drift.monitor import ChannelResult, WindowResult
-from fedinfer.drift.policy import Decision
+from fedinfer.drift import ChannelResult, Decision, WindowResult
 from fedinfer.types import Json
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from fedinfer.coordinator.drift import Watch
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.publish import publish_and_push
 from fedinfer.coordinator.train.round import start_schedule, training_round
-from fedinfer.drift.policy import Decision, WatchAction
+from fedinfer.drift import Decision, WatchAction
 from fedinfer.errors import (
     ArtifactRejected,
     BudgetExceeded,
@@ -22,7 +22,7 @@ from fedinfer.errors import (
     TooFewSurvivors,
     TransportError,
 )
-from fedinfer.privacy.accounting.ledger import Budget
+from fedinfer.privacy import Budget
 from fedinfer.types import Json, Unit
 
 

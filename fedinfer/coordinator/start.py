@@ -19,13 +19,11 @@ from fedinfer.coordinator.enrolment import enrol, join
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.ports import Clock, Entropy, Listener, Nodes
-from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
-from fedinfer.privacy.charges import relation_of
-from fedinfer.privacy.mechanism.noise import NoiseStream
+from fedinfer.privacy import LEDGER_MIGRATIONS, Ledger, NoiseStream, relation_of
 from fedinfer.private_files import private_folder
-from fedinfer.rollout.state import RolloutStore
+from fedinfer.rollout import RolloutStore
 from fedinfer.schema import Schema
-from fedinfer.secagg.enrolment import Challenge, Validation
+from fedinfer.secagg import Challenge, Validation
 from fedinfer.store import open_store
 from fedinfer.types import DeviceId
 

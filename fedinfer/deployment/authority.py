@@ -22,9 +22,15 @@ from fedinfer.artifact.release.secret import Secret
 from fedinfer.artifact.release.signing import Keys, Protection, load_keys, save_keys
 from fedinfer.deployment.request import CERTIFICATE_DAYS, CLOCK_SKEW, EnrolmentApproval, read_request, renewed_enrolment
 from fedinfer.errors import ConfigError, FedInferError, StoreError
-from fedinfer.secagg.authority import Authority
-from fedinfer.secagg.enrolment import Enrolment, sign_enrolment
-from fedinfer.secagg.revocation import RevocationList, read_revocations, seconds_of, sign_revocations
+from fedinfer.secagg import (
+    Authority,
+    Enrolment,
+    RevocationList,
+    read_revocations,
+    seconds_of,
+    sign_enrolment,
+    sign_revocations,
+)
 from fedinfer.types import DeviceId, Json
 from fedinfer.wire import encode
 

@@ -28,10 +28,9 @@ from fedinfer.flower.records import build_id
 from fedinfer.flower.transport import GridTransport
 from fedinfer.inference.install.freshness import latest_known, note_refresh
 from fedinfer.ports import Clock, Listener
-from fedinfer.privacy.mechanism.noise import SecureStream
+from fedinfer.privacy import SecureStream
 from fedinfer.schema import Schema
-from fedinfer.secagg.enrolment import Challenge, Validation, validation
-from fedinfer.secagg.revocation import seconds_of
+from fedinfer.secagg import Challenge, Validation, seconds_of, validation
 from fedinfer.system import SystemEntropy, simulation_rng
 from fedinfer.training.trainer import load_trainer
 from fedinfer.types import Json

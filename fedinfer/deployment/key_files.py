@@ -10,8 +10,7 @@ import os
 from pathlib import Path
 
 from fedinfer.errors import Misbehaviour, StoreError
-from fedinfer.secagg.enrolment import read_certificate
-from fedinfer.secagg.keys import IdentityKey
+from fedinfer.secagg import IdentityKey, read_certificate
 
 IDENTITY, FOLLOWING, CERTIFICATE, AUTHORITY = "identity.key", "identity.next.key", "certificate", "authority.pub"
 

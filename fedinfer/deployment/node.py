@@ -24,8 +24,7 @@ from fedinfer.errors import FedInferError, Misbehaviour
 from fedinfer.flower.records import build_id
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.messages import JoinRequest
-from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
-from fedinfer.privacy.mechanism.noise import NoiseStream, SecureStream
+from fedinfer.privacy import LEDGER_MIGRATIONS, Ledger, NoiseStream, SecureStream
 from fedinfer.store import open_store, transaction
 from fedinfer.system import SystemClock, SystemEntropy, child_seed, simulation_rng
 from fedinfer.training import GradientEngine

@@ -12,8 +12,7 @@ from datetime import timedelta
 from fedinfer.errors import BadMessage, ConfigError, Misbehaviour
 from fedinfer.messages import MOST_CERTIFICATE_BYTES, MOST_LIST_BYTES
 from fedinfer.printable import LONGEST_NAME, NAME_RULE, is_device_name, shown
-from fedinfer.secagg.enrolment import Enrolment, certified, read_certificate
-from fedinfer.secagg.keys import IdentityKey, verify_signature
+from fedinfer.secagg import Enrolment, IdentityKey, certified, read_certificate, verify_signature
 from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
 

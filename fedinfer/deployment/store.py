@@ -43,11 +43,17 @@ from fedinfer.deployment.request import CERTIFICATE_DAYS, CLOCK_SKEW, check_name
 from fedinfer.device.validity import VALIDITY_MIGRATIONS, StoredKnown, believe, known_time
 from fedinfer.errors import ConfigError, Misbehaviour, StoreError
 from fedinfer.ports import Clock, Entropy
-from fedinfer.privacy.accounting.ledger import Budget
-from fedinfer.secagg.authority import Authority
-from fedinfer.secagg.enrolment import Enrolment, certified, read_certificate, sign_enrolment, verify_enrolment
-from fedinfer.secagg.keys import IdentityKey
-from fedinfer.secagg.revocation import seconds_of
+from fedinfer.privacy import Budget
+from fedinfer.secagg import (
+    Authority,
+    Enrolment,
+    IdentityKey,
+    certified,
+    read_certificate,
+    seconds_of,
+    sign_enrolment,
+    verify_enrolment,
+)
 from fedinfer.store import open_store
 from fedinfer.types import DeviceId
 

@@ -15,18 +15,9 @@ from fedinfer.device.validity import believe
 from fedinfer.errors import BadMessage, Misbehaviour
 from fedinfer.messages import EnrollReply, EnrollRequest, JoinFacts, JoinReply, JoinRequest
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy.accounting.ledger import ANY_TASK
-from fedinfer.privacy.charges import relation_of
+from fedinfer.privacy import ANY_TASK, relation_of
 from fedinfer.schema import Schema
-from fedinfer.secagg.enrolment import (
-    Challenge,
-    Possession,
-    Step,
-    Validation,
-    prove_possession,
-    validation,
-    verify_enrolment,
-)
+from fedinfer.secagg import Challenge, Possession, Step, Validation, prove_possession, validation, verify_enrolment
 from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
 

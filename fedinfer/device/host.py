@@ -22,10 +22,9 @@ from fedinfer.inference.predict.session import SessionCache
 from fedinfer.messages import Kind, SumPlan
 from fedinfer.model_file.sandbox import Isolation
 from fedinfer.ports import Clock, Entropy
-from fedinfer.privacy.accounting.ledger import Budget, Ledger
-from fedinfer.privacy.mechanism.noise import NoiseStream
+from fedinfer.privacy import Budget, Ledger, NoiseStream
 from fedinfer.schema import Schema
-from fedinfer.secagg.keys import IdentityKey
+from fedinfer.secagg import IdentityKey
 from fedinfer.training import GradientEngine
 from fedinfer.types import DeviceId, FloatVector, Trust
 

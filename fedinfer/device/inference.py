@@ -19,8 +19,7 @@ import numpy.typing as npt
 
 from fedinfer.device.host import Host
 from fedinfer.device.install import slots_of
-from fedinfer.drift.channels import Outputs, report_channels
-from fedinfer.drift.sketch import Sketch, window_report
+from fedinfer.drift import Outputs, Sketch, report_channels, window_report
 from fedinfer.errors import ArtifactRejected
 from fedinfer.inference.install.installed import Installed, open_installed
 from fedinfer.inference.predict.predictor import Predictor

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fedinfer.inference.install.freshness import latest_known
-from fedinfer.secagg.enrolment import Validation, validation
-from fedinfer.secagg.revocation import check_not_older, read_revocations, seconds_of
+from fedinfer.secagg import Validation, check_not_older, read_revocations, seconds_of, validation
 from fedinfer.store import transaction
 
 VALIDITY_MIGRATIONS = (

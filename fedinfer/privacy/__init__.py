@@ -4,7 +4,8 @@ The names below are what the other packages and a notebook need; each is explain
 """
 
 from fedinfer.privacy.accounting.accountant import Spent, account
-from fedinfer.privacy.accounting.calibration import calibrate
+from fedinfer.privacy.accounting.audit import AuditBound, AuditMethod, canary_device_bound, one_run_bound
+from fedinfer.privacy.accounting.calibration import calibrate, gaussian_events
 from fedinfer.privacy.accounting.events import (
     DiscreteGaussianEvent,
     Event,
@@ -14,21 +15,40 @@ from fedinfer.privacy.accounting.events import (
     Repeated,
     SkellamEvent,
 )
-from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
-from fedinfer.privacy.charges import charge, mechanism_of, relation_of, server_charge
-from fedinfer.privacy.mechanism.clipping import clip_rows, clipping_of
-from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind, Rounding
-from fedinfer.privacy.mechanism.noise import NoiseStream, SecureStream, SimulatedStream
+from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.charges import charge, mechanism_of, relation_of, server_charge, strategy_of
+from fedinfer.privacy.mechanism.clipping import Clipping, FixedClipping, clip_rows, clipping_of
+from fedinfer.privacy.mechanism.design import design
+from fedinfer.privacy.mechanism.encoding import decode, encode
+from fedinfer.privacy.mechanism.matrix_mechanism import (
+    CorrelatedNoise,
+    Factorization,
+    Floats,
+    Participation,
+    factorize,
+    next_noise,
+    start_noise,
+)
+from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind, Rounding, decoded_sensitivity, rounding_of
+from fedinfer.privacy.mechanism.noise import NoiseStream, SecureStream, SimulatedStream, pieces
 from fedinfer.privacy.noise_model import Central, Distributed, Local, Noiseless, NoiseModel, Summands, Work, noise_model
 from fedinfer.privacy.rounding import at_least, at_most
 
 __all__ = [
+    "ANY_TASK",
     "LEDGER_MIGRATIONS",
+    "AuditBound",
+    "AuditMethod",
     "Budget",
     "Central",
+    "Clipping",
+    "CorrelatedNoise",
     "DiscreteGaussianEvent",
     "Distributed",
     "Event",
+    "Factorization",
+    "FixedClipping",
+    "Floats",
     "GaussianEvent",
     "IntegerMechanism",
     "Ledger",
@@ -38,6 +58,7 @@ __all__ = [
     "NoiseStream",
     "Noiseless",
     "NonPrivate",
+    "Participation",
     "PoissonSampled",
     "Repeated",
     "Rounding",
@@ -51,11 +72,24 @@ __all__ = [
     "at_least",
     "at_most",
     "calibrate",
+    "canary_device_bound",
     "charge",
     "clip_rows",
     "clipping_of",
+    "decode",
+    "decoded_sensitivity",
+    "design",
+    "encode",
+    "factorize",
+    "gaussian_events",
     "mechanism_of",
+    "next_noise",
     "noise_model",
+    "one_run_bound",
+    "pieces",
     "relation_of",
+    "rounding_of",
     "server_charge",
+    "start_noise",
+    "strategy_of",
 ]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedinfer.privacy.rounding import at_most
+from fedinfer.privacy import at_most
 from fedinfer.types import Json
 
 ABSENT = "\u2013"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedinfer.errors import ConfigError, FedInferError
-from fedinfer.privacy.accounting.ledger import Ledger
+from fedinfer.privacy import Ledger
 from fedinfer.store import read_store
 from fedinfer.types import Json, Relation
 

@@ -35,15 +35,19 @@ from fedinfer.errors import ConfigError, TooFewSurvivors
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.messages import ONE_GROUP, FitWork, Kind, PlainReply, Purpose, SumPlan
 from fedinfer.ports import Answer, Ask, Clock, Transport
-from fedinfer.privacy.accounting.accountant import account
-from fedinfer.privacy.accounting.audit import AuditMethod
-from fedinfer.privacy.accounting.events import Repeated
-from fedinfer.privacy.accounting.ledger import Budget
-from fedinfer.privacy.charges import charge, mechanism_of, relation_of
-from fedinfer.privacy.mechanism.clipping import clipping_of
-from fedinfer.privacy.mechanism.encoding import decode as decode_sum
-from fedinfer.privacy.mechanism.mechanism import NoiseKind
-from fedinfer.secagg.packing import unpack
+from fedinfer.privacy import (
+    AuditMethod,
+    Budget,
+    NoiseKind,
+    Repeated,
+    account,
+    charge,
+    clipping_of,
+    mechanism_of,
+    relation_of,
+)
+from fedinfer.privacy import decode as decode_sum
+from fedinfer.secagg import unpack
 from fedinfer.simulation.audit_report import AuditReport, AuditSettings, NoiseUnderAudit, audit_bounds
 from fedinfer.simulation.canaries import AuditEvidence, Canaries, CanaryTrainer, Directions, Floats, NamedSource
 from fedinfer.simulation.coordinate import open_server

@@ -9,8 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from fedinfer.privacy.accounting.accountant import Spent
-from fedinfer.privacy.accounting.audit import AuditBound, AuditMethod, canary_device_bound, one_run_bound
+from fedinfer.privacy import AuditBound, AuditMethod, Spent, canary_device_bound, one_run_bound
 from fedinfer.simulation.canaries import AuditEvidence, Canaries
 from fedinfer.types import Json, Trust, Unit
 

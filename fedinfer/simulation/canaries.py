@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.ports import Entropy
-from fedinfer.privacy.mechanism.clipping import clip_rows
+from fedinfer.privacy import clip_rows
 from fedinfer.system import simulation_rng
 from fedinfer.training import GradientEngine
 from fedinfer.training.engines.sampling import PrivateSteps, uniform

@@ -18,9 +18,8 @@ from fedinfer.data import Federation
 from fedinfer.flower.records import build_id
 from fedinfer.flower.transport import GridTransport
 from fedinfer.ports import Clock, Listener
-from fedinfer.privacy.mechanism.noise import SimulatedStream
-from fedinfer.secagg.enrolment import Challenge, validation
-from fedinfer.secagg.revocation import seconds_of
+from fedinfer.privacy import SimulatedStream
+from fedinfer.secagg import Challenge, seconds_of, validation
 from fedinfer.simulation.population import simulated_authority, simulated_revocations, simulated_rows
 from fedinfer.system import SimulatedEntropy, SystemEntropy, simulation_rng
 from fedinfer.training.trainer import Trainer, load_trainer

@@ -26,13 +26,9 @@ from fedinfer.inference.predict.session import SessionCache
 from fedinfer.messages import Kind
 from fedinfer.model_file.sandbox import Isolation
 from fedinfer.ports import Clock
-from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
-from fedinfer.privacy.charges import relation_of
-from fedinfer.privacy.mechanism.noise import SimulatedStream
+from fedinfer.privacy import LEDGER_MIGRATIONS, Budget, Ledger, SimulatedStream, relation_of
 from fedinfer.private_files import private_folder
-from fedinfer.secagg.enrolment import Enrolment, sign_enrolment
-from fedinfer.secagg.keys import IdentityKey
-from fedinfer.secagg.revocation import RevocationList, sign_revocations
+from fedinfer.secagg import Enrolment, IdentityKey, RevocationList, sign_enrolment, sign_revocations
 from fedinfer.store import open_store
 from fedinfer.system import SimulatedEntropy, SystemEntropy, child_seed, simulation_rng
 from fedinfer.training import GradientEngine

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total, Traffic
 from fedinfer.messages import ONE_GROUP, Split, SumPlan
 from fedinfer.ports import Entropy
-from fedinfer.secagg.groups import random_groups
+from fedinfer.secagg import random_groups
 from fedinfer.types import DeviceId, FloatVector
 
 SEED_BYTES = 32

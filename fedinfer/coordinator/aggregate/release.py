@@ -15,12 +15,9 @@ from fedinfer.coordinator.plan.robust import PLAIN_MEAN, Rule
 from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of
 from fedinfer.messages import SumPlan
 from fedinfer.ports import Listener
-from fedinfer.privacy.charges import mechanism_of, server_charge
-from fedinfer.privacy.mechanism.encoding import decode as decode_sum
-from fedinfer.privacy.mechanism.matrix_mechanism import Floats
-from fedinfer.privacy.mechanism.noise import NoiseStream
-from fedinfer.privacy.noise_model import noise_model
-from fedinfer.secagg.groups import FloatArray
+from fedinfer.privacy import Floats, NoiseStream, mechanism_of, noise_model, server_charge
+from fedinfer.privacy import decode as decode_sum
+from fedinfer.secagg import FloatArray
 from fedinfer.types import DeviceId, FloatVector
 
 MOST_ERRORS_REPORTED = 10

@@ -16,15 +16,21 @@ import numpy as np
 from fedinfer.errors import BadMessage
 from fedinfer.messages import Kind, MaskedSumWork, PlainReply, PlainRequest, SumPlan
 from fedinfer.ports import Ask, Transport
-from fedinfer.privacy.charges import mechanism_of
+from fedinfer.privacy import mechanism_of
+from fedinfer.secagg import (
+    Aborted,
+    Done,
+    ServerState,
+    Session,
+    Stage,
+    StageRequest,
+    answer_limit,
+    ideal_sum,
+    packed_size,
+    session_of,
+    unpack,
+)
 from fedinfer.secagg import server as secagg
-from fedinfer.secagg.ideal import ideal_sum
-from fedinfer.secagg.keys import Stage
-from fedinfer.secagg.messages import StageRequest, answer_limit
-from fedinfer.secagg.packing import packed_size, unpack
-from fedinfer.secagg.parameters import Session
-from fedinfer.secagg.rounds import Aborted, Done, ServerState
-from fedinfer.secagg.sessions import session_of
 from fedinfer.types import AggregationMode, DeviceId, RingVector
 from fedinfer.wire import decode, encode
 

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from fedinfer.config import Scenario
 from fedinfer.coordinator.plan.cohort import AggregationCohort, least_devices
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind
-from fedinfer.privacy.mechanism.noise import pieces
+from fedinfer.privacy import IntegerMechanism, NoiseKind, pieces
 from fedinfer.types import AggregationMode
 
 SAMPLES_PER_SECOND = 5e6

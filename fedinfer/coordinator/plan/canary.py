@@ -15,12 +15,8 @@ from fedinfer.coordinator.plan.cohort import AggregationCohort, aggregation_coho
 from fedinfer.coordinator.plan.drift import NOISE_BRACKET
 from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of, report_settings
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.accounting.accountant import account
-from fedinfer.privacy.accounting.calibration import calibrate
-from fedinfer.privacy.accounting.events import Event, Repeated
-from fedinfer.privacy.charges import relation_of
-from fedinfer.rollout.evaluations import NORM, WIDTH, gates_of
-from fedinfer.rollout.waves import wave_sizes
+from fedinfer.privacy import Event, Repeated, account, calibrate, relation_of
+from fedinfer.rollout import NORM, WIDTH, gates_of, wave_sizes
 from fedinfer.types import Unit
 
 WRONG_PASS_RATE = WRONG_STOP_RATE = 0.05

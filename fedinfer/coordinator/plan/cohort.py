@@ -13,9 +13,7 @@ from dataclasses import dataclass
 
 from fedinfer.config import Scenario, SecureAggregationSection
 from fedinfer.errors import ConfigError, TooFewSurvivors
-from fedinfer.secagg.groups import MAX_GROUP, most_corrupt, rate_of
-from fedinfer.secagg.hypergeometric import corrupt_among, share_of
-from fedinfer.secagg.parameters import GraphParameters, choose_graph
+from fedinfer.secagg import MAX_GROUP, GraphParameters, choose_graph, corrupt_among, most_corrupt, rate_of, share_of
 
 MOST_DEVICES = 1_000_000
 """Larger fleets are not proposed."""

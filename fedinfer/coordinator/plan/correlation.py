@@ -6,12 +6,7 @@ from typing import assert_never
 
 from fedinfer.config import Correlation, Robust, Scenario
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.mechanism.matrix_mechanism import (
-    Factorization,
-    Participation,
-    factorize,
-)
-from fedinfer.privacy.noise_model import Central, noise_model
+from fedinfer.privacy import Central, Factorization, Participation, factorize, noise_model
 from fedinfer.types import Json, Unit
 
 

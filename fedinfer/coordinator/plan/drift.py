@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from fedinfer.config import Scenario
 from fedinfer.coordinator.plan.cohort import AggregationCohort, Population, aggregation_cohort, aggregation_of
 from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of, report_settings
-from fedinfer.drift.channels import report_channels, width
-from fedinfer.drift.sketch import report_norm
+from fedinfer.drift import report_channels, report_norm, width
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.accounting.accountant import account
-from fedinfer.privacy.accounting.calibration import calibrate
-from fedinfer.privacy.accounting.events import Event, Repeated
-from fedinfer.privacy.charges import relation_of
+from fedinfer.privacy import Event, Repeated, account, calibrate, relation_of
 from fedinfer.types import Unit
 
 NOISE_BRACKET = (0.02, 1e4)

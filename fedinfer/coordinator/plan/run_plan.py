@@ -36,10 +36,7 @@ from fedinfer.coordinator.plan.training import (
     training_settings,
 )
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.accounting.accountant import Spent, account
-from fedinfer.privacy.accounting.events import Event
-from fedinfer.privacy.charges import relation_of
-from fedinfer.privacy.mechanism.matrix_mechanism import Factorization
+from fedinfer.privacy import Event, Factorization, Spent, account, relation_of
 from fedinfer.training.server_optimizers import OptimizerSettings
 from fedinfer.types import Relation, Unit
 

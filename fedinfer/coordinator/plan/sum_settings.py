@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from fedinfer.config import Scenario
 from fedinfer.coordinator.plan.cohort import AggregationCohort
-from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind
-from fedinfer.privacy.noise_model import NoiseModel, Summands, noise_model
+from fedinfer.privacy import IntegerMechanism, NoiseKind, NoiseModel, Summands, noise_model
 
 MAX_LOSS = 0.01
 """Part of epsilon that rounding and the ring may cost."""

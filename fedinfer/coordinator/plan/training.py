@@ -16,13 +16,17 @@ from fedinfer.coordinator.plan.cohort import AggregationCohort, Population
 from fedinfer.coordinator.plan.correlation import correlate
 from fedinfer.coordinator.plan.sum_settings import TAIL_DEVIATIONS, SumSettings, noise_model_of, sum_settings
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.accounting.accountant import account
-from fedinfer.privacy.accounting.calibration import calibrate
-from fedinfer.privacy.accounting.events import Event, Repeated
-from fedinfer.privacy.charges import relation_of
-from fedinfer.privacy.mechanism.clipping import clipping_of
-from fedinfer.privacy.mechanism.matrix_mechanism import Factorization
-from fedinfer.privacy.noise_model import Summands, Work
+from fedinfer.privacy import (
+    Event,
+    Factorization,
+    Repeated,
+    Summands,
+    Work,
+    account,
+    calibrate,
+    clipping_of,
+    relation_of,
+)
 from fedinfer.types import Unit
 
 LEAST_NOISE, MOST_NOISE = 0.02, 1e4

@@ -15,8 +15,7 @@ from fedinfer.coordinator.plan.robust import PLAIN_MEAN
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.errors import Misbehaviour, TooFewSurvivors
 from fedinfer.messages import GateWork, Purpose
-from fedinfer.rollout.controller import Measured
-from fedinfer.rollout.evaluations import read_sum
+from fedinfer.rollout import Measured, read_sum
 from fedinfer.types import DeviceId, Json
 from fedinfer.wire import encode
 

@@ -24,8 +24,8 @@ from fedinfer.coordinator.push.rollout import Steps, hint_of, reachable, roll_ou
 from fedinfer.coordinator.record import ModelRecord
 from fedinfer.errors import GateFailed
 from fedinfer.manifest import Manifest, Privacy
-from fedinfer.privacy.rounding import at_most
-from fedinfer.rollout.controller import Phase
+from fedinfer.privacy import at_most
+from fedinfer.rollout import Phase
 from fedinfer.training.checkpoints import Checkpoint, save_checkpoint
 from fedinfer.types import DeviceId, FloatVector, Relation, Unit
 

@@ -22,23 +22,27 @@ from fedinfer.coordinator.record import CanaryRecord, HoldRecord, RolloutRecord,
 from fedinfer.errors import BadMessage, TransportError
 from fedinfer.messages import GateWork, HealthReply, HealthRequest, Kind
 from fedinfer.ports import Answer, Ask
-from fedinfer.rollout.controller import (
+from fedinfer.rollout import (
     INSTALL_FAILURE,
     Action,
     Approval,
+    Bound,
     Command,
+    Gate,
+    GateScope,
+    GateSettings,
     Order,
     Phase,
     RolledBack,
     RolloutState,
     Task,
+    Wave,
     begin,
     evidence,
+    gates_of,
+    members,
     todo,
 )
-from fedinfer.rollout.evaluations import gates_of
-from fedinfer.rollout.gates import Bound, Gate, GateScope, GateSettings
-from fedinfer.rollout.waves import Wave, members
 from fedinfer.types import DeviceId, Json
 from fedinfer.wire import decode, encode
 

@@ -14,7 +14,7 @@ import numpy as np
 from fedinfer.config import Robust
 from fedinfer.coordinator.plan.robust import Rule
 from fedinfer.errors import ConfigError
-from fedinfer.secagg.groups import FloatArray
+from fedinfer.secagg import FloatArray
 from fedinfer.types import FloatVector
 
 

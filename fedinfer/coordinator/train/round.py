@@ -17,8 +17,7 @@ from fedinfer.coordinator.record import RoundRecord
 from fedinfer.coordinator.train.server_step import apply_release
 from fedinfer.errors import BudgetExceeded, TooFewSurvivors
 from fedinfer.messages import FitWork, Purpose
-from fedinfer.privacy.mechanism.mechanism import decoded_sensitivity
-from fedinfer.privacy.mechanism.noise import NoiseStream
+from fedinfer.privacy import NoiseStream, decoded_sensitivity
 from fedinfer.types import DeviceId
 from fedinfer.wire import encode
 

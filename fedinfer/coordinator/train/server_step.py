@@ -18,9 +18,8 @@ from fedinfer.coordinator.plan.robust import Rule
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import noise_model_of
 from fedinfer.coordinator.train.robust import combine
-from fedinfer.privacy.mechanism.clipping import Clipping, FixedClipping, clipping_of
-from fedinfer.privacy.noise_model import Work
-from fedinfer.secagg.groups import FloatArray
+from fedinfer.privacy import Clipping, FixedClipping, Work, clipping_of
+from fedinfer.secagg import FloatArray
 from fedinfer.types import DeviceId, FloatVector
 
 if TYPE_CHECKING:

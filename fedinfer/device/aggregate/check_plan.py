@@ -20,16 +20,12 @@ from typing import assert_never
 
 from fedinfer.config import Correlation
 from fedinfer.device.host import Host
-from fedinfer.drift.channels import report_channels
-from fedinfer.drift.sketch import report_norm
+from fedinfer.drift import report_channels, report_norm
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import INDEPENDENT, Purpose, SumPlan
-from fedinfer.privacy.charges import charge, mechanism_of
-from fedinfer.privacy.mechanism.clipping import clipping_of
-from fedinfer.privacy.noise_model import Work, noise_model
-from fedinfer.rollout.evaluations import NORM
-from fedinfer.secagg.groups import check_group, most_corrupt, rate_of
-from fedinfer.secagg.hypergeometric import corrupt_among
+from fedinfer.privacy import Work, charge, clipping_of, mechanism_of, noise_model
+from fedinfer.rollout import NORM
+from fedinfer.secagg import check_group, corrupt_among, most_corrupt, rate_of
 from fedinfer.types import DeviceId, Unit
 
 

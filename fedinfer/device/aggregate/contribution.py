@@ -13,13 +13,11 @@ import numpy as np
 
 from fedinfer.device.canary import canary_answers
 from fedinfer.device.host import Host
-from fedinfer.drift.channels import report_channels
-from fedinfer.drift.sketch import report_norm
+from fedinfer.drift import report_channels, report_norm
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import FitWork, GateWork, Purpose, ReportWork, SumPlan
-from fedinfer.privacy.mechanism.clipping import clip_rows, clipping_of
-from fedinfer.privacy.noise_model import Work, noise_model
-from fedinfer.rollout.evaluations import NORM
+from fedinfer.privacy import Work, clip_rows, clipping_of, noise_model
+from fedinfer.rollout import NORM
 from fedinfer.types import DeviceId, FloatVector, Unit, WideVector
 from fedinfer.wire import decode
 

@@ -27,13 +27,20 @@ from fedinfer.device.session_store import Running
 from fedinfer.errors import BudgetExceeded, FedInferError, Misbehaviour, TransportError
 from fedinfer.messages import INDEPENDENT, Kind, MaskedSumWork, PlainReply, PlainRequest, SumPlan
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy.charges import charge, mechanism_of, strategy_of
-from fedinfer.privacy.mechanism.encoding import encode as encode_vectors
+from fedinfer.privacy import charge, mechanism_of, strategy_of
+from fedinfer.privacy import encode as encode_vectors
+from fedinfer.secagg import (
+    SentKeys,
+    SentMasked,
+    SentShares,
+    SignedSurvivors,
+    check_session,
+    decode_state,
+    encode_state,
+    pack,
+    session_of,
+)
 from fedinfer.secagg import device as secagg
-from fedinfer.secagg.packing import pack
-from fedinfer.secagg.parameters import check_session
-from fedinfer.secagg.sessions import session_of
-from fedinfer.secagg.states import SentKeys, SentMasked, SentShares, SignedSurvivors, decode_state, encode_state
 from fedinfer.types import AggregationMode, DeviceId, RingVector
 from fedinfer.wire import decode, encode
 

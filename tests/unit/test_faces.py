@@ -1,0 +1,40 @@
+"""Packages whose names other packages take from one place: what `__all__` of their `__init__` lists."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGES = ("privacy", "secagg", "drift", "rollout")
+ROOT = Path("fedinfer")
+
+
+def imports(package: str) -> Iterator[tuple[str, str, str]]:
+    """File, module and name of every import of `package` from outside of it."""
+    for path in sorted(ROOT.rglob("*.py")):
+        if path.parts[1] == package:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"fedinfer.{package}."):
+                yield from ((str(path), str(node.module), alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_other_packages_come_through_the_face(package: str) -> None:
+    face = importlib.import_module(f"fedinfer.{package}")
+    modules = {path.stem for path in (ROOT / package).glob("*.py")}
+    past = [(path, module, name) for path, module, name in imports(package) if module != f"fedinfer.{package}"]
+    assert not past, "imports past the face"
+    unlisted = [(path, name) for path, _, name in imports(package) if name not in {*face.__all__, *modules}]
+    assert not unlisted
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_face_lists_what_it_has(package: str) -> None:
+    face = importlib.import_module(f"fedinfer.{package}")
+    assert len(set(face.__all__)) == len(face.__all__)
+    assert all(hasattr(face, name) for name in face.__all__)
