@@ -184,12 +184,9 @@ def test_server_proposes_a_quorum_that_two_survivor_sets_can_reach(n, corrupt, d
     assert 2 * session.quorum <= n + corrupt
     with pytest.raises(Misbehaviour, match="can then sign two different survivor sets"):
         secagg.check_session(session, 2, 0.1, corrupt / n)
-    fewer = 2 * session.quorum - n - 1  # with so many corrupt ones two sets lack one signature
-    try:
-        secagg.check_session(session, 2, 0.1, fewer / n)
-    except Misbehaviour as error:
-        assert not session.is_complete  # what else it lacks is the graph's matter
-        assert "survivor sets" not in str(error)
+    just_enough = corrupt_among(n, (2 * session.quorum - n - 1) / n)
+    if session.is_complete:
+        secagg.check_session(session, 2, 0.1, just_enough / n)  # with one corrupt device fewer no two sets reach it
 
 
 def test_one_signature_less_than_the_quorum_opens_nothing():
