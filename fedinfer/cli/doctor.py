@@ -143,7 +143,7 @@ def sandbox(locks: Confinement) -> ReportLine:
     Args:
         locks: what the kernel of this machine offers.
     """
-    names = {"landlock": locks.landlock > 0, "seccomp": locks.seccomp, "limits": locks.limits}
+    names = {"landlock": locks.landlock > 0, "seccomp": locks.seccomp, "limits": locks.limits and not locks.closed}
     found = ", ".join(name for name, there in names.items() if there)
     consequence = (
         "a new model runs first, and meets rows, in a process that is not closed: files and network stay open to it; "

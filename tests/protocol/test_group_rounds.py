@@ -91,7 +91,7 @@ def test_a_device_refuses_a_group_that_the_seed_does_not_give(tmp_path: Path) ->
     _, sums = release_groups(run.server, "round-0001", (replace(first, cohort=picked),), run.work, PLAIN_MEAN)
     (result,) = (group.result for group in sums.groups)
     assert result.survivors == ()
-    assert all("none of the 3 groups that the published seed deals" in text for _, text in result.errors)
+    assert all("none of the 3 groups that the published seed makes" in text for _, text in result.errors)
     assert len(result.errors) == 8
 
 

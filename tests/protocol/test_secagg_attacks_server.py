@@ -175,6 +175,20 @@ def test_server_shows_different_survivor_sets_with_corrupt_devices_signing_both(
     assert not all(loot.rebuild(TARGET))
 
 
+@pytest.mark.parametrize(
+    ("n", "corrupt", "degree", "threshold", "least"), [(10, 2, 9, 6, 8), (10, 4, 9, 7, 9), (60, 22, 40, 20, 40)]
+)
+def test_server_proposes_a_quorum_that_two_survivor_sets_can_reach(n, corrupt, degree, threshold, least):
+    """Honest devices part in halves, corrupt ones sign both: so many signatures are no proof that there is one set."""
+    session = make_session(n, degree=degree, threshold=threshold, min_survivors=least)
+    assert 2 * session.quorum <= n + corrupt
+    with pytest.raises(Misbehaviour, match="can then sign two different survivor sets"):
+        secagg.check_session(session, 2, 0.1, corrupt / n)
+    just_enough = corrupt_among(n, (2 * session.quorum - n - 1) / n)
+    if session.is_complete:
+        secagg.check_session(session, 2, 0.1, just_enough / n)  # with one corrupt device fewer no two sets reach it
+
+
 def test_one_signature_less_than_the_quorum_opens_nothing():
     world = World(make_session(30))
     state, _ = play(world, until=Stage.SURVIVORS)
@@ -280,6 +294,13 @@ def test_server_shows_different_key_lists_to_different_devices():
     answers, refused = unmask(world, views, signatures)
     assert not answers
     assert {str(error).split()[0] for error in refused.values()} == {"4", "5"}  # of 7 that are needed
+    together = {
+        name: StageRequest(Stage.UNMASK, opening(world, views[name], signatures), tags_for(world, name, set(names(n))))
+        for name in lists
+    }
+    answers, refused = collect(world, together)  # signatures over the other list do not count
+    assert not answers
+    assert {str(error).split()[0] for error in refused.values()} == {"4", "5"}
 
 
 def test_server_shows_different_sharers_to_different_devices():
