@@ -1,4 +1,7 @@
-"""run.json, schema 1: what a run did, in figures. The same scenario and seed give the same record apart from times."""
+"""run.json, schema 1: what a run did, in figures.
+
+The same scenario and seed give the same record apart from times and bytes per device.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from fedinfer.rollout.controller import Approval, begin
 from fedinfer.rollout.state import RolloutStore
 from fedinfer.rollout.waves import Wave
 from fedinfer.store import open_store
-from fedinfer.system import SystemClock, SystemEntropy
+from fedinfer.system import SystemClock, SystemEntropy, simulation_rng
 from fedinfer.wire import decode, encode
 from tests.protocol.fleet import Fleet, settings, simulated
 from tests.unit.inference.device_world import make_manifest, make_model
@@ -89,6 +89,7 @@ def main(folder: Path, kind: str, count: int) -> None:
         "transport": Mortal(fleet, folder / "pushed.txt", kind, count),
         "clock": clock,
         "entropy": SystemEntropy(),
+        "generator": lambda use: simulation_rng("killed", use),
         "ledger": ledger,
         "repository": SimpleNamespace(
             bundle=lambda version, active_sha256: {"model": b"%d" % version},

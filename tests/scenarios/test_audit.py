@@ -65,10 +65,14 @@ def test_ten_sound_runs_in_a_row_are_not_accused() -> None:
 @pytest.mark.slow
 def test_a_forgotten_factor_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Server noise that is relative to the clipping norm of one update out of 200, as after a mean: the classic bug."""
-    from fedinfer.coordinator.train import round as rounds
-    from fedinfer.privacy.mechanism.noise import gaussian
+    from fedinfer.privacy import Central
 
-    monkeypatch.setattr(rounds, "gaussian", lambda std, shape, stream: gaussian(std / 200, shape, stream))
+    real = Central.server_noise
+    monkeypatch.setattr(
+        Central,
+        "server_noise",
+        lambda self, total, mechanism, z, stream: real(self, total, mechanism, z / 200, stream),
+    )
     report = _audit(DIGITS, "privacy.trust=central")
     assert report.violated
 

@@ -66,7 +66,7 @@ def test_any_number_of_devices_has_a_plan_or_an_error_with_a_number_that_has(nam
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "devices"),
-    [("credit", 2), ("credit", 10), ("reviews", 3), ("reviews", 40), ("digits", 10), ("digits", 40), ("digits", 160)],
+    [("credit", 3), ("credit", 10), ("reviews", 3), ("reviews", 40), ("digits", 10), ("digits", 40), ("digits", 160)],
 )
 def test_a_plan_that_is_accepted_runs_to_its_end(tmp_path: Path, name: str, devices: int) -> None:
     out = tmp_path / "run"
