@@ -35,6 +35,7 @@ check: $(ALL_STAMP) ## format, lint, types, rooms, dead code, documentation
 	$(BIN)/vulture
 	$(BIN)/python scripts/cli_reference.py --check
 	$(BIN)/python scripts/architecture.py --check
+	$(BIN)/python scripts/docstrings.py
 	$(BIN)/python scripts/build_docs.py
 
 e2e: $(ALL_STAMP) ## a real SuperLink and SuperNodes on loopback

@@ -1,4 +1,4 @@
-"""What a program or a notebook calls: load a scenario, run it, look at the run, predict with its model.
+"""What a program or a notebook calls: load a scenario, run it, read the run, predict with its model.
 
     import fedinfer
     run = fedinfer.run("heart", **{"training.rounds": 5})
@@ -47,7 +47,11 @@ class Chart:
         return self.svg
 
     def save(self, path: Path | str) -> Path:
-        """Write the picture as an SVG file and return its path."""
+        """Write the picture as an SVG file and return its path.
+
+        Args:
+            path: of the file; an old one is replaced.
+        """
         target = Path(path)
         target.write_text(self.svg, encoding="utf-8")
         return target
@@ -118,7 +122,14 @@ class Run:
         return self.device(device).predictor
 
     def device(self, device: str | None = None) -> Device:
-        """One simulated device; arguments and errors as `model`."""
+        """One simulated device.
+
+        Args:
+            device: its name; None: the first that runs the newest version.
+
+        Raises:
+            NoModel: no device of the run has a model.
+        """
         names = [device] if device is not None else sorted(path.name for path in (self.folder / "devices").glob("*/"))
         found = [opened for name in names if (opened := _opened(self.folder / "devices" / name)) is not None]
         if not found:
@@ -224,6 +235,9 @@ def run(
 def open_run(folder: Path | str) -> Run:
     """A run that is over, from its folder.
 
+    Args:
+        folder: of the run, with run.json.
+
     Raises:
         ConfigError: no run.json in it, or it is malformed.
     """
@@ -236,6 +250,9 @@ def open_run(folder: Path | str) -> Run:
 
 def open_device(store: Path | str) -> Device:
     """The store of a device, real or simulated (`fedinfer device`).
+
+    Args:
+        store: folder that holds slots/.
 
     Raises:
         NoModel: nothing is installed there.

@@ -3,7 +3,7 @@
 One ClientApp and one ServerApp serve Flower's simulation on Ray and a real deployment. A node whose configuration names
 a `store` is a real device; any other node is a simulated one. The run config says which coordinator runs.
 
-Rooms are imported where they are needed: most messages of a real device need no torch.
+Packages are imported where they are needed: most messages of a real device need no torch.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from fedinfer.system import SystemClock
 from fedinfer.types import DeviceId
 
 FLAT = "flat:"
+NOTICES = "notices"
 NODES_SECONDS = 180.0
 POLL_SECONDS = 0.5
 
@@ -57,13 +58,19 @@ def scenario_of(name: str, overrides: str) -> Scenario:
         ConfigError: see fedinfer.config.
     """
     if name.startswith(FLAT):
-        return from_flat(json.loads(Path(name.removeprefix(FLAT)).read_text()))
+        flat = json.loads(Path(name.removeprefix(FLAT)).read_text())
+        notices = tuple(flat.pop(NOTICES, ()))
+        return from_flat(flat).noticed(notices)
     texts = overrides.replace("\n", ";").split(";")
     return load_scenario(name, [text.strip() for text in texts if text.strip()])
 
 
 def folder_of(context: Context) -> Path:
-    """The run folder: `run-dir`, or one named after Flower's run below the current folder."""
+    """The run folder: `run-dir`, or one named after Flower's run below the current folder.
+
+    Args:
+        context: of a Flower app; its run config may hold `run-dir`.
+    """
     name = str(context.run_config.get("run-dir", ""))
     return Path(name) if name else Path.cwd() / "runs" / f"flower-{context.run_id}"
 

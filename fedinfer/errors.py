@@ -111,8 +111,8 @@ class Rollback(ArtifactRejected):
 class Refusal(StrEnum):
     """Why a model is refused, in words that say nothing of the model, of rows or of the machine.
 
-    A device tells its server these texts and no others. Both sides know the list, so a model cannot use the reason of
-    its refusal to carry something home.
+    A device reports these texts to its server and no others. The list is fixed, so a model cannot use the reason of its
+    refusal to carry data off the device.
     """
 
     MALFORMED = "the model file is no well-formed ONNX file"
@@ -143,7 +143,7 @@ class GateFailed(ArtifactRejected):
     """A quality gate says no.
 
     Args:
-        message: what happened, with numbers; for the log of whoever looked at the model.
+        message: what happened, with numbers; for the log of whoever checked the model.
         refusal: the same in words that may leave a device.
         hint: as in FedInferError.
     """

@@ -1,4 +1,4 @@
-"""The table of everything that is said: which message asks, which one answers, and how large either may be."""
+"""The table of all exchanges: which message asks, which one answers, and how large either may be."""
 
 from __future__ import annotations
 
@@ -67,4 +67,4 @@ EXCHANGES: Mapping[Kind, Exchange] = MappingProxyType(
         Kind.HEALTH: _typed(HealthRequest, HealthReply),
     }
 )
-"""Every kind of message; who answers it stands in fedinfer.device."""
+"""Every kind of message; `fedinfer.device.dispatch` names who answers each."""

@@ -30,7 +30,7 @@ Reason: TypeAlias = Annotated[str, Shown(MOST_REASON)]
 Bytes32: TypeAlias = Annotated[bytes, Most(32)]
 Signature: TypeAlias = Annotated[bytes, Most(64)]
 MOST_CERTIFICATE_BYTES, MOST_LIST_BYTES = 512, 4 * MIB
-"""A certificate and a revocation list, encoded."""
+"""Largest encoded certificate and revocation list; 4 MiB are room for a hundred thousand revoked keys."""
 CertificateBytes: TypeAlias = Annotated[bytes, Most(MOST_CERTIFICATE_BYTES)]
 Files: TypeAlias = Annotated[dict[Annotated[str, Most(512)], Annotated[bytes, Most(MAX_BYTES)]], Most(256)]
 
@@ -103,7 +103,7 @@ class JoinRequest:
         scenario: JSON of the flat scenario.
         schema: JSON of the schema.
         devices, public_keys, certificates: the population, in the same order.
-        revocations: the authority's newest list of keys that count no more, signed.
+        revocations: the authority's newest list of revoked keys, signed.
         trusted_root: TUF root metadata the device pins when it has none yet.
     """
 
@@ -148,7 +148,7 @@ class JoinReply:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How everybody who is asked in a round was dealt to groups, each with a private sum of its own.
+    """How all devices that are asked in a round were grouped at random, each group with a private sum of its own.
 
     Args:
         groups: how many; 1: the cohort is everybody.
@@ -238,7 +238,7 @@ class FitWork:
 
     Args:
         weights: float32 (d,), the tuned parameters.
-        window: inference window after which this round runs; tells nothing about anybody.
+        window: inference window after which this round runs; public, it depends on no data.
         clipping_norm: of this round, where it is adaptive; else the device clips to that of its run, whatever is here.
     """
 
@@ -250,7 +250,11 @@ class FitWork:
 
 @dataclass(frozen=True, slots=True)
 class ReportWork:
-    """Report the histograms of one finished inference window."""
+    """Report the histograms of one finished inference window.
+
+    Args:
+        window: its number, from 1.
+    """
 
     MOST_BYTES: ClassVar[int] = KIB
     window: int
@@ -258,10 +262,10 @@ class ReportWork:
 
 @dataclass(frozen=True, slots=True)
 class GateWork:
-    """Judge a freshly installed model on your own rows, beside the one before it.
+    """Canary evaluation: compare a freshly installed model on the device's own rows with the one before it.
 
     Args:
-        version: the model to judge; a device that runs another one abstains.
+        version: the model to evaluate; a device that runs another one abstains.
         window: inference window whose rows are used.
     """
 
@@ -272,7 +276,12 @@ class GateWork:
 
 @dataclass(frozen=True, slots=True)
 class MaskedSumWork:
-    """Third stage of a private sum: the work, and what secure aggregation says to all."""
+    """Third stage of a private sum: the work, and what secure aggregation says to all.
+
+    Args:
+        work: encoded `FitWork`, `ReportWork` or `GateWork`; its hash is that of the plan.
+        secagg: encoded fedinfer.secagg.messages.MaskedRequest.
+    """
 
     MOST_BYTES: ClassVar[int] = MAX_BYTES
     work: Annotated[bytes, Most(MAX_BYTES)]
@@ -281,7 +290,12 @@ class MaskedSumWork:
 
 @dataclass(frozen=True, slots=True)
 class PlainRequest:
-    """The one stage of a private sum without masks: mode `ideal` (simulation) and mode `off` (unsafe)."""
+    """The one stage of a private sum without masks: mode `ideal` (simulation) and mode `off` (unsafe).
+
+    Args:
+        plan: what the server promises.
+        work: encoded `FitWork`, `ReportWork` or `GateWork`; its hash is that of the plan.
+    """
 
     MOST_BYTES: ClassVar[int] = MAX_BYTES
     plan: SumPlan
@@ -290,7 +304,11 @@ class PlainRequest:
 
 @dataclass(frozen=True, slots=True)
 class PlainReply:
-    """A packed vector without masks."""
+    """A vector in plaintext.
+
+    Args:
+        packed: from fedinfer.secagg.packing, with bits and dimension of the plan.
+    """
 
     MOST_BYTES: ClassVar[int] = MAX_BYTES
     packed: Annotated[bytes, Most(MAX_BYTES)]
@@ -362,7 +380,11 @@ class WithdrawReply:
 
 @dataclass(frozen=True, slots=True)
 class WindowRequest:
-    """Infer on your own rows until this window is full."""
+    """Infer on the device's own rows until this window is full.
+
+    Args:
+        window: its number, from 1.
+    """
 
     MOST_BYTES: ClassVar[int] = KIB
     window: int
@@ -397,7 +419,13 @@ class HealthRequest:
 
 @dataclass(frozen=True, slots=True)
 class HealthReply:
-    """State of the device."""
+    """State of the device.
+
+    Args:
+        version: of the model that is active; 0: none.
+        slot: in which it lies; empty: none.
+        refused: how often the device's ledger refused to spend, in this process.
+    """
 
     MOST_BYTES: ClassVar[int] = KIB
     version: int

@@ -1,4 +1,4 @@
-"""What the outside world has to offer: protocols of one to three methods.
+"""What fedinfer needs from outside (time, entropy, devices): protocols of one to three methods.
 
 A port is an argument, never a global. Deployment passes `fedinfer.system`, tests and simulation pass their own.
 """
@@ -27,7 +27,11 @@ class Entropy(Protocol):
     """Bytes for keys, shares and noise."""
 
     def take(self, count: int) -> bytes:
-        """Return `count` fresh uniform bytes."""
+        """Take fresh uniform bytes; no two calls give the same ones.
+
+        Args:
+            count: bytes, >= 0.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,14 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: a body, or an error by the name of its class in fedinfer.errors."""
+    """What came back: a body, or an error.
+
+    Args:
+        device: who answers.
+        body: encoded reply; empty when there is an error.
+        error: name of its class in fedinfer.errors; empty when there is none.
+        detail: its text, printable; empty when there is none.
+    """
 
     device: DeviceId
     body: bytes
@@ -63,17 +74,37 @@ class Transport(Protocol):
     """Carries requests to devices; the only way the coordinator reaches them."""
 
     def ask(self, asks: Sequence[Ask], timeout_seconds: float) -> Sequence[Answer]:
-        """Ask all; a device that does not answer in time is missing from the result."""
+        """Ask all; a device that does not answer in time is missing from the result.
+
+        Args:
+            asks: one per device, each to another device.
+            timeout_seconds: how long to wait for all answers together, > 0.
+
+        Returns:
+            Answers in any order, each under the name of the device that was asked.
+        """
 
 
 class Nodes(Transport, Protocol):
     """A transport that does not know yet which device lives on which node."""
 
     def introduce(self, common: bytes, timeout_seconds: float) -> Sequence[tuple[int, Answer]]:
-        """Ask every node who it is; the first answer of each, or why there is none that can be read."""
+        """Ask every node which device it is.
+
+        Args:
+            common: encoded `EnrollRequest`.
+            timeout_seconds: how long to wait for all answers together, > 0.
+
+        Returns:
+            (node number, answer) for every node: its first answer, or the reason why there is none that can be read.
+        """
 
     def settle(self, homes: Mapping[DeviceId, int]) -> None:
-        """Remember where the devices live that are believed; asks go there from now on."""
+        """Remember on which node each device lives; asks go there from now on.
+
+        Args:
+            homes: node number by device, for the devices whose introduction was believed; replaces what was known.
+        """
 
 
 Listener = Callable[[str, dict[str, Any]], None]

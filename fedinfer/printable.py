@@ -29,8 +29,11 @@ def shown(text: str, most: int) -> str:
 
 
 def is_device_name(text: str) -> bool:
-    """Whether a text may be the name of a device: the one rule of enrolment, sessions and rollouts (`NAME_RULE`).
+    """Tell whether a text may be the name of a device: the one rule of enrolment, sessions and rollouts (`NAME_RULE`).
 
     ASCII, because two names that look alike are two devices; short, because every cohort is a list of names.
+
+    Args:
+        text: any text.
     """
     return 1 <= len(text) <= LONGEST_NAME and text.isascii() and text.isprintable()

@@ -13,6 +13,9 @@ from pathlib import Path
 def private_folder(path: Path) -> None:
     """Make a folder with mode 0700, or give it that mode; folders above it are made as the umask says.
 
+    Args:
+        path: of the folder.
+
     Raises:
         OSError: it cannot be made or changed.
     """
@@ -21,7 +24,14 @@ def private_folder(path: Path) -> None:
 
 
 def only_owner(path: str, flags: int) -> int:
-    """For `open(..., opener=only_owner)`: a file that is made gets mode 0600.
+    """Open a file and give it mode 0600 when it is new: for `open(..., opener=only_owner)`.
+
+    Args:
+        path: of the file.
+        flags: of `os.open`, as `open` passes them.
+
+    Returns:
+        A file descriptor, which the caller closes.
 
     Raises:
         OSError: it cannot be opened.

@@ -1,4 +1,4 @@
-"""What a row looks like, in public facts only: the same description trains, exports, validates and watches.
+"""What a row looks like, in public facts only: the same description trains, exports, validates and monitors.
 
 A row is one float32 vector with a place per column. A numeric column holds its raw value, a categorical one the index
 of its category; missing and unseen values are NaN. Scaling, missing-value indicators and one-hot coding happen inside
@@ -43,7 +43,13 @@ class Numeric:
 
 @dataclass(frozen=True, slots=True)
 class Categorical:
-    """A column with a public list of categories; anything else counts as missing."""
+    """A column with a public list of categories; anything else counts as missing.
+
+    Args:
+        name: column name.
+        categories: in the order of their indices 0, 1, ...
+        confirmed: False when the list was proposed by a program and nobody has said that it is public.
+    """
 
     name: str
     categories: tuple[str, ...]
@@ -63,7 +69,11 @@ _WORD = re.compile(f"[^A-Z {_NEVER}~][^A-Z {_NEVER}]{{0,63}}")
 
 
 def is_word(word: str) -> bool:
-    """Whether a word can be found in a text, so that a vocabulary may list it."""
+    """Whether a word can be found in a text, so that a vocabulary may list it; the rule is `WORD_RULE`.
+
+    Args:
+        word: of any length.
+    """
     return _WORD.fullmatch(word) is not None
 
 
@@ -182,8 +192,12 @@ class Schema:
     def from_json(data: Json) -> Schema:
         """Inverse of `to_json`.
 
+        Args:
+            data: decoded JSON object; untrusted.
+
         Raises:
-            ConfigError: when a key is missing or a value has the wrong type.
+            ConfigError: when a key is missing, a value has the wrong type or a column breaks a rule.
+            OverflowError: when a whole number is infinite, which `json.loads` reads although it is no JSON.
         """
         try:
             return Schema(

@@ -1,7 +1,7 @@
 """SQLite in WAL mode: the one place that opens a database.
 
-Every room that keeps something brings its own tables as numbered migrations; `open_store` applies the missing ones in
-one transaction. synchronous=FULL, so that what is committed survives a power cut.
+Every package that stores something brings its own tables as numbered migrations; `open_store` applies the missing
+ones in one transaction. synchronous=FULL, so that what is committed survives a power cut.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fedinfer.errors import StoreError
 from fedinfer.private_files import only_owner
 
 Migrations = Sequence[str]
-"""SQL scripts of one room, oldest first; never edited once released, only appended."""
+"""SQL scripts of one package, oldest first; never edited once released, only appended."""
 
 
 def open_store(path: Path, room: str, migrations: Migrations) -> sqlite3.Connection:
@@ -24,8 +24,8 @@ def open_store(path: Path, room: str, migrations: Migrations) -> sqlite3.Connect
 
     Args:
         path: file; its folder must exist.
-        room: name under which the schema version is kept.
-        migrations: SQL scripts of that room.
+        room: name of the package, under which the version of its tables is kept.
+        migrations: all its SQL scripts, those already applied included.
 
     Raises:
         StoreError: when the file cannot be opened or was written by a newer version.
@@ -45,6 +45,9 @@ def open_store(path: Path, room: str, migrations: Migrations) -> sqlite3.Connect
 def read_store(path: Path) -> sqlite3.Connection:
     """Open an existing database for reading only: nothing is created, migrated or changed.
 
+    Args:
+        path: of the database file.
+
     Raises:
         StoreError: when there is no such database.
     """
@@ -59,6 +62,9 @@ def read_store(path: Path) -> sqlite3.Connection:
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     """One write transaction: all of it or nothing. Takes the write lock at once, so read-check-write is safe.
+
+    Args:
+        connection: from `open_store`, in no transaction.
 
     Raises:
         StoreError: when the database refuses, for instance on a full disk.

@@ -31,7 +31,7 @@ class SystemClock:
 
 @final
 class FrozenClock:
-    """A clock that moves only when told; for simulation with equal results and for tests."""
+    """A clock that moves only by `advance`; for simulation with equal results and for tests."""
 
     def __init__(self, start: datetime) -> None:
         self._now = start
@@ -45,7 +45,11 @@ class FrozenClock:
         return self._now.timestamp()
 
     def advance(self, seconds: float) -> None:
-        """Move forward by `seconds` >= 0."""
+        """Move the clock forward.
+
+        Args:
+            seconds: >= 0.
+        """
         self._now += timedelta(seconds=seconds)
 
 
@@ -54,7 +58,11 @@ class SystemEntropy:
     """The operating system's generator. It cannot be seeded."""
 
     def take(self, count: int) -> bytes:
-        """Return `count` fresh uniform bytes."""
+        """As `Entropy.take`, from os.urandom.
+
+        Args:
+            count: bytes, >= 0.
+        """
         return os.urandom(count)
 
 
@@ -67,15 +75,30 @@ class SimulatedEntropy:
         self._stream = Cipher(algorithms.AES(key), modes.CTR(b"\0" * 16)).encryptor()
 
     def take(self, count: int) -> bytes:
-        """Return the next `count` bytes of the stream."""
+        """As `Entropy.take`, the next bytes of the stream.
+
+        Args:
+            count: bytes, >= 0.
+        """
         return self._stream.update(b"\0" * count)
 
 
 def child_seed(*parts: int | str) -> int:
-    """A 63-bit seed from named parts, for instance (run seed, device, round). Equal parts give an equal seed."""
+    """Derive a seed from named parts, for instance (run seed, device, round); equal parts give an equal seed.
+
+    Args:
+        *parts: numbers and texts; 1 and "1" are different parts.
+
+    Returns:
+        0..2^63 - 1: the first 64 bits of a SHA-256, without the last of them.
+    """
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 
 def simulation_rng(*parts: int | str) -> np.random.Generator:
-    """A numpy generator from named parts; for data, models and simulation, never for keys or real noise."""
+    """A numpy generator from named parts; for data, models and simulation, never for keys or real noise.
+
+    Args:
+        *parts: as for `child_seed`.
+    """
     return np.random.default_rng(child_seed(*parts))

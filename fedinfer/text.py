@@ -37,7 +37,7 @@ AWKWARD = (
     "a.b " * 300, "' '' don't n't", "one\ntwo\n\nthree\tfour\r\nfive", "\n" * 64 + "late", "\t" * 63 + "a\tlate",
     "a\n" * 200, "(a (\"b \"(c ((d \"\"e (.f \"(\" a(b a\"b ( \" (\" (\n\"", "\n" * 70 + "\t" * 70 + "never",
 )  # fmt: skip
-"""Texts on which tokenizers like to differ; the gates try them on every file."""
+"""Texts on which tokenizers often differ; the gates try them on every file."""
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _FEWEST_PARTS = 64
 _WORD = re.compile(f"{''.join(f'{re.escape(mark)}?' for mark in OPENERS)}([^{re.escape(MARKS)}]*)")
@@ -47,12 +47,20 @@ def most_parts(length: int) -> int:
     """Lines, and then parts between tabs, that are read of a text: a power of two, at least 64 and at least `length`.
 
     The bound keeps small what a graph makes of a text of 100,000 line ends.
+
+    Args:
+        length: words that are kept of a text, in [1, 4096].
     """
     return max(_FEWEST_PARTS, 1 << (length - 1).bit_length())
 
 
 def pieces(text: str, length: int) -> list[str]:
-    """The first `length` pieces of a text between spaces, line ends and tabs, as they are written."""
+    """The first pieces of a text between spaces, line ends and tabs, as they are written.
+
+    Args:
+        text: of any length.
+        length: most pieces that are returned, in [1, 4096].
+    """
     most = most_parts(length)
     for mark in BREAKS:
         text = " ".join(text.split(mark, most)[:most])
@@ -60,19 +68,30 @@ def pieces(text: str, length: int) -> list[str]:
 
 
 def words(text: str, length: int) -> list[str]:
-    """The words of the first `length` pieces, lower case; some may be empty.
+    """The words of the first pieces of a text, lower case; some may be empty.
 
     >>> words('Not GOOD!  "Well" made,fine (said)', 8)
     ['not', 'good', 'well', 'made', 'said']
+
+    Args:
+        text: of any length.
+        length: most words that are returned, in [1, 4096].
     """
     return [_WORD.match(piece.translate(_LOWER))[1] for piece in pieces(text, length)]  # type: ignore[index]  # matches ""
 
 
 def tokens(texts: Sequence[str], column: Text) -> npt.NDArray[np.float32]:
-    """Token numbers of n texts, float32 (n, column.length), for training and calibration.
+    """Token numbers of texts, for training and calibration.
 
     >>> tokens(["Not good!", ""], Text("review", 3, ("good", "bad"))).tolist()
     [[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]]
+
+    Args:
+        texts: n texts.
+        column: length and vocabulary.
+
+    Returns:
+        float32 (n, column.length), whole numbers in [0, column.last]; see the rule of this module.
     """
     numbers = {"": 0.0} | {word: float(place) for place, word in enumerate(column.vocabulary, 2)}
     rows = np.zeros((len(texts), column.length), np.float32)
@@ -83,12 +102,16 @@ def tokens(texts: Sequence[str], column: Text) -> npt.NDArray[np.float32]:
 
 
 def texts_of(rows: npt.NDArray[np.float32], column: Text) -> list[str]:
-    """For each row of token numbers (n, length) the plainest text that has them: words with a space between.
+    """For each row of token numbers the plainest text that has them: words with a space between.
 
     The inverse of `tokens`: it shows nothing of a text but its words of the public vocabulary.
 
     >>> texts_of(np.array([[1, 2, 0]], np.float32), Text("review", 3, ("good", "bad")))
     ['~ good']
+
+    Args:
+        rows: float32 (n, column.length), whole numbers in [0, column.last].
+        column: length and vocabulary.
     """
     names = (NOTHING, UNKNOWN, *column.vocabulary)
     return [" ".join(names[int(number)] for number in row[: _used(row)]) for row in rows]
@@ -110,7 +133,14 @@ def raw_rows(schema: Schema, x: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
 
 
 def column_of(texts: Sequence[str]) -> npt.NDArray[np.object_]:
-    """Texts as onnxruntime takes them: object (n, 1). Fixed-width numpy strings would lose a last NUL."""
+    """Texts as onnxruntime takes them. Fixed-width numpy strings would lose a last NUL.
+
+    Args:
+        texts: n texts.
+
+    Returns:
+        object (n, 1).
+    """
     column = np.empty((len(texts), 1), object)
     column[:, 0] = texts
     return column

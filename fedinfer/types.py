@@ -1,4 +1,4 @@
-"""Names that every room uses. One word per thing; docs/glossary.md explains each."""
+"""Names that every package uses. One word per thing; docs/glossary.md explains each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ class Unit(StrEnum):
     NONE = "none"
 
     def counted(self, rows: int) -> int:
-        """Units that speak in one device's report over `rows` rows: each row, or the one device."""
+        """Units of privacy in one device's report: each of its rows, or the one device.
+
+        Args:
+            rows: that the report covers, >= 0.
+        """
         match self:
             case Unit.EXAMPLE:
                 return rows
@@ -36,7 +40,14 @@ class Unit(StrEnum):
                 assert_never(self)
 
     def sampling_rate(self, rate: float) -> float:
-        """The rate that accounting may use: the server sees which devices take part, so they get no amplification."""
+        """The rate that accounting may use: the server sees which devices take part, so they get no amplification.
+
+        Args:
+            rate: chance of one example to be drawn in a step, in (0, 1].
+
+        Returns:
+            `rate` for examples, else 1.
+        """
         match self:
             case Unit.EXAMPLE:
                 return rate

@@ -87,6 +87,12 @@ class _Reader:
 def encode(message: Any) -> bytes:
     """Encode a frozen dataclass.
 
+    Args:
+        message: a frozen dataclass with fields of the types listed above; a text longer than its `Shown` is cut.
+
+    Returns:
+        At most MAX_BYTES; equal messages give equal bytes.
+
     Raises:
         BadMessage: when a value does not fit its declared type or the result is too large.
     """
@@ -105,7 +111,14 @@ def encode(message: Any) -> bytes:
 
 
 def most_bytes(kind: type) -> int:
-    """Largest message of a class, in bytes: what it declares in MOST_BYTES, else MAX_BYTES."""
+    """Largest message of a class: what it declares in MOST_BYTES, else MAX_BYTES.
+
+    Args:
+        kind: a message class.
+
+    Returns:
+        Bytes.
+    """
     return int(getattr(kind, "MOST_BYTES", MAX_BYTES))
 
 

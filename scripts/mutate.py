@@ -60,12 +60,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAY_USAGE_S
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A package under test.
-
-    Args:
-        modules: glob patterns of its modules.
-        tests: glob patterns of its fast tests.
-    """
+    """A package under test: glob patterns of its modules and of its fast tests."""
 
     modules: tuple[str, ...]
     tests: tuple[str, ...]
@@ -203,10 +198,8 @@ def accepted() -> dict[tuple[str, str, str], str]:
 
 
 def _load(fresh: bool) -> dict[str, dict[str, Any]]:
-    if fresh or not RESULTS.exists():
-        return {}
-    results: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8"))
-    return results
+    kept = RESULTS.exists() and not fresh
+    return dict(json.loads(RESULTS.read_text(encoding="utf-8"))) if kept else {}
 
 
 def _save(results: dict[str, dict[str, Any]]) -> None:
@@ -257,7 +250,7 @@ def baseline(package: str, tree: Path) -> Baseline:
         SystemExit: when one fails.
     """
     data = tree.parent / f"coverage-{package}"
-    extra = [f"--cov={path}" for path in ("fedinfer",)] + ["--cov-context=test", "--cov-report="]
+    extra = ["--cov=fedinfer", "--cov-context=test", "--cov-report="]
     os.environ["COVERAGE_FILE"] = str(data)
     code, seen, _ = _forked(tree, [str(f) for f in test_files(package, tree)], None, extra, 900.0)
     if code != 0:

@@ -17,7 +17,7 @@ from fedinfer.simulation.engine import prepare_local, run_local
 from fedinfer.system import SystemClock
 
 COMMON = (
-    *("drift.enabled=false", "rollout.gate_epsilon=0", "fleet.dropout=0", "secure_aggregation.mode=ideal"),
+    *("drift.enabled=false", "rollout.canary_epsilon=0", "fleet.dropout=0", "secure_aggregation.mode=ideal"),
     *("training.pretrain=false", "training.server_learning_rate=3", "privacy.epsilon=8"),
 )
 WAYS = {  # name: overrides

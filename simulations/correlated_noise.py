@@ -18,7 +18,7 @@ from fedinfer.types import Json
 
 COMMON = (
     "privacy.trust=central", "secure_aggregation.mode=ideal", "training.pretrain=false", "drift.enabled=false",
-    "rollout.gate_epsilon=0", "fleet.dropout=0",
+    "rollout.canary_epsilon=0", "fleet.dropout=0",
 )  # fmt: skip
 ROWS = (  # epsilon, correlation, devices asked (0: all 200), rounds, step size of the server
     (6, "none", 20, 64, 0.125), (6, "banded", 20, 64, 0.25), (6, "none", 0, 6, 2.0), (6, "none", 0, 64, 0.5),

@@ -3,8 +3,8 @@
 Rules:
 * held-out rows are rows the server may hold; self-check rows and calibration rows are public or synthetic, because
   they are published or become constants of the file;
-* the recipes are tried in the order of `recipes.INT8_RECIPES`; the first that keeps all limits is chosen. When none
-  does, the 16-bit and then the float file is chosen, and the figures say why;
+* the quantization schemes are tried in the order of `schemes.INT8_RECIPES`; the first that keeps all limits is chosen.
+  When none does, the 16-bit and then the float file is chosen, and the figures say why;
 * each variant gets its own temperature, fitted after quantization; its calibration error is measured on other rows;
 * what is judged is what is published: the finished file is measured, byte for byte.
 """
@@ -49,17 +49,17 @@ class Built:
 
     Args:
         head: schema, task, version and post-processing of all files.
-        files: file per variant name.
+        files: ONNX file per variant name.
         variants: the same files as the manifest describes them, the chosen one first.
         check: self-check rows as a device feeds them, float32 (k, width) or texts (k, 1).
         metric_kind: "accuracy", or "agreement" without labels.
-        way: "exported" or "swapped"; "given" for a core that did not come from torch.
-        parity: largest relative difference between torch and ONNX.
+        way: "exported" or "swapped", see `CoreOrigin`; "given" for a core that did not come from torch.
+        parity: largest relative difference between torch and ONNX; 0 for a given core.
         family: kind of graph.
-        tried: figures of every recipe that was tried, the failed ones too; the float model is the first.
+        tried: figures of every quantization scheme that was tried, the failed ones too; the float model is the first.
         baseline: the float model that all variants were compared with.
-        slimming: what pruning and fine-tuning did, when they were asked for.
-        reference: yardstick of drift.
+        slimming: what compression (pruning and fine-tuning) did, when it was asked for.
+        reference: histograms of predictions that drift is measured against.
         isa: machine on which all this was measured.
     """
 
@@ -99,7 +99,14 @@ class Built:
     def manifest(
         self, privacy: Privacy, created: str, parent_sha256: str = "", deltas: tuple[Delta, ...] = ()
     ) -> Manifest:
-        """The manifest of this version; `created` is an ISO time in UTC."""
+        """The manifest of this version.
+
+        Args:
+            privacy: the guarantee that covers the training data.
+            created: ISO time in UTC.
+            parent_sha256: digest of the chosen variant of the version before; empty for the first.
+            deltas: compressed files and patches that are published beside the variants.
+        """
         head = self.head
         return Manifest(
             version=head.version,
@@ -170,9 +177,11 @@ def build_artifact(
 
     Raises:
         GateFailed: when ONNX and torch disagree, or not even the float file keeps the limits.
-        ConfigError: when the module or the rows do not fit the schema, or the module cannot be exported.
+        DataError: when the rows do not fit the schema.
+        ConfigError: when the module does not fit the schema or cannot be exported.
     """
     evidence.check(head.schema)
+    # Synthetic rows have missing values, held-out rows are typical: the export must agree with torch on both kinds.
     probe = np.concatenate([evidence.calibration_x[:64], evidence.judged_x[:64]])
     core = export_core(module, head.schema, probe, templates)
     built = build_from_core(core.model, head, evidence, settings, clock, baseline)
@@ -187,7 +196,21 @@ def build_from_core(
     clock: Clock,
     baseline: Baseline | None = None,
 ) -> Built:
-    """The same for a core that did not come from torch: trees, linear models, a user's own ONNX file."""
+    """As `build_artifact`, for a core that did not come from torch: trees, linear models, a user's own ONNX file.
+
+    Args:
+        core: from raw float32 rows (n, width) to float logits (n, classes), see `fedinfer.artifact.export.graph`.
+        head: schema, task, version and post-processing; its temperature is replaced by the fitted ones.
+        evidence: rows to judge with.
+        settings: limits and the wanted quantization.
+        clock: measures latency; a frozen clock makes it 0.
+        baseline: float model to compare with; None = this one.
+
+    Raises:
+        GateFailed: when not even the float file keeps the limits, or a finished file contradicts itself.
+        ArtifactRejected: when onnxruntime cannot run the core.
+        DataError: when the rows do not fit the schema.
+    """
     evidence.check(head.schema)
     prepared = prepare(core)
     family = family_of(prepared)
@@ -220,7 +243,20 @@ def build_from_core(
 def baseline_of(
     core: OnnxModel, head: OutputHead, evidence: Evidence, settings: ArtifactSection, clock: Clock
 ) -> Baseline:
-    """The float model of a core, measured, so that another one can be compared with it."""
+    """The float model of a core, measured, so that another one can be compared with it.
+
+    Args:
+        core: float core, see `fedinfer.artifact.export.graph`.
+        head: schema, task, version and post-processing; its temperature is replaced by the fitted one.
+        evidence: the rows that the other model will be judged with.
+        settings: limits; a broken one is noted in the figures and stops nothing.
+        clock: measures latency.
+
+    Raises:
+        GateFailed: when a logit is not finite.
+        ArtifactRejected: when onnxruntime cannot run the core.
+        DataError: when the rows do not fit the schema.
+    """
     evidence.check(head.schema)
     prepared = prepare(core)
     logits = _logits(prepared, evidence.judged_x)

@@ -18,6 +18,12 @@ FIGURES = "figures.json"
 def save_build(folder: Path, built: Built, privacy: Privacy, created: str) -> Manifest:
     """Write a built version; the manifest comes last, so a folder with one is complete.
 
+    Args:
+        folder: made when it does not exist.
+        built: what to write.
+        privacy: the guarantee that covers the training data.
+        created: ISO time in UTC.
+
     Raises:
         StoreError: when the disk refuses.
     """
@@ -32,8 +38,16 @@ def save_build(folder: Path, built: Built, privacy: Privacy, created: str) -> Ma
 def load_build(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
     """Read a built version and check that its files are those of its manifest.
 
+    Args:
+        folder: of `save_build`.
+
+    Returns:
+        The manifest, and target path to bytes of all its files.
+
     Raises:
-        ArtifactRejected: when a file is missing or differs.
+        ArtifactRejected: when a file is missing or differs, or the manifest is malformed.
+        GateFailed: when a model breaks a rule of `fedinfer.model_file`.
+        StoreError: when the disk refuses.
     """
     document = read_file(folder, MANIFEST)
     if document is None:

@@ -23,14 +23,21 @@ from fedinfer.types import Json
 
 Check: TypeAlias = Callable[[Manifest, Variant, bytes], None]
 """What a device asks of a model file before it takes it; raises GateFailed. The device's own check lies in another
-room, so whoever verifies brings it: `fedinfer.inference.install.self_check`."""
+package, which this one may not import, so the caller passes it in: `fedinfer.inference.install.self_check`."""
 
 
 def describe_model(data: bytes) -> Json:
     """Operators, weights and metadata of a model file.
 
+    Args:
+        data: serialized ONNX model, of fedinfer or of somebody else.
+
+    Returns:
+        JSON for the command line; task, version and labels only where the file carries them.
+
     Raises:
-        ArtifactRejected: when it is no valid model.
+        GateFailed: when it breaks a rule of `fedinfer.model_file`.
+        ArtifactRejected: when it is no valid model, or its metadata is malformed.
     """
     model = load(data)
     kinds = Counter(node.op_type for node in model.graph.node)
@@ -55,7 +62,11 @@ def describe_model(data: bytes) -> Json:
 
 
 def describe_manifest(manifest: Manifest) -> Json:
-    """The figures of a version."""
+    """The figures of a version, without labels, rows and expected answers.
+
+    Args:
+        manifest: of the version.
+    """
     return {
         "kind": "version",
         "version": manifest.version,

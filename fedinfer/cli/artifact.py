@@ -1,4 +1,4 @@
-"""`fedinfer artifact`: from a checkpoint to signed model files, step by step, and a look into what exists.
+"""`fedinfer artifact`: from a checkpoint to signed model files, step by step, and what is in files that exist.
 
 A *model file* is one ONNX file; a *build* is a folder that `quantize` writes; a *repository* is a folder with
 `metadata/` and `targets/`, for instance `artifacts/` in a run folder.
@@ -58,7 +58,7 @@ def export(
 def quantize(
     model: ModelFile,
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for the build")],
-    rows: Annotated[Path | None, typer.Option(help="held-out rows with labels (CSV) to judge by")] = None,
+    rows: Annotated[Path | None, typer.Option(help="held-out rows with labels (CSV) to evaluate with")] = None,
     calibration: Annotated[Path | None, typer.Option(help="public rows (CSV); default: from public ranges")] = None,
     against: Annotated[Path | None, typer.Option(help="unpruned model file to compare with; default: MODEL")] = None,
     quantization: Annotated[str, typer.Option(help="int8 or float")] = "int8",
@@ -72,7 +72,7 @@ def quantize(
     statement: Annotated[str, typer.Option(help="what epsilon and delta mean")] = "no privacy guarantee was stated",
     as_json: JsonOption = False,
 ) -> None:
-    """Try the quantization recipes for this model, keep what passes the gates, say why the others did not."""
+    """Try the quantization schemes for this model, keep what passes the gates, say why the others did not."""
     with errors_to_exit():
         settings = _settings(quantization, max_metric_drop, min_agreement, max_bytes)
         figures = _quantize(model, out, rows, calibration, against, settings, Privacy(epsilon, delta, statement))
@@ -159,7 +159,7 @@ def withdraw(
     passphrase_file: PassphraseFile = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a bad version away for good: devices stop serving it as soon as they look at the repository."""
+    """Take a bad version away for good: devices stop serving it as soon as they read the repository."""
     with errors_to_exit():
         opened = open_repository(repository, keys, secrets(passphrase_file))
         opened.withdraw(version)
@@ -199,7 +199,7 @@ def _export(scenario: str, checkpoint: Path, out: Path, version: int, slimming: 
 
 
 def _compressed(scenario: Scenario, trainer: Trainer, weights: Any, public_x: Any, core: Any) -> Any:
-    """The weights pruned and fine-tuned for the recipe that this kind of graph gets first."""
+    """The weights pruned and fine-tuned for the scheme that this kind of graph gets first."""
     from fedinfer.artifact.quantize.schemes import family_of, rounds_inputs
     from fedinfer.training.compression import CompressionPlan, Rounded
 

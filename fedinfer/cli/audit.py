@@ -18,7 +18,7 @@ from fedinfer.system import SystemClock
 from fedinfer.types import Unit
 
 if TYPE_CHECKING:
-    from fedinfer.simulation.audit import AuditReport
+    from fedinfer.simulation.audit_report import AuditReport
 
 VIOLATED = 1
 """Exit code when the canaries refute the claim."""
@@ -72,7 +72,8 @@ def _audit(scenario: Scenario, method: AuditMethod, canaries: int, confidence: f
         raise ConfigError(f"confidence {confidence} must be in (0, 1), canaries {canaries} at least 0")
     os.environ.update(QUIET_ENVIRONMENT)
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    from fedinfer.simulation.audit import AuditSettings, NoiseUnderAudit, run_audit
+    from fedinfer.simulation.audit import run_audit
+    from fedinfer.simulation.audit_report import AuditSettings, NoiseUnderAudit
     from fedinfer.simulation.engine import prepare_local
 
     noise = NoiseUnderAudit.UNSAFE_NO_NOISE if unsafe else NoiseUnderAudit.PLANNED
@@ -99,7 +100,7 @@ def _explain(report: AuditReport) -> None:
 def _meaning(report: AuditReport) -> str:
     if report.violated:
         return (
-            "The canaries can be told apart better than the claim allows: these rounds are less private than they say. "
+            "The canaries can be recognised better than the claim allows: these rounds are less private than they say. "
             f"By chance that happens with probability at most {1 - report.bound.confidence:.3g}; try another --seed."
         )
     if not report.can_fail:

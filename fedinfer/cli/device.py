@@ -1,4 +1,4 @@
-"""`fedinfer device`: the model of this device: install, look, predict, serve, go back; its agent for runs.
+"""`fedinfer device`: the model of this device: install, inspect, predict, serve, roll back; its agent for runs.
 
 A store is a folder with `slots/` (two versions of the model) and `metadata/` (what is trusted of the repository).
 """
@@ -6,23 +6,21 @@ A store is a folder with `slots/` (two versions of the model) and `metadata/` (w
 from __future__ import annotations
 
 import logging
-import ssl
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from fedinfer import __version__
 from fedinfer.cli import enrolment
 from fedinfer.cli.labelled import read_text
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
+from fedinfer.cli.serving import Endpoint, ModelSource, serve_model, tls_of
 from fedinfer.cli.spreadsheet import csv_text
 from fedinfer.deployment.store import Floors, open_device, set_floors
-from fedinfer.errors import ConfigError, FedInferError
+from fedinfer.errors import ConfigError
 from fedinfer.inference.install.freshness import seconds_since_refresh, staleness_warning
 from fedinfer.inference.install.installed import Installed, open_installed
 from fedinfer.inference.install.self_check import MOST_LATENCY_US, check_matrix, median_latency_us
@@ -35,23 +33,15 @@ from fedinfer.inference.predict.predictor import Rows
 from fedinfer.inference.predict.rows import RowReader
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.inference.predict.texts import TextReader
-from fedinfer.inference.serve.access import access_of, exposure, read_token
+from fedinfer.inference.serve.access import access_of, read_token
 from fedinfer.inference.serve.energy import energy_per_prediction, find_meter
 from fedinfer.inference.serve.limits import MOST_CONNECTIONS, ServiceLimits
-from fedinfer.inference.serve.service import Service
-from fedinfer.inference.serve.telemetry import Telemetry
-from fedinfer.inference.serve.tls import tls_context
 from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
-
-if TYPE_CHECKING:
-    from fedinfer.inference.serve.socket import SocketServer
 
 app = typer.Typer(no_args_is_help=True, help="The model on this device.")
 
 DAY_SECONDS = 86_400
-LOOK_SECONDS = 2.0
-"""How often a serving process looks for a model that another process installed."""
 REASONS = 3
 """Columns named as reasons beside a prediction."""
 
@@ -143,7 +133,9 @@ def policy(
     ] = None,
     dropout_rate: Annotated[
         float | None,
-        typer.Option("--dropout-rate", callback=a_number, help="part that may vanish while this device stays hidden"),
+        typer.Option(
+            "--dropout-rate", callback=a_number, help="part that may drop out of a sum that this device joins"
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -213,43 +205,14 @@ def serve(
 ) -> None:
     """Serve the Open Inference Protocol v2 and /metrics; follow models installed meanwhile without losing a request."""
     with errors_to_exit():
-        from fedinfer.inference.serve.app import make_app
-        from fedinfer.inference.serve.socket import SocketServer, bind
-
-        clock, telemetry = SystemClock(), Telemetry()
         access = access_of(host, allow_host or (), read_token(token_file) if token_file else b"")
-        tls = _tls(tls_cert, tls_key)
-        service = Service(_slots(store), SessionCache(4), clock, telemetry, most_failures)
-        name = name or service.current.manifest.task
-        web = make_app(service, name, __version__, lambda: seconds_since_refresh(store / "metadata", clock.now()))
-        listening = bind(host, port)
+        tls = tls_of(tls_cert, tls_key)
         limits = ServiceLimits(per_client=client_connections, per_second=client_rate)
-        server = SocketServer(web, listening, access, clock, limits, tls)
-        scheme, address = "http" if tls is None else "https", listening.getsockname()
-        where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{address[1]}/v2/models/{name}"
-        stderr.print(f"model {name} version {service.current.info.version} on {where}")
-        for warning in exposure(str(address[0]), has_token=token_file is not None, has_tls=tls is not None):
-            stderr.print(f"warning: {warning}", markup=False, soft_wrap=True)
-        with listening:
-            _until_stopped(server, service)
-
-
-def _until_stopped(server: SocketServer, service: Service) -> None:
-    """Serve, and follow what other processes install."""
-    stop = threading.Event()
-    threading.Thread(target=_follow, args=(service, stop), daemon=True).start()
-    try:
-        server.run()
-    finally:
-        stop.set()
-
-
-def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    if certificate is None and key is None:
-        return None
-    if certificate is None or key is None:
-        raise ConfigError("one of --tls-cert and --tls-key is missing", hint="give both, or none")
-    return tls_context(certificate, key)
+        serve_model(
+            ModelSource(_slots(store), store / "metadata", name, most_failures),
+            Endpoint(host, port, access, limits, tls),
+            has_token=token_file is not None,
+        )
 
 
 @app.command()
@@ -279,21 +242,6 @@ def agent(
 
 for command in (enrolment.request, enrolment.join, enrolment.renew):
     app.command()(command)
-
-
-def _follow(service: Service, stop: threading.Event) -> None:
-    """Take over what another process installs; a model that cannot be opened is reported and not taken."""
-    reported = ""
-    while not stop.wait(LOOK_SECONDS):
-        try:
-            if service.reload():
-                now = f"version {service.version}" if service.version else "nothing: the model was withdrawn"
-                stderr.print(f"now serving {now}")
-            reported = ""
-        except FedInferError as error:
-            if str(error) != reported:  # once, not every two seconds until somebody repairs the store
-                stderr.print(str(error), markup=False, soft_wrap=True)
-            reported = str(error)
 
 
 def _slots(store: Path) -> Slots:

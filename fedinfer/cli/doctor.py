@@ -76,7 +76,7 @@ class ReportLine:
     """One line of the report.
 
     Args:
-        name: what was looked at.
+        name: what was checked.
         ok: whether it works.
         base: whether the base install needs it.
         version: what was found; empty when absent.
@@ -138,7 +138,11 @@ def _folder(folder: Path) -> ReportLine:
 
 
 def sandbox(locks: Confinement) -> ReportLine:
-    """Whether models of a server can be locked in on this machine."""
+    """Whether models of a server can be locked in on this machine.
+
+    Args:
+        locks: what the kernel of this machine offers.
+    """
     names = {"landlock": locks.landlock > 0, "seccomp": locks.seccomp, "limits": locks.limits}
     found = ", ".join(name for name, there in names.items() if there)
     consequence = (

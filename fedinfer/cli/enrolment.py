@@ -26,7 +26,9 @@ def request(
     device: Annotated[str, typer.Option(help="name of this device")],
     data: Annotated[Path, typer.Option(help="its own table (CSV or Parquet)")],
     epsilon: Annotated[float, typer.Option(min=0, callback=a_number, help="budget over all runs together")],
-    min_survivors: Annotated[int, typer.Option(min=2, help="among how many devices it wants to hide, at least")],
+    min_survivors: Annotated[
+        int, typer.Option(min=2, help="minimum aggregation size: fewest devices in a sum that it joins")
+    ],
     delta: Annotated[float, typer.Option(min=0, max=1, callback=a_number, help="budget over all runs together")] = 1e-5,
     authority: AuthorityFile = None,
     corruption_rate: Annotated[

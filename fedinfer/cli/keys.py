@@ -120,6 +120,12 @@ def rotate(
 def open_repository(folder: Path, keys: Path, secret: Secret, root_keys: Path | None = None) -> Repository:
     """The repository with its keys; changed keys go back to the folder each came from.
 
+    Args:
+        folder: of the repository.
+        keys: folder of the online keys.
+        secret: passphrase or token PIN that opens the keys.
+        root_keys: folder of the root keys, for metadata that only they may sign; None: they stay offline.
+
     Raises:
         ConfigError: no keys, or root keys lie among the online keys.
     """
@@ -141,7 +147,10 @@ def open_repository(folder: Path, keys: Path, secret: Secret, root_keys: Path | 
 
 
 def refuse_root_keys(keys: Path) -> None:
-    """See `Raises`.
+    """Refuse a folder of server keys in which root keys lie.
+
+    Args:
+        keys: folder that a server reads.
 
     Raises:
         ConfigError: root keys lie among the keys that a server reads.

@@ -19,6 +19,9 @@ from fedinfer.text import tokens
 def read_text(path: Path) -> str:
     """The text of a CSV file; "-" is standard input.
 
+    Args:
+        path: of the file, or "-".
+
     Raises:
         ConfigError: when it cannot be read or is not UTF-8.
     """
@@ -32,6 +35,10 @@ def read_text(path: Path) -> str:
 def read_rows(text: str, schema: Schema) -> npt.NDArray[np.float32]:
     """Rows of CSV text as a model is trained on them, float32 (n, width); texts become token numbers.
 
+    Args:
+        text: CSV with a header line.
+        schema: of the task; other columns are not read.
+
     Raises:
         DataError: names row, column, value and rule.
     """
@@ -41,6 +48,13 @@ def read_rows(text: str, schema: Schema) -> npt.NDArray[np.float32]:
 
 def read_labelled(path: Path, schema: Schema) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Rows and class numbers of a CSV file.
+
+    Args:
+        path: of the file, or "-" for standard input; UTF-8 with a header line.
+        schema: of the task: input columns, label column and class names.
+
+    Returns:
+        Inputs float32 (n, width) and classes int64 (n,).
 
     Raises:
         DataError: no label column, or a label that the schema does not list, with its row.

@@ -61,7 +61,12 @@ class RunView:
         )
 
     def take(self, name: str, fields: dict[str, Any]) -> None:
-        """One event."""
+        """One event.
+
+        Args:
+            name: of the event; unknown ones are ignored.
+            fields: of the event.
+        """
         handler = getattr(self, f"_on_{name}", None)
         if handler is not None:
             handler(fields)
@@ -104,7 +109,7 @@ class RunView:
 
     def _on_gate(self, fields: dict[str, Any]) -> None:
         means = ", ".join(f"{name} {figure['mean']:.2f}" for name, figure in fields["figures"].items())
-        self._say(f"wave {fields['wave']}", f"judged by {fields['judged']}: {means or fields['detail']}")
+        self._say(f"wave {fields['wave']}", f"decided by {fields['judged']}: {means or fields['detail']}")
 
     def _on_wave(self, fields: dict[str, Any]) -> None:
         self._say(f"wave {fields['wave']}", f"{fields['installed']} installed, {fields['failed']} failed")
@@ -160,7 +165,13 @@ def _figure(value: float | None) -> str:
 
 @contextmanager
 def live_view(folder: Path, clock: Clock, *, show: bool) -> Iterator[Listener]:
-    """A listener that draws on stderr; without `show`, or without a terminal, one line per event or nothing."""
+    """A listener that draws on stderr; without `show`, or without a terminal, one line per event or nothing.
+
+    Args:
+        folder: of the run, to show.
+        clock: for the seconds in front of each line.
+        show: whether to draw anything at all.
+    """
     view = RunView(folder)
     if not show:
         yield lambda _name, _fields: None

@@ -23,7 +23,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON documen
 
 
 def printable(text: str) -> str:
-    r"""The text with every character that a terminal would obey as an escape like `\x1b`; line breaks as well."""
+    r"""The text with every character that a terminal would obey as an escape like `\x1b`; line breaks as well.
+
+    Args:
+        text: from anybody.
+    """
     return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
@@ -31,7 +35,7 @@ class SafeConsole(Console):
     """A console whose texts cannot steer the terminal; only its own styles and line breaks pass."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """See `rich.console.Console.render`."""
+        """As `rich.console.Console.render`, with control characters of the text made harmless."""
         for text, style, control in super().render(renderable, options):
             if control:
                 yield Segment(text, style, control)
@@ -44,12 +48,23 @@ stderr = SafeConsole(stderr=True)
 
 
 def print_json(data: Any) -> None:
-    """Print one JSON document. NaN and infinity are written as strings, so that any parser reads it."""
+    """Print one JSON document. NaN and infinity are written as strings, so that any parser reads it.
+
+    Args:
+        data: tables, lists, numbers, texts, booleans and None.
+    """
     sys.stdout.write(json.dumps(_plain(data), indent=2, sort_keys=False) + "\n")
 
 
 def a_number(value: float | None) -> float | None:
-    """Callback of an option: NaN passes every bound, so it is refused here."""
+    """Callback of an option: NaN passes every bound, so it is refused here.
+
+    Args:
+        value: of the option; None where it was not given.
+
+    Raises:
+        BadParameter: it is NaN.
+    """
     if value is not None and math.isnan(value):
         raise typer.BadParameter("not a number")
     return value

@@ -21,7 +21,7 @@ from fedinfer.rollout.state import RolloutStore, status
 from fedinfer.system import SystemClock
 from fedinfer.types import Json
 
-app = typer.Typer(no_args_is_help=True, help="Give a model to the fleet in waves, stop it, take it back.")
+app = typer.Typer(no_args_is_help=True, help="Give a model to the fleet in waves, stop it, roll it back.")
 
 State = Annotated[Path, typer.Argument(help="state database (SQLite)")]
 Name = Annotated[str, typer.Argument(help="rollout; default: the newest")]
@@ -166,7 +166,8 @@ def _sentences(facts: Json) -> str:
     lines = [
         f"rollout {facts['rollout']}: version {facts['version']} (before: {facts['previous'] or 'none'})",
         f"phase   {facts['phase']}, wave {facts['wave']} of {len(facts['waves'])}",
-        f"devices {facts['installed']} installed, {facts['failed']} failed in this wave; {facts['looks']} looks",
+        f"devices {facts['installed']} installed, {facts['failed']} failed in this wave; "
+        f"{facts['looks']} canary evaluations",
     ]
     lines += [f"gate    {finding['verdict']}: {finding['reason']}" for finding in facts["findings"]]
     lines += [f"why     {facts['reason']}"] if facts["reason"] else []

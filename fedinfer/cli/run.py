@@ -71,11 +71,11 @@ def _check_devices(scenario: Scenario, devices: int | None) -> None:
     if devices is not None and scenario.data.device:
         raise ConfigError(
             f"--devices {devices}: the column {scenario.data.device!r} names the devices ([data] device)",
-            hint="leave --devices out, or use a scenario whose rows are dealt by [data.partition]",
+            hint="leave --devices out, or use a scenario whose rows are distributed by [data.partition]",
         )
 
 
-def _check_dealt(found: int, devices: int | None) -> None:
+def _check_found(found: int, devices: int | None) -> None:
     """Built-in data may name its own devices: then no other number can be asked for."""
     if devices is not None and devices != found:
         raise ConfigError(
@@ -95,7 +95,7 @@ def _run(
 
     clock = SystemClock()
     prepared = prepare_local(scenario)
-    _check_dealt(len(prepared.federation.devices), devices)
+    _check_found(len(prepared.federation.devices), devices)
     folder = new_folder(out, scenario.scenario.name, clock)
     failure: FedInferError | None = None
     with live_view(folder, clock, show=show) as watch:

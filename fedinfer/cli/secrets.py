@@ -1,4 +1,4 @@
-"""Passphrases and PINs on the command line: options that name files, the environment, or a hidden question."""
+"""Passphrases and PINs on the command line: options that name files, the environment, or a question without echo."""
 
 from __future__ import annotations
 

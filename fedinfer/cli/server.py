@@ -55,7 +55,7 @@ def approve(
     folder: Folder,
     out: Annotated[Path, typer.Option("--out", "-o", help="file to write, for the device; it holds no secret")],
     fingerprint: Annotated[
-        str, typer.Option(help="that the device's owner told you over another channel; else it is shown and asked for")
+        str, typer.Option(help="that the device's owner gave you over another channel; else it is shown and asked for")
     ] = "",
     days: Annotated[int, typer.Option(min=1, help="days until the certificate expires")] = CERTIFICATE_DAYS,
     passphrase_file: PassphraseFile = None,

@@ -24,7 +24,12 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
 def csv_text(fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """A header and rows as CSV (RFC 4180, lines end with a line feed), every text through `safe_cell`."""
+    """A header and rows as CSV (RFC 4180, lines end with a line feed), every text through `safe_cell`.
+
+    Args:
+        fields: column names, in order.
+        rows: values by column name; all columns in every row.
+    """
     text = io.StringIO()
     plain = csv.writer(text, lineterminator="\n")
     quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
@@ -38,8 +43,12 @@ def csv_text(fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 def safe_cell(value: Any) -> Any:
     """A text as a spreadsheet shows it and runs none of it; any other value as it is.
 
-    >>> [safe_cell(value) for value in ("ill", "=1+1", "-5", "a;=1", "'so", 0.5)]
-    ['ill', "'=1+1", '-5', "a;'=1", "''so", 0.5]
+    Args:
+        value: of one cell.
+
+    Examples:
+        >>> [safe_cell(value) for value in ("ill", "=1+1", "-5", "a;=1", "'so", 0.5)]
+        ['ill', "'=1+1", '-5', "a;'=1", "''so", 0.5]
     """
     if not isinstance(value, str) or _NUMBER.fullmatch(value):
         return value
@@ -47,5 +56,9 @@ def safe_cell(value: Any) -> Any:
 
 
 def plain_cell(text: str) -> str:
-    """The text that `safe_cell` was given."""
+    """The text that `safe_cell` was given.
+
+    Args:
+        text: of one cell.
+    """
     return _GUARDED.sub(r"\1", text)

@@ -19,7 +19,12 @@ TRUST = {
 
 
 def print_summary(record: Json, folder: Path) -> None:
-    """Print what the run reached, what it cost, and where everything is."""
+    """Print what the run reached, what it cost, and where everything is.
+
+    Args:
+        record: run.json, schema 1.
+        folder: of the run.
+    """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column()

@@ -33,8 +33,8 @@ def validate(
         check_against_data(loaded, federation)
         plan = planned(loaded, federation)
         summary = {**summarize(loaded, federation), "plan": plan}
-        if plan is not None:
-            summary["warnings"] = list(dict.fromkeys((*summary["warnings"], *plan.pop("warnings"))))
+        planned_warnings = loaded.notices if plan is None else plan.pop("warnings")
+        summary["warnings"] = list(dict.fromkeys((*summary["warnings"], *planned_warnings)))
     if json:
         print_json({"valid": True, **summary})
         return
@@ -46,6 +46,10 @@ def validate(
 
 def planned(scenario: Scenario, federation: Federation) -> Json | None:
     """Noise and cost of the whole run, as `fedinfer run` will plan it; None where training is not installed.
+
+    Args:
+        scenario: what was asked for.
+        federation: its data.
 
     Raises:
         ConfigError: no plan fits the budget, the cohort or the model.

@@ -1,6 +1,6 @@
 """A scenario: read from TOML (or Flower's flat run config), validated once, then frozen.
 
-`load_scenario` is the only door for files. Sections and keys are documented in docs/reference/scenario.md.
+`load_scenario` is the only entry point for files. Sections and keys are documented in docs/reference/scenario.md.
 """
 
 from fedinfer.config.fields import Section

@@ -31,7 +31,7 @@ def import_factory(name: str, folder: Path) -> Callable[..., Any]:
     except Exception as error:  # importing a user's module may raise anything
         raise ConfigError(
             f"[model] factory = {name!r}: cannot be imported: {type(error).__name__}: {error}",
-            hint=f"looked in the installed packages and in {folder.resolve()}",
+            hint=f"searched the installed packages and {folder.resolve()}",
         ) from error
     if not callable(factory):
         raise ConfigError(f"[model] factory = {name!r}: {attribute} is a {type(factory).__name__}, not a callable")

@@ -18,7 +18,13 @@ BASE_KEY = "scenario"
 
 
 def to_flat(scenario: Scenario) -> dict[str, FlatValue]:
-    """Write a scenario as dotted keys. Lists and tables become JSON text; keys without a value are left out."""
+    """Write a scenario as dotted keys. Lists and tables become JSON text; keys without a value are left out.
+
+    Notices are left out too: a device reads this, and they are for whoever wrote the scenario.
+
+    Args:
+        scenario: is read back by `from_flat` as it was.
+    """
     return _flattened(scenario.model_dump(mode="json"), ())
 
 
@@ -34,7 +40,9 @@ def from_flat(flat: Mapping[str, FlatValue]) -> Scenario:
     layers = Layers()
     if BASE_KEY in flat:
         start = load_scenario(str(flat[BASE_KEY]))
-        layers = layers.over(start.model_dump(mode="json", exclude_none=True), str(flat[BASE_KEY]))
+        layers = Layers(notices=start.notices).over(
+            start.model_dump(mode="json", exclude_none=True), str(flat[BASE_KEY])
+        )
     for key, value in flat.items():
         if key != BASE_KEY:
             layers = layers.over(_nested(key, value), "run config")

@@ -1,4 +1,4 @@
-"""Plain nested dictionaries on their way to a scenario: reading, laying over each other, and who said what."""
+"""Nested tables that become a scenario: reading them, merging them, and which file or option set which value."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedinfer.config.retired import renewed
 from fedinfer.errors import ConfigError
 
 KeyPath = tuple[str, ...]
@@ -16,18 +17,39 @@ KeyPath = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """Values laid over each other, and for each leaf the file or option that it came from."""
+    """Values laid over each other, for each leaf the file or option that it came from, and notices of old keys.
+
+    Args:
+        values: nested tables as TOML reads them.
+        origins: file or option by the path of each leaf.
+        notices: what a writer of old keys should read.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[KeyPath, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
 
     def over(self, values: Mapping[str, Any], origin: str) -> Layers:
-        """These layers with `values` on top; tables are merged key by key, everything else is replaced."""
-        origins = self.origins | {path: origin for path in leaves(values)}
-        return Layers(_merged(self.values, values), origins)
+        """These layers with `values` on top; tables are merged key by key, everything else is replaced.
+
+        Args:
+            values: nested tables.
+            origin: file or option that they come from, for messages.
+
+        Raises:
+            ConfigError: `values` has a retired key beside the one that it became.
+        """
+        current, notices = renewed(values, origin)
+        origins = self.origins | {path: origin for path in leaves(current)}
+        return Layers(_merged(self.values, current), origins, tuple(dict.fromkeys((*self.notices, *notices))))
 
     def origin(self, path: KeyPath, default: str) -> str:
-        """Where the value at `path`, or the keys below it, came from."""
+        """Where the value at `path`, or the keys below it, came from.
+
+        Args:
+            path: keys from the outermost section inwards.
+            default: what to say when nobody set it.
+        """
         while path:
             if path in self.origins:
                 return self.origins[path]
@@ -39,7 +61,12 @@ class Layers:
 
 
 def leaves(values: Mapping[str, Any], prefix: KeyPath = ()) -> Iterator[KeyPath]:
-    """Paths of all values that are not tables."""
+    """Paths of all values that are not tables.
+
+    Args:
+        values: nested tables.
+        prefix: keys that lead to them.
+    """
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, (*prefix, key))
@@ -59,6 +86,9 @@ def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read one TOML file.
 
+    Args:
+        path: UTF-8 text.
+
     Raises:
         ConfigError: missing, unreadable, not UTF-8 or malformed; names the file and the place.
     """
@@ -74,6 +104,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def parse_override(text: str) -> dict[str, Any]:
     """Read one `section.key=value`: the value is TOML; a bare word is taken as text.
+
+    Args:
+        text: as given to `--set`.
 
     Raises:
         ConfigError: no `=`, or a key that is not TOML.

@@ -7,6 +7,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
     layers = _read_chain(path, ())
     for text in overrides:
         layers = layers.over(_placed(parse_override(text), Path.cwd(), f"--set {text}"), f"--set {text}")
-    return validate(Layers({**layers.values, "base": str(path.parent)}, layers.origins), str(name_or_path))
+    return validate(replace(layers, values={**layers.values, "base": str(path.parent)}), str(name_or_path))
 
 
 def override(scenario: Scenario, values: Mapping[str, Any]) -> Scenario:
@@ -57,7 +58,8 @@ def override(scenario: Scenario, values: Mapping[str, Any]) -> Scenario:
     """
     if not values:
         return scenario
-    layers = Layers().over(scenario.model_dump(mode="json", exclude_unset=True), scenario.scenario.name)
+    layers = Layers(notices=scenario.notices)
+    layers = layers.over(scenario.model_dump(mode="json", exclude_unset=True), scenario.scenario.name)
     for key, value in values.items():
         *sections, name = key.split(".")
         nested: dict[str, Any] = {name: value}
@@ -88,14 +90,22 @@ def parse_scenario(text: str, folder: Path, source: str) -> Scenario:
 def validate(layers: Layers, source: str) -> Scenario:
     """Check the merged values once, strictly: no text where a number belongs.
 
+    Args:
+        layers: merged values; the folder of the scenario is under the key `base`.
+        source: name for messages about values that nobody set.
+
+    Returns:
+        The scenario, with the notices of the layers.
+
     Raises:
         ConfigError: lists all problems.
     """
     try:
-        return Scenario.model_validate_json(json.dumps(layers.values, default=str), strict=True)
+        scenario = Scenario.model_validate_json(json.dumps(layers.values, default=str), strict=True)
     except ValidationError as error:
         lines = [describe(problem, layers, source) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join(lines), hint="all keys: docs/reference/scenario.md") from error
+    return scenario.noticed(layers.notices)
 
 
 def scenario_names() -> tuple[str, ...]:
@@ -105,6 +115,10 @@ def scenario_names() -> tuple[str, ...]:
 
 def find_scenario(name_or_path: str) -> Path:
     """The TOML file that a name or path means.
+
+    Args:
+        name_or_path: name of a built-in, a TOML file, or a folder with scenario.toml. A built-in wins over a file of
+            the same name.
 
     Raises:
         ConfigError: there is none; names the nearest built-in.

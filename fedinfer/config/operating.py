@@ -70,10 +70,10 @@ class RolloutSection(Section):
     )
     min_judged: Count = Field(default=1, description="Fewest devices whose report decides about the next wave.")
     max_failure_rate: Fraction = Field(default=0.2, description="Largest part of failed installs before a roll-back.")
-    gate_epsilon: NonNegative = Field(
+    canary_epsilon: NonNegative = Field(
         default=0.0,
-        description="Part of the budget that all looks at freshly installed models share, over all waves of all "
-        "possible pushes; 0: nobody looks, acknowledged installs alone decide. Small fleets cannot afford it.",
+        description="Part of the budget that all private canary evaluations of freshly installed models share, over "
+        "all waves of all possible pushes; 0: none, acknowledged installs alone decide. Small fleets cannot afford it.",
     )
     max_error_rate: OpenFraction = Field(
         default=0.2, description="Largest part of a device's rows on which the new model may fail, mean of the wave."
@@ -86,20 +86,20 @@ class RolloutSection(Section):
     )
     min_agreement: Probability = Field(
         default=0.0,
-        description="Least agreement with the previous model on the device's rows; 0: told, not judged. After drift "
-        "the new model is meant to disagree.",
+        description="Least agreement with the previous model on the device's rows; 0: reported, decides nothing. After "
+        "drift the new model is meant to disagree.",
     )
     max_confidence_shift: PositiveFraction = Field(
-        default=1.0, description="Largest mean change of the confidence against the previous model; 1: not judged."
+        default=1.0, description="Largest mean change of the confidence against the previous model; 1: no limit."
     )
     min_metric: Probability = Field(
-        default=0.0, description="Least part of right answers where devices have labels; 0: told, not judged."
+        default=0.0, description="Least part of right answers where devices have labels; 0: reported, decides nothing."
     )
     unjudgeable: Literal["refuse", "acknowledge", "hold"] = Field(
         default="refuse",
-        description="When the plan shows that looks can decide nothing (waves too small, noise too large): `refuse` "
-        "the run before it starts; `acknowledge`: nobody looks, acknowledged installs alone decide, with a warning; "
-        "`hold`: look all the same, see `on_hold`.",
+        description="When the plan shows that canary evaluations can decide nothing (small waves, much noise): "
+        "`refuse` the run before it starts; `acknowledge`: leave them out, acknowledged installs alone decide, with a "
+        "warning; `hold`: evaluate all the same, see `on_hold`.",
     )
     on_hold: Literal["stop", "proceed"] = Field(
         default="stop",
@@ -122,15 +122,17 @@ class RolloutSection(Section):
 
 
 class InjectSection(Section):
-    """[drift.inject]: change the world of a simulation from a stated window on."""
+    """[drift.inject]: change the data distribution of a simulation from a stated window on."""
 
     kind: Literal["none", "rotate", "shift", "scale", "noise", "label"] = Field(
         default="none",
         description="`rotate` images; `shift`, `scale` or add `noise` to numeric columns or pixels; move `label` "
-        "numbers by one (the inputs keep their look, their meaning changes); `none`: a quiet run.",
+        "numbers by one (the inputs stay the same, their meaning changes); `none`: a quiet run.",
     )
-    at_window: Count = Field(default=5, description="First window of the changed world, numbered as in the report.")
-    fraction: Fraction = Field(default=1.0, description="Part of the devices whose world changes.")
+    at_window: Count = Field(
+        default=5, description="First window of the changed distribution, numbered as in the report."
+    )
+    fraction: Fraction = Field(default=1.0, description="Part of the devices whose data change.")
     amount: Finite | None = Field(
         default=None,
         description="How much: `rotate` degrees (default 30), `shift` part of the public range (0.25), `scale` factor "
@@ -165,8 +167,8 @@ class FleetSection(Section):
     """[fleet]: how simulated devices behave."""
 
     dropout: Probability = Field(
-        default=0.0, description="Probability that a cohort member vanishes before it sends anything."
+        default=0.0, description="Probability that a cohort member drops out before it sends anything."
     )
     late_dropout: Probability = Field(
-        default=0.0, description="Probability that it vanishes after sending its masked update."
+        default=0.0, description="Probability that it drops out after sending its masked update."
     )

@@ -15,7 +15,13 @@ LONGEST_VALUE = 80
 
 
 def describe(problem: ErrorDetails, layers: Layers, source: str) -> str:
-    """One line for one problem that pydantic found."""
+    """One line for one problem that pydantic found.
+
+    Args:
+        problem: as pydantic reports it.
+        layers: say which file or option a value came from.
+        source: to name where no layer set the value.
+    """
     path = tuple(str(part) for part in problem["loc"])
     origin = layers.origin(path, source)
     if problem["type"] == "extra_forbidden":
@@ -27,7 +33,11 @@ def describe(problem: ErrorDetails, layers: Layers, source: str) -> str:
 
 
 def section_of(path: KeyPath) -> type[BaseModel] | None:
-    """The section class that holds the keys below `path`; None where there is none."""
+    """The section class that holds the keys below `path`; None where there is none.
+
+    Args:
+        path: keys from the outermost section inwards; empty: the scenario itself.
+    """
     model: type[BaseModel] = Scenario
     for name in path:
         if name not in model.model_fields:

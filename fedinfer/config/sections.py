@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from fedinfer.config.fields import (
     Count,
@@ -71,7 +71,7 @@ class Robust(StrEnum):
 
 
 class Correlation(StrEnum):
-    """How the noise of different rounds hangs together."""
+    """How the noise of different rounds is correlated."""
 
     NONE = "none"
     BANDED = "banded"
@@ -92,7 +92,7 @@ class ScenarioSection(Section):
 
 
 class PartitionSection(Section):
-    """[data.partition]: how rows are dealt to simulated devices; only without `data.device`."""
+    """[data.partition]: how rows are distributed over simulated devices; only without `data.device`."""
 
     devices: Count = Field(default=10, description="Number of devices.")
     scheme: Literal["iid", "dirichlet", "shards"] = Field(
@@ -130,7 +130,7 @@ class DataSection(Section):
         default="refuse", description="What happens with rows that have no label."
     )
     device: str = Field(
-        default="", description="Column that names the holder of a row; empty: rows are dealt by `partition`."
+        default="", description="Column that names the holder of a row; empty: rows are distributed by `partition`."
     )
     drop: tuple[str, ...] = Field(default=(), description="Columns that are not used (identifiers, dates, free text).")
     categorical: tuple[str, ...] = Field(default=(), description="Columns with categories; all others must be numbers.")
@@ -341,7 +341,7 @@ class PrivacySection(Section):
     def _adaptive_only_for_devices(self) -> PrivacySection:
         if self.clipping == "adaptive" and self.unit is not Unit.DEVICE:
             raise ValueError(
-                f"clipping = 'adaptive' with unit = {str(self.unit)!r}: a device tells whether its whole update was "
+                f"clipping = 'adaptive' with unit = {str(self.unit)!r}: a device reports whether its whole update was "
                 "clipped, so it needs unit = 'device'; else use clipping = 'fixed'"
             )
         return self
@@ -352,10 +352,10 @@ class SecureAggregationSection(Section):
 
     mode: AggregationMode = Field(
         default=AggregationMode.PROTOCOL,
-        description="`protocol`: real keys, masks and shares. `ideal`: the same integers, summed in the open, for "
+        description="`protocol`: real keys, masks and shares. `ideal`: the same integers, summed in plaintext, for "
         "large simulations. `off`: unsafe, no protection of single updates.",
     )
-    dropout_rate: Loss = Field(default=0.1, description="Largest part of a cohort that may vanish without an abort.")
+    dropout_rate: Loss = Field(default=0.1, description="Largest part of a cohort that may drop out without an abort.")
     corruption_rate: Loss = Field(
         default=0.1,
         description="Largest part of a cohort that may work for the attacker: of n devices, the next whole number "
@@ -363,13 +363,16 @@ class SecureAggregationSection(Section):
     )
     group_size: Annotated[int, Field(ge=0, le=10_000)] = Field(
         default=0,
-        description="Larger cohorts are dealt at random into groups of at most this size, each with a private sum of "
-        "its own; 0: 500. Below 100, devices hide among few and noise is large.",
+        description="Larger cohorts are put at random into groups of at most this size, each with a private sum of its "
+        "own; 0: 500. Below 100 the minimum aggregation size is small and noise is large.",
     )
 
 
 class Scenario(Section):
-    """Everything a run needs, validated. `base` is the folder of the TOML."""
+    """Everything a run needs, validated. `base` is the folder of the TOML.
+
+    Notices of retired keys are no part of a scenario: they are not dumped, and so not sent to devices.
+    """
 
     scenario: ScenarioSection = ScenarioSection()
     data: DataSection = DataSection()
@@ -382,6 +385,22 @@ class Scenario(Section):
     drift: DriftSection = DriftSection()
     fleet: FleetSection = FleetSection()
     base: Path = Path()
+    _notices: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What whoever wrote the scenario should know about the keys in it, for people."""
+        return self._notices
+
+    def noticed(self, notices: tuple[str, ...]) -> Scenario:
+        """This scenario with other notices.
+
+        Args:
+            notices: one sentence each, for people.
+        """
+        scenario = self.model_copy()
+        scenario._notices = notices
+        return scenario
 
     @property
     def most_rounds(self) -> int:

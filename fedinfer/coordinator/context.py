@@ -1,8 +1,11 @@
-"""What the coordinator holds while a run lasts: ports and wiring (`Server`), and what changes (`Progress`)."""
+"""What the coordinator holds while a run lasts: ports and wiring (`Server`), and what changes (`Progress`).
+
+A function that needs the ledger or the devices alone takes a `RunAccount` or a `Fleet`, not the whole server.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +16,9 @@ import numpy.typing as npt
 from fedinfer.config import Scenario
 from fedinfer.coordinator.participation import ParticipationSchedule
 from fedinfer.coordinator.record import AlarmRecord, ModelRecord, RoundRecord, WindowRecord
-from fedinfer.ports import Clock, Entropy, Listener, Transport
+from fedinfer.ports import Answer, Ask, Clock, Entropy, Listener, Transport
+from fedinfer.privacy.accounting.accountant import Spent
+from fedinfer.privacy.accounting.events import Event
 from fedinfer.privacy.accounting.ledger import Ledger
 from fedinfer.privacy.mechanism.noise import NoiseStream
 from fedinfer.rollout.state import RolloutStore
@@ -26,6 +31,84 @@ if TYPE_CHECKING:
     from fedinfer.training.trainer import Trainer
 
 Rows = tuple[FloatVector, npt.NDArray[np.int64]]
+"""Inputs, float32 (n, features), and their classes, int64 (n,)."""
+
+LEDGER_OWNER = "server"
+"""Owner of the server's account in its ledger; the task of the account is the run id."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunAccount:
+    """The server's account of one run in its ledger.
+
+    Args:
+        ledger: the server's.
+        run_id: task of the account, which `run` has opened.
+        clock: dates the entries.
+    """
+
+    ledger: Ledger
+    run_id: str
+    clock: Clock
+
+    def reserve(self, round_id: str, events: Sequence[Event], reason: str) -> None:
+        """Charge the account before data is touched; a charge is never refunded.
+
+        Args:
+            round_id: reference of the entry, used once in a run.
+            events: what the mechanism will do to one unit of privacy.
+            reason: for people who read the ledger.
+
+        Raises:
+            BudgetExceeded: the budget does not cover the events; nothing was charged.
+            Misbehaviour: the reference was used before.
+        """
+        refusals = self.ledger.reserve([LEDGER_OWNER], self.run_id, round_id, events, reason, self.clock.now())
+        for error in refusals.values():
+            if error is not None:
+                raise error
+
+    def commit(self, round_id: str) -> None:
+        """Note in the ledger that a charged mechanism ran to its end.
+
+        Args:
+            round_id: reference of the entry.
+        """
+        self.ledger.commit([LEDGER_OWNER], self.run_id, round_id, self.clock.now())
+
+    def spent(self) -> Spent:
+        """Proved bound on what the run spent so far, at the delta of its budget."""
+        return self.ledger.spent(LEDGER_OWNER, self.run_id)
+
+    def remaining(self) -> float:
+        """Epsilon of the budget minus epsilon spent, >= 0."""
+        return self.ledger.remaining(LEDGER_OWNER, self.run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The enrolled devices and how to reach them.
+
+    Args:
+        devices: with their Ed25519 public keys, 32 bytes each: the pinned roster.
+        transport: carries requests to them.
+        deadline_seconds: longest wait for the answers to one request.
+    """
+
+    devices: Mapping[DeviceId, bytes]
+    transport: Transport
+    deadline_seconds: float
+
+    def ask(self, asks: Sequence[Ask]) -> Sequence[Answer]:
+        """Send requests, and wait for the answers until the deadline.
+
+        Args:
+            asks: one for a device at most.
+
+        Returns:
+            Answers in any order; devices that did not answer in time are missing.
+        """
+        return self.transport.ask(asks, self.deadline_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +118,16 @@ class Server:
     Args:
         scenario, schema, run_id: the task.
         devices: enrolled devices with their Ed25519 public keys, the pinned roster.
-        rows: training rows per device, declared public.
+        rows: number of training rows per device, declared public.
         transport, clock: ports.
-        entropy: for rotation seeds; public values, so a simulation may use a seed.
+        entropy: for rotation and grouping seeds; public values, so a simulation may use a seed.
         noise: stream for noise that the server adds (trust central), by round id.
         generator: numpy generator by purpose and round, for cohorts and pre-training.
         ledger: the server's.
         trainer: numpy in, numpy out.
         public: rows the server may hold; may be empty.
-        judged: rows that the metric is computed on: in a simulation all devices' held-out rows pooled, else `public`.
+        judged: rows that the metric is computed on, by inference window (0: before the first): in a simulation all
+            devices' held-out rows pooled, else `public`.
         repository: signed artifacts.
         rollouts: state and audit log of rollouts.
         templates: exported graphs, kept between versions.
@@ -73,12 +157,34 @@ class Server:
     folder: Path
     emit: Listener
 
+    @property
+    def account(self) -> RunAccount:
+        """What this run may spend, and has spent."""
+        return RunAccount(self.ledger, self.run_id, self.clock)
+
+    @property
+    def fleet(self) -> Fleet:
+        """Who can be asked; the deadline is that of `[training] deadline_seconds`."""
+        return Fleet(self.devices, self.transport, self.scenario.training.deadline_seconds)
+
 
 @dataclass(slots=True)
 class Progress:
     """What a run has reached.
 
-    `clipping_norm` is that of the next round; `schedule` the secret state of correlated noise, None for independent.
+    Args:
+        weights: of the model now, float32 (all parameters,).
+        optimizer: state of the server's optimizer.
+        clipping_norm: of the next round, L2, > 0.
+        round, window, version: numbers of the last ones, from 1; 0 before the first.
+        rounds, models, windows, alarms: records so far, oldest first.
+        triggered: how many alarms led to training rounds.
+        dropped, refused: devices that dropped out of a training round, or refused it, counted once per round.
+        predictions, correct: of all windows so far; known to simulations only.
+        latencies_us: microseconds of single predictions; known to simulations only.
+        window_metrics: share of correct predictions per window; NaN where it is not known.
+        aborted_in_a_row: training rounds without a release since the last one with a release.
+        schedule: secret state of correlated noise; None: the noise of rounds is independent.
     """
 
     weights: FloatVector

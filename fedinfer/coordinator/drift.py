@@ -9,9 +9,10 @@ from typing import assert_never
 
 import numpy as np
 
+from fedinfer.config import Scenario
 from fedinfer.coordinator.aggregate.promise import sum_plans
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, Release, noise_std, release_groups
-from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.aggregate.release import Release, noise_std, release_groups
+from fedinfer.coordinator.context import Fleet, Progress, RunAccount, Server
 from fedinfer.coordinator.plan.robust import PLAIN_MEAN
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import SumSettings
@@ -30,7 +31,14 @@ WEIGHT = 0.6
 
 @dataclass(slots=True)
 class Watch:
-    """The state of the monitor and the policy, and what they were told to promise."""
+    """The state of the monitor and the policy, and the settings that they hold to.
+
+    Args:
+        plan: channels, windows and false alarm rate of the monitor.
+        state: of the monitor; replaced by every report.
+        settings: of the policy.
+        policy: its state; replaced by every decision.
+    """
 
     plan: monitor.MonitorPlan
     state: monitor.MonitorState
@@ -38,12 +46,18 @@ class Watch:
     policy: policy.PolicyState
 
 
-def start_watch(server: Server, plan: RunPlan) -> Watch:
-    """Before the first window."""
-    drift, unit = server.scenario.drift, server.scenario.privacy.unit
+def start_watch(scenario: Scenario, classes: int, plan: RunPlan) -> Watch:
+    """Monitor and policy before the first window.
+
+    Args:
+        scenario: with its [drift] section.
+        classes: number of classes of the label, >= 2.
+        plan: of the run.
+    """
+    drift = scenario.drift
     monitor_plan = monitor.MonitorPlan(
-        channels=report_channels(server.schema.classes),
-        unit=_watched(unit),
+        channels=report_channels(classes),
+        unit=_watched(scenario.privacy.unit),
         reference_windows=drift.reference_windows,
         windows=max(plan.windows - drift.reference_windows, 1),
         false_alarm_rate=drift.false_alarm_rate,
@@ -75,12 +89,21 @@ def _watched(unit: Unit) -> Unit:
 def window(server: Server, plan: RunPlan, progress: Progress, watch: Watch) -> policy.Decision:
     """One window: every device infers, the fleet reports privately, the policy decides.
 
+    Args:
+        server: wiring of the run.
+        plan: of the run.
+        progress: of the run; the window is recorded in it.
+        watch: state of the monitor and the policy; a report moves both.
+
+    Returns:
+        What the policy decided; no action when nobody reported or the report aborted.
+
     Raises:
-        BudgetExceeded: when the server's ledger refuses the report.
+        BudgetExceeded: the server's budget does not cover the report; no device was asked for one.
     """
     progress.window += 1
     before = len(progress.latencies_us)
-    ready = _infer(server, progress)
+    ready = _infer(server.fleet, progress, simulated=server.simulated)
     decision, report = policy.Decision(policy.WatchAction.NONE, "", progress.window), None
     if plan.drift is not None and ready:
         decision, report = _report(server, plan.drift, progress, watch, ready)
@@ -98,24 +121,28 @@ def window(server: Server, plan: RunPlan, progress: Progress, watch: Watch) -> p
 
 
 def relearn(watch: Watch) -> None:
-    """A new model is on the devices: its outputs need a new reference."""
+    """A new model is on the devices: its outputs need a new reference.
+
+    Args:
+        watch: its monitor forgets the reference, its policy starts the cooldown.
+    """
     watch.state = monitor.reset(watch.plan, watch.state, keep=())
     watch.policy = policy.pushed(policy.finished(watch.settings, watch.policy))
 
 
-def _infer(server: Server, progress: Progress) -> tuple[DeviceId, ...]:
+def _infer(fleet: Fleet, progress: Progress, *, simulated: bool) -> tuple[DeviceId, ...]:
     """All devices run their window on the device; returns those that have a report."""
     common = encode(WindowRequest(progress.window))
-    asks = [Ask(device, Kind.WINDOW, common) for device in sorted(server.devices)]
+    asks = [Ask(device, Kind.WINDOW, common) for device in sorted(fleet.devices)]
     ready: list[DeviceId] = []
     rows = correct = 0
-    for answer in server.transport.ask(asks, server.scenario.training.deadline_seconds):
+    for answer in fleet.ask(asks):
         reply = _read(answer)
         if reply is None:
             continue
         if reply.ready:
             ready.append(answer.device)
-        if not server.simulated:
+        if not simulated:  # nobody can check what a real device says about its rows and times
             continue
         rows += reply.simulated_rows
         correct += reply.simulated_correct
@@ -145,37 +172,38 @@ def _report(
     except TooFewSurvivors as error:
         return policy.Decision(policy.WatchAction.NONE, f"no report: {error}", progress.window), None
     released, sums = release_groups(server, round_id, promises, work, PLAIN_MEAN)
-    spent = server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon
+    spent = server.account.spent().epsilon
     result, decision = (
         None,
         policy.Decision(policy.WatchAction.NONE, "the report aborted: too few survivors", progress.window),
     )
     if released is not None:
-        result = _test(server, settings, progress.window, watch, released)
+        result = _test(server.scenario, settings, progress.window, watch, released)
         alarms = [AlarmRecord.of(progress.window, channel) for channel in result.alarms]
         progress.alarms.extend(alarms)
         for alarm in alarms:
             server.emit("alarm", alarm.to_json())
-        watch.policy, decision = policy.decide(watch.settings, watch.policy, result, _situation(server, ready))
+        watch.policy, decision = policy.decide(watch.settings, watch.policy, result, _situation(server.account, ready))
     return decision, ReportRecord(len(sums.survivors), len(sums.groups), len(sums.summed), spent, result)
 
 
-def _test(server: Server, settings: SumSettings, window: int, watch: Watch, released: Release) -> monitor.WindowResult:
+def _test(
+    scenario: Scenario, settings: SumSettings, window: int, watch: Watch, released: Release
+) -> monitor.WindowResult:
     report = monitor.WindowSum(
         window,
         released.total.astype(np.float64),
         released.survivors,
-        server.scenario.drift.window,
-        noise_std(server, settings, len(released.survivors)),
+        scenario.drift.window,
+        noise_std(scenario, settings, len(released.survivors)),
     )
     watch.state, result = monitor.observe(watch.plan, watch.state, report)
     return result
 
 
-def _situation(server: Server, ready: Sequence[DeviceId]) -> policy.Situation:
+def _situation(account: RunAccount, ready: Sequence[DeviceId]) -> policy.Situation:
     # The rounds of every allowed trigger are part of the plan, so what is left is enough unless something else spent.
-    left = server.ledger.remaining(LEDGER_OWNER, server.run_id)
-    return policy.Situation(left, 0.0, len(ready), previous_model=False)
+    return policy.Situation(account.remaining(), 0.0, len(ready), previous_model=False)
 
 
 def _window_metric(progress: Progress) -> float | None:

@@ -107,7 +107,7 @@ def admit(
     """Keep the nodes whose certificate counts now and that have its key; a wrong one stops no other.
 
     Who repeats a certificate without having its key is left out and does not disturb the rightful device. Two nodes
-    that both have the key are a copied store, and nobody can tell which is the right one: both are left out.
+    that both have the key are a copied store, and nobody can say which is the right one: both are left out.
 
     Args:
         claims: what the nodes said.
@@ -148,7 +148,7 @@ def join(
     transport: Transport,
     timeout_seconds: float,
 ) -> tuple[dict[DeviceId, int], dict[DeviceId, str]]:
-    """Tell every device the task and everybody's certificates.
+    """Send every device the task and everybody's certificates.
 
     Args:
         members: who was admitted.

@@ -1,11 +1,12 @@
-"""Training rounds whose noise is correlated (trust central): whose turn it is, which noise is next.
+"""The participation schedule of rounds with correlated noise (trust central): whom to ask, which noise is next.
 
 All rounds of a run, those of every allowed trigger included, are one Gaussian mechanism (`privacy.mechanism.
 matrix_mechanism`), and its sensitivity depends on how often, and how far apart, one device is asked. So cohorts are not
-drawn for every round: devices stand in a circle, in an order drawn once, and every round asks the next `cohort` of
-them. A device whose turn it was stands `population` places behind the next window, so it is asked again after
-floor(population / cohort) rounds or one more: that is the separation. When the cohort divides the population these are
-fixed blocks that take turns; when it does not, nobody is left out all the same.
+drawn for every round: the order of the devices is drawn once and repeated without end, and every round asks the next
+`cohort` of them. A device that was asked comes again `population` places later, so after floor(population / cohort)
+rounds or one more: the minimum separation (Choquette-Choo et al. 2023, "(Amplified) banded matrix factorization").
+When the cohort divides the population these are fixed blocks, one after the other; when it does not, nobody
+is left out all the same.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ class ParticipationSchedule:
 
     Args:
         factorization: the strategy.
-        order: all devices, in the order of their turns.
-        cohort: devices that a round asks; fewer when so few devices are there that turns would come too early.
+        order: all devices, in the order in which they are asked.
+        cohort: devices that a round asks; fewer when a device would else be asked again too early.
         std: standard deviation of the fresh noise Z: noise multiplier times sensitivity of a decoded sum.
-        dimension: of the noise.
+        dimension: number of coordinates of the noise.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ class Sent:
     """What one device was sent.
 
     Args:
-        way: of the model.
+        way: transfer mode of the model.
         model_bytes: of the model file or patch, both for TransferMode.BOTH.
         bytes: of the messages, signed metadata included.
     """
@@ -61,8 +61,8 @@ class RoundRecord:
         clipping_norm: of this round.
         unclipped: noisy fraction of devices that were not clipped; None where the norm is fixed.
         epsilon: spent by the run so far.
-        seconds: of the round.
-        bytes_up, bytes_down: per device.
+        seconds: that the round took.
+        bytes_up, bytes_down: mean per device of the cohort.
     """
 
     round: int
@@ -179,7 +179,12 @@ class WaveRecord:
 
 @dataclass(frozen=True, slots=True)
 class HoldRecord:
-    """A held wave that went on because the scenario said so beforehand."""
+    """A held wave that went on because the scenario said so beforehand.
+
+    Args:
+        version, wave: which; waves from 1.
+        reason: why it was held.
+    """
 
     version: int
     wave: int
@@ -205,7 +210,7 @@ class RolloutRecord:
     devices_active: int
 
     def to_json(self) -> Json:
-        """For run.json: waves with what was pushed and what was judged, in one row a wave."""
+        """For run.json: waves with what was pushed and what canary evaluations said, in one row a wave."""
         rows: dict[int, Json] = {}
         for step in self.steps:
             if not isinstance(step, HoldRecord):
@@ -272,7 +277,13 @@ class ReportRecord:
 
 @dataclass(frozen=True, slots=True)
 class AlarmRecord:
-    """A channel above its alarm level."""
+    """A channel above its alarm level.
+
+    Args:
+        window: number, from 1.
+        channel: name.
+        p_value: of the test in this window, in [0, 1].
+    """
 
     window: int
     channel: str
@@ -280,7 +291,12 @@ class AlarmRecord:
 
     @classmethod
     def of(cls, window: int, channel: ChannelResult) -> AlarmRecord:
-        """The alarm of a channel."""
+        """The alarm of a channel.
+
+        Args:
+            window: number, from 1.
+            channel: above its alarm level.
+        """
         return cls(window, channel.channel, channel.p_value)
 
     def to_json(self) -> Json:
@@ -294,8 +310,8 @@ class WindowRecord:
 
     Args:
         window: number, from 1.
-        metric: share of right predictions, known to simulations only.
-        latency_us: median of one prediction, known to simulations only.
+        metric: share of correct predictions, known to simulations only.
+        latency_us: median of one prediction in microseconds, known to simulations only.
         report: None when nobody reported.
         state: of the policy.
         decision: what the policy decided.
@@ -329,7 +345,14 @@ class WindowRecord:
 
 
 def sent_by_kind(sent: Sequence[Sent]) -> list[Json]:
-    """What was sent, without names: one row for all devices that were sent the same."""
+    """What was sent, without names: one row for all devices that were sent the same.
+
+    Args:
+        sent: what each device was sent.
+
+    Returns:
+        Rows in a fixed order, so that they say nothing about the order of the devices.
+    """
     counts = Counter(sent)
     return [
         {"way": str(each.way), "devices": counts[each], "model_bytes": each.model_bytes, "bytes": each.bytes}
@@ -338,7 +361,11 @@ def sent_by_kind(sent: Sequence[Sent]) -> list[Json]:
 
 
 def sent_figures(sent: Sequence[Sent]) -> Json:
-    """Counts by transfer mode, and the median device's bytes."""
+    """Counts by transfer mode, and the median device's bytes.
+
+    Args:
+        sent: what each device was sent; may be empty.
+    """
     counts = Counter(each.way for each in sent)
     medians = {
         "model_bytes": median_low(each.model_bytes for each in sent) if sent else 0,
@@ -348,7 +375,11 @@ def sent_figures(sent: Sequence[Sent]) -> Json:
 
 
 def plain(value: Any) -> Any:
-    """JSON has no infinity and no NaN: an infinite epsilon (no privacy) becomes "inf", what is unknown becomes null."""
+    """JSON has no infinity and no NaN: an infinite epsilon (no privacy) becomes "inf", what is unknown becomes null.
+
+    Args:
+        value: made of dictionaries, lists, tuples, numbers, texts, booleans and None.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     if isinstance(value, dict):

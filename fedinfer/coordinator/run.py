@@ -8,8 +8,7 @@ from typing import assert_never
 from fedinfer.config import Scenario
 from fedinfer.coordinator import drift as drift_loop
 from fedinfer.coordinator import run_json
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
-from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.context import LEDGER_OWNER, Progress, Server
 from fedinfer.coordinator.drift import Watch
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.publish import publish_and_push
@@ -30,11 +29,15 @@ from fedinfer.types import Json, Unit
 def run(server: Server, plan: RunPlan) -> Json:
     """Run a scenario to its end and write run.json, whatever the end is.
 
+    Args:
+        server: wiring of the run; its ledger has no account of the run yet, or one with the same budget.
+        plan: of the run.
+
     Returns:
         The run record (schema 1).
 
     Raises:
-        FedInferError: when the run did not complete; the record is written first, with the status.
+        FedInferError: the run did not complete; the record is written first, with the status.
     """
     started = server.clock.seconds()
     server.ledger.open_account(LEDGER_OWNER, server.run_id, budget_of(server.scenario))
@@ -56,13 +59,22 @@ def run(server: Server, plan: RunPlan) -> Json:
 
 
 def budget_of(scenario: Scenario) -> Budget:
-    """Budget of a run; without a privacy unit there is nothing to limit, and every epsilon is infinite."""
+    """Budget of a run; without a privacy unit there is nothing to limit, and every epsilon is infinite.
+
+    Args:
+        scenario: with its [privacy] section.
+    """
     privacy = scenario.privacy
     return Budget(math.inf if privacy.unit is Unit.NONE else privacy.epsilon, privacy.delta)
 
 
 def start(server: Server, plan: RunPlan) -> Progress:
-    """Start weights: the model's own, or pre-trained on the rows the server may hold."""
+    """Start weights: the model's own, or pre-trained on the rows the server may hold.
+
+    Args:
+        server: wiring of the run.
+        plan: of the run.
+    """
     from fedinfer.training.server_optimizers import init_optimizer
 
     weights = server.trainer.initial()
@@ -74,7 +86,9 @@ def start(server: Server, plan: RunPlan) -> Progress:
     newest = server.repository.newest_version
     optimizer = init_optimizer(plan.optimizer, server.trainer.dimension)
     norm = server.scenario.privacy.clipping_norm
-    return Progress(weights, optimizer, norm, version=newest, schedule=start_schedule(server, plan))
+    return Progress(
+        weights, optimizer, norm, version=newest, schedule=start_schedule(server.devices, server.generator, plan)
+    )
 
 
 def _all_steps(server: Server, plan: RunPlan, progress: Progress) -> None:
@@ -102,7 +116,7 @@ def _rounds(server: Server, plan: RunPlan, progress: Progress, reason: str, coun
 
 def _watch(server: Server, plan: RunPlan, progress: Progress) -> None:
     """All windows; an alarm adds rounds, a push and some windows after it."""
-    watch, left = drift_loop.start_watch(server, plan), plan.windows
+    watch, left = drift_loop.start_watch(server.scenario, server.schema.classes, plan), plan.windows
     while left > 0:
         left -= 1
         decision = drift_loop.window(server, plan, progress, watch)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
+from fedinfer.config import InjectSection, PrivacySection, SecureAggregationSection
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.plan.correlation import describe
 from fedinfer.coordinator.plan.run_plan import RunPlan
@@ -16,11 +17,19 @@ from fedinfer.errors import StoreError
 from fedinfer.private_files import only_owner
 from fedinfer.types import Json, Unit
 
+if TYPE_CHECKING:
+    from fedinfer.artifact.release.repository import Repository
+
 SCHEMA = 1
 
 
 def opening(server: Server, plan: RunPlan) -> Json:
-    """What is known before the first round; the `started` event."""
+    """What is known before the first round: the `started` event.
+
+    Args:
+        server: wiring of the run.
+        plan: of the run.
+    """
     scenario = server.scenario
     return {
         "scenario": scenario.scenario.name,
@@ -32,15 +41,23 @@ def opening(server: Server, plan: RunPlan) -> Json:
         "windows": plan.windows,
         "task": {"kind": "classification", "metric": "accuracy", "classes": list(server.schema.labels)},
         "model": {"kind": str(scenario.model.kind), "parameters": server.trainer.dimension},
-        "privacy": privacy_of(server, plan),
-        "secure_aggregation": secure_aggregation_of(server, plan),
-        "signing": signing_of(server),
+        "privacy": privacy_of(server.scenario.privacy, plan),
+        "secure_aggregation": secure_aggregation_of(server.scenario.secure_aggregation, plan),
+        "signing": signing_of(server.repository),
         "warnings": list(plan.warnings),
     }
 
 
 def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seconds: float) -> Json:
-    """The whole record."""
+    """The whole record, schema 1.
+
+    Args:
+        server: wiring of the run.
+        plan: of the run.
+        progress: what the run has reached.
+        status: how it ended: completed, budget_exhausted or aborted.
+        seconds: that it took.
+    """
     start = opening(server, plan)
     latencies = np.asarray(progress.latencies_us or [0.0])
     return {
@@ -56,7 +73,7 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
         "population": start["population"],
         "metrics": dict(progress.rounds[-1].metrics) if progress.rounds else {},
         "rounds": [row.to_json() for row in progress.rounds],
-        "privacy": start["privacy"] | {"epsilon": server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon},
+        "privacy": start["privacy"] | {"epsilon": server.account.spent().epsilon},
         "secure_aggregation": start["secure_aggregation"],
         "signing": start["signing"],
         "models": [row.to_json() for row in progress.models],
@@ -65,7 +82,7 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
             "latency_us": {"p50": float(np.quantile(latencies, 0.5)), "p99": float(np.quantile(latencies, 0.99))},
             "metric": progress.correct / progress.predictions if progress.predictions else None,
         },
-        "drift": _drift(server, progress),
+        "drift": _drift(server.scenario.drift.inject, progress),
         "devices": {"refused": progress.refused, "dropped": progress.dropped},
         "warnings": start["warnings"],
     }
@@ -73,6 +90,10 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
 
 def write(folder: Path, record: Json) -> None:
     """Write run.json in one step: readers see the old file or the new one.
+
+    Args:
+        folder: of the run.
+        record: see `closing`; infinities and NaN are written as `plain` says.
 
     Raises:
         StoreError: when the folder cannot be written.
@@ -86,21 +107,27 @@ def write(folder: Path, record: Json) -> None:
         raise StoreError(f"{folder / 'run.json'}: {error}", hint="check free space and permissions") from error
 
 
-def signing_of(server: Server) -> Json:
+def signing_of(repository: Repository) -> Json:
     """Where the root keys are that devices trust in the end: `thrown away` says that this process made them for itself.
 
     A simulation makes all keys of its repository and keeps none, so its models are signed by nobody.
+
+    Args:
+        repository: of the run.
     """
-    repository = server.repository
     return {
         "root_keys": "thrown away" if repository.holds_root_keys else "offline",
         "root_version": repository.root_version,
     }
 
 
-def privacy_of(server: Server, plan: RunPlan) -> Json:
-    """The promise beside every epsilon: unit, relation, sampling, accountant, trust."""
-    privacy = server.scenario.privacy
+def privacy_of(privacy: PrivacySection, plan: RunPlan) -> Json:
+    """The promise beside every epsilon: unit, relation, sampling, accountant, trust.
+
+    Args:
+        privacy: what was asked for.
+        plan: what was planned for it.
+    """
     return {
         "unit": str(privacy.unit),
         "trust": str(privacy.trust),
@@ -125,9 +152,14 @@ def privacy_of(server: Server, plan: RunPlan) -> Json:
     }
 
 
-def secure_aggregation_of(server: Server, plan: RunPlan) -> Json:
-    """Mode and parameters of secure aggregation."""
-    section, train = server.scenario.secure_aggregation, plan.train
+def secure_aggregation_of(section: SecureAggregationSection, plan: RunPlan) -> Json:
+    """Mode and parameters of secure aggregation.
+
+    Args:
+        section: what was asked for.
+        plan: of the run; the parameters are those of a training round's sum.
+    """
+    train = plan.train
     return {
         "mode": str(section.mode),
         "threshold": train.min_survivors,
@@ -145,10 +177,9 @@ def secure_aggregation_of(server: Server, plan: RunPlan) -> Json:
     }
 
 
-def _drift(server: Server, progress: Progress) -> Json:
-    """Windows, alarms and the metric before, during and after the change of the world (simulation knows when)."""
+def _drift(inject: InjectSection | None, progress: Progress) -> Json:
+    """Windows, alarms and the metric before, during and after the data distribution changed (simulations know when)."""
     metrics = [row.metric for row in progress.windows]
-    inject = server.scenario.drift.inject
     change = inject.at_window if inject is not None and inject.kind != "none" else None
     healed = next((m.window for m in progress.models if m.reason == "drift"), None)
     before = [m for i, m in enumerate(metrics, 1) if change is None or i < change]

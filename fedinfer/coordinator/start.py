@@ -49,8 +49,8 @@ class Site:
         trainer: numpy in, numpy out.
         public: rows the server may hold; may be empty.
         judged: rows that metrics are computed on, by inference window.
-        entropy: for rotation seeds.
-        noise: stream for noise that the server adds, by round.
+        entropy: for rotation and grouping seeds, which are public.
+        noise: stream for noise that the server adds (trust central), by round.
         generator: numpy generator by purpose.
         simulated: devices are simulated; only then is what they say about their rows and times believed.
         population: what is planned for, where it is known before anybody joins; None: who joins.
@@ -83,11 +83,14 @@ class Site:
 
 
 def start(site: Site) -> tuple[Server, RunPlan]:
-    """Enrol all nodes, tell them the task, and plan the run. Nothing was asked of anybody's data.
+    """Enrol all nodes, send them the task, and plan the run. Nothing was asked of anybody's data.
+
+    Args:
+        site: what the server has before it has met a device.
 
     Raises:
-        TransportError: nobody takes part.
-        ConfigError: the plan is not possible.
+        TransportError: no node is connected, or none can take part.
+        ConfigError: the cohort cannot be protected as asked, or the budget is too small for a useful round.
     """
     deadline = site.scenario.training.deadline_seconds
     members = enrol(site.nodes, site.against, site.challenge, deadline, site.emit)
@@ -104,7 +107,12 @@ def start(site: Site) -> tuple[Server, RunPlan]:
 
 
 def population_of(site: Site, rows: Mapping[DeviceId, int]) -> Population:
-    """Public facts about who joined; a device may have no training rows."""
+    """Public facts about who joined; a device may have no training rows.
+
+    Args:
+        site: knows the model and the schema.
+        rows: number of training rows per device that joined, as it signed it.
+    """
     counts = [count for count in rows.values() if count] or [1]
     return Population(len(rows), sum(counts), min(counts), site.trainer.dimension, site.schema.classes)
 

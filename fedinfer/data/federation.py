@@ -15,11 +15,14 @@ from fedinfer.types import DeviceId
 
 
 def load(scenario: Scenario) -> Federation:
-    """Load the data of a scenario and deal it to devices.
+    """Load the data of a scenario and split it over devices.
 
     The public rows are taken out first, with the class mix of all rows; devices share the rest, by `data.device` or
     `data.partition`; each device holds out `data.test_fraction` of its rows, with its own class mix. Nothing is
     downloaded, and everything random follows from `scenario.seed`.
+
+    Args:
+        scenario: with its [data] section.
 
     Raises:
         DataError: the table breaks its description, or a device is empty.

@@ -91,7 +91,11 @@ def guess_column(name: str, cells: Sequence[str], missing: Collection[str]) -> G
 
 
 def is_finite_number(cell: str) -> bool:
-    """Whether a cell reads as a number that is not infinite."""
+    """Whether a cell reads as a number that is not infinite.
+
+    Args:
+        cell: text as the table has it.
+    """
     return is_number(cell) and math.isfinite(float(cell))
 
 
@@ -143,7 +147,11 @@ def _median(values: Iterable[int]) -> int:
 
 
 def settled(guesses: Sequence[Guess]) -> tuple[Guess, ...]:
-    """The guesses with either one text and nothing beside it, or no text: no model reads both."""
+    """The guesses with either one text and nothing beside it, or no text: no model reads both.
+
+    Args:
+        guesses: of all input columns of a table.
+    """
     texts = [guess for guess in guesses if guess.role is ColumnRole.TEXT]
     if not texts:
         return tuple(guesses)

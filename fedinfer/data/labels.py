@@ -22,6 +22,10 @@ NO_LABEL = -1
 def class_names(raw: RawTable, data: DataSection) -> tuple[str, ...]:
     """Names of the classes: what the scenario lists, else what the table holds.
 
+    Args:
+        raw: the table as text.
+        data: label column and rules.
+
     Raises:
         DataError: fewer than two classes in the table, or more than 100.
     """
@@ -71,6 +75,10 @@ def read_labels(raw: RawTable, data: DataSection, names: Sequence[str]) -> Label
 def label_cells(raw: RawTable, data: DataSection) -> list[str | None]:
     """The class name of every row; None where the label is missing.
 
+    Args:
+        raw: the table as text.
+        data: label column, `label_above`, and which cells mean missing.
+
     Raises:
         DataError: no such column, or text in a label that `label_above` compares.
     """
@@ -83,7 +91,11 @@ def label_cells(raw: RawTable, data: DataSection) -> list[str | None]:
 
 
 def in_order(found: Collection[str]) -> tuple[str, ...]:
-    """Different labels in order: numbers by value, else by name."""
+    """Different labels in order: numbers by value, else by name.
+
+    Args:
+        found: class names as the table has them.
+    """
     if all(is_number(cell) for cell in found):
         return tuple(sorted(found, key=lambda cell: (float(cell), cell)))
     return tuple(sorted(found))

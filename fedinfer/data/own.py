@@ -20,10 +20,13 @@ _KEYS = {Numeric: "ranges", Categorical: "categories", Text: "text"}
 
 
 def public_schema(scenario: Scenario) -> Schema:
-    """The schema that follows from the scenario and its word list, without a look at any row.
+    """The schema that follows from the scenario and its word list; no row is read.
 
     All devices and the server must agree on it, so it needs class names and, for every input column, a range or a
     list of categories, all confirmed as public. `load` gives the same schema for such a scenario.
+
+    Args:
+        scenario: of the deployment.
 
     Raises:
         DataError: the description is not complete, or not confirmed, or its word list cannot be used.
@@ -58,7 +61,7 @@ def load_own(scenario: Scenario, schema: Schema, path: Path, rng: np.random.Gene
 
     Returns:
         Rows with a label. Held out are exactly the public part of the table's slots, at random, not class by class: a
-        choice that looks at labels would let one row decide where others go.
+        choice that depends on labels would let one row decide where others go.
 
     Raises:
         DataError: the table breaks the description, or the description is not complete and confirmed.
@@ -81,7 +84,11 @@ def load_own(scenario: Scenario, schema: Schema, path: Path, rng: np.random.Gene
 
 
 def training_slots(scenario: Scenario, path: Path) -> int:
-    """Training rows of a device as far as the length of its table tells: no label and no value has a say.
+    """Number of training rows as the length of a device's table alone gives it: no label and no value has a say.
+
+    Args:
+        scenario: with `data.test_fraction`.
+        path: the device's own CSV or Parquet file.
 
     Raises:
         DataError: the table cannot be read.

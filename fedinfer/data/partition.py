@@ -47,6 +47,11 @@ def split_held_out(y: Labels, fraction: float, rng: np.random.Generator) -> tupl
 
     Both get at least one row when there are two or more; a single row is for training.
 
+    Args:
+        y: classes of the device's rows, shape (n,), n >= 1.
+        fraction: held out, in (0, 1).
+        rng: the choice.
+
     Returns:
         (training, held-out) row numbers, each sorted.
     """
@@ -56,7 +61,11 @@ def split_held_out(y: Labels, fraction: float, rng: np.random.Generator) -> tupl
 
 
 def by_column(device: Sequence[DeviceId]) -> dict[DeviceId, Indices]:
-    """Rows of each device as the table says, sorted by device."""
+    """Rows of each device as the table says, sorted by device.
+
+    Args:
+        device: who holds each row, n names.
+    """
     names, device_of = np.unique(np.asarray(device, dtype=np.str_), return_inverse=True)
     order = np.argsort(device_of, kind="stable")
     pieces = np.split(order, np.cumsum(np.bincount(device_of))[:-1])
@@ -64,7 +73,15 @@ def by_column(device: Sequence[DeviceId]) -> dict[DeviceId, Indices]:
 
 
 def group_at_random(y: Labels, partition: PartitionSection, rng: np.random.Generator) -> dict[DeviceId, Indices]:
-    """Deal rows to devices `d000`, `d001`, ...; every device gets at least one.
+    """Split rows at random over devices `d000`, `d001`, ...; every device gets at least one.
+
+    Args:
+        y: classes, shape (n,).
+        partition: number of devices and scheme.
+        rng: the choice.
+
+    Returns:
+        Row numbers by device, sorted.
 
     Raises:
         DataError: fewer rows than devices.
@@ -98,7 +115,7 @@ def _deal_shards(y: Labels, partition: PartitionSection, rng: np.random.Generato
 def _deal_dirichlet(y: Labels, partition: PartitionSection, rng: np.random.Generator) -> list[Indices]:
     """Devices of equal size, each with a class mix ~ Dirichlet(alpha * K * prior), K classes (after Hsu et al. 2019).
 
-    For equally frequent classes this is the usual Dirichlet(alpha, ..., alpha). Rows are dealt without replacement: a
+    For equally frequent classes this is the usual Dirichlet(alpha, ..., alpha). Rows are drawn without replacement: a
     class that has run out is left out of the mix of later devices, which go on by their mix over the other classes. So
     sizes differ by one row at most and no device is empty.
     """

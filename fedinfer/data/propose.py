@@ -80,7 +80,7 @@ def propose(csv: Path, folder: Path, label: str, device: str) -> Proposal:
         csv: CSV or Parquet file.
         folder: where the scenario will lie; the path to the table is written relative to it.
         label: column to predict.
-        device: column that names the holder; empty: rows are dealt to simulated devices.
+        device: column that names the holder; empty: rows are split at random over simulated devices.
 
     Raises:
         DataError: the file cannot be read, a column is absent, or nothing is left to learn from.
@@ -212,7 +212,7 @@ def _missing(guess: Guess) -> str:
 def _partition_lines(devices: int) -> list[str]:
     return [
         "",
-        "[data.partition] # no device column was named: rows are dealt at random to simulated devices",
+        "[data.partition] # no device column was named: rows are split at random over simulated devices",
         f"devices = {devices}",
         'scheme = "iid" # or "dirichlet": every device has its own mix of classes',
     ]
@@ -281,6 +281,10 @@ def _texts(values: Iterable[str]) -> str:
 
 def write_scenario(text: str, folder: Path) -> Path:
     """Write FOLDER/scenario.toml, whole or not at all; never over an existing file.
+
+    Args:
+        text: TOML.
+        folder: is made when it does not exist.
 
     Returns:
         The path of the new file.

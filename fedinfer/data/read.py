@@ -35,6 +35,10 @@ class RawTable:
     def column(self, key: str, name: str) -> list[str]:
         """Cells of column `name`, which the scenario asks for under `key`.
 
+        Args:
+            key: of the [data] section, for the message.
+            name: of the column.
+
         Raises:
             DataError: no such column.
         """
@@ -65,7 +69,16 @@ def read_table(path: Path, delimiter: str = "", verbatim: str = "") -> RawTable:
 
 
 def read_csv(path: Path, delimiter: str, verbatim: str = "") -> RawTable:
-    """Read a UTF-8 CSV with a header line, with or without a byte order mark."""
+    """Read a UTF-8 CSV with a header line, with or without a byte order mark.
+
+    Args:
+        path: the file.
+        delimiter: character between cells; empty: one of , ; tab | is guessed from two lines.
+        verbatim: column whose cells are not stripped; empty: none.
+
+    Raises:
+        DataError: missing, unreadable, not UTF-8, ragged, no header or a duplicate column in it; names the line or row.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             separator = delimiter or _guess_delimiter([file.readline(), file.readline()])
@@ -84,7 +97,16 @@ def read_csv(path: Path, delimiter: str, verbatim: str = "") -> RawTable:
 
 
 def read_parquet(path: Path, verbatim: str = "") -> RawTable:
-    """Read a Parquet file; numbers become their shortest text, nulls become empty."""
+    """Read a Parquet file; numbers become their shortest text, nulls become empty.
+
+    Args:
+        path: the file.
+        verbatim: column whose cells are not stripped; empty: none.
+
+    Raises:
+        MissingExtra: pyarrow is not installed.
+        DataError: missing, unreadable, or a duplicate column.
+    """
     try:
         import pyarrow as arrow
         import pyarrow.parquet as parquet
@@ -101,12 +123,21 @@ def read_parquet(path: Path, verbatim: str = "") -> RawTable:
 
 
 def as_text(values: Iterable[object]) -> list[str]:
-    """Cells of another library as text; None becomes empty."""
+    """Cells of another library as text; None becomes empty.
+
+    Args:
+        values: of one column.
+    """
     return ["" if value is None else str(value) for value in values]
 
 
 def stripped(columns: dict[str, list[str]], verbatim: str = "") -> dict[str, list[str]]:
-    """Columns without blanks around their cells, but for the one called `verbatim`."""
+    """Columns without blanks around their cells, but for the one called `verbatim`.
+
+    Args:
+        columns: cells by column name.
+        verbatim: column that stays as it is; empty: none.
+    """
     return {name: cells if name == verbatim else [cell.strip() for cell in cells] for name, cells in columns.items()}
 
 
@@ -144,7 +175,7 @@ def _guess_delimiter(lines: Sequence[str]) -> str:
 
 
 def _line_of_byte(path: Path, error: UnicodeDecodeError) -> int:
-    """Line of the first bad byte; decoding works in chunks, so the file is looked at again."""
+    """Line of the first bad byte; decoding works in chunks, so the file is read again."""
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         try:
             line.decode("utf-8")

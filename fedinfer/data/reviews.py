@@ -1,7 +1,7 @@
 """Reviews of fine foods, 5000 short texts with a verdict (McAuley & Leskovec 2013; R package modeldata, two tables).
 
-Who wrote a review is not in the tables, and each is about another product, so the scenario deals them to devices. The
-vocabulary comes from public word lists, not from the reviews; see tables/english_words.ATTRIBUTION.md.
+Who wrote a review is not in the tables, and each is about another product, so the scenario splits them over devices.
+The vocabulary comes from public word lists, not from the reviews; see tables/english_words.ATTRIBUTION.md.
 """
 
 from __future__ import annotations

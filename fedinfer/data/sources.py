@@ -27,6 +27,9 @@ _PUBLIC = {Numeric: "range", Categorical: "categories", Text: "vocabulary"}
 def read_source(scenario: Scenario) -> tuple[Schema, Table, tuple[str, ...]]:
     """Read all rows of a scenario.
 
+    Args:
+        scenario: with its [data] section; relative paths start from its folder.
+
     Returns:
         (schema, table, warnings).
 
@@ -45,7 +48,19 @@ def read_source(scenario: Scenario) -> tuple[Schema, Table, tuple[str, ...]]:
 
 
 def arrays(raw: RawTable, data: DataSection, words: tuple[str, ...]) -> tuple[Schema, Table, tuple[str, ...]]:
-    """Turn columns of text into a schema and arrays; see `read_source`. `words` are those of a free text."""
+    """Turn columns of text into a schema and arrays.
+
+    Args:
+        raw: the table as text.
+        data: which columns are inputs, label and holder; which cells mean missing.
+        words: vocabulary of a column of free text; empty without one.
+
+    Returns:
+        (schema, table, warnings); rows without a label or a holder are left out.
+
+    Raises:
+        DataError: the table breaks its description, or the rows that are left have fewer than two classes.
+    """
     inputs = input_columns(raw, data)
     labels = class_names(raw, data)
     y = read_labels(raw, data, labels)
@@ -67,6 +82,10 @@ def input_columns(raw: RawTable, data: DataSection) -> tuple[str, ...]:
 
     Where the scenario describes every column, the order follows from the scenario alone, so devices with their own
     tables agree on it.
+
+    Args:
+        raw: the table as text.
+        data: which columns are label, holder, dropped, or described.
 
     Raises:
         DataError: the scenario names a column that does not exist, or leaves none.

@@ -39,7 +39,15 @@ def summarize(scenario: Scenario, federation: Federation) -> Json:
 
 
 def remarks(scenario: Scenario, federation: Federation) -> tuple[str, ...]:
-    """What is allowed and probably not meant."""
+    """What is allowed and probably not meant.
+
+    Args:
+        scenario: what was asked for.
+        federation: its data.
+
+    Returns:
+        One sentence each; empty when there is nothing to say.
+    """
     found = []
     small = [device for device, data in federation.devices.items() if len(data.train_y) < FEW_ROWS]
     if small:

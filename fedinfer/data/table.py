@@ -22,7 +22,7 @@ Indices: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """All rows of a source, before they are dealt to devices.
+    """All rows of a source, before they are split over devices.
 
     Args:
         x: rows, shape (n, width), float32.

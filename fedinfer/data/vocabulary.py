@@ -23,6 +23,9 @@ def english_words() -> tuple[str, ...]:
 def vocabulary_of(scenario: Scenario) -> tuple[str, ...]:
     """The words that a scenario names; none when its table has no text column.
 
+    Args:
+        scenario: with `data.text` and `data.vocabulary`; without the latter the English words of fedinfer.
+
     Raises:
         DataError: the file cannot be used; names file, line and rule.
     """
@@ -33,12 +36,20 @@ def vocabulary_of(scenario: Scenario) -> tuple[str, ...]:
 
 
 def text_column(data: DataSection, words: tuple[str, ...]) -> Text:
-    """The text column that a scenario describes."""
+    """The text column that a scenario describes.
+
+    Args:
+        data: names the column, and how many words are read.
+        words: vocabulary, in order: a word's place is its number.
+    """
     return Text(data.text, data.text_length, words, data.ranges_confirmed)
 
 
 def read_words(path: Path) -> tuple[str, ...]:
     """A file with one word per line in UTF-8, with or without a byte order mark; empty lines are skipped.
+
+    Args:
+        path: the file.
 
     Raises:
         DataError: cannot be read, holds no word or too many, a word twice, or a word that no text can hold.

@@ -54,7 +54,14 @@ def watch_table() -> tuple[Schema, Table]:
 
 
 def windows(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Cut a series (n, channels) into rows (n // SAMPLES, channels * LENGTH)."""
+    """Cut a series (n, channels) into rows (n // SAMPLES, channels * LENGTH).
+
+    Args:
+        samples: float64 (n, channels); what is left over at the end is not used.
+
+    Returns:
+        float32; each value is the mean of `MEAN_OF` samples.
+    """
     count = len(samples) // SAMPLES
     channels = samples.shape[1]
     parts = samples[: count * SAMPLES].reshape(count, LENGTH, MEAN_OF, channels).mean(axis=2)

@@ -37,9 +37,9 @@ from fedinfer.ports import Clock, Entropy
 OFFLINE_SECONDS = 90.0
 """Three of Flower's heartbeats: a node that has had no answer from the SuperLink for so long is started again."""
 LOOK_SECONDS = 1.0
-"""How often the agent looks whether the node is there."""
+"""How often the agent checks whether the node is there."""
 LOOKS_PER_QUESTION = 30
-"""After so many looks without a report it asks for messages all the same. More often would meet messages that the node
+"""After so many checks without a report it asks for messages all the same. More often would meet messages that the node
 is still receiving."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 STEADY_SECONDS = 120.0
@@ -75,7 +75,17 @@ class Tasks(Protocol):
     """Messages that wait for an answer."""
 
     def answer_next(self, handle: Handler) -> bool:
-        """Answer one; whether one was there."""
+        """Answer one message, if one waits.
+
+        Args:
+            handle: makes the reply.
+
+        Returns:
+            Whether one was there.
+
+        Raises:
+            TransportError: the node does not answer, or a message stays without an answer.
+        """
 
 
 class Signs:
@@ -95,6 +105,9 @@ class Signs:
 
     def wait(self, seconds: float) -> bool:
         """Read reports until a message waits for an answer, the time is over, or the node closed its end.
+
+        Args:
+            seconds: longest wait, >= 0.
 
         Returns:
             Whether a message waits.
@@ -145,12 +158,25 @@ def run_agent(store: Path, settings: AgentSettings, app: App, clock: Clock, entr
 
 
 def pause_after(failed: int) -> float:
-    """Seconds before the next start, after `failed` starts in a row that did not last."""
+    """Seconds before the next start of the node: doubled with each start in a row that did not last.
+
+    Args:
+        failed: such starts so far, >= 0.
+
+    Returns:
+        In [FIRST_PAUSE, LONGEST_PAUSE].
+    """
     return min(FIRST_PAUSE * 2.0 ** max(failed - 1, 0), LONGEST_PAUSE)
 
 
 def node_arguments(settings: AgentSettings, loopback: Loopback, port: int) -> list[str]:
-    """Arguments of `flower-supernode`: TLS on both sides, nothing of the device, no program of a run."""
+    """Arguments of `flower-supernode`: TLS on both sides, nothing of the device, no program of a run.
+
+    Args:
+        settings: of the device's owner.
+        loopback: files with which agent and node find each other.
+        port: TCP port of the node's Runtime API on the loopback interface.
+    """
     arguments = [
         "--superlink", settings.superlink, "--root-certificates", str(settings.root_certificates.resolve()),
         "--isolation", "process", "--superexec-auth-secret-file", str(loopback.secret_file),
@@ -177,8 +203,8 @@ def serve_node(
     Returns:
         Why it is of no use any more.
     """
-    for evaluate_canaries in count(1):
-        waits = signs.wait(LOOK_SECONDS) or evaluate_canaries % LOOKS_PER_QUESTION == 0
+    for number in count(1):
+        waits = signs.wait(LOOK_SECONDS) or number % LOOKS_PER_QUESTION == 0
         if not is_running():
             return "it ended"
         if signs.silence > offline_seconds:

@@ -2,7 +2,7 @@
 
 A name is no proof: whoever may start runs can call an app as he likes. What keeps rows and keys on the device is that
 no program of a run is ever executed; the agreement keeps out what was sent here by mistake or out of curiosity, and the
-owner's policy, ledger and pinned keys judge every message of the rest.
+owner's policy, ledger and pinned keys decide about every message of the rest.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Agreement:
     Args:
         device: name of the device.
         publishers: of app bundles whose messages are read.
-        tasks: names of scenarios that may be joined; checked when a run tells what it is about, see `Host.admit`.
+        tasks: names of scenarios that may be joined; checked when a run sends its scenario, see `Host.admit`.
     """
 
     device: DeviceId
@@ -42,7 +42,10 @@ class Agreement:
     tasks: frozenset[str]
 
     def check(self, run: RunFacts) -> None:
-        """Check a run.
+        """Refuse a run that the owner did not agree to, before any of its messages is read.
+
+        Args:
+            run: what the SuperLink says of it; not proved, see the module's text.
 
         Raises:
             Misbehaviour: it is another app, another publisher's, or a simulation.
@@ -60,7 +63,10 @@ class Agreement:
 
 
 def read_agreement(store: DeviceStore) -> Agreement:
-    """The agreement in a device's store.
+    """Read the agreement in a device's store.
+
+    Args:
+        store: of the device.
 
     Raises:
         ConfigError: the owner named no task.

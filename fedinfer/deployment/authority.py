@@ -49,7 +49,10 @@ class KeyAuthority:
         return public_bytes(self._signer)
 
     def sign(self, message: bytes) -> bytes:
-        """Its signature.
+        """As `Authority.sign`, with the key file or the token.
+
+        Args:
+            message: any bytes, a label of its purpose first.
 
         Raises:
             ConfigError: the token is not there, or the PIN is wrong.
@@ -76,7 +79,13 @@ class Issued:
 
 
 def make_authority(folder: Path, signer: Signer, protection: Protection, now: datetime) -> None:
-    """Make the folder, with a first list on which nobody is.
+    """Make the folder of an authority, with a first revocation list that is empty.
+
+    Args:
+        folder: to make; kept away from every server.
+        signer: a fresh Ed25519 key, or a P-256 key on a token.
+        protection: passphrase under which a key file is written.
+        now: aware time; the list counts for LIST_DAYS from it.
 
     Raises:
         ConfigError: there is an authority already, or the passphrase is too short.
@@ -92,7 +101,11 @@ def make_authority(folder: Path, signer: Signer, protection: Protection, now: da
 
 
 def open_authority(folder: Path, secret: Secret) -> KeyAuthority:
-    """The key of the folder.
+    """Open the key of an authority's folder.
+
+    Args:
+        folder: from `make_authority`.
+        secret: gives the passphrase, or the PIN of the token.
 
     Raises:
         ConfigError: no authority, a wrong passphrase, or a key that is not the one of `authority.pub`.
@@ -146,8 +159,19 @@ def approve(folder: Path, authority: Authority, request: bytes, now: datetime, d
 def revoke(folder: Path, authority: Authority, devices: Sequence[DeviceId], now: datetime, days: int) -> RevocationList:
     """Sign a new list: with the keys of these devices, or, when none is named, the same keys with a later end.
 
+    Args:
+        folder: of the authority.
+        authority: its key.
+        devices: names; every key that was ever certified for one of them is revoked.
+        now: aware time.
+        days: how long the list counts.
+
+    Returns:
+        The list; its file in the folder is to be given to the server.
+
     Raises:
         ConfigError: a device that was never certified.
+        StoreError: the folder cannot be written.
     """
     issued = _issued(folder)
     unknown = [device for device in devices if device not in issued]
@@ -159,6 +183,12 @@ def revoke(folder: Path, authority: Authority, devices: Sequence[DeviceId], now:
 
 def public_bytes(signer: Signer) -> bytes:
     """The public key of a signer as devices pin it.
+
+    Args:
+        signer: of securesystemslib.
+
+    Returns:
+        32 bytes (Ed25519), or 65 bytes (P-256, an uncompressed point).
 
     Raises:
         ConfigError: neither Ed25519 nor P-256.

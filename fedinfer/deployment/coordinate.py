@@ -1,4 +1,4 @@
-"""The coordinator of a real deployment: entropy of the operating system, keys on disk, only public rows judged."""
+"""The coordinator of a real deployment: entropy of the operating system, keys on disk, public rows only."""
 
 from __future__ import annotations
 
@@ -63,8 +63,20 @@ class Deployment:
 def coordinate(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Clock, emit: Listener) -> Json:
     """Enrol the connected devices and run the scenario.
 
+    Args:
+        grid: of Flower, with the devices' nodes connected.
+        scenario: validated.
+        deployment: what the operator gives.
+        clock: of the operating system.
+        emit: gets every event of the run.
+
+    Returns:
+        What run.json holds.
+
     Raises:
-        FedInferError: see fedinfer.coordinator.run.
+        ConfigError: signing keys are missing, root keys lie among them, or `qat_steps` has no public rows.
+        Misbehaviour: the revocation list is missing, not the authority's, or has ended.
+        FedInferError: as `fedinfer.coordinator.run.run`.
     """
     schema = public_schema(scenario)
     public, judged = _public_and_judged(scenario, schema, deployment.public_data)
@@ -125,7 +137,7 @@ def _repository(deployment: Deployment, clock: Clock) -> Repository:
 
 
 def _public_and_judged(scenario: Scenario, schema: Schema, path: Path | None) -> tuple[Rows, Rows]:
-    """Rows to learn from and rows to judge by: the same ones, or every second one when files are fine-tuned on them.
+    """Rows to learn from and rows to evaluate on: the same ones, or every second one when files are fine-tuned on them.
 
     Raises:
         ConfigError: `qat_steps` without public rows.

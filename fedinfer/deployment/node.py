@@ -13,7 +13,8 @@ import numpy.typing as npt
 from fedinfer.config import Scenario
 from fedinfer.data import load_own, training_slots
 from fedinfer.data.table import DeviceData
-from fedinfer.deployment.store import ANY_TASK, DATABASE, DeviceStore, open_device, private_file
+from fedinfer.deployment.key_files import private_file
+from fedinfer.deployment.store import ANY_TASK, DATABASE, DeviceStore, open_device
 from fedinfer.device.drift_store import SKETCH_MIGRATIONS, StoredSketches
 from fedinfer.device.enrolment import rejoin
 from fedinfer.device.host import Host, Member, Policy
@@ -58,19 +59,19 @@ class OwnRows:
         self.host: Host | None = None
 
     def training(self, device: DeviceId, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
-        """Labelled rows."""
+        """As `Rows.training`: the rows of the table that are not held out; they do not depend on the window."""
         data = self._read()
         return data.train_x, data.train_y
 
     def stream(self, device: DeviceId, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
-        """The held-out rows in order, window by window, from the start again when they are used up."""
+        """As `Rows.stream`: the held-out rows in order, window by window, and from the start again after the last."""
         data, rows = self._read(), self._host().joined().scenario.drift.window
         count = len(data.test_y)
         chosen = (np.arange(min(rows, count)) + (window - 1) * rows) % max(count, 1)
         return data.test_x[chosen], data.test_y[chosen]
 
     def training_count(self, device: DeviceId) -> int:
-        """Number of training rows, from the length of the table alone.
+        """As `Rows.training_count`, from the length of the table alone.
 
         A count of the rows with certain labels, which the server names, would be an answer without noise.
         """
@@ -94,10 +95,15 @@ class OwnRows:
 
 
 def open_host(folder: Path) -> Host:
-    """The host of a real device: keys and noise from the operating system, nothing simulated, nothing revealed.
+    """Open the host of a real device: keys and noise from the operating system, nothing simulated, nothing revealed.
+
+    Args:
+        folder: of the device's store.
 
     Raises:
         ConfigError: the folder is no device store.
+        StoreError: a file of it cannot be read, or its database cannot be opened.
+        Misbehaviour: the certificate is not the authority's for this device and key.
     """
     store = open_device(folder)
     database = folder / DATABASE
@@ -109,18 +115,7 @@ def open_host(folder: Path) -> Host:
         members={store.device: Member(store.device, store.identity, store.certificate)},
         authority=store.authority,
         build=build_id(),
-        policy=Policy(
-            budget=store.budget,
-            plain_sums=False,
-            min_survivors=store.floors.min_survivors,
-            trusts=frozenset({Trust.LOCAL, Trust.DISTRIBUTED}),
-            dropout_rate=store.floors.dropout_rate,
-            corruption_rate=store.floors.corruption_rate,
-            unconfirmed_ranges=False,
-            reveals_simulation=False,
-            factories=store.factories,
-            tasks=None if not store.tasks or ANY_TASK in store.tasks else store.tasks,
-        ),
+        policy=_policy(store),
         rows=rows,
         ledger=Ledger(open_store(database, "privacy", LEDGER_MIGRATIONS), Relation.ADD_REMOVE),
         sessions=StoredSessions(open_store(database, "sessions", SESSION_MIGRATIONS)),
@@ -138,13 +133,35 @@ def open_host(folder: Path) -> Host:
         trusted_root=bytes(pinned[0]) if pinned else b"",
     )
     rows.host = host
-    kept = tasks.execute("SELECT message FROM joined").fetchone()
-    if kept is not None:
-        try:
-            rejoin(host, bytes(kept[0]))
-        except FedInferError as error:  # its owner has changed his mind since: the device waits for another run
-            _log.warning("the run that this device was in is not taken up again: %s", error)
+    _take_up(host, tasks)
     return host
+
+
+def _policy(store: DeviceStore) -> Policy:
+    """What the owner allows; what only a simulation may do is never among it."""
+    return Policy(
+        budget=store.budget,
+        plain_sums=False,
+        min_survivors=store.floors.min_survivors,
+        trusts=frozenset({Trust.LOCAL, Trust.DISTRIBUTED}),
+        dropout_rate=store.floors.dropout_rate,
+        corruption_rate=store.floors.corruption_rate,
+        unconfirmed_ranges=False,
+        reveals_simulation=False,
+        factories=store.factories,
+        tasks=None if not store.tasks or ANY_TASK in store.tasks else store.tasks,
+    )
+
+
+def _take_up(host: Host, tasks: sqlite3.Connection) -> None:
+    """Go on with the run that the device was in when its last process ended."""
+    kept = tasks.execute("SELECT message FROM joined").fetchone()
+    if kept is None:
+        return
+    try:
+        rejoin(host, bytes(kept[0]))
+    except FedInferError as error:  # its owner has changed his mind since: the device waits for another run
+        _log.warning("the run that this device was in is not taken up again: %s", error)
 
 
 def secure_noise() -> NoiseStream:

@@ -41,7 +41,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class SignedRequest:
-    """A request, signed with the key that it names and, when it renews, with the one that was certified before."""
+    """A request and the proofs that its sender has the keys.
+
+    Args:
+        body: the request.
+        proof: signature of the key that it names, 64 bytes.
+        previous_proof: signature of the key that was certified before, 64 bytes; empty for a first request.
+    """
 
     body: Request
     proof: bytes
@@ -82,7 +88,10 @@ def write_request(device: DeviceId, identity: IdentityKey, previous: bytes, form
 
 
 def read_request(data: bytes) -> Request:
-    """The request in bytes that came, if whoever wrote it has the key.
+    """Read a request, if whoever wrote it has the key.
+
+    Args:
+        data: encoded `SignedRequest`, at most MOST_REQUEST_BYTES.
 
     Raises:
         ConfigError: malformed, or a name that no session would accept.
@@ -101,7 +110,12 @@ def read_request(data: bytes) -> Request:
 def renewed_enrolment(authority: bytes, data: bytes) -> Enrolment | None:
     """The enrolment that a request renews, proved with its key; None for a first request.
 
+    Args:
+        authority: public key of the authority, 32 or 65 bytes.
+        data: encoded `SignedRequest`; `read_request` has accepted it.
+
     Raises:
+        BadMessage: malformed.
         Misbehaviour: of another device or authority, or not signed with the former key.
     """
     signed = decode(SignedRequest, data, limit_bytes=MOST_REQUEST_BYTES)
@@ -115,7 +129,10 @@ def renewed_enrolment(authority: bytes, data: bytes) -> Enrolment | None:
 
 
 def read_approval(data: bytes) -> EnrolmentApproval:
-    """The approval in bytes that came; what is in it is checked by the store.
+    """Read an approval; what is in it is checked by the store.
+
+    Args:
+        data: encoded `EnrolmentApproval`.
 
     Raises:
         ConfigError: malformed.
@@ -131,6 +148,9 @@ def read_approval(data: bytes) -> EnrolmentApproval:
 
 def check_name(device: DeviceId) -> None:
     """Refuse a name with which every round would fail later.
+
+    Args:
+        device: any text.
 
     Raises:
         ConfigError: it is not 1 to 64 printable ASCII characters.

@@ -20,12 +20,25 @@ slots/ metadata/  models and the update channel's trusted metadata
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from fedinfer.deployment.key_files import (
+    AUTHORITY,
+    CERTIFICATE,
+    FOLLOWING,
+    IDENTITY,
+    certificate_of,
+    create_private,
+    finish_new_key,
+    own_keys,
+    private_file,
+    read_file,
+    replace_file,
+    take_certificate,
+)
 from fedinfer.deployment.request import CERTIFICATE_DAYS, CLOCK_SKEW, check_name, read_approval, write_request
 from fedinfer.device.validity import VALIDITY_MIGRATIONS, StoredKnown, believe, known_time
 from fedinfer.errors import ConfigError, Misbehaviour, StoreError
@@ -39,7 +52,6 @@ from fedinfer.store import open_store
 from fedinfer.types import DeviceId
 
 DATABASE = "device.sqlite"
-IDENTITY, FOLLOWING, CERTIFICATE, AUTHORITY = "identity.key", "identity.next.key", "certificate", "authority.pub"
 ANY_TASK = "*"
 PUBLISHERS = frozenset({"fedinfer"})
 """Whose runs a device takes part in when its owner names nobody."""
@@ -52,9 +64,9 @@ class Floors:
     """What an owner demands of every private sum; no server can lower it.
 
     Args:
-        min_survivors: fewest devices in a sum, 2 or more.
-        corruption_rate: part of the other side's devices that may work for the attacker, in (0, 1): one at least.
-        dropout_rate: part of a cohort that may vanish while this device stays hidden, in [0, 1).
+        min_survivors: minimum aggregation size: fewest devices in a sum, 2 or more.
+        corruption_rate: part of a cohort's devices that may work for the attacker, in (0, 1): one at least.
+        dropout_rate: part of a cohort that may drop out while this device's vector stays secret, in [0, 1).
 
     Raises:
         ConfigError: a number outside its range.
@@ -66,7 +78,9 @@ class Floors:
 
     def __post_init__(self) -> None:
         if self.min_survivors < 2:
-            raise ConfigError(f"min_survivors {self.min_survivors}: a sum over fewer than 2 devices hides nobody")
+            raise ConfigError(
+                f"min_survivors {self.min_survivors}: a sum over fewer than 2 devices is one device's vector"
+            )
         if not 0 < self.corruption_rate < 1:
             raise ConfigError(f"corruption_rate {self.corruption_rate}, allowed are 0 to 1 without the ends")
         if not 0 <= self.dropout_rate < 1:
@@ -107,21 +121,29 @@ class DeviceStore:
 def create_authority(path: Path, entropy: Entropy) -> IdentityKey:
     """Make the bare key of an enrolment authority, mode 0600: for simulations and tests, `authority` has real ones.
 
+    Args:
+        path: of the key file; it must not exist.
+        entropy: 32 bytes are taken.
+
     Raises:
         StoreError: the file exists or cannot be written.
     """
     authority = IdentityKey.generate(entropy)
-    _create_private(path, authority.private_bytes)
+    create_private(path, authority.private_bytes)
     return authority
 
 
 def read_authority(path: Path) -> IdentityKey:
     """Read what `create_authority` wrote.
 
+    Args:
+        path: of the key file.
+
     Raises:
         StoreError: the file cannot be read.
+        BadMessage: it has not the length of a key.
     """
-    return IdentityKey(_read(path))
+    return IdentityKey(read_file(path))
 
 
 def request_enrolment(
@@ -165,7 +187,7 @@ def request_enrolment(
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror}") from error
     identity = IdentityKey.generate(entropy)
-    _create_private(folder / IDENTITY, identity.private_bytes)
+    create_private(folder / IDENTITY, identity.private_bytes)
     settings = {
         "device": device,
         "data": str(data.resolve()),
@@ -174,19 +196,26 @@ def request_enrolment(
         "tasks": list(tasks),
     }
     if authority:
-        _replace(folder / AUTHORITY, authority)
-    _replace(folder / "device.json", (json.dumps(settings, indent=2) + "\n").encode())
+        replace_file(folder / AUTHORITY, authority)
+    replace_file(folder / "device.json", (json.dumps(settings, indent=2) + "\n").encode())
     return write_request(device, identity, b"", None)
 
 
 def request_again(folder: Path) -> bytes:
     """Ask for another certificate for the key that the store has; for a renewal, or because a request was lost.
 
+    Args:
+        folder: the store.
+
+    Returns:
+        The request for the authority; it holds no secret.
+
     Raises:
         ConfigError: the folder is no device store.
+        StoreError: its key cannot be read.
     """
-    device, identity = _name_of(folder), IdentityKey(_read(folder / IDENTITY))
-    previous = _certificate_of(folder)
+    device, identity = _name_of(folder), IdentityKey(read_file(folder / IDENTITY))
+    previous = certificate_of(folder)
     return write_request(device, identity, previous, identity if previous else None)
 
 
@@ -195,14 +224,21 @@ def request_new_key(folder: Path, entropy: Entropy) -> bytes:
 
     A key that waits for its certificate already is asked for again: the request or the answer may have been lost.
 
+    Args:
+        folder: the store.
+        entropy: 32 bytes are taken for a new key.
+
+    Returns:
+        The request for the authority; it holds no secret.
+
     Raises:
         ConfigError: the folder is no device store.
         StoreError: the key cannot be written.
     """
     store = open_device(folder)
     if not (folder / FOLLOWING).exists():
-        _create_private(folder / FOLLOWING, IdentityKey.generate(entropy).private_bytes)
-    following = IdentityKey(_read(folder / FOLLOWING))
+        create_private(folder / FOLLOWING, IdentityKey.generate(entropy).private_bytes)
+    following = IdentityKey(read_file(folder / FOLLOWING))
     return write_request(store.device, following, store.certificate, store.identity)
 
 
@@ -223,17 +259,17 @@ def import_approval(folder: Path, data: bytes, now: datetime, authority: bytes =
         Misbehaviour: another authority, name or key; expired, not yet valid, revoked; an ended or older list.
     """
     approval, device = read_approval(data), _name_of(folder)
-    pinned = _read(folder / AUTHORITY) if (folder / AUTHORITY).exists() else authority or approval.authority
+    pinned = read_file(folder / AUTHORITY) if (folder / AUTHORITY).exists() else authority or approval.authority
     if approval.authority != pinned or authority not in (b"", pinned):
         raise Misbehaviour("the approval is of another authority than this device's")
     enrolment = read_certificate(pinned, approval.certificate)
-    if enrolment.public_key not in [key.public_bytes for key in _own_keys(folder)]:
+    if enrolment.public_key not in [key.public_bytes for key in own_keys(folder)]:
         raise Misbehaviour(f"the approval certifies another key than those of device {device!r}")
     private_file(folder / DATABASE)
     known = StoredKnown(open_store(folder / DATABASE, "validity", VALIDITY_MIGRATIONS))
     against = believe(known, pinned, approval.revocations, known_time(known, folder / "metadata", now))
     verify_enrolment(against, device, enrolment.public_key, approval.certificate)
-    _take(folder, pinned, approval.certificate)
+    take_certificate(folder, pinned, approval.certificate)
     return enrolment
 
 
@@ -251,20 +287,35 @@ def enrol_device(
 ) -> DeviceStore:
     """Request and approval in one process that has the authority's key: for simulations and tests.
 
+    Args:
+        folder: to make.
+        device: its name.
+        data: its own table.
+        budget: what its owner allows over all runs.
+        min_survivors: fewest devices in a sum, >= 2.
+        authority: whose key signs the certificate.
+        entropy: for the device's key.
+        clock: when the certificate begins; it counts for CERTIFICATE_DAYS.
+        corruption_rate: see `Floors`.
+        dropout_rate: see `Floors`.
+
     Raises:
-        ConfigError: no session would accept the name.
+        ConfigError: no session would accept the name, or a number is outside its range.
         StoreError: the folder holds a device already or cannot be written.
     """
     request_enrolment(folder, device, data, budget, min_survivors, entropy, b"", corruption_rate, dropout_rate)
     now = clock.now()
     begin, end = seconds_of(now - CLOCK_SKEW), seconds_of(now + timedelta(days=CERTIFICATE_DAYS))
-    public = _own_keys(folder)[0].public_bytes
-    _take(folder, authority.public_bytes, sign_enrolment(authority, Enrolment(device, public, begin, end)))
+    public = own_keys(folder)[0].public_bytes
+    take_certificate(folder, authority.public_bytes, sign_enrolment(authority, Enrolment(device, public, begin, end)))
     return open_device(folder)
 
 
 def open_device(folder: Path) -> DeviceStore:
-    """Read a device's store. Whether its certificate still counts is for those to judge who are shown it.
+    """Read a device's store; whether its certificate still counts is checked by those who are shown it.
+
+    Args:
+        folder: the store.
 
     Raises:
         ConfigError: a file is missing or says something impossible.
@@ -273,8 +324,8 @@ def open_device(folder: Path) -> DeviceStore:
     """
     try:
         settings = json.loads((folder / "device.json").read_text())
-        _finish_new_key(folder)
-        identity = IdentityKey(_read(folder / IDENTITY))
+        finish_new_key(folder)
+        identity = IdentityKey(read_file(folder / IDENTITY))
         store = DeviceStore(
             folder=folder,
             device=str(settings["device"]),
@@ -286,8 +337,8 @@ def open_device(folder: Path) -> DeviceStore:
                 dropout_rate=float(settings.get("dropout_rate", DROPOUT_RATE)),
             ),
             identity=identity,
-            certificate=_read(folder / CERTIFICATE),
-            authority=_read(folder / AUTHORITY),
+            certificate=read_file(folder / CERTIFICATE),
+            authority=read_file(folder / AUTHORITY),
             factories=frozenset(str(name) for name in settings.get("factories", ())),
             tasks=_names(settings.get("tasks", [])),
             publishers=_names(settings.get("publishers", sorted(PUBLISHERS))),
@@ -306,7 +357,11 @@ def _names(listed: object) -> frozenset[str]:
 
 
 def set_floors(folder: Path, floors: Floors) -> None:
-    """Write what the owner demands into `device.json`; it holds from the next question on.
+    """Write what the owner demands into `device.json`; it holds from the next message on.
+
+    Args:
+        folder: the store.
+        floors: replace those of before.
 
     Raises:
         StoreError: the file cannot be read or written.
@@ -316,53 +371,7 @@ def set_floors(folder: Path, floors: Floors) -> None:
         settings = json.loads(path.read_text()) | asdict(floors)
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: {error}", hint="enrol the device first") from error
-    _replace(path, (json.dumps(settings, indent=2) + "\n").encode())
-
-
-def private_file(path: Path) -> None:
-    """Make an empty file that only its owner reads, or take that right from everybody else.
-
-    Raises:
-        StoreError: it cannot be made or changed.
-    """
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-        path.chmod(0o600)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-
-
-def _take(folder: Path, authority: bytes, certificate: bytes) -> None:
-    """Authority first, certificate last: from then on the store is whole, whichever of its keys is certified."""
-    _replace(folder / AUTHORITY, authority)
-    _replace(folder / CERTIFICATE, certificate)
-    _finish_new_key(folder)
-
-
-def _finish_new_key(folder: Path) -> None:
-    """Put the next key in place when the certificate is for it; a process may have ended in between."""
-    following = folder / FOLLOWING
-    if not following.exists():
-        return
-    enrolment = read_certificate(_read(folder / AUTHORITY), _read(folder / CERTIFICATE))
-    if enrolment.public_key == IdentityKey(_read(following)).public_bytes:
-        following.replace(folder / IDENTITY)
-
-
-def _own_keys(folder: Path) -> list[IdentityKey]:
-    paths = [folder / IDENTITY, folder / FOLLOWING]
-    return [IdentityKey(_read(path)) for path in paths if path.exists()]
-
-
-def _certificate_of(folder: Path) -> bytes:
-    """The certificate that is renewed; empty before the first, and for one without an end, of before there were any."""
-    if not (folder / CERTIFICATE).exists():
-        return b""
-    try:
-        read_certificate(_read(folder / AUTHORITY), _read(folder / CERTIFICATE))
-    except Misbehaviour:
-        return b""
-    return _read(folder / CERTIFICATE)
+    replace_file(path, (json.dumps(settings, indent=2) + "\n").encode())
 
 
 def _name_of(folder: Path) -> DeviceId:
@@ -370,33 +379,3 @@ def _name_of(folder: Path) -> DeviceId:
         return str(json.loads((folder / "device.json").read_text())["device"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder} is no device store: {error}", hint="fedinfer device request") from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-
-
-def _create_private(path: Path, data: bytes) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}", hint="a key is never overwritten") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error

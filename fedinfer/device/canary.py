@@ -30,7 +30,18 @@ Table = npt.NDArray[np.float64]
 
 
 def canary_answers(host: Host, plan: SumPlan, work: GateWork, devices: Sequence[DeviceId]) -> FloatVector:
-    """Answers of `devices`, float32 (n, 5). Who does not run the version, or has no rows, answers zeros."""
+    """Evaluate the version of the work on the devices' own rows, beside the one before it.
+
+    Args:
+        host: wiring of this process; it has joined the run.
+        plan: its unit says how rows are put together.
+        work: version and window.
+        devices: of this process.
+
+    Returns:
+        float32, shape (devices, evaluations.WIDTH), without noise; zeros of a device that does not run the version or
+        has no rows.
+    """
     return np.stack([_answer(host, plan.unit, work, device) for device in devices])
 
 

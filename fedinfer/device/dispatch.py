@@ -1,4 +1,4 @@
-"""The device's one door: asks of one kind in, answers out. It knows which use case answers which message.
+"""The device's one entry point: asks of one kind in, answers out. It knows which use case answers which message.
 
 Rule: a real device sends no text that can hold a value of its rows, a word of a model, a path, or a stack trace. Which
 texts leave is decided in `fedinfer.device.reported`; what stays is in the device's own log.
@@ -53,6 +53,9 @@ class DeviceResponder:
 
         An error that concerns the common part concerns everyone; errors of one device stay with it. On a real device
         a programming error is an answer too: Flower would send its text to the server.
+
+        Args:
+            asks: all of one kind, each to another device of this host.
         """
         if not asks:
             return []

@@ -21,10 +21,23 @@ class Sketches(Protocol):
     """Sketches by device and window."""
 
     def put(self, device: DeviceId, window: int, sketch: FloatVector) -> None:
-        """Keep a sketch, float32 (width of a report,); a window that is observed again replaces the old one."""
+        """Keep a sketch; a window that is observed again replaces the old one.
+
+        Args:
+            device: whose rows were observed.
+            window: number of the inference window, from 1.
+            sketch: float32, shape (width of a report,); no noise is in it yet.
+        """
 
     def take(self, device: DeviceId, window: int) -> FloatVector:
-        """Hand a sketch out and forget it.
+        """Hand a sketch out and forget it, so that no window is reported twice.
+
+        Args:
+            device: whose sketch.
+            window: number of the inference window, from 1.
+
+        Returns:
+            float32, shape (width of a report,).
 
         Raises:
             Misbehaviour: there is none, or it was reported already.
@@ -38,11 +51,11 @@ class MemorySketches:
         self._sketches: dict[tuple[DeviceId, int], FloatVector] = {}
 
     def put(self, device: DeviceId, window: int, sketch: FloatVector) -> None:
-        """See Sketches."""
+        """As `Sketches.put`."""
         self._sketches[(device, window)] = sketch
 
     def take(self, device: DeviceId, window: int) -> FloatVector:
-        """See Sketches."""
+        """As `Sketches.take`."""
         if (device, window) not in self._sketches:
             raise Misbehaviour(f"device {device} has no sketch of window {window} to report")
         return self._sketches.pop((device, window))
@@ -59,13 +72,13 @@ class StoredSketches:
         self._connection = connection
 
     def put(self, device: DeviceId, window: int, sketch: FloatVector) -> None:
-        """See Sketches."""
+        """As `Sketches.put`."""
         with transaction(self._connection) as database:
             row = (device, window, sketch.astype("<f4").tobytes())
             database.execute("INSERT OR REPLACE INTO sketch VALUES (?, ?, ?)", row)
 
     def take(self, device: DeviceId, window: int) -> FloatVector:
-        """See Sketches."""
+        """As `Sketches.take`."""
         with transaction(self._connection) as database:
             key = (device, window)
             row = database.execute("SELECT counts FROM sketch WHERE device = ? AND window = ?", key).fetchone()

@@ -32,7 +32,18 @@ from fedinfer.wire import decode, encode
 
 
 def answer_enroll(host: Host, asks: Sequence[Ask]) -> list[Answer]:
-    """Introduce the devices of this process."""
+    """Introduce the devices of this process: name, key, certificate and proof.
+
+    Args:
+        host: wiring of this process.
+        asks: with one common part, an encoded `EnrollRequest`.
+
+    Returns:
+        One encoded `EnrollReply` per ask, in order.
+
+    Raises:
+        BadMessage: the common part cannot be decoded.
+    """
     request = decode(EnrollRequest, asks[0].common)
     challenge = Challenge(request.run_id, request.nonce, host.build)
     return [Answer(ask.device, encode(_introduction(host, challenge, ask.device))) for ask in asks]
@@ -43,6 +54,18 @@ def answer_join(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
     The trusted root of the model repository is pinned on first use, for all later runs; a device that was shipped with
     one keeps its own. A second request of the run that the device is in changes nothing.
+
+    Args:
+        host: wiring of this process; keeps the task.
+        asks: with one common part, an encoded `JoinRequest`.
+
+    Returns:
+        One encoded `JoinReply` per ask, in order.
+
+    Raises:
+        BadMessage: the common part cannot be decoded.
+        ConfigError: the scenario or the schema is not valid, or an earlier run of the device protected another unit.
+        Misbehaviour: a list or certificate does not hold, or the owner's policy refuses the task.
     """
     request = decode(JoinRequest, asks[0].common)
     challenge = Challenge(request.run_id, request.nonce, host.build)
@@ -59,6 +82,10 @@ def rejoin(host: Host, common: bytes) -> None:
     """Restore the task in a fresh process from what `remember` kept.
 
     Whoever was revoked or has expired since then ends the run on this device: the newest list that is known counts.
+
+    Args:
+        host: a fresh one; keeps the task.
+        common: the encoded `JoinRequest` that was kept.
 
     Raises:
         Misbehaviour: the roster is not what it was.

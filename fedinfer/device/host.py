@@ -33,17 +33,37 @@ from fedinfer.types import DeviceId, FloatVector, Trust
 class Rows(Protocol):
     """The device's own data, read as the joined task describes it.
 
-    `window` is the newest finished inference window: the world may have changed since the rows were first read.
+    `window` is an inference window: the data distribution may have changed since the rows were first read.
     """
 
     def training(self, device: DeviceId, window: int) -> tuple[FloatVector, np.ndarray]:
-        """Labelled rows: float32 (n, width) and int64 (n,)."""
+        """Labelled rows to train on.
+
+        Args:
+            device: one of the host's.
+            window: newest finished inference window, 0 before the first.
+
+        Returns:
+            float32, shape (n, width of the schema), and int64 class numbers, shape (n,).
+        """
 
     def stream(self, device: DeviceId, window: int) -> tuple[FloatVector, np.ndarray]:
-        """Rows to infer on in this window, and their labels (empty where there are none)."""
+        """Rows to infer on in one window.
+
+        Args:
+            device: one of the host's.
+            window: number of the inference window, from 1.
+
+        Returns:
+            float32, shape (n, width of the schema), and int64 class numbers, shape (n,), empty where there are none.
+        """
 
     def training_count(self, device: DeviceId) -> int:
-        """Number of training rows, declared public."""
+        """Number of training rows, declared public.
+
+        Args:
+            device: one of the host's.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +73,7 @@ class Policy:
     Args:
         budget: limit of this device's own ledger.
         plain_sums: allow sums without masks (mode ideal or off): simulation only.
-        min_survivors: least number of summands this device is willing to hide among.
+        min_survivors: minimum aggregation size: fewest vectors in a sum that this device takes part in, >= 2.
         trusts: who may be trusted with the noise: a device that does not list `central` refuses runs in which the
             server adds it.
         dropout_rate, corruption_rate: what the neighbour graph must withstand for this device to take part.
@@ -85,7 +105,13 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One device: its name, identity key and the authority's certificate."""
+    """One device of this process.
+
+    Args:
+        device: its name.
+        identity: its Ed25519 key.
+        certificate: of the authority, encoded.
+    """
 
     device: DeviceId
     identity: IdentityKey
@@ -94,9 +120,15 @@ class Member:
 
 @dataclass(slots=True)
 class JoinedTask:
-    """What a run told this host at join: who takes part and what is learned.
+    """What this host learned of a run when it joined: who takes part and what is trained.
 
-    `valid_until` is the last second, since 1970, at which every certificate of `pinned` and the revocation list count.
+    Args:
+        run_id: the run.
+        scenario: as the server sent it, admitted by the owner's policy.
+        schema: that comes with it.
+        pinned: certified public keys, 32 bytes, by device.
+        trusted_root: TUF root metadata of the model repository; empty where there is none.
+        valid_until: last second, since 1970, at which every certificate of `pinned` and the revocation list count.
     """
 
     run_id: str
@@ -122,7 +154,7 @@ class Host:
         noise: stream by plan, device and use; a real device ignores all three and takes its system's.
         generator: source of one device in one round, for shuffling and sampling: seeded in a simulation, else entropy.
         engine: computes per-example gradients; a real device takes every row by itself.
-        drops_out: simulation only: at which message a device vanishes in a round, or None.
+        drops_out: simulation only: at which message a device drops out of a round, or None.
         folder: where a device keeps its files.
         model_cache: sessions shared by the devices of this process.
         remember: keeps the join message for the next process; a simulation keeps nothing.
@@ -178,6 +210,10 @@ class Host:
 
     def admit(self, scenario: Scenario, schema: Schema) -> None:
         """Check a task against the owner's policy.
+
+        Args:
+            scenario: of the task, as the server sent it.
+            schema: that comes with it.
 
         Raises:
             Misbehaviour: ranges that nobody confirmed as public, outside a simulation; a trust that the owner does not

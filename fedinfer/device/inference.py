@@ -1,6 +1,6 @@
 """Inference on the device and the sketch of each window. Rows and predictions stay here.
 
-Rules. The server makes the models, so a model may be built to tell something about the rows it sees:
+Rules. The server makes the models, so a model may be built to leak something about the rows it sees:
 * whether, and on how many rows, it fails is visible in the noisy report only: a row without an answer counts in the
   lowest confidence bin, and the window is ready all the same;
 * a real device, and unit `example` anywhere: rows are predicted one by one, so that a row moves its own count only. In
@@ -39,13 +39,33 @@ _log = logging.getLogger(__name__)
 
 
 def answer_window(host: Host, asks: Sequence[Ask]) -> list[Answer]:
-    """Infer on each device's rows of this window and keep the sketch until the report is asked for."""
+    """Infer on each device's rows of this window and keep the sketch until the report is asked for.
+
+    Args:
+        host: wiring of this process; it has joined a run.
+        asks: with one common part, an encoded `WindowRequest`.
+
+    Returns:
+        One encoded `WindowReply` per ask, in order.
+
+    Raises:
+        BadMessage: the common part cannot be decoded.
+        Misbehaviour: before any join.
+    """
     window = decode(WindowRequest, asks[0].common).window
     return [Answer(ask.device, encode(_observe(host, ask.device, window))) for ask in asks]
 
 
 def answer_health(host: Host, asks: Sequence[Ask]) -> list[Answer]:
-    """Which model is active."""
+    """Report which model is active on each device, and how often its ledger refused.
+
+    Args:
+        host: wiring of this process.
+        asks: of one kind; their content is not read.
+
+    Returns:
+        One encoded `HealthReply` per ask, in order.
+    """
     replies = []
     for ask in asks:
         active = slots_of(host, ask.device).active()
@@ -56,7 +76,12 @@ def answer_health(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
 
 def installed_of(host: Host, device: DeviceId) -> Installed | None:
-    """The model that serves on this device; None before the first install."""
+    """The model that serves on a device; None before the first install, or when it cannot be opened.
+
+    Args:
+        host: wiring of this process; keeps the opened model.
+        device: one of the host's.
+    """
     slots, known = slots_of(host, device), host.predictors.get(device)
     if known is not None and known.info == slots.active():  # another process may have installed meanwhile
         return known

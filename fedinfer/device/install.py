@@ -1,6 +1,6 @@
 """A push on the device: the signed files came with the message; verify, stage, self-check, swap, acknowledge.
 
-And the way back where there is nothing to go back to: the version is withdrawn.
+Where there is no earlier model to roll back to, the version is withdrawn instead.
 """
 
 from __future__ import annotations
@@ -24,22 +24,52 @@ _log = logging.getLogger(__name__)
 
 
 def answer_push(host: Host, asks: Sequence[Ask]) -> list[Answer]:
-    """Install what came, device by device; a rejected model leaves the old one serving."""
+    """Install what came, device by device; a rejected model leaves the old one serving.
+
+    Args:
+        host: wiring of this process; it has joined a run.
+        asks: with one common part, an encoded `PushRequest`.
+
+    Returns:
+        One encoded `PushReply` per ask, in order.
+
+    Raises:
+        BadMessage: the common part cannot be decoded.
+        Misbehaviour: before any join.
+        FedInferError: no trusted root of the model repository is known.
+    """
     request = decode(PushRequest, asks[0].common)
     return [Answer(ask.device, encode(_install(host, ask.device, request))) for ask in asks]
 
 
 def answer_withdraw(host: Host, asks: Sequence[Ask]) -> list[Answer]:
-    """Look at what the repository has signed and stop serving what it has withdrawn, maybe without another model.
+    """Read what the repository has signed and stop serving what it has withdrawn, maybe without another model.
 
     The message itself is a hint and orders nothing: who can write messages, but not sign, takes no model away.
+
+    Args:
+        host: wiring of this process; it has joined a run.
+        asks: with one common part, an encoded `WithdrawRequest`.
+
+    Returns:
+        One encoded `WithdrawReply` per ask, in order.
+
+    Raises:
+        BadMessage: the common part cannot be decoded.
+        Misbehaviour: before any join.
+        FedInferError: no trusted root of the model repository is known.
     """
     request = decode(WithdrawRequest, asks[0].common)
     return [Answer(ask.device, encode(_withdraw(host, ask.device, request))) for ask in asks]
 
 
 def slots_of(host: Host, device: DeviceId) -> Slots:
-    """The model slots of a device. A simulation does not flush to disk: its devices are not meant to survive it."""
+    """The model slots of a device. A simulation does not flush to disk: its devices are not meant to survive it.
+
+    Args:
+        host: wiring of this process.
+        device: one of the host's.
+    """
     return Slots(host.folder(device) / "slots", _no_flush if host.policy.reveals_simulation else os.fsync)
 
 

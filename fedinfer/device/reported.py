@@ -1,9 +1,9 @@
-"""What a device says about an error: its class, and a text that may leave.
+"""What a device reports about an error: its class, and a text that may leave.
 
 Rules:
 * About a model, a file or rows a device says one of the sentences here or in `Refusal`, and nothing else: the text of
   such an error may hold words of the graph, cells, paths or what the runtime printed, and a model could use it to carry
-  something home. What happened is in the device's own log.
+  data off the device. What happened is in the device's own log.
 * The same of settings and packages: what an import or a file system says about them holds paths.
 * An error of the protocol (a plan, a budget, a message) says what it says: its text is about what the server sent.
 * Any class that is not listed says nothing but that there was an error.
@@ -37,14 +37,26 @@ _PROTOCOL = frozenset(
 
 
 def reason(error: FedInferError) -> str:
-    """Why an update was refused, for the server: the class of the error and a sentence of the list."""
+    """Why an update was refused, for the server: the class of the error and a sentence of the list.
+
+    Args:
+        error: as it was raised; its own text is not used.
+    """
     name = type(error).__name__
     sentence = str(error.refusal) if isinstance(error, GateFailed) else SENTENCES.get(name, UNTOLD)
     return f"{name if name in SENTENCES else FedInferError.__name__}: {sentence}"
 
 
 def discreet(name: str, text: str) -> tuple[str, str]:
-    """Class and text that leave, of an error of the class `name`."""
+    """Class and text of an error that may leave the device.
+
+    Args:
+        name: class of the error.
+        text: its message, which is sent for errors of the protocol only.
+
+    Returns:
+        The class, or FedInferError for one that is not listed, and at most MAX_DETAIL characters.
+    """
     if name in _PROTOCOL:
         return name, text[:MAX_DETAIL]
     return (name, SENTENCES[name]) if name in SENTENCES else (FedInferError.__name__, UNTOLD)

@@ -33,7 +33,15 @@ _PATIENCE_MS = 30_000
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """One device's part of a running sum. `state` holds secrets, never printed. Round ids repeat in other runs."""
+    """One device's part of a running sum.
+
+    Args:
+        round_id: the round; the same ids come again in other runs.
+        stage: the stage that was answered last.
+        plan: encoded `SumPlan`; empty for a sum without masks.
+        state: encoded state of secure aggregation; it holds secrets and is never printed.
+        run_id: the run.
+    """
 
     round_id: str
     stage: Kind
@@ -42,7 +50,12 @@ class Running:
     run_id: str = ""
 
     def at(self, stage: Kind, state: bytes) -> Running:
-        """The same round one stage further."""
+        """The same round one stage further.
+
+        Args:
+            stage: the stage that was answered last.
+            state: what the device remembers from now on, encoded.
+        """
         return Running(self.round_id, stage, self.plan, state, self.run_id)
 
     def __repr__(self) -> str:
@@ -53,27 +66,34 @@ class Sessions(Protocol):
     """Running sums by device: at most one each; a finished or replaced round never comes back."""
 
     def take_scheduled(self, device: DeviceId, run_id: str, strategy: bytes, scheduled: ScheduledRound) -> None:
-        """Take part in a round with correlated noise.
+        """Take the device's place in a round whose noise is correlated with that of other rounds.
 
         Args:
-            device: whose turns are counted.
+            device: whose participations are counted.
             run_id: in which run.
             strategy: hash of what stays the same in all rounds.
             scheduled: index of the round, and how far apart a device's rounds are.
 
         Raises:
-            Misbehaviour: the turn comes too early after the last one, or belongs to another strategy; nothing is taken.
+            Misbehaviour: too early after the device's last round, or another strategy; nothing is taken.
         """
 
     def begin(self, device: DeviceId, running: Running) -> None:
-        """Start a round.
+        """Start a round; an older round that still runs is forgotten.
+
+        Args:
+            device: that takes part.
+            running: the state after its first stage.
 
         Raises:
             Misbehaviour: when this round was started before.
         """
 
     def load(self, device: DeviceId) -> Running:
-        """The running round.
+        """Read the running round.
+
+        Args:
+            device: whose round.
 
         Raises:
             Misbehaviour: when there is none.
@@ -82,6 +102,11 @@ class Sessions(Protocol):
     def advance(self, device: DeviceId, was: Running, now: Running) -> None:
         """Replace the state `was`; call it before the answer leaves.
 
+        Args:
+            device: whose round.
+            was: the state from which the answer was computed.
+            now: the state after it.
+
         Raises:
             Misbehaviour: the state is another one by now; nothing is changed.
         """
@@ -89,12 +114,20 @@ class Sessions(Protocol):
     def complete(self, device: DeviceId, was: Running) -> None:
         """Wipe the state `was`; call it before the last answer leaves.
 
+        Args:
+            device: whose round.
+            was: the state from which the answer was computed.
+
         Raises:
             Misbehaviour: the state is another one by now; nothing is changed.
         """
 
     def finish(self, device: DeviceId) -> None:
-        """Wipe whatever state there is."""
+        """Wipe whatever state there is.
+
+        Args:
+            device: whose round.
+        """
 
 
 class MemorySessions:
@@ -106,37 +139,37 @@ class MemorySessions:
         self._schedule: dict[tuple[DeviceId, str], tuple[bytes, int]] = {}
 
     def take_scheduled(self, device: DeviceId, run_id: str, strategy: bytes, scheduled: ScheduledRound) -> None:
-        """See Sessions."""
+        """As `Sessions.take_scheduled`."""
         _check_schedule(device, self._schedule.get((device, run_id)), strategy, scheduled)
         self._schedule[device, run_id] = strategy, scheduled.index
 
     def begin(self, device: DeviceId, running: Running) -> None:
-        """See Sessions."""
+        """As `Sessions.begin`."""
         if (device, running.run_id, running.round_id) in self._seen:
             raise Misbehaviour(f"round {running.round_id} was started before on device {device}")
         self._seen.add((device, running.run_id, running.round_id))
         self._running[device] = running
 
     def load(self, device: DeviceId) -> Running:
-        """See Sessions."""
+        """As `Sessions.load`."""
         if device not in self._running:
             raise Misbehaviour(f"device {device} has no running round")
         return self._running[device]
 
     def advance(self, device: DeviceId, was: Running, now: Running) -> None:
-        """See Sessions."""
+        """As `Sessions.advance`."""
         if self._running.get(device) != was:
             raise _overtaken(device, was)
         self._running[device] = now
 
     def complete(self, device: DeviceId, was: Running) -> None:
-        """See Sessions."""
+        """As `Sessions.complete`."""
         if self._running.get(device) != was:
             raise _overtaken(device, was)
         del self._running[device]
 
     def finish(self, device: DeviceId) -> None:
-        """See Sessions."""
+        """As `Sessions.finish`."""
         self._running.pop(device, None)
 
 
@@ -154,7 +187,7 @@ class StoredSessions:
         self._connection = connection
 
     def take_scheduled(self, device: DeviceId, run_id: str, strategy: bytes, scheduled: ScheduledRound) -> None:
-        """See Sessions."""
+        """As `Sessions.take_scheduled`."""
         with transaction(self._connection) as database:
             row = database.execute(
                 "SELECT strategy, last FROM turn WHERE device = ? AND run_id = ?", (device, run_id)
@@ -165,7 +198,7 @@ class StoredSessions:
             )
 
     def begin(self, device: DeviceId, running: Running) -> None:
-        """See Sessions."""
+        """As `Sessions.begin`."""
         with transaction(self._connection) as database:
             name = (device, running.run_id, running.round_id)
             seen = database.execute(
@@ -177,7 +210,7 @@ class StoredSessions:
             database.execute("INSERT OR REPLACE INTO session VALUES (?, ?, ?, ?, ?, ?)", _row(device, running))
 
     def load(self, device: DeviceId) -> Running:
-        """See Sessions."""
+        """As `Sessions.load`."""
         row = self._connection.execute(
             "SELECT round_id, stage, plan, state, run_id FROM session WHERE device = ?", (device,)
         ).fetchone()
@@ -186,7 +219,7 @@ class StoredSessions:
         return Running(str(row[0]), Kind(row[1]), bytes(row[2]), bytes(row[3]), str(row[4]))
 
     def advance(self, device: DeviceId, was: Running, now: Running) -> None:
-        """See Sessions."""
+        """As `Sessions.advance`."""
         with transaction(self._connection) as database:
             changed = database.execute(
                 "UPDATE session SET stage = ?, state = ? "
@@ -197,7 +230,7 @@ class StoredSessions:
                 raise _overtaken(device, was)
 
     def complete(self, device: DeviceId, was: Running) -> None:
-        """See Sessions."""
+        """As `Sessions.complete`."""
         with transaction(self._connection) as database:
             wiped = database.execute(
                 "DELETE FROM session WHERE device = ? AND run_id = ? AND round_id = ? AND stage = ? AND state = ?",
@@ -208,7 +241,7 @@ class StoredSessions:
         self._empty_log()
 
     def finish(self, device: DeviceId) -> None:
-        """See Sessions."""
+        """As `Sessions.finish`."""
         with transaction(self._connection) as database:
             database.execute("DELETE FROM session WHERE device = ?", (device,))
         self._empty_log()
@@ -226,7 +259,9 @@ def _check_schedule(
     if last is None:
         return
     if last[0] != strategy:
-        raise Misbehaviour(f"device {device} takes turns under another strategy: noise or rounds are not the same")
+        raise Misbehaviour(
+            f"device {device} has a participation schedule of another strategy: noise or rounds are not the same"
+        )
     if scheduled.index - last[1] < scheduled.separation:
         raise Misbehaviour(
             f"round index {scheduled.index} on device {device} after {last[1]}: "

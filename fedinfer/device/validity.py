@@ -1,4 +1,4 @@
-"""What a device remembers about its authority, so that neither a server nor a clock takes it back.
+"""What a device remembers about its authority, so that neither a server nor a clock can undo it.
 
 The newest revocation list that was believed, and the latest time. A device whose clock does not survive a power cut
 wakes up in the past, where no certificate has expired; it goes by the latest time that it knew instead. That time is
@@ -41,10 +41,17 @@ class KnownStore(Protocol):
     """Keeps what is known; a real device keeps it over restarts."""
 
     def read(self) -> Known:
-        """What was kept last."""
+        """What was kept last; an empty `Known` before that."""
 
     def keep(self, known: Known) -> None:
-        """Replace it."""
+        """Replace what was kept.
+
+        Args:
+            known: newer than what was kept; the caller has checked that.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
 
 
 class MemoryKnown:
@@ -54,11 +61,11 @@ class MemoryKnown:
         self._known = Known()
 
     def read(self) -> Known:
-        """What was kept last."""
+        """As `KnownStore.read`."""
         return self._known
 
     def keep(self, known: Known) -> None:
-        """Replace it."""
+        """As `KnownStore.keep`."""
         self._known = known
 
 
@@ -73,16 +80,12 @@ class StoredKnown:
         self._connection = connection
 
     def read(self) -> Known:
-        """What was kept last."""
+        """As `KnownStore.read`."""
         row = self._connection.execute("SELECT signed, latest FROM revocations").fetchone()
         return Known(bytes(row[0]), int(row[1])) if row else Known()
 
     def keep(self, known: Known) -> None:
-        """Replace it.
-
-        Raises:
-            StoreError: the database refuses.
-        """
+        """As `KnownStore.keep`."""
         with transaction(self._connection) as database:
             database.execute("INSERT OR REPLACE INTO revocations VALUES (1, ?, ?)", (known.revocations, known.latest))
 

@@ -107,6 +107,9 @@ def predicted_class(classes: int) -> Channel:
 
     Args:
         classes: number of classes, >= 2.
+
+    Raises:
+        ConfigError: fewer than 2 or more than 1024 classes.
     """
     count = partial(_count_classes, classes=classes)
     return Channel("predicted_class", classes, Bins.CATEGORIES, Source.OUTPUT, count, SPREAD)
@@ -118,6 +121,9 @@ def confidence(classes: int, bins: int = CONFIDENCE_BINS) -> Channel:
     Args:
         classes: number of classes, >= 2.
         bins: bins of equal width, >= 2.
+
+    Raises:
+        ConfigError: fewer than 2 classes or bins, or more than 1024 bins.
     """
     count = partial(_count_confidence, edges=confidence_edges(classes, bins))
     return Channel("confidence", bins, Bins.ORDERED, Source.OUTPUT, count, SPREAD, unanswered=0)
@@ -132,17 +138,34 @@ def report_channels(classes: int) -> tuple[Channel, ...]:
 
     Args:
         classes: number of classes, >= 2.
+
+    Raises:
+        ConfigError: fewer than 2 or more than 1024 classes.
     """
     return tuple(channel(classes) for channel in REPORT)
 
 
 def width(channels: Sequence[Channel]) -> int:
-    """Length of a report."""
+    """Length of a report.
+
+    Args:
+        channels: of a report, in order.
+
+    Returns:
+        Numbers in a report: the sum of all bins.
+    """
     return sum(channel.bins for channel in channels)
 
 
 def tally(channel: Channel, outputs: Outputs) -> Counts:
     """Counts of some rows in one channel, shape (bins,), int64.
+
+    Args:
+        channel: of a report.
+        outputs: what the model answered; may hold no rows.
+
+    Returns:
+        (bins,) int64.
 
     Raises:
         DataError: the channel does not put every row into exactly one of its bins.
@@ -157,11 +180,17 @@ def tally(channel: Channel, outputs: Outputs) -> Counts:
 
 
 def clip_norm(channels: Sequence[Channel]) -> float:
-    """Unit `device`: L2 norm of a whole report.
+    """L2 norm to which a whole report of unit `device` is clipped.
 
     Histograms stand side by side, so squared norms add up: the report may be as long as one whose every channel is as
     peaked as its `clip_share` allows. Two channels of 0.32 give 0.8; sqrt(F), which never clips, would need 77 % more
     noise.
+
+    Args:
+        channels: of a report.
+
+    Returns:
+        In (0, sqrt(F)] for F channels.
     """
     return math.sqrt(math.fsum(channel.clip_share for channel in channels))
 
@@ -175,6 +204,9 @@ def confidence_edges(classes: int, bins: int) -> Floats:
 
     Returns:
         Inner edges, shape (bins - 1,), ascending.
+
+    Raises:
+        ConfigError: fewer than 2 classes or bins.
     """
     if classes < 2 or bins < 2:
         raise ConfigError(f"confidence needs at least 2 classes and 2 bins, got {classes} and {bins}")
@@ -182,7 +214,14 @@ def confidence_edges(classes: int, bins: int) -> Floats:
 
 
 def split(report: Floats, channels: Sequence[Channel]) -> dict[str, Floats]:
-    """Cut a report (or a sum of reports), shape (width,), into its histograms by channel name.
+    """Cut a report (or a sum of reports) into its histograms.
+
+    Args:
+        report: (width,), a device's or a released sum.
+        channels: of a report, in order.
+
+    Returns:
+        (bins,) float64 by channel name.
 
     Raises:
         BadMessage: when the length is wrong or a value is not finite.

@@ -92,7 +92,12 @@ class WindowSum:
 
 @dataclass(frozen=True, slots=True)
 class ChannelState:
-    """Reference and running mean of one channel."""
+    """Reference and running mean of one channel.
+
+    Args:
+        reference: what counts as normal; empty right after a push.
+        ewma: weighted mean of the differences from it.
+    """
 
     reference: ReferenceSum
     ewma: Ewma
@@ -100,7 +105,12 @@ class ChannelState:
 
 @dataclass(frozen=True, slots=True)
 class MonitorState:
-    """One `ChannelState` per channel of the plan, and the last window seen (-1: none). Encodable with fedinfer.wire."""
+    """What the monitor remembers between windows; encodable with fedinfer.wire.
+
+    Args:
+        channels: one state per channel of the plan, in its order.
+        last_window: number of the last window that was taken in; -1 for none.
+    """
 
     channels: tuple[ChannelState, ...]
     last_window: int = -1
@@ -180,12 +190,28 @@ class WindowResult:
 
 
 def begin(plan: MonitorPlan) -> MonitorState:
-    """Before the first window of the first model."""
+    """Before the first window of the first model.
+
+    Args:
+        plan: what is watched.
+    """
     return MonitorState(tuple(_fresh(channel) for channel in plan.channels))
 
 
 def reset(plan: MonitorPlan, state: MonitorState, keep: Collection[str]) -> MonitorState:
-    """After a model push: learn new references, except for the channels in `keep` (inputs, when they are sound)."""
+    """After a model push: learn new references, except for channels whose figures a new model does not change.
+
+    Args:
+        plan: what is watched.
+        state: before the push.
+        keep: names of channels that keep their reference (those that look at inputs, while they are sound).
+
+    Returns:
+        The number of the last window stays, so that no window comes twice.
+
+    Raises:
+        ConfigError: `keep` names a channel that the plan does not have.
+    """
     known = {channel.name for channel in plan.channels}
     if not set(keep) <= known:
         raise ConfigError(f"no drift channel is called {sorted(set(keep) - known)}, there are {sorted(known)}")
@@ -251,6 +277,7 @@ def _watch(
     reference = old.reference.sum
     one_unit = unit_covariance(channel, reference.total, reference.size)
     own, shared = rate_covariance(one_unit, observed), rate_covariance(one_unit, reference)
+    # Linear like the rate itself: averaging scales a standard deviation by the weight, a variance by its square.
     moved = composition(old.reference, reporters) ** 0.5
     difference = rate(channel, observed) - rate(channel, reference)
     ewma = sequential.advance(old.ewma, plan.weight, difference, own, moved)
@@ -267,6 +294,7 @@ def _watch(
 
 
 def _thresholds(plan: MonitorPlan, channel: Channel, shared: float) -> tuple[float, float]:
+    # Bonferroni over channels: the promise is about any alarm, and the channels of a report depend on each other.
     df, parts = degrees_of_freedom(channel), len(plan.channels)
     warning, alarm = (
         sequential.threshold(df, plan.windows, plan.weight, shared, rate / parts)

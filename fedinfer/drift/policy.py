@@ -169,6 +169,13 @@ def decide(
 def approve(settings: PolicySettings, state: PolicyState) -> tuple[PolicyState, Decision]:
     """A person agrees to the suggested round.
 
+    Args:
+        settings: what is allowed.
+        state: with a suggested round.
+
+    Returns:
+        The same state and the decision ROUND, of window -1.
+
     Raises:
         ConfigError: when no round is waiting for approval.
     """
@@ -178,19 +185,34 @@ def approve(settings: PolicySettings, state: PolicyState) -> tuple[PolicyState, 
 
 
 def finished(settings: PolicySettings, state: PolicyState) -> PolicyState:
-    """The pending round is over (released, aborted or declined): cool down."""
+    """The pending round is over (released, aborted or declined): cool down.
+
+    Args:
+        settings: what is allowed.
+        state: with a pending round.
+    """
     phase = WatchPhase.COOLDOWN if settings.cooldown_windows else WatchPhase.OK
     return replace(state, phase=phase, cooldown=settings.cooldown_windows, calm=0)
 
 
 def pushed(state: PolicyState) -> PolicyState:
-    """A new model reached the devices: count windows from here; an alarm about the old one's outputs is over."""
+    """A new model reached the devices: count windows from here.
+
+    An alarm or warning about the old model's outputs is over; a pending round or a cooldown is not.
+
+    Args:
+        state: before the push.
+    """
     phase = WatchPhase.OK if state.phase in (WatchPhase.WARN, WatchPhase.ALARM) else state.phase
     return replace(state, phase=phase, since_push=0, calm=0, rolled_back=False)
 
 
 def rolled_back(state: PolicyState) -> PolicyState:
-    """The devices went back to the model before; the next alarm is not the push's fault."""
+    """The devices went back to the model before; the next alarm does not roll back again.
+
+    Args:
+        state: before the rollback.
+    """
     return replace(state, phase=WatchPhase.OK, since_push=0, calm=0, rolled_back=True)
 
 

@@ -1,4 +1,4 @@
-"""What a channel looked like when the world was in order.
+"""The reference of a channel: its histogram while the data distribution has not changed.
 
 The first windows after a model push, as the same noisy sums (`ReferenceSum` grows window by window). Public rows are no
 reference: with differing devices the mean of per-device histograms is not the pooled histogram of any table, and the
@@ -42,12 +42,22 @@ class ReferenceSum:
 
 
 def empty_reference(bins: int) -> ReferenceSum:
-    """No window yet."""
+    """No window yet.
+
+    Args:
+        bins: of the channel.
+    """
     return ReferenceSum(np.zeros(bins), 0.0, 0.0, 0, {})
 
 
 def extend(reference: ReferenceSum, observed: NoisySum, reporters: Sequence[DeviceId]) -> ReferenceSum:
-    """Take in one reference window."""
+    """Take in one reference window.
+
+    Args:
+        reference: the windows so far; not changed.
+        observed: sum of the new window.
+        reporters: devices in it; empty for unit `device`, which needs no list of them.
+    """
     counts = dict(reference.reporters)
     for device in reporters:
         counts[device] = counts.get(device, 0) + 1
@@ -61,11 +71,17 @@ def extend(reference: ReferenceSum, observed: NoisySum, reporters: Sequence[Devi
 
 
 def composition(reference: ReferenceSum, reporters: Sequence[DeviceId]) -> float:
-    """How far a change of reporters alone can move the rate, as a variance in units of one report's covariance V.
+    """How far a change of reporters alone can move the rate: a variance, in units of one report's covariance V.
 
     With device means p_i and weights v_i now, w_i in the reference, the rate moves by sum (v_i - w_i)(p_i - p). For
-    exchangeable devices each cov(p_i) <= V, hence sum (v_i - w_i)^2 V. 0 when the same devices report, and when the
-    reference does not know its reporters.
+    exchangeable devices each cov(p_i) <= V, hence sum (v_i - w_i)^2 V.
+
+    Args:
+        reference: with its reporters.
+        reporters: devices in the window that is tested.
+
+    Returns:
+        In [0, 2]; 0 when the same devices report equally often, and when the reference does not know its reporters.
     """
     known = sum(reference.reporters.values())
     if not known or not reporters:

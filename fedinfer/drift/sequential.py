@@ -50,7 +50,11 @@ class Ewma:
 
 
 def start(df: int) -> Ewma:
-    """Nothing seen yet."""
+    """Nothing seen yet.
+
+    Args:
+        df: degrees of freedom of the channel, see `degrees_of_freedom`.
+    """
     return Ewma(np.zeros(df), np.zeros((df, df)))
 
 
@@ -63,6 +67,9 @@ def advance(state: Ewma, weight: float, difference: Floats, own: Floats, composi
         difference: d_t, shape (df,).
         own: covariance of the window alone, shape (df, df).
         composition: standard deviation factor of a change of reporters, >= 0.
+
+    Returns:
+        The state after the window; the one given is not changed.
     """
     rest = 1.0 - weight
     return Ewma(
@@ -75,7 +82,16 @@ def advance(state: Ewma, weight: float, difference: Floats, own: Floats, composi
 
 
 def statistic(state: Ewma, reference: Floats, one_unit: Floats) -> float:
-    """T_t, given the covariance of the reference rate and of one unit, both (df, df)."""
+    """T_t: the squared running mean in units of its covariance.
+
+    Args:
+        state: after the last window.
+        reference: covariance of the reference rate, (df, df).
+        one_unit: covariance of one unit's report, (df, df), both in contrast space.
+
+    Returns:
+        >= 0; chi-square distributed with df degrees of freedom without drift.
+    """
     covariance = state.own + state.reference**2 * reference + state.composition**2 * one_unit
     return quadratic_form(state.mean, covariance)
 
@@ -101,8 +117,10 @@ def threshold(df: int, windows: int, weight: float, shared: float, false_alarm_r
         raise ConfigError(
             f"no threshold for df {df}, {windows} windows, weight {weight}, shared {shared}, rate {false_alarm_rate}"
         )
+    # Rounded down to a whole step: fewer thresholds to simulate, and the smaller share gives the higher threshold.
     maxima = _quiet_maxima(df, windows, weight, round(shared / SHARED_STEP - 0.5))
     runs = maxima.size
+    # One standard error of the simulated rate is given away, so that the promise does not rest on a lucky simulation.
     error = math.sqrt(false_alarm_rate * (1 - false_alarm_rate) / runs)
     allowed = max(math.floor((false_alarm_rate - error) * runs), 0)
     return float(maxima[runs - 1 - allowed])
@@ -114,6 +132,7 @@ def _quiet_maxima(df: int, windows: int, weight: float, shared_steps: int) -> Fl
     runs = min(max(_SAMPLES // (df * windows), _LEAST_RUNS), _MOST_RUNS)
     rng = simulation_rng("drift threshold", df, windows, shared_steps)
     shared = max(shared_steps, 0) * SHARED_STEP
+    # Every window of a run is compared with the same reference, so its error is drawn once per run.
     offset = math.sqrt(shared) * rng.standard_normal((runs, df))
     mean, largest = np.zeros((runs, df)), np.zeros(runs)
     own = reference = 0.0

@@ -32,6 +32,7 @@ def device_report(histograms: Sequence[Counts], clipping_norm: float) -> FloatVe
     Raises:
         DataError: when all histograms are empty (a device without rows does not report).
     """
+    # Rows on which the model failed are missing in some channels, so the fullest one has all rows.
     rows = max(int(histogram.sum()) for histogram in histograms)
     if rows <= 0:
         raise DataError("a window without rows has no histogram to report")
@@ -41,17 +42,36 @@ def device_report(histograms: Sequence[Counts], clipping_norm: float) -> FloatVe
 
 
 def example_report(histograms: Sequence[Counts]) -> FloatVector:
-    """Unit `example`: raw counts side by side, shape (sum of bins,), float32."""
+    """Unit `example`: raw counts side by side.
+
+    Args:
+        histograms: counts, one array per channel, in order.
+
+    Returns:
+        (sum of bins,) float32.
+    """
     return np.concatenate(histograms).astype(np.float32)
 
 
 def example_sensitivity(channels: Sequence[Channel]) -> float:
-    """L2 distance by which one row moves `example_report`: it adds one count to each of F histograms."""
+    """L2 distance by which one row moves `example_report`: it adds at most one count to each of F histograms.
+
+    Args:
+        channels: of the report, F of them.
+
+    Returns:
+        sqrt(F).
+    """
     return math.sqrt(len(channels))
 
 
 def report_norm(unit: Unit, channels: Sequence[Channel]) -> float:
-    """Largest L2 norm by which one unit of privacy moves the sum of reports."""
+    """Largest L2 norm by which one unit of privacy moves the sum of reports: C of the sum.
+
+    Args:
+        unit: what is protected.
+        channels: of the report.
+    """
     match unit:
         case Unit.EXAMPLE:
             return example_sensitivity(channels)
@@ -62,7 +82,19 @@ def report_norm(unit: Unit, channels: Sequence[Channel]) -> float:
 
 
 def window_report(histograms: Sequence[Counts], unit: Unit, channels: Sequence[Channel]) -> FloatVector:
-    """The report of one window for a unit of privacy, shape (width of the channels,), float32."""
+    """The report of one window for a unit of privacy.
+
+    Args:
+        histograms: counts, one array per channel, in order.
+        unit: what is protected; with `none` reports are scaled as with `device`.
+        channels: of the report.
+
+    Returns:
+        (width of the channels,) float32, of L2 norm <= `report_norm` for unit `device`.
+
+    Raises:
+        DataError: a window without rows, for units `device` and `none`.
+    """
     match unit:
         case Unit.EXAMPLE:
             return example_report(histograms)
@@ -86,6 +118,9 @@ class Sketch:
     def add(self, outputs: Outputs) -> None:
         """Count a batch of rows.
 
+        Args:
+            outputs: of a batch of rows; nothing is counted when one channel refuses.
+
         Raises:
             DataError: a channel does not put every row into exactly one of its bins.
         """
@@ -94,7 +129,11 @@ class Sketch:
             counts += more
 
     def add_unanswered(self, rows: int) -> None:
-        """Count rows on which the model failed."""
+        """Count rows on which the model failed.
+
+        Args:
+            rows: on which the model failed, >= 0.
+        """
         for channel, counts in zip(self._channels, self._counts, strict=True):
             if channel.unanswered is not None:
                 counts[channel.unanswered] += rows

@@ -53,7 +53,15 @@ class NoisySum:
 
 @cache
 def contrasts(bins: int, kind: Bins) -> Floats:
-    """Orthonormal columns that are orthogonal to the constant, shape (bins, df)."""
+    """Directions in which a channel is tested: orthonormal columns that are orthogonal to the constant.
+
+    Args:
+        bins: of the channel, >= 2.
+        kind: all directions for categories, polynomials up to `SMOOTH_DEGREE` for ordered bins.
+
+    Returns:
+        A, (bins, df) float64, read-only and shared.
+    """
     match kind:
         case Bins.CATEGORIES:
             basis = np.c_[np.ones(bins), np.eye(bins)[:, : bins - 1]]
@@ -62,21 +70,34 @@ def contrasts(bins: int, kind: Bins) -> Floats:
             basis = np.vander(np.linspace(-1.0, 1.0, bins), degree + 1, increasing=True)
         case _:
             assert_never(kind)
+    # Only differences between bins are tested: the constant is the total, which is known and cannot drift.
     columns: Floats = np.linalg.qr(basis)[0][:, 1:]
     columns.flags.writeable = False
     return columns
 
 
 def degrees_of_freedom(channel: Channel) -> int:
-    """Number of contrasts tested."""
+    """Number of contrasts tested: bins - 1 for categories, at most 3 for ordered bins.
+
+    Args:
+        channel: of a report.
+    """
     return int(contrasts(channel.bins, channel.kind).shape[1])
 
 
 def unit_covariance(channel: Channel, total: Floats, size: float) -> Floats:
-    """A'VA, shape (df, df): the covariance of ONE unit's report in contrast space, from a (noisy) sum.
+    """A'VA: the covariance of ONE unit's report in contrast space, from a (noisy) sum.
 
     Half a count is added to every bin (Jeffreys), so that a bin nobody has used yet is possible, not infinitely
     surprising; negative bins are noise and count as 0.
+
+    Args:
+        channel: of a report.
+        total: (bins,), a sum of reports, possibly with noise.
+        size: units in it, >= 0.
+
+    Returns:
+        (df, df) float64, positive definite.
     """
     filled = np.maximum(total, 0.0) + 0.5
     q = filled / max(float(filled.sum()), size + 0.5 * filled.size)
@@ -87,24 +108,58 @@ def unit_covariance(channel: Channel, total: Floats, size: float) -> Floats:
 
 
 def rate(channel: Channel, observed: NoisySum) -> Floats:
-    """A'(H / size), shape (df,)."""
+    """The rate of a sum in contrast space: A'(H / size).
+
+    Args:
+        channel: of a report.
+        observed: its sum.
+
+    Returns:
+        (df,) float64.
+    """
     result: Floats = (observed.total / observed.size) @ contrasts(channel.bins, channel.kind)
     return result
 
 
 def rate_covariance(one_unit: Floats, observed: NoisySum) -> Floats:
-    """A'RA, shape (df, df): sampling of `size` units plus the noise of the sum."""
+    """A'RA: covariance of a rate, from the sampling of `size` units plus the noise of the sum.
+
+    Args:
+        one_unit: from `unit_covariance`, (df, df).
+        observed: the sum whose rate it is.
+
+    Returns:
+        (df, df) float64.
+    """
     noise = observed.noise_variance / observed.size**2
     return one_unit / observed.size + noise * np.eye(one_unit.shape[0])
 
 
 def quadratic_form(difference: Floats, covariance: Floats) -> float:
-    """Squared length of `difference` (df,) in units of its covariance (df, df)."""
+    """Squared length of a vector in units of its covariance (Mahalanobis).
+
+    Args:
+        difference: (df,).
+        covariance: (df, df), positive definite.
+
+    Returns:
+        >= 0.
+    """
     return float(difference @ np.linalg.solve(covariance, difference))
 
 
 def chi2_tail(value: float, df: int) -> float:
-    """P(chi2 with df degrees of freedom > value); closed form for whole df (Abramowitz and Stegun 26.4.4, 26.4.5)."""
+    """The chance that a chi-square variable exceeds a value.
+
+    A closed form for whole df (Abramowitz and Stegun 26.4.4, 26.4.5).
+
+    Args:
+        value: of the statistic; below 0 counts as 0.
+        df: degrees of freedom, >= 1.
+
+    Returns:
+        In [0, 1].
+    """
     if value <= 0.0:
         return 1.0
     half, offset = value / 2.0, 0.5 * (df % 2)

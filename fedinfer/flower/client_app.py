@@ -21,7 +21,14 @@ class Responder(Protocol):
     """The device's side: answers any number of asks of one kind."""
 
     def answer(self, asks: Sequence[Ask]) -> Sequence[Answer]:
-        """One Answer per Ask, in order."""
+        """Answer requests of one kind.
+
+        Args:
+            asks: each to another device of this process.
+
+        Returns:
+            One Answer per Ask, in order.
+        """
 
 
 Finder = Callable[[Context], tuple[str, Responder]]
@@ -43,7 +50,15 @@ class CohortClientApp(ClientApp):
             getattr(self, category)(action)(self._answer_one)
 
     def answer_cohort(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
-        """Replies to messages of one kind for many devices of one process, in order."""
+        """Answer messages of one kind to many devices of one process.
+
+        Args:
+            messages: as Flower delivered them.
+            contexts: of Flower, one per message; they say which device each message is for.
+
+        Returns:
+            One reply per message, in order; a message that cannot be read is answered with a refusal.
+        """
         asks: list[Ask] = []
         replies: list[Message | None] = []
         responder: Responder | None = None

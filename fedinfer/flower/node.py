@@ -33,7 +33,7 @@ LOST = 1
 IDLE_SECONDS, REPLY_SECONDS = 3, 0.5
 """The waits in Flower's loop: nothing to do; the ClientApp has not answered yet."""
 SHORT_SECONDS = 0.05
-"""How often the node looks whether the ClientApp has answered; only while a message is being worked on."""
+"""How often the node checks whether the ClientApp has answered; only while a message is being worked on."""
 PR_SET_PDEATHSIG = 1
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,11 @@ class Waits:
     pause: Callable[[float], None] = time.sleep
 
     def sleep(self, seconds: float) -> None:
-        """Wait as long as the owner says in place of Flower's two waits; any other wait stays as it is."""
+        """Wait as long as the owner says in place of Flower's two waits; any other wait stays as it is.
+
+        Args:
+            seconds: what Flower asks for.
+        """
         own = {IDLE_SECONDS: self.idle, REPLY_SECONDS: min(self.idle, SHORT_SECONDS)}
         self.pause(own.get(seconds, seconds))
 
@@ -68,7 +72,11 @@ class Reports:
         self._descriptor = descriptor
 
     def tell(self, sign: bytes) -> None:
-        """Report; a full pipe or an agent that is gone is no error here."""
+        """Write a sign to the pipe; a full pipe or an agent that is gone is no error here.
+
+        Args:
+            sign: CONTACT or MESSAGE.
+        """
         try:
             os.write(self._descriptor, sign)
         except (BlockingIOError, BrokenPipeError):
@@ -120,7 +128,11 @@ def end_with_parent(parent: int) -> None:
 
 
 def end_with_any_thread(arguments: Any) -> None:
-    """A threading.excepthook: the node says goodbye and ends, so that the agent starts another one."""
+    """End the node when one of its threads dies, so that the agent starts another one: a threading.excepthook.
+
+    Args:
+        arguments: of the hook: the thread and its error.
+    """
     _log.error("thread %s of the node died: %s", getattr(arguments.thread, "name", ""), arguments.exc_value)
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -90,6 +90,9 @@ class NodeTasks:
     def answer_next(self, handle: Handler) -> bool:
         """Answer one message, if one waits.
 
+        Args:
+            handle: makes the reply from message, context and the facts of its run.
+
         Returns:
             Whether one was there.
 

@@ -35,14 +35,18 @@ POLL_SECONDS = 0.2
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody uses now."""
+    """A TCP port of the loopback interface that nobody uses now; another process may take it before the caller does."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Environment of a Flower process: quiet, with its own home, and with this Python's programs first on the path."""
+    """Environment of a Flower process: quiet, with its own home, and with this Python's programs first on the path.
+
+    Args:
+        home: folder that becomes FLWR_HOME.
+    """
     programs = str(Path(sys.executable).parent)
     return {
         **os.environ,
@@ -54,6 +58,9 @@ def environment(home: Path) -> dict[str, str]:
 
 def program(name: str) -> str:
     """Path of one of Flower's programs.
+
+    Args:
+        name: for instance "flower-superlink".
 
     Raises:
         MissingExtra: when it is not installed.
@@ -86,7 +93,14 @@ def running(
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process started by `running` and everything in its session: first politely, then not."""
+    """End a process and everything in its session: first SIGTERM, after STOP_SECONDS SIGKILL.
+
+    Args:
+        process: leader of its session, as `running` starts it.
+
+    Raises:
+        TimeoutExpired: it still lives STOP_SECONDS after SIGKILL.
+    """
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -100,7 +114,11 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def stop_strays(home: Path) -> None:
-    """End processes that left their session (Ray starts some) but carry our FLWR_HOME in their environment."""
+    """End processes that left their session (Ray starts some) but carry our FLWR_HOME in their environment (Linux).
+
+    Args:
+        home: the FLWR_HOME.
+    """
     mark = f"FLWR_HOME={home}".encode()
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -111,7 +129,13 @@ def stop_strays(home: Path) -> None:
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path, clock: Clock) -> None:
-    """Wait until somebody listens.
+    """Wait until somebody listens on a port of the loopback interface, at most START_SECONDS.
+
+    Args:
+        port: TCP port.
+        process: that should listen; when it ends, there is nothing to wait for.
+        log: file with its output.
+        clock: measures the wait.
 
     Raises:
         TransportError: the process ended, or nobody listened in time; the message ends with its last words.
@@ -129,7 +153,12 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path, clock:
 
 
 def tail(log: Path, characters: int = 1500) -> str:
-    """The last words of a log file."""
+    """The last words of a log file; "(no log)" when it cannot be read.
+
+    Args:
+        log: the file.
+        characters: most that are returned, > 0.
+    """
     try:
         return log.read_text(errors="replace")[-characters:].strip()
     except OSError:

@@ -1,7 +1,7 @@
 """A Flower Grid that fetches replies soon after they arrive.
 
-Flower's own `HttpGrid.send_and_receive` looks every three seconds, and a round of secure aggregation asks five times.
-Who looks more often meets more replies whose parts are still on their way, for which Flower then waits a second.
+Flower's own `HttpGrid.send_and_receive` polls every three seconds, and a round of secure aggregation asks five times.
+Polling more often meets more replies whose parts are still on their way, for which Flower then waits a second.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from fedinfer.ports import Clock
 
 SHORTEST_WAIT, LONGEST_WAIT = 0.02, 1.0
-"""Seconds between two looks. Between these bounds the wait is a tenth of the time waited so far, so that an exchange
+"""Seconds between two polls. Between these bounds the wait is a tenth of the time waited so far, so that an exchange
 takes at most a tenth longer than the slowest device and a long one asks seldom."""
 FIRST_RETRY, LONGEST_RETRY = 0.05, 1.0
 """Seconds before a part of a message that is still on its way is asked for again; doubled each time."""
@@ -36,7 +36,12 @@ def retry_soon(module: ModuleType, function: str) -> None:
 
 
 def prompt_grid(grid: Grid, clock: Clock) -> Grid:
-    """A grid of a real or simulated deployment that fetches replies soon after they arrive."""
+    """A grid of a real or simulated deployment that fetches replies soon after they arrive.
+
+    Args:
+        grid: of Flower; carries the messages.
+        clock: measures how long an exchange has taken.
+    """
     from flwr.superlink.grid import http_grid
 
     retry_soon(http_grid, "pull_objects")
@@ -58,36 +63,43 @@ class PromptGrid(Grid):
         self._sleep = sleep
 
     def set_run(self, run: Any) -> None:
-        """See `flwr.serverapp.Grid`."""
+        """As `flwr.serverapp.Grid.set_run`."""
         self._grid.set_run(run)
 
     @property
     def run(self) -> Any:
-        """See `flwr.serverapp.Grid`."""
+        """As `flwr.serverapp.Grid.run`."""
         return self._grid.run
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """See `flwr.serverapp.Grid`."""
+        """As `flwr.serverapp.Grid.create_message`."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
-        """See `flwr.serverapp.Grid`."""
+        """As `flwr.serverapp.Grid.get_node_ids`."""
         return list(self._grid.get_node_ids())
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """See `flwr.serverapp.Grid`."""
+        """As `flwr.serverapp.Grid.push_messages`."""
         return list(self._grid.push_messages(messages))
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """See `flwr.serverapp.Grid`."""
+        """As `flwr.serverapp.Grid.pull_messages`."""
         return list(self._grid.pull_messages(message_ids))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """The replies that arrive within `timeout` seconds (None: wait for all), in order of arrival.
+        """Send messages and collect their replies.
 
         A message that could not be sent is not waited for.
+
+        Args:
+            messages: one per node.
+            timeout: seconds to wait for all replies together; None: until all have come.
+
+        Returns:
+            The replies in order of arrival.
         """
         begin = self._clock.seconds()
         open_ids = [number for number in self._grid.push_messages(messages) if number]

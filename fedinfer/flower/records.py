@@ -43,7 +43,13 @@ def build_id() -> str:
 
 
 def request_message(ask: Ask, node: int, group: str) -> Message:
-    """An Ask as a Flower instruction message."""
+    """An Ask as a Flower instruction message.
+
+    Args:
+        ask: what is asked.
+        node: Flower's number of the node that gets it.
+        group: name under which Flower keeps messages of one exchange together.
+    """
     record = ConfigRecord({**_header(), "common": ask.common, "own": ask.own})
     return Message(RecordDict({RECORD: record}), dst_node_id=node, message_type=ask.kind, group_id=group)
 
@@ -51,8 +57,13 @@ def request_message(ask: Ask, node: int, group: str) -> Message:
 def read_request(message: Message, device: str) -> Ask:
     """The Ask inside a Flower message.
 
+    Args:
+        message: as it came.
+        device: name of the device that it is for, as this side knows it.
+
     Raises:
-        BadMessage, VersionMismatch: when it is not one, is too large for its kind, or comes from another build.
+        BadMessage: it is none, or is too large for its kind.
+        VersionMismatch: it comes from another version or build.
     """
     record = _checked_record(message)
     kind, common, own = message.metadata.message_type, _bytes(record, "common"), _bytes(record, "own")
@@ -63,7 +74,12 @@ def read_request(message: Message, device: str) -> Ask:
 
 
 def reply_message(answer: Answer, request: Message) -> Message:
-    """An Answer as the Flower reply to `request`, its texts as short as the server keeps them."""
+    """An Answer as a Flower reply, its texts as short as the server keeps them.
+
+    Args:
+        answer: of the device.
+        request: the message that it answers.
+    """
     texts = {key: shown(getattr(answer, key), most) for key, most in _TEXTS.items()}
     fields: Fields = {**texts, "body": answer.body}
     return Message(RecordDict({RECORD: ConfigRecord({**_header(), **fields})}), reply_to=request)
@@ -79,7 +95,8 @@ def read_reply(message: Message, most: int = MAX_BYTES) -> Answer:
         most: bytes of a body that are kept.
 
     Raises:
-        BadMessage, VersionMismatch: when it is not one, has a larger body, or comes from another build.
+        BadMessage: it is none, or has a larger body.
+        VersionMismatch: it comes from another version or build.
     """
     if message.has_error():
         reason = str(message.error.reason or message.error.code)
@@ -93,18 +110,34 @@ def read_reply(message: Message, most: int = MAX_BYTES) -> Answer:
 
 
 def most_reply(ask: Ask) -> int:
-    """Bytes of the answer to an ask that a server keeps."""
+    """Largest answer to an ask that a server keeps: what its kind allows, or what the ask itself sets.
+
+    Args:
+        ask: of a known kind.
+
+    Returns:
+        Bytes.
+    """
     most = EXCHANGES[Kind(ask.kind)].most_reply
     return min(most, ask.most_reply) if ask.most_reply else most
 
 
 def refusal(device: str, error: FedInferError) -> Answer:
-    """A typed error as an ordinary reply."""
+    """A typed error as an ordinary reply.
+
+    Args:
+        device: that refuses.
+        error: why; its text is sent.
+    """
     return Answer(device, b"", type(error).__name__, str(error))
 
 
 def error_class(name: str) -> type[FedInferError]:
-    """The class of fedinfer.errors with that name; FedInferError for names this version does not know."""
+    """The class of fedinfer.errors with that name; FedInferError for names that this version does not know.
+
+    Args:
+        name: as the other side sent it.
+    """
     found = getattr(errors, name, FedInferError)
     return found if isinstance(found, type) and issubclass(found, FedInferError) else FedInferError
 

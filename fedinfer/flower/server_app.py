@@ -11,7 +11,11 @@ Main = Callable[[Grid, Context], None]
 
 
 def make_server_app(main: Main) -> ServerApp:
-    """A ServerApp whose main is `main(grid, context)`."""
+    """A ServerApp that runs one function.
+
+    Args:
+        main: gets Flower's grid and context, runs the loop and returns when it is over.
+    """
     app = ServerApp()
     app.main()(main)
     return app

@@ -90,7 +90,11 @@ class FleetOnly:
 
 
 def superlink_arguments(settings: SuperLinkSettings) -> list[str]:
-    """Arguments of `flower-superlink`: TLS, known nodes only, nothing installed, nothing forgotten at a restart."""
+    """Arguments of `flower-superlink`: TLS, known nodes only, nothing installed, nothing forgotten at a restart.
+
+    Args:
+        settings: of the operator.
+    """
     return [
         "--host", settings.control.host, "--port", str(settings.control.port),
         "--ssl-ca-certfile", str(settings.authority), "--ssl-certfile", str(settings.certificate),
@@ -101,6 +105,9 @@ def superlink_arguments(settings: SuperLinkSettings) -> list[str]:
 
 def run_superlink(settings: SuperLinkSettings) -> None:
     """Serve until SIGTERM or SIGINT.
+
+    Args:
+        settings: of the operator.
 
     Raises:
         ConfigError: both addresses have one port, or one of them is not free.
@@ -128,10 +135,13 @@ def run_superlink(settings: SuperLinkSettings) -> None:
 
 
 def address(text: str) -> Address:
-    """HOST:PORT as an Address; an IPv6 host stands in brackets.
+    """Read HOST:PORT; an IPv6 host stands in brackets.
+
+    Args:
+        text: as an operator writes it.
 
     Raises:
-        ConfigError: it is not one.
+        ConfigError: it is not one, or the port is outside 1..65535.
     """
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:

@@ -29,7 +29,7 @@ class GridTransport:
         self._nodes: dict[str, int] = {}
 
     def introduce(self, common: bytes, timeout_seconds: float) -> Sequence[tuple[int, Answer]]:
-        """Ask every node who it is; the first answer of each, or why there is none that can be read."""
+        """As `Nodes.introduce`."""
         asked = list(self._grid.get_node_ids())
         messages = [request_message(Ask("", Kind.ENROLL, common), node, "enroll") for node in asked]
         first: dict[int, Message] = {}
@@ -39,11 +39,11 @@ class GridTransport:
         return [(node, _introduction(first[node]) if node in first else silent) for node in asked]
 
     def settle(self, homes: Mapping[DeviceId, int]) -> None:
-        """Remember where the devices live that are believed; asks go there from now on."""
+        """As `Nodes.settle`."""
         self._nodes = dict(homes)
 
     def ask(self, asks: Sequence[Ask], timeout_seconds: float) -> Sequence[Answer]:
-        """Send all asks; answers of devices that reply in time, under the name the coordinator asked for."""
+        """As `Transport.ask`; a reply that cannot be read is an Answer with that error, a second one is dropped."""
         by_node = {self._nodes[ask.device]: ask for ask in asks}
         messages = [request_message(ask, node, ask.kind) for node, ask in by_node.items()]
         answers: list[Answer] = []

@@ -58,22 +58,22 @@ class Manifest:
     """Everything a device and an auditor need to know about one published version.
 
     Args:
-        version: 1, 2, ...; a device refuses a smaller one than it has.
-        task: name of the task, [a-z0-9_-].
-        schema: inputs and labels.
-        variants: model files, the chosen one first.
-        check_rows: self-check inputs, raw values of one row each, NaN = missing; a text is one string.
+        version: 1, 2, ... up to MAX_VERSION; a device refuses a smaller one than it has.
+        task: name of the task, 1 to 64 of a-z, 0-9, _ and -.
+        schema: inputs, and 2 to MAX_CLASSES labels.
+        variants: model files, the chosen one first; at most MAX_VARIANTS.
+        check_rows: 1 to MAX_CHECK_ROWS self-check inputs, raw values of one row each, NaN = missing, or one text.
         float_metric: task metric of the float model before quantization, in [0, 1].
-        metrics: further figures of the chosen variant on held-out rows.
+        metrics: further figures of the chosen variant on held-out rows, finite.
         isa: machine and vector instructions on which the gates ran, for instance "x86_64 avx2".
         created: ISO time, UTC.
-        parent_sha256: chosen variant of the version before; empty for the first.
-        privacy: the guarantee.
-        reference: yardstick histograms.
-        deltas: smaller ways to the variants.
-        abstain_below: the graph answers `abstain_label` when the largest probability is below this; 0 = never.
+        parent_sha256: digest of the chosen variant of the version before, 64 hexadecimal digits; empty for the first.
+        privacy: the guarantee that covers the training data.
+        reference: histograms of predictions that drift is measured against.
+        deltas: compressed files and patches that expand to the variants, at most MAX_DELTAS.
+        abstain_below: in [0, 1]; the graph answers `abstain_label` when the largest probability is below it; 0 = never.
         abstain_label: the text it answers then.
-        top: the optional output TOP lists this many classes; 0 = no such output.
+        top: the optional output TOP lists this many classes, at most all of them; 0 = no such output.
     """
 
     version: int
@@ -104,10 +104,13 @@ class Manifest:
         return self.schema.labels
 
     def variant(self, name: str) -> Variant:
-        """The variant of that name.
+        """Look a variant up.
+
+        Args:
+            name: of the variant, for instance "int8".
 
         Raises:
-            ArtifactRejected: when this version has none.
+            ArtifactRejected: when this version has none of that name.
         """
         for variant in self.variants:
             if variant.name == name:
@@ -163,6 +166,9 @@ class Manifest:
     def from_bytes(data: bytes) -> Manifest:
         """Read and check what `to_bytes` wrote.
 
+        Args:
+            data: UTF-8 JSON, at most MAX_MANIFEST_BYTES; untrusted even when its signature holds.
+
         Raises:
             ArtifactRejected: for anything else, with the field and the rule.
         """
@@ -178,8 +184,11 @@ class Manifest:
     def from_json(data: Any) -> Manifest:
         """Inverse of `to_json`.
 
+        Args:
+            data: any decoded JSON value; untrusted.
+
         Raises:
-            ArtifactRejected: when a field is missing, has the wrong type or breaks a bound.
+            ArtifactRejected: when a field is missing, has the wrong type or breaks a bound, or for another format.
         """
         found = value_of(data, "format", int)
         if found != FORMAT:

@@ -27,30 +27,53 @@ WITHDRAWN = "withdrawn"  # field of TUF targets metadata: versions that nobody m
 
 
 def manifest_path(version: int) -> str:
-    """Target path of the manifest of a version."""
+    """Target path of the manifest of a version.
+
+    Args:
+        version: >= 1.
+    """
     return f"model/{version}.json"
 
 
 def model_path(version: int, variant: str = "") -> str:
-    """Target path of a model file; without a variant the chosen one."""
+    """Target path of a model file.
+
+    Args:
+        version: >= 1.
+        variant: name of the variant; empty for the chosen one, whose path does not name it.
+    """
     return f"model/{version}.{variant}.onnx" if variant else f"model/{version}.onnx"
 
 
 def delta_path(version: int, variant: str, from_sha256: str) -> str:
-    """Target path of a delta; `from_sha256` is empty for a plain compressed file."""
+    """Target path of a delta.
+
+    Args:
+        version: that the delta leads to, >= 1.
+        variant: name of the variant that it expands to.
+        from_sha256: digest of the file a patch starts from, of which the path takes 16 digits; empty for a plain
+            compressed file, whose path says "full" instead.
+    """
     return f"model/{version}.{variant}.{from_sha256[:16] or 'full'}.zst"
 
 
 def current_path(cohort: str = "") -> str:
-    """Target path of the manifest a device of that cohort should run; without a cohort: every device."""
+    """Target path of the manifest that a device should run.
+
+    Args:
+        cohort: name of the rollout cohort the device is in; empty for a device that follows `model/current.json`.
+    """
     return f"cohort/{cohort}/current.json" if cohort else CURRENT
 
 
 def read_withdrawn(fields: Mapping[str, Any]) -> tuple[int, ...]:
     """Withdrawn versions in the further fields of signed targets metadata, oldest first; none where there is no list.
 
+    Args:
+        fields: fields of the metadata that TUF itself does not define; already verified, still untrusted in form.
+
     Raises:
-        BadSignature: it is no list of versions 1..MAX_VERSION that grow.
+        BadSignature: when the list holds anything but versions in [1, MAX_VERSION] in increasing order.
     """
     found = fields.get(WITHDRAWN, [])
     plain = isinstance(found, list) and all(type(version) is int and 0 < version <= MAX_VERSION for version in found)

@@ -15,7 +15,10 @@ from fedinfer.types import Json
 
 
 class DeltaMethod(StrEnum):
-    """How the bytes of a delta become a model file. Both are one zstandard frame with a content size and a checksum."""
+    """How the bytes of a delta become a model file.
+
+    Both are one zstandard frame with a content size and a checksum (RFC 8878, section 3.1.1).
+    """
 
     ZSTD = "zstd"
     """Plain frame."""
@@ -25,11 +28,11 @@ class DeltaMethod(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A smaller way to one model file.
+    """A smaller download that expands to one model file.
 
     Args:
         path: target path of the compressed bytes.
-        bytes: their length.
+        bytes: length of the compressed file, in [1, MAX_ARTIFACT_BYTES].
         method: how to decompress them.
         from_sha256: digest of the file the patch starts from; empty for ZSTD.
         to_sha256: digest of the result, one of the variants of this manifest.
@@ -49,16 +52,17 @@ class Variant:
     Args:
         name: "int8", "float" or "fp16".
         path: target path.
-        sha256, bytes: of the file.
-        recipe: how it was made, for instance "static-qdq-s8s8".
+        sha256: digest of the file, 64 hexadecimal digits.
+        bytes: length of the file, in [1, MAX_ARTIFACT_BYTES].
+        recipe: name of the quantization scheme, for instance "static-qdq-s8s8".
         metric: task metric on held-out rows, in [0, 1].
         agreement: share of held-out rows with the same class as the float model, in [0, 1].
         calibration_error: expected calibration error with its own temperature, in [0, 1].
         temperature: divides the logits in the graph, > 0.
-        latency_us: median of single predictions on the machine that ran the gates.
+        latency_us: median of single predictions on the machine that ran the gates, microseconds.
         labels: expected class number for every self-check row.
         probabilities: expected probabilities for every self-check row, (rows, classes).
-        tolerance: largest absolute difference of a probability that still passes the self-check.
+        tolerance: largest absolute difference of a probability that still passes the self-check, in [0, 1].
     """
 
     name: str
@@ -78,10 +82,10 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the chosen variant predicted on public or held-out rows of the server: the yardstick of drift.
+    """What the chosen variant predicted on public or held-out rows of the server; drift is measured against it.
 
     Args:
-        rows: how many rows were predicted.
+        rows: how many rows were predicted, >= 0.
         classes: share of each predicted class, sums to 1; empty without reference rows.
         edges: increasing inner and outer edges of the confidence bins.
         confidence: share of rows whose largest probability falls in each bin, len(edges) - 1 values.
@@ -98,8 +102,8 @@ class Privacy:
     """The guarantee that covers the training data of this version. Numbers are strings, printed as they were proved.
 
     Args:
-        epsilon, delta: decimal strings; epsilon may be "inf".
-        statement: one sentence with unit, relation, accountant and trust model.
+        epsilon, delta: of (epsilon, delta)-differential privacy, as non-negative decimal strings; epsilon may be "inf".
+        statement: one sentence with unit of privacy, neighbouring relation, accountant and trust model.
     """
 
     epsilon: str
@@ -108,7 +112,14 @@ class Privacy:
 
 
 def read_variant(data: Any) -> Variant:
-    """A model file."""
+    """Read one model file's entry; `check_variant` checks its bounds.
+
+    Args:
+        data: any decoded JSON value; untrusted.
+
+    Raises:
+        ArtifactRejected: when a field is missing or has the wrong type.
+    """
     return Variant(
         name=value_of(data, "name", str),
         path=value_of(data, "path", str),
@@ -127,7 +138,14 @@ def read_variant(data: Any) -> Variant:
 
 
 def read_delta(data: Any) -> Delta:
-    """A delta."""
+    """Read one delta's entry; `check_delta` checks its bounds.
+
+    Args:
+        data: any decoded JSON value; untrusted.
+
+    Raises:
+        ArtifactRejected: when a field is missing or has the wrong type, or the method is unknown.
+    """
     try:
         method = DeltaMethod(value_of(data, "method", str))
     except ValueError as error:
@@ -142,7 +160,14 @@ def read_delta(data: Any) -> Delta:
 
 
 def read_reference(data: Json) -> Reference:
-    """Reference histograms."""
+    """Read the reference histograms; `check_reference` checks their bounds.
+
+    Args:
+        data: JSON object; untrusted.
+
+    Raises:
+        ArtifactRejected: when a field is missing or has the wrong type.
+    """
     return Reference(
         rows=value_of(data, "rows", int),
         classes=numbers(data.get("classes")),
@@ -152,7 +177,14 @@ def read_reference(data: Json) -> Reference:
 
 
 def read_privacy(data: Json) -> Privacy:
-    """The privacy statement."""
+    """Read the privacy statement; `check_privacy` checks its numbers.
+
+    Args:
+        data: JSON object; untrusted.
+
+    Raises:
+        ArtifactRejected: when a field is missing or has the wrong type.
+    """
     return Privacy(
         epsilon=value_of(data, "epsilon", str),
         delta=value_of(data, "delta", str),
@@ -161,11 +193,21 @@ def read_privacy(data: Json) -> Privacy:
 
 
 def check_variant(variant: Variant, version: int, rows: int, classes: int) -> None:
-    """Bounds of one model file of a version with so many self-check rows and classes."""
+    """Check the bounds of one model file's entry.
+
+    Args:
+        variant: as read.
+        version: of the manifest, which fixes the path.
+        rows: number of self-check rows, each of which needs an expected answer.
+        classes: number of labels, which is the length of every expected answer.
+
+    Raises:
+        ArtifactRejected: naming the first broken rule.
+    """
     demand(is_name(variant.name), f"variant name {variant.name[:80]!r}")
     demand(is_sha256(variant.sha256), f"sha256 of variant {variant.name}")
     demand(1 <= variant.bytes <= MAX_ARTIFACT_BYTES, f"{variant.bytes} bytes, at most {MAX_ARTIFACT_BYTES}")
-    paths = (model_path(version), model_path(version, variant.name))
+    paths = (model_path(version), model_path(version, variant.name))  # a path is no free text: devices fetch it
     demand(variant.path in paths, f"path {variant.path[:80]!r} of variant {variant.name}")
     demand(variant.temperature > 0, f"temperature {variant.temperature}")
     demand(0 <= variant.tolerance <= 1, f"tolerance {variant.tolerance} is outside [0, 1]")
@@ -175,7 +217,16 @@ def check_variant(variant: Variant, version: int, rows: int, classes: int) -> No
 
 
 def check_delta(delta: Delta, version: int, digests: set[str]) -> None:
-    """Bounds of one delta of a version whose variants have these digests."""
+    """Check the bounds of one delta's entry.
+
+    Args:
+        delta: as read.
+        version: of the manifest, which fixes the beginning of the path.
+        digests: SHA-256 of this version's variants, one of which must be the result.
+
+    Raises:
+        ArtifactRejected: naming the first broken rule.
+    """
     demand(delta.to_sha256 in digests, "a delta leads to no variant of this version")
     demand((delta.method is DeltaMethod.ZSTD) == (delta.from_sha256 == ""), f"delta {delta.path[:80]!r}: from_sha256")
     demand(delta.from_sha256 == "" or is_sha256(delta.from_sha256), f"delta {delta.path[:80]!r}: from_sha256")
@@ -184,12 +235,24 @@ def check_delta(delta: Delta, version: int, digests: set[str]) -> None:
 
 
 def plain(item: Any) -> Json:
-    """A flat frozen dataclass as a dictionary; tuples become lists in JSON."""
+    """A flat frozen dataclass as a dictionary; tuples become lists in JSON.
+
+    Args:
+        item: instance of a dataclass whose fields hold only numbers, strings and tuples of them.
+    """
     return {name: getattr(item, name) for name in item.__dataclass_fields__}
 
 
 def check_reference(reference: Reference, classes: int) -> None:
-    """Bounds of the reference histograms."""
+    """Check that the histograms fit together; that shares sum to 1 is not checked.
+
+    Args:
+        reference: as read.
+        classes: number of labels, which is the number of class shares where there are any.
+
+    Raises:
+        ArtifactRejected: naming the first broken rule.
+    """
     demand(reference.rows >= 0, f"reference.rows {reference.rows}")
     demand(len(reference.classes) in (0, classes), f"{len(reference.classes)} reference classes")
     demand(all(value >= 0 for value in reference.classes + reference.confidence), "a reference share is negative")
@@ -199,6 +262,13 @@ def check_reference(reference: Reference, classes: int) -> None:
 
 
 def check_privacy(privacy: Privacy) -> None:
-    """Epsilon and delta are decimal numbers."""
+    """Check that epsilon and delta are non-negative decimal numbers or "inf".
+
+    Args:
+        privacy: as read.
+
+    Raises:
+        ArtifactRejected: when one is not.
+    """
     demand(is_decimal(privacy.epsilon), f"epsilon {privacy.epsilon[:40]!r}")
     demand(is_decimal(privacy.delta), f"delta {privacy.delta[:40]!r}")

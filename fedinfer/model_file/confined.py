@@ -1,6 +1,6 @@
-"""The program inside the locks: reads a model and rows from a pipe, runs them, writes the answers to a pipe.
+"""The program inside the sandbox: reads a model and rows from a pipe, runs them, writes the answers to a pipe.
 
-It is started by `fedinfer.model_file.sandbox` with nothing but its three standard descriptors. What it says is a fixed
+It is started by `fedinfer.model_file.sandbox` with nothing but its three standard descriptors. It writes a fixed
 number of bytes for each run, whatever the model does.
 """
 
@@ -32,17 +32,18 @@ SIZES = struct.Struct("<QQQ")
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """What the program is asked for; travels as JSON.
+    """What the program is asked to do; travels as JSON.
 
     Args:
         input, output: names in the graph; the output is float32 (rows, classes).
         others: further outputs to compute, whose values are dropped.
         classes: columns of the output.
         rows: how many rows.
-        width: values of a row; 0: a row is one text.
-        alone: every row is a run of its own; else all rows together are one.
+        width: float32 values of a row; 0: a row is one text.
+        alone: True: every row is a run of its own; False: all rows together are one run.
         again_above: seconds; a run that took longer is made a second time and the shorter time counts.
-        memory_bytes, processor_seconds: see `confine`.
+        memory_bytes: address space beyond what the process has when it is confined, > 0; see `confine`.
+        processor_seconds: processor time beyond what it has used when it is confined, > 0; see `confine`.
     """
 
     input: str
@@ -63,7 +64,7 @@ def main() -> None:
     sizes = SIZES.unpack(_read(source, SIZES.size))
     settings = RunSettings(**json.loads(_read(source, sizes[0])))
     model, packed = _read(source, sizes[1]), _read(source, sizes[2])
-    locks = confine(settings.memory_bytes, settings.processor_seconds)
+    locks = confine(settings.memory_bytes, settings.processor_seconds)  # before the runtime sees a byte of the model
     rows = _rows(packed, settings)
     try:
         session = open_checked(CheckedModel(model, ""), arena=False)
@@ -80,7 +81,13 @@ def main() -> None:
 
 
 def unpacked(kind: bytes, body: bytes, classes: int) -> npt.NDArray[np.float32] | None:
-    """The probabilities of one frame, (rows, classes); None when the run failed."""
+    """The probabilities of one frame, float32 (rows, classes); None when the run failed.
+
+    Args:
+        kind: first field of the frame: ANSWERED, FAILED or OTHER_SHAPE.
+        body: the frame behind FRAME: float32, little-endian, row by row; zeros unless the kind is ANSWERED.
+        classes: columns of the output.
+    """
     return np.frombuffer(body, "<f4").reshape(-1, classes) if kind == ANSWERED else None
 
 

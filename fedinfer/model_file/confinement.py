@@ -1,12 +1,12 @@
-"""A process locks itself in: no file, no network, no other process, bounded memory. Linux where the kernel can.
+"""A process confines itself: no file, no network, no other process, bounded memory. Linux, as far as its kernel can.
 
-Three locks, each by itself enough against a model that wants to open something:
+Three mechanisms, each by itself enough against a model that wants to open something:
 * resource limits (setrlimit): memory beyond what is in use, processor time, no new descriptor, no file grows;
 * Landlock (kernel 5.13, documentation "userspace-api/landlock"): a rule set that allows no place at all;
 * seccomp (kernel 3.17, "userspace-api/seccomp_filter"): a list of system calls; all others answer EPERM, in all
   threads of the process.
 
-There is no way back: only a process of its own calls `confine`.
+None of them can be undone: only a process of its own calls `confine`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _MACHINES = {"x86_64": (0xC000003E, 317, _X86_64), "aarch64": (0xC00000B7, 277, 
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """Which locks there are.
+    """Which mechanisms a process can use, or is confined by.
 
     Args:
         limits: resource limits of the process.
@@ -68,7 +68,7 @@ class Confinement:
 
 
 def available() -> Confinement:
-    """The locks of this machine; changes nothing."""
+    """The mechanisms of this machine; changes nothing."""
     if not sys.platform.startswith("linux"):
         return Confinement(os.name == "posix", 0, False)
     seccomp = platform.machine() in _MACHINES and _libc().prctl(_GET_SECCOMP, 0, 0, 0, 0) >= 0
@@ -76,14 +76,14 @@ def available() -> Confinement:
 
 
 def confine(memory_bytes: int, processor_seconds: int) -> Confinement:
-    """Lock this process in, for good.
+    """Confine this process for the rest of its life.
 
     Args:
         memory_bytes: address space that it may take beyond what it has, > 0.
-        processor_seconds: time that it may compute beyond what it has, > 0.
+        processor_seconds: processor time that it may use beyond what it has used, > 0.
 
     Returns:
-        The locks that hold from now on.
+        The mechanisms that hold from now on.
     """
     locks = available()
     if locks.limits:

@@ -67,7 +67,7 @@ def check_model(data: bytes, limits: GraphLimits = LIMITS) -> CheckedModel:
 
 @dataclass(slots=True)
 class _Judge:
-    """Looks at every message of a file once, the inner ones first."""
+    """Checks every message of a file once, the inner ones first."""
 
     limits: GraphLimits
     nodes: int = 0

@@ -1,10 +1,10 @@
-"""Runs a model in a process of its own that is locked in, and takes home a fixed number of bytes.
+"""Runs a model in a process of its own that is confined, and reads a fixed number of bytes from it.
 
 Rules:
 * The process starts fresh (no copy of this one, which has threads and secrets), gets the bytes of the model and the
   rows through a pipe, and has no other descriptor, no folder, no environment.
-* A run that takes longer than its time, or a process that dies, counts as a failed run of the row that was at work; the
-  rows behind it go on in a new process. So one row changes the answer for itself only.
+* A run that takes longer than its time, or a process that dies, counts as a failed run of the row that was being run;
+  the rows after it go on in a new process. So one row changes the answer for itself only.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PART = 2**20
 
 
 class Isolation(StrEnum):
-    """Where a model meets rows."""
+    """Where a model runs before it is trusted: in a confined process of its own, or in this one."""
 
     PROCESS = "process"
     NONE = "none"
@@ -48,10 +48,11 @@ class RunLimits:
     """What a model may take in the sandbox.
 
     Args:
-        memory_bytes: beyond the interpreter, the runtime and the model.
-        memory_per_byte: of the model, for its weights as they are and as they are unpacked.
-        open_seconds: to start the process and load the model.
-        run_seconds: for one run.
+        memory_bytes: address space beyond the interpreter, the runtime and the bytes of the model, > 0.
+        memory_per_byte: further address space per byte of the model file, for its weights as stored and as unpacked.
+        open_seconds: wall-clock time to start the process and load the model.
+        run_seconds: wall-clock time of one run; an answer is waited for twice as long, because a slow run may be
+            made a second time (`Question.again_above`).
     """
 
     memory_bytes: int = 2**28
@@ -65,11 +66,11 @@ RUN_LIMITS = RunLimits()
 
 @dataclass(frozen=True, slots=True)
 class SandboxRun:
-    """What became of one run.
+    """The result of one run.
 
     Args:
         probabilities: float32 (rows, classes); None: it failed, or answered in another shape or type.
-        seconds: it took.
+        seconds: how long it took; the time limit when it was ended.
     """
 
     probabilities: npt.NDArray[np.float32] | None
@@ -84,7 +85,7 @@ class Question:
         input, output, others: names in the graph; see RunSettings.
         classes: columns of the output.
         rows: float32 (n, width), or texts, object (n, 1); n >= 1.
-        alone: one run per row; else one run for all.
+        alone: True: one run per row; False: one run for all.
         again_above: seconds; see RunSettings.
     """
 
@@ -100,16 +101,16 @@ class Question:
 def run_confined(
     model: CheckedModel, question: Question, clock: Clock, limits: RunLimits = RUN_LIMITS
 ) -> list[SandboxRun]:
-    """Ask a model in a process that is locked in.
+    """Run a model on rows in a confined process.
 
     Args:
-        model: that was judged.
-        question: rows, and what is wanted of them.
+        model: that `check_model` accepted.
+        question: rows, and which output is wanted for them.
         clock: for time limits.
         limits: of memory and time.
 
     Returns:
-        One Run per row, or one for all.
+        One SandboxRun per row, or one for all.
 
     Raises:
         GateFailed: when the model does not load there.

@@ -17,7 +17,7 @@ def open_checked(model: CheckedModel, *, arena: bool = True) -> ort.InferenceSes
     """A session with one thread on the CPU, which has no folder to resolve a path in.
 
     Args:
-        model: that was judged.
+        model: that `check_model` accepted.
         arena: keep memory between runs; without it, what one run took does not change what another one gets.
 
     Raises:
@@ -39,5 +39,9 @@ def open_checked(model: CheckedModel, *, arena: bool = True) -> ort.InferenceSes
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a foreign error, at most 200 characters: its text is long and repeats internals."""
+    """The first line of a foreign error, at most 200 characters: its text is long and repeats internals.
+
+    Args:
+        error: of ONNX Runtime or another library; one without a text gives its class name.
+    """
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

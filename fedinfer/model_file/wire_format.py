@@ -34,24 +34,50 @@ class Message:
     fields: dict[str, list[Value]] = field(default_factory=dict)
 
     def messages(self, name: str) -> list[Message]:
-        """The inner messages of a field."""
+        """The inner messages of a field, in the order of the file; none when it is absent.
+
+        Args:
+            name: of the field in `MESSAGES[self.kind]`.
+        """
         return [value for value in self.fields.get(name, ()) if isinstance(value, Message)]
 
     def text(self, name: str) -> bytes:
-        """The bytes of a text field; empty when it is absent."""
+        """The bytes of a text field; empty when it is absent.
+
+        Args:
+            name: of the field in `MESSAGES[self.kind]`.
+        """
         values = self.fields.get(name)
         return bytes(values[-1]) if values and isinstance(values[-1], memoryview) else b""
 
     def texts(self, name: str) -> list[bytes]:
-        """All texts of a repeated field."""
+        """All texts of a repeated field, in the order of the file.
+
+        Args:
+            name: of the field in `MESSAGES[self.kind]`.
+        """
         return [bytes(value) for value in self.fields.get(name, ()) if isinstance(value, memoryview)]
 
     def number(self, name: str) -> int:
-        """A number as the runtime reads an int64; 0 when it is absent."""
+        """A number as the runtime reads an int64; 0 when it is absent.
+
+        Args:
+            name: of the field in `MESSAGES[self.kind]`.
+
+        Raises:
+            GateFailed: when the field comes packed and its bytes are no varint.
+        """
         return next(self.numbers(name), 0)
 
     def numbers(self, name: str) -> Iterator[int]:
-        """All numbers of a field as int64, packed or not."""
+        """All numbers of a field as int64, packed or not.
+
+        Args:
+            name: of the field in `MESSAGES[self.kind]`.
+
+        Raises:
+            GateFailed: when the field comes packed and its bytes are no varints; only while the numbers are read.
+        """
         for value in self.fields.get(name, ()):
             if isinstance(value, int):
                 yield signed(value)
@@ -62,7 +88,11 @@ class Message:
                     yield signed(number)
 
     def payload(self, name: str) -> int:
-        """How many values a repeated field can hold at most: one for each number, one for each byte of a packed one."""
+        """How many values a repeated field can hold at most: one for each number, one for each byte of a packed one.
+
+        Args:
+            name: of the field in `MESSAGES[self.kind]`.
+        """
         return sum(len(value) if isinstance(value, memoryview) else 1 for value in self.fields.get(name, ()))
 
 
@@ -85,10 +115,15 @@ class Reader:
     visit: Visit
 
     def read(self, data: memoryview, kind: str, depth: int = 0) -> Message:
-        """Read one message.
+        """Read one message and the messages inside it; `visit` sees each.
+
+        Args:
+            data: exactly the bytes of the message.
+            kind: its name in `MESSAGES`.
+            depth: how many messages it lies inside of; 0 for the outermost.
 
         Raises:
-            GateFailed: malformed, unknown, too much or too deep.
+            GateFailed: malformed, an unknown field, too many fields or nested too deep, or `visit` refused it.
         """
         if depth >= self.nesting:
             raise GateFailed(f"more than {self.nesting} messages inside each other", Refusal.TOO_DEEP)
@@ -128,10 +163,18 @@ class Reader:
 
 
 def read_varint(data: memoryview, at: int, most: int) -> tuple[int, int]:
-    """A number of 7 bits per byte, and where the next field begins.
+    """A number of 7 bits per byte, and where the next field begins (protobuf.dev, "Encoding", "Base 128 Varints").
+
+    Args:
+        data: bytes of a message.
+        at: position of the first byte.
+        most: largest number allowed.
+
+    Returns:
+        (number, position behind it).
 
     Raises:
-        GateFailed: truncated, or more than `most`.
+        GateFailed: truncated, more than `most`, or of more than ten bytes.
     """
     number = shift = 0
     while True:
@@ -148,7 +191,11 @@ def read_varint(data: memoryview, at: int, most: int) -> tuple[int, int]:
 
 
 def signed(number: int) -> int:
-    """The int64 that a varint in [0, 2^64) stands for."""
+    """The int64 that a varint stands for (two's complement).
+
+    Args:
+        number: in [0, 2^64).
+    """
     return number - 2**64 if number >= 2**63 else number
 
 

@@ -35,11 +35,16 @@ def _decoded(data: bytes) -> IntegerMechanism:
 def mechanism_of(plan: SumPlan) -> IntegerMechanism:
     """The integer mechanism of a plan.
 
+    Args:
+        plan: from a server; nothing in it is trusted.
+
     Raises:
-        Misbehaviour: when it does not fit the ring that the plan promises, or its signal or noise does not fit into it:
-            nobody could decode such a sum, and a device would draw noise until the end of its days.
+        Misbehaviour: when it does not fit the ring that the plan promises, its signal or noise does not fit into that
+            ring (nobody could decode such a sum), or one share of noise takes more than MOST_SAMPLES samples.
+        BadMessage: the bytes are no mechanism.
     """
     mechanism = _decoded(plan.mechanism)
+    # Masks have the plan's length and width: with another ring the sum would not cancel them, or cut the noise.
     if (mechanism.bits, mechanism.padded) != (plan.bits, plan.dimension):
         raise Misbehaviour(
             f"the mechanism needs {mechanism.padded} x {mechanism.bits} bits, "
@@ -55,7 +60,14 @@ def mechanism_of(plan: SumPlan) -> IntegerMechanism:
 
 
 def relation_of(unit: Unit) -> Relation:
-    """Neighbours of a unit: a row is there or not; a device, whose presence is public, sends its vector or zeros."""
+    """Neighbours of a unit: a row is there or not; a device, whose presence is public, sends its vector or zeros.
+
+    Args:
+        unit: what is protected.
+
+    Returns:
+        ADD_REMOVE for examples; ZERO_OUT for devices, and for `none`, where it has no meaning.
+    """
     match unit:
         case Unit.EXAMPLE:
             return Relation.ADD_REMOVE
@@ -68,9 +80,17 @@ def relation_of(unit: Unit) -> Relation:
 def charge(plan: SumPlan) -> tuple[Event, ...]:
     """Events of one private sum, for one unit of privacy that takes part in it.
 
+    Args:
+        plan: from a server; nothing in it is trusted.
+
+    Returns:
+        One event; `NonPrivate` for unit `none`.
+
     Raises:
+        ConfigError: noise outside the ring with a noise multiplier or sampling rate that no event may have.
         Misbehaviour: a plan that claims privacy but has no noise, or counts noise of more devices than it promises, or
             correlates noise that no single party adds, or samples beside it.
+        BadMessage: the mechanism of the plan cannot be decoded.
     """
     if plan.scheduled != INDEPENDENT:
         return (_correlated(plan),)
@@ -93,10 +113,18 @@ def _check_shares(plan: SumPlan, mechanism: IntegerMechanism) -> None:
 def server_charge(plan: SumPlan) -> tuple[Event, ...]:
     """Events of one private sum for a ledger that stands for every unit at once.
 
-    With correlated noise every unit has at most one turn in `separation` rounds, so after the rounds of turn k no unit
-    owes more than the charges of turns 0..k: they are due in the first round of each turn, and the others cost nothing.
+    With correlated noise every unit takes part at most once in `separation` rounds (a cycle of the participation
+    schedule), so after the rounds of cycle k no unit owes more than the charges of cycles 0..k. They are due in the
+    first round of each cycle, and the other rounds cost nothing.
+
+    Args:
+        plan: the one that the devices get.
+
+    Returns:
+        No event in the later rounds of a cycle; else as `charge`.
 
     Raises:
+        ConfigError: as in `charge`.
         Misbehaviour: see `charge`.
     """
     events = charge(plan)
@@ -104,7 +132,14 @@ def server_charge(plan: SumPlan) -> tuple[Event, ...]:
 
 
 def strategy_of(plan: SumPlan) -> bytes:
-    """SHA-256 of what may not change between rounds whose noise is correlated: their charges would not add up."""
+    """SHA-256 of what may not change between rounds whose noise is correlated: their charges would not add up.
+
+    Args:
+        plan: of any round of the schedule.
+
+    Returns:
+        32 bytes, equal for all rounds of one schedule.
+    """
     strategy = encode(replace(plan.scheduled, index=0)) + plan.mechanism + struct.pack("<d", plan.noise_multiplier)
     return hashlib.sha256(strategy).digest()
 
@@ -113,6 +148,7 @@ def _correlated(plan: SumPlan) -> Event:
     scheduled = plan.scheduled
     if not isinstance(noise_model(plan.trust, plan.unit), Central):
         raise Misbehaviour(f"correlated noise for unit {plan.unit} with {plan.trust} trust: only a server can add it")
+    # The charges of the cycles are proved for the plain Gaussian mechanism on C G; sampling amplification is not.
     if plan.sampling_rate != 1 or plan.local_steps != 1:
         raise Misbehaviour(
             f"correlated noise with sampling rate {plan.sampling_rate}, {plan.local_steps} local steps: both must be 1"

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import TypeAlias, assert_never
 
 import numpy as np
@@ -31,41 +30,22 @@ from fedinfer.privacy.mechanism.mechanism import (
     rounding_of,
 )
 from fedinfer.privacy.mechanism.noise import NoiseStream, gaussian
+from fedinfer.privacy.summands import Summands, Work
 from fedinfer.types import FloatVector, Trust, Unit
 
+__all__ = [
+    "AnyFloats",
+    "Central",
+    "Distributed",
+    "Local",
+    "NoiseModel",
+    "Noiseless",
+    "Summands",
+    "Work",
+    "noise_model",
+]
+
 AnyFloats: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
-
-
-class Work(Enum):
-    """What a device computes for a training round."""
-
-    UPDATES = auto()
-    """It trains, and sends the difference as one unit, or unprotected."""
-    GRADIENT_SUMS = auto()
-    """It sums its clipped per-example gradients; the server makes one step of all sums."""
-    PRIVATE_STEPS = auto()
-    """It trains in steps that are private one by one (DP-SGD on the device), and sends the difference."""
-
-
-@dataclass(frozen=True, slots=True)
-class Summands:
-    """The vectors of one kind of sum.
-
-    Args:
-        dimension: length, >= 1.
-        clipping_norm: C of one unit.
-        noised_norm: L2 norm that a vector with local noise practically never exceeds; used by `Local` alone.
-        devices: most devices in one sum.
-        units: most clipped units in one sum.
-        contributors: honest devices whose shares of noise are sure to be in it.
-    """
-
-    dimension: int
-    clipping_norm: float
-    noised_norm: float
-    devices: int
-    units: int
-    contributors: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +62,31 @@ class Local:
         return _work(self.unit, Work.PRIVATE_STEPS)
 
     def event(self, mechanism: IntegerMechanism, z: float, rate: float = 1.0, steps: int = 1) -> Event:
-        """Cost of one sum for one unit: `steps` Gaussian releases, each of a sample at `rate` in (0, 1]."""
+        """Cost of one sum for one unit: `steps` Gaussian releases, each of a sample at `rate` in (0, 1].
+
+        Args:
+            mechanism: of the ring; the cost does not depend on it here.
+            z: noise multiplier of one release, > 0.
+            rate: at which a unit takes part in each release, secretly and independently; 1 charges no sampling.
+            steps: releases (DP-SGD steps on the device), >= 1.
+
+        Raises:
+            ConfigError: z or rate out of range.
+        """
         return _gaussian_event(z, rate, steps)
 
     def ring(self, summands: Summands, z: float, kind: NoiseKind, max_loss: float) -> IntegerMechanism:
-        """A ring for vectors that are already private: their norm is a matter of range, not of sensitivity."""
+        """A ring for vectors that are already private: their norm is a matter of range, not of sensitivity.
+
+        Args:
+            summands: what is summed.
+            z: not used: the noise is in the vectors already.
+            kind: not used: no share of noise is added in the ring.
+            max_loss: largest accepted growth of the squared sensitivity by rounding, > 0, for instance 0.01.
+
+        Raises:
+            ConfigError: 32 bits are not enough.
+        """
         return design_without_noise(
             rounding=Rounding.CONDITIONAL,
             unit=Unit.NONE,
@@ -98,32 +98,80 @@ class Local:
         )
 
     def noise_outside(self, z: float) -> float:
-        """Noise multiplier of what is added outside the ring."""
+        """Noise multiplier of what is added outside the ring.
+
+        Args:
+            z: noise multiplier of the run.
+        """
         return z
 
     def spread(self, survivors: int, contributors: int) -> float:
-        """Noise of a sum over the guaranteed noise z C: each survivor brings its own."""
+        """Noise of a sum over the guaranteed noise z C: each survivor brings its own.
+
+        Args:
+            survivors: devices in the sum.
+            contributors: not used: no share of noise is counted on.
+
+        Returns:
+            Standard deviation of the noise over z C.
+        """
         return math.sqrt(survivors)
 
     def std(self, mechanism: IntegerMechanism, z: float, norm: float, survivors: int) -> float:
-        """Standard deviation of the noise in a decoded sum, in units of one unit's value."""
+        """Standard deviation of the noise in a decoded sum, per coordinate, in the unit of the vectors.
+
+        Args:
+            mechanism: of the ring.
+            z: noise multiplier.
+            norm: C of one unit.
+            survivors: devices in the sum.
+        """
         return z * norm * math.sqrt(survivors)
 
     def signal(self, total: float, least: float, cohort: int, groups: int) -> float:
-        """Largest sum over z C: what each device has at least adds up as n, the noise as sqrt(n)."""
+        """Largest norm of the sum over its noise, for z = 1: the least of each device adds up as n, noise as sqrt(n).
+
+        Args:
+            total: largest norm of the sum over C when every unit is in it.
+            least: the same for the device with the fewest units.
+            cohort: devices in the sum.
+            groups: groups with a sum of their own.
+
+        Returns:
+            A ratio; divided by z it is the largest signal-to-noise ratio that the release can have.
+        """
         return least * math.sqrt(cohort)
 
     def device_noise(
         self, vectors: FloatVector, std: float, streams: Callable[[], Sequence[NoiseStream]]
     ) -> FloatVector:
-        """Each row with noise of standard deviation `std` from its device's own stream, float32 (n, d)."""
+        """Each row with noise of standard deviation `std` from its device's own stream.
+
+        Args:
+            vectors: float32 (n, d), one row per device.
+            std: per coordinate, in the unit of the vectors.
+            streams: gives one stream per row; called only where noise is needed.
+
+        Returns:
+            float32 (n, d).
+        """
         noise = [gaussian(std, (vectors.shape[1],), stream) for stream in streams()]
         return (vectors + np.stack(noise)).astype(np.float32)
 
     def server_noise(
         self, total: AnyFloats, mechanism: IntegerMechanism, z: float, stream: Callable[[], NoiseStream]
     ) -> FloatVector:
-        """The total as it is."""
+        """The total without further noise: it holds that of every device.
+
+        Args:
+            total: decoded sum, (d,).
+            mechanism: of the ring.
+            z: noise multiplier.
+            stream: gives the server's stream; called only where noise is needed.
+
+        Returns:
+            float32 (d,).
+        """
         return total.astype(np.float32)
 
 
@@ -141,11 +189,11 @@ class Distributed:
         return _work(self.unit, Work.GRADIENT_SUMS)
 
     def event(self, mechanism: IntegerMechanism, z: float, rate: float = 1.0, steps: int = 1) -> Event:
-        """Cost of one sum for one unit: that of the integer mechanism, sampled at `rate` in (0, 1]."""
+        """As `Local.event`: the cost of the integer mechanism for one sum; `z` and `steps` do not count."""
         return mechanism.event(rate)
 
     def ring(self, summands: Summands, z: float, kind: NoiseKind, max_loss: float) -> IntegerMechanism:
-        """A ring with room for the shares of noise."""
+        """As `Local.ring`: with room for the shares of noise, of law `kind`, that add up to at least z C."""
         return design(
             kind=kind,
             rounding=rounding_of(self.unit),
@@ -159,31 +207,31 @@ class Distributed:
         )
 
     def noise_outside(self, z: float) -> float:
-        """Nothing is added outside the ring."""
+        """As `Local.noise_outside`: nothing is added outside the ring."""
         return 0.0
 
     def spread(self, survivors: int, contributors: int) -> float:
-        """Shares are sized for the guaranteed contributors; more survivors bring more noise."""
+        """As `Local.spread`: shares are sized for the guaranteed contributors; more survivors bring more noise."""
         return math.sqrt(survivors / contributors)
 
     def std(self, mechanism: IntegerMechanism, z: float, norm: float, survivors: int) -> float:
-        """Standard deviation of the noise in a decoded sum, in units of one unit's value."""
+        """As `Local.std`: that of `survivors` shares; the noise multiplier of the mechanism counts, not `z`."""
         return mechanism.noise_multiplier * norm * math.sqrt(survivors / mechanism.contributors)
 
     def signal(self, total: float, least: float, cohort: int, groups: int) -> float:
-        """Largest sum over z C: every group has noise of its own."""
+        """As `Local.signal`: every group has noise of its own."""
         return total / math.sqrt(groups)
 
     def device_noise(
         self, vectors: FloatVector, std: float, streams: Callable[[], Sequence[NoiseStream]]
     ) -> FloatVector:
-        """The vectors as they are: a share is added to their integers."""
+        """As `Local.device_noise`: the vectors are unchanged, because a share is added to their integers later."""
         return vectors
 
     def server_noise(
         self, total: AnyFloats, mechanism: IntegerMechanism, z: float, stream: Callable[[], NoiseStream]
     ) -> FloatVector:
-        """The total as it is: its noise is in it."""
+        """As `Local.server_noise`: the total holds its noise already."""
         return total.astype(np.float32)
 
 
@@ -202,11 +250,11 @@ class Central:
         return _work(self.unit, Work.GRADIENT_SUMS)
 
     def event(self, mechanism: IntegerMechanism, z: float, rate: float = 1.0, steps: int = 1) -> Event:
-        """Cost of one sum for one unit: `steps` Gaussian releases, each of a sample at `rate` in (0, 1]."""
+        """As `Local.event`: one Gaussian release per step."""
         return _gaussian_event(z, rate, steps)
 
     def ring(self, summands: Summands, z: float, kind: NoiseKind, max_loss: float) -> IntegerMechanism:
-        """A ring that cannot wrap around."""
+        """As `Local.ring`: it cannot wrap around, so the sum has a bounded sensitivity."""
         return design_without_noise(
             rounding=rounding_of(self.unit),
             unit=self.unit,
@@ -218,31 +266,32 @@ class Central:
         )
 
     def noise_outside(self, z: float) -> float:
-        """Noise multiplier of what is added outside the ring."""
+        """As `Local.noise_outside`: all of it."""
         return z
 
     def spread(self, survivors: int, contributors: int) -> float:
-        """One noise for everybody."""
+        """As `Local.spread`: 1, because the server adds one noise for everybody."""
         return 1.0
 
     def std(self, mechanism: IntegerMechanism, z: float, norm: float, survivors: int) -> float:
-        """Standard deviation of the noise in a decoded sum: z times what one unit can move it by."""
+        """As `Local.std`: z times what one unit can move the decoded sum by, rounding included."""
         return z * decoded_sensitivity(mechanism)
 
     def signal(self, total: float, least: float, cohort: int, groups: int) -> float:
-        """Largest sum over z C."""
+        """As `Local.signal`: all groups are added up before the one noise."""
         return total
 
     def device_noise(
         self, vectors: FloatVector, std: float, streams: Callable[[], Sequence[NoiseStream]]
     ) -> FloatVector:
-        """The vectors as they are."""
+        """As `Local.device_noise`: the vectors are unchanged."""
         return vectors
 
     def server_noise(
         self, total: AnyFloats, mechanism: IntegerMechanism, z: float, stream: Callable[[], NoiseStream]
     ) -> FloatVector:
-        """The total, float32 (d,), with Gaussian noise from `stream`."""
+        """As `Local.server_noise`: with Gaussian noise of z times the decoded sensitivity from `stream`."""
+        # Relative to what the rounded sum can really move by, not to C: only so the cost is that of GaussianEvent(z).
         std = z * decoded_sensitivity(mechanism)
         noised: FloatVector = (total + gaussian(std, total.shape, stream())).astype(np.float32)
         return noised
@@ -262,11 +311,11 @@ class Noiseless:
         return Work.UPDATES
 
     def event(self, mechanism: IntegerMechanism, z: float, rate: float = 1.0, steps: int = 1) -> Event:
-        """No epsilon is finite."""
+        """As `Local.event`: no epsilon is finite."""
         return NonPrivate()
 
     def ring(self, summands: Summands, z: float, kind: NoiseKind, max_loss: float) -> IntegerMechanism:
-        """A ring for plain sums."""
+        """As `Local.ring`: for plain sums."""
         return design_without_noise(
             rounding=Rounding.CONDITIONAL,
             unit=Unit.NONE,
@@ -278,31 +327,31 @@ class Noiseless:
         )
 
     def noise_outside(self, z: float) -> float:
-        """Nothing is added."""
+        """As `Local.noise_outside`: nothing is added."""
         return 0.0
 
     def spread(self, survivors: int, contributors: int) -> float:
-        """There is no noise."""
+        """As `Local.spread`: 0."""
         return 0.0
 
     def std(self, mechanism: IntegerMechanism, z: float, norm: float, survivors: int) -> float:
-        """There is no noise."""
+        """As `Local.std`: 0."""
         return 0.0
 
     def signal(self, total: float, least: float, cohort: int, groups: int) -> float:
-        """Largest sum over C."""
+        """As `Local.signal`: over C, because there is no noise."""
         return total
 
     def device_noise(
         self, vectors: FloatVector, std: float, streams: Callable[[], Sequence[NoiseStream]]
     ) -> FloatVector:
-        """The vectors as they are."""
+        """As `Local.device_noise`: the vectors are unchanged."""
         return vectors
 
     def server_noise(
         self, total: AnyFloats, mechanism: IntegerMechanism, z: float, stream: Callable[[], NoiseStream]
     ) -> FloatVector:
-        """The total as it is."""
+        """As `Local.server_noise`: the total has no noise."""
         return total.astype(np.float32)
 
 
@@ -342,4 +391,5 @@ def _work(unit: Unit, of_examples: Work) -> Work:
 
 def _gaussian_event(z: float, rate: float, steps: int) -> Event:
     noise = GaussianEvent(z)
+    # What is sampled at rate 1 is not hidden among others: no amplification, and a simpler, tighter account.
     return Repeated(noise if rate >= 1 else PoissonSampled(rate, noise), steps)

@@ -10,6 +10,10 @@ def at_most(value: float, digits: int = 3) -> str:
 
     >>> at_most(0.92331), at_most(0.1), at_most(float("inf"))
     ('0.924', '0.1', 'inf')
+
+    Args:
+        value: may be infinite.
+        digits: significant digits, >= 1.
     """
     return _reported(value, digits, ROUND_CEILING)
 
@@ -19,6 +23,10 @@ def at_least(value: float, digits: int = 3) -> str:
 
     >>> at_least(0.07669), at_least(-0.0005111)
     ('0.0766', '-0.000512')
+
+    Args:
+        value: may be infinite.
+        digits: significant digits, >= 1.
     """
     return _reported(value, digits, ROUND_FLOOR)
 

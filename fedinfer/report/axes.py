@@ -32,7 +32,13 @@ class Scale:
 
 
 def ticks(low: float, high: float, most: int) -> tuple[float, ...]:
-    """At most `most` round values (1, 2 or 5 times a power of ten) that lie in [low, high]."""
+    """At most `most` round values (1, 2 or 5 times a power of ten) that lie in [low, high].
+
+    Args:
+        low: lower end of the axis.
+        high: upper end, >= low.
+        most: how many fit, >= 1.
+    """
     if not high - low > 1e-300:  # the smallest floats have no round parts
         return (low,)
     rough = (high - low) / max(most - 1, 1)
@@ -45,19 +51,41 @@ def ticks(low: float, high: float, most: int) -> tuple[float, ...]:
 def padded(
     values: Sequence[float], least: float, floor: float = -math.inf, ceiling: float = math.inf
 ) -> tuple[float, float]:
-    """Limits a little outside the values, at least `least` apart, inside [floor, ceiling]."""
+    """Limits a little outside the values, at least `least` apart, inside [floor, ceiling].
+
+    Args:
+        values: at least one, finite.
+        least: smallest distance of the limits, in the unit of the values.
+        floor: the lower limit is not below it.
+        ceiling: the upper limit is not above it.
+    """
     low, high = min(values), max(values)
     room = max(0.08 * (high - low), (least - (high - low)) / 2, 1e-9)
     return max(low - room, floor), min(high + room, ceiling)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str, dash: str | None = None) -> Markup:
-    """A straight line."""
+    """A straight line.
+
+    Args:
+        x1: of the first end, px.
+        y1: of the first end, px.
+        x2: of the other end, px.
+        y2: of the other end, px.
+        class_: CSS class.
+        dash: SVG dash pattern; None: solid.
+    """
     return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_, stroke_dasharray=dash)
 
 
 def path(points: Sequence[tuple[float, float]], colour: str, dash: str | None = None) -> Markup | None:
-    """A line through the points; nothing for fewer than two."""
+    """A line through the points; nothing for fewer than two.
+
+    Args:
+        points: (x, y) in px.
+        colour: CSS colour.
+        dash: SVG dash pattern; None: solid.
+    """
     if len(points) < 2:
         return None
     data = "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in points)
@@ -65,7 +93,11 @@ def path(points: Sequence[tuple[float, float]], colour: str, dash: str | None = 
 
 
 def stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points with corners put in, so that a value holds until the next one."""
+    """Points with corners put in, so that a value holds until the next one.
+
+    Args:
+        points: (x, y), x ascending.
+    """
     corners: list[tuple[float, float]] = []
     for x, y in points:
         if corners:
@@ -77,38 +109,72 @@ def stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def label(
     x: float, y: float, words: str, class_: str = "tick", anchor: str = "start", colour: str | None = None
 ) -> Markup:
-    """A piece of text whose base line starts, ends or is centred at (x, y)."""
+    """A piece of text whose base line starts, ends or is centred at (x, y).
+
+    Args:
+        x: of the base line, px.
+        y: of the base line, px.
+        words: plain text; it is escaped.
+        class_: CSS class.
+        anchor: which part of the text is at (x, y): start, middle or end.
+        colour: CSS colour; None: that of the class.
+    """
     return tag("text", words, x=x, y=y, class_=class_, text_anchor=anchor, fill=colour)
 
 
 def dot(colour: str, size: float = 3.0) -> Marker:
-    """A filled circle."""
+    """A filled circle.
+
+    Args:
+        colour: CSS colour.
+        size: radius, px.
+    """
     return lambda x, y: tag("circle", cx=x, cy=y, r=size, fill=colour)
 
 
 def square(colour: str, size: float = 3.0) -> Marker:
-    """An open square."""
+    """An open square.
+
+    Args:
+        colour: CSS colour.
+        size: half of a side, px.
+    """
     return lambda x, y: tag(
         "rect", x=x - size, y=y - size, width=2 * size, height=2 * size, fill="#fff", stroke=colour, stroke_width=1.6
     )
 
 
 def triangle(colour: str, size: float = 5.0) -> Marker:
-    """A filled triangle that stands on its base."""
+    """A filled triangle that stands on its base.
+
+    Args:
+        colour: CSS colour.
+        size: half of its width and of its height, px.
+    """
     return lambda x, y: tag(
         "path", d=f"M{x:.2f} {y - size:.2f}L{x + size:.2f} {y + size:.2f}H{x - size:.2f}Z", fill=colour
     )
 
 
 def diamond(colour: str, size: float = 5.0) -> Marker:
-    """A filled diamond."""
+    """A filled diamond.
+
+    Args:
+        colour: CSS colour.
+        size: half of a diagonal, px.
+    """
     return lambda x, y: tag(
         "path", d=f"M{x:.2f} {y - size:.2f}l{size:g} {size:g}l-{size:g} {size:g}l-{size:g} -{size:g}Z", fill=colour
     )
 
 
 def cross(colour: str, size: float = 4.0) -> Marker:
-    """A cross."""
+    """A cross.
+
+    Args:
+        colour: CSS colour.
+        size: half of its width, px.
+    """
     return lambda x, y: tag(
         "path",
         d=f"M{x - size:.2f} {y - size:.2f}l{2 * size:g} {2 * size:g}m0 -{2 * size:g}l-{2 * size:g} {2 * size:g}",
@@ -119,12 +185,25 @@ def cross(colour: str, size: float = 4.0) -> Marker:
 
 
 def markers(points: Sequence[tuple[float, float]], marker: Marker) -> Markup:
-    """One marker per point."""
+    """One marker per point.
+
+    Args:
+        points: (x, y) in px.
+        marker: draws one of them.
+    """
     return join(*(marker(x, y) for x, y in points))
 
 
 def drawing(width: float, height: float, title: str, description: str, *parts: Markup | None) -> Markup:
-    """An SVG of fixed width in px that never grows wider than its column, with a name and a text for screen readers."""
+    """An SVG of fixed width in px that never grows wider than its column, with a name and a text for screen readers.
+
+    Args:
+        width: px.
+        height: px.
+        title: short name, read out first.
+        description: what the drawing shows, in a sentence with its figures.
+        parts: of the drawing, back to front; None is left out.
+    """
     return tag(
         "svg",
         tag("title", title),

@@ -15,7 +15,11 @@ _EXPONENT = re.compile(r"e[+]?(-?)0*")
 
 
 def number(value: object) -> float | None:
-    """A float from a JSON value; "inf" is a number, NaN and everything else is absent."""
+    """A float from a JSON value; "inf" is a number, NaN and everything else is absent.
+
+    Args:
+        value: of a JSON document that may be damaged.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -26,13 +30,21 @@ def number(value: object) -> float | None:
 
 
 def finite(value: object) -> float | None:
-    """Like `number`, without infinities and what is as good as infinite: what a plot can show."""
+    """Like `number`, without infinities and what is as good as infinite: what a plot can show.
+
+    Args:
+        value: of a JSON document that may be damaged.
+    """
     result = number(value)
     return result if result is not None and abs(result) < 1e100 else None
 
 
 def count(value: object) -> int | None:
-    """A count: a number, or the length of a list."""
+    """A count: a number, or the length of a list.
+
+    Args:
+        value: of a JSON document that may be damaged.
+    """
     if isinstance(value, list | dict):
         return len(value)
     result = finite(value)
@@ -40,26 +52,46 @@ def count(value: object) -> int | None:
 
 
 def section(data: Mapping[str, Any], key: str) -> Json:
-    """The object under `key`; empty when it is missing or no object."""
+    """The object under `key`; empty when it is missing or no object.
+
+    Args:
+        data: a JSON object.
+        key: of the inner object.
+    """
     value = data.get(key)
     return dict(value) if isinstance(value, dict) else {}
 
 
 def rows(data: Mapping[str, Any], key: str) -> Sequence[Json]:
-    """The objects in the list under `key`; other items are left out."""
+    """The objects in the list under `key`; other items are left out.
+
+    Args:
+        data: a JSON object.
+        key: of the list.
+    """
     value = data.get(key)
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def words(value: object, fallback: str = ABSENT) -> str:
-    """Text as it is, numbers as written in JSON, a dash for what is missing."""
+    """Text as it is, numbers as written in JSON, a dash for what is missing.
+
+    Args:
+        value: of a JSON document that may be damaged.
+        fallback: what stands for a missing value.
+    """
     if value is None or value == "":
         return fallback
     return str(value)
 
 
 def decimal(value: object, digits: int = 3) -> str:
-    """A number with `digits` decimals, the sign for infinity, or a dash."""
+    """A number with `digits` decimals, the sign for infinity, or a dash.
+
+    Args:
+        value: of a JSON document that may be damaged.
+        digits: decimals, >= 0.
+    """
     result = number(value)
     if result is None:
         return ABSENT
@@ -67,7 +99,12 @@ def decimal(value: object, digits: int = 3) -> str:
 
 
 def significant(value: object, digits: int = 3) -> str:
-    """A number with `digits` significant digits, as short as possible."""
+    """A number with `digits` significant digits, as short as possible.
+
+    Args:
+        value: of a JSON document that may be damaged.
+        digits: significant ones, >= 1.
+    """
     result = number(value)
     if result is None:
         return ABSENT
@@ -75,7 +112,11 @@ def significant(value: object, digits: int = 3) -> str:
 
 
 def bound(value: object) -> str:
-    """An upper bound with three significant digits, rounded up: it may not look smaller than it is."""
+    """An upper bound with three significant digits, rounded up: it may not look smaller than it is.
+
+    Args:
+        value: of a JSON document that may be damaged.
+    """
     result = number(value)
     if result is None or not math.isfinite(result) or result <= 0:
         return significant(value)
@@ -83,19 +124,31 @@ def bound(value: object) -> str:
 
 
 def percent(value: object) -> str:
-    """A share of one as a percentage with one decimal."""
+    """A share of one as a percentage with one decimal.
+
+    Args:
+        value: share, usually in [0, 1].
+    """
     result = finite(value)
     return ABSENT if result is None else f"{100 * result:.1f}\u202f%"
 
 
 def whole(value: object) -> str:
-    """A count with narrow spaces between thousands."""
+    """A count with narrow spaces between thousands.
+
+    Args:
+        value: of a JSON document that may be damaged.
+    """
     result = count(value)
     return ABSENT if result is None else f"{result:,}".replace(",", "\u202f")
 
 
 def data_size(value: object) -> str:
-    """Bytes in the largest fitting unit (powers of 1024)."""
+    """Bytes in the largest fitting unit (powers of 1024).
+
+    Args:
+        value: number of bytes.
+    """
     size = finite(value)
     if size is None:
         return ABSENT
@@ -107,7 +160,11 @@ def data_size(value: object) -> str:
 
 
 def microseconds(value: object) -> str:
-    """A duration in microseconds, in milliseconds or seconds where that reads better."""
+    """A duration in microseconds, in milliseconds or seconds where that reads better.
+
+    Args:
+        value: microseconds.
+    """
     size = finite(value)
     if size is None:
         return ABSENT
@@ -119,7 +176,11 @@ def microseconds(value: object) -> str:
 
 
 def seconds(value: object) -> str:
-    """A duration in seconds or minutes."""
+    """A duration in seconds or minutes.
+
+    Args:
+        value: seconds.
+    """
     size = finite(value)
     if size is None:
         return ABSENT

@@ -27,7 +27,11 @@ ENTRIES: tuple[Column, ...] = (
 
 
 def ledger_tables(ledger: Json) -> Markup:
-    """Accounts and entries; an entry stays spent when its round was aborted."""
+    """Accounts and entries; an entry stays spent when its round was aborted.
+
+    Args:
+        ledger: as `Ledger.to_json` gives it.
+    """
     accounts = [_account(row) for row in rows(ledger, "accounts")]
     entries = [_entry(row) for row in rows(ledger, "entries")]
     return join(
@@ -42,7 +46,11 @@ def ledger_tables(ledger: Json) -> Markup:
 
 
 def mechanism_words(event: Json) -> str:
-    """An event in words, for instance "Poisson sampling 0.1 of: Skellam noise, variance 2.1e6, l2 1024, l1 9000"."""
+    """An event in words, for instance "Poisson sampling 0.1 of: Skellam noise, variance 2.1e6, l2 1024, l1 9000".
+
+    Args:
+        event: as `Event.to_json` gives it; composed events are named part by part.
+    """
     kind, inner = words(event.get("kind")), section(event, "event")
     if kind == "composed":
         return "; ".join(mechanism_words(part) for part in rows(event, "events"))

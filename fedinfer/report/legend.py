@@ -11,7 +11,11 @@ from fedinfer.report.timeline import ROUND, WINDOW, LoopStep
 
 
 def loop_legend(sequence: Sequence[LoopStep]) -> Markup:
-    """One entry per sign that occurs in the steps."""
+    """One entry per sign that occurs in the steps.
+
+    Args:
+        sequence: steps that the chart shows.
+    """
     rounds = any(step.kind == ROUND and step.metric is not None for step in sequence)
     windows = any(step.kind == WINDOW and step.metric is not None for step in sequence)
     entries = (

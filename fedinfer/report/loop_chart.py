@@ -31,7 +31,12 @@ class Frame:
 
     @staticmethod
     def of(width: float, total: int) -> Frame:
-        """Borders that leave room for tick labels; a narrow page gets narrow ones."""
+        """Borders that leave space for tick labels; a narrow page gets narrow ones.
+
+        Args:
+            width: of the drawing, px.
+            total: number of steps on the x axis, >= 0.
+        """
         left, right = (46.0, width - 14.0) if width < 600 else (54.0, width - 16.0)
         half = (right - left) / max(total, 1) / 2
         return Frame(width, left, right, axes.Scale(0, max(total - 1, 1), left + half, right - half))
@@ -174,7 +179,14 @@ def _channel(sequence: Sequence[LoopStep], channel: str, place: int, frame: Fram
 
 
 def channel_style(place: int) -> tuple[str, str | None]:
-    """Colour and dash of the channel at a place; they repeat after as many as there are."""
+    """Colour and dash of the channel at a place; they repeat after as many as there are.
+
+    Args:
+        place: of the channel among all, from 0.
+
+    Returns:
+        CSS colour, and SVG dash pattern (None: solid).
+    """
     styles = (axes.PALETTE[3], axes.PALETTE[4], axes.PALETTE[0], axes.PALETTE[2])
     return styles[place % len(styles)], axes.DASHES[place % len(axes.DASHES)]
 
@@ -258,7 +270,11 @@ def _step_axis(sequence: Sequence[LoopStep], frame: Frame, bottom: float) -> Mar
 
 
 def step_name(step: LoopStep) -> str:
-    """A round as r3, a window as w3."""
+    """A round as r3, a window as w3.
+
+    Args:
+        step: a round or a window.
+    """
     return f"{'w' if step.kind == WINDOW else 'r'}{step.label}"
 
 

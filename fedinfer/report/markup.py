@@ -1,6 +1,6 @@
 """HTML and SVG from values: plain text is always escaped, only `Markup` is passed through.
 
-Scenario names, labels and column names come from users; nothing in this room concatenates them into markup by hand.
+Scenario names, labels and column names come from users; nothing in this package concatenates them into markup by hand.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ Attribute: TypeAlias = str | float | None
 
 
 def text(value: str) -> Markup:
-    """Plain text, escaped; control characters, which no document may hold, become a replacement sign."""
+    """Plain text, escaped; control characters, which no document may hold, become a replacement sign.
+
+    Args:
+        value: from anybody; Markup stays as it is.
+    """
     if isinstance(value, Markup):
         return value
     return Markup(escape(_CONTROL.sub("\ufffd", value), quote=True))
@@ -39,7 +43,7 @@ def tag(name: str, *children: Child, **attributes: Attribute) -> Markup:
         attributes: `class_` becomes class, `stroke_width` becomes stroke-width; None leaves the attribute out.
 
     Raises:
-        ValueError: when a number is not finite: a coordinate NaN would make a plot vanish without a word.
+        ValueError: when a number is not finite: a coordinate NaN would make a plot disappear without a word.
     """
     head = "".join(f' {_name(key)}="{_value(value)}"' for key, value in attributes.items() if value is not None)
     body = "".join(text(child) for child in children if child is not None)
@@ -47,7 +51,12 @@ def tag(name: str, *children: Child, **attributes: Attribute) -> Markup:
 
 
 def join(*parts: Child, separator: str = "") -> Markup:
-    """Parts one after the other; text is escaped."""
+    """Parts one after the other; text is escaped.
+
+    Args:
+        parts: Markup, or text that is escaped; None is left out.
+        separator: Markup between the parts; it is not escaped.
+    """
     return Markup(separator.join(text(part) for part in parts if part is not None))
 
 

@@ -51,7 +51,14 @@ def write_report(run_dir: Path) -> Path:
 
 
 def render(found: RunFiles) -> str:
-    """The page as text."""
+    """The page as text.
+
+    Args:
+        found: what was read of a run folder.
+
+    Returns:
+        HTML, one self-contained document.
+    """
     run = found.run
     title = f"fedinfer report: {words(run.get('scenario'), 'unnamed')}"
     head = tag(

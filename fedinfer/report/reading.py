@@ -37,6 +37,9 @@ class RunFiles:
 def read_run(folder: Path) -> RunFiles:
     """Read a run folder.
 
+    Args:
+        folder: of a run; events.jsonl and the ledger may be missing or damaged, which becomes a note.
+
     Raises:
         ConfigError: when run.json is missing, no JSON object or of another schema.
     """

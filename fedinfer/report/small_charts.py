@@ -12,7 +12,13 @@ BAR = 22.0
 
 
 def latency_chart(p50: float, p99: float, width: float) -> Markup:
-    """Median and 99th percentile of one prediction on an axis from zero, both in microseconds."""
+    """Median and 99th percentile of one prediction on an axis from zero, both in microseconds.
+
+    Args:
+        p50: median, microseconds.
+        p99: 99th percentile, microseconds.
+        width: of the drawing, px.
+    """
     x = axes.Scale(0.0, max(p50, p99, 1e-9) * 1.15, 8.0, width - 24.0)
     y, bottom = 40.0, 64.0
     marks = axes.ticks(0.0, x.high, 5 if width > 300 else 4)
@@ -64,7 +70,12 @@ def bars(title: str, values: Sequence[tuple[str, float, str]], width: float) -> 
 
 
 def meter(share: float, words: str) -> Markup:
-    """A thin bar that is filled to `share` in [0, 1]; `words` say the same for screen readers."""
+    """A thin bar that is filled to `share` in [0, 1]; `words` say the same for screen readers.
+
+    Args:
+        share: filled part; values outside [0, 1] are cut.
+        words: what it means, plain text.
+    """
     filled = min(max(share, 0.0), 1.0)
     return tag(
         "span",

@@ -62,7 +62,11 @@ class Item:
 
 
 def statement(run: Json) -> tuple[Item, ...]:
-    """The components of the privacy statement of a run."""
+    """The components of the privacy statement of a run.
+
+    Args:
+        run: run.json, schema 1; missing or damaged figures become a dash.
+    """
     privacy = section(run, "privacy")
     return (
         _guarantee(privacy),
@@ -77,7 +81,11 @@ def statement(run: Json) -> tuple[Item, ...]:
 
 
 def is_private(privacy: Json) -> bool:
-    """Whether the run claims a finite epsilon at a delta for a unit."""
+    """Whether the run claims a finite epsilon at a delta for a unit.
+
+    Args:
+        privacy: the section `privacy` of run.json.
+    """
     return _claim(privacy) is not None
 
 
@@ -90,7 +98,11 @@ def _claim(privacy: Json) -> tuple[float, float] | None:
 
 
 def unit_words(privacy: Json) -> str:
-    """The privacy unit in words."""
+    """The privacy unit in words.
+
+    Args:
+        privacy: the section `privacy` of run.json.
+    """
     unit = words(privacy.get("unit"))
     return UNITS[Unit(unit)] if unit in set(UNITS) else "nothing: no privacy unit is protected"
 
@@ -121,7 +133,7 @@ def _guarantee(privacy: Json) -> Item:
     meaning = (
         f"Compare two worlds, {relation}. Each possible outcome of the whole run is at most "
         f"{_factor(epsilon)} times as likely in the one as in the other, up to a remainder of {significant(delta)}. "
-        "Somebody who sees every release and has to tell the two worlds apart, starting from 50 : 50, "
+        "Somebody who sees every release and has to say which of the two data sets was used, starting from 50 : 50, "
         f"is right at most {_of_hundred(guess)} times in 100."
     )
     if guess > WEAK:

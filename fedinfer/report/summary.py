@@ -1,4 +1,4 @@
-"""The top of the report: what happened, for a reader who will look at nothing else."""
+"""The top of the report: what happened, for a reader who reads nothing else."""
 
 from __future__ import annotations
 
@@ -54,35 +54,59 @@ class Tile:
 
 
 def status(run: Json) -> tuple[str, str, str]:
-    """Sign, words and style of the run's status; the sign and the words say it without the colour."""
+    """Sign, words and style of the run's status; the sign and the words say it without the colour.
+
+    Args:
+        run: run.json, schema 1.
+    """
     return STATUS.get(str(run.get("status")), ("?", words(run.get("status"), "status unknown"), "bad"))
 
 
 def headline(run: Json) -> tuple[str, ...]:
-    """Plain sentences: what was trained, how good it is, what protects people, what runs on devices, what drifted."""
+    """Plain sentences: what was trained, how good it is, what protects people, what runs on devices, what drifted.
+
+    Args:
+        run: run.json, schema 1.
+    """
     sentences = [_training(run), _quality(run), _protection(run), _devices(run), _drift(run)]
     explained = EXPLAINED.get(str(run.get("status")))
     return tuple(sentence for sentence in (*sentences, explained) if sentence)
 
 
 def tiles(run: Json) -> tuple[Tile, ...]:
-    """The headline figures."""
+    """The headline figures.
+
+    Args:
+        run: run.json, schema 1.
+    """
     return (_quality_tile(run), _privacy_tile(run), _model_tile(run), _latency_tile(run), _drift_tile(run))
 
 
 def last_metric(run: Json) -> float | None:
-    """Metric after the last released round."""
+    """Metric after the last released round.
+
+    Args:
+        run: run.json, schema 1.
+    """
     released = [finite(row.get("metric")) for row in rows(run, "rounds") if row.get("status") == "released"]
     return next((value for value in reversed(released) if value is not None), None)
 
 
 def metric_name(run: Json) -> str:
-    """Name of the task's metric."""
+    """Name of the task's metric.
+
+    Args:
+        run: run.json, schema 1.
+    """
     return words(section(run, "task").get("metric"), "metric")
 
 
 def last_model(run: Json) -> Json:
-    """The newest model row; empty when no model was published."""
+    """The newest model row; empty when no model was published.
+
+    Args:
+        run: run.json, schema 1.
+    """
     return dict(next(iter(reversed(rows(run, "models"))), {}))
 
 

@@ -32,17 +32,17 @@ def _status(value: object) -> str:
 
 
 def _figures(value: object) -> str:
-    """Figures of a look at a wave: each mean with the standard deviation of its noise, and the verdict."""
+    """Figures of the canary evaluation of a wave: mean, standard deviation of the noise, verdict."""
     named = value.items() if isinstance(value, dict) else ()
     parts = [
         f"{name.replace('_', ' ')} {decimal(figure['mean'])} ± {decimal(figure['noise_std'])} ({figure['verdict']})"
         for name, figure in named
     ]
-    return ", ".join(parts) or "no look"
+    return ", ".join(parts) or "no canary evaluation"
 
 
 def _pushed(value: object) -> str:
-    """What a push cost a device, and how many devices got it in which way."""
+    """What a push cost a device, and how many devices got it by which transfer mode."""
     pushed = value if isinstance(value, dict) else {}
     if not pushed:
         return ABSENT
@@ -75,13 +75,13 @@ ROUNDS: tuple[Column, ...] = (
 )
 MODELS: tuple[Column, ...] = (
     ("Version", "version", words),
-    ("Recipe", "recipe", words),
+    ("Quantization", "recipe", words),
     ("Metric, float", "float_metric", decimal),
     ("Metric, quantized", "quantized_metric", decimal),
     ("Size, float", "float_bytes", data_size),
     ("Size, quantized", "quantized_bytes", data_size),
     ("Sent per device, median", "pushed", _pushed),
-    ("Slim file", "slimming", _compression),
+    ("Compressed file", "slimming", _compression),
     ("Devices", "devices_active", whole),
     ("SHA-256", "sha256", lambda value: words(value)[:12]),
 )
@@ -96,7 +96,7 @@ WAVES: tuple[Column, ...] = (
     ("Installed", "installed", whole),
     ("Failed", "failed", whole),
     ("First failure", "first_failure", words),
-    ("Judged", "judged", whole),
+    ("Evaluated by", "judged", whole),
     ("Figures, mean ± noise", "figures", _figures),
     ("Then", "state", words),
 )
@@ -109,7 +109,11 @@ NUMERIC = frozenset({words, decimal, significant, whole, data_size, seconds}) - 
 
 
 def rounds_table(run: Json) -> Markup:
-    """Every round: cohort, survivors, status, figures, bytes."""
+    """Every round: cohort, survivors, status, figures, bytes.
+
+    Args:
+        run: run.json, schema 1.
+    """
     return table(
         "One row per round; epsilon is what all releases so far cost together",
         ROUNDS,
@@ -119,29 +123,52 @@ def rounds_table(run: Json) -> Markup:
 
 
 def models_table(run: Json) -> Markup:
-    """Every published model: float against quantized."""
+    """Every published model: float against quantized.
+
+    Args:
+        run: run.json, schema 1.
+    """
     return table("One row per published version", MODELS, rows(run, "models"), "No model was published.")
 
 
 def waves_table(run: Json) -> Markup | None:
-    """Every wave of every rollout and what was decided after it; None when the run kept none."""
+    """Every wave of every rollout and what was decided after it; None when the run kept none.
+
+    Args:
+        run: run.json, schema 1.
+    """
     waves = [wave for model in rows(run, "models") for wave in rows(model, "waves")]
     return table("Rollout waves", WAVES, waves, "") if waves else None
 
 
 def blamed_table(events: Sequence[Json]) -> Markup | None:
-    """Devices whose messages broke the protocol; None when there were none."""
+    """Devices whose messages broke the protocol; None when there were none.
+
+    Args:
+        events: of events.jsonl, in order.
+    """
     blamed = [event for event in events if event.get("event") == "blamed"]
     return table("Devices blamed for false messages", BLAMED, blamed, "") if blamed else None
 
 
 def alarms_table(run: Json) -> Markup:
-    """Every alarm of the drift monitor."""
+    """Every alarm of the drift monitor.
+
+    Args:
+        run: run.json, schema 1.
+    """
     return table("Alarms", ALARMS, rows(section(run, "drift"), "alarms"), "No alarm was raised.")
 
 
 def table(caption: str, columns: Sequence[Column], lines: Sequence[Json], empty: str) -> Markup:
-    """A table of rows, or a sentence when there are none."""
+    """A table of rows, or a sentence when there are none.
+
+    Args:
+        caption: above the rows.
+        columns: heading, key of the row, and how its value is shown; a column without any value is left out.
+        lines: one object per row.
+        empty: sentence that stands for a table without rows.
+    """
     if not lines:
         return tag("p", empty, class_="empty")
     used = [column for column in columns if any(line.get(column[1]) is not None for line in lines)] or list(columns)
@@ -151,12 +178,20 @@ def table(caption: str, columns: Sequence[Column], lines: Sequence[Json], empty:
 
 
 def pairs(lines: Sequence[tuple[str, Child]]) -> Markup:
-    """Names and values, two columns."""
+    """Names and values, two columns.
+
+    Args:
+        lines: name and value, in order.
+    """
     return tag("dl", *(join(tag("dt", name), tag("dd", value)) for name, value in lines))
 
 
 def devices_pairs(run: Json) -> Markup:
-    """What devices did besides answering."""
+    """What devices did besides answering.
+
+    Args:
+        run: run.json, schema 1.
+    """
     devices, inference = section(run, "devices"), section(run, "inference")
     return pairs(
         (
@@ -170,7 +205,11 @@ def devices_pairs(run: Json) -> Markup:
 
 
 def bytes_saved(model: Json) -> str:
-    """How much smaller the quantized file is, in words; empty when it is not."""
+    """How much smaller the quantized file is, in words; empty when it is not.
+
+    Args:
+        model: one of `models` in run.json.
+    """
     before, after = finite(model.get("float_bytes")), finite(model.get("quantized_bytes"))
     if not before or not after or before < 1.1 * after:
         return ""
@@ -178,7 +217,11 @@ def bytes_saved(model: Json) -> str:
 
 
 def survivors_share(run: Json) -> str:
-    """Mean share of the cohort that answered in time."""
+    """Mean share of the cohort that answered in time.
+
+    Args:
+        run: run.json, schema 1.
+    """
     both = [(count(row.get("survivors")), count(row.get("cohort"))) for row in rows(run, "rounds")]
     shares = [survivors / cohort for survivors, cohort in both if survivors is not None and cohort]
     return f"{100 * sum(shares) / len(shares):.0f}\u202f%" if shares else ABSENT

@@ -45,13 +45,22 @@ class LoopStep:
 
 
 def steps(run: Json, events: Sequence[Json]) -> tuple[LoopStep, ...]:
-    """The steps of a run, from its events, or from run.json when no event describes a step."""
+    """The steps of a run, from its events, or from run.json when no event describes a step.
+
+    Args:
+        run: run.json, schema 1.
+        events: of events.jsonl, in order; may be empty.
+    """
     found = _from_events(run, events)
     return found or _from_run(run)
 
 
 def phases(sequence: Sequence[LoopStep]) -> tuple[tuple[str, int, int], ...]:
-    """Runs of equal phases: (phase, first index, last index)."""
+    """Runs of equal phases: (phase, first index, last index).
+
+    Args:
+        sequence: in order.
+    """
     spans: list[tuple[str, int, int]] = []
     for index, step in enumerate(sequence):
         if spans and spans[-1][0] == step.phase:

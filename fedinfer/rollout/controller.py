@@ -1,14 +1,14 @@
 """What happens now: a pure state machine over one rollout.
 
     READY -> PUSHING -> JUDGING -> (next wave: READY or PUSHING) ... -> DONE
-                           |-> HELD (a person looks)         PAUSED (from any of these, and back)
+                           |-> HELD (a person decides)       PAUSED (from any of these, and back)
                            |-> ROLLING_BACK -> ROLLED_BACK   ABORTED
 
 Rules:
 * A wave after the first is pushed only after its predecessor's gates passed, or after a person approved a HELD wave
   under their name. A failed wave cannot be approved.
-* A failed gate takes the model back from everybody who has it; without a model to go back to it is withdrawn, and its
-  devices have none.
+* A failed gate rolls back everybody who has the model; without a model to go back to it is withdrawn, and its devices
+  have none.
 * After abort, and while paused, nothing is pushed. Abort needs no confirmation and works from every open phase. Devices
   that already have the model keep it until `rollback`, which works from every phase but its own.
 * What must be done next is a function of the state (`todo`), so a server that was killed reads its state and goes on.
@@ -76,7 +76,13 @@ class Task(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """An order of a person, with name and reason for the log."""
+    """An order of a person.
+
+    Args:
+        order: what shall happen.
+        by: name of the person, for the log.
+        reason: for the log.
+    """
 
     order: Order
     by: str
@@ -85,7 +91,12 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The push of a wave is as complete as it gets now; counts are totals of that wave so far."""
+    """The push of a wave is as complete as it gets now.
+
+    Args:
+        wave: counted from 0.
+        installed, failed: acknowledgements of that wave so far, as totals.
+    """
 
     wave: int
     installed: int
@@ -98,7 +109,12 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One look: released figures of the devices of a wave (or of all that have the model)."""
+    """One canary evaluation: released figures of the devices of a wave (or of all that have the model).
+
+    Args:
+        wave: counted from 0.
+        groups: figures of each group of devices.
+    """
 
     wave: int
     groups: tuple[GroupFigures, ...]
@@ -106,7 +122,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """Every reachable device acknowledged the way back."""
+    """Every reachable device acknowledged the rollback."""
 
 
 Event: TypeAlias = Command | Delivered | Measured | RolledBack
@@ -118,9 +134,9 @@ class Action:
 
     Args:
         task: what.
-        wave: PUSH, MEASURE: which wave; TAKE_BACK: last wave that may have the model.
-        version: PUSH, MEASURE: the new version; TAKE_BACK: the version to go back to, "": none,
-            the new version is withdrawn.
+        wave: PUSH, MEASURE: which wave; ROLL_BACK: last wave that may have the model; counted from 0.
+        version: PUSH, MEASURE: the new version; ROLL_BACK: the version to go back to, "" when there is none and the new
+            version is withdrawn.
     """
 
     task: Task
@@ -184,7 +200,8 @@ def begin(
         approval: when a person has to agree.
 
     Raises:
-        ConfigError: without devices or waves, or when version and previous are the same.
+        ConfigError: without devices or waves, when no device matches a wave, when name or version is empty, or when
+            version and previous are the same.
     """
     if not rollout or not version or version == previous:
         raise ConfigError(f"rollout {rollout!r}: version {version!r} after {previous!r}")
@@ -203,8 +220,8 @@ def step(state: RolloutState, event: Event) -> tuple[RolloutState, tuple[Action,
         The state after it and what to do now.
 
     Raises:
+        BadMessage: figures of another wave, or more canary evaluations than allowed.
         ConfigError: an order that makes no sense in this phase.
-        BadMessage: figures of another wave or more looks than allowed.
     """
     if isinstance(event, Command):
         after = _obey(state, event)
@@ -217,7 +234,14 @@ def step(state: RolloutState, event: Event) -> tuple[RolloutState, tuple[Action,
 
 
 def todo(state: RolloutState) -> tuple[Action, ...]:
-    """What has to be done in this state; nothing when it waits for a person or is over."""
+    """What has to be done in this state: at most one action.
+
+    Args:
+        state: of a rollout that is open or over.
+
+    Returns:
+        Nothing when the rollout waits for a person or is over.
+    """
     match state.phase:
         case Phase.PUSHING:
             return (Action(Task.PUSH, state.wave, state.version),)
@@ -232,7 +256,14 @@ def todo(state: RolloutState) -> tuple[Action, ...]:
 
 
 def evidence(state: RolloutState) -> Judgement:
-    """The gates of the current wave on all figures so far."""
+    """The gates of the current wave on all figures so far.
+
+    Args:
+        state: of a rollout.
+
+    Returns:
+        The verdict, with installation failures among its findings where a gate asks for them.
+    """
     judged = state.installed + state.failed
     acknowledged = GroupFigures("", judged, (Figure(INSTALL_FAILURE, float(state.failed), 0.0),))
     return judge(state.gates, ((acknowledged,), *state.evaluations))
@@ -242,6 +273,11 @@ def allowed_version(state: RolloutState, device: DeviceId, attributes: Attribute
     """Newest version that may be given to a device that comes online now ("" when there is none).
 
     An offline device of an open wave gets the new version later; after abort or rollback, or while paused, nobody does.
+
+    Args:
+        state: of the rollout.
+        device: that asks.
+        attributes: of that device, for the conditions of the waves.
     """
     halted = state.phase not in OPEN and state.phase is not Phase.DONE
     if halted or state.phase is Phase.PAUSED:
@@ -262,7 +298,8 @@ def _record(state: RolloutState, event: Delivered | Measured) -> RolloutState:
         return replace(state, installed=event.installed, failed=event.failed, phase=phase, paused=paused)
     if len(state.evaluations) >= state.gates.evaluations:
         raise BadMessage(
-            f"rollout {state.rollout!r}: all {state.gates.evaluations} looks of wave {state.wave + 1} are used"
+            f"rollout {state.rollout!r}: all {state.gates.evaluations} canary evaluations of wave {state.wave + 1} "
+            "are used"
         )
     return replace(state, evaluations=(*state.evaluations, event.groups))
 

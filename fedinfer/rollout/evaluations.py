@@ -1,11 +1,11 @@
-"""One look at a wave: what a device answers about a freshly installed model, and what the sum of the answers says.
+"""One private canary evaluation of a wave: what devices answer about a new model, and what the sum of answers says.
 
 Rules:
 * A figure is a number in [0, 1], small is good: `error` (part of the rows on which the model fails), `slow` (1 when
   95 % of the predictions are not faster than the limit), `disagreement` with the model before, `shift` of the
   confidence against it, `wrong` answers where there are labels.
-* A device answers each figure minus its centre. The centre of a judged figure is its limit, so who has nothing to say
-  about it (no labels, no model before) answers 0 and moves the mean towards neither verdict.
+* A device answers each figure minus its centre. The centre of a figure with a limit is that limit, so a device that
+  has no value for it (no labels, no model before) answers 0 and moves the mean towards neither verdict.
 * The answers of one unit of privacy together are cut to L2 norm 1. Who is bad in several figures at once is cut, who is
   good practically never is; signs are kept, so a cut answer still pulls every figure to its side of the limit.
 * Unit `example`: each row answers by itself (`slow`: this one prediction) and is cut; a device sends the sum over its
@@ -30,14 +30,21 @@ WIDTH = 5
 NORM = 1.0
 """L2 norm of one unit's answer; sqrt(5) would never cut, and buy that for more than twice the noise."""
 UNJUDGED_CENTRE = 0.25
-"""Centre of a figure that is only told: a usual value, so that usual answers are short."""
+"""Centre of a figure that is only reported: a usual value, so that usual answers are short."""
 TIMELY = 0.95
 """Part of the predictions of a device that must be faster than the limit."""
 _NO_LIMIT = {Bound.AT_MOST: 1.0, Bound.AT_LEAST: 0.0}
 
 
 def centres(section: RolloutSection) -> FloatVector:
-    """What is subtracted from each figure, float32 (5,): the limit, or a usual value where none is set."""
+    """What is subtracted from each figure: its limit, or a usual value where none is set.
+
+    Args:
+        section: the limits; 0 (or 1 for the shift) means that none is set.
+
+    Returns:
+        (5,) float32, in the order ERROR, SLOW, DISAGREEMENT, SHIFT, WRONG.
+    """
     limits = [
         section.max_error_rate,
         section.max_slow_rate,
@@ -49,10 +56,10 @@ def centres(section: RolloutSection) -> FloatVector:
 
 
 def gates_of(section: RolloutSection, *, compared: bool) -> tuple[Gate, ...]:
-    """Conditions on the figures of a look.
+    """Conditions on the figures of a canary evaluation.
 
     Args:
-        section: the limits.
+        section: the limits; a limit that every value meets makes no gate.
         compared: there is a model before, so agreement and confidence shift mean something.
     """
     agreement = section.min_agreement if compared else 0.0
@@ -112,17 +119,20 @@ def read_sum(
     Args:
         total: noisy sum of the answers, (5,).
         devices: answers in it, >= 1.
-        noise_std: standard deviation of the noise of each coordinate.
-        section: the limits.
+        noise_std: standard deviation of the noise of each coordinate, in the unit of `total`.
+        section: the limits, as the devices had them.
         unit: what the noise protects.
-        rows: public number of rows of a window.
+        rows: public number of rows of a window; used with unit `example` only.
         compared: there is a model before; else nobody had anything to say about agreement and confidence shift.
+
+    Returns:
+        Sums over devices, one group named "" for all of them.
 
     Raises:
         BadMessage: a sum of another length.
     """
     if total.shape != (WIDTH,):
-        raise BadMessage(f"the sum of a look has shape {total.shape}, expected ({WIDTH},)")
+        raise BadMessage(f"the sum of a canary evaluation has shape {total.shape}, expected ({WIDTH},)")
     per_device = unit.counted(rows)
     sums = total.astype(np.float64) / per_device + devices * centres(section)
     std = noise_std / per_device

@@ -1,17 +1,17 @@
-"""Is the wave good? Judged from noisy sums, with the noise in the confidence bounds.
+"""Is the wave good? Decided from noisy sums, with the noise in the confidence bounds.
 
 Rules:
-* A figure is a sum over the judged devices of one bounded value each (error rate, share above a latency limit,
+* A figure is a sum over the evaluated devices of one bounded value each (error rate, share above a latency limit,
   agreement with the model before, confidence shift, metric), released by secure aggregation with Gaussian-like noise.
 * PASS needs the bound on the bad side to be good enough for every gate and every group of devices; FAIL needs the
   bound on the good side to be too bad for one of them; anything else is HOLD. Few devices, much noise or a missing
   figure can therefore never pass.
 * Error rates are per wave: `wrong_pass_rate` bounds the chance of passing when any one value is bad (all gates must
   pass, so no correction: intersection-union test, Berger 1982), `wrong_stop_rate` the chance of failing when all are
-  good (Bonferroni over gates and groups). Both are divided by the number of looks.
-* A gate is judged for every group of every look that carries its figure; a group in such a look without it is missing,
-  and missing holds. Leave groups that are too small to judge out of a look, or join them.
-* Looks of the same devices are not new devices: more looks average the noise, not the choice of devices.
+  good (Bonferroni over gates and groups). Both are divided by the number of evaluations.
+* A gate is decided for every group of every canary evaluation that carries its figure; a group in such an evaluation
+  without it is missing, and missing holds. Leave groups that are too small out of an evaluation, or join them.
+* Evaluations of the same devices are not new devices: more of them average the noise, not the choice of devices.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Bound(StrEnum):
 
 
 class GateScope(StrEnum):
-    """Who the statement is about: the judged devices only (all uncertainty is noise), or the fleet they stand for."""
+    """Who the statement is about: the evaluated devices alone (all uncertainty is noise), or the fleet behind them."""
 
     WAVE = "wave"
     FLEET = "fleet"
@@ -99,7 +99,15 @@ class Gate:
                 assert_never(self.bound)
 
     def sample(self, judged: int) -> float:
-        """Independent values that the mean of `judged` devices stands for."""
+        """Independent values that the mean of some devices stands for.
+
+        Args:
+            judged: devices whose values were summed.
+
+        Returns:
+            `judged` for a statement about the fleet; infinity for one about these devices only, because
+            then nothing depends on which ones they happen to be.
+        """
         match self.scope:
             case GateScope.FLEET:
                 return float(judged)
@@ -120,9 +128,9 @@ class GateSettings:
     Args:
         gates: at least one.
         min_judged: devices that every group must have, 1..`MOST_JUDGED`.
-        wrong_pass_rate: in (0, 0.5).
-        wrong_stop_rate: in (0, 0.5).
-        evaluations: releases of figures that may be used per wave, 1..`MOST_LOOKS`.
+        wrong_pass_rate: largest chance per wave to pass when one value is bad, in (0, 0.5).
+        wrong_stop_rate: largest chance per wave to fail when all values are good, in (0, 0.5).
+        evaluations: canary evaluations that may be used per wave, 1..`MOST_LOOKS`.
     """
 
     gates: tuple[Gate, ...]
@@ -133,7 +141,7 @@ class GateSettings:
 
     def __post_init__(self) -> None:
         if not self.gates or self.min_judged < 1 or self.evaluations < 1:
-            raise ConfigError("a wave needs at least one gate, one judged device and one look")
+            raise ConfigError("a wave needs at least one gate, one evaluated device and one canary evaluation")
         if self.evaluations > MOST_LOOKS or self.min_judged > MOST_JUDGED:
             raise ConfigError(f"looks and min_judged may be at most {MOST_LOOKS} and {MOST_JUDGED}")
         if not (0 < self.wrong_pass_rate < 0.5 and 0 < self.wrong_stop_rate < 0.5):
@@ -146,8 +154,8 @@ class Figure:
 
     Args:
         name: what was summed.
-        total: sum over the judged devices, with noise.
-        noise_std: standard deviation of that noise; 0 for exact counts.
+        total: sum over the devices, with noise.
+        noise_std: standard deviation of that noise, in the unit of `total`; 0 for exact counts.
     """
 
     name: str
@@ -157,11 +165,11 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class GroupFigures:
-    """Sums of one group of devices in one look.
+    """Sums of one group of devices in one canary evaluation.
 
     Args:
-        group: "" for all judged devices, else for instance "hardware=armv8".
-        judged: devices in the sums.
+        group: "" for all devices, else for instance "hardware=armv8".
+        judged: devices in the sums, >= 0.
         figures: their sums.
     """
 
@@ -177,7 +185,16 @@ class GroupFigures:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One gate for one group: estimate, its one-sided bounds (lower for stopping, upper for passing or the reverse)."""
+    """One gate for one group.
+
+    Args:
+        group: as in `GroupFigures`.
+        figure: of the gate.
+        verdict: of this gate alone.
+        estimate: mean over the devices; NaN when there are too few.
+        lower, upper: the one-sided bounds that decide: one for passing, the other for failing.
+        reason: one line with the numbers.
+    """
 
     group: str
     figure: str
@@ -215,14 +232,14 @@ class Judgement:
 
 
 def judge(settings: GateSettings, evaluations: Sequence[Sequence[GroupFigures]]) -> Judgement:
-    """Decide a wave from all looks so far.
+    """Decide a wave from all canary evaluations so far.
 
     Args:
         settings: conditions.
-        evaluations: figures by look, each a group per entry.
+        evaluations: figures by canary evaluation, an entry per group.
 
     Returns:
-        PASS, HOLD or FAIL with findings.
+        PASS, HOLD or FAIL with findings; one FAIL is enough, PASS needs all.
     """
     pairs = [(gate, group) for gate in settings.gates for group in _groups(gate, evaluations)]
     findings = tuple(_judge_gate(settings, gate, group, evaluations, len(pairs)) for gate, group in pairs)
@@ -242,8 +259,8 @@ def bounds(total: float, judged: int, noise_std: float, sample: float, z: float)
         total: noisy sum.
         judged: values in it, > 0.
         noise_std: standard deviation of the noise of the sum.
-        sample: independent values it stands for; infinity for a statement about the judged devices only.
-        z: normal quantile of the wanted one-sided level.
+        sample: independent values it stands for, > 0; infinity for a statement about the summed devices only.
+        z: normal quantile of the wanted one-sided level, > 0.
 
     Returns:
         Lower and upper bound, within [0, 1].
@@ -257,11 +274,11 @@ def bounds(total: float, judged: int, noise_std: float, sample: float, z: float)
 
 def _groups(gate: Gate, evaluations: Sequence[Sequence[GroupFigures]]) -> list[str]:
     carrying = (
-        evaluate_canaries
-        for evaluate_canaries in evaluations
-        if any(f.name == gate.figure for entry in evaluate_canaries for f in entry.figures)
+        evaluation
+        for evaluation in evaluations
+        if any(f.name == gate.figure for entry in evaluation for f in entry.figures)
     )
-    return sorted({entry.group for evaluate_canaries in carrying for entry in evaluate_canaries}) or [""]
+    return sorted({entry.group for evaluation in carrying for entry in evaluation}) or [""]
 
 
 def _judge_gate(
@@ -270,8 +287,8 @@ def _judge_gate(
     label = f"{gate.figure}{f' of {group}' if group else ''}"
     found = [
         (entry.judged, figure)
-        for evaluate_canaries in evaluations
-        for entry in evaluate_canaries
+        for evaluation in evaluations
+        for entry in evaluation
         for figure in entry.figures
         if entry.group == group and figure.name == gate.figure
     ]
@@ -281,10 +298,12 @@ def _judge_gate(
         return Finding(group, gate.figure, Verdict.HOLD, math.nan, gate.low, gate.high, reason)
     span, judged = gate.high - gate.low, sum(judged for judged, _ in found)
     total = sum(figure.total for _, figure in found)
+    # Noise is drawn anew in every evaluation, so its variances add up; the devices may be the same ones each time.
     noise = math.sqrt(sum(figure.noise_std**2 for _, figure in found)) / span
     sample = gate.sample(largest)
 
     def at(error_rate: float) -> tuple[float, float]:
+        # Every evaluation is another chance to be wrong, hence the division (Bonferroni).
         z = -NormalDist().inv_cdf(error_rate / settings.evaluations)
         lower, upper = bounds((total - judged * gate.low) / span, judged, noise, sample, z)
         return gate.low + span * lower, gate.low + span * upper

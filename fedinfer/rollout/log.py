@@ -26,7 +26,12 @@ GENESIS = "0" * 64
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The end of a log: number of entries and digest of the last one."""
+    """The end of a log.
+
+    Args:
+        count: entries.
+        digest: of the last one, 64 hexadecimal digits; GENESIS for none.
+    """
 
     count: int
     digest: str
@@ -37,6 +42,9 @@ class Head:
     @staticmethod
     def parse(text: str) -> Head:
         """Inverse of `str`.
+
+        Args:
+            text: "COUNT:DIGEST", as `fedinfer rollout status` prints it.
 
         Raises:
             LogTampered: when it is not "COUNT:DIGEST".
@@ -69,6 +77,12 @@ def entry_line(head: Head, at: datetime, kind: str, body: Json) -> tuple[str, He
 
 def entry(line: str) -> Json:
     """The facts of a line; `verify` says whether they can be believed.
+
+    Args:
+        line: from `entry_line` or from a file; nothing in it is trusted.
+
+    Returns:
+        All keys of the entry; "seq" is an int, "digest" a str.
 
     Raises:
         LogTampered: when it is not an entry.
@@ -104,12 +118,26 @@ def verify(lines: Iterable[bytes], expected: Head | None) -> Head:
 
 
 def dump(lines: Iterable[str]) -> bytes:
-    """Lines as a file: one per line, each ended by a line feed."""
+    """An exported log: one entry per line, each ended by a line feed.
+
+    Args:
+        lines: entries, oldest first.
+
+    Returns:
+        UTF-8, for `verify_file`.
+    """
     return b"".join(line.encode() + b"\n" for line in lines)
 
 
 def verify_file(data: bytes, expected: Head | None) -> Head:
     """Check an exported log; see `verify`.
+
+    Args:
+        data: from `dump`.
+        expected: as in `verify`.
+
+    Returns:
+        The head of the log.
 
     Raises:
         LogTampered: with the first line that does not fit.

@@ -41,7 +41,15 @@ _GATE = {"figure", "bound", "passes_at", "fails_at", "low", "high", "scope"}
 
 @dataclass(frozen=True, slots=True)
 class RolloutPlan:
-    """A checked plan file; `begin` turns it into a rollout of a fleet."""
+    """A checked plan file; `begin` makes a rollout of a fleet from it.
+
+    Args:
+        rollout: name.
+        version, previous: model to give and model to go back to ("" when there is none).
+        approval: when a person has to agree.
+        gates: conditions of every wave.
+        waves: in order.
+    """
 
     rollout: str
     version: str
@@ -51,15 +59,18 @@ class RolloutPlan:
     waves: tuple[Wave, ...]
 
     def begin(self, fleet: Mapping[DeviceId, Attributes]) -> RolloutState:
-        """See `fedinfer.rollout.controller.begin`."""
+        """As `controller.begin`, for the fleet of the devices file."""
         return begin(self.rollout, self.version, self.previous, fleet, self.waves, self.gates, self.approval)
 
 
 def read_plan(path: Path) -> RolloutPlan:
     """Read a plan file.
 
+    Args:
+        path: a TOML file in UTF-8, as the head of this module shows.
+
     Raises:
-        ConfigError: naming file, key, value and rule.
+        ConfigError: naming file, key, value and rule; also when the file cannot be read.
     """
     try:
         table = tomllib.loads(_read(path))
@@ -74,8 +85,14 @@ def read_plan(path: Path) -> RolloutPlan:
 def read_devices(path: Path) -> dict[DeviceId, dict[str, str]]:
     """Read the device list: device to attributes.
 
+    Args:
+        path: a CSV file in UTF-8 with a column `device`.
+
+    Returns:
+        Attributes by device; at least one device.
+
     Raises:
-        ConfigError: naming file, line and rule.
+        ConfigError: naming file, line and rule; also when the file cannot be read.
     """
     reader = csv.DictReader(io.StringIO(_read(path)), strict=True)
     try:

@@ -5,7 +5,7 @@ Rules:
   that is killed reads its state, asks `todo`, and goes on; every action may be done twice.
 * Acknowledgements are kept device by device, so a wave that was half delivered is continued, not started again.
 * Every entry holds the digest of the state after it. A state that somebody else wrote is not driven on, and `verify`
-  tells it.
+  reports it.
 * The log refuses UPDATE, DELETE and INSERT OR REPLACE in the database itself; the hash chain shows what went past that.
 """
 
@@ -27,6 +27,7 @@ from fedinfer.rollout.controller import (
     Delivered,
     Event,
     Measured,
+    RolledBack,
     RolloutState,
     evidence,
     step,
@@ -69,6 +70,15 @@ _REFUSED = {
 }
 
 
+_KINDS: dict[type[Event], str] = {
+    Command: "command",
+    Delivered: "delivered",
+    Measured: "measured",
+    RolledBack: "takenback",
+}
+"""Names of events in the audit log. They are part of its format: a class may be renamed, these may not."""
+
+
 @final
 class RolloutStore:
     """All rollouts of one server.
@@ -94,8 +104,17 @@ class RolloutStore:
     def start(self, state: RolloutState, by: str, now: datetime) -> tuple[Action, ...]:
         """Keep a new rollout.
 
+        Args:
+            state: from `controller.begin`.
+            by: name of the person, for the log.
+            now: wall-clock time, timezone-aware.
+
+        Returns:
+            What to do first.
+
         Raises:
             ConfigError: when the name is taken.
+            StoreError: nothing was written.
         """
         with transaction(self._connection) as db:
             if db.execute("SELECT 1 FROM rollout WHERE name = ?", (state.rollout,)).fetchone():
@@ -115,6 +134,9 @@ class RolloutStore:
     def load(self, rollout: str) -> RolloutState:
         """Read a rollout.
 
+        Args:
+            rollout: name.
+
         Raises:
             ConfigError: when there is none of that name.
             LogTampered: when the state is not the one that the last log entry speaks of.
@@ -126,7 +148,22 @@ class RolloutStore:
         return wire.decode(RolloutState, row[0])
 
     def apply(self, rollout: str, event: Event, now: datetime) -> tuple[RolloutState, tuple[Action, ...]]:
-        """Take in one event, durably; see `fedinfer.rollout.controller.step`."""
+        """Take in one event, durably; see `fedinfer.rollout.controller.step`.
+
+        Args:
+            rollout: name.
+            event: an order or something that happened.
+            now: wall-clock time, timezone-aware.
+
+        Returns:
+            The state after it and what to do now; both are on disk.
+
+        Raises:
+            ConfigError: there is no such rollout, or the order makes no sense in its phase.
+            BadMessage: figures of another wave, or more canary evaluations than allowed.
+            LogTampered: the state is not the one that the last log entry speaks of.
+            StoreError: nothing was written, so nothing must be done.
+        """
         with transaction(self._connection) as db:
             before = self.load(rollout)
             after, actions = step(before, event)
@@ -134,11 +171,20 @@ class RolloutStore:
             changed = (encoded, now.isoformat(), rollout)
             db.execute("UPDATE rollout SET state = ?, changed = ? WHERE name = ?", changed)
             body = {"from": str(before.phase), "to": str(after.phase), "reason": after.reason, **_facts(before, event)}
-            self._append(db, now, type(event).__name__.lower(), rollout, {**body, "state": _digest(encoded)})
+            self._append(db, now, _KINDS[type(event)], rollout, {**body, "state": _digest(encoded)})
         return after, actions
 
     def acknowledge(self, rollout: str, wave: int, outcomes: Mapping[DeviceId, str]) -> None:
-        """Keep what devices said about a push: "" for installed, else the problem. The last word of a device counts."""
+        """Keep what devices answered to a push; the last answer of a device counts.
+
+        Args:
+            rollout: name.
+            wave: counted from 0.
+            outcomes: by device: "" for installed, else the problem in words.
+
+        Raises:
+            StoreError: nothing was written.
+        """
         with transaction(self._connection) as db:
             db.executemany(
                 "INSERT INTO rollout_ack VALUES (?, ?, ?, ?) "
@@ -147,7 +193,16 @@ class RolloutStore:
             )
 
     def waiting(self, rollout: str, wave: int, members: Iterable[DeviceId]) -> tuple[DeviceId, ...]:
-        """Members of a wave that have not said anything yet, in the given order."""
+        """Members of a wave that have not answered yet.
+
+        Args:
+            rollout: name.
+            wave: counted from 0.
+            members: from `waves.members`.
+
+        Returns:
+            In the given order.
+        """
         rows = self._connection.execute(
             "SELECT device FROM rollout_ack WHERE rollout = ? AND wave = ?", (rollout, wave)
         )
@@ -155,7 +210,12 @@ class RolloutStore:
         return tuple(device for device in members if device not in heard)
 
     def delivered(self, rollout: str, wave: int) -> Delivered:
-        """The acknowledgements of a wave as an event."""
+        """The acknowledgements of a wave in the form of an event.
+
+        Args:
+            rollout: name.
+            wave: counted from 0.
+        """
         failed, total = self._connection.execute(
             "SELECT COALESCE(SUM(problem <> ''), 0), COUNT(*) FROM rollout_ack WHERE rollout = ? AND wave = ?",
             (rollout, wave),
@@ -163,7 +223,15 @@ class RolloutStore:
         return Delivered(wave, total - failed, failed)
 
     def installed(self, rollout: str, wave: int | None = None) -> tuple[DeviceId, ...]:
-        """Devices that acknowledged the model, sorted: of one wave, or of all."""
+        """Devices that acknowledged the model.
+
+        Args:
+            rollout: name.
+            wave: counted from 0; None for all waves.
+
+        Returns:
+            Sorted, each once.
+        """
         rows = self._connection.execute(
             "SELECT DISTINCT device FROM rollout_ack WHERE rollout = ? AND problem = '' AND wave = COALESCE(?, wave) "
             "ORDER BY device",
@@ -172,7 +240,14 @@ class RolloutStore:
         return tuple(row[0] for row in rows)
 
     def problems(self, rollout: str) -> dict[DeviceId, str]:
-        """Devices that could not install, with their words."""
+        """Devices that could not install, with their words.
+
+        Args:
+            rollout: name.
+
+        Returns:
+            Sorted by device; of a device in several waves, the last one.
+        """
         return dict(
             self._connection.execute(
                 "SELECT device, problem FROM rollout_ack WHERE rollout = ? AND problem <> '' ORDER BY device",
@@ -181,14 +256,25 @@ class RolloutStore:
         )
 
     def log_lines(self, rollout: str = "") -> list[str]:
-        """Lines of the audit log, oldest first; of one rollout, or of all when the name is empty."""
+        """Lines of the audit log, oldest first.
+
+        Args:
+            rollout: name; "" for the log of all.
+
+        Returns:
+            For `log.dump`; without line breaks.
+        """
         rows = self._connection.execute(
             "SELECT line FROM rollout_log WHERE rollout = ? OR ? = '' ORDER BY seq", (rollout, rollout)
         )
         return [_text(row[0]) for row in rows]
 
     def head(self) -> log.Head:
-        """End of the audit log as the last entry says; `verify` checks the way there."""
+        """End of the audit log as the last entry says; `verify` checks the way there.
+
+        Raises:
+            LogTampered: the last entry cannot be read.
+        """
         row = self._connection.execute("SELECT line FROM rollout_log ORDER BY seq DESC LIMIT 1").fetchone()
         if row is None:
             return log.EMPTY
@@ -197,6 +283,12 @@ class RolloutStore:
 
     def verify(self, expected: log.Head | None) -> log.Head:
         """Check the whole audit log, and each rollout's state against its last entry.
+
+        Args:
+            expected: a head that was kept elsewhere; None cannot see a cut-off end.
+
+        Returns:
+            The head of the log.
 
         Raises:
             LogTampered: with the first line, or the rollout, that does not fit.
@@ -266,7 +358,14 @@ def _groups(event: Measured) -> Sequence[Json]:
 
 
 def status(state: RolloutState) -> Json:
-    """A rollout as JSON for people and programs."""
+    """A rollout for people and programs.
+
+    Args:
+        state: of the rollout.
+
+    Returns:
+        JSON-able; waves are counted from 1 in it.
+    """
     judged = evidence(state) if state.opened > state.wave else None
     return {
         "rollout": state.rollout,

@@ -54,7 +54,15 @@ class PlannedWave:
 
 
 def place(device: DeviceId, salt: str) -> int:
-    """Fixed place of a device in [0, 2^52)."""
+    """Fixed place of a device in the order of a rollout, as good as random.
+
+    Args:
+        device: name.
+        salt: of the rollout.
+
+    Returns:
+        In [0, 2^52).
+    """
     digest = hashlib.sha256(f"{len(salt)}:{salt}{device}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 12
 
@@ -66,6 +74,9 @@ def plan_waves(fleet: Mapping[DeviceId, Attributes], waves: Sequence[Wave], salt
         fleet: enrolled devices and their attributes.
         waves: in order.
         salt: differs between rollouts, so that not always the same devices go first.
+
+    Returns:
+        At most one wave per entry of `waves`, each with at least one device that no earlier one has.
 
     Raises:
         ConfigError: without devices or waves, or when no device matches a wave.
@@ -88,13 +99,28 @@ def plan_waves(fleet: Mapping[DeviceId, Attributes], waves: Sequence[Wave], salt
 
 
 def wave_sizes(devices: int, fractions: Sequence[float]) -> tuple[int, ...]:
-    """Sizes of the waves of a fleet without attributes, as `plan_waves` would plan them."""
+    """Sizes of the waves of a fleet without attributes, as `plan_waves` would plan them.
+
+    Args:
+        devices: in the fleet, >= 0.
+        fractions: cumulative, in (0, 1], ascending.
+    """
     ends = [0, *(math.ceil(fraction * devices) for fraction in fractions)]
     return tuple(after - before for before, after in pairwise(ends) if after > before)
 
 
 def wave_of(device: DeviceId, attributes: Attributes, waves: Sequence[PlannedWave], salt: str) -> int | None:
-    """First wave that includes the device, or None when the rollout does not target it."""
+    """First wave that includes a device.
+
+    Args:
+        device: enrolled when the waves were planned, or later.
+        attributes: of that device.
+        waves: from `plan_waves`.
+        salt: the one given to `plan_waves`.
+
+    Returns:
+        Counted from 0; None when the rollout does not target the device.
+    """
     at = place(device, salt)
     for index, wave in enumerate(waves):
         if at <= wave.cutoff and _matches(attributes, wave.where):
@@ -105,7 +131,14 @@ def wave_of(device: DeviceId, attributes: Attributes, waves: Sequence[PlannedWav
 def members(
     fleet: Mapping[DeviceId, Attributes], waves: Sequence[PlannedWave], salt: str, wave: int
 ) -> tuple[DeviceId, ...]:
-    """Devices for which `wave` is the first one, sorted."""
+    """Devices for which `wave` is the first one, sorted.
+
+    Args:
+        fleet: enrolled devices and their attributes.
+        waves: from `plan_waves`.
+        salt: the one given to `plan_waves`.
+        wave: counted from 0.
+    """
     return tuple(sorted(device for device in fleet if wave_of(device, fleet[device], waves, salt) == wave))
 
 

@@ -26,7 +26,17 @@ class Authority(Protocol):
         """The public key that devices pin: 32 or 65 bytes."""
 
     def sign(self, message: bytes) -> bytes:
-        """Its signature over a message."""
+        """Sign a message as the authority.
+
+        Args:
+            message: any bytes, a label of its purpose first, so that no signature can serve for another purpose.
+
+        Returns:
+            64 bytes (Ed25519), or an ECDSA signature in DER, at most 72 bytes.
+
+        Raises:
+            ConfigError: the key cannot sign, for instance because its token is not plugged in.
+        """
 
 
 def verify_by_authority(authority: bytes, message: bytes, signature: bytes) -> bool:
@@ -48,6 +58,13 @@ def verify_by_authority(authority: bytes, message: bytes, signature: bytes) -> b
 
 
 def fingerprint(public_key: bytes) -> str:
-    """SHA-256 of a public key in groups of four hex digits, for two people who compare it over the telephone."""
+    """The first 128 bits of the SHA-256 of a public key, for two people who compare it over the telephone.
+
+    Args:
+        public_key: 32 bytes (Ed25519) or 65 bytes (P-256).
+
+    Returns:
+        Eight groups of four hex digits.
+    """
     digest = hashlib.sha256(public_key).hexdigest()
     return " ".join(digest[i : i + 4] for i in range(0, 32, 4))

@@ -63,7 +63,19 @@ def log2_failure(n: int, degree: int, threshold: int, corrupt: int, least: int) 
 
 
 def may_suffice(n: int, degree: int, threshold: int, corrupt: int, least: int, bits: float) -> bool:
-    """Quick look at a few sizes: False when the bound is certainly above 2^-bits."""
+    """Tell whether the bound may be small enough, from a few sizes of K only: a cheap test before `log2_failure`.
+
+    Args:
+        n: devices of the cohort.
+        degree: holders that each draws, 1..n - 2.
+        threshold: shares that rebuild a secret.
+        corrupt: devices that work for the server, 0..n - 2.
+        least: fewest survivors, above `corrupt`.
+        bits: wanted security, > 0.
+
+    Returns:
+        False when `log2_failure` is certainly above -bits, because some terms of its sum are; True when it may not be.
+    """
     honest = n - corrupt
     few = {1, 2, 3, 4, max(least - corrupt - 2, 1), max(least - corrupt - 1, 1), honest - 1}
     sizes = np.array(sorted(size for size in few if 0 < size < honest))
@@ -71,12 +83,15 @@ def may_suffice(n: int, degree: int, threshold: int, corrupt: int, least: int, b
 
 
 def largest_threshold(n: int, degree: int, dropped: int) -> int:
-    """Largest threshold with which all devices keep enough holders, but for a chance of 2^-20.
+    """Largest threshold with which every device keeps enough holders to be unmasked, but for a chance of 2^-20.
 
     Args:
         n: devices of the cohort.
         degree: holders that each draws.
-        dropped: devices that may vanish during the session.
+        dropped: devices that may drop out during the session, >= 0.
+
+    Returns:
+        0..degree; each device alone may fail with a chance of 2^-20 / n (union bound).
     """
     others = n - 1
     return fewest_marked(others, others - min(dropped, others), degree, 2.0**-CORRECTNESS_BITS / n)

@@ -22,7 +22,16 @@ _NONCE = b"\0" * 12
 
 
 def share_digests(scope: Scope, dealer: int, rows: Mapping[int, bytes]) -> bytes:
-    """Digests of both shares (16 bytes each) for each holder, in the order of `rows`."""
+    """Digests of both shares of each holder, which the dealer signs.
+
+    Args:
+        scope: session and key list.
+        dealer: cohort position of the device that deals.
+        rows: 68 bytes by holder's cohort position: share of the self-mask secret, then of the mask key.
+
+    Returns:
+        32 bytes per holder, two digests of 16 bytes, in the order of `rows`.
+    """
     return b"".join(
         share_digest(scope, dealer, holder, secret, pair[at : at + SHARE_BYTES])
         for holder, pair in rows.items()
@@ -31,17 +40,33 @@ def share_digests(scope: Scope, dealer: int, rows: Mapping[int, bytes]) -> bytes
 
 
 def seal_box(key: bytes, scope: Scope, dealer: int, holder: int, pair: bytes) -> bytes:
-    """Encrypt one pair of shares (68 bytes) with the key that is only for this box."""
+    """Encrypt one pair of shares with a key that is for this box only (AES-256-GCM, NIST SP 800-38D).
+
+    Args:
+        key: 32 bytes from `derivations.box_key`; never used for a second box, because the nonce is constant.
+        scope: session and key list.
+        dealer: cohort position of the sender.
+        holder: cohort position of the receiver.
+        pair: 68 bytes, as in `share_digests`.
+
+    Returns:
+        84 bytes: the encrypted pair and its tag.
+    """
     return AESGCM(key).encrypt(_NONCE, pair, box_context(scope, dealer, holder))
 
 
 def open_boxes(scope: Scope, holder: int, boxes: Iterable[tuple[int, bytes, bytes]]) -> dict[int, bytes]:
-    """Pairs of shares by dealer. A box that does not open is left out: the dealer's fault, not the round's.
+    """Decrypt the boxes that arrived at one holder.
+
+    A box that does not open is left out: that is the dealer's fault and must not end the round for everybody.
 
     Args:
         scope: session and key list.
-        holder: who opens.
-        boxes: dealer, key and box.
+        holder: cohort position of the device that opens.
+        boxes: (dealer's cohort position, key of the box, box) each; 32 and 84 bytes.
+
+    Returns:
+        Pairs of shares, 68 bytes, by dealer.
     """
     opened: dict[int, bytes] = {}
     for dealer, key, box in boxes:

@@ -118,17 +118,35 @@ class Scope:
     cohort: tuple[DeviceId, ...]
 
     def party(self, position: int) -> bytes:
-        """A device as it is bound: position (4 bytes) and name."""
+        """The bytes that stand for a device of the cohort in everything derived.
+
+        Args:
+            position: in the cohort, 0..len(cohort) - 1.
+
+        Returns:
+            As `derivations.party`.
+        """
         return party(position, self.cohort[position])
 
 
 def party(position: int, name: DeviceId) -> bytes:
-    """Position in the cohort, 4 bytes little-endian, then the name."""
+    """The bytes that stand for a device: its position, 4 bytes little-endian, then its name.
+
+    Args:
+        position: in the cohort, from 0.
+        name: of the device at that position.
+    """
     return position.to_bytes(4, "little") + name.encode()
 
 
 def bind(label: Label, *values: bytes) -> bytes:
     """Input of a derivation: protocol, label and values, each with its length in 4 bytes before it.
+
+    The lengths make the encoding injective: no two rows of the table and no two lists of values give the same bytes.
+
+    Args:
+        label: row of the table.
+        *values: as many as the row's `binds`, in that order.
 
     Raises:
         ValueError: not as many values as the row of the table has.
@@ -139,59 +157,171 @@ def bind(label: Label, *values: bytes) -> bytes:
 
 
 def session_id(session: bytes) -> bytes:
-    """Id of an encoded session, 32 bytes."""
+    """Id of a session: the hash of all its fields.
+
+    Args:
+        session: encoded `Session`.
+
+    Returns:
+        32 bytes.
+    """
     return hashlib.sha256(bind(Label.SESSION, session)).digest()
 
 
 def commitment(sid: bytes, position: int, name: DeviceId, secret: bytes) -> bytes:
-    """Binding, hiding commitment (32 bytes) to a device's uniform 32-byte self-mask secret."""
+    """Commitment to a device's self-mask secret; binding, and hiding because the secret is uniform.
+
+    It lets the server tell who lied when a rebuilt secret is wrong: see `recovery`.
+
+    Args:
+        sid: session id.
+        position: of the device in the cohort.
+        name: of the device.
+        secret: 32 uniform bytes.
+
+    Returns:
+        32 bytes.
+    """
     return hashlib.sha256(bind(Label.COMMITMENT, sid, party(position, name), secret)).digest()
 
 
 def key_list_hash(sid: bytes, key_list: bytes) -> bytes:
-    """Hash of an encoded key list, 32 bytes."""
+    """Hash of an encoded key list; from the shares stage on everything is bound to it.
+
+    Args:
+        sid: session id.
+        key_list: encoded `KeyList`.
+
+    Returns:
+        32 bytes.
+    """
     return hashlib.sha256(bind(Label.KEY_LIST, sid, key_list)).digest()
 
 
 def sharers_hash(sid: bytes, key_list: bytes, sharers: bytes) -> bytes:
-    """Hash of the set (bitmap) of the devices whose shares arrived, 32 bytes."""
+    """Hash of the set of devices whose shares arrived.
+
+    Masks are bound to it, so a server that shows different sets to different devices gets masks that do not cancel.
+
+    Args:
+        sid: session id.
+        key_list: hash of the key list.
+        sharers: bitmap over the cohort.
+
+    Returns:
+        32 bytes.
+    """
     return hashlib.sha256(bind(Label.SHARERS, sid, key_list, sharers)).digest()
 
 
 def self_mask_seed(secret: bytes, scope: Scope, sharers: bytes, position: int) -> bytes:
-    """Seed of a device's own mask, from the secret that is shared among its holders."""
+    """Seed of a device's own mask (Bonawitz et al. 2017, section 4: double masking).
+
+    Without it, the server could open the pair masks of a device whose vector was only late, and read the vector.
+
+    Args:
+        secret: self-mask secret, 32 bytes; shared among the device's holders.
+        scope: session and key list.
+        sharers: `sharers_hash`.
+        position: of the device in the cohort.
+
+    Returns:
+        32 bytes for `masks.add_masks`.
+    """
     return _hkdf(secret, bind(Label.SELF_MASK, scope.sid, scope.key_list, sharers, scope.party(position)))
 
 
 def pair_mask_seed(secret: bytes, scope: Scope, sharers: bytes, one: int, other: int) -> bytes:
-    """Seed of the mask that the earlier of two devices adds and the later subtracts, from their X25519 secret."""
+    """Seed of the mask that the earlier of two devices adds and the later subtracts (Bonawitz et al. 2017, section 4).
+
+    Args:
+        secret: X25519 secret of the two mask keys, 32 bytes.
+        scope: session and key list.
+        sharers: `sharers_hash`.
+        one: cohort position of either device.
+        other: that of the second one; the order does not matter.
+
+    Returns:
+        32 bytes for `masks.add_masks`, the same on both devices.
+    """
     adds, subtracts = scope.party(min(one, other)), scope.party(max(one, other))
     return _hkdf(secret, bind(Label.PAIR_MASK, scope.sid, scope.key_list, sharers, adds, subtracts))
 
 
 def box_key(secret: bytes, scope: Scope, dealer: int, holder: int) -> bytes:
-    """AES-256-GCM key of the one box from a dealer to a holder, from the X25519 secret of their box keys."""
+    """AES-256-GCM key of the one box from a dealer to a holder.
+
+    Args:
+        secret: X25519 secret of the two box keys, 32 bytes.
+        scope: session and key list.
+        dealer: cohort position of the sender.
+        holder: cohort position of the receiver.
+
+    Returns:
+        32 bytes, another key in each direction.
+    """
     return _hkdf(secret, box_context(scope, dealer, holder))
 
 
 def box_context(scope: Scope, dealer: int, holder: int) -> bytes:
-    """What the key of a box is bound to; also the associated data of the box."""
+    """What the key of a box is bound to; also the associated data of its encryption.
+
+    Args:
+        scope: session and key list.
+        dealer: cohort position of the sender.
+        holder: cohort position of the receiver.
+    """
     return bind(Label.BOX, scope.sid, scope.key_list, scope.party(dealer), scope.party(holder))
 
 
 def tag_key(secret: bytes, scope: Scope, dealer: int, holder: int) -> bytes:
-    """Key of the dealer's acknowledgement to a holder, from the X25519 secret of their box keys."""
+    """Key of the dealer's acknowledgement to a holder.
+
+    Args:
+        secret: X25519 secret of the two box keys, 32 bytes.
+        scope: session and key list.
+        dealer: cohort position of the device that acknowledges.
+        holder: cohort position of the device that checks it.
+
+    Returns:
+        32 bytes.
+    """
     return _hkdf(secret, bind(Label.TAG_KEY, scope.sid, scope.key_list, scope.party(dealer), scope.party(holder)))
 
 
 def tag(key: bytes, scope: Scope, sharers: bytes, dealer: int, holder: int) -> bytes:
-    """Acknowledgement (16 bytes): this dealer has masked with exactly these sharers."""
+    """Acknowledgement for one holder: this dealer has masked with exactly these sharers.
+
+    A holder opens no self-mask share without it, so a server that shows the dealer other sharers than its holders has
+    nothing of it opened (docs/secure-aggregation.md, proof, step 3).
+
+    Args:
+        key: from `tag_key`.
+        scope: session and key list.
+        sharers: `sharers_hash`.
+        dealer: cohort position of the device that acknowledges.
+        holder: cohort position of the device that checks it.
+
+    Returns:
+        16 bytes: HMAC-SHA256, cut.
+    """
     message = bind(Label.TAG, scope.sid, scope.key_list, sharers, scope.party(dealer), scope.party(holder))
     return hmac.digest(key, message, "sha256")[:TAG_BYTES]
 
 
 def share_digest(scope: Scope, dealer: int, holder: int, secret: Secret, share: bytes) -> bytes:
-    """Digest (16 bytes) of one share; shares are uniform, so this hides them."""
+    """Digest of one share; it does not reveal the share, because shares are uniform.
+
+    Args:
+        scope: session and key list.
+        dealer: cohort position of the device whose secret is shared.
+        holder: cohort position of the device that holds the share.
+        secret: which of the two secrets.
+        share: 34 bytes.
+
+    Returns:
+        16 bytes: SHA-256, cut.
+    """
     values = (scope.sid, scope.key_list, scope.party(dealer), scope.party(holder), secret.encode(), share)
     return hashlib.sha256(bind(Label.SHARE, *values)).digest()[:TAG_BYTES]
 

@@ -3,7 +3,7 @@
 What a device refuses, whatever the server says:
 * a key list that `key_list` refuses, or one in which too few of the holders that it chose are left;
 * sharers that are too few, that leave out itself or too many of its holders, or that never sent keys; it masks with
-  exactly the sharers that it is shown and tells its holders which they were;
+  exactly the sharers that it is shown, and acknowledges to its holders which they were;
 * survivor sets that overlap, are too small, do not hold the device itself, or are together not exactly the sharers;
 * to open masks without a quorum of signatures over the same sets, for other sets than it signed, or twice;
 * to open the own mask of a device that has not acknowledged the same key list and sharers.
@@ -109,6 +109,7 @@ def answer_keys(session: Session, identity: IdentityKey, device: DeviceId, entro
     secret, mask, box, signing, seed = (entropy.take(KEY_BYTES) for _ in range(5))
     sid, me = session.sid, session.cohort.index(device)
     holders = draw_holders(me, len(session.cohort), session.degree, seed)
+    # Fresh keys for every session: a key that leaks later opens no earlier sum.
     committed = commitment(sid, me, device, secret)
     public = public_of(mask) + public_of(box) + IdentityKey(signing).public_bytes + committed
     answer = seal(identity, Stage.KEYS, device, sid, KeysBody(sid, public, holders))
@@ -119,7 +120,7 @@ def answer_keys(session: Session, identity: IdentityKey, device: DeviceId, entro
 def answer_shares(
     state: SentKeys, common: bytes, own: bytes, pinned: Mapping[DeviceId, bytes], entropy: Entropy
 ) -> tuple[SentShares, bytes]:
-    """Check the key list, deal encrypted shares of both secrets to the holders that this device drew.
+    """Check the key list, then share both secrets, encrypted, among the holders that this device drew.
 
     Args:
         state: from `answer_keys`.
@@ -142,6 +143,7 @@ def answer_shares(
     mask_secrets = _agree(place, state.mask_private, {j: keyed[j].mask_key for j in place.partners}, "mask key")
     box_secrets = _agree(place, state.box_private, {j: keyed[j].box_key for j in place.partners}, "box key")
     me, scope = place.position, place.scope
+    # Both directions of a pair have keys of their own, so a box sent back to its dealer does not open.
     boxes = (seal_box(box_key(box_secrets[j], scope, me, j), scope, me, j, rows[j]) for j in place.holders)
     body = SharesBody(listed.sid, b"".join(boxes), share_digests(scope, me, rows))
     new = SentShares(
@@ -230,6 +232,7 @@ def answer_unmask(state: SignedSurvivors, common: bytes, own: bytes) -> tuple[Fi
     request = open_body(UnmaskRequest, common, limit, place.session.sid)
     sets = open_body(SurvivorSets, request.sets, limit, place.session.sid)
     check_sets(held, sets)
+    # One pair of sets per session: with two, the server could have both masks of one device opened.
     if request.sets != state.sets:
         raise Misbehaviour("unmask: other survivor sets than this device signed")
     check_quorum(held, request)
@@ -275,9 +278,10 @@ def _check_enough(place: Place, present: set[int], what: str) -> None:
 
 def _deal(state: SentKeys, place: Place, seed: bytes) -> dict[int, bytes]:
     """Pairs of shares by holder."""
+    # Position j gets the point j + 1: the point 0 would be the secret itself.
     points = np.asarray(place.all_holders, np.int64) + 1
-    dealt = shamir.share(state.self_secret + state.mask_private, points, place.session.threshold, seed)
-    pairs = np.concatenate([shamir.pack(dealt[:, : shamir.LIMBS]), shamir.pack(dealt[:, shamir.LIMBS :])], axis=1)
+    shares = shamir.share(state.self_secret + state.mask_private, points, place.session.threshold, seed)
+    pairs = np.concatenate([shamir.pack(shares[:, : shamir.LIMBS]), shamir.pack(shares[:, shamir.LIMBS :])], axis=1)
     return dict(zip(place.all_holders, (row.tobytes() for row in pairs), strict=True))
 
 
@@ -322,9 +326,11 @@ def _mask(state: SentShares, sharers: set[int], digest: bytes, vector: RingVecto
         raise BadMessage(f"vector has value {top}, the ring has {session.bits} bits")
     scope, secrets = place.scope, keys_by(place.partners, state.mask_secrets, "mask secrets")
     seeds = {j: pair_mask_seed(secrets[j], scope, digest, me, j) for j in place.partners if j in sharers}
+    # The earlier device of a pair adds, the later one subtracts: in the sum of both the mask cancels.
     plus, minus = [seed for j, seed in seeds.items() if j > me], [seed for j, seed in seeds.items() if j < me]
     masked = vector.astype(ring_dtype(session.bits))
     add_masks(masked, [self_mask_seed(state.self_secret, scope, digest, me), *plus], minus)
+    # The streams fill whole words; 2^bits divides the modulus of a word, so one reduction at the end is exact.
     masked &= masked.dtype.type((1 << session.bits) - 1)
     return pack(masked, session.bits)
 

@@ -45,7 +45,12 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """An enrolment and the authority's signature over it; encoded, it is what a device shows."""
+    """An enrolment and the authority's signature over it; encoded, it is what a device shows.
+
+    Args:
+        enrolment: what is certified.
+        signature: 64 bytes (Ed25519), or ECDSA in DER.
+    """
 
     enrolment: Enrolment
     signature: bytes
@@ -96,7 +101,13 @@ class Challenge:
 
     @classmethod
     def draw(cls, run_id: str, build: str, entropy: Entropy) -> Challenge:
-        """A challenge that nobody has seen before."""
+        """Draw a challenge that nobody has seen before.
+
+        Args:
+            run_id: name of the run.
+            build: version and digest of the program that asks.
+            entropy: 32 bytes are taken.
+        """
         return cls(run_id, entropy.take(NONCE_BYTES), build)
 
 
@@ -118,7 +129,18 @@ class Possession:
 
 
 def sign_enrolment(authority: Authority, enrolment: Enrolment) -> bytes:
-    """The encoded certificate that a key belongs to a device for a time."""
+    """Certify that a key belongs to a device for a time.
+
+    Args:
+        authority: whose key signs.
+        enrolment: what is certified; the caller has checked who asks.
+
+    Returns:
+        An encoded `Certificate`.
+
+    Raises:
+        ConfigError: the authority's key cannot sign.
+    """
     return encode(Certificate(enrolment, authority.sign(_ENROLMENT + encode(enrolment))))
 
 
@@ -134,16 +156,21 @@ def validation(authority: bytes, revocations: bytes, now: int) -> Validation:
         Misbehaviour: the list is missing, not the authority's, or has ended.
     """
     listed = read_revocations(authority, revocations)
+    # The list is signed, the clock is not: a clock that was set back must not revive an expired certificate.
     latest = max(now, listed.issued)
     check_fresh(listed, latest)
     return Validation(authority, listed, latest)
 
 
 def read_certificate(authority: bytes, certificate: bytes) -> Enrolment:
-    """What the authority signed, whether it still counts or not.
+    """Read what the authority signed, whether it still counts or not.
+
+    Args:
+        authority: its public key, pinned; 32 or 65 bytes.
+        certificate: encoded `Certificate`.
 
     Raises:
-        Misbehaviour: the authority did not sign this.
+        Misbehaviour: the bytes are malformed, or the authority did not sign them.
     """
     try:
         shown = decode(Certificate, certificate, limit_bytes=MOST_CERTIFICATE_BYTES)
@@ -198,7 +225,15 @@ def verify_enrolment(against: Validation, device: DeviceId, public_key: bytes, c
 
 
 def prove_possession(identity: IdentityKey, possession: Possession) -> bytes:
-    """The device's proof: 64 bytes, an Ed25519 signature (RFC 8032) under a label of its own."""
+    """Prove that a device has the key of its certificate: an Ed25519 signature (RFC 8032) under a label of its own.
+
+    Args:
+        identity: the device's key.
+        possession: the question and the device's answer to it.
+
+    Returns:
+        64 bytes.
+    """
     return identity.sign(_POSSESSION + encode(possession))
 
 

@@ -38,15 +38,36 @@ class Relations:
     holds: Flags
 
     def holders(self, position: int) -> IntArray:
-        """Other devices that hold shares of this one, ascending."""
+        """Other devices that hold shares of this one.
+
+        Args:
+            position: in the cohort, from 0.
+
+        Returns:
+            Cohort positions, ascending, shape (holders,).
+        """
         return np.flatnonzero(self.holds[position])
 
     def dealers(self, position: int) -> IntArray:
-        """Other devices whose shares this one holds, ascending."""
+        """Other devices whose shares this one holds.
+
+        Args:
+            position: in the cohort, from 0.
+
+        Returns:
+            Cohort positions, ascending, shape (dealers,).
+        """
         return np.flatnonzero(self.holds[:, position])
 
     def partners(self, position: int) -> IntArray:
-        """Devices that share a mask with this one, ascending."""
+        """Devices that share a mask with this one: its holders and its dealers.
+
+        Args:
+            position: in the cohort, from 0.
+
+        Returns:
+            Cohort positions, ascending, shape (partners,).
+        """
         return np.flatnonzero(self.holds[position] | self.holds[:, position])
 
 
@@ -66,6 +87,7 @@ def draw_holders(position: int, size: int, degree: int, seed: bytes) -> bytes:
         return b""
     others = np.delete(np.arange(size), position)
     stream = Cipher(algorithms.AES(seed), modes.CTR(b"\0" * 16)).encryptor()
+    # Equal words have no uniform order; even among 10,000 devices less than one draw in 10^11 has any.
     while True:
         words = np.frombuffer(stream.update(b"\0" * (8 * others.size)), "<u8")
         if np.unique(words).size == words.size:
@@ -112,14 +134,29 @@ def _chosen(bitmaps: list[bytes], size: int) -> Flags:
 
 
 def to_bitmap(positions: IntArray, size: int) -> bytes:
-    """Set of cohort positions as ceil(size / 8) bytes, least significant bit first."""
+    """Write a set of devices.
+
+    Args:
+        positions: cohort positions in any order, shape (devices in the set,).
+        size: devices of the cohort.
+
+    Returns:
+        ceil(size / 8) bytes, least significant bit first.
+    """
     flags = np.zeros(size, bool)
     flags[positions] = True
     return np.packbits(flags, bitorder="little").tobytes()
 
 
 def from_bitmap(data: bytes, size: int) -> IntArray:
-    """Ascending cohort positions of a bitmap.
+    """Read a set of devices.
+
+    Args:
+        data: bitmap, least significant bit first.
+        size: devices of the cohort.
+
+    Returns:
+        Cohort positions, ascending, shape (devices in the set,).
 
     Raises:
         BadMessage: wrong length, or bits beyond `size`.

@@ -31,13 +31,13 @@ from fedinfer.types import DeviceId
 GROUND_BITS = SECURITY_BITS + 40
 """Security in bits of what a server may draw again by itself: room for 2^40 tries."""
 MAX_GROUP = 500
-"""Largest cohort of one session; a larger one is dealt to groups."""
+"""Largest cohort of one session; a larger one is split into random groups."""
 
 FloatArray = npt.NDArray[np.float32]
 
 
 def random_groups(devices: Sequence[DeviceId], groups: int, seed: bytes) -> tuple[tuple[DeviceId, ...], ...]:
-    """Deal devices into groups whose sizes differ by at most one, in an order given by a hash.
+    """Split devices into groups at random: sizes differ by at most one, the order is that of a keyed hash.
 
     Args:
         devices: unique names.
@@ -52,25 +52,30 @@ def random_groups(devices: Sequence[DeviceId], groups: int, seed: bytes) -> tupl
     """
     if not 1 <= groups <= len(devices) or len(set(devices)) != len(devices):
         raise ConfigError(f"{len(set(devices))} different devices of {len(devices)} cannot make {groups} groups")
+    # Ordered by a hash and not by a shuffle: a device repeats it exactly, with any language and any numpy.
     shuffled = sorted(devices, key=lambda device: hashlib.sha256(seed + b"\0" + device.encode()).digest())
     return tuple(tuple(sorted(shuffled[start::groups])) for start in range(groups))
 
 
 def check_group(cohort: tuple[DeviceId, ...], split: Split) -> None:
-    """A device's check that its cohort was dealt by the published seed and not picked.
+    """A device's check that its cohort follows from the published seed and was not picked.
+
+    Args:
+        cohort: the one that the plan names, sorted.
+        split: how the plan says that everybody was grouped.
 
     Raises:
         Misbehaviour: the cohort is none of the groups that the seed gives, or the split contradicts itself.
     """
     if split.groups == 1 and not split.everyone:
-        return
+        return  # one group: the cohort is everybody who is asked, and the seed decides nothing
     try:
         groups = _groups_of(split)
     except ConfigError as error:
         raise Misbehaviour(f"a split that cannot be: {error}") from error
     if cohort not in groups:
         raise Misbehaviour(
-            f"the cohort of {len(cohort)} is none of the {split.groups} groups that the published seed deals from "
+            f"the cohort of {len(cohort)} is none of the {split.groups} groups that the published seed makes of "
             f"{len(split.everyone)} devices"
         )
 
@@ -86,17 +91,27 @@ def most_corrupt(devices: int, corrupt: int, size: int, groups: int) -> int:
 
     A group drawn at random holds more than its share of the corrupt devices about every second time, so the number
     that noise and graph must withstand is a tail of the hypergeometric law, not the mean. The server draws the seed of
-    the deal and may try 2^40 of them by itself before it shows one: after that, 2^-40 is left.
+    the grouping and may try 2^40 of them by itself before it shows one: after that, 2^-40 is left.
 
     Args:
         devices: in all groups together.
-        corrupt: of them.
-        size: of the group.
+        corrupt: how many of them are corrupt, 0..devices.
+        size: devices of the group.
         groups: number of groups; each gets its part of the chance.
     """
     return most_marked(devices, corrupt, size, 2.0**-GROUND_BITS / groups)
 
 
 def rate_of(corrupt: int, size: int) -> float:
-    """The corruption rate with which exactly `corrupt` of `size` devices are counted."""
+    """The corruption rate with which exactly `corrupt` of `size` devices are counted by `corrupt_among`.
+
+    Half a device less than the number itself, so that rounding up cannot add one.
+
+    Args:
+        corrupt: devices, 0..size.
+        size: devices of the group, >= 1.
+
+    Returns:
+        In [0, 1).
+    """
     return min((corrupt - 0.5) / size, 1.0) if corrupt else 0.0

@@ -20,18 +20,26 @@ IntArray = npt.NDArray[np.int64]
 
 
 def share_of(n: int, rate: float) -> int:
-    """Devices that may drop out: floor(rate * n) of the numbers that were meant.
+    """Devices that may drop out: floor(rate * n) of the decimal number that was written.
 
     29 for 0.29 of 100, whose product in binary is below 29. Fewer dropouts mean more survivors are promised, so the
     safe rounding is down.
+
+    Args:
+        n: devices.
+        rate: share that may drop out, in [0, 1).
     """
     return math.floor((rate + _ROUNDING) * n)
 
 
 def corrupt_among(n: int, rate: float) -> int:
-    """Devices that may work for the attacker: ceil(rate * n) of the numbers that were meant.
+    """Devices that may work for the attacker: ceil(rate * n) of the decimal number that was written.
 
     A rate above zero counts on one device at least, however few there are: the safe rounding is up.
+
+    Args:
+        n: devices.
+        rate: share that may be corrupt, in [0, 1).
     """
     return math.ceil((rate - _ROUNDING) * n) if rate > 0 else 0
 
@@ -63,7 +71,15 @@ def fewest_marked(n: int, marked: int, draws: int, chance: float) -> int:
 
 
 def log_choose(n: npt.ArrayLike, k: npt.ArrayLike) -> FloatArray:
-    """Natural logarithm of the binomial coefficient; -inf where k is not in 0..n. Shapes are broadcast."""
+    """Natural logarithm of the binomial coefficient.
+
+    Args:
+        n: integers >= 0, any shape.
+        k: integers, of a shape that broadcasts with `n`.
+
+    Returns:
+        float64 of the common shape; -inf where k is not in 0..n.
+    """
     n, k = np.broadcast_arrays(np.asarray(n, np.int64), np.asarray(k, np.int64))
     possible = (k >= 0) & (k <= n)
     top, chosen = np.where(possible, n, 0), np.where(possible, k, 0)
@@ -87,6 +103,7 @@ def log_tail(n: int, marked: IntArray, draws: int, least: int) -> FloatArray:
         return np.full(marked.shape, -np.inf)
     hits = np.arange(max(least, 0), draws + 1)
     logs = log_choose(marked[:, None], hits) + log_choose(n - marked[:, None], draws - hits) - log_choose(n, draws)
+    # log-sum-exp: the terms reach far below the smallest double.
     top = logs.max(axis=1)
     finite = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):

@@ -68,14 +68,30 @@ class Public:
 
 
 def write_list(session: Session, members: bytes, publics: Mapping[int, Public]) -> KeyList:
-    """The list of what all members published, ascending."""
+    """The message with what all members published.
+
+    Args:
+        session: the promise.
+        members: bitmap of the devices in `publics`.
+        publics: by cohort position.
+
+    Returns:
+        Columns in ascending order of position.
+    """
     ordered = [publics[j] for j in sorted(publics)]
     columns = ([getattr(public, name) for public in ordered] for name in ("public", "holders", "signature"))
     return KeyList(session.sid, members, *map(b"".join, columns))
 
 
 def read_list(session: Session, listed: KeyList) -> dict[int, Public]:
-    """What all members published, by ascending position; nothing is checked but the lengths.
+    """Read what all members published; nothing is checked but the lengths.
+
+    Args:
+        session: the promise.
+        listed: as it came, of this session.
+
+    Returns:
+        By cohort position, ascending.
 
     Raises:
         BadMessage: a part has another length than the members need.
@@ -118,6 +134,7 @@ def check_list(state: SentKeys, listed: KeyList, pinned: Mapping[DeviceId, bytes
     if same is not None:
         raise Misbehaviour(f"{cohort[same[0]]} and {cohort[same[1]]} published the same {same[2]}")
     sid = session.sid
+    # Partner or not: a forged member would count among the survivors although it masks nothing.
     for j, public in keyed.items():
         if j != own:
             _check_signature(sid, cohort[j], public, pinned[cohort[j]])
@@ -127,6 +144,10 @@ def check_list(state: SentKeys, listed: KeyList, pinned: Mapping[DeviceId, bytes
 def relations_of(session: Session, keyed: Mapping[int, Public]) -> Relations:
     """Who holds for whom among the members.
 
+    Args:
+        session: the promise.
+        keyed: what all members published, by cohort position.
+
     Raises:
         BadMessage: a device chose holders that it may not.
     """
@@ -134,7 +155,14 @@ def relations_of(session: Session, keyed: Mapping[int, Public]) -> Relations:
 
 
 def decoded_twins(keyed: Mapping[int, Public]) -> Iterable[tuple[int, int, str]]:
-    """Pairs of devices with the same X25519 point, signing key or commitment, and which of them it is."""
+    """Find devices with the same X25519 point, signing key or commitment.
+
+    Args:
+        keyed: what all members published, by cohort position.
+
+    Returns:
+        (first position, second position, what is the same) each.
+    """
     points = ((j, decoded_point(key)) for j, public in keyed.items() for key in (public.mask_key, public.box_key))
     yield from _twins(points, "mask or box key")
     yield from _twins(((j, public.signing_key) for j, public in keyed.items()), "signing key")
@@ -142,7 +170,14 @@ def decoded_twins(keyed: Mapping[int, Public]) -> Iterable[tuple[int, int, str]]
 
 
 def cleared_twins(keyed: Mapping[int, Public]) -> Iterable[tuple[int, int, str]]:
-    """As `decoded_twins`, and keys that differ by a point of small order, which give everybody the same secrets."""
+    """As `decoded_twins`, and keys that differ by a point of small order, which give everybody the same secrets.
+
+    Args:
+        keyed: what all members published, by cohort position; no key has small order itself.
+
+    Returns:
+        (first position, second position, what is the same) each.
+    """
     points = ((j, cleared_point(key)) for j, public in keyed.items() for key in (public.mask_key, public.box_key))
     yield from _twins(points, "mask or box key")
     yield from decoded_twins(keyed)
@@ -151,8 +186,16 @@ def cleared_twins(keyed: Mapping[int, Public]) -> Iterable[tuple[int, int, str]]
 def check_secrets(session: Session, partners: tuple[int, ...], secrets: list[bytes], what: str) -> None:
     """Refuse partners with whom one private key has the same secret.
 
+    Keys that differ by a point of small order are different for `decoded_twins`, but their secrets are equal.
+
+    Args:
+        session: the promise; names the devices.
+        partners: cohort positions.
+        secrets: X25519 secrets in the same order, 32 bytes each.
+        what: which key, for the message.
+
     Raises:
-        Misbehaviour: names both.
+        Misbehaviour: two secrets are equal; it names both devices.
     """
     same = next(iter(_twins(zip(partners, secrets, strict=True), what)), None)
     if same is not None:
@@ -161,7 +204,14 @@ def check_secrets(session: Session, partners: tuple[int, ...], secrets: list[byt
 
 
 def signing_keys(keyed: Mapping[int, Public]) -> bytes:
-    """Signing keys of all members, 32 bytes each, ascending."""
+    """Signing keys of all members, one after the other.
+
+    Args:
+        keyed: what all members published, by cohort position.
+
+    Returns:
+        32 bytes each, in ascending order of position.
+    """
     return b"".join(keyed[j].signing_key for j in sorted(keyed))
 
 

@@ -73,7 +73,11 @@ class IdentityKey:
 
     @classmethod
     def generate(cls, entropy: Entropy) -> IdentityKey:
-        """Make a key from 32 fresh bytes."""
+        """Make a key.
+
+        Args:
+            entropy: 32 bytes are taken.
+        """
         return cls(entropy.take(KEY_BYTES))
 
     @property
@@ -82,7 +86,14 @@ class IdentityKey:
         return Ed25519PrivateKey.from_private_bytes(self.private_bytes).public_key().public_bytes_raw()
 
     def sign(self, message: bytes) -> bytes:
-        """Return the 64-byte signature of `message`."""
+        """Sign a message (Ed25519, RFC 8032).
+
+        Args:
+            message: any bytes, a label of its purpose first.
+
+        Returns:
+            64 bytes.
+        """
         return Ed25519PrivateKey.from_private_bytes(self.private_bytes).sign(message)
 
     def __repr__(self) -> str:
@@ -91,7 +102,12 @@ class IdentityKey:
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A body and its signature: the form of every reply."""
+    """A body and its signature: the form of every reply.
+
+    Args:
+        body: encoded.
+        signature: over `statement_bytes` of it, 64 bytes.
+    """
 
     body: bytes
     signature: bytes
@@ -99,9 +115,14 @@ class Signed:
 
 @lru_cache(maxsize=4096)
 def verify_signature(public: bytes, message: bytes, signature: bytes) -> bool:
-    """Tell whether `signature` (64 bytes) is that of `public` (32 bytes) over `message`.
+    """Tell whether a signature is that of a key over a message (Ed25519, RFC 8032).
 
     The last answers are kept: in a simulation all devices of a process check the same signatures.
+
+    Args:
+        public: 32 bytes; anything else verifies nothing.
+        message: what is said to be signed.
+        signature: 64 bytes.
     """
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
@@ -140,6 +161,14 @@ def seal(key: IdentityKey, stage: Stage, device: DeviceId, context: bytes, body:
 def unseal(public: bytes, stage: Stage, device: DeviceId, context: bytes, data: bytes, limit_bytes: int) -> Signed:
     """Check the signature of a reply; its body is decoded by the caller.
 
+    Args:
+        public: Ed25519 key that should have signed, 32 bytes.
+        stage: which question was answered.
+        device: who answers.
+        context: session id, key list hash or sharers hash, as in `statement_bytes`.
+        data: the reply as it came.
+        limit_bytes: longest reply that is read.
+
     Raises:
         BadMessage: undecodable or longer than `limit_bytes`.
         Misbehaviour: the signature is not that of `public` for this stage, device and context.
@@ -151,12 +180,26 @@ def unseal(public: bytes, stage: Stage, device: DeviceId, context: bytes, data: 
 
 
 def public_of(private: bytes) -> bytes:
-    """X25519 public key (32 bytes) of 32 private bytes."""
+    """X25519 public key of a private key (RFC 7748).
+
+    Args:
+        private: 32 uniform bytes.
+
+    Returns:
+        32 bytes.
+    """
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
 def agree(private: bytes, publics: list[bytes]) -> list[bytes]:
-    """X25519 secrets of one private key with many public keys.
+    """X25519 secrets of one private key with many public keys (RFC 7748, section 6.1).
+
+    Args:
+        private: 32 uniform bytes.
+        publics: 32 bytes each.
+
+    Returns:
+        32 bytes each, in the same order; input of a derivation, never a key by themselves.
 
     Raises:
         Misbehaviour: a public key is a point of small order.
@@ -169,7 +212,11 @@ def agree(private: bytes, publics: list[bytes]) -> list[bytes]:
 
 
 def is_weak(public: bytes) -> bool:
-    """Tell whether an X25519 public key has small order, so that everyone knows the secret it gives."""
+    """Tell whether an X25519 public key has small order, so that everyone knows the secret it gives.
+
+    Args:
+        public: 32 bytes; the top bit is ignored, as X25519 ignores it.
+    """
     return public[:-1] + bytes([public[-1] & 0x7F]) in _WEAK_POINTS
 
 
@@ -177,6 +224,12 @@ def decoded_point(public: bytes) -> int:
     """The u-coordinate that X25519 works with: the top bit is ignored, values of 2^255 - 19 and more are reduced.
 
     Source: RFC 7748, section 5.
+
+    Args:
+        public: 32 bytes.
+
+    Returns:
+        0..2^255 - 20.
     """
     return (int.from_bytes(public, "little") & ((1 << 255) - 1)) % _FIELD
 
@@ -186,6 +239,12 @@ def cleared_point(public: bytes) -> bytes:
 
     X25519 scalars are multiples of 8 (RFC 7748, section 5), so a point and its sum with a point of order 2, 4 or 8 are
     one key. The exchange with a fixed scalar gives equal bytes for exactly those.
+
+    Args:
+        public: 32 bytes.
+
+    Returns:
+        32 bytes, equal for keys that cannot be told apart.
 
     Raises:
         Misbehaviour: the key itself has small order.

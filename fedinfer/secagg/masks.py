@@ -23,18 +23,23 @@ _OPEN_STREAMS = 256
 
 
 def ring_dtype(bits: int) -> npt.DTypeLike:
-    """Word of the ring that holds `bits` (1..32) bits."""
+    """Word of the ring in which a vector is masked: uint16 for at most 16 bits, else uint32.
+
+    Args:
+        bits: width of the values, 1..32.
+    """
     return np.uint16 if bits <= 16 else np.uint32
 
 
 def add_masks(vector: Ring, plus: Sequence[bytes], minus: Sequence[bytes]) -> None:
-    """Add the streams of `plus` and subtract those of `minus`, in place, modulo 2^16 or 2^32.
+    """Add the streams of some seeds and subtract those of others, in place, modulo 2^16 or 2^32.
 
     Args:
-        vector: shape (d,), contiguous.
-        plus: seeds of 32 bytes.
-        minus: seeds of 32 bytes.
+        vector: uint16 or uint32, shape (d,), contiguous; is changed.
+        plus: seeds of 32 bytes, each of which is used for no other stream.
+        minus: as `plus`.
     """
+    # In passes over few ciphers at a time: a device of a complete graph has one stream per other device.
     signed = [(seed, np.add) for seed in plus] + [(seed, np.subtract) for seed in minus]
     for start in range(0, len(signed), _OPEN_STREAMS):
         _add_some(vector, [(_keystream(seed), operation) for seed, operation in signed[start : start + _OPEN_STREAMS]])
@@ -52,4 +57,5 @@ def _add_some(vector: Ring, streams: list[tuple[CipherContext, np.ufunc]]) -> No
 
 
 def _keystream(seed: bytes) -> CipherContext:
+    # The fixed counter is safe because a seed has one stream only; see the module's first rule.
     return Cipher(algorithms.AES(seed), modes.CTR(b"\0" * 16)).encryptor()

@@ -34,7 +34,13 @@ _OVERHEAD_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class StageRequest:
-    """One question to one device: `common` is equal for the whole cohort, `own` is for this device."""
+    """One question to one device.
+
+    Args:
+        stage: which of the five.
+        common: encoded, equal for the whole cohort.
+        own: encoded, for this device only; empty where a stage has no such part.
+    """
 
     stage: Stage
     common: bytes
@@ -43,7 +49,11 @@ class StageRequest:
 
 @dataclass(frozen=True, slots=True)
 class KeysRequest:
-    """Keys, common: the session that is proposed."""
+    """Keys, common.
+
+    Args:
+        session: that is proposed.
+    """
 
     session: Session
 
@@ -65,7 +75,15 @@ class KeysBody:
 
 @dataclass(frozen=True, slots=True)
 class KeyList:
-    """Shares, common: all signed key messages. Its hash is bound into everything that follows."""
+    """Shares, common: all signed key messages. Its hash is bound into everything that follows.
+
+    Args:
+        sid: session id.
+        members: bitmap of the devices whose keys follow.
+        publics: PUBLIC_BYTES per member, as in `KeysBody`, ascending.
+        holders: one bitmap per member, ascending; empty in a complete graph.
+        signatures: of the members' identity keys, 64 bytes each, ascending.
+    """
 
     sid: bytes
     members: bytes
@@ -76,7 +94,13 @@ class KeyList:
 
 @dataclass(frozen=True, slots=True)
 class SharesBody:
-    """Shares, answer: one box per other holder, one pair of share digests per holder, ascending."""
+    """Shares, answer.
+
+    Args:
+        sid: session id.
+        boxes: BOX_BYTES per other holder of the sender's shares, ascending.
+        digests: DIGEST_PAIR_BYTES per holder, itself included in a complete graph, ascending.
+    """
 
     sid: bytes
     boxes: bytes
@@ -85,7 +109,13 @@ class SharesBody:
 
 @dataclass(frozen=True, slots=True)
 class MaskedRequest:
-    """Masked vector, common. `sharers`: whose shares arrived; with exactly these a device masks."""
+    """Masked vector, common: with whom to mask.
+
+    Args:
+        sid: session id.
+        key_list: hash of the key list.
+        sharers: bitmap of the devices whose shares arrived; with exactly these a device masks.
+    """
 
     sid: bytes
     key_list: bytes
@@ -94,7 +124,11 @@ class MaskedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Inbox:
-    """Masked vector, own: one box from each sharer that chose this device as a holder, ascending."""
+    """Masked vector, own.
+
+    Args:
+        boxes: BOX_BYTES from each sharer that chose this device as a holder, ascending.
+    """
 
     boxes: bytes
 
@@ -121,6 +155,12 @@ class SurvivorSets:
     """Survivors, common: who is in the sum, and which sharer is not.
 
     The answer at the survivors stage is a signature over exactly these bytes.
+
+    Args:
+        sid: session id.
+        key_list: hash of the key list.
+        survivors: bitmap of the devices whose masked vectors are in the sum.
+        dropped: bitmap of the other sharers.
     """
 
     sid: bytes
@@ -131,7 +171,14 @@ class SurvivorSets:
 
 @dataclass(frozen=True, slots=True)
 class UnmaskRequest:
-    """Unmask, common: the encoded survivor sets, and a quorum of signatures over them by ascending signer."""
+    """Unmask, common: the proof that a quorum saw the same survivor sets.
+
+    Args:
+        sid: session id.
+        sets: encoded `SurvivorSets`, byte by byte as they were signed.
+        signers: bitmap of the devices whose signatures follow.
+        signatures: 64 bytes each, ascending.
+    """
 
     sid: bytes
     sets: bytes
@@ -141,7 +188,11 @@ class UnmaskRequest:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgements:
-    """Unmask, own: the tag (16 bytes) for this device from each survivor that it holds shares of, ascending."""
+    """Unmask, own.
+
+    Args:
+        tags: 16 bytes for this device from each survivor that it holds shares of, ascending.
+    """
 
     tags: bytes
 
@@ -167,7 +218,13 @@ T = TypeVar("T")
 
 
 def open_body(kind: type[T], data: bytes, limit_bytes: int, sid: bytes) -> T:
-    """Decode a message and check that it belongs to the session `sid`.
+    """Decode a message and check that it belongs to a session.
+
+    Args:
+        kind: dataclass that is expected, with a field `sid`.
+        data: the message as it came.
+        limit_bytes: longest message that is read.
+        sid: session id that it must name.
 
     Raises:
         BadMessage: undecodable, too long, or of another session.
@@ -180,12 +237,27 @@ def open_body(kind: type[T], data: bytes, limit_bytes: int, sid: bytes) -> T:
 
 
 def key_list_hash(key_list: KeyList) -> bytes:
-    """Hash of the encoded key list, 32 bytes."""
+    """Hash of a key list as it is sent.
+
+    Args:
+        key_list: of any session.
+
+    Returns:
+        32 bytes.
+    """
     return derivations.key_list_hash(key_list.sid, wire.encode(key_list))
 
 
 def answer_limit(session: Session, stage: Stage) -> int:
-    """Largest answer, in bytes, that a server reads at a stage."""
+    """Largest answer that a server reads at a stage.
+
+    Args:
+        session: the promise; cohort, degree, bits and dimension set the size.
+        stage: which answer.
+
+    Returns:
+        Bytes.
+    """
     n, holders = len(session.cohort), session.degree + 1
     variable = {
         Stage.KEYS: PUBLIC_BYTES + n,
@@ -198,14 +270,24 @@ def answer_limit(session: Session, stage: Stage) -> int:
 
 
 def request_limit(session: Session) -> int:
-    """Largest part of a request, in bytes, that a device reads."""
+    """Largest part of a request that a device reads, at any stage.
+
+    Args:
+        session: the promise.
+
+    Returns:
+        Bytes.
+    """
     n = len(session.cohort)
     each = PUBLIC_BYTES + SIGNATURE_BYTES + BOX_BYTES + 80 + session.holders_bytes
     return n * each + 4 * _OVERHEAD_BYTES
 
 
 def read_session(common: bytes) -> Session:
-    """The session in the common part of a keys request.
+    """Read the session in the common part of a keys request.
+
+    Args:
+        common: encoded `KeysRequest`, at most 1 MiB.
 
     Raises:
         BadMessage: undecodable or outside the bounds of `Session`.
@@ -214,10 +296,16 @@ def read_session(common: bytes) -> Session:
 
 
 def split(data: bytes, size: int, count: int, what: str) -> list[bytes]:
-    """Cut `count` items of `size` bytes.
+    """Cut bytes into items of one size.
+
+    Args:
+        data: the items, one after the other.
+        size: bytes of one item, >= 1.
+        count: expected items.
+        what: name of the items, for the message.
 
     Raises:
-        BadMessage: the length is not exactly that.
+        BadMessage: the length is not exactly count * size.
     """
     if len(data) != size * count:
         raise BadMessage(f"{what}: {len(data)} bytes, expected {count} x {size}")

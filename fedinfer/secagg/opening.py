@@ -22,12 +22,25 @@ from fedinfer.secagg.states import Place, SentMasked
 
 
 def keys_by(positions: tuple[int, ...], keys: bytes, what: str) -> dict[int, bytes]:
-    """Stored keys, 32 bytes each, by the positions they belong to."""
+    """Stored keys by the positions that they belong to.
+
+    Args:
+        positions: cohort positions, ascending.
+        keys: 32 bytes each, in the same order.
+        what: name of the keys, for the message.
+
+    Raises:
+        BadMessage: not one key for each position.
+    """
     return dict(zip(positions, split(keys, KEY_BYTES, len(positions), what), strict=True))
 
 
 def check_key_list(place: Place, key_list: bytes) -> None:
-    """Refuse questions about another key list.
+    """Refuse questions about another key list than the one that this device has checked.
+
+    Args:
+        place: what the device has checked.
+        key_list: hash that the question names, 32 bytes.
 
     Raises:
         Misbehaviour: it is another one.
@@ -37,7 +50,11 @@ def check_key_list(place: Place, key_list: bytes) -> None:
 
 
 def check_sets(state: SentMasked, sets: SurvivorSets) -> None:
-    """Survivors and dropped devices must be exactly the sharers, apart, enough, and this device among the survivors.
+    """Check that survivors and dropped devices are exactly the sharers, are apart, are enough, and hold this device.
+
+    Args:
+        state: after the masked stage; knows the sharers with whom this device masked.
+        sets: as the server shows them.
 
     Raises:
         BadMessage: not bitmaps of the cohort.
@@ -60,7 +77,13 @@ def check_sets(state: SentMasked, sets: SurvivorSets) -> None:
 
 
 def check_quorum(held: SentMasked, request: UnmaskRequest) -> None:
-    """A quorum of all members must have signed these sets: two different ones would need a device that signs twice.
+    """Check that a quorum of all members has signed these sets; for two different ones some device had to sign twice.
+
+    Source: consistency check of Bonawitz et al. 2017 (CCS), section 6.
+
+    Args:
+        held: after the masked stage; knows the members' signing keys.
+        request: survivor sets, signers and their signatures.
 
     Raises:
         BadMessage: lengths do not fit.
@@ -82,12 +105,15 @@ def check_quorum(held: SentMasked, request: UnmaskRequest) -> None:
 
 
 def reveal(held: SentMasked, sets: SurvivorSets, tags: bytes) -> tuple[dict[int, bytes], list[int]]:
-    """One share per dealer, and the survivors that did not acknowledge the sharers of this device.
+    """Choose one share per dealer, and name the survivors that did not acknowledge the sharers of this device.
 
     Args:
         held: the shares.
         sets: checked and signed.
         tags: acknowledgements of the survivors that this device holds shares of, 16 bytes each, ascending.
+
+    Returns:
+        Shares of 34 bytes by dealer's cohort position, and positions of survivors whose share stays closed, ascending.
 
     Raises:
         BadMessage: not one tag for each of them.
@@ -95,6 +121,7 @@ def reveal(held: SentMasked, sets: SurvivorSets, tags: bytes) -> tuple[dict[int,
     place, n, size = held.place, len(held.place.session.cohort), shamir.SHARE_BYTES
     survivors = set(from_bitmap(sets.survivors, n).tolist())
     opened = from_bitmap(held.opened, n)
+    # Never both shares of one dealer: with self-mask and mask key the server would have its vector.
     pairs = zip(opened.tolist(), split(held.pairs, 2 * size, opened.size, "pairs"), strict=True)
     unacknowledged = _unacknowledged(held, [j for j in place.dealers if j in survivors], tags)
     shares = {j: pair[:size] if j in survivors else pair[size:] for j, pair in pairs if j not in unacknowledged}

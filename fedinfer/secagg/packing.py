@@ -16,16 +16,24 @@ _COLUMNS = 8
 
 
 def packed_size(bits: int, dimension: int) -> int:
-    """Bytes of `dimension` packed values of `bits` bits."""
+    """Bytes of a packed vector.
+
+    Args:
+        bits: of one value, 1..32.
+        dimension: number of values, >= 0.
+    """
     return bits * -(-dimension // _COLUMNS)
 
 
 def pack(vector: npt.NDArray[np.uint16] | npt.NDArray[np.uint32], bits: int) -> bytes:
-    """Pack.
+    """Pack a vector of small integers.
 
     Args:
         vector: shape (d,), values below 2^bits (the caller has checked).
-        bits: 1..32.
+        bits: 1..32, at most the width of the vector's words.
+
+    Returns:
+        `packed_size(bits, d)` bytes.
     """
     rows = -(-vector.size // _COLUMNS)
     columns = np.zeros((_COLUMNS, rows), vector.dtype)
@@ -41,7 +49,15 @@ def pack(vector: npt.NDArray[np.uint16] | npt.NDArray[np.uint32], bits: int) -> 
 
 
 def unpack(data: bytes | memoryview, bits: int, dimension: int) -> RingVector:
-    """Unpack to uint32, shape (dimension,).
+    """Unpack a vector of small integers.
+
+    Args:
+        data: from `pack`.
+        bits: of one value, 1..32.
+        dimension: number of values.
+
+    Returns:
+        uint32, shape (dimension,), values below 2^bits.
 
     Raises:
         BadMessage: wrong length, or values beyond `dimension` that are not zero.

@@ -61,6 +61,7 @@ def choose_graph(n: int, dropout_rate: float, corruption_rate: float, least: int
     dropped, corrupt = share_of(n, dropout_rate), corrupt_among(n, corruption_rate)
     promised = least or n - dropped
     if n > COMPLETE_UP_TO and 2 * quorum_of(n, promised) > n + corrupt:
+        # From half of the others on, the complete graph costs little more and needs no probabilistic argument.
         for degree in range(2, (n - 1) // 2):
             threshold = largest_threshold(n, degree, dropped)
             if threshold >= 2 and _is_safe(n, degree, threshold, corrupt, promised):
@@ -147,7 +148,15 @@ def _session_id(session: Session) -> bytes:
 
 
 def quorum_of(n: int, least: int) -> int:
-    """Quorum where devices draw their holders: two thirds of all, or the fewest survivors if they are less."""
+    """Quorum where devices draw their holders: two thirds of all, or the fewest survivors if they are less.
+
+    Args:
+        n: devices of the cohort.
+        least: fewest survivors that are promised, 2..n.
+
+    Returns:
+        Signatures over the survivor sets, at most `least`: else a session with the fewest survivors could not finish.
+    """
     return min(least, 2 * n // 3 + 1)
 
 
@@ -157,7 +166,7 @@ def check_session(session: Session, min_survivors: int, dropout_rate: float, cor
     Args:
         session: the proposal.
         min_survivors: fewest devices in a sum that this device joins.
-        dropout_rate: the graph must hide this device also when so many drop out, in [0, 1).
+        dropout_rate: share that may drop out while the graph still keeps this device's vector secret, in [0, 1).
         corruption_rate: share of devices that may collude with the server, in [0, 1).
 
     Raises:
@@ -180,11 +189,12 @@ def check_session(session: Session, min_survivors: int, dropout_rate: float, cor
             "can then sign two different survivor sets",
             hint="lower secure_aggregation.dropout_rate: more survivors are then promised",
         )
+    # Fewer survivors are less safe, so the owner's assumption counts where it leaves fewer than the server promises.
     least = min(session.least, n - share_of(n, dropout_rate))
     if not session.is_complete and not _is_safe(n, session.degree, session.threshold, corrupt, least):
         raise Misbehaviour(
-            f"{bound}; degree {session.degree} and threshold {session.threshold} do not hide a device among {least} "
-            f"survivors but for a chance of 2^-{SECURITY_BITS}",
+            f"{bound}; degree {session.degree} and threshold {session.threshold} do not protect one vector among "
+            f"{least} survivors but for a chance of 2^-{SECURITY_BITS}",
             hint="set the scenario's corruption_rate and dropout_rate at least to the owner's",
         )
 
@@ -200,6 +210,7 @@ def _is_safe(n: int, degree: int, threshold: int, corrupt: int, least: int) -> b
 
 
 def _complete(n: int, dropped: int, corrupt: int) -> GraphParameters:
+    # The quorum is the threshold here: above (n + corrupt) / 2 no two survivor sets can both be signed by it.
     threshold = max(2 * n // 3, (n + corrupt) // 2) + 1
     if n - dropped < threshold:
         raise ConfigError(

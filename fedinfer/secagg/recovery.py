@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -49,16 +50,8 @@ def finish(state: AwaitUnmask, replies: Mapping[DeviceId, bytes]) -> Done | Abor
         state: the masked sum and who was asked.
         replies: encoded answers of the unmask stage.
     """
-    ground, summed, n = state.ground, state.summed, len(state.ground.session.cohort)
-
-    def parse(i: int, body: UnmaskBody) -> tuple[dict[int, bytes], list[int]]:
-        dealers, withheld = (from_bitmap(part, n).tolist() for part in (body.dealers, body.withheld))
-        if not {*dealers, *withheld} <= {*ground.dealers(i), *([i] if ground.session.is_complete else [])}:
-            raise BadMessage("shares of devices that never dealt it any")
-        rows = split(body.shares, shamir.SHARE_BYTES, len(dealers), "shares")
-        return dict(zip(dealers, rows, strict=True)), withheld
-
-    digest = summed.sharers.digest
+    ground, summed = state.ground, state.summed
+    digest, parse = summed.sharers.digest, partial(_opened, ground)
     answers, refused = read_answers(ground, Stage.UNMASK, digest, UnmaskBody, replies, state.asked, parse)
     complaints = tuple(
         (ground.name(j), f"its acknowledgement does not fit, says {ground.name(i)}")
@@ -79,6 +72,16 @@ def finish(state: AwaitUnmask, replies: Mapping[DeviceId, bytes]) -> Done | Abor
     return Done(_unmask(ground, summed, seeds, keys), ground.names(summed.survivors), blamed)
 
 
+def _opened(ground: Ground, i: int, body: UnmaskBody) -> tuple[dict[int, bytes], list[int]]:
+    """One device's shares by dealer, and the dealers whose shares it withheld."""
+    n = len(ground.session.cohort)
+    dealers, withheld = (from_bitmap(part, n).tolist() for part in (body.dealers, body.withheld))
+    if not {*dealers, *withheld} <= {*ground.dealers(i), *([i] if ground.session.is_complete else [])}:
+        raise BadMessage("shares of devices that never sent it any")
+    rows = split(body.shares, shamir.SHARE_BYTES, len(dealers), "shares")
+    return dict(zip(dealers, rows, strict=True)), withheld
+
+
 def _sort_shares(
     ground: Ground, summed: Summed, answers: Mapping[int, Mapping[int, bytes]]
 ) -> tuple[dict[int, _Pile], Blamed]:
@@ -94,7 +97,7 @@ def _sort_shares(
             at = places[j][i] * DIGEST_PAIR_BYTES + (0 if j in alive else TAG_BYTES)
             secret = Secret.SELF_MASK if j in alive else Secret.MASK_KEY
             if share_digest(ground.scope, j, i, secret, row) != shared[j][at : at + TAG_BYTES]:
-                liars.append((ground.name(i), f"its share of {ground.name(j)} is not the one that was dealt to it"))
+                liars.append((ground.name(i), f"its share of {ground.name(j)} is not the one that was sent to it"))
                 continue
             piles[j].holders.append(i)
             piles[j].rows.append(row)
@@ -120,9 +123,9 @@ def _rebuild(
             continue
         secret, honest = _secret(ground, j, piles[j], j in alive)
         if not honest:
-            blamed.append((name, "it dealt shares that do not fit what it published"))
+            blamed.append((name, "it sent shares that do not fit what it published"))
         if secret is None:
-            failures[name] = f"the shares that {name} dealt do not fit what it published"
+            failures[name] = f"the shares that {name} sent do not fit what it published"
         else:
             found[j] = secret
     return seeds, keys, failures, tuple(blamed)
@@ -136,6 +139,7 @@ def _secret(ground: Ground, dealer: int, pile: _Pile, survivor: bool) -> tuple[b
     secret = shamir.combine(rows[:threshold], points[:threshold])
     if secret is not None and _fits(ground, dealer, secret, survivor):
         return secret, True
+    # Slow, so only now: the shares fit the digests that the dealer signed, hence the dealer itself made them wrong.
     good = shamir.correct(rows, points, threshold)
     if good is None:
         return None, False
@@ -157,6 +161,7 @@ def _unmask(
     scope, digest = ground.scope, summed.sharers.digest
     minus = [self_mask_seed(seed, scope, digest, j) for j, seed in seeds.items()]
     alive = set(summed.survivors)
+    # A dropped device's vector is not in the sum, but its pair masks are in the vectors of its partners.
     for j, private in keys.items():
         near = [i for i in ground.partners(j) if i in alive]
         secrets = agree(private, [ground.publics[i].mask_key for i in near])

@@ -19,7 +19,6 @@ from fedinfer.messages import MOST_LIST_BYTES
 from fedinfer.secagg.authority import Authority, verify_by_authority
 from fedinfer.wire import decode, encode
 
-"""4 MiB: room for a hundred thousand keys."""
 _LABEL = b"fedinfer/revocations/v1\0"
 
 
@@ -41,19 +40,39 @@ class RevocationList:
 
 @dataclass(frozen=True, slots=True)
 class SignedList:
-    """A list and the authority's signature over it."""
+    """A list and the authority's signature over it.
+
+    Args:
+        body: the list.
+        signature: 64 bytes (Ed25519), or ECDSA in DER.
+    """
 
     body: RevocationList
     signature: bytes
 
 
 def sign_revocations(authority: Authority, revocations: RevocationList) -> bytes:
-    """The encoded `SignedList` that travels."""
+    """Sign a list of revoked keys.
+
+    Args:
+        authority: whose key signs.
+        revocations: the new list; its number is above every earlier one's.
+
+    Returns:
+        An encoded `SignedList`.
+
+    Raises:
+        ConfigError: the authority's key cannot sign.
+    """
     return encode(SignedList(revocations, authority.sign(_LABEL + encode(revocations))))
 
 
 def read_revocations(authority: bytes, data: bytes) -> RevocationList:
-    """The list in signed bytes, whatever its age.
+    """Read a signed list, whatever its age.
+
+    Args:
+        authority: public key of the authority, pinned; 32 or 65 bytes.
+        data: encoded `SignedList`.
 
     Raises:
         Misbehaviour: there is none, it is malformed, or the authority did not sign it.
@@ -87,7 +106,7 @@ def check_fresh(revocations: RevocationList, now: int) -> None:
 
 
 def check_not_older(revocations: RevocationList, seen: RevocationList | None) -> None:
-    """Refuse a list that takes back what an earlier one said.
+    """Refuse a list that unsays what an earlier one said.
 
     Args:
         revocations: verified.
@@ -104,5 +123,9 @@ def check_not_older(revocations: RevocationList, seen: RevocationList | None) ->
 
 
 def seconds_of(now: datetime) -> int:
-    """Whole seconds since 1970 of an aware time."""
+    """Whole seconds since 1970.
+
+    Args:
+        now: aware time.
+    """
     return int(now.timestamp())

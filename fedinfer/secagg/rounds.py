@@ -48,32 +48,58 @@ class Ground:
         return Scope(self.sid, self.key_list, self.session.cohort)
 
     def name(self, position: int) -> DeviceId:
-        """Name of a cohort position."""
+        """Name of a device.
+
+        Args:
+            position: in the cohort, from 0.
+        """
         return self.session.cohort[position]
 
     def names(self, positions: Iterable[int]) -> tuple[DeviceId, ...]:
-        """Names of cohort positions, in the same order."""
+        """Names of devices, in the same order.
+
+        Args:
+            positions: in the cohort, from 0.
+        """
         return tuple(self.session.cohort[j] for j in positions)
 
     def holders(self, position: int) -> list[int]:
-        """Who holds shares of a member's secrets, ascending: also itself in a complete graph."""
+        """Who holds shares of a member's secrets, ascending; in a complete graph the member itself, too.
+
+        Args:
+            position: of the member in the cohort.
+        """
         others: list[int] = self.graph.holders(position).tolist()
         return sorted([*others, position]) if self.session.is_complete else others
 
     def dealers(self, position: int) -> list[int]:
-        """Other members whose shares it holds, ascending."""
+        """Other members whose shares a member holds, ascending.
+
+        Args:
+            position: of the member in the cohort.
+        """
         others: list[int] = self.graph.dealers(position).tolist()
         return others
 
     def partners(self, position: int) -> list[int]:
-        """Members that share a mask with it, ascending."""
+        """Members that share a mask with a member, ascending.
+
+        Args:
+            position: of the member in the cohort.
+        """
         others: list[int] = self.graph.partners(position).tolist()
         return others
 
 
 @dataclass(frozen=True, slots=True)
 class AwaitKeys:
-    """The session is proposed; `roster` holds the enrolled identities."""
+    """The session is proposed.
+
+    Args:
+        session: the promise.
+        roster: enrolled Ed25519 public keys, 32 bytes, by device.
+        blamed: devices whose answers were refused so far, with the reasons.
+    """
 
     session: Session
     roster: Mapping[DeviceId, bytes]
@@ -82,7 +108,13 @@ class AwaitKeys:
 
 @dataclass(frozen=True, slots=True)
 class AwaitShares:
-    """The key list is out; `asked` have enough holders among the members."""
+    """The key list is out.
+
+    Args:
+        ground: what is fixed once the keys are in.
+        blamed: devices whose answers were refused so far, with the reasons.
+        asked: members that have enough holders among the members, ascending.
+    """
 
     ground: Ground
     blamed: Blamed
@@ -106,7 +138,14 @@ class Sharers:
 
 @dataclass(frozen=True, slots=True)
 class AwaitMasked:
-    """Boxes are delivered. `digests`: signed share digests by dealer."""
+    """Boxes are delivered.
+
+    Args:
+        ground: what is fixed once the keys are in.
+        blamed: devices whose answers were refused so far, with the reasons.
+        sharers: with whom everybody masks.
+        digests: signed share digests by dealer.
+    """
 
     ground: Ground
     blamed: Blamed
@@ -139,7 +178,13 @@ class Summed:
 
 @dataclass(frozen=True, slots=True)
 class AwaitSurvivors:
-    """The survivor sets are out."""
+    """The survivor sets are out.
+
+    Args:
+        ground: what is fixed once the keys are in.
+        blamed: devices whose answers were refused so far, with the reasons.
+        summed: the masked sum.
+    """
 
     ground: Ground
     blamed: Blamed
@@ -148,7 +193,14 @@ class AwaitSurvivors:
 
 @dataclass(frozen=True, slots=True)
 class AwaitUnmask:
-    """A quorum of signatures is collected; `asked` gave one."""
+    """A quorum of signatures is collected.
+
+    Args:
+        ground: what is fixed once the keys are in.
+        blamed: devices whose answers were refused so far, with the reasons.
+        summed: the masked sum.
+        asked: survivors that signed, ascending; only these are asked for shares.
+    """
 
     ground: Ground
     blamed: Blamed
@@ -158,7 +210,13 @@ class AwaitUnmask:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The exact sum of the survivors' vectors: uint32, shape (dimension,), values below 2^bits."""
+    """The exact sum of the survivors' vectors.
+
+    Args:
+        total: uint32, shape (dimension,), values below 2^bits.
+        survivors: whose vectors are in it.
+        blamed: devices whose answers were refused, with the reasons.
+    """
 
     total: RingVector
     survivors: tuple[DeviceId, ...]
@@ -167,7 +225,15 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """No sum. `reason` has the numbers; `survivors` are the devices that were still there."""
+    """No sum.
+
+    Args:
+        reason: why, with numbers.
+        stage: at which answers it became certain.
+        survivors: devices that were still there.
+        blamed: devices whose answers were refused, with the reasons.
+        dealers: devices whose own shares do not fit what they published; empty when too few devices are the cause.
+    """
 
     reason: str
     stage: Stage
@@ -193,19 +259,19 @@ def read_answers(
     asked: Iterable[int],
     parse: Callable[[int, B], V],
 ) -> tuple[dict[int, V], Blamed]:
-    """Verify, decode and parse the answers of those who were asked; nobody else's is looked at.
+    """Verify, decode and parse the answers of the devices that were asked; all others are ignored.
 
     Args:
         ground: the session.
         stage: which answers.
         context: what their signatures cover besides: hash of the key list, later of the sharers.
-        kind: their body.
+        kind: dataclass of their body.
         replies: encoded answers by name; a missing one is a dropout.
-        asked: who may answer.
-        parse: checks a body further and makes a value of it; raises `ProtocolAbort`.
+        asked: cohort positions of the devices that may answer.
+        parse: gets position and body, checks the body further and makes a value of it; raises `ProtocolAbort`.
 
     Returns:
-        Values by position, and the devices whose answers were refused.
+        Values by position, and the devices whose answers were refused, with the reasons.
     """
     values: dict[int, V] = {}
     blamed: list[tuple[DeviceId, str]] = []
@@ -223,11 +289,11 @@ def read_answers(
 
 
 def shortage(ground: Ground, dealers: Iterable[int], available: Callable[[int, int], bool]) -> str:
-    """Why the secrets of `dealers` cannot be rebuilt from the available holders; empty when they can.
+    """Say why the secrets of `dealers` cannot be rebuilt from the available holders; empty when they can.
 
     Args:
         ground: the session.
-        dealers: whose secrets are needed.
+        dealers: cohort positions of the devices whose secrets are needed.
         available: tells whether (dealer, holder) can still give a share.
     """
     needed = ground.session.threshold

@@ -5,7 +5,7 @@ Rules:
 * An answer that is malformed, forged, or of another session or stage drops its sender and names it in `blamed`.
 * Devices that published the same key are all left out: their keys are fresh and nobody has seen them yet, so a copy is
   a broken generator or a key that leaked, and neither is safe to mask with.
-* Answers of devices that were not asked (late, replayed, unknown) are not looked at.
+* Answers of devices that were not asked (late, replayed, unknown) are ignored.
 * The sum is exact for every survivor set that reaches `min_survivors` and whose masks can be opened; otherwise the
   session ends in `Aborted` with the numbers, as soon as that is certain.
 
@@ -167,6 +167,7 @@ def _read_keys(
 
 def _check_public(session: Session, position: int, signed: Signed, body: KeysBody) -> Public:
     public = Public(body.public, body.holders, signed.signature)
+    # The signature is copied into the key list, where devices encode the body again: only one encoding may count.
     if len(body.public) != PUBLIC_BYTES or wire.encode(body) != signed.body:
         raise BadMessage(f"published keys have {len(body.public)} bytes, expected {PUBLIC_BYTES} in the one encoding")
     if is_weak(public.mask_key) or is_weak(public.box_key):
@@ -183,6 +184,7 @@ def _without_twins(
     for (one, other), what in twins.items():
         for who, whose in dict.fromkeys([(one, other), (other, one)]):
             blamed.append((session.cohort[who], f"its {what} is also that of {session.cohort[whose]}"))
+    # Both of a pair go: nobody has seen a fresh key yet, so it cannot be told who copied it.
     gone = {j for pair in twins for j in pair}
     return {j: public for j, public in keyed.items() if j not in gone}, tuple(blamed)
 
@@ -221,6 +223,7 @@ def _sharers(ground: Ground, shared: set[int]) -> Sharers:
 def _with_enough_holders(ground: Ground, shared: set[int]) -> set[int]:
     """Leave out, until nothing changes, devices of which too few holders are left: they could not be unmasked."""
     holders = {j: set(ground.holders(j)) for j in shared}
+    # Leaving one device out takes a holder from others, so until nothing changes.
     while True:
         short = {j for j in shared if len(holders[j] & shared) < ground.session.threshold}
         if not short:
@@ -241,6 +244,7 @@ def _take_masked(state: AwaitMasked, replies: Mapping[DeviceId, bytes]) -> tuple
         unopened = set(from_bitmap(body.unopened, n).tolist())
         holders = [i for i in ground.graph.holders(j).tolist() if i in present]
         tags = dict(zip(holders, split(body.tags, TAG_BYTES, len(holders), "acknowledgements"), strict=True))
+        # Last, because it cannot be undone: whoever is refused above must not be in the total.
         np.add(total, unpack(body.vector, session.bits, session.dimension), out=total)
         return unopened, tags
 
@@ -258,6 +262,7 @@ def _take_masked(state: AwaitMasked, replies: Mapping[DeviceId, bytes]) -> tuple
     if len(survivors) < session.least:
         reason = f"{len(survivors)} of {n} devices sent a masked vector, {session.least} are needed"
         return Aborted(reason, Stage.MASKED, ground.names(survivors), blamed), {}
+    # Abort now, before anybody signs, when the masks of these survivors could never be opened.
     needed = _needed(ground, survivors, dropped)
     missing = shortage(ground, needed, lambda j, i: i in found and j not in unopened[i])
     if missing:
@@ -293,6 +298,7 @@ def _take_survivors(state: AwaitSurvivors, replies: Mapping[DeviceId, bytes]) ->
     if missing:
         asked = f"{len(signatures)} of {len(summed.survivors)} devices that were asked signed the survivor sets"
         return Aborted(f"{asked}: {missing}", Stage.SURVIVORS, ground.names(signatures), blamed), {}
+    # A quorum is enough proof, and every signature more is sent to every device.
     signers = sorted(signatures)[:quorum]
     common = wire.encode(
         UnmaskRequest(

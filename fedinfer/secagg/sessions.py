@@ -10,7 +10,16 @@ from fedinfer.wire import encode
 
 
 def session_of(plan: SumPlan) -> Session:
-    """Bind everything the server promised: the hash of the whole plan is part of the session id."""
+    """The session that a plan describes; the hash of the whole plan is part of the session id.
+
+    So everything that the server promised is bound: a plan that differs in one byte for one device is another session.
+
+    Args:
+        plan: as the server sent it.
+
+    Raises:
+        BadMessage: a number of the plan is outside the range of `Session`.
+    """
     return Session(
         run_id=plan.run_id,
         round_id=plan.round_id,

@@ -28,7 +28,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def share(secret: bytes, points: IntArray, threshold: int, seed: bytes) -> IntArray:
-    """Split a secret.
+    """Split a secret (Shamir 1979), each limb with a polynomial of its own.
 
     Args:
         secret: an even number of bytes.
@@ -40,6 +40,7 @@ def share(secret: bytes, points: IntArray, threshold: int, seed: bytes) -> IntAr
         Shares, shape (holders, len(secret) / 2), values in [0, 65536].
     """
     limbs = np.frombuffer(secret, "<u2").astype(np.float64)
+    # Every limb has coefficients of its own: reusing them would give the difference of two limbs away.
     random = _field_elements(seed, (threshold - 1) * limbs.size).reshape(threshold - 1, limbs.size)
     coefficients = np.concatenate([limbs[None], random])
     powers = np.ones((points.size, threshold), np.int64)
@@ -50,14 +51,14 @@ def share(secret: bytes, points: IntArray, threshold: int, seed: bytes) -> IntAr
 
 
 def combine(shares: IntArray, points: IntArray) -> bytes | None:
-    """Rebuild a secret from exactly `threshold` shares.
+    """Rebuild a secret from exactly `threshold` shares (Lagrange interpolation at zero).
 
     Args:
-        shares: shape (threshold, limbs).
-        points: shape (threshold,), distinct.
+        shares: shape (threshold, limbs), values in [0, 65536].
+        points: shape (threshold,), distinct, in [1, 65535].
 
     Returns:
-        The secret, or None when the shares cannot belong to one (a limb would be 65536).
+        The secret, 2 bytes per limb, or None when the shares cannot belong to one (a limb would be 65536).
     """
     weights = _weights(tuple(points.tolist()))
     limbs = np.fmod(weights @ shares.astype(np.float64), PRIME)
@@ -67,15 +68,15 @@ def combine(shares: IntArray, points: IntArray) -> bytes | None:
 
 
 def correct(shares: IntArray, points: IntArray, threshold: int) -> npt.NDArray[np.bool_] | None:
-    """Find shares that lie on common polynomials although up to (m - threshold) // 2 of m are wrong.
+    """Find shares that lie on common polynomials although up to (m - threshold) // 2 of m are wrong (Berlekamp-Welch).
 
     Args:
-        shares: shape (m, limbs).
-        points: shape (m,), distinct.
+        shares: shape (m, limbs), values in [0, 65536].
+        points: shape (m,), distinct, in [1, 65535].
         threshold: degree of the polynomials + 1.
 
     Returns:
-        Mask of the good shares, shape (m,), or None when too many are wrong.
+        Mask of the good shares, bool, shape (m,), or None when too many are wrong.
     """
     good = np.ones(points.size, bool)
     for limb in range(shares.shape[1]):
@@ -87,14 +88,28 @@ def correct(shares: IntArray, points: IntArray, threshold: int) -> npt.NDArray[n
 
 
 def pack(shares: IntArray) -> npt.NDArray[np.uint8]:
-    """Encode shares of 32-byte secrets: (m, 16) values to (m, 34) bytes."""
+    """Encode shares of 32-byte secrets.
+
+    Args:
+        shares: shape (m, 16), values in [0, 65536].
+
+    Returns:
+        uint8, shape (m, 34): the low 16 bits of each limb, then one bit per limb for the value 65536.
+    """
     low = (shares & 0xFFFF).astype("<u2").view(np.uint8).reshape(len(shares), 2 * LIMBS)
     flags = np.packbits(shares >> 16, axis=1, bitorder="little")
     return np.concatenate([low, flags], axis=1)
 
 
 def unpack(data: npt.NDArray[np.uint8]) -> IntArray:
-    """Decode (m, 34) bytes to (m, 16) field elements; what no honest dealer writes is reduced, hence a wrong share."""
+    """Decode shares; what no honest dealer writes is reduced modulo the prime, hence a wrong share.
+
+    Args:
+        data: uint8, shape (m, 34).
+
+    Returns:
+        Field elements, shape (m, 16), values in [0, 65536].
+    """
     low = np.ascontiguousarray(data[:, : 2 * LIMBS]).view("<u2").astype(np.int64)
     high = np.unpackbits(data[:, 2 * LIMBS :], axis=1, bitorder="little").astype(np.int64)
     return (low + (high << 16)) % PRIME

@@ -21,7 +21,19 @@ from fedinfer.types import DeviceId
 
 @dataclass(frozen=True, slots=True)
 class SentKeys:
-    """Keys and the choice of holders are published; all private halves are here."""
+    """Keys and the choice of holders are published; all private halves are here.
+
+    Args:
+        session: the promise.
+        device: this device.
+        public: mask key, box key, signing key, commitment, as in `KeysBody`.
+        holders: bitmap of the holders that it drew; empty in a complete graph.
+        signature: of its identity key over the published keys.
+        self_secret: what its own mask follows from, 32 bytes.
+        mask_private: X25519 private key for pair masks, 32 bytes.
+        box_private: X25519 private key for boxes and acknowledgements, 32 bytes.
+        signing: Ed25519 private key of this session, 32 bytes.
+    """
 
     session: Session
     device: DeviceId
@@ -79,7 +91,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class SentShares:
-    """Shares are dealt.
+    """The shares of both secrets are sent to the holders.
 
     Args:
         place: where the device stands.
@@ -132,7 +144,12 @@ class SentMasked:
 
 @dataclass(frozen=True, slots=True)
 class SignedSurvivors:
-    """One pair of survivor and dropped sets is signed; no other will be answered."""
+    """One pair of survivor and dropped sets is signed; no other will be answered.
+
+    Args:
+        held: what the device held when it signed.
+        sets: encoded `SurvivorSets`, as signed.
+    """
 
     held: SentMasked
     sets: bytes
@@ -140,7 +157,12 @@ class SignedSurvivors:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The session is over for this device."""
+    """The session is over for this device; no secret is left.
+
+    Args:
+        sid: session id, kept so that a replayed session is recognised.
+        device: this device.
+    """
 
     sid: bytes
     device: DeviceId
@@ -161,12 +183,22 @@ _KINDS: Final[dict[str, type[DeviceState]]] = {
 
 
 def encode_state(state: DeviceState) -> bytes:
-    """Bytes to store; they hold secrets."""
+    """Encode a state for the device's own store.
+
+    Args:
+        state: of a running or finished session.
+
+    Returns:
+        Bytes that hold the session's secrets, unless it is finished: they never leave the device.
+    """
     return wire.encode(_Stored(type(state).__name__, wire.encode(state)))
 
 
 def decode_state(data: bytes) -> DeviceState:
-    """The state that `encode_state` was given.
+    """Read a state that `encode_state` wrote.
+
+    Args:
+        data: from the device's own store.
 
     Raises:
         BadMessage: damaged bytes or an unknown state.

@@ -1,4 +1,4 @@
-"""Auditing a scenario: train it with canaries through the real mechanism and see how well they can be told apart.
+"""Auditing a scenario: train it with canaries through the real mechanism and measure how well it is seen who was in.
 
 What runs is the product: device ledgers, clipping, encoding, noise shares, sums (mode `ideal`: the same integers, no
 masks), decoding, the server's noise and optimizer. Only as many devices stay as the plan guarantees, so no noise counts
@@ -13,17 +13,16 @@ import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
-from statistics import NormalDist
 from typing import assert_never
 
 import numpy as np
 
 from fedinfer.config import Correlation, Scenario, to_flat
+from fedinfer.coordinator.aggregate.groups import Group
 from fedinfer.coordinator.aggregate.promise import sum_plan
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release
-from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.aggregate.release import release
+from fedinfer.coordinator.context import LEDGER_OWNER, Progress, Server
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.coordinator.run import budget_of, start
@@ -34,10 +33,10 @@ from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.errors import ConfigError, TooFewSurvivors
 from fedinfer.flower.client_app import CohortClientApp
-from fedinfer.messages import FitWork, Kind, PlainReply, Purpose, SumPlan
+from fedinfer.messages import ONE_GROUP, FitWork, Kind, PlainReply, Purpose, SumPlan
 from fedinfer.ports import Answer, Ask, Clock, Transport
-from fedinfer.privacy.accounting.accountant import Spent, account
-from fedinfer.privacy.accounting.audit import AuditBound, AuditMethod, canary_device_bound, one_run_bound
+from fedinfer.privacy.accounting.accountant import account
+from fedinfer.privacy.accounting.audit import AuditMethod
 from fedinfer.privacy.accounting.events import Repeated
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.charges import charge, mechanism_of, relation_of
@@ -45,6 +44,7 @@ from fedinfer.privacy.mechanism.clipping import clipping_of
 from fedinfer.privacy.mechanism.encoding import decode as decode_sum
 from fedinfer.privacy.mechanism.mechanism import NoiseKind
 from fedinfer.secagg.packing import unpack
+from fedinfer.simulation.audit_report import AuditReport, AuditSettings, NoiseUnderAudit, audit_bounds
 from fedinfer.simulation.canaries import AuditEvidence, Canaries, CanaryTrainer, Directions, Floats, NamedSource
 from fedinfer.simulation.coordinate import open_server
 from fedinfer.simulation.engine import Prepared
@@ -59,86 +59,11 @@ LEAST_CANARIES, MOST_CANARIES = 10, 1000
 MOST_NUMBERS = 20_000_000
 """Canaries times dimension that are held at once."""
 MOST_AXES = 2_000
-"""Largest dimension in which quiet directions are looked for."""
+"""Largest dimension in which quiet directions are searched: their basis is a dense matrix."""
 MOST_ROWS = 2_000
-"""Real rows that are looked at for that."""
+"""Real rows that are read for that."""
 SILENT = 1e-6
 """Noise multiplier that stands for none where an event must be positive."""
-
-
-class NoiseUnderAudit(StrEnum):
-    """Which noise the audited run adds."""
-
-    PLANNED = "planned"
-    UNSAFE_NO_NOISE = "UnsafeNoNoise"
-    """None, while the claim stays that of the plan: shows that the audit can fail."""
-
-
-@dataclass(frozen=True, slots=True)
-class AuditSettings:
-    """What is done.
-
-    Args:
-        method: see fedinfer.privacy.accounting.audit.
-        canaries: how many; 0: chosen.
-        confidence: of the bound, in (0, 1).
-        noise: see `NoiseUnderAudit`.
-    """
-
-    method: AuditMethod
-    canaries: int
-    confidence: float
-    noise: NoiseUnderAudit
-
-
-@dataclass(frozen=True, slots=True)
-class AuditReport:
-    """An audit's result.
-
-    Args:
-        scenario, unit, trust, rounds: what was trained.
-        noise: which noise was added.
-        claimed: proved upper bound for these rounds, if the mechanism is what it says.
-        bound: what the canaries show.
-        ceiling: the bound if every canary had been told apart; an audit with a ceiling below the claim cannot fail.
-    """
-
-    scenario: str
-    unit: Unit
-    trust: Trust
-    rounds: int
-    noise: NoiseUnderAudit
-    claimed: Spent
-    bound: AuditBound
-    ceiling: float
-
-    @property
-    def violated(self) -> bool:
-        """The canaries refute the claim."""
-        return self.bound.epsilon > self.claimed.epsilon
-
-    @property
-    def can_fail(self) -> bool:
-        """A mechanism without any noise would have been found out."""
-        return self.ceiling > self.claimed.epsilon
-
-    def to_json(self) -> Json:
-        """All figures, and the verdict."""
-        return {
-            "scenario": self.scenario,
-            "unit": str(self.unit),
-            "trust": str(self.trust),
-            "rounds": self.rounds,
-            "noise": str(self.noise),
-            "claimed_epsilon": self.claimed.epsilon,
-            "accountant": self.claimed.accountant,
-            "relation": str(self.claimed.relation),
-            "sampling": self.claimed.sampling,
-            **self.bound.to_json(),
-            "ceiling": self.ceiling,
-            "can_fail": self.can_fail,
-            "verdict": "violated" if self.violated else "consistent",
-        }
 
 
 def run_audit(prepared: Prepared, settings: AuditSettings, clock: Clock) -> AuditReport:
@@ -272,7 +197,11 @@ def _unheard(_name: str, _fields: Json) -> None:
 
 
 def silenced(settings: SumSettings) -> SumSettings:
-    """The same sums without noise. They are charged as not private; the claim is made from the real plan."""
+    """The same sums without noise. They are charged as not private; the claim is made from the real plan.
+
+    Args:
+        settings: of the sums of a plan.
+    """
     mechanism = settings.mechanism
     if mechanism.kind is not NoiseKind.NONE:
         return replace(settings, mechanism=replace(mechanism, kind=NoiseKind.NONE, noise_multiplier=0.0))
@@ -330,7 +259,7 @@ def _plant(
 
 
 def _wanted(scenario: Scenario, method: AuditMethod, k: int, rounds: int) -> int:
-    """As many canaries as can be told apart without noise: they hide one another, and sampling hides them."""
+    """As many canaries as could be found without noise: they cover one another, and sampling covers them."""
     match method:
         case AuditMethod.CANARY:
             return max(LEAST_CANARIES, min(50, k // 20))
@@ -353,15 +282,21 @@ def _groups(trust: Trust, canaries: Canaries) -> np.ndarray:
             assert_never(trust)
 
 
+def _promise(audit: _Audit, settings: SumSettings, round_id: str, work: bytes) -> SumPlan:
+    server, group = audit.server, Group(round_id, audit.cohort, ONE_GROUP)
+    return sum_plan(server.scenario, server.run_id, server.entropy, settings, Purpose.TRAIN, group, work)
+
+
 def _round(audit: _Audit, round_id: str) -> None:
     audit.trainer.norm = audit.progress.clipping_norm
     work = encode(FitWork(audit.progress.weights, 0, audit.progress.clipping_norm))
-    promise = sum_plan(audit.server, audit.settings, Purpose.TRAIN, round_id, audit.cohort, work)
+    promise = _promise(audit, audit.settings, round_id, work)
     released, result = release(audit.server, promise, work)
     if released is None:
         raise TooFewSurvivors(f"round {round_id} of the audit has only {len(result.survivors)} survivors")
     audit.evidence.add(round_id, _views(audit, promise, released.total), audit.trainer.effects)
-    apply_release(audit.server, audit.plan, audit.progress, released)
+    server = audit.server
+    apply_release(server.scenario, server.trainer, server.rows, audit.plan, audit.progress, released)
 
 
 def _views(audit: _Audit, promise: SumPlan, total: np.ndarray) -> Floats:
@@ -389,29 +324,10 @@ def _report(audit: _Audit, settings: AuditSettings) -> AuditReport:
     scenario = audit.server.scenario
     privacy, canaries = scenario.privacy, audit.trainer.canaries
     # The claim comes from the plan as it was made, whatever noise was added.
-    promise = sum_plan(audit.server, audit.plan.train, Purpose.TRAIN, "claim", audit.cohort, b"")
+    promise = _promise(audit, audit.plan.train, "claim", b"")
     events = [Repeated(event, audit.plan.rounds) for event in charge(promise)]
     claimed = account(events, privacy.delta, relation_of(privacy.unit))
-    bound, ceiling = _bounds(audit.evidence, canaries, privacy.delta, settings)
+    bound, ceiling = audit_bounds(audit.evidence, canaries, privacy.delta, settings)
     return AuditReport(
         scenario.scenario.name, privacy.unit, privacy.trust, audit.plan.rounds, settings.noise, claimed, bound, ceiling
     )  # fmt: skip
-
-
-def _bounds(
-    evidence: AuditEvidence, canaries: Canaries, delta: float, settings: AuditSettings
-) -> tuple[AuditBound, float]:
-    """The bound, and what it would be if nothing hid the canaries but one another."""
-    m, k = canaries.included.size, canaries.dimension
-    if settings.method is AuditMethod.ONE_RUN:
-        guesses = max(2, m // 4 * 2)  # the clearest half, fixed in advance
-        best = one_run_bound(
-            canaries.included.astype(np.float64), canaries.included, delta, settings.confidence, guesses
-        )
-        bound = one_run_bound(evidence.scores(), canaries.included, delta, settings.confidence, guesses)
-        return bound, best.epsilon
-    shared = m / (int(evidence.groups.max()) + 1)
-    normal = np.array([NormalDist().inv_cdf((i + 0.5) / m) for i in range(m)])
-    perfect = (1 / math.sqrt(shared)) + normal / math.sqrt(k)
-    best = canary_device_bound(perfect, k, delta, settings.confidence)
-    return canary_device_bound(evidence.cosines(), k, delta, settings.confidence), best.epsilon

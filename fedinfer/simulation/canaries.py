@@ -67,7 +67,14 @@ class Canaries:
         return int(chosen or axes)
 
     def directions(self, round_id: str) -> Floats:
-        """(m, d) unit vectors."""
+        """(m, d) unit vectors.
+
+        Args:
+            round_id: names the draw of FRESH directions; FIXED ones do not depend on it.
+
+        Returns:
+            float64 (m, d), one unit vector per canary.
+        """
         shape = len(self.homes), self.dimension
         match self.draw:
             case Directions.FRESH:
@@ -82,7 +89,14 @@ class Canaries:
         return raw @ self.basis.T if self.basis.shape[1] else raw
 
     def project(self, vectors: Floats) -> Floats:
-        """The part of vectors (n, d) in which canaries can be seen, (n, k)."""
+        """The part of vectors (n, d) in which canaries can be seen, (n, k).
+
+        Args:
+            vectors: float64 (n, d).
+
+        Returns:
+            float64 (n, k); the vectors themselves where canaries may be anywhere.
+        """
         return vectors @ self.basis if self.basis.shape[1] else vectors
 
 
@@ -95,7 +109,11 @@ class NamedSource:
     entropy: Entropy
 
     def take(self, count: int) -> bytes:
-        """Next `count` bytes."""
+        """Next `count` bytes.
+
+        Args:
+            count: number of bytes, >= 0.
+        """
         return self.entropy.take(count)
 
 
@@ -120,7 +138,16 @@ class CanaryTrainer:
     effects: Floats = field(default_factory=lambda: np.zeros(0))
 
     def updates(self, weights: FloatVector, data: Data, sources: Sequence[NamedSource]) -> FloatVector:
-        """Unit `device`: real updates, except that canary devices send their own vectors."""
+        """Unit `device`: real updates, except that canary devices send their own vectors.
+
+        Args:
+            weights: of the model, float32 (all parameters,).
+            data: rows and classes of each device that this process plays.
+            sources: randomness of each device, which says its name and round.
+
+        Returns:
+            float32 (devices, d).
+        """
         vectors = clip_rows(self.inner.updates(weights, data, sources), self.norm)
         homes = set(self.canaries.homes)
         for row, source in enumerate(sources):
@@ -139,7 +166,19 @@ class CanaryTrainer:
         sources: Sequence[NamedSource],
         engine: GradientEngine,
     ) -> FloatVector:
-        """Unit `example`: sums over real rows and sampled canary rows."""
+        """Unit `example`: sums over real rows and sampled canary rows.
+
+        Args:
+            weights: of the model, float32 (all parameters,).
+            data: rows and classes of each device that this process plays.
+            rate: chance with which each row is sampled, in (0, 1].
+            clipping_norm: largest L2 norm of one row's gradient, > 0.
+            sources: randomness of each device, which says its name and round.
+            engine: computes the gradients.
+
+        Returns:
+            float32 (devices, d).
+        """
         sums = self.inner.gradient_sums(weights, data, rate, clipping_norm, sources, engine)
         self._expect(sources, rate * self.inner.gradient_sums(weights, data, 1.0, clipping_norm, sources, engine))
         sizes = np.full(len(self.canaries.homes), self.norm * _WITHIN)
@@ -154,7 +193,18 @@ class CanaryTrainer:
         sources: Sequence[NamedSource],
         engine: GradientEngine,
     ) -> FloatVector:
-        """Unit `example`, trust `local`: DP-SGD on the device; a canary moves each step that samples it."""
+        """Unit `example`, trust `local`: DP-SGD on the device; a canary moves each step that samples it.
+
+        Args:
+            weights: of the model, float32 (all parameters,).
+            data: rows and classes of each device that this process plays.
+            private: number, sampling rate, clipping norm and noise of the steps.
+            sources: randomness of each device, which says its name and round.
+            engine: computes the gradients.
+
+        Returns:
+            float32 (devices, d).
+        """
         moved = self.inner.private_updates(weights, data, private, sources, engine)
         average = PrivateSteps(private.steps, 1.0, private.clipping_norm, 0.0)
         self._expect(sources, self.inner.private_updates(weights, data, average, sources, engine))

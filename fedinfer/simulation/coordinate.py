@@ -1,4 +1,4 @@
-"""The coordinator of a simulation, over any Flower grid: real loop, drawn randomness, pooled held-out rows judged."""
+"""The coordinator of a simulation, over any Flower grid: real loop, seeded randomness, metrics on held-out rows."""
 
 from __future__ import annotations
 
@@ -32,14 +32,25 @@ RUN_ID = "simulation"
 def plan_simulation(scenario: Scenario, federation: Federation, trainer: Trainer, engine: str) -> RunPlan:
     """Plan a run from the federation alone, before any device is asked.
 
+    Args:
+        scenario: what was asked for.
+        federation: its data.
+        trainer: knows how many parameters are tuned.
+        engine: name of the grid, for the record.
+
     Raises:
-        ConfigError: see fedinfer.coordinator.plan.run_plan.
+        ConfigError: the cohort cannot be protected as asked, or the budget is too small for a useful round.
     """
     return make_plan(scenario, simulated_population(federation, trainer), engine, federation.warnings)
 
 
 def simulated_population(federation: Federation, trainer: Trainer) -> Population:
-    """Public facts about the devices of a federation."""
+    """Public facts about the devices of a federation.
+
+    Args:
+        federation: every device has training rows.
+        trainer: knows the number of tuned parameters.
+    """
     rows = [len(device.train_y) for device in federation.devices.values()]
     return Population(len(rows), sum(rows), min(rows), trainer.dimension, federation.schema.classes)
 
@@ -82,10 +93,19 @@ def open_server(
     clock: Clock,
     emit: Listener,
 ) -> tuple[Server, RunPlan]:
-    """Enrol all nodes of a grid and plan the run; arguments as in `coordinate`. Nothing was asked of anybody's data.
+    """Enrol all nodes of a grid and plan the run. Nothing was asked of anybody's data.
+
+    Args:
+        grid: Flower's.
+        scenario: what was asked for.
+        federation: its data.
+        folder: of the run.
+        engine: name of the grid, for the record.
+        clock: time.
+        emit: receives every event.
 
     Raises:
-        FedInferError: when nobody joins, or the plan is not possible.
+        FedInferError: nobody joins, or the plan is not possible.
     """
     seed = scenario.scenario.seed
     revocations = simulated_revocations(seed)

@@ -34,8 +34,11 @@ class Prepared:
 def prepare_local(scenario: Scenario) -> Prepared:
     """Read the data and plan the run, without writing anything.
 
+    Args:
+        scenario: what was asked for.
+
     Raises:
-        FedInferError: whatever is wrong with scenario or data.
+        FedInferError: scenario or data are wrong, or the plan is not possible.
     """
     federation = load(scenario)
     check_against_data(scenario, federation)

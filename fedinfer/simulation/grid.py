@@ -44,7 +44,11 @@ class LocalGrid(Grid):
         self._replies: dict[str, Message] = {}
 
     def set_run(self, run: Any) -> None:
-        """Remember Flower's run object."""
+        """Remember Flower's run object.
+
+        Args:
+            run: as Flower made it.
+        """
         self._run = run
 
     @property
@@ -55,7 +59,15 @@ class LocalGrid(Grid):
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """An instruction message; Flower keeps this for old strategies."""
+        """An instruction message; Flower keeps this for old strategies.
+
+        Args:
+            content: of the message.
+            message_type: kind of message.
+            dst_node_id: node of the device process.
+            group_id: as Flower uses it.
+            ttl: seconds that the message may live; None: Flower's default.
+        """
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
@@ -63,7 +75,14 @@ class LocalGrid(Grid):
         return list(range(FIRST_NODE, FIRST_NODE + self._count))
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Answer at once; the replies wait for `pull_messages`."""
+        """Answer at once; the replies wait for `pull_messages`.
+
+        Args:
+            messages: to any of the nodes.
+
+        Returns:
+            Ids of the messages, in their order.
+        """
         numbered = list(messages)
         replies = self.send_and_receive(numbered)
         self._replies.update(
@@ -72,11 +91,20 @@ class LocalGrid(Grid):
         return [message.metadata.message_id for message in numbered]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Replies to these messages; each is handed out once."""
+        """Replies to these messages; each is handed out once.
+
+        Args:
+            message_ids: as `push_messages` gave them.
+        """
         return [self._replies.pop(number) for number in message_ids if number in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Replies in the order of the messages. Nothing takes time here, so `timeout` is not needed."""
+        """Replies in the order of the messages. Nothing takes time here, so `timeout` is not needed.
+
+        Args:
+            messages: to any of the nodes; neighbours of one kind are answered together.
+            timeout: seconds; not used.
+        """
         replies: list[Message] = []
         for _, group in groupby(messages, key=lambda message: message.metadata.message_type):
             batch = list(group)

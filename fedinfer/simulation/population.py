@@ -62,22 +62,49 @@ class SimulatedRows:
     seed: int
 
     def training(self, device: DeviceId, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
-        """Labelled rows as the world is now: what a device would have collected after the change."""
+        """Labelled rows under the data distribution of now: what a device would have collected after the change.
+
+        Args:
+            device: of the federation.
+            window: number, from 1; 0: before the first.
+
+        Returns:
+            Inputs float32 (n, features) and classes int64 (n,).
+        """
         data = self.federation.devices[device]
         return self._seen(device, window, data.train_x, data.train_y, "training")
 
     def stream(self, device: DeviceId, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
-        """Rows of one inference window."""
+        """Rows of one inference window.
+
+        Args:
+            device: of the federation.
+            window: number, from 1.
+
+        Returns:
+            Inputs float32 (n, features) and classes int64 (n,), n at most `window_rows`.
+        """
         data = self.federation.devices[device]
         x, y = stream_window(data, window, self.window_rows, child_seed(self.seed, device))
         return self._seen(device, window, x, y, f"stream {window}")
 
     def training_count(self, device: DeviceId) -> int:
-        """Number of training rows."""
+        """Number of training rows.
+
+        Args:
+            device: of the federation.
+        """
         return len(self.federation.devices[device].train_y)
 
     def judged(self, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
-        """All devices' held-out rows pooled, as the world is at this window: for the metric of a simulation."""
+        """All devices' held-out rows pooled, under the data distribution of a window.
+
+        Args:
+            window: number, from 1; 0: before the first.
+
+        Returns:
+            Inputs float32 (n, features) and classes int64 (n,), sorted by device: for the metric of a simulation.
+        """
         parts = [
             self._seen(device, window, data.test_x, data.test_y, "judged")
             for device, data in sorted(self.federation.devices.items())
@@ -94,14 +121,26 @@ class SimulatedRows:
 
 
 def simulated_rows(scenario: Scenario, federation: Federation) -> SimulatedRows:
-    """The rows of a scenario's devices."""
+    """The rows of a scenario's devices.
+
+    Args:
+        scenario: with its [drift] section.
+        federation: its data.
+    """
     change, seed = scenario.drift.inject, scenario.scenario.seed
     drifting = drifting_devices(sorted(federation.devices), change, seed) if change else frozenset()
     return SimulatedRows(federation, change, drifting, scenario.drift.window, seed)
 
 
 def vanishing(fleet: FleetSection, seed: int, round_id: str, device: DeviceId) -> Kind | None:
-    """At which message a device vanishes in a round, or None; independent draws per device and round."""
+    """At which message a device drops out of a round, or None; independent draws per device and round.
+
+    Args:
+        fleet: chances of early and late dropout.
+        seed: of the scenario.
+        round_id: of the round, or of its group.
+        device: of the cohort.
+    """
     if fleet.dropout == 0 and fleet.late_dropout == 0:
         return None
     rng = simulation_rng(seed, "vanish", round_id, device)
@@ -173,7 +212,11 @@ def _kept(folder: Path, processes: Processes) -> tuple[Sessions, Sketches]:
 
 
 def device_budget(scenario: Scenario) -> Budget:
-    """What a simulated device's owner allows: `privacy.device_epsilon`, or the budget of the run."""
+    """What a simulated device's owner allows: `privacy.device_epsilon`, or the budget of the run.
+
+    Args:
+        scenario: with its [privacy] section; without a privacy unit the budget has no limit.
+    """
     privacy = scenario.privacy
     if privacy.unit is Unit.NONE:
         return Budget(math.inf, privacy.delta)
@@ -181,12 +224,20 @@ def device_budget(scenario: Scenario) -> Budget:
 
 
 def simulated_authority(seed: int) -> IdentityKey:
-    """The enrolment authority of a simulation: whoever knows the seed has its key."""
+    """The enrolment authority of a simulation: whoever knows the seed has its key.
+
+    Args:
+        seed: of the scenario.
+    """
     return IdentityKey.generate(SimulatedEntropy(seed, "authority"))
 
 
 def simulated_revocations(seed: int) -> bytes:
-    """Its list, on which nobody is and which does not end: the world of a simulation has no calendar."""
+    """Its list, on which nobody is and which does not end: a simulation has no calendar.
+
+    Args:
+        seed: of the scenario.
+    """
     return sign_revocations(simulated_authority(seed), RevocationList(1, 0, NO_END, ()))
 
 

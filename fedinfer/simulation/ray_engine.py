@@ -114,7 +114,7 @@ def _prepare(place: Path, scenario: Scenario, folder: Path, port: int) -> None:
     (place / "app" / "run_client.py").write_text(CLIENT)
     (place / "app" / "run_server.py").write_text(SERVER)
     flat = place / "scenario.json"
-    flat.write_text(json.dumps(to_flat(scenario)))
+    flat.write_text(json.dumps({**to_flat(scenario), "notices": scenario.notices}))
     values = {"scenario": f"flat:{flat}", "overrides": "", "run-dir": str(folder.resolve())}
     (place / "run.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
     connection = f'[superlink.fedinfer]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'

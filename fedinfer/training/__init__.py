@@ -1,4 +1,4 @@
-"""Training engines: `load_trainer` is the door. Importing this package does not import torch."""
+"""Training engines: `load_trainer` is the entry point. Importing this package does not import torch."""
 
 from __future__ import annotations
 

@@ -46,7 +46,13 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, replacing an older file of that name.
 
+    Args:
+        path: of the file; its folder must exist. The file is readable by its owner alone.
+        checkpoint: arrays of any plain dtype, and a header that JSON can hold.
+
     Raises:
+        ValueError: the header holds NaN or infinity.
+        TypeError: the header holds what JSON cannot.
         ConfigError: an array holds Python objects, or a name is reserved.
         StoreError: the file cannot be written.
     """
@@ -60,7 +66,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         with open(partial, "wb", opener=only_owner) as file:
             np.savez(file, allow_pickle=False, **{_HEADER: header}, **dict(sorted(checkpoint.arrays.items())))
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # else a crash could leave the new name with no contents
         partial.replace(path)
     except OSError as error:
         raise StoreError(f"checkpoint {path} cannot be written: {error}") from error
@@ -68,6 +74,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Arrays as they were stored, dtype and shape included, and the header.
 
     Raises:
         ConfigError: the file is absent, damaged, or of another version.

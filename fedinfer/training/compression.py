@@ -37,7 +37,7 @@ _LARGEST = 127  # int8 weights are symmetric, so that zero stays zero
 
 
 class Rounded(StrEnum):
-    """What the recipe rounds to int8 when the model runs."""
+    """What the quantization scheme rounds to int8 when the model runs."""
 
     WEIGHTS = "weights"
     INPUTS = "weights-and-inputs"
@@ -81,6 +81,7 @@ def compress(model: Model, x: Tensor, plan: CompressionPlan, rng: np.random.Gene
             hint="set [data] public_fraction, or qat_steps = 0; pruning alone needs no rows",
         )
     model.eval()
+    # The teacher is the model before anything is pruned: the gates compare with that one.
     with torch.no_grad():
         teacher = softmax(model(x), dim=1) if plan.steps else None
     masks = magnitude_masks(model, plan.pruning)
@@ -112,7 +113,7 @@ def magnitude_masks(model: nn.Module, share: float) -> dict[str, Tensor]:
             continue
         scores = weight.detach().abs()
         kept = _kept_rows(model, name)
-        scores[kept] = math.inf
+        scores[kept] = math.inf  # never among the smallest, so never pruned
         count = round(share * (weight.numel() - len(kept) * weight[0].numel()))
         masks[name] = L1Unstructured(count).compute_mask(scores, torch.ones_like(scores))
     return masks
@@ -169,7 +170,7 @@ def _batches(count: int, plan: CompressionPlan, rng: np.random.Generator) -> Ite
 def _rounded_inputs(model: nn.Module, x: Tensor, rounded: Rounded) -> Iterator[None]:
     """Round what enters a linear layer or a convolution to int8, with the range that the public rows have there.
 
-    The range is that of the calibrator of the static recipes: smallest and largest value, zero included.
+    The range is that of the calibrator of the static quantization schemes: smallest and largest value, zero included.
     """
     from torch.ao.quantization import FakeQuantize, MinMaxObserver
 

@@ -12,6 +12,7 @@ Labels = npt.NDArray[np.int64]
 ECE_BINS = 15
 """Bins of the expected calibration error (Guo et al. 2017, section 5)."""
 _TINY = 1e-12
+"""Probabilities below count as this in the loss: one sure and wrong answer must not make it infinite."""
 
 
 def metrics(probabilities: FloatVector, labels: Labels) -> dict[str, float]:
@@ -42,8 +43,12 @@ def metrics(probabilities: FloatVector, labels: Labels) -> dict[str, float]:
 def auc(probabilities: FloatVector, labels: Labels) -> float | None:
     """Area under the ROC curve: of class 1 for two classes, else the mean of one class against the rest.
 
+    Args:
+        probabilities: (n, classes), rows sum to 1.
+        labels: (n,) class numbers in [0, classes).
+
     Returns:
-        None when fewer than two classes occur in `labels`.
+        In [0, 1]; None when fewer than two classes occur in `labels`.
     """
     present = np.unique(labels)
     if len(present) < 2:
@@ -54,7 +59,17 @@ def auc(probabilities: FloatVector, labels: Labels) -> float | None:
 
 
 def binary_auc(scores: FloatVector, positive: npt.NDArray[np.bool_]) -> float:
-    """Mann-Whitney: chance that a positive scores higher than a negative, ties count half."""
+    """The Mann-Whitney statistic: chance that a positive scores higher than a negative; ties count half.
+
+    Hanley and McNeil 1982: it is the area under the ROC curve.
+
+    Args:
+        scores: (n,), larger means more likely positive.
+        positive: (n,) which are; at least one, and not all.
+
+    Returns:
+        In [0, 1].
+    """
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = np.cumsum(counts) - (counts - 1) / 2.0
     positives = int(positive.sum())
@@ -64,7 +79,15 @@ def binary_auc(scores: FloatVector, positive: npt.NDArray[np.bool_]) -> float:
 
 
 def ece(probabilities: FloatVector, labels: Labels) -> float:
-    """Expected calibration error over `ECE_BINS` equal bins of the top probability (Guo et al. 2017, eq. 3)."""
+    """Expected calibration error over `ECE_BINS` equal bins of the top probability (Guo et al. 2017, eq. 3).
+
+    Args:
+        probabilities: (n, classes), rows sum to 1; n >= 1.
+        labels: (n,) class numbers.
+
+    Returns:
+        In [0, 1].
+    """
     confidence = probabilities.max(axis=1).astype(np.float64)
     correct = (probabilities.argmax(axis=1) == labels).astype(np.float64)
     bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)

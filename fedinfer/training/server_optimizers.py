@@ -60,7 +60,15 @@ class OptimizerState:
 
 
 def init_optimizer(settings: OptimizerSettings, dimension: int) -> OptimizerState:
-    """State before the first round for vectors of `dimension` numbers."""
+    """State before the first round.
+
+    Args:
+        settings: rule and its constants; tau sets where the second moment starts.
+        dimension: d of the update vector.
+
+    Returns:
+        Arrays of shape (d,) float32, or (0,) where the rule remembers nothing.
+    """
     nothing, zeros = np.zeros(0, dtype=np.float32), np.zeros(dimension, dtype=np.float32)
     match settings.kind:
         case ServerOptimizer.FEDAVG:
@@ -68,6 +76,7 @@ def init_optimizer(settings: OptimizerSettings, dimension: int) -> OptimizerStat
         case ServerOptimizer.FEDAVGM:
             return OptimizerState(settings.kind, zeros, nothing)
         case ServerOptimizer.FEDADAM | ServerOptimizer.FEDYOGI | ServerOptimizer.FEDADAGRAD:
+            # Algorithm 2 asks for v_(-1) >= tau^2: with zero the first step would divide by tau alone.
             return OptimizerState(settings.kind, zeros, np.full(dimension, settings.tau**2, dtype=np.float32))
         case _:
             assert_never(settings.kind)

@@ -1,4 +1,4 @@
-"""The door to training: numpy in, numpy out, torch stays inside.
+"""The entry point to training: numpy in, numpy out, torch stays inside.
 
 Rules:
 * `weights` is always the whole flat vector of `core` (length `size`); updates and sums cover the part that rounds
@@ -19,7 +19,7 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedinfer.config import ModelSection, TrainingSection, Tune
 from fedinfer.errors import ConfigError, DataError
@@ -35,7 +35,7 @@ from fedinfer.training.engines.sampling import PrivateSteps, RandomSource
 from fedinfer.training.engines.seeding import threads
 from fedinfer.training.metrics import Labels, metrics
 from fedinfer.training.models.build import Model, build_model
-from fedinfer.training.models.sequence import Recurrent
+from fedinfer.training.models.parts import make_native, split, try_forward
 from fedinfer.training.pretrain import pretrain
 from fedinfer.training.update import get_vector, set_vector, size, tuned_parameters
 from fedinfer.types import FloatVector, WideVector
@@ -59,12 +59,16 @@ class Trainer:
     def __init__(self, model: Model, schema: Schema, training: TrainingSection, thread_count: int) -> None:
         self._model, self._schema, self._training, self._threads = model, schema, training, thread_count
         self._start = get_vector(model, Tune.ALL)
-        self._frozen, self._net = _split(model.core, training.tune)
+        self._frozen, self._net = split(model.core, training.tune)
         self.dimension = size(tuned_parameters(model.core, training.tune))
         self._program = self._read_program()
 
     def engine(self, wanted: GradientEngine) -> GradientEngine:
-        """The engine that computes when this one is asked for: `batched` needs layers that it knows, else `opacus`."""
+        """The engine that computes when this one is asked for: `batched` needs layers that it knows, else `opacus`.
+
+        Args:
+            wanted: what the host asks for.
+        """
         match wanted:
             case GradientEngine.BATCHED:
                 return GradientEngine.OPACUS if self._program is None else wanted
@@ -83,11 +87,26 @@ class Trainer:
         return self._start.copy()
 
     def tuned(self, weights: FloatVector) -> FloatVector:
-        """The part of the weights that rounds change, (dimension,)."""
+        """The part of the weights that rounds change, (dimension,).
+
+        Args:
+            weights: (size,) float32.
+
+        Returns:
+            (dimension,) float32, a copy: the tail of the vector.
+        """
         return weights[self.size - self.dimension :].copy()
 
     def replace(self, weights: FloatVector, tuned: FloatVector) -> FloatVector:
-        """The weights with that part exchanged, (size,)."""
+        """The weights with the part exchanged that rounds change.
+
+        Args:
+            weights: (size,) float32.
+            tuned: (dimension,).
+
+        Returns:
+            (size,) float32, a copy.
+        """
         return np.concatenate([weights[: self.size - self.dimension], tuned]).astype(np.float32)
 
     def updates(self, weights: FloatVector, data: Data, rngs: Sequence[RandomSource]) -> FloatVector:
@@ -102,6 +121,7 @@ class Trainer:
             (devices, dimension) float32, new minus old.
 
         Raises:
+            ConfigError: weights that are not finite, or of another length.
             DataError: rows or labels do not fit the schema.
         """
         with threads(self._threads):
@@ -134,7 +154,8 @@ class Trainer:
             (devices, dimension) float64; zeros where the sample is empty.
 
         Raises:
-            ConfigError: rate or norm out of range, or a model that cannot be trained privately.
+            ConfigError: rate, norm or weights out of range, or a model that cannot be trained privately.
+            MissingExtra: the engine needs Opacus, which is not installed.
             DataError: rows or labels do not fit the schema.
         """
         _check_private(rate, clipping_norm)
@@ -143,6 +164,7 @@ class Trainer:
             if self._program is not None and engine is GradientEngine.BATCHED:
                 with torch.no_grad():
                     sums = batched.gradient_sums(self._program, start, features, rngs, rate, clipping_norm)
+                # An example whose gradient overflows must count as zero; the batched sum cannot leave a single one out.
                 if np.isfinite(sums).all():
                     return sums
             work = self._clipper(engine, clipping_norm)
@@ -170,7 +192,8 @@ class Trainer:
             (devices, dimension) float32.
 
         Raises:
-            ConfigError: rate or norm out of range, or a model that cannot be trained privately.
+            ConfigError: rate, norm or weights out of range, or a model that cannot be trained privately.
+            MissingExtra: the engine needs Opacus, which is not installed.
             DataError: rows or labels do not fit the schema.
         """
         _check_private(private.rate, private.clipping_norm)
@@ -185,7 +208,21 @@ class Trainer:
             return _finite(device_by_device.private_updates(work, start, features, rngs, self._training, private))
 
     def pretrain(self, weights: FloatVector, x: FloatVector, y: Labels, rng: np.random.Generator) -> FloatVector:
-        """Train all layers on public rows, starting from `weights`; the new weights (size,)."""
+        """Train all layers on public rows, without cost in privacy.
+
+        Args:
+            weights: (size,) to start from.
+            x: public raw rows (n, width) float32; may be empty.
+            y: their labels (n,), class numbers.
+            rng: order of the rows and dropout.
+
+        Returns:
+            (size,) float32; the same numbers when there are no rows.
+
+        Raises:
+            DataError: rows or labels do not fit the schema.
+            ConfigError: weights that are not finite, or of another length.
+        """
         rows, labels = self._checked(x, y)
         with threads(self._threads):
             model = self.module(weights, native=False)
@@ -194,17 +231,39 @@ class Trainer:
     def compress(
         self, weights: FloatVector, public_x: npt.NDArray[np.float32], plan: CompressionPlan, rng: np.random.Generator
     ) -> FloatVector:
-        """Weights for a smaller download, (size,): pruned, then fine-tuned on public rows; see `training.slimming`.
+        """Weights for a smaller download: pruned, then fine-tuned on public rows; see `training.compression`.
+
+        Args:
+            weights: (size,) float32.
+            public_x: public raw rows (n, width) float32; may be empty when nothing is fine-tuned.
+            plan: share that is pruned, steps of fine-tuning, what is rounded.
+            rng: order of the rows.
+
+        Returns:
+            (size,) float32.
 
         Raises:
-            ConfigError: fine-tuning without public rows.
+            ConfigError: fine-tuning without public rows, or weights that are not finite.
+            DataError: rows do not fit the schema.
         """
         rows, _ = self._checked(public_x, np.zeros(len(public_x), dtype=np.int64))
         with threads(self._threads):
             return compress(self.module(weights, native=False), rows, plan, rng)
 
     def predict(self, weights: FloatVector, x: npt.NDArray[np.float32]) -> FloatVector:
-        """Class probabilities (n, classes) float32 of raw rows (n, width)."""
+        """Class probabilities of raw rows.
+
+        Args:
+            weights: (size,) float32.
+            x: raw rows (n, width) float32, NaN for missing.
+
+        Returns:
+            (n, classes) float32, rows sum to 1 up to rounding.
+
+        Raises:
+            DataError: rows do not fit the schema.
+            ConfigError: weights that are not finite, or of another length.
+        """
         rows, _ = self._checked(x, np.zeros(len(x), dtype=np.int64))
         self._load(weights)
         with threads(self._threads), torch.no_grad():
@@ -214,7 +273,20 @@ class Trainer:
         return probabilities
 
     def evaluate(self, weights: FloatVector, x: npt.NDArray[np.float32], y: Labels) -> dict[str, float]:
-        """Figures of merit on labelled rows; keys as in `training.metrics.metrics`."""
+        """Figures of merit on labelled rows; keys as in `training.metrics.metrics`.
+
+        Args:
+            weights: (size,) float32.
+            x: raw rows (n, width) float32.
+            y: labels (n,), class numbers.
+
+        Returns:
+            As `training.metrics.metrics`.
+
+        Raises:
+            DataError: rows or labels do not fit the schema.
+            ConfigError: weights that are not finite, or of another length.
+        """
         self._checked(x, y)
         return metrics(self.predict(weights, x), y)
 
@@ -224,11 +296,14 @@ class Trainer:
         Args:
             weights: (size,) float32.
             native: use one operator for a recurrent layer; the weights then have torch's own names.
+
+        Raises:
+            ConfigError: weights that are not finite, or of another length.
         """
         self._load(weights)
         model = copy.deepcopy(self._model)
         if native:
-            _make_native(model.core)
+            make_native(model.core)
         model.requires_grad_(True)
         model.eval()
         return model
@@ -306,49 +381,13 @@ def load_trainer(model: ModelSection, schema: Schema, training: TrainingSection,
     built = build_model(model, schema, seed)
     trainer_threads = 1
     with threads(trainer_threads):
-        _try_forward(built, schema)
+        try_forward(built, schema)
         return Trainer(built, schema, training, trainer_threads)
-
-
-def _try_forward(model: Model, schema: Schema) -> None:
-    """One row of zeros through the graph: a model that cannot take it is a configuration error."""
-    try:
-        with torch.no_grad():
-            shape = tuple(model(torch.zeros(1, schema.width)).shape)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise ConfigError(f"[model] does not fit the data: {error}") from error
-    if shape != (1, schema.classes):
-        raise ConfigError(f"[model] gives shape {shape} for one row, needed are (1, {schema.classes}) logits")
-
-
-def _split(core: nn.Module, tune: Tune) -> tuple[nn.Module, nn.Module]:
-    """The part that stays as it is, and the part that is trained."""
-    match tune:
-        case Tune.ALL:
-            return nn.Identity(), core
-        case Tune.HEAD:
-            return _split_head(core)
-        case _:
-            assert_never(tune)
-
-
-def _split_head(core: nn.Module) -> tuple[nn.Module, nn.Module]:
-    if type(core) is nn.Sequential and isinstance(core[-1], nn.Linear):
-        return core[:-1], core[-1]
-    keep = {id(parameter) for parameter in tuned_parameters(core, Tune.HEAD)}
-    for parameter in core.parameters():
-        parameter.requires_grad_(id(parameter) in keep)
-    return nn.Identity(), core
-
-
-def _make_native(core: nn.Module) -> None:
-    for name, child in core.named_children():
-        if isinstance(child, Recurrent):
-            setattr(core, name, child.native())
 
 
 def _finite(updates: FloatVector) -> FloatVector:
     """Zero the rows of devices that diverged."""
+    # A zero is what a device sends that did nothing, so the sum stays useful and the clipping norm still holds.
     updates[~np.isfinite(updates).all(axis=1)] = 0.0
     return updates
 

@@ -43,17 +43,33 @@ def tuned_parameters(core: nn.Module, tune: Tune) -> list[nn.Parameter]:
 
 
 def trainable(net: nn.Module) -> list[nn.Parameter]:
-    """The parameters that get a gradient, in the order of the flat vector."""
+    """The parameters that get a gradient, in the order of the flat vector.
+
+    Args:
+        net: what is trained; parameters that stay as they are have `requires_grad` off.
+    """
     return [parameter for parameter in net.parameters() if parameter.requires_grad]
 
 
 def size(parameters: list[nn.Parameter]) -> int:
-    """How many numbers the parameters hold."""
+    """How many numbers the parameters hold.
+
+    Args:
+        parameters: any.
+    """
     return sum(int(parameter.numel()) for parameter in parameters)
 
 
 def get_vector(model: WithCore, tune: Tune) -> FloatVector:
-    """Copy the parameters of `model.core` that `tune` names into a new float32 vector (d,)."""
+    """Copy parameters of `model.core` into a new flat vector.
+
+    Args:
+        model: the graph.
+        tune: which parameters.
+
+    Returns:
+        (d,) float32; it shares no memory with the model.
+    """
     pieces = [parameter.detach().reshape(-1) for parameter in tuned_parameters(model.core, tune)]
     vector: FloatVector = torch.cat(pieces).numpy().astype(np.float32, copy=True)
     return vector
@@ -61,6 +77,11 @@ def get_vector(model: WithCore, tune: Tune) -> FloatVector:
 
 def set_vector(model: WithCore, vector: FloatVector, tune: Tune) -> None:
     """Write a vector of the same layout into `model.core`.
+
+    Args:
+        model: the graph; changed in place.
+        vector: (d,), converted to float32.
+        tune: which parameters, as in `get_vector`.
 
     Raises:
         ConfigError: the vector has another length.
@@ -70,6 +91,10 @@ def set_vector(model: WithCore, vector: FloatVector, tune: Tune) -> None:
 
 def write(parameters: list[nn.Parameter], vector: FloatVector) -> None:
     """Write a flat vector into parameters.
+
+    Args:
+        parameters: changed in place.
+        vector: (d,), converted to float32, in the order of the parameters.
 
     Raises:
         ConfigError: the vector has another length.

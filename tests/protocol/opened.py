@@ -10,8 +10,8 @@ from typing import Any
 from fedinfer.config import Scenario
 from fedinfer.coordinator.aggregate.groups import RoundSum
 from fedinfer.coordinator.aggregate.promise import sum_plans
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, Release, release_groups
-from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.aggregate.release import Release, release_groups
+from fedinfer.coordinator.context import LEDGER_OWNER, Progress, Server
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.run import budget_of, start
 from fedinfer.coordinator.train.round import training_round

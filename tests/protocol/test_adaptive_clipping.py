@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
 from fedinfer.coordinator.aggregate.secure_sum import Total
+from fedinfer.coordinator.context import LEDGER_OWNER
 from fedinfer.coordinator.run import run as run_all
 from fedinfer.device.aggregate.contribution import private_vectors
 from fedinfer.errors import ConfigError, Misbehaviour

@@ -14,7 +14,8 @@ import pytest
 
 from fedinfer.coordinator.aggregate.groups import RoundSum
 from fedinfer.coordinator.aggregate.promise import sum_plans
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release_groups
+from fedinfer.coordinator.aggregate.release import release_groups
+from fedinfer.coordinator.context import LEDGER_OWNER
 from fedinfer.coordinator.plan.correlation import correlate
 from fedinfer.coordinator.train.round import ask_next
 from fedinfer.device.dispatch import DeviceResponder
@@ -67,7 +68,8 @@ def step(run: Run, index: int) -> tuple[np.ndarray | None, RoundSum]:
     """One round as `training_round` makes it: what is released, and what the sums really are."""
     round_id = f"round-{index + 1:04d}"
     job = run.work
-    asked = ask_next(run.server, run.plan, run.progress, round_id)
+    server = run.server
+    asked = ask_next(run.progress.schedule, server.devices, server.generator, server.noise, run.plan.cohort, round_id)
     plans = sum_plans(run.server, run.plan.train, Purpose.TRAIN, round_id, asked.cohort, job, asked.scheduled)
     released, sums = release_groups(run.server, round_id, plans, job, run.plan.rule, asked.noise)
     return (None if released is None else released.total.astype(np.float64)), sums

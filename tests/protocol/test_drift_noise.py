@@ -40,6 +40,6 @@ def test_reports_of_more_devices_than_counted_on_carry_more_noise_and_the_watch_
 
     for devices in (mechanism.contributors, 8):
         seen = np.concatenate([one_sum(number, devices) for number in range(SUMS)])
-        reported = noise_std(run.server, run.plan.drift, devices)
+        reported = noise_std(run.server.scenario, run.plan.drift, devices)
         # The standard error of a standard deviation of n values is its size / sqrt(2 n).
         assert seen.std() == pytest.approx(reported, rel=4 / np.sqrt(2 * seen.size)), devices

@@ -25,7 +25,7 @@ from fedinfer.types import Unit
 from fedinfer.wire import encode
 from tests.protocol.fleet import DEVICES, SCHEMA, Fleet, settings, simulated
 
-LOOKS = '[rollout]\nwaves = [1.0]\ngate_epsilon = 1.0\nmin_metric = 0.5\nmax_latency_us = 1e6\nunjudgeable = "hold"\n'
+LOOKS = '[rollout]\nwaves = [1.0]\ncanary_epsilon = 1.0\nmin_metric = 0.5\nmax_latency_us = 1e6\nunjudgeable = "hold"\n'
 WORK = encode(GateWork(2, 1))
 
 

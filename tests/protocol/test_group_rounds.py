@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedinfer.coordinator.aggregate.groups import group_at_random
+from fedinfer.coordinator.aggregate.groups import Group, group_at_random
 from fedinfer.coordinator.aggregate.promise import sum_plan, sum_plans
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release_groups
+from fedinfer.coordinator.aggregate.release import release_groups
 from fedinfer.coordinator.aggregate.secure_sum import Total
+from fedinfer.coordinator.context import LEDGER_OWNER
 from fedinfer.coordinator.plan.robust import PLAIN_MEAN
 from fedinfer.coordinator.train.server_step import open_release
 from fedinfer.errors import TooFewSurvivors
-from fedinfer.messages import Kind, PlainReply, PlainRequest, Purpose
+from fedinfer.messages import ONE_GROUP, Kind, PlainReply, PlainRequest, Purpose
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.events import Composed
 from fedinfer.privacy.charges import charge, mechanism_of
@@ -142,7 +143,8 @@ def test_a_device_in_two_groups_pays_twice_whatever_the_server_says(tmp_path: Pa
     victim = sorted(run.server.devices)[0]
     own = next(plan for plan in run.plans() if victim in plan.cohort)
     other = tuple(sorted({victim, *sorted(set(run.server.devices) - set(own.cohort))[:7]}))
-    again = sum_plan(run.server, run.plan.train, Purpose.TRAIN, "round-0001/group-9", other, run.work)
+    server, group = run.server, Group("round-0001/group-9", other, ONE_GROUP)
+    again = sum_plan(server.scenario, server.run_id, server.entropy, run.plan.train, Purpose.TRAIN, group, run.work)
     release_groups(run.server, "round-0001", (own, again), run.work, PLAIN_MEAN)
     assert [entry.reference for entry in run.host.ledger.entries(victim)] == [own.round_id, again.round_id]
     task = run.server.run_id
@@ -213,7 +215,7 @@ def test_drift_reports_go_through_the_same_groups(tmp_path: Path) -> None:
     run.host.drops_out = vanishing_in(2)
     run.round()
     publish_and_push(run.server, run.plan, run.progress)
-    watch = drift_loop.start_watch(run.server, run.plan)
+    watch = drift_loop.start_watch(run.server.scenario, run.server.schema.classes, run.plan)
     drift_loop.window(run.server, run.plan, run.progress, watch)
     row = run.progress.windows[0].to_json()
     assert (row["groups"], row["groups_released"], row["reporters"]) == (3, 2, 16)

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
-from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.context import LEDGER_OWNER, Progress, Server
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.publish import publish_and_push
 from fedinfer.coordinator.run import budget_of, start

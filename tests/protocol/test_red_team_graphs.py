@@ -74,7 +74,7 @@ WORD = "cancer"  # of the public vocabulary: only those reach a model
 ROWS = 30
 TEXTS = (
     'data.ranges = {}\ndata.text = "note"\ndata.text_length = 4\nmodel.kind = "bag"\nmodel.hidden = [4]\n'
-    "[rollout]\nwaves = [1.0]\ngate_epsilon = 1.0\nmin_metric = 0.5\nmax_latency_us = 1e6\n"
+    "[rollout]\nwaves = [1.0]\ncanary_epsilon = 1.0\nmin_metric = 0.5\nmax_latency_us = 1e6\n"
     'unjudgeable = "hold"\n'
 )
 HEAD = f"""<ir_version: 10, opset_import: ["" : 20, "ai.onnx.ml": 4]>

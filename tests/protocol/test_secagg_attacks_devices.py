@@ -55,7 +55,7 @@ def test_device_sends_wrong_shares_and_is_blamed_by_name(n):
     state, _ = play(world, tamper=tamper)
     expect_exact(world, state, names(n))
     assert blamed(state) == {CHEAT}
-    assert "is not the one that was dealt to it" in state.blamed[0][1]
+    assert "is not the one that was sent to it" in state.blamed[0][1]
 
 
 def test_too_many_wrong_shares_end_the_round_with_numbers():
@@ -78,17 +78,25 @@ def test_too_many_wrong_shares_end_the_round_with_numbers():
 
 def deal_badly(world, holders_spoiled):
     """CHEAT deals shares that lie on no polynomial to some holders, with digests that fit what it dealt."""
-    honest, share = world.answer, secagg.shamir.share
 
-    def spoil(secret, points, threshold, seed):
-        dealt = share(secret, points, threshold, seed)
+    def spoil(dealt):
         dealt[:holders_spoiled] = (dealt[:holders_spoiled] + 1) % secagg.shamir.PRIME
         return dealt
+
+    return deal(world, spoil, lambda secret: secret)
+
+
+def deal(world, spoil, exchange):
+    """CHEAT deals shares of another secret, and changes them."""
+    honest, share = world.answer, secagg.shamir.share
+
+    def changed(secret, points, threshold, seed):
+        return spoil(share(exchange(secret), points, threshold, seed))
 
     def answer(name, request):
         with pytest.MonkeyPatch.context() as patch:
             if name == CHEAT and request.stage is Stage.SHARES:
-                patch.setattr(secagg.shamir, "share", spoil)
+                patch.setattr(secagg.shamir, "share", changed)
             return honest(name, request)
 
     world.answer = answer
@@ -111,6 +119,19 @@ def test_dealer_of_many_bad_shares_is_blamed_and_the_round_ends():
     error = state.error()
     assert isinstance(error, BadShare)
     assert CHEAT in str(error)
+
+
+@pytest.mark.parametrize("lost", [{}, {CHEAT: Stage.MASKED}])
+def test_dealer_of_good_shares_of_no_secret_is_blamed_and_the_round_ends(lost):
+    """Every limb is 65536, which no 16 bits can be: the shares lie on polynomials, and there is nothing to rebuild."""
+    world = deal(
+        World(make_session(15)), lambda dealt: (dealt - 1) % secagg.shamir.PRIME, lambda secret: bytes(len(secret))
+    )
+    state, _ = play(world, lost=lost)
+    assert isinstance(state, Aborted)
+    assert state.dealers == (CHEAT,)
+    assert blamed(state) == {CHEAT}
+    assert isinstance(state.error(), BadShare)
 
 
 def test_dealer_of_bad_shares_that_drops_out_is_blamed_for_its_mask_key():

@@ -31,6 +31,11 @@ def world(tmp_path: Path) -> World:
     return world
 
 
+def withdrawn(world: World) -> None:
+    server = world.server
+    withdraw(server.repository, server.fleet, server.emit, 1, ALL)
+
+
 def hint(world: World, files: Mapping[str, bytes], version: int = 1) -> WithdrawReply:
     ask = Ask(DEVICE, Kind.WITHDRAW, encode(WithdrawRequest(version, dict(files))))
     answer = DeviceResponder(world.host).answer([ask])[0]
@@ -53,7 +58,7 @@ def serving(world: World) -> dict[str, int]:
 
 
 def test_a_signed_withdrawal_takes_the_first_version_from_everybody(world: World) -> None:
-    withdraw(world.server, 1, ALL)
+    withdrawn(world)
     assert world.wire.events[-1] == ("withdrawn", {"version": 1, "devices": len(ALL), "failed": {}})
     assert serving(world) == {}
     assert all(slots_of(world.host, device).pointer().withdrawn == (1,) for device in ALL)
@@ -93,7 +98,7 @@ def test_a_hint_that_names_another_version_obeys_the_list(world: World) -> None:
 
 def test_an_offline_device_learns_it_when_it_polls(world: World) -> None:
     world.wire.offline = {DEVICE}
-    withdraw(world.server, 1, ALL)
+    withdrawn(world)
     assert world.wire.events[-1][1]["failed"] == {DEVICE: "no answer"}
     assert serving(world) == {DEVICE: 1}
     report = poll(world)
@@ -112,7 +117,7 @@ def test_a_device_that_never_had_it_does_not_install_it(world: World) -> None:
 
 def test_an_offline_device_learns_it_with_the_next_push(world: World) -> None:
     world.wire.offline = {DEVICE}
-    withdraw(world.server, 1, ALL)
+    withdrawn(world)
     world.push()
     assert serving(world) == dict.fromkeys(ALL, 2)
     assert slots_of(world.host, DEVICE).pointer().withdrawn == (1,)
@@ -121,7 +126,7 @@ def test_an_offline_device_learns_it_with_the_next_push(world: World) -> None:
 
 def test_a_withdrawn_version_is_nothing_to_go_back_to(world: World) -> None:
     """The next version is the first again: nothing to compare it with, and no old bytes under a new number."""
-    withdraw(world.server, 1, ALL)
+    withdrawn(world)
     row = world.push()
     assert row["version"] == 2, "numbers grow"
     assert world.server.rollouts.load(f"{world.server.run_id}-v2").previous == ""
@@ -130,7 +135,7 @@ def test_a_withdrawn_version_is_nothing_to_go_back_to(world: World) -> None:
 def test_replayed_older_metadata_does_not_bring_it_back(world: World) -> None:
     old = world.server.repository.bundle(1)
     before = world.server.repository.metadata()
-    withdraw(world.server, 1, ALL)
+    withdrawn(world)
     push = Ask(DEVICE, Kind.PUSH, encode(PushRequest(1, old)))
     reply = decode(PushReply, DeviceResponder(world.host).answer([push])[0].body)
     assert (reply.installed, reply.version) == (False, 0)
@@ -143,7 +148,7 @@ def test_a_coordinator_that_was_killed_in_between_does_it_again(world: World) ->
     """Once signed, and again with the messages; nobody minds hearing it twice."""
     world.server.repository.withdraw(1)
     for _ in range(2):
-        withdraw(world.server, 1, ALL)
+        withdrawn(world)
         assert world.wire.events[-1][1] == {"version": 1, "devices": len(ALL), "failed": {}}
     assert serving(world) == {}
 
@@ -153,7 +158,7 @@ def test_an_answer_that_was_lost_changes_nothing(world: World) -> None:
         return replace(answer, body=b"", error="TransportError", detail="gone") if ask.device == DEVICE else answer
 
     world.wire.on_answer = lost
-    withdraw(world.server, 1, ALL)
+    withdrawn(world)
     assert world.wire.events[-1][1]["failed"] == {DEVICE: "TransportError: gone"}
     assert serving(world) == {}
     assert hint(world, world.server.repository.metadata()).withdrawn

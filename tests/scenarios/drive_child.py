@@ -17,8 +17,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
-from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.context import LEDGER_OWNER, Progress, RunAccount, Server
+from fedinfer.coordinator.context import Fleet as Reached
 from fedinfer.coordinator.push.rollout import OPERATOR, Steps, drive, settings_of
 from fedinfer.messages import HealthReply, Kind, PushReply, PushRequest
 from fedinfer.ports import Answer, Ask
@@ -38,7 +38,7 @@ NAME = "run-v2"
 EXTRA = """
 [rollout]
 waves = [0.25, 0.5, 1.0]
-gate_epsilon = 0.5
+canary_epsilon = 0.5
 on_hold = "proceed"
 unjudgeable = "hold"
 """
@@ -98,10 +98,12 @@ def main(folder: Path, kind: str, count: int) -> None:
         "rollouts": rollouts,
         "emit": lambda name, fields: None,
     }
+    parts["account"] = RunAccount(ledger, "run", clock)
+    parts["fleet"] = Reached(fleet.roster, parts["transport"], scenario.training.deadline_seconds)
     server, devices = cast(Server, SimpleNamespace(**parts)), sorted(fleet.roster)
     if NAME not in rollouts.names():
         waves = [Wave(fraction) for fraction in scenario.rollout.waves]
-        gates = settings_of(server, fleet.plan, compared=True)
+        gates = settings_of(scenario.rollout, fleet.plan, compared=True)
         state = begin(NAME, "2", "1", {device: {} for device in devices}, waves, gates, Approval.NONE)
         rollouts.start(state, OPERATOR, clock.now())
     steps = Steps()

@@ -8,7 +8,8 @@ import pytest
 
 from fedinfer.config import load_scenario
 from fedinfer.privacy.accounting.audit import AuditMethod
-from fedinfer.simulation.audit import AuditSettings, NoiseUnderAudit, run_audit
+from fedinfer.simulation.audit import run_audit
+from fedinfer.simulation.audit_report import AuditSettings, NoiseUnderAudit
 from fedinfer.simulation.engine import prepare_local
 from fedinfer.system import SystemClock
 from fedinfer.types import Trust
@@ -18,7 +19,7 @@ from tests.scenarios.runs import run, scenario
 pytestmark = pytest.mark.slow
 SMALL = (
     "data.partition.devices=60", "privacy.clipping=adaptive", "privacy.clipping_norm=20", "privacy.epsilon=40",
-    "privacy.delta=1e-4", "training.rounds=4", "drift.epsilon=5", "drift.rounds=2", "rollout.gate_epsilon=0",
+    "privacy.delta=1e-4", "training.rounds=4", "drift.epsilon=5", "drift.rounds=2", "rollout.canary_epsilon=0",
     "drift.windows=3", "drift.inject.at_window=2", "secure_aggregation.mode=ideal",
 )  # fmt: skip
 
@@ -40,7 +41,7 @@ def test_a_whole_run_adapts_and_stays_within_its_budget(tmp_path: Path, trust: T
 
 def test_an_audit_knows_the_norm_of_every_round() -> None:
     """Sound noise is not accused; without noise the canaries are found, although the norm moved meanwhile."""
-    more = ("drift.enabled=false", "rollout.gate_epsilon=0", "privacy.clipping=adaptive", "privacy.clipping_norm=20")
+    more = ("drift.enabled=false", "rollout.canary_epsilon=0", "privacy.clipping=adaptive", "privacy.clipping_norm=20")
     prepared = prepare_local(load_scenario("digits", [*more, "training.rounds=5"]))
     for noise, violated in ((NoiseUnderAudit.PLANNED, False), (NoiseUnderAudit.UNSAFE_NO_NOISE, True)):
         report = run_audit(prepared, AuditSettings(AuditMethod.CANARY, 0, 0.95, noise), SystemClock())

@@ -13,12 +13,13 @@ from fedinfer.config import load_scenario
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.audit import AuditMethod
 from fedinfer.simulation import audit
-from fedinfer.simulation.audit import AuditReport, AuditSettings, NoiseUnderAudit, run_audit
+from fedinfer.simulation.audit import run_audit
+from fedinfer.simulation.audit_report import AuditReport, AuditSettings, NoiseUnderAudit
 from fedinfer.simulation.engine import prepare_local
 from fedinfer.system import SystemClock
 from fedinfer.types import Trust
 
-QUICK = ("drift.enabled=false", "rollout.gate_epsilon=0")
+QUICK = ("drift.enabled=false", "rollout.canary_epsilon=0")
 HEART = ("heart", AuditMethod.ONE_RUN, *QUICK)
 DIGITS = ("digits", AuditMethod.CANARY, *QUICK)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
+from fedinfer.coordinator.context import LEDGER_OWNER
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.store import open_store
 from fedinfer.types import Relation

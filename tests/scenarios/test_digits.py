@@ -76,7 +76,7 @@ def test_a_quiet_run_of_the_same_length_raises_no_alarm(turned: Run, tmp_path: P
 SMALL = (
     "data.partition.devices=40",
     "training.rounds=2",
-    "rollout.gate_epsilon=0.0",  # so few devices cannot afford looks
+    "rollout.canary_epsilon=0.0",  # so few devices cannot afford looks
     "drift.windows=4",
     "drift.rounds=2",
     "drift.inject.at_window=4",

@@ -55,7 +55,7 @@ def small(kind: str) -> Prepared:
     tiny = ("training.rounds=2", "training.cohort=0", "training.pretrain=false", "drift.enabled=false")
     private = ("privacy.unit=example", "privacy.epsilon=100", "privacy.delta=1e-5", "secure_aggregation.mode=ideal")
     dealt = (f"data.partition.devices={DEVICES}",) if name in DEALT else ()
-    fleet = (*dealt, "fleet.dropout=0", "rollout.gate_epsilon=0")
+    fleet = (*dealt, "fleet.dropout=0", "rollout.canary_epsilon=0")
     changes = [f"model.kind={kind}", f"model.hidden={hidden}", *tiny, *private, *fleet]
     scenario = load_scenario(name, changes)
     whole = load(scenario)

@@ -77,7 +77,7 @@ def test_a_plan_that_is_accepted_runs_to_its_end(tmp_path: Path, name: str, devi
     assert record["models"][0]["devices_active"] == devices
     canary_answers = "judged" in record["models"][0]["waves"][0]
     assert canary_answers == (name == "digits" and devices == 160)
-    assert any("nobody looks at new models" in text for text in record["warnings"]) == (
+    assert any("no canary evaluation of new models" in text for text in record["warnings"]) == (
         name == "digits" and devices < 160
     )
 
@@ -97,7 +97,7 @@ def test_a_plan_that_is_accepted_runs_to_its_end(tmp_path: Path, name: str, devi
         (sets("training.rounds=2.5"), "valid integer"),
         (sets("artifact.quantisation=float"), "did you mean 'quantization'"),
         (sets("rollout.min_judged=50"), "could never pass"),
-        (sets("rollout.gate_epsilon=0.1"), "rollout.unjudgeable = acknowledge"),
+        (sets("rollout.canary_epsilon=0.1"), "rollout.unjudgeable = acknowledge"),
         (sets("fleet.dropout=1.0"), "less than 1"),
         (sets("secure_aggregation.bits=8"), "unknown key"),
         (sets("foo"), "expected section.key=value"),
@@ -134,7 +134,10 @@ def test_data_that_names_its_devices_takes_no_other_number(tmp_path: Path) -> No
         (("drift.enabled=false", "training.rounds=2"), ""),
         (("fleet.dropout=0.5", "training.rounds=8"), "devices must stay"),
         (("artifact.quantization=float", "training.rounds=2"), "(float,"),
-        (("rollout.gate_epsilon=0.1", "rollout.unjudgeable=acknowledge", "training.rounds=2"), "nobody looks"),
+        (
+            ("rollout.canary_epsilon=0.1", "rollout.unjudgeable=acknowledge", "training.rounds=2"),
+            "no canary evaluation of new models",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -96,7 +96,7 @@ def test_a_bad_model_is_stopped_in_its_first_wave_and_taken_back_everywhere(
     tmp_path: Path, plant: Any, change: tampering.Change, figure: str
 ) -> None:
     plant(change, 2)
-    done = run(settings(*NO_NOISE, "rollout.gate_epsilon=1"), tmp_path / "run")
+    done = run(settings(*NO_NOISE, "rollout.canary_epsilon=1"), tmp_path / "run")
 
     assert isinstance(done.failure, GateFailed)
     assert done.record["status"] == "aborted"
@@ -138,7 +138,7 @@ def test_noise_does_not_hide_a_bad_model_in_a_fleet_that_is_large_enough(tmp_pat
 
 @pytest.mark.slow
 def test_a_good_model_reaches_everybody_wave_by_wave(tmp_path: Path) -> None:
-    done = run(settings(*NO_NOISE, "rollout.gate_epsilon=1"), tmp_path / "run")
+    done = run(settings(*NO_NOISE, "rollout.canary_epsilon=1"), tmp_path / "run")
 
     assert done.failure is None
     for model in done.record["models"]:
@@ -161,7 +161,7 @@ def test_too_much_noise_holds_and_the_scenario_says_what_then(tmp_path: Path, on
     done = run(
         settings(
             "drift.enabled=false",
-            "rollout.gate_epsilon=0.5",
+            "rollout.canary_epsilon=0.5",
             "rollout.unjudgeable=hold",
             f"rollout.on_hold={on_hold}",
         ),

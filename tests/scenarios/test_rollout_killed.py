@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
+from fedinfer.coordinator.context import LEDGER_OWNER
 from fedinfer.messages import Kind
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.rollout.controller import Phase

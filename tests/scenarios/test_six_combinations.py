@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from fedinfer.config import Scenario, load_scenario, to_flat
+from fedinfer.coordinator.aggregate.groups import Group
 from fedinfer.coordinator.aggregate.promise import sum_plan
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, Release, release
-from fedinfer.coordinator.context import Server
+from fedinfer.coordinator.aggregate.release import Release, release
+from fedinfer.coordinator.context import LEDGER_OWNER, Server
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.coordinator.run import start
@@ -28,7 +29,7 @@ from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.errors import ConfigError
 from fedinfer.flower.client_app import CohortClientApp
-from fedinfer.messages import FitWork, Purpose, SumPlan
+from fedinfer.messages import ONE_GROUP, FitWork, Purpose, SumPlan
 from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled, Repeated, SkellamEvent
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.charges import charge
@@ -57,7 +58,7 @@ class World:
 def _world(folder: Path, unit: Unit, trust: Trust, *more: str) -> World:
     """Digits on 200 devices; budgets without end, because a round without noise is part of the test."""
     overrides = [
-        "secure_aggregation.mode=ideal", "drift.enabled=false", "rollout.gate_epsilon=0", "fleet.dropout=0",
+        "secure_aggregation.mode=ideal", "drift.enabled=false", "rollout.canary_epsilon=0", "fleet.dropout=0",
         f"privacy.unit={unit}", f"privacy.trust={trust}", "training.sampling_rate=0.5", "privacy.local_steps=1", *more,
     ]  # fmt: skip
     scenario, clock = load_scenario("digits", overrides), SystemClock()
@@ -79,7 +80,8 @@ def _fields(value: object) -> dict[str, object]:
 def _promise(world: World, settings: SumSettings, round_id: str) -> tuple[SumPlan, bytes]:
     work = encode(FitWork(start(world.server, world.plan).weights, 0))
     cohort = tuple(sorted(world.server.devices))
-    return sum_plan(world.server, settings, Purpose.TRAIN, round_id, cohort, work), work
+    server, group = world.server, Group(round_id, cohort, ONE_GROUP)
+    return sum_plan(server.scenario, server.run_id, server.entropy, settings, Purpose.TRAIN, group, work), work
 
 
 def _released(folder: Path, unit: Unit, trust: Trust, *, noisy: bool) -> tuple[World, Release, SumPlan]:

@@ -21,7 +21,7 @@ from tests.scenarios.runs import Run, differences, run, scenario, without_times
 pytestmark = pytest.mark.slow
 SMALL = (
     "training.rounds=2", "drift.enabled=false", "model.kind=mlp", "model.hidden=[32]", "training.pretrain=true",
-    "data.public_fraction=0.2", "privacy.epsilon=8", "rollout.gate_epsilon=0", "secure_aggregation.mode=ideal",
+    "data.public_fraction=0.2", "privacy.epsilon=8", "rollout.canary_epsilon=0", "secure_aggregation.mode=ideal",
 )  # fmt: skip
 SMALL_TOML = 'extends = "heart"\n[model]\nkind = "mlp"\nhidden = [32]\n[data]\npublic_fraction = 0.2\n'
 BOTH = ("artifact.pruning=0.5", "artifact.qat_steps=40")
@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_file(compress: Run, folder: Path) -> None:
 
 def test_fine_tuning_gets_the_public_rows_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given, real = [], Trainer.compress
-    monkeypatch.setattr(Trainer, "slim", lambda self, w, x, *rest: given.append(x) or real(self, w, x, *rest))
+    monkeypatch.setattr(Trainer, "compress", lambda self, w, x, *rest: given.append(x) or real(self, w, x, *rest))
     wanted = scenario("heart", *SMALL, *OPEN, *BOTH)
     run(wanted, folder / "watched")
     assert len(given) == 1

@@ -71,7 +71,7 @@ def _calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     from fedinfer.simulation.canaries import Canaries
     from fedinfer.simulation.population import _kept
     from fedinfer.training.compression import _rounds_inputs
-    from fedinfer.training.trainer import _split
+    from fedinfer.training.models.parts import split
     from fedinfer.training.update import tuned_parameters
     from fedinfer.types import Unit
 
@@ -138,7 +138,7 @@ def _calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "stores of processes", lambda: _kept(Path(), FOREIGN)
     yield "what is rounded", lambda: _rounds_inputs(FOREIGN)
     yield "what is tuned", lambda: tuned_parameters(net, FOREIGN)
-    yield "what stays", lambda: _split(net, FOREIGN)
+    yield "what stays", lambda: split(net, FOREIGN)
     yield "audited noise", lambda: audit._silent(FOREIGN)
     yield "who is seen alone", lambda: audit._groups(FOREIGN, SimpleNamespace(homes=("a",)))  # type: ignore[arg-type]
     yield "canaries of a method", lambda: audit._wanted(None, FOREIGN, 10, 1)  # type: ignore[arg-type]

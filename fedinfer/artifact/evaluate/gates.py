@@ -16,9 +16,9 @@ class Limits:
         max_metric_drop: of the task metric, in [0, 1].
         min_agreement: share of rows with the same class, in [0, 1].
         max_calibration_gap: rise of the expected calibration error, in [0, 1].
-        max_batch_difference: how far a probability may move when a row is predicted alone instead of in a batch.
+        max_batch_difference: how far a probability may move when a row is predicted by itself instead of in a batch.
         max_bytes: of the published file.
-        max_latency_us: median of one prediction on this machine; inf = no limit.
+        max_latency_us: median of one prediction on this machine, microseconds; inf = no limit.
     """
 
     max_metric_drop: float
@@ -31,18 +31,19 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was measured for one variant; a recipe that could not be applied has only a failure.
+    """What was measured for one variant; a quantization scheme that could not be applied has only a failure.
 
     Args:
-        recipe, variant: what was tried.
+        recipe: name of the scheme.
+        variant: name of the variant it makes.
         bytes: size of the published file.
-        metric: task metric on held-out rows; without labels the agreement with the float model.
-        metric_drop: metric of the float model minus `metric`.
-        agreement: share of held-out rows with the float model's class.
-        calibration_error: expected calibration error after the temperature was fitted to this variant.
-        temperature: the fitted temperature.
-        batch_difference: largest change of a probability when a row is predicted alone instead of in a batch.
-        latency_us: median of one prediction on this machine.
+        metric: task metric on held-out rows, in [0, 1]; without labels the agreement with the float model.
+        metric_drop: metric of the float model minus `metric`; negative when the variant is better.
+        agreement: share of held-out rows with the float model's class, in [0, 1].
+        calibration_error: expected calibration error after the temperature was fitted to this variant, in [0, 1].
+        temperature: the fitted temperature, in [0.2, 20].
+        batch_difference: largest change of a probability when a row is predicted by itself instead of in a batch.
+        latency_us: median of one prediction on this machine, microseconds.
         failures: broken limits with their numbers; empty when the variant passed.
     """
 
@@ -69,7 +70,11 @@ class Figures:
 
 
 def limits_of(settings: ArtifactSection) -> Limits:
-    """The limits of a scenario; those without a key of their own have fixed, documented values."""
+    """The limits of a scenario; those without a key of their own have fixed, documented values.
+
+    Args:
+        settings: section [artifact]; a latency limit of 0 means none.
+    """
     return Limits(
         max_metric_drop=settings.max_metric_drop,
         min_agreement=settings.min_agreement,
@@ -81,7 +86,13 @@ def limits_of(settings: ArtifactSection) -> Limits:
 
 
 def judge(figures: Figures, float_calibration_error: float, limits: Limits) -> tuple[str, ...]:
-    """Every limit that is broken, with numbers."""
+    """Every limit that is broken, with numbers; empty when the variant passes.
+
+    Args:
+        figures: of the variant.
+        float_calibration_error: of the float model on the same rows, in [0, 1].
+        limits: to keep.
+    """
     gap = figures.calibration_error - float_calibration_error
     checks = (
         (figures.metric_drop <= limits.max_metric_drop, "metric drops by", figures.metric_drop, limits.max_metric_drop),

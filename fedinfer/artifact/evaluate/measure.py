@@ -1,4 +1,4 @@
-"""Tries recipes on one core and measures each on the same rows.
+"""Tries quantization schemes on one core and measures each on the same rows.
 
 Labels are used where the server holds enough of them. Otherwise the float model's answers stand in: the metric is then
 the agreement with it, the temperature is fitted to its probabilities, and the calibration error is the mean
@@ -49,7 +49,7 @@ class Evidence:
         held_x, held_y: held-out rows the server may hold, float32 (n, width) and int64 (n,); n may be 0.
         calibration_x: public or synthetic rows, float32 (m, width), m >= 2; never from a device: some of them are
             published as self-check inputs, and their ranges become constants of the file.
-        reference_x: public rows whose predictions become the yardstick of drift, float32 (k, width); k may be 0.
+        reference_x: public rows whose predictions become the reference of drift, float32 (k, width); k may be 0.
     """
 
     held_x: Rows
@@ -70,8 +70,12 @@ class Evidence:
     def check(self, schema: Schema) -> None:
         """Refuse rows that do not fit the schema.
 
+        Args:
+            schema: of the model to judge.
+
         Raises:
-            DataError: with the shape and the rule.
+            DataError: when a dtype or shape is wrong, there are fewer than 2 calibration rows, or a label is no class
+                number of the schema.
         """
         for name in ("held_x", "calibration_x", "reference_x"):
             rows = getattr(self, name)
@@ -87,7 +91,13 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One variant that could be made: its finished file and its figures."""
+    """One variant that could be made.
+
+    Args:
+        recipe: the scheme it was made by.
+        file: finished ONNX file, as it would be published.
+        figures: what was measured of that file.
+    """
 
     recipe: Scheme
     file: bytes
@@ -100,7 +110,7 @@ class Baseline:
 
     Args:
         figures: what was measured of it.
-        logits: its answers to the judged rows, (n, classes).
+        logits: its answers to the judged rows, float64 (n, classes).
     """
 
     figures: Figures
@@ -113,7 +123,7 @@ class EvaluationContext:
 
     Args:
         head, evidence, limits, clock: of the build.
-        float_logits: answers of the float model that variants are compared with.
+        float_logits: answers of the float model that variants are compared with, float64 (n, classes).
         floating: its figures; None when it is the model under test, whose figures come first.
     """
 
@@ -128,19 +138,24 @@ class EvaluationContext:
 def search(
     prepared: OnnxModel, wanted: Sequence[Scheme], context: EvaluationContext
 ) -> tuple[tuple[Figures, ...], tuple[Candidate, ...]]:
-    """Measure the float model, then the wanted recipes until one passes and is a tenth smaller, then 16 bits.
+    """Measure the float model, then the wanted schemes until one passes and is a tenth smaller, then 16 bits.
 
     Args:
-        prepared: float core.
-        wanted: int8 recipes in the order of preference; empty when only float is wanted.
+        prepared: float core of `prepare`.
+        wanted: int8 schemes in the order of preference; empty when only float is wanted.
         context: how to measure.
 
     Returns:
         Figures of everything that was tried, and what passed, best first.
+
+    Raises:
+        GateFailed: when a logit of the float model is not finite, or the tokenizer of its graph differs from that of
+            training. The same of a scheme is a failure in its figures.
+        ArtifactRejected: when onnxruntime cannot run the float core.
     """
     floating = _measure(FLOAT, prepared, context, context.floating)
     tried, kept = [floating.figures], []
-    for group in (wanted, (FP16,) if wanted else ()):
+    for group in (wanted, (FP16,) if wanted else ()):  # 16 bits also where int8 passed: a device may measure both
         best = _best(group, prepared, context, context.floating or floating.figures, tried)
         kept += [best] if best else []
     return tuple(tried), tuple(kept + [floating] * floating.figures.passed)
@@ -149,7 +164,7 @@ def search(
 def _best(
     schemes: Sequence[Scheme], prepared: OnnxModel, context: EvaluationContext, floating: Figures, tried: list[Figures]
 ) -> Candidate | None:
-    """The first recipe that passes and is a tenth smaller than the float file, else the smallest that passes."""
+    """The first scheme that passes and is a tenth smaller than the float file, else the smallest that passes."""
     passed: list[Candidate] = []
     for recipe in schemes:
         candidate = _try(recipe, prepared, context, floating, tried)
@@ -207,6 +222,7 @@ def _calibrate(logits: Floats, context: EvaluationContext) -> tuple[float, float
     """Temperature, and the calibration error with it: fitted on every second row, measured on the others."""
     y = context.evidence.held_y
     if context.evidence.labelled:
+        # Measured on the rows it was fitted to, the error would be too small.
         temperature = fit_temperature(logits[::2], one_hot(y[::2], logits.shape[1]))
         return temperature, calibration_error(softmax(logits[1::2], temperature), y[1::2])
     target = softmax(context.float_logits)
@@ -215,7 +231,7 @@ def _calibrate(logits: Floats, context: EvaluationContext) -> tuple[float, float
 
 
 def _check_tokenizer(file: bytes, schema: Schema) -> None:
-    """The graph reads texts as training does, whatever somebody may write."""
+    """Refuse a graph that reads some text otherwise than training does."""
     if schema.text is None:
         return
     listed = schema.text.vocabulary[:_ALONE]
@@ -229,8 +245,15 @@ def _check_tokenizer(file: bytes, schema: Schema) -> None:
 
 
 def batch_difference(file: bytes, rows: npt.NDArray[Any]) -> float:
-    """Largest change of a probability when raw rows are predicted alone instead of together.
+    """Largest change of a probability when rows are predicted one by one instead of together, in [0, 1].
 
     Dynamic quantization takes its scale from the whole batch, so a row's answer depends on its neighbours.
+
+    Args:
+        file: finished ONNX file.
+        rows: raw rows, float32 (n, width) or texts, object (n, 1); n >= 1.
+
+    Raises:
+        ArtifactRejected: when onnxruntime cannot load or run the file.
     """
     return float(np.abs(run(file, rows, PROBABILITIES) - run(file, rows, PROBABILITIES, batch=1)).max())

@@ -21,31 +21,58 @@ _FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "
 
 
 def softmax(logits: npt.NDArray[Any], temperature: float = 1.0) -> Floats:
-    """Probabilities (n, classes) of logits (n, classes) divided by a temperature > 0."""
+    """Probabilities of logits divided by a temperature; the largest logit is subtracted first, so nothing overflows.
+
+    Args:
+        logits: (n, classes), finite.
+        temperature: > 0.
+
+    Returns:
+        float64 (n, classes); each row sums to 1.
+    """
     scaled = logits.astype(np.float64) / temperature
     exponent = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return np.asarray(exponent / exponent.sum(axis=1, keepdims=True))
 
 
 def accuracy(logits: npt.NDArray[Any], y: Classes) -> float:
-    """Share of rows whose largest logit is the label."""
+    """Share of rows whose largest logit is the label, in [0, 1].
+
+    Args:
+        logits: (n, classes), n >= 1.
+        y: labels, int64 (n,).
+    """
     return float((logits.argmax(axis=1) == y).mean())
 
 
 def agreement(logits: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
-    """Share of rows for which both models choose the same class."""
+    """Share of rows for which both models choose the same class, in [0, 1].
+
+    Args:
+        logits: of one model, (n, classes), n >= 1.
+        reference: logits of the other on the same rows, (n, classes).
+    """
     return float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean())
 
 
 def cross_entropy(probabilities: Floats, target: Floats) -> float:
-    """Mean of -sum(target * log p) over rows, natural logarithm."""
+    """Mean of -sum(target * log p) over rows, natural logarithm; a probability below 1e-30 counts as 1e-30.
+
+    Args:
+        probabilities: float64 (n, classes), n >= 1.
+        target: float64 (n, classes); one-hot labels or another model's probabilities.
+    """
     return float(-(target * np.log(np.maximum(probabilities, 1e-30))).sum(axis=1).mean())
 
 
 def fit_temperature(logits: npt.NDArray[Any], target: Floats) -> float:
-    """The temperature in [0.2, 20] with the least cross-entropy against target probabilities (n, classes).
+    """The temperature in [0.2, 20] with the least cross-entropy against target probabilities.
 
     Golden-section search over log T; the loss is convex in 1/T, so it has one minimum (Guo et al. 2017, section 4.2).
+
+    Args:
+        logits: (n, classes), n >= 1.
+        target: float64 (n, classes); one-hot labels or another model's probabilities.
     """
     low, high, ratio = np.log(0.2), np.log(20.0), (np.sqrt(5.0) - 1) / 2
 
@@ -54,7 +81,7 @@ def fit_temperature(logits: npt.NDArray[Any], target: Floats) -> float:
 
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     left_loss, right_loss = loss(left), loss(right)
-    for _ in range(30):
+    for _ in range(30):  # leaves log T within 4.6 * 0.618^30 < 3e-6
         if left_loss <= right_loss:
             high, right, right_loss = right, left, left_loss
             left = high - ratio * (high - low)
@@ -71,6 +98,11 @@ def calibration_error(probabilities: Floats, y: Classes, bins: int = 10) -> floa
 
     Of a file, over the few rows that are held out from fitting its temperature: 10 bins. `training.metrics.ece`, of
     weights over all held-out rows, has 15 bins as in the paper.
+
+    Args:
+        probabilities: float64 (n, classes), n >= 1.
+        y: labels, int64 (n,).
+        bins: >= 1, of equal width from 0 to 1.
     """
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
     place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
@@ -79,12 +111,30 @@ def calibration_error(probabilities: Floats, y: Classes, bins: int = 10) -> floa
 
 
 def one_hot(y: Classes, classes: int) -> Floats:
-    """Labels as probabilities, float64 (n, classes)."""
+    """Labels as probabilities.
+
+    Args:
+        y: labels, int64 (n,), in [0, classes).
+        classes: number of them.
+
+    Returns:
+        float64 (n, classes).
+    """
     return np.asarray(np.eye(classes)[y])
 
 
 def latency_us(model: bytes, row: npt.NDArray[Any], clock: Clock, repeats: int = 200) -> float:
-    """Median time of one prediction of one raw row on this machine, in microseconds, after 20 calls to warm up."""
+    """Median time of one prediction on this machine, in microseconds, after 20 calls to warm up.
+
+    Args:
+        model: ONNX file.
+        row: one raw row, float32 (width,) or text, object (1,).
+        clock: measures the time; a frozen one gives 0.
+        repeats: timed predictions, >= 1.
+
+    Raises:
+        GateFailed: when the file breaks a rule of `fedinfer.model_file` or cannot be loaded.
+    """
     session = open_session(model)
     feed = {INPUT: row.reshape(1, -1)}
     for _ in range(20):
@@ -98,7 +148,11 @@ def latency_us(model: bytes, row: npt.NDArray[Any], clock: Clock, repeats: int =
 
 
 def instruction_set(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Machine and the vector instructions that matter to int8, for instance "x86_64 avx2"."""
+    """Machine and the vector instructions that matter to int8, for instance "x86_64 avx2".
+
+    Args:
+        cpuinfo: where Linux lists them; on a system without such a file only the machine is named.
+    """
     try:
         words = set(cpuinfo.read_text().split())
     except OSError:

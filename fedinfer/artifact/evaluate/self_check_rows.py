@@ -1,4 +1,7 @@
-"""What a device repeats before it trusts a file, and the yardstick histograms; all rows are public or synthetic."""
+"""What a device repeats before it trusts a file, and the histograms that drift is measured against.
+
+All rows are public or synthetic, because they are published in the manifest.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +31,17 @@ def choose_rows(
     Clear answers keep their class on another processor, where int8 sums may round differently.
 
     Args:
-        calibration: public or synthetic rows, float32 (n, width).
-        probabilities: answers of the float model to them, (n, classes).
+        calibration: public or synthetic rows, float32 (n, width), n >= 1.
+        probabilities: answers of the float model to them, float64 (n, classes), classes >= 2.
+
+    Returns:
+        float32 (k, width); fewer rows where MAX_CHECK_VALUES allows no 16.
     """
     ordered = np.sort(probabilities, axis=1)
     clearest = np.argsort(ordered[:, -2] - ordered[:, -1], kind="stable")
     predicted = probabilities.argmax(axis=1)
     seen: dict[int, int] = {}
-    rank = np.empty(len(calibration), np.int64)
+    rank = np.empty(len(calibration), np.int64)  # clearer rows of the same class; sorted by it, the classes alternate
     for row in clearest:
         rank[row] = seen.setdefault(int(predicted[row]), 0)
         seen[int(predicted[row])] += 1
@@ -44,20 +50,46 @@ def choose_rows(
 
 
 def expected_answers(file: bytes, rows: CheckRows) -> npt.NDArray[np.float32]:
-    """Probabilities of a finished file for the self-check rows as one batch, rounded to 6 decimals."""
+    """Probabilities of a finished file for the self-check rows as one batch, rounded to 6 decimals.
+
+    Args:
+        file: finished ONNX file.
+        rows: raw self-check rows.
+
+    Returns:
+        float32 (k, classes).
+
+    Raises:
+        ArtifactRejected: when onnxruntime cannot load or run the file.
+    """
     return np.asarray(np.round(run(file, rows, PROBABILITIES), 6), np.float32)
 
 
 def tolerance_of(variant: str, batch_difference: float) -> float:
-    """How far a probability may be off on another machine: integer kernels round differently, float ones hardly."""
+    """How far a probability may be off on another machine: integer kernels round differently, float ones hardly.
+
+    Args:
+        variant: name of the variant.
+        batch_difference: of its figures, in [0, 1]; a device may run the rows in other batches.
+
+    Returns:
+        1e-3 for a float or 16-bit file; for int8 0.05 plus twice the batch difference, at most 0.25.
+    """
     return 1e-3 if variant != "int8" else min(0.25, 0.05 + 2 * batch_difference)
 
 
 def check_finished(variant: Variant, file: bytes, rows: CheckRows, schema: Schema, abstain_label: str) -> None:
     """Refuse a finished file whose labels do not follow from its own probabilities.
 
+    Args:
+        variant: its entry in the manifest.
+        file: the bytes that will be published.
+        rows: raw self-check rows.
+        schema: gives the label names.
+        abstain_label: what the graph answers when it is not sure enough.
+
     Raises:
-        GateFailed: naming the first row.
+        GateFailed: naming the first row with another label, or when the file is not the one that was measured.
     """
     if hashlib.sha256(file).hexdigest() != variant.sha256:
         raise GateFailed(f"{variant.name}: the file changed after it was measured")
@@ -70,7 +102,7 @@ def reference_of(probabilities: npt.NDArray[np.float32]) -> Reference:
     """Shares of predicted classes and of confidence in 10 even bins from 1/classes to 1.
 
     Args:
-        probabilities: answers to public rows, (n, classes); n may be 0.
+        probabilities: answers to public rows, float32 (n, classes); n may be 0, which gives an empty reference.
     """
     rows, classes = probabilities.shape
     if rows == 0:

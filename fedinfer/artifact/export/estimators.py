@@ -42,11 +42,15 @@ def export_estimator(estimator: Estimator, schema: Schema, probe: npt.NDArray[np
     Args:
         estimator: classifier or pipeline, fitted on raw rows (n, width) with class numbers as labels.
         schema: inputs and labels.
-        probe: float32 (n, width) rows to compare on; NaN only where the estimator takes them.
+        probe: float32 (n, width), n >= 1, rows to compare on; NaN only where the estimator takes them.
+
+    Returns:
+        The core; its `parity` is the largest difference of a probability, 0 where the estimator has none to compare.
 
     Raises:
         ConfigError: an estimator or a step that is not supported, not fitted, or fitted to other classes or columns.
-        GateFailed: when the graph and the estimator disagree.
+        GateFailed: when the graph and the estimator disagree on the class of more than 1 % of the rows, or by more
+            than 0.001 in a probability.
     """
     *steps, classifier = [step for _, step in estimator.steps] if hasattr(estimator, "steps") else [estimator]
     _check_fit(classifier, steps[0] if steps else classifier, schema)

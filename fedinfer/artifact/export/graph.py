@@ -1,4 +1,4 @@
-"""ONNX graphs as values: opening them safely, and the part every published graph ends with.
+"""ONNX graphs as values: opening them safely, and the output head that every published graph ends with.
 
 A *core* has the input "input" (float32 (batch, width), raw values, NaN = missing) and the output "logits" (float32
 (batch, classes)). `finish` appends temperature, softmax, label names, top-k and abstention, so that a device feeds raw
@@ -41,11 +41,11 @@ class OutputHead:
 
     Args:
         schema: gives the label names.
-        temperature: divides the logits, > 0.
+        temperature: divides the logits, > 0 (Guo et al. 2017, section 4.2).
         task, version: for the metadata of the file.
         top: list this many classes in the output "top"; 0 = no such output.
-        abstain_below: answer `abstain_label` when the largest probability is below; 0 = never.
-        abstain_label: what the graph says then.
+        abstain_below: answer `abstain_label` when the largest probability is below this, in [0, 1]; 0 = never.
+        abstain_label: what the graph answers then.
     """
 
     schema: Schema
@@ -86,9 +86,16 @@ def quiet() -> Iterator[None]:
 def load(data: bytes) -> OnnxModel:
     """Parse and check a model file.
 
+    Args:
+        data: serialized ONNX model; untrusted.
+
+    Returns:
+        onnx.ModelProto.
+
     Raises:
-        GateFailed: it breaks a rule of `fedinfer.model_file`: what a device would refuse is refused here.
-        ArtifactRejected: not valid ONNX.
+        GateFailed: when it breaks a rule of `fedinfer.model_file`: what a device would refuse is refused here.
+        ArtifactRejected: when it is no valid ONNX.
+        MissingExtra: when onnx is not installed.
     """
     check_model(data)
     onnx = onnx_module()
@@ -105,8 +112,14 @@ def load(data: bytes) -> OnnxModel:
 def open_session(model: bytes) -> Any:
     """A session of a model file that keeps the rules of `fedinfer.model_file`.
 
+    Args:
+        model: ONNX file.
+
+    Returns:
+        onnxruntime.InferenceSession with one thread on the CPU.
+
     Raises:
-        GateFailed: when it does not, or onnxruntime refuses the file.
+        GateFailed: when it breaks a rule, or onnxruntime refuses the file.
     """
     return open_checked(check_model(model))
 
@@ -118,10 +131,14 @@ def run(model: bytes, x: npt.NDArray[Any], output: str, batch: int = 1024) -> np
         model: ONNX file.
         x: raw rows, float32 (n, width), or object (n, 1) for a graph that takes texts; n >= 1.
         output: name of the output.
-        batch: rows per call.
+        batch: rows per call, >= 1.
+
+    Returns:
+        (n, ...), with the type of the output.
 
     Raises:
-        ArtifactRejected: when onnxruntime cannot load or run the file, or it has no such input or output.
+        GateFailed: when the file breaks a rule of `fedinfer.model_file`, or onnxruntime cannot load it.
+        ArtifactRejected: when onnxruntime cannot run the file, or it has no such input or output.
     """
     session = open_session(model)
     try:
@@ -133,6 +150,10 @@ def run(model: bytes, x: npt.NDArray[Any], output: str, batch: int = 1024) -> np
 
 def finish(core: OnnxModel, head: OutputHead) -> bytes:
     """The file that is published: the core followed by `head`, with metadata.
+
+    Args:
+        core: onnx.ModelProto with input "input" and output "logits"; not changed.
+        head: what to append.
 
     Returns:
         ONNX file with outputs "label" (string (batch,)), "probabilities" (float32 (batch, classes)) and, when asked,
@@ -158,7 +179,18 @@ def finish(core: OnnxModel, head: OutputHead) -> bytes:
 
 
 def tokens_in(file: bytes, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-    """The token numbers that the core of a finished file gets for n texts, float32 (n, length)."""
+    """The token numbers that the core of a finished file gets for texts; the gates compare them with those of training.
+
+    Args:
+        file: finished ONNX file of a text schema.
+        texts: n >= 1 texts.
+
+    Returns:
+        float32 (n, length).
+
+    Raises:
+        ArtifactRejected: when onnxruntime cannot load or run the file, or it has no tokenizer.
+    """
     onnx = onnx_module()
     model = onnx.load_model_from_string(file)
     _output(model.graph, _TOKENS, onnx.TensorProto.FLOAT, ["batch", "length"])
@@ -167,6 +199,12 @@ def tokens_in(file: bytes, texts: Sequence[str]) -> npt.NDArray[np.float32]:
 
 def core_of(model: OnnxModel) -> OnnxModel:
     """The core of a published graph: `finish` undone, so that an exported file can be quantized later.
+
+    Args:
+        model: onnx.ModelProto of a published file; not changed.
+
+    Returns:
+        onnx.ModelProto with input "input" and output "logits".
 
     Raises:
         ArtifactRejected: when the graph was not made by `finish`.
@@ -178,7 +216,9 @@ def core_of(model: OnnxModel) -> OnnxModel:
     nodes = [node for node in graph.node if not node.name.startswith(_OURS)]
     tensors = [tensor for tensor in graph.initializer if not tensor.name.startswith(_PREFIX)]
     if len(nodes) == len(graph.node) or not any(LOGITS in node.output for node in nodes):
-        raise ArtifactRejected("this graph has no ending of fedinfer", hint="make it with `fedinfer artifact export`")
+        raise ArtifactRejected(
+            "the graph has no output head of fedinfer", hint="make it with `fedinfer artifact export`"
+        )
     shape = next(output for output in graph.output if output.name == PROBABILITIES).type.tensor_type.shape
     classes = shape.dim[1].dim_value
     for field, kept in ((graph.node, nodes), (graph.initializer, tensors)):
@@ -195,10 +235,16 @@ def core_of(model: OnnxModel) -> OnnxModel:
 
 
 def head_of(model: OnnxModel) -> OutputHead:
-    """Schema, task and version that `finish` wrote into a file; temperature 1, no abstention.
+    """Schema, task and version that `finish` wrote into a file.
+
+    Args:
+        model: onnx.ModelProto of a published file.
+
+    Returns:
+        A head with temperature 1 and without abstention: those are constants of the graph, not metadata.
 
     Raises:
-        ArtifactRejected: when the metadata is missing or malformed.
+        ArtifactRejected: when the metadata is missing or malformed (what was a ValueError while reading).
     """
     found = {item.key: item.value for item in model.metadata_props}
     try:

@@ -19,7 +19,12 @@ LOCALE = "C"
 
 @dataclass(frozen=True, slots=True)
 class Prefixes:
-    """How the names begin that a tokenizer adds to a graph: of nodes, and of tensors."""
+    """How the names begin that a tokenizer adds to a graph.
+
+    Args:
+        node: of nodes, for instance "fedinfer/".
+        tensor: of tensors, for instance "fedinfer_".
+    """
 
     node: str
     tensor: str

@@ -46,12 +46,13 @@ class CoreOrigin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """An exported model that agrees with torch.
+    """An exported model that agrees with its source on the probe rows.
 
     Args:
         model: onnx.ModelProto with input "input" and output "logits".
         way: exported in full, or the weights of a template swapped.
-        parity: largest |onnx - torch| / (1 + |torch|) over the logits of the probe rows.
+        parity: of torch: largest |onnx - torch| / (1 + |torch|) over the logits of the probe rows; of scikit-learn:
+            largest absolute difference of a probability.
     """
 
     model: OnnxModel
@@ -66,11 +67,20 @@ class Templates:
         self._models: dict[str, OnnxModel] = {}
 
     def get(self, architecture: str) -> OnnxModel | None:
-        """The template of an architecture, if there is one."""
+        """The template of an architecture; None when none was kept.
+
+        Args:
+            architecture: of `architecture_hash`.
+        """
         return self._models.get(architecture)
 
     def put(self, architecture: str, model: OnnxModel) -> None:
-        """Remember a template."""
+        """Remember a template.
+
+        Args:
+            architecture: of `architecture_hash`.
+            model: exported core whose weights all bear the names of the module's parameters.
+        """
         self._models[architecture] = model
 
 
@@ -84,12 +94,13 @@ def export_core(
         schema: inputs and labels; part of the architecture hash, because public ranges become constants of the graph.
         probe: float32 (n, width), n >= 2, rows to compare with torch; some should hold NaN.
         templates: where templates are kept between rounds.
-        parity_limit: largest |onnx - torch| / (1 + |torch|) of a logit.
+        parity_limit: largest allowed |onnx - torch| / (1 + |torch|) of a logit, > 0.
 
     Raises:
         GateFailed: when ONNX and torch disagree.
         WrongTemplate: when a template of the same architecture does not take the weights.
         ConfigError: when the module does not answer (n, classes) logits or cannot be exported.
+        MissingExtra: when torch or onnx is not installed.
     """
     expected = torch_logits(module, probe, schema.classes)
     state = state_of(module)
@@ -111,23 +122,47 @@ def export_core(
 
 
 def architecture_hash(module: Module, schema: Schema) -> str:
-    """SHA-256 over the printed module, names, shapes and types of its state, and the schema."""
+    """SHA-256 over the printed module, names, shapes and types of its state, and the schema.
+
+    Args:
+        module: torch module; its weights do not count.
+        schema: its public ranges become constants of the graph.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     state = {name: (list(value.shape), str(value.dtype)) for name, value in state_of(module).items()}
     text = json.dumps([repr(module), state, schema.to_json()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def state_of(module: Module) -> State:
-    """Copies of all parameters and persistent buffers that the graph needs, by name."""
+    """Copies of all parameters and persistent buffers that the graph needs, by name.
+
+    Args:
+        module: torch module on any device.
+
+    Returns:
+        Name in the module's state_dict to array, in the dtype of the parameter.
+    """
     items = module.state_dict().items()
     return {name: value.detach().cpu().numpy().copy() for name, value in items if not name.endswith(_NOT_EXPORTED)}
 
 
 def torch_logits(module: Module, x: npt.NDArray[np.float32], classes: int) -> npt.NDArray[np.float32]:
-    """What torch answers in evaluation mode, float32 (n, classes).
+    """What torch answers in evaluation mode.
+
+    Args:
+        module: torch module; its training mode is restored afterwards.
+        x: raw rows, float32 (n, width).
+        classes: columns that the answer must have.
+
+    Returns:
+        float32 (n, classes).
 
     Raises:
         ConfigError: when the answer has another shape.
+        MissingExtra: when torch is not installed.
     """
     torch = _torch()
     was_training = module.training
@@ -144,6 +179,10 @@ def torch_logits(module: Module, x: npt.NDArray[np.float32], classes: int) -> np
 
 def swap_weights(template: OnnxModel, state: State) -> OnnxModel:
     """A copy of the template that holds the values of `state`.
+
+    Args:
+        template: onnx.ModelProto; not changed.
+        state: of `state_of`, from a module of the same architecture.
 
     Raises:
         WrongTemplate: for a name that the template lacks, another shape, another type or a value that is not finite.
@@ -165,7 +204,16 @@ def swap_weights(template: OnnxModel, state: State) -> OnnxModel:
 
 
 def parity(model: OnnxModel, x: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
-    """Largest |onnx - expected| / (1 + |expected|) over all logits; inf when one is not finite."""
+    """Largest |onnx - expected| / (1 + |expected|) over all logits; inf when one is not finite or the shapes differ.
+
+    Args:
+        model: onnx.ModelProto of a core.
+        x: probe rows, float32 (n, width), n >= 1.
+        expected: logits of torch for them, float32 (n, classes).
+
+    Raises:
+        ArtifactRejected: when onnxruntime cannot load or run the core.
+    """
     found = run(model.SerializeToString(), x, LOGITS)
     if found.shape != expected.shape or not np.isfinite(found).all() or not np.isfinite(expected).all():
         return math.inf

@@ -1,7 +1,8 @@
 """Trees of scikit-learn as one ONNX operator: every ensemble is a sum of leaf values per class.
 
 A split of scikit-learn compares a float32 value with a float64 threshold, ONNX with a float32 one. A threshold is
-rounded down, never to the nearest: for float32 x, x <= t holds exactly when x <= (largest float32 not above t).
+rounded down, never to the nearest: for a float32 x, x <= t holds exactly when x <= the largest float32 that does not
+exceed t. Rounded to the nearest, a threshold could come out above t, and a value between the two would change sides.
 """
 
 from __future__ import annotations
@@ -22,10 +23,9 @@ class Forest:
 
     Args:
         classes: number of outputs.
-        base: added to every output, (classes,).
-        logarithm: the sums are probabilities, so that their logarithm is the logit.
+        base: added to every output, float64 (classes,).
+        logarithm: True: the sums are probabilities, so that their logarithm is the logit; False: they are logits.
         columns: attribute name to values.
-        trees: how many were added.
     """
 
     classes: int
@@ -46,7 +46,15 @@ class Forest:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """One tree, whatever class it came from; all arrays (nodes,)."""
+    """One tree, whatever estimator it came from.
+
+    Args:
+        left, right: number of each node's children, int64 (nodes,); any value in a leaf.
+        feature: column that a node compares, int64 (nodes,).
+        threshold: a row goes left when its value is at most this, float64 (nodes,).
+        missing_left: whether a missing value goes left, bool (nodes,).
+        leaf: whether a node has no children, bool (nodes,).
+    """
 
     left: npt.NDArray[np.int64]
     right: npt.NDArray[np.int64]
@@ -61,7 +69,7 @@ def plant(forest: Forest, number: int, tree: Tree, values: npt.NDArray[np.float6
 
     Args:
         forest: grows.
-        number: of the tree.
+        number: of the tree, 0, 1, ...; unique in the forest.
         tree: its splits.
         values: what each node votes, (nodes, len(targets)); only leaves are read.
         targets: class of each column of `values`.
@@ -90,7 +98,12 @@ def plant(forest: Forest, number: int, tree: Tree, values: npt.NDArray[np.float6
 
 
 def random_forest(estimator: Any, classes: int) -> Forest:
-    """A tree, a random forest or extra trees: the mean of the class shares in the leaves."""
+    """A tree, a random forest or extra trees: the mean of the class shares in the leaves.
+
+    Args:
+        estimator: fitted DecisionTreeClassifier, RandomForestClassifier or ExtraTreesClassifier.
+        classes: number of classes it was fitted to.
+    """
     trees = getattr(estimator, "estimators_", None) or [estimator]
     forest = Forest(classes, np.zeros(classes), logarithm=True)
     for number, fitted in enumerate(trees):
@@ -101,7 +114,15 @@ def random_forest(estimator: Any, classes: int) -> Forest:
 
 
 def gradient_boosting(estimator: Any, classes: int) -> Forest:
-    """GradientBoostingClassifier: start value plus learning rate times the leaves of all stages."""
+    """GradientBoostingClassifier: start value plus learning rate times the leaves of all stages.
+
+    Args:
+        estimator: fitted GradientBoostingClassifier.
+        classes: number of classes it was fitted to.
+
+    Raises:
+        ConfigError: when it has another loss than log_loss, or starts from an estimator of its own (`init`).
+    """
     if estimator.init is not None or estimator.loss != "log_loss":
         raise ConfigError("GradientBoostingClassifier is converted with loss='log_loss' and without init")
     start = np.ravel(estimator._raw_predict_init(np.zeros((1, estimator.n_features_in_), np.float32)))
@@ -112,7 +133,15 @@ def gradient_boosting(estimator: Any, classes: int) -> Forest:
 
 
 def hist_gradient_boosting(estimator: Any, classes: int) -> Forest:
-    """HistGradientBoostingClassifier without categorical splits: start value plus the leaves of all stages."""
+    """HistGradientBoostingClassifier without categorical splits: start value plus the leaves of all stages.
+
+    Args:
+        estimator: fitted HistGradientBoostingClassifier; its leaves hold the learning rate already.
+        classes: number of classes it was fitted to.
+
+    Raises:
+        ConfigError: when it has categorical splits.
+    """
     if np.any(estimator.is_categorical_):
         raise ConfigError(
             "HistGradientBoostingClassifier with categorical splits cannot be converted",
@@ -151,10 +180,12 @@ def _with_class(stages: Any) -> Iterable[tuple[int, Any]]:
 
 
 def _two_sided(start: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Start values per class; a binary model has one, the logit of class 1 against a logit of 0."""
     return np.array([0.0, float(start[0])]) if len(start) == 1 else np.asarray(start, np.float64)
 
 
 def _not_above(threshold: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """The largest float32 that does not exceed each threshold; see the module for why."""
     limit = np.finfo(np.float32).max
     rounded = np.clip(threshold, -limit, limit).astype(np.float32)
     return np.where(rounded > threshold, np.nextafter(rounded, np.float32(-np.inf)), rounded).astype(np.float32)

@@ -20,7 +20,7 @@ def synthetic_rows(schema: Schema, rows: int, rng: np.random.Generator) -> npt.N
 
     Returns:
         float32 (rows, width); without columns even noise in [0, pixel_max], whole numbers when that is 10 or more; for
-        a text words of the vocabulary, as many as the lot says.
+        a text token numbers of a random number of words, known and unknown, and zeros behind them.
     """
     if schema.text is not None:
         return _synthetic_texts(schema.text, rows, rng)

@@ -18,13 +18,14 @@ class Compression:
     """A pruned or fine-tuned file beside the plain one of the same weights.
 
     Args:
-        pruning, qat_steps: what was asked for.
-        pushed: True when the slim file is the chosen one, False when the plain one stayed.
-        reason: why it stayed, with numbers; empty when the slim file is pushed.
-        sparsity: zeros among the weights of the slim file; None when no slim file passed the gates.
-        metric, plain_metric: on the same held-out rows; `metric` is None as above.
-        zstd_bytes, plain_zstd_bytes: the files compressed, which is the download; `zstd_bytes` is None as above.
-        seconds: pruning, fine-tuning, and building and judging the slim file.
+        pruning: share of weights asked to be zero, in [0, 1).
+        qat_steps: steps of quantization-aware fine-tuning that were asked for, >= 0.
+        pushed: True when the compressed file is the chosen one, False when the plain one stayed.
+        reason: why it stayed, with numbers; empty when the compressed file is pushed.
+        sparsity: zeros among the weights of the compressed file, in [0, 1]; None when none passed the gates.
+        metric, plain_metric: of both files on the same held-out rows, in [0, 1]; `metric` is None as above.
+        zstd_bytes, plain_zstd_bytes: both as zstandard frames, which is the download; `zstd_bytes` is None as above.
+        seconds: pruning, fine-tuning, and building and judging the compressed file.
     """
 
     pruning: float
@@ -52,6 +53,9 @@ def sparsity(model: OnnxModel) -> float:
     """Share of zeros among the stored weights with two dimensions or more, in [0, 1]; 0 when there are none.
 
     A quantized weight is zero where it equals its zero point.
+
+    Args:
+        model: onnx.ModelProto.
     """
     onnx = onnx_module()
     kinds = onnx.TensorProto
@@ -68,7 +72,7 @@ def sparsity(model: OnnxModel) -> float:
 
 
 def _zero_point(reader: Any, tensors: Mapping[str, Any], dimensions: int) -> npt.NDArray[Any]:
-    """What stands for zero in a weight: 0, or the zero point of each channel of the node that widens it."""
+    """The stored value that means zero: 0, or per channel the zero point of the node that dequantizes the weight."""
     if reader is None or len(reader.input) < 3 or reader.input[2] not in tensors:
         return np.zeros(1)
     point = onnx_module().numpy_helper.to_array(tensors[reader.input[2]])

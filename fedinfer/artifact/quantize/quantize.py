@@ -1,4 +1,4 @@
-"""Applies one recipe to one core. Whether the result is good enough is decided by the gates, not here."""
+"""Applies one quantization scheme to one core. The gates decide whether the result is good enough, not this module."""
 
 from __future__ import annotations
 
@@ -24,15 +24,21 @@ _INTEGER_NODES = frozenset(
 
 
 class NothingQuantized(ArtifactRejected):
-    """The recipe changed no node; without this check it would pass every gate and save nothing."""
+    """The scheme changed no node; without this check it would pass every gate and save nothing."""
 
 
 def prepare(core: OnnxModel) -> OnnxModel:
-    """Fold constants and infer shapes; needed before every recipe.
+    """Fold constants and infer shapes; needed before every scheme.
 
     Symbolic shape inference is skipped: it fails on graphs that were exported with `optimize=False`. Inferred shapes
     are dropped again: dynamic quantization transposes weights and then refuses the shapes they had before. The core
     goes through a file: given in memory, onnxruntime 1.31 loses the table of a Gather.
+
+    Args:
+        core: onnx.ModelProto with input "input" and output "logits"; not changed.
+
+    Returns:
+        onnx.ModelProto that answers the same.
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -46,16 +52,16 @@ def prepare(core: OnnxModel) -> OnnxModel:
 
 
 def apply(recipe: Scheme, prepared: OnnxModel, calibration: npt.NDArray[np.float32]) -> OnnxModel:
-    """A core quantized by a recipe.
+    """A core quantized by a scheme.
 
     Args:
-        recipe: how.
+        recipe: the scheme.
         prepared: from `prepare`; not changed.
-        calibration: public or synthetic rows, float32 (n, width), n >= 1; only static recipes look at them.
+        calibration: public or synthetic rows, float32 (n, width), n >= 1; only static schemes read them.
 
     Raises:
         NothingQuantized: when no weight was quantized.
-        ArtifactRejected: when onnxruntime cannot apply the recipe.
+        ArtifactRejected: when onnxruntime cannot apply the scheme, or a weight does not fit into 16 bits.
     """
     match recipe.method:
         case Method.FLOAT:
@@ -73,12 +79,16 @@ def apply(recipe: Scheme, prepared: OnnxModel, calibration: npt.NDArray[np.float
         case _:
             assert_never(recipe.method)
     if count == 0:
-        raise NothingQuantized(f"{recipe.name}: 0 nodes quantized", hint="this kind of graph needs another recipe")
+        raise NothingQuantized(f"{recipe.name}: 0 nodes quantized", hint="this kind of graph needs another scheme")
     return model
 
 
 def quantized_nodes(model: OnnxModel) -> int:
-    """How many integer nodes work on a stored 8-bit weight."""
+    """How many integer nodes work on a stored 8-bit weight.
+
+    Args:
+        model: onnx.ModelProto.
+    """
     onnx = onnx_module()
     eight_bit = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
     weights = {t.name for t in model.graph.initializer if t.data_type in eight_bit and len(t.dims) >= 2}
@@ -96,7 +106,7 @@ def _onnxruntime_quantize(
         try:
             quantizer(recipe, prepared, path, calibration)
             return onnx_module().load(path)
-        except Exception as error:  # onnxruntime.quantization raises unrelated types; the next recipe is tried
+        except Exception as error:  # onnxruntime.quantization raises unrelated types; the next scheme is tried
             raise ArtifactRejected(f"{recipe.name}: {type(error).__name__}: {str(error)[:200]}") from error
 
 

@@ -1,8 +1,8 @@
-"""Which ways of quantizing are tried for which kind of graph, in which order.
+"""Which quantization schemes are tried for which kind of graph, in which order.
 
-The kind is read off the graph, so a user's own architecture gets a recipe too. The order follows measurements:
+The kind is read off the graph, so a user's own architecture gets a scheme too. The order follows measurements:
 static S8S8 before U8S8 (U8S8 loses accuracy on CPUs without VNNI), constant weights only for attention (a quantized
-attention mask costs 27 points of accuracy), no static recipe for recurrent cells (onnxruntime does not quantize them).
+attention mask costs 27 points of accuracy), no static scheme for recurrent cells (onnxruntime does not quantize them).
 Static comes before dynamic because dynamic scales depend on the other rows of a batch.
 """
 
@@ -28,14 +28,14 @@ class Method(StrEnum):
 
 
 class Activation(StrEnum):
-    """Type of the activations of a static recipe; its weights have the same type."""
+    """Type of the activations of a static scheme; its weights have the same type."""
 
     S8 = "s8"
     U8 = "u8"
 
 
 class QuantizedNodes(StrEnum):
-    """Which nodes a static recipe quantizes."""
+    """Which nodes a static scheme quantizes."""
 
     ALL = "all"
     INNER = "inner"  # the first and the last weighted node stay float
@@ -44,7 +44,15 @@ class QuantizedNodes(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """One way of making a variant."""
+    """One way of making a variant.
+
+    Args:
+        name: as it stands in manifests and reports.
+        variant: kind of the file: "float", "fp16" or "int8".
+        method: how weights and activations are stored.
+        activation: for a static scheme, type of the activations and weights.
+        scope: for a static scheme, which nodes are quantized.
+    """
 
     name: str
     variant: str
@@ -74,10 +82,10 @@ INT8_RECIPES: dict[GraphFamily, tuple[Scheme, ...]] = {
 
 
 def rounds_inputs(name: str, family: GraphFamily) -> bool:
-    """Does a recipe round what enters a layer, too? For a file without int8 the family's first recipe answers.
+    """Does a scheme round what enters a layer, too? For a file without int8 the family's first scheme answers.
 
     Args:
-        name: recipe of the chosen file.
+        name: of the scheme of the chosen file.
         family: kind of its graph.
     """
     schemes = INT8_RECIPES[family]
@@ -92,7 +100,11 @@ def rounds_inputs(name: str, family: GraphFamily) -> bool:
 
 
 def family_of(core: OnnxModel) -> GraphFamily:
-    """The kind of a graph, by its operators."""
+    """The kind of a graph, by its operators.
+
+    Args:
+        core: onnx.ModelProto, of a core: the softmax of an output head would look like attention.
+    """
     kinds = Counter(node.op_type for node in core.graph.node)
     if kinds["GRU"] or kinds["LSTM"] or kinds["RNN"]:
         return GraphFamily.RECURRENT

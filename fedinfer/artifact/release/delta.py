@@ -1,4 +1,4 @@
-"""Smaller ways to a model file: a compressed file, or a patch against the file a device has.
+"""Smaller downloads for a model file: the file compressed, or a patch against the file a device has.
 
 Both are one zstandard frame that states its content size. A patch uses the old file as raw-content dictionary: files of
 two rounds differ in length and in scales, so subtracting bytes is useless. Signing and hashes are the repository's; the
@@ -22,7 +22,12 @@ ENTRY_BYTES = 512
 
 
 def compress(new: bytes, old: bytes = b"") -> bytes:
-    """One zstandard frame; with `old`, a patch that only expands beside the same old file."""
+    """One zstandard frame; with `old`, a patch that only expands beside the same old file.
+
+    Args:
+        new: model file.
+        old: model file that the device has; empty for a frame that needs none.
+    """
     parameters = zstandard.ZstdCompressionParameters.from_level(
         _LEVEL, source_size=len(new), dict_size=len(old), write_checksum=True, write_content_size=True
     )
@@ -39,7 +44,8 @@ def add_deltas(
         manifest: of the new version, without deltas.
         files: target path to bytes of its variants.
         variants: of the manifest, that get deltas.
-        bases: for each version that devices have, variant name to model file; the most important first.
+        bases: for each version that devices have, variant name to model file; the most important first, because
+            MAX_DELTAS may leave the last ones out.
 
     Returns:
         The manifest with its deltas, at most MAX_DELTAS, and the files with theirs.
@@ -56,7 +62,7 @@ def add_deltas(
                 continue
             deltas.append(_delta(manifest.version, variant, packed, old))
             packed_files[deltas[-1].path] = packed
-            whole = whole if old else len(packed)
+            whole = whole if old else len(packed)  # from here on a patch competes with the compressed file
     return replace(manifest, deltas=tuple(deltas)), packed_files
 
 

@@ -13,8 +13,12 @@ from fedinfer.manifest import MAX_ARTIFACT_BYTES
 def inside(folder: Path, name: str) -> Path:
     """The path of a file below a folder.
 
+    Args:
+        folder: of a repository or build.
+        name: relative, parts joined with "/"; untrusted.
+
     Raises:
-        ArtifactRejected: for an absolute name, "..", a backslash or an empty part.
+        ArtifactRejected: for an absolute name, "..", a backslash, a NUL or an empty name.
     """
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or "\\" in name or "\0" in name or ".." in parts:
@@ -25,8 +29,12 @@ def inside(folder: Path, name: str) -> Path:
 def read_file(folder: Path, name: str) -> bytes | None:
     """The bytes of a file; None when it does not exist.
 
+    Args:
+        folder: of a repository or build.
+        name: relative, parts joined with "/"; untrusted.
+
     Raises:
-        ArtifactRejected: larger than any artifact may be, or a name that leaves the folder.
+        ArtifactRejected: larger than MAX_ARTIFACT_BYTES, or a name that leaves the folder.
         StoreError: when the disk refuses.
     """
     path = inside(folder, name)
@@ -43,11 +51,17 @@ def read_file(folder: Path, name: str) -> bytes | None:
 def write_file(folder: Path, name: str, data: bytes) -> None:
     """Write a file so that it is either complete or absent, also after a power cut.
 
+    Args:
+        folder: of a repository or build; made when it does not exist.
+        name: relative, parts joined with "/".
+        data: whole content; an older file of that name is replaced.
+
     Raises:
+        ArtifactRejected: for a name that leaves the folder.
         StoreError: when the disk refuses, for instance because it is full.
     """
     path = inside(folder, name)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + ".part")  # in the same folder, so that `replace` is atomic
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
@@ -55,7 +69,7 @@ def write_file(folder: Path, name: str, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-        _sync_folder(path.parent)
+        _sync_folder(path.parent)  # the new name is durable only when the folder is
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -65,7 +79,12 @@ def write_file(folder: Path, name: str, data: bytes) -> None:
 def remove_file(folder: Path, name: str) -> None:
     """Remove a file if it is there.
 
+    Args:
+        folder: of a repository or build.
+        name: relative, parts joined with "/".
+
     Raises:
+        ArtifactRejected: for a name that leaves the folder.
         StoreError: when the disk refuses.
     """
     try:
@@ -75,7 +94,11 @@ def remove_file(folder: Path, name: str) -> None:
 
 
 def list_files(folder: Path) -> tuple[str, ...]:
-    """Names of all files below a folder, relative to it, sorted."""
+    """Names of all files below a folder, relative to it, sorted.
+
+    Args:
+        folder: may be absent; it then holds nothing.
+    """
     return tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
 
 

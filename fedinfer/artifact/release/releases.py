@@ -15,6 +15,10 @@ from fedinfer.model_file import check_model
 def check_release(manifest: Manifest, files: Mapping[str, bytes]) -> None:
     """Refuse files that are not exactly those the manifest describes, and models that devices would refuse.
 
+    Args:
+        manifest: of the version.
+        files: target path to bytes of every variant and delta.
+
     Raises:
         GateFailed: a model breaks a rule of `fedinfer.model_file`: it is not signed.
         ArtifactRejected: naming the file and the difference.
@@ -41,6 +45,12 @@ def reissued(
 ) -> tuple[Manifest, dict[str, str]]:
     """An old manifest under a new version number.
 
+    Args:
+        manifest: of the version to repeat.
+        version: new number.
+        parent_sha256: digest of the chosen variant of the version before the new one.
+        created: time for the new manifest, UTC.
+
     Returns:
         The new manifest, without deltas, and the new target path of every old one.
     """
@@ -61,12 +71,15 @@ def reissued(
 
 
 def bundle_paths(manifest: Manifest, variants: Sequence[str], active_sha256: str) -> tuple[str, ...]:
-    """Target paths of the smallest way to each of the variants.
+    """Target paths of the smallest download that leads to each of the variants.
 
     Args:
         manifest: of the version.
         variants: names; empty = the chosen one.
         active_sha256: digest of the model file the device has; empty = none.
+
+    Raises:
+        ArtifactRejected: when the version has no variant of that name.
     """
     wanted = [manifest.variant(name) for name in variants] or [manifest.chosen]
     return tuple(smallest_transfer(manifest, variant, active_sha256).path for variant in wanted)
@@ -85,5 +98,5 @@ def smallest_transfer(manifest: Manifest, variant: Variant, active_sha256: str) 
         for delta in manifest.deltas
         if delta.to_sha256 == variant.sha256 and delta.from_sha256 in ("", active_sha256)
     ]
-    ways: list[Variant | Delta] = [variant, *fitting]
-    return min(ways, key=lambda way: way.bytes)
+    choices: list[Variant | Delta] = [variant, *fitting]
+    return min(choices, key=lambda choice: choice.bytes)

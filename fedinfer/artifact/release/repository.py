@@ -21,29 +21,32 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from tuf.api.metadata import MetaFile, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Targets
 
+from fedinfer.artifact.release.bundle import Wanted, bundle_files, metadata_files
 from fedinfer.artifact.release.delta import add_deltas
 from fedinfer.artifact.release.files import read_file, write_file
-from fedinfer.artifact.release.metadata import State, Validity, first_state, load_root, load_state, read_root, sign
-from fedinfer.artifact.release.releases import bundle_paths, check_release, reissued
-from fedinfer.artifact.release.root import RootChange, delegate, first_root, named_by, next_root, signed_root
+from fedinfer.artifact.release.metadata import State, Validity, advance, first_state, load_root, load_state, sign_files
+from fedinfer.artifact.release.releases import check_release, reissued
+from fedinfer.artifact.release.root import RootChange, delegate, named_by, next_root, signed_root, starting_root
 from fedinfer.artifact.release.signing import ONLINE, Keys, Role, new_signer
 from fedinfer.artifact.release.targets import (
+    COHORT,
+    FOLDER,
+    METADATA_FOLDER,
     drop_version,
+    keep_versions,
+    list_target,
     read_target,
-    stored_name,
     sweep,
-    version_of,
     versions_of,
     withdrawn_in,
 )
 from fedinfer.errors import ArtifactRejected, BadSignature, ConfigError, Rollback
-from fedinfer.manifest import MAX_METADATA_BYTES, Manifest, current_path, is_name, manifest_path
+from fedinfer.manifest import Manifest, current_path, is_name, manifest_path
 from fedinfer.ports import Clock, Entropy
 
 USUAL_VALIDITY = Validity()
-_COHORT, _METADATA, _TARGETS = "cohort-", "metadata", "targets"
 
 
 class Repository:
@@ -104,10 +107,14 @@ class Repository:
 
     def cohorts(self) -> tuple[str, ...]:
         """Names of the cohorts with a role of their own."""
-        return tuple(role.removeprefix(_COHORT) for role in self._state.cohorts)
+        return tuple(role.removeprefix(COHORT) for role in self._state.cohorts)
 
     def trusted_root(self) -> bytes:
-        """Root metadata a new device is shipped with: the first one, from which all later ones follow."""
+        """Root metadata a new device is shipped with: the first one, from which all later ones follow.
+
+        Raises:
+            BadSignature: when its file is gone.
+        """
         data = self._read("1.root.json")
         if data is None:
             raise BadSignature("1.root.json is missing")
@@ -116,13 +123,25 @@ class Repository:
     def manifest(self, version: int) -> Manifest:
         """The manifest of a published version.
 
+        Args:
+            version: its number.
+
         Raises:
-            ArtifactRejected: when it was pruned or never published, or its file was changed.
+            ArtifactRejected: when it was pruned or never published.
+            BadSignature: when its file was changed.
         """
         return Manifest.from_bytes(read_target(self._folder, self._state.targets, manifest_path(version)))
 
     def model_files(self, version: int) -> dict[str, bytes]:
-        """Model file of every variant of a version, by name; empty when it was never published or was pruned."""
+        """Model file of every variant of a version, by name; empty when it was never published or was pruned.
+
+        Args:
+            version: its number.
+
+        Raises:
+            ArtifactRejected: when a file is missing.
+            BadSignature: when a file was changed.
+        """
         if version not in self.versions():
             return {}
         variants = self.manifest(version).variants
@@ -168,12 +187,17 @@ class Repository:
         return again
 
     def add_cohort(self, name: str, entropy: Entropy) -> None:
-        """Give a cohort a role and a key of its own; its devices follow `cohort/<name>/current.json`.
+        """Give a rollout cohort a role and a key of its own; its devices follow `cohort/<name>/current.json`.
+
+        Args:
+            name: of the cohort, 1 to 64 of a-z, 0-9, _ and -.
+            entropy: for the new key.
 
         Raises:
-            ConfigError: when the cohort exists or its name is not [a-z0-9_-].
+            ConfigError: when the cohort exists or its name is not allowed.
+            StoreError: when the disk refuses.
         """
-        role = _COHORT + name
+        role = COHORT + name
         if role in self._state.cohorts or not is_name(name):
             raise ConfigError(f"cohort {name!r} exists already, or its name is not made of a-z, 0-9, _ and -")
         signer = new_signer(entropy)
@@ -186,12 +210,16 @@ class Repository:
     def offer(self, cohort: str, version: int) -> None:
         """Let the devices of a cohort run a published version.
 
+        Args:
+            cohort: its name, without "cohort-".
+            version: published and not pruned.
+
         Raises:
             ConfigError: when there is no such cohort.
             Rollback: when the cohort was offered a newer version; use `reissue` to go back.
             ArtifactRejected: when the version was pruned or never published.
         """
-        role = _COHORT + cohort
+        role = COHORT + cohort
         if role not in self._state.cohorts:
             raise ConfigError(f"no cohort {cohort!r}", hint=f"there are: {', '.join(self.cohorts()) or 'none'}")
         state = copy.deepcopy(self._state)
@@ -203,6 +231,10 @@ class Repository:
 
     def rotate(self, role: str, entropy: Entropy) -> None:
         """Replace the oldest key of a top-level role with the root keys at hand. Devices follow the chain of roots.
+
+        Args:
+            role: "root", "targets", "snapshot" or "timestamp".
+            entropy: for the new key.
 
         Raises:
             BadSignature: when fewer root keys than the threshold are at hand.
@@ -230,7 +262,7 @@ class Repository:
         changed = [role for role in ONLINE if root.roles[role].keyids != self._state.root.roles[role].keyids]
         self._use_keys(both)
         self._sign_again(copy.deepcopy(self._state), *changed)  # by old and new keys
-        write_file(self._folder, f"{_METADATA}/{name}", data)
+        write_file(self._folder, f"{METADATA_FOLDER}/{name}", data)
         self._state.root = root
         self._use_keys(wanted)
 
@@ -244,10 +276,13 @@ class Repository:
         self._sign_again(state, Role.TARGETS, *state.cohorts)
 
     def withdraw(self, version: int) -> None:
-        """Take a bad version away for good: devices that learn of it stop serving it, and none installs it any more.
+        """Withdraw a bad version for good: devices that learn of it stop serving it, and none installs it any more.
 
         Where it was the current one, nothing is offered until the next `publish` or `reissue`. Doing it twice does no
         harm.
+
+        Args:
+            version: in [1, newest_version]; pruned ones too.
 
         Raises:
             ArtifactRejected: when it was never published.
@@ -276,9 +311,7 @@ class Repository:
         offered = {version for cohort in self._state.cohorts.values() for version in versions_of(cohort)}
         kept = offered.union(self.versions()[-max(keep, 1) :], needed)
         state = copy.deepcopy(self._state)
-        targets = state.targets.targets
-        state.targets.targets = {path: target for path, target in targets.items() if version_of(target) in kept}
-        dropped = tuple(version for version in self.versions() if version not in kept)
+        dropped = keep_versions(state.targets, kept)
         if dropped:
             self._sign_again(state, Role.TARGETS)
         sweep(self._folder, self._state)
@@ -288,15 +321,12 @@ class Repository:
         """What a device needs to know what is signed now, without any target: enough to obey a withdrawal.
 
         Args:
-            from_root_version: newest root it trusts; later ones are added.
+            from_root_version: newest root the device trusts, >= 1; later ones are added.
 
         Returns:
             Path below the repository ("metadata/...") to bytes.
         """
-        state = self._state
-        names = [f"{number}.root.json" for number in range(from_root_version + 1, state.root.version + 1)]
-        names += ["timestamp.json", f"{state.snapshot.version}.snapshot.json", f"{state.targets.version}.targets.json"]
-        return {f"{_METADATA}/{name}": self._read(name) or b"" for name in names}
+        return metadata_files(self._folder, self._state, from_root_version)
 
     def bundle(
         self,
@@ -311,91 +341,58 @@ class Repository:
         Args:
             version: that is meant; it must be the one the device's metadata will say.
             cohort: of the device; empty = it follows `model/current.json`.
-            variants: that it wants; empty = the chosen one.
-            active_sha256: model file it has; the smallest signed way from there is sent instead of the whole file.
-            from_root_version: newest root it trusts; later ones are added.
+            variants: names of those it wants; empty = the chosen one.
+            active_sha256: digest of the model file it has; the smallest download from there is sent. Empty = none.
+            from_root_version: newest root the device trusts, >= 1; later ones are added.
 
         Returns:
             Path below the repository ("metadata/...", "targets/...") to bytes.
 
         Raises:
             ArtifactRejected: when nothing or another version is current for the cohort, or a file is missing.
+            BadSignature: when a file was changed on disk.
         """
-        state, pointer = self._state, current_path(cohort)
-        own = state.cohorts.get(_COHORT + cohort) if cohort else state.targets
-        if own is None or pointer not in own.targets:
-            raise ArtifactRejected(f"nothing was published as {pointer}")
-        if version_of(own.targets[pointer]) != version:
-            raise ArtifactRejected(f"{pointer} is version {version_of(own.targets[pointer])}, not {version}")
-        document = read_target(self._folder, own, pointer)
-        found = {f"targets/{stored_name(own, pointer)}": document}
-        for path in bundle_paths(Manifest.from_bytes(document), variants, active_sha256):
-            found[f"targets/{stored_name(state.targets, path)}"] = read_target(self._folder, state.targets, path)
-        if cohort:
-            name = f"{own.version}.{_COHORT}{cohort}.json"
-            found[f"{_METADATA}/{name}"] = self._read(name) or b""
-        return self.metadata(from_root_version) | found
+        wanted = Wanted(version, cohort, tuple(variants), active_sha256, from_root_version)
+        return bundle_files(self._folder, self._state, wanted)
 
     def fetch(self, path: str) -> bytes | None:
-        """What a device that pulls gets for a path below the repository; None when there is no such file."""
-        return read_file(self._folder, path) if path.split("/")[0] in (_METADATA, _TARGETS) else None
+        """What a device that pulls gets for a path; None when there is no such metadata or target file.
+
+        Args:
+            path: below the repository, "metadata/..." or "targets/..."; untrusted.
+
+        Raises:
+            ArtifactRejected: when the path leaves the repository.
+            StoreError: when the disk refuses.
+        """
+        return read_file(self._folder, path) if path.split("/")[0] in (METADATA_FOLDER, FOLDER) else None
 
     def _create(self, given: bytes) -> State:
         expiry = {role: self._validity.until(role, self._clock.now()) for role in Role}
-        data = given or signed_root(first_root(self._keys, expiry[Role.ROOT]), self._keys)
-        root = read_root(data)
-        if root.version != 1 or not root.consistent_snapshot:
-            raise BadSignature(f"root {root.version} does not begin a repository with consistent snapshots")
-        named_by(root, self._keys)
+        root, data = starting_root(given, self._keys, expiry[Role.ROOT])
         if not given:  # else they are where they came from
             self._keep_keys(self._keys)
-        write_file(self._folder, f"{_METADATA}/1.root.json", data)
+        write_file(self._folder, f"{METADATA_FOLDER}/1.root.json", data)
         state = first_state(root, expiry)
         self._write(state, [Role.TARGETS])
         return state
 
     def _sign_again(self, state: State, *roles: str) -> None:
         """Make `state` what devices see: next versions of the roles, then of snapshot, and last of timestamp."""
-        now = self._clock.now()
-        for role in roles:
-            if role in (Role.SNAPSHOT, Role.TIMESTAMP):
-                continue  # always signed, below
-            signed = state.targets if role == Role.TARGETS else state.cohorts[role]
-            if f"{role}.json" in state.snapshot.meta:
-                signed.version += 1
-            signed.expires = self._validity.until(Role.TARGETS, now)
-            state.snapshot.meta[f"{role}.json"] = MetaFile(version=signed.version)
-        state.snapshot.version += 1
-        state.snapshot.expires = self._validity.until(Role.SNAPSHOT, now)
-        state.timestamp.version += 1
-        state.timestamp.snapshot_meta = MetaFile(version=state.snapshot.version)
-        state.timestamp.expires = self._validity.until(Role.TIMESTAMP, now)
+        advance(state, roles, self._validity, self._clock.now())
         self._write(state, roles)
         self._state = state
 
     def _write(self, state: State, roles: Sequence[str]) -> None:
-        for role in roles:
-            if role not in (Role.SNAPSHOT, Role.TIMESTAMP):
-                signed = state.targets if role == Role.TARGETS else state.cohorts[role]
-                self._write_role(role, f"{signed.version}.{role}.json", signed)
-        self._write_role(Role.SNAPSHOT, f"{state.snapshot.version}.snapshot.json", state.snapshot)
-        self._write_role(Role.TIMESTAMP, "timestamp.json", state.timestamp)
-
-    def _write_role(self, role: str, name: str, signed: Targets | Snapshot | Timestamp) -> None:
-        data = sign(signed, self._keys.of(role))
-        if len(data) > MAX_METADATA_BYTES:
-            raise ArtifactRejected(f"{name} has {len(data)} bytes, at most {MAX_METADATA_BYTES}", hint="prune")
-        write_file(self._folder, f"{_METADATA}/{name}", data)
+        for name, data in sign_files(state, roles, self._keys):
+            write_file(self._folder, f"{METADATA_FOLDER}/{name}", data)
 
     def _use_keys(self, keys: Keys) -> None:
         self._keep_keys(keys)
         self._keys = keys
 
     def _add(self, targets: Targets, path: str, data: bytes, version: int) -> None:
-        target = TargetFile.from_data(path, data)
-        target.unrecognized_fields["custom"] = {"version": version}
-        targets.targets[path] = target
-        write_file(self._folder, f"{_TARGETS}/{stored_name(targets, path)}", data)
+        write_file(self._folder, f"{FOLDER}/{list_target(targets, path, data, version)}", data)
 
     def _read(self, name: str) -> bytes | None:
-        return read_file(self._folder, f"{_METADATA}/{name}")
+        return read_file(self._folder, f"{METADATA_FOLDER}/{name}")

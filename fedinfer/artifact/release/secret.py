@@ -1,6 +1,6 @@
 """Where passphrases and PINs come from: a file, the environment, or a question; never an argument of a command.
 
-What stands on a command line is seen by everybody on the machine and kept in the shell's history.
+Everybody on a machine can read its command lines, and a shell keeps them in its history.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ PASSPHRASE, ROOT_PASSPHRASE, PIN = "FEDINFER_PASSPHRASE", "FEDINFER_ROOT_PASSPHR
 def no_secret(what: str) -> str:
     """The answer of a caller that has none.
 
+    Args:
+        what: the secret opens, for instance "targets.0.key" or "PIN of token root-1".
+
     Raises:
         ConfigError: always.
     """
@@ -30,19 +33,27 @@ def no_secret(what: str) -> str:
 
 
 def variable_of(what: str) -> str:
-    """The environment variable for the secret that opens this."""
+    """The environment variable for the secret that opens this.
+
+    Args:
+        what: the secret opens: a key file's name, or "PIN of token <label>".
+    """
     if what.startswith("PIN"):
         return PIN
     return ROOT_PASSPHRASE if what.startswith("root.") else PASSPHRASE
 
 
 def secret_from(files: Mapping[str, Path | None], environment: Mapping[str, str], ask: Secret = no_secret) -> Secret:
-    """A source that looks into files first, then into the environment, then asks; each kind once.
+    """A source that reads files first, then the environment, then asks; each kind once.
 
     Args:
-        files: by variable: a file with the secret on its first line, readable by its owner alone.
+        files: environment variable's name to a file with the secret on its first line, readable by its owner alone;
+            None or absent: no file for that kind.
         environment: of this process.
-        ask: for what neither of them says.
+        ask: for what neither of them has.
+
+    Returns:
+        The source; it raises ConfigError when a file cannot be used, and whatever `ask` raises.
     """
     known: dict[str, str] = {}
 
@@ -60,8 +71,11 @@ def secret_from(files: Mapping[str, Path | None], environment: Mapping[str, str]
 def read_private(path: Path) -> bytes:
     """The bytes of a file that its owner alone may read.
 
+    Args:
+        path: with mode 0600 or stricter.
+
     Raises:
-        ConfigError: others may read it, or it is not there.
+        ConfigError: others may read it, or it cannot be read.
     """
     try:
         mode = stat.S_IMODE(path.stat().st_mode)

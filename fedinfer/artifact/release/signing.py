@@ -53,7 +53,10 @@ class Protection:
     entropy: Entropy
 
     def passphrase(self, name: str) -> bytes:
-        """The passphrase of a new key file.
+        """The passphrase of a new key file, as UTF-8.
+
+        Args:
+            name: of the file, for instance "targets.0.key".
 
         Raises:
             ConfigError: it has fewer than 12 characters.
@@ -65,7 +68,7 @@ class Protection:
 
 
 class Role(StrEnum):
-    """The four top-level roles of TUF."""
+    """The four top-level roles of TUF (Specification 1.0, section 2.1)."""
 
     ROOT = "root"
     TARGETS = "targets"
@@ -88,7 +91,10 @@ class Keys:
     signers: Mapping[str, tuple[Signer, ...]] = field(repr=False)
 
     def of(self, role: str) -> tuple[Signer, ...]:
-        """The keys of a role.
+        """The keys of a role, oldest first.
+
+        Args:
+            role: name of a top-level or cohort role.
 
         Raises:
             ConfigError: when there are none.
@@ -100,7 +106,12 @@ class Keys:
         return self.signers[role]
 
     def with_role(self, role: str, signers: tuple[Signer, ...]) -> Keys:
-        """A copy in which a role has these keys."""
+        """A copy in which a role has these keys.
+
+        Args:
+            role: name of a top-level or cohort role.
+            signers: all its keys, oldest first; what it had before is replaced.
+        """
         return Keys({**self.signers, role: signers})
 
     def online(self) -> Keys:
@@ -112,7 +123,11 @@ class Keys:
         return Keys({role: signers for role, signers in self.signers.items() if role == Role.ROOT})
 
     def joined(self, other: Keys) -> Keys:
-        """The keys of both, by role; a key that both have counts once."""
+        """The keys of both, by role; a key that both have counts once.
+
+        Args:
+            other: its keys come after those of this one.
+        """
         known = {role: {s.public_key.keyid for s in signers} for role, signers in self.signers.items()}
         more = {
             role: tuple(s for s in signers if s.public_key.keyid not in known.get(role, set()))
@@ -122,12 +137,19 @@ class Keys:
 
 
 def new_signer(entropy: Entropy) -> CryptoSigner:
-    """A fresh Ed25519 key; simulated entropy gives the same key for the same seed."""
+    """A fresh Ed25519 key; simulated entropy gives the same key for the same seed.
+
+    Args:
+        entropy: gives 32 bytes.
+    """
     return CryptoSigner(Ed25519PrivateKey.from_private_bytes(entropy.take(SEED_BYTES)))
 
 
 def bare_signer(path: Path) -> CryptoSigner:
     """The Ed25519 key in a file of 32 bytes that its owner alone may read.
+
+    Args:
+        path: of the file, without a passphrase.
 
     Raises:
         ConfigError: others may read it, or it has another length.
@@ -149,7 +171,11 @@ def _keys_needed(role: Role) -> int:
 
 
 def generate_keys(entropy: Entropy) -> Keys:
-    """Three root keys and one key for each of the other top-level roles."""
+    """Three root keys and one key for each of the other top-level roles.
+
+    Args:
+        entropy: gives 32 bytes per key.
+    """
     counts = {role: _keys_needed(role) for role in Role}
     return Keys({str(role): tuple(new_signer(entropy) for _ in range(n)) for role, n in counts.items()})
 
@@ -166,6 +192,7 @@ def save_keys(keys: Keys, folder: Path, protection: Protection | None = None) ->
 
     Raises:
         StoreError: when the folder cannot be written.
+        ConfigError: when a passphrase is too short, or a key is of a kind that cannot be kept.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -177,7 +204,7 @@ def save_keys(keys: Keys, folder: Path, protection: Protection | None = None) ->
         )
         for name, data in wanted.items():
             _replace_private(folder / name, data)
-        for path in folder.iterdir():
+        for path in folder.iterdir():  # last: a crash before leaves too many keys, never too few
             if _FILE.fullmatch(path.name) and path.name not in wanted:
                 path.unlink()
     except OSError as error:
@@ -206,7 +233,11 @@ def load_keys(folder: Path, secret: Secret = no_secret) -> Keys:
 
 
 def holds_root_keys(folder: Path) -> bool:
-    """Tell whether a folder has root keys in it, without opening any."""
+    """Tell whether a folder has root keys in it, without opening any.
+
+    Args:
+        folder: may be absent.
+    """
     return folder.is_dir() and any(
         match[1] == Role.ROOT for path in folder.iterdir() if (match := _FILE.fullmatch(path.name))
     )
@@ -232,6 +263,7 @@ def _file_of(role: str, number: int, signer: Signer, protection: Protection | No
 def _replace_private(path: Path, data: bytes) -> None:
     part = path.with_name(path.name + ".part")
     part.unlink(missing_ok=True)
+    # The mode at creation, not by chmod afterwards: there is no moment at which others could open the file.
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)

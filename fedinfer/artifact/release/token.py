@@ -1,6 +1,6 @@
 """Keys on a PKCS #11 token: made there, used there, never read out. A smart card, a security key or SoftHSM.
 
-Which library speaks to the token is said by the environment variable PYKCS11LIB, as securesystemslib reads it; a file
+The environment variable PYKCS11LIB names the library that speaks to the token, as securesystemslib reads it; a file
 of ours names no library, because whoever may write that file could then have code loaded. Tokens sign with ECDSA over
 P-256, which PIV cards have and Ed25519 they often have not.
 """
@@ -31,14 +31,14 @@ def new_token_key(label: str, secret: Callable[[str], str], entropy: Entropy) ->
     Args:
         label: of the token.
         secret: asked for its PIN.
-        entropy: for the number of the key, 31 bits.
+        entropy: for the number of the key, 31 bits, of which the last is 1.
 
     Raises:
         MissingExtra: python-pkcs11 is not installed.
         ConfigError: no library is named, no such token, a wrong PIN, or a token that cannot do this.
     """
     pkcs11 = _pkcs11()
-    number = int.from_bytes(entropy.take(4), "big") >> 1 | 1
+    number = int.from_bytes(entropy.take(4), "big") >> 1 | 1  # odd: 0 would be no number of a key
     handler = _pin(label, secret)
     try:
         token = pkcs11.lib(_library()).get_token(token_label=label)
@@ -51,7 +51,14 @@ def new_token_key(label: str, secret: Callable[[str], str], entropy: Entropy) ->
 
 
 def token_document(signer: HSMSigner) -> bytes:
-    """What is kept of a key on a token: where it is and its public half."""
+    """What is kept of a key on a token: where it is and its public half.
+
+    Args:
+        signer: of `new_token_key` or `read_token_key`.
+
+    Returns:
+        JSON, without any secret.
+    """
     key = signer.public_key
     document = {
         "token": signer.token_label,
@@ -65,8 +72,12 @@ def token_document(signer: HSMSigner) -> bytes:
 def read_token_key(path: Path, secret: Callable[[str], str]) -> HSMSigner:
     """The signer that `token_document` describes; the token is touched when it signs.
 
+    Args:
+        path: of the document.
+        secret: asked for the token's PIN whenever it signs.
+
     Raises:
-        ConfigError: the file says something else.
+        ConfigError: the file cannot be read or describes no such key.
         MissingExtra: python-pkcs11 is not installed.
     """
     _pkcs11()

@@ -1,11 +1,11 @@
-"""The groups of one round: how a cohort is dealt, and what came of it.
+"""The groups of one round: how a cohort is split at random, and what came of each group.
 
-The seed of the deal is drawn by the server for each round and is part of every plan, beside the names of everybody who
-is asked. So a device can check that its group was dealt and not picked, devices cannot arrange to meet in one group
-(their names were fixed at enrolment, before the seed), and groups change from round to round. What it does not do: the
-server chooses seed and cohort, and may draw seeds until it likes a deal. Trying 2^a of them multiplies the chance of
-2^-40 that a group has more corrupt devices than planned by 2^a; and as in a round without groups it chooses whom it
-asks. The floor under both is the owner's own: the corruption rate in the device's policy.
+The seed of the random grouping is drawn by the server for each round and is part of every plan, beside the names of
+everybody who is asked. So a device can check that its group was drawn and not picked, devices cannot arrange to meet in
+one group (their names were fixed at enrolment, before the seed), and groups change from round to round. What it does
+not do: the server chooses seed and cohort, and may draw seeds until it likes a grouping. Trying 2^a of them multiplies
+the chance of 2^-40 that a group has more corrupt devices than planned by 2^a; and as in a round without groups it
+chooses whom it asks. The limit to both is the owner's own: the corruption rate in the device's policy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AnyFloats: TypeAlias = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One group of a round: its name in every device's ledger, its devices, and the deal it comes from."""
+    """One group of a round: its name in every device's ledger, its devices, and the random grouping it comes from."""
 
     round_id: str
     cohort: tuple[DeviceId, ...]
@@ -37,13 +37,16 @@ class Group:
 
 
 def group_at_random(round_id: str, everyone: tuple[DeviceId, ...], groups: int, entropy: Entropy) -> tuple[Group, ...]:
-    """Deal a cohort to groups by a fresh seed; a single group keeps the name of the round.
+    """Split a cohort into groups by a fresh seed; a single group keeps the name of the round.
 
     Args:
         round_id: of the round.
-        everyone: sorted and unique.
-        groups: 1..len(everyone).
-        entropy: for the seed; public.
+        everyone: devices of the cohort, sorted and unique.
+        groups: how many, 1..len(everyone); their sizes differ by at most one.
+        entropy: for the 32 bytes of the seed, which every plan makes public; none are taken for a single group.
+
+    Returns:
+        Groups named `<round_id>/group-<number from 1>`.
     """
     if groups == 1:
         return (Group(round_id, everyone, ONE_GROUP),)
@@ -60,7 +63,7 @@ class GroupSum:
         plan: its promise.
         result: the total or the abort.
         decoded: the float sum of a total, None for an abort. With trust `central` the server's noise is still to come:
-            nobody but `release_groups` may look at it.
+            nobody but `release_groups` may read it.
     """
 
     plan: SumPlan
@@ -70,7 +73,12 @@ class GroupSum:
 
 @dataclass(frozen=True, slots=True)
 class RoundSum:
-    """What came of all groups of a round; groups that aborted are left out of the sum."""
+    """What came of all groups of a round; groups that aborted are left out of the sum.
+
+    Args:
+        round_id: of the round.
+        groups: all that were asked, at least one.
+    """
 
     round_id: str
     groups: tuple[GroupSum, ...]
@@ -129,5 +137,12 @@ class RoundSum:
         return Traffic(up // self.asked, down // self.asked)
 
     def error_of(self, device: DeviceId) -> str:
-        """What a device answered instead of taking part; empty when it took part."""
+        """What a device answered instead of taking part.
+
+        Args:
+            device: of this round's cohort.
+
+        Returns:
+            Class and message of its error; empty when it took part.
+        """
         return next(dict(group.result.errors).get(device, "") for group in self.groups if device in group.plan.cohort)

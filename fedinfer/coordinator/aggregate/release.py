@@ -1,36 +1,35 @@
-"""What is released of a private sum: charged first, noised by whom the run trusts, then the first value to look at."""
+"""What is released of a private sum: charged first, noised by whom the run trusts, then read for the first time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from fedinfer.config import Scenario
 from fedinfer.coordinator.aggregate.groups import AnyFloats, GroupSum, RoundSum
 from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total, private_sum
-from fedinfer.coordinator.context import Server
+from fedinfer.coordinator.context import Fleet, RunAccount, Server
 from fedinfer.coordinator.plan.robust import PLAIN_MEAN, Rule
 from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of
-from fedinfer.messages import (
-    SumPlan,
-)
+from fedinfer.messages import SumPlan
+from fedinfer.ports import Listener
 from fedinfer.privacy.charges import mechanism_of, server_charge
 from fedinfer.privacy.mechanism.encoding import decode as decode_sum
 from fedinfer.privacy.mechanism.matrix_mechanism import Floats
+from fedinfer.privacy.mechanism.noise import NoiseStream
 from fedinfer.privacy.noise_model import noise_model
 from fedinfer.secagg.groups import FloatArray
 from fedinfer.types import DeviceId, FloatVector
 
 MOST_ERRORS_REPORTED = 10
-
-
-LEDGER_OWNER = "server"
+"""Of one group: devices often fail alike, and the event names how many there were."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The first value anyone may look at: the noised sum over the survivors.
+    """The first value anybody may read: the noised sum over the survivors.
 
     Args:
         total: float32 (d,).
@@ -44,10 +43,19 @@ class Release:
 
 
 def release(server: Server, plan: SumPlan, work: bytes) -> tuple[Release | None, Total | AbortedSum]:
-    """One sum on its own: charge the server's ledger, run it, decode it, add central noise. None when it aborted.
+    """One sum on its own: charge the server's ledger, run it, decode it, add central noise.
+
+    Args:
+        server: wiring of the run.
+        plan: what is promised; its round id is the reference in the ledger.
+        work: encoded, with the SHA-256 that the plan carries.
+
+    Returns:
+        The release, None when the sum aborted; and what the sum itself gave, without the noise of a trusted server.
 
     Raises:
-        BudgetExceeded: before any device is asked.
+        BudgetExceeded: the server's budget does not cover the sum; no device was asked.
+        Misbehaviour: the round id was charged before.
     """
     released, sums = release_groups(server, plan.round_id, (plan,), work, PLAIN_MEAN)
     return released, sums.groups[0].result
@@ -59,71 +67,81 @@ def release_groups(
     """Charge the server's ledger once, run the sum of every group, add them. None when too few groups have a sum.
 
     Why one charge covers all groups. Let two inputs differ in one unit of privacy (a device, or a row, which one device
-    holds). Groups are disjoint and were dealt by names alone before any data was touched, so that unit is in exactly
+    holds). Groups are disjoint and were drawn by names alone before any data was touched, so that unit is in exactly
     one group. Every other group's sum comes from equal data with noise of its own, so its law is the same under both
     inputs, whatever the other groups gave. Hence the divergence between the two laws of all sums together is that of
-    one group's sum: the event of its plan (parallel composition). All plans of a round come from the same settings, so
-    it is the same event whichever group it is. A server that puts a device into two groups all the same is stopped by
-    the device's own ledger, where every group is an entry with its own reference.
+    one group's sum: the event of its plan (parallel composition, McSherry 2009, theorem 4). All plans of a round come
+    from the same settings, so it is the same event whichever group it is. A server that puts a device into two groups
+    all the same is stopped by the device's own ledger, where every group is an entry with its own reference.
 
     Args:
-        server: wiring.
-        round_id: the ledger's reference.
+        server: wiring of the run.
+        round_id: reference of the one charge in the server's ledger.
         plans: of the groups; equal but for names, graphs and seeds.
-        work: what the plans promise.
+        work: encoded, with the SHA-256 that the plans carry.
         rule: how many groups are needed, and whether their means are wanted.
         noise: of a trusted server, correlated with that of other rounds, float64 (d,), for the plain mean only; None:
             drawn here, independent.
 
+    Returns:
+        The release, None when too few groups have a sum; and what the groups gave, without the noise of a trusted
+        server.
+
     Raises:
-        BudgetExceeded: before any device is asked.
+        BudgetExceeded: the server's budget does not cover the sums; no device was asked.
+        Misbehaviour: the round id was charged before.
     """
-    _charge(server, round_id, plans[0])
-    sums = RoundSum(round_id, tuple(_group_sum(server, plan, work) for plan in plans))
-    server.ledger.commit([LEDGER_OWNER], server.run_id, round_id, server.clock.now())
+    account, fleet = server.account, server.fleet
+    _charge(account, round_id, plans[0])
+    sums = RoundSum(round_id, tuple(_group_sum(fleet, server.emit, plan, work) for plan in plans))
+    account.commit(round_id)
     if len(sums.summed) < rule.least_groups:
         return None, sums
     if not rule.wants_means:
         # A trusted server adds its noise once: one unit moves the sum of all groups as much as the sum of its own.
         if noise is not None:
             return Release((sums.total + noise).astype(np.float32), sums.survivors), sums
-        return Release(_server_noise(server, plans[0], round_id, sums.total), sums.survivors), sums
-    noised = [_server_noise(server, plan, plan.round_id, total) for plan, total, _ in sums.summed]
+        return Release(_server_noise(server.noise, plans[0], round_id, sums.total), sums.survivors), sums
+    noised = [_server_noise(server.noise, plan, plan.round_id, total) for plan, total, _ in sums.summed]
     means = [total / np.float32(count) for total, (_, _, count) in zip(noised, sums.summed, strict=True)]
     whole: AnyFloats = np.sum(noised, axis=0, dtype=np.float64)
     return Release(whole.astype(np.float32), sums.survivors, np.stack(means)), sums
 
 
-def _charge(server: Server, round_id: str, plan: SumPlan) -> None:
-    reason = f"{plan.purpose} {round_id}"
-    now = server.clock.now()
-    refusals = server.ledger.reserve([LEDGER_OWNER], server.run_id, round_id, server_charge(plan), reason, now)
-    for error in refusals.values():
-        if error is not None:
-            raise error
+def _charge(account: RunAccount, round_id: str, plan: SumPlan) -> None:
+    account.reserve(round_id, server_charge(plan), f"{plan.purpose} {round_id}")
 
 
-def _group_sum(server: Server, plan: SumPlan, work: bytes) -> GroupSum:
-    result = private_sum(plan, work, server.devices, server.transport, server.scenario.training.deadline_seconds)
+def _group_sum(fleet: Fleet, emit: Listener, plan: SumPlan, work: bytes) -> GroupSum:
+    result = private_sum(plan, work, fleet.devices, fleet.transport, fleet.deadline_seconds)
     for device, reason in result.blamed:
-        server.emit("blamed", {"round": plan.round_id, "device": device, "reason": reason})
+        emit("blamed", {"round": plan.round_id, "device": device, "reason": reason})
     if result.errors:
         first = dict(result.errors[:MOST_ERRORS_REPORTED])
-        server.emit("errors", {"round": plan.round_id, "count": len(result.errors), "first": first})
+        emit("errors", {"round": plan.round_id, "count": len(result.errors), "first": first})
     if isinstance(result, Total):
         return GroupSum(plan, result, decode_sum(result.ring, mechanism_of(plan), plan.rotation_seed))
     if plan.split.groups > 1:
-        server.emit("group_left_out", {"round": plan.round_id, "stage": result.stage, "reason": result.reason})
+        emit("group_left_out", {"round": plan.round_id, "stage": result.stage, "reason": result.reason})
     return GroupSum(plan, result, None)
 
 
-def _server_noise(server: Server, plan: SumPlan, name: str, total: AnyFloats) -> FloatVector:
+def _server_noise(noise: Callable[[str], NoiseStream], plan: SumPlan, name: str, total: AnyFloats) -> FloatVector:
     """The total with the noise of a trusted server, float32; the noise stream is that of `name`."""
     model = noise_model(plan.trust, plan.unit)
-    return model.server_noise(total, mechanism_of(plan), plan.noise_multiplier, lambda: server.noise(name))
+    return model.server_noise(total, mechanism_of(plan), plan.noise_multiplier, lambda: noise(name))
 
 
-def noise_std(server: Server, settings: SumSettings, survivors: int) -> float:
-    """Standard deviation of the noise in a decoded sum of reports, in units of one device's (or row's) share."""
-    model = noise_model_of(server.scenario)
+def noise_std(scenario: Scenario, settings: SumSettings, survivors: int) -> float:
+    """Standard deviation of the noise in one coordinate of a decoded sum of reports.
+
+    Args:
+        scenario: says who adds the noise.
+        settings: of the sum.
+        survivors: devices whose vectors are in the sum, >= 1; with local noise each adds its own.
+
+    Returns:
+        In the unit of the reports themselves (a share of one device, or of one row), >= 0.
+    """
+    model = noise_model_of(scenario)
     return model.std(settings.mechanism, settings.noise_multiplier, settings.norm, survivors)

@@ -1,7 +1,8 @@
-"""One private sum: the server's side of the flow that training, drift reports and gates share.
+"""One private sum: the server's side of the flow that training, drift reports and canary evaluations share.
 
-plan -> keys -> shares -> masked vectors -> survivors -> unmask -> total. The ledger has been charged before this is
-called. The pure state machine of fedinfer.secagg says what to ask; this module only carries it.
+plan -> keys -> shares -> masked vectors -> survivors -> unmask -> total (Bonawitz et al. 2017, figure 4; the sparse
+graph is that of Bell et al. 2020). The ledger has been charged before this is called. The pure state machine of
+fedinfer.secagg says what to ask; this module only carries it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ KINDS = {
 
 
 _HEADER_BYTES = 64
-"""Of a PlainReply, around its vector."""
+"""A PlainReply is at most so much longer than its packed vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,12 @@ class Total:
     """The sum mod 2^bits over the survivors; still carries the mechanism's scale and rotation.
 
     Args:
-        ring: (padded,) uint32.
-        survivors: whose vectors are in it.
-        refused: devices whose ledger said no.
+        ring: integers modulo 2^bits, uint32 (padded,).
+        survivors: devices whose vectors are in the sum.
+        refused: devices whose own ledger refused.
         blamed: devices that broke the protocol, with what they did.
         errors: what devices answered instead of taking part.
-        traffic: bytes.
+        traffic: mean bytes per device of the cohort.
     """
 
     ring: RingVector
@@ -71,7 +72,14 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class AbortedSum:
-    """No sum: too few survivors at `stage`. What left the devices counts in every ledger; fields as in Total."""
+    """No sum, because too few devices were left. What left the devices counts in every ledger all the same.
+
+    Args:
+        reason: for people, with numbers.
+        stage: of the protocol in which it ended.
+        survivors: devices that were left then.
+        refused, blamed, errors, traffic: as in `Total`.
+    """
 
     reason: str
     stage: str
@@ -115,14 +123,17 @@ def private_sum(
     transport: Transport,
     deadline_seconds: float,
 ) -> Total | AbortedSum:
-    """Run one sum.
+    """Run one sum, masked or in plaintext as the plan says.
 
     Args:
         plan: the promise; every device of the cohort gets the same bytes.
-        work: encoded FitWork or ReportWork with the hash that the plan names.
-        roster: enrolled Ed25519 public keys.
+        work: encoded FitWork, ReportWork or GateWork with the SHA-256 that the plan carries.
+        roster: Ed25519 public key of every enrolled device, 32 bytes each.
         transport: reaches the devices.
-        deadline_seconds: per stage.
+        deadline_seconds: longest wait in each stage, > 0.
+
+    Returns:
+        The total; or why there is none. Too few survivors are no exception: the ledger must be committed either way.
     """
     meter = _Meter(transport, deadline_seconds, len(plan.cohort))
     match plan.mode:

@@ -1,4 +1,4 @@
-"""What a plan tells its reader: numbers that would work where it does not, and warnings about what will go badly.
+"""What a plan says to its reader: numbers that would work where it does not, and warnings about what will go badly.
 
 Everything here is known before the first device is asked.
 """
@@ -57,7 +57,13 @@ def too_little(
 
 
 def most_rounds(cost: Callable[[int], float], rounds: int, budget: float) -> int:
-    """The largest number of rounds below `rounds` that costs at most `budget`; 0 when not even one does."""
+    """The largest number of rounds below `rounds` that costs at most `budget`; 0 when not even one does.
+
+    Args:
+        cost: epsilon of everything with so many rounds; grows with their number.
+        rounds: too many.
+        budget: epsilon, > 0.
+    """
     low, high = 0, rounds
     while high - low > 1:
         middle = (low + high) // 2
@@ -66,8 +72,13 @@ def most_rounds(cost: Callable[[int], float], rounds: int, budget: float) -> int
 
 
 def warnings_of(scenario: Scenario, aggregation: AggregationCohort) -> tuple[str, ...]:
-    """What somebody who turned a knob far should read before the result."""
-    return (*_untrained(scenario), *_unmasked(scenario), *_often_aborted(scenario, aggregation))
+    """What somebody who chose an extreme setting should read before the result.
+
+    Args:
+        scenario: what was asked for.
+        aggregation: of a training round.
+    """
+    return (*scenario.notices, *_untrained(scenario), *_unmasked(scenario), *_often_aborted(scenario, aggregation))
 
 
 def noise_effort(mechanism: IntegerMechanism, devices: int) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""What looks at freshly installed models cost, and whether their noise leaves anything to see.
+"""What canary evaluations of freshly installed models cost, and whether their noise leaves anything to see.
 
-A look is one private sum over the devices of one wave. The plan holds a look at every wave of every push that can
-happen: the first one and one per allowed trigger. `[rollout] gate_epsilon` is what all of them share.
+A canary evaluation is one private sum over the devices of one wave. The plan holds one for every wave of every push
+that can happen: the first one and one per allowed trigger. `[rollout] canary_epsilon` is what all of them share.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ USUAL_LUCK = 2.0
 _ROOM = PASS_DEVIATIONS + USUAL_LUCK
 """Standard deviations of noise that must fit between the best possible figure and its limit."""
 MOST_SHARE = 0.5
-"""A larger part of the budget for looks is not proposed: training would have too little."""
+"""A larger part of the budget for canary evaluations is not proposed: training would have too little."""
 
 
 @dataclass(frozen=True, slots=True)
 class CanaryPlan:
-    """Looks of a run; all empty when nobody looks.
+    """Canary evaluations of a run; all empty when there are none.
 
     Args:
         settings: of the sum of each wave.
-        events: what all looks cost.
+        events: what all of them cost.
         noise_multiplier: guaranteed standard deviation over the norm of one answer.
-        epsilon: of all looks alone.
+        epsilon: of all of them alone.
         warnings: for the report.
     """
 
@@ -54,18 +54,19 @@ class CanaryPlan:
 
 
 def plan_canaries(scenario: Scenario, devices: int) -> CanaryPlan:
-    """Plan all looks, or do what `rollout.unjudgeable` says when no verdict could come of them.
+    """Plan all canary evaluations, or do what `rollout.unjudgeable` says when no verdict could come of them.
 
     Args:
-        scenario: with [rollout] gate_epsilon.
+        scenario: with [rollout] canary_epsilon.
         devices: of the fleet.
 
     Raises:
-        ConfigError: looks cannot hide anybody or cannot decide anything, and the scenario does not say what then.
+        ConfigError: waves are too small for a private sum, or no verdict could come of one, and the scenario does not
+            say what then.
     """
     section = scenario.rollout
     _check_min_judged(section, devices)
-    if section.gate_epsilon == 0:
+    if section.canary_epsilon == 0:
         return CanaryPlan()
     _check_share(scenario)
     evaluations = _CanaryEvaluations(scenario, devices)
@@ -78,14 +79,14 @@ def plan_canaries(scenario: Scenario, devices: int) -> CanaryPlan:
         held = "the noise will often hold a good model (rollout.unjudgeable = hold)"
         return evaluations.plan((f"{trouble}; {held}. It would do with {evaluations.remedies()}.",))
     raise ConfigError(
-        f"{trouble}: the looks could neither pass a good model nor stop a bad one",
+        f"{trouble}: canary evaluations could neither pass a good model nor stop a bad one",
         hint=f"it would do with {evaluations.remedies()}; or set rollout.unjudgeable = acknowledge (or "
-        "rollout.gate_epsilon = 0), then acknowledged installs alone decide",
+        "rollout.canary_epsilon = 0), then acknowledged installs alone decide",
     )
 
 
 class _CanaryEvaluations:
-    """The looks of one scenario at a fleet of some size, before it is known whether they can decide anything.
+    """The canary evaluations of one scenario and fleet size, before it is known whether they can decide anything.
 
     Args:
         scenario, devices: see `plan_canaries`.
@@ -94,28 +95,28 @@ class _CanaryEvaluations:
     def __init__(self, scenario: Scenario, devices: int) -> None:
         self._scenario, self._devices = scenario, devices
         self._sizes = wave_sizes(devices, scenario.rollout.waves)
-        self._unhidden = ""
+        self._too_small = ""
         try:
             self.aggregations = tuple(_aggregation_cohort(scenario, size, at) for at, size in enumerate(self._sizes, 1))
         except ConfigError as error:
-            self.aggregations, self._unhidden = (), str(error)
+            self.aggregations, self._too_small = (), str(error)
 
     def trouble(self) -> str:
         """Why no verdict would come, with numbers; empty when a model without any fault would pass."""
-        if self._unhidden or self._scenario.privacy.unit is Unit.NONE or self.least_epsilon() <= self._budget:
-            return self._unhidden
+        if self._too_small or self._scenario.privacy.unit is Unit.NONE or self.least_epsilon() <= self._budget:
+            return self._too_small
         worst = max(
             range(len(self.aggregations)), key=lambda at: _noise_of_mean(self._scenario, self.aggregations[at], 1.0)
         )
         figure, margin = _narrowest(self._scenario)
         std = _noise_of_mean(self._scenario, self.aggregations[worst], self._noise())
         return (
-            f"[rollout] wave {worst + 1}: the noise of a look has standard deviation {std:.3g} in the mean of "
-            f"{self._sizes[worst]} devices, and the limit of {figure} leaves room for {margin / _ROOM:.3g}"
+            f"[rollout] wave {worst + 1}: the noise of a canary evaluation has standard deviation {std:.3g} in the "
+            f"mean of {self._sizes[worst]} devices, and the limit of {figure} leaves {margin / _ROOM:.3g}"
         )
 
     def least_epsilon(self) -> float:
-        """What all looks must cost so that a model without any fault passes; infinite when no noise is small enough."""
+        """Epsilon of all evaluations with which a faultless model passes; infinite when no noise is small enough."""
         if not self.aggregations:
             return math.inf
         if self._scenario.privacy.unit is Unit.NONE:
@@ -131,7 +132,7 @@ class _CanaryEvaluations:
         return account(events, privacy.delta, relation_of(privacy.unit)).epsilon
 
     def plan(self, warnings: tuple[str, ...]) -> CanaryPlan:
-        """The looks at the noise that `gate_epsilon` buys."""
+        """The canary evaluations with the noise that `canary_epsilon` buys."""
         privacy = self._scenario.privacy
         if privacy.unit is Unit.NONE:
             return CanaryPlan(
@@ -155,12 +156,12 @@ class _CanaryEvaluations:
         if len(self._sizes) > 1 and not _CanaryEvaluations(one_wave, self._devices).trouble():
             found.append("rollout.waves = [1.0]")
         if (epsilon := self.least_epsilon()) <= MOST_SHARE * scenario.privacy.epsilon:
-            found.append(f"rollout.gate_epsilon = {math.ceil(epsilon * 100) / 100:g}")
+            found.append(f"rollout.canary_epsilon = {math.ceil(epsilon * 100) / 100:g}")
         return " or ".join(found) or "wider limits, fewer possible pushes and a larger budget"
 
     @property
     def _budget(self) -> float:
-        return self._scenario.rollout.gate_epsilon
+        return self._scenario.rollout.canary_epsilon
 
     def _noise(self) -> float:
         privacy = self._scenario.privacy
@@ -193,23 +194,27 @@ def _check_min_judged(section: RolloutSection, devices: int) -> None:
 
 def _check_share(scenario: Scenario) -> None:
     section, privacy = scenario.rollout, scenario.privacy
-    if privacy.unit is not Unit.NONE and section.gate_epsilon >= privacy.epsilon:
+    if privacy.unit is not Unit.NONE and section.canary_epsilon >= privacy.epsilon:
         raise ConfigError(
-            f"[rollout] gate_epsilon {section.gate_epsilon} leaves nothing of [privacy] epsilon {privacy.epsilon}",
-            hint="gate_epsilon is the part of the budget that all looks share; set it lower, or 0: nobody looks",
+            f"[rollout] canary_epsilon {section.canary_epsilon} leaves nothing of [privacy] epsilon {privacy.epsilon}",
+            hint="it is the part of the budget that all canary evaluations share; set it lower, or 0: none",
         )
 
 
 def _unwatched(trouble: str, remedies: str) -> str:
     return (
-        f"nobody looks at new models (rollout.unjudgeable = acknowledge): {trouble}. Acknowledged installs and each "
-        f"device's own self-check alone decide; what they do not catch reaches everybody. Looks would do with "
-        f"{remedies}."
+        f"no canary evaluation of new models (rollout.unjudgeable = acknowledge): {trouble}. Acknowledged installs and "
+        f"each device's own self-check alone decide; what they do not catch reaches everybody. Canary evaluations "
+        f"would do with {remedies}."
     )
 
 
 def pushes(scenario: Scenario) -> int:
-    """Most versions that a run can push."""
+    """Most versions that a run can push: the first one, and one per allowed trigger.
+
+    Args:
+        scenario: with its [drift] section.
+    """
     return 1 + (scenario.drift.max_triggers if scenario.drift.enabled and scenario.drift.windows else 0)
 
 
@@ -217,7 +222,7 @@ def _aggregation_cohort(scenario: Scenario, size: int, number: int) -> Aggregati
     try:
         return aggregation_cohort(scenario.secure_aggregation, size)
     except ConfigError as error:
-        raise ConfigError(f"[rollout] wave {number} has {size} devices, no look can hide them: {error}") from error
+        raise ConfigError(f"[rollout] wave {number} has {size} devices, too few for a private sum: {error}") from error
 
 
 def _settings(scenario: Scenario, aggregation: AggregationCohort, z: float) -> SumSettings:
@@ -225,7 +230,7 @@ def _settings(scenario: Scenario, aggregation: AggregationCohort, z: float) -> S
 
 
 def _narrowest(scenario: Scenario) -> tuple[str, float]:
-    """The judged figure whose limit is nearest to the best possible value, and how near."""
+    """The figure whose limit is nearest to the best possible value, and how near."""
     gates = gates_of(scenario.rollout, compared=True)
     rooms = [gate.room for gate in gates]
     at = rooms.index(min(rooms))

@@ -1,8 +1,8 @@
-"""Among how many a device hides: groups of a cohort, graph of a group, survivors and shares of noise that are sure.
+"""Aggregation cohorts: groups of a cohort, graph of a group, survivors and shares of noise that are sure.
 
-A cohort above `secure_aggregation.group_size` (0: 500) is dealt at random into groups. Each group has a private sum of
-its own, and the server sees that sum. So everything here is about ONE group: its least survivors, its graph, and the
-shares of noise that are sure to be in its sum.
+A cohort above `secure_aggregation.group_size` (0: 500) is split at random into groups. Each group has a private sum of
+its own, and the server sees that sum. So everything here is about ONE group: its least survivors (the minimum
+aggregation size), its graph, and the shares of noise that are sure to be in its sum.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class AggregationCohort:
 
     Args:
         cohort: devices asked in a round.
-        groups: how many groups they are dealt to; 1: no groups.
+        groups: into how many groups they are split at random; 1: no groups.
         largest: devices in the largest group; the others have at most one less.
         corrupt: devices of one group that may work for the attacker.
         degree, threshold: graph of the largest group.
@@ -50,11 +50,17 @@ class AggregationCohort:
 def aggregation_cohort(section: SecureAggregationSection, cohort: int) -> AggregationCohort:
     """Plan the groups of a cohort.
 
+    Args:
+        section: group size, and rates of dropout and corruption that are planned for.
+        cohort: devices asked in a round.
+
     Raises:
-        ConfigError: nobody to hide among, no safe graph, or no sure share of noise.
+        ConfigError: a sum would be over too few devices, no graph is safe, or no honest share of noise is sure.
     """
     if cohort < 2:
-        raise ConfigError(f"a cohort of {cohort} has nobody to hide among", hint="at least 2 devices are needed")
+        raise ConfigError(
+            f"a cohort of {cohort} is below the minimum aggregation size", hint="at least 2 devices are needed"
+        )
     groups = -(-cohort // (section.group_size or MAX_GROUP))
     smallest, largest = cohort // groups, -(-cohort // groups)
     if smallest < 2:
@@ -66,7 +72,8 @@ def aggregation_cohort(section: SecureAggregationSection, cohort: int) -> Aggreg
     graph = graph_of(section, largest, groups, corrupt, survivors)
     if survivors - corrupt < min(corrupt, 1) + 1:
         raise ConfigError(
-            f"{survivors} survivors of which {corrupt} may be corrupt: a sum could hold one honest vector alone",
+            f"{survivors} survivors of which {corrupt} may be corrupt: the minimum aggregation size is 2 honest "
+            "devices",
             hint="lower secure_aggregation.corruption_rate or dropout_rate, or ask more devices",
         )
     return AggregationCohort(
@@ -96,7 +103,13 @@ def least_devices(enough: Callable[[int], bool], above: int) -> int | None:
 
 
 def check_corrupt(section: SecureAggregationSection, asked: int, groups: int, planned: int) -> None:
-    """Refuse a deal in which a group may hold more corrupt devices than its noise and graph were planned for.
+    """Refuse a grouping in which a group may hold more corrupt devices than its noise and graph were planned for.
+
+    Args:
+        section: rate of corruption that is planned for.
+        asked: devices of the round.
+        groups: into how many groups they are split.
+        planned: corrupt devices of one group that the plan counts on.
 
     Raises:
         TooFewSurvivors: so few are asked that chance may gather too many corrupt ones.
@@ -114,7 +127,7 @@ def graph_of(
     """Graph of one group of `size` devices; a cohort of one group goes by its rate.
 
     Args:
-        section: rates.
+        section: rates of dropout and corruption that are planned for.
         size: devices of the group.
         groups: how many there are.
         corrupt: devices of the group that may be corrupt.
@@ -128,7 +141,12 @@ def graph_of(
 
 
 def corruption_warnings(section: SecureAggregationSection, aggregation: AggregationCohort) -> tuple[str, ...]:
-    """What somebody who counts on no corrupt device should know."""
+    """What somebody who counts on no corrupt device should know.
+
+    Args:
+        section: rate of corruption that is planned for.
+        aggregation: planned with it.
+    """
     if aggregation.corrupt:
         return ()
     return (
@@ -138,7 +156,11 @@ def corruption_warnings(section: SecureAggregationSection, aggregation: Aggregat
 
 
 def group_warnings(aggregation: AggregationCohort) -> tuple[str, ...]:
-    """What somebody who chose small groups should know."""
+    """What somebody who chose small groups should know.
+
+    Args:
+        aggregation: of a training round.
+    """
     if aggregation.groups == 1 or aggregation.largest >= ADVISED_GROUP:
         return ()
     return (
@@ -165,8 +187,10 @@ class Population:
 
     Args:
         devices: number of enrolled devices.
-        rows: training rows of all devices together; least_rows: of the smallest device.
-        dimension: tuned parameters; classes: of the label.
+        rows: training rows of all devices together.
+        least_rows: training rows of the device that has the fewest, >= 1.
+        dimension: number of tuned parameters.
+        classes: number of classes of the label, >= 2.
     """
 
     devices: int
@@ -177,7 +201,15 @@ class Population:
 
 
 def aggregation_of(scenario: Scenario, population: Population) -> AggregationCohort:
-    """Groups and graph of a training round."""
+    """Groups and graph of a training round.
+
+    Args:
+        scenario: `training.cohort` devices are asked; 0, or more than there are: all.
+        population: who takes part.
+
+    Raises:
+        ConfigError: see `aggregation_cohort`.
+    """
     return aggregation_cohort(
         scenario.secure_aggregation, min(scenario.training.cohort or population.devices, population.devices)
     )

@@ -67,7 +67,11 @@ def _check(scenario: Scenario) -> None:
 
 
 def describe(factorization: Factorization | None) -> Json:
-    """What a run record says about the strategy; the noise itself is nowhere."""
+    """What a run record says about the strategy; the noise itself is nowhere.
+
+    Args:
+        factorization: of the run; None: independent noise.
+    """
     if factorization is None:
         return {"kind": str(Correlation.NONE)}
     pattern = factorization.participation

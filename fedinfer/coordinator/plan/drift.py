@@ -80,7 +80,11 @@ def plan_drift(scenario: Scenario, population: Population) -> DriftPlan:
 
 
 def windows(scenario: Scenario) -> int:
-    """Most windows that a run can report, those after every allowed trigger included."""
+    """Most windows that a run can report, those after every allowed trigger included.
+
+    Args:
+        scenario: with its [drift] section.
+    """
     drift = scenario.drift
     return drift.windows + drift.max_triggers * drift.after_windows if drift.enabled and drift.windows else 0
 

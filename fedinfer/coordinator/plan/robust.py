@@ -31,7 +31,7 @@ class Rule:
 
     @property
     def wants_means(self) -> bool:
-        """Whether it looks at the groups' means one by one; the plain mean needs the sum of all only."""
+        """Whether it needs the groups' means one by one; the plain mean needs the sum of all only."""
         match self.kind:
             case Robust.MEAN:
                 return False
@@ -45,7 +45,11 @@ PLAIN_MEAN = Rule(Robust.MEAN, 1, 0, 0.0)
 
 
 def rule_of(scenario: Scenario, groups: int) -> Rule:
-    """The rule of a scenario whose rounds have `groups` groups.
+    """The rule by which groups' means become one update.
+
+    Args:
+        scenario: with `training.robust` and its parameters.
+        groups: of a round, >= 1.
 
     Raises:
         ConfigError: fewer groups than the rule needs, or a privacy unit it does not work with.

@@ -1,8 +1,8 @@
-"""A whole run before anything is asked of a device: one way down, scenario -> cohort -> sum settings -> plan.
+"""A whole run before anything is asked of a device: from top to bottom scenario -> cohort -> sum settings -> plan.
 
 The budget covers every planned round, every window's report, and the rounds and windows of every allowed trigger.
-First the drift reports get their own share (`drift.epsilon`, all windows together) and so do the looks at new models
-(`rollout.gate_epsilon`), then the training noise is the least for which everything together stays within
+First the drift reports get their own share (`drift.epsilon`, all windows together) and so do the canary evaluations of
+new models (`rollout.canary_epsilon`), then the training noise is the least for which everything together stays within
 `privacy.epsilon`.
 """
 
@@ -57,11 +57,11 @@ class RunPlan:
         group_size: devices of its largest group; the cohort when there is one group.
         rule: how groups' means become one update.
         train, drift: settings of the sums; drift is None when nothing is watched.
-        gates: settings of the look at each wave of a rollout; empty when acknowledged installs alone decide.
+        gates: settings of the canary evaluation of each wave; empty when acknowledged installs alone decide.
         optimizer: the server's.
         rounds, retrain_rounds, windows, after_windows: how many.
         planned: what everything together costs; None without privacy.
-        drift_epsilon, gate_epsilon: what all reports, or all looks, alone would cost.
+        drift_epsilon, gate_epsilon: what all reports, or all canary evaluations, alone would cost.
         noise_multiplier, drift_noise_multiplier, gate_noise_multiplier: guaranteed standard deviation over norm.
         factorization: how the noise of training rounds is correlated; `noise_multiplier` is then that of the fresh
             noise. None: independent.

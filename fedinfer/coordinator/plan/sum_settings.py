@@ -43,14 +43,18 @@ class SumSettings:
 
 
 def noise_model_of(scenario: Scenario) -> NoiseModel:
-    """Who adds the noise in this scenario."""
+    """Who adds the noise in this scenario, and how.
+
+    Args:
+        scenario: with `privacy.trust` and `privacy.unit`.
+    """
     return noise_model(scenario.privacy.trust, scenario.privacy.unit)
 
 
 def sum_settings(
     scenario: Scenario, aggregation: AggregationCohort, summands: Summands, z: float, rate: float = 1.0, steps: int = 1
 ) -> SumSettings:
-    """Settings of a sum of such vectors.
+    """Settings of one kind of private sum.
 
     Args:
         scenario: says who adds the noise, and of which kind.
@@ -61,7 +65,7 @@ def sum_settings(
         steps: noisy steps of one device.
 
     Raises:
-        ConfigError: no ring has room for so much noise.
+        ConfigError: no ring is large enough for so much noise.
     """
     model = noise_model_of(scenario)
     mechanism = model.ring(summands, z, NoiseKind(scenario.privacy.mechanism), MAX_LOSS)
@@ -77,11 +81,14 @@ def report_settings(
     """Settings of a sum of small reports: nothing is sampled, and a device has one window of rows.
 
     Args:
-        scenario: see `sum_settings`.
-        bins: length of a report.
+        scenario: says who adds the noise, and how many rows a window has.
+        bins: number of coordinates of a report.
         norm: largest L2 norm of one unit's report.
         aggregation: groups and graph.
         z: noise multiplier, >= 0.
+
+    Raises:
+        ConfigError: no ring is large enough for so much noise.
     """
     rows = scenario.privacy.unit.counted(scenario.drift.window)
     noised = norm * (rows + z * (math.sqrt(bins) + TAIL_DEVIATIONS))

@@ -1,6 +1,6 @@
 """Noise and cost of the training rounds: the least noise that the budget allows, refused when nothing could be learned.
 
-One way down: `noise_for_training` asks for the events of all rounds (`events_of`), those for the settings of one
+From top to bottom: `noise_for_training` asks for the events of all rounds (`events_of`), those for the settings of one
 round's sum (`training_settings`).
 """
 
@@ -53,6 +53,11 @@ class Rounds:
 def plan_rounds(scenario: Scenario, population: Population, aggregation: AggregationCohort) -> Rounds:
     """The rounds of a run.
 
+    Args:
+        scenario: what was asked for.
+        population: who takes part.
+        aggregation: groups and graph of a round.
+
     Raises:
         ConfigError: correlated noise is wanted where it cannot be.
     """
@@ -84,7 +89,13 @@ def noise_for_training(rounds: Rounds, watching: Sequence[Event]) -> float:
 
 
 def events_of(rounds: Rounds, z: float, count: int) -> tuple[Event, ...]:
-    """What `count` rounds at noise multiplier z cost one unit."""
+    """What rounds cost one unit of privacy.
+
+    Args:
+        rounds: of the run.
+        z: noise multiplier, >= 0.
+        count: how many rounds, >= 1; another number than that of the run where an error looks for one that fits.
+    """
     if rounds.factorization is not None:
         strategy = correlate(rounds.scenario, rounds.population.devices, rounds.aggregation.cohort, count)
         return () if strategy is None else (strategy.event(z),)
@@ -94,7 +105,15 @@ def events_of(rounds: Rounds, z: float, count: int) -> tuple[Event, ...]:
 
 
 def training_settings(rounds: Rounds, z: float) -> SumSettings:
-    """Settings of the sum of one training round."""
+    """Settings of the sum of one training round.
+
+    Args:
+        rounds: of the run.
+        z: noise multiplier, >= 0.
+
+    Raises:
+        ConfigError: no ring is large enough for so much noise.
+    """
     scenario, population, aggregation = rounds.scenario, rounds.population, rounds.aggregation
     rate = scenario.privacy.unit.sampling_rate(scenario.training.sampling_rate)
     clipping = clipping_of(scenario.privacy)
@@ -110,7 +129,11 @@ def training_settings(rounds: Rounds, z: float) -> SumSettings:
 
 
 def local_steps(scenario: Scenario) -> int:
-    """Noisy steps of one device in one round: one, except for DP-SGD on the device."""
+    """Noisy steps of one device in one round: one, except for DP-SGD on the device (about one pass over its rows).
+
+    Args:
+        scenario: says who adds the noise, and the sampling rate.
+    """
     work = noise_model_of(scenario).work
     match work:
         case Work.PRIVATE_STEPS:
@@ -122,7 +145,14 @@ def local_steps(scenario: Scenario) -> int:
 
 
 def most_noise(rounds: Rounds) -> float:
-    """The largest noise multiplier with which something is learned and the sum fits into the ring."""
+    """The largest noise multiplier with which something is learned and the sum fits into the ring.
+
+    Something is learned when the expected norm of the noise, z * sqrt(dimension), is at most `MOST_NOISE_OVER_SIGNAL`
+    times the largest possible norm of the signal: both in clipping norms.
+
+    Args:
+        rounds: of the run.
+    """
     useful = MOST_NOISE_OVER_SIGNAL * _signal(rounds) / math.sqrt(rounds.population.dimension)
     if rounds.factorization is not None:  # its noise is larger in one round and smaller in the sum of many
         useful /= rounds.factorization.spread()
@@ -130,7 +160,7 @@ def most_noise(rounds: Rounds) -> float:
     while most > 2 * LEAST_NOISE:
         try:
             training_settings(rounds, most)
-        except ConfigError:  # the ring has no room for so much noise; for less it may have
+        except ConfigError:  # the ring is too small for so much noise; for less it may do
             most /= 2
         else:
             break
@@ -138,14 +168,24 @@ def most_noise(rounds: Rounds) -> float:
 
 
 def least_cost(rounds: Rounds, watching: Sequence[Event], count: int) -> float:
-    """Epsilon of so many rounds, and of everything else, at the largest useful noise."""
+    """Epsilon of rounds, and of everything else, at the largest useful noise.
+
+    Args:
+        rounds: of the run.
+        watching: what drift reports and canary evaluations cost.
+        count: how many rounds, >= 1.
+    """
     events = (*watching, *events_of(rounds, most_noise(rounds), count))
     privacy = rounds.scenario.privacy
     return account(events, privacy.delta, relation_of(privacy.unit)).epsilon
 
 
 def noise_over_signal(rounds: Rounds) -> float:
-    """How many times longer the noise of a round is, at `most_noise`, than the largest possible signal."""
+    """How many times longer the noise of a round is, at `most_noise`, than the largest possible signal.
+
+    Args:
+        rounds: of the run.
+    """
     return most_noise(rounds) * math.sqrt(rounds.population.dimension) / _signal(rounds)
 
 

@@ -1,1 +1,1 @@
-"""A released model on its way: publish, roll out in waves, deliver, evaluate canaries, withdraw."""
+"""From a released model to the devices: publish, roll out in waves, deliver, evaluate canaries, withdraw."""

@@ -1,4 +1,7 @@
-"""One private look at a wave: its devices judge the new model on their own rows, the server reads the noisy sum."""
+"""One private canary evaluation: the devices of a wave judge the new model on their own rows, the server reads the sum.
+
+The server learns the noisy sum of their figures, never those of one device.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedinfer.coordinator.aggregate.promise import sum_plans
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, noise_std, release_groups
-from fedinfer.coordinator.context import Server
+from fedinfer.coordinator.aggregate.release import noise_std, release_groups
+from fedinfer.coordinator.context import RunAccount, Server
 from fedinfer.coordinator.plan.robust import PLAIN_MEAN
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.errors import Misbehaviour, TooFewSurvivors
@@ -20,10 +23,10 @@ from fedinfer.wire import encode
 
 @dataclass(frozen=True, slots=True)
 class CanaryEvaluation:
-    """What came of a look.
+    """What came of a canary evaluation.
 
     Args:
-        measured: for the rollout; without groups when there was no release, which can never pass.
+        measured: for the rollout; without groups when there was no release: then the wave can never pass.
         detail: why there was none; empty otherwise.
         epsilon: spent by the run so far.
     """
@@ -54,39 +57,40 @@ def evaluate_canaries(
     Args:
         server: wiring of the run.
         plan: of the run.
-        work: model that they run, and whose rows they use.
+        work: version of the model that they judge, and the inference window whose rows they use.
         wave: number of the wave, from 0.
         devices: that acknowledged the install, sorted.
-        compared: there is a model before.
+        compared: whether there is a previous model to compare with.
+
+    Returns:
+        The figures; without any when the budget holds no evaluation of this wave, too few devices answered, or the
+        evaluation was charged before and not finished.
 
     Raises:
-        BudgetExceeded: when the server's ledger refuses; nobody was asked.
+        BudgetExceeded: the server's budget does not cover the evaluation; no device was asked.
     """
+    account = server.account
     if wave >= len(plan.gates):
-        return _nothing(server, wave, f"the budget has no look at wave {wave + 1}")
+        return _nothing(account, wave, f"the budget has no canary evaluation of wave {wave + 1}")
     settings, name, encoded = plan.gates[wave], f"gate-{work.version:04d}-{wave + 1}", encode(work)
     try:
         promises = sum_plans(server, settings, Purpose.GATE, name, tuple(devices), encoded)
         released, sums = release_groups(server, name, promises, encoded, PLAIN_MEAN)
-    except (TooFewSurvivors, Misbehaviour) as error:  # Misbehaviour: this look was paid for before and not finished
-        return _nothing(server, wave, str(error))
+    except (TooFewSurvivors, Misbehaviour) as error:  # Misbehaviour: it was charged before, not finished
+        return _nothing(account, wave, str(error))
     if released is None:
-        return _nothing(server, wave, "; ".join(sums.left_out))
+        return _nothing(account, wave, "; ".join(sums.left_out))
     figures = read_sum(
         released.total,
         len(released.survivors),
-        noise_std(server, settings, len(released.survivors)),
+        noise_std(server.scenario, settings, len(released.survivors)),
         server.scenario.rollout,
         server.scenario.privacy.unit,
         server.scenario.drift.window,
         compared=compared,
     )
-    return CanaryEvaluation(Measured(wave, (figures,)), "", _spent(server))
+    return CanaryEvaluation(Measured(wave, (figures,)), "", account.spent().epsilon)
 
 
-def _nothing(server: Server, wave: int, detail: str) -> CanaryEvaluation:
-    return CanaryEvaluation(Measured(wave, ()), detail, _spent(server))
-
-
-def _spent(server: Server) -> float:
-    return server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon
+def _nothing(account: RunAccount, wave: int, detail: str) -> CanaryEvaluation:
+    return CanaryEvaluation(Measured(wave, ()), detail, account.spent().epsilon)

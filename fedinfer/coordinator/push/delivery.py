@@ -1,6 +1,6 @@
 """One push to many devices: each gets the smaller of the whole model and a patch from the version it said it runs.
 
-What a device said last about its own model decides, because it is the newest word there is. A wrong word costs one more
+What a device reported last about its own model decides, because nothing newer is known. A wrong report costs one more
 message and never a model: the device compares digests, says that it cannot use the patch, and gets the whole model in
 the same push. So a device that lies, was restored from a backup or runs a model of another server needs no case here.
 """
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fedinfer.artifact.release.releases import smallest_transfer
-from fedinfer.coordinator.context import Server
+from fedinfer.coordinator.context import Fleet
 from fedinfer.coordinator.record import Sent, TransferMode
 from fedinfer.errors import BadMessage, TransportError
 from fedinfer.manifest import Delta
@@ -20,10 +21,19 @@ from fedinfer.ports import Answer, Ask
 from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
 
+if TYPE_CHECKING:
+    from fedinfer.artifact.release.repository import Repository
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What came of a push; a device that was not reached is in `sent` alone."""
+    """What came of a push; a device that was not reached is in `sent` alone.
+
+    Args:
+        installed: devices that run the version now, sorted.
+        failed: why others do not, in words.
+        sent: what every device was sent, by which transfer mode.
+    """
 
     installed: tuple[DeviceId, ...]
     failed: Mapping[DeviceId, str]
@@ -39,15 +49,16 @@ class _Payload:
     common: bytes
 
 
-def deliver(server: Server, version: int, devices: Mapping[DeviceId, int]) -> Delivery:
-    """Push a published version.
+def deliver(repository: Repository, fleet: Fleet, version: int, devices: Mapping[DeviceId, int]) -> Delivery:
+    """Push a published version to devices; those that cannot use a patch get the whole model in the same call.
 
     Args:
-        server: wiring of the run.
-        version: the current one of the repository.
-        devices: who gets it, and which version each of them runs; 0 = none or unknown.
+        repository: holds the version.
+        fleet: reaches the devices.
+        version: the current one of the repository, >= 1.
+        devices: who gets it, and which version each of them runs; 0: none or unknown.
     """
-    payloads = _payloads(server, version, set(devices.values()) | {0})
+    payloads = _payloads(repository, version, set(devices.values()) | {0})
     own = {device: payloads[runs] for device, runs in devices.items()}
     sent = {
         device: Sent(
@@ -55,7 +66,7 @@ def deliver(server: Server, version: int, devices: Mapping[DeviceId, int]) -> De
         )
         for device, payload in own.items()
     }
-    replies = _ask(server, own)
+    replies = _ask(fleet, own)
     again = {
         device: payloads[0]
         for device, reply in replies.items()
@@ -66,14 +77,14 @@ def deliver(server: Server, version: int, devices: Mapping[DeviceId, int]) -> De
         before = sent[device]
         total = before.model_bytes + payload.model_bytes
         sent[device] = Sent(TransferMode.BOTH, total, before.bytes + len(payload.common))
-    problems = {device: _why_not(reply, version) for device, reply in (replies | _ask(server, again)).items()}
+    problems = {device: _why_not(reply, version) for device, reply in (replies | _ask(fleet, again)).items()}
     installed = tuple(device for device, problem in sorted(problems.items()) if not problem)
     return Delivery(installed, {device: problem for device, problem in problems.items() if problem}, sent)
 
 
-def _payloads(server: Server, version: int, bases: set[int]) -> dict[int, _Payload]:
+def _payloads(repository: Repository, version: int, bases: set[int]) -> dict[int, _Payload]:
     """One payload by the version that a device runs; versions that the repository does not know get the whole model."""
-    repository, found, payloads = server.repository, dict[str, _Payload](), dict[int, _Payload]()
+    found, payloads = dict[str, _Payload](), dict[int, _Payload]()
     manifest, known = repository.manifest(version), repository.versions()
     for base in bases:
         digest = repository.manifest(base).chosen.sha256 if base in known else ""
@@ -86,12 +97,12 @@ def _payloads(server: Server, version: int, bases: set[int]) -> dict[int, _Paylo
     return payloads
 
 
-def _ask(server: Server, payloads: Mapping[DeviceId, _Payload]) -> dict[DeviceId, PushReply | str]:
+def _ask(fleet: Fleet, payloads: Mapping[DeviceId, _Payload]) -> dict[DeviceId, PushReply | str]:
     """Replies, or problems in words; devices that were not reached are left out: nothing is known about the model."""
     # Those with one payload stand together: a process with many devices reads it once.
     order = sorted(payloads, key=lambda device: (payloads[device].patch_from, device))
     asks = [Ask(device, Kind.PUSH, payloads[device].common) for device in order]
-    answers = server.transport.ask(asks, server.scenario.training.deadline_seconds) if asks else ()
+    answers = fleet.ask(asks) if asks else ()
     return {answer.device: _read(answer) for answer in answers if answer.error != TransportError.__name__}
 
 

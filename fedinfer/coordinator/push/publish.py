@@ -1,4 +1,4 @@
-"""From weights to a model on every device: build, gate, sign, push in waves, judge each wave before the next."""
+"""From weights to a model on every device: build, check, sign, push in waves, judge each wave before the next."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from fedinfer.artifact.export.graph import OutputHead
 from fedinfer.artifact.quantize.calibration import synthetic_rows
 from fedinfer.artifact.quantize.schemes import rounds_inputs
 from fedinfer.artifact.release.delta import add_deltas
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER
-from fedinfer.coordinator.context import Progress, Server
+from fedinfer.config import PrivacySection
+from fedinfer.coordinator.context import Progress, RunAccount, Server
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.rollout import Steps, hint_of, reachable, roll_out
 from fedinfer.coordinator.record import ModelRecord
@@ -26,7 +27,10 @@ from fedinfer.manifest import Manifest, Privacy
 from fedinfer.privacy.rounding import at_most
 from fedinfer.rollout.controller import Phase
 from fedinfer.training.checkpoints import Checkpoint, save_checkpoint
-from fedinfer.types import DeviceId, FloatVector, Unit
+from fedinfer.types import DeviceId, FloatVector, Relation, Unit
+
+if TYPE_CHECKING:
+    from fedinfer.artifact.release.repository import Repository
 
 SYNTHETIC_ROWS = 256
 FEWEST_PUBLIC_ROWS = 32
@@ -36,19 +40,29 @@ FEWEST_PUBLIC_ROWS = 32
 def publish_and_push(server: Server, plan: RunPlan, progress: Progress) -> None:
     """Bring the present weights to the fleet as the next version.
 
+    Args:
+        server: wiring of the run.
+        plan: of the run.
+        progress: of the run; its version is raised and the model is recorded in it.
+
     Raises:
-        GateFailed: when the artifact does not pass its gates, or a wave fails on the devices; what is installed stays
-            or goes back to the version before.
+        GateFailed: the artifact does not pass its gates, or the rollout did not reach the whole fleet; what is
+            installed stays or goes back to the version before.
+        TransportError: no device can be reached.
+        BudgetExceeded: the server's budget does not cover a canary evaluation.
     """
-    previous = max(server.repository.versions(), default=0)  # never a withdrawn one: it would be the one to go back to
+    previous = max(server.repository.versions(), default=0)  # never a withdrawn one: a rollback would go to it
     progress.version += 1
     reason = progress.rounds[-1].reason if progress.rounds else "initial"
     path = server.folder / "checkpoints" / f"v{progress.version}.npz"
     save_checkpoint(path, Checkpoint({"weights": progress.weights}, {"version": progress.version, "reason": reason}))
     built = build(server, progress)
-    manifest = built.manifest(_guarantee(server, plan), server.clock.now().isoformat(timespec="seconds"))
-    active = reachable(server, progress.version)
-    publish(server, manifest, built.targets(), active)
+    manifest = built.manifest(
+        _guarantee(server.scenario.privacy, server.account, plan.relation),
+        server.clock.now().isoformat(timespec="seconds"),
+    )
+    active = reachable(server.fleet, progress.version)
+    publish(server.repository, manifest, built.targets(), active)
     record = ModelRecord(progress.version, reason, progress.window, built)
     server.emit("built", record.to_json())
     steps = Steps()
@@ -66,20 +80,33 @@ def publish_and_push(server: Server, plan: RunPlan, progress: Progress) -> None:
     server.repository.prune(server.scenario.rollout.keep_versions, {previous, *active.values()})
 
 
-def publish(server: Server, manifest: Manifest, files: Mapping[str, bytes], active: Mapping[DeviceId, int]) -> None:
-    """Sign a version, with patches from the versions that devices say they run, the most frequent ones first."""
+def publish(
+    repository: Repository, manifest: Manifest, files: Mapping[str, bytes], active: Mapping[DeviceId, int]
+) -> None:
+    """Sign a version, with patches from the versions that devices say they run, the most frequent ones first.
+
+    Args:
+        repository: signs and keeps it.
+        manifest: of the version.
+        files: contents by name, as the manifest lists them.
+        active: version that each device runs, 0: none or unknown.
+    """
     versions = [version for version, _ in Counter(active.values()).most_common()]
-    bases = [server.repository.model_files(version) for version in versions]
-    server.repository.publish(*add_deltas(manifest, files, [manifest.chosen], bases))
+    bases = [repository.model_files(version) for version in versions]
+    repository.publish(*add_deltas(manifest, files, [manifest.chosen], bases))
 
 
 def build(server: Server, progress: Progress) -> Built:
-    """Export, quantize and gate the present weights; with `pruning` or `qat_steps` a slim file beside them.
+    """Export, quantize and check the present weights; with `pruning` or `qat_steps` a compressed file beside them.
 
     Pruning and fine-tuning change the pushed file only: the next round starts from all weights, unrounded.
 
+    Args:
+        server: wiring of the run.
+        progress: of the run: weights, version and window.
+
     Raises:
-        GateFailed: with the figures.
+        GateFailed: no file is as good as the gates of [artifact] ask; the message has the figures.
     """
     rng = server.generator(f"calibration {progress.version}")
     public_x, public_y = server.public
@@ -107,7 +134,7 @@ def _exported(
 
 
 def _compressed(server: Server, progress: Progress, plain: Built) -> FloatVector:
-    """The present weights pruned and fine-tuned for the recipe of the plain file, on rows the server holds anyway."""
+    """The present weights pruned and fine-tuned for the plain file's quantization scheme, on public rows."""
     from fedinfer.training.compression import CompressionPlan, Rounded
 
     section, rng = server.scenario.artifact, server.generator(f"slimming {progress.version}")
@@ -116,15 +143,14 @@ def _compressed(server: Server, progress: Progress, plain: Built) -> FloatVector
     return server.trainer.compress(progress.weights, server.public[0], asked, rng)
 
 
-def _guarantee(server: Server, plan: RunPlan) -> Privacy:
+def _guarantee(privacy: PrivacySection, account: RunAccount, relation: Relation) -> Privacy:
     """What the manifest says about the training data of this version; numbers as text, as they were proved."""
-    privacy = server.scenario.privacy
     if privacy.unit is Unit.NONE:
         return Privacy("inf", "1", "no privacy guarantee: trained without noise")
-    spent = server.ledger.spent(LEDGER_OWNER, server.run_id)
+    spent = account.spent()
     return Privacy(
         at_most(spent.epsilon, 6),
         f"{spent.delta:g}",
-        f"({at_most(spent.epsilon)}, {spent.delta:g})-differential privacy per {privacy.unit} ({plan.relation}), "
+        f"({at_most(spent.epsilon)}, {spent.delta:g})-differential privacy per {privacy.unit} ({relation}), "
         f"accountant {spent.accountant}, sampling {spent.sampling}, trust {privacy.trust}",
     )

@@ -1,8 +1,8 @@
-"""One rollout, driven by what rollout.sqlite says has to be done: push, look, judge, next wave, or take it all back.
+"""One rollout, driven by what rollout.sqlite says has to be done: push, evaluate, judge, next wave, or roll it back.
 
 Every step is kept before the next one starts, and doing a step twice does no harm. So a coordinator that was killed
-opens the store and calls `drive` again: devices that have answered are not asked again, and a look that was paid for
-and not finished is not repeated (its budget is spent): that wave is held.
+opens the store and calls `drive` again: devices that have answered are not asked again, and a canary evaluation that
+was charged and not finished is not repeated (its budget is spent): that wave is held.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from fedinfer.coordinator.context import Progress, Server
+from fedinfer.config import RolloutSection
+from fedinfer.coordinator.context import Fleet, Progress, Server
 from fedinfer.coordinator.plan.canary import WRONG_PASS_RATE, WRONG_STOP_RATE
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.canary import evaluate_canaries
@@ -54,11 +55,20 @@ class Steps:
         self._phase, self._devices_active = "", 0
 
     def add(self, step: WaveRecord | CanaryRecord | HoldRecord) -> None:
-        """One more step."""
+        """Record one more step.
+
+        Args:
+            step: a wave that was pushed, a canary evaluation, or a hold that went on.
+        """
         self._steps.append(step)
 
     def end(self, phase: Phase, devices_active: int) -> None:
-        """The rollout rests."""
+        """Record that the rollout rests.
+
+        Args:
+            phase: in which it rests.
+            devices_active: number of devices that serve the version.
+        """
         self._phase, self._devices_active = str(phase), devices_active
 
     def record(self) -> RolloutRecord:
@@ -69,23 +79,27 @@ class Steps:
 def roll_out(
     server: Server, plan: RunPlan, progress: Progress, previous: int, active: Mapping[DeviceId, int], steps: Steps
 ) -> RolloutState:
-    """Bring the present version to every device that can be reached, or take it back from those that have it.
+    """Bring the present version to every device that can be reached, or roll back those that have it.
 
     Args:
         server: wiring of the run.
         plan: of the run.
-        progress: of the run.
-        previous: version to go back to; 0 when there is none.
+        progress: of the run; its version is raised by a rollback.
+        previous: version to roll back to; 0 when there is none.
         active: devices that can be reached, and the version that each of them says it runs.
         steps: takes what happens.
 
     Returns:
         The state in which the rollout rests; anything but done: it did not reach the whole fleet.
+
+    Raises:
+        BudgetExceeded: the server's budget does not cover a canary evaluation.
+        StoreError: rollout.sqlite cannot be written.
     """
     fleet: dict[DeviceId, dict[str, str]] = {device: {} for device in active}
     waves = [Wave(fraction) for fraction in server.scenario.rollout.waves]
     name, before = f"{server.run_id}-v{progress.version}", str(previous or "")
-    settings = settings_of(server, plan, compared=previous > 0)
+    settings = settings_of(server.scenario.rollout, plan, compared=previous > 0)
     state = begin(name, str(progress.version), before, fleet, waves, settings, Approval.NONE)
     server.rollouts.start(state, OPERATOR, server.clock.now())
     state = drive(server, plan, progress, name, active, steps)
@@ -109,6 +123,10 @@ def drive(
 
     Returns:
         The state in which the rollout rests: done, held, rolled back or aborted.
+
+    Raises:
+        BudgetExceeded: the server's budget does not cover a canary evaluation.
+        StoreError: rollout.sqlite cannot be read or written.
     """
     state = _past_hold(server, server.rollouts.load(name), steps)
     while actions := todo(state):
@@ -127,15 +145,22 @@ def drive(
     return state
 
 
-def reachable(server: Server, version: int) -> dict[DeviceId, int]:
+def reachable(fleet: Fleet, version: int) -> dict[DeviceId, int]:
     """Devices that answer now, and which version each of them runs; the others get the newest one when they are back.
+
+    Args:
+        fleet: all devices are asked.
+        version: that is about to be pushed, >= 1.
+
+    Returns:
+        Version by device, sorted by name; 0: none or unknown.
 
     Raises:
         TransportError: nobody answers.
     """
     common = encode(HealthRequest(version))
-    asks = [Ask(device, Kind.HEALTH, common) for device in sorted(server.devices)]
-    answers = server.transport.ask(asks, server.scenario.training.deadline_seconds)
+    asks = [Ask(device, Kind.HEALTH, common) for device in sorted(fleet.devices)]
+    answers = fleet.ask(asks)
     found = {answer.device: _version_in(answer) for answer in answers if not answer.error}
     if not found:
         raise TransportError(f"none of {len(asks)} devices can be reached for version {version}")
@@ -143,16 +168,21 @@ def reachable(server: Server, version: int) -> dict[DeviceId, int]:
 
 
 def _version_in(answer: Answer) -> int:
-    """0 when nobody can tell: the device gets the whole model."""
+    """0 when its answer cannot be read: the device gets the whole model."""
     try:
         return decode(HealthReply, answer.body).version
     except BadMessage:
         return 0
 
 
-def settings_of(server: Server, plan: RunPlan, *, compared: bool) -> GateSettings:
-    """Acknowledged installs, an exact count; and the figures of a look, where the budget has looks."""
-    section = server.scenario.rollout
+def settings_of(section: RolloutSection, plan: RunPlan, *, compared: bool) -> GateSettings:
+    """Gates of a rollout: acknowledged installs, an exact count, and the figures of canary evaluations.
+
+    Args:
+        section: limits and the least number of devices that judge.
+        plan: of the run; without canary evaluations in its budget installs alone decide.
+        compared: whether there is a previous model to compare with.
+    """
     limit = section.max_failure_rate
     installs = Gate(INSTALL_FAILURE, Bound.AT_MOST, limit, limit, 0.0, 1.0, GateScope.WAVE)
     figures = gates_of(section, compared=compared) if plan.gates else ()
@@ -164,7 +194,9 @@ def _push_wave(
 ) -> RolloutState:
     name, everyone = state.rollout, {device: dict[str, str]() for device in fleet}
     devices = server.rollouts.waiting(name, action.wave, members(everyone, state.waves, name, action.wave))
-    delivery = deliver(server, int(action.version), {device: fleet[device] for device in devices})
+    delivery = deliver(
+        server.repository, server.fleet, int(action.version), {device: fleet[device] for device in devices}
+    )
     server.rollouts.acknowledge(name, action.wave, dict.fromkeys(delivery.installed, "") | dict(delivery.failed))
     delivered = server.rollouts.delivered(name, action.wave)
     after, _ = server.rollouts.apply(name, delivered, server.clock.now())
@@ -208,7 +240,7 @@ def _evaluate_wave(
 
 
 def _past_hold(server: Server, state: RolloutState, steps: Steps) -> RolloutState:
-    """A held wave waits for a person, unless the scenario said beforehand that it may go on."""
+    """A held wave waits for an operator, unless the scenario said beforehand that it may go on."""
     if state.phase is not Phase.HELD or server.scenario.rollout.on_hold == "stop":
         return state
     order = Command(Order.APPROVE, ON_HOLD, f'on_hold = "proceed": {state.reason}')
@@ -226,12 +258,12 @@ def _roll_back(server: Server, progress: Progress, state: RolloutState) -> None:
     """
     devices = server.rollouts.installed(state.rollout)
     if not state.previous:
-        withdraw(server, int(state.version), devices)
+        withdraw(server.repository, server.fleet, server.emit, int(state.version), devices)
         return
     previous = int(state.previous)
     manifest = server.repository.reissue(previous, server.clock.now())
     progress.version = manifest.version
-    delivery = deliver(server, manifest.version, dict.fromkeys(devices, int(state.version)))
+    delivery = deliver(server.repository, server.fleet, manifest.version, dict.fromkeys(devices, int(state.version)))
     server.emit("rolled_back", {"to": previous, "as": manifest.version, **_outcome(delivery)})
 
 
@@ -241,10 +273,18 @@ def _outcome(delivery: Delivery) -> Json:
 
 
 def hint_of(state: RolloutState) -> str:
-    """What would let a held rollout go on; empty for other ends."""
+    """What would let a held rollout go on.
+
+    Args:
+        state: in which a rollout rests.
+
+    Returns:
+        A hint for the operator; empty when the rollout is not held.
+    """
     if state.phase is not Phase.HELD:
         return ""
     return (
-        'raise [rollout] gate_epsilon, let more devices into a wave, or widen the limits; on_hold = "proceed" goes on '
-        'all the same, unjudgeable = "acknowledge" leaves looks out where the plan shows that they decide nothing'
+        'raise [rollout] canary_epsilon, let more devices into a wave, or widen the limits; on_hold = "proceed" goes '
+        'on all the same, unjudgeable = "acknowledge" leaves canary evaluations out where the plan shows that they '
+        "decide nothing"
     )

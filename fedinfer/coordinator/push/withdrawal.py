@@ -1,33 +1,43 @@
-"""A version that must go although there is no other: the repository signs that, and the devices that have it are told.
+"""A version that is withdrawn without a successor: the repository signs that, the devices that have it get a message.
 
-Who is not reached learns it from the repository or with the next push, because the list of targets names it for ever.
+A device that is not reached learns it from the repository or with the next push: the signed list of targets names
+withdrawn versions for ever.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from fedinfer.coordinator.context import Server
+from fedinfer.coordinator.context import Fleet
 from fedinfer.errors import BadMessage
 from fedinfer.messages import Kind, WithdrawReply, WithdrawRequest
-from fedinfer.ports import Answer, Ask
+from fedinfer.ports import Answer, Ask, Listener
 from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
 
+if TYPE_CHECKING:
+    from fedinfer.artifact.release.repository import Repository
 
-def withdraw(server: Server, version: int, devices: Sequence[DeviceId]) -> None:
-    """Sign that a version is withdrawn and tell devices; a coordinator that was killed in between does it again.
 
-    Emits `withdrawn` with how many devices obeyed, who said no and who did not answer.
+def withdraw(repository: Repository, fleet: Fleet, emit: Listener, version: int, devices: Sequence[DeviceId]) -> None:
+    """Sign that a version is withdrawn and send it to devices; a coordinator that was killed in between does it again.
+
+    Args:
+        repository: signs it.
+        fleet: reaches the devices.
+        emit: receives `withdrawn`: how many devices obeyed, who refused and who did not answer.
+        version: >= 1.
+        devices: that installed the version.
     """
-    server.repository.withdraw(version)
-    common = encode(WithdrawRequest(version, server.repository.metadata()))
+    repository.withdraw(version)
+    common = encode(WithdrawRequest(version, repository.metadata()))
     asks = [Ask(device, Kind.WITHDRAW, common) for device in devices]
-    answers = server.transport.ask(asks, server.scenario.training.deadline_seconds)
+    answers = fleet.ask(asks)
     said = {answer.device: _why_not(answer) for answer in answers}
     failed = {device: said.get(device, "no answer") for device in devices}
     failed = {device: reason for device, reason in failed.items() if reason}
-    server.emit("withdrawn", {"version": version, "devices": len(devices) - len(failed), "failed": failed})
+    emit("withdrawn", {"version": version, "devices": len(devices) - len(failed), "failed": failed})
 
 
 def _why_not(answer: Answer) -> str:

@@ -1,8 +1,8 @@
 """Rules that limit what dishonest devices can do, although nobody sees a single vector.
 
-A dishonest device can send any vector; secure aggregation hides it. But it can spoil only the sum of its own group, so
-a rule over the groups' means withstands as many dishonest devices as it withstands spoiled groups. The means are
-computed from released sums: post-processing, which costs no privacy.
+A dishonest device can send any vector, and nobody sees it under secure aggregation. But it can spoil only the sum of
+its own group, so a rule over the groups' means withstands as many dishonest devices as it withstands spoiled groups.
+The means are computed from released sums: post-processing, which costs no privacy.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ def combine(rule: Rule, means: FloatArray, bound: float) -> FloatVector:
         rule: any but the plain mean, which weighs groups by their devices and needs no means.
         means: float32 (groups, d), at least `rule.least_groups` rows.
         bound: largest L2 norm of a row, > 0, for the norm-bounded mean.
+
+    Returns:
+        float32 (d,).
+
+    Raises:
+        ConfigError: the rule is the plain mean, or the means are empty or not finite.
     """
     match rule.kind:
         case Robust.MEDIAN:
@@ -40,20 +46,23 @@ def combine(rule: Rule, means: FloatArray, bound: float) -> FloatVector:
 
 
 def median(means: FloatArray) -> FloatArray:
-    """Coordinate-wise median of the groups' means.
+    """Coordinate-wise median of the groups' means (Yin et al. 2018, definition 1).
 
     Args:
         means: float32, shape (groups, d), finite: decoded sums divided by their numbers of devices.
 
     Returns:
         float32, shape (d,).
+
+    Raises:
+        ConfigError: the means are empty or not finite.
     """
     middle: FloatArray = np.median(_checked(means), axis=0).astype(np.float32)
     return middle
 
 
 def trimmed_mean(means: FloatArray, trimmed: int) -> FloatArray:
-    """Coordinate-wise mean without the `trimmed` largest and the `trimmed` smallest values.
+    """Coordinate-wise mean without the largest and the smallest values (Yin et al. 2018, definition 2).
 
     Args:
         means: float32, shape (groups, d), finite.
@@ -61,6 +70,9 @@ def trimmed_mean(means: FloatArray, trimmed: int) -> FloatArray:
 
     Returns:
         float32, shape (d,).
+
+    Raises:
+        ConfigError: trimming leaves no group, or the means are empty or not finite.
     """
     ordered = np.sort(_checked(means), axis=0)
     if not 0 <= 2 * trimmed < len(ordered):
@@ -71,14 +83,17 @@ def trimmed_mean(means: FloatArray, trimmed: int) -> FloatArray:
 
 
 def norm_bounded_mean(means: FloatArray, bound: float) -> FloatArray:
-    """Mean of the groups' means, each scaled down to an L2 norm of at most `bound`.
+    """Mean of the groups' means, each scaled down to an L2 norm of at most `bound` (Sun et al. 2019, section 3).
 
     Args:
         means: float32, shape (groups, d), finite.
-        bound: > 0.
+        bound: largest norm that a group's mean keeps, > 0.
 
     Returns:
         float32, shape (d,), norm at most `bound`.
+
+    Raises:
+        ConfigError: the bound is not positive, or the means are empty or not finite.
     """
     if not bound > 0:
         raise ConfigError(f"norm bound {bound}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+
+import numpy as np
 
 from fedinfer.coordinator.aggregate.groups import RoundSum
 from fedinfer.coordinator.aggregate.promise import drawn, sum_plans
-from fedinfer.coordinator.aggregate.release import LEDGER_OWNER, release_groups
+from fedinfer.coordinator.aggregate.release import release_groups
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.participation import Asked, ParticipationSchedule
 from fedinfer.coordinator.plan.run_plan import RunPlan
@@ -15,28 +18,42 @@ from fedinfer.coordinator.train.server_step import apply_release
 from fedinfer.errors import BudgetExceeded, TooFewSurvivors
 from fedinfer.messages import FitWork, Purpose
 from fedinfer.privacy.mechanism.mechanism import decoded_sensitivity
+from fedinfer.privacy.mechanism.noise import NoiseStream
+from fedinfer.types import DeviceId
 from fedinfer.wire import encode
 
 MOST_ABORTS_IN_A_ROW = 5
+"""More are no bad luck any more: every aborted round costs budget and teaches nothing."""
 
 
 def training_round(server: Server, plan: RunPlan, progress: Progress, reason: str) -> None:
     """Run one round and record it; an aborted round leaves the weights as they are.
 
+    Args:
+        server: wiring of the run.
+        plan: of the run.
+        progress: of the run; weights, optimizer, clipping norm and records move on.
+        reason: why there is a round: "initial" or "drift".
+
     Raises:
-        BudgetExceeded: when the server's ledger refuses; nothing was asked.
-        TooFewSurvivors: after several aborted rounds in a row.
-        BudgetExceeded: when so many devices refuse that no round can be released any more.
+        BudgetExceeded: the server's budget does not cover the round (no device was asked), or so many devices refuse
+            by their own ledgers that no round can be released any more.
+        TooFewSurvivors: too few devices can be asked, or `MOST_ABORTS_IN_A_ROW` rounds aborted.
+        Misbehaviour: the rounds of a run with correlated noise are over.
     """
     started = server.clock.seconds()
     progress.round += 1
     round_id = f"round-{progress.round:04d}"
-    asked = ask_next(server, plan, progress, round_id)
+    asked = ask_next(progress.schedule, server.devices, server.generator, server.noise, plan.cohort, round_id)
     norm = progress.clipping_norm
     work = encode(FitWork(progress.weights, progress.window, norm))
     promises = sum_plans(server, plan.train, Purpose.TRAIN, round_id, asked.cohort, work, asked.scheduled)
     released, sums = release_groups(server, round_id, promises, work, plan.rule, asked.noise)
-    unclipped = None if released is None else apply_release(server, plan, progress, released)
+    unclipped = (
+        None
+        if released is None
+        else apply_release(server.scenario, server.trainer, server.rows, plan, progress, released)
+    )
     clipping = _Clipping(released is not None, norm, unclipped)
     progress.dropped += sums.dropped
     progress.refused += len(sums.refused)
@@ -77,21 +94,53 @@ def _check_hope(plan: RunPlan, aborted: int, sums: RoundSum) -> None:
         )
 
 
-def start_schedule(server: Server, plan: RunPlan) -> ParticipationSchedule | None:
-    """The server's memory of a run with correlated noise, before its first round; None for independent noise."""
+def start_schedule(
+    devices: Collection[DeviceId], generator: Callable[[str], np.random.Generator], plan: RunPlan
+) -> ParticipationSchedule | None:
+    """The participation schedule of a run with correlated noise, before its first round.
+
+    Args:
+        devices: all enrolled ones.
+        generator: numpy generator by purpose; draws the order of the devices.
+        plan: of the run.
+
+    Returns:
+        None when the noise of rounds is independent.
+    """
     if plan.factorization is None:
         return None
-    order = server.generator("turns").permutation(sorted(server.devices)).tolist()
+    order = generator("turns").permutation(sorted(devices)).tolist()
     mechanism = plan.train.mechanism
     std = plan.train.noise_multiplier * decoded_sensitivity(mechanism)
     return ParticipationSchedule(plan.factorization, order, plan.cohort, std, mechanism.dimension)
 
 
-def ask_next(server: Server, plan: RunPlan, progress: Progress, round_id: str) -> Asked:
-    """Whose turn it is; with independent noise a uniformly drawn cohort. No amplification is claimed for it."""
-    if progress.schedule is not None:
-        return progress.schedule.take(server.noise(round_id))
-    return Asked(drawn(server, tuple(sorted(server.devices)), plan.cohort, round_id))
+def ask_next(
+    schedule: ParticipationSchedule | None,
+    devices: Collection[DeviceId],
+    generator: Callable[[str], np.random.Generator],
+    noise: Callable[[str], NoiseStream],
+    count: int,
+    round_id: str,
+) -> Asked:
+    """Whom the next round asks: the next devices of the schedule; with independent noise a uniformly drawn cohort.
+
+    The server knows whom it asks and an attacker may see it, so no amplification is claimed for drawing the cohort.
+
+    Args:
+        schedule: of correlated noise, which takes its next step; None: independent noise.
+        devices: all enrolled ones.
+        generator: numpy generator by purpose; draws the cohort.
+        noise: stream of fresh words by round, for correlated noise.
+        count: devices of a round, >= 1.
+        round_id: of the round.
+
+    Raises:
+        Misbehaviour: the schedule has no more rounds.
+    """
+    if schedule is not None:
+        return schedule.take(noise(round_id))
+    return Asked(drawn(generator, tuple(sorted(devices)), count, round_id))
 
 
 def _record(
@@ -110,7 +159,7 @@ def _record(
         metrics=server.trainer.evaluate(progress.weights, *server.judged(progress.window)),
         clipping_norm=clipping.norm,
         unclipped=clipping.unclipped,
-        epsilon=server.ledger.spent(LEDGER_OWNER, server.run_id).epsilon,
+        epsilon=server.account.spent().epsilon,
         seconds=server.clock.seconds() - started,
         bytes_up=sums.traffic.up,
         bytes_down=sums.traffic.down,

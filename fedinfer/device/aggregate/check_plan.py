@@ -2,16 +2,16 @@
 
 Rules, each with a test in tests/protocol/test_device_plans.py. A plan is refused
 * that is of another run, or comes after a certificate of the roster or the revocation list has expired;
-* that does not name this device, or hides it among fewer than its owner demands;
+* that does not name this device, or has a smaller minimum aggregation size than its owner demands;
 * that protects another unit, or trusts somebody else with the noise, than the run this device joined;
 * whose mechanism does not bound exactly what this device is going to send: its clipping norm is the one this device
   clips to (of an adaptive run: that of update and bit in units of the round's norm, whatever that is), so nobody can
-  make an epsilon look smaller by naming another norm;
+  make an epsilon appear smaller by naming another norm;
 * whose cohort is a group that the published seed does not give;
 * that claims sampling or local steps for work that has none;
 * that counts noise of more devices than are honest and present by the owner's own assumption;
-* that correlates noise where the run it joined does not, or over other rounds. That a turn does not come too early is
-  up to fedinfer.device.session_store, which remembers the last one.
+* that correlates noise where the run it joined does not, or over other rounds. The participation schedule is kept by
+  fedinfer.device.session_store, which remembers the device's last round.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ from fedinfer.types import DeviceId, Unit
 def check_plan(host: Host, plan: SumPlan, device: DeviceId) -> None:
     """Refuse a plan that this device's owner would not agree to.
 
+    Args:
+        host: wiring of this process; it has joined the run.
+        plan: as the server sent it.
+        device: whose part is asked for.
+
     Raises:
         Misbehaviour: says what is wrong, with numbers.
     """
@@ -51,7 +56,14 @@ def check_plan(host: Host, plan: SumPlan, device: DeviceId) -> None:
 def corruption_rate(host: Host, plan: SumPlan) -> float:
     """Part of the cohort that may work for the attacker, by the owner's own assumption about all devices.
 
-    A group dealt from many devices holds more than its share of the corrupt ones about every second time.
+    A random group of many devices holds more than its share of the corrupt ones about every second time.
+
+    Args:
+        host: holds the owner's policy.
+        plan: names cohort and grouping.
+
+    Returns:
+        In [0, 1): the owner's rate for a single group, a larger one for a random group.
     """
     rate, split = host.policy.corruption_rate, plan.split
     if split.groups == 1:
@@ -69,7 +81,7 @@ def _check_place(host: Host, plan: SumPlan, device: DeviceId) -> None:
     check_group(plan.cohort, plan.split)
     if not host.policy.min_survivors <= plan.min_survivors <= len(plan.cohort):
         raise Misbehaviour(
-            f"the plan hides this device among {plan.min_survivors} survivors of {len(plan.cohort)}: the owner's "
+            f"the plan promises {plan.min_survivors} survivors of {len(plan.cohort)}: the owner's "
             f"min_survivors {host.policy.min_survivors} bound"
         )
 

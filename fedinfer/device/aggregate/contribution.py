@@ -28,11 +28,22 @@ if TYPE_CHECKING:
 
 
 def private_vectors(host: Host, plan: SumPlan, work: bytes, devices: Sequence[DeviceId]) -> FloatVector | WideVector:
-    """Vectors of `devices`, (n, d), float64 for sums of examples. With trust `local` each already carries its noise.
+    """Compute what each device contributes to a private sum. With trust `local` the vectors already carry their noise.
+
+    Args:
+        host: wiring of this process; it has joined the run.
+        plan: checked (`check_plan`), and paid for in the devices' ledgers.
+        work: encoded `FitWork`, `ReportWork` or `GateWork`, as the plan's purpose says; its hash was checked.
+        devices: of this process, whose vectors are wanted.
+
+    Returns:
+        Shape (devices, d), in the order of `devices`, not yet padded to the plan's dimension; float64 for sums of
+        per-example gradients, else float32.
 
     Raises:
-        Misbehaviour: when the work does not fit the plan's purpose, names a clipping norm that is none, or asks for a
-            report before its window is full.
+        BadMessage: the work cannot be decoded.
+        Misbehaviour: the work does not fit the plan's purpose, names a clipping norm that is none, or asks for a report
+            before its window is full.
     """
     match plan.purpose:
         case Purpose.TRAIN:
@@ -47,7 +58,14 @@ def private_vectors(host: Host, plan: SumPlan, work: bytes, devices: Sequence[De
 
 
 def trainer_of(host: Host) -> Trainer:
-    """The trainer of the joined task, made on first use."""
+    """The trainer of the joined task, made on first use.
+
+    Args:
+        host: has joined a run; keeps the trainer.
+
+    Raises:
+        Misbehaviour: before any join.
+    """
     from fedinfer.training.trainer import load_trainer
 
     task = host.joined()

@@ -6,7 +6,8 @@ Rules, each with a test in tests/protocol/test_device_rules.py:
 * spend is written to the device's ledger before data is touched;
 * a refused device answers with BudgetExceeded and touches nothing;
 * the work must have the hash that the plan promised;
-* with correlated noise a device takes no turn before its time, also not after a restart;
+* with correlated noise a device takes part in no round before its participation schedule allows it, also not after a
+  restart;
 * a round is started once, each stage is answered once, also by two processes at a time; secrets are wiped at the end,
   and at once when the device refuses;
 * sums without masks happen only where the owner's policy allows them.
@@ -42,13 +43,32 @@ S = TypeVar("S")
 
 
 def answer_keys(host: Host, asks: Sequence[Ask]) -> list[Answer]:
-    """First stage: check the plan, make fresh keys."""
+    """First stage: check the plan, make fresh keys.
+
+    Args:
+        host: wiring of this process.
+        asks: with one common part, an encoded `SumPlan`.
+
+    Returns:
+        One answer per ask, in order: a signed `KeysBody`, or the device's own refusal.
+
+    Raises:
+        BadMessage: the common part cannot be decoded.
+    """
     plan = decode(SumPlan, asks[0].common)
     return [_answered(ask, lambda ask: _start(host, plan, ask)) for ask in asks]
 
 
 def answer_shares(host: Host, asks: Sequence[Ask]) -> list[Answer]:
-    """Second stage: check the neighbours' identities, share this device's secrets among them."""
+    """Second stage: check the members' identities, share this device's secrets among its holders.
+
+    Args:
+        host: wiring of this process.
+        asks: with one common part, an encoded `KeyList`.
+
+    Returns:
+        One answer per ask, in order: a signed `SharesBody`, or the device's own refusal.
+    """
 
     def step(ask: Ask) -> bytes:
         running, state = _running(host, ask, Kind.KEYS, SentKeys)
@@ -61,7 +81,19 @@ def answer_shares(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
 
 def answer_masked(host: Host, asks: Sequence[Ask]) -> list[Answer]:
-    """Third stage: spend, compute, encode, mask."""
+    """Third stage: spend, compute, encode, mask.
+
+    Args:
+        host: wiring of this process.
+        asks: with one common part, an encoded `MaskedSumWork`; the own part is an encoded `Inbox`.
+
+    Returns:
+        One answer per ask, in order: a signed `MaskedBody`, or the device's own refusal.
+
+    Raises:
+        BadMessage: the common part cannot be decoded.
+        Misbehaviour: the plan of the first stage does not fit the task that was joined since, or the work is wrong.
+    """
     request = decode(MaskedSumWork, asks[0].common)
     alive, answers = _sorted_out(asks, lambda ask: _running(host, ask, Kind.SHARES, SentShares))
 
@@ -82,25 +114,38 @@ def answer_masked(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
 
 def answer_plain(host: Host, asks: Sequence[Ask]) -> list[Answer]:
-    """The only stage of a sum without masks."""
-    request = decode(PlainRequest, asks[0].common)
-    plan = request.plan
+    """The only stage of a sum without masks: check the plan, spend, compute, encode.
 
-    def start(ask: Ask) -> None:
-        check_plan(host, plan, ask.device)
-        if not host.policy.plain_sums or not _is_plain(plan.mode):
-            raise Misbehaviour(f"device {ask.device} does not send vectors without masks")
-        _vanish(host, plan.round_id, ask)
-        _take_scheduled(host, plan, ask.device)
-        host.sessions.begin(ask.device, Running(plan.round_id, Kind.PLAIN, b"", b"", plan.run_id))
-        host.sessions.finish(ask.device)
+    Args:
+        host: wiring of this process.
+        asks: with one common part, an encoded `PlainRequest`.
+
+    Returns:
+        One answer per ask, in order: an encoded `PlainReply`, or the device's own refusal.
+
+    Raises:
+        BadMessage: the common part cannot be decoded.
+        Misbehaviour: the work does not fit the plan.
+    """
+    request = decode(PlainRequest, asks[0].common)
 
     def reply(_: Ask, plan: SumPlan, ring: RingVector) -> bytes:
         return encode(PlainReply(pack(ring, plan.bits)))
 
-    alive, answers = _sorted_out(asks, start)
-    answers |= _contribute(host, plan, request.work, alive, reply)
+    alive, answers = _sorted_out(asks, lambda ask: _start_plain(host, request.plan, ask))
+    answers |= _contribute(host, request.plan, request.work, alive, reply)
     return [answers[ask.device] for ask in asks]
+
+
+def _start_plain(host: Host, plan: SumPlan, ask: Ask) -> None:
+    check_plan(host, plan, ask.device)
+    if not host.policy.plain_sums or not _is_plain(plan.mode):
+        raise Misbehaviour(f"device {ask.device} does not send vectors without masks")
+    _drop_out(host, plan.round_id, ask)
+    _take_scheduled(host, plan, ask.device)
+    # Nothing is kept between messages here; begun and ended at once, so that no round is answered twice.
+    host.sessions.begin(ask.device, Running(plan.round_id, Kind.PLAIN, b"", b"", plan.run_id))
+    host.sessions.finish(ask.device)
 
 
 def _is_plain(mode: AggregationMode) -> bool:
@@ -114,7 +159,15 @@ def _is_plain(mode: AggregationMode) -> bool:
 
 
 def answer_survivors(host: Host, asks: Sequence[Ask]) -> list[Answer]:
-    """Fourth stage: sign the survivor set, once."""
+    """Fourth stage: check the survivor sets and sign them, once.
+
+    Args:
+        host: wiring of this process.
+        asks: with one common part, an encoded `SurvivorSets`.
+
+    Returns:
+        One answer per ask, in order: the signed sets, or the device's own refusal.
+    """
 
     def step(ask: Ask) -> bytes:
         running, state = _running(host, ask, Kind.MASKED, SentMasked)
@@ -127,7 +180,15 @@ def answer_survivors(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
 
 def answer_unmask(host: Host, asks: Sequence[Ask]) -> list[Answer]:
-    """Last stage: reveal one share per neighbour, once, and wipe everything."""
+    """Last stage: reveal one share per dealer, once, and wipe everything.
+
+    Args:
+        host: wiring of this process.
+        asks: with one common part, an encoded `UnmaskRequest`; the own part is an encoded `Acknowledgements`.
+
+    Returns:
+        One answer per ask, in order: a signed `UnmaskBody`, or the device's own refusal.
+    """
 
     def step(ask: Ask) -> bytes:
         running, state = _running(host, ask, Kind.SURVIVORS, SignedSurvivors)
@@ -140,7 +201,12 @@ def answer_unmask(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
 
 def failure(device: DeviceId, error: FedInferError) -> Answer:
-    """A typed error as an ordinary reply."""
+    """A typed error as an ordinary reply.
+
+    Args:
+        device: that refuses.
+        error: why; its text is filtered later, in `fedinfer.device.dispatch`.
+    """
     return Answer(device, b"", type(error).__name__, str(error))
 
 
@@ -199,7 +265,7 @@ def _wipe(host: Host, *devices: DeviceId) -> None:
 
 def _start(host: Host, plan: SumPlan, ask: Ask) -> bytes:
     check_plan(host, plan, ask.device)
-    _vanish(host, plan.round_id, ask)
+    _drop_out(host, plan.round_id, ask)
     session, member = session_of(plan), host.members[ask.device]
     policy = host.policy
     check_session(session, policy.min_survivors, policy.dropout_rate, corruption_rate(host, plan))
@@ -210,7 +276,7 @@ def _start(host: Host, plan: SumPlan, ask: Ask) -> bytes:
 
 
 def _take_scheduled(host: Host, plan: SumPlan, device: DeviceId) -> None:
-    """Before anything is answered: a turn that is begun is taken, whatever becomes of its round."""
+    """Before anything is answered: a participation that is begun counts, whatever becomes of its round."""
     if plan.scheduled != INDEPENDENT:
         host.sessions.take_scheduled(device, plan.run_id, strategy_of(plan), plan.scheduled)
 
@@ -218,7 +284,7 @@ def _take_scheduled(host: Host, plan: SumPlan, device: DeviceId) -> None:
 def _running(host: Host, ask: Ask, stage: Kind, kind: type[S]) -> tuple[Running, S]:
     """The running round of a device, which must have finished `stage`."""
     running = host.sessions.load(ask.device)
-    _vanish(host, running.round_id, ask)
+    _drop_out(host, running.round_id, ask)
     if running.stage is not stage:
         raise Misbehaviour(f"device {ask.device} is at stage {running.stage}, asked for {ask.kind}")
     state = decode_state(running.state)
@@ -227,12 +293,12 @@ def _running(host: Host, ask: Ask, stage: Kind, kind: type[S]) -> tuple[Running,
     return running, state
 
 
-def _vanish(host: Host, round_id: str, ask: Ask) -> None:
-    """Simulated devices vanish at a drawn stage and stay away for the rest of the round."""
+def _drop_out(host: Host, round_id: str, ask: Ask) -> None:
+    """Simulated devices drop out at a drawn stage and stay away for the rest of the round."""
     at = host.drops_out(round_id, ask.device)
     if at is not None and _position(Kind(ask.kind)) >= STAGES.index(at):
         host.sessions.finish(ask.device)
-        raise TransportError(f"device {ask.device} vanished at {at} in round {round_id}")
+        raise TransportError(f"device {ask.device} dropped out at {at} in round {round_id}")
 
 
 def _position(kind: Kind) -> int:

@@ -1,4 +1,4 @@
-"""How long ago the device last reached its repository. A device that is cut off keeps serving, and says so."""
+"""How long ago the device last reached its repository. A device that is cut off keeps serving, and reports it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ _CLOCK_STEP_SECONDS = 60.0
 
 
 def note_refresh(metadata: Path, now: datetime) -> None:
-    """Write down that the metadata was refreshed at `now`.
+    """Write down that the metadata was refreshed.
+
+    Args:
+        metadata: folder of the device's trusted metadata.
+        now: time of the refresh, timezone-aware.
 
     Raises:
         StoreError: when the folder cannot be written.
@@ -30,19 +34,34 @@ def latest_known(metadata: Path, now: datetime) -> datetime:
     """The clock's time, or that of the last refresh when the clock went back: it cannot be earlier than that.
 
     A device without a clock that survives a power cut wakes up in the past, where nothing has expired yet.
+
+    Args:
+        metadata: folder of the device's trusted metadata.
+        now: the clock's time, timezone-aware.
     """
     refreshed = _last_refresh(metadata)
     return now if refreshed is None else max(now, refreshed)
 
 
 def seconds_since_refresh(metadata: Path, now: datetime) -> float | None:
-    """Age of the last successful refresh in seconds; None when there was none or its note is unreadable."""
+    """Age of the last successful refresh in seconds; None when there was none or its note is unreadable.
+
+    Args:
+        metadata: folder of the device's trusted metadata.
+        now: the clock's time, timezone-aware; before the refresh when the clock went back, which gives a negative age.
+    """
     refreshed = _last_refresh(metadata)
     return None if refreshed is None else (now - refreshed).total_seconds()
 
 
 def staleness_warning(metadata: Path, now: datetime, limit_seconds: float) -> str:
-    """A sentence when the repository was not reached for longer than the limit; empty otherwise."""
+    """A sentence when the repository was not reached for longer than the limit or the clock went back; empty otherwise.
+
+    Args:
+        metadata: folder of the device's trusted metadata.
+        now: the clock's time, timezone-aware.
+        limit_seconds: longest age without a warning; a repository that was never reached is always warned of.
+    """
     age = seconds_since_refresh(metadata, now)
     if age is None:
         return "the model repository has never been reached"

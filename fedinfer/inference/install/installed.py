@@ -34,6 +34,10 @@ class Installed:
 def open_installed(slots: Slots, cache: SessionCache) -> Installed:
     """Load the active model, or the one before it when the active files are damaged.
 
+    Args:
+        slots: of the device.
+        cache: sessions shared by the devices of this process.
+
     Raises:
         NoModel: when nothing is installed, or what was installed is withdrawn.
         ArtifactRejected: when nothing usable is left.
@@ -56,7 +60,15 @@ def _no_model(slots: Slots) -> NoModel:
 
 
 def open_previous(slots: Slots, cache: SessionCache) -> Predictor | None:
-    """The model before the active one, to compare with; None when there is none or its files are damaged."""
+    """The model before the active one, to compare with; None when there is none or its files are damaged.
+
+    Args:
+        slots: of the device.
+        cache: sessions shared by the devices of this process.
+
+    Raises:
+        StoreError: when the pointer cannot be read.
+    """
     previous = slots.pointer().previous
     if previous is None:
         return None
@@ -70,8 +82,11 @@ def open_previous(slots: Slots, cache: SessionCache) -> Predictor | None:
 def installed_manifest(loaded: Loaded) -> Manifest:
     """The manifest of a slot.
 
+    Args:
+        loaded: files of the slot, whose digests fit.
+
     Raises:
-        ArtifactRejected: when it is missing or malformed.
+        ArtifactRejected: when it or the model file is missing, or it is malformed.
     """
     if MANIFEST_FILE not in loaded.files or MODEL_FILE not in loaded.files:
         raise ArtifactRejected(f"version {loaded.info.version}: the slot lacks {MODEL_FILE} or {MANIFEST_FILE}")

@@ -1,7 +1,7 @@
 """The last gate before a model serves: does it answer here what it answered where it was built, and quickly enough?
 
-A model that was never run here runs first in a process that is locked in (`confined_check`): what it does there, it
-does with the public check rows, without files, network or more memory than allowed. Then it runs as it will serve.
+A model that was never run here runs first in a confined process (`confined_check`): it gets the public check rows
+there, without files, network or more memory than allowed. Then it runs as it will serve.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TIMED_PREDICTIONS = 15
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What the self-check saw.
+    """What the self-check measured.
 
     Args:
         largest_difference: of any probability to the expected one, in [0, 1].
@@ -41,12 +41,21 @@ class CheckResult:
 
 
 def naming_of(manifest: Manifest) -> Naming:
-    """Labels and abstain rule of a manifest. The threshold is rounded to float32, in which the graph compares."""
+    """Labels and abstain rule of a manifest.
+
+    Args:
+        manifest: of the model. Its threshold is rounded to float32, in which the graph compares.
+    """
     return Naming(manifest.labels, float(np.float32(manifest.abstain_below)), manifest.abstain_label)
 
 
 def open_variant(model: bytes, manifest: Manifest, cache: SessionCache) -> Predictor:
     """Load the model file of a manifest.
+
+    Args:
+        model: serialized ONNX model of one of its variants.
+        manifest: gives schema, labels and abstain rule.
+        cache: sessions shared by the devices of this process.
 
     Raises:
         GateFailed: when it does not load or does not fit the manifest's schema.
@@ -57,6 +66,13 @@ def open_variant(model: bytes, manifest: Manifest, cache: SessionCache) -> Predi
 def check_matrix(predictor: Predictor, manifest: Manifest) -> Rows:
     """The check rows of a manifest as `Predictor.predict_matrix` takes them.
 
+    Args:
+        predictor: its reader checks them.
+        manifest: with the check rows.
+
+    Returns:
+        float32 (k, width), or texts, object (k, 1).
+
     Raises:
         GateFailed: when one breaks the schema.
     """
@@ -66,7 +82,7 @@ def check_matrix(predictor: Predictor, manifest: Manifest) -> Rows:
 def confined_check(
     model: bytes, manifest: Manifest, variant: Variant, clock: Clock, limits: RunLimits = RUN_LIMITS
 ) -> None:
-    """Run the check rows of a manifest in a process that is locked in.
+    """Run the check rows of a manifest in a confined process.
 
     Args:
         model: the file, never run here before.
@@ -93,7 +109,7 @@ def _compare(probabilities: FloatArray, variant: Variant, what: str) -> float:
     """The largest difference to the expected answers."""
     wrong = np.nonzero(probabilities.argmax(axis=1) != np.array(variant.labels))[0]
     difference = float(np.abs(probabilities - np.array(variant.probabilities, np.float32)).max())
-    if not difference <= variant.tolerance:
+    if not difference <= variant.tolerance:  # so written, NaN is refused too
         raise GateFailed(
             f"{what}: a probability differs by {difference:.3g}, tolerance {variant.tolerance:.3g}", Refusal.ANSWERS
         )
@@ -124,7 +140,7 @@ def self_check(
         manifest: with the check rows.
         variant: with the expected answers.
         clock: for durations.
-        most_latency_us: bound on the median time of one prediction.
+        most_latency_us: bound on the median time of one prediction, microseconds, > 0.
 
     Raises:
         GateFailed: wrong class, probability outside the tolerance, NaN, wrong label text, too slow, or not done
@@ -155,7 +171,16 @@ def _self_check(
 
 
 def median_latency_us(predictor: Predictor, matrix: Rows, clock: Clock) -> float:
-    """Median time of `TIMED_PREDICTIONS` single predictions over the rows of `matrix`, microseconds."""
+    """Median time of `TIMED_PREDICTIONS` single predictions, microseconds.
+
+    Args:
+        predictor: the model.
+        matrix: checked rows, float32 (n, width) or texts (n, 1), n >= 1; used in turn.
+        clock: for durations.
+
+    Raises:
+        GateFailed: when the model fails or answers NaN or infinity.
+    """
     times = []
     for number in range(TIMED_PREDICTIONS):
         row = matrix[number % len(matrix)]

@@ -62,7 +62,7 @@ class Pointer:
     """What `pointer.json` says.
 
     Args:
-        active: the version that works; None before the first install.
+        active: the version that serves; None before the first install.
         previous: the version to go back to; None when there is none.
         withdrawn: versions that were rolled back here or withdrawn by the repository, oldest first.
     """
@@ -74,7 +74,13 @@ class Pointer:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Files of a slot whose digests fit. `damaged` says why the active slot could not be used; empty = it was."""
+    """Files of a slot whose digests fit.
+
+    Args:
+        info: of the slot.
+        files: content by plain file name.
+        damaged: why the active slot could not be used; empty = it was.
+    """
 
     info: SlotInfo
     files: Mapping[str, bytes]
@@ -116,7 +122,11 @@ class Slots:
         return read_pointer(data)
 
     def active(self) -> SlotInfo | None:
-        """The version that works; None before the first install."""
+        """The version that serves; None before the first install.
+
+        Raises:
+            StoreError: when the pointer cannot be read.
+        """
         return self.pointer().active
 
     @contextmanager
@@ -156,12 +166,12 @@ class Slots:
             return Loaded(previous, self._read_slot(previous), damaged=str(error))
 
     def stage(self, version: int, variant: str, files: Mapping[str, bytes]) -> SlotInfo:
-        """Write a version into the idle slot and flush it. Nothing else changes.
+        """Write a version into the idle slot and flush it: the previous version is given up, the active one serves on.
 
         Args:
             version: of the manifest.
-            variant: which variant the model file is.
-            files: contents by plain file name.
+            variant: name of the model file's variant.
+            files: content by plain file name.
 
         Raises:
             Rollback: when the version was withdrawn here.
@@ -186,14 +196,29 @@ class Slots:
         return SlotInfo(slot, version, variant, digests)
 
     def refuse_withdrawn(self, version: int) -> None:
-        """Raise Rollback when this version was withdrawn or rolled back here."""
+        """Refuse a version that was withdrawn or rolled back here.
+
+        Args:
+            version: about to be installed.
+
+        Raises:
+            Rollback: when it was.
+            StoreError: when the pointer cannot be read.
+        """
         if version in self.pointer().withdrawn:
             raise Rollback(
                 f"version {version} was rolled back or withdrawn on this device", hint="publish a new version"
             )
 
     def settle(self, loaded: Loaded) -> None:
-        """After `load` fell back: make what it found the active version, so that the damaged slot is the idle one."""
+        """After `load` fell back: make what it found the active version, so that the damaged slot is the idle one.
+
+        Args:
+            loaded: result of `load`; nothing changes when it is the active version.
+
+        Raises:
+            StoreError: when the disk refuses.
+        """
         pointer = self.pointer()
         if pointer.active != loaded.info:
             self._point(replace(pointer, active=loaded.info, previous=None))
@@ -201,13 +226,19 @@ class Slots:
     def read(self, info: SlotInfo) -> Mapping[str, bytes]:
         """Files of a staged or installed version as they are on disk.
 
+        Args:
+            info: of the version, with the digests that the files must have.
+
         Raises:
-            ArtifactRejected: when they differ from their digests.
+            ArtifactRejected: when they cannot be read or differ from their digests.
         """
         return self._read_slot(info)
 
     def swap(self, staged: SlotInfo) -> None:
         """Make a staged version the active one; the active one becomes the previous one.
+
+        Args:
+            staged: result of `stage`.
 
         Raises:
             StoreError: when the disk refuses; either version is active then, and both work.
@@ -216,7 +247,11 @@ class Slots:
         self._point(replace(pointer, active=staged, previous=pointer.active))
 
     def discard(self, staged: SlotInfo) -> None:
-        """Remove a staged version that failed its checks."""
+        """Remove a staged version that failed its checks.
+
+        Args:
+            staged: result of `stage`.
+        """
         shutil.rmtree(self.folder / staged.slot, ignore_errors=True)
 
     def rollback(self) -> SlotInfo:
@@ -230,7 +265,7 @@ class Slots:
         active, previous = pointer.active, pointer.previous
         if active is None or previous is None:
             raise ArtifactRejected("there is no previous version to go back to")
-        self._read_slot(previous)
+        self._read_slot(previous)  # before the pointer changes: a damaged version must not become the active one
         withdrawn = (*pointer.withdrawn, active.version)[-MAX_WITHDRAWN:]
         self._point(Pointer(previous, None, withdrawn))
         return previous
@@ -238,8 +273,11 @@ class Slots:
     def withdraw(self, version: int) -> SlotInfo | None:
         """Refuse a version from now on; when it serves, the one before takes over, or none where there is none.
 
+        Args:
+            version: installed here or not; only the last MAX_WITHDRAWN are remembered.
+
         Returns:
-            What serves now.
+            What serves now; None when nothing does.
 
         Raises:
             StoreError: when the disk refuses; nothing changes then.
@@ -273,7 +311,7 @@ class Slots:
         temporary = self.folder / (POINTER + ".new")
         try:
             self._write(temporary, json.dumps(_to_json(pointer)).encode())
-            os.replace(temporary, self.folder / POINTER)
+            os.replace(temporary, self.folder / POINTER)  # the one step that changes what serves
             self._flush_folder(self.folder)
         except OSError as error:
             raise _store_error(self.folder / POINTER, error) from error
@@ -299,8 +337,11 @@ class Slots:
 def read_pointer(data: bytes) -> Pointer:
     """Decode `pointer.json`.
 
+    Args:
+        data: content of the file; untrusted, because anyone with the disk may have written it.
+
     Raises:
-        StoreError: for anything `Slots` does not write.
+        StoreError: for anything `Slots` does not write (a ValueError inside becomes one).
     """
     if len(data) > MAX_POINTER_BYTES:
         raise StoreError(f"{POINTER} has {len(data)} bytes, at most {MAX_POINTER_BYTES}")

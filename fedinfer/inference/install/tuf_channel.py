@@ -67,7 +67,15 @@ class ModelChannel:
         return read_withdrawn(_trusted_set(self._client).targets.unrecognized_fields)
 
     def offers(self, path: str) -> bool:
-        """Tell whether a target is signed."""
+        """Whether a target is signed.
+
+        Args:
+            path: target path, for instance "model/current.json".
+
+        Raises:
+            BadSignature: when the metadata of a delegated role is wrong.
+            TransportError: when that metadata did not come.
+        """
         with _our_errors(path):
             return self._client.get_targetinfo(path) is not None
 
@@ -112,6 +120,7 @@ def open_channel(trusted_root: bytes, folder: Path, fetch: Fetch, now: datetime)
         Rollback: metadata older than what the device has seen.
         TransportError: the repository cannot be reached.
         StoreError: the folder cannot be written.
+        ConfigError: `now` has no time zone, or this python-tuf cannot be given a time.
     """
     fetcher = _Fetcher(fetch)
     with _our_errors("metadata"):
@@ -134,6 +143,15 @@ def folder_fetch(folder: Path) -> Fetch:
     """A transport that reads a copy of the repository in a folder, for instance on a memory stick.
 
     A path that leads out of the folder does not exist.
+
+    Args:
+        folder: with `metadata/` and `targets/`.
+
+    Returns:
+        The transport, as `Fetch` says.
+
+    Raises:
+        TransportError: only from the transport, when a file is there and cannot be read.
     """
     base = folder.resolve()
 

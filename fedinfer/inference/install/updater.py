@@ -2,13 +2,13 @@
 
 Order, and what stops it:
 
-1. refresh the signed metadata (`trust.open_channel`), and stop serving what it has withdrawn
+1. refresh the signed metadata (`tuf_channel.open_channel`), and stop serving what it has withdrawn
                                                                   BadSignature, Rollback, TransportError
 2. read the current manifest and compare it with what is active   ArtifactRejected, Rollback, GateFailed
-3. fetch the model file, by the smallest signed way               BadSignature, PatchRefused, TransportError
+3. fetch the model file, by the smallest signed download          BadSignature, PatchRefused, TransportError
 4. stage it in the idle slot and read it back from the disk       StoreError, ArtifactRejected
 5. judge the bytes, self-check on the manifest's rows: first in a
-   process that is locked in, then as the model will serve       GateFailed
+   confined process, then as the model will serve                GateFailed
 6. swap the pointer                                               StoreError
 """
 
@@ -46,9 +46,9 @@ class UpdateSettings:
     """What this device asks of a model.
 
     Args:
-        most_latency_us: bound on the median time of one prediction in the self-check, microseconds.
+        most_latency_us: bound on the median time of one prediction in the self-check, microseconds, > 0.
         stale_after_seconds: the device warns when the repository was not reached for longer.
-        cohort: name of the cohort whose model it runs; empty = the model of all devices.
+        cohort: name of the rollout cohort whose model it runs; empty = the model of all devices.
         schema: rows the embedding program feeds; None = whatever the first model wants.
         measure: variants to measure on the first install, for instance ("float", "int8", "fp16"); the fastest that
             passes is kept, and its kind is kept by later installs. Empty = the variant the server chose.
@@ -68,9 +68,9 @@ class InstallReport:
     """What an install did.
 
     Args:
-        version: that is active now.
+        version: that is active now; 0 = none.
         previous_version: that was active before; 0 = none.
-        installed: False when the device had the newest version already.
+        installed: False when the device had the newest version already, or nothing is offered.
         variant: kind of the active model file.
         received_bytes: through the transport, metadata included.
         delta: True when the file came as a compressed frame or patch.
@@ -129,7 +129,7 @@ class Updater:
         self._confined: set[str] = set()
 
     def install(self, fetch: Fetch, now: datetime) -> InstallReport:
-        """Bring the device to the version its repository offers; take away what its repository has withdrawn.
+        """Bring the device to the version its repository offers; drop what its repository has withdrawn.
 
         Where the current version was withdrawn and no other is offered, the report says which one serves: 0 = none.
 
@@ -141,7 +141,7 @@ class Updater:
             BadSignature: tampered, truncated, oversized, expired, wrongly signed or under the threshold.
             PatchRefused: the same of a patch; the whole file may still be in order.
             Rollback: older than what the device has or saw, or withdrawn on this device.
-            GateFailed: the self-check says no, or the rows of the model are not those of this device.
+            GateFailed: the self-check fails, or the rows of the model are not those of this device.
             ArtifactRejected: a malformed manifest.
             TransportError: the repository cannot be reached.
             StoreError: the disk refuses, or another process is installing.
@@ -159,17 +159,28 @@ class Updater:
             return replace(self._bring(channel, manifest, manifest_bytes, loaded), withdrawn=gone)
 
     def withdraw(self, fetch: Fetch, now: datetime) -> tuple[int, ...]:
-        """Take away what the repository has withdrawn, and bring nothing; arguments and errors as in `install`.
+        """Drop what the repository has withdrawn, and install nothing.
+
+        Args:
+            fetch: as in `install`.
+            now: as in `install`.
 
         Returns:
             All versions that the repository has withdrawn.
+
+        Raises:
+            BadSignature, Rollback, TransportError, StoreError: as in `install`.
         """
         with self._slots.exclusive():
             channel, _ = self._refresh(fetch, now)
             return channel.withdrawn
 
     def staleness_warning(self, now: datetime) -> str:
-        """A sentence when the repository was not reached for longer than the settings allow; empty otherwise."""
+        """A sentence when the repository was not reached for longer than the settings allow; empty otherwise.
+
+        Args:
+            now: the clock's time, timezone-aware.
+        """
         return staleness_warning(self._metadata, now, self._settings.stale_after_seconds)
 
     def _refresh(self, fetch: Fetch, now: datetime) -> tuple[ModelChannel, tuple[int, ...]]:
@@ -274,7 +285,9 @@ class Updater:
     def _check(self, model: bytes, manifest: Manifest, variant: Variant) -> CheckResult:
         if self._settings.isolation is Isolation.PROCESS and variant.sha256 not in self._confined:
             confined_check(model, manifest, variant, self._clock)
-            self._confined.add(variant.sha256)
+            self._confined.add(
+                variant.sha256
+            )  # a measured file is checked again when it is staged: that needs no process
         predictor = open_variant(model, manifest, self._cache)
         return self_check(predictor, manifest, variant, self._clock, self._settings.most_latency_us)
 

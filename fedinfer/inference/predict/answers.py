@@ -1,4 +1,4 @@
-"""What a prediction is: one answer, or many held as one array until somebody looks at them."""
+"""What a prediction is: one answer, or many held as one array until they are read."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Naming:
 
     Args:
         labels: class names in the order of the class numbers.
-        abstain_below: smallest largest-probability, in [0, 1], that still gets a class name; 0 = always one.
-        abstain_label: the text below that.
+        abstain_below: in [0, 1]; a row whose largest probability is below it gets no class name. 0 = every row does.
+        abstain_label: the text it gets instead.
     """
 
     labels: tuple[str, ...]
@@ -25,7 +25,12 @@ class Naming:
     abstain_label: str = "abstain"
 
     def of(self, class_number: int, confidence: float) -> str:
-        """The text for one row. `confidence` is a float32 value, as in the graph."""
+        """The text for one row.
+
+        Args:
+            class_number: of the most probable class.
+            confidence: its probability, a float32 value, as in the graph.
+        """
         return self.abstain_label if confidence < self.abstain_below else self.labels[class_number]
 
 
@@ -79,5 +84,12 @@ class Predictions:
         return names
 
     def top(self, count: int) -> npt.NDArray[np.int64]:
-        """The `count` most probable class numbers of each row, best first, int64 (rows, count)."""
+        """The most probable class numbers of each row, best first; of equal ones the smaller number first.
+
+        Args:
+            count: how many, >= 1; all classes where there are fewer.
+
+        Returns:
+            int64 (rows, count).
+        """
         return np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]

@@ -42,7 +42,15 @@ class Explanations:
     words: tuple[tuple[str, ...], ...] = ()
 
     def strongest(self, row: int, count: int) -> tuple[tuple[str, float], ...]:
-        """The `count` columns or words with the largest absolute attribution of one row, strongest first."""
+        """The columns or words with the largest absolute attribution of one row, strongest first.
+
+        Args:
+            row: its number.
+            count: how many; fewer where the row has fewer columns or words.
+
+        Returns:
+            (name, attribution in [-1, 1]) of each.
+        """
         names = self.words[row] if self.words else self.columns
         values = self.attributions[row, : len(names)]
         order = np.argsort(-np.abs(values), kind="stable")[:count]
@@ -50,10 +58,16 @@ class Explanations:
 
 
 def reference_row(manifest: Manifest) -> Rows:
-    """A typical row from the manifest's check rows, which are public or synthetic, float32 (width,).
+    """A typical row from the manifest's check rows, which are public or synthetic.
 
     Numeric columns take the median, categorical ones the most frequent index; a column without any value is NaN. For a
-    text what stands for no word, object (1,).
+    text the reference is what stands for no word.
+
+    Args:
+        manifest: with schema and check rows.
+
+    Returns:
+        float32 (width,); for a text object (1,).
     """
     if manifest.schema.text is not None:
         return column_of([NOTHING]).reshape(1)
@@ -79,6 +93,7 @@ def explain(predictor: Predictor, matrix: Rows, reference: Rows) -> Explanations
 
     Raises:
         DataError: for a model of images, or a reference of another width.
+        GateFailed: when the model fails or answers NaN or infinity.
     """
     if predictor.schema.text is not None:
         return _explain_texts(predictor, matrix, str(reference[0]), predictor.schema.text)

@@ -91,7 +91,7 @@ class Predictor:
             model: serialized ONNX model or the file that holds it.
             schema: description of the rows; None = the one in the model's metadata.
             naming: how class numbers become text; None = the labels of the schema.
-            cache: shares sessions between predictors of one process.
+            cache: shares sessions between predictors of one process; None = a session of its own.
 
         Raises:
             GateFailed: when the model breaks a rule, cannot be loaded or does not fit the schema.
@@ -118,7 +118,10 @@ class Predictor:
         return self.predict_matrix(self.reader.matrix(rows))
 
     def predict_matrix(self, matrix: Rows) -> Predictions:
-        """Predict rows that `reader.matrix` has checked, float32 (n, width) or texts (n, 1).
+        """Predict rows that `reader.matrix` has checked.
+
+        Args:
+            matrix: float32 (n, width), or texts, object (n, 1); n may be 0.
 
         Raises:
             GateFailed: when the model fails or answers NaN or infinity.
@@ -126,7 +129,10 @@ class Predictor:
         return self._predictions(matrix, _checked_before)
 
     def predict_one(self, row: Any) -> Prediction:
-        """Predict one row: a float32 array (width,) is quickest; a dict, values or one CSV line also do; or one text.
+        """Predict one row.
+
+        Args:
+            row: a float32 array (width,) is quickest; a dict, values or one CSV line also do; or one text.
 
         Raises:
             DataError: for a row that breaks the schema.
@@ -150,6 +156,7 @@ class Predictor:
 
         Raises:
             DataError: for a bad row, without `on_error`.
+            GateFailed: when the model fails or answers NaN or infinity.
         """
         for number, row in enumerate(rows):
             try:
@@ -160,7 +167,14 @@ class Predictor:
                 on_error(number, error)
 
     def graph_labels(self, matrix: Rows) -> list[str]:
-        """The graph's own "label" output for checked rows; empty without such an output. For the self-check."""
+        """The graph's own "label" output for checked rows; empty without such an output. For the self-check.
+
+        Args:
+            matrix: float32 (n, width), or texts, object (n, 1); n >= 1.
+
+        Raises:
+            GateFailed: when the model fails.
+        """
         if LABEL not in [node.name for node in self._session.get_outputs()]:
             return []
         return [str(label) for label in self._run([LABEL], matrix)[0]]
@@ -176,9 +190,15 @@ class Predictor:
 
     @contextmanager
     def at_most(self, seconds: float) -> Iterator[None]:
-        """End what this thread runs inside the block after so many seconds; the run then raises GateFailed.
+        """End what this thread runs inside the block after a time.
 
         ONNX Runtime looks between two operators and between two turns of a loop; one operator is not interrupted.
+
+        Args:
+            seconds: wall-clock time from the beginning of the block, > 0.
+
+        Raises:
+            GateFailed: when a run was ended.
         """
         options = ort.RunOptions()
         timer = threading.Timer(seconds, setattr, (options, "terminate", True))
@@ -223,7 +243,7 @@ class Predictor:
         return getattr(self._threads, "options", None)
 
     def _binding(self) -> NumberBinding | TextBinding:
-        binding: NumberBinding | TextBinding | None = getattr(self._threads, "lane", None)
+        binding: NumberBinding | TextBinding | None = getattr(self._threads, "binding", None)
         if binding is None:
             binding = self._threads.binding = binding_of(self._session, self.reader, len(self.naming.labels))
         return binding

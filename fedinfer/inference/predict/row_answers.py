@@ -1,7 +1,8 @@
-"""A model of the server meets the device's own rows, one by one, and whatever it does is an answer of one kind.
+"""A model of the server is run on the device's own rows, one by one, and whatever it does is an answer of one kind.
 
 The model may have been made to fail, to answer in another shape, to take memory or to hang on chosen rows. Each of
-these is `prediction=None` for that row and for no other; nothing is raised.
+these is `prediction=None` for that row and for no other; nothing is raised. So a crash or a hang on a chosen row
+changes no more than a wrong answer to that row would.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ ROW_LIMITS = RunLimits(run_seconds=5.0)
 
 @dataclass(frozen=True, slots=True)
 class RowAnswer:
-    """What became of one row.
+    """The answer for one row.
 
     Args:
         prediction: None where the model failed.
-        seconds: it took.
+        seconds: how long it took.
     """
 
     prediction: Prediction | None
@@ -50,7 +51,7 @@ def row_answers(
     Args:
         predictor: the model.
         rows: raw rows, float32 (n, width) or texts (n, 1).
-        isolation: a process of its own, which is locked in, or this one.
+        isolation: a confined process of its own, or this one.
         clock: for durations and time limits.
         again_above: seconds; a row that took longer is predicted a second time and the shorter time counts, because the
             machine may have been busy with something else.

@@ -21,7 +21,13 @@ _FLOAT32 = np.dtype(np.float32)
 
 
 class NumberBinding:
-    """Buffers of one thread, bound once: ONNX Runtime reads `row` and writes `probabilities` in place."""
+    """Buffers of one thread, bound once: ONNX Runtime reads `row` and writes `probabilities` in place (I/O binding).
+
+    Args:
+        session: of the model.
+        reader: checks rows of numbers.
+        classes: columns of the answer.
+    """
 
     def __init__(self, session: ort.InferenceSession, reader: RowReader, classes: int) -> None:
         self.row = np.zeros((1, reader.width), np.float32)
@@ -45,7 +51,12 @@ class NumberBinding:
         return self._categories is not None and self._has_fraction(self._categories)
 
     def run(self, row: Any, naming: Naming, options: ort.RunOptions | None) -> Prediction:
-        """Predict one row: a float32 array (width,) is quickest; a dict, values or one CSV line also do.
+        """Predict one row.
+
+        Args:
+            row: a float32 array (width,) is quickest; a dict, values or one CSV line also do.
+            naming: how class numbers become text.
+            options: that may end the run; None = none.
 
         Raises:
             DataError: for a row that breaks the schema.
@@ -73,7 +84,13 @@ class NumberBinding:
 
 
 class TextBinding:
-    """The text that a thread predicted last."""
+    """The text that a thread predicted last; nothing is bound.
+
+    Args:
+        session: of the model.
+        reader: checks texts.
+        classes: columns of the answer.
+    """
 
     def __init__(self, session: ort.InferenceSession, reader: TextReader, classes: int) -> None:
         self._session, self._reader, self._classes = session, reader, classes
@@ -81,6 +98,11 @@ class TextBinding:
 
     def run(self, row: Any, naming: Naming, options: ort.RunOptions | None) -> Prediction:
         """Predict one text.
+
+        Args:
+            row: a text, alone, in a dict or in a sequence.
+            naming: how class numbers become text.
+            options: that may end the run; None = none.
 
         Raises:
             DataError: for a row that breaks the schema.
@@ -98,7 +120,13 @@ class TextBinding:
 def binding_of(
     session: ort.InferenceSession, reader: RowReader | TextReader, classes: int
 ) -> NumberBinding | TextBinding:
-    """A lane for the calling thread."""
+    """An I/O binding for the calling thread; no other thread may use it.
+
+    Args:
+        session: of the model.
+        reader: for its schema.
+        classes: columns of the answer.
+    """
     if isinstance(reader, RowReader):
         return NumberBinding(session, reader, classes)
     return TextBinding(session, reader, classes)
@@ -106,6 +134,11 @@ def binding_of(
 
 def shaped(answer: Any, rows: int, classes: int) -> FloatArray:
     """What a graph answered, which announces a shape and may give another one row by row.
+
+    Args:
+        answer: value of the output "probabilities".
+        rows: that were asked for.
+        classes: number of labels of the schema.
 
     Raises:
         GateFailed: when it is not float32 (rows, classes).

@@ -81,6 +81,9 @@ class RowReader:
     def matrix(self, rows: Any) -> FloatArray:
         """Rows as a checked float32 array (n, width); no copy when it is one already.
 
+        Args:
+            rows: array (n, width), data frame, CSV text with a header, dict, or a sequence of dicts or rows.
+
         Raises:
             DataError: names row, column, value and rule.
         """
@@ -99,6 +102,9 @@ class RowReader:
     def unknown_categories(self, text: str) -> dict[str, tuple[str, int]]:
         """Cells of a CSV text that `matrix` took and that count as missing because they are no category.
 
+        Args:
+            text: CSV text with a header, accepted by `matrix`.
+
         Returns:
             For each such column the first such text and how many rows have one. "False" for a category "FALSE" is such
             a text: a program that reads this CSV file should say so.
@@ -114,7 +120,10 @@ class RowReader:
         return found
 
     def one(self, row: Any) -> FloatArray:
-        """One row (dict, array, sequence of values or one CSV line without header) as a checked array (1, width).
+        """One row as a checked float32 array (1, width).
+
+        Args:
+            row: dict, array, sequence of values or one CSV line without header.
 
         Raises:
             DataError: names column, value and rule.
@@ -127,14 +136,18 @@ class RowReader:
         return self._records([row])
 
     def blank(self, rows: int) -> FloatArray:
-        """Rows of zeros, float32 (rows, width)."""
+        """Rows of zeros, float32 (rows, width).
+
+        Args:
+            rows: how many, >= 0.
+        """
         return np.zeros((rows, self.width), np.float32)
 
     def check(self, matrix: FloatArray, first: int = 0) -> None:
-        """Check a float32 array (n, width) cell by cell, in bulk.
+        """Check rows cell by cell, in bulk.
 
         Args:
-            matrix: rows.
+            matrix: float32 (n, width).
             first: number of its first row, for the message.
 
         Raises:
@@ -180,6 +193,9 @@ class RowReader:
 
     def shaped(self, rows: npt.NDArray[Any]) -> FloatArray:
         """An array of numbers as float32 (n, width) whose cells nobody has checked; no copy when it is one already.
+
+        Args:
+            rows: one row or many; images may have their own shape (n, channels, height, width).
 
         Raises:
             DataError: another shape or dtype.
@@ -266,7 +282,11 @@ class RowReader:
 
 
 def csv_records(text: str, names: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of CSV text with a header; `names` are for the message about empty text.
+    """The rows of CSV text with a header, as dictionaries of texts.
+
+    Args:
+        text: whole content of the file.
+        names: of the columns, for the message about empty text.
 
     Raises:
         DataError: names the row and the rule.

@@ -22,9 +22,8 @@ def open_session(model: CheckedModel) -> ort.InferenceSession:
     """Load a graph with one thread on the CPU.
 
     Args:
-        model: with the input "input", float32 of shape (batch, width) or string of shape
-            (batch, 1), and at least the float32
-            output "probabilities" of shape (batch, classes).
+        model: with the input "input", float32 (batch, width) or string (batch, 1), and at least the output
+            "probabilities", float32 (batch, classes); batch is free.
 
     Raises:
         GateFailed: when ONNX Runtime refuses the bytes or the graph has other inputs or outputs.
@@ -39,13 +38,20 @@ def open_session(model: CheckedModel) -> ort.InferenceSession:
 
 
 def static_width(session: ort.InferenceSession) -> int | None:
-    """Number of input columns when the graph fixes it."""
+    """Number of input columns when the graph fixes it, else None.
+
+    Args:
+        session: of `open_session`.
+    """
     size = session.get_inputs()[0].shape[1]
     return size if isinstance(size, int) else None
 
 
 def metadata(session: ort.InferenceSession) -> dict[str, str]:
     """The `metadata_props` of the model.
+
+    Args:
+        session: of `open_session`.
 
     Raises:
         GateFailed: when they are not text.
@@ -73,6 +79,9 @@ class SessionCache:
 
     def open(self, model: bytes) -> tuple[CheckedModel, ort.InferenceSession]:
         """The session of exactly these bytes, judged and made when it is not there.
+
+        Args:
+            model: serialized ONNX model; untrusted.
 
         Raises:
             GateFailed: like `check_model` and `open_session`.

@@ -41,6 +41,9 @@ class TextReader:
     def matrix(self, rows: Any) -> TextArray:
         """Rows as checked texts, object (n, 1).
 
+        Args:
+            rows: sequence or array of texts, data frame, dict or dicts, or CSV text with a header.
+
         Raises:
             DataError: names row, column, value and rule.
         """
@@ -55,7 +58,10 @@ class TextReader:
         return column_of([self._text(number, self._cell(number, row)) for number, row in enumerate(rows)])
 
     def one(self, row: Any) -> TextArray:
-        """One text, alone, in a dict or in a sequence, as checked array (1, 1).
+        """One text as a checked array, object (1, 1).
+
+        Args:
+            row: a text, alone, in a dict or in a sequence of one.
 
         Raises:
             DataError: names column, value and rule.
@@ -63,7 +69,11 @@ class TextReader:
         return column_of([self._text(0, self._cell(0, row))])
 
     def blank(self, rows: int) -> TextArray:
-        """Empty texts, object (rows, 1)."""
+        """Empty texts, object (rows, 1).
+
+        Args:
+            rows: how many, >= 0.
+        """
         return column_of([""] * rows)
 
     def _column(self, frame: Any) -> list[Any]:
@@ -97,7 +107,11 @@ class TextReader:
 
 
 def reader_of(schema: Schema) -> RowReader | TextReader:
-    """The reader for rows of a schema."""
+    """The reader for rows of a schema.
+
+    Args:
+        schema: of tables, images or one text.
+    """
     return RowReader(schema) if schema.text is None else TextReader(schema.text)
 
 

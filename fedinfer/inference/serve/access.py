@@ -47,7 +47,12 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class AccessRefusal:
-    """A status and the reason, for the client's eyes."""
+    """Why a request is refused; the client reads it.
+
+    Args:
+        status: HTTP status, 4xx or 5xx.
+        reason: one sentence.
+    """
 
     status: int
     reason: str
@@ -69,11 +74,14 @@ def access_of(host: str, allowed: Iterable[str], token: bytes) -> Access:
 def read_token(path: Path) -> bytes:
     """The token in a file that only its owner reads.
 
+    Args:
+        path: with mode 0600 or stricter; white space around the token does not count.
+
     Raises:
-        ConfigError: it cannot be read, others may read it, or it holds no token.
+        ConfigError: it cannot be read, others may read it, or it holds no token of 16 to 4096 printable characters.
     """
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file:  # the mode of the open file: the name could lead elsewhere a moment later
             mode, data = os.fstat(file.fileno()).st_mode, file.read(MOST_TOKEN + 2).strip()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
@@ -119,7 +127,7 @@ def refusal(access: Access, path: str, headers: Sequence[tuple[bytes, bytes]], l
     if len(hosts) != 1:
         return AccessRefusal(400, f"{len(hosts)} Host headers, expected one")
     host = _name(hosts[0])
-    if host not in access.hosts and host != local.lower():
+    if host not in access.hosts and host != local.lower():  # 421, as RFC 9110, 15.5.20 has it for a wrong authority
         return AccessRefusal(421, "this server does not answer to that Host; its owner names hosts with --allow-host")
     if any(not _same_page(access, origin, hosts[0]) for origin in origins):
         return AccessRefusal(403, "pages of that Origin may not ask; the owner names hosts with --allow-host")

@@ -44,7 +44,25 @@ def make_app(service: Service, name: str, server_version: str, repository_age: C
         repository_age: seconds since the repository was last reached; None = never.
     """
     app = FastAPI(title="fedinfer device", version=server_version, docs_url=None, redoc_url=None, openapi_url=None)
-    alone = asyncio.Lock()
+    app.add_exception_handler(NoModel, _no_model)
+    for path, handler in _server_handlers(service, server_version, repository_age).items():
+        app.add_route(path, handler, methods=["GET"])
+    about, ready, infer = _model_handlers(service, name)
+    for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        app.add_route(base, about, methods=["GET"])
+        app.add_route(f"{base}/ready", ready, methods=["GET"])
+        app.add_route(f"{base}/infer", infer, methods=["POST"])
+    return app
+
+
+async def _no_model(_: Request, error: Exception) -> Response:
+    return _json({"error": str(error)}, 503)
+
+
+def _server_handlers(
+    service: Service, server_version: str, repository_age: Callable[[], float | None]
+) -> dict[str, Handler]:
+    """Path to handler of what concerns the whole server."""
     server = {"name": "fedinfer", "version": server_version, "extensions": []}
 
     async def live(_: Request) -> Response:
@@ -53,45 +71,46 @@ def make_app(service: Service, name: str, server_version: str, repository_age: C
     async def ready(_: Request) -> Response:
         return _json({"ready": bool(service.version)}, 200 if service.version else 503)
 
-    async def no_model(_: Request, error: Exception) -> Response:
-        return _json({"error": str(error)}, 503)
-
     async def about(_: Request) -> Response:
         return _json(server)
-
-    async def model_ready(request: Request) -> Response:
-        missing = _unknown(request, service, name)
-        return missing or _json({"name": name, "ready": True})
-
-    async def model(request: Request) -> Response:
-        current = service.current
-        missing = _unknown(request, service, name)
-        return missing or _json(model_metadata(name, current.info.version, current.manifest.schema))
-
-    async def infer(request: Request) -> Response:
-        return _unknown(request, service, name) or await _infer(request, service, name, alone)
 
     async def metrics(_: Request) -> Response:
         text = metrics_text(service.telemetry.figures(), service.version, repository_age())
         return Response(text, media_type=CONTENT_TYPE)
 
-    app.add_exception_handler(NoModel, no_model)
-    for path, handler in {
-        "/v2/health/live": live,
-        "/v2/health/ready": ready,
-        "/v2": about,
-        "/metrics": metrics,
-    }.items():
-        app.add_route(path, handler, methods=["GET"])
-    for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-        app.add_route(base, model, methods=["GET"])
-        app.add_route(f"{base}/ready", model_ready, methods=["GET"])
-        app.add_route(f"{base}/infer", infer, methods=["POST"])
-    return app
+    return {"/v2/health/live": live, "/v2/health/ready": ready, "/v2": about, "/metrics": metrics}
+
+
+def _model_handlers(service: Service, name: str) -> tuple[Handler, Handler, Handler]:
+    """What concerns one model: its description, whether it is ready, and its predictions."""
+    one_at_a_time = asyncio.Lock()  # for large requests
+
+    async def about(request: Request) -> Response:
+        current = service.current
+        missing = _unknown(request, service, name)
+        return missing or _json(model_metadata(name, current.info.version, current.manifest.schema))
+
+    async def ready(request: Request) -> Response:
+        missing = _unknown(request, service, name)
+        return missing or _json({"name": name, "ready": True})
+
+    async def infer(request: Request) -> Response:
+        return _unknown(request, service, name) or await _infer(request, service, name, one_at_a_time)
+
+    return about, ready, infer
 
 
 def answer(body: bytes, service: Service, name: str) -> tuple[int, Json]:
-    """Status and reply to the body of an infer request."""
+    """Status and reply to the body of an infer request.
+
+    Args:
+        body: JSON of the client, at most MOST_BODY_BYTES; untrusted.
+        service: the model in use.
+        name: under which the model is asked for.
+
+    Returns:
+        HTTP status and the JSON document.
+    """
     try:
         request = _read(body, service)
         return 200, _predict(request, service, name)
@@ -129,7 +148,7 @@ def _parse(body: bytes) -> Any:
         raise DataError(f"the body is not JSON: {str(error)[:120]}") from error
 
 
-async def _infer(request: Request, service: Service, name: str, alone: asyncio.Lock) -> Response:
+async def _infer(request: Request, service: Service, name: str, one_at_a_time: asyncio.Lock) -> Response:
     if "inference-header-content-length" in request.headers:
         return _json({"error": "the binary data extension is not spoken here; send JSON"}, 400)
     announced = request.headers.get("content-length", "")
@@ -146,7 +165,7 @@ async def _infer(request: Request, service: Service, name: str, alone: asyncio.L
     if len(body) <= SMALL_BODY_BYTES:
         status, document = answer(bytes(body), service, name)
     else:
-        async with alone:  # one large request at a time: together they would need that many times the memory
+        async with one_at_a_time:  # several large requests together would need that many times the memory
             status, document = await run_in_threadpool(answer, bytes(body), service, name)
     return _json(document, status)
 

@@ -46,12 +46,21 @@ class Meter(Protocol):
         """Where it stands now."""
 
     def joules_since(self, mark: Mark) -> float | None:
-        """Joules from the mark to now; None = not available."""
+        """Joules from the mark to now; None = not available.
+
+        Args:
+            mark: of this meter.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Energy per prediction: joules (None without a source) and its source."""
+    """Energy per prediction.
+
+    Args:
+        joules_per_prediction: None without a source.
+        source: where the figure comes from.
+    """
 
     joules_per_prediction: float | None
     source: EnergySource
@@ -80,7 +89,11 @@ class CounterMeter:
             return ()
 
     def joules_since(self, mark: Mark) -> float | None:
-        """Sum over the packages. One wrap-around per package since the mark is seen, a second one is not."""
+        """Joules, summed over the packages. One wrap-around per package since the mark is seen, a second one is not.
+
+        Args:
+            mark: microjoules of each package.
+        """
         now = self.mark()
         if not now or len(now) != len(mark):
             return None
@@ -114,7 +127,11 @@ class BatteryMeter:
         return (self.clock.seconds(),)
 
     def joules_since(self, mark: Mark) -> float | None:
-        """Power now times seconds."""
+        """Power now times seconds, in joules.
+
+        Args:
+            mark: seconds of the clock.
+        """
         try:
             return abs(_number(self.battery / "power_now")) / 1e6 * (self.clock.seconds() - mark[0])
         except (OSError, ValueError):
@@ -143,7 +160,11 @@ class EstimateMeter:
         return (self.cpu_seconds(),)
 
     def joules_since(self, mark: Mark) -> float | None:
-        """Watts times processor seconds."""
+        """Watts times processor seconds, in joules.
+
+        Args:
+            mark: seconds of processor time.
+        """
         return self.watts * (self.cpu_seconds() - mark[0])
 
 
@@ -161,7 +182,11 @@ class NoMeter:
         return ()
 
     def joules_since(self, mark: Mark) -> float | None:
-        """Not available."""
+        """Not available.
+
+        Args:
+            mark: empty.
+        """
         return None
 
 
@@ -184,7 +209,17 @@ def find_meter(system: Path, clock: Clock, watts: float | None, cpu_seconds: Cpu
 
 
 def energy_per_prediction(predictor: Predictor, matrix: FloatArray, meter: Meter, repeats: int) -> Energy:
-    """Predict the rows of `matrix` one by one, `repeats` times, and divide the energy by their number."""
+    """Predict rows one by one, several times, and divide the energy by the number of predictions.
+
+    Args:
+        predictor: the model.
+        matrix: checked rows, float32 (n, width), n >= 1.
+        meter: of `find_meter`.
+        repeats: how many times, >= 1; a counter needs many predictions to move.
+
+    Raises:
+        GateFailed: when the model fails or answers NaN or infinity.
+    """
     mark = meter.mark()
     for _ in range(repeats):
         for row in matrix:

@@ -1,4 +1,4 @@
-"""In front of the web application: what it is asked was let in and is within the limits. Plain ASGI, no framework.
+"""In front of the web application: it is asked only what was let in and is within the limits. Plain ASGI, no framework.
 
 A refused request gets {"error": reason}, and its connection is closed, so a body that comes with it is not read.
 """

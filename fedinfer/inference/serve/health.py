@@ -1,4 +1,4 @@
-"""Is the model in service well? Its own check rows say, never the rows that a client sent.
+"""Is the model in service well? Its own check rows decide, never the rows that a client sent.
 
 A client chooses its rows, so it can find some on which a sound graph overflows. If such failures counted, whoever
 reaches the port could take a version out of service and have it refused for good. What a model answered to the rows of
@@ -22,6 +22,9 @@ def ailment(installed: Installed) -> str:
     """What the self-check of a serving model finds wrong; empty when its answers are those of its manifest.
 
     It has no time limit: clients that keep the processor busy must not make a model look slow.
+
+    Args:
+        installed: model and manifest in use.
     """
     return _ailment(installed.predictor, installed.manifest, installed.info.variant)
 
@@ -30,6 +33,10 @@ def previous_is_well(slots: Slots, cache: SessionCache) -> bool:
     """Whether there is a version to go back to that passes its own self-check here and now.
 
     When it fails beside the active one, the fault is the machine's (memory, processor) and going back is no cure.
+
+    Args:
+        slots: of the device.
+        cache: sessions of this process.
     """
     previous = slots.pointer().previous
     if previous is None:

@@ -44,7 +44,11 @@ class ServiceLimits:
 
 
 def client_of(host: str) -> str:
-    """Who an address stands for: itself, or the network of 2^64 addresses that one IPv6 subscriber has."""
+    """Who an address stands for: itself, or the /64 network that one IPv6 subscriber has (RFC 4291, 2.5.4).
+
+    Args:
+        host: address in text form, with or without a zone; anything else stands for itself.
+    """
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -113,22 +117,38 @@ class Seats:
             seat.is_busy, seat.cut, seat.is_attached = is_busy, cut, True
 
     def is_attached(self, address: Address) -> bool:
-        """Whether a connection speaks HTTP: over TLS only when both sides have agreed on keys."""
+        """Whether a connection speaks HTTP: over TLS only when both sides have agreed on keys.
+
+        Args:
+            address: the other end.
+        """
         seat = self._seats.get(address)
         return seat is not None and seat.is_attached
 
     def touch(self, address: Address) -> None:
-        """A new request begins: the oldest connection is the one that has waited longest."""
+        """A new request begins: the connection goes to the end of the order in which idle ones are cut.
+
+        Args:
+            address: the other end.
+        """
         if address in self._seats:
             self._seats.move_to_end(address)
 
     def is_reserved(self, address: Address) -> bool:
-        """Whether a connection sits on a place for the open paths."""
+        """Whether a connection sits on a place for the open paths.
+
+        Args:
+            address: the other end.
+        """
         seat = self._seats.get(address)
         return seat is not None and seat.is_reserved
 
     def leave(self, address: Address) -> None:
-        """Free the place of a connection that is gone."""
+        """Free the place of a connection that is gone; nothing happens when it had none.
+
+        Args:
+            address: the other end.
+        """
         seat = self._seats.pop(address, None)
         if seat is None:
             return
@@ -175,7 +195,7 @@ class Rates:
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
-        self._most = max(per_second, 1.0)
+        self._most = max(per_second, 1.0)  # a bucket for less than one token would let nothing pass
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def wait(self, client: str, now: float) -> int:

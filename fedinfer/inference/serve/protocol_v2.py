@@ -52,8 +52,12 @@ class InferRequest:
 def read_request(body: Any, schema: Schema) -> InferRequest:
     """Check a decoded JSON body.
 
+    Args:
+        body: any decoded JSON value; untrusted.
+        schema: of the active model.
+
     Raises:
-        DataError: with the field and the rule.
+        DataError: with the field and the rule. Cells of columns are checked later, by the predictor.
     """
     if not isinstance(body, Mapping):
         raise DataError("the body is not a JSON object")
@@ -72,7 +76,15 @@ def read_request(body: Any, schema: Schema) -> InferRequest:
 def reply(
     request: InferRequest, name: str, version: int, answers: Predictions, explanations: Explanations | None
 ) -> Json:
-    """The reply to a request, ready for JSON."""
+    """The reply to a request, ready for JSON.
+
+    Args:
+        request: that is answered; it says which outputs are wanted.
+        name: of the model.
+        version: of the model.
+        answers: one per row of the request.
+        explanations: of the same rows; needed when the request wants attributions, else None.
+    """
     count, classes = answers.probabilities.shape
     tensors: dict[str, Json] = {
         LABEL: _tensor(LABEL, [count], "BYTES", [str(label) for label in answers.labels]),
@@ -89,7 +101,13 @@ def reply(
 
 
 def model_metadata(name: str, version: int, schema: Schema) -> Json:
-    """Metadata of the active model; the columns and labels stand in the parameters of its tensors."""
+    """Metadata of the active model; the columns and labels stand in the parameters of its tensors.
+
+    Args:
+        name: of the model.
+        version: of the model.
+        schema: of the model.
+    """
     parameters = {"columns": [column.name for column in schema.columns]}
     datatype, width = ("FP32", schema.width) if schema.text is None else ("BYTES", 1)
     return {
@@ -162,7 +180,7 @@ def _flat(data: list[Any]) -> list[Any]:
 def _number(value: Any) -> float:
     if value is None:
         return math.nan
-    if isinstance(value, bool | int | float) and abs(value) < 1e300:
+    if isinstance(value, bool | int | float) and abs(value) < 1e300:  # an integer of JSON may be too large for a float
         return float(value)
     if isinstance(value, float) and math.isnan(value):
         return value

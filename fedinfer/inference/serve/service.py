@@ -51,7 +51,13 @@ class ObservationBuffer:
         self._lock = threading.Lock()
 
     def add_one(self, version: int, row: Rows, probabilities: FloatArray) -> None:
-        """Take a copy of one row (width,) and its answer (classes,)."""
+        """Take a copy of one row and its answer; rows of an older version are handed on first.
+
+        Args:
+            version: of the model that answered.
+            row: raw, float32 (width,) or text (1,).
+            probabilities: float32 (classes,).
+        """
         with self._lock:
             if version != self._version:
                 self._flush()
@@ -65,7 +71,13 @@ class ObservationBuffer:
                 self._flush()
 
     def add(self, version: int, rows: Rows, probabilities: FloatArray) -> None:
-        """Hand on many rows at once."""
+        """Hand on many rows at once, after those that were collected.
+
+        Args:
+            version: of the model that answered.
+            rows: raw, float32 (n, width) or texts (n, 1).
+            probabilities: float32 (n, classes).
+        """
         with self._lock:
             self._flush()
             self._observer(version, rows, probabilities)
@@ -88,12 +100,13 @@ class Service:
         slots: where models are installed.
         cache: sessions of this process.
         clock: for latencies.
-        telemetry: counts.
+        telemetry: counts predictions and errors.
         most_failures: failures of the model in a row after which it is checked on its own rows, >= 1.
-        observations: sees every prediction; None = nobody watches.
+        observations: gets every prediction; None = none is kept.
 
     Raises:
-        ArtifactRejected: when no usable model is installed.
+        NoModel: when no model is installed, or it was withdrawn.
+        ArtifactRejected: when no usable model is left.
     """
 
     def __init__(
@@ -154,7 +167,16 @@ class Service:
             return True
 
     def predict_one(self, row: Any) -> Prediction:
-        """Like `Predictor.predict_one`, counted and watched; `NoModel` when the model was withdrawn."""
+        """Like `Predictor.predict_one`, counted and observed.
+
+        Args:
+            row: any row that `Predictor.predict_one` takes.
+
+        Raises:
+            NoModel: when the model was withdrawn.
+            DataError: for a row that breaks the schema.
+            GateFailed: when the model fails or answers NaN or infinity.
+        """
         current, start = self.current, self._clock.seconds()
         version = current.info.version
         try:
@@ -169,7 +191,19 @@ class Service:
         return answer
 
     def predict(self, rows: Any) -> tuple[Installed, Predictions]:
-        """Like `Predictor.predict`, counted and watched; with the model that answered."""
+        """Like `Predictor.predict`, counted and observed.
+
+        Args:
+            rows: any rows that `Predictor.predict` takes.
+
+        Returns:
+            The model that answered, which a swap may have replaced by now, and its answers.
+
+        Raises:
+            NoModel: when the model was withdrawn.
+            DataError: for a row that breaks the schema.
+            GateFailed: when the model fails or answers NaN or infinity.
+        """
         current, start = self.current, self._clock.seconds()
         version = current.info.version
         try:

@@ -1,4 +1,4 @@
-"""The sockets in front of the web application: bound before anybody is told, and closed to clients that dawdle.
+"""The sockets in front of the web application: bound before their address is announced, and closed to slow clients.
 
 uvicorn waits for a request without end, and counts a connection only when TLS is agreed on, so a few hundred idle ones
 would hold every file descriptor of a device. Here places are counted as connections are accepted, an idle one gives way
@@ -30,7 +30,7 @@ MOST_LEAVING = 64
 """Connections that were cut and are not closed yet; more are accepted when they are."""
 _BACKLOG = 128
 _GONE = ("", 0)
-"""Address of a client that left before anybody looked."""
+"""Address of a connection whose client is gone already."""
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -39,7 +39,7 @@ def bind(host: str, port: int) -> socket.socket:
 
     Args:
         host: name or address.
-        port: 0 = any free one, then `getsockname` tells it.
+        port: 0 = any free one, which `getsockname` then names.
 
     Raises:
         ConfigError: when the address is taken, unknown or not allowed.
@@ -81,7 +81,7 @@ class SocketServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 Guard(app, access, limits, seats, clock),
-                loop="asyncio",  # uvloop accepts connections by itself, past `_Door.accept`
+                loop="asyncio",  # uvloop accepts connections by itself, past `_Listener.accept`
                 http=protocol,
                 ws="none",
                 backlog=_BACKLOG,
@@ -91,14 +91,18 @@ class SocketServer(uvicorn.Server):
                 ssl_context_factory=None if tls is None else lambda _config, _default: tls,
             )
         )
-        self._door = _Door(listening, seats, limits.request_seconds if tls is not None else 0.0)
+        self._listener = _Listener(listening, seats, limits.request_seconds if tls is not None else 0.0)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """See `uvicorn.Server.run`; the sockets are those of `listening`."""
-        super().run(sockets=[self._door])
+        """See `uvicorn.Server.run`.
+
+        Args:
+            sockets: not used; the server listens on the socket it was made with.
+        """
+        super().run(sockets=[self._listener])
 
 
-class _Door(socket.socket):
+class _Listener(socket.socket):
     """A listening socket that gives every connection a place, or closes it."""
 
     def __init__(self, listening: socket.socket, seats: Seats, handshake_seconds: float) -> None:
@@ -127,14 +131,14 @@ class _Door(socket.socket):
 
 
 class _Connection(socket.socket):
-    """An accepted connection; tells the door when it is closed."""
+    """An accepted connection; tells its listener when it is closed."""
 
-    def __init__(self, plain: socket.socket, door: _Door, address: Address) -> None:
+    def __init__(self, plain: socket.socket, listener: _Listener, address: Address) -> None:
         super().__init__(plain.family, plain.type, plain.proto, plain.detach())
-        self._door: _Door | None = door
+        self._listener: _Listener | None = listener
         self._address = address
         self._timer: asyncio.TimerHandle | None = None
-        door.opened += 1
+        listener.opened += 1
 
     def arm(self, seconds: float) -> None:
         """Cut it off unless TLS is agreed on in time; uvicorn leaves that to asyncio, which waits a minute."""
@@ -150,12 +154,12 @@ class _Connection(socket.socket):
         super().close()
         if self._timer is not None:
             self._timer.cancel()
-        door, self._door = self._door, None
-        if door is not None:
-            door.left(self._address)
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.left(self._address)
 
     def _late(self) -> None:
-        if self._door is not None and not self._door.seats.is_attached(self._address):
+        if self._listener is not None and not self._listener.seats.is_attached(self._address):
             self.cut()
 
 

@@ -35,12 +35,24 @@ class VersionFigures:
     errors: dict[str, int]
 
     def percentile_us(self, share: float) -> float:
-        """Latency in microseconds that this share (in [0, 1]) of the predictions stays under; 0 without any."""
+        """Upper bound on a percentile of the latency per row, microseconds; 0 without predictions.
+
+        Args:
+            share: of the predictions that are at most this slow, in [0, 1].
+        """
         return 1e6 * percentile(self.counts, share)
 
 
 def percentile(counts: Sequence[int], share: float) -> float:
-    """Upper edge, in seconds, of the bucket that holds the given share of the counts; infinity in the last bucket."""
+    """Upper edge, in seconds, of the bucket that holds a share of the counts: an upper bound on that percentile.
+
+    Args:
+        counts: rows per latency bucket, len(EDGES_SECONDS) + 1 values.
+        share: in [0, 1].
+
+    Returns:
+        Infinity in the last bucket; 0 without counts.
+    """
     wanted, seen = share * sum(counts), 0
     if wanted <= 0:
         return 0.0
@@ -67,8 +79,14 @@ class Telemetry:
         self._lock = threading.Lock()
 
     def answered(self, version: int, seconds: float, rows: int = 1) -> None:
-        """Count `rows` predictions that took `seconds` together."""
-        place = bisect_left(EDGES_SECONDS, seconds / rows) if rows else 0
+        """Count predictions that were answered.
+
+        Args:
+            version: of the model.
+            seconds: they took together.
+            rows: how many.
+        """
+        place = bisect_left(EDGES_SECONDS, seconds / rows) if rows else 0  # every row of a batch at its mean time
         with self._lock:
             counts = self._of(version)
             counts.predictions += rows
@@ -76,7 +94,12 @@ class Telemetry:
             counts.buckets[place] += rows
 
     def failed(self, version: int, error: Exception) -> None:
-        """Count a call that raised."""
+        """Count a call that raised, by the name of the error class.
+
+        Args:
+            version: of the model.
+            error: that it raised.
+        """
         name = type(error).__name__
         with self._lock:
             errors = self._of(version).errors

@@ -32,7 +32,7 @@ SAMPLER_DISTANCE = 2.0**-68
 """Statistical distance between all integer noise of one account and its exact law: 2^40 samples at 2^-108 each
 (`fedinfer.privacy.mechanism.tables`). It is added to delta."""
 _MAX_PLD_EPSILON = 60.0
-"""Above this a privacy-loss distribution takes minutes and tells nothing: the Rényi bound is reported."""
+"""Above this a privacy-loss distribution takes minutes to compute and protects nobody: the Rényi bound is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +80,26 @@ def account(events: Sequence[Event], delta: float, relation: Relation) -> Spent:
 
 @lru_cache(maxsize=16384)
 def account_history(history: History, delta: float, relation: Relation) -> Spent:
-    """`account` for a flattened history."""
+    """`account` for a flattened history.
+
+    Args:
+        history: pairs (event, count >= 1) from `flatten`.
+        delta: in (0, 1).
+        relation: neighbouring relation.
+
+    Returns:
+        As `account`: epsilon is infinite when an event is `NonPrivate` or when no bound can be proved.
+
+    Raises:
+        ConfigError: when delta is outside (0, 1).
+    """
     _check_delta(delta)
     sampling = str(Sampling.POISSON if any(_is_sampled(event) for event, _ in history) else Sampling.NONE)
     if not history:
         return Spent(0.0, delta, "none", relation, sampling)
     if any(isinstance(event, NonPrivate) for event, _ in history):
         return Spent(math.inf, delta, "none", relation, sampling)
+    # Both are proved upper bounds for the same composition, so the smaller one is proved too.
     rdp = rdp_history_epsilon(history, delta, relation)
     pld = _pld_if_proved(history, delta, relation, rdp)
     return Spent(min(pld, rdp), delta, "pld" if pld <= rdp else "rdp", relation, sampling)
@@ -108,7 +121,19 @@ def rdp_epsilon(events: Sequence[Event], delta: float, relation: Relation) -> fl
 
 @lru_cache(maxsize=65536)
 def rdp_history_epsilon(history: History, delta: float, relation: Relation) -> float:
-    """`rdp_epsilon` for a flattened history; cached by history."""
+    """`rdp_epsilon` for a flattened history; cached by history.
+
+    Args:
+        history: pairs (event, count >= 1) from `flatten`.
+        delta: in (0, 1).
+        relation: neighbouring relation.
+
+    Returns:
+        Epsilon >= 0; infinite when an event is `NonPrivate` or delta is too small for the distance of the samplers.
+
+    Raises:
+        ConfigError: when delta is outside (0, 1).
+    """
     _check_delta(delta)
     if not history:
         return 0.0
@@ -117,6 +142,7 @@ def rdp_history_epsilon(history: History, delta: float, relation: Relation) -> f
         total += count * event_curve(event, relation)
     if not np.isfinite(total).any():
         return math.inf
+    # Continuous noise is not drawn from the integer tables, whose distance from the exact law costs delta.
     if all(_is_gaussian(event) for event, _ in history):
         return to_epsilon(total, delta)
     return _with_sampler_distance(total, delta)
@@ -140,7 +166,7 @@ def _pld_if_proved(history: History, delta: float, relation: Relation, rdp: floa
     if not any(_is_sampled(event) for event, _ in history):
         return profile_epsilon(history, delta, relation)
     match relation:
-        case Relation.REPLACE_ONE:
+        case Relation.REPLACE_ONE:  # the dominating pair of the sampled Gaussian is proved for add-or-remove only
             return math.inf
         case Relation.ADD_REMOVE | Relation.ZERO_OUT:
             return math.inf if rdp > _MAX_PLD_EPSILON or not has_pld() else pld_epsilon(history, delta, rdp)

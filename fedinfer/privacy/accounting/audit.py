@@ -101,10 +101,13 @@ def one_run_p_value(m: int, guesses: int, correct: int, epsilon: float, delta: f
 
     Args:
         m: canaries.
-        guesses: r, how many were guessed.
-        correct: v, how many guesses were right.
+        guesses: r, how many were guessed, 1..m.
+        correct: v, how many guesses were right, 0..r.
         epsilon: the claim under test, >= 0.
-        delta: of the claim.
+        delta: of the claim, in [0, 1).
+
+    Returns:
+        An upper bound on the probability, in [0, 1].
     """
     chance = min(1 / (1 + math.exp(-epsilon)), 1 - 2.0**-53)
     pmf = _binomial_pmf(guesses, chance)

@@ -16,7 +16,19 @@ _BRACKET = (1e-2, 1e5)
 
 
 def gaussian_events(noise_multiplier: float, rounds: int, sampling_rate: float) -> tuple[Event, ...]:
-    """`rounds` Gaussian releases, Poisson-sampled at `sampling_rate` (1: no sampling)."""
+    """`rounds` Gaussian releases, Poisson-sampled at `sampling_rate` (1: no sampling).
+
+    Args:
+        noise_multiplier: z > 0, standard deviation of the noise over the clipping norm.
+        rounds: releases, >= 1.
+        sampling_rate: of each unit in each release, in (0, 1]; 1 charges no sampling.
+
+    Returns:
+        One `Repeated` event.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
     if rounds < 1:
         raise ConfigError(f"rounds must be at least 1, got {rounds}")
     noise = GaussianEvent(noise_multiplier)
@@ -33,11 +45,11 @@ def calibrate(
     """The least noise multiplier whose events cost at most `target_epsilon`.
 
     Args:
-        make_events: events for a noise multiplier; more noise must not cost more.
+        make_events: events for a noise multiplier; more noise must not cost more (the search relies on it).
         target_epsilon: > 0.
         delta: in (0, 1).
         relation: neighbouring relation.
-        bracket: (lowest, highest) noise multiplier to consider, 0 < lowest < highest.
+        bracket: (lowest, highest) noise multiplier to consider, 0 < lowest < highest, finite.
 
     Returns:
         A value that was itself accounted and fits, within TOLERANCE (relative) of one that does not, or `lowest`.
@@ -65,7 +77,7 @@ def calibrate(
         )
     if exact(low) <= target_epsilon:
         return low
-    # Rényi bounds find a multiplier that surely fits; the costly accountant then looks only a little below it.
+    # Rényi bounds find a multiplier that surely fits; the costly accountant then searches only a little below it.
     rough = _least(quick, target_epsilon, low, high) if quick(high) <= target_epsilon else high
     below = rough * 0.8
     while below > low and exact(below) <= target_epsilon:

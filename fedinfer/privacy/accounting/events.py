@@ -21,11 +21,18 @@ from fedinfer.errors import ConfigError
 from fedinfer.types import Json, Relation
 
 _LEAST, _MOST = 1e-60, 1e60
-"""Sizes that mean anything lie far inside; the fourth powers in the bounds neither overflow nor vanish within."""
+"""Sizes that mean anything lie far inside; the fourth powers in the bounds neither overflow nor underflow within."""
 
 
 def moved(relation: Relation) -> float:
-    """How far one unit moves a sum under a relation, in the norms that events hold."""
+    """How far one unit moves a sum under a relation, in the norms that events hold.
+
+    Args:
+        relation: neighbouring relation.
+
+    Returns:
+        1 where one neighbour has a zero in place of the unit's vector; 2 where both have a vector of the clipping norm.
+    """
     match relation:
         case Relation.ADD_REMOVE | Relation.ZERO_OUT:
             return 1.0
@@ -102,7 +109,12 @@ Noise: TypeAlias = GaussianEvent | SkellamEvent | DiscreteGaussianEvent
 
 @dataclass(frozen=True, slots=True)
 class PoissonSampled:
-    """A noise event on a sum over units that each take part independently with probability `rate`, in secret."""
+    """A noise event on a sum over units that each take part independently with probability `rate`, in secret.
+
+    Args:
+        rate: q, in (0, 1].
+        event: the noise; sampled or repeated events are refused, because no amplification theorem covers them.
+    """
 
     rate: float
     event: Noise
@@ -121,7 +133,12 @@ class NonPrivate:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """`count` adaptive repetitions of an event, each with fresh noise and fresh sampling."""
+    """`count` adaptive repetitions of an event, each with fresh noise and fresh sampling.
+
+    Args:
+        event: any event, also one that is made of others.
+        count: >= 0.
+    """
 
     event: Event
     count: int
@@ -133,7 +150,11 @@ class Repeated:
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """Several events after each other."""
+    """Several events after each other, each of which may depend on what the earlier ones released.
+
+    Args:
+        events: in any order.
+    """
 
     events: tuple[Event, ...]
 
@@ -181,7 +202,14 @@ _NAMES = {kind: name for name, kind in _SIMPLE.items()}
 
 
 def to_json(event: Event) -> Json:
-    """A JSON object that `from_json` reads back."""
+    """A JSON object that `from_json` reads back.
+
+    Args:
+        event: any event.
+
+    Returns:
+        A new dict with the key "kind"; numbers are kept as they are, so that the cost does not change on the way.
+    """
     if isinstance(event, PoissonSampled):
         return {"kind": "poisson_sampled", "rate": event.rate, "event": to_json(event.event)}
     if isinstance(event, Repeated):
@@ -193,6 +221,9 @@ def to_json(event: Event) -> Json:
 
 def from_json(data: Json) -> Event:
     """Inverse of `to_json`.
+
+    Args:
+        data: what `to_json` made, or what was read from a file.
 
     Raises:
         ConfigError: when the object is not an event; nothing is guessed.
@@ -212,12 +243,22 @@ def from_json(data: Json) -> Event:
 
 
 def event_to_json(event: Event) -> str:
-    """Canonical text of an event: equal events give equal text."""
+    """Canonical text of an event: equal events give equal text.
+
+    Args:
+        event: any event.
+
+    Returns:
+        JSON with sorted keys and no spaces; the ledger tells events apart by it.
+    """
     return json.dumps(to_json(event), sort_keys=True, separators=(",", ":"))
 
 
 def event_from_json(text: str) -> Event:
     """Inverse of `event_to_json`.
+
+    Args:
+        text: what `event_to_json` made.
 
     Raises:
         ConfigError: when the text is not an event.

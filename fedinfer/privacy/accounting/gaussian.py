@@ -68,8 +68,12 @@ def pld_epsilon(events: Sequence[tuple[Single, int]], delta: float, near: float)
         events: pairs of event and count; GaussianEvent or PoissonSampled of one.
         delta: in (0, 1).
         near: an upper bound on the answer; the grid is chosen fine enough for it. Any grid gives a valid bound.
+
+    Returns:
+        Epsilon >= 0; 0 for no events. Needs dp-accounting: ask `has_pld` first.
     """
     step = min(_STEPS[1], max(_STEPS[0], 2.0 ** math.floor(math.log2(max(near, 1e-9) / 8_000))))
+    # Unsampled Gaussians become one exactly (see `profile_epsilon`), so only sampled ones add discretisation error.
     precision = sum(n / event.noise_multiplier**2 for event, n in events if isinstance(event, GaussianEvent))
     total = _pld(1 / math.sqrt(precision), 1.0, 1, step) if precision else None
     for event, count in events:

@@ -31,77 +31,17 @@ from fedinfer.privacy.accounting.events import (
     flatten,
     to_json,
 )
+from fedinfer.privacy.accounting.ledger_records import LEDGER_MIGRATIONS, Budget, Entry
 from fedinfer.store import transaction
 from fedinfer.types import Json, Relation
+
+__all__ = ["ANY_TASK", "LEDGER_MIGRATIONS", "Budget", "Entry", "Ledger", "Refusal"]
 
 ANY_TASK = "*"
 """Task name of an account that limits everything its owner does."""
 
-LEDGER_MIGRATIONS = (
-    """
-    CREATE TABLE ledger_events (
-        id INTEGER PRIMARY KEY,
-        json TEXT NOT NULL UNIQUE
-    );
-    CREATE TABLE ledger_accounts (
-        owner TEXT NOT NULL,
-        task TEXT NOT NULL,
-        epsilon REAL NOT NULL,
-        delta REAL NOT NULL,
-        relation TEXT NOT NULL,
-        PRIMARY KEY (owner, task)
-    ) WITHOUT ROWID;
-    CREATE TABLE ledger_totals (
-        owner TEXT NOT NULL,
-        task TEXT NOT NULL,
-        event INTEGER NOT NULL REFERENCES ledger_events(id),
-        count INTEGER NOT NULL,
-        PRIMARY KEY (owner, task, event)
-    ) WITHOUT ROWID;
-    CREATE TABLE ledger_entries (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        owner TEXT NOT NULL,
-        task TEXT NOT NULL,
-        reference TEXT NOT NULL,
-        event INTEGER NOT NULL REFERENCES ledger_events(id),
-        reason TEXT NOT NULL,
-        reserved_at TEXT NOT NULL,
-        committed_at TEXT,
-        UNIQUE (owner, task, reference)
-    )
-    """,
-)
-"""For `open_store(path, "ledger", LEDGER_MIGRATIONS)`."""
-
 _MANY = 400
 """Owners per SQL statement, below SQLite's limit on parameters."""
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """The most that may be spent: epsilon > 0 at delta in (0, 1)."""
-
-    epsilon: float
-    delta: float
-
-    def __post_init__(self) -> None:
-        if not (self.epsilon > 0 and 0 < self.delta < 1):
-            raise ConfigError(
-                f"budget epsilon {self.epsilon}, delta {self.delta}: need epsilon > 0 and delta in (0, 1)"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the ledger. `committed_at` is "" while, or because, the mechanism did not run to its end."""
-
-    owner: str
-    task: str
-    reference: str
-    event: Event
-    reason: str
-    reserved_at: str
-    committed_at: str
 
 
 Refusal = BudgetExceeded | Misbehaviour
@@ -135,13 +75,30 @@ class Ledger:
     def open_account(self, owner: str, task: str, budget: Budget) -> None:
         """Give `owner` a budget for `task` (or ANY_TASK); opening it again with the same budget changes nothing.
 
+        Args:
+            owner: who spends: a device id, or one name that stands for a whole fleet.
+            task: what the data is used for, or ANY_TASK for a limit on all tasks together.
+            budget: the limit.
+
         Raises:
+            StoreError: the database cannot be written.
             ConfigError: when the account exists with another budget: a budget is a promise.
         """
         self.open_accounts([owner], task, budget)
 
     def open_accounts(self, owners: Iterable[str], task: str, budget: Budget, relation: Relation | None = None) -> None:
-        """`open_account` for many owners in one transaction; `relation` None: the ledger's."""
+        """`open_account` for many owners in one transaction: all are opened, or none.
+
+        Args:
+            owners: names.
+            task: as in `open_account`.
+            budget: the limit of each owner by itself.
+            relation: neighbouring relation of the new accounts; None for the ledger's own.
+
+        Raises:
+            ConfigError: when an account exists with another budget or relation.
+            StoreError: the database cannot be written.
+        """
         names = list(owners)
         wanted = _Terms(budget, relation or self._relation)
         rows = [(owner, task, budget.epsilon, budget.delta, str(wanted.relation)) for owner in names]
@@ -166,8 +123,8 @@ class Ledger:
         """Spend `events` for each owner that can afford them, all in one transaction.
 
         Args:
-            owners: accounts to charge.
-            task: task of the accounts.
+            owners: accounts to charge, each named once.
+            task: task of the accounts; not ANY_TASK, whose accounts are checked besides.
             reference: what the spend is for, unique per owner and task (for instance run and round).
             events: what the mechanism will do.
             reason: for people who read the ledger.
@@ -178,8 +135,8 @@ class Ledger:
             was used before. A refusal spends nothing.
 
         Raises:
-            ConfigError: an owner without an account, or an owner named twice.
-            StoreError: nothing was written.
+            ConfigError: an owner without an account, an owner named twice, or the task ANY_TASK.
+            StoreError: nothing was written, so data must not be touched.
         """
         if len(set(owners)) != len(owners):
             raise ConfigError("an owner is named twice in one reservation")
@@ -191,6 +148,7 @@ class Ledger:
                 (owner, Misbehaviour(f"{owner}/{task}: reference {reference!r} was spent before")) for owner in used
             )
             granted = [owner for owner in owners if verdicts[owner] is None]
+            # Totals are kept beside the entries, so that a check does not read the whole history of every owner.
             db.executemany(
                 "INSERT INTO ledger_entries (owner, task, reference, event, reason, reserved_at) VALUES (?,?,?,?,?,?)",
                 [(owner, task, reference, event, reason, now.isoformat()) for owner in granted],
@@ -204,7 +162,14 @@ class Ledger:
     def commit(self, owners: Sequence[str], task: str, reference: str, now: datetime) -> None:
         """Note that the mechanism ran. Repeating it changes nothing.
 
+        Args:
+            owners: those whose reserve was granted.
+            task: task of the accounts.
+            reference: as in `reserve`.
+            now: time of the entry.
+
         Raises:
+            StoreError: nothing was written; the spend stays.
             Misbehaviour: when an owner never reserved this reference; nothing is written then.
         """
         with self._lock, transaction(self._connection) as db:
@@ -220,6 +185,10 @@ class Ledger:
     def spent(self, owner: str, task: str) -> Spent:
         """What was spent, at the delta of the account's budget.
 
+        Args:
+            owner: of the account.
+            task: of the account; ANY_TASK for what was spent on all tasks, where such an account is open.
+
         Raises:
             ConfigError: when there is no such account.
         """
@@ -227,12 +196,26 @@ class Ledger:
         return self.spent_at(owner, task, terms.budget.delta, terms.relation)
 
     def spent_at(self, owner: str, task: str, delta: float, relation: Relation) -> Spent:
-        """Proved bound on all that `owner` reserved for `task` (ANY_TASK: for all tasks), committed or not."""
+        """Proved bound on all that `owner` reserved for `task` (ANY_TASK: for all tasks), committed or not.
+
+        Args:
+            owner: needs no account; nothing is spent then.
+            task: of the entries, or ANY_TASK.
+            delta: at which the bound shall hold, in (0, 1).
+            relation: neighbouring relation, which may differ from the account's.
+
+        Raises:
+            ConfigError: when delta is outside (0, 1).
+        """
         with self._lock:
             return account_history(self._history(self._counts([owner], task).get(owner, ())), delta, relation)
 
     def budget(self, owner: str, task: str) -> Budget:
         """The budget of an account.
+
+        Args:
+            owner: of the account.
+            task: of the account.
 
         Raises:
             ConfigError: when there is no such account.
@@ -243,6 +226,13 @@ class Ledger:
         """Epsilon of the budget minus epsilon spent, at the budget's delta; >= 0.
 
         Compositions are not sums: a last event may fit although its own epsilon is larger than this.
+
+        Args:
+            owner: of the account.
+            task: of the account.
+
+        Raises:
+            ConfigError: when there is no such account.
         """
         return _left(self.budget(owner, task), self.spent(owner, task))
 
@@ -253,7 +243,11 @@ class Ledger:
         return [(owner, task, Budget(epsilon, delta)) for owner, task, epsilon, delta, _ in rows]
 
     def entries(self, owner: str | None) -> list[Entry]:
-        """All entries, or those of one owner, oldest first."""
+        """All entries, or those of one owner, oldest first.
+
+        Args:
+            owner: one owner; None for all.
+        """
         with self._lock:
             rows = self._connection.execute(
                 "SELECT owner, task, reference, event, reason, reserved_at, COALESCE(committed_at, '') "
@@ -312,6 +306,7 @@ class Ledger:
         for owner in owners:
             if owner not in terms:
                 raise ConfigError(f"no account {owner}/{task}", hint="open the account before reserving")
+        # Both limits must hold: that of the task, and that over all tasks where the owner has one.
         verdicts = self._judge(terms, task, event)
         over_all = self._judge(self._terms(owners, ANY_TASK), ANY_TASK, event)
         return {owner: verdicts[owner] or over_all.get(owner) for owner in owners}

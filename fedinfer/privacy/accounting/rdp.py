@@ -48,8 +48,11 @@ def noise_curve(event: Noise, orders: npt.NDArray[np.int64], shift: float) -> Cu
 
     Args:
         event: kind and size of the noise.
-        orders: integers >= 2.
+        orders: (k,) int64, each >= 2.
         shift: 1 for add-or-remove-one and zero-out-one, 2 for replace-one: the factor on both norms.
+
+    Returns:
+        (k,) float64, in nats.
     """
     alpha = orders.astype(np.float64)
     if isinstance(event, GaussianEvent):
@@ -66,7 +69,14 @@ def _skellam(alpha: Curve, mu: float, l2: float, l1: float) -> Curve:
 
 
 def discrete_gaussian_gap(variance: float, shares: int) -> float:
-    """Tau of Kairouz et al. 2021, Theorem 1: how far a sum of shares is from one discrete Gaussian, per coordinate."""
+    """How far a sum of discrete Gaussian shares is from one discrete Gaussian, per coordinate: tau.
+
+    Kairouz, Liu and Steinke 2021, Theorem 1.
+
+    Args:
+        variance: sigma^2 of one share, integer units, > 0.
+        shares: >= 1; one share has no gap.
+    """
     k = np.arange(1, min(shares, 10_000))  # the terms fall to a constant from below: bound the rest by the last
     terms = np.exp(-2 * math.pi**2 * variance * k / (k + 1))
     rest = max(0, shares - 10_000) * math.exp(-2 * math.pi**2 * variance * 0.9999)
@@ -103,9 +113,12 @@ def amplified(curve: Curve, rate: float, orders: npt.NDArray[np.int64]) -> Curve
     moved by v that map is x -> v - x. docs/privacy-accounting.md repeats the proof for discrete laws.
 
     Args:
-        curve: bounds on D_l at l = 2, 3, ..., max(orders).
+        curve: bounds on D_l at l = 2, 3, ..., max(orders), (max(orders) - 1,) float64.
         rate: q, in (0, 1).
-        orders: integers >= 2 at which the result is wanted.
+        orders: integers >= 2 at which the result is wanted, ascending.
+
+    Returns:
+        (orders,) float64.
     """
     # The binomial weights sum to one, so the sum is 1 + sum_(l>=2) weight * (exp((l-1) D_l) - 1): no cancellation.
     log_factorial = _log_factorials(int(orders[-1]))
@@ -147,7 +160,15 @@ def _sampled_replace(event: PoissonSampled) -> Curve:
 
 @lru_cache(maxsize=4096)
 def event_curve(event: Single, relation: Relation) -> Curve:
-    """Bounds on the Rényi divergence of one event at ORDERS, read-only; cached."""
+    """Bounds on the Rényi divergence of one event at ORDERS, read-only; cached.
+
+    Args:
+        event: one event that is not made of others.
+        relation: neighbouring relation.
+
+    Returns:
+        (ORDERS,) float64, in nats; infinite for `NonPrivate`.
+    """
     if isinstance(event, NonPrivate):
         curve = np.full(ORDERS.size, np.inf)
     elif isinstance(event, PoissonSampled) and event.rate < 1:
@@ -176,8 +197,11 @@ def to_epsilon(curve: Curve, delta: float) -> float:
     delta = exp((a-1)(tau-epsilon)) / (a-1) * (1-1/a)^a, solved for epsilon here.
 
     Args:
-        curve: total divergence bound at each of ORDERS.
+        curve: total divergence bound at each of ORDERS, nats.
         delta: in (0, 1).
+
+    Returns:
+        Epsilon >= 0.
     """
     alpha = ORDERS.astype(np.float64)
     epsilons = curve + np.log1p(-1 / alpha) - (math.log(delta) + np.log(alpha)) / (alpha - 1)

@@ -29,6 +29,7 @@ def clip_rows(vectors: FloatRows, norm: float) -> FloatRows:
         (n, d) float32. Each row's norm, computed in double precision, is <= `norm`.
 
     Raises:
+        ConfigError: when the norm is not positive and finite.
         DataError: when a value is NaN or infinite: such a row has no norm to clip to.
     """
     _check_norm(norm)
@@ -39,7 +40,14 @@ def clip_rows(vectors: FloatRows, norm: float) -> FloatRows:
 
 
 def row_norms(vectors: FloatRows | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """L2 norm of each row in double precision, shape (n,)."""
+    """L2 norm of each row in double precision, shape (n,).
+
+    Args:
+        vectors: (n, d).
+
+    Returns:
+        (n,) float64; NaN or infinity where a row holds one.
+    """
     rows = vectors.astype(np.float64)
     norms: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     return norms
@@ -66,11 +74,29 @@ class FixedClipping:
         return 0
 
     def prepare(self, updates: FloatRows, _announced: float) -> FloatRows:
-        """What devices send for updates (n, d): the clipped updates, whatever norm a server announces."""
+        """What devices send for updates: the clipped updates, whatever norm a server announces.
+
+        Args:
+            updates: (n, d) float32.
+
+        Returns:
+            (n, d) float32, each row's norm in double precision <= `bound`.
+
+        Raises:
+            DataError: when an update holds NaN or infinity.
+            ConfigError: when the norm is not positive and finite.
+        """
         return clip_rows(updates, self.norm)
 
     def updates(self, released: FloatRows, _norm: float) -> FloatRows:
-        """Sums or means of updates in what was released: all of it."""
+        """Sums or means of updates in what was released: all of it.
+
+        Args:
+            released: sums or means of what devices sent, (..., d).
+
+        Returns:
+            The same array.
+        """
         return released
 
 
@@ -128,21 +154,47 @@ class AdaptiveClipping:
         return np.concatenate([scaled, bits[:, None]], axis=1).astype(np.float32)
 
     def updates(self, released: FloatRows, norm: float) -> FloatRows:
-        """Sums or means of updates, (..., d) in the model's units, in those of what devices sent, (..., d + 1)."""
+        """Sums or means of updates, (..., d) in the model's units, in those of what devices sent, (..., d + 1).
+
+        Args:
+            released: sums or means of what devices sent, (..., d + 1).
+            norm: C of the round, as announced.
+
+        Returns:
+            (..., d) float32, in the unit of the model's weights.
+        """
         return (released[..., :-1].astype(np.float64) * norm).astype(np.float32)
 
     def bits(self, released: FloatRows) -> FloatRows:
-        """Sums or means of the extra coordinate, (..., 1), in those of what devices sent."""
+        """Sums or means of the extra coordinate, (..., 1), in those of what devices sent.
+
+        Args:
+            released: sums or means of what devices sent, (..., d + 1).
+
+        Returns:
+            (..., 1) float32.
+        """
         return np.ascontiguousarray(released[..., -1:])
 
     def fraction(self, mean_bit: float) -> float:
-        """Noisy share of devices that were not clipped: unbiased, and so not always in [0, 1]."""
+        """Noisy share of devices that were not clipped: unbiased, and so not always in [0, 1].
+
+        Args:
+            mean_bit: mean of the extra coordinate over the devices, with noise.
+        """
         return 0.5 + mean_bit / (2 * self._bit)
 
     def next_norm(self, norm: float, fraction: float) -> float:
-        """C exp(-rate (fraction - quantile)), section 2.1 of the paper: post-processing, no cost of its own.
+        """C exp(-rate (fraction - quantile)) (Andrew et al. 2021, section 2.1): post-processing, no cost of its own.
 
         The fraction is moved into [0, 1] first: noise pushes the norm no further than devices could.
+
+        Args:
+            norm: C of the round that is over, > 0.
+            fraction: noisy share of devices that were not clipped, from `fraction`.
+
+        Returns:
+            C of the next round, > 0.
         """
         return norm * math.exp(-self.rate * (min(1.0, max(0.0, fraction)) - self.quantile))
 
@@ -157,7 +209,14 @@ Clipping: TypeAlias = FixedClipping | AdaptiveClipping
 
 
 def clipping_of(privacy: PrivacySection) -> Clipping:
-    """How a run bounds the update of a device; with other units the norm is that of an example's gradient."""
+    """How a run bounds the update of a device; with other units the norm is that of an example's gradient.
+
+    Args:
+        privacy: section of the scenario.
+
+    Raises:
+        ConfigError: a quantile, rate or weight of adaptive clipping is out of range.
+    """
     if privacy.clipping == "adaptive":
         return AdaptiveClipping(privacy.clipping_quantile, privacy.clipping_rate, privacy.clipping_weight)
     return FixedClipping(privacy.clipping_norm)

@@ -42,23 +42,24 @@ def design(
     Args:
         kind: SKELLAM or DISCRETE_GAUSSIAN.
         rounding: CONDITIONAL for unit `device`, DITHERED for unit `example`.
-        dimension: length of the float vectors.
-        clipping_norm: C of one unit.
-        noise_multiplier: z of the whole sum, relative to C.
+        dimension: length of the float vectors, >= 1.
+        clipping_norm: C of one unit, > 0.
+        noise_multiplier: z of the whole sum, relative to C, > 0.
         contributors: honest devices whose shares are guaranteed: ceil((1 - dishonest fraction) * threshold).
-        summands: most devices in the sum.
+        summands: most devices in the sum, >= contributors.
         units: most clipped units in the sum: `summands` for unit `device`; for unit `example` a public bound on the
             sampled examples of all devices together (breaking it risks a wrap-around, not privacy).
         max_loss: largest accepted part of epsilon that rounding and integer noise cost, for instance 0.01. It bounds
-            `loss`; half of it for DITHERED, because example sums are sampled (more than 0.004 is needed there, which
-            is what the allowance for float32 sums costs).
+            `loss`; half of it for DITHERED, because example sums are sampled (more than 0.004 is needed there, which is
+            what the allowance for float32 sums costs).
 
     Returns:
-        A mechanism whose sum wraps around with probability <= 2^-30 per release. Its share of
-        noise fits one table where that leaves room, else the scale is the least that meets `max_loss`.
+        A mechanism whose sum wraps around with probability <= 2^-30 per release. Its share of noise fits one table
+        where that leaves room, else the scale is the least that meets `max_loss`.
 
     Raises:
-        ConfigError: when 32 bits are not enough, with the bits that would be.
+        ConfigError: when 32 bits are not enough, with the bits that would be; kind NONE; or when no scale meets
+            `max_loss`.
     """
     if kind is NoiseKind.NONE:
         raise ConfigError("design is for mechanisms with noise; design_without_noise has no noise in the ring")
@@ -97,8 +98,8 @@ def design_without_noise(
     `central` needs that, because a sum that wraps has no bounded sensitivity.
 
     Args:
-        rounding: CONDITIONAL for whole vectors (unit `device`, and vectors that are already private), DITHERED for
-            sums of clipped examples.
+        rounding: CONDITIONAL for whole vectors (unit `device`, and vectors that are already private), DITHERED for sums
+            of clipped examples.
         unit: what the server's noise will protect, or `none`.
         dimension: length of the float vectors.
         clipping_norm: C of one unit; for unit `none` a norm that vectors rarely exceed (they are clipped to it).
@@ -107,7 +108,7 @@ def design_without_noise(
         max_loss: largest accepted growth of the squared sensitivity by rounding.
 
     Raises:
-        ConfigError: when 32 bits are not enough.
+        ConfigError: when 32 bits are not enough, or when no scale meets `max_loss`.
     """
     start = IntegerMechanism(
         NoiseKind.NONE, dimension, clipping_norm, 0.0, MAX_BITS, 1.0, 1, summands, units, rounding, unit
@@ -117,7 +118,14 @@ def design_without_noise(
 
 
 def largest_sum(mechanism: IntegerMechanism) -> float:
-    """Certain bound on |coordinate of the integer sum| without noise."""
+    """Certain bound on |coordinate of the integer sum| without noise.
+
+    Args:
+        mechanism: without noise in the ring.
+
+    Returns:
+        Integer units, at the mechanism's scale.
+    """
     scaled = mechanism.scale * mechanism.clipping_norm
     match mechanism.rounding:
         case Rounding.CONDITIONAL:

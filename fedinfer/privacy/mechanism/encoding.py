@@ -25,7 +25,7 @@ def encode(
     noise: NoiseStream,
     rounding: NoiseStream,
 ) -> RingVector:
-    """Turn float vectors into noised integers mod 2^bits, one share of noise each.
+    """Encode float vectors as noised integers mod 2^bits, one share of noise each.
 
     Args:
         vectors: (n, d) or (d,). CONDITIONAL rounding: float32, clipped here to the clipping norm. DITHERED: sums of
@@ -46,6 +46,7 @@ def encode(
     rows = vectors[None, :] if vectors.ndim == 1 else vectors
     integers = to_integers(rows, mechanism, rotation_seed, rounding)
     integers += draw_shares(integers.shape[0], mechanism, noise)
+    # In two's complement the mask is the residue mod 2^bits for negative numbers too.
     ring = (integers & ((1 << mechanism.bits) - 1)).astype(np.uint32)
     return ring[0] if vectors.ndim == 1 else ring
 
@@ -53,7 +54,21 @@ def encode(
 def to_integers(
     rows: FloatVector | WideVector, mechanism: IntegerMechanism, rotation_seed: bytes, rounding: NoiseStream
 ) -> Integers:
-    """Clip, rotate, scale and round: the encoding without noise, (n, padded) int64."""
+    """Clip, rotate, scale and round: the encoding without noise.
+
+    Args:
+        rows: (n, d), as in `encode`.
+        mechanism: what the devices of the round were promised.
+        rotation_seed: public, equal for all devices of the round.
+        rounding: source of the rounding; it need not be secret.
+
+    Returns:
+        (n, padded) int64.
+
+    Raises:
+        ConfigError: when the rows have another length than the mechanism's.
+        DataError: when a value is NaN or infinite, or so large that its scaled integer would not be exact.
+    """
     if rows.ndim != 2 or rows.shape[1] != mechanism.dimension:
         raise ConfigError(f"vectors of shape {rows.shape}, the mechanism encodes {mechanism.dimension} coordinates")
     match mechanism.rounding:
@@ -64,6 +79,8 @@ def to_integers(
                 raise DataError("a sum of examples holds NaN or infinity")
         case _:
             assert_never(mechanism.rounding)
+    # The rotation spreads a vector over all coordinates, so that none is much larger than the others and the ring can
+    # be narrow (Kairouz et al. 2021, Algorithm 1); this Hadamard matrix exists for powers of two, hence the padding.
     scaled = np.zeros((rows.shape[0], mechanism.padded))
     scaled[:, : mechanism.dimension] = rows
     scaled = rotate(scaled, rotation_seed)
@@ -80,7 +97,16 @@ def to_integers(
 
 
 def draw_shares(count: int, mechanism: IntegerMechanism, noise: NoiseStream) -> Integers | int:
-    """`count` noise shares, (count, padded) int64; 0 for kind `none`."""
+    """`count` noise shares, (count, padded) int64; 0 for kind `none`.
+
+    Args:
+        count: devices that this process encodes for, >= 0.
+        mechanism: its `share_variance` is that of one share, integer units.
+        noise: source of the noise; a `SecureStream` in a real deployment.
+
+    Returns:
+        (count, padded) int64, independent; the number 0 for kind `none`.
+    """
     shape = (count, mechanism.padded)
     match mechanism.kind:
         case NoiseKind.NONE:
@@ -111,6 +137,7 @@ def decode(total: RingVector, mechanism: IntegerMechanism, rotation_seed: bytes)
         raise ConfigError(
             f"sum of shape {total.shape} is not in the ring: ({mechanism.padded},) values below 2^{mechanism.bits}"
         )
+    # Residues stand for integers in [-2^(bits-1), 2^(bits-1)): the sum is signed, and `design` keeps it in that range.
     half = 1 << (mechanism.bits - 1)
     centred = ((total.astype(np.int64) + half) & (2 * half - 1)) - half
     rows = rotate_back(centred.astype(np.float64)[None, :], rotation_seed)

@@ -93,35 +93,48 @@ class Factorization:
         return math.sqrt(_squared_sensitivities(self)[-1])
 
     def charge(self, noise_multiplier: float, scheduled: int) -> GaussianEvent:
-        """What a unit pays for taking part in one of the rounds turn * b .. turn * b + b - 1, b the separation.
+        """What a unit pays for taking part in one cycle of the participation schedule.
 
-        z / sqrt(S(turn + 1)^2 - S(turn)^2). Gaussian mechanisms compose exactly, 1/z^2 adds up (Dong, Roth and Su
-        2022, Corollary 3.3), so all turns together cost `event`. The increment is about whole columns of C: it pays for
-        everything that later rounds release about the contribution of this one, and nothing is due when a unit stays
-        away later, or when later rounds never come.
+        Cycle k is the rounds k b .. k b + b - 1, b the separation; a unit takes part in each cycle at most once. The
+        charge is a Gaussian mechanism with noise multiplier z / sqrt(S(k + 1)^2 - S(k)^2). Gaussian mechanisms compose
+        exactly, 1/z^2 adds up (Dong, Roth and Su 2022, Corollary 3.3), so all cycles together cost `event`. The
+        increment is about whole columns of C: it pays for everything that later rounds release about the contribution
+        of this one, and nothing is due when a unit stays away later, or when later rounds never come.
 
         Charges cover what every allowed pattern costs. Let a unit take part in rounds p_1 < p_2 < ..., at least b
-        apart, so in turns k_i = floor(p_i / b) with k_i < k_(i+1), hence k_i >= i - 1. With A(l, n) = sum of c_m
-        c_(m+l) over m < n, columns p < q of C have the inner product A(q - p, T - q). It is not negative, falls with
-        l and grows with n, because c falls and is not negative. Whatever its vectors of norm <= 1 are, and whatever
-        they depend on, the unit moves C G by at most, squared,
+        apart, so in cycles k_i = floor(p_i / b) with k_i < k_(i+1), hence k_i >= i - 1. With A(l, n) = sum of c_m
+        c_(m+l) over m < n, columns p < q of C have the inner product A(q - p, T - q). It is not negative, falls with l
+        and grows with n, because c falls and is not negative. Whatever its vectors of norm <= 1 are, and whatever they
+        depend on, the unit moves C G by at most, squared,
 
             sum_i [A(0, T - p_i) + 2 sum_(j<i) A(p_i - p_j, T - p_i)]
             <= sum_i [A(0, T - k_i b) + 2 sum_(l=1..k_i) A(l b, T - k_i b)],
 
         since p_i >= k_i b, p_i - p_j >= (i - j) b, and i - 1 <= k_i: terms only grow, and there are more of them. The
-        bracket is S(k_i + 1)^2 - S(k_i)^2: the charge of turn k_i.
+        bracket is S(k_i + 1)^2 - S(k_i)^2: the charge of cycle k_i.
+
+        Args:
+            noise_multiplier: z > 0, standard deviation of the fresh noise Z over the clipping norm.
+            scheduled: k, the cycle, counted from 0.
 
         Raises:
-            Misbehaviour: the pattern has no such turn.
+            Misbehaviour: the schedule has no such cycle.
+            ConfigError: the noise multiplier is not positive.
         """
         if not 0 <= scheduled < self.participation.most:
-            raise Misbehaviour(f"turn {scheduled} of {self.participation.most}")
+            raise Misbehaviour(f"cycle {scheduled} of {self.participation.most}")
         squares = _squared_sensitivities(self)
         return GaussianEvent(noise_multiplier / math.sqrt(squares[scheduled + 1] - squares[scheduled]))
 
     def event(self, noise_multiplier: float) -> GaussianEvent:
-        """All rounds together, when fresh noise Z has standard deviation noise_multiplier * clipping norm."""
+        """All rounds together, when fresh noise Z has standard deviation noise_multiplier * clipping norm.
+
+        Args:
+            noise_multiplier: z > 0, standard deviation of the fresh noise Z over the clipping norm.
+
+        Raises:
+            ConfigError: the noise multiplier is not positive.
+        """
         return GaussianEvent(noise_multiplier / self.sensitivity)
 
     def spread(self) -> float:
@@ -158,6 +171,15 @@ def square_root_coefficients(bands: int) -> tuple[float, ...]:
     """First column of the square root of the prefix-sum matrix: c_k = c_(k-1) (2k-1) / (2k), the first `bands` of them.
 
     Fichtenberger, Henzinger and Upadhyay 2023; cut off to a band as in Kalinin and Lampert 2024.
+
+    Args:
+        bands: >= 1; 1 is independent noise.
+
+    Returns:
+        (c_0 = 1, c_1, ...), falling.
+
+    Raises:
+        ConfigError: fewer than one band.
     """
     if bands < 1:
         raise ConfigError(f"at least one band is needed, got {bands}")
@@ -172,7 +194,15 @@ def factorize(participation: Participation) -> Factorization:
     """The number of bands with the least `prefix_error` for a pattern: powers of two, separation, and rounds are tried.
 
     One band is independent noise, so the result is never worse than that.
+
+    Args:
+        participation: how often a unit may take part.
+
+    Returns:
+        The same object for equal patterns.
     """
+    # The error changes slowly with the number of bands, so powers of two miss little. `separation` is the most bands
+    # for which the columns of two participations of a unit share no row of C (Choquette-Choo et al. 2023).
     sizes = {2**i for i in range(participation.rounds.bit_length())}
     sizes |= {min(participation.separation, participation.rounds), participation.rounds}
     tried = [Factorization(square_root_coefficients(bands), participation) for bands in sorted(sizes)]
@@ -193,7 +223,12 @@ class CorrelatedNoise:
 
 
 def start_noise(factorization: Factorization, dimension: int) -> CorrelatedNoise:
-    """State before round 0."""
+    """State before round 0.
+
+    Args:
+        factorization: of the run.
+        dimension: d of the vectors, with what adaptive clipping appends.
+    """
     return CorrelatedNoise(0, np.zeros((len(factorization.coefficients) - 1, dimension)))
 
 
@@ -208,7 +243,10 @@ def next_noise(
         state: from `start_noise` or the round before; never use one twice with different data.
         factorization: as at the start.
         std: standard deviation of z_t: noise multiplier times clipping norm.
-        stream: source of words.
+        stream: source of words; a `SecureStream` in a real deployment.
+
+    Returns:
+        Noise w_t, (d,) float64, and the next state; the state given is not changed.
 
     Raises:
         ConfigError: when all rounds are over.

@@ -58,6 +58,7 @@ class SecureStream:
     """
 
     def __init__(self, entropy: SystemEntropy) -> None:
+        # Not isinstance: a subclass could take its bytes from a seed.
         if type(entropy) is not SystemEntropy:
             raise ConfigError(
                 f"real noise needs SystemEntropy, got {type(entropy).__name__}",
@@ -68,7 +69,14 @@ class SecureStream:
         self._stream = _Keystream(entropy)
 
     def words(self, count: int) -> npt.NDArray[np.uint64]:
-        """Return `count` fresh words, shape (count,)."""
+        """Fresh words, never repeated, not even after a fork.
+
+        Args:
+            count: >= 0.
+
+        Returns:
+            (count,) uint64.
+        """
         if os.getpid() != self._process:  # a fork copied the cipher: the same words must not be used twice
             self._process, self._stream = os.getpid(), _Keystream(self._entropy)
         return self._stream.words(count)
@@ -87,7 +95,14 @@ class SimulatedStream:
         self._stream = _Keystream(key)
 
     def words(self, count: int) -> npt.NDArray[np.uint64]:
-        """Return the next `count` words, shape (count,)."""
+        """The next words of the sequence that the seed fixes.
+
+        Args:
+            count: >= 0.
+
+        Returns:
+            (count,) uint64.
+        """
         return self._stream.words(count)
 
 
@@ -103,22 +118,37 @@ def skellam(variance: int, shape: tuple[int, ...], stream: NoiseStream) -> npt.N
     """Symmetric Skellam noise.
 
     Args:
-        variance: integer >= 1; above MAX_VARIANCE the sum of equal independent parts is drawn (Skellam is closed
-            under sums), so the variance must then be a multiple of the number of parts, see `pieces`.
+        variance: integer >= 1; above MAX_VARIANCE the sum of equal independent parts is drawn (Skellam is closed under
+            sums), so the variance must then be a multiple of the number of parts, see `pieces`.
         shape: shape of the result.
-        stream: source of words.
+        stream: source of words; a `SecureStream` in a real deployment.
 
     Returns:
         int64 array.
+
+    Raises:
+        ConfigError: the variance cannot be drawn; `whole_variance` gives one that can.
     """
     parts = pieces(variance)
     return _sum_of(skellam_table(variance // parts), parts, shape, stream)
 
 
 def discrete_gaussian(variance: int, shape: tuple[int, ...], stream: NoiseStream) -> npt.NDArray[np.int64]:
-    """Discrete Gaussian noise; above MAX_VARIANCE a sum of `pieces(variance)` independent equal shares.
+    """Discrete Gaussian noise (Canonne, Kamath and Steinke 2020, definition 1).
 
-    Args: as `skellam`.
+    Above MAX_VARIANCE a sum of `pieces(variance)` independent equal shares, which is no discrete Gaussian any more:
+    accounting counts it as that many shares.
+
+    Args:
+        variance: sigma^2 of the law (of the sum of all pieces), integer, as in `skellam`.
+        shape: shape of the result.
+        stream: source of words; a `SecureStream` in a real deployment.
+
+    Returns:
+        int64 array.
+
+    Raises:
+        ConfigError: the variance cannot be drawn; `whole_variance` gives one that can.
     """
     parts = pieces(variance)
     return _sum_of(discrete_gaussian_table(variance // parts), parts, shape, stream)
@@ -126,6 +156,9 @@ def discrete_gaussian(variance: int, shape: tuple[int, ...], stream: NoiseStream
 
 def pieces(variance: int) -> int:
     """How many table samples make one sample of this variance.
+
+    Args:
+        variance: integer units squared, >= 1.
 
     Raises:
         ConfigError: when the variance is not a positive multiple of that number.
@@ -137,7 +170,14 @@ def pieces(variance: int) -> int:
 
 
 def whole_variance(at_least: float) -> int:
-    """The least variance >= `at_least` that `skellam` and `discrete_gaussian` can draw."""
+    """The least variance >= `at_least` that `skellam` and `discrete_gaussian` can draw.
+
+    Args:
+        at_least: integer units squared, >= 0.
+
+    Returns:
+        An integer; at most 1 per piece above `at_least`.
+    """
     parts = max(1, math.ceil(at_least / MAX_VARIANCE))
     return parts * max(1, math.ceil(at_least / parts))
 

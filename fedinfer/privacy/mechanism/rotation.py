@@ -13,7 +13,15 @@ Rows = npt.NDArray[np.float64]
 
 
 def signs(seed: bytes, size: int) -> npt.NDArray[np.float64]:
-    """(size,) of +1 and -1 from a public seed: AES-256-CTR under its hash, one bit each. Public, not secret."""
+    """Random signs from a public seed: AES-256-CTR under its hash, one bit each. Public, not secret.
+
+    Args:
+        seed: of the round, any length.
+        size: how many, >= 0.
+
+    Returns:
+        (size,) float64 of +1 and -1.
+    """
     key = hashlib.sha256(b"fedinfer/rotation/1" + seed).digest()
     stream = Cipher(algorithms.AES(key), modes.CTR(b"\0" * 16)).encryptor()
     bits = np.unpackbits(np.frombuffer(stream.update(bytes(-(-size // 8))), np.uint8), count=size)
@@ -26,13 +34,24 @@ def rotate(rows: Rows, seed: bytes) -> Rows:
     Args:
         rows: (n, p) float64, p a power of two. Changed in place.
         seed: public, equal for all devices of a round.
+
+    Returns:
+        (n, p) float64, L2 norms unchanged; use it and no longer `rows`, whose memory may be reused.
     """
     rows *= signs(seed, rows.shape[1]) / math.sqrt(rows.shape[1])
     return _hadamard(rows)
 
 
 def rotate_back(rows: Rows, seed: bytes) -> Rows:
-    """Inverse of `rotate`."""
+    """Inverse of `rotate`.
+
+    Args:
+        rows: (n, p) float64, p a power of two. Changed in place.
+        seed: the one given to `rotate`.
+
+    Returns:
+        (n, p) float64.
+    """
     rows = _hadamard(rows)
     rows *= signs(seed, rows.shape[1]) / math.sqrt(rows.shape[1])
     return rows

@@ -32,7 +32,14 @@ class Words(Protocol):
     """Uniform 64-bit words."""
 
     def words(self, count: int) -> npt.NDArray[np.uint64]:
-        """Return `count` fresh words."""
+        """Return `count` fresh words.
+
+        Args:
+            count: >= 0.
+
+        Returns:
+            (count,) uint64, independent and uniform.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class SamplingTable:
         """Samples from uniform words.
 
         Args:
-            words: (n,) high halves.
+            words: (n,) uint64, high halves.
             stream: gives low halves, asked only for ties (one in 2^46 words or fewer).
 
         Returns:
@@ -81,6 +88,12 @@ def skellam_table(variance: int) -> SamplingTable:
 
     P(k) = exp(-mu) I_k(mu) with mu the variance. The ratios come from I_(k-1) = I_(k+1) + (2k/mu) I_k, downwards
     (Miller's algorithm: every term is positive, so relative errors do not grow).
+
+    Args:
+        variance: mu, integer in [1, MAX_VARIANCE].
+
+    Raises:
+        ConfigError: the variance is out of range.
     """
     _check(variance)
     top = _tail(variance) + 40
@@ -98,6 +111,12 @@ def discrete_gaussian_table(variance: int) -> SamplingTable:
     """Discrete Gaussian with parameter sigma^2 = variance: P(k) proportional to exp(-k^2 / (2 variance)).
 
     w_(k+1) = w_k r_k and r_(k+1) = r_k g with r_0 = exp(-1/(2 variance)) and g = r_0^2, in fixed point.
+
+    Args:
+        variance: sigma^2, integer in [1, MAX_VARIANCE].
+
+    Raises:
+        ConfigError: the variance is out of range.
     """
     _check(variance)
     bits = 2 * _PRECISION

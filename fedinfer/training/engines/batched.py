@@ -41,7 +41,18 @@ class _Padded:
 def updates(
     program: Program, start: FloatVector, data: Features, sources: Sequence[RandomSource], training: TrainingSection
 ) -> FloatVector:
-    """Local SGD of every device from the same start; new minus old weights, (devices, d) float32."""
+    """As `device_by_device.updates`, many devices in one batched step.
+
+    Args:
+        program: the network.
+        start: (d,) float32, the same for all devices.
+        data: prepared rows and labels per device; a device may have none.
+        sources: one source of randomness per device.
+        training: local work: epochs or steps, batch size, learning rate, momentum, FedProx.
+
+    Returns:
+        New minus old weights, (devices, d) float32; zeros for a device without rows.
+    """
     plans = [minibatches(source, len(y), training) for (_, y), source in zip(data, sources, strict=True)]
     result = np.zeros((len(data), program.dimension), dtype=np.float32)
     widths = [len(plan[0]) if plan else 0 for plan in plans]
@@ -61,9 +72,21 @@ def private_updates(
     training: TrainingSection,
     private: PrivateSteps,
 ) -> FloatVector:
-    """DP-SGD (Abadi et al. 2016, Algorithm 1) on each device; new minus old weights, (devices, d) float32."""
+    """As `device_by_device.private_updates`, many devices in one batched step (DP-SGD, Abadi et al. 2016, Algorithm 1).
+
+    Args:
+        program: the network.
+        start: (d,) float32, the same for all devices.
+        data: prepared rows and labels per device.
+        sources: one source of randomness per device, for samples and noise.
+        training: learning rate, momentum, FedProx.
+        private: steps, Poisson rate, clipping norm, noise multiplier.
+
+    Returns:
+        New minus old weights, (devices, d) float32; not finite where a gradient overflowed.
+    """
     result = np.zeros((len(data), program.dimension), dtype=np.float32)
-    widths = [math.ceil(private.rate * len(y)) for _, y in data]
+    widths = [math.ceil(private.rate * len(y)) for _, y in data]  # expected sizes of the samples
     for chunk in _chunks(sorted(range(len(data)), key=lambda row: -widths[row]), widths, program):
         chosen, own = [data[row] for row in chunk], [sources[row] for row in chunk]
         weights = _descend_privately(program, start, chosen, own, training, private)
@@ -79,9 +102,20 @@ def gradient_sums(
     rate: float,
     clipping_norm: float,
 ) -> WideVector:
-    """Sum of the clipped gradients of Poisson-sampled rows, per device, (devices, d) float64.
+    """Sum of the clipped gradients of Poisson-sampled rows, per device.
 
     All devices share the weights, so rows of different devices go through one model side by side.
+
+    Args:
+        program: the network.
+        start: (d,) float32.
+        data: prepared rows and labels per device.
+        sources: one source of randomness per device, for the samples.
+        rate: probability of each row, in (0, 1].
+        clipping_norm: L2 bound C > 0 on one example's gradient.
+
+    Returns:
+        (devices, d) float64; not finite where a gradient overflowed, so the caller has to check.
     """
     picks = [poisson_rows(source, len(y), rate) for (_, y), source in zip(data, sources, strict=True)]
     total = torch.zeros(len(data), program.dimension)
@@ -168,6 +202,7 @@ def _descend_privately(
     noises = [gaussian_noise(source) for source in sources]
     for _ in range(private.steps):
         picks = [poisson_rows(source, count, private.rate) for source, count in zip(sources, counts, strict=True)]
+        # The noise goes in first and clipped gradients are added to it, which saves a second (devices, d) tensor.
         for row, noise in enumerate(noises):
             noise(gradient[row], deviation)
         if any(len(pick) for pick in picks):

@@ -33,21 +33,55 @@ class Tap(Protocol):
         """Squared L2 norm of each example's gradient, (G, B)."""
 
     def accumulate(self, into: Views, factor: Tensor | None, rows: slice, scale: float) -> None:
-        """Add scale * sum over `rows` of factor * gradient to tensors shaped like the parameters."""
+        """Add scale * sum over `rows` of factor * gradient to tensors shaped like the parameters.
+
+        Args:
+            into: one tensor per parameter, each (G, *its shape); changed in place.
+            factor: (G, B) of each example, for instance its clip factor; None for one everywhere.
+            rows: which of the B examples.
+            scale: of the whole sum, for instance minus the learning rate.
+        """
 
 
 class Layer(Protocol):
     """One step of a network, for G models at once."""
 
     def forward(self, views: Views, h: Tensor) -> tuple[Tensor, Any]:
-        """Output, and what `backward` will need."""
+        """Output, and what `backward` will need.
+
+        Args:
+            views: parameters of the layer, each (G, *its shape).
+            h: activations (G, B, ...), channels last.
+
+        Returns:
+            Activations (G, B, ...), and what the layer keeps.
+        """
 
     def backward(self, views: Views, saved: Any, delta: Tensor, first: bool) -> tuple[Tensor, Tap | None]:
-        """Error of the input (unspecified for the first layer) and the gradients of the parameters."""
+        """Error of the input (unspecified for the first layer) and the gradients of the parameters.
+
+        Args:
+            views: parameters of the layer, each (G, *its shape).
+            saved: what `forward` kept.
+            delta: error of the output, shaped like it: derivative of each example's own loss.
+            first: no layer lies below, so the error of the input is not needed.
+
+        Returns:
+            Error of the input (unspecified for the first layer), and a tap, or None for a layer without parameters.
+        """
 
 
 def weighted(delta: Tensor, factor: Tensor | None, rows: slice) -> Tensor:
-    """The errors of some rows, scaled per example."""
+    """The errors of some rows, scaled per example.
+
+    Args:
+        delta: (G, B, ...) errors or gradients, one per example.
+        factor: (G, B); None for one everywhere.
+        rows: which of the B examples.
+
+    Returns:
+        (G, rows, ...).
+    """
     if factor is None:
         return delta[:, rows]
     return delta[:, rows] * factor[:, rows].reshape(factor.shape[0], -1, *(1,) * (delta.dim() - 2))
@@ -55,19 +89,23 @@ def weighted(delta: Tensor, factor: Tensor | None, rows: slice) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """torch.nn.Linear on (G, B, in)."""
+    """torch.nn.Linear on (G, B, in).
+
+    Args:
+        bias: whether there is one.
+    """
 
     bias: bool
 
     def forward(self, views: Views, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Affine map of every model."""
+        """As `Layer.forward`: an affine map of every model."""
         weight = views[0].transpose(1, 2)
         if not self.bias:
             return torch.bmm(h, weight), h
         return torch.baddbmm(views[1].unsqueeze(1), h, weight), h
 
     def backward(self, views: Views, saved: Tensor, delta: Tensor, first: bool) -> tuple[Tensor, Tap]:
-        """Error of the input and the outer-product gradients."""
+        """As `Layer.backward`: the gradients are outer products."""
         return delta if first else torch.bmm(delta, views[0]), DenseTap(saved, delta, self.bias)
 
 
@@ -84,7 +122,7 @@ class DenseTap:
         return self.delta.square().sum(2) * (self.inputs.square().sum(2) + float(self.bias))
 
     def accumulate(self, into: Views, factor: Tensor | None, rows: slice, scale: float) -> None:
-        """One product per model."""
+        """As `Tap.accumulate`: one matrix product per model."""
         errors = weighted(self.delta, factor, rows)
         into[0].baddbmm_(errors.transpose(1, 2), self.inputs[:, rows], alpha=scale)
         if self.bias:
@@ -96,12 +134,12 @@ class Rectifier:
     """torch.nn.ReLU."""
 
     def forward(self, views: Views, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep what is positive."""
+        """As `Layer.forward`: what is positive."""
         out = torch.relu(h)
         return out, out
 
     def backward(self, views: Views, saved: Tensor, delta: Tensor, first: bool) -> tuple[Tensor, None]:
-        """Errors pass where the output is positive."""
+        """As `Layer.backward`: errors pass where the output is positive."""
         return torch.ops.aten.threshold_backward(delta, saved, 0), None
 
 
@@ -110,12 +148,12 @@ class Tangent:
     """torch.nn.Tanh."""
 
     def forward(self, views: Views, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Squash to (-1, 1)."""
+        """As `Layer.forward`: squashed to (-1, 1)."""
         out = torch.tanh(h)
         return out, out
 
     def backward(self, views: Views, saved: Tensor, delta: Tensor, first: bool) -> tuple[Tensor, None]:
-        """Derivative 1 - tanh^2."""
+        """As `Layer.backward`: the derivative is 1 - tanh^2."""
         return delta * (1.0 - saved.square()), None
 
 
@@ -124,13 +162,13 @@ class Flat:
     """torch.nn.Flatten of a channels-last image into torch's channels-first order."""
 
     def forward(self, views: Views, h: Tensor) -> tuple[Tensor, Shape]:
-        """(G, B, H, W, C) to (G, B, C * H * W)."""
+        """As `Layer.forward`: (G, B, H, W, C) to (G, B, C * H * W)."""
         if h.dim() == 3:
             return h, h.shape
         return h.permute(0, 1, 4, 2, 3).reshape(h.shape[0], h.shape[1], -1), h.shape
 
     def backward(self, views: Views, saved: Shape, delta: Tensor, first: bool) -> tuple[Tensor, None]:
-        """The same order back."""
+        """As `Layer.backward`: the same order back."""
         if len(saved) == 3:
             return delta, None
         models, examples, height, width, channels = saved
@@ -142,24 +180,30 @@ class SpatialMean:
     """torch.nn.AdaptiveAvgPool1d(1) and AdaptiveAvgPool2d(1)."""
 
     def forward(self, views: Views, h: Tensor) -> tuple[Tensor, Shape]:
-        """(G, B, H, W, C) to (G, B, 1, 1, C)."""
+        """As `Layer.forward`: (G, B, H, W, C) to (G, B, 1, 1, C)."""
         return h.mean((2, 3), keepdim=True), h.shape
 
     def backward(self, views: Views, saved: Shape, delta: Tensor, first: bool) -> tuple[Tensor, None]:
-        """Every place gets its share."""
+        """As `Layer.backward`: every place gets its share."""
         return (delta / (saved[2] * saved[3])).expand(saved), None
 
 
 @dataclass(frozen=True, slots=True)
 class GroupNormal:
-    """torch.nn.GroupNorm (Wu and He 2018) on channels-last or dense activations."""
+    """torch.nn.GroupNorm (Wu and He 2018) on channels-last or dense activations.
+
+    Args:
+        groups: of channels, each normalised by itself.
+        epsilon: added to the variance.
+        affine: whether there are a weight and a bias per channel.
+    """
 
     groups: int
     epsilon: float
     affine: bool
 
     def forward(self, views: Views, h: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Normalise each group of channels of each example."""
+        """As `Layer.forward`: each group of channels of each example is normalised (Wu and He 2018, section 3.1)."""
         grouped = self._grouped(h)
         centred = grouped - grouped.mean((2, 4), keepdim=True)
         inverse = torch.rsqrt(centred.square().mean((2, 4), keepdim=True) + self.epsilon)
@@ -171,7 +215,7 @@ class GroupNormal:
     def backward(
         self, views: Views, saved: tuple[Tensor, Tensor], delta: Tensor, first: bool
     ) -> tuple[Tensor, Tap | None]:
-        """Through the mean and the variance of the group."""
+        """As `Layer.backward`: through the mean and the variance of the group."""
         normal, inverse = saved
         tap = self._tap(normal, delta) if self.affine else None
         scaled = self._grouped(delta * _per_channel(views[0], delta) if self.affine else delta)
@@ -208,7 +252,7 @@ class SmallTap:
         return total
 
     def accumulate(self, into: Views, factor: Tensor | None, rows: slice, scale: float) -> None:
-        """Weighted sum over the examples."""
+        """As `Tap.accumulate`: a weighted sum of the gradients that are held."""
         for view, gradient in zip(into, self.gradients, strict=True):
             view.add_(weighted(gradient, factor, rows).sum(1), alpha=scale)
 
@@ -229,7 +273,15 @@ class Convolution:
     bias: bool
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the output."""
+        """Height and width of the output (torch.nn.Conv2d's formula).
+
+        Args:
+            height: of the input, 1 for a series.
+            width: of the input.
+
+        Returns:
+            (height, width); below 1 when the kernel does not fit.
+        """
         tall, wide = (
             (length + 2 * p - d * (k - 1) - 1) // s + 1
             for length, k, s, p, d in zip(
@@ -239,7 +291,7 @@ class Convolution:
         return tall, wide
 
     def forward(self, views: Views, h: Tensor) -> tuple[Tensor, tuple[Tensor, Shape]]:
-        """Patches times kernels."""
+        """As `Layer.forward`: patches times kernels."""
         models, examples = h.shape[:2]
         tall, wide = self.size(h.shape[2], h.shape[3])
         patches = self._patches(h, tall, wide)
@@ -249,7 +301,7 @@ class Convolution:
         return out.reshape(models, examples, tall, wide, -1), (patches, h.shape)
 
     def backward(self, views: Views, saved: tuple[Tensor, Shape], delta: Tensor, first: bool) -> tuple[Tensor, Tap]:
-        """Errors spread back over the patches, and the gradients of the kernels."""
+        """As `Layer.backward`: errors are spread back over the patches."""
         patches, shape = saved
         errors = delta.reshape(patches.shape[0], patches.shape[1], patches.shape[2], -1)
         tap = ConvolutionTap(patches, errors, self.bias)
@@ -324,7 +376,7 @@ class ConvolutionTap:
         return norms.reshape(models, examples)
 
     def accumulate(self, into: Views, factor: Tensor | None, rows: slice, scale: float) -> None:
-        """One product per model: over all places of all examples, or over the gradients that are held."""
+        """As `Tap.accumulate`: one product per model, over all places or over the gradients that are held."""
         errors = weighted(self.errors, factor, rows).flatten(1, 2)
         if self.held and factor is not None:
             total = torch.bmm(factor[:, rows].unsqueeze(1), self.held[0][:, rows])

@@ -44,6 +44,10 @@ class Program:
 def read_program(net: nn.Module, features: Shape) -> Program | None:
     """Read a module whose input is (n, *features).
 
+    Args:
+        net: the part that is trained.
+        features: shape of one prepared row, channels first as torch has it.
+
     Returns:
         None when a layer, an option or a shape is not known to the stack; the caller then goes device by device.
     """
@@ -69,7 +73,15 @@ def read_program(net: nn.Module, features: Shape) -> Program | None:
 
 
 def views_of(program: Program, flat: Tensor) -> list[Views]:
-    """The parameters of each layer as views into (G, d)."""
+    """The parameters of each layer as views into the flat weights.
+
+    Args:
+        program: the network.
+        flat: (G, d) float32, one row per model.
+
+    Returns:
+        Per layer its parameters, each (G, *its shape), sharing memory with `flat`.
+    """
     result, start = [], 0
     for group in program.shapes:
         views = []
@@ -82,7 +94,14 @@ def views_of(program: Program, flat: Tensor) -> list[Views]:
 
 
 def stacked_rows(x: Tensor) -> Tensor:
-    """(G, B, *features) in torch's order to what the layers take: channels last, a series with height 1."""
+    """Rows in torch's order to what the layers take: channels last, a series with height 1.
+
+    Args:
+        x: (G, B, features), (G, B, channels, length) or (G, B, channels, height, width).
+
+    Returns:
+        (G, B, features) or (G, B, height, width, channels), a view.
+    """
     if x.dim() == 3:
         return x
     if x.dim() == 4:
@@ -99,11 +118,15 @@ def taps(program: Program, views: list[Views], x: Tensor, y: Tensor, weight: Ten
         x: (G, B, *features).
         y: (G, B) class numbers.
         weight: (G, B) factor of each example's loss, 0 for padding; None for one everywhere.
+
+    Returns:
+        None for a layer without parameters.
     """
     h, saved = stacked_rows(x), []
     for layer, own in zip(program.layers, views, strict=True):
         h, kept = layer.forward(own, h)
         saved.append(kept)
+    # Derivative of the cross-entropy by the logits: probabilities minus the one-hot label.
     delta = torch.softmax(h, dim=2)
     delta.scatter_add_(2, y.unsqueeze(2), delta.new_full((), -1.0).expand(*y.shape, 1))
     if weight is not None:

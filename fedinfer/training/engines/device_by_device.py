@@ -38,13 +38,34 @@ class Clipper(Protocol):
         """Those that get a gradient, in the order of the flat vector."""
 
     def clipped_sum(self, x: Tensor, y: Tensor, rows: Rows, source: RandomSource) -> Tensor:
-        """Sum of the clipped gradients of some rows, (d,) float64; `source` is that of the device they belong to."""
+        """Sum of the clipped gradients of some rows.
+
+        Args:
+            x: all prepared rows of the device (n, ...) float32.
+            y: their labels (n,) int64.
+            rows: which of them take part, (m,) in [0, n).
+            source: of the device they belong to, for dropout.
+
+        Returns:
+            (d,) float64; zeros for no rows.
+        """
 
 
 def updates(
     net: nn.Module, start: FloatVector, data: Features, sources: Sequence[RandomSource], training: TrainingSection
 ) -> FloatVector:
-    """Local SGD of every device from the same start; new minus old weights, (devices, d) float32."""
+    """Local SGD of every device from the same start (FedAvg, McMahan et al. 2017, Algorithm 1, ClientUpdate).
+
+    Args:
+        net: the part that is trained; it is copied.
+        start: (d,) float32, the same for all devices.
+        data: prepared rows and labels per device; a device may have none.
+        sources: one source of randomness per device.
+        training: local work: epochs or steps, batch size, learning rate, momentum, FedProx.
+
+    Returns:
+        New minus old weights, (devices, d) float32; zeros for a device without rows.
+    """
     work = copy.deepcopy(net).train()
     parameters = trainable(work)
     result = np.zeros((len(data), start.size), dtype=np.float32)
@@ -60,7 +81,18 @@ def updates(
 def gradient_sums(
     work: Clipper, start: FloatVector, data: Features, sources: Sequence[RandomSource], rate: float
 ) -> WideVector:
-    """Sum of the clipped gradients of Poisson-sampled rows, per device, (devices, d) float64."""
+    """Sum of the clipped gradients of Poisson-sampled rows, per device.
+
+    Args:
+        work: computes them; its parameters are overwritten with `start`.
+        start: (d,) float32.
+        data: prepared rows and labels per device.
+        sources: one source of randomness per device, for samples and dropout.
+        rate: probability of each row, in (0, 1].
+
+    Returns:
+        (devices, d) float64.
+    """
     write(work.parameters, start)
     result = np.zeros((len(data), start.size))
     for row, ((x, y), source) in enumerate(zip(data, sources, strict=True)):
@@ -78,7 +110,19 @@ def private_updates(
     training: TrainingSection,
     private: PrivateSteps,
 ) -> FloatVector:
-    """DP-SGD (Abadi et al. 2016, Algorithm 1) on each device; new minus old weights, (devices, d) float32."""
+    """DP-SGD (Abadi et al. 2016, Algorithm 1) on each device.
+
+    Args:
+        work: computes clipped sums; its parameters are overwritten.
+        start: (d,) float32, the same for all devices.
+        data: prepared rows and labels per device; the number of rows counts as public.
+        sources: one source of randomness per device, for samples, dropout and noise.
+        training: learning rate, momentum, FedProx.
+        private: steps, Poisson rate, clipping norm (that of `work`), noise multiplier.
+
+    Returns:
+        New minus old weights, (devices, d) float32.
+    """
     result = np.zeros((len(data), start.size), dtype=np.float32)
     for row, ((x, y), source) in enumerate(zip(data, sources, strict=True)):
         write(work.parameters, start)
@@ -92,6 +136,7 @@ def _descend_privately(
     work: Clipper, x: Tensor, y: Tensor, source: RandomSource, training: TrainingSection, private: PrivateSteps
 ) -> None:
     optimizer, anchor = _optimizer(work.parameters, training), _copies(work.parameters)
+    # The expected size of a sample, not its real one: that depends on who is in it, and the sensitivity would with it.
     expected = max(1.0, private.rate * len(y))
     deviation = private.noise_multiplier * private.clipping_norm
     noise, noisy = gaussian_noise(source), torch.empty(size(work.parameters))

@@ -9,7 +9,7 @@ class GradientEngine(StrEnum):
     """How the clipped gradients of private training are computed; all three give the same numbers up to rounding.
 
     A matrix product rounds a row differently in batches of different size, and weights can be chosen such that this
-    turns the row's gradient round. In one batch, a row that comes or goes would move the sum by more than its own
+    reverses the row's gradient. In one batch, a row that comes or goes would move the sum by more than its own
     clipped gradient (Casacuberta et al. 2022, "Widespread Underestimation of Sensitivity in Differentially Private
     Libraries and How to Fix It", CCS). A real device therefore takes PER_EXAMPLE. A simulation sends no such weights to
     itself, and is faster in batches.

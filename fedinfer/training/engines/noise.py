@@ -19,7 +19,12 @@ Noise = Callable[[Tensor, float], None]
 
 
 def gaussian_noise(source: RandomSource) -> Noise:
-    """The noise of one device for one call of private training; takes one number from a seeded generator."""
+    """The noise of one device for one call of private training.
+
+    Args:
+        source: a seeded generator gives one number, the seed of all this noise; entropy is asked again for every
+            vector.
+    """
     if not isinstance(source, np.random.Generator):
         return lambda into, deviation: _fill_securely(source, into, deviation)
     generator = torch.Generator().manual_seed(int(source.integers(2**63)))
@@ -27,11 +32,19 @@ def gaussian_noise(source: RandomSource) -> Noise:
 
 
 def secure_gaussian(entropy: Entropy, count: int) -> Tensor:
-    """(count,) float64, N(0, 1), without a seed.
+    """Standard normal numbers without a seed.
 
     Each value is the sum of four Box-Muller draws over two, which closes the floating-point channel of Mironov 2012 in
     the way of Holohan and Braghin 2021, section 4 (the same as Opacus' secure mode).
+
+    Args:
+        entropy: of the operating system; 64 bytes are taken per number.
+        count: >= 0.
+
+    Returns:
+        (count,) float64, independent N(0, 1).
     """
+    # log(1 - u) with u in [0, 1): the argument is never 0, so no value is infinite.
     radius = np.sqrt(-2.0 * np.log1p(-uniform(entropy, 4 * count)))
     draws = radius * np.cos(2.0 * np.pi * uniform(entropy, 4 * count))
     return torch.from_numpy(draws.reshape(4, count).sum(axis=0) / 2.0)

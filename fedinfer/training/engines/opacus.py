@@ -27,14 +27,24 @@ _PER_EXAMPLE_NUMBERS = 32_000_000
 
 @dataclass(frozen=True, slots=True)
 class RowsTogether:
-    """A module wrapped by Opacus, with its trainable parameters and the optimizer that clips."""
+    """A module wrapped by Opacus.
+
+    Args:
+        module: in training mode, in use by nobody else.
+        parameters: those that get a gradient.
+        optimizer: Opacus' own; it clips and never steps.
+    """
 
     module: Any
     parameters: list[nn.Parameter]
     optimizer: Any
 
     def clipped_sum(self, x: Tensor, y: Tensor, rows: Rows, source: RandomSource) -> Tensor:
-        """Clipped sum over some rows as one flat float64 vector; no rows give zeros. Dropout is the caller's seed's."""
+        """As `Clipper.clipped_sum`: in batches; dropout follows torch's global seed (set by the caller), not `source`.
+
+        Raises:
+            ConfigError: a parameter that forward does not use.
+        """
         total = torch.zeros(size(self.parameters), dtype=torch.float64)
         together = max(1, _PER_EXAMPLE_NUMBERS // len(total))
         for at in range(0, len(rows), together):
@@ -61,6 +71,10 @@ class RowsTogether:
 def work_together(net: nn.Module, clipping_norm: float) -> RowsTogether:
     """Copy a module and give it Opacus' hooks.
 
+    Args:
+        net: the part that is trained.
+        clipping_norm: L2 bound C > 0 on one example's gradient.
+
     Raises:
         MissingExtra: Opacus is not installed.
         ConfigError: Opacus refuses the module.
@@ -77,6 +91,7 @@ def work_together(net: nn.Module, clipping_norm: float) -> RowsTogether:
             f"Opacus cannot train this model privately: {error}", hint="a layer with weights must not own buffers"
         ) from error
     parameters = trainable(module)
+    # Opacus clips and sums here and no more: noise is added by whoever the run trusts with it.
     plain = torch.optim.SGD(parameters, lr=1.0)
     optimizer = DPOptimizer(
         plain, noise_multiplier=0.0, max_grad_norm=clipping_norm, expected_batch_size=None, loss_reduction="sum"

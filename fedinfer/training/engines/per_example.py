@@ -79,6 +79,10 @@ class RowsAlone:
 def work_alone(net: nn.Module, clipping_norm: float) -> RowsAlone:
     """Copy a module for work on one row at a time.
 
+    Args:
+        net: the part that is trained.
+        clipping_norm: L2 bound C > 0 on one example's gradient.
+
     Raises:
         ConfigError: a layer with weights owns buffers: what forward writes there would go from row to row.
     """

@@ -40,7 +40,15 @@ class PrivateSteps:
 
 
 def uniform(source: RandomSource, count: int) -> npt.NDArray[np.float64]:
-    """`count` numbers uniform on [0, 1), multiples of 2^-53."""
+    """Numbers uniform on [0, 1), multiples of 2^-53.
+
+    Args:
+        source: of the device; entropy gives 8 bytes per number.
+        count: >= 0.
+
+    Returns:
+        (count,) float64.
+    """
     if isinstance(source, np.random.Generator):
         return source.random(count)
     words = np.frombuffer(source.take(8 * count), dtype="<u8")
@@ -49,7 +57,16 @@ def uniform(source: RandomSource, count: int) -> npt.NDArray[np.float64]:
 
 
 def poisson_rows(source: RandomSource, count: int, rate: float) -> Rows:
-    """Indices of the rows that a Poisson sample holds: each of `count` rows independently with probability `rate`."""
+    """Rows of a Poisson sample: each is in it independently of the others.
+
+    Args:
+        source: of the device; nothing is drawn at rate 1.
+        count: rows of the device, >= 0.
+        rate: q, probability of each row, in (0, 1].
+
+    Returns:
+        Ascending row numbers, int64; often none.
+    """
     if rate >= 1.0:
         return np.arange(count)
     return np.flatnonzero(uniform(source, count) < rate)
@@ -72,6 +89,7 @@ def minibatches(source: RandomSource, count: int, training: TrainingSection) -> 
     steps = training.local_steps or training.local_epochs * per_pass
     batches: list[Rows] = []
     while len(batches) < steps:
+        # Ranks of uniform numbers are a uniform permutation, and entropy can give them as well as a generator.
         order = np.argsort(uniform(source, count), kind="stable")
         batches += [order[i : i + training.batch_size] for i in range(0, count, training.batch_size)]
     return batches[:steps]

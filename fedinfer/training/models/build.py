@@ -49,7 +49,14 @@ class Model(nn.Module):
         self.prepare, self.core = prepare, core
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Map (n, width) to (n, classes)."""
+        """Map (n, width) to (n, classes).
+
+        Args:
+            rows: (n, width) float32, NaN for missing.
+
+        Returns:
+            Logits (n, classes) float32.
+        """
         logits: Tensor = self.core(self.prepare(rows))
         return logits
 

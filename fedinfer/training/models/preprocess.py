@@ -51,7 +51,14 @@ class TablePrepare(nn.Module):
         )
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Map (n, width) to (n, features)."""
+        """Numbers and categories, each with its missing flags.
+
+        Args:
+            rows: (n, width) float32, NaN for missing.
+
+        Returns:
+            (n, features) float32: numbers, their flags, one-hot categories, their flags.
+        """
         parts: list[Tensor] = []
         if self.numbers:
             scaled, missing = _scale(rows.index_select(1, self.numeric_at), self.low, self.high)
@@ -77,7 +84,14 @@ class PixelPrepare(nn.Module):
         self.pixel_max, self.shape = pixel_max, shape
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Map (n, width) to (n, *shape)."""
+        """Pixels scaled to [0, 1].
+
+        Args:
+            rows: (n, width) float32 in [0, pixel_max], NaN for missing.
+
+        Returns:
+            (n, *shape) float32.
+        """
         present = torch.where(torch.isnan(rows), torch.zeros_like(rows), rows)
         return (torch.clamp(present, 0.0, self.pixel_max) / self.pixel_max).reshape(-1, *self.shape)
 
@@ -87,6 +101,8 @@ class SeriesPrepare(nn.Module):
 
     Args:
         schema: numeric columns in the order channel by channel, shape (channels, 1, length) or () for one channel.
+        channels: of the series, >= 1.
+        length: readings of a channel, >= 1.
     """
 
     low: Tensor
@@ -101,7 +117,14 @@ class SeriesPrepare(nn.Module):
         _constants(self, low=torch.tensor([c.low for c in columns]), high=torch.tensor([c.high for c in columns]))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Map (n, width) to (n, channels, length)."""
+        """Readings scaled to [-1, 1].
+
+        Args:
+            rows: (n, channels * length) float32, NaN for missing.
+
+        Returns:
+            (n, channels, length) float32.
+        """
         scaled, _ = _scale(rows, self.low, self.high)
         return scaled.reshape(-1, *self.shape)
 
@@ -121,7 +144,14 @@ class TokenPrepare(nn.Module):
         self.largest, self.offset = float(largest), float(offset)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Map (n, length) to (n, length), still float32 (exact up to 2^24)."""
+        """Token numbers that an embedding table can look up.
+
+        Args:
+            rows: (n, length) float32.
+
+        Returns:
+            (n, length), still float32 (exact up to 2^24).
+        """
         tokens = rows + self.offset
         valid = (tokens >= 0) & (tokens <= self.largest) & (tokens == torch.floor(tokens))
         return torch.where(valid, tokens, torch.zeros_like(tokens))
@@ -159,7 +189,14 @@ class FieldPrepare(nn.Module):
         )
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Map (n, width) to (n, fields + numbers)."""
+        """Rows of the embedding table, then scaled numbers.
+
+        Args:
+            rows: (n, width) float32, NaN for missing.
+
+        Returns:
+            (n, fields + numbers) float32; the first `fields` columns are whole numbers in [0, `rows`).
+        """
         values = rows.index_select(1, self.field_at)
         known = (values >= 0) & (values <= self.last) & (values == torch.floor(values))
         table_rows = torch.where(known, values + 1.0, torch.zeros_like(values)) + self.first

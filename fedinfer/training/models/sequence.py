@@ -38,7 +38,14 @@ class Recurrent(nn.Module):
         self.state = nn.Linear(size, 3 * size)
 
     def forward(self, series: Tensor) -> Tensor:
-        """Map (n, channels, length) to (n, size)."""
+        """The state after the last reading; it starts at zero.
+
+        Args:
+            series: (n, channels, length) float32.
+
+        Returns:
+            (n, size) float32.
+        """
         steps = self.input(series.transpose(1, 2))
         state = torch.zeros(series.shape[0], self.size, dtype=series.dtype)
         for step in steps.unbind(1):
@@ -68,7 +75,7 @@ class NativeRecurrent(nn.Module):
             own["bias_hh_l0"].copy_(source.state.bias)
 
     def forward(self, series: Tensor) -> Tensor:
-        """Map (n, channels, length) to (n, size)."""
+        """As `Recurrent.forward`."""
         state: Tensor = self.gru(series.transpose(1, 2))[1]
         return state[0]
 
@@ -81,7 +88,14 @@ class TokenAverage(nn.Module):
         self.table = nn.Embedding(vocabulary, size)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map (n, length) to (n, size)."""
+        """The mean over tokens that are not padding; zeros for a text of padding only.
+
+        Args:
+            tokens: (n, length) whole numbers as float32, 0 for padding.
+
+        Returns:
+            (n, size) float32.
+        """
         present = (tokens > 0).to(tokens.dtype).unsqueeze(2)
         total: Tensor = (self.table(tokens.to(torch.int64)) * present).sum(dim=1)
         return total / torch.clamp(present.sum(dim=1), min=1.0)
@@ -104,7 +118,14 @@ class TokenEncoder(nn.Module):
         self.places = _sines(length, size)  # a plain constant, not a weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map (n, length) to (n, size)."""
+        """The mean of the encoded tokens that are not padding; zeros for a text of padding only.
+
+        Args:
+            tokens: (n, length) whole numbers as float32, 0 for padding.
+
+        Returns:
+            (n, size) float32.
+        """
         present = (tokens > 0).to(tokens.dtype)
         h: Tensor = self.table(tokens.to(torch.int64)) + self.places
         h = h + self.mix(self._attend(self.norm_attention(h), present))
@@ -138,7 +159,14 @@ class FieldEmbedding(nn.Module):
         nn.init.normal_(self.table.weight, std=0.1)
 
     def forward(self, prepared: Tensor) -> Tensor:
-        """Map (n, fields + numbers) to (n, features)."""
+        """Embeddings, products and numbers side by side.
+
+        Args:
+            prepared: (n, fields + numbers) from `FieldPrepare`.
+
+        Returns:
+            (n, features) float32.
+        """
         embedded = self.table(prepared[:, : self.fields].to(torch.int64))
         parts = [embedded.flatten(1), prepared[:, self.fields :]]
         if self.fields > 1:  # the product of the first two, user and item, is what matrix factorisation uses
@@ -147,7 +175,18 @@ class FieldEmbedding(nn.Module):
 
 
 def build_tcn(section: ModelSection, schema: Schema) -> Parts:
-    """A 1-D convolutional network with GroupNorm; hidden = channels of its blocks."""
+    """A 1-D convolutional network with GroupNorm.
+
+    Args:
+        section: hidden = channels of its blocks, one convolution each.
+        schema: of a series: shape (channels, 1, length) or () for one channel.
+
+    Returns:
+        Preparation and core.
+
+    Raises:
+        ConfigError: the schema is no series.
+    """
     prepare, channels, length = _series(schema, "tcn")
     layers: list[nn.Module] = []
     for size in section.hidden:
@@ -159,14 +198,36 @@ def build_tcn(section: ModelSection, schema: Schema) -> Parts:
 
 
 def build_gru(section: ModelSection, schema: Schema) -> Parts:
-    """A gated recurrent unit with hidden[0] units and a linear head."""
+    """A gated recurrent unit and a linear head.
+
+    Args:
+        section: hidden[0] = units.
+        schema: of a series: shape (channels, 1, length) or () for one channel.
+
+    Returns:
+        Preparation and core.
+
+    Raises:
+        ConfigError: the schema is no series, or no hidden size is given.
+    """
     prepare, channels, _ = _series(schema, "gru")
     size = _first(section)
     return prepare, nn.Sequential(Recurrent(channels, size), nn.Linear(size, schema.classes))
 
 
 def build_bag(section: ModelSection, schema: Schema) -> Parts:
-    """A bag of embeddings of hidden[0] numbers each, then linear layers of the other hidden sizes."""
+    """The mean of embeddings, then linear layers.
+
+    Args:
+        section: hidden[0] = numbers of an embedding; the rest = sizes of the layers.
+        schema: of a text.
+
+    Returns:
+        Preparation and core.
+
+    Raises:
+        ConfigError: the schema is no text, or no hidden size is given.
+    """
     prepare, vocabulary, _ = _tokens(schema, "bag")
     width = _first(section)
     layers: list[nn.Module] = [TokenAverage(vocabulary, width)]
@@ -174,7 +235,18 @@ def build_bag(section: ModelSection, schema: Schema) -> Parts:
 
 
 def build_transformer(section: ModelSection, schema: Schema) -> Parts:
-    """A one-block encoder of width hidden[0], then linear layers of the other hidden sizes."""
+    """A one-block encoder, then linear layers.
+
+    Args:
+        section: hidden[0] = width of the encoder; the rest = sizes of the layers.
+        schema: of a text.
+
+    Returns:
+        Preparation and core.
+
+    Raises:
+        ConfigError: the schema is no text, or no hidden size is given.
+    """
     prepare, vocabulary, length = _tokens(schema, "transformer")
     width = _first(section)
     encoder = TokenEncoder(vocabulary, length, width, math.gcd(width, 4))
@@ -182,7 +254,18 @@ def build_transformer(section: ModelSection, schema: Schema) -> Parts:
 
 
 def build_recommender(section: ModelSection, schema: Schema) -> Parts:
-    """Field embeddings of hidden[0] numbers each, then linear layers of the other hidden sizes."""
+    """Field embeddings, then linear layers.
+
+    Args:
+        section: hidden[0] = numbers of an embedding; the rest = sizes of the layers.
+        schema: with at least one categorical column.
+
+    Returns:
+        Preparation and core.
+
+    Raises:
+        ConfigError: there is no categorical column, or no hidden size is given.
+    """
     prepare = FieldPrepare(schema)
     if not prepare.fields:
         raise ConfigError("model.kind = 'recommender' needs a categorical column", hint="use kind = 'mlp'")

@@ -69,8 +69,8 @@ class Pair:
         offered = bundle or self.site.repository.bundle(self.site.repository.newest_version)
         return self.updater.install(offered.get, self.site.clock.now()).version
 
-    def name(self, head: str) -> str:
-        return next(name for name in self.bundle if name.endswith(head))
+    def name(self, suffix: str) -> str:
+        return next(name for name in self.bundle if name.endswith(suffix))
 
     def server_state(self):
         metadata = {name.removeprefix("metadata/"): data for name, data in self.bundle.items()}
@@ -96,9 +96,9 @@ def test_honest_update_installs(pair):
     assert pair.install(pair.bundle) == 2
 
 
-@pytest.mark.parametrize("ending", ["timestamp.json", "snapshot.json", "targets.json"])
-def test_tampered_metadata(pair, head):
-    name = pair.name(head)
+@pytest.mark.parametrize("suffix", ["timestamp.json", "snapshot.json", "targets.json"])
+def test_tampered_metadata(pair, suffix):
+    name = pair.name(suffix)
     pair.bundle[name] = pair.bundle[name].replace(b'"spec_version":"1.0', b'"spec_version":"1.1', 1)
     assert pair.bundle[name] != pair.site.repository.bundle(2)[name]
     with pytest.raises(BadSignature):
@@ -119,9 +119,9 @@ def test_tampered_manifest(pair):
     pair.refuses(BadSignature)
 
 
-@pytest.mark.parametrize("ending", ["timestamp.json", "snapshot.json", "targets.json", "current.json", "2.onnx"])
-def test_truncated_file(pair, head):
-    name = pair.name(head)
+@pytest.mark.parametrize("suffix", ["timestamp.json", "snapshot.json", "targets.json", "current.json", "2.onnx"])
+def test_truncated_file(pair, suffix):
+    name = pair.name(suffix)
     pair.bundle[name] = pair.bundle[name][: len(pair.bundle[name]) // 2]
     pair.refuses(BadSignature)
     if name.startswith("metadata/"):

@@ -88,7 +88,7 @@ def test_an_ending_can_be_taken_off_again():
 
 
 def test_a_graph_without_our_ending_is_refused():
-    with pytest.raises(ArtifactRejected, match="has no ending"):
+    with pytest.raises(ArtifactRejected, match="has no output head"):
         core_of(CORE)
     with pytest.raises(ArtifactRejected, match="no usable metadata"):
         head_of(CORE)

@@ -160,7 +160,7 @@ def test_a_number_of_devices_is_refused_where_a_column_names_them(tmp_path: Path
 
 def test_short_options_are_overrides_and_the_last_word_wins(tmp_path: Path) -> None:
     words = ["run", "digits", "--rounds", "1", "--seed", "5", "--devices", "6", "--json", "--out", str(tmp_path / "x")]
-    small = ["training.rounds=9", "drift.enabled=false", "rollout.gate_epsilon=0.0", "training.pretrain_epochs=2"]
+    small = ["training.rounds=9", "drift.enabled=false", "rollout.canary_epsilon=0.0", "training.pretrain_epochs=2"]
     result = CliRunner().invoke(app, [*words, *(word for text in small for word in ("--set", text))])
     assert result.exit_code in (0, 5), result.output  # six devices learn little; a gate may say so
     reported = json.loads(result.stdout)

@@ -1,4 +1,4 @@
-"""Looks at new models are part of the plan: they cost what `gate_epsilon` says, and much noise is said beforehand."""
+"""Looks at new models are part of the plan: they cost what `canary_epsilon` says, and much noise is said beforehand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REFUSE = "rollout.unjudgeable=refuse"
 
 
 def look_warnings(planned: RunPlan) -> list[str]:
-    return [text for text in planned.warnings if "of a look" in text]
+    return [text for text in planned.warnings if "of a canary evaluation" in text]
 
 
 def test_looks_cost_their_part_and_everything_together_the_budget() -> None:
@@ -55,11 +55,11 @@ def test_every_wave_of_every_push_is_counted() -> None:
 
 
 def test_training_pays_for_looks_with_noise() -> None:
-    assert plan(digits()).noise_multiplier > plan(digits("rollout.gate_epsilon=0")).noise_multiplier
+    assert plan(digits()).noise_multiplier > plan(digits("rollout.canary_epsilon=0")).noise_multiplier
 
 
 def test_without_a_part_of_the_budget_nobody_looks() -> None:
-    planned = plan(digits("rollout.gate_epsilon=0"))
+    planned = plan(digits("rollout.canary_epsilon=0"))
     assert planned.gates == ()
     assert planned.gate_epsilon == planned.gate_noise_multiplier == 0
 
@@ -73,13 +73,13 @@ def test_without_privacy_looks_cost_nothing_and_have_no_noise() -> None:
 
 def test_looks_may_not_eat_the_whole_budget() -> None:
     with pytest.raises(ConfigError, match="leaves nothing"):
-        plan(digits("rollout.gate_epsilon=8"))
+        plan(digits("rollout.canary_epsilon=8"))
 
 
 def test_a_wave_of_one_device_cannot_be_looked_at() -> None:
-    with pytest.raises(ConfigError, match=r"wave 1 has 1 devices.*nobody to hide among") as caught:
+    with pytest.raises(ConfigError, match=r"wave 1 has 1 devices.*below the minimum aggregation size") as caught:
         plan(digits(REFUSE, "secure_aggregation.corruption_rate=0"), devices=2)
-    assert "gate_epsilon = 0" in caught.value.hint
+    assert "canary_epsilon = 0" in caught.value.hint
 
 
 @pytest.mark.parametrize("devices", [10, 40, 100])
@@ -92,7 +92,7 @@ def test_looks_that_can_decide_nothing_are_refused_with_numbers_that_would_do(de
     assert plan(digits(REFUSE), int(enough[1])).gates
     with pytest.raises(ConfigError):
         plan(digits(REFUSE), int(enough[1]) - 1)
-    for remedy in re.findall(r"(rollout\.(?:waves|gate_epsilon)) = (\S+?)[;,]? ", hint):
+    for remedy in re.findall(r"(rollout\.(?:waves|canary_epsilon)) = (\S+?)[;,]? ", hint):
         if remedy[1] != "0)":
             assert plan(digits(REFUSE, "=".join(remedy)), devices).gates
 
@@ -101,15 +101,15 @@ def test_nobody_looks_where_the_scenario_says_acknowledge_and_the_plan_says_so()
     planned = plan(digits("rollout.unjudgeable=acknowledge"), 40)
     assert planned.gates == ()
     assert planned.gate_epsilon == 0
-    (warning,) = (text for text in planned.warnings if "nobody looks" in text)
+    (warning,) = (text for text in planned.warnings if "no canary evaluation" in text)
     assert "20 devices" in warning
     assert "what they do not catch reaches everybody" in warning
     # What looks would have cost is there for training.
-    assert planned.noise_multiplier == plan(digits("rollout.gate_epsilon=0"), 40).noise_multiplier
+    assert planned.noise_multiplier == plan(digits("rollout.canary_epsilon=0"), 40).noise_multiplier
 
 
 def test_looks_can_be_kept_although_they_will_often_hold_a_good_model() -> None:
-    planned = plan(digits("rollout.gate_epsilon=0.3", "rollout.unjudgeable=hold"))
+    planned = plan(digits("rollout.canary_epsilon=0.3", "rollout.unjudgeable=hold"))
     (warning,) = look_warnings(planned)
     assert len(planned.gates) == 2
     assert "will often hold a good model" in warning
@@ -117,7 +117,7 @@ def test_looks_can_be_kept_although_they_will_often_hold_a_good_model() -> None:
 
 
 def test_waves_that_hide_nobody_cannot_be_kept() -> None:
-    with pytest.raises(ConfigError, match="one honest vector alone"):
+    with pytest.raises(ConfigError, match="minimum aggregation size is 2 honest devices"):
         plan(digits("rollout.unjudgeable=hold"), devices=3)
 
 

@@ -204,7 +204,7 @@ SLIM = f"{SMALL}\nartifact.pruning = 0.3\nartifact.qat_steps = 5"
 def test_files_are_fine_tuned_on_public_rows_that_do_not_judge(pilot: Pilot, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     compress, build = Trainer.compress, push.build_artifact
-    monkeypatch.setattr(Trainer, "slim", lambda self, w, x, *rest: seen.append(x) or compress(self, w, x, *rest))
+    monkeypatch.setattr(Trainer, "compress", lambda self, w, x, *rest: seen.append(x) or compress(self, w, x, *rest))
     monkeypatch.setattr(push, "build_artifact", lambda *given: seen.append(given[2].held_x) or build(*given))
     record = pilot.run(SLIM)
     assert record["models"][0]["slimming"]["qat_steps"] == 5

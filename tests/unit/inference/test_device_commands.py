@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fedinfer.cli import device
+from fedinfer.cli import serving
 from fedinfer.cli.device import app
 from fedinfer.errors import ArtifactRejected, ConfigError, TransportError
 from fedinfer.inference.install.slots import Slots
@@ -322,6 +322,6 @@ def test_a_store_that_is_gone_is_said_once(shop, monkeypatch, capsys):
     service = Service(Slots(shop.store / "slots"), SessionCache(1), SystemClock(), Telemetry(), 5)
     shutil.rmtree(shop.store)
     waits = iter([False, False, False, True])
-    device._follow(service, SimpleNamespace(wait=lambda seconds: next(waits)))
+    serving._follow(service, SimpleNamespace(wait=lambda seconds: next(waits)))
     assert capsys.readouterr().err.count("no model is installed") == 1
     assert service.current.info.version == 1

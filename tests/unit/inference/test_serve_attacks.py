@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from fedinfer.artifact.build import build_from_core
 from fedinfer.artifact.evaluate.measure import Evidence
 from fedinfer.artifact.export.estimators import export_estimator
-from fedinfer.artifact.export.graph import Ending
+from fedinfer.artifact.export.graph import OutputHead
 from fedinfer.artifact.release.repository import Repository as SignedRepository
 from fedinfer.artifact.release.signing import generate_keys, save_keys
 from fedinfer.config import ArtifactSection
@@ -125,7 +125,7 @@ def estimator_store(tmp_path_factory):
     root = repository.trusted_root()
     for version in (1, 2):
         built = build_from_core(
-            core.model, Ending(schema, 1.0, "audit", version, 0, 0.0),
+            core.model, OutputHead(schema, 1.0, "audit", version, 0, 0.0),
             Evidence(x[600:], y[600:], x[:200], x[:200]), ArtifactSection(), FrozenClock(START),
         )  # fmt: skip
         repository.publish(built.manifest(PRIVACY, datetime.now(UTC).isoformat()), built.targets())

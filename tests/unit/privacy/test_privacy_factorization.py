@@ -249,7 +249,7 @@ def test_an_independent_accountant_says_the_same() -> None:
 def test_a_turn_outside_the_pattern_has_no_price() -> None:
     chosen = strategy(10, 4, (1.0, 0.5))
     for scheduled in (-1, 3):
-        with pytest.raises(Misbehaviour, match=f"turn {scheduled} of 3"):
+        with pytest.raises(Misbehaviour, match=f"cycle {scheduled} of 3"):
             chosen.charge(1.0, scheduled)
 
 
@@ -260,7 +260,7 @@ def test_memory_of_the_noise_is_not_printed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "every", "turns", "banded", "bands"),
+    ("asked", "every", "schedule", "banded", "bands"),
     [
         (200, 1.00, 1.00, 1.00, 1), (100, 2.00, 1.41, 1.05, 4), (50, 4.00, 2.00, 1.13, 8), (25, 8.00, 2.83, 1.27, 16),
         (12, 16.67, 4.17, 1.53, 16),

@@ -211,9 +211,9 @@ def test_continuous_gaussian() -> None:
 
 
 @pytest.mark.parametrize(("turn", "cosine"), [(0, 1.0), (1 << 61, math.sqrt(0.5)), (1 << 62, 0.0), (1 << 63, -1.0)])
-def test_a_word_is_a_part_of_one_turn(scheduled: int, cosine: float) -> None:
+def test_a_word_is_a_part_of_one_turn(turn: int, cosine: float) -> None:
     """Box-Muller with words that are known: half the sum of four draws of radius sqrt(-2 ln u), here u = 1/2."""
-    stream = Fixed(*[(1 << 63) - 1] * 4, *[scheduled] * 4)
+    stream = Fixed(*[(1 << 63) - 1] * 4, *[turn] * 4)
     expected = 3.0 * (4 * math.sqrt(2 * math.log(2)) * cosine) / 2
     assert gaussian(3.0, (1,), stream)[0] == pytest.approx(expected, abs=1e-12)
 

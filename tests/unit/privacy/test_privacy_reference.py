@@ -306,7 +306,7 @@ def test_charges_of_every_schedule_cover_what_it_can_move(limit: int, separation
     for chosen in matrix_mechanism.schedules(rounds, limit, separation):
         turns = [p // separation for p in chosen]
         if any(turn >= ours.participation.most for turn in turns):
-            with pytest.raises(Misbehaviour, match=f"turn {turns[-1]}"):
+            with pytest.raises(Misbehaviour, match=f"{turns[-1]} of {ours.participation.most}"):
                 ours.charge(z, turns[-1])  # nobody takes part in a round that has no price
             continue
         moved = sum((sum((columns[p][t] for p in chosen), Fraction(0)) ** 2 for t in range(rounds)), Fraction(0))

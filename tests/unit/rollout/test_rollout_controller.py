@@ -97,7 +97,7 @@ def test_unclear_figures_are_measured_again_then_held_for_a_person():
     assert (state.phase, actions) == (Phase.JUDGING, (Action(Task.MEASURE, 0, "2"),))
     state, actions = step(state, figures(0, 100, 0.18))
     assert (state.phase, actions) == (Phase.HELD, ())
-    with pytest.raises(BadMessage, match="all 2 looks"):
+    with pytest.raises(BadMessage, match="all 2 canary evaluations"):
         step(state, figures(0, 100, 0.01))
     state, actions = step(state, say(Order.APPROVE))
     assert actions == (Action(Task.PUSH, 1, "2"),)

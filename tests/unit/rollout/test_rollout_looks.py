@@ -14,8 +14,8 @@ from fedinfer.rollout import evaluations
 from fedinfer.rollout.gates import Bound, GateSettings, Verdict, judge
 from fedinfer.types import Unit
 
-SECTION = RolloutSection(gate_epsilon=1, max_error_rate=0.3, max_slow_rate=0.25, min_metric=0.6)
-UNLIMITED = RolloutSection(gate_epsilon=1)
+SECTION = RolloutSection(canary_epsilon=1, max_error_rate=0.3, max_slow_rate=0.25, min_metric=0.6)
+UNLIMITED = RolloutSection(canary_epsilon=1)
 values = st.one_of(st.floats(0, 1), st.just(float("nan")))
 tables = st.integers(1, 12).flatmap(lambda rows: arrays(np.float64, (rows, evaluations.WIDTH), elements=values))
 
@@ -113,7 +113,7 @@ def test_rows_that_a_small_device_lacks_count_as_silent() -> None:
 def test_silence_stands_on_every_limit() -> None:
     """Who has nothing to say moves no judged figure to either side."""
     section = RolloutSection(
-        gate_epsilon=1,
+        canary_epsilon=1,
         max_error_rate=0.3,
         max_slow_rate=0.2,
         min_agreement=0.8,
@@ -129,7 +129,7 @@ def test_silence_stands_on_every_limit() -> None:
 
 
 def test_without_a_model_before_nobody_is_asked_to_agree() -> None:
-    section = RolloutSection(gate_epsilon=1, min_agreement=0.8, max_confidence_shift=0.3)
+    section = RolloutSection(canary_epsilon=1, min_agreement=0.8, max_confidence_shift=0.3)
     names = [gate.figure for gate in evaluations.gates_of(section, compared=True)]
     assert names == ["error", "slow", "agreement", "confidence_shift"]
     assert [gate.figure for gate in evaluations.gates_of(section, compared=False)] == ["error", "slow"]

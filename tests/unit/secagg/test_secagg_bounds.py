@@ -154,3 +154,20 @@ def test_one_holder_less_would_be_above_the_bound(n, rate):
     assert log2_failure(n, graph.degree, graph.threshold, corrupt, n - dropped) <= -40
     threshold = largest_threshold(n, graph.degree - 1, dropped)
     assert log2_failure(n, graph.degree - 1, threshold, corrupt, n - dropped) > -40
+
+
+@pytest.mark.parametrize(("n", "degree", "threshold"), [(10, 5, 5), (10, 5, 4), (21, 9, 8), (40, 12, 12)])
+def test_two_honest_devices_are_as_safe_as_their_holders(n, degree, threshold):
+    """All but two are corrupt: the chance is that of t corrupt holders among n - 1 others, for either one."""
+    known = 2 * exact_tail(n - 1, n - 2, degree, threshold)
+    assert log2_failure(n, degree, threshold, n - 2, n) == pytest.approx(min(math.log2(known), 0.0), abs=1e-9)
+
+
+@pytest.mark.parametrize("corruption", [0.1, 0.2])
+@pytest.mark.parametrize("n", [40, 100, 250])
+def test_the_bound_counts_every_device_whose_holders_are_corrupt(n, corruption):
+    """Case 1 of the proof in whole numbers: H times the chance of one device; the rest only adds to it."""
+    corrupt = corrupt_among(n, corruption)
+    for degree, threshold in ((n // 4, (corrupt + 1) // 2), (n // 3, corrupt - 1)):
+        alone = (n - corrupt) * exact_tail(n - 1, corrupt, degree, threshold)
+        assert log2_failure(n, degree, threshold, corrupt, n) >= min(math.log2(alone), 0.0) - 1e-9

@@ -1,0 +1,137 @@
+"""What `fedinfer device serve` does: bind, say where, serve, and follow models that other processes install."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedinfer import __version__
+from fedinfer.cli.output import stderr
+from fedinfer.errors import ConfigError, FedInferError
+from fedinfer.inference.install.freshness import seconds_since_refresh
+from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.predict.session import SessionCache
+from fedinfer.inference.serve.access import Access, exposure
+from fedinfer.inference.serve.limits import ServiceLimits
+from fedinfer.inference.serve.service import Service
+from fedinfer.inference.serve.telemetry import Telemetry
+from fedinfer.inference.serve.tls import tls_context
+from fedinfer.system import SystemClock
+
+if TYPE_CHECKING:
+    from fedinfer.inference.serve.socket import SocketServer
+
+FOLLOW_SECONDS = 2.0
+"""How often a serving process checks for a model that another process installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Which model is served.
+
+    Args:
+        slots: of the device's store.
+        metadata: folder with what is trusted of the repository.
+        name: of the model in URLs; empty: its task.
+        most_failures: failures in a row after which the model is checked on its own rows, >= 1.
+    """
+
+    slots: Slots
+    metadata: Path
+    name: str
+    most_failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where it is served, and to whom.
+
+    Args:
+        host: address to listen on.
+        port: TCP port; 0: any free one.
+        access: who is answered.
+        limits: on connections and requests of one client.
+        tls: None: plain HTTP.
+    """
+
+    host: str
+    port: int
+    access: Access
+    limits: ServiceLimits
+    tls: ssl.SSLContext | None
+
+
+def serve_model(source: ModelSource, endpoint: Endpoint, *, has_token: bool) -> None:
+    """Serve until the process is stopped.
+
+    Args:
+        source: which model.
+        endpoint: where, and to whom.
+        has_token: whether clients need one, for the warnings about what is exposed.
+
+    Raises:
+        MissingExtra: fastapi or uvicorn is not installed.
+        NoModel: nothing is installed.
+        ConfigError: the address cannot be used.
+    """
+    from fedinfer.inference.serve.app import make_app
+    from fedinfer.inference.serve.socket import SocketServer, bind
+
+    clock, host, tls = SystemClock(), endpoint.host, endpoint.tls
+    service = Service(source.slots, SessionCache(4), clock, Telemetry(), source.most_failures)
+    name = source.name or service.current.manifest.task
+    web = make_app(service, name, __version__, lambda: seconds_since_refresh(source.metadata, clock.now()))
+    listening = bind(host, endpoint.port)
+    server = SocketServer(web, listening, endpoint.access, clock, endpoint.limits, tls)
+    scheme, address = "http" if tls is None else "https", listening.getsockname()
+    where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{address[1]}/v2/models/{name}"
+    stderr.print(f"model {name} version {service.current.info.version} on {where}")
+    for warning in exposure(str(address[0]), has_token=has_token, has_tls=tls is not None):
+        stderr.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    with listening:
+        _until_stopped(server, service)
+
+
+def tls_of(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    """TLS settings from two options.
+
+    Args:
+        certificate: PEM chain; None: no TLS.
+        key: PEM private key, not encrypted.
+
+    Raises:
+        ConfigError: one without the other, or they cannot be used.
+    """
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise ConfigError("one of --tls-cert and --tls-key is missing", hint="give both, or none")
+    return tls_context(certificate, key)
+
+
+def _until_stopped(server: SocketServer, service: Service) -> None:
+    """Serve, and follow what other processes install."""
+    stop = threading.Event()
+    threading.Thread(target=_follow, args=(service, stop), daemon=True).start()
+    try:
+        server.run()
+    finally:
+        stop.set()
+
+
+def _follow(service: Service, stop: threading.Event) -> None:
+    """Take over what another process installs; a model that cannot be opened is reported and not taken."""
+    reported = ""
+    while not stop.wait(FOLLOW_SECONDS):
+        try:
+            if service.reload():
+                now = f"version {service.version}" if service.version else "nothing: the model was withdrawn"
+                stderr.print(f"now serving {now}")
+            reported = ""
+        except FedInferError as error:
+            if str(error) != reported:  # once, not every two seconds until somebody repairs the store
+                stderr.print(str(error), markup=False, soft_wrap=True)
+            reported = str(error)

@@ -1,0 +1,85 @@
+"""What a ledger holds: its tables, a budget, an entry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedinfer.errors import ConfigError
+from fedinfer.privacy.accounting.events import Event
+
+LEDGER_MIGRATIONS = (
+    """
+    CREATE TABLE ledger_events (
+        id INTEGER PRIMARY KEY,
+        json TEXT NOT NULL UNIQUE
+    );
+    CREATE TABLE ledger_accounts (
+        owner TEXT NOT NULL,
+        task TEXT NOT NULL,
+        epsilon REAL NOT NULL,
+        delta REAL NOT NULL,
+        relation TEXT NOT NULL,
+        PRIMARY KEY (owner, task)
+    ) WITHOUT ROWID;
+    CREATE TABLE ledger_totals (
+        owner TEXT NOT NULL,
+        task TEXT NOT NULL,
+        event INTEGER NOT NULL REFERENCES ledger_events(id),
+        count INTEGER NOT NULL,
+        PRIMARY KEY (owner, task, event)
+    ) WITHOUT ROWID;
+    CREATE TABLE ledger_entries (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        owner TEXT NOT NULL,
+        task TEXT NOT NULL,
+        reference TEXT NOT NULL,
+        event INTEGER NOT NULL REFERENCES ledger_events(id),
+        reason TEXT NOT NULL,
+        reserved_at TEXT NOT NULL,
+        committed_at TEXT,
+        UNIQUE (owner, task, reference)
+    )
+    """,
+)
+"""For `open_store(path, "ledger", LEDGER_MIGRATIONS)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The most that may be spent.
+
+    Args:
+        epsilon: > 0.
+        delta: in (0, 1).
+    """
+
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        if not (self.epsilon > 0 and 0 < self.delta < 1):
+            raise ConfigError(
+                f"budget epsilon {self.epsilon}, delta {self.delta}: need epsilon > 0 and delta in (0, 1)"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the ledger.
+
+    Args:
+        owner, task: the account that was charged.
+        reference: what the spend was for, unique per owner and task.
+        event: what the mechanism was going to do.
+        reason: for people who read the ledger.
+        reserved_at: ISO 8601.
+        committed_at: ISO 8601; "" while, or because, the mechanism did not run to its end.
+    """
+
+    owner: str
+    task: str
+    reference: str
+    event: Event
+    reason: str
+    reserved_at: str
+    committed_at: str

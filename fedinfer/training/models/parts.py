@@ -1,0 +1,74 @@
+"""What a trainer does with a graph: try it, split it at the head, make its recurrent layers native."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import torch
+from torch import nn
+
+from fedinfer.config import Tune
+from fedinfer.errors import ConfigError
+from fedinfer.schema import Schema
+from fedinfer.training.models.build import Model
+from fedinfer.training.models.sequence import Recurrent
+from fedinfer.training.update import tuned_parameters
+
+
+def try_forward(model: Model, schema: Schema) -> None:
+    """Send one row of zeros through the graph: a model that cannot take it is a configuration error.
+
+    Args:
+        model: the graph.
+        schema: what a row looks like.
+
+    Raises:
+        ConfigError: the graph fails, or gives something other than (1, classes).
+    """
+    try:
+        with torch.no_grad():
+            shape = tuple(model(torch.zeros(1, schema.width)).shape)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise ConfigError(f"[model] does not fit the data: {error}") from error
+    if shape != (1, schema.classes):
+        raise ConfigError(f"[model] gives shape {shape} for one row, needed are (1, {schema.classes}) logits")
+
+
+def split(core: nn.Module, tune: Tune) -> tuple[nn.Module, nn.Module]:
+    """The part that stays as it is, and the part that is trained.
+
+    Args:
+        core: module with the parameters; gradients of what stays are switched off in it where it cannot be cut.
+        tune: all parameters, or those of the head.
+
+    Returns:
+        Two modules that share the parameters of `core`; the output of the first is the input of the second.
+    """
+    match tune:
+        case Tune.ALL:
+            return nn.Identity(), core
+        case Tune.HEAD:
+            return _split_head(core)
+        case _:
+            assert_never(tune)
+
+
+def make_native(core: nn.Module) -> None:
+    """Replace recurrent layers by one operator with the same weights, which exports and runs faster.
+
+    Args:
+        core: changed in place; its parameters then have torch's own names.
+    """
+    for name, child in core.named_children():
+        if isinstance(child, Recurrent):
+            setattr(core, name, child.native())
+
+
+def _split_head(core: nn.Module) -> tuple[nn.Module, nn.Module]:
+    # Cut in two, the layers below the head run once per round and not once per step.
+    if type(core) is nn.Sequential and isinstance(core[-1], nn.Linear):
+        return core[:-1], core[-1]
+    keep = {id(parameter) for parameter in tuned_parameters(core, Tune.HEAD)}
+    for parameter in core.parameters():
+        parameter.requires_grad_(id(parameter) in keep)
+    return nn.Identity(), core
