@@ -89,6 +89,7 @@ def main(folder: Path, kind: str, count: int) -> None:
         "transport": Mortal(fleet, folder / "pushed.txt", kind, count),
         "clock": clock,
         "entropy": SystemEntropy(),
+        "noise": lambda round_id: SystemNoise(),
         "generator": lambda use: simulation_rng("killed", use),
         "ledger": ledger,
         "repository": SimpleNamespace(
