@@ -82,7 +82,13 @@ TARGETS: dict[str, Target] = {
         ("fedinfer/privacy/**/*.py",),
         ("tests/unit/privacy", "tests/property/test_privacy_properties.py", "tests/property/test_clipping_bounds.py"),
     ),
-    "device": Target(("fedinfer/device/**/*.py",), ("tests/unit/device", "tests/protocol/test_[!s]*.py")),
+    "device": Target(
+        ("fedinfer/device/**/*.py",),
+        (
+            "tests/unit/device",
+            *(f"tests/protocol/test_{name}*.py" for name in ("device", "g", "d", "a", "w", "corr", "red_team_[!gt]")),
+        ),
+    ),
     "inference": Target(
         tuple(f"fedinfer/inference/install/{name}.py" for name in ("updater", "tuf_channel", "slots", "self_check")),
         ("tests/unit/inference", "tests/property/test_inference_fuzz.py", "tests/protocol/test_patch_pushes.py"),
