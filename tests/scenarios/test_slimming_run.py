@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_file(compress: Run, folder: Path) -> None:
 
 def test_fine_tuning_gets_the_public_rows_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given, real = [], Trainer.compress
-    monkeypatch.setattr(Trainer, "slim", lambda self, w, x, *rest: given.append(x) or real(self, w, x, *rest))
+    monkeypatch.setattr(Trainer, "compress", lambda self, w, x, *rest: given.append(x) or real(self, w, x, *rest))
     wanted = scenario("heart", *SMALL, *OPEN, *BOTH)
     run(wanted, folder / "watched")
     assert len(given) == 1
