@@ -15,7 +15,6 @@ exit code is 1 when another one lives.
 from __future__ import annotations
 
 import argparse
-import ast
 import hashlib
 import importlib
 import json
@@ -36,7 +35,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from scripts.mutation import Mutant, mutants
+from scripts.mutation import Mutant, code_digest, mutants
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "build/mutants/results.json"
@@ -83,7 +82,13 @@ TARGETS: dict[str, Target] = {
         ("fedinfer/privacy/**/*.py",),
         ("tests/unit/privacy", "tests/property/test_privacy_properties.py", "tests/property/test_clipping_bounds.py"),
     ),
-    "device": Target(("fedinfer/device/**/*.py",), ("tests/unit/device", "tests/protocol/test_[!s]*.py")),
+    "device": Target(
+        ("fedinfer/device/**/*.py",),
+        (
+            "tests/unit/device",
+            *(f"tests/protocol/test_{name}*.py" for name in ("device", "g", "d", "a", "w", "corr", "red_team_[!gt]")),
+        ),
+    ),
     "inference": Target(
         tuple(f"fedinfer/inference/install/{name}.py" for name in ("updater", "tuf_channel", "slots", "self_check")),
         ("tests/unit/inference", "tests/property/test_inference_fuzz.py", "tests/protocol/test_patch_pushes.py"),
@@ -94,8 +99,8 @@ TARGETS: dict[str, Target] = {
     ),
     "drift": Target(("fedinfer/drift/**/*.py",), ("tests/unit/drift", "tests/property/test_drift_bounds.py")),
 }
+# Compare with recorded output of this product.
 RECORDED = ("test_privacy_vectors.py", "test_secagg_vectors.py")
-"""Compare with recorded output of this product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,19 +217,12 @@ def _digest(paths: Sequence[Path]) -> str:
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
 
-def _code(path: Path) -> str:
-    """Digest of a module without its imports: what it does, not where its neighbours stand."""
-    tree = ast.parse(path.read_bytes())
-    tree.body = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
-
-
 def _run_package(package: str, mine: list[Mutant], tree: Path, results: dict[str, dict[str, Any]]) -> None:
     tests, reasons = _digest(test_files(package, tree)), accepted()
     todo = []
     for mutant in mine:
         before = results.get(mutant.key)
-        same = before is not None and before["module"] == _code(tree / mutant.path)
+        same = before is not None and before["module"] == code_digest((tree / mutant.path).read_bytes())
         again = same and before["outcome"] == "survived" and before["tests"] != tests and mutant.entry not in reasons
         if not same or again:
             todo.append(mutant)
@@ -234,7 +232,7 @@ def _run_package(package: str, mine: list[Mutant], tree: Path, results: dict[str
     base = baseline(package, tree)
     for number, mutant in enumerate(todo, 1):
         result = try_mutant(mutant, package, tree, base)
-        results[mutant.key] = result | {"module": _code(tree / mutant.path), "tests": tests}
+        results[mutant.key] = result | {"module": code_digest((tree / mutant.path).read_bytes()), "tests": tests}
         _save(results)
         print(f"  {number}/{len(todo)} {result['outcome']:9} {result['seconds']:5.1f} s {_place(mutant)}", flush=True)
 

@@ -111,6 +111,20 @@ def mutants(path: str, source: str) -> list[Mutant]:
     return list(found.values())
 
 
+def code_digest(source: bytes) -> str:
+    """Digest of a module without imports and docstrings: what it does, not how it is told."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [child for child in node.body if not _is_silent(child)]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
+
+
+def _is_silent(node: ast.stmt) -> bool:
+    words = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return words or isinstance(node, ast.Import | ast.ImportFrom)
+
+
 def _statements(node: ast.AST, function: str, inside: bool) -> Iterator[tuple[ast.stmt, str, bool]]:
     """Statements with the name of what they lie in; neither docstrings nor imports."""
     for child in _bodies(node):
