@@ -22,6 +22,7 @@ from fedinfer.coordinator.context import Fleet as Reached
 from fedinfer.coordinator.push.rollout import OPERATOR, Steps, drive, settings_of
 from fedinfer.messages import HealthReply, Kind, PushReply, PushRequest
 from fedinfer.ports import Answer, Ask
+from fedinfer.privacy import SecureStream
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.privacy.charges import relation_of
 from fedinfer.rollout.controller import Approval, begin
@@ -89,7 +90,7 @@ def main(folder: Path, kind: str, count: int) -> None:
         "transport": Mortal(fleet, folder / "pushed.txt", kind, count),
         "clock": clock,
         "entropy": SystemEntropy(),
-        "noise": lambda round_id: SystemNoise(),
+        "noise": lambda round_id: SecureStream(),
         "generator": lambda use: simulation_rng("killed", use),
         "ledger": ledger,
         "repository": SimpleNamespace(
