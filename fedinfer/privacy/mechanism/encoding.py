@@ -17,6 +17,9 @@ from fedinfer.types import FloatVector, RingVector, WideVector
 
 Integers = npt.NDArray[np.int64]
 
+MOST_DRAWS = 1000
+"""Times that a row is rounded again: a clipped row fails so often with probability below 0.61^1000 < 2^-700."""
+
 
 def encode(
     vectors: FloatVector | WideVector,
@@ -160,11 +163,13 @@ def _round_within(scaled: npt.NDArray[np.float64], bound: float, rounding: Noise
     limit = math.floor(bound)
     out = _floor_dithered(scaled, rounding)
     again = np.flatnonzero(np.einsum("ij,ij->i", out, out) > limit)
-    while again.size:
+    for _ in range(MOST_DRAWS):
+        if not again.size:
+            return out
         fresh = _floor_dithered(scaled[again], rounding)
         out[again] = fresh
         again = again[np.einsum("ij,ij->i", fresh, fresh) > limit]
-    return out
+    raise DataError("a row does not round to a vector within the bound: it was not clipped")
 
 
 def _check_range(scaled: npt.NDArray[np.float64]) -> None:

@@ -164,6 +164,14 @@ def test_the_bound_holds_even_when_the_rounding_is_hostile() -> None:
     assert (integers**2).sum(axis=1).max() <= conditional_bound(20.0 * 0.7, 256)
 
 
+def test_a_row_that_nobody_clipped_is_an_error_and_never_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing again does not help it; without an end to that, a device would draw for ever."""
+    mechanism = replace(designed(dimension=256), scale=20.0)
+    monkeypatch.setattr("fedinfer.privacy.mechanism.encoding.clip_rows", lambda rows, norm: rows)
+    with pytest.raises(DataError, match="not clipped"):
+        to_integers(unit_rows(3, 256, 1.4), mechanism, SEED, stream("unclipped"))
+
+
 def test_rounding_is_unbiased() -> None:
     mechanism = replace(designed(dimension=4, rounding=Rounding.DITHERED), scale=1.0)
     rows = np.tile(np.array([[0.3, -0.2, 0.7, 0.05]], np.float32), (200_000, 1))
