@@ -74,7 +74,7 @@ TARGETS: dict[str, Target] = {
             "tests/protocol/test_secagg_*.py",
             "tests/protocol/test_red_team_[cjp]*.py",
             "tests/protocol/test_group_rounds.py",
-            "tests/unit/coordinator/test_hiding.py",
+            "tests/unit/coordinator/test_aggregation_cohort.py",
             "tests/unit/deployment/test_enrolment_files.py",
         ),
     ),
