@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from securesystemslib.signer import CryptoSigner
 
 from fedinfer.artifact.release.signing import Protection, new_signer
 from fedinfer.deployment.authority import (
@@ -18,6 +20,7 @@ from fedinfer.deployment.authority import (
     approve,
     make_authority,
     open_authority,
+    public_bytes,
     revoke,
 )
 from fedinfer.deployment.node import open_host
@@ -288,3 +291,11 @@ def test_an_authority_is_made_once_and_its_halves_belong_together(site: Site) ->
     (site.folder / PUBLIC).write_bytes(bytes(32))
     with pytest.raises(ConfigError, match="not the public half"):
         open_authority(site.folder, lambda _what: PASSPHRASE)
+
+
+@pytest.mark.parametrize(
+    "key", [ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 2048)], ids=["P-384", "RSA"]
+)
+def test_an_authority_signs_with_nothing_else_than_its_devices_read(key: ec.EllipticCurvePrivateKey) -> None:
+    with pytest.raises(ConfigError, match=r"with Ed25519 or P-256"):
+        public_bytes(CryptoSigner(key))
