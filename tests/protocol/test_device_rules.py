@@ -138,6 +138,18 @@ def test_a_plan_that_hides_it_among_too_few_is_refused(fleet: Fleet) -> None:
     assert "owner's min_survivors 4 bound" in answer.detail
 
 
+@pytest.mark.parametrize(("corruption_rate", "dropout_rate", "accepted"), [(0.0, 0.4, True), (0.4, 0.0, False)])
+def test_each_rate_of_the_owner_stands_for_itself(
+    fleet: Fleet, corruption_rate: float, dropout_rate: float, accepted: bool
+) -> None:
+    """Everybody masks with everybody: dropouts harm nobody there, corrupt devices do."""
+    device = first(fleet)
+    host = fleet.hosts[device]
+    host.policy = replace(host.policy, min_survivors=3, corruption_rate=corruption_rate, dropout_rate=dropout_rate)
+    answer = tell(fleet, device, Kind.KEYS, encode(fleet.promise("round-1", work(), min_survivors=3)))
+    assert (not answer.error) is accepted, answer.detail
+
+
 def test_a_plan_that_promises_more_survivors_than_its_cohort_is_refused(fleet: Fleet) -> None:
     answer = tell(fleet, first(fleet), Kind.KEYS, encode(fleet.promise("round-1", work(), min_survivors=5)))
     assert answer.error in ("Misbehaviour", "BadMessage")
