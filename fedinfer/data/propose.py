@@ -102,6 +102,7 @@ def propose(csv: Path, folder: Path, label: str, device: str) -> Proposal:
             *_column_lines(guesses),
             *([] if device else _partition_lines(devices)),
             *_plan_lines(_plan(raw.rows, devices), _model(guesses)),
+            *(_PAIR if devices == 2 else []),
         ]
     )
     return Proposal(text + "\n", guesses, above, raw.rows, devices)
@@ -216,6 +217,15 @@ def _partition_lines(devices: int) -> list[str]:
         f"devices = {devices}",
         'scheme = "iid" # or "dirichlet": every device has its own mix of classes',
     ]
+
+
+_PAIR = (
+    "",
+    "[secure_aggregation]",
+    "# A sum over two holders hides each from the server while neither works for it. This key says that none does:",
+    "# it is for simulations: a real device counts on its owner's rate. With a third holder, remove it.",
+    "corruption_rate = 0.0",
+)
 
 
 def _plan(rows: int, devices: int) -> _Plan:

@@ -236,3 +236,22 @@ def test_what_columns_are_taken_for(name: str, cells: list[str], role: ColumnRol
 def test_a_text_among_numbers_is_reported_as_stray_and_counts_as_missing() -> None:
     guess = guess_column("x", ["1", "2", "3", "4", "5.5", "n.a.", ""] * 5, MISSING)
     assert guess == Guess("x", ColumnRole.NUMERIC, "data from 1 to 5.5", 10, 1.0, 5.5, stray=("n.a.",))
+
+
+@pytest.mark.parametrize("holders", [2, 3, 4, 9, 50])
+def test_what_init_writes_can_be_planned_for_any_number_of_holders(tmp_path: Path, holders: int) -> None:
+    rng = random.Random(holders)
+    xs = [rng.gauss(0, 1) for _ in range(max(300, 10 * holders))]
+    columns: dict[str, list[object]] = {
+        "x": list(xs),
+        "y": [int(x + rng.gauss(0, 1) > 0) for x in xs],
+        "site": [f"s{row % holders}" for row in range(len(xs))],
+    }
+    table = write(tmp_path / "table.csv", columns)
+    folder = tmp_path / "pilot"
+    runner = CliRunner()
+    asked = ["init", str(folder), "--csv", str(table), "--label", "y", "--device", "site"]
+    assert runner.invoke(app(), asked).exit_code == 0
+    result = runner.invoke(app(), ["validate", str(folder / "scenario.toml")])
+    assert result.exit_code == 0, result.output
+    assert ("none is counted" in " ".join(result.output.split())) is (holders == 2)
