@@ -13,12 +13,13 @@ import numpy as np
 import typer
 
 from fedinfer.cli import keys as signing_keys
+from fedinfer.cli.files import read_bytes, write_bytes
 from fedinfer.cli.keys import KeysFolder, RepositoryFolder, open_repository
 from fedinfer.cli.labelled import read_labelled, read_rows, read_text
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, printable, stdout
 from fedinfer.cli.secrets import PassphraseFile, secrets
 from fedinfer.config import ArtifactSection, Scenario, load_scenario
-from fedinfer.errors import ConfigError, StoreError
+from fedinfer.errors import ConfigError
 from fedinfer.manifest import Manifest, Privacy, Variant
 from fedinfer.system import SystemClock, simulation_rng
 from fedinfer.types import Json
@@ -111,7 +112,7 @@ def predict(
     with errors_to_exit():
         from fedinfer.inference.predict.predictor import Predictor
 
-        answers = Predictor.open(_bytes(model)).predict(read_text(rows))
+        answers = Predictor.open(read_bytes(model)).predict(read_text(rows))
         lines = [
             {"row": row, "label": str(label), "confidence": round(float(confidence), 6)}
             for row, (label, confidence) in enumerate(zip(answers.labels, answers.confidences, strict=True))
@@ -194,7 +195,7 @@ def _export(scenario: str, checkpoint: Path, out: Path, version: int, slimming: 
         compress = _compressed(loaded, trainer, weights, federation.public[0], core.model)
         core = export_core(trainer.module(compress), schema, probe, templates)
     data = finish(core.model, OutputHead(schema, 1.0, loaded.scenario.name, version))
-    _write(out, data)
+    write_bytes(out, data)
     return {"path": str(out), "version": version, "bytes": len(data), "weights": trainer.size, "parity": core.parity}
 
 
@@ -222,10 +223,10 @@ def _quantize(
     from fedinfer.artifact.export.graph import core_of, head_of, load
     from fedinfer.artifact.folders import save_build
 
-    parsed = load(_bytes(model))
+    parsed = load(read_bytes(model))
     head, clock = head_of(parsed), SystemClock()
     evidence = _evidence(head.schema, rows, calibration)
-    other = core_of(load(_bytes(against))) if against else None
+    other = core_of(load(read_bytes(against))) if against else None
     baseline = baseline_of(other, head, evidence, settings, clock) if other else None
     built = build_from_core(core_of(parsed), head, evidence, settings, clock, baseline)
     save_build(out, built, privacy, clock.now().isoformat(timespec="seconds"))
@@ -265,7 +266,7 @@ def _inspect(path: Path) -> Json:
     from fedinfer.artifact.inspection import describe_manifest, describe_model, describe_repository
 
     if path.is_file():
-        return describe_model(_bytes(path))
+        return describe_model(read_bytes(path))
     if (path / "metadata").is_dir():
         return describe_repository(path, None, SystemClock().now())
     return describe_manifest(load_build(path)[0])
@@ -276,11 +277,11 @@ def _verify(path: Path, root: Path | None) -> Json:
     from fedinfer.artifact.inspection import describe_model, verify_repository
 
     if path.is_file():
-        described = describe_model(_bytes(path))
-        _try(_bytes(path))
+        described = describe_model(read_bytes(path))
+        _try(read_bytes(path))
         return {**described, "verified": True}
     if (path / "metadata").is_dir():
-        return verify_repository(path, _bytes(root) if root else None, SystemClock().now(), _check_as_device)
+        return verify_repository(path, read_bytes(root) if root else None, SystemClock().now(), _check_as_device)
     manifest, files = load_build(path)
     for variant in manifest.variants:
         _check_as_device(manifest, variant, files[variant.path])
@@ -344,18 +345,3 @@ def _print(document: Json, indent: str) -> None:
 
 def _is_texts(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error

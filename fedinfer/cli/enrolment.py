@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stdout
-from fedinfer.errors import ConfigError, StoreError
+from fedinfer.cli.files import read_bytes, write_bytes
+from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_document
 from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
 
@@ -43,14 +43,14 @@ def request(
         from fedinfer.deployment.store import request_enrolment
         from fedinfer.privacy import Budget
 
-        pinned = _bytes(authority) if authority else b""
+        pinned = read_bytes(authority) if authority else b""
         budget = Budget(epsilon, delta)
         floors = {"corruption_rate": corruption_rate, "dropout_rate": dropout_rate}
         asked = request_enrolment(
             store, device, data, budget, min_survivors, SystemEntropy(), pinned, **floors, tasks=tuple(task or ())
         )
-        _write(out, asked)
-    _show(_asked(asked, out), as_json)
+        write_bytes(out, asked)
+    print_document(_asked(asked, out), as_json)
 
 
 def renew(
@@ -64,8 +64,8 @@ def renew(
         from fedinfer.deployment.store import request_again, request_new_key
 
         asked = request_new_key(store, SystemEntropy()) if new_key else request_again(store)
-        _write(out, asked)
-    _show(_asked(asked, out), as_json)
+        write_bytes(out, asked)
+    print_document(_asked(asked, out), as_json)
 
 
 def join(
@@ -79,14 +79,14 @@ def join(
         from fedinfer.deployment.store import import_approval, open_device
         from fedinfer.secagg import fingerprint
 
-        expected = _bytes(authority) if authority else b""
-        enrolment = import_approval(store, _bytes(approval), SystemClock().now(), expected)
+        expected = read_bytes(authority) if authority else b""
+        enrolment = import_approval(store, read_bytes(approval), SystemClock().now(), expected)
         document: Json = {
             "device": enrolment.device,
             "valid_until": datetime.fromtimestamp(enrolment.not_after, UTC).isoformat(),
             "authority": fingerprint(open_device(store).authority),
         }
-    _show(document, as_json)
+    print_document(document, as_json)
 
 
 def _asked(request: bytes, out: Path) -> Json:
@@ -95,25 +95,3 @@ def _asked(request: bytes, out: Path) -> Json:
 
     said = read_request(request)
     return {"device": said.device, "request": str(out), "fingerprint": fingerprint(said.public_key)}
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-
-
-def _show(document: Json, as_json: bool) -> None:
-    if as_json:
-        print_json(document)
-        return
-    for name, value in document.items():
-        stdout.print(f"{name.replace('_', ' '):12s} {value}", markup=False, highlight=False, soft_wrap=True)

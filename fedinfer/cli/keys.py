@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
+from fedinfer.cli.files import read_bytes, write_bytes
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_document
 from fedinfer.cli.secrets import PassphraseFile, RootPassphraseFile, secrets
-from fedinfer.errors import ConfigError, StoreError
+from fedinfer.errors import ConfigError
 from fedinfer.ports import Clock
 from fedinfer.system import SystemClock, SystemEntropy
-from fedinfer.types import Json
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
@@ -51,7 +51,9 @@ def keys(
         made = _new_keys(root_token or [""] * root_keys, online_token, secret)
         expires = _expiry(SystemClock(), expires_days)
         names = _write_keys(folder, made, threshold, expires, secret)
-    _show({"root": names[0], "online": names[1], "threshold": threshold, "expires": expires.isoformat()}, as_json)
+    print_document(
+        {"root": names[0], "online": names[1], "threshold": threshold, "expires": expires.isoformat()}, as_json
+    )
 
 
 def root(
@@ -72,14 +74,14 @@ def root(
         from fedinfer.artifact.release.signing import Keys, load_keys
 
         secret = secrets(passphrase_file, root_passphrase_file)
-        held, before = load_keys(root_keys, secret), _bytes(current)
+        held, before = load_keys(root_keys, secret), read_bytes(current)
         made = _new_key(token, f"{role}.0.key", secret) if role else None
         change = RootChange(_expiry(SystemClock(), expires_days), role, made.public_key if made else None, threshold)
         following = next_root(before, change)
         added = Keys({role: (made,)}) if made else Keys({})
         data = signed_root(following, held.joined(added), before)
         names = _write_root(out, f"{following.version}.root.json", data, added, secret)
-    _show({"folder": str(out), "files": names, "expires": change.expires.isoformat()}, as_json)
+    print_document({"folder": str(out), "files": names, "expires": change.expires.isoformat()}, as_json)
 
 
 def adopt(
@@ -97,8 +99,8 @@ def adopt(
         secret = secrets(passphrase_file)
         opened = open_repository(repository, keys, secret)
         added = load_keys(new_keys, secret).online() if new_keys else Keys({})
-        opened.adopt(_bytes(signed), added)
-    _show({"root_version": opened.root_version, "version": opened.newest_version}, as_json)
+        opened.adopt(read_bytes(signed), added)
+    print_document({"root_version": opened.root_version, "version": opened.newest_version}, as_json)
 
 
 def rotate(
@@ -114,7 +116,7 @@ def rotate(
     with errors_to_exit():
         opened = open_repository(repository, keys, secrets(passphrase_file, root_passphrase_file), root_keys)
         opened.rotate(role, SystemEntropy())
-    _show({"rotated": role, "root_version": opened.root_version}, as_json)
+    print_document({"rotated": role, "root_version": opened.root_version}, as_json)
 
 
 def open_repository(folder: Path, keys: Path, secret: Secret, root_keys: Path | None = None) -> Repository:
@@ -189,7 +191,7 @@ def _write_keys(
     protection = Protection(secret, SystemEntropy())
     save_keys(made.root(), folder / "root", protection)
     save_keys(made.online(), folder / "online", protection)
-    _write(folder / "online" / ROOT_METADATA, document)
+    write_bytes(folder / "online" / ROOT_METADATA, document)
     return _names(folder / "root"), _names(folder / "online")
 
 
@@ -198,7 +200,7 @@ def _write_root(out: Path, name: str, data: bytes, added: Keys, secret: Secret) 
 
     _check_new(out)
     save_keys(added, out, Protection(secret, SystemEntropy()))
-    _write(out / name, data)
+    write_bytes(out / name, data)
     return _names(out)
 
 
@@ -213,26 +215,3 @@ def _check_new(folder: Path) -> None:
 
 def _expiry(clock: Clock, days: int) -> datetime:
     return (clock.now() + timedelta(days=days)).astimezone(UTC).replace(microsecond=0)
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-
-
-def _show(document: Json, as_json: bool) -> None:
-    if as_json:
-        print_json(document)
-        return
-    for name, value in document.items():
-        text = ", ".join(value) if isinstance(value, list) else value
-        stdout.print(f"{name.replace('_', ' '):12s} {text}", markup=False, highlight=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from rich.segment import Segment
 
 from fedinfer.errors import FedInferError
 from fedinfer.schema import STEERING
+from fedinfer.types import Json
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout, nothing else")]
 
@@ -54,6 +55,21 @@ def print_json(data: Any) -> None:
         data: tables, lists, numbers, texts, booleans and None.
     """
     sys.stdout.write(json.dumps(_plain(data), indent=2, sort_keys=False) + "\n")
+
+
+def print_document(document: Json, as_json: bool) -> None:
+    """Print what a command found: one JSON document, or a line for each name.
+
+    Args:
+        document: names to texts, numbers or lists of texts.
+        as_json: which of both.
+    """
+    if as_json:
+        print_json(document)
+        return
+    for name, value in document.items():
+        text = ", ".join(value) if isinstance(value, list) else value
+        stdout.print(f"{name.replace('_', ' '):12s} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def a_number(value: float | None) -> float | None:

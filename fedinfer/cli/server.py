@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stderr, stdout
+from fedinfer.cli.files import read_bytes, write_bytes
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_document, stderr
 from fedinfer.cli.secrets import PassphraseFile, secrets
-from fedinfer.errors import ConfigError, StoreError
+from fedinfer.errors import ConfigError
 from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
 
@@ -46,7 +47,7 @@ def authority(
         signer = _signer(token, bare_key, secret)
         make_authority(folder, signer, Protection(secret, entropy), SystemClock().now())
         shown = fingerprint(public_bytes(signer))
-    _show({"folder": str(folder), "fingerprint": shown}, as_json)
+    print_document({"folder": str(folder), "fingerprint": shown}, as_json)
 
 
 @app.command()
@@ -67,12 +68,12 @@ def approve(
         from fedinfer.deployment.authority import open_authority
         from fedinfer.deployment.request import read_request
 
-        asked = _bytes(request)
+        asked = read_bytes(request)
         said = read_request(asked)
         _compare(fingerprint, said)
         key = open_authority(folder, secrets(passphrase_file))
-        _write(out, sign(folder, key, asked, SystemClock().now(), days))
-    _show({"device": said.device, "approval": str(out)}, as_json)
+        write_bytes(out, sign(folder, key, asked, SystemClock().now(), days))
+    print_document({"device": said.device, "approval": str(out)}, as_json)
 
 
 @app.command()
@@ -96,7 +97,7 @@ def revoke(
             "revoked_keys": len(listed.keys),
             "expires": datetime.fromtimestamp(listed.expires, UTC).isoformat(),
         }
-    _show(document, as_json)
+    print_document(document, as_json)
 
 
 def _signer(token: str, bare_key: Path | None, secret: Secret) -> Signer:
@@ -123,25 +124,3 @@ def _compare(reported: str, said: Request) -> None:
             f"the key in the request has the fingerprint {shown}, not {reported[:80]}",
             hint="ask the device's owner again; the request may have been replaced on its way",
         )
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-
-
-def _show(document: Json, as_json: bool) -> None:
-    if as_json:
-        print_json(document)
-        return
-    for name, value in document.items():
-        stdout.print(f"{name.replace('_', ' '):12s} {value}", markup=False, highlight=False, soft_wrap=True)
