@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedinfer.privacy import at_most
+from fedinfer.privacy import at_least, at_most
 from fedinfer.types import Json
 
 ABSENT = "\u2013"
@@ -121,6 +121,18 @@ def bound(value: object) -> str:
     if result is None or not math.isfinite(result) or result <= 0:
         return significant(value)
     return _EXPONENT.sub(r"e\1", at_most(result))
+
+
+def lower_bound(value: object) -> str:
+    """A lower bound with three significant digits, rounded down: it may not look larger than it is.
+
+    Args:
+        value: of a JSON document that may be damaged.
+    """
+    result = number(value)
+    if result is None or not math.isfinite(result) or result == 0:
+        return significant(value)
+    return _EXPONENT.sub(r"e\1", at_least(result))
 
 
 def percent(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedinfer.report.figures import decimal, number, rows, section, significant, whole, words
+from fedinfer.report.figures import bound, lower_bound, number, rows, section, significant, whole, words
 from fedinfer.report.markup import Markup, join
 from fedinfer.report.tables import Column, table
 from fedinfer.types import Json
@@ -10,8 +10,8 @@ from fedinfer.types import Json
 ACCOUNTS: tuple[Column, ...] = (
     ("Account", "owner", words),
     ("Budget", "budget", significant),
-    ("Spent", "spent", decimal),
-    ("Left", "left", decimal),
+    ("Spent", "spent", bound),
+    ("Left", "left", lower_bound),
     ("Delta", "delta", significant),
     ("Relation", "relation", words),
     ("Accountant", "accountant", words),
@@ -20,7 +20,7 @@ ENTRIES: tuple[Column, ...] = (
     ("Entry", "reference", words),
     ("What for", "reason", words),
     ("What the mechanism did", "mechanism", words),
-    ("Epsilon alone", "epsilon_alone", decimal),
+    ("Epsilon alone", "epsilon_alone", bound),
     ("State", "state", words),
     ("Reserved at", "reserved_at", words),
 )

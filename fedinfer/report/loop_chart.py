@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedinfer.report import axes
-from fedinfer.report.figures import significant
+from fedinfer.report.figures import bound, significant
 from fedinfer.report.markup import Markup, join
 from fedinfer.report.markup import tag as element
 from fedinfer.report.timeline import ROUND, WINDOW, LoopStep, phases
@@ -285,5 +285,5 @@ def _description(sequence: Sequence[LoopStep], metric: str, budget: float | None
     spent = next((step.epsilon for step in reversed(sequence) if step.epsilon is not None), None)
     return (
         f"{rounds} rounds and {len(sequence) - rounds} drift windows, {alarms} with an alarm. "
-        f"Last {metric} {significant(last)}, epsilon spent {significant(spent)} of {significant(budget)}."
+        f"Last {metric} {significant(last)}, epsilon spent {bound(spent)} of {significant(budget)}."
     )

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import assert_never
 
-from fedinfer.report.figures import bound, finite, number, section, significant, whole, words
+from fedinfer.report.figures import bound, finite, lower_bound, number, section, significant, whole, words
 from fedinfer.types import AggregationMode, Json, Trust, Unit
 
 UNITS = {
@@ -144,8 +144,8 @@ def _guarantee(privacy: Json) -> Item:
 def _factor(epsilon: float) -> str:
     """The largest ratio of the two likelihoods, e^epsilon."""
     if epsilon < math.log(100):
-        return significant(math.exp(epsilon))
-    return whole(math.ceil(math.exp(epsilon))) if epsilon < 14 else f"e^{epsilon:.3g}"
+        return bound(math.exp(epsilon))
+    return whole(math.ceil(math.exp(epsilon))) if epsilon < 14 else f"e^{bound(epsilon)}"
 
 
 def _of_hundred(share: float) -> str:
@@ -220,7 +220,7 @@ def _evidence(privacy: Json) -> Item:
     if number(audit.get("lower_bound")) is not None:
         meaning += (
             f" An attack of our own ({words(audit.get('method'))}) shows that epsilon is at least "
-            f"{significant(audit.get('lower_bound'))} (confidence {significant(audit.get('confidence'))})."
+            f"{lower_bound(audit.get('lower_bound'))} (confidence {significant(audit.get('confidence'))})."
         )
     return Item("Evidence", value, meaning)
 

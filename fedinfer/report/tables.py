@@ -7,10 +7,12 @@ from typing import Any
 
 from fedinfer.report.figures import (
     ABSENT,
+    bound,
     count,
     data_size,
     decimal,
     finite,
+    lower_bound,
     rows,
     seconds,
     section,
@@ -68,7 +70,7 @@ ROUNDS: tuple[Column, ...] = (
     ("Survivors", "survivors", whole),
     ("Metric", "metric", decimal),
     ("Loss", "loss", decimal),
-    ("Epsilon after", "epsilon", decimal),
+    ("Epsilon after", "epsilon", bound),
     ("Up per device", "bytes_up_per_device", data_size),
     ("Down per device", "bytes_down_per_device", data_size),
     ("Time", "seconds", seconds),
@@ -105,7 +107,7 @@ BLAMED: tuple[Column, ...] = (
     ("Device", "device", words),
     ("Reason", "reason", words),
 )
-NUMERIC = frozenset({words, decimal, significant, whole, data_size, seconds}) - {words}
+NUMERIC = frozenset({bound, lower_bound, decimal, significant, whole, data_size, seconds})
 
 
 def rounds_table(run: Json) -> Markup:

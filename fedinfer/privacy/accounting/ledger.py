@@ -32,6 +32,7 @@ from fedinfer.privacy.accounting.events import (
     to_json,
 )
 from fedinfer.privacy.accounting.ledger_records import LEDGER_MIGRATIONS, Budget, Entry
+from fedinfer.privacy.rounding import at_most
 from fedinfer.store import transaction
 from fedinfer.types import Json, Relation
 
@@ -334,7 +335,8 @@ class Ledger:
             return ""
         before = account_history(self._history(counts), budget.delta, relation).epsilon
         return (
-            f"epsilon {before:.6g} spent, {after:.6g} with this request, budget {budget.epsilon:g} at {budget.delta:g}"
+            f"epsilon {at_most(before, 6)} spent, {at_most(after, 6)} with this request, "
+            f"budget {budget.epsilon:g} at {budget.delta:g}"
         )
 
     def _terms(self, owners: Sequence[str], task: str) -> dict[str, _Terms]:
