@@ -213,8 +213,19 @@ def _read_ledger(path: Path) -> Json | None:
         connection.close()
 
 
+def _ledger_table(names: Sequence[str], figures: Sequence[str]) -> Table:
+    """Words are folded and figures never cut: an auditor reads it at 80 columns too."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in names:
+        table.add_column(name, overflow="fold", no_wrap=name in figures)
+    return table
+
+
 def _accounts_table(accounts: Sequence[Json]) -> Table:
-    table = Table("ledger", "owner", "task", "budget", "spent", "left", "delta", "accountant", "relation")
+    table = _ledger_table(
+        ("ledger", "owner", "task", "budget", "spent", "left", "delta", "accountant", "relation"),
+        figures=("budget", "spent", "left", "delta"),
+    )
     for row in accounts:
         spent, budget = row["spent"], row["budget"]
         figures = [f"{budget['epsilon']:g}", at_most(spent["epsilon"], 4), at_least(row["remaining_epsilon"], 4)]
@@ -224,7 +235,9 @@ def _accounts_table(accounts: Sequence[Json]) -> Table:
 
 
 def _entries_table(entries: Sequence[Json]) -> Table:
-    table = Table("reserved at", "owner", "task", "reference", "reason", "epsilon alone", "ran")
+    table = _ledger_table(
+        ("reserved at", "owner", "task", "reference", "reason", "epsilon alone", "ran"), figures=("epsilon alone",)
+    )
     for row in entries:
         names = [row["owner"], row["task"], row["reference"], row["reason"]]
         table.add_row(

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fedinfer.cli.privacy import app
+from fedinfer.privacy import at_least, at_most
 from fedinfer.privacy.accounting.events import GaussianEvent
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.store import open_store
@@ -118,6 +119,17 @@ def test_ledger_of_a_run_shows_who_why_how_much_and_what_is_left(tmp_path: Path)
     words = call("ledger", folder / "devices.sqlite", "--owner", "b").stdout
     assert "round-0001" in words
     assert "server" not in words
+
+
+def test_nothing_of_a_ledger_is_cut_off_at_80_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    folder = run_folder(tmp_path)
+    result = call("ledger", folder)
+    assert "\u2026" not in result.stdout
+    for account in json.loads(call("ledger", folder, "--json").stdout)["accounts"]:
+        assert at_most(account["spent"]["epsilon"], 4) in result.stdout
+        assert at_least(account["remaining_epsilon"], 4) in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
 
 
 def test_reading_a_ledger_changes_nothing(tmp_path: Path) -> None:
