@@ -253,6 +253,19 @@ def test_a_run_ends_on_a_device_when_a_certificate_of_its_roster_expires(fleet: 
     assert fleet.ledger("r00") == [], "nothing was spent"
 
 
+def test_a_run_ends_on_a_device_when_the_revocation_list_ends(fleet: Fleet) -> None:
+    """A server that holds newer lists back cannot go on with a run for longer than the one that it showed."""
+    end = seconds_of(now_of(30))
+    assert not invite(fleet, "r00", "second", listed(fleet, 2, expires=end)).error
+    host = fleet.hosts["r00"]
+    for days, number in ((29, 1), (31, 2)):
+        host.clock = FrozenClock(now_of(days))
+        plan = fleet.promise(f"round-{number}", work(), run_id="second")
+        answer = fleet.post.responders["r00"].answer([Ask("r00", Kind.KEYS, encode(plan))])[0]
+        assert ("the revocation list, expired" in answer.detail) is (days > 30), answer.detail
+        assert bool(answer.body) is (days < 30)
+
+
 def test_the_next_process_does_not_take_up_a_run_with_a_device_that_was_revoked_since(fleet: Fleet) -> None:
     """It learned of the revocation from an invitation to another run, which it refused."""
     assert invite(fleet, "r00", "second", listed(fleet, 2, fleet.roster["r02"])).error
