@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fedinfer.device.aggregate import stages
 from fedinfer.errors import Misbehaviour, TransportError
 from fedinfer.messages import Kind, Purpose, ReportWork
 from fedinfer.ports import Ask
@@ -109,6 +110,29 @@ def test_a_rate_below_one_in_n_still_counts_on_one_device(fleet: Fleet, rate: fl
     host.policy = replace(host.policy, corruption_rate=rate)
     claimed = replace(fleet.plan.train.mechanism, contributors=3)
     assert "2 are surely honest" in refusal(fleet, mechanism=encode(claimed))
+
+
+def test_a_session_that_may_hold_one_honest_vector_is_refused_by_the_owners_rate(fleet: Fleet) -> None:
+    """The noise is enough by the owner's rate; the sum is not."""
+    host = fleet.hosts[min(fleet.hosts)]
+    host.policy = replace(host.policy, corruption_rate=0.5)
+    claimed = replace(fleet.plan.train.mechanism, contributors=1)
+    assert "one honest vector alone" in refusal(fleet, mechanism=encode(claimed))
+
+
+def test_a_session_is_checked_against_each_of_the_owners_own_numbers(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, seen = fleet.hosts[min(fleet.hosts)], []
+
+    def refuse(_session: object, *numbers: float) -> None:
+        seen.append(numbers)
+        raise Misbehaviour("no")
+
+    monkeypatch.setattr(stages, "check_session", refuse)
+    host.policy = replace(host.policy, min_survivors=3, dropout_rate=0.21, corruption_rate=0.07)
+    assert refusal(fleet) == "Misbehaviour: no"
+    assert seen == [(3, 0.21, 0.07)]
 
 
 def test_a_real_device_refuses_a_run_in_which_the_server_adds_the_noise(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from fedinfer.deployment.store import read_authority
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.errors import Misbehaviour
+from fedinfer.inference.install.freshness import note_refresh
 from fedinfer.messages import EnrollReply, JoinRequest, Kind
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.ledger import Budget
@@ -224,6 +225,28 @@ def test_a_clock_that_is_set_back_does_not_bring_an_expired_certificate_back(fle
     assert "the certificate of device 'r00' expired" in answer.detail
 
 
+def test_a_clock_that_is_set_back_does_not_let_a_run_go_on(fleet: Fleet) -> None:
+    """The device stays in its run, and has believed a list after the end of the certificates."""
+    host = fleet.hosts["r00"]
+    host.clock = FrozenClock(now_of(366))
+    assert "expired" in invite(fleet, "r00", "later", listed(fleet, 2)).detail
+    host.clock = FrozenClock(now_of())
+    plan = fleet.promise("round-1", work())
+    answer = fleet.post.responders["r00"].answer([Ask("r00", Kind.KEYS, encode(plan))])[0]
+    assert answer.error == "Misbehaviour"
+    assert "a certificate of the roster, or the revocation list, expired" in answer.detail
+
+
+def test_the_last_refresh_of_the_model_repository_counts_more_than_a_clock_in_the_past(fleet: Fleet) -> None:
+    metadata = fleet.hosts["r00"].folder("r00") / "metadata"
+    metadata.mkdir(exist_ok=True)
+    note_refresh(metadata, now_of(366))
+    plan = fleet.promise("round-1", work())
+    answer = fleet.post.responders["r00"].answer([Ask("r00", Kind.KEYS, encode(plan))])[0]
+    assert answer.error == "Misbehaviour"
+    assert "a certificate of the roster, or the revocation list, expired" in answer.detail
+
+
 def test_the_time_at_which_a_list_was_issued_is_believed_rather_than_a_clock_in_the_past(fleet: Fleet) -> None:
     """A device that has seen nothing yet and has no clock still learns from the signed list how late it is."""
     host = fleet.hosts["r00"]
@@ -231,6 +254,9 @@ def test_the_time_at_which_a_list_was_issued_is_believed_rather_than_a_clock_in_
     late = seconds_of(now_of(2 * 365))
     answer = invite(fleet, "r00", "second", listed(fleet, 2, issued=late))
     assert "the certificate of device 'r00' expired" in answer.detail
+    plan = fleet.promise("round-1", work())
+    going_on = fleet.post.responders["r00"].answer([Ask("r00", Kind.KEYS, encode(plan))])[0]
+    assert "a certificate of the roster, or the revocation list, expired" in going_on.detail, "nor in its old run"
 
 
 def test_a_clock_that_runs_ahead_takes_a_device_no_further_than_a_list(fleet: Fleet) -> None:
@@ -251,6 +277,19 @@ def test_a_run_ends_on_a_device_when_a_certificate_of_its_roster_expires(fleet: 
     assert answer.error == "Misbehaviour"
     assert "expired" in answer.detail
     assert fleet.ledger("r00") == [], "nothing was spent"
+
+
+def test_a_run_ends_on_a_device_when_the_revocation_list_ends(fleet: Fleet) -> None:
+    """A server that holds newer lists back cannot go on with a run for longer than the one that it showed."""
+    end = seconds_of(now_of(30))
+    assert not invite(fleet, "r00", "second", listed(fleet, 2, expires=end)).error
+    host = fleet.hosts["r00"]
+    for days, number in ((29, 1), (31, 2)):
+        host.clock = FrozenClock(now_of(days))
+        plan = fleet.promise(f"round-{number}", work(), run_id="second")
+        answer = fleet.post.responders["r00"].answer([Ask("r00", Kind.KEYS, encode(plan))])[0]
+        assert ("the revocation list, expired" in answer.detail) is (days > 30), answer.detail
+        assert bool(answer.body) is (days < 30)
 
 
 def test_the_next_process_does_not_take_up_a_run_with_a_device_that_was_revoked_since(fleet: Fleet) -> None:

@@ -14,11 +14,13 @@ from flwr.app import Context, Message
 from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
 
 from fedinfer.deployment.agent import (
+    FIRST_PAUSE,
     LOCK,
     LONGEST_PAUSE,
     LOOKS_PER_QUESTION,
     AgentSettings,
     Signs,
+    Stopped,
     node_arguments,
     pause_after,
     run_agent,
@@ -95,7 +97,7 @@ def test_a_node_that_is_alive_but_offline_is_given_up(pipe: tuple[int, int]) -> 
     clock = SystemClock()
     os.write(pipe[1], CONTACT)
     signs = Signs(pipe[0], clock)
-    reason = serve_node(lambda: True, signs, Waiting(), unused, 0.0)
+    reason = serve_node(running(3), signs, Waiting(), unused, 0.0)
     assert reason.startswith("the SuperLink did not answer for")
 
 
@@ -169,6 +171,25 @@ def test_an_owner_who_agreed_to_nothing_takes_part_in_nothing(tmp_path: Path) ->
     with pytest.raises(ConfigError, match="names no task") as caught:
         start(store)
     assert '"tasks"' in caught.value.hint
+
+
+def test_a_node_that_was_given_up_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = enrolled(tmp_path, 1, Budget(2.0, 1e-5))[0]
+    text = (store / "device.json").read_text()
+    (store / "device.json").write_text(text.replace('"tasks": []', '"tasks": ["heart"]'))
+    reasons = ["it ended", "the SuperLink did not answer for 91 s"]
+    pauses: list[float] = []
+
+    def one_node(*_: object) -> str:
+        if not reasons:
+            raise Stopped
+        return reasons.pop()
+
+    monkeypatch.setattr("fedinfer.deployment.agent._one_node", one_node)
+    monkeypatch.setattr("fedinfer.deployment.agent.time.sleep", pauses.append)
+    start(store)
+    assert reasons == []
+    assert pauses == [FIRST_PAUSE, 2 * FIRST_PAUSE]
 
 
 def test_a_device_has_one_agent(tmp_path: Path) -> None:

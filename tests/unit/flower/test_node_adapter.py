@@ -28,6 +28,7 @@ from fedinfer.flower.node import (
     Waits,
     adapt,
 )
+from fedinfer.flower.node import LOST as LOST_CODE
 
 TOUCHED = {
     "flwr.supernode.start_client_internal": "d6342f743fdf768f",
@@ -126,16 +127,24 @@ def test_a_full_pipe_and_an_agent_that_is_gone_do_not_stop_the_node() -> None:
 
 
 LOST = """
-import threading, time
+import os, sys, threading, time
+import flwr.supernode.cli
 from flwr.supercore.heartbeat import HeartbeatSender
-from fedinfer.flower.node import end_with_any_thread
+from fedinfer.flower import node
 
 def beat():
     raise RuntimeError("Heartbeat failed unexpectedly. The SuperLink does not recognize this SuperNode.")
 
-threading.excepthook = end_with_any_thread
-HeartbeatSender(beat).start()
-time.sleep(60)
+def give_up():
+    HeartbeatSender(beat).start()
+    time.sleep(60)
+
+def give_back():
+    threading.Thread(target=time.sleep, args=(60,)).start()
+
+flwr.supernode.cli.flower_supernode = {"give_up": give_up, "give_back": give_back}[sys.argv[1]]
+report = os.open(os.devnull, os.O_WRONLY)
+node.main(["--wait", "1", "--report", str(report), "--parent", str(os.getppid())])
 """
 ORPHAN = """
 import os, sys, time
@@ -153,10 +162,19 @@ os.kill(os.getpid(), 9)
 """
 
 
+def lose(how: str) -> subprocess.CompletedProcess[str]:
+    """The node's own start, with a loop of Flower's that loses its SuperLink or returns."""
+    return subprocess.run([sys.executable, "-c", LOST, how], capture_output=True, text=True, timeout=50, check=False)
+
+
 def test_a_node_that_the_superlink_gave_up_ends_instead_of_staying_offline() -> None:
-    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=50, check=False)
+    done = lose("give_up")
     assert done.returncode == -signal.SIGTERM
     assert "does not recognize this SuperNode" in done.stderr
+
+
+def test_a_node_whose_loop_returned_ends_although_a_thread_of_it_lives() -> None:
+    assert lose("give_back").returncode == LOST_CODE
 
 
 def test_a_node_ends_with_its_agent_even_when_that_is_killed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -99,7 +100,13 @@ def answer(message: Message, context: Context, run: RunFacts) -> Message:
     return Message(RecordDict({"said": ConfigRecord({**facts, "client": run.is_client_app})}), reply_to=message)
 
 
-def test_a_message_is_answered_by_the_given_app_with_the_owners_configuration(node: Node, tmp_path: Path) -> None:
+def test_a_message_is_answered_by_the_given_app_with_the_owners_configuration(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "FLWR_HOME", "TMPDIR"):  # wherever a bundle might be put, it would be seen
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     before = set(tmp_path.rglob("*"))
     tasks = NodeTasks(node.api, {"store": "of the owner"})
     seen: list[dict[str, Any]] = []
