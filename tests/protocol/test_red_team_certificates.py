@@ -20,7 +20,15 @@ from fedinfer.inference.install.freshness import note_refresh
 from fedinfer.messages import EnrollReply, JoinRequest, Kind
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.ledger import Budget
-from fedinfer.secagg.enrolment import Enrolment, Validation, sign_enrolment, validation
+from fedinfer.secagg.enrolment import (
+    Enrolment,
+    Possession,
+    Step,
+    Validation,
+    prove_possession,
+    sign_enrolment,
+    validation,
+)
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.secagg.revocation import RevocationList, seconds_of, sign_revocations
 from fedinfer.system import FrozenClock, SimulatedEntropy, SystemClock
@@ -133,13 +141,18 @@ def test_a_certificate_does_not_count_before_its_time(fleet: Fleet) -> None:
 
 
 def test_the_end_of_a_certificate_is_part_of_what_is_signed(fleet: Fleet) -> None:
-    """Whoever moves the end by a bit has no signature."""
+    """Whoever moves the end by a bit has no signature, although he has the key and proves it for what he shows."""
     reply = introduce(fleet.post)[0]
+    identity = fleet.hosts["r00"].members["r00"].identity
     for place in range(len(reply.certificate)):
         changed = bytearray(reply.certificate)
         changed[place] ^= 1
-        believed, _ = left_out(fleet, against_of(fleet, listed(fleet, 1)), replace(reply, certificate=bytes(changed)))
+        moved = bytes(changed)
+        proof = prove_possession(identity, Possession(Step.ENROLL, CHALLENGE, "r00", moved))
+        shown = replace(reply, certificate=moved, proof=proof)
+        believed, others = left_out(fleet, against_of(fleet, listed(fleet, 1)), shown)
         assert believed == ["r00", "r01", "r02", "r03"], f"byte {place} is not signed"
+        assert "the enrolment authority did not sign" in others["r00 on node 4"]
 
 
 def test_a_server_without_a_list_or_with_an_old_one_starts_nothing(fleet: Fleet) -> None:

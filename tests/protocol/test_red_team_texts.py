@@ -183,10 +183,16 @@ def test_a_field_beyond_its_limit_is_refused_or_cut(kind: type, name: str, hint:
             assert len(str(caught.value)) < 300
         return
     before = dict(list(examples.items())[: list(examples).index(name)])
-    size = struct.pack("<I", limit.count + 1)
-    array = typing.get_origin(hint) is np.ndarray
-    announced = b"\0\1" + struct.pack("<I", limit.count // 4 + 1) if array else size + b"\0" * 16
-    with pytest.raises(BadMessage):  # from the announced length alone: nothing of that size is held
+    origin, size = typing.get_origin(hint), limit.count + 1
+    if origin is np.ndarray:
+        size = 4 * (limit.count // 4 + 1)
+        announced = b"\0\1" + struct.pack("<I", size // 4)
+    else:  # elements may take no more than a byte each: those of a tuple or dict are there, the others are not
+        announced = struct.pack("<I", size) + bytes(size if origin in (tuple, dict) else 16)
+    said = f"{kind.__name__}.{name} has {size} bytes or elements, limit {limit.count}$"
+    if origin is np.ndarray and limit.count == wire.MAX_BYTES:
+        said = "is larger than a message may be$"
+    with pytest.raises(BadMessage, match=said):  # from the announced length alone: nothing of that size is held
         decode(kind, _twin(kind, before) + announced)
 
 

@@ -75,6 +75,28 @@ def test_root_keys_on_three_tokens_sign_a_root_that_a_device_follows(operator: O
     assert schemes == {"ecdsa-sha2-nistp256", "ed25519"}
 
 
+READ_OUT = """
+import os
+import pkcs11
+from pkcs11 import Attribute, ObjectClass, PKCS11Error
+
+token = pkcs11.lib(os.environ["PYKCS11LIB"]).get_token(token_label="spare")
+with token.open(user_pin=os.environ["FEDINFER_PIN"]) as session:
+    for key in session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY}):
+        try:
+            print("read out", key[Attribute.VALUE].hex())
+        except PKCS11Error as error:
+            print(type(error).__name__, key[Attribute.SENSITIVE], key[Attribute.EXTRACTABLE])
+"""
+
+
+def test_whoever_has_the_pin_as_well_reads_no_key_out_of_a_token(operator: Operator) -> None:
+    operator.ask("server", "authority", "ca", "--token", "spare")
+    environment = os.environ | operator.variables | {"FEDINFER_PIN": PIN}
+    done = subprocess.run([sys.executable, "-c", READ_OUT], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["AttributeSensitive True False"]
+
+
 def test_online_keys_on_a_token_sign(operator: Operator) -> None:
     operator.ask("artifact", "keys", "keys", "--online-token", "spare")
     operator.sign()
