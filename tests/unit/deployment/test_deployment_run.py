@@ -118,20 +118,26 @@ def test_a_pilot_trains_pushes_and_infers_on_real_devices(pilot: Pilot) -> None:
 EVIL = "\x1b]0;owned\x07\x1b[2J\u202e" * 10
 
 
+SHOUTED = "\x1b]0;shouted\x07\x1b[2J\r\n\u202e\u2066\u200b"
+"""Whole characters: a text that is cut within one is refused before anything cleans it."""
+
+
 class Shouting:
     """A device that says what it likes, as long as it likes, in every field that is a text."""
 
-    def __init__(self, responder: DeviceResponder) -> None:
-        self.host, self._true = responder.host, responder
+    def __init__(self, responder: DeviceResponder, honest: Kind) -> None:
+        self.host, self._true, self._honest = responder.host, responder, honest
 
     def answer(self, asks: Sequence[Ask]) -> Sequence[Answer]:
         text = EVIL * 50_000
         said = {
-            Kind.PUSH: encode(PushReply(False, 0, "-" * 60)).replace(b"-" * 60, text[:60].encode().ljust(60)[:60]),
+            Kind.PUSH: encode(PushReply(False, 0, "-" * 60)).replace(b"-" * 60, SHOUTED.encode().ljust(60)),
             Kind.HEALTH: encode(HealthReply(0, "a", 0)) + text.encode(),
             Kind.WINDOW: text.encode(),
         }
         honest = self._true.answer(asks)
+        if asks[0].kind == self._honest:
+            return honest
         if asks[0].kind in said:
             return [Answer(ask.device, said[Kind(ask.kind)]) for ask in asks]
         if asks[0].kind == Kind.SHARES:
@@ -139,19 +145,26 @@ class Shouting:
         return honest
 
 
-def test_a_device_that_shouts_neither_fills_the_record_nor_steers_the_terminal(pilot: Pilot) -> None:
-    """Reasons of 2 MB with ESC in them were kept whole in events.jsonl, rollout.sqlite and run.json."""
+@pytest.mark.parametrize(("honest", "told"), [(Kind.PUSH, ("owned",)), (Kind.HEALTH, ("owned", "shouted"))])
+def test_a_device_that_shouts_neither_fills_the_record_nor_steers_the_terminal(
+    pilot: Pilot, honest: Kind, told: tuple[str, ...]
+) -> None:
+    """Reasons of 2 MB with ESC in them were kept whole in events.jsonl, rollout.sqlite and run.json.
+
+    A device whose health cannot be read is offered no model, so one that gives a reason for refusing it is well.
+    """
     find = pilot.find
 
     def one_shouts(context: Context) -> tuple[str, Responder]:
         device, responder = find(context)
-        return device, Shouting(responder) if int(context.node_config["partition-id"]) == 0 else responder
+        return device, Shouting(responder, honest) if int(context.node_config["partition-id"]) == 0 else responder
 
     pilot.find = one_shouts  # type: ignore[method-assign, assignment]  # in front of the true one
     record = pilot.run(SMALL + "\nrollout.max_failure_rate = 0.5")
     assert record["status"] == "completed"
     written = [*_texts(record), *_texts([fields for _, fields in pilot.events])]
-    assert any("owned" in text for text in written), "what the device said is told, once it is harmless"
+    for word in told:  # in an error; as the reason why it did not install
+        assert any(word in text for text in written), "what the device said is told, once it is harmless"
     assert all(text.isprintable() and len(text) <= 1200 for text in written)
     assert b"\x1b]0;" not in b"".join(path.read_bytes() for path in pilot.folder.glob("server/rollout.sqlite*"))
 

@@ -267,7 +267,9 @@ def test_files_that_two_readers_could_understand_differently_are_refused() -> No
     assert refused(data + b"\x3a" + bytes([len(graph)]) + graph) is Refusal.MALFORMED  # graphs would be merged
     assert refused(data + b"\x08\x0a") is Refusal.MALFORMED  # ir_version twice
     assert refused(data + b"\x0b\x0c") is Refusal.MALFORMED  # a group
+    assert refused(data + b"\x2b\x2c") is Refusal.MALFORMED  # and one in place of model_version, which comes once
     assert refused(data + b"\xba\x80\x80\x80\x10\x00") is Refusal.MALFORMED  # a tag of more than 32 bits
+    assert refused(data + b"\xb2\x80\x80\x80\x10\x00") is Refusal.MALFORMED  # cut to 32 bits it is doc_string's
     assert refused(data + b"\x92\x06\x00") is Refusal.UNKNOWN_FIELD
     assert refused(data + b"\x28" + b"\xff" * 10 + b"\x01") is Refusal.MALFORMED  # a number of more than 64 bits
     assert refused(data[:-1]) is Refusal.MALFORMED
