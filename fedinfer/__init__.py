@@ -10,11 +10,9 @@ Train privately, aggregate securely, push a signed int8 model, infer on the devi
 Names are loaded when they are first used, so a device that only predicts imports nothing of training.
 """
 
-from __future__ import annotations
-
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+import lazy_loader
 
 __version__ = "0.1.0"
 
@@ -22,38 +20,5 @@ __version__ = "0.1.0"
 # Privacy.md, "Disabling Telemetry"). A device that promises to say nothing but noisy sums says nothing there either.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-if TYPE_CHECKING:
-    from fedinfer import privacy as privacy
-    from fedinfer.api import Device as Device
-    from fedinfer.api import Run as Run
-    from fedinfer.api import open_device as open_device
-    from fedinfer.api import open_run as open_run
-    from fedinfer.api import run as run
-    from fedinfer.config import Scenario as Scenario
-    from fedinfer.config import load_scenario as load_scenario
-    from fedinfer.inference import Predictor as Predictor
-
-_HOMES = {
-    "Device": "fedinfer.api",
-    "Predictor": "fedinfer.inference",
-    "Run": "fedinfer.api",
-    "Scenario": "fedinfer.config",
-    "load_scenario": "fedinfer.config",
-    "open_device": "fedinfer.api",
-    "open_run": "fedinfer.api",
-    "run": "fedinfer.api",
-}
-
-__all__ = ["__version__", "privacy", *_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "privacy":
-        return import_module("fedinfer.privacy")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fedinfer' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ += ["__version__"]

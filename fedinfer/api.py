@@ -19,16 +19,14 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedinfer.config import Scenario, load_scenario
-from fedinfer.config.load import override
+from fedinfer.config import Scenario, load_scenario, override
 from fedinfer.errors import ConfigError, FedInferError, NoModel
 from fedinfer.ports import Listener
 from fedinfer.system import SystemClock
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
-    from fedinfer.inference import Predictor
-    from fedinfer.inference.install.installed import Installed
+    from fedinfer.inference import Installed, Predictor
 
 __all__ = ["Device", "Run", "load_scenario", "open_device", "open_run", "run"]
 
@@ -106,7 +104,7 @@ class Run:
         Args:
             width: of the drawing, pixels.
         """
-        from fedinfer.report.page import loop_of
+        from fedinfer.report import loop_of
 
         return Chart(str(loop_of(self.folder, width)))
 
@@ -210,8 +208,7 @@ def run(
         ConfigError: something is wrong with scenario or data; nothing was written.
         FedInferError: the run ended early; what was done is in the folder that its last note names.
     """
-    from fedinfer.simulation.engine import prepare_local, run_local
-    from fedinfer.simulation.folder import EventLog, new_folder
+    from fedinfer.simulation import EventLog, new_folder, prepare_local, run_local
 
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     loaded = _loaded(scenario, overrides)
@@ -258,9 +255,7 @@ def open_device(store: Path | str) -> Device:
         NoModel: nothing is installed there.
         ArtifactRejected: what is installed is damaged.
     """
-    from fedinfer.inference.install.installed import open_installed
-    from fedinfer.inference.install.slots import Slots
-    from fedinfer.inference.predict.session import SessionCache
+    from fedinfer.inference import SessionCache, Slots, open_installed
 
     folder = Path(store)
     if not (folder / "slots").is_dir():
@@ -291,6 +286,6 @@ def _table(rows: list[Json]) -> Any:
 
 
 def _bar(wanted: bool) -> AbstractContextManager[Listener]:
-    from fedinfer.report.progress import progress_bar
+    from fedinfer.report import progress_bar
 
     return progress_bar() if wanted else nullcontext(lambda name, fields: None)

@@ -20,14 +20,12 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedinfer.config import Scenario, from_flat, load_scenario
-from fedinfer.device.dispatch import DeviceResponder
+from fedinfer.device import DeviceResponder
 from fedinfer.errors import ConfigError, FedInferError, TransportError
-from fedinfer.flower.client_app import CohortClientApp, Responder
-from fedinfer.flower.prompt_grid import prompt_grid
-from fedinfer.flower.server_app import make_server_app
+from fedinfer.flower import CohortClientApp, Responder, make_prompt_grid, make_server_app
 from fedinfer.ports import Clock, Listener
 from fedinfer.private_files import private_folder
-from fedinfer.simulation.folder import EventLog
+from fedinfer.simulation import EventLog
 from fedinfer.system import SystemClock
 from fedinfer.types import DeviceId
 
@@ -89,7 +87,7 @@ def _find(context: Context) -> tuple[DeviceId, Responder]:
 
 @lru_cache(maxsize=1)
 def _real_device(store: str) -> DeviceResponder:
-    from fedinfer.deployment.node import open_host
+    from fedinfer.deployment import open_host
 
     return DeviceResponder(open_host(Path(store)))
 
@@ -98,7 +96,7 @@ def _real_device(store: str) -> DeviceResponder:
 def _simulated_devices(scenario: str, overrides: str, folder: str) -> tuple[list[DeviceId], DeviceResponder]:
     """All devices of a scenario; a worker process answers now for one, now for another."""
     from fedinfer.data import load
-    from fedinfer.simulation.population import Processes, simulated_host
+    from fedinfer.simulation import Processes, simulated_host
 
     loaded = scenario_of(scenario, overrides)
     federation = load(loaded)
@@ -112,7 +110,7 @@ def _serve(grid: Grid, context: Context) -> None:
     private_folder(folder)
     emit = EventLog(folder, clock)
     try:
-        _coordinate(prompt_grid(grid, clock), context, folder, clock, emit)
+        _coordinate(make_prompt_grid(grid, clock), context, folder, clock, emit)
     except FedInferError as error:
         emit("failed", {"error": type(error).__name__, "message": str(error), "hint": error.hint})
         raise
@@ -125,16 +123,16 @@ def _coordinate(grid: Grid, context: Context, folder: Path, clock: Clock, emit: 
         _deploy(grid, scenario, context, folder, clock, emit)
         return
     from fedinfer.data import load
-    from fedinfer.simulation.coordinate import coordinate
+    from fedinfer.simulation import run_simulation
 
     federation = load(scenario)
     _wait_for_nodes(grid, len(federation.devices), clock)
-    coordinate(grid, scenario, federation, folder, "ray", clock, emit)
+    run_simulation(grid, scenario, federation, folder, "ray", clock, emit)
 
 
 def _deploy(grid: Grid, scenario: Scenario, context: Context, folder: Path, clock: Clock, emit: Listener) -> None:
-    from fedinfer.artifact.release.secret import PASSPHRASE, secret_from
-    from fedinfer.deployment.coordinate import Deployment, coordinate
+    from fedinfer.artifact import PASSPHRASE, secret_from
+    from fedinfer.deployment import Deployment, run_deployment
 
     config = context.run_config
     authority = Path(str(config["authority"]))
@@ -150,7 +148,7 @@ def _deploy(grid: Grid, scenario: Scenario, context: Context, folder: Path, cloc
         public_data=_path(config, "public-data"),
     )
     _wait_for_nodes(grid, int(config["min-devices"]), clock)
-    coordinate(grid, scenario, deployment, clock, emit)
+    run_deployment(grid, scenario, deployment, clock, emit)
 
 
 def _path(config: Mapping[str, object], key: str) -> Path | None:

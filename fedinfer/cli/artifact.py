@@ -25,10 +25,9 @@ from fedinfer.system import SystemClock, simulation_rng
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
-    from fedinfer.artifact.evaluate.measure import Evidence
-    from fedinfer.artifact.release.repository import Repository
+    from fedinfer.artifact import Evidence, Repository
     from fedinfer.schema import Schema
-    from fedinfer.training.trainer import Trainer
+    from fedinfer.training import Trainer
 
 app = typer.Typer(no_args_is_help=True, help="Export, quantize, sign, inspect and verify models.")
 
@@ -110,7 +109,7 @@ def predict(
 ) -> None:
     """Predict the rows of a CSV file with a model file, as a device would."""
     with errors_to_exit():
-        from fedinfer.inference.predict.predictor import Predictor
+        from fedinfer.inference import Predictor
 
         answers = Predictor.open(read_bytes(model)).predict(read_text(rows))
         lines = [
@@ -172,12 +171,9 @@ for command in (signing_keys.keys, signing_keys.root, signing_keys.rotate, signi
 
 
 def _export(scenario: str, checkpoint: Path, out: Path, version: int, slimming: Json) -> Json:
-    from fedinfer.artifact.export.graph import OutputHead, finish
-    from fedinfer.artifact.export.torch import Templates, export_core
-    from fedinfer.data import load
-    from fedinfer.data.checks import check_qat_rows
-    from fedinfer.training.checkpoints import load_checkpoint
-    from fedinfer.training.trainer import load_trainer
+    from fedinfer.artifact import OutputHead, Templates, export_core, finish
+    from fedinfer.data import check_qat_rows, load
+    from fedinfer.training import load_checkpoint, load_trainer
 
     loaded = load_scenario(scenario, [f"artifact.{key}={value}" for key, value in slimming.items()])
     weights = load_checkpoint(checkpoint).arrays.get("weights")
@@ -201,8 +197,8 @@ def _export(scenario: str, checkpoint: Path, out: Path, version: int, slimming: 
 
 def _compressed(scenario: Scenario, trainer: Trainer, weights: Any, public_x: Any, core: Any) -> Any:
     """The weights pruned and fine-tuned for the scheme that this kind of graph gets first."""
-    from fedinfer.artifact.quantize.schemes import family_of, rounds_inputs
-    from fedinfer.training.compression import CompressionPlan, Rounded
+    from fedinfer.artifact import family_of, rounds_inputs
+    from fedinfer.training import CompressionPlan, Rounded
 
     rounded = Rounded.INPUTS if rounds_inputs("", family_of(core)) else Rounded.WEIGHTS
     section, batch = scenario.artifact, scenario.training.batch_size
@@ -219,9 +215,7 @@ def _quantize(
     settings: ArtifactSection,
     privacy: Privacy,
 ) -> Json:
-    from fedinfer.artifact.build import baseline_of, build_from_core
-    from fedinfer.artifact.export.graph import core_of, head_of, load
-    from fedinfer.artifact.folders import save_build
+    from fedinfer.artifact import baseline_of, build_from_core, core_of, head_of, load, save_build
 
     parsed = load(read_bytes(model))
     head, clock = head_of(parsed), SystemClock()
@@ -234,7 +228,7 @@ def _quantize(
 
 
 def _evidence(schema: Schema, rows: Path | None, calibration: Path | None) -> Evidence:
-    from fedinfer.artifact.evaluate.measure import Evidence
+    from fedinfer.artifact import Evidence
 
     nothing = np.empty((0, schema.width), np.float32)
     held_x, held_y = read_labelled(rows, schema) if rows else (nothing, np.empty(0, np.int64))
@@ -243,7 +237,7 @@ def _evidence(schema: Schema, rows: Path | None, calibration: Path | None) -> Ev
 
 
 def _synthetic(schema: Schema) -> Any:
-    from fedinfer.artifact.quantize.calibration import synthetic_rows
+    from fedinfer.artifact import synthetic_rows
 
     return synthetic_rows(schema, SYNTHETIC_ROWS, simulation_rng("calibration"))
 
@@ -262,8 +256,7 @@ def _settings(quantization: str, max_metric_drop: float, min_agreement: float, m
 
 
 def _inspect(path: Path) -> Json:
-    from fedinfer.artifact.folders import load_build
-    from fedinfer.artifact.inspection import describe_manifest, describe_model, describe_repository
+    from fedinfer.artifact import describe_manifest, describe_model, describe_repository, load_build
 
     if path.is_file():
         return describe_model(read_bytes(path))
@@ -273,8 +266,7 @@ def _inspect(path: Path) -> Json:
 
 
 def _verify(path: Path, root: Path | None) -> Json:
-    from fedinfer.artifact.folders import load_build
-    from fedinfer.artifact.inspection import describe_model, verify_repository
+    from fedinfer.artifact import describe_model, load_build, verify_repository
 
     if path.is_file():
         described = describe_model(read_bytes(path))
@@ -290,23 +282,21 @@ def _verify(path: Path, root: Path | None) -> Json:
 
 def _check_as_device(manifest: Manifest, variant: Variant, model: bytes) -> None:
     """Everything a device checks before it takes a model, by the same code; raises GateFailed."""
-    from fedinfer.inference.install.self_check import MOST_LATENCY_US, open_variant, self_check
-    from fedinfer.inference.predict.session import SessionCache
+    from fedinfer.inference import MOST_LATENCY_US, SessionCache, open_variant, self_check
 
     self_check(open_variant(model, manifest, SessionCache(1)), manifest, variant, SystemClock(), MOST_LATENCY_US)
 
 
 def _try(model: bytes) -> None:
     """Open a model file as a device would and let it answer a row of zeros or an empty text; raises GateFailed."""
-    from fedinfer.inference.predict.predictor import Predictor
+    from fedinfer.inference import Predictor
 
     predictor = Predictor.open(model)
     predictor.predict_matrix(predictor.reader.blank(1))
 
 
 def _publish(build: Path, repository: Repository) -> Json:
-    from fedinfer.artifact.folders import load_build
-    from fedinfer.artifact.release.delta import add_deltas
+    from fedinfer.artifact import add_deltas, load_build
 
     manifest, files = load_build(build)
     if not manifest.deltas:

@@ -17,7 +17,7 @@ from fedinfer.system import SystemClock
 from fedinfer.types import Unit
 
 if TYPE_CHECKING:
-    from fedinfer.simulation.audit_report import AuditReport
+    from fedinfer.simulation import AuditReport
 
 VIOLATED = 1
 """Exit code when the canaries refute the claim."""
@@ -71,9 +71,7 @@ def _audit(scenario: Scenario, method: AuditMethod, canaries: int, confidence: f
         raise ConfigError(f"confidence {confidence} must be in (0, 1), canaries {canaries} at least 0")
     os.environ.update(QUIET_ENVIRONMENT)
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    from fedinfer.simulation.audit import run_audit
-    from fedinfer.simulation.audit_report import AuditSettings, NoiseUnderAudit
-    from fedinfer.simulation.engine import prepare_local
+    from fedinfer.simulation import AuditSettings, NoiseUnderAudit, prepare_local, run_audit
 
     noise = NoiseUnderAudit.UNSAFE_NO_NOISE if unsafe else NoiseUnderAudit.PLANNED
     settings = AuditSettings(method, canaries, confidence, noise)

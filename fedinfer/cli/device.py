@@ -19,23 +19,35 @@ from fedinfer.cli.labelled import read_text
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
 from fedinfer.cli.serving import Endpoint, ModelSource, serve_model, tls_of
 from fedinfer.cli.spreadsheet import csv_text
-from fedinfer.deployment.store import Floors, open_device, set_floors
+from fedinfer.deployment import Floors, open_device, set_floors
 from fedinfer.errors import ConfigError
-from fedinfer.inference.install.freshness import seconds_since_refresh, staleness_warning
-from fedinfer.inference.install.installed import Installed, open_installed
-from fedinfer.inference.install.self_check import MOST_LATENCY_US, check_matrix, median_latency_us
-from fedinfer.inference.install.slots import Slots
-from fedinfer.inference.install.tuf_channel import folder_fetch
-from fedinfer.inference.install.updater import Updater, UpdateSettings
-from fedinfer.inference.predict.answers import Predictions
-from fedinfer.inference.predict.explain import Explanations, explain, reference_row
-from fedinfer.inference.predict.predictor import Rows
-from fedinfer.inference.predict.rows import RowReader
-from fedinfer.inference.predict.session import SessionCache
-from fedinfer.inference.predict.texts import TextReader
-from fedinfer.inference.serve.access import access_of, read_token
-from fedinfer.inference.serve.energy import energy_per_prediction, find_meter
-from fedinfer.inference.serve.limits import MOST_CONNECTIONS, ServiceLimits
+from fedinfer.inference import (
+    MOST_CONNECTIONS,
+    MOST_LATENCY_US,
+    Explanations,
+    Installed,
+    Predictions,
+    RowReader,
+    Rows,
+    ServiceLimits,
+    SessionCache,
+    Slots,
+    TextReader,
+    Updater,
+    UpdateSettings,
+    access_of,
+    check_matrix,
+    energy_per_prediction,
+    explain,
+    find_meter,
+    folder_fetch,
+    median_latency_us,
+    open_installed,
+    read_token,
+    reference_row,
+    seconds_since_refresh,
+    staleness_warning,
+)
 from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
 
@@ -230,7 +242,7 @@ def agent(
     """Take part in runs: keep a SuperNode running and answer with this program, never with one that a run brings."""
     with errors_to_exit():
         from fedinfer.apps import client_app
-        from fedinfer.deployment.agent import AgentSettings, run_agent
+        from fedinfer.deployment import AgentSettings, run_agent
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
         logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per question otherwise

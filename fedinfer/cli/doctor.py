@@ -17,7 +17,7 @@ from rich.table import Table
 
 from fedinfer import __version__
 from fedinfer.cli.output import JsonOption, print_json, stdout
-from fedinfer.model_file.confinement import Confinement, available
+from fedinfer.model_file import Confinement, available
 
 OLDEST_PYTHON = (3, 11)
 LEAST_FREE_BYTES = 500_000_000

@@ -40,7 +40,7 @@ def request(
 ) -> None:
     """Make the store and the key of this device, and a request for the authority."""
     with errors_to_exit():
-        from fedinfer.deployment.store import request_enrolment
+        from fedinfer.deployment import request_enrolment
         from fedinfer.privacy import Budget
 
         pinned = read_bytes(authority) if authority else b""
@@ -61,7 +61,7 @@ def renew(
 ) -> None:
     """Ask for a new certificate; the store, its ledger and its budget stay."""
     with errors_to_exit():
-        from fedinfer.deployment.store import request_again, request_new_key
+        from fedinfer.deployment import request_again, request_new_key
 
         asked = request_new_key(store, SystemEntropy()) if new_key else request_again(store)
         write_bytes(out, asked)
@@ -76,7 +76,7 @@ def join(
 ) -> None:
     """Take the certificate of the authority; the device can take part from then on."""
     with errors_to_exit():
-        from fedinfer.deployment.store import import_approval, open_device
+        from fedinfer.deployment import import_approval, open_device
         from fedinfer.secagg import fingerprint
 
         expected = read_bytes(authority) if authority else b""
@@ -90,7 +90,7 @@ def join(
 
 
 def _asked(request: bytes, out: Path) -> Json:
-    from fedinfer.deployment.request import read_request
+    from fedinfer.deployment import read_request
     from fedinfer.secagg import fingerprint
 
     said = read_request(request)

@@ -11,9 +11,7 @@ from rich.table import Table
 
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
 from fedinfer.config import parse_scenario
-from fedinfer.data import check_against_data, load
-from fedinfer.data.guess import ColumnRole, Guess
-from fedinfer.data.propose import Proposal, propose, write_scenario
+from fedinfer.data import ColumnRole, Guess, Proposal, check_against_data, load, propose, write_scenario
 
 
 def init(

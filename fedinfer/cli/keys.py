@@ -18,9 +18,7 @@ from fedinfer.system import SystemClock, SystemEntropy
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
 
-    from fedinfer.artifact.release.repository import Repository
-    from fedinfer.artifact.release.secret import Secret
-    from fedinfer.artifact.release.signing import Keys
+    from fedinfer.artifact import Keys, Repository, Secret
 
 RepositoryFolder = Annotated[Path, typer.Argument(help="folder with metadata/ and targets/")]
 KeysFolder = Annotated[Path, typer.Option("--keys", help="folder with the online keys")]
@@ -70,8 +68,7 @@ def root(
 ) -> None:
     """Sign the next root metadata offline: a later end, another threshold, or a new key for a role."""
     with errors_to_exit():
-        from fedinfer.artifact.release.root import RootChange, next_root, signed_root
-        from fedinfer.artifact.release.signing import Keys, load_keys
+        from fedinfer.artifact import Keys, RootChange, load_keys, next_root, signed_root
 
         secret = secrets(passphrase_file, root_passphrase_file)
         held, before = load_keys(root_keys, secret), read_bytes(current)
@@ -94,7 +91,7 @@ def adopt(
 ) -> None:
     """Take root metadata that was signed offline, and sign with the keys that it names from then on."""
     with errors_to_exit():
-        from fedinfer.artifact.release.signing import Keys, load_keys
+        from fedinfer.artifact import Keys, load_keys
 
         secret = secrets(passphrase_file)
         opened = open_repository(repository, keys, secret)
@@ -131,8 +128,7 @@ def open_repository(folder: Path, keys: Path, secret: Secret, root_keys: Path | 
     Raises:
         ConfigError: no keys, or root keys lie among the online keys.
     """
-    from fedinfer.artifact.release.repository import Repository
-    from fedinfer.artifact.release.signing import ROOT_METADATA, Protection, load_keys, save_keys
+    from fedinfer.artifact import ROOT_METADATA, Protection, Repository, load_keys, save_keys
 
     refuse_root_keys(keys)
     protection, held = Protection(secret, SystemEntropy()), load_keys(keys, secret)
@@ -157,7 +153,7 @@ def refuse_root_keys(keys: Path) -> None:
     Raises:
         ConfigError: root keys lie among the keys that a server reads.
     """
-    from fedinfer.artifact.release.signing import holds_root_keys
+    from fedinfer.artifact import holds_root_keys
 
     if holds_root_keys(keys):
         raise ConfigError(
@@ -167,7 +163,7 @@ def refuse_root_keys(keys: Path) -> None:
 
 
 def _new_keys(root_tokens: list[str], online_token: str, secret: Secret) -> Keys:
-    from fedinfer.artifact.release.signing import ONLINE, Keys, Role
+    from fedinfer.artifact import ONLINE, Keys, Role
 
     roots = tuple(_new_key(label, f"root.{number}.key", secret) for number, label in enumerate(root_tokens))
     online = {str(role): (_new_key(online_token, f"{role}.0.key", secret),) for role in ONLINE}
@@ -175,8 +171,7 @@ def _new_keys(root_tokens: list[str], online_token: str, secret: Secret) -> Keys
 
 
 def _new_key(token: str, name: str, secret: Secret) -> Signer:
-    from fedinfer.artifact.release.signing import new_signer
-    from fedinfer.artifact.release.token import new_token_key
+    from fedinfer.artifact import new_signer, new_token_key
 
     return new_token_key(token, secret, SystemEntropy()) if token else new_signer(SystemEntropy())
 
@@ -184,8 +179,7 @@ def _new_key(token: str, name: str, secret: Secret) -> Signer:
 def _write_keys(
     folder: Path, made: Keys, threshold: int, expires: datetime, secret: Secret
 ) -> tuple[list[str], list[str]]:
-    from fedinfer.artifact.release.root import first_root, signed_root
-    from fedinfer.artifact.release.signing import ROOT_METADATA, Protection, save_keys
+    from fedinfer.artifact import ROOT_METADATA, Protection, first_root, save_keys, signed_root
 
     document = signed_root(first_root(made, expires, threshold), made)
     protection = Protection(secret, SystemEntropy())
@@ -196,7 +190,7 @@ def _write_keys(
 
 
 def _write_root(out: Path, name: str, data: bytes, added: Keys, secret: Secret) -> list[str]:
-    from fedinfer.artifact.release.signing import Protection, save_keys
+    from fedinfer.artifact import Protection, save_keys
 
     _check_new(out)
     save_keys(added, out, Protection(secret, SystemEntropy()))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import ConfigError, DataError
-from fedinfer.inference.predict.texts import reader_of
+from fedinfer.inference import reader_of
 from fedinfer.schema import Schema
 from fedinfer.text import tokens
 

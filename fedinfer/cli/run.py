@@ -90,8 +90,7 @@ def _run(
     os.environ.update(QUIET_ENVIRONMENT)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     from fedinfer.report import write_report
-    from fedinfer.simulation.engine import prepare_local, run_local
-    from fedinfer.simulation.folder import EventLog, new_folder
+    from fedinfer.simulation import EventLog, new_folder, prepare_local, run_local
 
     clock = SystemClock()
     prepared = prepare_local(scenario)
@@ -103,7 +102,7 @@ def _run(
         try:
             match engine:
                 case Engine.RAY:
-                    from fedinfer.simulation.ray_engine import run_ray
+                    from fedinfer.simulation import run_ray
 
                     run_ray(scenario, prepared.federation, folder, clock, watch)
                 case Engine.LOCAL:

@@ -9,7 +9,7 @@ from typing import Annotated
 import click
 import typer
 
-from fedinfer.artifact.release.secret import PASSPHRASE, ROOT_PASSPHRASE, Secret, no_secret, secret_from
+from fedinfer.artifact import PASSPHRASE, ROOT_PASSPHRASE, Secret, no_secret, secret_from
 
 PassphraseFile = Annotated[
     Path | None,

@@ -18,8 +18,8 @@ from fedinfer.types import Json
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
 
-    from fedinfer.artifact.release.secret import Secret
-    from fedinfer.deployment.request import Request
+    from fedinfer.artifact import Secret
+    from fedinfer.deployment import Request
 
 app = typer.Typer(no_args_is_help=True, help="Who belongs to the population: the enrolment authority.")
 
@@ -39,8 +39,8 @@ def authority(
 ) -> None:
     """Make the key of an enrolment authority, encrypted or on a token, and its first revocation list."""
     with errors_to_exit():
-        from fedinfer.artifact.release.signing import Protection
-        from fedinfer.deployment.authority import make_authority, public_bytes
+        from fedinfer.artifact import Protection
+        from fedinfer.deployment import make_authority, public_bytes
         from fedinfer.secagg import fingerprint
 
         entropy, secret = SystemEntropy(), secrets(passphrase_file, new=True)
@@ -64,9 +64,8 @@ def approve(
 ) -> None:
     """Certify the key of a device. A new key for a device that has one revokes the old one."""
     with errors_to_exit():
-        from fedinfer.deployment.authority import approve as sign
-        from fedinfer.deployment.authority import open_authority
-        from fedinfer.deployment.request import read_request
+        from fedinfer.deployment import approve as sign
+        from fedinfer.deployment import open_authority, read_request
 
         asked = read_bytes(request)
         said = read_request(asked)
@@ -86,8 +85,8 @@ def revoke(
 ) -> None:
     """Sign a new revocation list, to be copied to the server: with these devices, or only fresh again."""
     with errors_to_exit():
-        from fedinfer.deployment.authority import REVOCATIONS, open_authority
-        from fedinfer.deployment.authority import revoke as sign
+        from fedinfer.deployment import REVOCATIONS, open_authority
+        from fedinfer.deployment import revoke as sign
 
         key = open_authority(folder, secrets(passphrase_file))
         listed = sign(folder, key, devices or [], SystemClock().now(), days)
@@ -101,8 +100,7 @@ def revoke(
 
 
 def _signer(token: str, bare_key: Path | None, secret: Secret) -> Signer:
-    from fedinfer.artifact.release.signing import bare_signer, new_signer
-    from fedinfer.artifact.release.token import new_token_key
+    from fedinfer.artifact import bare_signer, new_signer, new_token_key
 
     if token and bare_key:
         raise ConfigError("a key cannot be put on a token, it is made there: --token or --bare-key, not both")

@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING
 from fedinfer import __version__
 from fedinfer.cli.output import stderr
 from fedinfer.errors import ConfigError, FedInferError
-from fedinfer.inference.install.freshness import seconds_since_refresh
-from fedinfer.inference.install.slots import Slots
-from fedinfer.inference.predict.session import SessionCache
-from fedinfer.inference.serve.access import Access, exposure
-from fedinfer.inference.serve.limits import ServiceLimits
-from fedinfer.inference.serve.service import Service
-from fedinfer.inference.serve.telemetry import Telemetry
-from fedinfer.inference.serve.tls import tls_context
+from fedinfer.inference import (
+    Access,
+    Service,
+    ServiceLimits,
+    SessionCache,
+    Slots,
+    Telemetry,
+    exposure,
+    seconds_since_refresh,
+    tls_context,
+)
 from fedinfer.system import SystemClock
 
 if TYPE_CHECKING:
-    from fedinfer.inference.serve.socket import SocketServer
+    from fedinfer.inference import SocketServer
 
 FOLLOW_SECONDS = 2.0
 """How often a serving process checks for a model that another process installed."""
@@ -77,8 +80,7 @@ def serve_model(source: ModelSource, endpoint: Endpoint, *, has_token: bool) -> 
         NoModel: nothing is installed.
         ConfigError: the address cannot be used.
     """
-    from fedinfer.inference.serve.app import make_app
-    from fedinfer.inference.serve.socket import SocketServer, bind
+    from fedinfer.inference import SocketServer, bind, make_app
 
     clock, host, tls = SystemClock(), endpoint.host, endpoint.tls
     service = Service(source.slots, SessionCache(4), clock, Telemetry(), source.most_failures)

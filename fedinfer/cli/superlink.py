@@ -24,7 +24,7 @@ def superlink(
 ) -> None:
     """Run Flower's SuperLink; only its fleet API answers on the address of the devices."""
     with errors_to_exit():
-        from fedinfer.flower.superlink import SuperLinkSettings, address, run_superlink
+        from fedinfer.flower import SuperLinkSettings, address, run_superlink
 
         for path in (ca, certificate, key):
             if not path.is_file():

@@ -11,10 +11,8 @@ from rich.table import Table
 
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stderr, stdout
 from fedinfer.config import Scenario, load_scenario
-from fedinfer.coordinator.plan.cohort import Population
-from fedinfer.coordinator.plan.run_plan import make_plan
-from fedinfer.data import Federation, check_against_data, load
-from fedinfer.data.summary import summarize
+from fedinfer.coordinator import Population, make_plan
+from fedinfer.data import Federation, check_against_data, load, summarize
 from fedinfer.errors import MissingExtra
 from fedinfer.privacy import at_most
 from fedinfer.training import load_trainer

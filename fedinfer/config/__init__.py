@@ -3,16 +3,16 @@
 `load_scenario` is the only entry point for files. Sections and keys are documented in docs/reference/scenario.md.
 """
 
+from fedinfer.config.factory import import_factory
 from fedinfer.config.fields import Section
 from fedinfer.config.flat import from_flat, to_flat
-from fedinfer.config.load import load_scenario, parse_scenario, scenario_names
+from fedinfer.config.load import FILE_IN_FOLDER, load_scenario, override, parse_scenario, scenario_names
 from fedinfer.config.operating import ArtifactSection, DriftSection, FleetSection, InjectSection, RolloutSection
+from fedinfer.config.rows import MISSING_TEXT, DataSection, PartitionSection
 from fedinfer.config.sections import (
     Correlation,
-    DataSection,
     ModelKind,
     ModelSection,
-    PartitionSection,
     PrivacySection,
     Robust,
     Scenario,
@@ -24,6 +24,8 @@ from fedinfer.config.sections import (
 )
 
 __all__ = [
+    "FILE_IN_FOLDER",
+    "MISSING_TEXT",
     "ArtifactSection",
     "Correlation",
     "DataSection",
@@ -44,7 +46,9 @@ __all__ = [
     "TrainingSection",
     "Tune",
     "from_flat",
+    "import_factory",
     "load_scenario",
+    "override",
     "parse_scenario",
     "scenario_names",
     "to_flat",

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from fedinfer.config.operating import InjectSection
-from fedinfer.config.sections import PartitionSection, Scenario
+from fedinfer.config.rows import PartitionSection
+from fedinfer.config.sections import Scenario
 
 INTRODUCTION = """# Scenario reference
 

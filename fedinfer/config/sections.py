@@ -9,11 +9,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from fedinfer.config.fields import (
     Count,
-    Finite,
     Loss,
     Natural,
     NonNegative,
@@ -25,10 +24,8 @@ from fedinfer.config.fields import (
     Seed,
 )
 from fedinfer.config.operating import ArtifactSection, DriftSection, FleetSection, RolloutSection
-from fedinfer.schema import MAX_WORDS
+from fedinfer.config.rows import DataSection
 from fedinfer.types import AggregationMode, Trust, Unit
-
-MISSING_TEXT = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None", "?")
 
 
 class ModelKind(StrEnum):
@@ -89,142 +86,6 @@ class ScenarioSection(Section):
         default=1, description="Everything random in a simulation follows from it; a deployment ignores it."
     )
     description: str = Field(default="", description="One sentence for `fedinfer scenarios`.")
-
-
-class PartitionSection(Section):
-    """[data.partition]: how rows are distributed over simulated devices; only without `data.device`."""
-
-    devices: Count = Field(default=10, description="Number of devices.")
-    scheme: Literal["iid", "dirichlet", "shards"] = Field(
-        default="iid",
-        description="`iid`: at random. `dirichlet`: each device has its own mix of classes (Hsu et al. 2019). "
-        "`shards`: rows sorted by class, two pieces per device (McMahan et al. 2017).",
-    )
-    alpha: Positive = Field(
-        default=0.5, description="Concentration of `dirichlet`; smaller means more different devices."
-    )
-
-
-class DataSection(Section):
-    """[data]: where rows come from and what is public about them."""
-
-    source: Literal["csv", "builtin"] = Field(
-        default="builtin",
-        description="`csv`: the file `path` (CSV, or Parquet with pyarrow). `builtin`: the table `name`.",
-    )
-    name: str = Field(
-        default="",
-        description="Built-in data: `heart`, `credit`, `digits`, `watch`, `reviews` or `ratings`. Only with `builtin`.",
-    )
-    path: str = Field(default="", description="Table file, relative to the TOML that names it. Only with `csv`.")
-    delimiter: str = Field(
-        default="", max_length=1, description="Character between cells; empty: guessed from two lines."
-    )
-    label: str = Field(default="", description="Column to predict.")
-    label_above: Finite | None = Field(
-        default=None,
-        description="Two classes of a numeric label: the second when greater than this; `labels` names them.",
-    )
-    labels: tuple[str, ...] = Field(default=(), description="Public class names in order; empty: found in the data.")
-    unlabelled: Literal["refuse", "drop"] = Field(
-        default="refuse", description="What happens with rows that have no label."
-    )
-    device: str = Field(
-        default="", description="Column that names the holder of a row; empty: rows are distributed by `partition`."
-    )
-    drop: tuple[str, ...] = Field(default=(), description="Columns that are not used (identifiers, dates, free text).")
-    categorical: tuple[str, ...] = Field(default=(), description="Columns with categories; all others must be numbers.")
-    categories: dict[str, tuple[str, ...]] = Field(
-        default={}, description="`categories.COL = [..]`: public list of categories; others count as missing."
-    )
-    ranges: dict[str, tuple[Finite, Finite]] = Field(
-        default={},
-        description="`ranges.COL = [low, high]`: public range of a numeric column; values outside are clamped.",
-    )
-    text: str = Field(
-        default="",
-        description="Column of free text; it is the only input, for kinds `bag` and `transformer`. Only with `csv`.",
-    )
-    vocabulary: str = Field(
-        default="",
-        description="Public list of words, one per line, UTF-8, relative to the TOML; never made from the texts of "
-        "devices. Empty: 1,000 English words that come with fedinfer. Only with `text`.",
-    )
-    text_length: Annotated[int, Field(ge=1, le=MAX_WORDS)] = Field(
-        default=64, description="Words that are read of a text, from its beginning."
-    )
-    ranges_confirmed: bool = Field(
-        default=True, description="False: ranges and categories were read off the data. A deployment refuses to start."
-    )
-    missing_text: tuple[str, ...] = Field(
-        default=MISSING_TEXT, description="Cells that mean `missing` in every column."
-    )
-    missing_values: dict[str, tuple[Finite, ...]] = Field(
-        default={}, description="`missing_values.COL = [..]`: numbers that mean `missing` in that column."
-    )
-    test_fraction: OpenFraction = Field(
-        default=0.3, description="Part of each device's rows that is held out, for the metric and for its stream."
-    )
-    public_fraction: Probability = Field(
-        default=0.0,
-        description="Part of all rows that the server may hold (pre-training, calibration); taken out first.",
-    )
-    partition: PartitionSection = Field(default=PartitionSection(), description="See [data.partition].")
-
-    @field_validator("ranges")
-    @classmethod
-    def _ranges_not_empty(cls, ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-        for column, (low, high) in ranges.items():
-            if not low < high:
-                raise ValueError(f"range of column {column!r} is empty: low {low} must be below high {high}")
-        return ranges
-
-    @field_validator("categories")
-    @classmethod
-    def _categories_unique(cls, categories: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-        for column, names in categories.items():
-            if not names or len(set(names)) != len(names):
-                raise ValueError(f"categories of column {column!r} must be a list of one or more different names")
-        return categories
-
-    @field_validator("labels")
-    @classmethod
-    def _labels_differ(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
-        if labels and (len(labels) < 2 or len(set(labels)) != len(labels)):
-            raise ValueError("labels must be two or more different names")
-        return labels
-
-    @model_validator(mode="after")
-    def _source_is_complete(self) -> DataSection:
-        if self.source == "csv" and not (self.path and self.label):
-            raise ValueError(f"source = 'csv' needs path (is {self.path!r}) and label (is {self.label!r})")
-        both = set(self.ranges) & {*self.categories, *self.categorical}
-        if both:
-            raise ValueError(f"column {min(both)!r} has a range and categories: a number or a category, not both")
-        if self.label_above is not None and len(self.labels) not in (0, 2):
-            raise ValueError(f"label_above makes two classes: labels must name both or none, has {len(self.labels)}")
-        if self.label and self.label in (self.device, *self.drop):
-            raise ValueError(f"label {self.label!r} cannot be the device column or a dropped column")
-        self._check_text()
-        return self
-
-    def _check_text(self) -> None:
-        if not self.text:
-            if self.vocabulary:
-                raise ValueError(f"vocabulary = {self.vocabulary!r} is for a column of free text: name it with text")
-            return
-        if self.source != "csv":
-            raise ValueError(f"text = {self.text!r} needs source = 'csv': built-in data brings its own columns")
-        others = {*self.ranges, *self.categories, *self.categorical, *self.missing_values} - {*self.drop}
-        if others:
-            raise ValueError(
-                f"text = {self.text!r} and column {min(others)!r}: a text is the only input of its model; put other "
-                "columns into drop"
-            )
-        if self.text in (self.label, self.device, *self.drop):
-            raise ValueError(f"text = {self.text!r} cannot be the label, the device column or a dropped column")
-        if self.vocabulary == self.path:
-            raise ValueError("vocabulary names the table itself: words of its texts are private, use a public list")
 
 
 class ModelSection(Section):

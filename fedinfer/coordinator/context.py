@@ -23,9 +23,8 @@ from fedinfer.schema import Schema
 from fedinfer.types import DeviceId, FloatVector
 
 if TYPE_CHECKING:
-    from fedinfer.artifact.export.torch import Templates
-    from fedinfer.artifact.release.repository import Repository
-    from fedinfer.training.trainer import Trainer
+    from fedinfer.artifact import Repository, Templates
+    from fedinfer.training import Trainer
 
 Rows = tuple[FloatVector, npt.NDArray[np.int64]]
 """Inputs, float32 (n, features), and their classes, int64 (n,)."""

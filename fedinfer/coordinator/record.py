@@ -17,7 +17,7 @@ from fedinfer.drift import ChannelResult, Decision, WindowResult
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
-    from fedinfer.artifact.build import Built
+    from fedinfer.artifact import Built
 
 
 class TransferMode(StrEnum):

@@ -26,7 +26,7 @@ from fedinfer.privacy import Budget
 from fedinfer.types import Json, Unit
 
 
-def run(server: Server, plan: RunPlan) -> Json:
+def carry_out(server: Server, plan: RunPlan) -> Json:
     """Run a scenario to its end and write run.json, whatever the end is.
 
     Args:
@@ -42,7 +42,7 @@ def run(server: Server, plan: RunPlan) -> Json:
     started = server.clock.seconds()
     server.ledger.open_account(LEDGER_OWNER, server.run_id, budget_of(server.scenario))
     server.emit("started", run_json.opening(server, plan))
-    progress = start(server, plan)
+    progress = first_progress(server, plan)
     failure: FedInferError | None = None
     try:
         _all_steps(server, plan, progress)
@@ -68,14 +68,14 @@ def budget_of(scenario: Scenario) -> Budget:
     return Budget(math.inf if privacy.unit is Unit.NONE else privacy.epsilon, privacy.delta)
 
 
-def start(server: Server, plan: RunPlan) -> Progress:
+def first_progress(server: Server, plan: RunPlan) -> Progress:
     """Start weights: the model's own, or pre-trained on the rows the server may hold.
 
     Args:
         server: wiring of the run.
         plan: of the run.
     """
-    from fedinfer.training.server_optimizers import init_optimizer
+    from fedinfer.training import init_optimizer
 
     weights = server.trainer.initial()
     x, y = server.public

@@ -21,7 +21,7 @@ from fedinfer.private_files import only_owner
 from fedinfer.types import Json, Unit
 
 if TYPE_CHECKING:
-    from fedinfer.artifact.release.repository import Repository
+    from fedinfer.artifact import Repository
 
 SCHEMA = 1
 

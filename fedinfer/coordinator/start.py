@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedinfer.artifact.export.torch import Templates
+from fedinfer.artifact import Templates
 from fedinfer.config import Scenario
 from fedinfer.coordinator.context import Rows, Server
 from fedinfer.coordinator.enrolment import enrol, join
@@ -28,8 +28,8 @@ from fedinfer.store import open_store
 from fedinfer.types import DeviceId
 
 if TYPE_CHECKING:
-    from fedinfer.artifact.release.repository import Repository
-    from fedinfer.training.trainer import Trainer
+    from fedinfer.artifact import Repository
+    from fedinfer.training import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Site:
     emit: Listener
 
 
-def start(site: Site) -> tuple[Server, RunPlan]:
+def start_up(site: Site) -> tuple[Server, RunPlan]:
     """Enrol all nodes, send them the task, and plan the run. Nothing was asked of anybody's data.
 
     Args:

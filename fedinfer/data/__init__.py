@@ -1,22 +1,32 @@
 """Data sources and partitions: arrays in, arrays out; never downloads."""
 
-from fedinfer.data.checks import check_against_data
+from fedinfer.data.checks import check_against_data, check_qat_rows
 from fedinfer.data.drifted import drifting_devices, inject
 from fedinfer.data.federation import load
+from fedinfer.data.guess import ColumnRole, Guess
 from fedinfer.data.own import load_own, public_schema, training_slots
+from fedinfer.data.proposal import Proposal, propose, write_scenario
 from fedinfer.data.stream import stream_window
+from fedinfer.data.summary import summarize
 from fedinfer.data.table import DeviceData, Federation, Table
 
 __all__ = [
+    "ColumnRole",
     "DeviceData",
     "Federation",
+    "Guess",
+    "Proposal",
     "Table",
     "check_against_data",
+    "check_qat_rows",
     "drifting_devices",
     "inject",
     "load",
     "load_own",
+    "propose",
     "public_schema",
     "stream_window",
+    "summarize",
     "training_slots",
+    "write_scenario",
 ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fedinfer.config import Scenario
-from fedinfer.config.factory import import_factory
+from fedinfer.config import Scenario, import_factory
 from fedinfer.data.drifted import places
 from fedinfer.data.table import Federation
 from fedinfer.errors import ConfigError

@@ -29,9 +29,7 @@ from fedinfer.deployment.agreement import App, agreed_only, read_agreement
 from fedinfer.deployment.loopback import ADDRESS, Loopback, make_loopback
 from fedinfer.deployment.store import DeviceStore, open_device
 from fedinfer.errors import StoreError, TransportError
-from fedinfer.flower.node import CONTACT, MESSAGE
-from fedinfer.flower.node_tasks import Handler, NodeTasks, RuntimeApi
-from fedinfer.flower.processes import environment, free_port, stop
+from fedinfer.flower import CONTACT, MESSAGE, Handler, NodeTasks, RuntimeApi, environment, free_port, stop
 from fedinfer.ports import Clock, Entropy
 
 OFFLINE_SECONDS = 90.0

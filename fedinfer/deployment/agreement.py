@@ -15,8 +15,7 @@ from flwr.app import Context, Message
 
 from fedinfer.deployment.store import ANY_TASK, DeviceStore
 from fedinfer.errors import ConfigError, FedInferError, Misbehaviour
-from fedinfer.flower.node_tasks import Handler, RunFacts
-from fedinfer.flower.records import refusal, reply_message
+from fedinfer.flower import Handler, RunFacts, refusal, reply_message
 from fedinfer.types import DeviceId
 
 App = Callable[[Message, Context], Message]

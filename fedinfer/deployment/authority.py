@@ -18,8 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from securesystemslib.signer import Signer
 
-from fedinfer.artifact.release.secret import Secret
-from fedinfer.artifact.release.signing import Keys, Protection, load_keys, save_keys
+from fedinfer.artifact import Keys, Protection, Secret, load_keys, save_keys
 from fedinfer.deployment.request import CERTIFICATE_DAYS, CLOCK_SKEW, EnrolmentApproval, read_request, renewed_enrolment
 from fedinfer.errors import ConfigError, FedInferError, StoreError
 from fedinfer.secagg import (

@@ -8,31 +8,27 @@ from pathlib import Path
 import numpy as np
 from flwr.serverapp import Grid
 
-from fedinfer.artifact.release.repository import Repository
-from fedinfer.artifact.release.secret import Secret
-from fedinfer.artifact.release.signing import (
+from fedinfer.artifact import (
     ROOT_METADATA,
     Protection,
+    Repository,
+    Secret,
     holds_root_keys,
     load_keys,
     save_keys,
 )
 from fedinfer.config import Scenario
-from fedinfer.coordinator.context import Rows
-from fedinfer.coordinator.run import run
-from fedinfer.coordinator.start import Site, start
-from fedinfer.data import load_own, public_schema
-from fedinfer.data.checks import check_qat_rows
+from fedinfer.coordinator import Rows, Site, carry_out, start_up
+from fedinfer.data import check_qat_rows, load_own, public_schema
 from fedinfer.errors import ConfigError
-from fedinfer.flower.records import build_id
-from fedinfer.flower.transport import GridTransport
-from fedinfer.inference.install.freshness import latest_known, note_refresh
+from fedinfer.flower import GridTransport, build_id
+from fedinfer.inference import latest_known, note_refresh
 from fedinfer.ports import Clock, Listener
 from fedinfer.privacy import SecureStream
 from fedinfer.schema import Schema
 from fedinfer.secagg import Challenge, Validation, seconds_of, validation
 from fedinfer.system import SystemEntropy, simulation_rng
-from fedinfer.training.trainer import load_trainer
+from fedinfer.training import load_trainer
 from fedinfer.types import Json
 
 
@@ -59,7 +55,7 @@ class Deployment:
     public_data: Path | None
 
 
-def coordinate(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Clock, emit: Listener) -> Json:
+def run_deployment(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Clock, emit: Listener) -> Json:
     """Enrol the connected devices and run the scenario.
 
     Args:
@@ -102,7 +98,7 @@ def coordinate(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Cl
         clock=clock,
         emit=emit,
     )
-    return run(*start(site))
+    return carry_out(*start_up(site))
 
 
 def _validation(deployment: Deployment, clock: Clock) -> Validation:

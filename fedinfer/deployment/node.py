@@ -11,18 +11,24 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.config import Scenario
-from fedinfer.data import load_own, training_slots
-from fedinfer.data.table import DeviceData
+from fedinfer.data import DeviceData, load_own, training_slots
 from fedinfer.deployment.key_files import private_file
 from fedinfer.deployment.store import ANY_TASK, DATABASE, DeviceStore, open_device
-from fedinfer.device.drift_store import SKETCH_MIGRATIONS, StoredSketches
-from fedinfer.device.enrolment import rejoin
-from fedinfer.device.host import Host, Member, Policy
-from fedinfer.device.session_store import SESSION_MIGRATIONS, StoredSessions
-from fedinfer.device.validity import VALIDITY_MIGRATIONS, StoredKnown
+from fedinfer.device import (
+    SESSION_MIGRATIONS,
+    SKETCH_MIGRATIONS,
+    VALIDITY_MIGRATIONS,
+    Host,
+    Member,
+    Policy,
+    StoredKnown,
+    StoredSessions,
+    StoredSketches,
+    rejoin,
+)
 from fedinfer.errors import FedInferError, Misbehaviour
-from fedinfer.flower.records import build_id
-from fedinfer.inference.predict.session import SessionCache
+from fedinfer.flower import build_id
+from fedinfer.inference import SessionCache
 from fedinfer.messages import JoinRequest
 from fedinfer.privacy import LEDGER_MIGRATIONS, Ledger, NoiseStream, SecureStream
 from fedinfer.store import open_store, transaction

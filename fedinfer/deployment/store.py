@@ -40,7 +40,7 @@ from fedinfer.deployment.key_files import (
     take_certificate,
 )
 from fedinfer.deployment.request import CERTIFICATE_DAYS, CLOCK_SKEW, check_name, read_approval, write_request
-from fedinfer.device.validity import VALIDITY_MIGRATIONS, StoredKnown, believe, known_time
+from fedinfer.device import VALIDITY_MIGRATIONS, StoredKnown, believe, known_time
 from fedinfer.errors import ConfigError, Misbehaviour, StoreError
 from fedinfer.ports import Clock, Entropy
 from fedinfer.privacy import Budget

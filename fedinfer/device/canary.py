@@ -16,12 +16,9 @@ import numpy.typing as npt
 from fedinfer.device.host import Host
 from fedinfer.device.inference import installed_of
 from fedinfer.device.install import slots_of
-from fedinfer.inference.install.installed import open_previous
-from fedinfer.inference.predict.predictor import Predictor
-from fedinfer.inference.predict.row_answers import RowAnswer, row_answers
-from fedinfer.inference.serve.telemetry import Telemetry
+from fedinfer.inference import Predictor, RowAnswer, Telemetry, open_previous, row_answers
 from fedinfer.messages import GateWork, SumPlan
-from fedinfer.model_file.sandbox import Isolation
+from fedinfer.model_file import Isolation
 from fedinfer.rollout import evaluations
 from fedinfer.text import raw_rows
 from fedinfer.types import DeviceId, FloatVector, Unit

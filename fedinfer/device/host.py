@@ -17,10 +17,9 @@ from fedinfer.device.drift_store import Sketches
 from fedinfer.device.session_store import Sessions
 from fedinfer.device.validity import KnownStore, known_time
 from fedinfer.errors import Misbehaviour
-from fedinfer.inference.install.installed import Installed
-from fedinfer.inference.predict.session import SessionCache
+from fedinfer.inference import Installed, SessionCache
 from fedinfer.messages import Kind, SumPlan
-from fedinfer.model_file.sandbox import Isolation
+from fedinfer.model_file import Isolation
 from fedinfer.ports import Clock, Entropy
 from fedinfer.privacy import Budget, Ledger, NoiseStream
 from fedinfer.schema import Schema

@@ -21,11 +21,9 @@ from fedinfer.device.host import Host
 from fedinfer.device.install import slots_of
 from fedinfer.drift import Outputs, Sketch, report_channels, window_report
 from fedinfer.errors import ArtifactRejected
-from fedinfer.inference.install.installed import Installed, open_installed
-from fedinfer.inference.predict.predictor import Predictor
-from fedinfer.inference.predict.row_answers import row_answers
+from fedinfer.inference import Installed, Predictor, open_installed, row_answers
 from fedinfer.messages import HealthReply, WindowReply, WindowRequest
-from fedinfer.model_file.sandbox import Isolation
+from fedinfer.model_file import Isolation
 from fedinfer.ports import Answer, Ask
 from fedinfer.text import raw_rows
 from fedinfer.types import DeviceId, FloatVector, Unit

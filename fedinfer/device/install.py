@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from fedinfer.device import reported
 from fedinfer.device.host import Host
 from fedinfer.errors import ArtifactRejected, FedInferError, PatchRefused, StoreError, TransportError
-from fedinfer.inference.install.installed import MODEL_FILE
-from fedinfer.inference.install.slots import Slots
-from fedinfer.inference.install.updater import Updater, UpdateSettings
+from fedinfer.inference import MODEL_FILE, Slots, Updater, UpdateSettings
 from fedinfer.messages import PushReply, PushRequest, WithdrawReply, WithdrawRequest
 from fedinfer.ports import Answer, Ask
 from fedinfer.types import DeviceId

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from fedinfer.inference.install.freshness import latest_known
+from fedinfer.inference import latest_known
 from fedinfer.secagg import Validation, check_not_older, read_revocations, seconds_of, validation
 from fedinfer.store import transaction
 

@@ -1,1 +1,5 @@
 """Flower: messages to dataclasses and back; the two apps. Handlers only translate."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

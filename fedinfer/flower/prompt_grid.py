@@ -35,7 +35,7 @@ def retry_soon(module: ModuleType, function: str) -> None:
     setattr(module, function, partial(pull, initial_backoff=FIRST_RETRY, backoff_cap=LONGEST_RETRY))
 
 
-def prompt_grid(grid: Grid, clock: Clock) -> Grid:
+def make_prompt_grid(grid: Grid, clock: Clock) -> Grid:
     """A grid of a real or simulated deployment that fetches replies soon after they arrive.
 
     Args:

@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 
 from fedinfer.errors import ConfigError
-from fedinfer.inference.serve.socket import bind
+from fedinfer.inference import bind
 
 FLEET = "/v1/fleet/"
 """Where Flower's fleet API begins; it checks the signature of a registered node on every request."""

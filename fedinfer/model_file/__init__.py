@@ -3,8 +3,6 @@
 `check_model` is the only way to a `CheckedModel`, and `open_checked` the only place that makes a session of one.
 """
 
-from fedinfer.model_file.inspection import CheckedModel, check_model
-from fedinfer.model_file.limits import LIMITS, GraphLimits
-from fedinfer.model_file.session import open_checked
+import lazy_loader
 
-__all__ = ["LIMITS", "CheckedModel", "GraphLimits", "check_model", "open_checked"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

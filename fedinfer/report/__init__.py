@@ -3,6 +3,6 @@
 Reads files and imports no engine. The page makes no request to anywhere, needs no script and prints well.
 """
 
-from fedinfer.report.page import write_report
+import lazy_loader
 
-__all__ = ["write_report"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

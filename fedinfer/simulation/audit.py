@@ -19,20 +19,23 @@ from typing import assert_never
 import numpy as np
 
 from fedinfer.config import Correlation, Scenario, to_flat
-from fedinfer.coordinator.aggregate.groups import Group
-from fedinfer.coordinator.aggregate.promise import sum_plan
-from fedinfer.coordinator.aggregate.release import release
-from fedinfer.coordinator.context import LEDGER_OWNER, Progress, Server
-from fedinfer.coordinator.plan.run_plan import RunPlan
-from fedinfer.coordinator.plan.sum_settings import SumSettings
-from fedinfer.coordinator.run import budget_of, start
-from fedinfer.coordinator.train.server_step import apply_release
+from fedinfer.coordinator import (
+    LEDGER_OWNER,
+    Group,
+    Progress,
+    RunPlan,
+    Server,
+    SumSettings,
+    apply_release,
+    budget_of,
+    first_progress,
+    release,
+    sum_plan,
+)
 from fedinfer.data import Federation
-from fedinfer.device.aggregate.contribution import trainer_of
-from fedinfer.device.dispatch import DeviceResponder
-from fedinfer.device.host import Host
+from fedinfer.device import DeviceResponder, Host, trainer_of
 from fedinfer.errors import ConfigError, TooFewSurvivors
-from fedinfer.flower.client_app import CohortClientApp
+from fedinfer.flower import CohortClientApp
 from fedinfer.messages import ONE_GROUP, FitWork, Kind, PlainReply, Purpose, SumPlan
 from fedinfer.ports import Answer, Ask, Clock, Transport
 from fedinfer.privacy import (
@@ -55,7 +58,7 @@ from fedinfer.simulation.engine import Prepared
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.simulation.population import Processes, simulated_host
 from fedinfer.system import SimulatedEntropy, simulation_rng
-from fedinfer.training.trainer import Trainer
+from fedinfer.training import Trainer
 from fedinfer.types import AggregationMode, DeviceId, Json, Trust, Unit
 from fedinfer.wire import decode, encode
 
@@ -166,7 +169,7 @@ def _open(scenario: Scenario, prepared: Prepared, settings: AuditSettings, folde
         staying=staying,
         trainer=trainer,
         evidence=AuditEvidence(canaries, _groups(scenario.privacy.trust, canaries)),
-        progress=start(server, plan),
+        progress=first_progress(server, plan),
     )
 
 

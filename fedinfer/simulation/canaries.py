@@ -21,9 +21,7 @@ import numpy.typing as npt
 from fedinfer.ports import Entropy
 from fedinfer.privacy import clip_rows
 from fedinfer.system import simulation_rng
-from fedinfer.training import GradientEngine
-from fedinfer.training.engines.sampling import PrivateSteps, uniform
-from fedinfer.training.trainer import Data, Trainer
+from fedinfer.training import Data, GradientEngine, PrivateSteps, Trainer, uniform
 from fedinfer.types import DeviceId, FloatVector
 
 Floats = npt.NDArray[np.float64]

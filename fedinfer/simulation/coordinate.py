@@ -6,23 +6,17 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
-from fedinfer.artifact.release.repository import Repository
-from fedinfer.artifact.release.signing import generate_keys
+from fedinfer.artifact import Repository, generate_keys
 from fedinfer.config import Scenario
-from fedinfer.coordinator.context import Server
-from fedinfer.coordinator.plan.cohort import Population
-from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
-from fedinfer.coordinator.run import run
-from fedinfer.coordinator.start import Site, start
+from fedinfer.coordinator import Population, RunPlan, Server, Site, carry_out, make_plan, start_up
 from fedinfer.data import Federation
-from fedinfer.flower.records import build_id
-from fedinfer.flower.transport import GridTransport
+from fedinfer.flower import GridTransport, build_id
 from fedinfer.ports import Clock, Listener
 from fedinfer.privacy import SimulatedStream
 from fedinfer.secagg import Challenge, seconds_of, validation
 from fedinfer.simulation.population import simulated_authority, simulated_revocations, simulated_rows
 from fedinfer.system import SimulatedEntropy, SystemEntropy, simulation_rng
-from fedinfer.training.trainer import Trainer, load_trainer
+from fedinfer.training import Trainer, load_trainer
 from fedinfer.types import Json
 
 RUN_ID = "simulation"
@@ -54,7 +48,7 @@ def simulated_population(federation: Federation, trainer: Trainer) -> Population
     return Population(len(rows), sum(rows), min(rows), trainer.dimension, federation.schema.classes)
 
 
-def coordinate(
+def run_simulation(
     grid: Grid,
     scenario: Scenario,
     federation: Federation,
@@ -80,7 +74,7 @@ def coordinate(
     Raises:
         FedInferError: see fedinfer.coordinator.run.
     """
-    return run(*open_server(grid, scenario, federation, folder, engine, clock, emit))
+    return carry_out(*open_server(grid, scenario, federation, folder, engine, clock, emit))
 
 
 def open_server(
@@ -131,4 +125,4 @@ def open_server(
         clock=clock,
         emit=emit,
     )
-    return start(site)
+    return start_up(site)

@@ -10,14 +10,13 @@ from flwr.serverapp import Grid
 
 from fedinfer.config import Scenario, to_flat
 from fedinfer.data import Federation, check_against_data, load
-from fedinfer.device.dispatch import DeviceResponder
-from fedinfer.flower.client_app import CohortClientApp
-from fedinfer.flower.server_app import make_server_app
+from fedinfer.device import DeviceResponder
+from fedinfer.flower import CohortClientApp, make_server_app
 from fedinfer.ports import Clock, Listener
-from fedinfer.simulation.coordinate import coordinate, plan_simulation
+from fedinfer.simulation.coordinate import plan_simulation, run_simulation
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.simulation.population import Processes, simulated_host
-from fedinfer.training.trainer import load_trainer
+from fedinfer.training import load_trainer
 from fedinfer.types import DeviceId, Json
 
 DEVICES_FOLDER = "devices"
@@ -72,7 +71,7 @@ def run_local(prepared: Prepared, folder: Path, clock: Clock, emit: Listener) ->
     results: list[Json] = []
 
     def main(grid: Grid, _: Context) -> None:
-        results.append(coordinate(grid, scenario, federation, folder, "local", clock, emit))
+        results.append(run_simulation(grid, scenario, federation, folder, "local", clock, emit))
 
     make_server_app(main)(grid, Context(1, 1, {}, RecordDict(), flat))
     return results[0]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fedinfer.coordinator.record import plain
+from fedinfer.coordinator import plain
 from fedinfer.errors import ConfigError, StoreError
 from fedinfer.ports import Clock
 from fedinfer.private_files import only_owner, private_folder

@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedinfer.flower.client_app import CohortClientApp
+from fedinfer.flower import CohortClientApp
 
 FIRST_NODE = 2
 CLIENT_FAILED = 3

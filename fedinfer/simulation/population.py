@@ -17,14 +17,24 @@ import numpy.typing as npt
 
 from fedinfer.config import FleetSection, InjectSection, Scenario
 from fedinfer.data import Federation, drifting_devices, inject, stream_window
-from fedinfer.device.drift_store import SKETCH_MIGRATIONS, MemorySketches, Sketches, StoredSketches
-from fedinfer.device.host import Host, Member, Policy
-from fedinfer.device.session_store import SESSION_MIGRATIONS, MemorySessions, Sessions, StoredSessions
-from fedinfer.device.validity import MemoryKnown
-from fedinfer.flower.records import build_id
-from fedinfer.inference.predict.session import SessionCache
+from fedinfer.device import (
+    SESSION_MIGRATIONS,
+    SKETCH_MIGRATIONS,
+    Host,
+    Member,
+    MemoryKnown,
+    MemorySessions,
+    MemorySketches,
+    Policy,
+    Sessions,
+    Sketches,
+    StoredSessions,
+    StoredSketches,
+)
+from fedinfer.flower import build_id
+from fedinfer.inference import SessionCache
 from fedinfer.messages import Kind
-from fedinfer.model_file.sandbox import Isolation
+from fedinfer.model_file import Isolation
 from fedinfer.ports import Clock
 from fedinfer.privacy import LEDGER_MIGRATIONS, Budget, Ledger, SimulatedStream, relation_of
 from fedinfer.private_files import private_folder

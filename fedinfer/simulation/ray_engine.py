@@ -15,8 +15,7 @@ from typing import Any
 from fedinfer.config import Scenario, to_flat
 from fedinfer.data import Federation
 from fedinfer.errors import FedInferError, MissingExtra, TransportError
-from fedinfer.flower.processes import environment, free_port, program, running, stop_strays, tail, wait_for_port
-from fedinfer.flower.records import error_class
+from fedinfer.flower import environment, error_class, free_port, program, running, stop_strays, tail, wait_for_port
 from fedinfer.ports import Clock, Listener
 from fedinfer.simulation.folder import EVENTS
 

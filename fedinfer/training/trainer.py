@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fedinfer.config import ModelSection, TrainingSection, Tune
 from fedinfer.errors import ConfigError, DataError
+from fedinfer.metrics import Labels, figures
 from fedinfer.schema import Schema
 from fedinfer.training.compression import CompressionPlan, compress
 from fedinfer.training.engines import batched, device_by_device
@@ -33,7 +34,6 @@ from fedinfer.training.engines.opacus import work_together
 from fedinfer.training.engines.per_example import work_alone
 from fedinfer.training.engines.sampling import PrivateSteps, RandomSource
 from fedinfer.training.engines.seeding import threads
-from fedinfer.training.metrics import Labels, metrics
 from fedinfer.training.models.build import Model, build_model
 from fedinfer.training.models.parts import make_native, split, try_forward
 from fedinfer.training.pretrain import pretrain
@@ -273,7 +273,7 @@ class Trainer:
         return probabilities
 
     def evaluate(self, weights: FloatVector, x: npt.NDArray[np.float32], y: Labels) -> dict[str, float]:
-        """Figures of merit on labelled rows; keys as in `training.metrics.metrics`.
+        """Figures of merit on labelled rows; keys as in `fedinfer.metrics.figures`.
 
         Args:
             weights: (size,) float32.
@@ -281,14 +281,14 @@ class Trainer:
             y: labels (n,), class numbers.
 
         Returns:
-            As `training.metrics.metrics`.
+            As `fedinfer.metrics.figures`.
 
         Raises:
             DataError: rows or labels do not fit the schema.
             ConfigError: weights that are not finite, or of another length.
         """
         self._checked(x, y)
-        return metrics(self.predict(weights, x), y)
+        return figures(self.predict(weights, x), y)
 
     def module(self, weights: FloatVector, *, native: bool = True) -> Model:
         """A copy of the graph with these weights, in evaluation mode, for export.

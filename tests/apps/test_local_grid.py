@@ -18,7 +18,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.flower.client_app import CohortClientApp
-from fedinfer.simulation.coordinate import coordinate
+from fedinfer.simulation.coordinate import run_simulation
 from fedinfer.simulation.grid import FIRST_NODE, LocalGrid
 from fedinfer.simulation.population import Processes, simulated_host
 from fedinfer.system import SystemClock
@@ -142,7 +142,7 @@ def run_on(kind: type[LocalGrid], folder: Path, extra: str) -> Json:
     responder = DeviceResponder(host)
     app = CohortClientApp(lambda context: (devices[int(context.node_config["partition-id"])], responder))
     grid = kind(app, len(devices), {})
-    coordinate(grid, scenario, rows, folder, "local", clock, lambda name, fields: None)
+    run_simulation(grid, scenario, rows, folder, "local", clock, lambda name, fields: None)
     return json.loads((folder / "run.json").read_text())
 
 

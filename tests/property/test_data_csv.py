@@ -9,9 +9,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedinfer.config import DataSection, parse_scenario
-from fedinfer.config.sections import MISSING_TEXT
-from fedinfer.data.propose import propose
+from fedinfer.config import MISSING_TEXT, DataSection, parse_scenario
+from fedinfer.data.proposal import propose
 from fedinfer.data.read import read_csv, read_table
 from fedinfer.data.sources import arrays
 from fedinfer.errors import DataError

@@ -77,7 +77,9 @@ TEXTS = Schema((COLUMN,), "tone", ("bad", "good"))
 
 
 def message_kinds(module):
-    found = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__]
+    found = [
+        kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__.startswith(module.__name__)
+    ]
     return [kind for kind in found if is_dataclass(kind)]
 
 

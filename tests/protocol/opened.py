@@ -13,7 +13,7 @@ from fedinfer.coordinator.aggregate.promise import sum_plans
 from fedinfer.coordinator.aggregate.release import Release, release_groups
 from fedinfer.coordinator.context import LEDGER_OWNER, Progress, Server
 from fedinfer.coordinator.plan.run_plan import RunPlan
-from fedinfer.coordinator.run import budget_of, start
+from fedinfer.coordinator.run import budget_of, first_progress
 from fedinfer.coordinator.train.round import training_round
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
@@ -77,4 +77,4 @@ def opened(folder: Path, scenario: Scenario, devices: int) -> Run:
     grid = LocalGrid(app, devices, {})
     server, plan = open_server(grid, scenario, data, folder, "test", clock, lambda *event: events.append(event))
     server.ledger.open_account(LEDGER_OWNER, server.run_id, budget_of(scenario))
-    return Run(server, plan, host, start(server, plan), events)
+    return Run(server, plan, host, first_progress(server, plan), events)

@@ -15,7 +15,7 @@ import pytest
 
 from fedinfer.coordinator.aggregate.secure_sum import Total
 from fedinfer.coordinator.context import LEDGER_OWNER
-from fedinfer.coordinator.run import run as run_all
+from fedinfer.coordinator.run import carry_out
 from fedinfer.device.aggregate.contribution import private_vectors
 from fedinfer.errors import ConfigError, Misbehaviour
 from fedinfer.messages import FitWork, Kind, PlainReply, PlainRequest, SumPlan
@@ -316,7 +316,7 @@ def test_the_fraction_of_several_groups_is_that_of_all_their_devices(tmp_path: P
 @pytest.mark.slow
 def test_a_whole_run_spends_no_more_than_planned_and_its_record_tells(tmp_path: Path) -> None:
     run = run_of(tmp_path, 16, drift__windows=2)
-    record = run_all(run.server, run.plan)
+    record = carry_out(run.server, run.plan)
     assert record["status"] == "completed"
     assert record["privacy"]["clipping"] == "adaptive"
     assert record["privacy"]["epsilon"] <= record["privacy"]["planned_epsilon"] <= 30

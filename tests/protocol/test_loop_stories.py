@@ -25,7 +25,7 @@ from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.events import GaussianEvent
 from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Ledger
 from fedinfer.secagg.enrolment import Validation, validation
-from fedinfer.simulation.coordinate import coordinate
+from fedinfer.simulation.coordinate import run_simulation
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.simulation.population import Processes, device_budget, simulated_host
 from fedinfer.store import open_store
@@ -341,7 +341,7 @@ def whole_run(
     grid.change = change
     failure: FedInferError | None = None
     try:
-        coordinate(grid, scenario, rows, folder, "local", clock, lambda name, fields: None)
+        run_simulation(grid, scenario, rows, folder, "local", clock, lambda name, fields: None)
     except FedInferError as error:
         failure = error
     record = folder / "run.json"

@@ -12,7 +12,7 @@ import pytest
 from fedinfer.coordinator.context import LEDGER_OWNER, Progress, Server
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.publish import publish_and_push
-from fedinfer.coordinator.run import budget_of, start
+from fedinfer.coordinator.run import budget_of, first_progress
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.device.install import slots_of
@@ -104,7 +104,7 @@ def make_world(folder: Path, keep: int = 5, waves: str = "[1.0]") -> World:
     wire = Wire(server.transport, events=events)
     server = replace(server, transport=wire)
     server.ledger.open_account(LEDGER_OWNER, server.run_id, budget_of(scenario))
-    return World(server, plan, start(server, plan), host, wire)
+    return World(server, plan, first_progress(server, plan), host, wire)
 
 
 def patched(ask: Ask, change: Callable[[PushRequest], PushRequest]) -> Ask:

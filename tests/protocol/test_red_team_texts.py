@@ -51,7 +51,7 @@ from tests.protocol.fleet import settings, simulated, work
 EVIL = "\x1b]0;owned\x07\x1b[2J\r\n\u202e\u2066\u200b\x9b\x85\ud7ff\U000e0001"
 CLASSES = [
     kind for kind in vars(messages).values()
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind.__module__ == messages.__name__
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind.__module__.startswith(f"{messages.__name__}.")
 ]  # fmt: skip
 AUTHORITY = IdentityKey.generate(SimulatedEntropy(1, "authority"))
 AGAINST = Validation(AUTHORITY.public_bytes, RevocationList(1, 0, NO_END, ()), 1)

@@ -22,7 +22,7 @@ from fedinfer.coordinator.aggregate.release import Release, release
 from fedinfer.coordinator.context import LEDGER_OWNER, Server
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import SumSettings
-from fedinfer.coordinator.run import start
+from fedinfer.coordinator.run import first_progress
 from fedinfer.data import load
 from fedinfer.device.aggregate.contribution import private_vectors
 from fedinfer.device.dispatch import DeviceResponder
@@ -78,7 +78,7 @@ def _fields(value: object) -> dict[str, object]:
 
 
 def _promise(world: World, settings: SumSettings, round_id: str) -> tuple[SumPlan, bytes]:
-    work = encode(FitWork(start(world.server, world.plan).weights, 0))
+    work = encode(FitWork(first_progress(world.server, world.plan).weights, 0))
     cohort = tuple(sorted(world.server.devices))
     server, group = world.server, Group(round_id, cohort, ONE_GROUP)
     return sum_plan(server.scenario, server.run_id, server.entropy, settings, Purpose.TRAIN, group, work), work

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("privacy", "secagg", "drift", "rollout")
 ROOT = Path("fedinfer")
+PACKAGES = tuple(sorted(path.parent.name for path in ROOT.glob("*/__init__.py") if path.parent.name != "cli"))
+TREES = (ROOT, Path("clients"), Path("server"))
 
 
 def imports(package: str) -> Iterator[tuple[str, str, str]]:
     """File, module and name of every import of `package` from outside of it."""
-    for path in sorted(ROOT.rglob("*.py")):
-        if path.parts[1] == package:
+    for path in sorted(path for tree in TREES for path in tree.rglob("*.py")):
+        if path.parts[:2] == ("fedinfer", package):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"fedinfer.{package}."):
@@ -31,6 +32,10 @@ def test_other_packages_come_through_the_face(package: str) -> None:
     assert not past, "imports past the face"
     unlisted = [(path, name) for path, _, name in imports(package) if name not in {*face.__all__, *modules}]
     assert not unlisted
+
+
+def test_every_package_but_the_commands_has_a_face() -> None:
+    assert {"artifact", "coordinator", "device", "inference", "privacy", "training"} < set(PACKAGES)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -96,7 +96,7 @@ def fit_temperature(logits: npt.NDArray[Any], target: Floats) -> float:
 def calibration_error(probabilities: Floats, y: Classes, bins: int = 10) -> float:
     """Expected calibration error with even confidence bins, in [0, 1] (Guo et al. 2017, equation 3).
 
-    Of a file, over the few rows that are held out from fitting its temperature: 10 bins. `training.metrics.ece`, of
+    Of a file, over the few rows that are held out from fitting its temperature: 10 bins. `metrics.classes.ece`, of
     weights over all held-out rows, has 15 bins as in the paper.
 
     Args:

@@ -37,7 +37,7 @@ from fedinfer.coordinator.plan.training import (
 )
 from fedinfer.errors import ConfigError
 from fedinfer.privacy import Event, Factorization, Spent, account, relation_of
-from fedinfer.training.server_optimizers import OptimizerSettings
+from fedinfer.training import OptimizerSettings
 from fedinfer.types import Relation, Unit
 
 IN_ONE_PROCESS = "local"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedinfer.artifact.release.releases import smallest_transfer
+from fedinfer.artifact import smallest_transfer
 from fedinfer.coordinator.context import Fleet
 from fedinfer.coordinator.record import Sent, TransferMode
 from fedinfer.errors import BadMessage, TransportError
@@ -22,7 +22,7 @@ from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
 
 if TYPE_CHECKING:
-    from fedinfer.artifact.release.repository import Repository
+    from fedinfer.artifact import Repository
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedinfer.artifact.build import Built, build_artifact
-from fedinfer.artifact.choice import choose
-from fedinfer.artifact.evaluate.measure import Baseline, Evidence
-from fedinfer.artifact.export.graph import OutputHead
-from fedinfer.artifact.quantize.calibration import synthetic_rows
-from fedinfer.artifact.quantize.schemes import rounds_inputs
-from fedinfer.artifact.release.delta import add_deltas
+from fedinfer.artifact import (
+    Baseline,
+    Built,
+    Evidence,
+    OutputHead,
+    add_deltas,
+    build_artifact,
+    choose,
+    rounds_inputs,
+    synthetic_rows,
+)
 from fedinfer.config import PrivacySection
 from fedinfer.coordinator.context import Progress, RunAccount, Server
 from fedinfer.coordinator.plan.run_plan import RunPlan
@@ -26,11 +30,11 @@ from fedinfer.errors import GateFailed
 from fedinfer.manifest import Manifest, Privacy
 from fedinfer.privacy import at_most
 from fedinfer.rollout import Phase
-from fedinfer.training.checkpoints import Checkpoint, save_checkpoint
+from fedinfer.training import Checkpoint, save_checkpoint
 from fedinfer.types import DeviceId, FloatVector, Relation, Unit
 
 if TYPE_CHECKING:
-    from fedinfer.artifact.release.repository import Repository
+    from fedinfer.artifact import Repository
 
 SYNTHETIC_ROWS = 256
 FEWEST_PUBLIC_ROWS = 32
@@ -135,7 +139,7 @@ def _exported(
 
 def _compressed(server: Server, progress: Progress, plain: Built) -> FloatVector:
     """The present weights pruned and fine-tuned for the plain file's quantization scheme, on public rows."""
-    from fedinfer.training.compression import CompressionPlan, Rounded
+    from fedinfer.training import CompressionPlan, Rounded
 
     section, rng = server.scenario.artifact, server.generator(f"slimming {progress.version}")
     rounded = Rounded.INPUTS if rounds_inputs(plain.chosen.recipe, plain.family) else Rounded.WEIGHTS

@@ -17,7 +17,7 @@ from fedinfer.types import DeviceId
 from fedinfer.wire import decode, encode
 
 if TYPE_CHECKING:
-    from fedinfer.artifact.release.repository import Repository
+    from fedinfer.artifact import Repository
 
 
 def withdraw(repository: Repository, fleet: Fleet, emit: Listener, version: int, devices: Sequence[DeviceId]) -> None:

@@ -23,7 +23,7 @@ from fedinfer.secagg import FloatArray
 from fedinfer.types import DeviceId, FloatVector
 
 if TYPE_CHECKING:
-    from fedinfer.training.trainer import Trainer
+    from fedinfer.training import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def apply_release(
     Returns:
         Noisy fraction of devices that were not clipped, where the norm is adaptive: it moves the next round's norm.
     """
-    from fedinfer.training.server_optimizers import apply
+    from fedinfer.training import apply
 
     clipping, survivors = clipping_of(scenario.privacy), len(released.survivors)
     opened = open_release(clipping, plan.rule, progress.clipping_norm, released.total, released.means, survivors)

@@ -22,7 +22,7 @@ from fedinfer.types import DeviceId, FloatVector, Unit, WideVector
 from fedinfer.wire import decode
 
 if TYPE_CHECKING:
-    from fedinfer.training.trainer import Trainer
+    from fedinfer.training import Trainer
 
 
 def private_vectors(host: Host, plan: SumPlan, work: bytes, devices: Sequence[DeviceId]) -> FloatVector | WideVector:
@@ -64,7 +64,7 @@ def trainer_of(host: Host) -> Trainer:
     Raises:
         Misbehaviour: before any join.
     """
-    from fedinfer.training.trainer import load_trainer
+    from fedinfer.training import load_trainer
 
     task = host.joined()
     if task.trainer is None:
@@ -76,7 +76,7 @@ def trainer_of(host: Host) -> Trainer:
 
 
 def _fitted(host: Host, plan: SumPlan, work: FitWork, devices: Sequence[DeviceId]) -> FloatVector | WideVector:
-    from fedinfer.training.engines.sampling import PrivateSteps
+    from fedinfer.training import PrivateSteps
 
     trainer = trainer_of(host)
     data = [host.rows.training(device, work.window) for device in devices]

@@ -17,8 +17,7 @@ from fedinfer.inference.predict.rows import FloatArray, RowReader
 from fedinfer.inference.predict.session import INPUT, LABEL, PROBABILITIES, SessionCache
 from fedinfer.inference.predict.texts import TextReader, reader_of
 from fedinfer.manifest import Manifest, Variant
-from fedinfer.model_file import check_model
-from fedinfer.model_file.sandbox import RUN_LIMITS, Question, RunLimits, run_confined
+from fedinfer.model_file import RUN_LIMITS, Question, RunLimits, check_model, run_confined
 from fedinfer.ports import Clock
 
 MOST_LATENCY_US = 100_000.0

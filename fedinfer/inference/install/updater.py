@@ -36,7 +36,7 @@ from fedinfer.inference.install.slots import Loaded, SlotInfo, Slots
 from fedinfer.inference.install.tuf_channel import Fetch, ModelChannel, open_channel
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.manifest import MAX_ARTIFACT_BYTES, MAX_MANIFEST_BYTES, Manifest, Variant, current_path
-from fedinfer.model_file.sandbox import Isolation
+from fedinfer.model_file import Isolation
 from fedinfer.ports import Clock
 from fedinfer.schema import Schema
 

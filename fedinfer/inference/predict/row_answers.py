@@ -18,7 +18,7 @@ from fedinfer.inference.predict.answers import Prediction
 from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.inference.predict.rows import FloatArray
 from fedinfer.inference.predict.session import INPUT, PROBABILITIES
-from fedinfer.model_file.sandbox import Isolation, Question, RunLimits, SandboxRun, run_confined
+from fedinfer.model_file import Isolation, Question, RunLimits, SandboxRun, run_confined
 from fedinfer.ports import Clock
 
 ROW_LIMITS = RunLimits(run_seconds=5.0)

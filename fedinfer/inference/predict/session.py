@@ -10,8 +10,7 @@ from typing import Any
 import onnxruntime as ort
 
 from fedinfer.errors import GateFailed, Refusal
-from fedinfer.model_file import CheckedModel, check_model, open_checked
-from fedinfer.model_file.session import first_line
+from fedinfer.model_file import CheckedModel, check_model, first_line, open_checked
 
 INPUT, LABEL, PROBABILITIES = "input", "label", "probabilities"
 _KINDS = ("tensor(float)", "tensor(string)")

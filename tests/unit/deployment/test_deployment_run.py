@@ -17,7 +17,7 @@ from flwr.app import Context
 from fedinfer.coordinator.push import publish as push
 from fedinfer.data import vocabulary
 from fedinfer.data.vocabulary import read_words
-from fedinfer.deployment.coordinate import Deployment, coordinate
+from fedinfer.deployment.coordinate import Deployment, run_deployment
 from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import open_device, read_authority
 from fedinfer.device.dispatch import DeviceResponder
@@ -85,7 +85,7 @@ class Pilot:
             public_data=table if public else None,
         )
         emit = lambda event, fields: self.events.append((event, fields))  # noqa: E731 - a listener
-        return coordinate(grid, settings(extra), deployment, clock or SystemClock(), emit)
+        return run_deployment(grid, settings(extra), deployment, clock or SystemClock(), emit)
 
 
 class OneByOne(CohortClientApp):

@@ -23,13 +23,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from fedinfer import inference
 from fedinfer.cli import serving
 from fedinfer.cli.device import app
 from fedinfer.errors import ArtifactRejected, ConfigError, TransportError
 from fedinfer.inference.install.slots import Slots
 from fedinfer.inference.install.tuf_channel import folder_fetch
 from fedinfer.inference.predict.session import SessionCache
-from fedinfer.inference.serve import socket as listener
 from fedinfer.inference.serve.service import Service
 from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.system import SystemClock
@@ -239,7 +239,7 @@ class Bound:
 )  # fmt: skip
 def test_serving_beyond_this_machine_without_a_lock_is_warned_of(shop, monkeypatch, tmp_path, host, options, warnings):
     shop.install()
-    monkeypatch.setattr(listener, "SocketServer", Bound)
+    monkeypatch.setattr(inference, "SocketServer", Bound)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "token").write_text("x" * 32)
     (tmp_path / "token").chmod(0o600)

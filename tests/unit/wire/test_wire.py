@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 
 import numpy as np
@@ -219,7 +219,7 @@ def test_what_a_constructor_refuses_is_a_bad_message() -> None:
 
 MESSAGES = [
     kind for kind in vars(messages).values()
-    if isinstance(kind, type) and hasattr(kind, "__dataclass_fields__") and kind.__module__ == messages.__name__
+    if isinstance(kind, type) and is_dataclass(kind) and kind.__module__.startswith("fedinfer.messages.")
 ]  # fmt: skip
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedinfer.config.load import FILE_IN_FOLDER
-from fedinfer.config.sections import MISSING_TEXT
+from fedinfer.config import FILE_IN_FOLDER, MISSING_TEXT
 from fedinfer.data.guess import ColumnRole, Guess, guess_column, is_finite_number, settled
 from fedinfer.data.labels import in_order
 from fedinfer.data.read import RawTable, read_table

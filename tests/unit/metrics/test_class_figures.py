@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from fedinfer.training.metrics import auc, ece, metrics
+from fedinfer.metrics import figures
+from fedinfer.metrics.classes import auc, ece
 
 
 def drawn(classes, count, seed):
@@ -15,13 +16,13 @@ def drawn(classes, count, seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_binary_figures_equal_scikit_learn(seed):
     probabilities, labels = drawn(2, 60, seed)
-    figures = metrics(probabilities, labels)
-    assert figures["auc"] == pytest.approx(roc_auc_score(labels, probabilities[:, 1]), abs=1e-9)
+    found = figures(probabilities, labels)
+    assert found["auc"] == pytest.approx(roc_auc_score(labels, probabilities[:, 1]), abs=1e-9)
     doubles = probabilities.astype(float)
     expected = log_loss(labels, doubles / doubles.sum(axis=1, keepdims=True))
-    assert figures["loss"] == pytest.approx(expected, abs=1e-6)
-    assert figures["accuracy"] == np.mean(probabilities.argmax(1) == labels)
-    assert figures["rows"] == 60
+    assert found["loss"] == pytest.approx(expected, abs=1e-6)
+    assert found["accuracy"] == np.mean(probabilities.argmax(1) == labels)
+    assert found["rows"] == 60
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -33,7 +34,7 @@ def test_macro_auc_equals_scikit_learn(seed):
 
 def test_auc_is_absent_when_one_class_occurs():
     probabilities, _ = drawn(2, 10, 0)
-    assert "auc" not in metrics(probabilities, np.zeros(10, dtype=np.int64))
+    assert "auc" not in figures(probabilities, np.zeros(10, dtype=np.int64))
 
 
 def test_classes_that_do_not_occur_are_left_out_of_the_mean():
@@ -44,7 +45,7 @@ def test_classes_that_do_not_occur_are_left_out_of_the_mean():
 
 
 def test_no_rows_give_no_figures():
-    assert metrics(np.zeros((0, 2), np.float32), np.zeros(0, np.int64)) == {"rows": 0.0}
+    assert figures(np.zeros((0, 2), np.float32), np.zeros(0, np.int64)) == {"rows": 0.0}
 
 
 def test_calibration_error_by_hand():

@@ -1,0 +1,20 @@
+"""What other packages take from `fedinfer.coordinator`; a name is loaded when it is first used."""
+
+from .aggregate.groups import Group as Group
+from .aggregate.promise import sum_plan as sum_plan
+from .aggregate.release import release as release
+from .context import LEDGER_OWNER as LEDGER_OWNER
+from .context import Progress as Progress
+from .context import Rows as Rows
+from .context import Server as Server
+from .plan.cohort import Population as Population
+from .plan.run_plan import RunPlan as RunPlan
+from .plan.run_plan import make_plan as make_plan
+from .plan.sum_settings import SumSettings as SumSettings
+from .record import plain as plain
+from .run import budget_of as budget_of
+from .run import carry_out as carry_out
+from .run import first_progress as first_progress
+from .start import Site as Site
+from .start import start_up as start_up
+from .train.server_step import apply_release as apply_release

@@ -1,0 +1,14 @@
+"""What other packages take from `fedinfer.model_file`; a name is loaded when it is first used."""
+
+from .confinement import Confinement as Confinement
+from .confinement import available as available
+from .inspection import CheckedModel as CheckedModel
+from .inspection import check_model as check_model
+from .sandbox import RUN_LIMITS as RUN_LIMITS
+from .sandbox import Isolation as Isolation
+from .sandbox import Question as Question
+from .sandbox import RunLimits as RunLimits
+from .sandbox import SandboxRun as SandboxRun
+from .sandbox import run_confined as run_confined
+from .session import first_line as first_line
+from .session import open_checked as open_checked

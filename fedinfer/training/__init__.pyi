@@ -1,0 +1,16 @@
+"""What other packages take from `fedinfer.training`; a name is loaded when it is first used."""
+
+from .checkpoints import Checkpoint as Checkpoint
+from .checkpoints import load_checkpoint as load_checkpoint
+from .checkpoints import save_checkpoint as save_checkpoint
+from .compression import CompressionPlan as CompressionPlan
+from .compression import Rounded as Rounded
+from .engines.gradient_engine import GradientEngine as GradientEngine
+from .engines.sampling import PrivateSteps as PrivateSteps
+from .engines.sampling import uniform as uniform
+from .load import load_trainer as load_trainer
+from .server_optimizers import OptimizerSettings as OptimizerSettings
+from .server_optimizers import apply as apply
+from .server_optimizers import init_optimizer as init_optimizer
+from .trainer import Data as Data
+from .trainer import Trainer as Trainer

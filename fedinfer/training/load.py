@@ -1,0 +1,34 @@
+"""A trainer, or the sentence that says which extra is missing; torch is imported when one is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedinfer.config import ModelSection, TrainingSection
+from fedinfer.errors import MissingExtra
+from fedinfer.schema import Schema
+
+if TYPE_CHECKING:
+    from fedinfer.training.trainer import Trainer
+
+
+def load_trainer(model: ModelSection, schema: Schema, training: TrainingSection, seed: int) -> Trainer:
+    """Build a trainer; see `fedinfer.training.trainer`.
+
+    Args:
+        model: kind and sizes, or a factory.
+        schema: what a row looks like.
+        training: local work and what is tuned.
+        seed: seed of the start weights.
+
+    Raises:
+        MissingExtra: torch is not installed.
+        ConfigError: the model cannot be built for this schema.
+    """
+    try:
+        import torch  # noqa: F401  # the check is the point
+    except ImportError as error:
+        raise MissingExtra("training needs the package torch", hint="pip install 'fedinfer[train]'") from error
+    from fedinfer.training import trainer
+
+    return trainer.load_trainer(model, schema, training, seed)
