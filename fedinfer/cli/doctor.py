@@ -44,6 +44,7 @@ PACKAGES = (
     Package("numpy", "numpy", "", "nothing works"),
     Package("cryptography", "cryptography", "", "no secure aggregation, no signed models"),
     Package("flwr", "flwr", "", "no messages between server and devices"),
+    Package("lazy-loader", "lazy_loader", "", "nothing works"),
     Package("onnxruntime", "onnxruntime", "", "no inference"),
     Package("pydantic", "pydantic", "", "no scenario can be read"),
     Package("rich", "rich", "", "no command line"),

@@ -14,7 +14,7 @@ FEWEST_FIELDS = 3
 """A function that reads fewer fields of the server takes those."""
 LEADS = {
     "_all_steps", "_evaluate_wave", "_report", "_retrain", "_rounds", "_watch", "build", "closing", "drive",
-    "evaluate_canaries", "publish_and_push", "release", "roll_out", "run", "training_round", "window",
+    "evaluate_canaries", "publish_and_push", "release", "roll_out", "carry_out", "training_round", "window",
 }  # fmt: skip
 """Functions that hand the whole server on: each leads several steps that need different parts of it."""
 

@@ -15,9 +15,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fedinfer.errors import DataError, GateFailed, Refusal, StoreError
-from fedinfer.inference import Naming, Predictor, SessionCache
+from fedinfer.inference import Predictor, SessionCache
 from fedinfer.inference.predict import predictor as predictor_module
-from fedinfer.inference.predict.answers import Predictions
+from fedinfer.inference.predict.answers import Naming, Predictions
 from fedinfer.inference.predict.session import open_session
 from fedinfer.model_file import CheckedModel
 from fedinfer.schema import Categorical, Numeric, Schema

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from fedinfer.errors import GateFailed, Refusal
-from fedinfer.model_file import LIMITS, GraphLimits, check_model, open_checked
+from fedinfer.model_file import check_model, open_checked
 from fedinfer.model_file.inspection import CheckedModel
+from fedinfer.model_file.limits import LIMITS, GraphLimits
 from fedinfer.model_file.onnx_fields import MESSAGES, Scalar
 from fedinfer.model_file.session import NOWHERE
 
