@@ -41,7 +41,8 @@ check: $(ALL_STAMP) ## format, lint, types, rooms, dead code, documentation
 e2e: $(ALL_STAMP) ## a real SuperLink and SuperNodes on loopback
 	$(BIN)/python -m pytest -m e2e
 
-soak: $(ALL_STAMP) ## search for attacks on secure aggregation for about an hour, other ones in every run
+soak: $(ALL_STAMP) ## long searches: decoders, drift, and for about an hour attacks on secure aggregation
+	$(BIN)/python -m pytest -m soak -n 2
 	$(BIN)/python -m pytest --hypothesis-profile=soak tests/protocol/test_secagg_adversary.py
 
 bench: $(ALL_STAMP) ## run every benchmark beside its peer and rewrite the table in docs/benchmarks.md

@@ -52,7 +52,7 @@ WARM = (
     "tuf.ngclient",
 )
 WARM += ("hypothesis", "hypothesis.strategies", "dp_accounting", "pydantic", "mpmath", "opacus", "fastapi", "sklearn")
-FAST = "not slow and not e2e and not browser"
+FAST = "not slow and not soak and not e2e and not browser"
 MOST_MEMORY_BYTES = 24 << 30
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 

@@ -3,7 +3,7 @@
 Fast and slow tests run in two processes. The end-to-end and browser tests start processes of their own and run alone.
 Without chromium the browser tests are left out and the summary says so; FEDINFER_TEST_REQUIRE_BROWSER=1 (set by
 .ci/run) makes that a failure. The tests of keys on a token are left out in the same way without softhsm2. Generated
-examples are the same in every run; `pytest tests/property` tries new ones.
+examples are the same in every run; `pytest tests/property` tries new ones, and `make soak` runs what is marked so.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import sys
 import time
 
 ALONE = "e2e or browser or token"
+NOT_HERE = f"not soak and not ({ALONE})"
 GROUPS = {
-    "fast": ["-n", "2", "-m", f"not slow and not ({ALONE})"],
-    "slow": ["-n", "2", "-m", f"slow and not ({ALONE})"],
+    "fast": ["-n", "2", "-m", f"not slow and {NOT_HERE}"],
+    "slow": ["-n", "2", "-m", f"slow and {NOT_HERE}"],
     "end to end": ["-m", ALONE],
 }
 NEEDED = {"browser": ("chromium", "chromium"), "token": ("softhsm2-util", "softhsm2")}

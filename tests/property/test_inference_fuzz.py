@@ -207,7 +207,7 @@ def test_decoder_only_raises_typed_errors(name):
     fuzz(name, 300)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoder_only_raises_typed_errors_10000_cases(name):
     fuzz(name, 10_000)

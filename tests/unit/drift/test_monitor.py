@@ -165,8 +165,15 @@ def test_quiet_digits_do_not_alarm(digits):
     assert sum(window is not None for window in found) <= 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("devices", "sigma"), [(100, 5.97), (100, 21.8), (1000, 5.97), (1000, 21.8)])
+@pytest.mark.parametrize(
+    ("devices", "sigma"),
+    [
+        pytest.param(100, 5.97, marks=pytest.mark.soak),
+        pytest.param(100, 21.8, marks=pytest.mark.slow),
+        pytest.param(1000, 5.97, marks=pytest.mark.soak),
+        pytest.param(1000, 21.8, marks=pytest.mark.soak),
+    ],
+)
 def test_long_quiet_runs_of_differing_devices_keep_the_promise(devices, sigma):
     """1,000 runs of 100 windows, epsilon 1 or 0.25 per window for two histograms, noisy reference, Dirichlet(0.3)."""
     a_plan, runs, rng = plan(windows=100, weight=0.2, reference_windows=5), 1000, np.random.default_rng(7)
