@@ -44,9 +44,7 @@ NoiseMultiplier = Annotated[
 ]
 UnitOption = Annotated[Unit, typer.Option("--unit", help="what is protected: example or device")]
 TrustOption = Annotated[Trust, typer.Option("--trust", help="who adds noise; distributed counts integer noise")]
-RelationOption = Annotated[
-    str, typer.Option("--relation", help="neighbours; default add-or-remove-one (device: zero-out-one)")
-]
+RelationOption = Annotated[str, typer.Option("--relation", help="neighbours; default zero-out-one")]
 Dimension = Annotated[int, typer.Option("--dimension", help="trust distributed: length of the vector")]
 Devices = Annotated[int, typer.Option("--devices", help="trust distributed: devices whose noise is guaranteed")]
 
@@ -206,7 +204,7 @@ def _read_ledger(path: Path) -> Json | None:
     connection = read_store(path)
     try:
         table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'ledger_accounts'").fetchone()
-        return Ledger(connection, Relation.ADD_REMOVE).to_json() if table else None
+        return Ledger(connection).to_json() if table else None
     except sqlite3.Error as error:
         raise ConfigError(f"{path}: {error}") from error
     finally:

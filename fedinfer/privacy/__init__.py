@@ -15,8 +15,8 @@ from fedinfer.privacy.accounting.events import (
     Repeated,
     SkellamEvent,
 )
-from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger
-from fedinfer.privacy.charges import charge, mechanism_of, relation_of, server_charge, strategy_of
+from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger, Protected
+from fedinfer.privacy.charges import charge, mechanism_of, protected_of, relation_of, server_charge, strategy_of
 from fedinfer.privacy.mechanism.clipping import Clipping, FixedClipping, clip_rows, clipping_of
 from fedinfer.privacy.mechanism.design import design
 from fedinfer.privacy.mechanism.encoding import decode, encode
@@ -60,6 +60,7 @@ __all__ = [
     "NonPrivate",
     "Participation",
     "PoissonSampled",
+    "Protected",
     "Repeated",
     "Rounding",
     "SecureStream",
@@ -87,6 +88,7 @@ __all__ = [
     "noise_model",
     "one_run_bound",
     "pieces",
+    "protected_of",
     "relation_of",
     "rounding_of",
     "server_charge",

@@ -13,8 +13,9 @@ from fedinfer.cli.privacy import app
 from fedinfer.privacy import at_least, at_most
 from fedinfer.privacy.accounting.events import GaussianEvent
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.accounting.ledger_records import Protected
 from fedinfer.store import open_store
-from fedinfer.types import Relation
+from fedinfer.types import Relation, Unit
 
 
 def call(*arguments: object) -> Result:
@@ -29,7 +30,7 @@ def test_epsilon_as_in_the_research_table() -> None:
     shown = json.loads(result.stdout)
     assert shown["epsilon"] == pytest.approx(6.188, abs=2e-3)
     assert (shown["accountant"], shown["sampling"]) == ("pld", "poisson")
-    assert (shown["relation"], shown["unit"]) == ("add-or-remove-one", "example")
+    assert (shown["relation"], shown["unit"]) == ("zero-out-one", "example")
 
 
 def test_noise_and_epsilon_are_inverse() -> None:
@@ -68,7 +69,7 @@ def test_replace_one_costs_more() -> None:
 
 def test_plain_words_name_accountant_and_relation() -> None:
     shown = call("epsilon", "--noise-multiplier", 3, "--delta", 1e-5, "--rounds", 10).stdout
-    for word in ("epsilon", "accountant pld", "relation add-or-remove-one", "sampling rate 1 (none)"):
+    for word in ("epsilon", "accountant pld", "relation zero-out-one", "sampling rate 1 (none)"):
         assert word in shown
 
 
@@ -97,7 +98,7 @@ def run_folder(folder: Path) -> Path:
     now = datetime(2026, 5, 1, tzinfo=UTC)
     for name, owners in (("ledger.sqlite", ["server"]), ("devices.sqlite", ["a", "b"])):
         connection = open_store(folder / name, "ledger", LEDGER_MIGRATIONS)
-        ledger = Ledger(connection, Relation.ADD_REMOVE)
+        ledger = Ledger(connection, Protected(Unit.EXAMPLE, Relation.ZERO_OUT))
         ledger.open_accounts(owners, "run-1", Budget(3.0, 1e-5))
         ledger.reserve(owners, "run-1", "round-0001", [GaussianEvent(9.0)], "train round-0001", now)
         ledger.commit(owners, "run-1", "round-0001", now)

@@ -11,8 +11,9 @@ from typing import Any
 
 from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.accounting.ledger_records import Protected
 from fedinfer.store import open_store
-from fedinfer.types import Relation
+from fedinfer.types import Relation, Unit
 
 CHANNELS = ("predicted_class", "confidence")
 SHOWN = ("predicted class", "confidence")
@@ -125,7 +126,7 @@ def aborted() -> tuple[Any, list[Any]]:
 def ledger(path: Path) -> None:
     """A server's ledger with two entries, one of them reserved and never committed."""
     connection = open_store(path, "ledger", LEDGER_MIGRATIONS)
-    books = Ledger(connection, Relation.ADD_REMOVE)
+    books = Ledger(connection, Protected(Unit.EXAMPLE, Relation.ZERO_OUT))
     books.open_account("server", "run-1", Budget(1.0, 1e-5))
     for place in (1, 2):
         event = PoissonSampled(0.1, GaussianEvent(4.0))
