@@ -156,7 +156,7 @@ def _run(scenario: str, population: int, rounds: list[Any], models: list[Any]) -
         "metrics": {"accuracy": 0.86, "auc": 0.97},
         "privacy": {
             "unit": "example", "trust": "distributed", "epsilon": 0.31, "delta": 1e-5, "budget": 1.0,
-            "accountant": "rdp", "relation": "add-or-remove-one",
+            "accountant": "rdp", "relation": "zero-out-one",
             "sampling": "poisson", "clipping_norm": 1.0, "noise_multiplier": 4.2,
         },
         "secure_aggregation": {"mode": "protocol", "threshold": 3, "neighbors": 3, "bits": 20},
