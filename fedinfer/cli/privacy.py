@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.table import Table
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
 from fedinfer.errors import ConfigError
 from fedinfer.privacy import (
+    ANY_TASK,
     Event,
     Ledger,
     NoiseKind,
@@ -23,7 +25,10 @@ from fedinfer.privacy import (
     at_most,
     calibrate,
     design,
+    flatten,
     gaussian_events,
+    group_epsilon,
+    read_event,
     relation_of,
     rounding_of,
 )
@@ -44,9 +49,7 @@ NoiseMultiplier = Annotated[
 ]
 UnitOption = Annotated[Unit, typer.Option("--unit", help="what is protected: example or device")]
 TrustOption = Annotated[Trust, typer.Option("--trust", help="who adds noise; distributed counts integer noise")]
-RelationOption = Annotated[
-    str, typer.Option("--relation", help="neighbours; default add-or-remove-one (device: zero-out-one)")
-]
+RelationOption = Annotated[str, typer.Option("--relation", help="neighbours; default zero-out-one")]
 Dimension = Annotated[int, typer.Option("--dimension", help="trust distributed: length of the vector")]
 Devices = Annotated[int, typer.Option("--devices", help="trust distributed: devices whose noise is guaranteed")]
 
@@ -107,6 +110,72 @@ def ledger(
         return
     stdout.print(_accounts_table(content["accounts"]))
     stdout.print(_entries_table(content["entries"]))
+
+
+@app.command()
+def group(
+    run_or_store: Annotated[Path, typer.Argument(help="run folder, or the SQLite file of a server or device")],
+    rows: Annotated[str, typer.Option("--rows", help="how many rows together, several with commas")] = "1,2,5,10",
+    owner: Annotated[str, typer.Option("--owner", help="only this owner")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """What the spends cost somebody with several rows (or devices): epsilon at the same delta, from the events."""
+    with errors_to_exit():
+        found = _groups(_read_ledgers(run_or_store, owner), _counts(rows))
+    if as_json:
+        print_json({"path": str(run_or_store), "groups": found})
+        return
+    stdout.print(_groups_table(found))
+    stdout.print("Together at the same delta; a dash: no finite bound is proved.", soft_wrap=True)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError as error:
+        raise ConfigError(f"--rows {text!r} is no list of whole numbers", hint="for instance --rows 2,5,10") from error
+
+
+def _groups(ledgers: Json, counts: Sequence[int]) -> list[Json]:
+    """One row per different history: the devices of a fleet mostly spent the same."""
+    events: dict[tuple[str, str, str], list[Event]] = {}
+    for entry in ledgers["entries"]:
+        key = (entry["ledger"], entry["owner"], entry["task"])
+        events.setdefault(key, []).append(read_event(entry["event"]))
+    found: dict[tuple[object, ...], Json] = {}
+    for row in ledgers["accounts"]:
+        mine = (row["ledger"], row["owner"])
+        own = {task: spent for (*place, task), spent in events.items() if tuple(place) == mine}
+        together = [event for spent in own.values() for event in spent] if len(own) > 1 else None
+        spent = together if row["task"] == ANY_TASK else own.get(row["task"])
+        if spent is None:
+            continue
+        known = (flatten(spent), row["budget"]["delta"], row["unit"])
+        if known in found:
+            found[known]["owners"] += 1
+            continue
+        epsilons = {str(count): group_epsilon(spent, row["budget"]["delta"], count) for count in counts}
+        found[known] = {
+            "owner": row["owner"],
+            "owners": 1,
+            "task": row["task"],
+            "unit": row["unit"],
+            "delta": row["budget"]["delta"],
+            "epsilon": {count: value if math.isfinite(value) else None for count, value in epsilons.items()},
+        }
+    return list(found.values())
+
+
+def _groups_table(found: Sequence[Json]) -> Table:
+    table = _ledger_table(("owner", "task", "together", "epsilon", "delta"), figures=("together", "epsilon", "delta"))
+    for row in found:
+        others = f" and {row['owners'] - 1} more" if row["owners"] > 1 else ""
+        for count, epsilon in row["epsilon"].items():
+            unit = row["unit"] if row["unit"] == "device" else "row"
+            together = f"{count} {unit}{'s' if count != '1' else ''}"
+            told = "-" if epsilon is None else at_most(epsilon, 4)
+            table.add_row(f"{row['owner']}{others}", row["task"], together, told, f"{row['delta']:g}")
+    return table
 
 
 def _relation(unit: Unit, name: str) -> Relation:
@@ -206,7 +275,7 @@ def _read_ledger(path: Path) -> Json | None:
     connection = read_store(path)
     try:
         table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'ledger_accounts'").fetchone()
-        return Ledger(connection, Relation.ADD_REMOVE).to_json() if table else None
+        return Ledger(connection).to_json() if table else None
     except sqlite3.Error as error:
         raise ConfigError(f"{path}: {error}") from error
     finally:

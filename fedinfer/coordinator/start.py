@@ -19,7 +19,7 @@ from fedinfer.coordinator.enrolment import enrol, join
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.ports import Clock, Entropy, Listener, Nodes
-from fedinfer.privacy import LEDGER_MIGRATIONS, Ledger, NoiseStream, relation_of
+from fedinfer.privacy import LEDGER_MIGRATIONS, Ledger, NoiseStream, protected_of
 from fedinfer.private_files import private_folder
 from fedinfer.rollout import RolloutStore
 from fedinfer.schema import Schema
@@ -129,7 +129,7 @@ def _server(site: Site, devices: dict[DeviceId, bytes], rows: dict[DeviceId, int
         entropy=site.entropy,
         noise=site.noise,
         generator=site.generator,
-        ledger=Ledger(ledger, relation_of(site.scenario.privacy.unit)),
+        ledger=Ledger(ledger, protected_of(site.scenario.privacy.unit)),
         trainer=site.trainer,
         public=site.public,
         judged=site.judged,

@@ -34,7 +34,7 @@ from fedinfer.privacy import LEDGER_MIGRATIONS, Ledger, NoiseStream, SecureStrea
 from fedinfer.store import open_store, transaction
 from fedinfer.system import SystemClock, SystemEntropy, child_seed, simulation_rng
 from fedinfer.training import GradientEngine
-from fedinfer.types import DeviceId, FloatVector, Relation, Trust
+from fedinfer.types import DeviceId, FloatVector, Trust
 from fedinfer.wire import decode
 
 TASK_MIGRATIONS = (
@@ -122,7 +122,7 @@ def open_host(folder: Path) -> Host:
         build=build_id(),
         policy=_policy(store),
         rows=rows,
-        ledger=Ledger(open_store(database, "privacy", LEDGER_MIGRATIONS), Relation.ADD_REMOVE),
+        ledger=Ledger(open_store(database, "privacy", LEDGER_MIGRATIONS)),
         sessions=StoredSessions(open_store(database, "sessions", SESSION_MIGRATIONS)),
         sketches=StoredSketches(open_store(database, "sketches", SKETCH_MIGRATIONS)),
         known=StoredKnown(open_store(database, "validity", VALIDITY_MIGRATIONS)),

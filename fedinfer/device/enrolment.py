@@ -15,7 +15,7 @@ from fedinfer.device.validity import believe
 from fedinfer.errors import BadMessage, Misbehaviour
 from fedinfer.messages import EnrollReply, EnrollRequest, JoinFacts, JoinReply, JoinRequest
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy import ANY_TASK, relation_of
+from fedinfer.privacy import ANY_TASK, protected_of
 from fedinfer.schema import Schema
 from fedinfer.secagg import Challenge, Possession, Step, Validation, prove_possession, validation, verify_enrolment
 from fedinfer.types import DeviceId
@@ -114,9 +114,9 @@ def _task(host: Host, request: JoinRequest, against: Validation) -> JoinedTask:
     host.admit(scenario, schema)
     # The owner's budget limits all runs together, so a server that starts a new run gets no fresh budget. A bound for
     # rows and a bound for whole devices do not add up to either, so all runs of a device protect the same unit.
-    relation = relation_of(scenario.privacy.unit)
-    host.ledger.open_accounts(host.members, ANY_TASK, host.policy.budget, relation)
-    host.ledger.open_accounts(host.members, request.run_id, host.policy.budget, relation)
+    protects = protected_of(scenario.privacy.unit)
+    host.ledger.open_accounts(host.members, ANY_TASK, host.policy.budget, protects)
+    host.ledger.open_accounts(host.members, request.run_id, host.policy.budget, protects)
     return JoinedTask(request.run_id, scenario, schema, pinned, host.trusted_root or request.trusted_root, valid_until)
 
 

@@ -14,9 +14,12 @@ from fedinfer.privacy.accounting.events import (
     PoissonSampled,
     Repeated,
     SkellamEvent,
+    flatten,
 )
-from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger
-from fedinfer.privacy.charges import charge, mechanism_of, relation_of, server_charge, strategy_of
+from fedinfer.privacy.accounting.events import from_json as read_event
+from fedinfer.privacy.accounting.group import group_epsilon, with_missing_shares
+from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger, Protected
+from fedinfer.privacy.charges import charge, mechanism_of, protected_of, relation_of, server_charge, strategy_of
 from fedinfer.privacy.mechanism.clipping import Clipping, FixedClipping, clip_rows, clipping_of
 from fedinfer.privacy.mechanism.design import design
 from fedinfer.privacy.mechanism.encoding import decode, encode
@@ -60,6 +63,7 @@ __all__ = [
     "NonPrivate",
     "Participation",
     "PoissonSampled",
+    "Protected",
     "Repeated",
     "Rounding",
     "SecureStream",
@@ -81,15 +85,20 @@ __all__ = [
     "design",
     "encode",
     "factorize",
+    "flatten",
     "gaussian_events",
+    "group_epsilon",
     "mechanism_of",
     "next_noise",
     "noise_model",
     "one_run_bound",
     "pieces",
+    "protected_of",
+    "read_event",
     "relation_of",
     "rounding_of",
     "server_charge",
     "start_noise",
     "strategy_of",
+    "with_missing_shares",
 ]

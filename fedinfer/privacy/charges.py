@@ -10,11 +10,11 @@ import math
 import struct
 from dataclasses import replace
 from functools import lru_cache
-from typing import assert_never
 
 from fedinfer.errors import ConfigError, Misbehaviour
 from fedinfer.messages import INDEPENDENT, SumPlan
 from fedinfer.privacy.accounting.events import Event
+from fedinfer.privacy.accounting.ledger_records import Protected
 from fedinfer.privacy.mechanism.matrix_mechanism import Factorization, Participation
 from fedinfer.privacy.mechanism.mechanism import IntegerMechanism
 from fedinfer.privacy.mechanism.noise import pieces
@@ -60,21 +60,25 @@ def mechanism_of(plan: SumPlan) -> IntegerMechanism:
 
 
 def relation_of(unit: Unit) -> Relation:
-    """Neighbours of a unit: a row is there or not; a device, whose presence is public, sends its vector or zeros.
+    """Neighbours of a unit: with its content, or with a blank in its place that adds nothing to any sum.
+
+    Who takes part, and how many rows each device holds, is public, so neither a device nor a row can be claimed to be
+    there or not: its place stays, and its content is what is hidden (zero-out-one, Kairouz et al. 2021, *Practical and
+    private (deep) learning without sampling or shuffling*, section 1.1). docs/decisions/0013 has the choice.
 
     Args:
-        unit: what is protected.
-
-    Returns:
-        ADD_REMOVE for examples; ZERO_OUT for devices, and for `none`, where it has no meaning.
+        unit: what is protected; for `none` the relation has no meaning.
     """
-    match unit:
-        case Unit.EXAMPLE:
-            return Relation.ADD_REMOVE
-        case Unit.DEVICE | Unit.NONE:
-            return Relation.ZERO_OUT
-        case _:
-            assert_never(unit)
+    return Relation.ZERO_OUT
+
+
+def protected_of(unit: Unit) -> Protected:
+    """What a ledger's account for a unit protects.
+
+    Args:
+        unit: of the scenario.
+    """
+    return Protected(unit, relation_of(unit))
 
 
 def charge(plan: SumPlan) -> tuple[Event, ...]:

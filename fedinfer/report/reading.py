@@ -12,7 +12,7 @@ from typing import Any
 from fedinfer.errors import ConfigError, FedInferError
 from fedinfer.privacy import Ledger
 from fedinfer.store import read_store
-from fedinfer.types import Json, Relation
+from fedinfer.types import Json
 
 SCHEMA = 1
 
@@ -83,7 +83,7 @@ def _read_ledger(path: Path) -> tuple[Json, tuple[str, ...]]:
         return {}, ("ledger.sqlite is missing: its entries are not shown.",)
     try:
         with closing(read_store(path)) as connection:
-            return Ledger(connection, Relation.ADD_REMOVE).to_json(), ()
+            return Ledger(connection).to_json(), ()
     except (FedInferError, sqlite3.Error) as error:
         return {}, (f"ledger.sqlite cannot be read: {error}",)
 

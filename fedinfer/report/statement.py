@@ -167,12 +167,13 @@ def _protected(unit: Unit, privacy: Json) -> str:
     match unit:
         case Unit.EXAMPLE:
             return (
-                f"Protected is {unit_words(privacy)}. A person with k rows has a guarantee that is weaker, about k "
-                "times epsilon. What is true of all rows of a device together, such as its share of a diagnosis, is "
-                "not hidden."
+                f"Protected is the content of {unit_words(privacy)}. How many rows each device holds is not hidden. A "
+                "person with several rows has a weaker guarantee: at the same delta, epsilon grows faster than the "
+                "number of rows; `fedinfer privacy group` computes it. What is true of all rows of a device together, "
+                "such as its share of a diagnosis, is not hidden either."
             )
         case Unit.DEVICE:
-            return f"Protected is {unit_words(privacy)}, however many rows that is."
+            return f"Protected is the content of {unit_words(privacy)}. How many rows that is, is not hidden."
         case Unit.NONE:
             return "No unit is protected."
         case _:

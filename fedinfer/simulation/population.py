@@ -36,7 +36,7 @@ from fedinfer.inference import SessionCache
 from fedinfer.messages import Kind
 from fedinfer.model_file import Isolation
 from fedinfer.ports import Clock
-from fedinfer.privacy import LEDGER_MIGRATIONS, Budget, Ledger, SimulatedStream, relation_of
+from fedinfer.privacy import LEDGER_MIGRATIONS, Budget, Ledger, SimulatedStream, protected_of
 from fedinfer.private_files import private_folder
 from fedinfer.secagg import Enrolment, IdentityKey, RevocationList, sign_enrolment, sign_revocations
 from fedinfer.store import open_store
@@ -190,7 +190,7 @@ def simulated_host(
             factories=frozenset({scenario.model.factory}),
         ),
         rows=simulated_rows(scenario, federation),
-        ledger=Ledger(connection, relation_of(privacy.unit)),
+        ledger=Ledger(connection, protected_of(privacy.unit)),
         sessions=sessions,
         sketches=sketches,
         known=MemoryKnown(),

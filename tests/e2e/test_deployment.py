@@ -25,7 +25,6 @@ from fedinfer.ports import Ask
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.simulation.grid import FIRST_NODE, LocalGrid
 from fedinfer.store import open_store
-from fedinfer.types import Relation
 from tests.e2e.pilot import FEDINFER, HOSPITALS, PATIENCE, REPOSITORY, Pilot, pilot, wait_for_event
 from tests.e2e.stranger import write_stranger
 
@@ -191,7 +190,7 @@ def check_ledgers(folder: Path) -> None:
     """Every device wrote its spend before the data was touched; the killed one paid only for what it took part in."""
     for number, rounds in enumerate((3, 3, 3, 2)):
         connection = open_store(folder / f"device{number}" / "device.sqlite", "privacy", LEDGER_MIGRATIONS)
-        ledger = Ledger(connection, Relation.ADD_REMOVE)
+        ledger = Ledger(connection)
         entries = ledger.entries(f"hospital{number}")
         assert len(entries) == rounds
         assert all(entry.committed_at for entry in entries)

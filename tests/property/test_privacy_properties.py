@@ -28,6 +28,7 @@ from fedinfer.privacy.accounting.events import (
     flatten,
 )
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.accounting.ledger_records import Protected
 from fedinfer.privacy.mechanism.clipping import clip_rows, row_norms
 from fedinfer.privacy.mechanism.design import design, design_without_noise, largest_sum
 from fedinfer.privacy.mechanism.encoding import decode, encode, to_integers
@@ -205,7 +206,7 @@ def test_a_ledger_never_decreases_never_overspends_never_doubles(
     now = datetime(2026, 1, 1, tzinfo=UTC)
     with tempfile.TemporaryDirectory() as folder:
         connection = open_store(Path(folder) / "l.sqlite", "ledger", LEDGER_MIGRATIONS)
-        ledger = Ledger(connection, Relation.ADD_REMOVE)
+        ledger = Ledger(connection, Protected(Unit.EXAMPLE, Relation.ADD_REMOVE))
         ledger.open_accounts("ab", "t", Budget(epsilon, 1e-5))
         model: dict[str, dict[int, Event]] = {"a": {}, "b": {}}
         for owner, reference, z in wishes:

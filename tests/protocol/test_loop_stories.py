@@ -30,7 +30,7 @@ from fedinfer.simulation.grid import LocalGrid
 from fedinfer.simulation.population import Processes, device_budget, simulated_host
 from fedinfer.store import open_store
 from fedinfer.system import SystemClock
-from fedinfer.types import AggregationMode, Json, Relation
+from fedinfer.types import AggregationMode, Json
 from fedinfer.wire import decode, encode
 from tests.protocol.fleet import CHALLENGE, SCHEMA, Fleet, federation, introduce, settings, simulated, work
 
@@ -449,9 +449,7 @@ def test_nodes_of_another_build_stop_the_run_with_a_hint(tmp_path: Path) -> None
 def prespent(folder: Path, scenario: Scenario, devices: Iterable[str]) -> None:
     """These devices spent their budget in an earlier run of the same owner."""
     (folder / "devices").mkdir(parents=True)
-    ledger = Ledger(
-        open_store(folder / "devices" / "devices.sqlite", "privacy", LEDGER_MIGRATIONS), Relation.ADD_REMOVE
-    )
+    ledger = Ledger(open_store(folder / "devices" / "devices.sqlite", "privacy", LEDGER_MIGRATIONS))
     for device in devices:
         for task in (ANY_TASK, "earlier"):
             ledger.open_account(device, task, device_budget(scenario))

@@ -18,7 +18,6 @@ from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Ledg
 from fedinfer.simulation import engine
 from fedinfer.simulation.population import device_budget
 from fedinfer.store import open_store
-from fedinfer.types import Relation
 
 RUNNER = CliRunner()
 SHORT = ("training.rounds=2", "drift.enabled=false", "fleet.dropout=0.0")
@@ -159,7 +158,7 @@ def test_devices_whose_owners_budget_is_gone_end_the_run_with_3(
     def prespent(scenario, federation, folder, clock, processes):  # type: ignore[no-untyped-def] # as the real one
         folder.mkdir(parents=True)
         connection = open_store(folder / "devices.sqlite", "privacy", LEDGER_MIGRATIONS)
-        ledger = Ledger(connection, Relation.ADD_REMOVE)
+        ledger = Ledger(connection)
         for device in sorted(federation.devices)[:2]:
             for task in (ANY_TASK, "earlier"):
                 ledger.open_account(device, task, device_budget(scenario))

@@ -7,7 +7,6 @@ import pytest
 from fedinfer.coordinator.context import LEDGER_OWNER
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.store import open_store
-from fedinfer.types import Relation
 from tests.scenarios.record_shape import missing
 from tests.scenarios.runs import Run, run, scenario
 
@@ -47,7 +46,7 @@ def test_when_all_rounds_and_windows_ran_the_ledger_is_the_plan(banded: Run) -> 
         "banded", 24, 6, 4,
     )  # fmt: skip
     assert correlation["bands"] > 1
-    ledger = Ledger(open_store(banded.folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS), Relation.ZERO_OUT)
+    ledger = Ledger(open_store(banded.folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS))
     rounds = [entry for entry in ledger.entries(LEDGER_OWNER) if entry.reference.startswith("round-")]
     paid = [entry.event.events[0].noise_multiplier for entry in rounds if entry.event.events]  # type: ignore[union-attr] # Composed of Gaussian
     assert len(rounds) == 24

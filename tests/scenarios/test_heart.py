@@ -12,7 +12,6 @@ from fedinfer.data import load
 from fedinfer.privacy.accounting.ledger import Ledger
 from fedinfer.store import read_store
 from fedinfer.training.models.build import build_model
-from fedinfer.types import Relation
 from tests.scenarios.record_shape import missing
 from tests.scenarios.runs import Run, run, scenario, without_times
 
@@ -65,14 +64,14 @@ def test_the_whole_run_stays_within_epsilon_1_at_1e_5(runs: dict[int, Run]) -> N
         privacy = result.record["privacy"]
         assert privacy["delta"] == 1e-5
         assert 0.5 < privacy["epsilon"] <= 1.0
-        ledger = Ledger(read_store(result.folder / "ledger.sqlite"), Relation.ADD_REMOVE)
+        ledger = Ledger(read_store(result.folder / "ledger.sqlite"))
         assert ledger.spent("server", "simulation").epsilon == pytest.approx(privacy["epsilon"])
         assert max(row["epsilon"] for row in result.record["rounds"]) <= privacy["epsilon"]
 
 
 def test_no_hospital_spends_more_than_the_run(runs: dict[int, Run]) -> None:
     result = runs[1]
-    ledger = Ledger(read_store(result.folder / "devices" / "devices.sqlite"), Relation.ADD_REMOVE)
+    ledger = Ledger(read_store(result.folder / "devices" / "devices.sqlite"))
     hospitals = sorted({owner for owner, _, _ in ledger.accounts()})
     assert len(hospitals) == 4
     for hospital in hospitals:

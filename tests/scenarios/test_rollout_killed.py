@@ -19,7 +19,6 @@ from fedinfer.rollout.controller import Phase
 from fedinfer.rollout.state import RolloutStore
 from fedinfer.rollout.waves import wave_of
 from fedinfer.store import open_store
-from fedinfer.types import Relation
 from tests.scenarios.drive_child import DEVICES, NAME
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +83,7 @@ def test_a_look_that_was_interrupted_is_paid_for_and_not_repeated(tmp_path: Path
     held = [item["wave"] for item in done["row"]["proceeded"]]
     assert 1 in held  # too little information is never a pass; this scenario says: proceed
     connection = open_store(tmp_path / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS)
-    references = [entry.reference for entry in Ledger(connection, Relation.ADD_REMOVE).entries(LEDGER_OWNER)]
+    references = [entry.reference for entry in Ledger(connection).entries(LEDGER_OWNER)]
     connection.close()
     assert references == ["gate-0002-1", "gate-0002-2", "gate-0002-3"]
 

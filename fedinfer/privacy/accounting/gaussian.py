@@ -38,7 +38,19 @@ def profile_epsilon(events: Sequence[tuple[Single, int]], delta: float, relation
         Epsilon, rounded up; infinity where double precision cannot tell.
     """
     total = sum(count / event.noise_multiplier**2 for event, count in events if isinstance(event, GaussianEvent))
-    m = math.sqrt(total) * moved(relation)
+    return gaussian_epsilon_of(math.sqrt(total) * moved(relation), delta)
+
+
+def gaussian_epsilon_of(m: float, delta: float) -> float:
+    """Exact epsilon of one Gaussian mechanism, see `profile_epsilon`.
+
+    Args:
+        m: how far the sum moves over the standard deviation of the noise, > 0.
+        delta: in (0, 1).
+
+    Returns:
+        Epsilon, rounded up; infinity where double precision cannot tell.
+    """
     if delta < _MIN_PROFILE_DELTA or m > 20:
         return math.inf
     low, high = 0.0, m * m / 2 + m * math.sqrt(2 * math.log(1 / delta))

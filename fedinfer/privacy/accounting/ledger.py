@@ -31,12 +31,12 @@ from fedinfer.privacy.accounting.events import (
     flatten,
     to_json,
 )
-from fedinfer.privacy.accounting.ledger_records import LEDGER_MIGRATIONS, Budget, Entry
+from fedinfer.privacy.accounting.ledger_records import LEDGER_MIGRATIONS, Budget, Entry, Protected
 from fedinfer.privacy.rounding import at_most
 from fedinfer.store import transaction
-from fedinfer.types import Json, Relation
+from fedinfer.types import Json, Relation, Unit
 
-__all__ = ["ANY_TASK", "LEDGER_MIGRATIONS", "Budget", "Entry", "Ledger", "Refusal"]
+__all__ = ["ANY_TASK", "LEDGER_MIGRATIONS", "Budget", "Entry", "Ledger", "Protected", "Refusal"]
 
 ANY_TASK = "*"
 """Task name of an account that limits everything its owner does."""
@@ -44,6 +44,13 @@ ANY_TASK = "*"
 _MANY = 400
 """Owners per SQL statement, below SQLite's limit on parameters."""
 
+
+_TERMS = "SELECT owner, epsilon, delta, relation, unit FROM ledger_accounts WHERE task = ? AND owner IN ({})"
+_TERMS_WITHOUT_UNIT = (
+    "SELECT owner, epsilon, delta, relation, CASE relation WHEN 'zero-out-one' THEN 'device' ELSE 'example' END "
+    "FROM ledger_accounts WHERE task = ? AND owner IN ({})"
+)
+"""A run folder of an earlier version is read as it is; the second migration says what its relation meant."""
 
 Refusal = BudgetExceeded | Misbehaviour
 
@@ -53,10 +60,10 @@ class _Terms:
     """What an account was opened with."""
 
     budget: Budget
-    relation: Relation
+    protects: Protected
 
     def __str__(self) -> str:
-        return f"epsilon {self.budget.epsilon:g} at delta {self.budget.delta:g} under {self.relation}"
+        return f"epsilon {self.budget.epsilon:g} at delta {self.budget.delta:g} for {self.protects}"
 
 
 class Ledger:
@@ -64,12 +71,15 @@ class Ledger:
 
     Args:
         connection: from `open_store`, with LEDGER_MIGRATIONS applied.
-        relation: neighbouring relation of the accounts opened here; each account keeps the one it was opened with.
+        protects: unit and relation of the accounts opened here, each of which keeps its own; None for a ledger that is
+            read, or whose accounts say it themselves.
     """
 
-    def __init__(self, connection: sqlite3.Connection, relation: Relation) -> None:
+    def __init__(self, connection: sqlite3.Connection, protects: Protected | None = None) -> None:
         self._connection = connection
-        self._relation = relation
+        self._protects = protects
+        columns = {row[1] for row in connection.execute("PRAGMA table_info(ledger_accounts)")}
+        self._terms_query = _TERMS if "unit" in columns else _TERMS_WITHOUT_UNIT
         self._lock = threading.Lock()  # threads share the connection, and SQLite transactions belong to it
         self._events: dict[int, Event] = {}
 
@@ -87,24 +97,29 @@ class Ledger:
         """
         self.open_accounts([owner], task, budget)
 
-    def open_accounts(self, owners: Iterable[str], task: str, budget: Budget, relation: Relation | None = None) -> None:
+    def open_accounts(
+        self, owners: Iterable[str], task: str, budget: Budget, protects: Protected | None = None
+    ) -> None:
         """`open_account` for many owners in one transaction: all are opened, or none.
 
         Args:
             owners: names.
             task: as in `open_account`.
             budget: the limit of each owner by itself.
-            relation: neighbouring relation of the new accounts; None for the ledger's own.
+            protects: unit and relation of the new accounts; None for the ledger's own.
 
         Raises:
-            ConfigError: when an account exists with another budget or relation.
+            ConfigError: when an account exists with another budget, unit or relation, or nobody says what is protected.
             StoreError: the database cannot be written.
         """
         names = list(owners)
-        wanted = _Terms(budget, relation or self._relation)
-        rows = [(owner, task, budget.epsilon, budget.delta, str(wanted.relation)) for owner in names]
+        asked = protects or self._protects
+        if asked is None:
+            raise ConfigError("an account needs a unit and a relation")
+        wanted = _Terms(budget, asked)
+        rows = [(owner, task, budget.epsilon, budget.delta, str(asked.relation), str(asked.unit)) for owner in names]
         with self._lock, transaction(self._connection) as db:
-            db.executemany("INSERT INTO ledger_accounts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
+            db.executemany("INSERT INTO ledger_accounts VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
             for owner, kept in self._terms(names, task).items():
                 if kept != wanted:
                     raise ConfigError(
@@ -194,7 +209,7 @@ class Ledger:
             ConfigError: when there is no such account.
         """
         terms = self._account(owner, task)
-        return self.spent_at(owner, task, terms.budget.delta, terms.relation)
+        return self.spent_at(owner, task, terms.budget.delta, terms.protects.relation)
 
     def spent_at(self, owner: str, task: str, delta: float, relation: Relation) -> Spent:
         """Proved bound on all that `owner` reserved for `task` (ANY_TASK: for all tasks), committed or not.
@@ -240,8 +255,9 @@ class Ledger:
     def accounts(self) -> list[tuple[str, str, Budget]]:
         """All (owner, task, budget), sorted."""
         with self._lock:
-            rows = self._connection.execute("SELECT * FROM ledger_accounts ORDER BY owner, task").fetchall()
-        return [(owner, task, Budget(epsilon, delta)) for owner, task, epsilon, delta, _ in rows]
+            query = "SELECT owner, task, epsilon, delta FROM ledger_accounts ORDER BY owner, task"
+            rows = self._connection.execute(query).fetchall()
+        return [(owner, task, Budget(epsilon, delta)) for owner, task, epsilon, delta in rows]
 
     def entries(self, owner: str | None) -> list[Entry]:
         """All entries, or those of one owner, oldest first.
@@ -273,13 +289,14 @@ class Ledger:
             "owner": owner,
             "task": task,
             "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
+            "unit": str(self._account(owner, task).protects.unit),
             "spent": spent.to_json(),
             "remaining_epsilon": _left(budget, spent),
         }
 
     def _entry_json(self, entry: Entry) -> Json:
         terms = self._account(entry.owner, entry.task)
-        alone = account([entry.event], terms.budget.delta, terms.relation)
+        alone = account([entry.event], terms.budget.delta, terms.protects.relation)
         return {
             "owner": entry.owner,
             "task": entry.task,
@@ -320,7 +337,7 @@ class Ledger:
         for owner, own in terms.items():
             key = (counts.get(owner, ()), own)
             if key not in known:
-                known[key] = self._excess(key[0], event, own.budget, own.relation)
+                known[key] = self._excess(key[0], event, own.budget, own.protects.relation)
             verdicts[owner] = BudgetExceeded(f"{owner}/{task}: {known[key]}") if known[key] else None
         return verdicts
 
@@ -340,9 +357,11 @@ class Ledger:
         )
 
     def _terms(self, owners: Sequence[str], task: str) -> dict[str, _Terms]:
-        query = "SELECT owner, epsilon, delta, relation FROM ledger_accounts WHERE task = ? AND owner IN ({})"
-        rows = self._select(query, owners, task)
-        return {owner: _Terms(Budget(epsilon, delta), Relation(relation)) for owner, epsilon, delta, relation in rows}
+        rows = self._select(self._terms_query, owners, task)
+        return {
+            owner: _Terms(Budget(epsilon, delta), Protected(Unit(unit), Relation(relation)))
+            for owner, epsilon, delta, relation, unit in rows
+        }
 
     def _used(self, owners: Sequence[str], task: str, reference: str) -> set[str]:
         query = "SELECT owner FROM ledger_entries WHERE task = ? AND reference = ? AND owner IN ({})"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.events import Event
+from fedinfer.types import Relation, Unit
 
 LEDGER_MIGRATIONS = (
     """
@@ -40,8 +41,16 @@ LEDGER_MIGRATIONS = (
         UNIQUE (owner, task, reference)
     )
     """,
+    """
+    ALTER TABLE ledger_accounts ADD COLUMN unit TEXT NOT NULL DEFAULT 'example';
+    UPDATE ledger_accounts SET unit = 'device' WHERE relation = 'zero-out-one';
+    UPDATE ledger_accounts SET relation = 'zero-out-one' WHERE relation = 'add-or-remove-one'
+    """,
 )
-"""For `open_store(path, "ledger", LEDGER_MIGRATIONS)`."""
+"""For `open_store(path, "ledger", LEDGER_MIGRATIONS)`.
+
+The second: the relation alone told rows from devices (rows were accounted as add-or-remove-one, at the same cost).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,22 @@ class Budget:
             raise ConfigError(
                 f"budget epsilon {self.epsilon}, delta {self.delta}: need epsilon > 0 and delta in (0, 1)"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Protected:
+    """What the bound of an account speaks of: bounds of different ones do not add up.
+
+    Args:
+        unit: what one change of the data touches.
+        relation: what such a change is.
+    """
+
+    unit: Unit
+    relation: Relation
+
+    def __str__(self) -> str:
+        return f"unit {self.unit}, {self.relation}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def record(**changes: Any) -> dict[str, Any]:
         "status": "completed", "seconds": 12.3, "population": 4, "warnings": [],
         "metrics": {"accuracy": 0.81234, "auc": 0.9}, "rounds": [ROUND],
         "privacy": {"private": True, "epsilon": 0.92, "budget": 1.0, "delta": 1e-5, "unit": "example",
-                    "relation": "add-or-remove-one", "accountant": "rdp", "trust": "distributed"},
+                    "relation": "zero-out-one", "accountant": "rdp", "trust": "distributed"},
         "secure_aggregation": {"mode": "protocol", "threshold": 3},
         "models": [{"version": 1, "recipe": "int8", "quantized_bytes": 4351, "devices_active": 4}],
         "inference": {"predictions": 960, "latency_us": {"p50": 17.6, "p99": 200.0}},

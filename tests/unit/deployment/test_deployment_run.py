@@ -110,7 +110,7 @@ def test_a_pilot_trains_pushes_and_infers_on_real_devices(pilot: Pilot) -> None:
     assert record["secure_aggregation"]["mode"] == "protocol"
     for store in pilot.stores:
         assert Slots(store / "slots").active() is not None
-        ledger = Ledger(read_store(store / "device.sqlite"), Relation.ADD_REMOVE)
+        ledger = Ledger(read_store(store / "device.sqlite"))
         assert len(ledger.entries(store.name)) == 3  # two rounds and one report
         assert ledger.spent(store.name, "pilot").epsilon <= record["privacy"]["epsilon"] + 1e-9
 
@@ -244,7 +244,7 @@ def test_later_runs_find_what_earlier_ones_spent(pilot: Pilot) -> None:
     assert isinstance(failure, BudgetExceeded), failure
     assert "devices refuse by their own ledgers" in str(failure)
     owner = pilot.stores[0].name
-    ledger = Ledger(read_store(pilot.stores[0] / "device.sqlite"), Relation.ADD_REMOVE)
+    ledger = Ledger(read_store(pilot.stores[0] / "device.sqlite"))
     spent = ledger.spent_at(owner, ANY_TASK, 1e-5, Relation.ADD_REMOVE).epsilon
     assert 3.0 < spent <= 4.0
 

@@ -36,12 +36,12 @@ from fedinfer.deployment.store import (
 )
 from fedinfer.errors import ConfigError, Misbehaviour, StoreError
 from fedinfer.privacy.accounting.events import GaussianEvent
-from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget
+from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget, Protected
 from fedinfer.secagg.enrolment import read_certificate
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.secagg.revocation import read_revocations
 from fedinfer.system import SimulatedEntropy, SystemEntropy
-from fedinfer.types import Relation
+from fedinfer.types import Relation, Unit
 from fedinfer.wire import decode, encode
 
 NOW = datetime(2030, 5, 1, tzinfo=UTC)
@@ -149,7 +149,7 @@ def spend(store: Path) -> float:
     """Epsilon that the device's ledger says after a round."""
     ledger = open_host(store).ledger
     for task in (ANY_TASK, "run"):
-        ledger.open_accounts(["d"], task, BUDGET, Relation.ADD_REMOVE)
+        ledger.open_accounts(["d"], task, BUDGET, Protected(Unit.EXAMPLE, Relation.ZERO_OUT))
     assert ledger.reserve(["d"], "run", "round-1", [GaussianEvent(10.0)], "round", NOW) == {"d": None}
     return ledger.spent_at("d", ANY_TASK, 1e-5, Relation.ADD_REMOVE).epsilon
 

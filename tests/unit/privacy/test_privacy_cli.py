@@ -10,11 +10,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fedinfer.cli.privacy import app
-from fedinfer.privacy import at_least, at_most
-from fedinfer.privacy.accounting.events import GaussianEvent
-from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy import account, at_least, at_most, group_epsilon
+from fedinfer.privacy.accounting.events import GaussianEvent, Repeated
+from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.accounting.ledger_records import Protected
 from fedinfer.store import open_store
-from fedinfer.types import Relation
+from fedinfer.types import Relation, Unit
 
 
 def call(*arguments: object) -> Result:
@@ -29,7 +30,7 @@ def test_epsilon_as_in_the_research_table() -> None:
     shown = json.loads(result.stdout)
     assert shown["epsilon"] == pytest.approx(6.188, abs=2e-3)
     assert (shown["accountant"], shown["sampling"]) == ("pld", "poisson")
-    assert (shown["relation"], shown["unit"]) == ("add-or-remove-one", "example")
+    assert (shown["relation"], shown["unit"]) == ("zero-out-one", "example")
 
 
 def test_noise_and_epsilon_are_inverse() -> None:
@@ -68,7 +69,7 @@ def test_replace_one_costs_more() -> None:
 
 def test_plain_words_name_accountant_and_relation() -> None:
     shown = call("epsilon", "--noise-multiplier", 3, "--delta", 1e-5, "--rounds", 10).stdout
-    for word in ("epsilon", "accountant pld", "relation add-or-remove-one", "sampling rate 1 (none)"):
+    for word in ("epsilon", "accountant pld", "relation zero-out-one", "sampling rate 1 (none)"):
         assert word in shown
 
 
@@ -85,6 +86,8 @@ def test_plain_words_name_accountant_and_relation() -> None:
         ("epsilon", "--noise-multiplier", -1, "--delta", 1e-5, "--rounds", 10),
         ("epsilon", "--noise-multiplier", 1, "--delta", 1e-5),
         ("ledger", "/nonexistent/run"),
+        ("group", "/nonexistent/run"),
+        ("group", ".", "--rows", "two"),
     ],
 )
 def test_bad_input_exits_with_2(arguments: tuple[object, ...]) -> None:
@@ -97,13 +100,38 @@ def run_folder(folder: Path) -> Path:
     now = datetime(2026, 5, 1, tzinfo=UTC)
     for name, owners in (("ledger.sqlite", ["server"]), ("devices.sqlite", ["a", "b"])):
         connection = open_store(folder / name, "ledger", LEDGER_MIGRATIONS)
-        ledger = Ledger(connection, Relation.ADD_REMOVE)
+        ledger = Ledger(connection, Protected(Unit.EXAMPLE, Relation.ZERO_OUT))
         ledger.open_accounts(owners, "run-1", Budget(3.0, 1e-5))
         ledger.reserve(owners, "run-1", "round-0001", [GaussianEvent(9.0)], "train round-0001", now)
         ledger.commit(owners, "run-1", "round-0001", now)
         connection.close()
     open_store(folder / "other.sqlite", "other", ["CREATE TABLE x (y)"]).close()
     return folder
+
+
+def test_rows_of_one_person_cost_more_than_so_many_times_one_row(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path)
+    (row,) = json.loads(call("group", folder, "--rows", "1,5", "--json").stdout)["groups"]
+    assert (row["owners"], row["unit"], row["delta"]) == (3, "example", 1e-5)
+    assert row["epsilon"]["1"] == account([GaussianEvent(9.0)], 1e-5, Relation.ZERO_OUT).epsilon
+    assert row["epsilon"]["5"] == group_epsilon([GaussianEvent(9.0)], 1e-5, 5) > 5 * row["epsilon"]["1"]
+    words = call("group", folder, "--rows", "5").stdout
+    assert "a and 2 more" in words
+    assert "5 rows" in words
+
+
+def test_a_device_with_several_tasks_is_told_what_they_cost_together(tmp_path: Path) -> None:
+    connection = open_store(tmp_path / "device.sqlite", "ledger", LEDGER_MIGRATIONS)
+    ledger = Ledger(connection, Protected(Unit.EXAMPLE, Relation.ZERO_OUT))
+    now = datetime(2026, 5, 1, tzinfo=UTC)
+    for task in (ANY_TASK, "one", "two"):
+        ledger.open_account("d", task, Budget(9.0, 1e-5))
+    for task in ("one", "two"):
+        ledger.reserve(["d"], task, "r", [GaussianEvent(9.0)], "", now)
+    connection.close()
+    rows = json.loads(call("group", tmp_path, "--rows", "2", "--json").stdout)["groups"]
+    told = {row["task"]: row["epsilon"]["2"] for row in rows}
+    assert told[ANY_TASK] == group_epsilon([Repeated(GaussianEvent(9.0), 2)], 1e-5, 2) > told["one"]
 
 
 def test_ledger_of_a_run_shows_who_why_how_much_and_what_is_left(tmp_path: Path) -> None:
@@ -126,9 +154,9 @@ def test_nothing_of_a_ledger_is_cut_off_at_80_columns(tmp_path: Path, monkeypatc
     folder = run_folder(tmp_path)
     result = call("ledger", folder)
     assert "\u2026" not in result.stdout
-    for account in json.loads(call("ledger", folder, "--json").stdout)["accounts"]:
-        assert at_most(account["spent"]["epsilon"], 4) in result.stdout
-        assert at_least(account["remaining_epsilon"], 4) in result.stdout
+    for row in json.loads(call("ledger", folder, "--json").stdout)["accounts"]:
+        assert at_most(row["spent"]["epsilon"], 4) in result.stdout
+        assert at_least(row["remaining_epsilon"], 4) in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 

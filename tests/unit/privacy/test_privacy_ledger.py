@@ -12,18 +12,20 @@ import pytest
 from fedinfer.errors import BudgetExceeded, ConfigError, Misbehaviour, StoreError
 from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.events import GaussianEvent, NonPrivate, PoissonSampled, Repeated, SkellamEvent
-from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger
-from fedinfer.store import open_store
-from fedinfer.types import Relation
+from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger, Protected
+from fedinfer.store import open_store, read_store
+from fedinfer.types import Relation, Unit
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-AR = Relation.ADD_REMOVE
+AR = Relation.ZERO_OUT
+ROWS = Protected(Unit.EXAMPLE, Relation.ZERO_OUT)
+DEVICES = Protected(Unit.DEVICE, Relation.ZERO_OUT)
 EVENT = GaussianEvent(10.0)
 BUDGET = Budget(1.0, 1e-5)
 
 
-def make(folder: Path, relation: Relation = AR) -> Ledger:
-    return Ledger(open_store(folder / "ledger.sqlite", "ledger", LEDGER_MIGRATIONS), relation)
+def make(folder: Path, protects: Protected | None = ROWS) -> Ledger:
+    return Ledger(open_store(folder / "ledger.sqlite", "ledger", LEDGER_MIGRATIONS), protects)
 
 
 def affordable(event: object, budget: Budget) -> int:
@@ -153,8 +155,8 @@ def test_a_budget_is_a_promise(tmp_path: Path) -> None:
     for other in (Budget(2.0, 1e-5), Budget(1.0, 1e-6)):
         with pytest.raises(ConfigError, match="asked for"):
             ledger.open_account("d", "t", other)
-    with pytest.raises(ConfigError, match="zero-out-one"):
-        make(tmp_path, Relation.ZERO_OUT).open_account("d", "t", BUDGET)
+    with pytest.raises(ConfigError, match="replace-one"):
+        make(tmp_path, Protected(Unit.EXAMPLE, Relation.REPLACE_ONE)).open_account("d", "t", BUDGET)
     assert ledger.budget("d", "t") == BUDGET
     for bad in ((0.0, 1e-5), (1.0, 0.0), (1.0, 1.0), (float("nan"), 1e-5)):
         with pytest.raises(ConfigError):
@@ -162,10 +164,46 @@ def test_a_budget_is_a_promise(tmp_path: Path) -> None:
 
 
 def test_every_account_keeps_its_relation(tmp_path: Path) -> None:
-    make(tmp_path, Relation.REPLACE_ONE).open_account("d", "t", BUDGET)
-    other = make(tmp_path, AR)
+    make(tmp_path, Protected(Unit.EXAMPLE, Relation.REPLACE_ONE)).open_account("d", "t", BUDGET)
+    other = make(tmp_path)
     other.reserve(["d"], "t", "r", [EVENT], "", NOW)
     assert other.spent("d", "t") == account([EVENT], 1e-5, Relation.REPLACE_ONE)
+
+
+def test_an_account_for_rows_is_none_for_devices_though_both_are_blanked_out(tmp_path: Path) -> None:
+    """A bound for one row and a bound for a whole device do not add up, at the same relation and price."""
+    make(tmp_path, ROWS).open_account("d", "t", BUDGET)
+    with pytest.raises(ConfigError, match=r"unit example.*unit device"):
+        make(tmp_path, DEVICES).open_account("d", "t", BUDGET)
+    make(tmp_path, DEVICES).open_account("e", "t", BUDGET)
+    units = {row["owner"]: row["unit"] for row in make(tmp_path, None).to_json()["accounts"]}
+    assert units == {"d": "example", "e": "device"}
+
+
+def test_a_ledger_that_is_only_read_opens_no_account(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unit and a relation"):
+        make(tmp_path, None).open_account("d", "t", BUDGET)
+
+
+def test_a_ledger_of_an_earlier_version_is_read_and_migrated_with_what_it_spent(tmp_path: Path) -> None:
+    """There the relation alone told rows (add-or-remove-one) from devices (zero-out-one); the price was the same."""
+    path = tmp_path / "ledger.sqlite"
+    old = open_store(path, "ledger", LEDGER_MIGRATIONS[:1])
+    for owner, relation in (("row", "add-or-remove-one"), ("device", "zero-out-one")):
+        old.execute("INSERT INTO ledger_accounts VALUES (?, 't', 1.0, 1e-5, ?)", (owner, relation))
+        Ledger(old).reserve([owner], "t", "r", [EVENT], "", NOW)
+    old.close()
+    spent = account([EVENT], 1e-5, AR).epsilon
+    for connection in (read_store(path), open_store(path, "ledger", LEDGER_MIGRATIONS)):
+        rows = {row["owner"]: row for row in Ledger(connection).to_json()["accounts"]}
+        assert {owner: row["unit"] for owner, row in rows.items()} == {"row": "example", "device": "device"}
+        assert all(row["spent"]["epsilon"] == spent for row in rows.values())
+        connection.close()
+    ledger = make(tmp_path, ROWS)
+    ledger.open_account("row", "t", BUDGET)  # the same account: nothing was lost, nothing starts anew
+    assert ledger.spent("row", "t").epsilon == spent
+    with pytest.raises(ConfigError, match="unit device"):
+        ledger.open_account("device", "t", BUDGET)
 
 
 def test_unknown_accounts_and_doubled_owners_are_programming_errors(tmp_path: Path) -> None:
@@ -247,7 +285,7 @@ def test_concurrent_processes_cannot_overspend(tmp_path: Path) -> None:
 
 def test_a_full_disk_spends_nothing_and_says_so(tmp_path: Path) -> None:
     connection = open_store(tmp_path / "ledger.sqlite", "ledger", LEDGER_MIGRATIONS)
-    ledger = Ledger(connection, AR)
+    ledger = Ledger(connection, ROWS)
     ledger.open_account("d", "t", BUDGET)
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages}")

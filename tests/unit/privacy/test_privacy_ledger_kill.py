@@ -16,8 +16,9 @@ from fedinfer.errors import Misbehaviour
 from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.events import GaussianEvent, Repeated
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.accounting.ledger_records import Protected
 from fedinfer.store import open_store
-from fedinfer.types import Relation
+from fedinfer.types import Relation, Unit
 
 KILLS = 200
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -27,7 +28,9 @@ OWNERS = ["a", "b", "c"]
 
 
 def make(folder: Path) -> Ledger:
-    return Ledger(open_store(folder / "ledger.sqlite", "ledger", LEDGER_MIGRATIONS), Relation.ADD_REMOVE)
+    return Ledger(
+        open_store(folder / "ledger.sqlite", "ledger", LEDGER_MIGRATIONS), Protected(Unit.EXAMPLE, Relation.ZERO_OUT)
+    )
 
 
 def child(folder: Path, first: int, pipe: int) -> None:
@@ -93,7 +96,7 @@ def test_kill_9_at_random_points_never_loses_or_doubles_a_spend(tmp_path: Path) 
             assert len(names) == len(set(names)), "spent twice"
             assert granted <= set(names), "a spend was lost"
             assert committed <= {int(e.reference[1:]) for e in own if e.committed_at}, "a commit was lost"
-            assert ledger.spent(owner, "t") == account([Repeated(EVENT, len(own))], 1e-5, Relation.ADD_REMOVE)
+            assert ledger.spent(owner, "t") == account([Repeated(EVENT, len(own))], 1e-5, Relation.ZERO_OUT)
         assert len({entry.reference for entry in entries}) * len(OWNERS) == len(entries), "a batch was torn"
     assert ledger.spent("a", "t").epsilon <= BUDGET.epsilon
     assert refused > 0, "no kill fell between the write and the answer, or the child never asked again"

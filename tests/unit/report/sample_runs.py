@@ -11,8 +11,9 @@ from typing import Any
 
 from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
+from fedinfer.privacy.accounting.ledger_records import Protected
 from fedinfer.store import open_store
-from fedinfer.types import Relation
+from fedinfer.types import Relation, Unit
 
 CHANNELS = ("predicted_class", "confidence")
 SHOWN = ("predicted class", "confidence")
@@ -125,7 +126,7 @@ def aborted() -> tuple[Any, list[Any]]:
 def ledger(path: Path) -> None:
     """A server's ledger with two entries, one of them reserved and never committed."""
     connection = open_store(path, "ledger", LEDGER_MIGRATIONS)
-    books = Ledger(connection, Relation.ADD_REMOVE)
+    books = Ledger(connection, Protected(Unit.EXAMPLE, Relation.ZERO_OUT))
     books.open_account("server", "run-1", Budget(1.0, 1e-5))
     for place in (1, 2):
         event = PoissonSampled(0.1, GaussianEvent(4.0))
@@ -155,7 +156,7 @@ def _run(scenario: str, population: int, rounds: list[Any], models: list[Any]) -
         "metrics": {"accuracy": 0.86, "auc": 0.97},
         "privacy": {
             "unit": "example", "trust": "distributed", "epsilon": 0.31, "delta": 1e-5, "budget": 1.0,
-            "accountant": "rdp", "relation": "add-or-remove-one",
+            "accountant": "rdp", "relation": "zero-out-one",
             "sampling": "poisson", "clipping_norm": 1.0, "noise_multiplier": 4.2,
         },
         "secure_aggregation": {"mode": "protocol", "threshold": 3, "neighbors": 3, "bits": 20},

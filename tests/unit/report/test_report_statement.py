@@ -28,7 +28,9 @@ def test_epsilon_stands_with_delta_budget_unit_relation_accountant_and_sampling(
     assert "epsilon 0.943 at delta 1e-5, budget 1" in texts["Guarantee"]
     assert "2.57 times as likely" in texts["Guarantee"]
     assert "72 times in 100" in texts["Guarantee"]
-    assert "unit example, neighbours by add-or-remove-one" in texts["Unit of privacy"]
+    assert "unit example, neighbours by zero-out-one" in texts["Unit of privacy"]
+    assert "How many rows each device holds is not hidden" in texts["Unit of privacy"]
+    assert "k times epsilon" not in texts["Unit of privacy"], "at the same delta it is more than that"
     assert "accountant rdp, sampling poisson" in texts["Evidence"]
 
 
