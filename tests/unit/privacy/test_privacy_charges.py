@@ -115,7 +115,7 @@ def test_a_mechanism_for_another_unit_or_ring_is_refused() -> None:
 
 
 def test_relations() -> None:
-    assert relation_of(Unit.EXAMPLE) is Relation.ADD_REMOVE
+    assert relation_of(Unit.EXAMPLE) is Relation.ZERO_OUT
     assert relation_of(Unit.DEVICE) is Relation.ZERO_OUT
 
 
