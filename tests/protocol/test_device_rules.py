@@ -42,6 +42,7 @@ from fedinfer.system import SimulatedEntropy
 from fedinfer.types import AggregationMode, Trust, Unit
 from fedinfer.wire import decode, encode
 from tests.protocol.fleet import (
+    CHALLENGE,
     NONCE,
     SCHEMA,
     Fleet,
@@ -566,13 +567,16 @@ def try_join(fleet: Fleet, **changes: Any) -> Answer:
 
 
 def test_a_device_introduces_itself_with_its_certificate(fleet: Fleet) -> None:
-    from fedinfer.secagg.enrolment import validation, verify_enrolment
+    """And signs nothing but that: the proof is over the certificate, the server's nonce, run and build."""
+    from fedinfer.secagg.enrolment import Possession, Step, validation, verify_enrolment, verify_possession
 
     host = fleet.hosts[first(fleet)]
     against = validation(host.authority, fleet.revocations, host.known_time())
     for reply in introduce(fleet.post):
         assert isinstance(reply, EnrollReply)
         verify_enrolment(against, reply.device, reply.public_key, reply.certificate)
+        signed = Possession(Step.ENROLL, CHALLENGE, reply.device, reply.certificate)
+        verify_possession(reply.public_key, signed, reply.proof)
 
 
 def test_certificates_are_checked_against_the_pinned_authority(fleet: Fleet) -> None:

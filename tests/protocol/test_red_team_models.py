@@ -75,6 +75,21 @@ def test_a_model_that_fails_on_chosen_rows_tells_the_server_nothing(
     assert replies == {(encode(WindowReply(True, 3, 0, 0, ())), "", "")}
 
 
+@pytest.mark.parametrize("unit", ["example", "device"])
+@pytest.mark.parametrize("simulated", [False, True])
+def test_a_window_without_rows_is_answered_like_any_other(
+    unit: str, simulated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of few held-out rows one label decides whether there are rows at all; the report of none is zeros."""
+    host, device = watching(tmp_path, monkeypatch, unit, Spy())
+    host.policy = replace(host.policy, reveals_simulation=simulated)
+    answer = window(host, device, table().reshape(0, 3))
+    assert (answer.body, answer.error, answer.detail) == (encode(WindowReply(True, 3, 0, 0, ())), "", "")
+    sketch = host.sketches.take(device, 1)
+    assert sketch.shape == (width(report_channels(SCHEMA.classes)),)
+    assert not sketch.any()
+
+
 @pytest.mark.parametrize("model", [Spy(), Crowd()])
 def test_one_row_moves_its_own_counts_only(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unit `example`: whatever the model does with a batch, a row more or less changes one count in each histogram."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from fedinfer.errors import BudgetExceeded, ConfigError, Misbehaviour, StoreError
 from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.events import GaussianEvent, NonPrivate, PoissonSampled, Repeated, SkellamEvent
-from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger, Protected
+from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger, Protected, Refusal
 from fedinfer.store import open_store, read_store
 from fedinfer.types import Relation, Unit
 
@@ -281,6 +283,36 @@ def test_concurrent_processes_cannot_overspend(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert granted == most == len(make(tmp_path).entries("d"))
+
+
+def test_a_second_process_does_not_check_between_check_and_write_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The budget is enough for one of two; who has checked waits a while for the other to check as well."""
+    alone = account([EVENT], BUDGET.delta, AR).epsilon
+    both = threading.Barrier(2)
+    judged = Ledger._afford
+
+    def judge_and_wait(self: Ledger, owners: Sequence[str], task: str, event: int) -> dict[str, Refusal | None]:
+        verdicts = judged(self, owners, task, event)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.5)
+        return verdicts
+
+    monkeypatch.setattr(Ledger, "_afford", judge_and_wait)
+    ledgers = [make(tmp_path) for _ in range(2)]
+    ledgers[0].open_account("d", "t", Budget(alone * 1.01, BUDGET.delta))
+    found: list[Refusal | None] = []
+    threads = [
+        threading.Thread(target=lambda n=n: found.append(ledgers[n].reserve(["d"], "t", f"r{n}", [EVENT], "", NOW)["d"]))
+        for n in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found.count(None) == 1
+    assert len(ledgers[0].entries("d")) == 1
 
 
 def test_a_full_disk_spends_nothing_and_says_so(tmp_path: Path) -> None:
