@@ -161,7 +161,7 @@ def rows(page: str) -> list[Row]:
 
 
 @cache
-def tests_of(file: Path) -> frozenset[str]:
+def names_of_tests(file: Path) -> frozenset[str]:
     """Names of the test functions of a file."""
     if not file.is_file():
         return frozenset()

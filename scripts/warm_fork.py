@@ -85,7 +85,7 @@ class Seen:
         return self.code is None or self.code == -signal.SIGALRM
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # pytest keeps its plugins in sets
 class _Chosen:
     """Pytest plugin: run these tests in this order (None: all), write down what each took and how it failed."""
 
@@ -104,8 +104,10 @@ class _Chosen:
         signal.setitimer(signal.ITIMER_REAL, limits.get(_chosen(nodeid, limits), 0.0))  # the alarm ends the process
         self.tell(["begun", nodeid])
 
-    def pytest_exception_interact(self, node: Any, call: Any) -> None:
-        self.errors[node.nodeid, call.when] = type(call.excinfo.value).__name__
+    def pytest_runtest_makereport(self, item: Any, call: Any) -> None:
+        """Comes before the report is logged; another plugin makes it."""
+        if call.excinfo is not None:
+            self.errors[item.nodeid, call.when] = type(call.excinfo.value).__name__
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.tell(["took", report.nodeid, report.duration])

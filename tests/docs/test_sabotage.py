@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from scripts import sabotage
-from scripts.sabotage_entries import PAGE, Edit, Row, load, rows, tests_of
+from scripts.sabotage_entries import PAGE, Edit, Row, load, names_of_tests, rows
 from tests.docs.blocks import ROOT
 
 ENTRIES, EXEMPTIONS = load(ROOT)
@@ -23,7 +23,7 @@ def test_every_sabotage_can_be_applied_and_names_tests_that_exist(topic: str) ->
             assert entry.tests, entry.title
             for test in entry.tests:
                 file, name = test.split("::")
-                assert name in tests_of(ROOT / file), test
+                assert name in names_of_tests(ROOT / file), test
 
 
 def test_entries_of_a_section_are_about_its_rows_and_their_tests() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import sqlite3
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fedinfer.errors import BudgetExceeded, ConfigError, Misbehaviour, StoreErro
 from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.events import GaussianEvent, NonPrivate, PoissonSampled, Repeated, SkellamEvent
 from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger, Protected, Refusal
-from fedinfer.store import open_store, read_store
+from fedinfer.store import open_store, read_store, transaction
 from fedinfer.types import Relation, Unit
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -288,23 +289,25 @@ def test_concurrent_processes_cannot_overspend(tmp_path: Path) -> None:
 def test_a_second_process_does_not_check_between_check_and_write_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The budget is enough for one of two; who has checked waits a while for the other to check as well."""
+    """The budget is enough for one of two; who leaves a transaction waits until the other has left one too."""
     alone = account([EVENT], BUDGET.delta, AR).epsilon
-    both = threading.Barrier(2)
-    judged = Ledger._afford
-
-    def judge_and_wait(self: Ledger, owners: Sequence[str], task: str, event: int) -> dict[str, Refusal | None]:
-        verdicts = judged(self, owners, task, event)
-        with suppress(threading.BrokenBarrierError):
-            both.wait(0.5)
-        return verdicts
-
-    monkeypatch.setattr(Ledger, "_afford", judge_and_wait)
     ledgers = [make(tmp_path) for _ in range(2)]
     ledgers[0].open_account("d", "t", Budget(alone * 1.01, BUDGET.delta))
+    both = threading.Barrier(2)
+
+    @contextmanager
+    def transaction_and_wait(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+        with transaction(connection) as database:
+            yield database
+        with suppress(threading.BrokenBarrierError):
+            both.wait(5)
+
+    monkeypatch.setattr("fedinfer.privacy.accounting.ledger.transaction", transaction_and_wait)
     found: list[Refusal | None] = []
     threads = [
-        threading.Thread(target=lambda n=n: found.append(ledgers[n].reserve(["d"], "t", f"r{n}", [EVENT], "", NOW)["d"]))
+        threading.Thread(
+            target=lambda n=n: found.append(ledgers[n].reserve(["d"], "t", f"r{n}", [EVENT], "", NOW)["d"])
+        )
         for n in range(2)
     ]
     for thread in threads:
