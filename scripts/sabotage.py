@@ -1,6 +1,6 @@
 """Take every guard away, one at a time, and see the tests that are named for it fail.
 
-    .venv/bin/python -m scripts.sabotage [--only TEXT] [--changed] [--write]
+    .venv/bin/python -m scripts.sabotage [--only TEXT] [--changed] [--write] [--jobs N]
 
 The entries are in tests/sabotage/*.toml (`scripts/sabotage_entries.py` says what they hold). Each is applied to a copy
 of the tree and meets the tests that it names. It is found when every one of them fails as a test fails: by an
@@ -16,12 +16,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
+import os
+import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from scripts.sabotage_entries import Sabotage, load
@@ -58,24 +63,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not chosen:
         return 0
     with tempfile.TemporaryDirectory(prefix="sabotage-") as folder:
-        tree = copy_tree(Path(folder) / "tree")
+        tree = copy_tree(Path(folder) / "base" / "tree")
         warm_up(tree)
-        return _run_all(chosen, tree, found)
+        return _run_all(chosen, tree, found, asked.jobs)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="TEXT", help="entries with this text in file, claim or name")
     parser.add_argument("--changed", action="store_true", help="leave out what was found with the same files")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="entries at a time")
     parser.add_argument("--write", action="store_true", help="write the table in docs/testing.md first")
     return parser.parse_args(arguments)
 
 
-def _run_all(chosen: list[Sabotage], tree: Path, found: set[str]) -> int:
+def _run_all(chosen: list[Sabotage], tree: Path, found: set[str], jobs: int) -> int:
     base = baseline(chosen, tree)
     outcomes: Counter[str] = Counter()
-    for entry in chosen:
-        seconds, wrong = try_entry(entry, tree, base)
+    for entry, (seconds, wrong) in zip(chosen, _tried(chosen, tree, base, jobs), strict=True):
         outcome = "lives" if any(wrong.values()) else "skipped" if base.skipped & set(entry.tests) else "found"
         outcomes[outcome] += 1
         print(f"{outcome:7} {seconds:5.1f} s {entry.title}"[:WIDTH], flush=True)
@@ -85,10 +90,29 @@ def _run_all(chosen: list[Sabotage], tree: Path, found: set[str]) -> int:
         (found.add if outcome == "found" else found.discard)(digest(entry, ROOT))
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(sorted(found), indent=0), encoding="utf-8")
-    print(
-        f"\n{len(chosen)} sabotaged: " + ", ".join(f"{outcomes[name]} {name}" for name in ("found", "lives", "skipped"))
-    )
+    counts = ", ".join(f"{outcomes[name]} {name}" for name in ("found", "lives", "skipped"))
+    print(f"\n{len(chosen)} sabotaged: {counts}")
     return int(outcomes["lives"] > 0)
+
+
+def _tried(chosen: list[Sabotage], tree: Path, base: Base, jobs: int) -> Iterator[tuple[float, dict[str, str]]]:
+    """Outcomes in the order of the entries; every process has a copy of its own."""
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(jobs, context, _copy_again, (tree.parents[1],)) as pool:
+        yield from pool.map(partial(_try_in_own_tree, tree.parents[1], base), chosen)
+
+
+def _own_tree(folder: Path) -> Path:
+    return folder / str(os.getpid()) / "tree"
+
+
+def _copy_again(folder: Path) -> None:
+    shutil.copytree(folder / "base" / "tree", _own_tree(folder))
+    os.environ["PYTHONPATH"] = str(_own_tree(folder))
+
+
+def _try_in_own_tree(folder: Path, base: Base, entry: Sabotage) -> tuple[float, dict[str, str]]:
+    return try_entry(entry, _own_tree(folder), base)
 
 
 def digest(entry: Sabotage, root: Path) -> str:
@@ -130,7 +154,7 @@ def try_entry(entry: Sabotage, tree: Path, base: Base) -> tuple[float, dict[str,
     """Apply an entry and run its tests; the seconds, and what is wrong with each test ("" when it fails as wanted)."""
     left = [test for test in entry.tests if test not in base.skipped]
     limits = {test: 10.0 + 6 * base.seconds[test] for test in left}
-    elapsed, wrong = 0.0, {}
+    elapsed, wrong = 0.0, dict[str, str]()
     with ExitStack() as stack:
         for file, text in entry.sources(tree).items():
             stack.enter_context(replaced(tree / file, text))

@@ -160,15 +160,6 @@ def rows(page: str) -> list[Row]:
     return found
 
 
-@cache
-def names_of_tests(file: Path) -> frozenset[str]:
-    """Names of the test functions of a file."""
-    if not file.is_file():
-        return frozenset()
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-
-
 def _occurrences(source: str, text: str) -> Iterator[int]:
     at = source.find(text)
     while at >= 0:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-WARM = (
+WARM: tuple[str, ...] = (
     "numpy",
     "scipy.special",
     "scipy.optimize",
@@ -217,8 +217,11 @@ def _child(tree: Path, arguments: list[str], chosen: _Chosen, output: Path) -> N
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.path[:] = [str(tree), *(p for p in sys.path if Path(p or ".").resolve() != ROOT)]
         import pytest
+        from hypothesis import Phase, settings
 
-        options = ["-q", "--hypothesis-profile=ci", "-p", "no:cacheprovider", "-n", "0"]
+        # The first failing example will do: to make it smaller takes minutes, and nobody reads it here.
+        settings.register_profile("first", settings.get_profile("ci"), phases=(Phase.explicit, Phase.generate))
+        options = ["-q", "--hypothesis-profile=first", "-p", "no:cacheprovider", "-n", "0"]
         options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
         options += [f"--basetemp={tree.parent / 'tmp'}", f"--rootdir={tree}"]
         code = int(pytest.main([*options, *arguments], plugins=[chosen]))

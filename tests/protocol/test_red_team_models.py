@@ -17,6 +17,7 @@ from fedinfer.drift.channels import report_channels, width
 from fedinfer.errors import GateFailed
 from fedinfer.inference.predict.answers import Predictions
 from fedinfer.messages import Kind, WindowReply, WindowRequest
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.ports import Answer, Ask
 from fedinfer.wire import decode, encode
 from tests.protocol.fleet import SCHEMA, settings, simulated
@@ -82,7 +83,8 @@ def test_a_window_without_rows_is_answered_like_any_other(
 ) -> None:
     """Of few held-out rows one label decides whether there are rows at all; the report of none is zeros."""
     host, device = watching(tmp_path, monkeypatch, unit, Spy())
-    host.policy = replace(host.policy, reveals_simulation=simulated)
+    isolation = Isolation.NONE if simulated else Isolation.PROCESS
+    host.policy = replace(host.policy, reveals_simulation=simulated, isolation=isolation)
     answer = window(host, device, table().reshape(0, 3))
     assert (answer.body, answer.error, answer.detail) == (encode(WindowReply(True, 3, 0, 0, ())), "", "")
     sketch = host.sketches.take(device, 1)
