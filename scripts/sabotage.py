@@ -87,7 +87,7 @@ def _run_all(chosen: list[Sabotage], tree: Path, found: set[str], jobs: int) -> 
         for test, reason in wrong.items():
             if reason:
                 print(f"    {test}: {reason}", flush=True)
-        (found.add if outcome == "found" else found.discard)(digest(entry, ROOT))
+        (found.add if outcome == "found" else found.discard)(digest(entry, tree))
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(sorted(found), indent=0), encoding="utf-8")
     counts = ", ".join(f"{outcomes[name]} {name}" for name in ("found", "lives", "skipped"))
