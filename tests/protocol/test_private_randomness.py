@@ -127,7 +127,7 @@ def test_every_report_of_a_window_is_charged_to_the_run(tmp_path: Path) -> None:
     (charged,) = run.server.ledger.entries(LEDGER_OWNER)
     assert (charged.reference, charged.event) == (own.reference, own.event) == ("window-0001", own.event)
     spent = run.server.account.spent().epsilon
-    assert spent == account([own.event], 1e-5, Relation.ADD_REMOVE).epsilon > 0
+    assert spent == account([own.event], 1e-5, Relation.ZERO_OUT).epsilon > 0
 
 
 def put_report(host: Host) -> None:
