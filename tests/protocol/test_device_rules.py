@@ -32,14 +32,14 @@ from fedinfer.messages import (
 )
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.events import GaussianEvent
-from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget
+from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget, Protected
 from fedinfer.schema import Numeric
 from fedinfer.secagg.enrolment import Enrolment, sign_enrolment
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.simulation.population import NO_END
 from fedinfer.store import open_store
 from fedinfer.system import SimulatedEntropy
-from fedinfer.types import AggregationMode, Trust, Unit
+from fedinfer.types import AggregationMode, Relation, Trust, Unit
 from fedinfer.wire import decode, encode
 from tests.protocol.fleet import (
     CHALLENGE,
@@ -106,7 +106,7 @@ def empty_purse(fleet: Fleet, device: str) -> None:
     """Spend nearly all that the device's owner allows, in another run."""
     ledger = fleet.hosts[device].ledger
     budget = ledger.budget(device, ANY_TASK)
-    ledger.open_account(device, "earlier", budget)
+    ledger.open_accounts([device], "earlier", budget, Protected(Unit.EXAMPLE, Relation.ZERO_OUT))
     now = fleet.hosts[device].clock.now()
     for noise in (1.0, 4.0, 16.0, 64.0):  # ever smaller bites, until the smallest is refused
         for number in range(100):
