@@ -1,4 +1,4 @@
-# make demo | test | check | e2e | bench | mutants | docs | clean. Everything lives in .venv; nothing is installed outside it.
+# make demo | test | check | e2e | bench | mutants | sabotage | docs | clean. Everything lives in .venv; nothing is installed outside it.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -16,7 +16,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help demo test check e2e soak bench mutants docs clean
+.PHONY: help demo test check e2e soak bench mutants sabotage docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 16
@@ -50,6 +50,9 @@ bench: $(ALL_STAMP) ## run every benchmark beside its peer and rewrite the table
 
 mutants: $(ALL_STAMP) ## change the code in 400 small ways, one at a time, and see whether the tests notice
 	$(BIN)/python -m scripts.mutate --sample 400 --seed 1
+
+sabotage: $(ALL_STAMP) ## take every guard away, one at a time, and see the test that is named for it fail
+	$(BIN)/python -m scripts.sabotage
 
 docs: $(ALL_STAMP) ## build the documentation site into site/
 	$(BIN)/python scripts/cli_reference.py

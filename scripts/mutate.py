@@ -16,18 +16,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import json
 import os
-import resource
-import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 import tomllib
-import traceback
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,25 +29,11 @@ from pathlib import Path
 from typing import Any
 
 from scripts.mutation import Mutant, code_digest, mutants
+from scripts.warm_fork import ROOT, copy_tree, replaced, run_forked, warm_up
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "build/mutants/results.json"
 ACCEPTED = ROOT / "tests/mutants_accepted.toml"
-WARM = (
-    "numpy",
-    "scipy.special",
-    "scipy.optimize",
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "cryptography",
-    "sympy",
-    "tuf.ngclient",
-)
-WARM += ("hypothesis", "hypothesis.strategies", "dp_accounting", "pydantic", "mpmath", "opacus", "fastapi", "sklearn")
-FAST = "not slow and not soak and not e2e and not browser"
-MOST_MEMORY_BYTES = 24 << 30
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+OPTIONS = ("-m", "not slow and not soak and not e2e and not browser", "--tb=no")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,38 +90,13 @@ class Baseline:
     reached: dict[str, dict[int, list[str]]]
 
 
-class _Chosen:
-    """Pytest plugin: run these tests in this order, remember what they took and which failed."""
-
-    def __init__(self, wanted: list[str] | None, limits: dict[str, float]) -> None:
-        self.wanted, self.limits = wanted, limits
-        self.seconds: dict[str, float] = {}
-        self.failed = ""
-
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        if self.wanted is not None:
-            place = {name: number for number, name in enumerate(self.wanted)}
-            items[:] = sorted((item for item in items if item.nodeid in place), key=lambda item: place[item.nodeid])
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        signal.setitimer(signal.ITIMER_REAL, self.limits.get(nodeid, 0.0))  # the alarm ends the process
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
-        if report.failed and not self.failed:
-            self.failed = report.nodeid
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw, run, print."""
     asked = _arguments(arguments)
     drawn = draw(asked.sample, asked.seed, asked.only)
-    os.environ.update(ENVIRONMENT)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         tree = copy_tree(Path(folder) / "tree")
-        os.environ["PYTHONPATH"] = str(tree)
-        for name in WARM:
-            importlib.import_module(name)
+        warm_up(tree)
         results = _load(asked.fresh)
         for package in TARGETS:
             mine = [mutant for mutant in drawn if modules()[mutant.path] == package]
@@ -172,21 +126,6 @@ def draw(sample: int, seed: int, only: Sequence[str]) -> list[Mutant]:
     every = [mutant for path in modules() for mutant in mutants(path, (ROOT / path).read_text(encoding="utf-8"))]
     drawn = sorted(every, key=lambda mutant: mutant.rank(seed))[:sample]
     return [mutant for mutant in drawn if modules()[mutant.path] in only]
-
-
-def copy_tree(target: Path) -> Path:
-    """A copy of every file that git knows or would add, as it is now."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
-    for name in listed.stdout.decode().split("\0"):
-        if name and (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
-    return target
 
 
 def test_files(package: str, root: Path) -> list[Path]:
@@ -250,10 +189,10 @@ def baseline(package: str, tree: Path) -> Baseline:
     data = tree.parent / f"coverage-{package}"
     extra = ["--cov=fedinfer", "--cov-context=test", "--cov-report="]
     os.environ["COVERAGE_FILE"] = str(data)
-    code, seen, _ = _forked(tree, [str(f) for f in test_files(package, tree)], None, extra, 900.0)
-    if code != 0:
-        raise SystemExit(f"{package}: without any change {seen['failed']} fails ({code})\n{seen['output'][-3000:]}")
-    return Baseline(seen["seconds"], _reached(data, tree))
+    seen = run_forked(tree, [str(f) for f in test_files(package, tree)], None, [*OPTIONS, *extra], 900.0)
+    if seen.code != 0:
+        raise SystemExit(f"{package}: without any change {seen.failed} fails ({seen.code})\n{seen.output[-3000:]}")
+    return Baseline(seen.seconds, _reached(data, tree))
 
 
 def _reached(data: Path, tree: Path) -> dict[str, dict[int, list[str]]]:
@@ -276,23 +215,13 @@ def try_mutant(mutant: Mutant, package: str, tree: Path, base: Baseline) -> dict
     result |= {"path": mutant.path, "package": package}
     if not names:
         return result | {"outcome": "survived", "by": "no test reaches it", "seconds": 0.0}
-    path = tree / mutant.path
-    original, times = path.read_bytes(), path.stat()
-    path.write_text(mutant.source(), encoding="utf-8")
-    # A time of its own for every change: bytecode is kept by whole seconds and size.
-    stamp = int(times.st_mtime) + 2 + try_mutant.__dict__.setdefault("count", 0)
-    try_mutant.__dict__["count"] += 2
-    os.utime(path, (stamp, stamp))
     files = sorted({str(tree / name.split("::")[0]) for name in names})
     limits = {name: 10.0 + 6 * base.seconds[name] for name in names}
-    try:
-        code, seen, seconds = _forked(tree, files, limits, ["-x"], 60.0 + 6 * sum(limits.values()))
-    finally:
-        path.write_bytes(original)
-        os.utime(path, (times.st_atime, times.st_mtime))
-    outcome = {0: "survived", None: "timeout", -signal.SIGALRM: "timeout"}.get(code, "killed")
-    by = f"{len(names)} tests pass" if outcome == "survived" else seen["failed"] or "collection"
-    return result | {"outcome": outcome, "by": by, "seconds": round(seconds, 1)}
+    with replaced(tree / mutant.path, mutant.source()):
+        seen = run_forked(tree, files, limits, [*OPTIONS, "-x"], 60.0 + 6 * sum(limits.values()))
+    outcome = "survived" if seen.code == 0 else "timeout" if seen.timed_out else "killed"
+    by = f"{len(names)} tests pass" if outcome == "survived" else seen.failed or "collection"
+    return result | {"outcome": outcome, "by": by, "seconds": round(seen.elapsed, 1)}
 
 
 def relevant(mutant: Mutant, base: Baseline) -> list[str]:
@@ -302,72 +231,6 @@ def relevant(mutant: Mutant, base: Baseline) -> list[str]:
     if not mutant.inside or (not inside and any(n in lines for n in range(mutant.line, mutant.last + 1))):
         inside = {name for found in lines.values() for name in found} or set(base.seconds)
     return sorted(inside & set(base.seconds), key=lambda name: (base.seconds[name], name))
-
-
-def _forked(
-    tree: Path, files: list[str], limits: dict[str, float] | None, extra: list[str], limit: float
-) -> tuple[int | None, dict[str, Any], float]:
-    """Run all tests, or those with limits in their order, in a fork; exit code (None: too long), outcome, seconds."""
-    reported, output = tree.parent / "told.json", tree.parent / "output.txt"
-    reported.unlink(missing_ok=True)
-    start = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        _child(tree, files, limits, extra, reported, output)
-    code = _waited(child, limit)
-    seen = {"failed": "", "seconds": {}} | (json.loads(reported.read_text()) if reported.exists() else {})
-    seen["output"] = output.read_text(errors="replace") if output.exists() else ""
-    return code, seen, time.monotonic() - start
-
-
-def _child(
-    tree: Path, files: list[str], limits: dict[str, float] | None, extra: list[str], reported: Path, output: Path
-) -> None:
-    """Never returns: everything below ends with the process."""
-    code = 99
-    try:
-        os.setsid()
-        os.chdir(tree)
-        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY_BYTES, MOST_MEMORY_BYTES))
-        with output.open("wb") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.path[:] = [str(tree), *(p for p in sys.path if Path(p or ".").resolve() != ROOT)]
-        import pytest
-
-        chosen = _Chosen(None if limits is None else list(limits), limits or {})
-        options = ["-q", "--hypothesis-profile=ci", "-p", "no:cacheprovider", "-m", FAST, "--tb=no", "-n", "0"]
-        options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-        options += [f"--basetemp={tree.parent / 'tmp'}", f"--rootdir={tree}", *extra, *files]
-        code = int(pytest.main(options, plugins=[chosen]))
-        home = str(sys.modules["fedinfer"].__file__) if "fedinfer" in sys.modules else str(tree)
-        if not home.startswith(str(tree)):
-            chosen.failed, code = f"fedinfer was imported from {home}", 98
-        reported.write_text(json.dumps({"failed": chosen.failed, "seconds": chosen.seconds}))
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _waited(child: int, limit: float) -> int | None:
-    """Exit code of a child, None when it was stopped after the limit; nothing that it started is left."""
-    end = time.monotonic() + limit
-    done, status = 0, 0
-    while not done and time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        time.sleep(0 if done else 0.02)
-    try:
-        os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    if not done:
-        os.waitpid(child, 0)
-        return None
-    return os.waitstatus_to_exitcode(status)
 
 
 def report(drawn: list[Mutant], results: dict[str, dict[str, Any]], reasons: dict[tuple[str, str, str], str]) -> int:

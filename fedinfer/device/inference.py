@@ -3,6 +3,7 @@
 Rules. The server makes the models, so a model may be built to leak something about the rows it sees:
 * whether, and on how many rows, it fails is visible in the noisy report only: a row without an answer counts in the
   lowest confidence bin, and the window is ready all the same;
+* so it is without a row: whether one of the held-out rows has a label may be all that decides this;
 * a real device, and unit `example` anywhere: rows are predicted one by one, so that a row moves its own count only. In
   a batch rows may influence each other (dynamic quantization does that without any malice);
 * on a real device the model meets the rows in a process that is locked in (`fedinfer.inference.predict.row_answers`).
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from fedinfer.device.host import Host
 from fedinfer.device.install import slots_of
-from fedinfer.drift import Outputs, Sketch, report_channels, window_report
+from fedinfer.drift import Outputs, Sketch, report_channels, width, window_report
 from fedinfer.errors import ArtifactRejected
 from fedinfer.inference import Installed, Predictor, open_installed, row_answers
 from fedinfer.messages import HealthReply, WindowReply, WindowRequest
@@ -94,8 +95,6 @@ def _observe(host: Host, device: DeviceId, window: int) -> WindowReply:
     if installed is None:
         return WindowReply(False, 0, 0, 0, ())
     x, y = host.rows.stream(device, window)
-    if len(x) == 0:
-        return WindowReply(False, installed.info.version, 0, 0, ())
     x = raw_rows(host.joined().schema, x)
     classes, probabilities = _predicted(host, installed.predictor, x)
     host.sketches.put(device, window, _sketch(host, classes, probabilities))
@@ -148,6 +147,8 @@ def _together(unit: Unit, rows: int) -> int:
 def _sketch(host: Host, classes: npt.NDArray[np.int64], probabilities: FloatVector) -> FloatVector:
     schema, unit = host.joined().schema, host.joined().scenario.privacy.unit
     channels, known = report_channels(schema.classes), classes != _NO_ANSWER
+    if not classes.size:
+        return np.zeros(width(channels), np.float32)
     sketch = Sketch(channels)
     sketch.add(Outputs(classes[known], probabilities[known]))
     sketch.add_unanswered(int((~known).sum()))

@@ -1,4 +1,4 @@
-"""The scripts behind `make bench` and `make test`."""
+"""The scripts behind `make bench`, `make test`, `make mutants` and `make sabotage`."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_test_groups_cover_every_marker_once() -> None:
     expressions = [group[group.index("-m") + 1] for group in groups.values()]
     for slow in (False, True):
         for alone in (False, True):
-            names = {"slow": slow, "e2e": alone, "browser": False, "token": False}
+            names = {"slow": slow, "e2e": alone, "browser": False, "token": False, "soak": False}
             chosen = [eval(expression, {}, names) for expression in expressions]
             assert chosen.count(True) == 1, names
 
@@ -155,7 +155,41 @@ print(json.dumps({before: mutate.try_mutant(m, "secagg", tree, base) for before,
 
 def test_a_mutant_that_tests_see_dies_and_another_lives(tmp_path: Path) -> None:
     """The whole way in a fork: a changed file, the tests that reach it, the verdict, and the file as it was."""
-    tree = tmp_path / "tree"
+    tree = sample_tree(tmp_path)
+    done = subprocess.run([sys.executable, "-c", TRY, str(tree)], cwd=ROOT, capture_output=True, text=True, check=True)
+    outcomes = {before: result["outcome"] for before, result in json.loads(done.stdout).items()}
+    assert outcomes == {
+        "return sum((e * 2 for e in events if e > 0)) / most": "killed",
+        "if not events or max(events) < 0:": "survived",
+        "raise ValueError(f'nothing in {len(events) + 1}')": "survived",
+    }
+    assert (tree / "fedinfer/sum.py").read_text() == SAMPLE
+
+
+SABOTAGE = """
+import json, sys
+from pathlib import Path
+from scripts import sabotage
+from scripts.sabotage_entries import Edit, Sabotage
+
+tree, test = Path(sys.argv[1]), "test_sum.py::test_sum"
+base = sabotage.Base({test: 0.01}, frozenset())
+edits = {
+    "another number": ("e * 2", "e * 3"),
+    "nothing that the test sees": ("max(events) < 0", "max(events) < -1"),
+    "a name that is not there": ("e * 2", "e * two"),
+    "a module that is not there": ("def spent", "import nowhere\\n\\ndef spent"),
+}
+for what, (old, new) in edits.items():
+    entry = Sabotage("t", "", "c", what, (Edit("fedinfer/sum.py", "", old, new),), (test,), False, False)
+    edits[what] = sabotage.try_entry(entry, tree, base)[1][test].splitlines()[:1]
+print(json.dumps(edits))
+"""
+
+
+def sample_tree(folder: Path) -> Path:
+    """A product of one function, and its test."""
+    tree = folder / "tree"
     (tree / "fedinfer").mkdir(parents=True)
     (tree / "fedinfer/__init__.py").touch()
     (tree / "fedinfer/sum.py").write_text(SAMPLE)
@@ -163,12 +197,19 @@ def test_a_mutant_that_tests_see_dies_and_another_lives(tmp_path: Path) -> None:
     (tree / "test_sum.py").write_text(
         "from fedinfer.sum import spent\n\ndef test_sum():\n    assert spent([1.0, 2.0]) == 6.0\n"
     )
-    done = subprocess.run([sys.executable, "-c", TRY, str(tree)], cwd=ROOT, capture_output=True, text=True, check=True)
-    outcomes = {before: result["outcome"] for before, result in json.loads(done.stdout).items()}
-    assert outcomes == {
-        "return sum((e * 2 for e in events if e > 0)) / most": "killed",
-        "if not events or max(events) < 0:": "survived",
-        "raise ValueError(f'nothing in {len(events) + 1}')": "survived",
+    return tree
+
+
+def test_a_sabotage_is_found_by_a_failing_test_and_not_by_code_that_is_broken(tmp_path: Path) -> None:
+    tree = sample_tree(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", SABOTAGE, str(tree)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == {
+        "another number": [],
+        "nothing that the test sees": ["passes"],
+        "a name that is not there": ["NameError in call: [\"E   NameError: name 'two' is not defined\"]"],
+        "a module that is not there": ["does not run"],
     }
     assert (tree / "fedinfer/sum.py").read_text() == SAMPLE
 

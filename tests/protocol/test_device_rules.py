@@ -32,16 +32,17 @@ from fedinfer.messages import (
 )
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.events import GaussianEvent
-from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget
+from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget, Protected
 from fedinfer.schema import Numeric
 from fedinfer.secagg.enrolment import Enrolment, sign_enrolment
 from fedinfer.secagg.keys import IdentityKey
 from fedinfer.simulation.population import NO_END
 from fedinfer.store import open_store
 from fedinfer.system import SimulatedEntropy
-from fedinfer.types import AggregationMode, Trust, Unit
+from fedinfer.types import AggregationMode, Relation, Trust, Unit
 from fedinfer.wire import decode, encode
 from tests.protocol.fleet import (
+    CHALLENGE,
     NONCE,
     SCHEMA,
     Fleet,
@@ -105,7 +106,7 @@ def empty_purse(fleet: Fleet, device: str) -> None:
     """Spend nearly all that the device's owner allows, in another run."""
     ledger = fleet.hosts[device].ledger
     budget = ledger.budget(device, ANY_TASK)
-    ledger.open_account(device, "earlier", budget)
+    ledger.open_accounts([device], "earlier", budget, Protected(Unit.EXAMPLE, Relation.ZERO_OUT))
     now = fleet.hosts[device].clock.now()
     for noise in (1.0, 4.0, 16.0, 64.0):  # ever smaller bites, until the smallest is refused
         for number in range(100):
@@ -566,13 +567,16 @@ def try_join(fleet: Fleet, **changes: Any) -> Answer:
 
 
 def test_a_device_introduces_itself_with_its_certificate(fleet: Fleet) -> None:
-    from fedinfer.secagg.enrolment import validation, verify_enrolment
+    """And signs nothing but that: the proof is over the certificate, the server's nonce, run and build."""
+    from fedinfer.secagg.enrolment import Possession, Step, validation, verify_enrolment, verify_possession
 
     host = fleet.hosts[first(fleet)]
     against = validation(host.authority, fleet.revocations, host.known_time())
     for reply in introduce(fleet.post):
         assert isinstance(reply, EnrollReply)
         verify_enrolment(against, reply.device, reply.public_key, reply.certificate)
+        signed = Possession(Step.ENROLL, CHALLENGE, reply.device, reply.certificate)
+        verify_possession(reply.public_key, signed, reply.proof)
 
 
 def test_certificates_are_checked_against_the_pinned_authority(fleet: Fleet) -> None:

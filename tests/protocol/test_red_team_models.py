@@ -17,6 +17,7 @@ from fedinfer.drift.channels import report_channels, width
 from fedinfer.errors import GateFailed
 from fedinfer.inference.predict.answers import Predictions
 from fedinfer.messages import Kind, WindowReply, WindowRequest
+from fedinfer.model_file.sandbox import Isolation
 from fedinfer.ports import Answer, Ask
 from fedinfer.wire import decode, encode
 from tests.protocol.fleet import SCHEMA, settings, simulated
@@ -73,6 +74,22 @@ def test_a_model_that_fails_on_chosen_rows_tells_the_server_nothing(
         replies.add((answer.body, answer.error, answer.detail))
         assert host.sketches.take(device, 1).shape == (width(report_channels(SCHEMA.classes)),)
     assert replies == {(encode(WindowReply(True, 3, 0, 0, ())), "", "")}
+
+
+@pytest.mark.parametrize("unit", ["example", "device"])
+@pytest.mark.parametrize("simulated", [False, True])
+def test_a_window_without_rows_is_answered_like_any_other(
+    unit: str, simulated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of few held-out rows one label decides whether there are rows at all; the report of none is zeros."""
+    host, device = watching(tmp_path, monkeypatch, unit, Spy())
+    isolation = Isolation.NONE if simulated else Isolation.PROCESS
+    host.policy = replace(host.policy, reveals_simulation=simulated, isolation=isolation)
+    answer = window(host, device, table().reshape(0, 3))
+    assert (answer.body, answer.error, answer.detail) == (encode(WindowReply(True, 3, 0, 0, ())), "", "")
+    sketch = host.sketches.take(device, 1)
+    assert sketch.shape == (width(report_channels(SCHEMA.classes)),)
+    assert not sketch.any()
 
 
 @pytest.mark.parametrize("model", [Spy(), Crowd()])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,8 +15,8 @@ import pytest
 from fedinfer.errors import BudgetExceeded, ConfigError, Misbehaviour, StoreError
 from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.events import GaussianEvent, NonPrivate, PoissonSampled, Repeated, SkellamEvent
-from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger, Protected
-from fedinfer.store import open_store, read_store
+from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger, Protected, Refusal
+from fedinfer.store import open_store, read_store, transaction
 from fedinfer.types import Relation, Unit
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -281,6 +284,38 @@ def test_concurrent_processes_cannot_overspend(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert granted == most == len(make(tmp_path).entries("d"))
+
+
+def test_a_second_process_does_not_check_between_check_and_write_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The budget is enough for one of two; who leaves a transaction waits until the other has left one too."""
+    alone = account([EVENT], BUDGET.delta, AR).epsilon
+    ledgers = [make(tmp_path) for _ in range(2)]
+    ledgers[0].open_account("d", "t", Budget(alone * 1.01, BUDGET.delta))
+    both = threading.Barrier(2)
+
+    @contextmanager
+    def transaction_and_wait(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+        with transaction(connection) as database:
+            yield database
+        with suppress(threading.BrokenBarrierError):
+            both.wait(5)
+
+    monkeypatch.setattr("fedinfer.privacy.accounting.ledger.transaction", transaction_and_wait)
+    found: list[Refusal | None] = []
+    threads = [
+        threading.Thread(
+            target=lambda n=n: found.append(ledgers[n].reserve(["d"], "t", f"r{n}", [EVENT], "", NOW)["d"])
+        )
+        for n in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found.count(None) == 1
+    assert len(ledgers[0].entries("d")) == 1
 
 
 def test_a_full_disk_spends_nothing_and_says_so(tmp_path: Path) -> None:

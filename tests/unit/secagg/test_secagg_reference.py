@@ -7,7 +7,7 @@ import pytest
 from fedinfer import wire
 from fedinfer.secagg import shamir
 from fedinfer.secagg.graph import from_bitmap
-from fedinfer.secagg.keys import Signed
+from fedinfer.secagg.keys import Signed, Stage
 from fedinfer.secagg.messages import (
     Acknowledgements,
     Inbox,
@@ -22,6 +22,7 @@ from fedinfer.secagg.messages import (
     split,
 )
 from fedinfer.system import SimulatedEntropy
+from tests.protocol.secagg_play import World, make_session, play
 from tests.reference import secagg as plain
 from tests.unit.secagg.test_secagg_vectors import load
 
@@ -186,6 +187,31 @@ def test_the_recorded_vectors_are_masked_as_the_reference_masks():
             vector = [v + sign * m for v, m in zip(vector, plain.stream_of(seed, bits, dimension), strict=True)]
         assert plain.unpack_vector(body.vector, bits, dimension) == [value % (1 << bits) for value in vector]
         assert body.tags == b"".join(tag(name, other) for other in RECORD.names if other != name)
+
+
+def test_a_fresh_session_is_masked_as_the_reference_masks():
+    """The product itself, with keys that are in no record."""
+    world = World(make_session(N, bits=20, dimension=7), seed=5)
+    _, sharing = play(world, until=Stage.SHARES)
+    _, masking = play(world, until=Stage.MASKED)
+    cohort, secrets = world.session.cohort, world.secrets
+    sid = plain.sha("session", wire.encode(world.session))
+    key_list = plain.sha("key list", sid, sharing[cohort[0]].common)
+    sharers = plain.sha("sharers", sid, key_list, wire.decode(MaskedRequest, masking[cohort[0]].common).sharers)
+    parties = [plain.party(j, name) for j, name in enumerate(cohort)]
+    replies = world.answer_all(masking)
+    for me, name in enumerate(cohort):
+        masks = [(1, plain.hkdf(secrets[name][0], "self mask", sid, key_list, sharers, parties[me]))]
+        for other in range(N):
+            if other != me:
+                shared = plain.exchange(secrets[name][1], plain.x25519_public(secrets[cohort[other]][1]))
+                pair = parties[min(me, other)], parties[max(me, other)]
+                masks.append((1 if me < other else -1, plain.hkdf(shared, "pair mask", sid, key_list, sharers, *pair)))
+        vector = world.vectors[name].tolist()
+        for sign, seed in masks:
+            vector = [v + sign * m for v, m in zip(vector, plain.stream_of(seed, 20, 7), strict=True)]
+        body = wire.decode(MaskedBody, wire.decode(Signed, replies[name]).body)
+        assert plain.unpack_vector(body.vector, 20, 7) == [value % (1 << 20) for value in vector]
 
 
 def tag(dealer, holder):
