@@ -3,7 +3,9 @@
 * Only continuous Gaussian noise, no sampling: the exact profile (called "pld": it is the privacy-loss distribution in
   closed form).
 * Only continuous Gaussian noise, Poisson sampling, add-or-remove-one or zero-out-one: dp-accounting's PLD.
-* Anything else (integer noise, replace-one with sampling): Rényi bounds, see `rdp`.
+* Skellam noise, alone or beside Gaussian noise: as Gaussian noise of the same variance, with a proved distance
+  (`skellam_as_gaussian`) that is added to epsilon and taken from delta.
+* Anything else (discrete Gaussian noise, replace-one with sampling): Rényi bounds, see `rdp`.
 
 The smaller of PLD and RDP is taken where both hold. Zero-out-one is accounted like add-or-remove-one: in both, one
 neighbour has the unit's vector and the other has a zero in its place.
@@ -23,6 +25,7 @@ from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.events import Event, GaussianEvent, NonPrivate, PoissonSampled, Single, flatten
 from fedinfer.privacy.accounting.gaussian import has_pld, pld_epsilon, profile_epsilon
 from fedinfer.privacy.accounting.rdp import ORDERS, Curve, event_curve, to_epsilon
+from fedinfer.privacy.accounting.skellam_as_gaussian import exchange
 from fedinfer.types import Json, Relation, Sampling
 
 History: TypeAlias = tuple[tuple[Single, int], ...]
@@ -161,8 +164,47 @@ def _with_sampler_distance(total: Curve, delta: float) -> float:
 
 
 def _pld_if_proved(history: History, delta: float, relation: Relation, rdp: float) -> float:
-    if not all(_is_gaussian(event) for event, _ in history):
+    if all(_is_gaussian(event) for event, _ in history):
+        return _gaussian_pld(history, delta, relation, rdp)
+    if rdp > _MAX_PLD_EPSILON:
         return math.inf
+    found = without_skellam(history, delta, rdp)
+    return math.inf if found is None else _gaussian_pld(found.history, found.delta, relation, rdp) + found.epsilon
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """A history of Gaussian noise that stands for one with Skellam noise, and what the exchange takes.
+
+    Args:
+        history: pairs (event, count) without Skellam noise.
+        delta: what is left of delta, in (0, 1).
+        epsilon: to be added to that of `history` at `delta`.
+    """
+
+    history: History
+    delta: float
+    epsilon: float
+
+
+def without_skellam(history: History, delta: float, ceiling: float) -> Exchanged | None:
+    """Gaussian noise for the Skellam noise of a history, see `skellam_as_gaussian`; None where nothing is proved.
+
+    Args:
+        history: pairs (event, count).
+        delta: in (0, 1).
+        ceiling: a proved bound on epsilon at delta. The result counts only where it is not larger.
+    """
+    log_tau = math.log(delta) - ceiling - math.log(1000)  # a thousandth of delta
+    found = exchange(history, log_tau)
+    if found is None:
+        return None
+    outside = (1 + math.exp(ceiling + found.eta)) * math.exp(log_tau) + (1 + math.exp(ceiling)) * SAMPLER_DISTANCE
+    left = (delta - outside) * math.exp(-found.eta)
+    return Exchanged(found.history, left, 2 * found.eta) if left > 0 else None
+
+
+def _gaussian_pld(history: History, delta: float, relation: Relation, rdp: float) -> float:
     if not any(_is_sampled(event) for event, _ in history):
         return profile_epsilon(history, delta, relation)
     match relation:

@@ -69,14 +69,18 @@ class SkellamEvent:
     Args:
         variance: guaranteed variance of the summed noise, per coordinate, integer units.
         l2, l1: largest norms of one unit's integer vector.
+        dimension: coordinates of the vector; 0 in ledgers of earlier versions, which did not keep it.
     """
 
     variance: float
     l2: float
     l1: float
+    dimension: int = 0
 
     def __post_init__(self) -> None:
         _positive("skellam", variance=self.variance, l2=self.l2, l1=self.l1)
+        if isinstance(self.dimension, bool) or not isinstance(self.dimension, int) or self.dimension < 0:
+            raise ConfigError(f"skellam: dimension {self.dimension!r} is no whole number >= 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ is computed from the events, for k units that are blanked out at once (zero-out,
   moved by 0, 1, ..., k. The pair is tight (Ganesh 2024, *Tight group-level DP guarantees for DP-SGD with sampling via
   mixture of Gaussians mechanisms*, section 2; for vectors Choquette-Choo et al. 2024, *Privacy amplification for matrix
   mechanisms*, corollary 4.7); dp-accounting composes it.
-* Integer noise, Poisson-sampled: the smaller of the unsampled bound and `_step_by_step`.
+* Skellam noise: as Gaussian noise of the same variance (`skellam_as_gaussian`), or, like other integer noise, the
+  smaller of the unsampled Rényi bound and `_step_by_step`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from typing import Any
 import numpy as np
 
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.accounting.accountant import SAMPLER_DISTANCE, History, account_history, rdp_history_epsilon
+from fedinfer.privacy.accounting.accountant import (
+    SAMPLER_DISTANCE,
+    History,
+    account_history,
+    rdp_history_epsilon,
+    without_skellam,
+)
 from fedinfer.privacy.accounting.events import (
     DiscreteGaussianEvent,
     Event,
@@ -76,10 +83,13 @@ def _group_epsilon(history: History, delta: float, units: int) -> float:
     gaussian = all(_is_gaussian(event) for event, _ in history)
     left = delta if gaussian else _without_samplers(curve, delta)
     bound = min(to_epsilon(curve, left) if left > 0 else math.inf, _step_by_step(history, delta, units))
-    if not gaussian:
-        return bound
     likely = 3 * units * account_history(history, delta, Relation.ZERO_OUT).epsilon
-    return min(bound, _gaussian_epsilon(history, delta, units, min(bound, likely)))
+    if gaussian:
+        return min(bound, _gaussian_epsilon(history, delta, units, min(bound, likely)))
+    found = without_skellam(history, delta, min(bound, 700.0)) if math.isfinite(bound) else None
+    if found is None:
+        return bound
+    return min(bound, _gaussian_epsilon(found.history, found.delta, units, min(bound, likely)) + found.epsilon)
 
 
 def _without_samplers(curve: Curve, delta: float) -> float:
@@ -175,7 +185,7 @@ def _with_shares(event: Single, part: float) -> Event:
         return NonPrivate()
     match event:
         case SkellamEvent():
-            return SkellamEvent(event.variance * part, event.l2, event.l1)
+            return SkellamEvent(event.variance * part, event.l2, event.l1, event.dimension)
         case DiscreteGaussianEvent():
             shares = math.floor(event.shares * part)
             return (

@@ -266,7 +266,7 @@ def _noise_event(mechanism: IntegerMechanism, variance: float, shares: int) -> N
     l2, l1 = mechanism.l2, mechanism.l1
     match mechanism.kind:
         case NoiseKind.SKELLAM:
-            return SkellamEvent(variance, l2, l1)
+            return SkellamEvent(variance, l2, l1, mechanism.padded)
         case NoiseKind.DISCRETE_GAUSSIAN:
             return DiscreteGaussianEvent(variance / shares, shares, l2, l1, mechanism.padded)
         case NoiseKind.NONE:
