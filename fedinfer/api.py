@@ -146,10 +146,11 @@ class Run:
     def _headlines(self) -> list[tuple[str, str]]:
         from fedinfer.privacy import at_most
 
-        privacy, accuracy = self.record["privacy"], self.metrics.get("accuracy")
+        privacy, name = self.record["privacy"], self.record["task"]["metric"]
+        figure = self.metrics.get(name)
         return [
             ("status", str(self.record["status"])),
-            ("accuracy", "unknown" if accuracy is None else f"{accuracy:.3f}"),
+            (name, "unknown" if figure is None else f"{figure:.4g}" if name == "rmse" else f"{figure:.3f}"),
             ("epsilon", f"{at_most(self.epsilon)} of {privacy['budget']:g} at delta {privacy['delta']:g}"),
             ("rounds", str(len(self.record["rounds"]))),
             ("versions", str(len(self.record["models"]))),

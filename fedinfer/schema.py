@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 from fedinfer.errors import ConfigError
 from fedinfer.types import Json
 
@@ -115,6 +117,8 @@ class Text:
 
 
 Column: TypeAlias = Numeric | Categorical | Text
+LEAST_STEPS = 100_000
+"""Values that float32 must be able to tell apart within the public range of a numeric label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +128,13 @@ class Schema:
     Args:
         columns: one per place of a row; images list none and give `shape`.
         label: name of the label column.
-        labels: class names, in the order of the class numbers; no name holds a control character.
+        labels: class names, in the order of the class numbers; no name holds a control character. Empty when the label
+            is a number.
         shape: () for tables; (channels, height, width) for images, pixels in [0, pixel_max].
         pixel_max: largest pixel value of an image.
+        label_range: public range of a numeric label, in its own unit; values outside count as the nearest end. None
+            when the label is a class.
+        label_unit: what a numeric label is measured in, for people; may be empty.
     """
 
     columns: tuple[Column, ...]
@@ -134,8 +142,11 @@ class Schema:
     labels: tuple[str, ...]
     shape: tuple[int, ...] = ()
     pixel_max: float = 1.0
+    label_range: tuple[float, float] | None = None
+    label_unit: str = ""
 
     def __post_init__(self) -> None:
+        _check_label(self)
         if self.text is None and any(isinstance(column, Text) for column in self.columns):
             raise ConfigError("a text column stands alone", hint="leave the other columns out")
         if self.text is not None and self.shape:
@@ -147,7 +158,7 @@ class Schema:
                 raise ConfigError(f"name {ascii(text)[:80]} holds a control character")
 
     def _names(self) -> Iterator[str]:
-        yield from (self.label, *self.labels)
+        yield from (self.label, self.label_unit, *self.labels)
         for column in self.columns:
             yield column.name
             yield from getattr(column, "categories", getattr(column, "vocabulary", ()))
@@ -170,8 +181,13 @@ class Schema:
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
+        """Number of classes; 0 when the label is a number."""
         return len(self.labels)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a model gives for one row: one per class, or one for a number."""
+        return self.classes if self.label_range is None else 1
 
     @property
     def confirmed(self) -> bool:
@@ -180,7 +196,8 @@ class Schema:
 
     def to_json(self) -> Json:
         """A JSON object that `from_json` reads back."""
-        return {
+        number = {} if self.label_range is None else {"label_range": [*self.label_range], "label_unit": self.label_unit}
+        return number | {
             "label": self.label,
             "labels": list(self.labels),
             "shape": list(self.shape),
@@ -206,9 +223,35 @@ class Schema:
                 labels=tuple(str(name) for name in data["labels"]),
                 shape=tuple(int(size) for size in data["shape"]),
                 pixel_max=float(data["pixel_max"]),
+                label_range=_range_from_json(data.get("label_range")),
+                label_unit=str(data.get("label_unit", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"schema cannot be read: {error!r}") from error
+
+
+def _check_label(schema: Schema) -> None:
+    if schema.label_range is None:
+        return
+    low, high = schema.label_range
+    if schema.labels:
+        raise ConfigError(f"label {schema.label} has a range and classes: a number or a class, not both")
+    if not -math.inf < low < high < math.inf:
+        raise ConfigError(f"label {schema.label}: range [{low}, {high}] is empty or not finite")
+    largest = max(abs(low), abs(high))
+    if largest > np.finfo(np.float32).max or np.spacing(np.float32(largest)) * LEAST_STEPS > high - low:
+        raise ConfigError(
+            f"label {schema.label}: float32 cannot tell values in [{low:.17g}, {high:.17g}] apart",
+            hint="subtract a public offset from the label, or give a wider range",
+        )
+
+
+def _range_from_json(value: object) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise TypeError("label_range is no pair of numbers")
+    return float(value[0]), float(value[1])
 
 
 def _column_to_json(column: Column) -> Json:

@@ -92,6 +92,7 @@ class GraphFamily(StrEnum):
     """Kinds of model graph that are quantized in different ways."""
 
     DENSE = "dense"
+    ADDITIVE = "additive"
     CONVOLUTION = "convolution"
     RECURRENT = "recurrent"
     EMBEDDING = "embedding"

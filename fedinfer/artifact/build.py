@@ -21,11 +21,13 @@ import numpy.typing as npt
 from fedinfer.artifact.evaluate.gates import Figures, limits_of
 from fedinfer.artifact.evaluate.measure import Baseline, Candidate, EvaluationContext, Evidence, search
 from fedinfer.artifact.evaluate.metrics import instruction_set, softmax
+from fedinfer.artifact.evaluate.numbers import interval_of, spread_rows, value_reference
 from fedinfer.artifact.evaluate.self_check_rows import (
     CheckRows,
     check_finished,
     choose_rows,
     expected_answers,
+    most_rows,
     reference_of,
     tolerance_of,
 )
@@ -36,7 +38,7 @@ from fedinfer.artifact.quantize.quantize import prepare
 from fedinfer.artifact.quantize.schemes import INT8_RECIPES, family_of
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import GateFailed
-from fedinfer.manifest import PROBABILITIES, Delta, Manifest, Privacy, Reference, Variant, model_path
+from fedinfer.manifest import Delta, Manifest, Privacy, Reference, Variant, answer_name, model_path
 from fedinfer.ports import Clock
 from fedinfer.schema import Schema
 from fedinfer.text import raw_rows
@@ -52,12 +54,13 @@ class Built:
         files: ONNX file per variant name.
         variants: the same files as the manifest describes them, the chosen one first.
         check: self-check rows as a device feeds them, float32 (k, width) or texts (k, 1).
-        metric_kind: "accuracy", or "agreement" without labels.
+        metric_kind: "accuracy", for a numeric label "rmse", or "agreement" without labels.
         way: "exported" or "swapped", see `CoreOrigin`; "given" for a core that did not come from torch.
         parity: largest relative difference between torch and ONNX; 0 for a given core.
         family: kind of graph.
         tried: figures of every quantization scheme that was tried, the failed ones too; the float model is the first.
         baseline: the float model that all variants were compared with.
+        interval: numeric label: half width of its prediction interval, in its unit; 0 without labelled public rows.
         slimming: what compression (pruning and fine-tuning) did, when it was asked for.
         reference: histograms of predictions that drift is measured against.
         isa: machine on which all this was measured.
@@ -76,6 +79,7 @@ class Built:
     reference: Reference
     isa: str
     slimming: Compression | None = None
+    interval: float = 0.0
 
     @property
     def chosen(self) -> Variant:
@@ -129,6 +133,7 @@ class Built:
             abstain_below=head.abstain_below,
             abstain_label=head.abstain_label,
             top=head.top,
+            interval=self.interval,
         )
 
     def to_json(self) -> Json:
@@ -221,15 +226,16 @@ def build_from_core(
     if not kept:
         reasons = "; ".join(f"{figures.recipe}: {', '.join(figures.failures)}" for figures in tried)
         raise GateFailed(f"version {head.version}: no variant passes: {reasons}", hint="see the limits in [artifact]")
-    float_answers = softmax(_logits(prepared, evidence.calibration_x), tried[0].temperature)
-    check = raw_rows(head.schema, choose_rows(evidence.calibration_x, float_answers))
+    check = raw_rows(
+        head.schema, _check_rows(_logits(prepared, evidence.calibration_x), tried[0], evidence, head.schema)
+    )
     variants = tuple(_variant(candidate, head, check, place) for place, candidate in enumerate(kept))
     return Built(
         head=head,
         files={candidate.recipe.variant: candidate.file for candidate in kept},
         variants=variants,
         check=check,
-        metric_kind="accuracy" if len(evidence.held_y) else "agreement",
+        metric_kind=_metric_kind(evidence, head.schema),
         way="given",
         parity=0.0,
         family=family,
@@ -237,6 +243,7 @@ def build_from_core(
         baseline=baseline or Baseline(tried[0], logits),
         reference=_reference(kept[0].file, evidence, head.schema),
         isa=instruction_set(),
+        interval=_interval(kept[0].file, evidence, head.schema),
     )
 
 
@@ -268,13 +275,40 @@ def _logits(core: OnnxModel, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float
     return run(core.SerializeToString(), x, LOGITS).astype(np.float64)
 
 
+def _metric_kind(evidence: Evidence, schema: Schema) -> str:
+    if not len(evidence.held_y):
+        return "agreement"
+    return "accuracy" if schema.label_range is None else "rmse"
+
+
+def _check_rows(
+    outputs: npt.NDArray[np.float64], floating: Figures, evidence: Evidence, schema: Schema
+) -> npt.NDArray[np.float32]:
+    if schema.label_range is not None:
+        return spread_rows(evidence.calibration_x, outputs, most_rows(schema.width))
+    return choose_rows(evidence.calibration_x, softmax(outputs, floating.temperature))
+
+
+def _answers(file: bytes, x: npt.NDArray[np.float32], schema: Schema) -> npt.NDArray[np.float32]:
+    rows = raw_rows(schema, x)
+    return run(file, rows, answer_name(schema)) if len(rows) else np.empty((0, schema.outputs), np.float32)
+
+
 def _reference(file: bytes, evidence: Evidence, schema: Schema) -> Reference:
-    rows = raw_rows(schema, evidence.reference_x)
-    return reference_of(run(file, rows, PROBABILITIES) if len(rows) else np.empty((0, schema.classes), np.float32))
+    answers = _answers(file, evidence.reference_x, schema)
+    return reference_of(answers) if schema.label_range is None else value_reference(answers[:, 0], schema)
+
+
+def _interval(file: bytes, evidence: Evidence, schema: Schema) -> float:
+    y = evidence.reference_y
+    if schema.label_range is None or not len(y):
+        return 0.0
+    return interval_of(_answers(file, evidence.reference_x, schema)[:, 0], y, schema)
 
 
 def _variant(candidate: Candidate, head: OutputHead, check: CheckRows, place: int) -> Variant:
-    figures, answers = candidate.figures, expected_answers(candidate.file, check)
+    figures, answers = candidate.figures, expected_answers(candidate.file, check, head.schema)
+    number = head.schema.label_range is not None
     variant = Variant(
         name=figures.variant,
         path=model_path(head.version, figures.variant if place else ""),
@@ -286,9 +320,10 @@ def _variant(candidate: Candidate, head: OutputHead, check: CheckRows, place: in
         calibration_error=figures.calibration_error,
         temperature=figures.temperature,
         latency_us=figures.latency_us,
-        labels=tuple(int(label) for label in answers.argmax(axis=1)),
-        probabilities=tuple(tuple(round(float(p), 6) for p in row) for row in answers),
+        labels=() if number else tuple(int(label) for label in answers.argmax(axis=1)),
+        probabilities=() if number else tuple(tuple(round(float(p), 6) for p in row) for row in answers),
         tolerance=tolerance_of(figures.variant, figures.batch_difference),
+        values=tuple(float(value) for value in answers[:, 0]) if number else (),
     )
     check_finished(variant, candidate.file, check, head.schema, head.abstain_label)
     return variant

@@ -52,7 +52,8 @@ def download_bytes(built: Built) -> int:
 def _no_gain(plain: Built, compressed: Built) -> str:
     """Why the compressed file is not worth it; empty when it is smaller to download or has the better metric."""
     before, after = download_bytes(plain), download_bytes(compressed)
-    if after < before or compressed.chosen.metric > plain.chosen.metric:
+    gain = compressed.chosen.metric - plain.chosen.metric
+    if after < before or (-gain if plain.metric_kind == "rmse" else gain) > 0:
         return ""
     return (
         f"no gain: download of {after} bytes against {before}, metric {compressed.chosen.metric:.4f} against "

@@ -13,6 +13,7 @@ import numpy as np
 import typer
 
 from fedinfer.cli import keys as signing_keys
+from fedinfer.cli.answers import answer_fields, answer_lines
 from fedinfer.cli.files import read_bytes, write_bytes
 from fedinfer.cli.keys import KeysFolder, RepositoryFolder, open_repository
 from fedinfer.cli.labelled import read_labelled, read_rows, read_text
@@ -112,14 +113,11 @@ def predict(
         from fedinfer.inference import Predictor
 
         answers = Predictor.open(read_bytes(model)).predict(read_text(rows))
-        lines = [
-            {"row": row, "label": str(label), "confidence": round(float(confidence), 6)}
-            for row, (label, confidence) in enumerate(zip(answers.labels, answers.confidences, strict=True))
-        ]
+        lines = list(answer_lines(answers))
     if as_json:
         print_json({"predictions": lines})
         return
-    table = ["row,label,confidence", *(f"{li['row']},{li['label']},{li['confidence']}" for li in lines)]
+    table = [",".join(answer_fields(answers.naming)), *(",".join(map(str, line.values())) for line in lines)]
     stdout.print("\n".join(table), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -190,7 +188,7 @@ def _export(scenario: str, checkpoint: Path, out: Path, version: int, slimming: 
     if any(slimming.values()):
         compress = _compressed(loaded, trainer, weights, federation.public[0], core.model)
         core = export_core(trainer.module(compress), schema, probe, templates)
-    data = finish(core.model, OutputHead(schema, 1.0, loaded.scenario.name, version))
+    data = finish(core.model, OutputHead(schema, 1.0, loaded.scenario.name, version, terms=trainer.terms))
     write_bytes(out, data)
     return {"path": str(out), "version": version, "bytes": len(data), "weights": trainer.size, "parity": core.parity}
 

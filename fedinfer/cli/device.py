@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from fedinfer.cli import enrolment
+from fedinfer.cli.answers import answer_fields, answer_lines
 from fedinfer.cli.labelled import read_text
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
 from fedinfer.cli.serving import Endpoint, ModelSource, serve_model, tls_of
@@ -324,15 +325,14 @@ def _matrix(reader: RowReader | TextReader, text: str) -> Rows:
 
 
 def _lines(answers: Predictions, reasons: Explanations | None) -> Iterator[Json]:
-    for row, (label, confidence) in enumerate(zip(answers.labels, answers.confidences, strict=True)):
-        line: Json = {"row": row, "label": str(label), "confidence": round(float(confidence), 6)}
+    for row, line in enumerate(answer_lines(answers)):
         if reasons is not None:
-            line["reasons"] = " ".join(f"{name}:{value:+.3f}" for name, value in reasons.strongest(row, REASONS))
+            line["reasons"] = " ".join(f"{name}:{value:+.3g}" for name, value in reasons.strongest(row, REASONS))
         yield line
 
 
 def _csv(answers: Predictions, reasons: Explanations | None) -> str:
-    fields = ["row", "label", "confidence", *(["reasons"] if reasons is not None else [])]
+    fields = [*answer_fields(answers.naming), *(["reasons"] if reasons is not None else [])]
     return csv_text(fields, _lines(answers, reasons))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,21 +48,23 @@ def read_rows(text: str, schema: Schema) -> npt.NDArray[np.float32]:
     return matrix if schema.text is None else tokens(list(matrix[:, 0]), schema.text)
 
 
-def read_labelled(path: Path, schema: Schema) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Rows and class numbers of a CSV file.
+def read_labelled(path: Path, schema: Schema) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
+    """Rows and labels of a CSV file.
 
     Args:
         path: of the file, or "-" for standard input; UTF-8 with a header line.
         schema: of the task: input columns, label column and class names.
 
     Returns:
-        Inputs float32 (n, width) and classes int64 (n,).
+        Inputs float32 (n, width) and classes int64 (n,), or values of a numeric label, float64 (n,).
 
     Raises:
-        DataError: no label column, or a label that the schema does not list, with its row.
+        DataError: no label column, or a label that the schema does not list or that is no number, with its row.
     """
     text = read_text(path)
     labels = [row.get(schema.label) for row in csv.DictReader(io.StringIO(text))]
+    if schema.label_range is not None:
+        return read_rows(text, schema), np.array([_value(path, schema, *each) for each in enumerate(labels)])
     for number, label in enumerate(labels):
         if label not in schema.labels:
             raise DataError(
@@ -68,3 +72,13 @@ def read_labelled(path: Path, schema: Schema) -> tuple[npt.NDArray[np.float32], 
                 hint=f"labels are {', '.join(schema.labels[:20])}",
             )
     return read_rows(text, schema), np.array([schema.labels.index(str(label)) for label in labels], np.int64)
+
+
+def _value(path: Path, schema: Schema, row: int, cell: str | None) -> float:
+    try:
+        value = float(cell or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{path}: row {row}, column {schema.label}: {cell!r} is no number")
+    return value

@@ -34,6 +34,7 @@ class RunView:
         self.recent: list[tuple[str, str]] = []
         self._title = "fedinfer"
         self._budget = ""
+        self._right = "accuracy on devices"
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -78,6 +79,8 @@ class RunView:
         privacy, sums = fields["privacy"], fields["secure_aggregation"]
         self._title = f"{fields['scenario']}: {fields['population']} devices, seed {fields['seed']}"
         self._progress.update(self._steps, total=fields["rounds"] + fields["windows"], description="rounds and windows")
+        if fields["task"]["kind"] == "regression":
+            self._right = "within a tenth of the range"
         self._budget = f" of {privacy['budget']:g}" if privacy["private"] else ""
         self._facts["privacy"] = (
             f"per {privacy['unit']}, trust {privacy['trust']}, budget epsilon {privacy['budget']:g} at delta "
@@ -88,13 +91,17 @@ class RunView:
             self._say("warning", warning)
 
     def _on_pretrained(self, fields: dict[str, Any]) -> None:
-        self._say("pretrain", f"{fields['rows']} public rows, accuracy {_figure(fields['metrics'].get('accuracy'))}")
+        found = fields["metrics"]
+        value = found.get("accuracy", found.get("rmse"))
+        self._say("pretrain", f"{fields['rows']} public rows, {_metric_name(found)} {_figure(value)}")
 
     def _on_round(self, fields: dict[str, Any]) -> None:
         self._progress.advance(self._steps)
         self._facts["epsilon spent"] = f"{at_most(fields['epsilon'])}{self._budget}"
-        self._facts["metric"] = f"accuracy {_figure(fields['metric'])}, loss {_figure(fields['loss'])}"
-        text = f"{fields['survivors']} of {fields['cohort']} survived, accuracy {_figure(fields['metric'])}"
+        name = _metric_name(fields["metrics"])
+        loss = "" if fields["loss"] is None else f", loss {_figure(fields['loss'])}"
+        self._facts["metric"] = f"{name} {_figure(fields['metric'])}{loss}"
+        text = f"{fields['survivors']} of {fields['cohort']} survived, {name} {_figure(fields['metric'])}"
         if fields["status"] == "aborted":
             text = f"aborted: {fields['detail']}"
         self._say(f"round {fields['round']}", f"{text}, epsilon {at_most(fields['epsilon'])} ({fields['reason']})")
@@ -126,7 +133,7 @@ class RunView:
             self._facts["inference"] = f"{fields['latency_us']:.0f} us per row (median)"
         self._say(
             f"window {fields['window']}",
-            f"{fields['reporters']} reports, accuracy on devices {_figure(fields['metric'])}",
+            f"{fields['reporters']} reports, {self._right} {_figure(fields['metric'])}",
         )
 
     def _on_alarm(self, fields: dict[str, Any]) -> None:
@@ -189,3 +196,8 @@ def live_view(folder: Path, clock: Clock, *, show: bool) -> Iterator[Listener]:
                 stderr.print(line, markup=False, highlight=False, soft_wrap=True)
 
         yield lines
+
+
+def _metric_name(metrics: dict[str, float]) -> str:
+    """What the metric of a round is called: classes have an accuracy, numbers an error."""
+    return "RMSE" if "rmse" in metrics else "accuracy"

@@ -41,7 +41,8 @@ def print_summary(record: Json, folder: Path) -> None:
 def _lines(record: Json) -> list[tuple[str, str]]:
     lines = [("status", f"{record['status']} after {record['seconds']:.0f} s")]
     if record["rounds"]:
-        lines.append(("accuracy", _accuracy(record)))
+        number = record["task"]["kind"] == "regression"
+        lines.append(("error", _error(record)) if number else ("accuracy", _accuracy(record)))
     lines.append(("privacy", _privacy(record["privacy"])))
     lines.append(("aggregation", _aggregation(record)))
     if record["models"]:
@@ -60,7 +61,7 @@ def _lines(record: Json) -> list[tuple[str, str]]:
         median = inference["latency_us"]["p50"]
         lines.append(("inference", f"{inference['predictions']:,} predictions on the devices, median {median:.0f} us"))
     if drift["windows"]:
-        lines.append(("drift", _drift(drift)))
+        lines.append(("drift", _drift(drift, record["task"]["kind"])))
     return lines
 
 
@@ -96,6 +97,20 @@ def _accuracy(record: Json) -> str:
     return f"{_number(metrics.get('accuracy'))}{auc} on held-out rows of all devices"
 
 
+def _error(record: Json) -> str:
+    """Errors of a regression in the label's unit, beside its range."""
+    metrics, task = record["metrics"], record["task"]
+    unit = f" {task['unit']}" if task["unit"] else ""
+    if "rmse" not in metrics:
+        return "unknown"
+    share = f", R2 {metrics['r2']:.3f}" if metrics.get("r2") is not None else ""
+    low, high = task["range"]
+    return (
+        f"off by {metrics['mae']:.4g}{unit} in the mean, RMSE {metrics['rmse']:.4g}{unit}{share}; the label's range is "
+        f"{low:g} to {high:g}; on held-out rows of all devices"
+    )
+
+
 def _privacy(privacy: Json) -> str:
     if not privacy["private"]:
         return "NONE: this run added no noise"
@@ -119,13 +134,14 @@ def _aggregation(record: Json) -> str:
     return text
 
 
-def _drift(drift: Json) -> str:
+def _drift(drift: Json, kind: str) -> str:
     text = f"{drift['windows']} windows, {len(drift['alarms'])} alarms"
     if drift["triggered_rounds"]:
         text += f", new rounds {drift['triggered_rounds']} time(s)"
     if drift["metric_after"] is not None and drift["changed_at"] is not None:
         before, during, after = (_number(drift[f"metric_{when}"]) for when in ("before", "during", "after"))
-        text += f"; accuracy on devices {before} before, {during} during, {after} after"
+        what = "within a tenth of the range" if kind == "regression" else "accuracy on devices"
+        text += f"; {what} {before} before, {during} during, {after} after"
     return text
 
 

@@ -91,7 +91,7 @@ def _lines(summary: Json) -> list[tuple[str, str]]:
         ),
         ("devices", f"{data['devices']}, {sizes['least']} to {sizes['most']} rows each (median {sizes['median']:g})"),
         ("inputs", data["inputs"]),
-        ("classes", classes),
+        ("label", _label(data["label"])) if "label" in data else ("classes", classes),
         ("model", summary["model"]),
         (
             "rounds",
@@ -106,6 +106,15 @@ def _lines(summary: Json) -> list[tuple[str, str]]:
         ),
         ("sums", summary["secure_aggregation"]),
     ]
+
+
+def _label(label: Json) -> str:
+    low, high = label["range"]
+    unit = f" {label['unit']}" if label["unit"] else ""
+    return (
+        f"number from {low:g} to {high:g}{unit}; median {label['median']:.4g}, half of the rows from "
+        f"{label['quarter']:.4g} to {label['three_quarters']:.4g}"
+    )
 
 
 def _plan_text(plan: Json | None) -> str:

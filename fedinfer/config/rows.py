@@ -54,6 +54,14 @@ class DataSection(Section):
         description="Two classes of a numeric label: the second when greater than this; `labels` names them.",
     )
     labels: tuple[str, ...] = Field(default=(), description="Public class names in order; empty: found in the data.")
+    label_range: tuple[Finite, Finite] | None = Field(
+        default=None,
+        description="`[low, high]`: the label is a number, predicted as one (regression). The range is public, in the "
+        "label's unit; values outside count as its nearest end.",
+    )
+    label_unit: str = Field(
+        default="", max_length=32, description="Unit of a numeric label, for people. Only with `label_range`."
+    )
     unlabelled: Literal["refuse", "drop"] = Field(
         default="refuse", description="What happens with rows that have no label."
     )
@@ -107,6 +115,13 @@ class DataSection(Section):
                 raise ValueError(f"range of column {column!r} is empty: low {low} must be below high {high}")
         return ranges
 
+    @field_validator("label_range")
+    @classmethod
+    def _label_range_not_empty(cls, found: tuple[float, float] | None) -> tuple[float, float] | None:
+        if found is not None and not found[0] < found[1]:
+            raise ValueError(f"range of the label is empty: low {found[0]} must be below high {found[1]}")
+        return found
+
     @field_validator("categories")
     @classmethod
     def _categories_unique(cls, categories: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -133,8 +148,16 @@ class DataSection(Section):
             raise ValueError(f"label_above makes two classes: labels must name both or none, has {len(self.labels)}")
         if self.label and self.label in (self.device, *self.drop):
             raise ValueError(f"label {self.label!r} cannot be the device column or a dropped column")
+        self._check_number()
         self._check_text()
         return self
+
+    def _check_number(self) -> None:
+        if self.label_unit and self.label_range is None:
+            raise ValueError(f"label_unit = {self.label_unit!r} is for a numeric label: give its label_range")
+        if self.label_range is not None and (self.labels or self.label_above is not None):
+            other = "labels" if self.labels else "label_above"
+            raise ValueError(f"label_range predicts a number, {other} makes classes of it: leave one of them out")
 
     def _check_text(self) -> None:
         if not self.text:

@@ -32,6 +32,8 @@ class ModelKind(StrEnum):
     """Model architectures that ship with fedinfer."""
 
     LOGISTIC = "logistic"
+    LINEAR = "linear"
+    ADDITIVE = "additive"
     MLP = "mlp"
     CNN = "cnn"
     TCN = "tcn"
@@ -39,6 +41,13 @@ class ModelKind(StrEnum):
     TRANSFORMER = "transformer"
     BAG = "bag"
     RECOMMENDER = "recommender"
+
+
+class NumberLoss(StrEnum):
+    """What a regression minimises, on the label scaled to [-1, 1]."""
+
+    HUBER = "huber"
+    SQUARED = "squared"
 
 
 class Tune(StrEnum):
@@ -95,6 +104,17 @@ class ModelSection(Section):
     hidden: tuple[Count, ...] = Field(
         default=(32,), description="Sizes of the hidden layers (`mlp`, and the head of others)."
     )
+    knots: Annotated[int, Field(ge=2, le=64)] = Field(
+        default=8, description="`additive`: knots of the function of a numeric column, evenly spaced over its range."
+    )
+    pairs: tuple[tuple[str, str], ...] = Field(
+        default=(),
+        description='`additive`: public list of pairs of columns that act together, `[["a", "b"]]`; each gets a grid '
+        "of `pair_knots` knots per numeric column.",
+    )
+    pair_knots: Annotated[int, Field(ge=2, le=16)] = Field(
+        default=4, description="`additive`: knots of a numeric column of a pair."
+    )
     factory: str = Field(
         default="",
         pattern=r"^$|^[\w.]+:\w+$",
@@ -121,6 +141,11 @@ class TrainingSection(Section):
     batch_size: Count = Field(default=32, description="Rows in a local step.")
     sampling_rate: PositiveFraction = Field(
         default=1.0, description="Unit `example`: probability that a row takes part in a round (Poisson sampling)."
+    )
+    loss: NumberLoss = Field(
+        default=NumberLoss.HUBER,
+        description="Numeric label, scaled to [-1, 1]: `huber` (errors over a tenth of the range count linearly) or "
+        "`squared`. Classes always use the cross-entropy.",
     )
     learning_rate: Positive = Field(default=0.1, description="Step size on the device.")
     momentum: Probability = Field(default=0.0, description="Momentum on the device.")

@@ -93,7 +93,7 @@ class RoundRecord:
             "groups_released": self.groups_released,
             "status": "released" if self.released else "aborted",
             "detail": self.detail,
-            "metric": self.metrics.get("accuracy"),
+            "metric": self.metrics.get("accuracy", self.metrics.get("rmse")),
             "metrics": dict(self.metrics),
             "loss": self.metrics.get("loss"),
             "clipping_norm": self.clipping_norm,

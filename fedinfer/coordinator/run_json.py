@@ -18,6 +18,7 @@ from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.record import plain
 from fedinfer.errors import StoreError
 from fedinfer.private_files import only_owner
+from fedinfer.schema import Schema
 from fedinfer.types import Json, Unit
 
 if TYPE_CHECKING:
@@ -42,13 +43,25 @@ def opening(server: Server, plan: RunPlan) -> Json:
         "rounds": plan.rounds,
         "retrain_rounds": plan.retrain_rounds,
         "windows": plan.windows,
-        "task": {"kind": "classification", "metric": "accuracy", "classes": list(server.schema.labels)},
+        "task": task_of(server.schema),
         "model": {"kind": str(scenario.model.kind), "parameters": server.trainer.dimension},
         "privacy": privacy_of(server.scenario.privacy, plan),
         "secure_aggregation": secure_aggregation_of(server.scenario.secure_aggregation, plan),
         "signing": signing_of(server.repository),
         "warnings": list(plan.warnings),
     }
+
+
+def task_of(schema: Schema) -> Json:
+    """What is predicted, and the figure that `metric` of rounds stands for.
+
+    Args:
+        schema: of the task.
+    """
+    if schema.label_range is None:
+        return {"kind": "classification", "metric": "accuracy", "classes": list(schema.labels)}
+    number = {"label": schema.label, "range": [*schema.label_range], "unit": schema.label_unit}
+    return {"kind": "regression", "metric": "rmse", "classes": [], **number}
 
 
 def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seconds: float) -> Json:

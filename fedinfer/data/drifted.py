@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.config import InjectSection
-from fedinfer.data.table import Labels, Rows
+from fedinfer.data.table import Rows, Targets
 from fedinfer.errors import ConfigError
 from fedinfer.schema import Numeric, Schema
 from fedinfer.system import simulation_rng
@@ -39,13 +39,13 @@ def drifting_devices(devices: Sequence[DeviceId], inject: InjectSection, seed: i
 
 
 def inject(
-    x: Rows, y: Labels, schema: Schema, inject: InjectSection, window: int, rng: np.random.Generator
-) -> tuple[Rows, Labels]:
+    x: Rows, y: Targets, schema: Schema, inject: InjectSection, window: int, rng: np.random.Generator
+) -> tuple[Rows, Targets]:
     """Change rows of a drifting device; before `at_window` they come back as they are.
 
     Args:
         x: raw rows, shape (n, width); missing values stay missing.
-        y: class numbers, shape (n,).
+        y: labels, shape (n,).
         schema: columns with their public ranges, or the image shape.
         inject: kind, amount, first window.
         window: number of the window the rows belong to.
@@ -61,7 +61,7 @@ def inject(
         return x, y
     amount = DEFAULT_AMOUNTS[inject.kind] if inject.amount is None else inject.amount
     if inject.kind == "label":
-        return x, _moved_labels(y, schema.classes, amount, rng)
+        return x, _moved_labels(y, schema, amount, rng)
     if inject.kind == "rotate":
         return rotated(x, schema, amount), y
     return _CHANGES[inject.kind](x, *places(schema, inject), amount, rng), y
@@ -141,10 +141,12 @@ def rotation_matrix(height: int, width: int, degrees: float) -> npt.NDArray[np.f
     return matrix
 
 
-def _moved_labels(y: Labels, classes: int, part: float, rng: np.random.Generator) -> Labels:
-    """Every label, or a random part of them, becomes the next class: p(x) stays, p(y | x) changes (concept shift)."""
+def _moved_labels(y: Targets, schema: Schema, part: float, rng: np.random.Generator) -> Targets:
+    """Every label, or a random part, becomes the next class, or its mirror image in the range: p(y | x) changes."""
     moved = rng.random(len(y)) < part
-    return np.where(moved, (y + 1) % classes, y).astype(np.int64)
+    if schema.label_range is not None:
+        return np.where(moved, sum(schema.label_range) - y, y)
+    return np.where(moved, (y + 1) % schema.classes, y).astype(np.int64)
 
 
 def _shifted(

@@ -8,7 +8,8 @@ from fedinfer.config import DataSection, PartitionSection, Scenario
 from fedinfer.data.builtin import complete
 from fedinfer.data.partition import by_column, group_at_random, split_held_out, stratified_take
 from fedinfer.data.sources import read_source
-from fedinfer.data.table import DeviceData, Federation, Indices, Table
+from fedinfer.data.table import DeviceData, Federation, Indices, Labels, Table
+from fedinfer.data.targets import strata
 from fedinfer.errors import ConfigError, DataError
 from fedinfer.system import simulation_rng
 from fedinfer.types import DeviceId
@@ -32,13 +33,14 @@ def load(scenario: Scenario) -> Federation:
     schema, table, warnings = read_source(scenario)
     data = complete(scenario.data) if scenario.data.source == "builtin" else scenario.data
     seed = scenario.scenario.seed
-    is_public = stratified_take(
-        table.y, round(data.public_fraction * len(table)), simulation_rng(seed, "data", "public")
-    )
+    mix = strata(table.y)
+    is_public = stratified_take(mix, round(data.public_fraction * len(table)), simulation_rng(seed, "data", "public"))
     private = np.flatnonzero(~is_public)
     devices = {
-        device: _device_data(table, private[rows], data.test_fraction, simulation_rng(seed, "data", "split", device))
-        for device, rows in _deal(table, private, data, seed).items()
+        device: _device_data(
+            table, mix, private[rows], data.test_fraction, simulation_rng(seed, "data", "split", device)
+        )
+        for device, rows in _deal(table, mix, private, data, seed).items()
     }
     return Federation(
         schema=schema,
@@ -52,10 +54,10 @@ def load(scenario: Scenario) -> Federation:
     )
 
 
-def _deal(table: Table, private: Indices, data: DataSection, seed: int) -> dict[DeviceId, Indices]:
+def _deal(table: Table, mix: Labels, private: Indices, data: DataSection, seed: int) -> dict[DeviceId, Indices]:
     """Positions in `private` that each device holds, sorted by device."""
     if table.device is None:
-        return group_at_random(table.y[private], data.partition, simulation_rng(seed, "data", "partition"))
+        return group_at_random(mix[private], data.partition, simulation_rng(seed, "data", "partition"))
     named = len(set(table.device))
     if data.partition != PartitionSection() and data.partition.devices != named:
         raise ConfigError(
@@ -72,6 +74,8 @@ def _deal(table: Table, private: Indices, data: DataSection, seed: int) -> dict[
     return held
 
 
-def _device_data(table: Table, rows: Indices, test_fraction: float, rng: np.random.Generator) -> DeviceData:
-    train, test = split_held_out(table.y[rows], test_fraction, rng)
+def _device_data(
+    table: Table, mix: Labels, rows: Indices, test_fraction: float, rng: np.random.Generator
+) -> DeviceData:
+    train, test = split_held_out(mix[rows], test_fraction, rng)
     return DeviceData(table.x[rows[train]], table.y[rows[train]], table.x[rows[test]], table.y[rows[test]])

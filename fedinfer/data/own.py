@@ -9,12 +9,13 @@ import numpy as np
 from fedinfer.config import DataSection, Scenario
 from fedinfer.data.builtin import ARRAYS, builtin_schema, complete
 from fedinfer.data.columns import read_inputs
-from fedinfer.data.labels import TWO_CLASSES, read_labels
+from fedinfer.data.labels import TWO_CLASSES
 from fedinfer.data.read import read_table
 from fedinfer.data.table import DeviceData
+from fedinfer.data.targets import read_target
 from fedinfer.data.vocabulary import text_column, vocabulary_of
 from fedinfer.errors import DataError, Misbehaviour
-from fedinfer.schema import Categorical, Numeric, Schema, Text
+from fedinfer.schema import Categorical, Column, Numeric, Schema, Text
 
 _KEYS = {Numeric: "ranges", Categorical: "categories", Text: "text"}
 
@@ -40,11 +41,15 @@ def _described_schema(scenario: Scenario, words: tuple[str, ...]) -> Schema:
     data = _described(scenario)
     _check_public(data)
     if data.text:
-        return Schema((text_column(data, words),), data.label, _labels(data))
+        return _schema((text_column(data, words),), data)
     unused = {data.label, data.device, *data.drop}
     numeric = (Numeric(name, low, high) for name, (low, high) in data.ranges.items() if name not in unused)
     listed = (Categorical(name, names) for name, names in data.categories.items() if name not in unused)
-    return Schema((*numeric, *listed), data.label, _labels(data))
+    return _schema((*numeric, *listed), data)
+
+
+def _schema(columns: tuple[Column, ...], data: DataSection) -> Schema:
+    return Schema(columns, data.label, _labels(data), label_range=data.label_range, label_unit=data.label_unit)
 
 
 def load_own(scenario: Scenario, schema: Schema, path: Path, rng: np.random.Generator) -> DeviceData:
@@ -73,8 +78,8 @@ def load_own(scenario: Scenario, schema: Schema, path: Path, rng: np.random.Gene
     raw = read_table(path, data.delimiter, text.name if text else "")
     for column in schema.columns:
         raw.column(_KEYS[type(column)], column.name)
-    y = read_labels(raw, data, schema.labels)
-    keep = y >= 0
+    target = read_target(raw, data, schema.labels)
+    y, keep = target.y, target.known
     if not keep.any():
         raise DataError(f"{path}: empty device: none of {len(y)} rows has a label")
     x, y = read_inputs(raw, schema, data)[keep], y[keep]
@@ -122,8 +127,11 @@ def _check_public(data: DataSection) -> None:
             "[data] ranges_confirmed = false: a deployment needs public ranges and categories",
             hint="replace them by what an outsider would expect, then set ranges_confirmed = true",
         )
-    if len(_labels(data)) < 2:
-        raise DataError("[data] labels: a deployment needs the list of class names", hint='labels = ["no", "yes"]')
+    if data.label_range is None and len(_labels(data)) < 2:
+        raise DataError(
+            "[data] labels: a deployment needs the list of class names",
+            hint='labels = ["no", "yes"], or label_range = [low, high] for a number',
+        )
     unlisted = [name for name in data.categorical if name not in data.categories]
     if unlisted:
         raise DataError(

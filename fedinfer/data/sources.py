@@ -12,9 +12,9 @@ import numpy.typing as npt
 from fedinfer.config import DataSection, Scenario
 from fedinfer.data.builtin import ARRAYS, TEXT, complete
 from fedinfer.data.columns import describe_column, device_ids, read_inputs
-from fedinfer.data.labels import class_names, read_labels
 from fedinfer.data.read import RawTable, read_table
 from fedinfer.data.table import Table
+from fedinfer.data.targets import check_varied, read_target
 from fedinfer.data.vocabulary import text_column, vocabulary_of
 from fedinfer.errors import DataError
 from fedinfer.schema import Categorical, Numeric, Schema, Text
@@ -62,19 +62,20 @@ def arrays(raw: RawTable, data: DataSection, words: tuple[str, ...]) -> tuple[Sc
         DataError: the table breaks its description, or the rows that are left have fewer than two classes.
     """
     inputs = input_columns(raw, data)
-    labels = class_names(raw, data)
-    y = read_labels(raw, data, labels)
+    target = read_target(raw, data)
+    y, keep = target.y, target.known
     described = (text_column(data, words),) if data.text else (describe_column(raw, name, data) for name in inputs)
-    schema = Schema(tuple(described), data.label, labels)
+    schema = Schema(
+        tuple(described), data.label, target.labels, label_range=data.label_range, label_unit=data.label_unit
+    )
     holder = raw.column("device", data.device) if data.device else None
     missing = frozenset(data.missing_text)
-    keep = y >= 0
     if holder is not None:
-        keep &= np.array([cell not in missing for cell in holder])
-    if len(np.unique(y[keep])) < 2:
-        raise DataError(f"{raw.name}: rows with both a label and a device hold fewer than two classes")
+        keep = keep & np.array([cell not in missing for cell in holder])
+    check_varied(y[keep], schema, raw.name)
     x = read_inputs(raw, schema, data)[keep]
-    return schema, Table(x, y[keep], _devices(holder, keep)), (*_left_out(raw, holder, keep), *_unconfirmed(schema))
+    warnings = (*_left_out(raw, holder, keep), *target.warnings, *_unconfirmed(schema))
+    return schema, Table(x, y[keep], _devices(holder, keep)), warnings
 
 
 def input_columns(raw: RawTable, data: DataSection) -> tuple[str, ...]:

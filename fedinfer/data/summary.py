@@ -8,7 +8,7 @@ import numpy as np
 
 from fedinfer.config import Scenario
 from fedinfer.data.checks import units
-from fedinfer.data.table import Federation, Labels
+from fedinfer.data.table import Federation, Targets
 from fedinfer.schema import Schema
 from fedinfer.types import Json, Unit
 
@@ -75,6 +75,7 @@ def _data(scenario: Scenario, federation: Federation) -> Json:
         "rows_per_device": {"least": min(sizes), "median": float(np.median(sizes)), "most": max(sizes)},
         "inputs": _inputs(schema),
         "classes": _classes(schema, labels),
+        **_number(schema, labels),
         "ranges_confirmed": schema.confirmed,
     }
 
@@ -85,9 +86,20 @@ def _inputs(schema: Schema) -> str:
     return f"image {'x'.join(map(str, schema.shape))}" if schema.shape else f"{schema.width} columns"
 
 
-def _classes(schema: Schema, labels: Labels) -> dict[str, int]:
+def _classes(schema: Schema, labels: Targets) -> dict[str, int]:
+    if schema.label_range is not None:
+        return {}
     counts = np.bincount(labels, minlength=schema.classes)
     return {name: int(count) for name, count in zip(schema.labels, counts, strict=True)}
+
+
+def _number(schema: Schema, labels: Targets) -> Json:
+    """What a numeric label looks like in this simulation; nothing for classes."""
+    if schema.label_range is None:
+        return {}
+    at = np.quantile(labels, (0.0, 0.25, 0.5, 0.75, 1.0))
+    found = dict(zip(("least", "quarter", "median", "three_quarters", "most"), map(float, at), strict=True))
+    return {"label": {"range": [*schema.label_range], "unit": schema.label_unit, **found}}
 
 
 def _privacy(scenario: Scenario, federation: Federation) -> Json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ Rows: TypeAlias = npt.NDArray[np.float32]
 """Raw rows, shape (n, width): numbers as they are, categories as their index, missing and unseen values NaN."""
 Labels: TypeAlias = npt.NDArray[np.int64]
 """Class numbers, shape (n,)."""
+Targets: TypeAlias = npt.NDArray[Any]
+"""Labels of rows, shape (n,): class numbers, int64, or values in the label's unit, float64."""
 Indices: TypeAlias = npt.NDArray[np.int64]
 """Row numbers, shape (k,)."""
 
@@ -26,12 +28,12 @@ class Table:
 
     Args:
         x: rows, shape (n, width), float32.
-        y: class numbers, shape (n,), int64.
+        y: labels, shape (n,).
         device: holder of each row, length n; None when the table does not say.
     """
 
     x: Rows
-    y: Labels
+    y: Targets
     device: tuple[DeviceId, ...] | None = None
 
     def __len__(self) -> int:
@@ -48,9 +50,9 @@ class DeviceData:
     """
 
     train_x: Rows
-    train_y: Labels
+    train_y: Targets
     test_x: Rows
-    test_y: Labels
+    test_y: Targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,6 @@ class Federation:
 
     schema: Schema
     devices: Mapping[DeviceId, DeviceData]
-    public: tuple[Rows, Labels]
-    test: tuple[Rows, Labels]
+    public: tuple[Rows, Targets]
+    test: tuple[Rows, Targets]
     warnings: tuple[str, ...] = ()

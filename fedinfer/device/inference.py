@@ -26,12 +26,15 @@ from fedinfer.inference import Installed, Predictor, open_installed, row_answers
 from fedinfer.messages import HealthReply, WindowReply, WindowRequest
 from fedinfer.model_file import Isolation
 from fedinfer.ports import Answer, Ask
+from fedinfer.schema import Schema
 from fedinfer.text import raw_rows
 from fedinfer.types import DeviceId, FloatVector, Unit
 from fedinfer.wire import decode, encode
 
 TIMED_ROWS = 5
 """Rows of a simulated window that are timed."""
+NEAR = 0.1
+"""A predicted number counts as right in the record of a simulation within this part of the label's range."""
 _NO_ANSWER = -1
 _log = logging.getLogger(__name__)
 
@@ -96,12 +99,12 @@ def _observe(host: Host, device: DeviceId, window: int) -> WindowReply:
         return WindowReply(False, 0, 0, 0, ())
     x, y = host.rows.stream(device, window)
     x = raw_rows(host.joined().schema, x)
-    classes, probabilities = _predicted(host, installed.predictor, x)
-    host.sketches.put(device, window, _sketch(host, classes, probabilities))
+    classes, answers = _predicted(host, installed.predictor, x)
+    host.sketches.put(device, window, _sketch(host, classes, answers))
     if not host.policy.reveals_simulation:
         return WindowReply(True, installed.info.version, 0, 0, ())
     latencies = [_timed(host, installed, row) for row in x[:TIMED_ROWS]]
-    correct = int((classes == y).sum()) if len(y) else 0
+    correct = _correct(host.joined().schema, classes, answers, y)
     return WindowReply(True, installed.info.version, len(x), correct, tuple(latencies))
 
 
@@ -112,25 +115,34 @@ def _timed(host: Host, installed: Installed, row: npt.NDArray[Any]) -> float:
 
 
 def _predicted(host: Host, predictor: Predictor, x: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], FloatVector]:
-    """Class numbers (n,), -1 where the model has no answer, and probabilities (n, classes)."""
+    """Class numbers (n,), 0 for numbers and -1 where the model has no answer, and raw answers (n, outputs)."""
     task = host.joined()
-    classes, probabilities = np.full(len(x), _NO_ANSWER), np.zeros((len(x), task.schema.classes), np.float32)
+    classes, raw = np.full(len(x), _NO_ANSWER), np.zeros((len(x), task.schema.outputs), np.float32)
     if host.policy.isolation is Isolation.PROCESS:
         for number, answer in enumerate(row_answers(predictor, x, Isolation.PROCESS, host.clock)):
             if answer is not None and answer.prediction is not None:
-                probabilities[number] = answer.prediction.probabilities
-                classes[number] = answer.prediction.probabilities.argmax()
-        return classes, probabilities
+                raw[number] = answer.prediction.raw
+                classes[number] = raw[number].argmax()
+        return classes, raw
     step = _together(task.scenario.privacy.unit, len(x))
     for start in range(0, len(x), step):
         part = slice(start, start + step)
         try:
             answers = predictor.predict_matrix(x[part])
-            probabilities[part] = answers.probabilities
-            classes[part] = answers.classes
+            raw[part] = answers.raw
+            classes[part] = answers.raw.argmax(axis=1)
         except Exception as error:  # whatever its class: an error of the model is a row without an answer
             _log.warning("window: no answer for rows from %d on: %s", start, error)
-    return classes, probabilities
+    return classes, raw
+
+
+def _correct(schema: Schema, classes: npt.NDArray[np.int64], answers: FloatVector, y: npt.NDArray[Any]) -> int:
+    """Right answers of a simulated window: the class, or a value that is not off by more than a tenth of the range."""
+    if schema.label_range is None:
+        return int((classes == y).sum()) if len(y) else 0
+    low, high = schema.label_range
+    near = np.abs(answers[:, 0] - y) <= NEAR * (high - low) if len(y) else np.zeros(0, np.bool_)
+    return int((near & (classes != _NO_ANSWER)).sum()) if len(y) else 0
 
 
 def _together(unit: Unit, rows: int) -> int:
@@ -144,12 +156,15 @@ def _together(unit: Unit, rows: int) -> int:
             assert_never(unit)
 
 
-def _sketch(host: Host, classes: npt.NDArray[np.int64], probabilities: FloatVector) -> FloatVector:
+def _sketch(host: Host, classes: npt.NDArray[np.int64], answers: FloatVector) -> FloatVector:
     schema, unit = host.joined().schema, host.joined().scenario.privacy.unit
     channels, known = report_channels(schema.classes), classes != _NO_ANSWER
     if not classes.size:
         return np.zeros(width(channels), np.float32)
     sketch = Sketch(channels)
-    sketch.add(Outputs(classes[known], probabilities[known]))
+    if schema.label_range is not None:
+        low, high = schema.label_range
+        answers = (answers - low) / (high - low)
+    sketch.add(Outputs(classes[known], answers[known]))
     sketch.add_unanswered(int((~known).sum()))
     return window_report(sketch.histograms(), unit, channels)

@@ -33,6 +33,8 @@ Counts: TypeAlias = npt.NDArray[np.int64]
 MAX_BINS = 1024
 CONFIDENCE_BINS = 6
 """Bins of the largest probability in every fleet's report; few bins leave more signal in each."""
+VALUE_BINS = 8
+"""Bins of a predicted number on the public range of the label."""
 SPREAD = 0.32
 """Squared L2 norm of a normalised histogram that fills about three bins equally (sum of squared shares, Simpson 1949).
 
@@ -61,8 +63,9 @@ class Outputs:
     """What the model said about some rows.
 
     Args:
-        labels: class numbers in [0, classes), shape (rows,).
-        probabilities: shape (rows, classes).
+        labels: class numbers in [0, classes), shape (rows,); 0 for numbers.
+        probabilities: shape (rows, classes); of a numeric label where the predicted value lies in its public range,
+            from 0 to 1, shape (rows, 1).
     """
 
     labels: npt.NDArray[np.integer[Any]]
@@ -129,19 +132,40 @@ def confidence(classes: int, bins: int = CONFIDENCE_BINS) -> Channel:
     return Channel("confidence", bins, Bins.ORDERED, Source.OUTPUT, count, SPREAD, unanswered=0)
 
 
+def value(bins: int = VALUE_BINS) -> Channel:
+    """The predicted number, on even bins of the label's public range.
+
+    A value that is no number, and a row on which the model fails, count in the lowest bin.
+
+    Args:
+        bins: bins of equal width, >= 2.
+
+    Raises:
+        ConfigError: fewer than 2 or more than 1024 bins.
+    """
+    count = partial(_count_values, bins=bins)
+    return Channel("value", bins, Bins.ORDERED, Source.OUTPUT, count, SPREAD, unanswered=0)
+
+
 REPORT: tuple[Callable[[int], Channel], ...] = (predicted_class, confidence)
 """The channels of every fleet's report, in order, each made for a number of classes."""
+
+
+NUMBER_REPORT: tuple[Callable[[], Channel], ...] = (value,)
+"""The channels of a fleet whose model answers a number."""
 
 
 def report_channels(classes: int) -> tuple[Channel, ...]:
     """The channels of every fleet's report; device, planning and monitor take them from here.
 
     Args:
-        classes: number of classes, >= 2.
+        classes: number of classes, >= 2; 0: the model answers a number.
 
     Raises:
-        ConfigError: fewer than 2 or more than 1024 classes.
+        ConfigError: one class, or more than 1024.
     """
+    if classes == 0:
+        return tuple(channel() for channel in NUMBER_REPORT)
     return tuple(channel(classes) for channel in REPORT)
 
 
@@ -247,3 +271,10 @@ def _count_confidence(outputs: Outputs, edges: Floats) -> Counts:
     # fmax takes the number when the other is none.
     top = np.fmax(outputs.probabilities.max(axis=1), -np.inf)
     return np.bincount(np.searchsorted(edges, top, side="right"), minlength=edges.size + 1).astype(np.int64)
+
+
+def _count_values(outputs: Outputs, bins: int) -> Counts:
+    """A value equal to an inner edge belongs to the bin above it."""
+    placed = np.fmax(outputs.probabilities[:, 0].astype(np.float64), 0.0)
+    places = np.minimum((placed * bins).astype(np.int64), bins - 1)
+    return np.bincount(places, minlength=bins).astype(np.int64)

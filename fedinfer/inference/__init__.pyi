@@ -17,6 +17,8 @@ from .install.slots import Slots as Slots
 from .install.tuf_channel import folder_fetch as folder_fetch
 from .install.updater import Updater as Updater
 from .install.updater import UpdateSettings as UpdateSettings
+from .predict.answers import Naming as Naming
+from .predict.answers import Prediction as Prediction
 from .predict.answers import Predictions as Predictions
 from .predict.explain import Explanations as Explanations
 from .predict.explain import explain as explain

@@ -17,6 +17,8 @@ first and still treats it as untrusted: every bound is enforced by `Manifest.fro
 from fedinfer.manifest.document import Manifest
 from fedinfer.manifest.fields import is_name
 from fedinfer.manifest.names import (
+    CONTRIBUTIONS,
+    COVERAGE,
     CURRENT,
     FORMAT,
     INPUT,
@@ -30,7 +32,9 @@ from fedinfer.manifest.names import (
     MAX_VERSION,
     PROBABILITIES,
     TOP,
+    VALUE,
     WITHDRAWN,
+    answer_name,
     current_path,
     delta_path,
     manifest_path,
@@ -40,6 +44,8 @@ from fedinfer.manifest.names import (
 from fedinfer.manifest.parts import Delta, DeltaMethod, Privacy, Reference, Variant
 
 __all__ = [
+    "CONTRIBUTIONS",
+    "COVERAGE",
     "CURRENT",
     "FORMAT",
     "INPUT",
@@ -53,6 +59,7 @@ __all__ = [
     "MAX_VERSION",
     "PROBABILITIES",
     "TOP",
+    "VALUE",
     "WITHDRAWN",
     "Delta",
     "DeltaMethod",
@@ -60,6 +67,7 @@ __all__ = [
     "Privacy",
     "Reference",
     "Variant",
+    "answer_name",
     "current_path",
     "delta_path",
     "is_name",

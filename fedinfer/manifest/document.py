@@ -60,10 +60,10 @@ class Manifest:
     Args:
         version: 1, 2, ... up to MAX_VERSION; a device refuses a smaller one than it has.
         task: name of the task, 1 to 64 of a-z, 0-9, _ and -.
-        schema: inputs, and 2 to MAX_CLASSES labels.
+        schema: inputs, and 2 to MAX_CLASSES labels, or the range of a numeric label.
         variants: model files, the chosen one first; at most MAX_VARIANTS.
         check_rows: 1 to MAX_CHECK_ROWS self-check inputs, raw values of one row each, NaN = missing, or one text.
-        float_metric: task metric of the float model before quantization, in [0, 1].
+        float_metric: task metric of the float model before quantization: in [0, 1], or an error in the label's unit.
         metrics: further figures of the chosen variant on held-out rows, finite.
         isa: machine and vector instructions on which the gates ran, for instance "x86_64 avx2".
         created: ISO time, UTC.
@@ -74,6 +74,7 @@ class Manifest:
         abstain_below: in [0, 1]; the graph answers `abstain_label` when the largest probability is below it; 0 = never.
         abstain_label: the text it answers then.
         top: the optional output TOP lists this many classes, at most all of them; 0 = no such output.
+        interval: numeric label: half width of the interval that holds COVERAGE of the rows, in its unit; 0 = unknown.
     """
 
     version: int
@@ -92,6 +93,12 @@ class Manifest:
     abstain_below: float = 0.0
     abstain_label: str = "abstain"
     top: int = 0
+    interval: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """Kind of the task."""
+        return "classification" if self.schema.label_range is None else "regression"
 
     @property
     def chosen(self) -> Variant:
@@ -124,7 +131,8 @@ class Manifest:
 
     def to_json(self) -> Json:
         """A JSON object that `from_json` reads back."""
-        return {
+        number = {} if self.schema.label_range is None else {"kind": self.kind, "interval": self.interval}
+        return number | {
             "format": FORMAT,
             "version": self.version,
             "task": self.task,
@@ -132,7 +140,7 @@ class Manifest:
             "parent_sha256": self.parent_sha256,
             "schema": self.schema.to_json(),
             "privacy": plain(self.privacy),
-            "variants": [plain(variant) for variant in self.variants],
+            "variants": [variant.to_json() for variant in self.variants],
             "deltas": [plain(delta) for delta in self.deltas],
             "float_metric": self.float_metric,
             "metrics": dict(self.metrics),
@@ -195,6 +203,7 @@ class Manifest:
             raise ArtifactRejected(f"manifest format {found}, this program reads {FORMAT}", hint="update fedinfer")
         _demand_plain(data)
         manifest = _read(data)
+        demand(data.get("kind", manifest.kind) == manifest.kind, f"kind {str(data.get('kind'))[:40]!r}")
         _check(manifest)
         return manifest
 
@@ -225,6 +234,7 @@ def _read(data: Json) -> Manifest:
         abstain_below=number(data, "abstain_below"),
         abstain_label=value_of(data, "abstain_label", str),
         top=value_of(data, "top", int),
+        interval=number(data, "interval") if "interval" in data else 0.0,
     )
 
 
@@ -233,7 +243,10 @@ def _check(manifest: Manifest) -> None:
     classes, rows = manifest.schema.classes, len(manifest.check_rows)
     demand(1 <= manifest.version <= MAX_VERSION, f"version {manifest.version} is outside [1, {MAX_VERSION}]")
     demand(is_name(manifest.task), f"task name {manifest.task[:80]!r}")
-    demand(2 <= classes <= MAX_CLASSES, f"{classes} labels")
+    if manifest.schema.label_range is None:
+        demand(2 <= classes <= MAX_CLASSES, f"{classes} labels")
+    low, high = manifest.schema.label_range or (0.0, 0.0)
+    demand(0 <= manifest.interval <= high - low, f"interval {manifest.interval} is outside the label's range")
     demand(len(set(manifest.labels)) == classes, "a label stands twice")
     demand(manifest.parent_sha256 == "" or is_sha256(manifest.parent_sha256), "parent_sha256 is not a SHA-256")
     demand(0 <= manifest.abstain_below <= 1, f"abstain_below {manifest.abstain_below} is outside [0, 1]")
@@ -246,7 +259,7 @@ def _check(manifest: Manifest) -> None:
     check_reference(manifest.reference, classes)
     check_privacy(manifest.privacy)
     for variant in manifest.variants:
-        check_variant(variant, manifest.version, rows, classes)
+        check_variant(variant, manifest.version, rows, manifest.schema)
     demand(len({variant.name for variant in manifest.variants}) == len(manifest.variants), "a variant stands twice")
     digests = {variant.sha256 for variant in manifest.variants}
     for delta in manifest.deltas:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedinfer.errors import BadSignature
+from fedinfer.schema import Schema
 
 FORMAT = 1
 MAX_ARTIFACT_BYTES = 256 * 2**20  # one model file, after decompression
@@ -21,9 +22,21 @@ MAX_CLASSES = 100_000
 INPUT = "input"  # float32 (batch, width), raw values, NaN = missing
 LABEL = "label"  # string (batch,)
 PROBABILITIES = "probabilities"  # float32 (batch, classes)
+VALUE = "value"  # float32 (batch, 1), in the unit of a numeric label and within its range; instead of the two above
+CONTRIBUTIONS = "contributions"  # float32 (batch, terms + 1, outputs), optional: of an additive model, intercept last
+COVERAGE = 0.9  # share of rows that the prediction interval of a numeric label is made for
 TOP = "top"  # int64 (batch, k), optional: the k most probable classes, best first
 CURRENT = "model/current.json"
 WITHDRAWN = "withdrawn"  # field of TUF targets metadata: versions that nobody may serve any more, oldest first
+
+
+def answer_name(schema: Schema) -> str:
+    """The output that holds a model's answer.
+
+    Args:
+        schema: says whether the label is a number.
+    """
+    return PROBABILITIES if schema.label_range is None else VALUE
 
 
 def manifest_path(version: int) -> str:

@@ -8,9 +8,13 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from fedinfer.errors import ArtifactRejected
 from fedinfer.manifest.fields import demand, is_decimal, is_name, is_sha256, items, number, numbers, value_of, whole
 from fedinfer.manifest.names import MAX_ARTIFACT_BYTES, MAX_CHECK_ROWS, model_path
+from fedinfer.schema import Schema
 from fedinfer.types import Json
 
 
@@ -55,14 +59,18 @@ class Variant:
         sha256: digest of the file, 64 hexadecimal digits.
         bytes: length of the file, in [1, MAX_ARTIFACT_BYTES].
         recipe: name of the quantization scheme, for instance "static-qdq-s8s8".
-        metric: task metric on held-out rows, in [0, 1].
-        agreement: share of held-out rows with the same class as the float model, in [0, 1].
-        calibration_error: expected calibration error with its own temperature, in [0, 1].
+        metric: task metric on held-out rows: in [0, 1], or an error in the unit of a numeric label.
+        agreement: share of held-out rows with the same class (or nearly the same value) as the float model, in [0, 1].
+        calibration_error: expected calibration error with its own temperature, in [0, 1]; of a numeric label the mean
+            difference to the float model as a part of the range.
         temperature: divides the logits in the graph, > 0.
         latency_us: median of single predictions on the machine that ran the gates, microseconds.
         labels: expected class number for every self-check row.
         probabilities: expected probabilities for every self-check row, (rows, classes).
-        tolerance: largest absolute difference of a probability that still passes the self-check, in [0, 1].
+        tolerance: largest absolute difference of a probability that still passes the self-check, in [0, 1]; of a
+            numeric label the largest difference as a part of its range.
+        values: expected values of a numeric label for every self-check row, in its unit; `labels` and `probabilities`
+            are then empty.
     """
 
     name: str
@@ -78,6 +86,20 @@ class Variant:
     labels: tuple[int, ...]
     probabilities: tuple[tuple[float, ...], ...]
     tolerance: float
+    values: tuple[float, ...] = ()
+
+    def answers(self) -> npt.NDArray[np.float32]:
+        """Expected answers to the self-check rows: probabilities (rows, classes), or values (rows, 1)."""
+        if self.values:
+            return np.array(self.values, np.float32).reshape(-1, 1)
+        return np.array(self.probabilities, np.float32)
+
+    def to_json(self) -> Json:
+        """A JSON object that `read_variant` reads back; `values` only where there are any."""
+        found = plain(self)
+        if not self.values:
+            del found["values"]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +110,8 @@ class Reference:
         rows: how many rows were predicted, >= 0.
         classes: share of each predicted class, sums to 1; empty without reference rows.
         edges: increasing inner and outer edges of the confidence bins.
-        confidence: share of rows whose largest probability falls in each bin, len(edges) - 1 values.
+        confidence: share of rows whose largest probability falls in each bin, len(edges) - 1 values; of a numeric
+            label the share of rows whose value falls in each bin of its range, without `classes`.
     """
 
     rows: int = 0
@@ -134,6 +157,7 @@ def read_variant(data: Any) -> Variant:
         labels=items(data, "labels", whole, MAX_CHECK_ROWS),
         probabilities=items(data, "probabilities", numbers, MAX_CHECK_ROWS),
         tolerance=number(data, "tolerance"),
+        values=numbers(data["values"]) if "values" in data else (),
     )
 
 
@@ -192,14 +216,14 @@ def read_privacy(data: Json) -> Privacy:
     )
 
 
-def check_variant(variant: Variant, version: int, rows: int, classes: int) -> None:
+def check_variant(variant: Variant, version: int, rows: int, schema: Schema) -> None:
     """Check the bounds of one model file's entry.
 
     Args:
         variant: as read.
         version: of the manifest, which fixes the path.
         rows: number of self-check rows, each of which needs an expected answer.
-        classes: number of labels, which is the length of every expected answer.
+        schema: gives the length and the range of every expected answer.
 
     Raises:
         ArtifactRejected: naming the first broken rule.
@@ -211,9 +235,21 @@ def check_variant(variant: Variant, version: int, rows: int, classes: int) -> No
     demand(variant.path in paths, f"path {variant.path[:80]!r} of variant {variant.name}")
     demand(variant.temperature > 0, f"temperature {variant.temperature}")
     demand(0 <= variant.tolerance <= 1, f"tolerance {variant.tolerance} is outside [0, 1]")
+    if schema.label_range is not None:
+        return _check_values(variant, rows, schema.label_range)
+    classes = schema.classes
+    demand(not variant.values, f"variant {variant.name}: values of a label that is no number")
     demand(len(variant.labels) == len(variant.probabilities) == rows, f"variant {variant.name}: not {rows} answers")
     demand(all(0 <= label < classes for label in variant.labels), f"variant {variant.name}: label outside {classes}")
     demand(all(len(p) == classes for p in variant.probabilities), f"variant {variant.name}: not {classes} columns")
+
+
+def _check_values(variant: Variant, rows: int, bounds: tuple[float, float]) -> None:
+    what = f"variant {variant.name}"
+    demand(not variant.labels and not variant.probabilities, f"{what}: classes of a label that is a number")
+    demand(len(variant.values) == rows, f"{what}: not {rows} answers")
+    slack = 1e-5 * (bounds[1] - bounds[0])  # the graph computes in float32
+    demand(all(bounds[0] - slack <= v <= bounds[1] + slack for v in variant.values), f"{what}: value outside {bounds}")
 
 
 def check_delta(delta: Delta, version: int, digests: set[str]) -> None:

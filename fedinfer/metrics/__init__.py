@@ -2,6 +2,7 @@
 
 from fedinfer.metrics.classes import Labels, Probabilities, binary_auc, confusion, figures, precisions, recalls
 from fedinfer.metrics.metric import Metric, class_score, likeliest, loss_of, number_score
+from fedinfer.metrics.numbers import number_figures
 
 __all__ = [
     "Labels",
@@ -13,6 +14,7 @@ __all__ = [
     "figures",
     "likeliest",
     "loss_of",
+    "number_figures",
     "number_score",
     "precisions",
     "recalls",

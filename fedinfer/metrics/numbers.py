@@ -45,5 +45,23 @@ def r2(predicted: Values, y: Values) -> float | None:
     return 1.0 - float(np.sum(_errors(predicted, y) ** 2)) / spread if spread > 0 else None
 
 
+def number_figures(predicted: Values, y: Values) -> dict[str, float]:
+    """Errors in the label's unit and, where it is defined, the share of variance that is explained.
+
+    Args:
+        predicted: (n,).
+        y: (n,), labels.
+
+    Returns:
+        `rows`, and for n > 0 `rmse`, `mae`; `r2` only when the labels differ.
+    """
+    found = {"rows": float(len(y))}
+    if not len(y):
+        return found
+    found |= {"rmse": rmse(predicted, y), "mae": mae(predicted, y)}
+    share = r2(predicted, y)
+    return found if share is None else {**found, "r2": share}
+
+
 def _errors(predicted: Values, y: Values) -> npt.NDArray[np.float64]:
     return predicted.astype(np.float64) - y.astype(np.float64)

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy, softmax
 from torch.nn.utils.prune import L1Unstructured
 
 from fedinfer.config import Tune
 from fedinfer.errors import ConfigError
 from fedinfer.training.models.build import Model
+from fedinfer.training.objective import Objective
 from fedinfer.training.update import get_vector
 from fedinfer.types import FloatVector
 
@@ -60,13 +60,16 @@ class CompressionPlan:
     rounded: Rounded
 
 
-def compress(model: Model, x: Tensor, plan: CompressionPlan, rng: np.random.Generator) -> FloatVector:
+def compress(
+    model: Model, x: Tensor, plan: CompressionPlan, objective: Objective, rng: np.random.Generator
+) -> FloatVector:
     """Prune, then fine-tune what is left; changes `model`.
 
     Args:
         model: a graph with `prepare` and `core`.
         x: public raw rows (n, width); may be empty when `plan.steps` is 0.
         plan: share, steps, rounding.
+        objective: says what an answer is.
         rng: order of the rows.
 
     Returns:
@@ -83,12 +86,12 @@ def compress(model: Model, x: Tensor, plan: CompressionPlan, rng: np.random.Gene
     model.eval()
     # The teacher is the model before anything is pruned: the gates compare with that one.
     with torch.no_grad():
-        teacher = softmax(model(x), dim=1) if plan.steps else None
+        teacher = objective.answers(model(x)) if plan.steps else None
     masks = magnitude_masks(model, plan.pruning)
     weights = dict(model.named_parameters())
     if teacher is not None:
         with _rounded_inputs(model, x, plan.rounded):
-            _imitate(model, masks, x, teacher, plan, rng)
+            _imitate(model, masks, x, teacher, plan, objective, rng)
     with torch.no_grad():
         for name, mask in masks.items():
             weights[name].mul_(mask)
@@ -140,9 +143,10 @@ def _imitate(
     x: Tensor,
     teacher: Tensor,
     plan: CompressionPlan,
+    objective: Objective,
     rng: np.random.Generator,
 ) -> None:
-    """Adam with a cosine schedule towards the teacher's probabilities (Hinton et al. 2015, section 2)."""
+    """Adam with a cosine schedule towards the teacher's answers (Hinton et al. 2015, section 2)."""
     weights = dict(model.named_parameters())
     optimizer = torch.optim.Adam(weights.values(), lr=LEARNING_RATE)
     tables = _tables(model) if _rounds_inputs(plan.rounded) else {}
@@ -151,7 +155,7 @@ def _imitate(
             group["lr"] = LEARNING_RATE * 0.5 * (1.0 + math.cos(math.pi * step / plan.steps))
         rounded = {name: fake_int8(weights[name] * mask, name in tables) for name, mask in masks.items()}
         optimizer.zero_grad()
-        cross_entropy(functional_call(model, rounded, (x[rows],)), teacher[rows]).backward()
+        objective.imitated(functional_call(model, rounded, (x[rows],)), teacher[rows]).backward()
         optimizer.step()
 
 

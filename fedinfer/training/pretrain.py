@@ -7,11 +7,11 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from fedinfer.config import TrainingSection, Tune
 from fedinfer.training.engines.seeding import seeded
 from fedinfer.training.models.build import Model
+from fedinfer.training.objective import Objective
 from fedinfer.training.update import get_vector
 from fedinfer.types import FloatVector
 
@@ -19,7 +19,14 @@ LEARNING_RATE = 0.01
 WEIGHT_DECAY = 1e-4
 
 
-def pretrain(model: Model, x: Tensor, y: Tensor, training: TrainingSection, rng: np.random.Generator) -> FloatVector:
+def pretrain(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    training: TrainingSection,
+    objective: Objective,
+    rng: np.random.Generator,
+) -> FloatVector:
     """Train all layers with Adam (Kingma and Ba 2015) and a cosine schedule; changes `model`.
 
     Args:
@@ -27,6 +34,7 @@ def pretrain(model: Model, x: Tensor, y: Tensor, training: TrainingSection, rng:
         x: public raw rows (n, width).
         y: their labels (n,).
         training: pretrain_epochs and batch_size.
+        objective: the loss.
         rng: order of the rows and dropout.
 
     Returns:
@@ -35,12 +43,19 @@ def pretrain(model: Model, x: Tensor, y: Tensor, training: TrainingSection, rng:
     count = len(y)
     if count:
         with seeded(int(rng.integers(2**53))):
-            _train(model, x, y, training, rng)
+            _train(model, x, y, training, objective, rng)
     model.eval()
     return get_vector(model, Tune.ALL)
 
 
-def _train(model: Model, x: Tensor, y: Tensor, training: TrainingSection, rng: np.random.Generator) -> None:
+def _train(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    training: TrainingSection,
+    objective: Objective,
+    rng: np.random.Generator,
+) -> None:
     parameters = list(model.core.parameters())
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     per_epoch = -(-len(y) // training.batch_size)
@@ -54,5 +69,5 @@ def _train(model: Model, x: Tensor, y: Tensor, training: TrainingSection, rng: n
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * 0.5 * (1.0 + math.cos(math.pi * step / steps))
         optimizer.zero_grad()
-        cross_entropy(model(x[rows]), y[rows]).backward()
+        objective.mean(model(x[rows]), y[rows]).backward()
         optimizer.step()

@@ -7,14 +7,15 @@ Rules:
   the same numbers. Private gradients are computed by the `GradientEngine` that the caller names.
 * Nothing that is not finite leaves: hostile weights are refused, an example whose gradient overflows counts as zero
   (Opacus then works, it drops such examples one by one), a device that diverged gives a zero update.
-* Labels are class numbers in [0, classes); rows are raw float32 as the schema describes them, NaN for missing.
+* Labels are class numbers in [0, classes), or values in the unit of a numeric label. Rows are raw float32 as the schema
+  describes them, NaN for missing.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from fedinfer.config import ModelSection, TrainingSection, Tune
 from fedinfer.errors import ConfigError, DataError
-from fedinfer.metrics import Labels, figures
+from fedinfer.metrics import figures, number_figures
 from fedinfer.schema import Schema
 from fedinfer.training.compression import CompressionPlan, compress
 from fedinfer.training.engines import batched, device_by_device
@@ -34,12 +35,16 @@ from fedinfer.training.engines.opacus import work_together
 from fedinfer.training.engines.per_example import work_alone
 from fedinfer.training.engines.sampling import PrivateSteps, RandomSource
 from fedinfer.training.engines.seeding import threads
+from fedinfer.training.models.additive import AdditivePrepare
 from fedinfer.training.models.build import Model, build_model
 from fedinfer.training.models.parts import make_native, split, try_forward
+from fedinfer.training.objective import labels_of, objective_of, values_of
 from fedinfer.training.pretrain import pretrain
 from fedinfer.training.update import get_vector, set_vector, size, tuned_parameters
 from fedinfer.types import FloatVector, WideVector
 
+Labels = npt.NDArray[Any]
+"""Class numbers int64 (n,), or values of a numeric label, float64 (n,)."""
 Data = Sequence[tuple[npt.NDArray[np.float32], Labels]]
 """Per device: raw rows (n, width) and labels (n,)."""
 
@@ -58,6 +63,7 @@ class Trainer:
 
     def __init__(self, model: Model, schema: Schema, training: TrainingSection, thread_count: int) -> None:
         self._model, self._schema, self._training, self._threads = model, schema, training, thread_count
+        self._objective = objective_of(schema, training.loss)
         self._start = get_vector(model, Tune.ALL)
         self._frozen, self._net = split(model.core, training.tune)
         self.dimension = size(tuned_parameters(model.core, training.tune))
@@ -81,6 +87,12 @@ class Trainer:
     def size(self) -> int:
         """Length of the whole weight vector."""
         return int(self._start.size)
+
+    @property
+    def terms(self) -> tuple[tuple[str, ...], ...]:
+        """Columns of each summand of an additive model, in order; empty for other models."""
+        prepare = self._model.prepare
+        return tuple(term.columns for term in prepare.terms) if isinstance(prepare, AdditivePrepare) else ()
 
     def initial(self) -> FloatVector:
         """The start weights, (size,) float32."""
@@ -127,7 +139,9 @@ class Trainer:
         with threads(self._threads):
             features, start = self._features(weights, data), self.tuned(weights)
             if self._program is None:
-                return _finite(device_by_device.updates(self._net, start, features, rngs, self._training))
+                return _finite(
+                    device_by_device.updates(self._net, start, features, rngs, self._training, self._objective)
+                )
             with torch.no_grad():
                 return _finite(batched.updates(self._program, start, features, rngs, self._training))
 
@@ -213,7 +227,7 @@ class Trainer:
         Args:
             weights: (size,) to start from.
             x: public raw rows (n, width) float32; may be empty.
-            y: their labels (n,), class numbers.
+            y: their labels (n,).
             rng: order of the rows and dropout.
 
         Returns:
@@ -226,7 +240,7 @@ class Trainer:
         rows, labels = self._checked(x, y)
         with threads(self._threads):
             model = self.module(weights, native=False)
-            return pretrain(model, rows, labels, self._training, rng)
+            return pretrain(model, rows, labels, self._training, self._objective, rng)
 
     def compress(
         self, weights: FloatVector, public_x: npt.NDArray[np.float32], plan: CompressionPlan, rng: np.random.Generator
@@ -246,49 +260,50 @@ class Trainer:
             ConfigError: fine-tuning without public rows, or weights that are not finite.
             DataError: rows do not fit the schema.
         """
-        rows, _ = self._checked(public_x, np.zeros(len(public_x), dtype=np.int64))
+        rows = self._rows(public_x, len(public_x))
         with threads(self._threads):
-            return compress(self.module(weights, native=False), rows, plan, rng)
+            return compress(self.module(weights, native=False), rows, plan, self._objective, rng)
 
     def predict(self, weights: FloatVector, x: npt.NDArray[np.float32]) -> FloatVector:
-        """Class probabilities of raw rows.
+        """Class probabilities of raw rows, or values of a numeric label.
 
         Args:
             weights: (size,) float32.
             x: raw rows (n, width) float32, NaN for missing.
 
         Returns:
-            (n, classes) float32, rows sum to 1 up to rounding.
+            (n, classes) float32, rows sum to 1 up to rounding; or (n, 1) in the label's unit, within its range.
 
         Raises:
             DataError: rows do not fit the schema.
             ConfigError: weights that are not finite, or of another length.
         """
-        rows, _ = self._checked(x, np.zeros(len(x), dtype=np.int64))
+        rows = self._rows(x, len(x))
         self._load(weights)
         with threads(self._threads), torch.no_grad():
             self._model.eval()
-            pieces = [torch.softmax(self._model(piece), dim=1) for piece in rows.split(_EVALUATION_ROWS)]
-        probabilities: FloatVector = torch.cat(pieces).numpy()
-        return probabilities
+            pieces = [self._objective.answers(self._model(piece)) for piece in rows.split(_EVALUATION_ROWS)]
+        answers: FloatVector = torch.cat(pieces).numpy()
+        return answers if self._schema.label_range is None else values_of(answers, self._schema)
 
     def evaluate(self, weights: FloatVector, x: npt.NDArray[np.float32], y: Labels) -> dict[str, float]:
-        """Figures of merit on labelled rows; keys as in `fedinfer.metrics.figures`.
+        """Figures of merit on labelled rows; keys as in `fedinfer.metrics.figures` or `number_figures`.
 
         Args:
             weights: (size,) float32.
             x: raw rows (n, width) float32.
-            y: labels (n,), class numbers.
+            y: labels (n,).
 
         Returns:
-            As `fedinfer.metrics.figures`.
+            As `fedinfer.metrics.figures`, or `number_figures` for a numeric label.
 
         Raises:
             DataError: rows or labels do not fit the schema.
             ConfigError: weights that are not finite, or of another length.
         """
         self._checked(x, y)
-        return figures(self.predict(weights, x), y)
+        answers = self.predict(weights, x)
+        return figures(answers, y) if self._schema.label_range is None else number_figures(answers[:, 0], y)
 
     def module(self, weights: FloatVector, *, native: bool = True) -> Model:
         """A copy of the graph with these weights, in evaluation mode, for export.
@@ -303,7 +318,7 @@ class Trainer:
         self._load(weights)
         model = copy.deepcopy(self._model)
         if native:
-            make_native(model.core)
+            make_native(model)
         model.requires_grad_(True)
         model.eval()
         return model
@@ -312,9 +327,9 @@ class Trainer:
         """What computes device by device; a batched step that overflowed, or has no program, is left to Opacus."""
         match engine:
             case GradientEngine.PER_EXAMPLE:
-                return work_alone(self._net, clipping_norm)
+                return work_alone(self._net, clipping_norm, self._objective)
             case GradientEngine.BATCHED | GradientEngine.OPACUS:
-                return work_together(self._net, clipping_norm)
+                return work_together(self._net, clipping_norm, self._objective)
             case _:
                 assert_never(engine)
 
@@ -351,19 +366,19 @@ class Trainer:
         set_vector(self._model, weights, Tune.ALL)
 
     def _checked(self, x: npt.NDArray[np.float32], y: Labels) -> tuple[Tensor, Tensor]:
-        width, classes = self._schema.width, self._schema.classes
-        if x.ndim != 2 or x.shape[1] != width or len(x) != len(y):
-            raise DataError(f"rows of shape {x.shape} with {len(y)} labels; the schema wants (n, {width})")
-        if len(y) and not (0 <= int(y.min()) and int(y.max()) < classes):
-            raise DataError(f"labels in [{int(y.min())}, {int(y.max())}]; the schema has classes 0 to {classes - 1}")
-        rows = torch.from_numpy(np.array(x, dtype=np.float32))
-        return rows, torch.from_numpy(np.array(y, dtype=np.int64))
+        return self._rows(x, len(y)), labels_of(y, self._schema)
+
+    def _rows(self, x: npt.NDArray[np.float32], labels: int) -> Tensor:
+        width = self._schema.width
+        if x.ndim != 2 or x.shape[1] != width or len(x) != labels:
+            raise DataError(f"rows of shape {x.shape} with {labels} labels; the schema wants (n, {width})")
+        return torch.from_numpy(np.array(x, dtype=np.float32))
 
     def _read_program(self) -> Program | None:
         probe = torch.zeros(1, self._schema.width)
         with torch.no_grad():
             features = self._frozen(self._model.prepare(probe))
-        return read_program(self._net, tuple(features.shape[1:]))
+        return read_program(self._net, tuple(features.shape[1:]), self._objective)
 
 
 def load_trainer(model: ModelSection, schema: Schema, training: TrainingSection, seed: int) -> Trainer:

@@ -8,15 +8,15 @@ difference of confidence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fedinfer.artifact.evaluate import numbers
 from fedinfer.artifact.evaluate.gates import Figures, Limits, judge
 from fedinfer.artifact.evaluate.metrics import (
-    Classes,
     Floats,
     Rows,
     accuracy,
@@ -31,7 +31,7 @@ from fedinfer.artifact.export.graph import LOGITS, OnnxModel, OutputHead, finish
 from fedinfer.artifact.quantize.quantize import apply
 from fedinfer.artifact.quantize.schemes import FLOAT, FP16, Scheme
 from fedinfer.errors import ArtifactRejected, DataError, GateFailed
-from fedinfer.manifest import PROBABILITIES
+from fedinfer.manifest import answer_name
 from fedinfer.ports import Clock
 from fedinfer.schema import BREAKS, MARKS, Schema
 from fedinfer.text import AWKWARD, raw_rows, tokens
@@ -46,16 +46,19 @@ class Evidence:
     """Rows for judging a model.
 
     Args:
-        held_x, held_y: held-out rows the server may hold, float32 (n, width) and int64 (n,); n may be 0.
+        held_x, held_y: held-out rows the server may hold, float32 (n, width) and labels (n,): int64 class numbers, or
+            float64 values; n may be 0.
         calibration_x: public or synthetic rows, float32 (m, width), m >= 2; never from a device: some of them are
             published as self-check inputs, and their ranges become constants of the file.
         reference_x: public rows whose predictions become the reference of drift, float32 (k, width); k may be 0.
+        reference_y: labels of those of them that no training saw, for the interval of a numeric label; (k,) or (0,).
     """
 
     held_x: Rows
-    held_y: Classes
+    held_y: npt.NDArray[Any]
     calibration_x: Rows
     reference_x: Rows
+    reference_y: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0))
 
     @property
     def labelled(self) -> bool:
@@ -85,7 +88,10 @@ class Evidence:
             raise DataError(f"{len(self.calibration_x)} calibration rows, at least 2 are needed")
         if self.held_y.shape != (len(self.held_x),):
             raise DataError(f"{len(self.held_x)} held-out rows, labels {self.held_y.shape}")
-        if len(self.held_y) and not (self.held_y.min() >= 0 and self.held_y.max() < schema.classes):
+        if schema.label_range is not None:
+            if not np.isfinite(self.held_y.astype(np.float64)).all():
+                raise DataError("a held-out label is not finite")
+        elif len(self.held_y) and not (self.held_y.min() >= 0 and self.held_y.max() < schema.classes):
             raise DataError(f"a held-out label lies outside [0, {schema.classes})")
 
 
@@ -192,7 +198,7 @@ def _measure(recipe: Scheme, core: OnnxModel, context: EvaluationContext, floati
     if not np.isfinite(logits).all():
         raise GateFailed(f"{recipe.name}: {int((~np.isfinite(logits)).sum())} logits are not finite")
     temperature, error = _calibrate(logits, context)
-    metric = _metric(logits, context)
+    metric = metric_of(logits, context)
     file = finish(core, replace(context.head, temperature=temperature))
     raw = raw_rows(context.head.schema, evidence.judged_x[:_ALONE])
     _check_tokenizer(file, context.head.schema)
@@ -201,26 +207,48 @@ def _measure(recipe: Scheme, core: OnnxModel, context: EvaluationContext, floati
         variant=recipe.variant,
         bytes=len(file),
         metric=metric,
-        metric_drop=floating.metric - metric if floating else 0.0,
-        agreement=agreement(logits, context.float_logits),
+        metric_drop=_drop(floating.metric, metric, context) if floating else 0.0,
+        agreement=_agreement(logits, context),
         calibration_error=error,
         temperature=temperature,
-        batch_difference=batch_difference(file, raw),
-        latency_us=latency_us(file, raw[0], context.clock),
+        batch_difference=batch_difference(file, raw, context.head.schema),
+        latency_us=latency_us(file, raw[0], context.clock, answer_name(context.head.schema)),
     )
     baseline = floating.calibration_error if floating else error
     return Candidate(recipe, file, replace(figures, failures=judge(figures, baseline, context.limits)))
 
 
-def _metric(logits: Floats, context: EvaluationContext) -> float:
-    if len(context.evidence.held_y):
-        return accuracy(logits, context.evidence.held_y)
-    return agreement(logits, context.float_logits)
+def metric_of(logits: Floats, context: EvaluationContext) -> float:
+    """The task metric on held-out rows; without labels the agreement with the float model.
+
+    Args:
+        logits: of a core, (n, outputs).
+        context: how to measure.
+    """
+    schema, held_y = context.head.schema, context.evidence.held_y
+    if not len(held_y):
+        return _agreement(logits, context)
+    return accuracy(logits, held_y) if schema.label_range is None else numbers.rmse(logits, held_y, schema)
+
+
+def _drop(floating: float, metric: float, context: EvaluationContext) -> float:
+    """Loss of the metric; an error in the label's unit counts as a part of its range."""
+    schema = context.head.schema
+    if schema.label_range is None or not len(context.evidence.held_y):
+        return floating - metric
+    return (metric - floating) / numbers.width_of(schema)
+
+
+def _agreement(logits: Floats, context: EvaluationContext) -> float:
+    compare = agreement if context.head.schema.label_range is None else numbers.closeness
+    return compare(logits, context.float_logits)
 
 
 def _calibrate(logits: Floats, context: EvaluationContext) -> tuple[float, float]:
     """Temperature, and the calibration error with it: fitted on every second row, measured on the others."""
     y = context.evidence.held_y
+    if context.head.schema.label_range is not None:  # a number has no temperature
+        return 1.0, numbers.bias(logits, context.float_logits)
     if context.evidence.labelled:
         # Measured on the rows it was fitted to, the error would be too small.
         temperature = fit_temperature(logits[::2], one_hot(y[::2], logits.shape[1]))
@@ -244,16 +272,20 @@ def _check_tokenizer(file: bytes, schema: Schema) -> None:
         )
 
 
-def batch_difference(file: bytes, rows: npt.NDArray[Any]) -> float:
-    """Largest change of a probability when rows are predicted one by one instead of together, in [0, 1].
+def batch_difference(file: bytes, rows: npt.NDArray[Any], schema: Schema) -> float:
+    """Largest change of an answer when rows are predicted one by one instead of together, in [0, 1].
+
+    Of a probability; of a number as a part of its range.
 
     Dynamic quantization takes its scale from the whole batch, so a row's answer depends on its neighbours.
 
     Args:
         file: finished ONNX file.
         rows: raw rows, float32 (n, width) or texts, object (n, 1); n >= 1.
+        schema: says what the answer is.
 
     Raises:
         ArtifactRejected: when onnxruntime cannot load or run the file.
     """
-    return float(np.abs(run(file, rows, PROBABILITIES) - run(file, rows, PROBABILITIES, batch=1)).max())
+    output, unit = answer_name(schema), 1.0 if schema.label_range is None else numbers.width_of(schema)
+    return float(np.abs(run(file, rows, output) - run(file, rows, output, batch=1)).max()) / unit

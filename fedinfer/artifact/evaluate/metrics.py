@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.artifact.export.graph import open_session
-from fedinfer.manifest import INPUT, PROBABILITIES
+from fedinfer.manifest import INPUT
 from fedinfer.ports import Clock
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -123,13 +123,14 @@ def one_hot(y: Classes, classes: int) -> Floats:
     return np.asarray(np.eye(classes)[y])
 
 
-def latency_us(model: bytes, row: npt.NDArray[Any], clock: Clock, repeats: int = 200) -> float:
+def latency_us(model: bytes, row: npt.NDArray[Any], clock: Clock, output: str, repeats: int = 200) -> float:
     """Median time of one prediction on this machine, in microseconds, after 20 calls to warm up.
 
     Args:
         model: ONNX file.
         row: one raw row, float32 (width,) or text, object (1,).
         clock: measures the time; a frozen one gives 0.
+        output: that is asked for.
         repeats: timed predictions, >= 1.
 
     Raises:
@@ -138,11 +139,11 @@ def latency_us(model: bytes, row: npt.NDArray[Any], clock: Clock, repeats: int =
     session = open_session(model)
     feed = {INPUT: row.reshape(1, -1)}
     for _ in range(20):
-        session.run([PROBABILITIES], feed)
+        session.run([output], feed)
     times = np.empty(repeats)
     for i in range(repeats):
         start = clock.seconds()
-        session.run([PROBABILITIES], feed)
+        session.run([output], feed)
         times[i] = clock.seconds() - start
     return float(np.median(times) * 1e6)
 

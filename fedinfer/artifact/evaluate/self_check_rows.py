@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fedinfer.artifact.export.graph import run
 from fedinfer.errors import GateFailed
-from fedinfer.manifest import LABEL, MAX_CHECK_VALUES, PROBABILITIES, Reference, Variant
+from fedinfer.manifest import LABEL, MAX_CHECK_VALUES, Reference, Variant, answer_name
 from fedinfer.schema import Schema
 
 CheckRows: TypeAlias = npt.NDArray[Any]
@@ -45,24 +45,34 @@ def choose_rows(
     for row in clearest:
         rank[row] = seen.setdefault(int(predicted[row]), 0)
         seen[int(predicted[row])] += 1
-    most = max(1, min(_ROWS, MAX_CHECK_VALUES // calibration.shape[1]))
-    return calibration[clearest[np.argsort(rank[clearest], kind="stable")][:most]]
+    return calibration[clearest[np.argsort(rank[clearest], kind="stable")][: most_rows(calibration.shape[1])]]
 
 
-def expected_answers(file: bytes, rows: CheckRows) -> npt.NDArray[np.float32]:
-    """Probabilities of a finished file for the self-check rows as one batch, rounded to 6 decimals.
+def most_rows(width: int) -> int:
+    """Self-check rows of a manifest: 16, fewer where MAX_CHECK_VALUES allows no 16.
+
+    Args:
+        width: of a row, >= 1.
+    """
+    return max(1, min(_ROWS, MAX_CHECK_VALUES // width))
+
+
+def expected_answers(file: bytes, rows: CheckRows, schema: Schema) -> npt.NDArray[np.float32]:
+    """Answers of a finished file to the self-check rows as one batch; probabilities are rounded to 6 decimals.
 
     Args:
         file: finished ONNX file.
         rows: raw self-check rows.
+        schema: says what the answer is.
 
     Returns:
-        float32 (k, classes).
+        float32 (k, outputs).
 
     Raises:
         ArtifactRejected: when onnxruntime cannot load or run the file.
     """
-    return np.asarray(np.round(run(file, rows, PROBABILITIES), 6), np.float32)
+    answers = run(file, rows, answer_name(schema))
+    return np.asarray(np.round(answers, 6) if schema.label_range is None else answers, np.float32)
 
 
 def tolerance_of(variant: str, batch_difference: float) -> float:
@@ -93,6 +103,8 @@ def check_finished(variant: Variant, file: bytes, rows: CheckRows, schema: Schem
     """
     if hashlib.sha256(file).hexdigest() != variant.sha256:
         raise GateFailed(f"{variant.name}: the file changed after it was measured")
+    if schema.label_range is not None:
+        return
     for place, (label, expected) in enumerate(zip(run(file, rows, LABEL), variant.labels, strict=True)):
         if label not in (schema.labels[expected], abstain_label):
             raise GateFailed(f"{variant.name}: row {place} says {label!r}, expected {schema.labels[expected]!r}")

@@ -14,14 +14,16 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from fedinfer.artifact.export.heads import add_contributions, add_value, terms_tensor
 from fedinfer.artifact.export.tokenizer import Prefixes, tokenizer_parts
 from fedinfer.errors import ArtifactRejected, ConfigError, MissingExtra
-from fedinfer.manifest import INPUT, LABEL, PROBABILITIES, TOP
+from fedinfer.manifest import CONTRIBUTIONS, INPUT, LABEL, PROBABILITIES, TOP, VALUE
 from fedinfer.model_file import check_model, open_checked
 from fedinfer.schema import STEERING, Schema, Text
 from fedinfer.text import column_of
@@ -46,6 +48,7 @@ class OutputHead:
         top: list this many classes in the output "top"; 0 = no such output.
         abstain_below: answer `abstain_label` when the largest probability is below this, in [0, 1]; 0 = never.
         abstain_label: what the graph answers then.
+        terms: columns of each summand of an additive model; empty for other models.
     """
 
     schema: Schema
@@ -55,6 +58,7 @@ class OutputHead:
     top: int = 0
     abstain_below: float = 0.0
     abstain_label: str = "abstain"
+    terms: tuple[tuple[str, ...], ...] = ()
 
 
 def onnx_module() -> Any:
@@ -157,21 +161,28 @@ def finish(core: OnnxModel, head: OutputHead) -> bytes:
 
     Returns:
         ONNX file with outputs "label" (string (batch,)), "probabilities" (float32 (batch, classes)) and, when asked,
-        "top" (int64 (batch, top), best first). The input is "input", string (batch, 1) for a text schema, else as in
-        the core.
+        "top" (int64 (batch, top), best first); of a numeric label "value" instead and of an additive model also
+        "contributions", see `fedinfer.artifact.export.heads`. The input is "input", string (batch, 1) for a text
+        schema, else as in the core.
 
     Raises:
-        ConfigError: a text schema and a core of an operator set without string operators.
+        ConfigError: a text schema and a core of an operator set without string operators, or terms and a core that is
+            no sum of them.
     """
     onnx = onnx_module()
     model = onnx.ModelProto()
     model.CopyFrom(core)
     graph = model.graph
     del graph.output[:]
-    _probabilities(graph, head)
-    _label(graph, head)
-    if head.top:
-        _top(graph, head.top)
+    if head.schema.label_range is not None:
+        _value(graph, head)
+    else:
+        _probabilities(graph, head)
+        _label(graph, head)
+        if head.top:
+            _top(graph, head.top)
+    if head.terms:
+        _contributions(graph, head)
     if head.schema.text is not None:
         _take_text(model, head.schema.text)
     _metadata(model, head)
@@ -219,7 +230,7 @@ def core_of(model: OnnxModel) -> OnnxModel:
         raise ArtifactRejected(
             "the graph has no output head of fedinfer", hint="make it with `fedinfer artifact export`"
         )
-    shape = next(output for output in graph.output if output.name == PROBABILITIES).type.tensor_type.shape
+    shape = next(output for output in graph.output if output.name in (PROBABILITIES, VALUE)).type.tensor_type.shape
     classes = shape.dim[1].dim_value
     for field, kept in ((graph.node, nodes), (graph.initializer, tensors)):
         kept = [type(item).FromString(item.SerializeToString()) for item in kept]
@@ -253,8 +264,9 @@ def head_of(model: OnnxModel) -> OutputHead:
         schema = Schema.from_json(json.loads(found["schema"]))
         if STEERING.search(found["task"]):
             raise ValueError(f"control character in task {ascii(found['task'])[:80]}")
-        return OutputHead(schema, 1.0, found["task"], int(found["version"]))
-    except (KeyError, ValueError, OverflowError, RecursionError, ConfigError) as error:
+        terms = tuple(tuple(map(str, columns)) for columns in json.loads(found.get("terms", "[]")))
+        return OutputHead(schema, 1.0, found["task"], int(found["version"]), terms=terms)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, ConfigError) as error:
         raise ArtifactRejected(f"the file has no usable metadata: {error!r}") from error
 
 
@@ -296,6 +308,23 @@ def _probabilities(graph: Any, head: OutputHead) -> None:
     _output(graph, PROBABILITIES, onnx.TensorProto.FLOAT, ["batch", head.schema.classes])
 
 
+def _value(graph: Any, head: OutputHead) -> None:
+    add_value(head.schema, LOGITS, VALUE, partial(_node, graph), partial(_constant, graph))
+    _output(graph, VALUE, onnx_module().TensorProto.FLOAT, ["batch", 1])
+
+
+def _contributions(graph: Any, head: OutputHead) -> None:
+    terms = terms_tensor(graph, LOGITS)
+    if not terms:
+        raise ConfigError("the core is no sum of the terms of an additive model", hint="export it with fedinfer")
+    number = head.schema.label_range is not None
+    scaled = ("fedinfer_scaled", "Div", "fedinfer_temperature")
+    how = ("fedinfer_unclipped", "Mul", "fedinfer_half") if number else scaled
+    add_contributions(terms, *how, CONTRIBUTIONS, partial(_node, graph), partial(_constant, graph))
+    shape = ["batch", len(head.terms) + 1, head.schema.outputs]
+    _output(graph, CONTRIBUTIONS, onnx_module().TensorProto.FLOAT, shape)
+
+
 def _label(graph: Any, head: OutputHead) -> None:
     onnx = onnx_module()
     name = LABEL if head.abstain_below == 0 else "fedinfer_name"
@@ -323,7 +352,8 @@ def _metadata(model: OnnxModel, head: OutputHead) -> None:
     model.producer_name, model.model_version, model.doc_string = PRODUCER, head.version, ""
     del model.metadata_props[:]
     schema = json.dumps(head.schema.to_json(), sort_keys=True, separators=(",", ":"))
-    for key, value in (("schema", schema), ("task", head.task), ("version", str(head.version))):
+    terms = {"terms": json.dumps(head.terms, separators=(",", ":"))} if head.terms else {}
+    for key, value in {"schema": schema, "task": head.task, "version": str(head.version), **terms}.items():
         model.metadata_props.add(key=key, value=value)
 
 

@@ -102,7 +102,7 @@ def export_core(
         ConfigError: when the module does not answer (n, classes) logits or cannot be exported.
         MissingExtra: when torch or onnx is not installed.
     """
-    expected = torch_logits(module, probe, schema.classes)
+    expected = torch_logits(module, probe, schema.outputs)
     state = state_of(module)
     key = architecture_hash(module, schema)
     template = templates.get(key)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
-from fedinfer.artifact.export.graph import OnnxModel
+from fedinfer.artifact.export.graph import LOGITS, OnnxModel
+from fedinfer.artifact.export.heads import terms_tensor
 from fedinfer.types import GraphFamily
 
 
@@ -72,6 +73,7 @@ STATIC_CONSTANT = Scheme("static-qdq-s8s8-constant", "int8", Method.STATIC, scop
 
 INT8_RECIPES: dict[GraphFamily, tuple[Scheme, ...]] = {
     GraphFamily.DENSE: (STATIC_S8, STATIC_U8, DYNAMIC, STATIC_INNER, INT8_WEIGHTS),
+    GraphFamily.ADDITIVE: (INT8_WEIGHTS,),  # rounded activations would give each shape function steps
     GraphFamily.CONVOLUTION: (STATIC_S8, STATIC_U8, STATIC_INNER, INT8_WEIGHTS, DYNAMIC),
     GraphFamily.EMBEDDING: (STATIC_CONSTANT, INT8_WEIGHTS, DYNAMIC),
     GraphFamily.RECURRENT: (INT8_WEIGHTS, DYNAMIC),
@@ -105,6 +107,8 @@ def family_of(core: OnnxModel) -> GraphFamily:
     Args:
         core: onnx.ModelProto, of a core: the softmax of an output head would look like attention.
     """
+    if terms_tensor(core.graph, LOGITS):
+        return GraphFamily.ADDITIVE
     kinds = Counter(node.op_type for node in core.graph.node)
     if kinds["GRU"] or kinds["LSTM"] or kinds["RNN"]:
         return GraphFamily.RECURRENT

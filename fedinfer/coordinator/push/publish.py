@@ -117,10 +117,12 @@ def build(server: Server, progress: Progress) -> Built:
     enough = len(public_y) >= FEWEST_PUBLIC_ROWS
     calibration = public_x if enough else synthetic_rows(server.schema, SYNTHETIC_ROWS, rng)
     held_x, held_y = server.judged(progress.window)
-    evidence = Evidence(held_x, held_y, np.ascontiguousarray(calibration[:SYNTHETIC_ROWS]), public_x)
+    unseen = public_y[:0] if server.scenario.training.pretrain else public_y
+    evidence = Evidence(held_x, held_y, np.ascontiguousarray(calibration[:SYNTHETIC_ROWS]), public_x, unseen)
     task = server.scenario.scenario.name
     section = server.scenario.artifact
-    head = OutputHead(server.schema, 1.0, task, progress.version, section.top, section.abstain_below)
+    terms = server.trainer.terms
+    head = OutputHead(server.schema, 1.0, task, progress.version, section.top, section.abstain_below, terms=terms)
     make = partial(_exported, server, head, evidence)
     plain = make(progress.weights, None)
     if not (section.pruning or section.qat_steps):

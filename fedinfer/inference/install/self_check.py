@@ -14,11 +14,12 @@ from fedinfer.errors import DataError, GateFailed, Refusal
 from fedinfer.inference.predict.answers import Naming
 from fedinfer.inference.predict.predictor import MOST_CHECK_SECONDS, Predictor, Rows
 from fedinfer.inference.predict.rows import FloatArray, RowReader
-from fedinfer.inference.predict.session import INPUT, LABEL, PROBABILITIES, SessionCache
+from fedinfer.inference.predict.session import INPUT, LABEL, SessionCache
 from fedinfer.inference.predict.texts import TextReader, reader_of
-from fedinfer.manifest import Manifest, Variant
+from fedinfer.manifest import Manifest, Variant, answer_name
 from fedinfer.model_file import RUN_LIMITS, Question, RunLimits, check_model, run_confined
 from fedinfer.ports import Clock
+from fedinfer.schema import Schema
 
 MOST_LATENCY_US = 100_000.0
 """Bound on the median time of one prediction where nobody set another, microseconds."""
@@ -31,7 +32,7 @@ class CheckResult:
     """What the self-check measured.
 
     Args:
-        largest_difference: of any probability to the expected one, in [0, 1].
+        largest_difference: of any probability to the expected one, in [0, 1]; of a value as a part of its range.
         latency_us: median time of one prediction in microseconds, by the caller's clock.
     """
 
@@ -45,7 +46,9 @@ def naming_of(manifest: Manifest) -> Naming:
     Args:
         manifest: of the model. Its threshold is rounded to float32, in which the graph compares.
     """
-    return Naming(manifest.labels, float(np.float32(manifest.abstain_below)), manifest.abstain_label)
+    schema, abstain_below = manifest.schema, float(np.float32(manifest.abstain_below))
+    number = schema.label_range, schema.label_unit, manifest.interval
+    return Naming(manifest.labels, abstain_below, manifest.abstain_label, *number)
 
 
 def open_variant(model: bytes, manifest: Manifest, cache: SessionCache) -> Predictor:
@@ -96,25 +99,43 @@ def confined_check(
     """
     checked, rows = check_model(model), _checked_rows(reader_of(manifest.schema), manifest)
     others = (LABEL,) if LABEL in checked.outputs else ()
-    classes, what = len(manifest.labels), f"version {manifest.version} ({variant.name})"
-    question = Question(INPUT, PROBABILITIES, classes, rows, alone=False, others=others)
+    schema, what = manifest.schema, f"version {manifest.version} ({variant.name})"
+    question = Question(INPUT, answer_name(schema), schema.outputs, rows, alone=False, others=others)
     (run,) = run_confined(checked, question, clock, limits)
     if run.probabilities is None:
         raise GateFailed(f"{what}: the model fails on the check rows while it is confined", Refusal.CONFINED)
-    _compare(run.probabilities, variant, what)
+    _compare(run.probabilities, schema, variant, what)
 
 
-def _compare(probabilities: FloatArray, variant: Variant, what: str) -> float:
+def difference_of(raw: FloatArray, schema: Schema, variant: Variant) -> float:
+    """The largest difference of an answer to the expected one: of a probability, or as a part of the label's range.
+
+    Args:
+        raw: answers of the graph to the check rows, float32 (rows, outputs).
+        schema: says what an answer is.
+        variant: with the expected answers.
+
+    Returns:
+        >= 0; NaN when an answer is NaN.
+    """
+    low, high = schema.label_range or (0.0, 1.0)
+    return float(np.abs(raw - variant.answers()).max()) / (high - low)
+
+
+def _compare(raw: FloatArray, schema: Schema, variant: Variant, what: str) -> float:
     """The largest difference to the expected answers."""
-    wrong = np.nonzero(probabilities.argmax(axis=1) != np.array(variant.labels))[0]
-    difference = float(np.abs(probabilities - np.array(variant.probabilities, np.float32)).max())
+    difference = difference_of(raw, schema, variant)
     if not difference <= variant.tolerance:  # so written, NaN is refused too
+        answer = "a probability" if schema.label_range is None else "a value, as a part of its range,"
         raise GateFailed(
-            f"{what}: a probability differs by {difference:.3g}, tolerance {variant.tolerance:.3g}", Refusal.ANSWERS
+            f"{what}: {answer} differs by {difference:.3g}, tolerance {variant.tolerance:.3g}", Refusal.ANSWERS
         )
+    if schema.label_range is not None:
+        return difference
+    wrong = np.nonzero(raw.argmax(axis=1) != np.array(variant.labels))[0]
     if wrong.size:
         raise GateFailed(
-            f"{what}: {wrong.size} of {len(probabilities)} check rows get another class, first row {wrong[0]}",
+            f"{what}: {wrong.size} of {len(raw)} check rows get another class, first row {wrong[0]}",
             Refusal.ANSWERS,
         )
     return difference
@@ -155,7 +176,7 @@ def _self_check(
     matrix = check_matrix(predictor, manifest)
     answers = predictor.predict_matrix(matrix)
     what = f"version {manifest.version} ({variant.name})"
-    difference = _compare(answers.probabilities, variant, what)
+    difference = _compare(answers.raw, predictor.schema, variant, what)
     texts = predictor.graph_labels(matrix)
     if texts and texts != list(answers.labels):
         raise GateFailed(

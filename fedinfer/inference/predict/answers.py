@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fedinfer.errors import DataError
 from fedinfer.inference.predict.rows import FloatArray
+from fedinfer.schema import Schema
 
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """How class numbers become text.
+    """How the answers of a model become what people read: class names, or numbers with a unit and an interval.
 
     Args:
-        labels: class names in the order of the class numbers.
+        labels: class names in the order of the class numbers; empty for a number.
         abstain_below: in [0, 1]; a row whose largest probability is below it gets no class name. 0 = every row does.
         abstain_label: the text it gets instead.
+        bounds: public range of a number; None for classes.
+        unit: of the number, for people.
+        interval: half width of the interval around a number, in its unit; 0: unknown.
     """
 
     labels: tuple[str, ...]
     abstain_below: float = 0.0
     abstain_label: str = "abstain"
+    bounds: tuple[float, float] | None = None
+    unit: str = ""
+    interval: float = 0.0
+
+    @staticmethod
+    def of_schema(schema: Schema) -> Naming:
+        """Labels, or range and unit; without abstention and interval, which only a manifest knows.
+
+        Args:
+            schema: of the model.
+        """
+        return Naming(schema.labels, bounds=schema.label_range, unit=schema.label_unit)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers in the answer for one row."""
+        return len(self.labels) if self.bounds is None else 1
 
     def of(self, class_number: int, confidence: float) -> str:
         """The text for one row.
@@ -33,36 +56,90 @@ class Naming:
         """
         return self.abstain_label if confidence < self.abstain_below else self.labels[class_number]
 
+    def around(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Intervals around values, within the public range: the whole range where no half width is known.
+
+        Args:
+            values: (n,), in the label's unit.
+
+        Returns:
+            float64 (n, 2): low, high.
+        """
+        low, high = self.bounds or (-np.inf, np.inf)
+        half = self.interval or high - low
+        both = values.astype(np.float64)[:, None] + np.array([-half, half])
+        return np.asarray(np.clip(both, low, high))
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """The answer for one row.
 
     Args:
-        label: class name, or the abstain label.
-        confidence: the largest probability, in [0, 1].
-        probabilities: float32 (classes,).
+        label: class name, or the abstain label; a number as text.
+        confidence: the largest probability, in [0, 1]; NaN for a number.
+        probabilities: float32 (classes,); empty for a number.
+        value: a number in the label's unit; None for classes.
+        interval: low and high end around it, in the label's unit; None for classes.
     """
 
     label: str
     confidence: float
     probabilities: FloatArray
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+
+    @property
+    def raw(self) -> FloatArray:
+        """What the graph answered, float32 (outputs,)."""
+        return self.probabilities if self.value is None else np.array([self.value], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """The answers for many rows. Everything but the probabilities is worked out when asked for.
+    """The answers for many rows. Everything but the graph's own answers is worked out when asked for.
 
     Args:
-        probabilities: float32 (rows, classes).
-        naming: how class numbers become text.
+        raw: probabilities, float32 (rows, classes), or values in the unit of a numeric label, float32 (rows, 1).
+        naming: how they become text.
     """
 
-    probabilities: FloatArray
+    raw: FloatArray
     naming: Naming
 
     def __len__(self) -> int:
-        return len(self.probabilities)
+        return len(self.raw)
+
+    @property
+    def probabilities(self) -> FloatArray:
+        """Probabilities of the classes, float32 (rows, classes).
+
+        Raises:
+            DataError: the model answers numbers.
+        """
+        if self.naming.bounds is not None:
+            raise DataError("this model answers a number, not classes", hint="read .values")
+        return self.raw
+
+    @property
+    def values(self) -> FloatArray:
+        """Numbers in the label's unit, float32 (rows,).
+
+        Raises:
+            DataError: the model answers classes.
+        """
+        if self.naming.bounds is None:
+            raise DataError("this model answers classes, not a number", hint="read .labels and .probabilities")
+        return self.raw[:, 0]
+
+    @property
+    def intervals(self) -> npt.NDArray[np.float64]:
+        """Low and high end around each number, float64 (rows, 2); the whole range where no interval is known.
+
+        Raises:
+            DataError: the model answers classes.
+        """
+        return self.naming.around(self.values)
 
     @property
     def classes(self) -> npt.NDArray[np.int64]:
@@ -77,7 +154,9 @@ class Predictions:
 
     @property
     def labels(self) -> npt.NDArray[np.str_]:
-        """Class name or abstain label of each row, (rows,)."""
+        """Class name or abstain label of each row, or its number as text, (rows,)."""
+        if self.naming.bounds is not None:
+            return np.array([number_text(value) for value in self.values.tolist()], dtype=np.str_)
         names = np.array(self.naming.labels)[self.classes]
         if self.naming.abstain_below > 0:
             names = np.where(self.confidences < self.naming.abstain_below, self.naming.abstain_label, names)
@@ -93,3 +172,12 @@ class Predictions:
             int64 (rows, count).
         """
         return np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
+
+
+def number_text(value: float) -> str:
+    """A predicted number as people read it: as many digits as float32 holds.
+
+    Args:
+        value: in the label's unit.
+    """
+    return f"{value:.7g}"

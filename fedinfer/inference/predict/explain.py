@@ -4,7 +4,12 @@ The attribution of column j is the drop of the predicted class's probability whe
 the reference's: p(c | x) - p(c | x with x_j := r_j), in [-1, 1]. Positive = the value spoke for the class. Occlusion is
 the one-at-a-time case of removal-based explanation (Covert, Lundberg, Lee 2021, "Explaining by Removing", section 4);
 it is exact for what it says, and does not share out the effect of columns that act only together. In a text the words
-take the place of columns: one after the other is replaced by no word.
+take the place of columns: one after the other is replaced by no word. Of a number the attribution is the change of the
+value, in its unit.
+
+An additive model needs no replacing: the graph says what each of its terms adds, and the terms with the intercept add
+up to the answer. Of classes that is the margin of the answered class: its logit minus the mean logit of the others, for
+two classes the log-odds. Of a number it is the value in its unit, before it is clipped to its range.
 """
 
 from __future__ import annotations
@@ -31,15 +36,19 @@ class Explanations:
 
     Args:
         columns: names of the columns; of a text "word 1", "word 2" and so on.
-        classes: explained class number of each row, int64 (rows,).
-        attributions: float32 (rows, columns), each in [-1, 1]; 0 behind the end of a text.
+        classes: explained class number of each row, int64 (rows,); 0 for numbers.
+        attributions: float32 (rows, columns): differences of probabilities, each in [-1, 1]; of numbers differences of
+            values; of an additive model summands. 0 behind the end of a text.
         words: the words of each text as they are written; empty for tables.
+        intercepts: of an additive model, (rows,) float32: attributions and intercept of a row add up to its margin or
+            value; None for other models, whose attributions do not add up.
     """
 
     columns: tuple[str, ...]
     classes: npt.NDArray[np.int64]
     attributions: FloatArray
     words: tuple[tuple[str, ...], ...] = ()
+    intercepts: FloatArray | None = None
 
     def strongest(self, row: int, count: int) -> tuple[tuple[str, float], ...]:
         """The columns or words with the largest absolute attribution of one row, strongest first.
@@ -49,7 +58,7 @@ class Explanations:
             count: how many; fewer where the row has fewer columns or words.
 
         Returns:
-            (name, attribution in [-1, 1]) of each.
+            (name, attribution) of each.
         """
         names = self.words[row] if self.words else self.columns
         values = self.attributions[row, : len(names)]
@@ -95,6 +104,8 @@ def explain(predictor: Predictor, matrix: Rows, reference: Rows) -> Explanations
         DataError: for a model of images, or a reference of another width.
         GateFailed: when the model fails or answers NaN or infinity.
     """
+    if predictor.terms:
+        return _explain_terms(predictor, matrix)
     if predictor.schema.text is not None:
         return _explain_texts(predictor, matrix, str(reference[0]), predictor.schema.text)
     width = predictor.schema.width
@@ -111,12 +122,26 @@ def explain(predictor: Predictor, matrix: Rows, reference: Rows) -> Explanations
     return Explanations(predictor.reader.names, classes, attributions)
 
 
+def _explain_terms(predictor: Predictor, matrix: FloatArray) -> Explanations:
+    names, outputs = tuple(" x ".join(columns) for columns in predictor.terms), predictor.schema.outputs
+    classes, sums = np.zeros(len(matrix), np.int64), np.empty((len(matrix), len(names) + 1), np.float32)
+    step = max(1, MOST_ROWS // (len(names) + 1))
+    for start in range(0, len(matrix), step):
+        part = slice(start, start + step)
+        found = predictor.contributions(matrix[part])
+        classes[part] = found.sum(axis=1).argmax(axis=1)
+        own = np.take_along_axis(found, classes[part, None, None], axis=2)[:, :, 0]
+        others = (found.sum(axis=2) - own) / (outputs - 1) if outputs > 1 else 0.0
+        sums[part] = own - others
+    return Explanations(names, classes, sums[:, :-1], intercepts=sums[:, -1])
+
+
 def _explain_texts(predictor: Predictor, matrix: Rows, nothing: str, column: Text) -> Explanations:
     words = tuple(tuple(pieces(text, column.length)) for text in matrix[:, 0])
     classes, attributions = np.empty(len(words), np.int64), np.zeros((len(words), column.length), np.float32)
     for row, found in enumerate(words):
         changed = [" ".join((*found[:place], nothing, *found[place + 1 :])) for place in range(len(found))]
-        answers = predictor.predict_matrix(column_of([" ".join(found), *changed])).probabilities
+        answers = predictor.predict_matrix(column_of([" ".join(found), *changed])).raw
         classes[row] = answers[0].argmax()
         attributions[row, : len(found)] = answers[0, classes[row]] - answers[1:, classes[row]]
     names = tuple(f"word {place}" for place in range(1, column.length + 1))
@@ -130,7 +155,7 @@ def _explain_part(
     changed = np.repeat(matrix, width + 1, axis=0).reshape(count, width + 1, width)
     places = np.arange(width)
     changed[:, places + 1, places] = reference  # copy 0 stays as it is
-    answers = predictor.predict_matrix(changed.reshape(-1, width)).probabilities.reshape(count, width + 1, -1)
+    answers = predictor.predict_matrix(changed.reshape(-1, width)).raw.reshape(count, width + 1, -1)
     classes = answers[:, 0].argmax(axis=1)
     of_class = np.take_along_axis(answers, classes[:, None, None], axis=2)[:, :, 0]
     return classes, of_class[:, :1] - of_class[:, 1:]

@@ -5,9 +5,9 @@ Rules:
 * No error of ONNX Runtime reaches the caller.
 * A single row runs in buffers that belong to the calling thread: nothing is allocated but the answer. Many threads may
   share one predictor.
-* Only "probabilities" are asked of the graph: ONNX Runtime makes one Python string per row of a text output, which
-  costs more than a small model; the label of the class number is looked up here instead, and the self-check of an
-  installed model compares both once.
+* Only "probabilities" (or the "value" of a numeric label) are asked of the graph: ONNX Runtime makes one Python string
+  per row of a text output, which costs more than a small model; the label of the class number is looked up here
+  instead, and the self-check of an installed model compares both once.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from fedinfer.inference.predict.rows import NUMBERS, FloatArray, RowReader
 from fedinfer.inference.predict.session import (
     INPUT,
     LABEL,
-    PROBABILITIES,
     SessionCache,
     first_line,
     metadata,
     open_session,
     static_width,
+    terms_in,
 )
 from fedinfer.inference.predict.texts import reader_of
+from fedinfer.manifest import CONTRIBUTIONS, answer_name
 from fedinfer.model_file import CheckedModel, check_model
 from fedinfer.schema import Schema
 
@@ -50,7 +51,6 @@ MOST_CHECK_SECONDS = 30.0
 """A graph may hold loops, so the runs that decide whether it is taken are ended after this time, seconds."""
 Rows = npt.NDArray[Any]
 """Checked rows: float32 (n, width), or texts, object (n, 1)."""
-_ONLY_PROBABILITIES = [PROBABILITIES]
 Check = Callable[[Rows, int], None]
 """Rows and the number of the first one; raises DataError."""
 _LEAST_RUN_ROWS, _MOST_RUN_ROWS, _RUN_VALUES = 64, 2048, 262_144
@@ -74,6 +74,8 @@ class Predictor:
         self.schema = schema
         self.naming = naming
         self.reader = reader_of(schema)
+        self.output = answer_name(schema)
+        self.terms = terms_in(session)
         self._session = session
         self._threads = threading.local()
         self._check_shape()
@@ -100,7 +102,7 @@ class Predictor:
         data = model if isinstance(model, bytes) else _read(model)
         checked, session = _opened(data) if cache is None else cache.open(data)
         schema = _schema_of(session) if schema is None else schema
-        return Predictor(checked, session, schema, naming or Naming(schema.labels))
+        return Predictor(checked, session, schema, naming or Naming.of_schema(schema))
 
     def predict(self, rows: Any) -> Predictions:
         """Predict many rows at once.
@@ -180,13 +182,39 @@ class Predictor:
         return [str(label) for label in self._run([LABEL], matrix)[0]]
 
     def _predictions(self, matrix: Rows, check: Check) -> Predictions:
-        probabilities = self._in_runs(matrix, check)
-        flat = probabilities.ravel()
+        answers = self._in_runs(matrix, check)
+        flat = answers.ravel()
         if not math.isfinite(flat.dot(flat)):  # a sum of squares: nothing cancels
-            bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
+            bad = int((~np.isfinite(answers)).any(axis=1).sum())
             if bad:
                 raise GateFailed(f"the model answers NaN or infinity for {bad} rows", Refusal.NOT_FINITE)
-        return Predictions(probabilities, self.naming)
+        return Predictions(answers, self.naming)
+
+    def contributions(self, matrix: Rows) -> FloatArray:
+        """What each term of an additive model adds to each answer; the last row is the intercept.
+
+        Their sum over the terms is the value before it is clipped to its range, or numbers whose softmax are the
+        probabilities.
+
+        Args:
+            matrix: float32 (n, width), n >= 1, checked by `reader.matrix`.
+
+        Returns:
+            float32 (n, terms + 1, outputs).
+
+        Raises:
+            DataError: the model is not additive.
+            GateFailed: when the model fails, or answers NaN, infinity or another shape.
+        """
+        if not self.terms:
+            raise DataError("this model is no sum of terms", hint='train it with [model] kind = "additive"')
+        found = self._run([CONTRIBUTIONS], matrix)[0]
+        shape = (len(matrix), len(self.terms) + 1, self.schema.outputs)
+        if not isinstance(found, np.ndarray) or found.shape != shape or found.dtype != np.float32:
+            raise GateFailed(f"the graph gives no contributions of shape {shape}", Refusal.SHAPE)
+        if not np.isfinite(found).all():
+            raise GateFailed("a contribution is NaN or infinite", Refusal.NOT_FINITE)
+        return found
 
     @contextmanager
     def at_most(self, seconds: float) -> Iterator[None]:
@@ -219,19 +247,19 @@ class Predictor:
         """Many rows in runs that fit the processor's cache, each checked right before the model reads it there."""
         count, step = len(matrix), max(_LEAST_RUN_ROWS, min(_MOST_RUN_ROWS, _RUN_VALUES // self.reader.width))
         if count == 0:  # string operators refuse an empty batch
-            return np.empty((0, self.schema.classes), np.float32)
+            return np.empty((0, self.schema.outputs), np.float32)
         if count <= step:
             check(matrix, 0)
             return self._answered(matrix)
-        probabilities = np.empty((count, self.schema.classes), np.float32)
+        answers = np.empty((count, self.schema.outputs), np.float32)
         for start in range(0, count, step):
             part = matrix[start : start + step]
             check(part, start)
-            probabilities[start : start + step] = self._answered(part)
-        return probabilities
+            answers[start : start + step] = self._answered(part)
+        return answers
 
     def _answered(self, matrix: Rows) -> FloatArray:
-        return shaped(self._run(_ONLY_PROBABILITIES, matrix)[0], len(matrix), self.schema.classes)
+        return shaped(self._run([self.output], matrix)[0], len(matrix), self.schema.outputs)
 
     def _run(self, names: list[str], matrix: Rows) -> Any:
         try:
@@ -245,7 +273,7 @@ class Predictor:
     def _binding(self) -> NumberBinding | TextBinding:
         binding: NumberBinding | TextBinding | None = getattr(self._threads, "binding", None)
         if binding is None:
-            binding = self._threads.binding = binding_of(self._session, self.reader, len(self.naming.labels))
+            binding = self._threads.binding = binding_of(self._session, self.reader, self.output, self.naming.outputs)
         return binding
 
     def _check_shape(self) -> None:

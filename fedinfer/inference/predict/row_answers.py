@@ -16,8 +16,9 @@ import numpy.typing as npt
 from fedinfer.errors import DataError, GateFailed
 from fedinfer.inference.predict.answers import Prediction
 from fedinfer.inference.predict.predictor import Predictor
+from fedinfer.inference.predict.row_buffers import prediction_of
 from fedinfer.inference.predict.rows import FloatArray
-from fedinfer.inference.predict.session import INPUT, PROBABILITIES
+from fedinfer.inference.predict.session import INPUT
 from fedinfer.model_file import Isolation, Question, RunLimits, SandboxRun, run_confined
 from fedinfer.ports import Clock
 
@@ -105,8 +106,8 @@ def _readable(predictor: Predictor, row: Any) -> Any | None:
 
 
 def _runs(predictor: Predictor, matrix: Any, clock: Clock, again_above: float, limits: RunLimits) -> list[SandboxRun]:
-    classes = predictor.schema.classes
-    question = Question(INPUT, PROBABILITIES, classes, matrix, alone=True, again_above=again_above)
+    outputs = predictor.schema.outputs
+    question = Question(INPUT, predictor.output, outputs, matrix, alone=True, again_above=again_above)
     try:
         return run_confined(predictor.model, question, clock, limits)
     except GateFailed:  # it does not even load there: no row has an answer
@@ -117,9 +118,5 @@ def _answer(predictor: Predictor, run: SandboxRun) -> RowAnswer:
     return RowAnswer(None if run.probabilities is None else _prediction(predictor, run.probabilities[0]), run.seconds)
 
 
-def _prediction(predictor: Predictor, probabilities: FloatArray) -> Prediction | None:
-    if not np.isfinite(probabilities).all():
-        return None
-    best = int(probabilities.argmax())
-    confidence = float(probabilities[best])
-    return Prediction(predictor.naming.of(best, confidence), confidence, probabilities)
+def _prediction(predictor: Predictor, raw: FloatArray) -> Prediction | None:
+    return prediction_of(raw, predictor.naming) if np.isfinite(raw).all() else None

@@ -12,35 +12,36 @@ import numpy as np
 import onnxruntime as ort
 
 from fedinfer.errors import GateFailed, Refusal
-from fedinfer.inference.predict.answers import Naming, Prediction
+from fedinfer.inference.predict.answers import Naming, Prediction, number_text
 from fedinfer.inference.predict.rows import FloatArray, RowReader
-from fedinfer.inference.predict.session import INPUT, PROBABILITIES, first_line
+from fedinfer.inference.predict.session import INPUT, first_line
 from fedinfer.inference.predict.texts import TextArray, TextReader
 
 _FLOAT32 = np.dtype(np.float32)
 
 
 class NumberBinding:
-    """Buffers of one thread, bound once: ONNX Runtime reads `row` and writes `probabilities` in place (I/O binding).
+    """Buffers of one thread, bound once: ONNX Runtime reads `row` and writes the answer in place (I/O binding).
 
     Args:
         session: of the model.
         reader: checks rows of numbers.
-        classes: columns of the answer.
+        output: name of the answer.
+        outputs: columns of the answer.
     """
 
-    def __init__(self, session: ort.InferenceSession, reader: RowReader, classes: int) -> None:
+    def __init__(self, session: ort.InferenceSession, reader: RowReader, output: str, outputs: int) -> None:
         self.row = np.zeros((1, reader.width), np.float32)
         self.flat = self.row[0]
         self.shapes = (self.flat.shape, self.row.shape)
-        self.out = np.zeros((1, classes), np.float32)
+        self.out = np.zeros((1, outputs), np.float32)
         self._reader, self._session = reader, session
         self._below, self._above = np.zeros(reader.width, bool), np.zeros(reader.width, bool)
         self._fraction = np.zeros(reader.width, np.float32)
         self._categories = reader.category_mask if reader.has_categories else None
         self._binding = session.io_binding()
         self._binding.bind_ortvalue_input(INPUT, ort.OrtValue.ortvalue_from_numpy(self.row))
-        self._binding.bind_ortvalue_output(PROBABILITIES, ort.OrtValue.ortvalue_from_numpy(self.out))
+        self._binding.bind_ortvalue_output(output, ort.OrtValue.ortvalue_from_numpy(self.out))
 
     def suspicious(self) -> bool:
         """True when some cell may break its rule. Comparisons with NaN are false, so a missing value passes."""
@@ -72,7 +73,7 @@ class NumberBinding:
             self._session.run_with_iobinding(self._binding, options)
         except Exception as error:  # any of ONNX Runtime's classes: the row is valid, so the graph is at fault
             raise GateFailed(f"the model fails on one row: {first_line(error)}", Refusal.NOT_RUN) from error
-        return _prediction(self.out[0].copy(), naming)
+        return prediction_of(self.out[0].copy(), naming)
 
     def _has_fraction(self, categories: FloatArray) -> bool:
         np.rint(self.flat, out=self._fraction)
@@ -89,11 +90,12 @@ class TextBinding:
     Args:
         session: of the model.
         reader: checks texts.
-        classes: columns of the answer.
+        output: name of the answer.
+        outputs: columns of the answer.
     """
 
-    def __init__(self, session: ort.InferenceSession, reader: TextReader, classes: int) -> None:
-        self._session, self._reader, self._classes = session, reader, classes
+    def __init__(self, session: ort.InferenceSession, reader: TextReader, output: str, outputs: int) -> None:
+        self._session, self._reader, self._output, self._outputs = session, reader, output, outputs
         self.flat: TextArray = reader.blank(1)[0]
 
     def run(self, row: Any, naming: Naming, options: ort.RunOptions | None) -> Prediction:
@@ -111,45 +113,67 @@ class TextBinding:
         checked = self._reader.one(row)
         self.flat = checked[0]
         try:
-            answer = self._session.run([PROBABILITIES], {INPUT: checked}, options)[0]
+            answer = self._session.run([self._output], {INPUT: checked}, options)[0]
         except Exception as error:  # as above
             raise GateFailed(f"the model fails on one row: {first_line(error)}", Refusal.NOT_RUN) from error
-        return _prediction(shaped(answer, 1, self._classes)[0], naming)
+        return prediction_of(shaped(answer, 1, self._outputs)[0], naming)
 
 
 def binding_of(
-    session: ort.InferenceSession, reader: RowReader | TextReader, classes: int
+    session: ort.InferenceSession, reader: RowReader | TextReader, output: str, outputs: int
 ) -> NumberBinding | TextBinding:
     """An I/O binding for the calling thread; no other thread may use it.
 
     Args:
         session: of the model.
         reader: for its schema.
-        classes: columns of the answer.
+        output: name of the answer.
+        outputs: columns of the answer.
     """
     if isinstance(reader, RowReader):
-        return NumberBinding(session, reader, classes)
-    return TextBinding(session, reader, classes)
+        return NumberBinding(session, reader, output, outputs)
+    return TextBinding(session, reader, output, outputs)
 
 
-def shaped(answer: Any, rows: int, classes: int) -> FloatArray:
+def shaped(answer: Any, rows: int, outputs: int) -> FloatArray:
     """What a graph answered, which announces a shape and may give another one row by row.
 
     Args:
-        answer: value of the output "probabilities".
+        answer: value of the output "probabilities" or "value".
         rows: that were asked for.
-        classes: number of labels of the schema.
+        outputs: numbers that the schema wants for a row: one per label, or one for a numeric label.
 
     Raises:
-        GateFailed: when it is not float32 (rows, classes).
+        GateFailed: when it is not float32 (rows, outputs).
     """
-    if not isinstance(answer, np.ndarray) or answer.dtype != _FLOAT32 or answer.shape != (rows, classes):
+    if not isinstance(answer, np.ndarray) or answer.dtype != _FLOAT32 or answer.shape != (rows, outputs):
         found = f"shape {answer.shape}" if isinstance(answer, np.ndarray) else type(answer).__name__
-        raise GateFailed(f"the graph answers {rows} rows with {found}, the schema has {classes} labels", Refusal.SHAPE)
+        raise GateFailed(f"the graph answers {rows} rows with {found}, the schema has {outputs} labels", Refusal.SHAPE)
     return answer
 
 
-def _prediction(probabilities: FloatArray, naming: Naming) -> Prediction:
+def prediction_of(raw: FloatArray, naming: Naming) -> Prediction:
+    """The answer for one row.
+
+    Args:
+        raw: what the graph answered, float32 (outputs,).
+        naming: how it becomes text.
+
+    Raises:
+        GateFailed: when it is NaN or infinite.
+    """
+    return _of_class(raw, naming) if naming.bounds is None else _of_number(raw, naming)
+
+
+def _of_number(raw: FloatArray, naming: Naming) -> Prediction:
+    value = float(raw[0])
+    if not math.isfinite(value):
+        raise GateFailed("the model answers NaN or infinity for 1 row", Refusal.NOT_FINITE)
+    low, high = naming.around(raw)[0].tolist()
+    return Prediction(number_text(value), math.nan, raw[:0], value, (low, high))
+
+
+def _of_class(probabilities: FloatArray, naming: Naming) -> Prediction:
     best = int(probabilities.argmax())  # a NaN is the largest for argmax
     confidence = float(probabilities[best])
     if not math.isfinite(confidence):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -10,19 +11,22 @@ from typing import Any
 import onnxruntime as ort
 
 from fedinfer.errors import GateFailed, Refusal
+from fedinfer.manifest import CONTRIBUTIONS, INPUT, LABEL, PROBABILITIES, VALUE
 from fedinfer.model_file import CheckedModel, check_model, first_line, open_checked
+from fedinfer.schema import STEERING
 
-INPUT, LABEL, PROBABILITIES = "input", "label", "probabilities"
+MOST_TERMS = 100_000
+"""Terms of an additive model that its metadata may name."""
 _KINDS = ("tensor(float)", "tensor(string)")
-__all__ = ["INPUT", "LABEL", "PROBABILITIES", "SessionCache", "first_line", "metadata", "open_session"]
+__all__ = ["INPUT", "LABEL", "PROBABILITIES", "SessionCache", "first_line", "metadata", "open_session", "terms_in"]
 
 
 def open_session(model: CheckedModel) -> ort.InferenceSession:
     """Load a graph with one thread on the CPU.
 
     Args:
-        model: with the input "input", float32 (batch, width) or string (batch, 1), and at least the output
-            "probabilities", float32 (batch, classes); batch is free.
+        model: with the input "input", float32 (batch, width) or string (batch, 1), and at least one of the outputs
+            "probabilities", float32 (batch, classes), and "value", float32 (batch, 1); batch is free.
 
     Raises:
         GateFailed: when ONNX Runtime refuses the bytes or the graph has other inputs or outputs.
@@ -59,6 +63,26 @@ def metadata(session: ort.InferenceSession) -> dict[str, str]:
         return dict(session.get_modelmeta().custom_metadata_map)
     except UnicodeDecodeError as error:
         raise GateFailed(f"the metadata of the model cannot be read: {first_line(error)}", Refusal.MALFORMED) from error
+
+
+def terms_in(session: ort.InferenceSession) -> tuple[tuple[str, ...], ...]:
+    """Columns of each summand of an additive model, in the order of the output "contributions"; empty for others.
+
+    Args:
+        session: of `open_session`.
+
+    Raises:
+        GateFailed: when the list cannot be read.
+    """
+    if _output(session, CONTRIBUTIONS) is None:
+        return ()
+    try:
+        terms = tuple(tuple(map(str, columns)) for columns in json.loads(metadata(session).get("terms", "[]")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise GateFailed(f"the terms of the model cannot be read: {first_line(error)}", Refusal.SCHEMA) from error
+    if len(terms) > MOST_TERMS or any(STEERING.search(name) for columns in terms for name in columns):
+        raise GateFailed("the names of the model's terms break the rule for names", Refusal.SCHEMA)
+    return terms
 
 
 class SessionCache:
@@ -112,11 +136,12 @@ def _check_inputs(session: ort.InferenceSession) -> None:
 
 
 def _check_outputs(session: ort.InferenceSession) -> None:
-    node = _output(session, PROBABILITIES)
+    node = _output(session, PROBABILITIES) or _output(session, VALUE)
     if node is None or node.type != "tensor(float)" or len(node.shape) != 2:
         found = [f"{node.name}: {node.type}{node.shape}" for node in session.get_outputs()]
         raise GateFailed(
-            f"the graph gives {found}, expected a float output {PROBABILITIES!r} of shape (batch, classes)",
+            f"the graph gives {found}, expected a float output {PROBABILITIES!r} of shape (batch, classes), "
+            f"or {VALUE!r}",
             Refusal.OUTPUTS,
         )
 

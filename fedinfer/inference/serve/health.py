@@ -11,7 +11,7 @@ import numpy as np
 
 from fedinfer.errors import ArtifactRejected, GateFailed
 from fedinfer.inference.install.installed import MODEL_FILE, Installed, installed_manifest
-from fedinfer.inference.install.self_check import check_matrix, open_variant
+from fedinfer.inference.install.self_check import check_matrix, difference_of, open_variant
 from fedinfer.inference.install.slots import Loaded, Slots
 from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.inference.predict.session import SessionCache
@@ -55,7 +55,8 @@ def _ailment(predictor: Predictor, manifest: Manifest, name: str) -> str:
         answers = predictor.predict_matrix(check_matrix(predictor, manifest))
     except GateFailed as error:
         return str(error)
-    difference = float(np.abs(answers.probabilities - np.array(variant.probabilities, np.float32)).max())
-    if difference > variant.tolerance or (answers.classes != np.array(variant.labels)).any():
+    difference = difference_of(answers.raw, predictor.schema, variant)
+    classes = predictor.schema.label_range is None
+    if difference > variant.tolerance or (classes and (answers.classes != np.array(variant.labels)).any()):
         return f"its check rows get other answers, off by {difference:.3g}, tolerance {variant.tolerance:.3g}"
     return ""

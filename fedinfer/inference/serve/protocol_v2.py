@@ -24,12 +24,13 @@ import numpy as np
 from fedinfer.errors import DataError
 from fedinfer.inference.predict.answers import Predictions
 from fedinfer.inference.predict.explain import Explanations
-from fedinfer.inference.predict.session import INPUT, LABEL, PROBABILITIES
+from fedinfer.inference.predict.session import INPUT
+from fedinfer.manifest import COVERAGE, LABEL, PROBABILITIES, VALUE
 from fedinfer.schema import Categorical, Schema, Text
 from fedinfer.types import Json
 
 ATTRIBUTIONS = "attributions"
-OUTPUTS = (LABEL, PROBABILITIES, ATTRIBUTIONS)
+INTERVAL = "interval"
 MOST_ROWS = 100_000
 NUMERIC = frozenset({"BOOL", "FP16", "FP32", "FP64"} | {f"{s}INT{b}" for s in ("", "U") for b in (8, 16, 32, 64)})
 
@@ -70,7 +71,7 @@ def read_request(body: Any, schema: Schema) -> InferRequest:
     if _is_whole(inputs) and schema.text is not None:
         inputs = [{**inputs[0], "name": schema.text.name}]
     rows = _matrix(inputs[0], schema.width) if _is_whole(inputs) else _columns(inputs, schema)
-    return InferRequest(rows, request_id, _wanted(body.get("outputs"), parameters.get("explain") is True))
+    return InferRequest(rows, request_id, _wanted(body.get("outputs"), parameters.get("explain") is True, schema))
 
 
 def reply(
@@ -85,11 +86,7 @@ def reply(
         answers: one per row of the request.
         explanations: of the same rows; needed when the request wants attributions, else None.
     """
-    count, classes = answers.probabilities.shape
-    tensors: dict[str, Json] = {
-        LABEL: _tensor(LABEL, [count], "BYTES", [str(label) for label in answers.labels]),
-        PROBABILITIES: _tensor(PROBABILITIES, [count, classes], "FP32", answers.probabilities.ravel().tolist()),
-    }
+    tensors = _answers(answers)
     if explanations is not None:
         shape, values = list(explanations.attributions.shape), explanations.attributions.ravel().tolist()
         tensors[ATTRIBUTIONS] = _tensor(ATTRIBUTIONS, shape, "FP32", values)
@@ -98,6 +95,41 @@ def reply(
         document["id"] = request.id
     document["outputs"] = [tensors[output] for output in request.outputs]
     return document
+
+
+def _answers(answers: Predictions) -> dict[str, Json]:
+    count = len(answers)
+    if answers.naming.bounds is not None:
+        return {
+            VALUE: _tensor(VALUE, [count], "FP32", answers.values.tolist()),
+            INTERVAL: _tensor(INTERVAL, [count, 2], "FP64", answers.intervals.ravel().tolist()),
+        }
+    return {
+        LABEL: _tensor(LABEL, [count], "BYTES", [str(label) for label in answers.labels]),
+        PROBABILITIES: _tensor(PROBABILITIES, [*answers.raw.shape], "FP32", answers.raw.ravel().tolist()),
+    }
+
+
+def outputs_of(schema: Schema) -> tuple[str, str]:
+    """Names of the usual outputs: label and probabilities, or value and interval.
+
+    Args:
+        schema: of the model.
+    """
+    return (LABEL, PROBABILITIES) if schema.label_range is None else (VALUE, INTERVAL)
+
+
+def _described_outputs(schema: Schema) -> list[Json]:
+    if schema.label_range is None:
+        return [
+            {"name": LABEL, "datatype": "BYTES", "shape": [-1], "parameters": {"labels": list(schema.labels)}},
+            {"name": PROBABILITIES, "datatype": "FP32", "shape": [-1, schema.classes]},
+        ]
+    facts = {"range": [*schema.label_range], "unit": schema.label_unit}
+    return [
+        {"name": VALUE, "datatype": "FP32", "shape": [-1], "parameters": facts},
+        {"name": INTERVAL, "datatype": "FP64", "shape": [-1, 2], "parameters": {"coverage": COVERAGE}},
+    ]
 
 
 def model_metadata(name: str, version: int, schema: Schema) -> Json:
@@ -115,10 +147,7 @@ def model_metadata(name: str, version: int, schema: Schema) -> Json:
         "versions": [str(version)],
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": INPUT, "datatype": datatype, "shape": [-1, width], "parameters": parameters}],
-        "outputs": [
-            {"name": LABEL, "datatype": "BYTES", "shape": [-1], "parameters": {"labels": list(schema.labels)}},
-            {"name": PROBABILITIES, "datatype": "FP32", "shape": [-1, schema.classes]},
-        ],
+        "outputs": _described_outputs(schema),
     }
 
 
@@ -187,14 +216,15 @@ def _number(value: Any) -> float:
     raise DataError(f"value {str(value)[:60]!r} of tensor {INPUT!r} breaks the rule: a finite number or null")
 
 
-def _wanted(outputs: Any, explain: bool) -> tuple[str, ...]:
-    usual = OUTPUTS if explain else OUTPUTS[:2]
+def _wanted(outputs: Any, explain: bool, schema: Schema) -> tuple[str, ...]:
+    known = (*outputs_of(schema), ATTRIBUTIONS)
+    usual = known if explain else known[:2]
     if outputs is None:
         return usual
     if not isinstance(outputs, list) or not all(isinstance(item, Mapping) for item in outputs):
         raise DataError('"outputs" is not a list of tensors')
     names = tuple(str(item.get("name")) for item in outputs)
-    unknown = [name[:60] for name in names if name not in OUTPUTS]
+    unknown = [name[:60] for name in names if name not in known]
     if unknown or len(set(names)) != len(names):
         raise DataError(f"outputs {unknown or list(names)} are unknown or stand twice; there are {list(usual)}")
     return names or usual

@@ -56,7 +56,7 @@ class ObservationBuffer:
         Args:
             version: of the model that answered.
             row: raw, float32 (width,) or text (1,).
-            probabilities: float32 (classes,).
+            probabilities: float32 (classes,); a number: its value, (1,).
         """
         with self._lock:
             if version != self._version:
@@ -76,7 +76,7 @@ class ObservationBuffer:
         Args:
             version: of the model that answered.
             rows: raw, float32 (n, width) or texts (n, 1).
-            probabilities: float32 (n, classes).
+            probabilities: float32 (n, classes); numbers: their values, (n, 1).
         """
         with self._lock:
             self._flush()
@@ -187,7 +187,7 @@ class Service:
         self._failures = 0
         self.telemetry.answered(version, self._clock.seconds() - start)
         if self._observations is not None:
-            self._observations.add_one(version, current.predictor.last_row(), answer.probabilities)
+            self._observations.add_one(version, current.predictor.last_row(), answer.raw)
         return answer
 
     def predict(self, rows: Any) -> tuple[Installed, Predictions]:
@@ -215,7 +215,7 @@ class Service:
         self._failures = 0
         self.telemetry.answered(version, self._clock.seconds() - start, len(answers))
         if self._observations is not None and len(answers):
-            self._observations.add(version, matrix, answers.probabilities)
+            self._observations.add(version, matrix, answers.raw)
         return current, answers
 
     def _failed(self, current: Installed, error: DataError | GateFailed) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fedinfer.training.engines.batched_layers import (
@@ -22,6 +21,7 @@ from fedinfer.training.engines.batched_layers import (
     Tap,
     Views,
 )
+from fedinfer.training.objective import Objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +32,23 @@ class Program:
         layers: in order.
         shapes: per layer, the shapes of its parameters, in the order of the flat vector.
         dimension: length of the flat vector.
+        objective: the loss.
         numbers_per_example: activations of one example, a measure of memory.
     """
 
     layers: tuple[Layer, ...]
     shapes: tuple[tuple[Shape, ...], ...]
     dimension: int
+    objective: Objective
     numbers_per_example: int
 
 
-def read_program(net: nn.Module, features: Shape) -> Program | None:
+def read_program(net: nn.Module, features: Shape, objective: Objective) -> Program | None:
     """Read a module whose input is (n, *features).
 
     Args:
         net: the part that is trained.
+        objective: the loss.
         features: shape of one prepared row, channels first as torch has it.
 
     Returns:
@@ -69,7 +72,7 @@ def read_program(net: nn.Module, features: Shape) -> Program | None:
     if len(shape) != 1 or not all(parameter.requires_grad for parameter in net.parameters()):
         return None
     dimension = sum(_count(item) for group in shapes for item in group)
-    return Program(tuple(layers), tuple(shapes), dimension, numbers)
+    return Program(tuple(layers), tuple(shapes), dimension, objective, numbers)
 
 
 def views_of(program: Program, flat: Tensor) -> list[Views]:
@@ -110,13 +113,13 @@ def stacked_rows(x: Tensor) -> Tensor:
 
 
 def taps(program: Program, views: list[Views], x: Tensor, y: Tensor, weight: Tensor | None) -> list[Tap | None]:
-    """Gradients of the cross-entropy of every example, one tap per layer.
+    """Gradients of the loss of every example, one tap per layer.
 
     Args:
         program: the network.
         views: its parameters, (G, ...).
         x: (G, B, *features).
-        y: (G, B) class numbers.
+        y: (G, B) class numbers or scaled labels.
         weight: (G, B) factor of each example's loss, 0 for padding; None for one everywhere.
 
     Returns:
@@ -126,9 +129,7 @@ def taps(program: Program, views: list[Views], x: Tensor, y: Tensor, weight: Ten
     for layer, own in zip(program.layers, views, strict=True):
         h, kept = layer.forward(own, h)
         saved.append(kept)
-    # Derivative of the cross-entropy by the logits: probabilities minus the one-hot label.
-    delta = torch.softmax(h, dim=2)
-    delta.scatter_add_(2, y.unsqueeze(2), delta.new_full((), -1.0).expand(*y.shape, 1))
+    delta = program.objective.error(h, y)
     if weight is not None:
         delta = delta * weight.unsqueeze(2)
     found: list[Tap | None] = [None] * len(program.layers)

@@ -13,17 +13,17 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fedinfer.config import TrainingSection
 from fedinfer.training.engines.noise import gaussian_noise
 from fedinfer.training.engines.sampling import PrivateSteps, RandomSource, Rows, minibatches, poisson_rows, uniform
 from fedinfer.training.engines.seeding import seeded
+from fedinfer.training.objective import Objective
 from fedinfer.training.update import size, trainable, write
 from fedinfer.types import FloatVector, WideVector
 
 Features = Sequence[tuple[Tensor, Tensor]]
-"""Per device: prepared rows (n, ...) float32 and labels (n,) int64."""
+"""Per device: prepared rows (n, ...) float32 and labels (n,), as `objective.labels_of` gives them."""
 
 
 class Clipper(Protocol):
@@ -42,7 +42,7 @@ class Clipper(Protocol):
 
         Args:
             x: all prepared rows of the device (n, ...) float32.
-            y: their labels (n,) int64.
+            y: their labels (n,).
             rows: which of them take part, (m,) in [0, n).
             source: of the device they belong to, for dropout.
 
@@ -52,7 +52,12 @@ class Clipper(Protocol):
 
 
 def updates(
-    net: nn.Module, start: FloatVector, data: Features, sources: Sequence[RandomSource], training: TrainingSection
+    net: nn.Module,
+    start: FloatVector,
+    data: Features,
+    sources: Sequence[RandomSource],
+    training: TrainingSection,
+    objective: Objective,
 ) -> FloatVector:
     """Local SGD of every device from the same start (FedAvg, McMahan et al. 2017, Algorithm 1, ClientUpdate).
 
@@ -62,6 +67,7 @@ def updates(
         data: prepared rows and labels per device; a device may have none.
         sources: one source of randomness per device.
         training: local work: epochs or steps, batch size, learning rate, momentum, FedProx.
+        objective: the loss.
 
     Returns:
         New minus old weights, (devices, d) float32; zeros for a device without rows.
@@ -73,7 +79,7 @@ def updates(
         batches = minibatches(source, len(y), training)
         with seeded(_dropout_seed(work, source)):
             write(parameters, start)
-            _descend(work, parameters, x, y, batches, training)
+            _descend(work, parameters, x, y, batches, training, objective)
         result[row] = _flat(parameters) - start
     return result
 
@@ -156,12 +162,13 @@ def _descend(
     y: Tensor,
     batches: list[Any],
     training: TrainingSection,
+    objective: Objective,
 ) -> None:
     optimizer, anchor = _optimizer(parameters, training), _copies(parameters)
     for batch in batches:
         rows = torch.from_numpy(batch)
         optimizer.zero_grad()
-        cross_entropy(net(x[rows]), y[rows]).backward()
+        objective.mean(net(x[rows]), y[rows]).backward()
         _pull(parameters, anchor, training.proximal)
         optimizer.step()
 

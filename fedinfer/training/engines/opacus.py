@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fedinfer.errors import ConfigError, MissingExtra
 from fedinfer.training.engines.sampling import RandomSource, Rows
+from fedinfer.training.objective import Objective
 from fedinfer.training.update import size, trainable
 
 _PER_EXAMPLE_NUMBERS = 32_000_000
@@ -33,11 +33,13 @@ class RowsTogether:
         module: in training mode, in use by nobody else.
         parameters: those that get a gradient.
         optimizer: Opacus' own; it clips and never steps.
+        objective: the loss.
     """
 
     module: Any
     parameters: list[nn.Parameter]
     optimizer: Any
+    objective: Objective
 
     def clipped_sum(self, x: Tensor, y: Tensor, rows: Rows, source: RandomSource) -> Tensor:
         """As `Clipper.clipped_sum`: in batches; dropout follows torch's global seed (set by the caller), not `source`.
@@ -55,7 +57,7 @@ class RowsTogether:
     def _clipped_piece(self, x: Tensor, y: Tensor) -> Tensor:
         with warnings.catch_warnings():  # inputs need no gradient; torch warns about hooks that then see less
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            cross_entropy(self.module(x), y, reduction="sum").backward()
+            self.objective.total(self.module(x), y).backward()
         for parameter in self.parameters:
             if _sampled(parameter).grad_sample is None:
                 raise ConfigError(
@@ -68,12 +70,13 @@ class RowsTogether:
         return total
 
 
-def work_together(net: nn.Module, clipping_norm: float) -> RowsTogether:
+def work_together(net: nn.Module, clipping_norm: float, objective: Objective) -> RowsTogether:
     """Copy a module and give it Opacus' hooks.
 
     Args:
         net: the part that is trained.
         clipping_norm: L2 bound C > 0 on one example's gradient.
+        objective: the loss.
 
     Raises:
         MissingExtra: Opacus is not installed.
@@ -96,7 +99,7 @@ def work_together(net: nn.Module, clipping_norm: float) -> RowsTogether:
     optimizer = DPOptimizer(
         plain, noise_multiplier=0.0, max_grad_norm=clipping_norm, expected_batch_size=None, loss_reduction="sum"
     )
-    return RowsTogether(module, parameters, optimizer)
+    return RowsTogether(module, parameters, optimizer, objective)
 
 
 def _drop_broken(parameters: list[nn.Parameter]) -> None:

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fedinfer.errors import ConfigError
 from fedinfer.training.engines.sampling import RandomSource, Rows, uniform
 from fedinfer.training.engines.seeding import reseed, seeded
+from fedinfer.training.objective import Objective
 from fedinfer.training.update import size, trainable
 
 _FRACTION_BITS = 32
@@ -38,18 +38,20 @@ class RowsAlone:
         module: in training mode, in use by nobody else.
         parameters: those that get a gradient.
         clipping_norm: L2 bound C on one row's gradient.
+        objective: the loss.
     """
 
     module: nn.Module
     parameters: list[nn.Parameter]
     clipping_norm: float
+    objective: Objective
 
     def clipped_sum(self, x: Tensor, y: Tensor, rows: Rows, source: RandomSource) -> Tensor:
         """Sum of the clipped gradients of some rows.
 
         Args:
             x: all prepared rows of the device (n, ...) float32.
-            y: their labels (n,) int64.
+            y: their labels (n,).
             rows: which of them take part, (m,) in [0, n).
             source: entropy of the device, for dropout.
 
@@ -71,17 +73,18 @@ class RowsAlone:
 
     def _gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """The gradient of one row's loss, flat, (d,) float64."""
-        loss = cross_entropy(self.module(x), y)
+        loss = self.objective.mean(self.module(x), y)
         pieces = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         return torch.cat([piece.reshape(-1) for piece in pieces]).double()
 
 
-def work_alone(net: nn.Module, clipping_norm: float) -> RowsAlone:
+def work_alone(net: nn.Module, clipping_norm: float, objective: Objective) -> RowsAlone:
     """Copy a module for work on one row at a time.
 
     Args:
         net: the part that is trained.
         clipping_norm: L2 bound C > 0 on one example's gradient.
+        objective: the loss.
 
     Raises:
         ConfigError: a layer with weights owns buffers: what forward writes there would go from row to row.
@@ -93,7 +96,7 @@ def work_alone(net: nn.Module, clipping_norm: float) -> RowsAlone:
                 hint="a layer with weights must not own buffers",
             )
     work = copy.deepcopy(net).train()
-    return RowsAlone(work, trainable(work), clipping_norm)
+    return RowsAlone(work, trainable(work), clipping_norm, objective)
 
 
 def _unit(clipping_norm: float) -> float:

@@ -1,7 +1,8 @@
-"""Models by name: `prepare` (no parameters) then `core` (all parameters). Raw rows in, logits out.
+"""Models by name: `prepare` (no parameters) then `core` (all parameters). Raw rows in, logits or one number out.
 
 Rules:
-* `forward` takes float32 (n, schema.width) as it comes from the device and returns logits (n, classes).
+* `forward` takes float32 (n, schema.width) as it comes from the device and returns logits (n, classes), or (n, 1) for a
+  numeric label scaled to [-1, 1].
 * The start weights follow from (section, schema, seed) alone; the global torch generator is left as it was.
 * GroupNorm, never BatchNorm: per-example gradients and federated averages need examples that do not see each other.
 * The head is the last module of `core` that owns parameters; its parameters are the tail of the flat vector.
@@ -23,6 +24,7 @@ from fedinfer.errors import ConfigError
 from fedinfer.schema import Schema
 from fedinfer.training.engines.gradient_engine import GradientEngine
 from fedinfer.training.engines.seeding import seeded
+from fedinfer.training.models.additive import AdditivePrepare, build_additive
 from fedinfer.training.models.preprocess import (
     FieldPrepare,
     PixelPrepare,
@@ -93,6 +95,7 @@ def build_model(section: ModelSection, schema: Schema, seed: int) -> Model:
         ConfigError: the kind does not fit the schema, or the factory cannot be used.
     """
     _check_text(section, schema)
+    _check_label(section, schema)
     with seeded(seed):
         model = (
             _from_factory(section.factory, schema) if section.factory else _entry(section.kind).build(section, schema)
@@ -116,10 +119,24 @@ def _check_text(section: ModelSection, schema: Schema) -> None:
     raise ConfigError(f"model.kind = '{section.kind}' cannot read texts", hint=f"use kind = {able}")
 
 
+def _check_label(section: ModelSection, schema: Schema) -> None:
+    """The two names of one linear map tell what its answers are."""
+    if section.factory:
+        return
+    number = schema.label_range is not None
+    if section.kind is ModelKind.LOGISTIC and number:
+        raise ConfigError("model.kind = 'logistic' predicts a class, the label is a number", hint="use kind = 'linear'")
+    if section.kind is ModelKind.LINEAR and not number:
+        raise ConfigError(
+            "model.kind = 'linear' predicts a number, the label is a class",
+            hint="use kind = 'logistic', or give the label's public range with [data] label_range = [low, high]",
+        )
+
+
 def _logistic(section: ModelSection, schema: Schema) -> Model:
     """Zero start: the problem is convex and zero needs no luck."""
     prepare, features = _flat_prepare(schema)
-    head = nn.Linear(features, schema.classes)
+    head = nn.Linear(features, schema.outputs)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return Model(prepare, nn.Sequential(head))
@@ -131,7 +148,7 @@ def _mlp(section: ModelSection, schema: Schema) -> Model:
     for size in section.hidden:
         layers += [nn.Linear(width, size), nn.ReLU()]
         width = size
-    return Model(prepare, nn.Sequential(*layers, nn.Linear(width, schema.classes)))
+    return Model(prepare, nn.Sequential(*layers, nn.Linear(width, schema.outputs)))
 
 
 def _cnn(section: ModelSection, schema: Schema) -> Model:
@@ -143,7 +160,7 @@ def _cnn(section: ModelSection, schema: Schema) -> Model:
         stride = 2 if min(height, width) >= 8 else 1
         layers += [nn.Conv2d(channels, size, 3, stride, 1), nn.GroupNorm(math.gcd(size, 4), size), nn.ReLU()]
         channels, height, width = size, -(-height // stride), -(-width // stride)
-    layers += [nn.Flatten(), nn.Linear(channels * height * width, schema.classes)]
+    layers += [nn.Flatten(), nn.Linear(channels * height * width, schema.outputs)]
     return Model(PixelPrepare(schema.pixel_max, schema.shape), nn.Sequential(*layers))
 
 
@@ -162,6 +179,10 @@ def _sequence(build: Callable[[ModelSection, Schema], tuple[nn.Module, nn.Module
 _FLAT, _SERIES, _TOKENS = (TablePrepare, PixelPrepare), (SeriesPrepare, PixelPrepare), (TokenPrepare,)
 KINDS: dict[ModelKind, KindEntry] = {
     ModelKind.LOGISTIC: KindEntry(_logistic, _FLAT, GradientEngine.BATCHED, GraphFamily.DENSE),
+    ModelKind.LINEAR: KindEntry(_logistic, _FLAT, GradientEngine.BATCHED, GraphFamily.DENSE),
+    ModelKind.ADDITIVE: KindEntry(
+        _sequence(build_additive), (AdditivePrepare,), GradientEngine.BATCHED, GraphFamily.ADDITIVE
+    ),
     ModelKind.MLP: KindEntry(_mlp, _FLAT, GradientEngine.BATCHED, GraphFamily.DENSE),
     ModelKind.CNN: KindEntry(_cnn, (PixelPrepare,), GradientEngine.BATCHED, GraphFamily.CONVOLUTION),
     ModelKind.TCN: KindEntry(_sequence(build_tcn), _SERIES, GradientEngine.BATCHED, GraphFamily.CONVOLUTION),

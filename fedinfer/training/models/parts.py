@@ -10,6 +10,7 @@ from torch import nn
 from fedinfer.config import Tune
 from fedinfer.errors import ConfigError
 from fedinfer.schema import Schema
+from fedinfer.training.models.additive import AdditivePrepare, TermSum
 from fedinfer.training.models.build import Model
 from fedinfer.training.models.sequence import Recurrent
 from fedinfer.training.update import tuned_parameters
@@ -23,15 +24,16 @@ def try_forward(model: Model, schema: Schema) -> None:
         schema: what a row looks like.
 
     Raises:
-        ConfigError: the graph fails, or gives something other than (1, classes).
+        ConfigError: the graph fails, or gives something other than (1, outputs).
     """
     try:
         with torch.no_grad():
             shape = tuple(model(torch.zeros(1, schema.width)).shape)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise ConfigError(f"[model] does not fit the data: {error}") from error
-    if shape != (1, schema.classes):
-        raise ConfigError(f"[model] gives shape {shape} for one row, needed are (1, {schema.classes}) logits")
+    if shape != (1, schema.outputs):
+        what = "logits" if schema.label_range is None else "number"
+        raise ConfigError(f"[model] gives shape {shape} for one row, needed are (1, {schema.outputs}) {what}")
 
 
 def split(core: nn.Module, tune: Tune) -> tuple[nn.Module, nn.Module]:
@@ -53,15 +55,21 @@ def split(core: nn.Module, tune: Tune) -> tuple[nn.Module, nn.Module]:
             assert_never(tune)
 
 
-def make_native(core: nn.Module) -> None:
-    """Replace recurrent layers by one operator with the same weights, which exports and runs faster.
+def make_native(model: Model) -> None:
+    """Give a model the form in which it is exported, with the same answers.
+
+    Recurrent layers become one operator, which runs faster; an additive model adds up its terms one by one.
 
     Args:
-        core: changed in place; its parameters then have torch's own names.
+        model: changed in place; its parameters then have other names.
     """
-    for name, child in core.named_children():
+    if isinstance(model.prepare, AdditivePrepare) and isinstance(model.core, nn.Sequential):
+        head = model.core[-1]
+        if isinstance(head, nn.Linear):
+            model.core = TermSum(head, model.prepare.terms)
+    for name, child in model.core.named_children():
         if isinstance(child, Recurrent):
-            setattr(core, name, child.native())
+            setattr(model.core, name, child.native())
 
 
 def _split_head(core: nn.Module) -> tuple[nn.Module, nn.Module]:

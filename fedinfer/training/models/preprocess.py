@@ -39,7 +39,7 @@ class TablePrepare(nn.Module):
         pairs = [(i, code) for i, c in categorical for code in range(len(c.categories))]
         self.numbers, self.categories = len(numeric), len(categorical)
         self.features = 2 * len(numeric) + len(pairs) + len(categorical)
-        _constants(
+        constants(
             self,
             numeric_at=torch.tensor([i for i, _ in numeric], dtype=torch.int64),
             low=torch.tensor([c.low for _, c in numeric]),
@@ -114,7 +114,7 @@ class SeriesPrepare(nn.Module):
         if len(columns) != len(schema.columns):
             raise ConfigError("model.kind: a series takes numeric columns only", hint="use kind = 'mlp' for a table")
         self.shape = (channels, length)
-        _constants(self, low=torch.tensor([c.low for c in columns]), high=torch.tensor([c.high for c in columns]))
+        constants(self, low=torch.tensor([c.low for c in columns]), high=torch.tensor([c.high for c in columns]))
 
     def forward(self, rows: Tensor) -> Tensor:
         """Readings scaled to [-1, 1].
@@ -178,7 +178,7 @@ class FieldPrepare(nn.Module):
         sizes = [len(c.categories) + 1 for _, c in categorical]
         self.fields, self.numbers, self.rows = len(categorical), len(numeric), sum(sizes)
         self.special_rows = tuple(sum(sizes[:k]) for k in range(len(sizes)))  # missing and unseen, one per column
-        _constants(
+        constants(
             self,
             field_at=torch.tensor([i for i, _ in categorical], dtype=torch.int64),
             last=torch.tensor([size - 2.0 for size in sizes]),
@@ -214,7 +214,12 @@ def _scale(values: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(missing, torch.zeros_like(scaled), scaled), missing.to(values.dtype)
 
 
-def _constants(module: nn.Module, **tensors: Tensor) -> None:
-    """Attach tensors that belong to the graph and not to the weights."""
+def constants(module: nn.Module, **tensors: Tensor) -> None:
+    """Attach tensors that belong to the graph and not to the weights.
+
+    Args:
+        module: gets them as buffers that are not saved.
+        tensors: by name.
+    """
     for name, tensor in tensors.items():
         module.register_buffer(name, tensor, persistent=False)

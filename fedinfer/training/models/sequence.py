@@ -194,7 +194,7 @@ def build_tcn(section: ModelSection, schema: Schema) -> Parts:
         layers += [nn.Conv1d(channels, size, 5, stride, 2), nn.GroupNorm(math.gcd(size, 4), size), nn.ReLU()]
         channels, length = size, -(-length // stride)
     layers += [nn.AdaptiveAvgPool1d(1), nn.Flatten()]
-    return prepare, nn.Sequential(*layers, nn.Linear(channels, schema.classes))
+    return prepare, nn.Sequential(*layers, nn.Linear(channels, schema.outputs))
 
 
 def build_gru(section: ModelSection, schema: Schema) -> Parts:
@@ -212,7 +212,7 @@ def build_gru(section: ModelSection, schema: Schema) -> Parts:
     """
     prepare, channels, _ = _series(schema, "gru")
     size = _first(section)
-    return prepare, nn.Sequential(Recurrent(channels, size), nn.Linear(size, schema.classes))
+    return prepare, nn.Sequential(Recurrent(channels, size), nn.Linear(size, schema.outputs))
 
 
 def build_bag(section: ModelSection, schema: Schema) -> Parts:
@@ -231,7 +231,7 @@ def build_bag(section: ModelSection, schema: Schema) -> Parts:
     prepare, vocabulary, _ = _tokens(schema, "bag")
     width = _first(section)
     layers: list[nn.Module] = [TokenAverage(vocabulary, width)]
-    return prepare, nn.Sequential(*layers, *_dense(width, section.hidden[1:], schema.classes))
+    return prepare, nn.Sequential(*layers, *_dense(width, section.hidden[1:], schema.outputs))
 
 
 def build_transformer(section: ModelSection, schema: Schema) -> Parts:
@@ -250,7 +250,7 @@ def build_transformer(section: ModelSection, schema: Schema) -> Parts:
     prepare, vocabulary, length = _tokens(schema, "transformer")
     width = _first(section)
     encoder = TokenEncoder(vocabulary, length, width, math.gcd(width, 4))
-    return prepare, nn.Sequential(encoder, *_dense(width, section.hidden[1:], schema.classes))
+    return prepare, nn.Sequential(encoder, *_dense(width, section.hidden[1:], schema.outputs))
 
 
 def build_recommender(section: ModelSection, schema: Schema) -> Parts:
@@ -272,7 +272,7 @@ def build_recommender(section: ModelSection, schema: Schema) -> Parts:
     size = _first(section)
     width = prepare.fields * size + (size if prepare.fields > 1 else 0) + prepare.numbers
     embedding = FieldEmbedding(prepare.rows, prepare.fields, size)
-    return prepare, nn.Sequential(embedding, *_dense(width, section.hidden[1:], schema.classes))
+    return prepare, nn.Sequential(embedding, *_dense(width, section.hidden[1:], schema.outputs))
 
 
 def _dense(width: int, hidden: tuple[int, ...], classes: int) -> list[nn.Module]:
