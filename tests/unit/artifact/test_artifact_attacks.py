@@ -36,7 +36,7 @@ def real_release(version: int, seed: int = 1) -> tuple[Manifest, dict[str, bytes
 
     data = finish(dense_core((4, 16, 3), seed), OutputHead(SCHEMA, 1.0, "demo", version))
     rows = np.nan_to_num(np.array(ROWS, np.float32))
-    answers = expected_answers(data, rows)
+    answers = expected_answers(data, rows, SCHEMA)
     manifest, _ = release(version, schema=SCHEMA)
     chosen = replace(
         manifest.chosen,

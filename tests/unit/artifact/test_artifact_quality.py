@@ -11,7 +11,7 @@ from fedinfer.artifact.evaluate.self_check_rows import choose_rows, reference_of
 from fedinfer.artifact.export.graph import OutputHead, finish
 from fedinfer.artifact.quantize.calibration import synthetic_rows
 from fedinfer.config import ArtifactSection
-from fedinfer.manifest import Reference
+from fedinfer.manifest import PROBABILITIES, Reference
 from fedinfer.schema import Schema
 from fedinfer.system import FrozenClock, simulation_rng
 from tests.unit.artifact.workshop import START, TABLE, dense_core, vector_schema
@@ -71,8 +71,8 @@ def test_latency_uses_the_given_clock():
 
     file = finish(dense_core((3, 2)), OutputHead(vector_schema(3, 2), 1.0, "demo", 1))
     row = np.zeros(3, np.float32)
-    assert quality.latency_us(file, row, Ticking(), repeats=5) == pytest.approx(1.0)
-    assert quality.latency_us(file, row, FrozenClock(START), repeats=5) == 0.0
+    assert quality.latency_us(file, row, Ticking(), PROBABILITIES, repeats=5) == pytest.approx(1.0)
+    assert quality.latency_us(file, row, FrozenClock(START), PROBABILITIES, repeats=5) == 0.0
 
 
 def test_instruction_set_names_what_matters(tmp_path):

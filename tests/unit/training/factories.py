@@ -12,6 +12,7 @@ BATCHED, PER_EXAMPLE = GradientEngine.BATCHED, GradientEngine.PER_EXAMPLE
 TABLE = Schema(
     (Numeric("age", 0, 100), Numeric("bp", -1, 1), Categorical("sex", ("f", "m", "x"))), "ill", ("no", "yes")
 )
+NUMBER = Schema(TABLE.columns, "load", (), label_range=(100.0, 300.0), label_unit="kW")
 DIGITS = Schema((), "digit", tuple("0123456789"), (1, 8, 8), 16.0)
 SERIES = Schema(tuple(Numeric(f"r{i}", -2, 2) for i in range(36)), "move", ("a", "b", "c"), (3, 1, 12))
 TEXT = Schema((Text("mail", 10, tuple(f"w{i}" for i in range(28))),), "spam", ("ham", "spam"))
@@ -22,6 +23,8 @@ SHOP = Schema(
 )
 BY_KIND = {
     "logistic": TABLE,
+    "linear": NUMBER,
+    "additive": TABLE,
     "mlp": TABLE,
     "cnn": DIGITS,
     "tcn": SERIES,
@@ -42,6 +45,9 @@ def rows(schema, count, seed):
     else:
         x = np.stack([_column(column, count, rng) for column in schema.columns], axis=1).astype(np.float32)
         x[rng.random(x.shape) < 0.1] = np.nan
+    if schema.label_range is not None:
+        low, high = schema.label_range
+        return x, rng.uniform(low - 20, high + 20, count)
     return x, rng.integers(0, schema.classes, count)
 
 
@@ -58,7 +64,7 @@ def generators(count, seed=0):
 
 def residual(schema):
     """A user's module that the stacked engine does not know."""
-    return Residual(2 * 2 + 3 + 1, schema.classes)
+    return Residual(2 * 2 + 3 + 1, schema.outputs)
 
 
 class Residual(nn.Module):
@@ -73,19 +79,19 @@ class Residual(nn.Module):
 
 
 def with_dropout(schema):
-    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, schema.classes))
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, schema.outputs))
 
 
 def with_batch_norm(schema):
-    return nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, schema.classes))
+    return nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, schema.outputs))
 
 
 def wrong_outputs(schema):
-    return nn.Linear(8, schema.classes + 1)
+    return nn.Linear(8, schema.outputs + 1)
 
 
 def wrong_inputs(schema):
-    return nn.Linear(5, schema.classes)
+    return nn.Linear(5, schema.outputs)
 
 
 def not_a_module(schema):
@@ -112,7 +118,7 @@ class Shifted(nn.Module):
 
 
 def with_buffer(schema):
-    return Shifted(schema.classes)
+    return Shifted(schema.outputs)
 
 
 class Spare(nn.Module):
@@ -127,11 +133,11 @@ class Spare(nn.Module):
 
 
 def with_unused(schema):
-    return Spare(schema.classes)
+    return Spare(schema.outputs)
 
 
 def in_double(schema):
-    return nn.Linear(8, schema.classes).double()
+    return nn.Linear(8, schema.outputs).double()
 
 
 def without_parameters(schema):

@@ -8,8 +8,10 @@ from torch import nn
 from fedinfer.training.engines import batched, device_by_device
 from fedinfer.training.engines.compile import read_program
 from fedinfer.training.engines.opacus import work_together
+from fedinfer.training.objective import Objective
 from tests.unit.training.factories import generators
 
+CLASSES = Objective(None)
 LINEAR = nn.Linear(4, 4)
 FROZEN = nn.Linear(4, 2)
 FROZEN.weight.requires_grad_(False)
@@ -27,7 +29,7 @@ FROZEN.weight.requires_grad_(False)
     ],
 )
 def test_known_networks_are_read_and_agree(net, shape):
-    program = read_program(net, shape)
+    program = read_program(net, shape, CLASSES)
     assert program is not None
     assert program.dimension == sum(parameter.numel() for parameter in net.parameters())
     start = torch.cat([parameter.detach().reshape(-1) for parameter in net.parameters()]).numpy()
@@ -36,7 +38,9 @@ def test_known_networks_are_read_and_agree(net, shape):
     with torch.no_grad():
         ours = batched.gradient_sums(program, start, data, generators(1), 1.0, 0.3)
     np.testing.assert_allclose(
-        ours, device_by_device.gradient_sums(work_together(net, 0.3), start, data, generators(1), 1.0), atol=1e-6
+        ours,
+        device_by_device.gradient_sums(work_together(net, 0.3, CLASSES), start, data, generators(1), 1.0),
+        atol=1e-6,
     )
 
 
@@ -61,7 +65,7 @@ def test_known_networks_are_read_and_agree(net, shape):
     ids=str,
 )
 def test_anything_else_is_left_to_the_other_engines(net, shape):
-    assert read_program(net, shape) is None
+    assert read_program(net, shape, CLASSES) is None
 
 
 def test_a_subclass_may_do_something_else_and_is_not_read():
@@ -69,4 +73,4 @@ def test_a_subclass_may_do_something_else_and_is_not_read():
         def forward(self, x):
             return super().forward(x) * 2
 
-    assert read_program(Odd(4, 2), (4,)) is None
+    assert read_program(Odd(4, 2), (4,), CLASSES) is None

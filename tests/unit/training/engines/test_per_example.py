@@ -21,9 +21,11 @@ from fedinfer.training import PrivateSteps, load_trainer
 from fedinfer.training.engines import batched, device_by_device
 from fedinfer.training.engines.per_example import RowsAlone, work_alone
 from fedinfer.training.models.build import build_model
+from fedinfer.training.objective import Objective
 from fedinfer.types import Unit
 from tests.unit.training.factories import BATCHED, BY_KIND, PER_EXAMPLE, TABLE, generators, rows
 
+CLASSES = Objective(None)
 WIDTH, NORM = 13, 0.5
 SCHEMA = Schema(tuple(Numeric(f"c{i}", -4, 4) for i in range(WIDTH)), "y", ("a", "b"))
 TRAINING = TrainingSection(batch_size=8, local_epochs=1)
@@ -141,7 +143,7 @@ def test_dropout_masks_follow_the_entropy_and_differ_between_rows(entropy_repeat
 
 
 def test_what_is_random_leaves_torchs_generator_as_it_was():
-    work = work_alone(nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2)), NORM)
+    work = work_alone(nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2)), NORM, CLASSES)
     before = torch.get_rng_state()
     work.clipped_sum(torch.ones(2, 3), torch.zeros(2, dtype=torch.int64), np.arange(2), SystemEntropy())
     assert torch.equal(before, torch.get_rng_state())
@@ -243,7 +245,7 @@ def test_one_overflowing_row_does_not_change_the_others(monkeypatch):
 
 @pytest.mark.parametrize("value", [3e38, np.inf, np.nan])
 def test_a_row_without_a_finite_gradient_counts_as_zero(value):
-    work = work_alone(nn.Linear(3, 2), NORM)
+    work = work_alone(nn.Linear(3, 2), NORM, CLASSES)
     work.module.weight.data[0] = 1e3
     x, y = torch.randn(5, 3, generator=torch.Generator().manual_seed(1)), torch.ones(5, dtype=torch.int64)
     x[2] = torch.tensor([value, -value, 1.0])
@@ -258,7 +260,7 @@ def test_a_row_without_a_finite_gradient_counts_as_zero(value):
 @pytest.mark.parametrize("norm", [0.3, 1.0, 1.9999])
 def test_sums_are_exact_up_to_the_stated_number_of_rows(norm, monkeypatch):
     """The most that a row can count for, 2^20 times: whole units below 2^53, where double precision has no gaps."""
-    work = work_alone(nn.Linear(1, 2), norm)
+    work = work_alone(nn.Linear(1, 2), norm, CLASSES)
     largest = torch.tensor([1e9, 0.0, 0.0, 0.0], dtype=torch.float64)
     monkeypatch.setattr(RowsAlone, "_gradient", lambda self, x, y: largest.clone())
     x, y = torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)
