@@ -146,7 +146,7 @@ class Run:
     def _headlines(self) -> list[tuple[str, str]]:
         from fedinfer.privacy import at_most
 
-        privacy, name = self.record["privacy"], self.record["task"]["metric"]
+        privacy, name = self.record["privacy"], self.record.get("task", {}).get("metric", "accuracy")
         figure = self.metrics.get(name)
         return [
             ("status", str(self.record["status"])),

@@ -1,7 +1,8 @@
 """Every model kind, end to end: trained federated with privacy, exported, quantized by gates, pushed, run on a device.
 
 Accuracy (of numbers RMSE) on the same held-out rows: without privacy on all training rows in one place (pooled), of the
-private float model, of the file that devices got, and what a device answers. Bytes and median microseconds are those of the build.
+private float model, of the file that devices got, and what a device answers. Bytes and median microseconds are those
+of the build.
 
     python simulations/model_kinds.py [KIND ...]
 """

@@ -325,9 +325,10 @@ def _matrix(reader: RowReader | TextReader, text: str) -> Rows:
 
 
 def _lines(answers: Predictions, reasons: Explanations | None) -> Iterator[Json]:
+    form = "+.3f" if answers.naming.bounds is None else "+.4g"
     for row, line in enumerate(answer_lines(answers)):
         if reasons is not None:
-            line["reasons"] = " ".join(f"{name}:{value:+.3g}" for name, value in reasons.strongest(row, REASONS))
+            line["reasons"] = " ".join(f"{name}:{value:{form}}" for name, value in reasons.strongest(row, REASONS))
         yield line
 
 

@@ -79,7 +79,7 @@ class RunView:
         privacy, sums = fields["privacy"], fields["secure_aggregation"]
         self._title = f"{fields['scenario']}: {fields['population']} devices, seed {fields['seed']}"
         self._progress.update(self._steps, total=fields["rounds"] + fields["windows"], description="rounds and windows")
-        if fields["task"]["kind"] == "regression":
+        if fields.get("task", {}).get("kind") == "regression":
             self._right = "within a tenth of the range"
         self._budget = f" of {privacy['budget']:g}" if privacy["private"] else ""
         self._facts["privacy"] = (

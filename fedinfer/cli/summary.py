@@ -41,7 +41,7 @@ def print_summary(record: Json, folder: Path) -> None:
 def _lines(record: Json) -> list[tuple[str, str]]:
     lines = [("status", f"{record['status']} after {record['seconds']:.0f} s")]
     if record["rounds"]:
-        number = record["task"]["kind"] == "regression"
+        number = _kind(record) == "regression"
         lines.append(("error", _error(record)) if number else ("accuracy", _accuracy(record)))
     lines.append(("privacy", _privacy(record["privacy"])))
     lines.append(("aggregation", _aggregation(record)))
@@ -61,7 +61,7 @@ def _lines(record: Json) -> list[tuple[str, str]]:
         median = inference["latency_us"]["p50"]
         lines.append(("inference", f"{inference['predictions']:,} predictions on the devices, median {median:.0f} us"))
     if drift["windows"]:
-        lines.append(("drift", _drift(drift, record["task"]["kind"])))
+        lines.append(("drift", _drift(drift, _kind(record))))
     return lines
 
 
@@ -147,3 +147,8 @@ def _drift(drift: Json, kind: str) -> str:
 
 def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3f}"
+
+
+def _kind(record: Json) -> str:
+    """Kind of the task; records from before there were regressions do not say it."""
+    return str(record.get("task", {}).get("kind", "classification"))

@@ -42,8 +42,8 @@ class DataSection(Section):
     )
     name: str = Field(
         default="",
-        description="Built-in data: `heart`, `credit`, `churn`, `deliveries`, `digits`, `watch`, `reviews` or `ratings`. Only "
-        "with `builtin`.",
+        description="Built-in data: `heart`, `credit`, `churn`, `deliveries`, `digits`, `watch`, `reviews` or "
+        "`ratings`. Only with `builtin`.",
     )
     path: str = Field(default="", description="Table file, relative to the TOML that names it. Only with `csv`.")
     delimiter: str = Field(

@@ -170,11 +170,11 @@ def search(
 def _best(
     schemes: Sequence[Scheme], prepared: OnnxModel, context: EvaluationContext, floating: Figures, tried: list[Figures]
 ) -> Candidate | None:
-    """The first scheme that passes and is a tenth smaller than the float file, else the smallest that saves bytes."""
+    """The first scheme that passes and is a tenth smaller than the float file, else the smallest that passes."""
     passed: list[Candidate] = []
     for recipe in schemes:
         candidate = _try(recipe, prepared, context, floating, tried)
-        passed += [candidate] if candidate and candidate.figures.bytes < floating.bytes else []
+        passed += [candidate] if candidate else []
         if candidate and candidate.figures.bytes <= _WORTHWHILE * floating.bytes:
             return candidate
     return min(passed, key=lambda candidate: candidate.figures.bytes, default=None)

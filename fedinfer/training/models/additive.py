@@ -10,7 +10,8 @@ fixed public basis, so the model is linear in its weights and trains like logist
   carries the same noise (as in ridge regression on scaled features, Eilers and Marx 1996, section 3).
 
 A missing number sets its indicator and adds nothing else. A category is a level of its own, missing and unseen ones are
-one more. Of a regression all features carry one factor more, see `preprocess.fair_scale`. A pair of columns is the product of their (coarser) hats or levels, on a public list.
+one more. A pair of columns is the product of their (coarser) hats or levels, on a public list. Of a regression all
+features carry one factor more, see `preprocess.fair_scale`.
 """
 
 from __future__ import annotations

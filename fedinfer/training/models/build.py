@@ -37,6 +37,8 @@ from fedinfer.training.models.sequence import build_bag, build_gru, build_recomm
 from fedinfer.types import GraphFamily
 
 MAX_PARAMETERS = 50_000_000
+_FOR_NUMBERS = "use kind = 'linear', 'additive' or 'mlp'"
+_FOR_CLASSES = "use kind = 'logistic', or give the label's public range: [data] label_range = [low, high]"
 
 
 class Model(nn.Module):
@@ -74,12 +76,15 @@ class KindEntry:
         engine: who computes its per-example gradients when a host asks for BATCHED: OPACUS costs three to ten times
             more, so a kind does not fall back to it unsaid.
         family: how its exported graph is quantized.
+        classes, numbers: whether it predicts classes, and numbers.
     """
 
     build: Callable[[ModelSection, Schema], Model]
     prepares: tuple[type[nn.Module], ...]
     engine: GradientEngine
     family: GraphFamily
+    classes: bool = True
+    numbers: bool = True
 
 
 def build_model(section: ModelSection, schema: Schema, seed: int) -> Model:
@@ -124,14 +129,10 @@ def _check_label(section: ModelSection, schema: Schema) -> None:
     """The two names of one linear map tell what its answers are."""
     if section.factory:
         return
-    number = schema.label_range is not None
-    if section.kind is ModelKind.LOGISTIC and number:
-        raise ConfigError("model.kind = 'logistic' predicts a class, the label is a number", hint="use kind = 'linear'")
-    if section.kind is ModelKind.LINEAR and not number:
-        raise ConfigError(
-            "model.kind = 'linear' predicts a number, the label is a class",
-            hint="use kind = 'logistic', or give the label's public range with [data] label_range = [low, high]",
-        )
+    if schema.label_range is not None and not _entry(section.kind).numbers:
+        raise ConfigError(f"model.kind = '{section.kind}' predicts a class, the label is a number", hint=_FOR_NUMBERS)
+    if schema.label_range is None and not _entry(section.kind).classes:
+        raise ConfigError(f"model.kind = '{section.kind}' predicts a number, the label is a class", hint=_FOR_CLASSES)
 
 
 def _logistic(section: ModelSection, schema: Schema) -> Model:
@@ -190,8 +191,8 @@ def _sequence(build: Callable[[ModelSection, Schema], tuple[nn.Module, nn.Module
 
 _FLAT, _SERIES, _TOKENS = (TablePrepare, PixelPrepare), (SeriesPrepare, PixelPrepare), (TokenPrepare,)
 KINDS: dict[ModelKind, KindEntry] = {
-    ModelKind.LOGISTIC: KindEntry(_logistic, _FLAT, GradientEngine.BATCHED, GraphFamily.DENSE),
-    ModelKind.LINEAR: KindEntry(_linear, _FLAT, GradientEngine.BATCHED, GraphFamily.DENSE),
+    ModelKind.LOGISTIC: KindEntry(_logistic, _FLAT, GradientEngine.BATCHED, GraphFamily.DENSE, numbers=False),
+    ModelKind.LINEAR: KindEntry(_linear, _FLAT, GradientEngine.BATCHED, GraphFamily.DENSE, classes=False),
     ModelKind.ADDITIVE: KindEntry(
         _sequence(build_additive), (AdditivePrepare,), GradientEngine.BATCHED, GraphFamily.ADDITIVE
     ),

@@ -95,7 +95,7 @@ def test_a_seed_decides_and_the_trainer_stays_as_it_was():
 
 def test_only_public_rows_can_be_given_and_without_them_fine_tuning_is_refused():
     assert list(inspect.signature(Trainer.compress).parameters) == ["self", "weights", "public_x", "plan", "rng"]
-    assert list(inspect.signature(compress).parameters) == ["model", "x", "plan", "rng"]
+    assert list(inspect.signature(compress).parameters) == ["model", "x", "plan", "objective", "rng"]
     trainer, (x, _) = trainer_for("mlp"), rows(BY_KIND["mlp"], 4, 1)
     with pytest.raises(ConfigError, match="qat_steps = 3: there are no public rows") as refused:
         trainer.compress(start_of(trainer), x[:0], plan(0.0, 3), generator())

@@ -6,13 +6,12 @@ import pytest
 import torch
 from opacus.grad_sample import GradSampleModule
 from opacus.optimizers import DPOptimizer
-from torch.nn.functional import cross_entropy
 
 from fedinfer.config import ModelSection, TrainingSection, Tune
 from fedinfer.errors import ConfigError, DataError, MissingExtra
 from fedinfer.system import SimulatedEntropy, SystemEntropy
 from fedinfer.training import GradientEngine, PrivateSteps, load_trainer
-from tests.unit.training.factories import BATCHED, BY_KIND, PER_EXAMPLE, TABLE, generators, rows
+from tests.unit.training.factories import BATCHED, BY_KIND, PER_EXAMPLE, TABLE, generators, rows, torch_loss
 
 HERE = "tests.unit.training.factories"
 TRAINING = TrainingSection(batch_size=8, local_epochs=2)
@@ -150,7 +149,7 @@ def test_weights_that_are_not_finite_are_refused(make, poison):
         trainer.gradient_sums(weights, devices(TABLE, 10), 1.0, 0.5, generators(1), BATCHED)
 
 
-def opacus_reference(trainer, weights, x, y, private, learning_rate):
+def opacus_reference(trainer, schema, weights, x, y, private, learning_rate):
     """DP-SGD by Opacus' own step on all rows, as its documentation has it; no noise."""
     model = trainer.module(weights, native=False)
     prepared = model.prepare(torch.from_numpy(x)).requires_grad_(True)
@@ -163,7 +162,7 @@ def opacus_reference(trainer, weights, x, y, private, learning_rate):
     )
     for _ in range(private.steps):
         optimizer.zero_grad()
-        cross_entropy(net(prepared), torch.from_numpy(y)).backward()
+        torch_loss(schema, net(prepared), y).backward()
         optimizer.step()
     final = torch.cat([parameter.detach().reshape(-1) for parameter in net.parameters()]).numpy()
     return final - weights
@@ -176,7 +175,7 @@ def test_private_updates_equal_opacus_as_documented(kind):
     (x, y), private = rows(BY_KIND[kind], 14, 3), PrivateSteps(4, 1.0, 0.3, 0.0)
     weights = trainer.initial()
     ours = trainer.private_updates(weights, [(x, y)], private, generators(1), BATCHED)[0]
-    theirs = opacus_reference(trainer, weights, x, y, private, TRAINING.learning_rate)
+    theirs = opacus_reference(trainer, BY_KIND[kind], weights, x, y, private, TRAINING.learning_rate)
     np.testing.assert_allclose(ours, theirs, atol=1e-4 * max(1e-3, np.abs(theirs).max()))
 
 
@@ -257,7 +256,13 @@ def test_module_for_export_predicts_the_same(kind):
     weights = trainer.initial() + np.float32(0.05)
     x, _ = rows(BY_KIND[kind], 7, 5)
     with torch.no_grad():
-        probabilities = torch.softmax(trainer.module(weights)(torch.from_numpy(x)), dim=1).numpy()
+        outputs = trainer.module(weights)(torch.from_numpy(x))
+    if kind == "linear":
+        low, high = BY_KIND[kind].label_range
+        expected = low + (outputs.numpy().clip(-1, 1) + 1) * (high - low) / 2
+        np.testing.assert_allclose(trainer.predict(weights, x), expected, rtol=1e-5)
+        return
+    probabilities = torch.softmax(outputs, dim=1).numpy()
     np.testing.assert_allclose(probabilities, trainer.predict(weights, x), atol=1e-5)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 

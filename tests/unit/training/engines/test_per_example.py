@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opacus.grad_sample import GradSampleModule
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from fedinfer.config import ModelSection, TrainingSection, Tune
 from fedinfer.errors import ConfigError
@@ -23,7 +22,7 @@ from fedinfer.training.engines.per_example import RowsAlone, work_alone
 from fedinfer.training.models.build import build_model
 from fedinfer.training.objective import Objective
 from fedinfer.types import Unit
-from tests.unit.training.factories import BATCHED, BY_KIND, PER_EXAMPLE, TABLE, generators, rows
+from tests.unit.training.factories import BATCHED, BY_KIND, PER_EXAMPLE, TABLE, generators, rows, torch_loss
 
 CLASSES = Objective(None)
 WIDTH, NORM = 13, 0.5
@@ -185,7 +184,7 @@ def test_rows_alone_equal_opacus_per_example_gradients(name, norm):
     weights = trainer.initial() + np.random.default_rng(1).normal(0, 0.1, trainer.size).astype(np.float32)
     model = trainer.module(weights, native=False)
     net = GradSampleModule(model.core.train(), loss_reduction="sum")
-    cross_entropy(net(model.prepare(torch.from_numpy(x))), torch.from_numpy(y), reduction="sum").backward()
+    torch_loss(BY_KIND.get(name, TABLE), net(model.prepare(torch.from_numpy(x))), y, "sum").backward()
     each = torch.cat([parameter.grad_sample.reshape(len(y), -1) for parameter in net.parameters()], dim=1)
     theirs = (each * (norm / each.norm(dim=1, keepdim=True)).clamp(max=1.0)).sum(dim=0).numpy()
     ours = real_sum(trainer, weights, x, y, norm)
