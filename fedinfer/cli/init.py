@@ -19,11 +19,15 @@ def init(
     csv: Annotated[Path, typer.Option("--csv", help="your table: CSV in UTF-8 with a header, or Parquet")],
     label: Annotated[str, typer.Option("--label", help="column to predict")],
     device: Annotated[str, typer.Option("--device", help="column that names who holds a row")] = "",
+    label_above: Annotated[
+        float | None,
+        typer.Option("--label-above", help="make two classes of a numeric label at this number; else it is predicted"),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Write a commented, working scenario for your own table."""
     with errors_to_exit():
-        proposal = propose(csv, folder, label, device)
+        proposal = propose(csv, folder, label, device, label_above)
         scenario = parse_scenario(proposal.text, folder.resolve(), str(folder / "scenario.toml"))
         check_against_data(scenario, load(scenario))
         path = write_scenario(proposal.text, folder)
@@ -55,9 +59,13 @@ def _report(proposal: Proposal, path: Path) -> None:
         markup=False,
         soft_wrap=True,
     )
-    if proposal.label_above is not None:
+    if proposal.label_range is not None:
+        low, high = proposal.label_range
         stdout.print(
-            f"The label is a number: class 1 means above {proposal.label_above:g}. Choose your own label_above."
+            f"The label is a number, predicted between {low:g} and {high:g}: replace label_range by a public range. "
+            "Two classes instead: --label-above NUMBER.",
+            highlight=False,
+            soft_wrap=True,
         )
     has_text = any(guess.role is ColumnRole.TEXT for guess in proposal.columns)
     stdout.print(

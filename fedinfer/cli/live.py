@@ -98,7 +98,7 @@ class RunView:
     def _on_round(self, fields: dict[str, Any]) -> None:
         self._progress.advance(self._steps)
         self._facts["epsilon spent"] = f"{at_most(fields['epsilon'])}{self._budget}"
-        name = _metric_name(fields["metrics"])
+        name = _metric_name(fields.get("metrics", {}))
         loss = "" if fields["loss"] is None else f", loss {_figure(fields['loss'])}"
         self._facts["metric"] = f"{name} {_figure(fields['metric'])}{loss}"
         text = f"{fields['survivors']} of {fields['cohort']} survived, {name} {_figure(fields['metric'])}"

@@ -16,6 +16,7 @@ from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.plan.correlation import describe
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.record import plain
+from fedinfer.coordinator.shapes import shapes_of
 from fedinfer.errors import StoreError
 from fedinfer.private_files import only_owner
 from fedinfer.schema import Schema
@@ -98,10 +99,17 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
             "latency_us": {"p50": float(np.quantile(latencies, 0.5)), "p99": float(np.quantile(latencies, 0.99))},
             "metric": progress.correct / progress.predictions if progress.predictions else None,
         },
+        **_shapes(server, plan, progress),
         "drift": _drift(server.scenario.drift.inject, progress),
         "devices": {"refused": progress.refused, "dropped": progress.dropped},
         "warnings": start["warnings"],
     }
+
+
+def _shapes(server: Server, plan: RunPlan, progress: Progress) -> Json:
+    """Functions of an additive model; no key for other kinds."""
+    found = shapes_of(server, plan, progress) if progress.rounds else []
+    return {"shapes": found} if found else {}
 
 
 def write(folder: Path, record: Json) -> None:

@@ -7,20 +7,17 @@ import json
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from fedinfer.config import FILE_IN_FOLDER, MISSING_TEXT
-from fedinfer.data.guess import ColumnRole, Guess, guess_column, is_finite_number, settled
+from fedinfer.data.guess import ColumnRole, Guess, guess_column, settled
 from fedinfer.data.labels import in_order
+from fedinfer.data.number_label import number_lines, number_range
 from fedinfer.data.read import RawTable, read_table
 from fedinfer.errors import ConfigError, DataError, StoreError
 
-MOST_NUMERIC_CLASSES = 10
 MANY_DEVICES = 100
 FEW_DEVICES = 10
 ROWS_PER_DEVICE = 20
@@ -35,7 +32,8 @@ class Proposal:
     Args:
         text: the scenario, TOML.
         columns: what each column was taken for.
-        label_above: threshold that makes two classes of a numeric label; None for other labels.
+        label_above: threshold that was asked for, which makes two classes of a numeric label; None: none was.
+        label_range: proposed range of a label that is predicted as a number; None for classes.
         rows: rows of the table.
         devices: number of devices.
     """
@@ -43,6 +41,7 @@ class Proposal:
     text: str
     columns: tuple[Guess, ...]
     label_above: float | None
+    label_range: tuple[float, float] | None
     rows: int
     devices: int
 
@@ -62,17 +61,19 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """A model that suits the columns: lines of [model], and the step of the server."""
+    """A model that suits the columns: lines of [model], the step of the server, and how many times the usual rounds."""
 
     lines: tuple[str, ...]
     server_learning_rate: float
+    rounds: int = 1
 
 
 _OF_A_TABLE = _Model(('kind = "logistic" # or "mlp"; start simple, noise hurts large models more',), 0.1)
+_OF_A_NUMBER = _Model(('kind = "additive" # one curve per column, added up; or "linear", "mlp"',), 0.05, rounds=3)
 _OF_A_TEXT = _Model(('kind = "bag" # the mean of word vectors; "transformer" needs more rows', "hidden = [8]"), 0.03)
 
 
-def propose(csv: Path, folder: Path, label: str, device: str) -> Proposal:
+def propose(csv: Path, folder: Path, label: str, device: str, label_above: float | None = None) -> Proposal:
     """Read a table and propose a scenario for it.
 
     Args:
@@ -80,6 +81,8 @@ def propose(csv: Path, folder: Path, label: str, device: str) -> Proposal:
         folder: where the scenario will lie; the path to the table is written relative to it.
         label: column to predict.
         device: column that names the holder; empty: rows are split at random over simulated devices.
+        label_above: make two classes of a numeric label at this number; None: a label with many numbers is predicted
+            as a number.
 
     Raises:
         DataError: the file cannot be read, a column is absent, or nothing is left to learn from.
@@ -92,19 +95,19 @@ def propose(csv: Path, folder: Path, label: str, device: str) -> Proposal:
     if all(guess.role is ColumnRole.DROP for guess in guesses):
         reasons = ", ".join(f"{guess.name!r} ({guess.reason})" for guess in guesses) or "the label stands alone"
         raise DataError(f"{csv}: no column is left to learn from: {reasons}")
-    above = _label_above(label_cells)
+    bounds = number_range(label_cells) if label_above is None else None
     text = "\n".join(
         [
             *_head(csv, folder, label, device, raw.rows),
-            *_label_lines(label_cells, above),
+            *_label_lines(label_cells, label_above, bounds),
             *_device_lines(raw, device),
             *_column_lines(guesses),
             *([] if device else _partition_lines(devices)),
-            *_plan_lines(_plan(raw.rows, devices), _model(guesses)),
+            *_plan_lines(_plan(raw.rows, devices), _model(guesses, bounds)),
             *(_PAIR if devices == 2 else []),
         ]
     )
-    return Proposal(text + "\n", guesses, above, raw.rows, devices)
+    return Proposal(text + "\n", guesses, label_above, bounds, raw.rows, devices)
 
 
 def _devices(raw: RawTable, device: str) -> int:
@@ -114,16 +117,6 @@ def _devices(raw: RawTable, device: str) -> int:
     if len(names) < 2:
         raise DataError(f"{raw.name}: device column {device!r} names {len(names)} device; at least 2 are needed")
     return len(names)
-
-
-def _label_above(cells: Sequence[str]) -> float | None:
-    """The median of a numeric label with many values, so that both classes have rows; None for class labels."""
-    counts = Counter(cell for cell in cells if cell not in MISSING_TEXT)
-    if len(counts) <= MOST_NUMERIC_CLASSES or not all(is_finite_number(cell) for cell in counts):
-        return None
-    values = np.sort(np.array([float(cell) for cell in counts.elements()]))
-    median = float(values[(len(values) - 1) // 2])
-    return median if median < values[-1] else float(values[values < median][-1])
 
 
 def _head(csv: Path, folder: Path, label: str, device: str, rows: int) -> list[str]:
@@ -144,15 +137,14 @@ def _head(csv: Path, folder: Path, label: str, device: str, rows: int) -> list[s
     ]
 
 
-def _label_lines(cells: Sequence[str], above: float | None) -> list[str]:
+def _label_lines(cells: Sequence[str], above: float | None, bounds: tuple[float, float] | None) -> list[str]:
     found = {cell for cell in cells if cell not in MISSING_TEXT}
     missing = sum(cell in MISSING_TEXT for cell in cells)
     lines = [f'unlabelled = "drop" # {missing} rows have no label'] if missing else []
+    if bounds is not None:
+        return [*lines, *number_lines(cells, bounds)]
     if above is not None:
-        return [
-            *lines,
-            f"label_above = {above!r} # {len(found)} values made two classes at the median: CHOOSE",
-        ]
+        return [*lines, f"label_above = {above!r} # {len(found)} values made two classes"]
     return [*lines, f"labels = {_texts(in_order(found))} # class names, in order"] if len(found) > 1 else lines
 
 
@@ -240,8 +232,10 @@ def _plan(rows: int, devices: int) -> _Plan:
     return _Plan(unit, epsilon, delta, 20 if rows >= 500 else 10, 0.5 if rows >= 500 else 1.0, 0, why)
 
 
-def _model(guesses: Sequence[Guess]) -> _Model:
-    return _OF_A_TEXT if any(guess.role is ColumnRole.TEXT for guess in guesses) else _OF_A_TABLE
+def _model(guesses: Sequence[Guess], bounds: tuple[float, float] | None) -> _Model:
+    if any(guess.role is ColumnRole.TEXT for guess in guesses):
+        return _OF_A_TEXT
+    return _OF_A_TABLE if bounds is None else _OF_A_NUMBER
 
 
 def _plan_lines(plan: _Plan, model: _Model) -> list[str]:
@@ -254,7 +248,7 @@ def _plan_lines(plan: _Plan, model: _Model) -> list[str]:
         *model.lines,
         "",
         "[training]",
-        f"rounds = {plan.rounds}",
+        f"rounds = {plan.rounds * model.rounds}",
         *cohort,
         *(by_row if plan.unit == "example" else ["local_steps = 5"]),
         "",

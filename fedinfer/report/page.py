@@ -16,6 +16,7 @@ from fedinfer.report.legend import loop_legend
 from fedinfer.report.loop_chart import loop_chart
 from fedinfer.report.markup import Child, Markup, join, tag
 from fedinfer.report.reading import RunFiles, read_run
+from fedinfer.report.shapes import shape_charts
 from fedinfer.report.small_charts import bars, latency_chart, meter
 from fedinfer.report.statement import statement
 from fedinfer.report.timeline import steps
@@ -83,6 +84,7 @@ def _sections(found: RunFiles) -> tuple[Markup | None, ...]:
         _section("Rounds", tables.rounds_table(run)),
         _drift(run),
         _models(run),
+        _shapes(run),
         _devices(found),
         _privacy(run),
         _section("Privacy ledger", ledger_tables(found.ledger)),
@@ -211,6 +213,11 @@ def _models(run: Json) -> Markup:
     return _section(
         "Models", tag("p", words_, class_="how") if words_ else None, tables.models_table(run), tables.waves_table(run)
     )
+
+
+def _shapes(run: Json) -> Markup | None:
+    charts = shape_charts(run)
+    return None if charts is None else _section("What the model has learned", charts)
 
 
 def _devices(found: RunFiles) -> Markup:

@@ -38,10 +38,12 @@ from fedinfer.training.engines.seeding import threads
 from fedinfer.training.models.additive import AdditivePrepare
 from fedinfer.training.models.build import Model, build_model
 from fedinfer.training.models.parts import make_native, split, try_forward
+from fedinfer.training.models.shapes import shapes, weight_deviation
 from fedinfer.training.objective import labels_of, objective_of, values_of
 from fedinfer.training.pretrain import pretrain
+from fedinfer.training.server_optimizers import OptimizerSettings
 from fedinfer.training.update import get_vector, set_vector, size, tuned_parameters
-from fedinfer.types import FloatVector, WideVector
+from fedinfer.types import FloatVector, Json, WideVector
 
 Labels = npt.NDArray[Any]
 """Class numbers int64 (n,), or values of a numeric label, float64 (n,)."""
@@ -93,6 +95,31 @@ class Trainer:
         """Columns of each summand of an additive model, in order; empty for other models."""
         prepare = self._model.prepare
         return tuple(term.columns for term in prepare.terms) if isinstance(prepare, AdditivePrepare) else ()
+
+    def shapes(
+        self,
+        weights: FloatVector,
+        optimizer: OptimizerSettings,
+        deviations: Sequence[float] | None,
+        rng: np.random.Generator,
+    ) -> tuple[Json, ...]:
+        """The functions of an additive model; see `models.shapes`.
+
+        Args:
+            weights: (size,) float32.
+            optimizer: of the server.
+            deviations: of the noise in one coordinate of each round's mean update; None: not known, no bands.
+            rng: the noise that is replayed for the bands; not that of the run.
+
+        Returns:
+            Empty for other kinds.
+        """
+        prepare = self._model.prepare
+        if not isinstance(prepare, AdditivePrepare):
+            return ()
+        weight = weights[: self._schema.outputs * prepare.features].reshape(self._schema.outputs, prepare.features)
+        deviation = None if deviations is None else weight_deviation(optimizer, deviations, rng)
+        return shapes(prepare, weight, self._schema, deviation)
 
     def initial(self) -> FloatVector:
         """The start weights, (size,) float32."""
