@@ -117,7 +117,7 @@ class Text:
 
 
 Column: TypeAlias = Numeric | Categorical | Text
-LEAST_STEPS = 100_000
+LEAST_STEPS = 1_000
 """Values that float32 must be able to tell apart within the public range of a numeric label."""
 
 

@@ -275,6 +275,7 @@ def _count_confidence(outputs: Outputs, edges: Floats) -> Counts:
 
 def _count_values(outputs: Outputs, bins: int) -> Counts:
     """A value equal to an inner edge belongs to the bin above it."""
-    placed = np.fmax(outputs.probabilities[:, 0].astype(np.float64), 0.0)
+    # fmax takes the number when the other is none.
+    placed = np.fmin(np.fmax(outputs.probabilities[:, 0].astype(np.float64), 0.0), 1.0)
     places = np.minimum((placed * bins).astype(np.int64), bins - 1)
     return np.bincount(places, minlength=bins).astype(np.int64)
