@@ -177,14 +177,14 @@ def predict(
     with_reasons: Annotated[bool, typer.Option("--explain", help="name the columns that carried each answer")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict the rows of a CSV file: label and confidence for each."""
+    """Predict the rows of a CSV file: label and confidence for each, or a number with its interval."""
     with errors_to_exit():
         installed = _open(store)
         matrix = _matrix(installed.predictor.reader, read_text(rows))
         answers = installed.predictor.predict_matrix(matrix)
         reasons = explain(installed.predictor, matrix, reference_row(installed.manifest)) if with_reasons else None
         if as_json:
-            lines = list(_lines(answers, reasons))
+            lines = _with_summands(list(_lines(answers, reasons)), reasons)
             print_json({"version": installed.info.version, "predictions": lines})
         else:
             _write(_csv(answers, reasons), output)
@@ -330,6 +330,17 @@ def _lines(answers: Predictions, reasons: Explanations | None) -> Iterator[Json]
         if reasons is not None:
             line["reasons"] = " ".join(f"{name}:{value:{form}}" for name, value in reasons.strongest(row, REASONS))
         yield line
+
+
+def _with_summands(lines: list[Json], reasons: Explanations | None) -> list[Json]:
+    """The lines with everything that an additive model added up; other models have no such list."""
+    if reasons is None or reasons.intercepts is None:
+        return lines
+    rows = zip(lines, reasons.attributions.tolist(), reasons.intercepts.tolist(), strict=True)
+    return [
+        {**line, "contributions": dict(zip(reasons.columns, own, strict=True)), "intercept": rest}
+        for line, own, rest in rows
+    ]
 
 
 def _csv(answers: Predictions, reasons: Explanations | None) -> str:
