@@ -29,8 +29,8 @@ QUIET = ("drift.enabled=false", "training.pretrain_epochs=40")
 PUBLIC = ("data.public_fraction=0.1", "training.pretrain=true")
 KINDS = {  # scenario, and what is changed in it
     "logistic": ("heart", ()),
-    "linear": ("deliveries", ("model.pairs=[]",)),
-    "additive": ("churn", ()),
+    "linear": ("deliveries", ("model.pairs=[]", "secure_aggregation.mode=ideal")),
+    "additive": ("churn", ("secure_aggregation.mode=ideal",)),
     "mlp": ("credit", ("model.hidden=[32]", "training.rounds=40", "training.server_learning_rate=0.03")),
     "cnn": ("digits", ("model.hidden=[8,16]", "training.tune=head", "training.learning_rate=0.3")),
     "tcn": ("watch", ()),
