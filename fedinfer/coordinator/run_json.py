@@ -77,6 +77,7 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
     """
     start = opening(server, plan)
     latencies = np.asarray(progress.latencies_us or [0.0])
+    found = shapes_of(server.trainer, server.scenario, server.rows, plan, progress, server.generator)
     return {
         "schema": SCHEMA,
         "scenario": start["scenario"],
@@ -99,17 +100,11 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
             "latency_us": {"p50": float(np.quantile(latencies, 0.5)), "p99": float(np.quantile(latencies, 0.99))},
             "metric": progress.correct / progress.predictions if progress.predictions else None,
         },
-        **_shapes(server, plan, progress),
+        **({"shapes": found} if found else {}),
         "drift": _drift(server.scenario.drift.inject, progress),
         "devices": {"refused": progress.refused, "dropped": progress.dropped},
         "warnings": start["warnings"],
     }
-
-
-def _shapes(server: Server, plan: RunPlan, progress: Progress) -> Json:
-    """Functions of an additive model; no key for other kinds."""
-    found = shapes_of(server, plan, progress) if progress.rounds else []
-    return {"shapes": found} if found else {}
 
 
 def write(folder: Path, record: Json) -> None:

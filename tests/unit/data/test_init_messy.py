@@ -136,20 +136,29 @@ def test_many_devices_are_each_protected_as_a_whole(tmp_path: Path) -> None:
     assert values["privacy"]["delta"] < 1 / 800
 
 
-def test_a_numeric_label_with_many_values_is_cut_at_the_median(tmp_path: Path) -> None:
+def test_a_numeric_label_with_many_values_is_predicted_as_a_number(tmp_path: Path) -> None:
     columns = clinic() | {"outcome": [row * 1.5 for row in range(300)]}
     federation, text = initialised(tmp_path, columns, "--label", "outcome")
+    assert federation.schema.label_range == (0.0, 450.0)
+    assert federation.schema.labels == ()
+    assert tomllib.loads(text)["model"]["kind"] == "additive"
+
+
+def test_two_classes_of_a_number_are_made_where_somebody_says(tmp_path: Path) -> None:
+    columns = clinic() | {"outcome": [row * 1.5 for row in range(300)]}
+    federation, text = initialised(tmp_path, columns, "--label", "outcome", "--label-above", "223.5")
     assert federation.schema.labels == ("0", "1")
     assert "label_above = 223.5" in text
     share = np.concatenate([federation.test[1], *(d.train_y for d in federation.devices.values())]).mean()
     assert abs(share - 0.5) < 0.01
 
 
-def test_a_numeric_label_that_is_mostly_its_largest_value_still_has_two_classes(tmp_path: Path) -> None:
+def test_a_numeric_label_that_is_mostly_its_largest_value_is_still_a_number(tmp_path: Path) -> None:
     columns = clinic() | {"outcome": [*range(20), *[50] * 280]}
     federation, _ = initialised(tmp_path, columns, "--label", "outcome")
-    assert federation.schema.labels == ("0", "1")
-    assert min(np.bincount(federation.test[1])) >= 1
+    low, high = federation.schema.label_range or (0.0, 0.0)
+    assert low <= 5
+    assert high >= 50
 
 
 @pytest.mark.parametrize(
