@@ -106,4 +106,9 @@ def _numbers(raw: RawTable, data: DataSection, bounds: tuple[float, float]) -> T
         f"{raw.name}: label {data.label!r} lies outside its public range [{low:g}, {high:g}] in {outside} of "
         f"{int(known.sum())} rows; they count as its nearest end"
     )
-    return Target((), np.clip(values, low, high), known, (warning,) if outside else ())
+    unconfirmed = (
+        f"The range of label {data.label!r} was read off the data, or nobody has confirmed that it is public. The privacy "
+        "statement holds only for a public range."
+    )
+    said = ((warning,) if outside else ()) + (() if data.ranges_confirmed else (unconfirmed,))
+    return Target((), np.clip(values, low, high), known, said)

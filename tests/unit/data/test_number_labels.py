@@ -120,6 +120,7 @@ def test_many_numbers_are_proposed_as_a_number(tmp_path):
     made = parse_scenario(proposal.text, tmp_path / "m", "m")
     assert made.data.label_range == (3.0, 61.0)
     assert load(made).schema.outputs == 1
+    assert any("range of label 'y'" in line for line in load(made).warnings), "nobody has confirmed it"
     cut = propose(tmp_path / "t.csv", tmp_path / "m", "y", "d", 40.0)
     assert parse_scenario(cut.text, tmp_path / "m", "m").data.label_above == 40.0
 
