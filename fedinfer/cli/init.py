@@ -16,14 +16,17 @@ from fedinfer.data import ColumnRole, Guess, Proposal, check_against_data, load,
 
 def init(
     folder: Annotated[Path, typer.Argument(help="folder for the scenario; made when absent")],
-    csv: Annotated[Path, typer.Option("--csv", help="your table: CSV in UTF-8 with a header, or Parquet")],
+    csv: Annotated[Path, typer.Option("--csv", help="your table: CSV, .gz, Parquet, Arrow, .xlsx or ARFF")],
     label: Annotated[str, typer.Option("--label", help="column to predict")],
     device: Annotated[str, typer.Option("--device", help="column that names who holds a row")] = "",
+    no_header: Annotated[
+        bool, typer.Option("--no-header", help="the first row is data: columns are column_1, column_2, ...")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Write a commented, working scenario for your own table."""
     with errors_to_exit():
-        proposal = propose(csv, folder, label, device)
+        proposal = propose(csv, folder, label, device, header=not no_header)
         scenario = parse_scenario(proposal.text, folder.resolve(), str(folder / "scenario.toml"))
         check_against_data(scenario, load(scenario))
         path = write_scenario(proposal.text, folder)

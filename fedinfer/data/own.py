@@ -8,7 +8,7 @@ import numpy as np
 
 from fedinfer.config import DataSection, Scenario
 from fedinfer.data.builtin import ARRAYS, builtin_schema, complete
-from fedinfer.data.columns import read_inputs
+from fedinfer.data.columns import numeric_columns, read_inputs
 from fedinfer.data.labels import TWO_CLASSES, read_labels
 from fedinfer.data.read import read_table
 from fedinfer.data.table import DeviceData
@@ -40,11 +40,12 @@ def _described_schema(scenario: Scenario, words: tuple[str, ...]) -> Schema:
     data = _described(scenario)
     _check_public(data)
     if data.text:
-        return Schema((text_column(data, words),), data.label, _labels(data))
+        return Schema((text_column(data, words),), data.label, _labels(data), reading=data.reading())
     unused = {data.label, data.device, *data.drop}
-    numeric = (Numeric(name, low, high) for name, (low, high) in data.ranges.items() if name not in unused)
+    ranges = {name: pair for name, pair in data.ranges.items() if name not in unused}
+    numbers, rules = numeric_columns(ranges, dict.fromkeys(ranges, True), data.reading())
     listed = (Categorical(name, names) for name, names in data.categories.items() if name not in unused)
-    return Schema((*numeric, *listed), data.label, _labels(data))
+    return Schema((*numbers.values(), *listed), data.label, _labels(data), reading=rules)
 
 
 def load_own(scenario: Scenario, schema: Schema, path: Path, rng: np.random.Generator) -> DeviceData:
@@ -70,14 +71,15 @@ def load_own(scenario: Scenario, schema: Schema, path: Path, rng: np.random.Gene
     text, data = schema.text, _described(scenario)
     if schema != _described_schema(scenario, text.vocabulary if text else ()):
         raise Misbehaviour("the schema of the task is not the one that its scenario describes")
-    raw = read_table(path, data.delimiter, text.name if text else "")
+    wanted = [data.label, *(column.name for column in schema.columns)]
+    raw = read_table(path, data.reading(), text.name if text else "", wanted)
     for column in schema.columns:
-        raw.column(_KEYS[type(column)], column.name)
+        raw.require(_KEYS[type(column)], column.name)
     y = read_labels(raw, data, schema.labels)
     keep = y >= 0
     if not keep.any():
         raise DataError(f"{path}: empty device: none of {len(y)} rows has a label")
-    x, y = read_inputs(raw, schema, data)[keep], y[keep]
+    x, y = read_inputs(raw, schema)[keep], y[keep]
     # Drawn over the slots of the table, whatever is in them: with or without one row, the others stay where they are.
     held_out = _held_out(len(keep), data.test_fraction, rng)[keep]
     return DeviceData(x[~held_out], y[~held_out], x[held_out], y[held_out])
@@ -94,7 +96,7 @@ def training_slots(scenario: Scenario, path: Path) -> int:
         DataError: the table cannot be read.
     """
     data = _described(scenario)
-    count = read_table(path, data.delimiter).rows
+    count = read_table(path, data.reading(), wanted=[data.label] if data.label else ()).rows
     return count - _held_out_count(count, data.test_fraction)
 
 

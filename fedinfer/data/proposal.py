@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fedinfer.config import FILE_IN_FOLDER, MISSING_TEXT
+from fedinfer.config import FILE_IN_FOLDER
 from fedinfer.data.guess import ColumnRole, Guess, guess_column, is_finite_number, settled
+from fedinfer.data.guess_reading import guess_reading, plain_cells, reading_lines
 from fedinfer.data.labels import in_order
-from fedinfer.data.read import RawTable, read_table
+from fedinfer.data.read import read_table
 from fedinfer.errors import ConfigError, DataError, StoreError
+from fedinfer.reading import MISSING_TEXT, RawTable, ReadingRules, one_spelling
 
 MOST_NUMERIC_CLASSES = 10
 MANY_DEVICES = 100
@@ -72,31 +74,34 @@ _OF_A_TABLE = _Model(('kind = "logistic" # or "mlp"; start simple, noise hurts l
 _OF_A_TEXT = _Model(('kind = "bag" # the mean of word vectors; "transformer" needs more rows', "hidden = [8]"), 0.03)
 
 
-def propose(csv: Path, folder: Path, label: str, device: str) -> Proposal:
+def propose(csv: Path, folder: Path, label: str, device: str, header: bool = True) -> Proposal:
     """Read a table and propose a scenario for it.
 
     Args:
-        csv: CSV or Parquet file.
+        csv: table file of any kind that is read.
         folder: where the scenario will lie; the path to the table is written relative to it.
         label: column to predict.
         device: column that names the holder; empty: rows are split at random over simulated devices.
+        header: whether the first row names the columns; without, they are column_1, column_2 and so on.
 
     Raises:
         DataError: the file cannot be read, a column is absent, or nothing is left to learn from.
     """
-    raw = read_table(csv)
+    rules = guess_reading(csv, header)
+    raw = read_table(csv, rules)
     label_cells = raw.column("label", label)
     devices = _devices(raw, device)
     names = [name for name in raw.columns if name not in (label, device)]
-    guesses = settled([guess_column(name, raw.columns[name], MISSING_TEXT) for name in names])
+    guesses = settled([guess_column(name, plain_cells(name, raw.columns[name], rules), MISSING_TEXT) for name in names])
     if all(guess.role is ColumnRole.DROP for guess in guesses):
         reasons = ", ".join(f"{guess.name!r} ({guess.reason})" for guess in guesses) or "the label stands alone"
         raise DataError(f"{csv}: no column is left to learn from: {reasons}")
-    above = _label_above(label_cells)
+    above = _label_above(plain_cells(label, label_cells, rules))
     text = "\n".join(
         [
             *_head(csv, folder, label, device, raw.rows),
-            *_label_lines(label_cells, above),
+            *reading_lines(rules),
+            *_label_lines(label_cells, above, rules.marks_of(label)),
             *_device_lines(raw, device),
             *_column_lines(guesses),
             *([] if device else _partition_lines(devices)),
@@ -144,8 +149,9 @@ def _head(csv: Path, folder: Path, label: str, device: str, rows: int) -> list[s
     ]
 
 
-def _label_lines(cells: Sequence[str], above: float | None) -> list[str]:
-    found = {cell for cell in cells if cell not in MISSING_TEXT}
+def _label_lines(cells: Sequence[str], above: float | None, marks: tuple[str, str]) -> list[str]:
+    counts = Counter(cell for cell in cells if cell not in MISSING_TEXT)
+    found = set(one_spelling(counts, ReadingRules(decimal=marks[0], thousands=marks[1])).values())
     missing = sum(cell in MISSING_TEXT for cell in cells)
     lines = [f'unlabelled = "drop" # {missing} rows have no label'] if missing else []
     if above is not None:
@@ -153,7 +159,7 @@ def _label_lines(cells: Sequence[str], above: float | None) -> list[str]:
             *lines,
             f"label_above = {above!r} # {len(found)} values made two classes at the median: CHOOSE",
         ]
-    return [*lines, f"labels = {_texts(in_order(found))} # class names, in order"] if len(found) > 1 else lines
+    return [*lines, f"labels = {_texts(in_order(found, marks))} # class names, in order"] if len(found) > 1 else lines
 
 
 def _device_lines(raw: RawTable, device: str) -> list[str]:

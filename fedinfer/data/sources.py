@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,12 +12,13 @@ import numpy.typing as npt
 
 from fedinfer.config import DataSection, Scenario
 from fedinfer.data.builtin import ARRAYS, TEXT, complete
-from fedinfer.data.columns import describe_column, device_ids, read_inputs
+from fedinfer.data.columns import describe_columns, device_ids, read_inputs
 from fedinfer.data.labels import class_names, read_labels
-from fedinfer.data.read import RawTable, read_table
+from fedinfer.data.read import read_table
 from fedinfer.data.table import Table
 from fedinfer.data.vocabulary import text_column, vocabulary_of
 from fedinfer.errors import DataError
+from fedinfer.reading import RawTable
 from fedinfer.schema import Categorical, Numeric, Schema, Text
 from fedinfer.types import DeviceId
 
@@ -43,7 +45,7 @@ def read_source(scenario: Scenario) -> tuple[Schema, Table, tuple[str, ...]]:
     if data.source == "builtin":
         data = complete(data)
         return arrays(TEXT[data.name](), data, ())
-    raw = read_table(scenario.base / Path(data.path), data.delimiter, data.text)
+    raw = read_table(scenario.base / Path(data.path), data.reading(), data.text)
     return arrays(raw, data, vocabulary_of(scenario))
 
 
@@ -64,8 +66,8 @@ def arrays(raw: RawTable, data: DataSection, words: tuple[str, ...]) -> tuple[Sc
     inputs = input_columns(raw, data)
     labels = class_names(raw, data)
     y = read_labels(raw, data, labels)
-    described = (text_column(data, words),) if data.text else (describe_column(raw, name, data) for name in inputs)
-    schema = Schema(tuple(described), data.label, labels)
+    columns, rules = ((text_column(data, words),), data.reading()) if data.text else describe_columns(raw, inputs, data)
+    schema = Schema(columns, data.label, labels, reading=rules)
     holder = raw.column("device", data.device) if data.device else None
     missing = frozenset(data.missing_text)
     keep = y >= 0
@@ -73,8 +75,10 @@ def arrays(raw: RawTable, data: DataSection, words: tuple[str, ...]) -> tuple[Sc
         keep &= np.array([cell not in missing for cell in holder])
     if len(np.unique(y[keep])) < 2:
         raise DataError(f"{raw.name}: rows with both a label and a device hold fewer than two classes")
-    x = read_inputs(raw, schema, data)[keep]
-    return schema, Table(x, y[keep], _devices(holder, keep)), (*_left_out(raw, holder, keep), *_unconfirmed(schema))
+    x = read_inputs(raw, schema)
+    x = x if keep.all() else x[keep]
+    warnings = (*raw.notes, *_left_out(raw, holder, keep), *_unconfirmed(schema))
+    return schema, Table(x, y[keep], _devices(holder, keep)), warnings
 
 
 def input_columns(raw: RawTable, data: DataSection) -> tuple[str, ...]:
@@ -90,14 +94,14 @@ def input_columns(raw: RawTable, data: DataSection) -> tuple[str, ...]:
     Raises:
         DataError: the scenario names a column that does not exist, or leaves none.
     """
-    raw.column("label", data.label)
+    raw.require("label", data.label)
     if data.device:
-        raw.column("device", data.device)
+        raw.require("device", data.device)
     if data.text:
-        raw.column("text", data.text)
-    for key in ("drop", "categorical", "categories", "ranges", "missing_values"):
+        raw.require("text", data.text)
+    for key in ("drop", "categorical", "categories", "ranges", "missing_values", "times", "marks"):
         for name in getattr(data, key):
-            raw.column(key, name)
+            raw.require(key, name)
     unused = {data.label, data.device, *data.drop}
     names = tuple(name for name in dict.fromkeys((*data.ranges, *data.categories, *raw.columns)) if name not in unused)
     if data.text and names != (data.text,):
@@ -111,7 +115,7 @@ def input_columns(raw: RawTable, data: DataSection) -> tuple[str, ...]:
     return names
 
 
-def _devices(holder: list[str] | None, keep: Mask) -> tuple[DeviceId, ...] | None:
+def _devices(holder: Sequence[str] | None, keep: Mask) -> tuple[DeviceId, ...] | None:
     if holder is None:
         return None
     names = _kept(holder, keep)
@@ -119,11 +123,11 @@ def _devices(holder: list[str] | None, keep: Mask) -> tuple[DeviceId, ...] | Non
     return tuple(ids[name] for name in names)
 
 
-def _kept(cells: list[str], keep: Mask) -> list[str]:
+def _kept(cells: Sequence[str], keep: Mask) -> list[str]:
     return [cell for cell, kept in zip(cells, keep, strict=True) if kept]
 
 
-def _left_out(raw: RawTable, holder: list[str] | None, keep: Mask) -> tuple[str, ...]:
+def _left_out(raw: RawTable, holder: Sequence[str] | None, keep: Mask) -> tuple[str, ...]:
     if keep.all():
         return ()
     count = f"{raw.name}: {int((~keep).sum())} of {len(keep)} rows left out: no label or no device"
