@@ -12,6 +12,7 @@ from fedinfer.reading.decode import decoded, encoding_of, unpacked
 from fedinfer.reading.dialect import DELIMITERS, guess_delimiter, parsed, records
 from fedinfer.reading.files import read_bytes, read_file, read_text, stripped, text_of_file
 from fedinfer.reading.numbers import is_number, number_reader
+from fedinfer.reading.packed import pack
 from fedinfer.reading.rules import BLANKS, DEFAULT_RULES, MISSING_TEXT, SAME_TEXT, ReadingRules
 from fedinfer.reading.spellings import Spellings, as_text, one_spelling
 from fedinfer.reading.table import FIRST_ROW, RawTable, number_hint, plain_numbers, read_column
@@ -39,6 +40,7 @@ __all__ = [
     "number_reader",
     "offset_for",
     "one_spelling",
+    "pack",
     "parsed",
     "plain_number_reader",
     "plain_numbers",

@@ -46,6 +46,8 @@ def read_file(path: Path, rules: ReadingRules, verbatim: str = "", wanted: Seque
     if kind in _OLD:
         raise DataError(f"{path}: files of kind {kind} are not read", hint=_OLD[kind])
     try:
+        if path.exists() and not path.is_file():  # a pipe gives its bytes once
+            return read_bytes(path, path.read_bytes(), rules, verbatim, wanted)
         with path.open("rb") as file:
             head = file.read(8)
         if head.startswith(_PARQUET) or kind in (".parquet", ".pq"):

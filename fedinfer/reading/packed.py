@@ -108,6 +108,19 @@ class PackedColumns(Mapping[str, Sequence[str]]):
         return as_text(column.to_pylist())
 
 
+def pack(columns: Mapping[str, Sequence[str]]) -> PackedColumns:
+    """Columns of texts as a large file has them; needs pyarrow.
+
+    Args:
+        columns: cells by column name.
+    """
+    import pyarrow as arrow
+
+    return PackedColumns(
+        arrow.table({name: arrow.array(list(cells), arrow.string()) for name, cells in columns.items()})
+    )
+
+
 def packed_csv(path: Path, delimiter: str, rules: ReadingRules, verbatim: str = "") -> PackedColumns | None:
     """A UTF-8 CSV read by pyarrow; None where the result might differ from that of `dialect.parsed`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -63,17 +64,32 @@ class Spellings:
 
 
 def one_spelling(counts: Mapping[str, int], rules: ReadingRules) -> dict[str, str]:
-    """For every text the spelling that stands for it: the most frequent one, of equals the first by name.
+    """For every text the spelling that stands for it: of words in the most usual case, else the most frequent one.
 
     Args:
         counts: how often each text is there.
         rules: which spellings are the same.
+
+    Examples:
+        >>> one_spelling({"True": 5, "TRUE": 6, "False": 7, "1": 1, "1.0": 2}, ReadingRules())
+        {'True': 'True', 'TRUE': 'True', 'False': 'False', '1': '1', '1.0': '1'}
     """
-    common = spelling_of(rules)
-    chosen: dict[str, str] = {}
-    for text in sorted(counts, key=lambda text: (-counts[text], text)):
+    common, cases, chosen = spelling_of(rules), Counter[str](), dict[str, str]()
+    for text, count in counts.items():
+        cases[_case(text)] += count
+    for text in sorted(counts, key=lambda text: (-cases[_case(text)], _has_point(text), -counts[text], text)):
         chosen.setdefault(common(text), text)
     return {text: chosen[common(text)] for text in counts}
+
+
+def _case(text: str) -> str:
+    """How a word is written: lower, UPPER, Title; a number has no case."""
+    names = {text.lower(): "lower", text.upper(): "upper", text.capitalize(): "title"}
+    return names.get(text, "mixed") if text.lower() != text.upper() else ""
+
+
+def _has_point(text: str) -> bool:
+    return _WHOLE.fullmatch(text) is not None and "." in text
 
 
 def text_of(value: Any) -> str:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import ConfigError
+
+Offsets: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,14 @@ class Forest:
         classes: number of outputs.
         base: added to every output, float64 (classes,).
         logarithm: True: the sums are probabilities, so that their logarithm is the logit; False: they are logits.
+        offsets: what the reading rules take off each column before the graph sees it, float64 (width,).
         columns: attribute name to values.
     """
 
     classes: int
     base: npt.NDArray[np.float64]
     logarithm: bool
+    offsets: Offsets
     columns: dict[str, list[Any]] = field(default_factory=dict)
 
     def attributes(self) -> dict[str, Any]:
@@ -76,13 +80,14 @@ def plant(forest: Forest, number: int, tree: Tree, values: npt.NDArray[np.float6
     """
     nodes = len(tree.leaf)
     inner = ~tree.leaf
+    threshold = tree.threshold - forest.offsets[np.where(inner, tree.feature, 0)]  # in double precision
     _extend(
         forest,
         nodes_treeids=[number] * nodes,
         nodes_nodeids=range(nodes),
         nodes_modes=["LEAF" if leaf else "BRANCH_LEQ" for leaf in tree.leaf],
         nodes_featureids=np.where(inner, tree.feature, 0).tolist(),
-        nodes_values=_not_above(np.where(inner, tree.threshold, 0.0)).tolist(),
+        nodes_values=_not_above(np.where(inner, threshold, 0.0)).tolist(),
         nodes_truenodeids=np.where(inner, tree.left, 0).tolist(),
         nodes_falsenodeids=np.where(inner, tree.right, 0).tolist(),
         nodes_missing_value_tracks_true=(tree.missing_left & inner).astype(int).tolist(),
@@ -97,15 +102,16 @@ def plant(forest: Forest, number: int, tree: Tree, values: npt.NDArray[np.float6
     )
 
 
-def random_forest(estimator: Any, classes: int) -> Forest:
+def random_forest(estimator: Any, classes: int, offsets: Offsets) -> Forest:
     """A tree, a random forest or extra trees: the mean of the class shares in the leaves.
 
     Args:
         estimator: fitted DecisionTreeClassifier, RandomForestClassifier or ExtraTreesClassifier.
         classes: number of classes it was fitted to.
+        offsets: what is taken off each column before the graph sees it, float64 (width,).
     """
     trees = getattr(estimator, "estimators_", None) or [estimator]
-    forest = Forest(classes, np.zeros(classes), logarithm=True)
+    forest = Forest(classes, np.zeros(classes), logarithm=True, offsets=offsets)
     for number, fitted in enumerate(trees):
         shares = fitted.tree_.value[:, 0, :]
         shares = shares / shares.sum(axis=1, keepdims=True) / len(trees)
@@ -113,12 +119,13 @@ def random_forest(estimator: Any, classes: int) -> Forest:
     return forest
 
 
-def gradient_boosting(estimator: Any, classes: int) -> Forest:
+def gradient_boosting(estimator: Any, classes: int, offsets: Offsets) -> Forest:
     """GradientBoostingClassifier: start value plus learning rate times the leaves of all stages.
 
     Args:
         estimator: fitted GradientBoostingClassifier.
         classes: number of classes it was fitted to.
+        offsets: what is taken off each column before the graph sees it, float64 (width,).
 
     Raises:
         ConfigError: when it has another loss than log_loss, or starts from an estimator of its own (`init`).
@@ -126,18 +133,19 @@ def gradient_boosting(estimator: Any, classes: int) -> Forest:
     if estimator.init is not None or estimator.loss != "log_loss":
         raise ConfigError("GradientBoostingClassifier is converted with loss='log_loss' and without init")
     start = np.ravel(estimator._raw_predict_init(np.zeros((1, estimator.n_features_in_), np.float32)))
-    forest, rate = Forest(classes, _two_sided(start), logarithm=False), estimator.learning_rate
+    forest, rate = Forest(classes, _two_sided(start), logarithm=False, offsets=offsets), estimator.learning_rate
     for number, (place, fitted) in enumerate(_with_class(estimator.estimators_)):
         plant(forest, number, _of_sklearn(fitted.tree_), rate * fitted.tree_.value[:, 0, :], (place,))
     return forest
 
 
-def hist_gradient_boosting(estimator: Any, classes: int) -> Forest:
+def hist_gradient_boosting(estimator: Any, classes: int, offsets: Offsets) -> Forest:
     """HistGradientBoostingClassifier without categorical splits: start value plus the leaves of all stages.
 
     Args:
         estimator: fitted HistGradientBoostingClassifier; its leaves hold the learning rate already.
         classes: number of classes it was fitted to.
+        offsets: what is taken off each column before the graph sees it, float64 (width,).
 
     Raises:
         ConfigError: when it has categorical splits.
@@ -148,7 +156,7 @@ def hist_gradient_boosting(estimator: Any, classes: int) -> Forest:
             hint="fit it with categorical_features=None; category indices are then compared as numbers",
         )
     start = np.ravel(estimator._baseline_prediction)
-    forest = Forest(classes, _two_sided(start), logarithm=False)
+    forest = Forest(classes, _two_sided(start), logarithm=False, offsets=offsets)
     for number, (place, predictor) in enumerate(_with_class(estimator._predictors)):
         nodes = predictor.nodes
         tree = Tree(
