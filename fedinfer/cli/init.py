@@ -52,6 +52,8 @@ def _report(proposal: Proposal, path: Path) -> None:
     for guess in proposal.columns:
         table.add_row(escape(guess.name), guess.role.value, escape(_because(guess)), str(guess.missing or ""))
     stdout.print(table)
+    for note in proposal.notes:
+        stdout.print(f"warning: {note}", highlight=False, markup=False, soft_wrap=True)
     stdout.print(
         f"\n{proposal.rows} rows, {proposal.devices} devices. Wrote {path}",
         highlight=False,

@@ -29,7 +29,7 @@ def read_rows_file(path: Path, schema: Schema) -> RawTable:
     verbatim = schema.text.name if schema.text is not None else ""
     wanted = [column.name for column in schema.columns]
     if str(path) == "-":
-        return read_bytes(path, sys.stdin.buffer.read(), schema.reading, verbatim, wanted)
+        return read_bytes(Path("standard input"), sys.stdin.buffer.read(), schema.reading, verbatim, wanted)
     return read_file(path, schema.reading, verbatim, wanted)
 
 

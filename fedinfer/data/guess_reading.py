@@ -17,7 +17,6 @@ from pathlib import Path
 from fedinfer.reading import (
     DEFAULT_RULES,
     DELIMITERS,
-    RawTable,
     ReadingRules,
     as_text,
     guess_delimiter,
@@ -142,17 +141,6 @@ def plain_cells(name: str, cells: Iterable[str], rules: ReadingRules) -> list[st
     read = number_reader(*marks)
     plain = (repr(read(cell)) if is_number(cell, *marks) else cell for cell in cells)
     return [text.removesuffix(".0") for text in as_text(plain)]
-
-
-def lacks_header(raw: RawTable) -> bool:
-    """Whether the header of a table looks like one more row: most names are numbers, and none is a word of its own.
-
-    Args:
-        raw: read with a header.
-    """
-    names = [name for name in raw.columns if not name.startswith("column_")]
-    numeric = sum(is_number(name) for name in names)
-    return bool(names) and numeric >= 0.5 * len(names) and numeric >= 2
 
 
 def _quote(text: str) -> str:

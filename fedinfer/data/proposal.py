@@ -40,6 +40,7 @@ class Proposal:
         label_above: threshold that makes two classes of a numeric label; None for other labels.
         rows: rows of the table.
         devices: number of devices.
+        notes: what was unusual about the file.
     """
 
     text: str
@@ -47,6 +48,7 @@ class Proposal:
     label_above: float | None
     rows: int
     devices: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def propose(csv: Path, folder: Path, label: str, device: str, header: bool = Tru
             *(_PAIR if devices == 2 else []),
         ]
     )
-    return Proposal(text + "\n", guesses, above, raw.rows, devices)
+    return Proposal(text + "\n", guesses, above, raw.rows, devices, raw.notes)
 
 
 def _devices(raw: RawTable, device: str) -> int:

@@ -25,6 +25,8 @@ from fedinfer.reading.spellings import Spellings, is_nothing, text_of
 from fedinfer.reading.times import time_of, time_reader
 
 LARGEST = float(np.finfo(np.float32).max)
+_BEYOND = 2.0**128 - 2.0**103
+"""From here on a double is rounded to infinity."""
 CellReader: TypeAlias = Callable[[Any], float]
 _FLAGS = {"true": 1.0, "false": 0.0}
 
@@ -120,7 +122,7 @@ def _number_reader(rule: CellRule) -> CellReader:
 
     def read(cell: Any) -> float:
         value = plain(cell) - offset
-        if abs(value) > LARGEST:  # NaN passes
+        if abs(value) >= _BEYOND:  # NaN passes
             raise ValueError(cell)
         return value
 

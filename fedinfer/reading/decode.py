@@ -91,9 +91,10 @@ def _strictly(path: Path | str, data: bytes, encoding: str) -> str:
     except UnicodeDecodeError as error:
         bad = data[error.start : error.start + 1]
         line = data[: error.start].count(b"\n") + 1
+        other = encoding_of(data)
+        hint = f'set [data] encoding = "{other}", if that is what it is in' if other != encoding else "is it whole?"
         raise DataError(
-            f"{path}: not {encoding} near line {line}: byte {bad[0] if bad else 0:#04x}",
-            hint=f'set [data] encoding to what the file is in; it may be "{encoding_of(data)}"',
+            f"{path}: not {encoding} near line {line}: byte {bad[0] if bad else 0:#04x}", hint=hint
         ) from error
     except LookupError as error:
         raise DataError(

@@ -14,7 +14,7 @@ from fedinfer.reading.dialect import check_header, guess_delimiter, parsed
 from fedinfer.reading.packed import PackedColumns, packed_csv
 from fedinfer.reading.rules import BLANKS, ReadingRules
 from fedinfer.reading.spellings import is_nothing, text_of
-from fedinfer.reading.table import FIRST_ROW, RawTable
+from fedinfer.reading.table import FIRST_ROW, RawTable, looks_like_data
 
 LARGE_BYTES = 1 << 20
 """From this size on a CSV is read by pyarrow where it is installed."""
@@ -129,6 +129,7 @@ def read_text(
     header, rows = parsed(name, text, rules, wanted)
     columns = zip(*rows, strict=True) if rows else (() for _ in header)
     named = {column: list(cells) for column, cells in zip(header, columns, strict=True)}
+    notes = (*notes, *_header_notes(name, header, rules))
     return RawTable(name, stripped(named, verbatim), FIRST_ROW if rules.header else 1, notes)
 
 
@@ -155,7 +156,16 @@ def _large(path: Path, head: bytes, rules: ReadingRules, verbatim: str, wanted: 
     if rules.delimiter and not set(wanted) <= {cell.strip(' "') for cell in sample.split("\n")[0].split(delimiter)}:
         return None
     columns = packed_csv(path, delimiter, rules, verbatim)
-    return None if columns is None else RawTable(str(path), columns)
+    if columns is None:
+        return None
+    return RawTable(str(path), columns, FIRST_ROW, _header_notes(str(path), list(columns), rules))
+
+
+def _header_notes(name: str, header: Sequence[str], rules: ReadingRules) -> tuple[str, ...]:
+    if not (rules.header and looks_like_data(header)):
+        return ()
+    shown = ", ".join(header[:4])
+    return (f"{name}: the header looks like a row of data ({shown}): [data] header = false, or init --no-header",)
 
 
 def _arrow_file(path: Path, kind: str, verbatim: str) -> RawTable:

@@ -199,6 +199,10 @@ def _quotes_fit(block: bytes, quote: bytes, ends: tuple[bytes, ...]) -> bool:
 def _first_cells(path: Path, delimiter: str, quote: str) -> list[str]:
     from fedinfer.reading.dialect import records
 
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open("rb") as file:
         line = file.readline()
-    return [cell.strip(BLANKS) for cell in next(records(line, delimiter, quote), [])]
+    try:
+        text = line.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return []
+    return [cell.strip(BLANKS) for cell in next(records(text, delimiter, quote), [])]

@@ -173,8 +173,10 @@ def _value(name: str, value: Any) -> Any:
             return tuple((_text(column), tuple(map(float, _list(found)))) for column, found in value)
         case "offsets", list():
             return tuple((_text(column), float(offset)) for column, offset in value)
+        case (("delimiter" | "decimal" | "thousands" | "encoding" | "quote" | "spellings"), str()):
+            return value
         case _:
-            return _text(value)
+            raise TypeError(f"{name}: {value!r:.60}")
 
 
 def _text(value: Any) -> str:

@@ -77,7 +77,9 @@ def one_spelling(counts: Mapping[str, int], rules: ReadingRules) -> dict[str, st
     common, cases, chosen = spelling_of(rules), Counter[str](), dict[str, str]()
     for text, count in counts.items():
         cases[_case(text)] += count
-    for text in sorted(counts, key=lambda text: (-cases[_case(text)], _has_point(text), -counts[text], text)):
+    for text in sorted(
+        counts, key=lambda text: (-cases[_case(text)], _case(text), _has_point(text), -counts[text], text)
+    ):
         chosen.setdefault(common(text), text)
     return {text: chosen[common(text)] for text in counts}
 

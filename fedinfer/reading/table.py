@@ -151,10 +151,20 @@ def number_hint(column: str, cell: str, rules: ReadingRules) -> str:
     return ""
 
 
+def looks_like_data(names: Sequence[str]) -> bool:
+    """Whether the names of a header are more likely one more row: two or more numbers, and at least half of the names.
+
+    Args:
+        names: of all columns.
+    """
+    numeric = sum(is_number(name) for name in names)
+    return numeric >= 2 and numeric >= len(names) / 2
+
+
 def _column_hint(names: list[str]) -> str:
     """The columns that there are; where one name holds another delimiter or all are numbers, what that may mean."""
     listed = f"columns: {', '.join(names)}"
-    if sum(is_number(name) for name in names) > len(names) / 2:
+    if looks_like_data(names):
         return f"{listed}: the first row looks like data; set [data] header = false (init: --no-header)"
     if len(names) == 1 and any(mark in names[0] for mark in ",;\t|"):
         return f"{listed}: the file has another delimiter, see [data] delimiter"
