@@ -165,7 +165,7 @@ def offset_for(low: float, high: float) -> float:
         >>> offset_for(0.0, 100.0), offset_for(1.7e9, 1.7e9 + 60)
         (0.0, 1700000000.0)
     """
-    largest = np.float32(min(max(abs(low), abs(high)), LARGEST))
+    largest = np.float32(min(max(abs(low), abs(high)), LARGEST / 2))  # the spacing at the very end overflows
     return low if (high - low) < 65_536 * float(np.spacing(largest)) else 0.0
 
 

@@ -118,9 +118,11 @@ def _step(graph: _Graph, step: Any, name: str) -> str:
         missing = graph.add("IsNaN", [name])
         return graph.add("Where", [missing, graph.constant(step.statistics_ - graph.offsets), name])
     if kind == "StandardScaler":
-        mean, scale = (step.mean_ if step.with_mean else 0.0), (step.scale_ if step.with_std else 1.0)
-        moved = graph.add("Sub", [name, graph.constant(mean - graph.take_offsets())])
-        return graph.add("Div", [moved, graph.constant(scale)])
+        scale = step.scale_ if step.with_std else np.ones(len(graph.offsets))
+        if step.with_mean:
+            name = graph.add("Sub", [name, graph.constant(step.mean_ - graph.take_offsets())])
+        graph.offsets = graph.offsets / scale
+        return graph.add("Div", [name, graph.constant(scale)])
     if kind == "MinMaxScaler" and not step.clip:
         least = step.min_ + graph.take_offsets() * step.scale_
         return graph.add("Add", [graph.add("Mul", [name, graph.constant(step.scale_)]), graph.constant(least)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pandas as pd
@@ -56,7 +56,14 @@ def test_seconds_agree_with_pandas_on_many_moments() -> None:
 
 @pytest.mark.parametrize(
     "cell",
-    ["2024-01-02", date(2024, 1, 2), datetime(2024, 1, 2), pd.Timestamp("2024-01-02"), np.datetime64("2024-01-02"), 1],
+    [
+        "2024-01-02",
+        date(2024, 1, 2),
+        datetime(2024, 1, 2, tzinfo=UTC),
+        pd.Timestamp("2024-01-02"),
+        np.datetime64("2024-01-02"),
+        1,
+    ],
 )
 def test_a_date_of_any_library_is_the_same_number(cell: object) -> None:
     assert CellRule("t", ReadingRules(times=(("t", "days since 2024-01-01"),))).reader()(cell) == 1
