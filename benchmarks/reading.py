@@ -1,13 +1,16 @@
-"""Reads a large table into float32, by pyarrow and one cell at a time, and prints seconds and MB.
+"""Reads a large CSV into float32 beside pandas, and prints seconds and MB.
 
     python benchmarks/reading.py [ROWS] [COLUMNS]
 
-Each way runs in a process of its own, so that its peak of memory is its own. MB is 10^6 bytes of the largest resident
-set, the interpreter and its packages included.
+The table has floats, whole numbers, categories and missing cells in turn. `packed` reads it as fedinfer does with
+pyarrow, `one_by_one` as it does without (a tenth of the rows), `pandas` with read_csv of pandas and categories by its
+own codes. Each way runs in a process of its own, so that its peak of memory is its own. MB is 10^6 bytes of the largest
+resident set, the interpreter and its packages included.
 """
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -17,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fedinfer.reading import ReadingRules, read_file
 from fedinfer.schema import Categorical, Numeric, Schema
 
 ROWS, COLUMNS = 1_000_000, 50
@@ -55,8 +57,24 @@ def schema_of(columns: int) -> Schema:
     return Schema(tuple(kinds), "y", ("0", "1"))
 
 
-def read(path: Path, columns: int, packed: bool) -> None:
-    """Read the table and print what it took.
+def read(path: Path, columns: int, way: str) -> dict[str, float]:
+    """Read the table once.
+
+    Args:
+        path: of the table.
+        columns: of the table.
+        way: packed, one_by_one or pandas.
+
+    Returns:
+        Seconds, and the peak of memory of this process in MB.
+    """
+    start = time.perf_counter()
+    x = by_pandas(path, columns) if way == "pandas" else by_fedinfer(path, columns, packed=way == "packed")
+    return {"rows": len(x), "seconds": round(time.perf_counter() - start, 2), "peak_mb": round(_peak_mb())}
+
+
+def by_fedinfer(path: Path, columns: int, *, packed: bool) -> np.ndarray:
+    """The table as training reads it, float32.
 
     Args:
         path: of the table.
@@ -64,34 +82,49 @@ def read(path: Path, columns: int, packed: bool) -> None:
         packed: whether pyarrow may be used.
     """
     from fedinfer.data.columns import read_inputs
-    from fedinfer.reading import files
+    from fedinfer.reading import ReadingRules, files, read_file
 
     if not packed:
         files.LARGE_BYTES = 1 << 62
-    before, start = _peak_mb(), time.perf_counter()
-    table = read_file(path, ReadingRules())
-    x = read_inputs(table, schema_of(columns))
-    seconds = time.perf_counter() - start
-    way = "pyarrow" if packed else "one by one"
-    print(f"{way:10s} {len(x):9,d} x {columns}  {seconds:6.1f} s  peak {_peak_mb():5.0f} MB ({before:.0f} before)")
+    return read_inputs(read_file(path, ReadingRules()), schema_of(columns))
+
+
+def by_pandas(path: Path, columns: int) -> np.ndarray:
+    """The table by pandas, float32; categories by the order in which they come.
+
+    Args:
+        path: of the table.
+        columns: of the table.
+    """
+    import pandas as pd
+
+    frame = pd.read_csv(path)
+    x = np.empty((len(frame), columns), np.float32)
+    for place, name in enumerate(frame.columns):
+        cells = frame[name]
+        x[:, place] = cells if pd.api.types.is_numeric_dtype(cells) else pd.factorize(cells)[0]
+    return x
 
 
 def main(rows: int, columns: int) -> None:
-    """Write the table, then read it in two processes.
+    """Write the table, then read it in three processes.
 
     Args:
         rows: of the table; one cell at a time only a tenth of them.
         columns: of the table.
     """
+    ways = {}
     with tempfile.TemporaryDirectory() as folder:
-        for packed, count in ((True, rows), (False, max(rows // 10, 1))):
-            path = Path(folder) / "table.csv"
-            write_table(path, count, columns)
-            print(f"{path.stat().st_size / 1e6:.0f} MB of CSV", flush=True)
-            subprocess.run(
-                [sys.executable, __file__, "--read", str(path), str(columns), "packed" if packed else "plain"],
-                check=True,
-            )
+        for way, count in (("packed", rows), ("pandas", rows), ("one_by_one", max(rows // 10, 1))):
+            path = Path(folder) / f"{count}.csv"
+            if not path.exists():
+                write_table(path, count, columns)
+            command = [sys.executable, __file__, "--read", str(path), str(columns), way]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            ways[way] = json.loads(done.stdout)
+            print(way, ways[way], flush=True)
+        size = (Path(folder) / f"{rows}.csv").stat().st_size
+    print(json.dumps({"columns": columns, "csv_mb": round(size / 1e6), "ways": ways}))
 
 
 def _column(place: int, count: int, rng: np.random.Generator) -> list[str]:
@@ -113,7 +146,7 @@ def _peak_mb() -> float:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--read"]:
-        read(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "packed")
+        print(json.dumps(read(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])))
     else:
         sizes = [int(value) for value in sys.argv[1:3]]
         main(*sizes, *(ROWS, COLUMNS)[len(sizes) :])

@@ -41,11 +41,14 @@ def number_pattern(decimal: str, thousands: str) -> re.Pattern[str]:
 
 @lru_cache(maxsize=256)
 def number_reader(decimal: str = ".", thousands: str = "") -> Callable[[str], float]:
-    """A function from stripped text to a number; it raises ValueError for any other text.
+    """A function from stripped text to a number.
 
     Args:
         decimal: decimal mark, one character.
         thousands: mark between groups of digits; empty: none.
+
+    Raises:
+        ValueError: by the function, for any other text.
 
     Examples:
         >>> number_reader(",", ".")("1.234,5")

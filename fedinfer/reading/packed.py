@@ -180,7 +180,7 @@ def _is_plain(path: Path, delimiter: str, quote: str) -> bool:
     with path.open("rb") as file:
         while block := file.read(_CHUNK):
             block += file.readline()  # blocks end with a line
-            if b"\0" in block or block.count(b"\r") != block.count(b"\r\n"):
+            if b"\0" in block or (b"\r" in block and block.count(b"\r") != block.count(b"\r\n")):
                 return False
             if quote and quote.encode() in block and not _quotes_fit(before + block, quote.encode(), ends):
                 return False

@@ -15,7 +15,7 @@ from fedinfer.reading.times import time_reader
 from fedinfer.types import Json
 
 MISSING_TEXT = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None", "?")
-SAME_TEXT = (("true",), ("false",), ("yes",), ("no",))
+SAME_TEXT = tuple((word,) for word in ("true", "false", "yes", "no", "ja", "nein", "oui", "non", "s\u00ed"))
 """Words of yes and no that are the same in any case: `True`, `TRUE` and `true` are one category."""
 BLANKS = "".join(map(chr, (*range(9, 14), *range(28, 33), 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B)))) + (
     "\u2028\u2029\u202f\u205f\u3000"
