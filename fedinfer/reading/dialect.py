@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 from fedinfer.errors import DataError
 from fedinfer.reading.rules import BLANKS, ReadingRules
 
 DELIMITERS = ",;\t|"
+_DECLARED = re.compile(r"sep=([^\w\s]|\t)\r?\n", re.IGNORECASE)
 _LOOKED_AT = 100
 """Lines from which a delimiter is guessed."""
 
@@ -32,28 +35,52 @@ def parsed(name: str, text: str, rules: ReadingRules, wanted: Sequence[str] = ()
     Raises:
         DataError: no row, a ragged one, a duplicate name, or quotes that do not fit; names the row.
     """
-    delimiter = rules.delimiter or guess_delimiter(text, rules.quote)
-    if rules.delimiter and wanted and not _finds(text, delimiter, rules, wanted):
-        other = guess_delimiter(text, rules.quote)
-        delimiter = other if _finds(text, other, rules, wanted) else delimiter
-    lines = _numbered(name, records(text, delimiter, rules.quote))
-    first, start = next(lines, (0, []))[1], []
+    declared, text = declared_delimiter(text)
+    delimiter = declared or _delimiter(text, rules, wanted)
+    lines = _numbered(name, records(text, delimiter, rules.quote), 1 + bool(declared))
+    first = next((row for _, row in lines if not _is_blank(row)), [])
     if rules.header:
         header = [cell.strip(BLANKS) or f"column_{place}" for place, cell in enumerate(first, start=1)]
     else:
-        header, start = [f"column_{place}" for place in range(1, len(first) + 1)], [first] if first else []
+        header = [f"column_{place}" for place in range(1, len(first) + 1)]
     check_header(name, header)
-    rows = start
+    rows = [] if rules.header else [first]
     for number, row in lines:
         if len(row) == len(header):
             rows.append(row)
-        elif row:
+        elif not _is_blank(row):
             what = "the header has" if rules.header else "row 1 has"
             raise DataError(
                 f"{name}: row {number} has {len(row)} cells, {what} {len(header)}",
                 hint=_ragged_hint(row, delimiter, rules),
             )
     return header, rows
+
+
+def declared_delimiter(text: str) -> tuple[str, str]:
+    """The delimiter that a first line `sep=;` declares, as Excel writes it, and the rest of the text.
+
+    Args:
+        text: whole content.
+
+    Returns:
+        (delimiter, empty without such a line; the text behind the line).
+    """
+    found = _DECLARED.match(text)
+    return (found[1], text[found.end() :]) if found else ("", text)
+
+
+def _delimiter(text: str, rules: ReadingRules, wanted: Sequence[str]) -> str:
+    delimiter = rules.delimiter or guess_delimiter(text, rules.quote)
+    if rules.delimiter and wanted and not _finds(text, delimiter, rules, wanted):
+        other = guess_delimiter(text, rules.quote)
+        return other if _finds(text, other, rules, wanted) else delimiter
+    return delimiter
+
+
+def _is_blank(row: Sequence[str]) -> bool:
+    """A line of nothing, or of blanks only."""
+    return not row or (len(row) == 1 and not row[0].strip(BLANKS))
 
 
 def records(text: str, delimiter: str, quote: str) -> Any:
@@ -99,24 +126,22 @@ def check_header(name: str, header: Sequence[str]) -> None:
     """
     if not header:
         raise DataError(f"{name}: empty: no header line")
-    twice = [cell for cell, count in Counter(header).items() if count > 1]
+    twice = [cell for cell, times in Counter(header).items() if times > 1]
     if twice:
         looks = all(any(mark.isdigit() for mark in cell) for cell in twice)
         hint = "set [data] header = false if the first row is data (init: --no-header)" if looks else "rename one"
         raise DataError(f"{name}: duplicate column {', '.join(map(repr, twice[:5]))} in the header", hint=hint)
 
 
-def _numbered(name: str, reader: Any) -> Iterator[tuple[int, list[str]]]:
-    number = 0
-    while True:
-        number += 1
+def _numbered(name: str, reader: Any, first: int) -> Iterator[tuple[int, list[str]]]:
+    for number in count(first):
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             raise DataError(
-                f"{name}: row {number} (line {reader.line_num}) is not CSV: {error}",
+                f"{name}: row {number} (line {reader.line_num + first - 1}) is not CSV: {error}",
                 hint='if quotes are ordinary characters there, set [data] quote = ""',
             ) from error
         yield number, row

@@ -10,7 +10,7 @@ from typing import Any
 from fedinfer.errors import DataError, MissingExtra
 from fedinfer.reading.arff import read_arff
 from fedinfer.reading.decode import GZIP, decoded, encoding_of, unpacked
-from fedinfer.reading.dialect import check_header, guess_delimiter, parsed
+from fedinfer.reading.dialect import check_header, declared_delimiter, guess_delimiter, parsed
 from fedinfer.reading.packed import PackedColumns, packed_csv
 from fedinfer.reading.rules import BLANKS, ReadingRules
 from fedinfer.reading.spellings import is_nothing, text_of
@@ -64,7 +64,7 @@ def read_file(path: Path, rules: ReadingRules, verbatim: str = "", wanted: Seque
 
 
 def text_of_file(path: Path) -> tuple[str | None, str]:
-    """The text of a CSV file and the encoding that had to be guessed, empty for UTF-8 and marked files.
+    """The text of a CSV file behind a line `sep=;`, and the encoding if it had to be guessed.
 
     Args:
         path: any table file; the text is None where it is no CSV.
@@ -80,7 +80,7 @@ def text_of_file(path: Path) -> tuple[str | None, str]:
         return None, ""
     data = unpacked(path, data)
     text, note = decoded(path, data, "")
-    return text, encoding_of(data) if note else ""
+    return declared_delimiter(text)[1], encoding_of(data) if note else ""
 
 
 def read_bytes(
@@ -130,7 +130,8 @@ def read_text(
     columns = zip(*rows, strict=True) if rows else (() for _ in header)
     named = {column: list(cells) for column, cells in zip(header, columns, strict=True)}
     notes = (*notes, *_header_notes(name, header, rules))
-    return RawTable(name, stripped(named, verbatim), FIRST_ROW if rules.header else 1, notes)
+    first_row = (FIRST_ROW if rules.header else 1) + bool(declared_delimiter(text)[0])
+    return RawTable(name, stripped(named, verbatim), first_row, notes)
 
 
 def stripped(columns: Mapping[str, Sequence[str]], verbatim: str = "") -> dict[str, Sequence[str]]:
@@ -152,6 +153,8 @@ def _large(path: Path, head: bytes, rules: ReadingRules, verbatim: str, wanted: 
         return None
     with path.open("rb") as file:
         sample = file.read(1 << 16).decode("utf-8-sig", errors="replace")
+    if declared_delimiter(sample)[0]:
+        return None
     delimiter = rules.delimiter or guess_delimiter(sample, rules.quote)
     if rules.delimiter and not set(wanted) <= {cell.strip(' "') for cell in sample.split("\n")[0].split(delimiter)}:
         return None

@@ -54,6 +54,8 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "utf-16.csv": lambda path: path.write_text(TEXT, encoding="utf-16"),
     "crlf.csv": lambda path: path.write_bytes(TEXT.replace("\n", "\r\n").encode()),
     "cr.csv": lambda path: path.write_bytes(TEXT.replace("\n", "\r").encode()),
+    "excel.csv": lambda path: path.write_text("sep=|\n" + TEXT.replace(",", "|"), encoding="utf-8-sig"),
+    "blank lines.csv": lambda path: path.write_text("\n \n" + TEXT.replace("\n", "\n\n  \n"), encoding="utf-8"),
     "tab.tsv": lambda path: path.write_text(TEXT.replace(",", "\t"), encoding="utf-8"),
     "pipe.txt": lambda path: path.write_text(TEXT.replace(",", "|"), encoding="utf-8"),
     "packed.csv.gz": lambda path: path.write_bytes(gzip.compress(TEXT.encode())),
