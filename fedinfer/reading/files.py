@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from fedinfer.reading.table import FIRST_ROW, RawTable, looks_like_data
 
 LARGE_BYTES = 1 << 20
 """From this size on a CSV is read by pyarrow where it is installed."""
+_LOOKED_AT = 1 << 24
+"""Characters of a file from which its dialect is guessed."""
 _PARQUET, _ARROW = (b"PAR1",), (b"ARROW1", b"FEA1", b"\xff\xff\xff\xff")
 _EXCEL = (".xlsx", ".xlsm")
 _OLD = {
@@ -64,7 +67,7 @@ def read_file(path: Path, rules: ReadingRules, verbatim: str = "", wanted: Seque
 
 
 def text_of_file(path: Path) -> tuple[str | None, str]:
-    """The text of a CSV file behind a line `sep=;`, and the encoding if it had to be guessed.
+    """The text of a CSV file behind a line `sep=;`, of a large one its beginning, and the encoding if it was a guess.
 
     Args:
         path: any table file; the text is None where it is no CSV.
@@ -80,6 +83,7 @@ def text_of_file(path: Path) -> tuple[str | None, str]:
         return None, ""
     data = unpacked(path, data)
     text, note = decoded(path, data, "")
+    text = text if len(text) <= _LOOKED_AT else text[: text.rfind("\n", 0, _LOOKED_AT) + 1]
     return declared_delimiter(text)[1], encoding_of(data) if note else ""
 
 
@@ -126,6 +130,10 @@ def read_text(
     Raises:
         DataError: as `read_file`.
     """
+    if len(text) >= LARGE_BYTES:
+        packed = _packed(name, text.encode("utf-8", "surrogatepass"), text[: 1 << 16], rules, verbatim, wanted)
+        if packed is not None:
+            return replace(packed, notes=(*notes, *packed.notes))
     header, rows = parsed(name, text, rules, wanted)
     columns = zip(*rows, strict=True) if rows else (() for _ in header)
     named = {column: list(cells) for column, cells in zip(header, columns, strict=True)}
@@ -153,15 +161,21 @@ def _large(path: Path, head: bytes, rules: ReadingRules, verbatim: str, wanted: 
         return None
     with path.open("rb") as file:
         sample = file.read(1 << 16).decode("utf-8-sig", errors="replace")
+    return _packed(str(path), path, sample, rules, verbatim, wanted)
+
+
+def _packed(
+    name: str, source: Path | bytes, sample: str, rules: ReadingRules, verbatim: str, wanted: Sequence[str]
+) -> RawTable | None:
     if declared_delimiter(sample)[0]:
         return None
     delimiter = rules.delimiter or guess_delimiter(sample, rules.quote)
     if rules.delimiter and not set(wanted) <= {cell.strip(' "') for cell in sample.split("\n")[0].split(delimiter)}:
         return None
-    columns = packed_csv(path, delimiter, rules, verbatim)
+    columns = packed_csv(source, delimiter, rules, verbatim)
     if columns is None:
         return None
-    return RawTable(str(path), columns, FIRST_ROW, _header_notes(str(path), list(columns), rules))
+    return RawTable(name, columns, FIRST_ROW, _header_notes(name, list(columns), rules))
 
 
 def _header_notes(name: str, header: Sequence[str], rules: ReadingRules) -> tuple[str, ...]:

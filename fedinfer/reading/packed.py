@@ -6,10 +6,11 @@ not be, it answers None and the cells are read one by one.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -121,11 +122,11 @@ def pack(columns: Mapping[str, Sequence[str]]) -> PackedColumns:
     )
 
 
-def packed_csv(path: Path, delimiter: str, rules: ReadingRules, verbatim: str = "") -> PackedColumns | None:
+def packed_csv(source: Path | bytes, delimiter: str, rules: ReadingRules, verbatim: str = "") -> PackedColumns | None:
     """A UTF-8 CSV read by pyarrow; None where the result might differ from that of `dialect.parsed`.
 
     Args:
-        path: of the file, not compressed.
+        source: the file, not compressed, or its bytes.
         delimiter: one character.
         rules: quote and header.
         verbatim: column whose cells are not stripped; empty: none.
@@ -135,14 +136,14 @@ def packed_csv(path: Path, delimiter: str, rules: ReadingRules, verbatim: str = 
         from pyarrow import csv
     except ImportError:
         return None
-    if rules.quote not in ("", '"') or not rules.header or not _is_plain(path, delimiter, rules.quote):
+    if rules.quote not in ("", '"') or not rules.header or not _is_plain(source, delimiter, rules.quote):
         return None
-    header = _first_cells(path, delimiter, rules.quote)
+    header = _first_cells(source, delimiter, rules.quote)
     if len(header) < 2 or len(set(header)) < len(header) or not all(header):
         return None
     try:
         table = csv.read_csv(
-            path,
+            arrow.BufferReader(source) if isinstance(source, bytes) else source,
             csv.ReadOptions(column_names=header, skip_rows=1, block_size=1 << 22),
             csv.ParseOptions(delimiter=delimiter, quote_char=rules.quote or False),
             csv.ConvertOptions(column_types=dict.fromkeys(header, arrow.string()), strings_can_be_null=False),
@@ -173,11 +174,15 @@ def _number_texts(column: Any, rules: ReadingRules, decimal: str, thousands: str
     return column if decimal == "." else compute.replace_substring(column, decimal, ".")
 
 
-def _is_plain(path: Path, delimiter: str, quote: str) -> bool:
+def _opened(source: Path | bytes) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+
+
+def _is_plain(source: Path | bytes, delimiter: str, quote: str) -> bool:
     """No NUL, no lone carriage return, and quotes only around whole cells of one line."""
     before = b"\n"
     ends = (delimiter.encode(), b"\n", b"\r")
-    with path.open("rb") as file:
+    with _opened(source) as file:
         while block := file.read(_CHUNK):
             block += file.readline()  # blocks end with a line
             if b"\0" in block or (b"\r" in block and block.count(b"\r") != block.count(b"\r\n")):
@@ -196,10 +201,10 @@ def _quotes_fit(block: bytes, quote: bytes, ends: tuple[bytes, ...]) -> bool:
     return len(whole.findall(block)) * 2 == block.count(quote)
 
 
-def _first_cells(path: Path, delimiter: str, quote: str) -> list[str]:
+def _first_cells(source: Path | bytes, delimiter: str, quote: str) -> list[str]:
     from fedinfer.reading.dialect import records
 
-    with path.open("rb") as file:
+    with _opened(source) as file:
         line = file.readline()
     try:
         text = line.decode("utf-8-sig")

@@ -68,10 +68,14 @@ def _parts(rule: str) -> tuple[float, datetime, str]:
     found = _RULE.fullmatch(rule)
     if not found or (found[3] and _DIRECTIVES.sub("", found[3])):
         raise ConfigError(f"time rule {rule[:60]!r} cannot be read", hint="days since 2024-01-01 as %d.%m.%Y %H:%M")
+    layout = found[3] or ""
     try:
-        return SECONDS[found[1]], _iso(found[2]), found[3] or ""
-    except ValueError as error:
-        raise ConfigError(f"time rule {rule[:60]!r}: {found[2]!r} is no date") from error
+        origin = _iso(found[2])
+        if layout:  # a layout that names a part twice is found by reading a date that it wrote
+            _laid_out(origin.strftime(layout), layout)
+    except (ValueError, re.error) as error:
+        raise ConfigError(f"time rule {rule[:60]!r} cannot be read: no date, or a layout of none: {error}") from error
+    return SECONDS[found[1]], origin, layout
 
 
 def time_of(value: date) -> str:

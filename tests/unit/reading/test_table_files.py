@@ -174,3 +174,23 @@ def test_columns_of_parquet_keep_their_own_numbers(tmp_path: Path) -> None:
         "b": ["True", "False"],
         "d": ["9007199254740993", "7"],
     }
+
+
+@pytest.mark.parametrize("name", ["plain.csv", "packed.csv.gz", "wide.csv", "latin.csv"])
+def test_a_large_file_is_packed_whatever_it_is_wrapped_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    text = "größe,ort\n" + "".join(f"{row}.5,Zürich\n" for row in range(400))
+    content = {
+        "plain.csv": text.encode(),
+        "packed.csv.gz": gzip.compress(text.encode()),
+        "wide.csv": text.encode("utf-16"),
+        "latin.csv": text.encode("cp1252"),
+    }[name]
+    (tmp_path / name).write_bytes(content)
+    plain = cells(read_file(tmp_path / name, ReadingRules()))
+    monkeypatch.setattr("fedinfer.reading.files.LARGE_BYTES", 1000)
+    table = read_file(tmp_path / name, ReadingRules())
+    assert isinstance(table.columns, PackedColumns)
+    assert cells(table) == plain
+    assert len(table.notes) == (name == "latin.csv")

@@ -39,7 +39,15 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    ["days", "years since 2024-01-01", "days since now", "days since 2024-02-30", "days since 2024-01-01 as %c", ""],
+    [
+        "days",
+        "years since 2024-01-01",
+        "days since now",
+        "days since 2024-02-30",
+        "days since 2024-01-01 as %c",
+        "",
+        "days since 2024-01-01 as %Y%Y",
+    ],
 )
 def test_a_rule_that_cannot_be_read_is_refused(rule: str) -> None:
     with pytest.raises(ConfigError, match="time rule"):
