@@ -62,6 +62,9 @@ class DataSection(Section):
         description='`marks.COL = ","`: decimal mark of that column, with its thousands mark behind it (`",."`), where '
         "they differ from `decimal` and `thousands`.",
     )
+    units: dict[str, str] = Field(
+        default={}, description='`units.COL = "%"`: text before or behind the numbers of that column; it is taken off.'
+    )
     quote: str = Field(
         default='"', max_length=1, description="Character around cells that hold delimiters; empty: quotes are letters."
     )
@@ -186,6 +189,7 @@ class DataSection(Section):
             decimal=self.decimal,
             thousands=self.thousands,
             marks=tuple(self.marks.items()),
+            units=tuple(self.units.items()),
             encoding=self.encoding,
             quote=self.quote,
             header=self.header,

@@ -25,6 +25,7 @@ from fedinfer.reading import (
     read_file,
     records,
     text_of_file,
+    without_unit,
 )
 
 _LEAST_PART = 0.8
@@ -38,6 +39,13 @@ _DECIMAL = (
 )
 _GROUPED = r"[+-]?[1-9][0-9]{{0,2}}(?:{0}[0-9]{{3}}){{2,}}|[+-]?[1-9][0-9]{{0,2}}(?:{0}[0-9]{{3}})+{1}[0-9]+"
 _ONE_GROUP = r"[+-]?[1-9][0-9]{{0,2}}{0}[0-9]{{3}}"
+_UNITS = (
+    "[%\u2030\u00b0\u20ac$\u00a3\u00a5\u20b9]|\u00b0[CF]|EUR|USD|GBP|CHF|kg|mg|km|cm|mm|ml|min|ms|kHz|Hz|kWh"
+    "|(?:second|minute|hour|day|week|month|year)s?"
+)
+"""Units that are taken off without a question. No single letter: `3m` is as often a code."""
+_BARE = "[0-9.,'\u2019 \u00a0\u202f\u2009]*[0-9]"
+_WITH_UNIT = re.compile(f"[+-]? ?(?:([%\u20ac$\u00a3\u00a5\u20b9]|EUR|USD|GBP|CHF) ?{_BARE}|{_BARE} ?({_UNITS}))")
 _GROUP_MARKS = (
     (",", ",", r"\."),
     (".", r"\.", ","),
@@ -87,7 +95,10 @@ def guess_reading(path: Path, header: bool = True) -> ReadingRules:
         quote = _quote(text)
         rules = replace(rules, encoding=encoding, quote=quote, delimiter=_delimiter(text, quote))
     raw = read_file(path, rules)
-    columns = {name: _votes(cells) for name in raw.columns if (cells := _numeric_cells(raw.columns[name]))}
+    units = {name: unit for name in raw.columns if (unit := _unit(raw.columns[name]))}
+    columns = {
+        name: _votes(cells) for name in raw.columns if (cells := _numeric_cells(raw.columns[name], units.get(name, "")))
+    }
     decimals = Counter(votes.decimal for votes in columns.values() if votes.decimal)
     usual = decimals.most_common(1)[0][0] if decimals else ""
     marks = {name: _marks(votes, votes.decimal or usual, rules.delimiter) for name, votes in columns.items()}
@@ -96,7 +107,7 @@ def guess_reading(path: Path, header: bool = True) -> ReadingRules:
     table = decimal + (thousands.most_common(1)[0][0] if thousands else "")
     # A column without any mark reads the same under all of them.
     own = {name: mark for name, mark in marks.items() if mark not in (table, table[0]) and _has_marks(columns[name])}
-    return replace(rules, decimal=table[0], thousands=table[1:], marks=tuple(own.items()))
+    return replace(rules, decimal=table[0], thousands=table[1:], marks=tuple(own.items()), units=tuple(units.items()))
 
 
 def reading_lines(rules: ReadingRules) -> list[str]:
@@ -120,6 +131,10 @@ def reading_lines(rules: ReadingRules) -> list[str]:
         f"marks.{_key(name)} = {json.dumps(marks, ensure_ascii=False)} # its own decimal mark"
         for name, marks in rules.marks
     ]
+    own += [
+        f"units.{_key(name)} = {json.dumps(unit, ensure_ascii=False)} # stands beside its numbers"
+        for name, unit in rules.units
+    ]
     return own + [
         f"{key} = {json.dumps(found[key], ensure_ascii=False)} # {reason}"
         for key, reason in why.items()
@@ -135,7 +150,9 @@ def plain_cells(name: str, cells: Iterable[str], rules: ReadingRules) -> list[st
         cells: of the column.
         rules: with the marks.
     """
-    marks = rules.marks_of(name)
+    marks, unit = rules.marks_of(name), rules.unit(name)
+    if unit:
+        cells = [without_unit(cell, unit) for cell in cells]
     if marks == (".", ""):
         return list(cells)
     read = number_reader(*marks)
@@ -167,9 +184,18 @@ def _key(name: str) -> str:
     return name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
-def _numeric_cells(cells: Sequence[str]) -> list[str]:
-    """The numbers of a column in any dialect; empty where they are too few."""
+def _unit(cells: Sequence[str]) -> str:
+    """A unit of the usual ones that stands beside most numbers of a column; empty: none."""
     present = [cell for cell in cells[:_LOOKED_AT] if cell not in DEFAULT_RULES.missing_text]
+    found = Counter(match[1] or match[2] for cell in present if (match := _WITH_UNIT.fullmatch(cell)))
+    unit, times = found.most_common(1)[0] if found else ("", 0)
+    return unit if times >= _LEAST_PART * len(present) else ""
+
+
+def _numeric_cells(cells: Sequence[str], unit: str) -> list[str]:
+    """The numbers of a column in any dialect, without its unit; empty where they are too few."""
+    present = [cell for cell in cells[:_LOOKED_AT] if cell not in DEFAULT_RULES.missing_text]
+    present = [without_unit(cell, unit) for cell in present] if unit else present
     numeric = [cell for cell in present if _SHAPE.fullmatch(cell)]
     return numeric if len(numeric) >= _LEAST_PART * len(present) else []
 

@@ -11,7 +11,7 @@ from fedinfer.reading.cells import (
 from fedinfer.reading.decode import decoded, encoding_of, unpacked
 from fedinfer.reading.dialect import DELIMITERS, guess_delimiter, parsed, records
 from fedinfer.reading.files import read_bytes, read_file, read_text, stripped, text_of_file
-from fedinfer.reading.numbers import is_number, number_reader
+from fedinfer.reading.numbers import is_number, number_reader, without_unit
 from fedinfer.reading.packed import pack
 from fedinfer.reading.rules import BLANKS, DEFAULT_RULES, MISSING_TEXT, SAME_TEXT, ReadingRules
 from fedinfer.reading.spellings import Spellings, as_text, one_spelling
@@ -54,5 +54,6 @@ __all__ = [
     "time_reader",
     "told_apart",
     "unpacked",
+    "without_unit",
     "written",
 ]

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.reading.numbers import number_reader
+from fedinfer.reading.numbers import number_reader, without_unit
 from fedinfer.reading.rules import BLANKS, ReadingRules
 from fedinfer.reading.spellings import Spellings, is_nothing, text_of
 from fedinfer.reading.times import time_of, time_reader
@@ -72,6 +72,7 @@ def plain_number_reader(column: str, rules: ReadingRules) -> CellReader:
     """
     as_number, as_time = number_reader(*rules.marks_of(column)), dict(rules.times).get(column)
     as_value = time_reader(as_time) if as_time else as_number
+    unit = rules.unit(column)
     missing, sentinels = frozenset(rules.missing_text), frozenset(rules.sentinels(column))
 
     def of_text(cell: str) -> float:
@@ -79,7 +80,7 @@ def plain_number_reader(column: str, rules: ReadingRules) -> CellReader:
         if text in missing:
             return math.nan
         try:
-            return as_value(text)
+            return as_value(without_unit(text, unit) if unit else text)
         except ValueError:
             lower = text.lower()
             if lower in _FLAGS and not as_time:

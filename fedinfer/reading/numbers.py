@@ -65,6 +65,23 @@ def number_reader(decimal: str = ".", thousands: str = "") -> Callable[[str], fl
     return read
 
 
+def without_unit(text: str, unit: str) -> str:
+    """A text without the unit before or behind its number, also between a sign and its number.
+
+    Args:
+        text: without blanks around it.
+        unit: not empty.
+
+    Examples:
+        >>> [without_unit(text, "$") for text in ("$ 5.50", "-$5", "5$", "5")]
+        ['5.50', '-5', '5', '5']
+    """
+    sign = text[:1] if text[:1] in ("+", "-") else ""
+    bare = text.removeprefix(sign).strip()
+    bare = bare.removeprefix(unit) if bare.startswith(unit) else bare.removesuffix(unit)
+    return sign + bare.strip()
+
+
 def is_number(text: str, decimal: str = ".", thousands: str = "") -> bool:
     """Whether a text reads as a finite number.
 

@@ -63,7 +63,7 @@ class PackedColumns(Mapping[str, Sequence[str]]):
         import pyarrow.compute as compute
 
         column = self._table.column(name)
-        if name in dict(rules.times):
+        if name in dict(rules.times) or rules.unit(name):
             return None
         if arrow.types.is_string(column.type) or arrow.types.is_large_string(column.type):
             column = _number_texts(column, rules, *rules.marks_of(name))

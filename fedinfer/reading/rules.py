@@ -36,6 +36,7 @@ class ReadingRules:
         decimal: decimal mark of numbers in texts, one character.
         thousands: mark between groups of digits; empty: none. A blank stands for every kind of blank, ' for ’ too.
         marks: (column, its decimal mark and, behind it, its thousands mark if any), where they differ from the table's.
+        units: (column, text before or behind its numbers, such as % or EUR), which is taken off; cells may lack it.
         encoding: of a CSV; empty: UTF-8, or what its first bytes say, else a guess with a warning.
         quote: character around cells that hold delimiters; empty: quotes are ordinary characters.
         header: whether the first row names the columns; without, they are column_1, column_2 and so on.
@@ -52,6 +53,7 @@ class ReadingRules:
     decimal: str = "."
     thousands: str = ""
     marks: tuple[tuple[str, str], ...] = ()
+    units: tuple[tuple[str, str], ...] = ()
     encoding: str = ""
     quote: str = '"'
     header: bool = True
@@ -66,7 +68,7 @@ class ReadingRules:
         _check_marks(self)
         if self.spellings not in ("same", "exact"):
             raise ConfigError(f"spellings = {self.spellings[:60]!r}: must be 'same' or 'exact'")
-        for name in ("marks", "missing_text", "missing_values", "times", "offsets", "same_text"):
+        for name in ("marks", "units", "missing_text", "missing_values", "times", "offsets", "same_text"):
             if len(getattr(self, name)) > MOST_ENTRIES:
                 raise ConfigError(f"reading rules: {len(getattr(self, name))} {name}, at most {MOST_ENTRIES}")
         if any(len(text) > LONGEST_TEXT for text in self.texts()):
@@ -76,12 +78,14 @@ class ReadingRules:
             raise ConfigError("reading rules: a missing value or an offset is not finite")
         for _, rule in self.times:
             time_reader(rule)
+        if any(not unit or any(mark in "0123456789+-" for mark in unit) for _, unit in self.units):
+            raise ConfigError("units: a unit is empty, or has a digit or a sign in it")
 
     def texts(self) -> Iterable[str]:
         """Every text of the rules, for limits and for a look at control characters."""
         yield from self.missing_text
         yield from (name for name, _ in (*self.missing_values, *self.offsets))
-        yield from (text for pair in (*self.times, *self.marks) for text in pair)
+        yield from (text for pair in (*self.times, *self.marks, *self.units) for text in pair)
         yield from (text for group in self.same_text for text in group)
 
     def sentinels(self, column: str) -> tuple[float, ...]:
@@ -100,6 +104,14 @@ class ReadingRules:
         """
         own = dict(self.marks).get(column)
         return (own[0], own[1:]) if own else (self.decimal, self.thousands)
+
+    def unit(self, column: str) -> str:
+        """What stands beside the numbers of a column, empty for most.
+
+        Args:
+            column: its name.
+        """
+        return dict(self.units).get(column, "")
 
     def offset(self, column: str) -> float:
         """What is taken off the values of a column, 0 for most.
@@ -167,7 +179,7 @@ def _value(name: str, value: Any) -> Any:
             return tuple(map(_text, value))
         case "same_text", list():
             return tuple(tuple(map(_text, _list(group))) for group in value)
-        case "times" | "marks", list():
+        case "times" | "marks" | "units", list():
             return tuple((_text(column), _text(rule)) for column, rule in value)
         case "missing_values", list():
             return tuple((_text(column), tuple(map(float, _list(found)))) for column, found in value)

@@ -146,7 +146,12 @@ def test_replay_finds_no_difference_under_any_rules(
 
     assume(limits[0] < limits[1])
     rules = ReadingRules(
-        delimiter=";", decimal=marks[0], thousands=marks[1], header=header, missing_values=(("x", (-200.0, 0.0)),)
+        delimiter=";",
+        decimal=marks[0],
+        thousands=marks[1],
+        header=header,
+        missing_values=(("x", (-200.0, 0.0)),),
+        units=(("x", "%"),) if header else (),
     )
     columns, rules = numeric_columns({"x": limits}, {"x": True}, rules)
     schema = Schema((columns["x"], Categorical("c", ("1", "yes", "NA", "ä;b"))), "y", ("0", "1"), reading=rules)

@@ -121,7 +121,8 @@ def _numbers(column: Numeric, rule: CellRule) -> Iterator[_Drawn]:
         plain = repr(round(raw)) if step % 3 == 0 and abs(raw) < 1e15 else repr(raw)
         value = math.nan if float(plain) in sentinels else float(plain) - offset
         grouped = f"{float(plain):,.3f}" if thousands and abs(raw) < 1e12 else ""
-        yield plain.replace(".", decimal), _fed(value)
+        unit = rule.rules.unit(rule.name)
+        yield plain.replace(".", decimal) + (f" {unit}" if step % 2 else ""), _fed(value)
         if grouped:
             number = float(grouped.replace(",", ""))
             marked = grouped.replace(",", "\0").replace(".", decimal).replace("\0", thousands)

@@ -54,6 +54,30 @@ def test_a_column_of_its_own_marks_says_so(tmp_path: Path) -> None:
     assert plain_numbers(raw, "price (EUR)", rules).tolist() == [5.5, 6.5]
 
 
+@pytest.mark.parametrize(
+    ("cells", "unit", "value"),
+    [
+        (("45.5%", "7%"), "%", 45.5),
+        (("$ 1,200.50", "$12"), "$", 1200.5),
+        (("-\u20ac5", "\u20ac12.25"), "\u20ac", -5),
+        (("12 kg", "7.5 kg"), "kg", 12),
+        (("36 months", "60 months"), "months", 36),
+        (("A1", "A2"), "", None),
+        (("1m", "3m"), "", None),
+        (("1m3", "2m3"), "", None),
+        (("3_kg", "4_kg"), "", None),
+    ],
+)
+def test_a_unit_beside_numbers_is_taken_off(tmp_path: Path, cells: tuple[str, str], unit: str, value: float) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["a;b", *(f"{cell};x" for cell in cells)]), encoding="utf-8")
+    rules = guess_reading(path)
+    assert rules.unit("a") == unit
+    if unit:
+        assert plain_numbers(read_file(path, rules), "a", rules)[0] == value
+        assert tomllib.loads("\n".join(reading_lines(rules)))["units"] == {"a": unit}
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16-le"])
 def test_an_encoding_is_proposed_where_it_was_a_guess(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "t.csv"
