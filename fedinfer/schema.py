@@ -199,7 +199,7 @@ class Schema:
             "shape": list(self.shape),
             "pixel_max": self.pixel_max,
             "columns": [_column_to_json(column) for column in self.columns],
-            "reading": self.reading.to_json(),
+            **({"reading": rules} if (rules := self.reading.to_json()) else {}),
         }
 
     @staticmethod

@@ -67,7 +67,7 @@ def read_labels(raw: RawTable, data: DataSection, names: Sequence[str]) -> Label
     if empty and data.unlabelled == "refuse":
         raise DataError(
             f"{raw.name}: label column {data.label!r} empty in {len(empty)} of {len(cells)} rows, first in row "
-            f"{empty[0] + raw.first_row}",
+            f"{raw.number(empty[0])}",
             hint='fill them in, or leave these rows out with [data] unlabelled = "drop"',
         )
     spellings = Spellings(names, data.reading())
@@ -75,7 +75,7 @@ def read_labels(raw: RawTable, data: DataSection, names: Sequence[str]) -> Label
     unknown = next((row for row, cell in enumerate(cells) if cell is not None and index[cell] is None), None)
     if unknown is not None:
         raise DataError(
-            f"{raw.name}: label column {data.label!r}, row {unknown + raw.first_row}: {cells[unknown]!r} is not one of "
+            f"{raw.name}: label column {data.label!r}, row {raw.number(unknown)}: {cells[unknown]!r} is not one of "
             f"[data] labels: {', '.join(names)}"
         )
     numbers = {cell: -1 if place is None else place for cell, place in index.items()}

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedinfer.errors import DataError
 from fedinfer.reading.rules import BLANKS, ReadingRules
@@ -19,7 +19,21 @@ _LOOKED_AT = 100
 """Lines from which a delimiter is guessed."""
 
 
-def parsed(name: str, text: str, rules: ReadingRules, wanted: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+class Parsed(NamedTuple):
+    """A CSV text, cut into cells.
+
+    Args:
+        header: names of the columns.
+        rows: as many cells each.
+        numbers: of the rows in the file; blank lines count.
+    """
+
+    header: list[str]
+    rows: list[list[str]]
+    numbers: list[int]
+
+
+def parsed(name: str, text: str, rules: ReadingRules, wanted: Sequence[str] = ()) -> Parsed:
     """Header and rows of a CSV text; blank lines are skipped.
 
     Args:
@@ -30,7 +44,7 @@ def parsed(name: str, text: str, rules: ReadingRules, wanted: Sequence[str] = ()
             the file is of another dialect and that one is taken.
 
     Returns:
-        (names of the columns, rows of as many cells).
+        Names of the columns, rows of as many cells, and the number of each row in the file.
 
     Raises:
         DataError: no row, a ragged one, a duplicate name, or quotes that do not fit; names the row.
@@ -38,23 +52,24 @@ def parsed(name: str, text: str, rules: ReadingRules, wanted: Sequence[str] = ()
     declared, text = declared_delimiter(text)
     delimiter = declared or _delimiter(text, rules, wanted)
     lines = _numbered(name, records(text, delimiter, rules.quote), 1 + bool(declared))
-    first = next((row for _, row in lines if not _is_blank(row)), [])
+    start, first = next(((number, row) for number, row in lines if not _is_blank(row)), (0, []))
     if rules.header:
         header = [cell.strip(BLANKS) or f"column_{place}" for place, cell in enumerate(first, start=1)]
     else:
         header = [f"column_{place}" for place in range(1, len(first) + 1)]
     check_header(name, header)
-    rows = [] if rules.header else [first]
+    rows, numbers = ([], []) if rules.header else ([first], [start])
     for number, row in lines:
         if len(row) == len(header):
             rows.append(row)
+            numbers.append(number)
         elif not _is_blank(row):
             what = "the header has" if rules.header else "row 1 has"
             raise DataError(
                 f"{name}: row {number} has {len(row)} cells, {what} {len(header)}",
                 hint=_ragged_hint(row, delimiter, rules),
             )
-    return header, rows
+    return Parsed(header, rows, numbers)
 
 
 def declared_delimiter(text: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from os import SEEK_END
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +135,13 @@ def read_text(
         packed = _packed(name, text.encode("utf-8", "surrogatepass"), text[: 1 << 16], rules, verbatim, wanted)
         if packed is not None:
             return replace(packed, notes=(*notes, *packed.notes))
-    header, rows = parsed(name, text, rules, wanted)
+    header, rows, numbers = parsed(name, text, rules, wanted)
     columns = zip(*rows, strict=True) if rows else (() for _ in header)
     named = {column: list(cells) for column, cells in zip(header, columns, strict=True)}
     notes = (*notes, *_header_notes(name, header, rules))
-    first_row = (FIRST_ROW if rules.header else 1) + bool(declared_delimiter(text)[0])
-    return RawTable(name, stripped(named, verbatim), first_row, notes)
+    first_row = numbers[0] if numbers else FIRST_ROW
+    gaps = bool(numbers) and numbers[-1] - first_row >= len(numbers)
+    return RawTable(name, stripped(named, verbatim), first_row, notes, tuple(numbers) if gaps else ())
 
 
 def stripped(columns: Mapping[str, Sequence[str]], verbatim: str = "") -> dict[str, Sequence[str]]:
@@ -157,10 +159,12 @@ def stripped(columns: Mapping[str, Sequence[str]], verbatim: str = "") -> dict[s
 def _large(path: Path, head: bytes, rules: ReadingRules, verbatim: str, wanted: Sequence[str]) -> RawTable | None:
     """A large CSV by pyarrow; None: small, compressed, or of a dialect that is left to the slow way."""
     plain = not head.startswith(GZIP) and path.suffix.lower() != ".arff" and rules.encoding in ("", "utf-8", "utf8")
-    if not plain or path.stat().st_size < LARGE_BYTES:
+    if not plain:
         return None
     with path.open("rb") as file:
-        sample = file.read(1 << 16).decode("utf-8-sig", errors="replace")
+        sample, size = file.read(1 << 16).decode("utf-8-sig", errors="replace"), file.seek(0, SEEK_END)
+    if size < LARGE_BYTES:
+        return None
     return _packed(str(path), path, sample, rules, verbatim, wanted)
 
 

@@ -27,12 +27,14 @@ class RawTable:
         columns: cells by column name, all of the same length.
         first_row: number of the first row of cells in the file.
         notes: what a reader must know, for instance a guessed encoding.
+        numbers: of the rows in the file, where blank lines lie between them; empty: they follow on the first.
     """
 
     name: str
     columns: Mapping[str, Sequence[str]]
     first_row: int = FIRST_ROW
     notes: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -76,7 +78,15 @@ class RawTable:
             name: of the column.
             row: counted from 0.
         """
-        return f"{self.name}: column {name!r}, row {row + self.first_row}"
+        return f"{self.name}: column {name!r}, row {self.number(row)}"
+
+    def number(self, row: int) -> int:
+        """The number of a row in the file.
+
+        Args:
+            row: counted from 0.
+        """
+        return self.numbers[row] if self.numbers else row + self.first_row
 
 
 def plain_numbers(raw: RawTable, name: str, rules: ReadingRules, hint: str = "") -> npt.NDArray[np.float64]:

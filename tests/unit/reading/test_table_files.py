@@ -12,7 +12,7 @@ import pytest
 from pyarrow import feather, ipc
 
 from fedinfer.errors import DataError
-from fedinfer.reading import RawTable, ReadingRules, number_hint, read_bytes, read_file
+from fedinfer.reading import RawTable, ReadingRules, number_hint, plain_numbers, read_bytes, read_file
 from fedinfer.reading.packed import PackedColumns
 
 CELLS = {"größe": ["1.5", "2", ""], "ort": ["Zürich", "Bern", "x;y"]}
@@ -194,3 +194,12 @@ def test_a_large_file_is_packed_whatever_it_is_wrapped_in(
     assert isinstance(table.columns, PackedColumns)
     assert cells(table) == plain
     assert len(table.notes) == (name == "latin.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "row"), [("a\n1\nx\n", 3), ("\n\na\n1\n\nx\n", 6), ("sep=;\na;b\n1;2\n\nx;2\n", 5), ("a\n\nx\n", 3)]
+)
+def test_a_row_has_the_number_that_a_spreadsheet_shows(text: str, row: int) -> None:
+    rules = ReadingRules()
+    with pytest.raises(DataError, match=f"t.csv: column 'a', row {row}: 'x' is not a number"):
+        plain_numbers(read_bytes(Path("t.csv"), text.encode(), rules), "a", rules)
