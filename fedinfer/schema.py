@@ -1,9 +1,9 @@
 """What a row looks like, in public facts only: the same description trains, exports, validates and monitors.
 
-A row is one float32 vector with a place per column. A numeric column holds its raw value, a categorical one the index
-of its category; missing and unseen values are NaN. Scaling, missing-value indicators and one-hot coding happen inside
-the model graph, so a device feeds raw values. A text column has a place per word when a model is trained; a published
-graph takes the text itself (see `fedinfer.text`).
+A row is one float32 vector with a place per column. A numeric column holds its value less its offset (see
+`fedinfer.reading`; 0 for most), a categorical one the index of its category; missing and unseen values are NaN.
+Scaling, missing-value indicators and one-hot coding happen inside the model graph. A text column has a place per word
+when a model is trained; a published graph takes the text itself (see `fedinfer.text`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 from fedinfer.errors import ConfigError
+from fedinfer.reading import DEFAULT_RULES, CellRule, ReadingRules, told_apart
 from fedinfer.types import Json
 
 STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -29,7 +30,8 @@ class Numeric:
 
     Args:
         name: column name.
-        low, high: public range in the column's own unit; values outside are clamped in the graph.
+        low, high: public range of a row's value: the column's own unit, less the offset of the reading rules; values
+            outside are clamped in the graph.
         confirmed: False when the range was proposed by a program and nobody has said that it is public.
     """
 
@@ -41,6 +43,8 @@ class Numeric:
     def __post_init__(self) -> None:
         if not -math.inf < self.low < self.high < math.inf:
             raise ConfigError(f"column {self.name}: range [{self.low}, {self.high}] is empty or not finite")
+        if not told_apart(self.low, self.high):
+            raise ConfigError(f"column {self.name}: float32 cannot tell the ends of [{self.low}, {self.high}] apart")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,7 @@ class Schema:
             is a number.
         shape: () for tables; (channels, height, width) for images, pixels in [0, pixel_max].
         pixel_max: largest pixel value of an image.
+        reading: how cells of a table become rows.
         label_range: public range of a numeric label, in its own unit; values outside count as the nearest end. None
             when the label is a class.
         label_unit: what a numeric label is measured in, for people; may be empty.
@@ -142,6 +147,7 @@ class Schema:
     labels: tuple[str, ...]
     shape: tuple[int, ...] = ()
     pixel_max: float = 1.0
+    reading: ReadingRules = DEFAULT_RULES
     label_range: tuple[float, float] | None = None
     label_unit: str = ""
 
@@ -159,6 +165,7 @@ class Schema:
 
     def _names(self) -> Iterator[str]:
         yield from (self.label, self.label_unit, *self.labels)
+        yield from self.reading.texts()
         for column in self.columns:
             yield column.name
             yield from getattr(column, "categories", getattr(column, "vocabulary", ()))
@@ -168,6 +175,12 @@ class Schema:
         """The text column, when rows are texts."""
         column = self.columns[0] if len(self.columns) == 1 else None
         return column if isinstance(column, Text) else None
+
+    def cells(self) -> tuple[CellRule, ...]:
+        """How each column of a table is read, in the order of a row's places; empty for images and texts."""
+        if self.text is not None:
+            return ()
+        return tuple(CellRule(c.name, self.reading, getattr(c, "categories", None)) for c in self.columns)
 
     @property
     def width(self) -> int:
@@ -203,6 +216,7 @@ class Schema:
             "shape": list(self.shape),
             "pixel_max": self.pixel_max,
             "columns": [_column_to_json(column) for column in self.columns],
+            **({"reading": rules} if (rules := self.reading.to_json()) else {}),
         }
 
     @staticmethod
@@ -223,6 +237,7 @@ class Schema:
                 labels=tuple(str(name) for name in data["labels"]),
                 shape=tuple(int(size) for size in data["shape"]),
                 pixel_max=float(data["pixel_max"]),
+                reading=ReadingRules.from_json(data["reading"] if "reading" in data else {}),
                 label_range=_range_from_json(data.get("label_range")),
                 label_unit=str(data.get("label_unit", "")),
             )

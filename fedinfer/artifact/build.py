@@ -6,7 +6,8 @@ Rules:
 * the quantization schemes are tried in the order of `schemes.INT8_RECIPES`; the first that keeps all limits is chosen.
   When none does, the 16-bit and then the float file is chosen, and the figures say why;
 * each variant gets its own temperature, fitted after quantization; its calibration error is measured on other rows;
-* what is judged is what is published: the finished file is measured, byte for byte.
+* what is judged is what is published: the finished file is measured, byte for byte;
+* raw cells are read as in training by whoever reads the schema out of the finished file (`evaluate.replay`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fedinfer.artifact.evaluate.gates import Figures, limits_of
 from fedinfer.artifact.evaluate.measure import Baseline, Candidate, EvaluationContext, Evidence, search
 from fedinfer.artifact.evaluate.metrics import instruction_set, softmax
 from fedinfer.artifact.evaluate.numbers import interval_of, spread_rows, value_reference
+from fedinfer.artifact.evaluate.replay import replay
 from fedinfer.artifact.evaluate.self_check_rows import (
     CheckRows,
     check_finished,
@@ -31,7 +33,7 @@ from fedinfer.artifact.evaluate.self_check_rows import (
     reference_of,
     tolerance_of,
 )
-from fedinfer.artifact.export.graph import LOGITS, OnnxModel, OutputHead, run
+from fedinfer.artifact.export.graph import LOGITS, OnnxModel, OutputHead, head_of, load, run
 from fedinfer.artifact.export.torch import Module, Templates, export_core
 from fedinfer.artifact.quantize.compression import Compression
 from fedinfer.artifact.quantize.quantize import prepare
@@ -230,6 +232,8 @@ def build_from_core(
         head.schema, _check_rows(_logits(prepared, evidence.calibration_x), tried[0], evidence, head.schema)
     )
     variants = tuple(_variant(candidate, head, check, place) for place, candidate in enumerate(kept))
+    for candidate in kept:
+        replay(head.schema, head_of(load(candidate.file)).schema)
     return Built(
         head=head,
         files={candidate.recipe.variant: candidate.file for candidate in kept},

@@ -16,7 +16,7 @@ from fedinfer.cli import keys as signing_keys
 from fedinfer.cli.answers import answer_fields, answer_lines
 from fedinfer.cli.files import read_bytes, write_bytes
 from fedinfer.cli.keys import KeysFolder, RepositoryFolder, open_repository
-from fedinfer.cli.labelled import read_labelled, read_rows, read_text
+from fedinfer.cli.labelled import read_labelled, read_rows, read_rows_file
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, printable, stdout
 from fedinfer.cli.secrets import PassphraseFile, secrets
 from fedinfer.config import ArtifactSection, Scenario, load_scenario
@@ -105,14 +105,15 @@ def verify(
 @app.command()
 def predict(
     model: ModelFile,
-    rows: Annotated[Path, typer.Argument(help="CSV with a header; - for standard input")],
+    rows: Annotated[Path, typer.Argument(help="CSV, .gz, Parquet, Arrow, .xlsx or ARFF; - for standard input")],
     as_json: JsonOption = False,
 ) -> None:
-    """Predict the rows of a CSV file with a model file, as a device would."""
+    """Predict the rows of a table file with a model file, as a device would."""
     with errors_to_exit():
         from fedinfer.inference import Predictor
 
-        answers = Predictor.open(read_bytes(model)).predict(read_text(rows))
+        predictor = Predictor.open(read_bytes(model))
+        answers = predictor.predict(read_rows_file(rows, predictor.schema))
         lines = list(answer_lines(answers))
     if as_json:
         print_json({"predictions": lines})
@@ -230,7 +231,7 @@ def _evidence(schema: Schema, rows: Path | None, calibration: Path | None) -> Ev
 
     nothing = np.empty((0, schema.width), np.float32)
     held_x, held_y = read_labelled(rows, schema) if rows else (nothing, np.empty(0, np.int64))
-    public = read_rows(read_text(calibration), schema) if calibration else nothing
+    public = read_rows(calibration, schema) if calibration else nothing
     return Evidence(held_x, held_y, public if len(public) else _synthetic(schema), public)
 
 

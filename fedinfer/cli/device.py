@@ -16,7 +16,7 @@ import typer
 
 from fedinfer.cli import enrolment
 from fedinfer.cli.answers import answer_fields, answer_lines
-from fedinfer.cli.labelled import read_text
+from fedinfer.cli.labelled import read_rows_file
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
 from fedinfer.cli.serving import Endpoint, ModelSource, serve_model, tls_of
 from fedinfer.cli.spreadsheet import csv_text
@@ -28,12 +28,12 @@ from fedinfer.inference import (
     Explanations,
     Installed,
     Predictions,
+    Predictor,
     RowReader,
     Rows,
     ServiceLimits,
     SessionCache,
     Slots,
-    TextReader,
     Updater,
     UpdateSettings,
     access_of,
@@ -172,15 +172,15 @@ def policy(
 @app.command()
 def predict(
     store: Store,
-    rows: Annotated[Path, typer.Argument(help="CSV with a header; - for standard input")],
+    rows: Annotated[Path, typer.Argument(help="CSV, .gz, Parquet, Arrow, .xlsx or ARFF; - for standard input")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="write the CSV here")] = None,
     with_reasons: Annotated[bool, typer.Option("--explain", help="name the columns that carried each answer")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict the rows of a CSV file: label and confidence for each, or a number with its interval."""
+    """Predict the rows of a table file, read as in training: label and confidence, or a number with its interval."""
     with errors_to_exit():
         installed = _open(store)
-        matrix = _matrix(installed.predictor.reader, read_text(rows))
+        matrix = _matrix(installed.predictor, rows)
         answers = installed.predictor.predict_matrix(matrix)
         reasons = explain(installed.predictor, matrix, reference_row(installed.manifest)) if with_reasons else None
         if as_json:
@@ -311,10 +311,13 @@ def _measured(installed: Installed, watts: float | None, clock: SystemClock) -> 
     }
 
 
-def _matrix(reader: RowReader | TextReader, text: str) -> Rows:
-    """The rows of a CSV file; what counts as missing without looking so is said on standard error."""
-    matrix = reader.matrix(text)
-    unknown = reader.unknown_categories(text) if isinstance(reader, RowReader) else {}
+def _matrix(predictor: Predictor, path: Path) -> Rows:
+    """The rows of a file; what counts as missing without looking so is said on standard error."""
+    reader, table = predictor.reader, read_rows_file(path, predictor.schema)
+    for note in table.notes:
+        stderr.print(f"warning: {note}", markup=False, soft_wrap=True)
+    matrix = reader.matrix(table)
+    unknown = reader.unknown_categories(table) if isinstance(reader, RowReader) else {}
     for column, (cell, count) in unknown.items():
         stderr.print(
             f"warning: column {column}: {cell[:60]!r} is no category and counts as missing ({count} rows)",

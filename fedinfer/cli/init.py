@@ -16,18 +16,21 @@ from fedinfer.data import ColumnRole, Guess, Proposal, check_against_data, load,
 
 def init(
     folder: Annotated[Path, typer.Argument(help="folder for the scenario; made when absent")],
-    csv: Annotated[Path, typer.Option("--csv", help="your table: CSV in UTF-8 with a header, or Parquet")],
+    csv: Annotated[Path, typer.Option("--csv", help="your table: CSV, .gz, Parquet, Arrow, .xlsx or ARFF")],
     label: Annotated[str, typer.Option("--label", help="column to predict")],
     device: Annotated[str, typer.Option("--device", help="column that names who holds a row")] = "",
     label_above: Annotated[
         float | None,
         typer.Option("--label-above", help="make two classes of a numeric label at this number; else it is predicted"),
     ] = None,
+    no_header: Annotated[
+        bool, typer.Option("--no-header", help="the first row is data: columns are column_1, column_2, ...")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Write a commented, working scenario for your own table."""
     with errors_to_exit():
-        proposal = propose(csv, folder, label, device, label_above)
+        proposal = propose(csv, folder, label, device, header=not no_header, label_above=label_above)
         scenario = parse_scenario(proposal.text, folder.resolve(), str(folder / "scenario.toml"))
         check_against_data(scenario, load(scenario))
         path = write_scenario(proposal.text, folder)
@@ -53,6 +56,8 @@ def _report(proposal: Proposal, path: Path) -> None:
     for guess in proposal.columns:
         table.add_row(escape(guess.name), guess.role.value, escape(_because(guess)), str(guess.missing or ""))
     stdout.print(table)
+    for note in proposal.notes:
+        stdout.print(f"warning: {note}", highlight=False, markup=False, soft_wrap=True)
     stdout.print(
         f"\n{proposal.rows} rows, {proposal.devices} devices. Wrote {path}",
         highlight=False,

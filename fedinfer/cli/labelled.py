@@ -1,10 +1,7 @@
-"""CSV files with a label column, as held-out rows."""
+"""Table files as rows of a model, with or without a label column."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,47 +9,49 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.errors import ConfigError, DataError
+from fedinfer.errors import DataError
 from fedinfer.inference import reader_of
+from fedinfer.reading import RawTable, Spellings, plain_numbers, read_bytes, read_file
 from fedinfer.schema import Schema
 from fedinfer.text import tokens
 
 
-def read_text(path: Path) -> str:
-    """The text of a CSV file; "-" is standard input.
+def read_rows_file(path: Path, schema: Schema) -> RawTable:
+    """A table file as columns of text, cut into cells by the reading rules of a model.
+
+    Args:
+        path: of the file; "-" is standard input, CSV or its gzip.
+        schema: of the task.
+
+    Raises:
+        DataError: when it cannot be read; names the row.
+        MissingExtra: when a package that reads this kind of file is not installed.
+    """
+    verbatim = schema.text.name if schema.text is not None else ""
+    wanted = [column.name for column in schema.columns]
+    if str(path) == "-":
+        return read_bytes(Path("standard input"), sys.stdin.buffer.read(), schema.reading, verbatim, wanted)
+    return read_file(path, schema.reading, verbatim, wanted)
+
+
+def read_rows(path: Path, schema: Schema) -> npt.NDArray[np.float32]:
+    """Rows of a table file as a model is trained on them, float32 (n, width); texts become token numbers.
 
     Args:
         path: of the file, or "-".
-
-    Raises:
-        ConfigError: when it cannot be read or is not UTF-8.
-    """
-    try:
-        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}", hint="a CSV file in UTF-8 is expected") from error
-
-
-def read_rows(text: str, schema: Schema) -> npt.NDArray[np.float32]:
-    """Rows of CSV text as a model is trained on them, float32 (n, width); texts become token numbers.
-
-    Args:
-        text: CSV with a header line.
         schema: of the task; other columns are not read.
 
     Raises:
         DataError: names row, column, value and rule.
     """
-    matrix = reader_of(schema).matrix(text)
-    return matrix if schema.text is None else tokens(list(matrix[:, 0]), schema.text)
+    return _rows(read_rows_file(path, schema), schema)
 
 
 def read_labelled(path: Path, schema: Schema) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
-    """Rows and labels of a CSV file.
+    """Rows and labels of a table file.
 
     Args:
-        path: of the file, or "-" for standard input; UTF-8 with a header line.
+        path: of the file, or "-" for standard input.
         schema: of the task: input columns, label column and class names.
 
     Returns:
@@ -61,24 +60,32 @@ def read_labelled(path: Path, schema: Schema) -> tuple[npt.NDArray[np.float32], 
     Raises:
         DataError: no label column, or a label that the schema does not list or that is no number, with its row.
     """
-    text = read_text(path)
-    labels = [row.get(schema.label) for row in csv.DictReader(io.StringIO(text))]
+    table, spellings = read_rows_file(path, schema), Spellings(schema.labels, schema.reading)
+    if schema.label not in table.columns:
+        raise DataError(
+            f"{path}: label column {schema.label} is absent", hint=f"the file has {', '.join(table.columns)}"
+        )
     if schema.label_range is not None:
-        return read_rows(text, schema), np.array([_value(path, schema, *each) for each in enumerate(labels)])
-    for number, label in enumerate(labels):
-        if label not in schema.labels:
+        return _rows(table, schema), _values(table, schema)
+    labels = table.columns[schema.label]
+    places = {label: spellings.place(label) for label in set(labels)}
+    for row, label in enumerate(labels):
+        if places[label] is None:
             raise DataError(
-                f"{path}: row {number}, column {schema.label}: {label!r} is no label",
+                f"{table.place(schema.label, row)}: {label[:60]!r} is no label",
                 hint=f"labels are {', '.join(schema.labels[:20])}",
             )
-    return read_rows(text, schema), np.array([schema.labels.index(str(label)) for label in labels], np.int64)
+    return _rows(table, schema), np.array([places[label] for label in labels], np.int64)
 
 
-def _value(path: Path, schema: Schema, row: int, cell: str | None) -> float:
-    try:
-        value = float(cell or "")
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{path}: row {row}, column {schema.label}: {cell!r} is no number")
-    return value
+def _rows(table: RawTable, schema: Schema) -> npt.NDArray[np.float32]:
+    matrix = reader_of(schema).matrix(table)
+    return matrix if schema.text is None else tokens(list(matrix[:, 0]), schema.text)
+
+
+def _values(table: RawTable, schema: Schema) -> npt.NDArray[np.float64]:
+    values: npt.NDArray[np.float64] = plain_numbers(table, schema.label, schema.reading, "the label is a number")
+    missing = np.flatnonzero(np.isnan(values))
+    if missing.size:
+        raise DataError(f"{table.place(schema.label, int(missing[0]))}: the label is missing")
+    return values

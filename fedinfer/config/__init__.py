@@ -8,7 +8,7 @@ from fedinfer.config.fields import Section
 from fedinfer.config.flat import from_flat, to_flat
 from fedinfer.config.load import FILE_IN_FOLDER, load_scenario, override, parse_scenario, scenario_names
 from fedinfer.config.operating import ArtifactSection, DriftSection, FleetSection, InjectSection, RolloutSection
-from fedinfer.config.rows import MISSING_TEXT, DataSection, PartitionSection
+from fedinfer.config.rows import DataSection, PartitionSection
 from fedinfer.config.sections import (
     Correlation,
     ModelKind,
@@ -26,7 +26,6 @@ from fedinfer.config.sections import (
 
 __all__ = [
     "FILE_IN_FOLDER",
-    "MISSING_TEXT",
     "ArtifactSection",
     "Correlation",
     "DataSection",

@@ -14,9 +14,9 @@ from fedinfer.config.fields import (
     Probability,
     Section,
 )
+from fedinfer.errors import ConfigError
+from fedinfer.reading import MISSING_TEXT, SAME_TEXT, ReadingRules
 from fedinfer.schema import MAX_WORDS
-
-MISSING_TEXT = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None", "?")
 
 
 class PartitionSection(Section):
@@ -38,7 +38,8 @@ class DataSection(Section):
 
     source: Literal["csv", "builtin"] = Field(
         default="builtin",
-        description="`csv`: the file `path` (CSV, or Parquet with pyarrow). `builtin`: the table `name`.",
+        description="`csv`: the file `path` (CSV, .gz, ARFF; Parquet and Arrow with pyarrow; .xlsx with pandas and "
+        "openpyxl). `builtin`: the table `name`.",
     )
     name: str = Field(
         default="",
@@ -47,7 +48,34 @@ class DataSection(Section):
     )
     path: str = Field(default="", description="Table file, relative to the TOML that names it. Only with `csv`.")
     delimiter: str = Field(
-        default="", max_length=1, description="Character between cells; empty: guessed from two lines."
+        default="", max_length=1, description="Character between cells; empty: guessed from the first lines."
+    )
+    decimal: str = Field(
+        default=".", min_length=1, max_length=1, description='Decimal mark of numbers: `"."` or `","`.'
+    )
+    thousands: str = Field(
+        default="",
+        max_length=1,
+        description="Mark between groups of digits; empty: none. A blank stands for every kind of blank.",
+    )
+    marks: dict[str, str] = Field(
+        default={},
+        description='`marks.COL = ","`: decimal mark of that column, with its thousands mark behind it (`",."`), where '
+        "they differ from `decimal` and `thousands`.",
+    )
+    units: dict[str, str] = Field(
+        default={}, description='`units.COL = "%"`: text before or behind the numbers of that column; it is taken off.'
+    )
+    quote: str = Field(
+        default='"', max_length=1, description="Character around cells that hold delimiters; empty: quotes are letters."
+    )
+    encoding: str = Field(
+        default="",
+        max_length=40,
+        description="Encoding of a CSV; empty: UTF-8, or what its first bytes say, else a guess with a warning.",
+    )
+    header: bool = Field(
+        default=True, description="False: the first row is data; the columns are `column_1`, `column_2`, ..."
     )
     label: str = Field(default="", description="Column to predict.")
     label_above: Finite | None = Field(
@@ -99,6 +127,19 @@ class DataSection(Section):
     missing_values: dict[str, tuple[Finite, ...]] = Field(
         default={}, description="`missing_values.COL = [..]`: numbers that mean `missing` in that column."
     )
+    times: dict[str, str] = Field(
+        default={},
+        description='`times.COL = "days since 2024-01-01"`: dates become numbers, their range in the same unit; '
+        "seconds, minutes, hours or days; ` as %d.%m.%Y` behind it for dates that are not ISO 8601.",
+    )
+    spellings: Literal["same", "exact"] = Field(
+        default="same",
+        description="`same`: `1` and `1.0` are one category or label, and so are the texts of `same_text` in any case; "
+        "`exact`: only what is listed.",
+    )
+    same_text: tuple[tuple[str, ...], ...] = Field(
+        default=SAME_TEXT, description='Texts that are the same category or label: `[["yes", "y"], ["no", "n"]]`.'
+    )
     test_fraction: OpenFraction = Field(
         default=0.3, description="Part of each device's rows that is held out, for the metric and for its stream."
     )
@@ -147,6 +188,7 @@ class DataSection(Section):
             raise ValueError(f"column {min(both)!r} has a range and categories: a number or a category, not both")
         if self.label_above is not None and len(self.labels) not in (0, 2):
             raise ValueError(f"label_above makes two classes: labels must name both or none, has {len(self.labels)}")
+        self._check_reading()
         if self.label and self.label in (self.device, *self.drop):
             raise ValueError(f"label {self.label!r} cannot be the device column or a dropped column")
         self._check_number()
@@ -160,6 +202,37 @@ class DataSection(Section):
             other = "labels" if self.labels else "label_above"
             raise ValueError(f"label_range predicts a number, {other} makes classes of it: leave one of them out")
 
+    def reading(self) -> ReadingRules:
+        """The reading rules that the keys say; offsets follow from the ranges and are not in them.
+
+        Raises:
+            ConfigError: keys that contradict each other.
+        """
+        return ReadingRules(
+            delimiter=self.delimiter,
+            decimal=self.decimal,
+            thousands=self.thousands,
+            marks=tuple(self.marks.items()),
+            units=tuple(self.units.items()),
+            encoding=self.encoding,
+            quote=self.quote,
+            header=self.header,
+            missing_text=self.missing_text,
+            missing_values=tuple(self.missing_values.items()),
+            times=tuple(self.times.items()),
+            same_text=self.same_text,
+            spellings=self.spellings,
+        )
+
+    def _check_reading(self) -> None:
+        try:
+            self.reading()
+        except ConfigError as error:
+            raise ValueError(f"{error}{f' ({error.hint})' if error.hint else ''}") from error
+        both = set(self.times) & {*self.categories, *self.categorical}
+        if both:
+            raise ValueError(f"column {min(both)!r} has a time rule and categories: a number or a category, not both")
+
     def _check_text(self) -> None:
         if not self.text:
             if self.vocabulary:
@@ -167,7 +240,7 @@ class DataSection(Section):
             return
         if self.source != "csv":
             raise ValueError(f"text = {self.text!r} needs source = 'csv': built-in data brings its own columns")
-        others = {*self.ranges, *self.categories, *self.categorical, *self.missing_values} - {*self.drop}
+        others = {*self.ranges, *self.categories, *self.categorical, *self.missing_values, *self.times} - {*self.drop}
         if others:
             raise ValueError(
                 f"text = {self.text!r} and column {min(others)!r}: a text is the only input of its model; put other "

@@ -4,6 +4,7 @@ from fedinfer.data.checks import check_against_data, check_qat_rows
 from fedinfer.data.drifted import drifting_devices, inject
 from fedinfer.data.federation import load
 from fedinfer.data.guess import ColumnRole, Guess
+from fedinfer.data.guess_reading import guess_reading, plain_cells, reading_lines
 from fedinfer.data.own import load_own, public_schema, training_slots
 from fedinfer.data.proposal import Proposal, propose, write_scenario
 from fedinfer.data.stream import stream_window
@@ -20,11 +21,14 @@ __all__ = [
     "check_against_data",
     "check_qat_rows",
     "drifting_devices",
+    "guess_reading",
     "inject",
     "load",
     "load_own",
+    "plain_cells",
     "propose",
     "public_schema",
+    "reading_lines",
     "stream_window",
     "summarize",
     "training_slots",

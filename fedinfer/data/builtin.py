@@ -12,9 +12,10 @@ from fedinfer.config import DataSection, load_scenario
 from fedinfer.data import reviews, watch
 from fedinfer.data.frames import r_table
 from fedinfer.data.ratings import ratings_table
-from fedinfer.data.read import RawTable, as_text, read_table, stripped
+from fedinfer.data.read import read_table
 from fedinfer.data.table import Table
 from fedinfer.errors import ConfigError, MissingExtra
+from fedinfer.reading import RawTable, as_text, stripped
 from fedinfer.schema import Schema
 
 DIGITS = Schema((), "digit", tuple("0123456789"), shape=(1, 8, 8), pixel_max=16.0)

@@ -6,14 +6,23 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from fedinfer.config import DataSection
-from fedinfer.data.read import FIRST_ROW, RawTable
 from fedinfer.errors import DataError
+from fedinfer.reading import (
+    RawTable,
+    ReadingRules,
+    offset_for,
+    one_spelling,
+    plain_numbers,
+    read_column,
+    told_apart,
+)
 from fedinfer.schema import Categorical, Column, Numeric, Schema
 from fedinfer.text import MOST_CHARACTERS, tokens
 from fedinfer.types import DeviceId
@@ -23,131 +32,106 @@ MOST_CATEGORIES = 50
 LONGEST_ID = 64
 
 
-def numbers(
-    table: str, name: str, cells: Sequence[str], missing: Collection[str], hint: str
-) -> npt.NDArray[np.float64]:
-    """Read a numeric column; `missing` texts become NaN.
-
-    Args:
-        table: table name, for messages.
-        name: column name, for messages.
-        cells: n texts.
-        missing: texts that mean missing.
-        hint: what to do about text that is not a number.
-
-    Returns:
-        float64, shape (n,).
-
-    Raises:
-        DataError: text that is not a number, or an infinite one; names the row.
-    """
-    try:
-        values = np.array([math.nan if cell in missing else float(cell) for cell in cells], dtype=np.float64)
-    except ValueError:
-        row = next(row for row, cell in enumerate(cells) if cell not in missing and not is_number(cell))
-        raise DataError(f"{_place(table, name, row)}: {cells[row]!r} is not a number", hint=hint) from None
-    infinite = np.flatnonzero(np.isinf(values))
-    if infinite.size:
-        row = int(infinite[0])
-        raise DataError(f"{_place(table, name, row)}: {cells[row]!r} is not a finite number", hint=hint)
-    return values
-
-
-def _place(table: str, name: str, row: int) -> str:
-    return f"{table}: column {name!r}, row {row + FIRST_ROW}"
-
-
-def is_number(cell: str) -> bool:
-    """Whether a cell reads as a number.
-
-    Args:
-        cell: text as the table has it; `inf` and `nan` are numbers.
-    """
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def describe_column(raw: RawTable, name: str, data: DataSection) -> Column:
-    """The schema of one input column: what the scenario says, else what the data shows (then not confirmed).
+def describe_columns(raw: RawTable, names: Sequence[str], data: DataSection) -> tuple[tuple[Column, ...], ReadingRules]:
+    """The schema of input columns: what the scenario says, else what the data shows (then not confirmed).
 
     Args:
         raw: the table as text.
-        name: an input column of the table.
+        names: input columns of the table.
         data: what the scenario says about columns.
+
+    Returns:
+        (columns, reading rules with the offsets of the columns).
 
     Raises:
         DataError: a numeric column holds text, or no value at all and no range.
     """
-    if name in data.categories:
-        return Categorical(name, data.categories[name], data.ranges_confirmed)
-    if name in data.categorical:
-        return Categorical(name, seen_categories(raw.columns[name], data.missing_text, MOST_CATEGORIES), False)
-    if name in data.ranges:
-        low, high = data.ranges[name]
-        return Numeric(name, low, high, data.ranges_confirmed)
-    low, high = round_outwards(*_seen_range(raw, name, data))
-    return Numeric(name, low, high, False)
+    rules = data.reading()
+    ranges = {
+        name: _range(raw, name, data, rules) for name in names if not {name} & {*data.categories, *data.categorical}
+    }
+    confirmed = {name: name in data.ranges and data.ranges_confirmed for name in ranges}
+    listed = {name: _categories(raw, name, data, rules) for name in names if name not in ranges}
+    numbers, rules = numeric_columns(ranges, confirmed, rules)
+    return tuple(numbers[name] if name in numbers else listed[name] for name in names), rules
 
 
-def read_column(raw: RawTable, column: Column, data: DataSection) -> npt.NDArray[np.float32]:
-    """One column as the model gets it: float32, shape (n,), NaN where missing or not a listed category.
+def numeric_columns(
+    ranges: Mapping[str, tuple[float, float]], confirmed: Mapping[str, bool], rules: ReadingRules
+) -> tuple[dict[str, Numeric], ReadingRules]:
+    """Columns of numbers as rows have them: less an offset where float32 could not tell the values of a range apart.
 
     Args:
-        raw: the table as text, n rows.
-        column: of the schema.
-        data: which cells and numbers mean missing.
+        ranges: (low, high) of each column, in the unit of the table.
+        confirmed: whether somebody has said that the range is public.
+        rules: of the scenario.
+
+    Returns:
+        (columns by name, the rules with the offsets).
+
+    Raises:
+        DataError: float32 holds no such range.
     """
-    cells = raw.columns[column.name]
-    if isinstance(column, Categorical):
-        index = {category: float(number) for number, category in enumerate(column.categories)}
-        return np.array([index.get(cell, math.nan) for cell in cells], dtype=np.float32)
-    return _numeric_cells(raw, column.name, data).astype(np.float32)
+    columns, offsets = {}, []
+    for name, (low, high) in ranges.items():
+        offset = offset_for(low, high)
+        if not told_apart(low - offset, high - offset):
+            raise DataError(
+                f"column {name!r}: float32 cannot tell the ends of its range [{low!r}, {high!r}] apart",
+                hint="change the unit of the column, or drop it",
+            )
+        columns[name] = Numeric(name, low - offset, high - offset, confirmed[name])
+        offsets += [(name, offset)] if offset else []
+    return columns, replace(rules, offsets=tuple(offsets))
 
 
-def read_inputs(raw: RawTable, schema: Schema, data: DataSection) -> npt.NDArray[np.float32]:
+def read_inputs(raw: RawTable, schema: Schema) -> npt.NDArray[np.float32]:
     """All input columns as the model is trained on them: float32, shape (n, width).
 
     Args:
         raw: the table as text, n rows.
-        schema: which columns, in which order.
-        data: which cells and numbers mean missing.
+        schema: which columns, in which order, and how they are read.
 
     Raises:
         DataError: text that is not a number, or a text that is too long; names the row.
     """
     if schema.text is not None:
         return tokens(_texts(raw, schema.text.name), schema.text)
-    return np.stack([read_column(raw, column, data) for column in schema.columns], axis=1)
+    x = np.empty((raw.rows, schema.width), np.float32)
+    for place, rule in enumerate(schema.cells()):
+        x[:, place] = read_column(raw, rule, _hint(rule.name))
+    return x
 
 
-def _texts(raw: RawTable, name: str) -> list[str]:
+def _texts(raw: RawTable, name: str) -> Sequence[str]:
     """Texts as a device takes them. No cell means `missing`: it would be a word there."""
     cells = raw.columns[name]
     row = next((row for row, cell in enumerate(cells) if len(cell) > MOST_CHARACTERS), None)
     if row is not None:
         raise DataError(
-            f"{_place(raw.name, name, row)}: a text of {len(cells[row]):,} characters, at most {MOST_CHARACTERS:,}",
+            f"{raw.place(name, row)}: a text of {len(cells[row]):,} characters, at most {MOST_CHARACTERS:,}",
             hint="cut it: a model reads the first words only, see [data] text_length",
         )
     return cells
 
 
-def seen_categories(cells: Sequence[str], missing: Collection[str], most: int) -> tuple[str, ...]:
+def seen_categories(cells: Sequence[str], rules: ReadingRules, most: int) -> tuple[str, ...]:
     """The `most` most frequent categories of a column, sorted by name; rarer ones will count as missing.
 
     Args:
         cells: of one column.
-        missing: texts that mean missing.
+        rules: which texts mean missing, and which are spellings of one category.
         most: how many to keep, >= 1.
 
     Returns:
         ("(none)",) when every cell is missing.
     """
+    missing = frozenset(rules.missing_text)
     counts = Counter(cell for cell in cells if cell not in missing)
-    frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
+    chosen, merged = one_spelling(counts, rules), Counter[str]()
+    for cell, count in counts.items():
+        merged[chosen[cell]] += count
+    frequent = sorted(merged.items(), key=lambda item: (-item[1], item[0]))[:most]
     return tuple(sorted(category for category, _ in frequent)) or ("(none)",)
 
 
@@ -201,15 +185,20 @@ def _digest(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
-def _numeric_cells(raw: RawTable, name: str, data: DataSection) -> npt.NDArray[np.float64]:
-    hint = f"add {name!r} to [data] categorical or drop, or its text for missing to [data] missing_text"
-    values = numbers(raw.name, name, raw.columns[name], frozenset(data.missing_text), hint)
-    values[np.isin(values, data.missing_values.get(name, ()))] = math.nan
-    return values
+def _hint(name: str) -> str:
+    return f"add {name!r} to [data] categorical or drop, or its text for missing to [data] missing_text"
 
 
-def _seen_range(raw: RawTable, name: str, data: DataSection) -> tuple[float, float]:
-    values = _numeric_cells(raw, name, data)
+def _range(raw: RawTable, name: str, data: DataSection, rules: ReadingRules) -> tuple[float, float]:
+    if name in data.ranges:
+        return data.ranges[name]
+    values = plain_numbers(raw, name, rules, _hint(name))
     if np.isnan(values).all():
         raise DataError(f"{raw.name}: column {name!r} has no value in any row", hint="add it to [data] drop")
-    return float(np.nanmin(values)), float(np.nanmax(values))
+    return round_outwards(float(np.nanmin(values)), float(np.nanmax(values)))
+
+
+def _categories(raw: RawTable, name: str, data: DataSection, rules: ReadingRules) -> Categorical:
+    if name in data.categories:
+        return Categorical(name, data.categories[name], data.ranges_confirmed)
+    return Categorical(name, seen_categories(raw.columns[name], rules, MOST_CATEGORIES), False)

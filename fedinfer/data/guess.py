@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -11,7 +10,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from fedinfer.data.columns import is_number, round_outwards, seen_categories
+from fedinfer.data.columns import round_outwards, seen_categories
+from fedinfer.reading import ReadingRules, is_number
 
 MOST_STRAY_TEXTS = 5
 NUMERIC_PART = 0.8
@@ -96,7 +96,7 @@ def is_finite_number(cell: str) -> bool:
     Args:
         cell: text as the table has it.
     """
-    return is_number(cell) and math.isfinite(float(cell))
+    return is_number(cell)
 
 
 def _guess_number(name: str, counts: Counter[str], absent: int, stray: tuple[str, ...]) -> Guess:
@@ -136,7 +136,7 @@ def _guess_category(
         return Guess(name, ColumnRole.DROP, f"text that hardly repeats: {len(counts)} different values", absent)
     if len(counts) == counts.total():
         return Guess(name, ColumnRole.DROP, "text that is different in every row", absent)
-    categories = seen_categories(cells, missing, MOST_PROPOSED)
+    categories = seen_categories(cells, ReadingRules(missing_text=tuple(missing)), MOST_PROPOSED)
     rare = len(counts) - len(categories)
     reason = f"{len(counts)} categories" + (f", the {rare} rarest count as missing" if rare else "")
     return Guess(name, ColumnRole.CATEGORICAL, reason, absent, categories=categories)

@@ -9,10 +9,16 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from fedinfer.config import DataSection
-from fedinfer.data.columns import is_number, numbers
-from fedinfer.data.read import FIRST_ROW, RawTable
 from fedinfer.data.table import Labels
 from fedinfer.errors import DataError
+from fedinfer.reading import (
+    RawTable,
+    Spellings,
+    is_number,
+    number_reader,
+    one_spelling,
+    plain_numbers,
+)
 
 MOST_CLASSES = 100
 TWO_CLASSES = ("0", "1")
@@ -34,7 +40,9 @@ def class_names(raw: RawTable, data: DataSection) -> tuple[str, ...]:
     if len(counts) < 2:
         only = f"only class {next(iter(counts))!r}" if counts else "no class at all"
         raise DataError(f"{raw.name}: label column {data.label!r} holds {only} in {len(cells)} rows; two are needed")
-    names = data.labels or in_order(counts)
+    names = data.labels or in_order(
+        set(one_spelling(counts, data.reading()).values()), data.reading().marks_of(data.label)
+    )
     if len(names) > MOST_CLASSES:
         raise DataError(
             f"{raw.name}: label column {data.label!r} has {len(names)} values; at most {MOST_CLASSES} classes",
@@ -59,17 +67,19 @@ def read_labels(raw: RawTable, data: DataSection, names: Sequence[str]) -> Label
     if empty and data.unlabelled == "refuse":
         raise DataError(
             f"{raw.name}: label column {data.label!r} empty in {len(empty)} of {len(cells)} rows, first in row "
-            f"{empty[0] + FIRST_ROW}",
+            f"{raw.number(empty[0])}",
             hint='fill them in, or leave these rows out with [data] unlabelled = "drop"',
         )
-    index = {name: number for number, name in enumerate(names)}
-    unknown = next((row for row, cell in enumerate(cells) if cell is not None and cell not in index), None)
+    spellings = Spellings(names, data.reading())
+    index = {cell: spellings.place(cell) for cell in dict.fromkeys(cells) if cell is not None}
+    unknown = next((row for row, cell in enumerate(cells) if cell is not None and index[cell] is None), None)
     if unknown is not None:
         raise DataError(
-            f"{raw.name}: label column {data.label!r}, row {unknown + FIRST_ROW}: {cells[unknown]!r} is not one of "
+            f"{raw.name}: label column {data.label!r}, row {raw.number(unknown)}: {cells[unknown]!r} is not one of "
             f"[data] labels: {', '.join(names)}"
         )
-    return np.array([NO_LABEL if cell is None else index[cell] for cell in cells], dtype=np.int64)
+    numbers = {cell: -1 if place is None else place for cell, place in index.items()}
+    return np.array([NO_LABEL if cell is None else numbers[cell] for cell in cells], dtype=np.int64)
 
 
 def label_cells(raw: RawTable, data: DataSection) -> list[str | None]:
@@ -84,18 +94,27 @@ def label_cells(raw: RawTable, data: DataSection) -> list[str | None]:
     """
     cells, missing = raw.column("label", data.label), frozenset(data.missing_text)
     if data.label_above is None:
-        return [None if cell in missing else cell for cell in cells]
-    values = numbers(raw.name, data.label, cells, missing, "label_above is for numeric labels")
+        unlabelled = {cell for cell in set(cells) if cell in missing or _is_sentinel(cell, data)}
+        return [None if cell in unlabelled else cell for cell in cells]
+    values = plain_numbers(raw, data.label, data.reading(), "label_above is for numeric labels")
     below, above = data.labels or TWO_CLASSES
     return [None if math.isnan(value) else above if value > data.label_above else below for value in values]
 
 
-def in_order(found: Collection[str]) -> tuple[str, ...]:
+def in_order(found: Collection[str], marks: tuple[str, str] = (".", "")) -> tuple[str, ...]:
     """Different labels in order: numbers by value, else by name.
 
     Args:
         found: class names as the table has them.
+        marks: decimal and thousands mark of numbers.
     """
-    if all(is_number(cell) for cell in found):
-        return tuple(sorted(found, key=lambda cell: (float(cell), cell)))
+    if all(is_number(cell, *marks) for cell in found):
+        value = number_reader(*marks)
+        return tuple(sorted(found, key=lambda cell: (value(cell), cell)))
     return tuple(sorted(found))
+
+
+def _is_sentinel(cell: str, data: DataSection) -> bool:
+    """A number that means missing, where the scenario lists some for the label."""
+    sentinels, marks = data.missing_values.get(data.label, ()), data.reading().marks_of(data.label)
+    return bool(sentinels) and is_number(cell, *marks) and number_reader(*marks)(cell) in sentinels

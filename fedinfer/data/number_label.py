@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedinfer.config import MISSING_TEXT
 from fedinfer.data.columns import round_outwards
 from fedinfer.data.guess import is_finite_number
+from fedinfer.reading import MISSING_TEXT
 
 MOST_NUMERIC_CLASSES = 10
 """A label with more different numbers is predicted as a number, one with fewer as classes."""

@@ -8,13 +8,14 @@ import numpy as np
 
 from fedinfer.config import DataSection, Scenario
 from fedinfer.data.builtin import ARRAYS, builtin_schema, complete
-from fedinfer.data.columns import read_inputs
+from fedinfer.data.columns import numeric_columns, read_inputs
 from fedinfer.data.labels import TWO_CLASSES
 from fedinfer.data.read import read_table
 from fedinfer.data.table import DeviceData
 from fedinfer.data.targets import read_target
 from fedinfer.data.vocabulary import text_column, vocabulary_of
 from fedinfer.errors import DataError, Misbehaviour
+from fedinfer.reading import ReadingRules
 from fedinfer.schema import Categorical, Column, Numeric, Schema, Text
 
 _KEYS = {Numeric: "ranges", Categorical: "categories", Text: "text"}
@@ -41,15 +42,17 @@ def _described_schema(scenario: Scenario, words: tuple[str, ...]) -> Schema:
     data = _described(scenario)
     _check_public(data)
     if data.text:
-        return _schema((text_column(data, words),), data)
+        return _schema((text_column(data, words),), data, data.reading())
     unused = {data.label, data.device, *data.drop}
-    numeric = (Numeric(name, low, high) for name, (low, high) in data.ranges.items() if name not in unused)
+    ranges = {name: pair for name, pair in data.ranges.items() if name not in unused}
+    numbers, rules = numeric_columns(ranges, dict.fromkeys(ranges, True), data.reading())
     listed = (Categorical(name, names) for name, names in data.categories.items() if name not in unused)
-    return _schema((*numeric, *listed), data)
+    return _schema((*numbers.values(), *listed), data, rules)
 
 
-def _schema(columns: tuple[Column, ...], data: DataSection) -> Schema:
-    return Schema(columns, data.label, _labels(data), label_range=data.label_range, label_unit=data.label_unit)
+def _schema(columns: tuple[Column, ...], data: DataSection, rules: ReadingRules) -> Schema:
+    bounds, unit = data.label_range, data.label_unit
+    return Schema(columns, data.label, _labels(data), reading=rules, label_range=bounds, label_unit=unit)
 
 
 def load_own(scenario: Scenario, schema: Schema, path: Path, rng: np.random.Generator) -> DeviceData:
@@ -75,14 +78,15 @@ def load_own(scenario: Scenario, schema: Schema, path: Path, rng: np.random.Gene
     text, data = schema.text, _described(scenario)
     if schema != _described_schema(scenario, text.vocabulary if text else ()):
         raise Misbehaviour("the schema of the task is not the one that its scenario describes")
-    raw = read_table(path, data.delimiter, text.name if text else "")
+    wanted = [data.label, *(column.name for column in schema.columns)]
+    raw = read_table(path, data.reading(), text.name if text else "", wanted)
     for column in schema.columns:
-        raw.column(_KEYS[type(column)], column.name)
+        raw.require(_KEYS[type(column)], column.name)
     target = read_target(raw, data, schema.labels)
     y, keep = target.y, target.known
     if not keep.any():
         raise DataError(f"{path}: empty device: none of {len(y)} rows has a label")
-    x, y = read_inputs(raw, schema, data)[keep], y[keep]
+    x, y = read_inputs(raw, schema)[keep], y[keep]
     # Drawn over the slots of the table, whatever is in them: with or without one row, the others stay where they are.
     held_out = _held_out(len(keep), data.test_fraction, rng)[keep]
     return DeviceData(x[~held_out], y[~held_out], x[held_out], y[held_out])
@@ -99,7 +103,7 @@ def training_slots(scenario: Scenario, path: Path) -> int:
         DataError: the table cannot be read.
     """
     data = _described(scenario)
-    count = read_table(path, data.delimiter).rows
+    count = read_table(path, data.reading(), wanted=[data.label] if data.label else ()).rows
     return count - _held_out_count(count, data.test_fraction)
 
 

@@ -7,16 +7,19 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedinfer.config import FILE_IN_FOLDER, MISSING_TEXT
+from fedinfer.config import FILE_IN_FOLDER
 from fedinfer.data.guess import ColumnRole, Guess, guess_column, settled
+from fedinfer.data.guess_reading import guess_reading, plain_cells, reading_lines
 from fedinfer.data.labels import in_order
 from fedinfer.data.number_label import number_lines, number_range
-from fedinfer.data.read import RawTable, read_table
+from fedinfer.data.read import read_table
 from fedinfer.errors import ConfigError, DataError, StoreError
+from fedinfer.reading import MISSING_TEXT, RawTable, ReadingRules, one_spelling
 
 MANY_DEVICES = 100
 FEW_DEVICES = 10
@@ -36,6 +39,7 @@ class Proposal:
         label_range: proposed range of a label that is predicted as a number; None for classes.
         rows: rows of the table.
         devices: number of devices.
+        notes: what was unusual about the file.
     """
 
     text: str
@@ -44,6 +48,7 @@ class Proposal:
     label_range: tuple[float, float] | None
     rows: int
     devices: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,33 +78,40 @@ _OF_A_NUMBER = _Model(('kind = "additive" # one curve per column, added up; or "
 _OF_A_TEXT = _Model(('kind = "bag" # the mean of word vectors; "transformer" needs more rows', "hidden = [8]"), 0.03)
 
 
-def propose(csv: Path, folder: Path, label: str, device: str, label_above: float | None = None) -> Proposal:
+def propose(
+    csv: Path, folder: Path, label: str, device: str, header: bool = True, label_above: float | None = None
+) -> Proposal:
     """Read a table and propose a scenario for it.
 
     Args:
-        csv: CSV or Parquet file.
+        csv: table file of any kind that is read.
         folder: where the scenario will lie; the path to the table is written relative to it.
         label: column to predict.
         device: column that names the holder; empty: rows are split at random over simulated devices.
+        header: whether the first row names the columns; without, they are column_1, column_2 and so on.
         label_above: make two classes of a numeric label at this number; None: a label with many numbers is predicted
             as a number.
 
     Raises:
         DataError: the file cannot be read, a column is absent, or nothing is left to learn from.
     """
-    raw = read_table(csv)
+    rules = guess_reading(csv, header)
+    raw = read_table(csv, rules)
     label_cells = raw.column("label", label)
     devices = _devices(raw, device)
     names = [name for name in raw.columns if name not in (label, device)]
-    guesses = settled([guess_column(name, raw.columns[name], MISSING_TEXT) for name in names])
+    guesses = settled([guess_column(name, plain_cells(name, raw.columns[name], rules), MISSING_TEXT) for name in names])
     if all(guess.role is ColumnRole.DROP for guess in guesses):
         reasons = ", ".join(f"{guess.name!r} ({guess.reason})" for guess in guesses) or "the label stands alone"
         raise DataError(f"{csv}: no column is left to learn from: {reasons}")
-    bounds = number_range(label_cells) if label_above is None else None
+    plain = plain_cells(label, label_cells, rules)
+    bounds = number_range(plain) if label_above is None else None
+    numbers = number_lines(plain, bounds) if bounds is not None else []
     text = "\n".join(
         [
             *_head(csv, folder, label, device, raw.rows),
-            *_label_lines(label_cells, label_above, bounds),
+            *reading_lines(rules),
+            *_label_lines(label_cells, label_above, numbers, rules.marks_of(label)),
             *_device_lines(raw, device),
             *_column_lines(guesses),
             *([] if device else _partition_lines(devices)),
@@ -107,7 +119,7 @@ def propose(csv: Path, folder: Path, label: str, device: str, label_above: float
             *(_PAIR if devices == 2 else []),
         ]
     )
-    return Proposal(text + "\n", guesses, label_above, bounds, raw.rows, devices)
+    return Proposal(text + "\n", guesses, label_above, bounds, raw.rows, devices, raw.notes)
 
 
 def _devices(raw: RawTable, device: str) -> int:
@@ -137,15 +149,16 @@ def _head(csv: Path, folder: Path, label: str, device: str, rows: int) -> list[s
     ]
 
 
-def _label_lines(cells: Sequence[str], above: float | None, bounds: tuple[float, float] | None) -> list[str]:
-    found = {cell for cell in cells if cell not in MISSING_TEXT}
+def _label_lines(cells: Sequence[str], above: float | None, numbers: list[str], marks: tuple[str, str]) -> list[str]:
+    counts = Counter(cell for cell in cells if cell not in MISSING_TEXT)
+    found = set(one_spelling(counts, ReadingRules(decimal=marks[0], thousands=marks[1])).values())
     missing = sum(cell in MISSING_TEXT for cell in cells)
     lines = [f'unlabelled = "drop" # {missing} rows have no label'] if missing else []
-    if bounds is not None:
-        return [*lines, *number_lines(cells, bounds)]
+    if numbers:
+        return [*lines, *numbers]
     if above is not None:
         return [*lines, f"label_above = {above!r} # {len(found)} values made two classes"]
-    return [*lines, f"labels = {_texts(in_order(found))} # class names, in order"] if len(found) > 1 else lines
+    return [*lines, f"labels = {_texts(in_order(found, marks))} # class names, in order"] if len(found) > 1 else lines
 
 
 def _device_lines(raw: RawTable, device: str) -> list[str]:

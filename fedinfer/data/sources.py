@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,12 +12,13 @@ import numpy.typing as npt
 
 from fedinfer.config import DataSection, Scenario
 from fedinfer.data.builtin import ARRAYS, TEXT, complete
-from fedinfer.data.columns import describe_column, device_ids, read_inputs
-from fedinfer.data.read import RawTable, read_table
+from fedinfer.data.columns import describe_columns, device_ids, read_inputs
+from fedinfer.data.read import read_table
 from fedinfer.data.table import Table
 from fedinfer.data.targets import check_varied, read_target
 from fedinfer.data.vocabulary import text_column, vocabulary_of
 from fedinfer.errors import DataError
+from fedinfer.reading import RawTable
 from fedinfer.schema import Categorical, Numeric, Schema, Text
 from fedinfer.types import DeviceId
 
@@ -43,7 +45,7 @@ def read_source(scenario: Scenario) -> tuple[Schema, Table, tuple[str, ...]]:
     if data.source == "builtin":
         data = complete(data)
         return arrays(TEXT[data.name](), data, ())
-    raw = read_table(scenario.base / Path(data.path), data.delimiter, data.text)
+    raw = read_table(scenario.base / Path(data.path), data.reading(), data.text)
     return arrays(raw, data, vocabulary_of(scenario))
 
 
@@ -64,17 +66,17 @@ def arrays(raw: RawTable, data: DataSection, words: tuple[str, ...]) -> tuple[Sc
     inputs = input_columns(raw, data)
     target = read_target(raw, data)
     y, keep = target.y, target.known
-    described = (text_column(data, words),) if data.text else (describe_column(raw, name, data) for name in inputs)
-    schema = Schema(
-        tuple(described), data.label, target.labels, label_range=data.label_range, label_unit=data.label_unit
-    )
+    columns, rules = ((text_column(data, words),), data.reading()) if data.text else describe_columns(raw, inputs, data)
+    bounds, unit = data.label_range, data.label_unit
+    schema = Schema(columns, data.label, target.labels, reading=rules, label_range=bounds, label_unit=unit)
     holder = raw.column("device", data.device) if data.device else None
     missing = frozenset(data.missing_text)
     if holder is not None:
         keep = keep & np.array([cell not in missing for cell in holder])
     check_varied(y[keep], schema, raw.name)
-    x = read_inputs(raw, schema, data)[keep]
-    warnings = (*_left_out(raw, holder, keep), *target.warnings, *_unconfirmed(schema))
+    x = read_inputs(raw, schema)
+    x = x if keep.all() else x[keep]
+    warnings = (*raw.notes, *_left_out(raw, holder, keep), *target.warnings, *_unconfirmed(schema))
     return schema, Table(x, y[keep], _devices(holder, keep)), warnings
 
 
@@ -91,14 +93,14 @@ def input_columns(raw: RawTable, data: DataSection) -> tuple[str, ...]:
     Raises:
         DataError: the scenario names a column that does not exist, or leaves none.
     """
-    raw.column("label", data.label)
+    raw.require("label", data.label)
     if data.device:
-        raw.column("device", data.device)
+        raw.require("device", data.device)
     if data.text:
-        raw.column("text", data.text)
-    for key in ("drop", "categorical", "categories", "ranges", "missing_values"):
+        raw.require("text", data.text)
+    for key in ("drop", "categorical", "categories", "ranges", "missing_values", "times", "marks", "units"):
         for name in getattr(data, key):
-            raw.column(key, name)
+            raw.require(key, name)
     unused = {data.label, data.device, *data.drop}
     names = tuple(name for name in dict.fromkeys((*data.ranges, *data.categories, *raw.columns)) if name not in unused)
     if data.text and names != (data.text,):
@@ -112,7 +114,7 @@ def input_columns(raw: RawTable, data: DataSection) -> tuple[str, ...]:
     return names
 
 
-def _devices(holder: list[str] | None, keep: Mask) -> tuple[DeviceId, ...] | None:
+def _devices(holder: Sequence[str] | None, keep: Mask) -> tuple[DeviceId, ...] | None:
     if holder is None:
         return None
     names = _kept(holder, keep)
@@ -120,11 +122,11 @@ def _devices(holder: list[str] | None, keep: Mask) -> tuple[DeviceId, ...] | Non
     return tuple(ids[name] for name in names)
 
 
-def _kept(cells: list[str], keep: Mask) -> list[str]:
+def _kept(cells: Sequence[str], keep: Mask) -> list[str]:
     return [cell for cell, kept in zip(cells, keep, strict=True) if kept]
 
 
-def _left_out(raw: RawTable, holder: list[str] | None, keep: Mask) -> tuple[str, ...]:
+def _left_out(raw: RawTable, holder: Sequence[str] | None, keep: Mask) -> tuple[str, ...]:
     if keep.all():
         return ()
     count = f"{raw.name}: {int((~keep).sum())} of {len(keep)} rows left out: no label or no device"

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.config import DataSection
-from fedinfer.data.columns import numbers
 from fedinfer.data.labels import class_names, read_labels
-from fedinfer.data.read import FIRST_ROW, RawTable
 from fedinfer.data.table import Labels, Targets
 from fedinfer.errors import DataError
+from fedinfer.reading import RawTable, plain_numbers
 from fedinfer.schema import Schema
 
 STRATA = 10
@@ -89,15 +88,13 @@ def check_varied(y: Targets, schema: Schema, table: str) -> None:
 
 
 def _numbers(raw: RawTable, data: DataSection, bounds: tuple[float, float]) -> Target:
-    cells = raw.column("label", data.label)
-    values = numbers(raw.name, data.label, cells, frozenset(data.missing_text), "label_range is for numeric labels")
-    for sentinel in data.missing_values.get(data.label, ()):
-        values[values == sentinel] = np.nan
+    raw.require("label", data.label)
+    values = plain_numbers(raw, data.label, data.reading(), "label_range is for numeric labels")
     known = ~np.isnan(values)
     if data.unlabelled == "refuse" and not known.all():
         raise DataError(
             f"{raw.name}: label column {data.label!r} empty in {int((~known).sum())} of {len(known)} rows, first in "
-            f"row {int(np.flatnonzero(~known)[0]) + FIRST_ROW}",
+            f"row {raw.number(int(np.flatnonzero(~known)[0]))}",
             hint='fill them in, or leave these rows out with [data] unlabelled = "drop"',
         )
     low, high = bounds
@@ -107,8 +104,8 @@ def _numbers(raw: RawTable, data: DataSection, bounds: tuple[float, float]) -> T
         f"{int(known.sum())} rows; they count as its nearest end"
     )
     unconfirmed = (
-        f"The range of label {data.label!r} was read off the data, or nobody has confirmed that it is public. The privacy "
-        "statement holds only for a public range."
+        f"The range of label {data.label!r} was read off the data, or nobody has confirmed that it is public. The "
+        "privacy statement holds only for a public range."
     )
     said = ((warning,) if outside else ()) + (() if data.ranges_confirmed else (unconfirmed,))
     return Target((), np.clip(values, low, high), known, said)

@@ -10,6 +10,7 @@ import math
 import struct
 from dataclasses import replace
 from functools import lru_cache
+from typing import assert_never
 
 from fedinfer.errors import ConfigError, Misbehaviour
 from fedinfer.messages import INDEPENDENT, SumPlan
@@ -69,7 +70,11 @@ def relation_of(unit: Unit) -> Relation:
     Args:
         unit: what is protected; for `none` the relation has no meaning.
     """
-    return Relation.ZERO_OUT
+    match unit:
+        case Unit.EXAMPLE | Unit.DEVICE | Unit.NONE:
+            return Relation.ZERO_OUT
+        case _:
+            assert_never(unit)
 
 
 def protected_of(unit: Unit) -> Protected:

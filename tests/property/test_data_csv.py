@@ -9,11 +9,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedinfer.config import MISSING_TEXT, DataSection, parse_scenario
+from fedinfer.config import DataSection, parse_scenario
 from fedinfer.data.proposal import propose
-from fedinfer.data.read import read_csv, read_table
+from fedinfer.data.read import read_table
 from fedinfer.data.sources import arrays
 from fedinfer.errors import DataError
+from fedinfer.reading import MISSING_TEXT, ReadingRules, read_file
 
 cells = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=12)
 names = st.lists(
@@ -36,7 +37,7 @@ def test_what_was_written_is_read_back(header: list[str], data: st.DataObject) -
         path = Path(folder) / "table.csv"
         with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, quoting=csv.QUOTE_ALL).writerows([header, *rows])
-        table = read_csv(path, ",")
+        table = read_file(path, ReadingRules(delimiter=","))
     assert list(table.columns) == header
     for place, name in enumerate(header):
         assert table.columns[name] == [row[place].strip() for row in rows]

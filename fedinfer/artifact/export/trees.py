@@ -1,20 +1,26 @@
 """Trees of scikit-learn as one ONNX operator: every ensemble is a sum of leaf values per class.
 
-A split of scikit-learn compares a float32 value with a float64 threshold, ONNX with a float32 one. A threshold is
-rounded down, never to the nearest: for a float32 x, x <= t holds exactly when x <= the largest float32 that does not
-exceed t. Rounded to the nearest, a threshold could come out above t, and a value between the two would change sides.
+ONNX compares a float32 value with a float32 threshold. What that must be depends on what the estimator compares:
+
+* trees and forests round a row to float32 themselves and keep float64 thresholds. The threshold is rounded down: for a
+  float32 x, x <= t holds exactly when x <= the largest float32 that does not exceed t;
+* histogram boosting compares float64 values, and its thresholds often are values of the table. The device rounds a
+  value to the nearest float32, and rounding keeps order: the threshold is rounded to the nearest too, so that a value
+  on it stays on its side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import ConfigError
+
+Offsets: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +31,14 @@ class Forest:
         classes: number of outputs.
         base: added to every output, float64 (classes,).
         logarithm: True: the sums are probabilities, so that their logarithm is the logit; False: they are logits.
+        offsets: what the reading rules take off each column before the graph sees it, float64 (width,).
         columns: attribute name to values.
     """
 
     classes: int
     base: npt.NDArray[np.float64]
     logarithm: bool
+    offsets: Offsets
     columns: dict[str, list[Any]] = field(default_factory=dict)
 
     def attributes(self) -> dict[str, Any]:
@@ -54,6 +62,7 @@ class Tree:
         threshold: a row goes left when its value is at most this, float64 (nodes,).
         missing_left: whether a missing value goes left, bool (nodes,).
         leaf: whether a node has no children, bool (nodes,).
+        compared: precision in which the estimator compares, float32 or float64.
     """
 
     left: npt.NDArray[np.int64]
@@ -62,6 +71,7 @@ class Tree:
     threshold: npt.NDArray[np.float64]
     missing_left: npt.NDArray[np.bool_]
     leaf: npt.NDArray[np.bool_]
+    compared: np.dtype[Any]
 
 
 def plant(forest: Forest, number: int, tree: Tree, values: npt.NDArray[np.float64], targets: Sequence[int]) -> None:
@@ -76,13 +86,14 @@ def plant(forest: Forest, number: int, tree: Tree, values: npt.NDArray[np.float6
     """
     nodes = len(tree.leaf)
     inner = ~tree.leaf
+    threshold = tree.threshold - forest.offsets[np.where(inner, tree.feature, 0)]  # in double precision
     _extend(
         forest,
         nodes_treeids=[number] * nodes,
         nodes_nodeids=range(nodes),
         nodes_modes=["LEAF" if leaf else "BRANCH_LEQ" for leaf in tree.leaf],
         nodes_featureids=np.where(inner, tree.feature, 0).tolist(),
-        nodes_values=_not_above(np.where(inner, tree.threshold, 0.0)).tolist(),
+        nodes_values=_rounded(np.where(inner, threshold, 0.0), tree.compared).tolist(),
         nodes_truenodeids=np.where(inner, tree.left, 0).tolist(),
         nodes_falsenodeids=np.where(inner, tree.right, 0).tolist(),
         nodes_missing_value_tracks_true=(tree.missing_left & inner).astype(int).tolist(),
@@ -97,15 +108,16 @@ def plant(forest: Forest, number: int, tree: Tree, values: npt.NDArray[np.float6
     )
 
 
-def random_forest(estimator: Any, classes: int) -> Forest:
+def random_forest(estimator: Any, classes: int, offsets: Offsets) -> Forest:
     """A tree, a random forest or extra trees: the mean of the class shares in the leaves.
 
     Args:
         estimator: fitted DecisionTreeClassifier, RandomForestClassifier or ExtraTreesClassifier.
         classes: number of classes it was fitted to.
+        offsets: what is taken off each column before the graph sees it, float64 (width,).
     """
     trees = getattr(estimator, "estimators_", None) or [estimator]
-    forest = Forest(classes, np.zeros(classes), logarithm=True)
+    forest = Forest(classes, np.zeros(classes), logarithm=True, offsets=offsets)
     for number, fitted in enumerate(trees):
         shares = fitted.tree_.value[:, 0, :]
         shares = shares / shares.sum(axis=1, keepdims=True) / len(trees)
@@ -113,12 +125,13 @@ def random_forest(estimator: Any, classes: int) -> Forest:
     return forest
 
 
-def gradient_boosting(estimator: Any, classes: int) -> Forest:
+def gradient_boosting(estimator: Any, classes: int, offsets: Offsets) -> Forest:
     """GradientBoostingClassifier: start value plus learning rate times the leaves of all stages.
 
     Args:
         estimator: fitted GradientBoostingClassifier.
         classes: number of classes it was fitted to.
+        offsets: what is taken off each column before the graph sees it, float64 (width,).
 
     Raises:
         ConfigError: when it has another loss than log_loss, or starts from an estimator of its own (`init`).
@@ -126,18 +139,19 @@ def gradient_boosting(estimator: Any, classes: int) -> Forest:
     if estimator.init is not None or estimator.loss != "log_loss":
         raise ConfigError("GradientBoostingClassifier is converted with loss='log_loss' and without init")
     start = np.ravel(estimator._raw_predict_init(np.zeros((1, estimator.n_features_in_), np.float32)))
-    forest, rate = Forest(classes, _two_sided(start), logarithm=False), estimator.learning_rate
+    forest, rate = Forest(classes, _two_sided(start), logarithm=False, offsets=offsets), estimator.learning_rate
     for number, (place, fitted) in enumerate(_with_class(estimator.estimators_)):
         plant(forest, number, _of_sklearn(fitted.tree_), rate * fitted.tree_.value[:, 0, :], (place,))
     return forest
 
 
-def hist_gradient_boosting(estimator: Any, classes: int) -> Forest:
+def hist_gradient_boosting(estimator: Any, classes: int, offsets: Offsets) -> Forest:
     """HistGradientBoostingClassifier without categorical splits: start value plus the leaves of all stages.
 
     Args:
         estimator: fitted HistGradientBoostingClassifier; its leaves hold the learning rate already.
         classes: number of classes it was fitted to.
+        offsets: what is taken off each column before the graph sees it, float64 (width,).
 
     Raises:
         ConfigError: when it has categorical splits.
@@ -148,7 +162,7 @@ def hist_gradient_boosting(estimator: Any, classes: int) -> Forest:
             hint="fit it with categorical_features=None; category indices are then compared as numbers",
         )
     start = np.ravel(estimator._baseline_prediction)
-    forest = Forest(classes, _two_sided(start), logarithm=False)
+    forest = Forest(classes, _two_sided(start), logarithm=False, offsets=offsets)
     for number, (place, predictor) in enumerate(_with_class(estimator._predictors)):
         nodes = predictor.nodes
         tree = Tree(
@@ -158,6 +172,7 @@ def hist_gradient_boosting(estimator: Any, classes: int) -> Forest:
             threshold=nodes["num_threshold"],
             missing_left=nodes["missing_go_to_left"].astype(bool),
             leaf=nodes["is_leaf"].astype(bool),
+            compared=np.dtype(np.float64),
         )
         plant(forest, number, tree, nodes["value"][:, None], (place,))
     return forest
@@ -171,6 +186,7 @@ def _of_sklearn(tree: Any) -> Tree:
         threshold=tree.threshold,
         missing_left=np.asarray(tree.missing_go_to_left).astype(bool),
         leaf=tree.children_left == -1,
+        compared=np.dtype(np.float32),
     )
 
 
@@ -184,11 +200,13 @@ def _two_sided(start: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return np.array([0.0, float(start[0])]) if len(start) == 1 else np.asarray(start, np.float64)
 
 
-def _not_above(threshold: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """The largest float32 that does not exceed each threshold; see the module for why."""
+def _rounded(threshold: npt.NDArray[np.float64], compared: np.dtype[Any]) -> npt.NDArray[np.float32]:
+    """Thresholds as float32: the largest that does not exceed each, or the nearest; see the module for why."""
     limit = np.finfo(np.float32).max
-    rounded = np.clip(threshold, -limit, limit).astype(np.float32)
-    return np.where(rounded > threshold, np.nextafter(rounded, np.float32(-np.inf)), rounded).astype(np.float32)
+    nearest = np.clip(threshold, -limit, limit).astype(np.float32)
+    if compared == np.float64:
+        return nearest
+    return np.where(nearest > threshold, np.nextafter(nearest, np.float32(-np.inf)), nearest).astype(np.float32)
 
 
 def _extend(forest: Forest, **values: Iterable[Any]) -> None:

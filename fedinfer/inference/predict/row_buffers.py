@@ -65,6 +65,7 @@ class NumberBinding:
         """
         if type(row) is np.ndarray and row.dtype == _FLOAT32 and row.shape in self.shapes:
             self.flat[:] = row
+            self._reader.without_sentinels(self.row)
             if self.suspicious():
                 self._reader.check(self.row)
         else:

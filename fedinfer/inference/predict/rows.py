@@ -1,39 +1,45 @@
 """Rows of any usual kind to one float32 matrix, checked against the schema.
 
-Accepted: numpy arrays, pandas data frames (any object with `columns` and `[name]`), CSV text, dicts, and sequences of
-values in the order of the columns. Rules, the same for all kinds:
+Accepted: numpy arrays, pandas data frames (any object with `columns` and `[name]`), tables of files, CSV text, dicts,
+and sequences of values in the order of the columns. Rules, the same for all kinds:
 
 * every column of the schema must be there; other columns are ignored (a misspelt one is missed under its right name);
-* a numeric cell is a finite number or missing;
-* a categorical cell is a category, anything else counts as missing; in a float array it is the index of the category
-  or NaN;
-* missing is None, NaN, an empty cell or one of `MISSING`.
+* a cell, text or number, is read by the reading rules of the schema (`fedinfer.reading`), as in training;
+* in an array of numbers a categorical cell is the index of the category or NaN.
+
+A float32 array holds rows as the model takes them, which were read already: their offsets are off. An array of another
+kind of numbers holds raw ones. Sentinels are missing in both.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import DataError
-from fedinfer.schema import Categorical, Column, Schema
+from fedinfer.reading import (
+    LARGEST,
+    CellReader,
+    CellRule,
+    RawTable,
+    ReadingRules,
+    number_hint,
+    read_column,
+    read_text,
+    records,
+)
+from fedinfer.schema import Categorical, Schema
 
 FloatArray = npt.NDArray[np.float32]
-Cell = Callable[[Any], float]
-
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
-"""Texts of a missing cell, in lower case."""
 NUMBERS = "fiub"
 """Kinds of numpy dtypes that hold numbers."""
 _BLOCK_VALUES = 32_768
 """Values checked at a time: the temporary arrays stay in the cache, and the allocator keeps their pages."""
-LARGEST = float(np.finfo(np.float32).max)
 
 
 class _Rules(NamedTuple):
@@ -62,7 +68,10 @@ class RowReader:
         self.width = schema.width
         self.names = tuple(column.name for column in schema.columns)
         self._shape = schema.shape
-        self._cells: tuple[Cell, ...] = tuple(_cell(column) for column in schema.columns)
+        self._reading = schema.reading
+        self._rules_of_cells: tuple[CellRule, ...] = schema.cells()
+        self._cells: tuple[CellReader, ...] = tuple(rule.reader() for rule in self._rules_of_cells)
+        self._moved = {place: rule for place, rule in enumerate(self._rules_of_cells) if _is_moved(rule)}
         self._categorical = [i for i, column in enumerate(schema.columns) if isinstance(column, Categorical)]
         self.low = np.full(self.width, -LARGEST, np.float32)
         self.high = np.full(self.width, LARGEST, np.float32)
@@ -90,7 +99,9 @@ class RowReader:
         if isinstance(rows, np.ndarray):
             return self._array(rows)
         if isinstance(rows, str):
-            return self._records(csv_records(rows, self.names))
+            rows = read_text("CSV text", rows, self._reading, wanted=self.names)
+        if isinstance(rows, RawTable):
+            return self._table(rows)
         if hasattr(rows, "columns") and hasattr(rows, "__getitem__"):
             return self._frame(rows)
         if isinstance(rows, Mapping):
@@ -99,22 +110,21 @@ class RowReader:
             return self._records(list(rows))
         raise DataError(f"rows of type {type(rows).__name__}", hint="pass an array, a data frame, CSV text or dicts")
 
-    def unknown_categories(self, text: str) -> dict[str, tuple[str, int]]:
-        """Cells of a CSV text that `matrix` took and that count as missing because they are no category.
+    def unknown_categories(self, table: RawTable) -> dict[str, tuple[str, int]]:
+        """Cells of a table that `matrix` took and that count as missing because they are no category.
 
         Args:
-            text: CSV text with a header, accepted by `matrix`.
+            table: accepted by `matrix`.
 
         Returns:
-            For each such column the first such text and how many rows have one. "False" for a category "FALSE" is such
-            a text: a program that reads this CSV file should say so.
+            For each such column the first such text and how many rows have one. A program that reads files should say
+            so.
         """
         found: dict[str, tuple[str, int]] = {}
-        rows = [line for line in csv.reader(io.StringIO(text)) if line]
-        header = [name.strip() for name in rows[0]]
+        missing = frozenset(self._reading.missing_text)
         for place in self._categorical:
-            cells = [row[header.index(self.names[place])] for row in rows[1:]]
-            unknown = [cell for cell in cells if math.isnan(self._cells[place](cell)) and not _is_missing(cell)]
+            cells = table.columns[self.names[place]]
+            unknown = [cell for cell in cells if cell not in missing and math.isnan(self._cells[place](cell))]
             if unknown:
                 found[self.names[place]] = (unknown[0], len(unknown))
         return found
@@ -128,7 +138,7 @@ class RowReader:
         Raises:
             DataError: names column, value and rule.
         """
-        if isinstance(row, np.ndarray):
+        if isinstance(row, np.ndarray) and row.dtype.kind in NUMBERS:
             matrix = self._array(row)
             if len(matrix) != 1:
                 raise DataError(f"array of shape {row.shape}, expected one row of {self.width} values")
@@ -191,8 +201,24 @@ class RowReader:
         self.check(matrix)
         return matrix
 
+    def _table(self, table: RawTable) -> FloatArray:
+        if not self.names:
+            raise DataError(f"rows of an image model are arrays of shape {self._shape}, not named columns")
+        absent = [name for name in self.names if name not in table.columns]
+        if absent:
+            raise DataError(
+                f"{table.name}: column {absent[0]} is absent ({len(absent)} of {self.width} absent)",
+                hint=f"the file has {', '.join(list(table.columns)[:20])}",
+            )
+        matrix = np.empty((table.rows, self.width), np.float32)
+        for place, rule in enumerate(self._rules_of_cells):
+            matrix[:, place] = read_column(table, rule, f"rule: {rule.wanted}")
+        return matrix
+
     def shaped(self, rows: npt.NDArray[Any]) -> FloatArray:
-        """An array of numbers as float32 (n, width) whose cells nobody has checked; no copy when it is one already.
+        """An array of numbers as float32 (n, width) that nobody has checked; no copy when it is one already.
+
+        Sentinels become NaN and offsets are taken off, in double precision.
 
         Args:
             rows: one row or many; images may have their own shape (n, channels, height, width).
@@ -209,7 +235,29 @@ class RowReader:
         if rows.ndim != 2 or rows.shape[1] != self.width:
             raise DataError(f"array of shape {rows.shape}, expected (rows, {self.width})")
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which `check` refuses by name
-            return np.ascontiguousarray(rows, np.float32)
+            return np.ascontiguousarray(self._moved_numbers(rows) if self._moved else rows, np.float32)
+
+    def _moved_numbers(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """As `reading.cells` does with numbers; a float32 array holds a sentinel as its nearest float32."""
+        raw = rows.dtype != np.float32
+        moved: npt.NDArray[Any] = rows.astype(np.float64 if raw else np.float32)
+        for place, rule in self._moved.items():
+            offset = rule.rules.offset(rule.name)
+            if raw or not offset:
+                sentinels = np.asarray(rule.rules.sentinels(rule.name), moved.dtype)
+                moved[np.isin(moved[:, place], sentinels), place] = np.nan
+            if raw:
+                moved[:, place] -= offset
+        return moved
+
+    def without_sentinels(self, matrix: FloatArray) -> None:
+        """Make the sentinels of rows missing, in place.
+
+        Args:
+            matrix: float32 (n, width).
+        """
+        if self._moved:
+            matrix[:] = self._moved_numbers(matrix)
 
     def _bad_dtype(self, rows: npt.NDArray[Any]) -> NoReturn:
         raise DataError(f"array of dtype {rows.dtype}, expected numbers, text or objects")
@@ -224,7 +272,8 @@ class RowReader:
 
     def _column(self, place: int, series: Any) -> FloatArray:
         values = np.asarray(series)
-        if values.dtype.kind in "fiub" and place not in self._categorical:
+        plain = place not in self._categorical and place not in self._moved
+        if values.dtype.kind in "fiub" and plain:
             with np.errstate(over="ignore"):
                 numbers = values.astype(np.float32)
             bad = np.isinf(numbers)
@@ -258,7 +307,7 @@ class RowReader:
 
     def _line(self, number: int, text: str) -> list[str]:
         try:
-            return next(csv.reader([text], strict=True), [])
+            return next(records(text, self._reading.delimiter or ",", self._reading.quote), [])
         except csv.Error as error:
             raise DataError(f"row {number} is not a CSV line: {error}") from error
 
@@ -274,62 +323,20 @@ class RowReader:
 
     def _value(self, row: int, place: int, value: Any) -> float:
         try:
-            return self._cells[place](value) if self._cells else _number(value)
+            return self._cells[place](value) if self._cells else _pixel(value)
         except (TypeError, ValueError, OverflowError, ArithmeticError) as error:
-            shown = repr(value)[:60]
-            rule = "a finite number or missing"
-            raise DataError(f"row {row}, column {self._name(place)}: {shown} breaks the rule: {rule}") from error
+            shown, wanted = repr(value)[:60], "a finite number or missing"
+            if self._cells:
+                wanted = self._rules_of_cells[place].wanted
+            raise DataError(
+                f"row {row}, column {self._name(place)}: {shown} breaks the rule: {wanted}",
+                hint=number_hint(self._name(place), value, self._reading) if isinstance(value, str) else "",
+            ) from error
 
 
-def csv_records(text: str, names: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of CSV text with a header, as dictionaries of texts.
-
-    Args:
-        text: whole content of the file.
-        names: of the columns, for the message about empty text.
-
-    Raises:
-        DataError: names the row and the rule.
-    """
-    try:
-        lines = [line for line in csv.reader(io.StringIO(text), strict=True) if line]
-    except csv.Error as error:
-        raise DataError(f"CSV text cannot be read: {error}") from error
-    if not lines:
-        raise DataError("CSV text is empty", hint=f"first line: {','.join(names)}")
-    header = [name.strip() for name in lines[0]]
-    if len(set(header)) != len(header):
-        raise DataError(f"CSV header names a column twice: {header}")
-    for number, line in enumerate(lines[1:]):
-        if len(line) != len(header):
-            raise DataError(f"row {number}: {len(line)} cells, the header names {len(header)}")
-    return [dict(zip(header, line, strict=True)) for line in lines[1:]]
+def _is_moved(rule: CellRule) -> bool:
+    """Whether numbers of a column are not fed to the graph as they are."""
+    return rule.categories is None and bool(rule.rules.sentinels(rule.name) or rule.rules.offset(rule.name))
 
 
-def _cell(column: Column) -> Cell:
-    if not isinstance(column, Categorical):
-        return _number
-    index = {name: float(place) for place, name in enumerate(column.categories)}
-    return lambda value: index.get(_category(value), math.nan)
-
-
-def _number(value: Any) -> float:
-    if value is None or (isinstance(value, str) and _is_missing(value)):
-        return math.nan
-    if isinstance(value, bytes | bytearray):
-        raise TypeError(value)
-    number = float(value)
-    if abs(number) > LARGEST:  # also infinity; NaN passes
-        raise ValueError(value)
-    return number
-
-
-def _is_missing(text: str) -> bool:
-    return text.strip().lower() in MISSING
-
-
-def _category(value: Any) -> str:
-    """A number that is whole is written without a point, as it is in a CSV file."""
-    if isinstance(value, float | np.floating) and math.isfinite(value) and value == int(value):
-        return str(int(value))
-    return value.strip() if isinstance(value, str) else str(value)
+_pixel = CellRule("", ReadingRules()).reader()

@@ -10,14 +10,15 @@ Accepted: sequences of texts, arrays of texts, pandas data frames, dicts, CSV te
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import DataError
-from fedinfer.inference.predict.rows import RowReader, csv_records
+from fedinfer.inference.predict.rows import RowReader
+from fedinfer.reading import DEFAULT_RULES, RawTable, ReadingRules, read_text
 from fedinfer.schema import Schema, Text
 from fedinfer.text import MOST_CHARACTERS, column_of
 
@@ -30,13 +31,15 @@ class TextReader:
 
     Args:
         column: of the schema.
+        reading: how a CSV text is cut into cells.
     """
 
     width = 1
 
-    def __init__(self, column: Text) -> None:
+    def __init__(self, column: Text, reading: ReadingRules = DEFAULT_RULES) -> None:
         self.names = (column.name,)
         self._name = column.name
+        self._reading = reading
 
     def matrix(self, rows: Any) -> TextArray:
         """Rows as checked texts, object (n, 1).
@@ -48,7 +51,9 @@ class TextReader:
             DataError: names row, column, value and rule.
         """
         if isinstance(rows, str):
-            rows = csv_records(rows, self.names)
+            rows = read_text("CSV text", rows, self._reading, verbatim=self._name, wanted=self.names)
+        if isinstance(rows, RawTable):
+            rows = self._cells_of(rows)
         elif hasattr(rows, "columns") and hasattr(rows, "__getitem__"):
             rows = self._column(rows)
         elif isinstance(rows, Mapping):
@@ -75,6 +80,14 @@ class TextReader:
             rows: how many, >= 0.
         """
         return column_of([""] * rows)
+
+    def _cells_of(self, table: RawTable) -> Sequence[str]:
+        if self._name not in table.columns:
+            raise DataError(
+                f"{table.name}: column {self._name} is absent",
+                hint=f"the file has {', '.join(list(table.columns)[:20])}",
+            )
+        return table.columns[self._name]
 
     def _column(self, frame: Any) -> list[Any]:
         if self._name not in {str(name) for name in frame.columns}:
@@ -112,7 +125,7 @@ def reader_of(schema: Schema) -> RowReader | TextReader:
     Args:
         schema: of tables, images or one text.
     """
-    return RowReader(schema) if schema.text is None else TextReader(schema.text)
+    return RowReader(schema) if schema.text is None else TextReader(schema.text, schema.reading)
 
 
 def _is_unicode(text: str) -> bool:

@@ -67,7 +67,7 @@ def shapes(prepare: AdditivePrepare, weight: FloatVector, schema: Schema, deviat
         values = (factor @ own @ basis.T).T
         noise = None if deviation is None else deviation * prepare.factor * spread
         band = None if noise is None else (noise * np.sqrt((basis**2).sum(axis=1))).tolist()
-        found.append(_described(prepare, [columns[name] for name in term.columns], values, band))
+        found.append(_described(prepare, [columns[name] for name in term.columns], values, band, schema.reading))
     return tuple(found)
 
 
@@ -91,16 +91,18 @@ def _basis(prepare: AdditivePrepare, columns: Sequence[Column]) -> Floats:
         return np.concatenate([bent, missing])
     size = 1
     for column in columns:
-        size *= len(_places(column, prepare.pair_knots))
+        size *= len(_places(column, prepare.pair_knots, 0.0))
     return np.eye(size)
 
 
-def _described(prepare: AdditivePrepare, columns: Sequence[Column], values: Floats, band: list[float] | None) -> Json:
+def _described(
+    prepare: AdditivePrepare, columns: Sequence[Column], values: Floats, band: list[float] | None, rules: ReadingRules
+) -> Json:
     names = [column.name for column in columns]
     if len(columns) == 2:
-        both = [_places(column, prepare.pair_knots) for column in columns]
+        both = [_places(column, prepare.pair_knots, rules.offset(column.name)) for column in columns]
         return {"columns": names, "kind": "pair", "at": both, "values": values.tolist(), "band": band}
-    at = _places(columns[0], prepare.knots)
+    at = _places(columns[0], prepare.knots, rules.offset(names[0]))
     if isinstance(columns[0], Categorical):
         return {"columns": names, "kind": "levels", "at": at, "values": values.tolist(), "band": band}
     return {
@@ -113,11 +115,12 @@ def _described(prepare: AdditivePrepare, columns: Sequence[Column], values: Floa
     }
 
 
-def _places(column: Column, knots: int) -> list[float] | list[str]:
+def _places(column: Column, knots: int, offset: float) -> list[float] | list[str]:
+    """Levels, or knots in the unit of the table: rows hold numbers less the offset."""
     match column:
         case Categorical():
             return [*column.categories, MISSING]
         case Numeric():
-            return [float(place) for place in np.linspace(column.low, column.high, knots)]
+            return [offset + float(place) for place in np.linspace(column.low, column.high, knots)]
         case Text():
             raise ConfigError(f"column {column.name!r} is a text", hint="kind = 'additive' is for tables")

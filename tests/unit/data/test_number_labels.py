@@ -121,7 +121,7 @@ def test_many_numbers_are_proposed_as_a_number(tmp_path):
     assert made.data.label_range == (3.0, 61.0)
     assert load(made).schema.outputs == 1
     assert any("range of label 'y'" in line for line in load(made).warnings), "nobody has confirmed it"
-    cut = propose(tmp_path / "t.csv", tmp_path / "m", "y", "d", 40.0)
+    cut = propose(tmp_path / "t.csv", tmp_path / "m", "y", "d", label_above=40.0)
     assert parse_scenario(cut.text, tmp_path / "m", "m").data.label_above == 40.0
 
 
@@ -143,3 +143,11 @@ def test_a_range_is_proposed_for_any_numbers(values):
     inside = np.quantile(values, (0.1, 0.9))
     assert low <= inside[0] + 1e-6 * abs(inside[0])
     assert high >= inside[1] - 1e-6 * abs(inside[1])
+
+
+def test_decimal_commas_of_a_label_are_read_as_everywhere(tmp_path):
+    lines = [f"{i % 11};{i},5;d{i % 3}" for i in range(60)]
+    (tmp_path / "t.csv").write_text("x;y;d\n" + "\n".join(lines) + "\n")
+    federation = load(scenario(tmp_path, 'delimiter = ";"\ndecimal = ","'))
+    y = np.concatenate([np.concatenate([d.train_y, d.test_y]) for d in federation.devices.values()])
+    assert sorted(y) == [i + 0.5 for i in range(60)]

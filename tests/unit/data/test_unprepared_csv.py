@@ -7,8 +7,8 @@ import pytest
 
 from fedinfer.config import DataSection, Scenario
 from fedinfer.data import Federation, load
-from fedinfer.data.read import read_csv
 from fedinfer.errors import DataError
+from fedinfer.reading import ReadingRules, read_file
 from fedinfer.schema import Categorical, Numeric
 
 ROWS = [(20.5 + row, ["red", "blue", "green"][row % 3], "x" if row else "", row % 2) for row in range(30)]
@@ -62,7 +62,7 @@ def test_a_text_column_that_is_not_named_is_an_error_with_the_remedy(tmp_path: P
 
 
 def test_blank_lines_are_skipped_and_names_are_stripped(tmp_path: Path) -> None:
-    table = read_csv(write(tmp_path, " a , b\n\n1, 2 \n\n3,4\n"), "")
+    table = read_file(write(tmp_path, " a , b\n\n1, 2 \n\n3,4\n"), ReadingRules())
     assert table.columns == {"a": ["1", "3"], "b": ["2", "4"]}
 
 
@@ -70,8 +70,8 @@ def test_blank_lines_are_skipped_and_names_are_stripped(tmp_path: Path) -> None:
 def test_delimiters_are_guessed_or_given(tmp_path: Path, delimiter: str) -> None:
     path = write(tmp_path, delimiter.join(["a", "b"]) + "\n" + delimiter.join(["1", "x"]) + "\n")
     for given in ("", delimiter):
-        assert read_csv(path, given).columns == {"a": ["1"], "b": ["x"]}
+        assert read_file(path, ReadingRules(delimiter=given)).columns == {"a": ["1"], "b": ["x"]}
 
 
 def test_a_decimal_comma_does_not_mislead_the_guess(tmp_path: Path) -> None:
-    assert read_csv(write(tmp_path, "a;b\n1,5;2,5\n"), "").columns == {"a": ["1,5"], "b": ["2,5"]}
+    assert read_file(write(tmp_path, "a;b\n1,5;2,5\n"), ReadingRules()).columns == {"a": ["1,5"], "b": ["2,5"]}

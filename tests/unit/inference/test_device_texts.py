@@ -89,7 +89,7 @@ def test_a_missing_text_is_the_empty_one() -> None:
         (pd.DataFrame({"text": ["a"]}), "column note is absent"),
         ([["a", "b"]], "row 0 has 2 values"),
         ("text\na\n", "column note is absent"),
-        ("", "CSV text is empty"),
+        ("", "CSV text: empty"),
         (b"good", "rows of type bytes"),
         (7, "rows of type int"),
         (np.zeros((2, 8), np.float32), "row 0 has 8 values"),

@@ -1,0 +1,100 @@
+"""Texts as numbers, by one grammar: ASCII digits, one decimal mark, groups of digits, an exponent. Nothing else.
+
+Python's `float` reads more: `1_2`, digits of other scripts, `infinity`. A code of a ward would become a number.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from functools import lru_cache
+
+KINDS_OF_BLANK = " \u00a0\u202f\u2009"
+KINDS_OF_APOSTROPHE = "'\u2019"
+
+
+def marks_of(thousands: str) -> str:
+    """All characters that a thousands mark stands for.
+
+    Args:
+        thousands: one character or none.
+    """
+    same = next((kinds for kinds in (KINDS_OF_BLANK, KINDS_OF_APOSTROPHE) if thousands and thousands in kinds), "")
+    return same or thousands
+
+
+@lru_cache(maxsize=256)
+def number_pattern(decimal: str, thousands: str) -> re.Pattern[str]:
+    """What a number looks like; for `fullmatch`.
+
+    Args:
+        decimal: decimal mark, one character.
+        thousands: mark between groups of digits (of three, or of two as in India, the last of three); empty: none.
+    """
+    point, whole = re.escape(decimal), "[0-9]+"
+    if thousands:
+        mark = f"[{re.escape(marks_of(thousands))}]"
+        whole = f"(?:[0-9]{{1,3}}(?:{mark}[0-9]{{2,3}})*{mark}[0-9]{{3}}|[0-9]+)"
+    return re.compile(f"[+-]?(?:{whole}(?:{point}[0-9]*)?|{point}[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+@lru_cache(maxsize=256)
+def number_reader(decimal: str = ".", thousands: str = "") -> Callable[[str], float]:
+    """A function from stripped text to a number.
+
+    Args:
+        decimal: decimal mark, one character.
+        thousands: mark between groups of digits; empty: none.
+
+    Raises:
+        ValueError: by the function, for any other text.
+
+    Examples:
+        >>> number_reader(",", ".")("1.234,5")
+        1234.5
+    """
+    matches = number_pattern(decimal, thousands).fullmatch
+    table = {ord(mark): "" for mark in marks_of(thousands)} | {ord(decimal): "."}
+
+    def read(text: str) -> float:
+        if matches(text) is None:
+            raise ValueError(text)
+        return float(text.translate(table))
+
+    return read
+
+
+def without_unit(text: str, unit: str) -> str:
+    """A text without the unit before or behind its number, also between a sign and its number.
+
+    Args:
+        text: without blanks around it.
+        unit: not empty.
+
+    Examples:
+        >>> [without_unit(text, "$") for text in ("$ 5.50", "-$5", "5$", "5")]
+        ['5.50', '-5', '5', '5']
+    """
+    sign = text[:1] if text[:1] in ("+", "-") else ""
+    bare = text.removeprefix(sign).strip()
+    bare = bare.removeprefix(unit) if bare.startswith(unit) else bare.removesuffix(unit)
+    return sign + bare.strip()
+
+
+def is_number(text: str, decimal: str = ".", thousands: str = "") -> bool:
+    """Whether a text reads as a finite number.
+
+    Args:
+        text: without blanks around it.
+        decimal: decimal mark.
+        thousands: mark between groups of digits; empty: none.
+
+    Examples:
+        >>> [is_number(text) for text in ("12", "1_2", "-1.5e3", "infinity", "1,5")]
+        [True, False, True, False, False]
+    """
+    try:
+        return math.isfinite(number_reader(decimal, thousands)(text))
+    except ValueError:
+        return False

@@ -1,0 +1,129 @@
+"""Which texts are the same category or label: `1` and `1.0`, `True` and `TRUE`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fedinfer.reading.rules import BLANKS, ReadingRules
+
+_WHOLE = re.compile(r"([+-]?)(0|[1-9][0-9]*)(?:\.0*)?")
+_WHOLE_COMMA = re.compile(r"([+-]?)(0|[1-9][0-9]*)(?:,0*)?")
+
+
+def spelling_of(rules: ReadingRules) -> Callable[[str], str]:
+    """A function from a text to what all its spellings have in common.
+
+    `007` stays apart from `7`, and `1.10` from `1.1`: they are codes, not amounts.
+
+    Args:
+        rules: with `spellings`, `same_text` and `decimal`.
+    """
+    if rules.spellings == "exact":
+        return lambda text: text
+    groups = {text.casefold(): group[0].casefold() for group in rules.same_text if group for text in group}
+    whole = _WHOLE_COMMA if rules.decimal == "," else _WHOLE
+
+    def common(text: str) -> str:
+        found = whole.fullmatch(text)
+        if found:
+            sign = "-" if found[1] == "-" and found[2] != "0" else ""
+            return sign + found[2]
+        return groups.get(text.casefold(), text)
+
+    return common
+
+
+class Spellings:
+    """Finds the place of a text in a list of names: exactly, else by its spelling where that is not ambiguous.
+
+    Args:
+        names: different texts.
+        rules: which spellings are the same.
+    """
+
+    def __init__(self, names: Sequence[str], rules: ReadingRules) -> None:
+        self._exact = {name: place for place, name in enumerate(names)}
+        self._common = spelling_of(rules)
+        spelled = [self._common(name) for name in names]
+        self._alike = {text: place for place, text in enumerate(spelled) if spelled.count(text) == 1}
+
+    def place(self, text: str) -> int | None:
+        """Number of the name that a text spells; None: no name.
+
+        Args:
+            text: without blanks around it.
+        """
+        place = self._exact.get(text)
+        return self._alike.get(self._common(text)) if place is None else place
+
+
+def one_spelling(counts: Mapping[str, int], rules: ReadingRules) -> dict[str, str]:
+    """For every text the spelling that stands for it: of words in the most usual case, else the most frequent one.
+
+    Args:
+        counts: how often each text is there.
+        rules: which spellings are the same.
+
+    Examples:
+        >>> one_spelling({"True": 5, "TRUE": 6, "False": 7, "1": 1, "1.0": 2}, ReadingRules())
+        {'True': 'True', 'TRUE': 'True', 'False': 'False', '1': '1', '1.0': '1'}
+    """
+    common, cases, chosen = spelling_of(rules), Counter[str](), dict[str, str]()
+    for text, count in counts.items():
+        cases[_case(text)] += count
+    for text in sorted(
+        counts, key=lambda text: (-cases[_case(text)], _case(text), _has_point(text), -counts[text], text)
+    ):
+        chosen.setdefault(common(text), text)
+    return {text: chosen[common(text)] for text in counts}
+
+
+def _case(text: str) -> str:
+    """How a word is written: lower, UPPER, Title; a number has no case."""
+    names = {text.lower(): "lower", text.upper(): "upper", text.capitalize(): "title"}
+    return names.get(text, "mixed") if text.lower() != text.upper() else ""
+
+
+def _has_point(text: str) -> bool:
+    return _WHOLE.fullmatch(text) is not None and "." in text
+
+
+def text_of(value: Any) -> str:
+    """A cell that is no text as a CSV file would have it: a whole number without a point.
+
+    Args:
+        value: of any type.
+    """
+    if isinstance(value, str):
+        return value.strip(BLANKS)
+    if isinstance(value, float | np.floating) and math.isfinite(value) and value == int(value):
+        return str(int(value))
+    return str(value)
+
+
+def as_text(values: Iterable[object]) -> list[str]:
+    """Cells of another library as text; None, NaN and the like become empty.
+
+    Args:
+        values: of one column.
+    """
+    return ["" if is_nothing(value) else value if isinstance(value, str) else str(value) for value in values]
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether a value of any library stands for no value: None, NaN, pandas' NA and NaT.
+
+    Args:
+        value: of one cell.
+    """
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    if isinstance(value, np.datetime64):
+        return bool(np.isnat(value))
+    return isinstance(value, float | np.floating) and math.isnan(value)
