@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import ConfigError
+from fedinfer.reading import ReadingRules
 from fedinfer.schema import Categorical, Column, Numeric, Schema, Text
 from fedinfer.training.models.additive import AdditivePrepare, bending
 from fedinfer.training.objective import scale_of
