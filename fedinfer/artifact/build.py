@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.artifact.evaluate.gates import Figures, limits_of
+from fedinfer.artifact.evaluate.judging import Judging, decision_threshold, judging_of
 from fedinfer.artifact.evaluate.measure import Baseline, Candidate, EvaluationContext, Evidence, search
 from fedinfer.artifact.evaluate.metrics import instruction_set, softmax
 from fedinfer.artifact.evaluate.numbers import interval_of, spread_rows, value_reference
@@ -41,6 +42,7 @@ from fedinfer.artifact.quantize.schemes import INT8_RECIPES, family_of
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import GateFailed
 from fedinfer.manifest import Delta, Manifest, Privacy, Reference, Variant, answer_name, model_path
+from fedinfer.metrics import EVEN, Metric, likeliest, loss_of
 from fedinfer.ports import Clock
 from fedinfer.schema import Schema
 from fedinfer.text import raw_rows
@@ -56,7 +58,7 @@ class Built:
         files: ONNX file per variant name.
         variants: the same files as the manifest describes them, the chosen one first.
         check: self-check rows as a device feeds them, float32 (k, width) or texts (k, 1).
-        metric_kind: "accuracy", for a numeric label "rmse", or "agreement" without labels.
+        metric_kind: name of the metric of the task, or "agreement" where it is not known.
         way: "exported" or "swapped", see `CoreOrigin`; "given" for a core that did not come from torch.
         parity: largest relative difference between torch and ONNX; 0 for a given core.
         family: kind of graph.
@@ -88,6 +90,15 @@ class Built:
         """The variant that is pushed."""
         return self.variants[0]
 
+    def loss_to(self, metric: float) -> float:
+        """How much worse another figure is than that of the chosen file; negative when it is better.
+
+        Args:
+            metric: of the same kind, `metric_kind`.
+        """
+        kind = Metric(self.metric_kind) if self.metric_kind != "agreement" else Metric.ACCURACY
+        return loss_of(kind, self.chosen.metric, metric)
+
     @property
     def float_metric(self) -> float:
         """Metric of the float model."""
@@ -97,6 +108,17 @@ class Built:
     def float_bytes(self) -> int:
         """Size of the float file."""
         return self.baseline.figures.bytes
+
+    def answers(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """What the chosen file answers, float32 (n, outputs): probabilities, or values in the label's unit.
+
+        Args:
+            x: rows as training has them, float32 (n, width); n >= 1.
+
+        Raises:
+            ArtifactRejected: when onnxruntime cannot run the file.
+        """
+        return _answers(self.files[self.chosen.name], x, self.head.schema)
 
     def targets(self) -> dict[str, bytes]:
         """Target path to bytes of all model files."""
@@ -135,6 +157,7 @@ class Built:
             abstain_below=head.abstain_below,
             abstain_label=head.abstain_label,
             top=head.top,
+            threshold=head.threshold,
             interval=self.interval,
         )
 
@@ -152,6 +175,8 @@ class Built:
             "quantized_bytes": self.chosen.bytes,
             "agreement": self.chosen.agreement,
             "calibration_error": self.chosen.calibration_error,
+            "temperature": self.chosen.temperature,
+            "threshold": self.head.threshold,
             "latency_us": self.chosen.latency_us,
             "export": self.way,
             "parity": self.parity,
@@ -170,6 +195,7 @@ def build_artifact(
     templates: Templates,
     clock: Clock,
     baseline: Baseline | None = None,
+    judging: Judging | None = None,
 ) -> Built:
     """Export a torch module and keep the variants that pass the gates.
 
@@ -181,6 +207,8 @@ def build_artifact(
         templates: kept by the caller between rounds, so that later exports take milliseconds.
         clock: measures latency; a frozen clock makes it 0.
         baseline: float model to compare with; None = this one.
+        judging: metric of the gates, and how answers are decided (the head's threshold is replaced by it); None:
+            accuracy, of numbers the root mean squared error, and the likeliest class.
 
     Raises:
         GateFailed: when ONNX and torch disagree, or not even the float file keeps the limits.
@@ -191,7 +219,7 @@ def build_artifact(
     # Synthetic rows have missing values, held-out rows are typical: the export must agree with torch on both kinds.
     probe = np.concatenate([evidence.calibration_x[:64], evidence.judged_x[:64]])
     core = export_core(module, head.schema, probe, templates)
-    built = build_from_core(core.model, head, evidence, settings, clock, baseline)
+    built = build_from_core(core.model, head, evidence, settings, clock, baseline, judging)
     return replace(built, way=str(core.way), parity=core.parity)
 
 
@@ -202,6 +230,7 @@ def build_from_core(
     settings: ArtifactSection,
     clock: Clock,
     baseline: Baseline | None = None,
+    judging: Judging | None = None,
 ) -> Built:
     """As `build_artifact`, for a core that did not come from torch: trees, linear models, a user's own ONNX file.
 
@@ -212,6 +241,8 @@ def build_from_core(
         settings: limits and the wanted quantization.
         clock: measures latency; a frozen clock makes it 0.
         baseline: float model to compare with; None = this one.
+        judging: metric of the gates, and how answers are decided (the head's threshold is replaced by it); None:
+            accuracy, of numbers the root mean squared error, and the likeliest class.
 
     Raises:
         GateFailed: when not even the float file keeps the limits, or a finished file contradicts itself.
@@ -219,18 +250,18 @@ def build_from_core(
         DataError: when the rows do not fit the schema.
     """
     evidence.check(head.schema)
-    prepared = prepare(core)
+    prepared, judging = prepare(core), judging or judging_of(head.schema)
     family = family_of(prepared)
-    logits = baseline.logits if baseline else _logits(prepared, evidence.judged_x)
-    floating = baseline.figures if baseline else None
-    context = EvaluationContext(head, evidence, limits_of(settings), clock, logits, floating)
+    logits, threshold = (
+        (baseline.logits, baseline.threshold) if baseline else _float_answers(prepared, evidence, head.schema, judging)
+    )
+    head, floating = replace(head, threshold=threshold), baseline.figures if baseline else None
+    context = EvaluationContext(head, evidence, limits_of(settings), clock, judging.metric, logits, floating)
     tried, kept = search(prepared, INT8_RECIPES[family] if settings.quantization == "int8" else (), context)
     if not kept:
         reasons = "; ".join(f"{figures.recipe}: {', '.join(figures.failures)}" for figures in tried)
         raise GateFailed(f"version {head.version}: no variant passes: {reasons}", hint="see the limits in [artifact]")
-    check = raw_rows(
-        head.schema, _check_rows(_logits(prepared, evidence.calibration_x), tried[0], evidence, head.schema)
-    )
+    check = raw_rows(head.schema, _check_rows(_logits(prepared, evidence.calibration_x), tried[0], evidence, head))
     variants = tuple(_variant(candidate, head, check, place) for place, candidate in enumerate(kept))
     for candidate in kept:
         replay(head.schema, head_of(load(candidate.file)).schema)
@@ -239,20 +270,25 @@ def build_from_core(
         files={candidate.recipe.variant: candidate.file for candidate in kept},
         variants=variants,
         check=check,
-        metric_kind=_metric_kind(evidence, head.schema),
+        metric_kind=context.kind,
         way="given",
         parity=0.0,
         family=family,
         tried=tried,
-        baseline=baseline or Baseline(tried[0], logits),
-        reference=_reference(kept[0].file, evidence, head.schema),
+        baseline=baseline or Baseline(tried[0], logits, threshold),
+        reference=_reference(kept[0].file, evidence, head),
         isa=instruction_set(),
         interval=_interval(kept[0].file, evidence, head.schema),
     )
 
 
 def baseline_of(
-    core: OnnxModel, head: OutputHead, evidence: Evidence, settings: ArtifactSection, clock: Clock
+    core: OnnxModel,
+    head: OutputHead,
+    evidence: Evidence,
+    settings: ArtifactSection,
+    clock: Clock,
+    judging: Judging | None = None,
 ) -> Baseline:
     """The float model of a core, measured, so that another one can be compared with it.
 
@@ -262,6 +298,8 @@ def baseline_of(
         evidence: the rows that the other model will be judged with.
         settings: limits; a broken one is noted in the figures and stops nothing.
         clock: measures latency.
+        judging: metric of the gates, and how answers are decided (the head's threshold is replaced by it); None:
+            accuracy, of numbers the root mean squared error, and the likeliest class.
 
     Raises:
         GateFailed: when a logit is not finite.
@@ -269,28 +307,33 @@ def baseline_of(
         DataError: when the rows do not fit the schema.
     """
     evidence.check(head.schema)
-    prepared = prepare(core)
-    logits = _logits(prepared, evidence.judged_x)
-    tried, _ = search(prepared, (), EvaluationContext(head, evidence, limits_of(settings), clock, logits))
-    return Baseline(tried[0], logits)
+    prepared, judging = prepare(core), judging or judging_of(head.schema)
+    logits, threshold = _float_answers(prepared, evidence, head.schema, judging)
+    head = replace(head, threshold=threshold)
+    context = EvaluationContext(head, evidence, limits_of(settings), clock, judging.metric, logits)
+    return Baseline(search(prepared, (), context)[0][0], logits, threshold)
+
+
+def _float_answers(
+    core: OnnxModel, evidence: Evidence, schema: Schema, judging: Judging
+) -> tuple[npt.NDArray[np.float64], float]:
+    """The float model's logits of the judged rows, and the threshold by which it and its variants decide."""
+    logits = _logits(core, evidence.judged_x)
+    chooses = judging.threshold == "public" and len(evidence.reference_x)
+    public = _logits(core, evidence.reference_x) if chooses else logits[:0]
+    return logits, decision_threshold(judging, evidence, schema, logits, public)
 
 
 def _logits(core: OnnxModel, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return run(core.SerializeToString(), x, LOGITS).astype(np.float64)
 
 
-def _metric_kind(evidence: Evidence, schema: Schema) -> str:
-    if not len(evidence.held_y):
-        return "agreement"
-    return "accuracy" if schema.label_range is None else "rmse"
-
-
 def _check_rows(
-    outputs: npt.NDArray[np.float64], floating: Figures, evidence: Evidence, schema: Schema
+    outputs: npt.NDArray[np.float64], floating: Figures, evidence: Evidence, head: OutputHead
 ) -> npt.NDArray[np.float32]:
-    if schema.label_range is not None:
-        return spread_rows(evidence.calibration_x, outputs, most_rows(schema.width))
-    return choose_rows(evidence.calibration_x, softmax(outputs, floating.temperature))
+    if head.schema.label_range is not None:
+        return spread_rows(evidence.calibration_x, outputs, most_rows(head.schema.width))
+    return choose_rows(evidence.calibration_x, softmax(outputs, floating.temperature), head.threshold)
 
 
 def _answers(file: bytes, x: npt.NDArray[np.float32], schema: Schema) -> npt.NDArray[np.float32]:
@@ -298,14 +341,16 @@ def _answers(file: bytes, x: npt.NDArray[np.float32], schema: Schema) -> npt.NDA
     return run(file, rows, answer_name(schema)) if len(rows) else np.empty((0, schema.outputs), np.float32)
 
 
-def _reference(file: bytes, evidence: Evidence, schema: Schema) -> Reference:
-    answers = _answers(file, evidence.reference_x, schema)
-    return reference_of(answers) if schema.label_range is None else value_reference(answers[:, 0], schema)
+def _reference(file: bytes, evidence: Evidence, head: OutputHead) -> Reference:
+    answers = _answers(file, evidence.reference_x, head.schema)
+    if head.schema.label_range is not None:
+        return value_reference(answers[:, 0], head.schema)
+    return reference_of(answers, head.threshold)
 
 
 def _interval(file: bytes, evidence: Evidence, schema: Schema) -> float:
     y = evidence.reference_y
-    if schema.label_range is None or not len(y):
+    if schema.label_range is None or not len(y) or not evidence.unseen:
         return 0.0
     return interval_of(_answers(file, evidence.reference_x, schema)[:, 0], y, schema)
 
@@ -324,7 +369,7 @@ def _variant(candidate: Candidate, head: OutputHead, check: CheckRows, place: in
         calibration_error=figures.calibration_error,
         temperature=figures.temperature,
         latency_us=figures.latency_us,
-        labels=() if number else tuple(int(label) for label in answers.argmax(axis=1)),
+        labels=() if number else tuple(likeliest(answers, None if head.threshold == EVEN else head.threshold).tolist()),
         probabilities=() if number else tuple(tuple(round(float(p), 6) for p in row) for row in answers),
         tolerance=tolerance_of(figures.variant, figures.batch_difference),
         values=tuple(float(value) for value in answers[:, 0]) if number else (),

@@ -52,8 +52,7 @@ def download_bytes(built: Built) -> int:
 def _no_gain(plain: Built, compressed: Built) -> str:
     """Why the compressed file is not worth it; empty when it is smaller to download or has the better metric."""
     before, after = download_bytes(plain), download_bytes(compressed)
-    gain = compressed.chosen.metric - plain.chosen.metric
-    if after < before or (-gain if plain.metric_kind == "rmse" else gain) > 0:
+    if after < before or plain.loss_to(compressed.chosen.metric) < 0:
         return ""
     return (
         f"no gain: download of {after} bytes against {before}, metric {compressed.chosen.metric:.4f} against "

@@ -17,6 +17,7 @@ from rich.text import Text
 from fedinfer.cli.output import stderr
 from fedinfer.ports import Clock, Listener
 from fedinfer.privacy import at_most
+from fedinfer.report import metric_words, plural
 
 RECENT = 8
 
@@ -34,7 +35,7 @@ class RunView:
         self.recent: list[tuple[str, str]] = []
         self._title = "fedinfer"
         self._budget = ""
-        self._right = "accuracy on devices"
+        self._task, self._metric = "", "metric"
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -79,8 +80,8 @@ class RunView:
         privacy, sums = fields["privacy"], fields["secure_aggregation"]
         self._title = f"{fields['scenario']}: {fields['population']} devices, seed {fields['seed']}"
         self._progress.update(self._steps, total=fields["rounds"] + fields["windows"], description="rounds and windows")
-        if fields.get("task", {}).get("kind") == "regression":
-            self._right = "within a tenth of the range"
+        self._task = fields["task"]["metric"]
+        self._metric = metric_words(self._task)
         self._budget = f" of {privacy['budget']:g}" if privacy["private"] else ""
         self._facts["privacy"] = (
             f"per {privacy['unit']}, trust {privacy['trust']}, budget epsilon {privacy['budget']:g} at delta "
@@ -91,17 +92,15 @@ class RunView:
             self._say("warning", warning)
 
     def _on_pretrained(self, fields: dict[str, Any]) -> None:
-        found = fields["metrics"]
-        value = found.get("accuracy", found.get("rmse"))
-        self._say("pretrain", f"{fields['rows']} public rows, {_metric_name(found)} {_figure(value)}")
+        value = fields["metrics"].get(self._task)
+        self._say("pretrain", f"{fields['rows']} public rows, {self._metric} {_figure(value)}")
 
     def _on_round(self, fields: dict[str, Any]) -> None:
         self._progress.advance(self._steps)
         self._facts["epsilon spent"] = f"{at_most(fields['epsilon'])}{self._budget}"
-        name = _metric_name(fields.get("metrics", {}))
         loss = "" if fields["loss"] is None else f", loss {_figure(fields['loss'])}"
-        self._facts["metric"] = f"{name} {_figure(fields['metric'])}{loss}"
-        text = f"{fields['survivors']} of {fields['cohort']} survived, {name} {_figure(fields['metric'])}"
+        self._facts["metric"] = f"{self._metric} {_figure(fields['metric'])}{loss}"
+        text = f"{fields['survivors']} of {fields['cohort']} survived, {self._metric} {_figure(fields['metric'])}"
         if fields["status"] == "aborted":
             text = f"aborted: {fields['detail']}"
         self._say(f"round {fields['round']}", f"{text}, epsilon {at_most(fields['epsilon'])} ({fields['reason']})")
@@ -109,7 +108,8 @@ class RunView:
     def _on_built(self, fields: dict[str, Any]) -> None:
         self._say(
             f"model v{fields['version']}",
-            f"{fields['recipe']}, {fields['quantized_bytes']} bytes (float {fields['float_bytes']}), metric "
+            f"{fields['recipe']}, {fields['quantized_bytes']} bytes (float {fields['float_bytes']}), "
+            f"{metric_words(fields['metric'])} "
             f"{fields['quantized_metric']:.3f} (float {fields['float_metric']:.3f})"
             f"{_compression(fields.get('slimming'))}",
         )
@@ -133,7 +133,7 @@ class RunView:
             self._facts["inference"] = f"{fields['latency_us']:.0f} us per row (median)"
         self._say(
             f"window {fields['window']}",
-            f"{fields['reporters']} reports, {self._right} {_figure(fields['metric'])}",
+            f"{plural(fields['reporters'], 'report')}, {self._metric} on devices {_figure(fields['metric'])}",
         )
 
     def _on_alarm(self, fields: dict[str, Any]) -> None:
@@ -196,8 +196,3 @@ def live_view(folder: Path, clock: Clock, *, show: bool) -> Iterator[Listener]:
                 stderr.print(line, markup=False, highlight=False, soft_wrap=True)
 
         yield lines
-
-
-def _metric_name(metrics: dict[str, float]) -> str:
-    """What the metric of a round is called: classes have an accuracy, numbers an error."""
-    return "RMSE" if "rmse" in metrics else "accuracy"

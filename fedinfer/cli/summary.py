@@ -9,6 +9,7 @@ from rich.text import Text
 
 from fedinfer.cli.output import stdout
 from fedinfer.privacy import at_most
+from fedinfer.report import found_classes, metric_words, parts, plural, pooled, verdict
 from fedinfer.types import Json
 
 TRUST = {
@@ -16,6 +17,8 @@ TRUST = {
     "distributed": "enough honest devices (the noise is added under the masks)",
     "central": "the server (it adds the noise after the sum)",
 }
+
+SHOWN = ("accuracy", "balanced_accuracy", "auc", "average_precision", "f1", "log_loss", "rmse", "mae", "r2")
 
 
 def print_summary(record: Json, folder: Path) -> None:
@@ -40,9 +43,7 @@ def print_summary(record: Json, folder: Path) -> None:
 
 def _lines(record: Json) -> list[tuple[str, str]]:
     lines = [("status", f"{record['status']} after {record['seconds']:.0f} s")]
-    if record["rounds"]:
-        number = _kind(record) == "regression"
-        lines.append(("error", _error(record)) if number else ("accuracy", _accuracy(record)))
+    lines += [(name, text) for name, text in _judged(record) if text]
     lines.append(("privacy", _privacy(record["privacy"])))
     lines.append(("aggregation", _aggregation(record)))
     if record["models"]:
@@ -61,7 +62,7 @@ def _lines(record: Json) -> list[tuple[str, str]]:
         median = inference["latency_us"]["p50"]
         lines.append(("inference", f"{inference['predictions']:,} predictions on the devices, median {median:.0f} us"))
     if drift["windows"]:
-        lines.append(("drift", _drift(drift, _kind(record))))
+        lines.append(("drift", _drift(drift, record["task"]["metric"])))
     return lines
 
 
@@ -91,24 +92,22 @@ def _rollouts(models: list[Json]) -> list[str]:
     return texts
 
 
-def _accuracy(record: Json) -> str:
-    metrics = record["metrics"]
-    auc = f", AUC {metrics['auc']:.3f}" if metrics.get("auc") is not None else ""
-    return f"{_number(metrics.get('accuracy'))}{auc} on held-out rows of all devices"
+def _judged(record: Json) -> list[tuple[str, str]]:
+    """What the model is worth, worst news first; figures alone where it was not judged."""
+    if not record.get("judgement"):
+        return [("figures", _figures(record["metrics"], "last weights"))] if record["rounds"] else []
+    return [
+        ("judgement", verdict(record)),
+        ("classes", found_classes(record)),
+        ("figures", _figures(record["judgement"]["scores"], record["judgement"]["on"])),
+        ("pooled", pooled(record)),
+        *(("parts", text) for text in parts(record)),
+    ]
 
 
-def _error(record: Json) -> str:
-    """Errors of a regression in the label's unit, beside its range."""
-    metrics, task = record["metrics"], record["task"]
-    unit = f" {task['unit']}" if task["unit"] else ""
-    if "rmse" not in metrics:
-        return "unknown"
-    share = f", R2 {metrics['r2']:.3f}" if metrics.get("r2") is not None else ""
-    low, high = task["range"]
-    return (
-        f"off by {metrics['mae']:.4g}{unit} in the mean, RMSE {metrics['rmse']:.4g}{unit}{share}; the label's range is "
-        f"{low:g} to {high:g}; on held-out rows of all devices"
-    )
+def _figures(scores: Json, where: str) -> str:
+    shown = [f"{metric_words(name)} {value:.3f}" for name, value in scores.items() if name in SHOWN]
+    return f"{', '.join(shown)}; {where}" if shown else "unknown: this server holds no labelled rows"
 
 
 def _privacy(privacy: Json) -> str:
@@ -130,25 +129,21 @@ def _aggregation(record: Json) -> str:
     if sums.get("groups", 1) > 1:
         text += f"; {sums['groups']} groups of {sums['group_size']}"
     if record["devices"]["dropped"] or record["devices"]["refused"]:
-        text += f"; {record['devices']['dropped']} dropouts, {record['devices']['refused']} refusals"
+        dropped, refused = record["devices"]["dropped"], record["devices"]["refused"]
+        text += f"; {plural(dropped, 'dropout')}, {plural(refused, 'refusal')}"
     return text
 
 
-def _drift(drift: Json, kind: str) -> str:
-    text = f"{drift['windows']} windows, {len(drift['alarms'])} alarms"
+def _drift(drift: Json, metric: str) -> str:
+    text = f"{plural(drift['windows'], 'window')}, {plural(len(drift['alarms']), 'alarm')}"
     if drift["triggered_rounds"]:
-        text += f", new rounds {drift['triggered_rounds']} time(s)"
+        text += f", new rounds {plural(drift['triggered_rounds'], 'time')}"
     if drift["metric_after"] is not None and drift["changed_at"] is not None:
         before, during, after = (_number(drift[f"metric_{when}"]) for when in ("before", "during", "after"))
-        what = "within a tenth of the range" if kind == "regression" else "accuracy on devices"
-        text += f"; {what} {before} before, {during} during, {after} after"
+        name = metric_words(metric)
+        text += f"; {name} on devices {before} before, {during} during, {after} after"
     return text
 
 
 def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3f}"
-
-
-def _kind(record: Json) -> str:
-    """Kind of the task; records from before there were regressions do not say it."""
-    return str(record.get("task", {}).get("kind", "classification"))

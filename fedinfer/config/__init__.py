@@ -3,11 +3,19 @@
 `load_scenario` is the only entry point for files. Sections and keys are documented in docs/reference/scenario.md.
 """
 
+from fedinfer.config.class_weights import class_factors, class_gain, resolve_weights, weighted
 from fedinfer.config.factory import import_factory
 from fedinfer.config.fields import Section
 from fedinfer.config.flat import from_flat, to_flat
 from fedinfer.config.load import FILE_IN_FOLDER, load_scenario, override, parse_scenario, scenario_names
-from fedinfer.config.operating import ArtifactSection, DriftSection, FleetSection, InjectSection, RolloutSection
+from fedinfer.config.operating import (
+    ArtifactSection,
+    DriftSection,
+    FleetSection,
+    InjectSection,
+    ReportSection,
+    RolloutSection,
+)
 from fedinfer.config.rows import DataSection, PartitionSection
 from fedinfer.config.sections import (
     Correlation,
@@ -37,6 +45,7 @@ __all__ = [
     "NumberLoss",
     "PartitionSection",
     "PrivacySection",
+    "ReportSection",
     "Robust",
     "RolloutSection",
     "Scenario",
@@ -46,11 +55,15 @@ __all__ = [
     "ServerOptimizer",
     "TrainingSection",
     "Tune",
+    "class_factors",
+    "class_gain",
     "from_flat",
     "import_factory",
     "load_scenario",
     "override",
     "parse_scenario",
+    "resolve_weights",
     "scenario_names",
     "to_flat",
+    "weighted",
 ]

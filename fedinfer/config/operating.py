@@ -172,3 +172,18 @@ class FleetSection(Section):
     late_dropout: Probability = Field(
         default=0.0, description="Probability that it drops out after sending its masked update."
     )
+
+
+class ReportSection(Section):
+    """[report]: what a run is judged by besides its metric. Nothing here changes a model."""
+
+    groups: tuple[str, ...] = Field(
+        default=(),
+        description="Input columns whose groups are compared (sex, age band): categories, or quarters of a number's "
+        "range.",
+    )
+    pooled: bool = Field(
+        default=True,
+        description="Train the same model on all training rows in one place, without noise, for comparison. Only a "
+        "simulation can, and only where it takes seconds.",
+    )

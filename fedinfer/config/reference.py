@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -84,9 +84,9 @@ def _default(field: FieldInfo) -> str:
 def _type_name(annotation: Any) -> str:
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return " or ".join(f'`"{value}"`' for value in inner)
+        return " or ".join(f'`"{value}"`' for value in inner if value)
     if origin in (Union, UnionType):
-        return _type_name(inner[0])
+        return " or ".join(_type_name(part) for part in inner if part is not NoneType and _type_name(part))
     if origin is tuple and len(inner) == 2 and inner[1] is not Ellipsis:
         return f"[{', '.join(_type_name(part) for part in inner)}]"
     if origin is tuple:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from fedinfer.config.fields import (
     Count,
@@ -23,8 +23,9 @@ from fedinfer.config.fields import (
     Section,
     Seed,
 )
-from fedinfer.config.operating import ArtifactSection, DriftSection, FleetSection, RolloutSection
+from fedinfer.config.operating import ArtifactSection, DriftSection, FleetSection, ReportSection, RolloutSection
 from fedinfer.config.rows import DataSection
+from fedinfer.metrics import Metric
 from fedinfer.types import AggregationMode, Trust, Unit
 
 
@@ -175,6 +176,36 @@ class TrainingSection(Section):
     deadline_seconds: Positive = Field(
         default=3600.0, description="Longest wait for the devices in one stage of a round."
     )
+    metric: Metric | Literal[""] = Field(
+        default="",
+        description="Figure by which rounds, gates, drift figures and reports judge. Empty: it follows the data, which "
+        "is `average_precision` where one of two classes holds less than 20 % of the rows, else `accuracy`, and "
+        "`rmse` where the label is a number.",
+    )
+    threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["public"] = Field(
+        default=0.5,
+        description="Two classes: the second one is answered from this probability on. 0.5: the likeliest class. "
+        "`public`: chosen on the public rows for `metric`; F1 stands for `average_precision`, balanced accuracy for "
+        "`auc`.",
+    )
+    class_weights: Literal["none", "balanced"] | dict[str, Positive] = Field(
+        default="none",
+        description="How much a row counts in the loss, by its class. `balanced`: every class as much as any other, by "
+        "`prior` or the shares on public rows, never those on devices. `class_weights.CLASS = 5.0`: stated. Gradients "
+        "are clipped after weighting, so privacy does not depend on it; probabilities then speak of balanced classes.",
+    )
+    prior: dict[str, OpenFraction] = Field(
+        default={},
+        description="`prior.CLASS = 0.01`: public share of every class, known from elsewhere and never counted on "
+        'devices; they sum to 1. The default of `metric` and `class_weights = "balanced"` follow it.',
+    )
+
+    @field_validator("prior")
+    @classmethod
+    def _prior_sums_to_one(cls, prior: dict[str, float]) -> dict[str, float]:
+        if prior and abs(sum(prior.values()) - 1.0) > 1e-6:
+            raise ValueError(f"shares sum to {sum(prior.values()):g}, must sum to 1")
+        return prior
 
 
 class PrivacySection(Section):
@@ -270,6 +301,7 @@ class Scenario(Section):
     rollout: RolloutSection = RolloutSection()
     drift: DriftSection = DriftSection()
     fleet: FleetSection = FleetSection()
+    report: ReportSection = ReportSection()
     base: Path = Path()
     _notices: tuple[str, ...] = PrivateAttr(default=())
 

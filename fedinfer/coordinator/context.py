@@ -16,11 +16,12 @@ import numpy.typing as npt
 from fedinfer.config import Scenario
 from fedinfer.coordinator.participation import ParticipationSchedule
 from fedinfer.coordinator.record import AlarmRecord, ModelRecord, RoundRecord, WindowRecord
+from fedinfer.metrics import JudgedBy
 from fedinfer.ports import Answer, Ask, Clock, Entropy, Listener, Transport
 from fedinfer.privacy import Event, Ledger, NoiseStream, Spent
 from fedinfer.rollout import RolloutStore
 from fedinfer.schema import Schema
-from fedinfer.types import DeviceId, FloatVector
+from fedinfer.types import DeviceId, FloatVector, Json
 
 if TYPE_CHECKING:
     from fedinfer.artifact import Repository, Templates
@@ -108,6 +109,21 @@ class Fleet:
 
 
 @dataclass(frozen=True, slots=True)
+class Witness:
+    """What only a simulation knows of its devices' rows, for figures in its record. No decision may read it.
+
+    Args:
+        held_out: number of held-out rows per device, in the order of the judged rows, by inference window.
+        training: training rows of all devices, by inference window.
+        stream: rows of all devices of one inference window.
+    """
+
+    held_out: Callable[[int], Mapping[DeviceId, int]]
+    training: Callable[[int], Rows]
+    stream: Callable[[int], Rows]
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """Wiring of a coordinator; nothing here changes during a run.
 
@@ -124,6 +140,8 @@ class Server:
         public: rows the server may hold; may be empty.
         judged: rows that the metric is computed on, by inference window (0: before the first): in a simulation all
             devices' held-out rows pooled, else `public`.
+        judged_by: the figure of the task, by which everything here judges.
+        witness: of a simulation; None: the devices are real.
         repository: signed artifacts.
         rollouts: state and audit log of rollouts.
         templates: exported graphs, kept between versions.
@@ -146,6 +164,8 @@ class Server:
     trainer: Trainer
     public: Rows
     judged: Callable[[int], Rows]
+    judged_by: JudgedBy
+    witness: Witness | None
     repository: Repository
     rollouts: RolloutStore
     templates: Templates
@@ -178,7 +198,9 @@ class Progress:
         dropped, refused: devices that dropped out of a training round, or refused it, counted once per round.
         predictions, correct: of all windows so far; known to simulations only.
         latencies_us: microseconds of single predictions; known to simulations only.
-        window_metrics: share of correct predictions per window; NaN where it is not known.
+        window_metrics: metric of the task per window; NaN where it is not known.
+        judgement: of the newest version; empty before there is one.
+        pooled: figures of the pooled model; empty where there is none.
         aborted_in_a_row: training rounds without a release since the last one with a release.
         schedule: secret state of correlated noise; None: the noise of rounds is independent.
     """
@@ -200,5 +222,7 @@ class Progress:
     correct: int = 0
     latencies_us: list[float] = field(default_factory=list)
     window_metrics: list[float] = field(default_factory=list)
+    judgement: Json = field(default_factory=dict)
+    pooled: Json = field(default_factory=dict)
     aborted_in_a_row: int = 0
     schedule: ParticipationSchedule | None = field(default=None, repr=False)

@@ -13,6 +13,7 @@ from fedinfer.config import Scenario
 from fedinfer.coordinator.aggregate.promise import sum_plans
 from fedinfer.coordinator.aggregate.release import Release, noise_std, release_groups
 from fedinfer.coordinator.context import Fleet, Progress, RunAccount, Server
+from fedinfer.coordinator.judging import window_score
 from fedinfer.coordinator.plan.robust import PLAIN_MEAN
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import SumSettings
@@ -20,6 +21,7 @@ from fedinfer.coordinator.record import AlarmRecord, ReportRecord, WindowRecord
 from fedinfer.drift import monitor, policy, report_channels
 from fedinfer.errors import BadMessage, TooFewSurvivors
 from fedinfer.messages import Kind, Purpose, ReportWork, WindowReply, WindowRequest
+from fedinfer.metrics import Metric
 from fedinfer.ports import Answer, Ask
 from fedinfer.types import DeviceId, Unit
 from fedinfer.wire import decode, encode
@@ -103,6 +105,9 @@ def window(server: Server, plan: RunPlan, progress: Progress, watch: Watch) -> p
     progress.window += 1
     before = len(progress.latencies_us)
     ready = _infer(server.fleet, progress, simulated=server.simulated)
+    if server.judged_by.metric is not Metric.ACCURACY:  # what devices count says nothing about it
+        score = window_score(server.witness, server.judged_by.metric, progress)
+        progress.window_metrics[-1] = math.nan if score is None else score
     decision, report = policy.Decision(policy.WatchAction.NONE, "", progress.window), None
     if plan.drift is not None and ready:
         decision, report = _report(server, plan.drift, progress, watch, ready)

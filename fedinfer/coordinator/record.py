@@ -56,6 +56,7 @@ class RoundRecord:
         groups, groups_released: how many groups there were, and how many have a sum.
         released: the weights were moved.
         detail: why groups have no sum.
+        metric: name of the one that the task is judged by.
         metrics: of the weights after the round, by name; empty at a server that holds no labelled rows.
         clipping_norm: of this round.
         unclipped: noisy fraction of devices that were not clipped; None where the norm is fixed.
@@ -73,6 +74,7 @@ class RoundRecord:
     groups_released: int
     released: bool
     detail: str
+    metric: str
     metrics: Mapping[str, float]
     clipping_norm: float
     unclipped: float | None
@@ -93,7 +95,7 @@ class RoundRecord:
             "groups_released": self.groups_released,
             "status": "released" if self.released else "aborted",
             "detail": self.detail,
-            "metric": self.metrics.get("accuracy", self.metrics.get("rmse")),
+            "metric": self.metrics.get(self.metric),
             "metrics": dict(self.metrics),
             "loss": self.metrics.get("loss"),
             "clipping_norm": self.clipping_norm,
@@ -249,7 +251,7 @@ class ModelRecord:
         figures = self.built.to_json()
         kept = (
             "sha256", "float_metric", "quantized_metric", "float_bytes", "quantized_bytes", "recipe", "agreement",
-            "calibration_error", "slimming",
+            "calibration_error", "temperature", "threshold", "metric", "slimming",
         )  # fmt: skip
         start: Json = {"version": self.version, "reason": self.reason, "window": self.window}
         row = start | {key: figures[key] for key in kept} | {"devices_active": 0}
@@ -309,7 +311,7 @@ class WindowRecord:
 
     Args:
         window: number, from 1.
-        metric: share of correct predictions, known to simulations only.
+        metric: of the task on the devices' rows, known to simulations only.
         latency_us: median of one prediction in microseconds, known to simulations only.
         report: None when nobody reported.
         state: of the policy.

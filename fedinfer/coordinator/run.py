@@ -10,6 +10,7 @@ from fedinfer.coordinator import drift as drift_loop
 from fedinfer.coordinator import run_json
 from fedinfer.coordinator.context import LEDGER_OWNER, Progress, Server
 from fedinfer.coordinator.drift import Watch
+from fedinfer.coordinator.judging import pooled_figures
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.publish import publish_and_push
 from fedinfer.coordinator.train.round import start_schedule, training_round
@@ -96,6 +97,7 @@ def _all_steps(server: Server, plan: RunPlan, progress: Progress) -> None:
     publish_and_push(server, plan, progress)
     if plan.windows:
         _watch(server, plan, progress)
+    progress.pooled = pooled_figures(server, progress)
 
 
 def _rounds(server: Server, plan: RunPlan, progress: Progress, reason: str, count: int) -> None:

@@ -18,6 +18,7 @@ from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.record import plain
 from fedinfer.coordinator.shapes import shapes_of
 from fedinfer.errors import StoreError
+from fedinfer.metrics import JudgedBy
 from fedinfer.private_files import only_owner
 from fedinfer.schema import Schema
 from fedinfer.types import Json, Unit
@@ -44,7 +45,7 @@ def opening(server: Server, plan: RunPlan) -> Json:
         "rounds": plan.rounds,
         "retrain_rounds": plan.retrain_rounds,
         "windows": plan.windows,
-        "task": task_of(server.schema),
+        "task": task_of(server.judged_by, server.schema),
         "model": {"kind": str(scenario.model.kind), "parameters": server.trainer.dimension},
         "privacy": privacy_of(server.scenario.privacy, plan),
         "secure_aggregation": secure_aggregation_of(server.scenario.secure_aggregation, plan),
@@ -53,16 +54,18 @@ def opening(server: Server, plan: RunPlan) -> Json:
     }
 
 
-def task_of(schema: Schema) -> Json:
-    """What is predicted, and the figure that `metric` of rounds stands for.
+def task_of(chosen: JudgedBy, schema: Schema) -> Json:
+    """What is predicted, and by which figure it is judged, with the reason.
 
     Args:
+        chosen: the figure of the task.
         schema: of the task.
     """
+    judged = {"metric": str(chosen.metric), "why": chosen.why, "higher_is_better": chosen.metric.higher_is_better}
     if schema.label_range is None:
-        return {"kind": "classification", "metric": "accuracy", "classes": list(schema.labels)}
+        return {"kind": "classification", **judged, "classes": list(schema.labels)}
     number = {"label": schema.label, "range": [*schema.label_range], "unit": schema.label_unit}
-    return {"kind": "regression", "metric": "rmse", "classes": [], **number}
+    return {"kind": "regression", **judged, "classes": [], **number}
 
 
 def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seconds: float) -> Json:
@@ -90,6 +93,8 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
         "model": start["model"],
         "population": start["population"],
         "metrics": dict(progress.rounds[-1].metrics) if progress.rounds else {},
+        "judgement": progress.judgement,
+        "pooled": progress.pooled,
         "rounds": [row.to_json() for row in progress.rounds],
         "privacy": start["privacy"] | {"epsilon": server.account.spent().epsilon},
         "secure_aggregation": start["secure_aggregation"],

@@ -14,8 +14,9 @@ import numpy as np
 
 from fedinfer.artifact import Templates
 from fedinfer.config import Scenario
-from fedinfer.coordinator.context import Rows, Server
+from fedinfer.coordinator.context import Rows, Server, Witness
 from fedinfer.coordinator.enrolment import enrol, join
+from fedinfer.coordinator.judging import judgement_basis
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.ports import Clock, Entropy, Listener, Nodes
@@ -47,6 +48,7 @@ class Site:
         trainer: numpy in, numpy out.
         public: rows the server may hold; may be empty.
         judged: rows that metrics are computed on, by inference window.
+        witness: of a simulation; None: the devices are real.
         entropy: for rotation and grouping seeds, which are public.
         noise: stream for noise that the server adds (trust central), by round.
         generator: numpy generator by purpose.
@@ -69,6 +71,7 @@ class Site:
     trainer: Trainer
     public: Rows
     judged: Callable[[int], Rows]
+    witness: Witness | None
     entropy: Entropy
     noise: Callable[[str], NoiseStream]
     generator: Callable[[str], np.random.Generator]
@@ -133,6 +136,8 @@ def _server(site: Site, devices: dict[DeviceId, bytes], rows: dict[DeviceId, int
         trainer=site.trainer,
         public=site.public,
         judged=site.judged,
+        judged_by=judgement_basis(site.scenario, site.schema, site.judged(0)),
+        witness=site.witness,
         repository=site.repository,
         rollouts=RolloutStore(site.folder / "rollout.sqlite"),
         templates=Templates(),

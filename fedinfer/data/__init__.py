@@ -1,6 +1,6 @@
 """Data sources and partitions: arrays in, arrays out; never downloads."""
 
-from fedinfer.data.checks import check_against_data, check_qat_rows
+from fedinfer.data.checks import check_against_data, check_judging, check_qat_rows
 from fedinfer.data.drifted import drifting_devices, inject
 from fedinfer.data.federation import load
 from fedinfer.data.guess import ColumnRole, Guess
@@ -19,6 +19,7 @@ __all__ = [
     "Proposal",
     "Table",
     "check_against_data",
+    "check_judging",
     "check_qat_rows",
     "drifting_devices",
     "guess_reading",

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from fedinfer.config import Scenario, import_factory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.config import Scenario, import_factory, resolve_weights
 from fedinfer.data.drifted import places
 from fedinfer.data.table import Federation
 from fedinfer.errors import ConfigError
+from fedinfer.metrics import EVEN, judged_by
+from fedinfer.schema import Schema, Text
 from fedinfer.types import Unit
 
 
@@ -17,8 +24,9 @@ def check_against_data(scenario: Scenario, federation: Federation) -> None:
         federation: its data.
 
     Raises:
-        ConfigError: delta >= 1 / number of units, cohort > population, pre-training or `qat_steps` without public
-            rows, injected drift that does not fit the columns, or a model factory that cannot be imported.
+        ConfigError: delta >= 1 / number of units, cohort > population, pre-training, `qat_steps` or a threshold to be
+            chosen without public rows, injected drift or groups that do not fit the columns, a metric or class shares
+            that do not fit the label, or a model factory that cannot be imported.
     """
     _check_delta(scenario, federation)
     cohort, population = scenario.training.cohort, len(federation.devices)
@@ -34,6 +42,7 @@ def check_against_data(scenario: Scenario, federation: Federation) -> None:
             hint="set public_fraction, or pretrain = false",
         )
     check_qat_rows(scenario, len(federation.public[1]))
+    check_judging(scenario, federation.schema, federation.public[1])
     if scenario.model.factory:
         import_factory(scenario.model.factory, scenario.base)
     _check_inject(scenario, federation)
@@ -54,6 +63,44 @@ def check_qat_rows(scenario: Scenario, public_rows: int) -> None:
         raise ConfigError(
             f"[artifact] qat_steps = {steps}: there are no public rows, and rows of devices are never used for it",
             hint="set [data] public_fraction (deployment: give public rows), or qat_steps = 0; pruning needs no rows",
+        )
+
+
+def check_judging(scenario: Scenario, schema: Schema, public_y: npt.NDArray[Any]) -> None:
+    """Metric, class shares, threshold and groups fit the table.
+
+    Args:
+        scenario: with its [training] and [report] sections.
+        schema: names columns and classes.
+        public_y: labels of the rows that the server may hold; may be empty.
+
+    Raises:
+        ConfigError: naming the key, and what would fit.
+    """
+    training = scenario.training
+    judged_by(training.metric or None, (), schema.classes)
+    resolve_weights(training, schema.labels, public_y)
+    if training.prior and set(training.prior) != set(schema.labels):
+        raise ConfigError(
+            f"[training] prior names the classes {sorted(training.prior)}, the label has {list(schema.labels)}",
+            hint="give the share of each class by its name",
+        )
+    if training.threshold != EVEN and schema.classes != 2:
+        raise ConfigError(
+            f"[training] threshold = {training.threshold!r}: the label has {schema.classes} classes, not two",
+            hint="leave it out: the likeliest class is answered",
+        )
+    if training.threshold == "public" and len(np.unique(public_y)) < 2:
+        raise ConfigError(
+            f"[training] threshold = 'public': the {len(public_y)} public rows do not hold both classes",
+            hint="set data.public_fraction (deployment: give public rows), for instance 0.1, or a number as threshold",
+        )
+    names = [column.name for column in schema.columns if not isinstance(column, Text)]
+    missing = [name for name in scenario.report.groups if name not in names]
+    if missing:
+        raise ConfigError(
+            f"[report] groups = {list(scenario.report.groups)}: {missing[0]!r} is no input column",
+            hint=f"columns: {', '.join(names) or 'none: these rows have no named columns'}",
         )
 
 

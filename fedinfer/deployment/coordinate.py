@@ -17,9 +17,9 @@ from fedinfer.artifact import (
     load_keys,
     save_keys,
 )
-from fedinfer.config import Scenario
+from fedinfer.config import Scenario, weighted
 from fedinfer.coordinator import Rows, Site, carry_out, start_up
-from fedinfer.data import check_qat_rows, load_own, public_schema
+from fedinfer.data import check_judging, check_qat_rows, load_own, public_schema
 from fedinfer.errors import ConfigError
 from fedinfer.flower import GridTransport, build_id
 from fedinfer.inference import latest_known, note_refresh
@@ -75,6 +75,7 @@ def run_deployment(grid: Grid, scenario: Scenario, deployment: Deployment, clock
     """
     schema = public_schema(scenario)
     public, judged = _public_and_judged(scenario, schema, deployment.public_data)
+    scenario = weighted(scenario, schema.labels, public[1])
     entropy = SystemEntropy()
     site = Site(
         engine="deployment",
@@ -88,6 +89,7 @@ def run_deployment(grid: Grid, scenario: Scenario, deployment: Deployment, clock
         trainer=load_trainer(scenario.model, schema, scenario.training, scenario.scenario.seed),
         public=public,
         judged=lambda _window: judged,
+        witness=None,
         entropy=entropy,
         noise=lambda _round: SecureStream(entropy),
         generator=lambda use: simulation_rng(int.from_bytes(entropy.take(8), "little"), use),
@@ -139,6 +141,7 @@ def _public_and_judged(scenario: Scenario, schema: Schema, path: Path | None) ->
     """
     x, y = rows = _public_rows(scenario, schema, path)
     check_qat_rows(scenario, len(y))
+    check_judging(scenario, schema, y)
     return ((x[::2], y[::2]), (x[1::2], y[1::2])) if scenario.artifact.qat_steps else (rows, rows)
 
 

@@ -16,11 +16,10 @@ import numpy.typing as npt
 from fedinfer.device.host import Host
 from fedinfer.device.inference import installed_of
 from fedinfer.device.install import slots_of
-from fedinfer.inference import Prediction, Predictor, RowAnswer, Telemetry, open_previous, row_answers
+from fedinfer.inference import Naming, Prediction, Predictor, RowAnswer, Telemetry, open_previous, row_answers
 from fedinfer.messages import GateWork, SumPlan
 from fedinfer.model_file import Isolation
 from fedinfer.rollout import evaluations
-from fedinfer.schema import Schema
 from fedinfer.text import raw_rows
 from fedinfer.types import DeviceId, FloatVector, Unit
 
@@ -49,16 +48,15 @@ def _answer(host: Host, unit: Unit, work: GateWork, device: DeviceId) -> FloatVe
     rows = min(len(x), host.joined().scenario.drift.window)
     if installed is None or installed.info.version != work.version or rows == 0:
         return np.zeros(evaluations.WIDTH, np.float32)
-    schema = host.joined().schema
-    x = raw_rows(schema, x[:rows])
+    x = raw_rows(host.joined().schema, x[:rows])
     before = open_previous(slots_of(host, device), host.model_cache)
     new = _answers(host, installed.predictor, x)
     old = _answers(host, before, x) if before is not None else [None] * rows
     telemetry = Telemetry()
     figures = np.full((rows, evaluations.WIDTH), np.nan)
     for number in range(rows):
-        label = y[number].item() if len(y) else None
-        figures[number] = _row(new[number], old[number], telemetry, section.max_latency_us, label, schema)
+        label, naming = y[number].item() if len(y) else None, installed.predictor.naming
+        figures[number] = _row(new[number], old[number], telemetry, section.max_latency_us, label, naming)
     match unit:
         case Unit.EXAMPLE:
             return evaluations.example_answer(figures, section)
@@ -83,7 +81,7 @@ def _row(
     telemetry: Telemetry,
     limit_us: float,
     label: float | None,
-    schema: Schema,
+    naming: Naming,
 ) -> Table:
     """Figures of one row, (5,); NaN where there is nothing to say. A row that breaks the schema says nothing."""
     figures = np.full(evaluations.WIDTH, np.nan)
@@ -94,10 +92,10 @@ def _row(
     figures[evaluations.ERROR] = answer is None
     figures[evaluations.SLOW] = new.seconds * 1e6 > limit_us
     if label is not None:
-        figures[evaluations.WRONG] = 1.0 if answer is None else _error(answer, label, schema)
+        figures[evaluations.WRONG] = 1.0 if answer is None else _error(answer, label, naming)
     before = None if old is None else old.prediction
     if before is not None and before.value is not None:
-        apart = 1.0 if answer is None else _error(answer, before.value, schema)
+        apart = 1.0 if answer is None else _error(answer, before.value, naming)
         figures[[evaluations.DISAGREEMENT, evaluations.SHIFT]] = apart
     elif before is not None:
         figures[evaluations.DISAGREEMENT] = answer is None or answer.label != before.label
@@ -105,11 +103,11 @@ def _row(
     return figures
 
 
-def _error(answer: Prediction, label: float, schema: Schema) -> float:
+def _error(answer: Prediction, label: float, naming: Naming) -> float:
     """1 for a wrong class; of a number how far it is off, as a part of its range. In [0, 1]."""
-    if answer.value is None or schema.label_range is None:
-        return float(int(answer.probabilities.argmax()) != label)
-    low, high = schema.label_range
+    if answer.value is None or naming.bounds is None:
+        return float(int(naming.decide(answer.probabilities[None])[0]) != label)
+    low, high = naming.bounds
     return float(min(1.0, abs(answer.value - label) / (high - low)))
 
 

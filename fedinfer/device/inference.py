@@ -122,7 +122,7 @@ def _predicted(host: Host, predictor: Predictor, x: npt.NDArray[Any]) -> tuple[n
         for number, answer in enumerate(row_answers(predictor, x, Isolation.PROCESS, host.clock)):
             if answer is not None and answer.prediction is not None:
                 raw[number] = answer.prediction.raw
-                classes[number] = raw[number].argmax()
+                classes[number] = predictor.naming.decide(raw[number : number + 1])[0]
         return classes, raw
     step = _together(task.scenario.privacy.unit, len(x))
     for start in range(0, len(x), step):
@@ -130,7 +130,7 @@ def _predicted(host: Host, predictor: Predictor, x: npt.NDArray[Any]) -> tuple[n
         try:
             answers = predictor.predict_matrix(x[part])
             raw[part] = answers.raw
-            classes[part] = answers.raw.argmax(axis=1)
+            classes[part] = answers.naming.decide(answers.raw)
         except Exception as error:  # whatever its class: an error of the model is a row without an answer
             _log.warning("window: no answer for rows from %d on: %s", start, error)
     return classes, raw

@@ -49,6 +49,7 @@ from fedinfer.manifest.parts import (
     read_reference,
     read_variant,
 )
+from fedinfer.metrics import EVEN
 from fedinfer.schema import Schema
 from fedinfer.types import Json
 
@@ -74,6 +75,7 @@ class Manifest:
         abstain_below: in [0, 1]; the graph answers `abstain_label` when the largest probability is below it; 0 = never.
         abstain_label: the text it answers then.
         top: the optional output TOP lists this many classes, at most all of them; 0 = no such output.
+        threshold: for two classes, in (0, 1): class 1 is answered from this probability on; 0.5 = the likeliest class.
         interval: numeric label: half width of the interval that holds COVERAGE of the rows, in its unit; 0 = unknown.
     """
 
@@ -93,6 +95,7 @@ class Manifest:
     abstain_below: float = 0.0
     abstain_label: str = "abstain"
     top: int = 0
+    threshold: float = EVEN
     interval: float = 0.0
 
     @property
@@ -150,6 +153,7 @@ class Manifest:
             "abstain_below": self.abstain_below,
             "abstain_label": self.abstain_label,
             "top": self.top,
+            "threshold": self.threshold,
         }
 
     def to_bytes(self) -> bytes:
@@ -234,6 +238,7 @@ def _read(data: Json) -> Manifest:
         abstain_below=number(data, "abstain_below"),
         abstain_label=value_of(data, "abstain_label", str),
         top=value_of(data, "top", int),
+        threshold=number(data, "threshold") if "threshold" in data else EVEN,  # older manifests name none
         interval=number(data, "interval") if "interval" in data else 0.0,
     )
 
@@ -251,6 +256,8 @@ def _check(manifest: Manifest) -> None:
     demand(manifest.parent_sha256 == "" or is_sha256(manifest.parent_sha256), "parent_sha256 is not a SHA-256")
     demand(0 <= manifest.abstain_below <= 1, f"abstain_below {manifest.abstain_below} is outside [0, 1]")
     demand(0 <= manifest.top <= classes, f"top {manifest.top} of {classes} classes")
+    demand(0 < manifest.threshold < 1, f"threshold {manifest.threshold} is outside (0, 1)")
+    demand(classes == 2 or manifest.threshold == EVEN, f"threshold {manifest.threshold} of {classes} classes")
     demand(1 <= len(manifest.variants) <= MAX_VARIANTS, f"{len(manifest.variants)} variants")
     demand(
         manifest.chosen.path == model_path(manifest.version), f"path {manifest.chosen.path[:80]!r} of the chosen one"

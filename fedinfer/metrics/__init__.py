@@ -1,21 +1,41 @@
 """Metrics: figures of merit of classes and of numbers, numpy only."""
 
+from fedinfer.metrics.choice import JudgedBy, judged_by
 from fedinfer.metrics.classes import Labels, Probabilities, binary_auc, confusion, figures, precisions, recalls
+from fedinfer.metrics.judgement import Answers, Judgement, judge
 from fedinfer.metrics.metric import Metric, class_score, likeliest, loss_of, number_score
+from fedinfer.metrics.number_judgement import judge_numbers, number_scores
 from fedinfer.metrics.numbers import number_figures
+from fedinfer.metrics.parts import Attribute, Part, attribute_of, owners, part_of
+from fedinfer.metrics.threshold import EVEN, best_threshold, decided_by
 
 __all__ = [
+    "EVEN",
+    "Answers",
+    "Attribute",
+    "JudgedBy",
+    "Judgement",
     "Labels",
     "Metric",
+    "Part",
     "Probabilities",
+    "attribute_of",
+    "best_threshold",
     "binary_auc",
     "class_score",
     "confusion",
+    "decided_by",
     "figures",
+    "judge",
+    "judge_numbers",
+    "judged_by",
     "likeliest",
     "loss_of",
     "number_figures",
     "number_score",
+    "number_scores",
+    "owners",
+    "part_of",
     "precisions",
     "recalls",
 ]

@@ -193,22 +193,27 @@ def ece(probabilities: Probabilities, y: Labels) -> float:
     return float(np.abs(gap).sum() / len(y))
 
 
-def figures(probabilities: Probabilities, y: Labels) -> dict[str, float]:
-    """Accuracy, loss, calibration error and, where it is defined, AUC.
+def figures(probabilities: Probabilities, y: Labels, threshold: float | None = None) -> dict[str, float]:
+    """Accuracy, loss, calibration error and further figures of classes.
 
     Args:
         probabilities: (n, classes), rows sum to 1.
         y: (n,) class numbers.
+        threshold: of class 1 of two; None: the likeliest class is the answer.
 
     Returns:
-        `rows`, and for n > 0 `accuracy`, `loss` (mean cross-entropy, nats), `ece` in [0, 1]; `auc` in [0, 1] only when
-        at least two classes occur.
+        `rows`, and for n > 0 `accuracy`, `balanced_accuracy`, `f1` in [0, 1], `loss` and, the same by its name among
+        the metrics, `log_loss` (mean cross-entropy, nats), `ece` in [0, 1]; `auc` and `average_precision` in [0, 1]
+        only when at least two classes occur.
     """
     found = {"rows": float(len(y))}
     if not len(y):
         return found
-    found["accuracy"] = accuracy(probabilities.argmax(axis=1), y)
-    found["loss"] = log_loss(probabilities, y)
+    chosen = probabilities.argmax(axis=1) if threshold is None else (probabilities[:, 1] >= threshold).astype(np.int64)
+    found["accuracy"] = accuracy(chosen, y)
+    found["balanced_accuracy"] = balanced_accuracy(chosen, y)
+    found["f1"] = f1(chosen, y, probabilities.shape[1])
+    found["loss"] = found["log_loss"] = log_loss(probabilities, y)
     found["ece"] = ece(probabilities, y)
-    area = auc(probabilities, y)
-    return found if area is None else {**found, "auc": area}
+    ranked = {"auc": auc(probabilities, y), "average_precision": average_precision(probabilities, y)}
+    return found | {name: value for name, value in ranked.items() if value is not None}

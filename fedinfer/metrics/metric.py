@@ -34,6 +34,11 @@ class Metric(StrEnum):
         return self not in (Metric.LOG_LOSS, Metric.RMSE, Metric.MAE)
 
     @property
+    def has_unit(self) -> bool:
+        """True for errors in the unit of the label."""
+        return self in (Metric.RMSE, Metric.MAE)
+
+    @property
     def of_numbers(self) -> bool:
         """True when the label is a number, False when it is a class."""
         return self in _OF_NUMBERS

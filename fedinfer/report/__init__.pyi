@@ -3,3 +3,9 @@
 from .page import loop_of as loop_of
 from .page import write_report as write_report
 from .progress import progress_bar as progress_bar
+from .verdict import found_classes as found_classes
+from .verdict import metric_words as metric_words
+from .verdict import parts as parts
+from .verdict import plural as plural
+from .verdict import pooled as pooled
+from .verdict import verdict as verdict

@@ -73,6 +73,39 @@ def rows(data: Mapping[str, Any], key: str) -> Sequence[Json]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
+def names(data: Mapping[str, Any], key: str) -> list[str]:
+    """The texts in the list under `key`; empty when it is no list.
+
+    Args:
+        data: a JSON object.
+        key: of the list.
+    """
+    value = data.get(key)
+    return [words(item) for item in value] if isinstance(value, list) else []
+
+
+def matrix(data: Mapping[str, Any], key: str, size: int) -> list[list[int]]:
+    """A square matrix of counts under `key`; empty when it is anything else.
+
+    Args:
+        data: a JSON object.
+        key: of the matrix.
+        size: rows and columns that it has to have.
+    """
+    value = data.get(key)
+    lines = value if isinstance(value, list) else []
+    found = [[_whole(item) for item in line] for line in lines if isinstance(line, list)]
+    square = len(found) == len(lines) == size and all(len(line) == size for line in found)
+    return (
+        [[item or 0 for item in line] for line in found] if square and all(None not in line for line in found) else []
+    )
+
+
+def _whole(value: object) -> int | None:
+    result = finite(value)
+    return None if result is None or result < 0 else int(result)
+
+
 def words(value: object, fallback: str = ABSENT) -> str:
     """Text as it is, numbers as written in JSON, a dash for what is missing.
 

@@ -110,7 +110,7 @@ def _metric_panel(sequence: Sequence[LoopStep], metric: str, frame: Frame, top: 
     size = 3.0 if len(sequence) <= 80 else 1.8
     return join(
         _grid(frame, y, axes.ticks(low, high, 5)),
-        axes.label(0, top - 11, f"{metric.capitalize()} (0 to 1)" if _share(values) else metric.capitalize(), "panel"),
+        axes.label(0, top - 11, f"{metric[:1].upper()}{metric[1:]} (axis from {low:.3g} to {high:.3g})", "panel"),
         axes.path(both, METRIC),
         axes.markers(rounds, axes.dot(METRIC, size)),
         axes.markers(windows, axes.square(METRIC, size)),

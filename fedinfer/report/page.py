@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from fedinfer.errors import StoreError
 from fedinfer.private_files import only_owner
 from fedinfer.report import summary, tables
 from fedinfer.report.figures import count, decimal, finite, rows, seconds, section, words
+from fedinfer.report.judged import judged_section, loss_section
+from fedinfer.report.layout import WIDE, both
 from fedinfer.report.ledger import ledger_tables
 from fedinfer.report.legend import loop_legend
 from fedinfer.report.loop_chart import loop_chart
@@ -23,7 +25,6 @@ from fedinfer.report.timeline import steps
 from fedinfer.types import Json
 
 NAME = "report.html"
-WIDE, NARROW = 900.0, 326.0
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -69,7 +70,7 @@ def render(found: RunFiles) -> str:
         Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
         Markup('<link rel="icon" href="data:,">'),
         tag("title", title),
-        tag("style", Markup(_style())),
+        tag("style", Markup(_style("style.css") + _style("dark.css"))),
     )
     body = tag("body", _header(found), tag("main", *_sections(found)), _footer(run))
     return "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n"
@@ -80,8 +81,9 @@ def _sections(found: RunFiles) -> tuple[Markup | None, ...]:
     return (
         _warnings(found),
         _summary(run),
+        judged_section(run),
         _loop(found),
-        _section("Rounds", tables.rounds_table(run)),
+        _section("Rounds", loss_section(run), tables.rounds_table(run)),
         _drift(run),
         _models(run),
         _shapes(run),
@@ -164,7 +166,7 @@ def _loop(found: RunFiles) -> Markup:
         "The loop over time",
         tag("p", words_, class_="how"),
         loop_legend(sequence),
-        _both(lambda width: loop_chart(sequence, metric, budget, width), WIDE),
+        both(lambda width: loop_chart(sequence, metric, budget, width), WIDE),
     )
 
 
@@ -183,7 +185,7 @@ def loop_of(folder: Path, width: float) -> Markup:
     chart = loop_chart(steps(found.run, found.events), summary.metric_name(found.run), budget, width)
     opening, end, rest = chart.partition(">")
     namespace = "" if "xmlns=" in opening else ' xmlns="http://www.w3.org/2000/svg"'
-    return Markup(opening + namespace + end + tag("style", Markup(_style())) + rest)
+    return Markup(opening + namespace + end + tag("style", Markup(_style("style.css"))) + rest)
 
 
 def _drift(run: Json) -> Markup:
@@ -203,7 +205,7 @@ def _drift_story(run: Json, drift: Json) -> Markup | None:
         return None
     if len(values) == 1:
         return tag("p", f"{lead}: {decimal(values[0][1])}.", class_="how")
-    chart = _both(lambda width: bars("Metric before, during and after drift", values, width), 460.0)
+    chart = both(lambda width: bars("Metric before, during and after drift", values, width), 460.0)
     return join(tag("p", f"{lead}:", class_="how"), chart)
 
 
@@ -228,7 +230,7 @@ def _devices(found: RunFiles) -> Markup:
     if p50 is not None and p99 is not None:
         chart = join(
             tag("p", "Latency of one prediction, on the machine that ran the devices:", class_="how"),
-            _both(lambda width: latency_chart(p50, p99, width), 460.0),
+            both(lambda width: latency_chart(p50, p99, width), 460.0),
         )
     lost = f"On average {tables.survivors_share(run)} of a cohort answered." if rows(run, "rounds") else None
     return _section(
@@ -262,17 +264,8 @@ def _section(title: str, *children: Child) -> Markup:
     return tag("section", tag("h2", title), *children)
 
 
-def _both(draw: Callable[[float], Markup], wide: float) -> Markup:
-    """One drawing for a desktop or paper and one for a phone: text keeps its size on both."""
-    return tag(
-        "figure",
-        tag("div", draw(wide), class_="wide"),
-        tag("div", draw(NARROW), class_="narrow"),
-    )
-
-
-def _style() -> str:
-    return files("fedinfer.report").joinpath("style.css").read_text(encoding="utf-8")
+def _style(name: str) -> str:
+    return files("fedinfer.report").joinpath(name).read_text(encoding="utf-8")
 
 
 __all__: Sequence[str] = ["render", "write_report"]

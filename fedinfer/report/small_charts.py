@@ -56,7 +56,7 @@ def bars(title: str, values: Sequence[tuple[str, float, str]], width: float) -> 
         values: (name, value in [0, 1], colour), from top to bottom.
         width: px.
     """
-    left, right = 64.0, width - 52.0
+    left, right = 84.0, width - 52.0
     x = axes.Scale(0.0, 1.0, left, right)
     parts = []
     for place, (name, value, colour) in enumerate(values):

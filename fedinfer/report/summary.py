@@ -23,6 +23,7 @@ from fedinfer.report.figures import (
     words,
 )
 from fedinfer.report.statement import is_private, unit_words
+from fedinfer.report.verdict import found_classes, metric_words, plural, verdict
 from fedinfer.types import Json
 
 STATUS = {
@@ -68,7 +69,14 @@ def headline(run: Json) -> tuple[str, ...]:
     Args:
         run: run.json, schema 1.
     """
-    sentences = [_training(run), _quality(run), _protection(run), _devices(run), _drift(run)]
+    sentences = [
+        verdict(run) or _quality(run),
+        found_classes(run),
+        _training(run),
+        _protection(run),
+        _devices(run),
+        _drift(run),
+    ]
     explained = EXPLAINED.get(str(run.get("status")))
     return tuple(sentence for sentence in (*sentences, explained) if sentence)
 
@@ -98,7 +106,7 @@ def metric_name(run: Json) -> str:
     Args:
         run: run.json, schema 1.
     """
-    return words(section(run, "task").get("metric"), "metric")
+    return metric_words(section(run, "task").get("metric"))
 
 
 def last_model(run: Json) -> Json:
@@ -120,7 +128,7 @@ def _training(run: Json) -> str:
         )
     return (
         f"{whole(run.get('population'))} devices trained one model together without any of them sharing a row: "
-        f"{released} rounds released{lost}."
+        f"{plural(released, 'round')} released{lost}."
     )
 
 
@@ -130,7 +138,7 @@ def _quality(run: Json) -> str:
         return "No round released a model, so there is no figure of quality."
     if name == "accuracy":
         return f"The trained model is right in {100 * value:.0f} of 100 held-out cases (accuracy {decimal(value)})."
-    return f"The trained model reaches {name} {decimal(value)} on held-out cases."
+    return f"The trained model reaches {name} {decimal(value)} on held-out cases; nothing says how good one answer is."
 
 
 def _protection(run: Json) -> str:
@@ -161,11 +169,11 @@ def _drift(run: Json) -> str:
     if not windows:
         return ""
     if not alarms:
-        return f"{windows} windows were watched for drift; no alarm was raised."
+        return f"{plural(windows, 'window')} of inference, watched for drift; no alarm was raised."
     first, later = alarms[0], sum(row.get("reason") == "drift" for row in rows(run, "rounds"))
     return (
-        f"{windows} windows were watched for drift. Window {words(first.get('window'))} raised an alarm "
-        f"({words(first.get('channel')).replace('_', ' ')}), and {later} rounds of training followed alarms."
+        f"{plural(windows, 'window')} of inference, watched for drift. Window {words(first.get('window'))} raised an "
+        f"alarm ({words(first.get('channel')).replace('_', ' ')}), and {plural(later, 'round')} of training followed."
     )
 
 
@@ -173,8 +181,12 @@ def _quality_tile(run: Json) -> Tile:
     value = last_metric(run)
     shown = percent(value) if metric_name(run) == "accuracy" else decimal(value)
     auc = finite(section(run, "metrics").get("auc"))
-    remark = "held-out rows, after the last round" + (f"; AUC {decimal(auc)}" if auc is not None else "")
-    return Tile(metric_name(run).capitalize(), shown, remark)
+    constant = finite(section(section(run, "judgement"), "baseline").get("value"))
+    remark = "held-out rows, after the last round"
+    remark += f"; one constant answer: {decimal(constant)}" if constant is not None else ""
+    remark += f"; AUC {decimal(auc)}" if auc is not None and metric_name(run) != "AUC" else ""
+    name = metric_name(run)
+    return Tile(f"{name[:1].upper()}{name[1:]}", shown, remark)
 
 
 def _privacy_tile(run: Json) -> Tile:

@@ -1,4 +1,4 @@
-"""Tables of the report. Each scrolls in its own box on a narrow page and is whole in print."""
+"""Tables of the report: wrapped on a desktop, one card per row on a phone, whole in print."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def table(caption: str, columns: Sequence[Column], lines: Sequence[Json], empty:
     used = [column for column in columns if any(line.get(column[1]) is not None for line in lines)] or list(columns)
     head = tag("tr", *(tag("th", name, scope="col", class_=_align(show)) for name, _, show in used))
     body = [tag("tr", *_cells(used, line)) for line in lines]
-    return _boxed(caption, tag("thead", head), tag("tbody", *body))
+    return boxed(caption, tag("thead", head), tag("tbody", *body))
 
 
 def pairs(lines: Sequence[tuple[str, Child]]) -> Markup:
@@ -201,7 +201,7 @@ def devices_pairs(run: Json) -> Markup:
             ("Refusals by a device's own budget", whole(devices.get("refused"))),
             ("Drop-outs during rounds", whole(devices.get("dropped"))),
             ("Predictions on devices", whole(inference.get("predictions"))),
-            ("Metric of those predictions", decimal(inference.get("metric"))),
+            ("Accuracy of those predictions", decimal(inference.get("metric"))),
         )
     )
 
@@ -231,8 +231,14 @@ def survivors_share(run: Json) -> str:
 
 def _cells(columns: Sequence[Column], line: Json) -> list[Markup]:
     return [
-        tag("th" if place == 0 else "td", show(line.get(key)), class_=_align(show), scope="row" if place == 0 else None)
-        for place, (_, key, show) in enumerate(columns)
+        tag(
+            "th" if place == 0 else "td",
+            show(line.get(key)),
+            class_=_align(show),
+            scope="row" if place == 0 else None,
+            data_label=name,
+        )
+        for place, (name, key, show) in enumerate(columns)
     ]
 
 
@@ -240,10 +246,17 @@ def _align(show: Show) -> str | None:
     return "num" if show in NUMERIC else None
 
 
-def _boxed(caption: str, *parts: Markup) -> Markup:
+def boxed(caption: str, *parts: Markup, kind: str = "list") -> Markup:
+    """A table in a box of its own, which scrolls when a page cannot be as wide.
+
+    Args:
+        caption: above the rows.
+        parts: head and body.
+        kind: CSS class: a `list` becomes one card per row on a phone, a `matrix` stays a matrix.
+    """
     return tag(
         "div",
-        tag("table", tag("caption", caption), *parts),
+        tag("table", tag("caption", caption), *parts, class_=kind),
         class_="box",
         tabindex=0.0,
         role="region",

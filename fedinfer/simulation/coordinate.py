@@ -7,8 +7,8 @@ from pathlib import Path
 from flwr.serverapp import Grid
 
 from fedinfer.artifact import Repository, generate_keys
-from fedinfer.config import Scenario
-from fedinfer.coordinator import Population, RunPlan, Server, Site, carry_out, make_plan, start_up
+from fedinfer.config import Scenario, weighted
+from fedinfer.coordinator import Population, RunPlan, Server, Site, Witness, carry_out, make_plan, start_up
 from fedinfer.data import Federation
 from fedinfer.flower import GridTransport, build_id
 from fedinfer.ports import Clock, Listener
@@ -100,8 +100,9 @@ def open_server(
     Raises:
         FedInferError: nobody joins, or the plan is not possible.
     """
+    scenario = weighted(scenario, federation.schema.labels, federation.public[1])
     seed = scenario.scenario.seed
-    revocations = simulated_revocations(seed)
+    revocations, rows = simulated_revocations(seed), simulated_rows(scenario, federation)
     trainer = load_trainer(scenario.model, federation.schema, scenario.training, seed)
     site = Site(
         engine=engine,
@@ -114,7 +115,8 @@ def open_server(
         repository=Repository(folder / "artifacts", generate_keys(SystemEntropy()), clock, lambda _: None),
         trainer=trainer,
         public=federation.public,
-        judged=simulated_rows(scenario, federation).judged,
+        judged=rows.judged,
+        witness=Witness(rows.held_out, rows.pooled, rows.all_streams),
         entropy=SimulatedEntropy(seed, "rotation"),
         noise=lambda round_id: SimulatedStream(SimulatedEntropy(seed, "central", round_id)),
         generator=lambda use: simulation_rng(seed, "server", use),

@@ -115,7 +115,37 @@ class SimulatedRows:
             self._seen(device, window, data.test_x, data.test_y, "judged")
             for device, data in sorted(self.federation.devices.items())
         ]
-        return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+        return _joined(parts)
+
+    def held_out(self, window: int) -> dict[DeviceId, int]:
+        """Number of held-out rows per device, in the order of `judged`.
+
+        Args:
+            window: number; held-out rows change with the world, their number does not.
+        """
+        return {device: len(data.test_y) for device, data in sorted(self.federation.devices.items())}
+
+    def pooled(self, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
+        """All devices' training rows in one table: for a comparison that no real server could make.
+
+        Args:
+            window: number, from 1; 0: before the first.
+
+        Returns:
+            Inputs float32 (n, features) and classes int64 (n,), sorted by device.
+        """
+        return _joined([self.training(device, window) for device in sorted(self.federation.devices)])
+
+    def all_streams(self, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
+        """All devices' rows of one inference window.
+
+        Args:
+            window: number, from 1.
+
+        Returns:
+            Inputs float32 (n, features) and classes int64 (n,), sorted by device.
+        """
+        return _joined([self.stream(device, window) for device in sorted(self.federation.devices)])
 
     def _seen(
         self, device: DeviceId, window: int, x: FloatVector, y: npt.NDArray[np.int64], label: str
@@ -124,6 +154,10 @@ class SimulatedRows:
             return x, y
         rng = simulation_rng(self.seed, "world", device, label)
         return inject(x, y, self.federation.schema, self.change, window, rng)
+
+
+def _joined(parts: list[tuple[FloatVector, npt.NDArray[np.int64]]]) -> tuple[FloatVector, npt.NDArray[np.int64]]:
+    return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
 
 
 def simulated_rows(scenario: Scenario, federation: Federation) -> SimulatedRows:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, softmax
 
-from fedinfer.config import NumberLoss
+from fedinfer.config import NumberLoss, TrainingSection, class_factors, class_gain
 from fedinfer.errors import DataError
 from fedinfer.schema import Schema
 
@@ -36,9 +36,12 @@ class Objective:
 
     Args:
         loss: None for classes.
+        factors: of the loss of a row of each class, in (0, 1]; empty: all rows count alike. None is above 1, so that
+            clipping, not a weight, decides how far one row moves a sum.
     """
 
     loss: NumberLoss | None
+    factors: tuple[float, ...] = ()
 
     def total(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Sum of the losses of some rows, a scalar.
@@ -48,7 +51,7 @@ class Objective:
             y: (n,) class numbers int64, or scaled labels float32.
         """
         if self.loss is None:
-            return cross_entropy(outputs, y, reduction="sum")
+            return cross_entropy(outputs, y, weight=self._weights(), reduction="sum")
         error = outputs[:, 0] - y
         match self.loss:
             case NumberLoss.SQUARED:
@@ -67,7 +70,8 @@ class Objective:
             y: (n,), as in `total`.
         """
         # cross_entropy's own mean rounds otherwise than the sum divided by n.
-        return cross_entropy(outputs, y) if self.loss is None else self.total(outputs, y) / len(y)
+        plain = self.loss is None and not self.factors
+        return cross_entropy(outputs, y) if plain else self.total(outputs, y) / len(y)
 
     def error(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Derivative of each row's loss by the outputs; may reuse the memory of `outputs`.
@@ -81,7 +85,9 @@ class Objective:
         """
         if self.loss is None:  # probabilities minus the one-hot label
             delta = torch.softmax(outputs, dim=2)
-            return delta.scatter_add_(2, y.unsqueeze(2), delta.new_full((), -1.0).expand(*y.shape, 1))
+            delta.scatter_add_(2, y.unsqueeze(2), delta.new_full((), -1.0).expand(*y.shape, 1))
+            weights = self._weights()
+            return delta if weights is None else delta.mul_(weights[y].unsqueeze(2))
         error = outputs - y.unsqueeze(2)
         match self.loss:
             case NumberLoss.SQUARED:
@@ -90,6 +96,9 @@ class Objective:
                 return (error / HUBER_DELTA).clamp(-1.0, 1.0)
             case _:
                 assert_never(self.loss)
+
+    def _weights(self) -> Tensor | None:
+        return torch.tensor(self.factors) if self.factors else None
 
     def imitated(self, outputs: Tensor, teacher: Tensor) -> Tensor:
         """Mean loss against another model's answers (Hinton et al. 2015, section 2), a scalar.
@@ -111,14 +120,29 @@ class Objective:
         return softmax(outputs, dim=1) if self.loss is None else outputs
 
 
-def objective_of(schema: Schema, loss: NumberLoss) -> Objective:
+def objective_of(schema: Schema, training: TrainingSection) -> Objective:
     """The loss of a task.
 
     Args:
         schema: says whether the label is a number.
-        loss: for a number.
+        training: loss of a number, weights of classes.
     """
-    return Objective(None if schema.label_range is None else loss)
+    if schema.label_range is not None:
+        return Objective(training.loss)
+    return Objective(None, class_factors(training, schema.labels))
+
+
+def weighted_steps(training: TrainingSection) -> TrainingSection:
+    """Local work with steps as long as the weights of classes ask for: factors of the loss are at most 1.
+
+    Args:
+        training: resolved; without weights it stays as it is.
+    """
+    gain = class_gain(training)
+    if gain == 1.0:
+        return training
+    longer = {"learning_rate": training.learning_rate * gain, "proximal": training.proximal / gain}
+    return training.model_copy(update=longer)
 
 
 def labels_of(y: npt.NDArray[Any], schema: Schema) -> Tensor:

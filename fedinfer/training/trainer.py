@@ -39,7 +39,7 @@ from fedinfer.training.models.additive import AdditivePrepare
 from fedinfer.training.models.build import Model, build_model
 from fedinfer.training.models.parts import make_native, split, try_forward
 from fedinfer.training.models.shapes import shapes, weight_deviation
-from fedinfer.training.objective import labels_of, objective_of, values_of
+from fedinfer.training.objective import labels_of, objective_of, values_of, weighted_steps
 from fedinfer.training.pretrain import pretrain
 from fedinfer.training.server_optimizers import OptimizerSettings
 from fedinfer.training.update import get_vector, set_vector, size, tuned_parameters
@@ -64,8 +64,8 @@ class Trainer:
     """
 
     def __init__(self, model: Model, schema: Schema, training: TrainingSection, thread_count: int) -> None:
-        self._model, self._schema, self._training, self._threads = model, schema, training, thread_count
-        self._objective = objective_of(schema, training.loss)
+        self._model, self._schema, self._training, self._threads = model, schema, weighted_steps(training), thread_count
+        self._objective = objective_of(schema, training)
         self._start = get_vector(model, Tune.ALL)
         self._frozen, self._net = split(model.core, training.tune)
         self.dimension = size(tuned_parameters(model.core, training.tune))

@@ -16,6 +16,10 @@ addEventListener("load", () => {
       }
     });
   }
+  // A box that scrolls hides what does not fit: nothing says so on paper or a phone.
+  const clipped = [...document.querySelectorAll(".box")]
+    .filter((box) => seen(box) && box.scrollWidth > box.clientWidth + 1)
+    .map((box) => box.getAttribute("aria-label"));
   const size = (element) => {
     const svg = element.closest("svg");
     const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
@@ -31,6 +35,7 @@ addEventListener("load", () => {
     smallest: Math.min(...texts.map(size)),
     overlaps,
     outside,
+    clipped,
   };
   parent.postMessage(JSON.stringify(found), "*");
 });

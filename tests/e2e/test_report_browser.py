@@ -24,9 +24,9 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
     "--enable-logging=stderr", "--v=0", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
-WIDTHS = (360, 1280)
-SHOTS = ((360, 2300), (760, 1500))
-SAMPLES = (sample_runs.digits, sample_runs.heart, sample_runs.aborted)
+WIDTHS = (360, 390, 1280)
+SHOTS = ((360, 5200), (760, 4200))
+SAMPLES = (sample_runs.digits, sample_runs.heart, sample_runs.rare, sample_runs.aborted)
 OWN = "not an origin"
 AROUND = """<!doctype html><pre id="measured"></pre>
 <script>
@@ -77,10 +77,10 @@ def _measured(page: Path, folder: Path, width: int) -> dict[str, Any]:
     return measured
 
 
-def _colours(page: Path, folder: Path, width: int, height: int) -> Counter[tuple[int, int, int]]:
+def _colours(page: Path, folder: Path, width: int, height: int, *flags: str) -> Counter[tuple[int, int, int]]:
     """How often each colour occurs in a picture of the top of the page."""
     target = folder / f"shot-{width}.png"
-    _browse(page, folder, f"--window-size={width},{height}", f"--screenshot={target}")
+    _browse(page, folder, f"--window-size={width},{height}", f"--screenshot={target}", *flags)
     size, pixels = _read_png(target.read_bytes())
     assert size == (width, height)
     return Counter(pixels)
@@ -158,6 +158,7 @@ def test_it_is_readable_at_the_width_of_a_phone_and_of_a_desktop(make: Any, widt
     assert seen["smallest"] >= 11, "text below 11 px"
     assert seen["overlaps"] == []
     assert seen["outside"] == []
+    assert seen["clipped"] == [], "part of a table is cut off"
     assert all(drawing <= width for drawing in seen["drawings"])
     assert all(marks >= 3 for marks in seen["marks"])
 
@@ -165,12 +166,27 @@ def test_it_is_readable_at_the_width_of_a_phone_and_of_a_desktop(make: Any, widt
 def test_a_page_that_is_too_wide_or_too_small_would_be_seen(tmp_path: Path) -> None:
     page = _report(sample_runs.heart, tmp_path)
     style = (
-        "<style>.narrow{display:none!important}.wide{display:block!important}.box{overflow:visible!important}</style>"
+        "<style>.narrow{display:none!important}.wide{display:block!important}"
+        ".box{overflow:visible!important;min-width:700px}</style>"
     )
     page.write_text(page.read_text().replace("</head>", style + "</head>"))
     seen = _measured(page, tmp_path, 360)
     assert seen["content"] > 360
     assert seen["smallest"] < 11
+
+
+DARK = "--blink-settings=preferredColorScheme=0"
+PAGE = {"light": (255, 255, 255), "dark": (0x14, 0x19, 0x1F)}
+
+
+def test_it_is_dark_where_the_reader_wants_it_dark(tmp_path: Path) -> None:
+    page = _report(sample_runs.heart, tmp_path)
+    light, dark = (_colours(page, tmp_path, 1280, 3000, *flags) for flags in ((), (DARK,)))
+    assert light.most_common(1)[0][0] == PAGE["light"]
+    assert dark.most_common(1)[0][0] == PAGE["dark"]
+    assert dark[PAGE["light"]] == 0, "a white patch is left"
+    assert dark[_rgb("#56b4e9")] >= 40, "the curves are missing"
+    assert dark[_rgb("#0072B2")] == 0, "a curve keeps its colour for white paper"
 
 
 @pytest.mark.parametrize(("width", "height"), SHOTS)
@@ -182,7 +198,7 @@ def test_the_plots_are_drawn(width: int, height: int, tmp_path: Path) -> None:
 
 def test_plots_that_are_not_drawn_would_be_seen(tmp_path: Path) -> None:
     page = _report(sample_runs.digits, tmp_path)
-    page.write_text(re.sub(r"<figure>.*?</figure>", "", page.read_text(), flags=re.DOTALL))
+    page.write_text(re.sub(r"<figure>.*?</figure>|<ul class=.legend.>.*?</ul>", "", page.read_text(), flags=re.DOTALL))
     assert _colours(page, tmp_path, *SHOTS[0])[_rgb(axes.PALETTE[0])] < 40
 
 
@@ -191,4 +207,4 @@ def test_it_prints_on_paper(tmp_path: Path) -> None:
     _browse(_report(sample_runs.digits, tmp_path), tmp_path, "--no-pdf-header-footer", f"--print-to-pdf={target}")
     assert target.read_bytes().startswith(b"%PDF-")
     pages = len(re.findall(rb"/Type\s*/Page\b", target.read_bytes()))
-    assert 2 <= pages <= 8
+    assert 2 <= pages <= 10

@@ -15,14 +15,14 @@ from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.drift.channels import report_channels, width
 from fedinfer.errors import GateFailed
-from fedinfer.inference.predict.answers import Predictions
+from fedinfer.inference.predict.answers import Naming, Predictions
 from fedinfer.messages import Kind, WindowReply, WindowRequest
 from fedinfer.model_file.sandbox import Isolation
 from fedinfer.ports import Answer, Ask
 from fedinfer.wire import decode, encode
 from tests.protocol.fleet import SCHEMA, settings, simulated
 
-NAMING = SimpleNamespace(abstain_below=0.0)
+NAMING = Naming(SCHEMA.labels)
 
 
 class Spy:
@@ -32,7 +32,7 @@ class Spy:
         secret = int((x[:, 0] > 0.5).sum())
         if secret:
             raise GateFailed(f"the model answers NaN for {secret} rows")
-        return Predictions(np.tile(np.array([0.9, 0.1], np.float32), (len(x), 1)), NAMING)  # type: ignore[arg-type]  # stand-in
+        return Predictions(np.tile(np.array([0.9, 0.1], np.float32), (len(x), 1)), NAMING)
 
 
 class Crowd:
@@ -40,7 +40,7 @@ class Crowd:
 
     def predict_matrix(self, x: Any) -> Predictions:
         likely = 0.9 if (x[:, 0] > 0.5).any() else 0.1
-        return Predictions(np.tile(np.array([likely, 1 - likely], np.float32), (len(x), 1)), NAMING)  # type: ignore[arg-type]  # stand-in
+        return Predictions(np.tile(np.array([likely, 1 - likely], np.float32), (len(x), 1)), NAMING)
 
 
 def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str, model: Any) -> tuple[Host, str]:

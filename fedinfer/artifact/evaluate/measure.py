@@ -19,8 +19,6 @@ from fedinfer.artifact.evaluate.gates import Figures, Limits, judge
 from fedinfer.artifact.evaluate.metrics import (
     Floats,
     Rows,
-    accuracy,
-    agreement,
     calibration_error,
     fit_temperature,
     latency_us,
@@ -32,6 +30,7 @@ from fedinfer.artifact.quantize.quantize import apply
 from fedinfer.artifact.quantize.schemes import FLOAT, FP16, Scheme
 from fedinfer.errors import ArtifactRejected, DataError, GateFailed
 from fedinfer.manifest import answer_name
+from fedinfer.metrics import EVEN, Metric, class_score, likeliest, loss_of, number_score
 from fedinfer.ports import Clock
 from fedinfer.schema import BREAKS, MARKS, Schema
 from fedinfer.text import AWKWARD, raw_rows, tokens
@@ -51,14 +50,17 @@ class Evidence:
         calibration_x: public or synthetic rows, float32 (m, width), m >= 2; never from a device: some of them are
             published as self-check inputs, and their ranges become constants of the file.
         reference_x: public rows whose predictions become the reference of drift, float32 (k, width); k may be 0.
-        reference_y: labels of those of them that no training saw, for the interval of a numeric label; (k,) or (0,).
+        reference_y: their labels, from which a decision threshold is chosen and, where `unseen`, the interval of a
+            numeric label; (k,), or (0,): not known.
+        unseen: whether no training saw the reference rows.
     """
 
     held_x: Rows
     held_y: npt.NDArray[Any]
     calibration_x: Rows
     reference_x: Rows
-    reference_y: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0))
+    reference_y: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, np.int64))
+    unseen: bool = True
 
     @property
     def labelled(self) -> bool:
@@ -88,6 +90,8 @@ class Evidence:
             raise DataError(f"{len(self.calibration_x)} calibration rows, at least 2 are needed")
         if self.held_y.shape != (len(self.held_x),):
             raise DataError(f"{len(self.held_x)} held-out rows, labels {self.held_y.shape}")
+        if len(self.reference_y) not in (0, len(self.reference_x)):
+            raise DataError(f"{len(self.reference_x)} public rows, {len(self.reference_y)} labels")
         if schema.label_range is not None:
             if not np.isfinite(self.held_y.astype(np.float64)).all():
                 raise DataError("a held-out label is not finite")
@@ -117,10 +121,12 @@ class Baseline:
     Args:
         figures: what was measured of it.
         logits: its answers to the judged rows, float64 (n, classes).
+        threshold: by which it and its variants decide, in (0, 1).
     """
 
     figures: Figures
     logits: Floats
+    threshold: float = EVEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +135,7 @@ class EvaluationContext:
 
     Args:
         head, evidence, limits, clock: of the build.
+        metric: of classes, by which it is judged.
         float_logits: answers of the float model that variants are compared with, float64 (n, classes).
         floating: its figures; None when it is the model under test, whose figures come first.
     """
@@ -137,8 +144,38 @@ class EvaluationContext:
     evidence: Evidence
     limits: Limits
     clock: Clock
+    metric: Metric
     float_logits: Floats
     floating: Figures | None = None
+
+    def chosen(self, logits: Floats, temperature: float) -> npt.NDArray[np.int64]:
+        """Answers to the judged rows, int64 (n,), by the threshold of the build.
+
+        Args:
+            logits: (n, classes).
+            temperature: > 0.
+        """
+        threshold = self.head.threshold
+        return likeliest(softmax(logits, temperature), None if threshold == EVEN else threshold)
+
+    @property
+    def kind(self) -> str:
+        """What `metric` in the figures is: the metric of the task, or the agreement where that is not known."""
+        return "agreement" if self.score(self.float_logits, 1.0) is None else str(self.metric)
+
+    def score(self, logits: Floats, temperature: float) -> float | None:
+        """The metric of the task on labelled rows; None without any, or where it is not defined.
+
+        Args:
+            logits: (n, classes).
+            temperature: > 0.
+        """
+        y, schema = self.evidence.held_y, self.head.schema
+        if not len(y):
+            return None
+        if schema.label_range is not None:
+            return number_score(self.metric, numbers.values_of(logits, schema), y)
+        return class_score(self.metric, softmax(logits, temperature), self.chosen(logits, temperature), y)
 
 
 def search(
@@ -197,8 +234,10 @@ def _measure(recipe: Scheme, core: OnnxModel, context: EvaluationContext, floati
     logits = run(core.SerializeToString(), evidence.judged_x, LOGITS).astype(np.float64)
     if not np.isfinite(logits).all():
         raise GateFailed(f"{recipe.name}: {int((~np.isfinite(logits)).sum())} logits are not finite")
-    temperature, error = _calibrate(logits, context)
-    metric = metric_of(logits, context)
+    temperature, error = calibrate(logits, context.evidence, context.float_logits, context.head.schema)
+    agreed = _agreement(logits, temperature, context)
+    score = context.score(logits, temperature)
+    metric = agreed if score is None else score
     file = finish(core, replace(context.head, temperature=temperature))
     raw = raw_rows(context.head.schema, evidence.judged_x[:_ALONE])
     _check_tokenizer(file, context.head.schema)
@@ -207,8 +246,8 @@ def _measure(recipe: Scheme, core: OnnxModel, context: EvaluationContext, floati
         variant=recipe.variant,
         bytes=len(file),
         metric=metric,
-        metric_drop=_drop(floating.metric, metric, context) if floating else 0.0,
-        agreement=_agreement(logits, context),
+        metric_drop=_drop(context, floating, metric),
+        agreement=agreed,
         calibration_error=error,
         temperature=temperature,
         batch_difference=batch_difference(file, raw, context.head.schema),
@@ -218,42 +257,44 @@ def _measure(recipe: Scheme, core: OnnxModel, context: EvaluationContext, floati
     return Candidate(recipe, file, replace(figures, failures=judge(figures, baseline, context.limits)))
 
 
-def metric_of(logits: Floats, context: EvaluationContext) -> float:
-    """The task metric on held-out rows; without labels the agreement with the float model.
+def _agreement(logits: Floats, temperature: float, context: EvaluationContext) -> float:
+    """Share of rows that get the answer of the float model, each with its own temperature."""
+    if context.head.schema.label_range is not None:
+        return numbers.closeness(logits, context.float_logits)
+    of_float, _ = calibrate(context.float_logits, context.evidence, context.float_logits, context.head.schema)
+    return float((context.chosen(logits, temperature) == context.chosen(context.float_logits, of_float)).mean())
+
+
+def _drop(context: EvaluationContext, floating: Figures | None, metric: float) -> float:
+    """Loss of the metric; an error in the label's unit counts as a part of its range."""
+    if floating is None:
+        return 0.0
+    if context.kind == "agreement":
+        return floating.metric - metric
+    lost = loss_of(context.metric, floating.metric, metric)
+    return lost / numbers.width_of(context.head.schema) if context.metric.has_unit else lost
+
+
+def calibrate(logits: Floats, evidence: Evidence, float_logits: Floats, schema: Schema) -> tuple[float, float]:
+    """Temperature, and the calibration error with it: fitted on every second row, measured on the others.
 
     Args:
-        logits: of a core, (n, outputs).
-        context: how to measure.
+        logits: of the model to calibrate on the judged rows, (n, outputs).
+        evidence: with enough labels, or
+        float_logits: else, the float model's answers stand in for them.
+        schema: a number has no temperature.
+
+    Returns:
+        Temperature in [0.2, 20], and the expected calibration error; without labels the mean difference of confidence.
     """
-    schema, held_y = context.head.schema, context.evidence.held_y
-    if not len(held_y):
-        return _agreement(logits, context)
-    return accuracy(logits, held_y) if schema.label_range is None else numbers.rmse(logits, held_y, schema)
-
-
-def _drop(floating: float, metric: float, context: EvaluationContext) -> float:
-    """Loss of the metric; an error in the label's unit counts as a part of its range."""
-    schema = context.head.schema
-    if schema.label_range is None or not len(context.evidence.held_y):
-        return floating - metric
-    return (metric - floating) / numbers.width_of(schema)
-
-
-def _agreement(logits: Floats, context: EvaluationContext) -> float:
-    compare = agreement if context.head.schema.label_range is None else numbers.closeness
-    return compare(logits, context.float_logits)
-
-
-def _calibrate(logits: Floats, context: EvaluationContext) -> tuple[float, float]:
-    """Temperature, and the calibration error with it: fitted on every second row, measured on the others."""
-    y = context.evidence.held_y
-    if context.head.schema.label_range is not None:  # a number has no temperature
-        return 1.0, numbers.bias(logits, context.float_logits)
-    if context.evidence.labelled:
+    y = evidence.held_y
+    if schema.label_range is not None:
+        return 1.0, numbers.bias(logits, float_logits)
+    if evidence.labelled:
         # Measured on the rows it was fitted to, the error would be too small.
         temperature = fit_temperature(logits[::2], one_hot(y[::2], logits.shape[1]))
         return temperature, calibration_error(softmax(logits[1::2], temperature), y[1::2])
-    target = softmax(context.float_logits)
+    target = softmax(float_logits)
     temperature = fit_temperature(logits, target)
     return temperature, float(np.abs(softmax(logits, temperature).max(axis=1) - target.max(axis=1)).mean())
 

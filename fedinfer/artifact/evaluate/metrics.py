@@ -35,26 +35,6 @@ def softmax(logits: npt.NDArray[Any], temperature: float = 1.0) -> Floats:
     return np.asarray(exponent / exponent.sum(axis=1, keepdims=True))
 
 
-def accuracy(logits: npt.NDArray[Any], y: Classes) -> float:
-    """Share of rows whose largest logit is the label, in [0, 1].
-
-    Args:
-        logits: (n, classes), n >= 1.
-        y: labels, int64 (n,).
-    """
-    return float((logits.argmax(axis=1) == y).mean())
-
-
-def agreement(logits: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
-    """Share of rows for which both models choose the same class, in [0, 1].
-
-    Args:
-        logits: of one model, (n, classes), n >= 1.
-        reference: logits of the other on the same rows, (n, classes).
-    """
-    return float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean())
-
-
 def cross_entropy(probabilities: Floats, target: Floats) -> float:
     """Mean of -sum(target * log p) over rows, natural logarithm; a probability below 1e-30 counts as 1e-30.
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from fedinfer.artifact.export.graph import run
 from fedinfer.errors import GateFailed
 from fedinfer.manifest import LABEL, MAX_CHECK_VALUES, Reference, Variant, answer_name
+from fedinfer.metrics import EVEN, likeliest
 from fedinfer.schema import Schema
 
 CheckRows: TypeAlias = npt.NDArray[Any]
@@ -24,7 +25,7 @@ _BINS = 10
 
 
 def choose_rows(
-    calibration: npt.NDArray[np.float32], probabilities: npt.NDArray[np.float64]
+    calibration: npt.NDArray[np.float32], probabilities: npt.NDArray[np.float64], threshold: float = EVEN
 ) -> npt.NDArray[np.float32]:
     """Up to 16 rows that show every class in turn, the clearest answers first.
 
@@ -33,19 +34,28 @@ def choose_rows(
     Args:
         calibration: public or synthetic rows, float32 (n, width), n >= 1.
         probabilities: answers of the float model to them, float64 (n, classes), classes >= 2.
+        threshold: by which they are decided.
 
     Returns:
         float32 (k, width); fewer rows where MAX_CHECK_VALUES allows no 16.
     """
-    ordered = np.sort(probabilities, axis=1)
-    clearest = np.argsort(ordered[:, -2] - ordered[:, -1], kind="stable")
-    predicted = probabilities.argmax(axis=1)
+    clearest = np.argsort(-_clearness(probabilities, threshold), kind="stable")
+    predicted = likeliest(probabilities, None if threshold == EVEN else threshold)
     seen: dict[int, int] = {}
     rank = np.empty(len(calibration), np.int64)  # clearer rows of the same class; sorted by it, the classes alternate
     for row in clearest:
         rank[row] = seen.setdefault(int(predicted[row]), 0)
         seen[int(predicted[row])] += 1
     return calibration[clearest[np.argsort(rank[clearest], kind="stable")][: most_rows(calibration.shape[1])]]
+
+
+def _clearness(probabilities: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.float64]:
+    """How far an answer is from another one: from the next class, or from the threshold by its share of the way."""
+    if threshold == EVEN:
+        ordered = np.sort(probabilities, axis=1)
+        return np.asarray(ordered[:, -1] - ordered[:, -2])
+    away = probabilities[:, 1] - threshold
+    return np.where(away >= 0, away / (1 - threshold), -away / threshold)
 
 
 def most_rows(width: int) -> int:
@@ -110,17 +120,19 @@ def check_finished(variant: Variant, file: bytes, rows: CheckRows, schema: Schem
             raise GateFailed(f"{variant.name}: row {place} says {label!r}, expected {schema.labels[expected]!r}")
 
 
-def reference_of(probabilities: npt.NDArray[np.float32]) -> Reference:
+def reference_of(probabilities: npt.NDArray[np.float32], threshold: float = EVEN) -> Reference:
     """Shares of predicted classes and of confidence in 10 even bins from 1/classes to 1.
 
     Args:
         probabilities: answers to public rows, float32 (n, classes); n may be 0, which gives an empty reference.
+        threshold: by which they are decided.
     """
     rows, classes = probabilities.shape
     if rows == 0:
         return Reference()
     edges = np.linspace(1.0 / classes, 1.0, _BINS + 1)
     confidence = np.clip(probabilities.max(axis=1), edges[0], edges[-1])
-    shares = np.bincount(probabilities.argmax(axis=1), minlength=classes) / rows
+    chosen = likeliest(probabilities, None if threshold == EVEN else threshold)
+    shares = np.bincount(chosen, minlength=classes) / rows
     counts = np.histogram(confidence, edges)[0] / rows
     return Reference(rows, *(tuple(float(v) for v in part) for part in (shares, edges, counts)))

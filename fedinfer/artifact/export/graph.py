@@ -24,6 +24,7 @@ from fedinfer.artifact.export.heads import add_contributions, add_value, terms_t
 from fedinfer.artifact.export.tokenizer import Prefixes, tokenizer_parts
 from fedinfer.errors import ArtifactRejected, ConfigError, MissingExtra
 from fedinfer.manifest import CONTRIBUTIONS, INPUT, LABEL, PROBABILITIES, TOP, VALUE
+from fedinfer.metrics import EVEN
 from fedinfer.model_file import check_model, open_checked
 from fedinfer.schema import STEERING, Schema, Text
 from fedinfer.text import column_of
@@ -48,6 +49,7 @@ class OutputHead:
         top: list this many classes in the output "top"; 0 = no such output.
         abstain_below: answer `abstain_label` when the largest probability is below this, in [0, 1]; 0 = never.
         abstain_label: what the graph answers then.
+        threshold: for two classes, in (0, 1): answer class 1 from this probability on; 0.5 = the likeliest class.
         terms: columns of each summand of an additive model; empty for other models.
     """
 
@@ -58,6 +60,7 @@ class OutputHead:
     top: int = 0
     abstain_below: float = 0.0
     abstain_label: str = "abstain"
+    threshold: float = EVEN
     terms: tuple[tuple[str, ...], ...] = ()
 
 
@@ -252,7 +255,7 @@ def head_of(model: OnnxModel) -> OutputHead:
         model: onnx.ModelProto of a published file.
 
     Returns:
-        A head with temperature 1 and without abstention: those are constants of the graph, not metadata.
+        A head with temperature 1, of the likeliest class and without abstention: whoever publishes decides anew.
 
     Raises:
         ArtifactRejected: when the metadata is missing or malformed (what was a ValueError while reading).
@@ -329,7 +332,7 @@ def _label(graph: Any, head: OutputHead) -> None:
     onnx = onnx_module()
     name = LABEL if head.abstain_below == 0 else "fedinfer_name"
     _constant(graph, "fedinfer_labels", np.array(head.schema.labels, dtype=object))
-    _node(graph, "ArgMax", [PROBABILITIES], ["fedinfer_class"], axis=-1, keepdims=0)
+    _decide(graph, head.threshold)
     _node(graph, "Gather", ["fedinfer_labels", "fedinfer_class"], [name])
     if name != LABEL:
         _constant(graph, "fedinfer_last_axis", np.array([-1], np.int64))
@@ -339,6 +342,18 @@ def _label(graph: Any, head: OutputHead) -> None:
         _node(graph, "Less", ["fedinfer_confidence", "fedinfer_abstain_below"], ["fedinfer_unsure"])
         _node(graph, "Where", ["fedinfer_unsure", "fedinfer_abstain_label", name], [LABEL])
     _output(graph, LABEL, onnx.TensorProto.STRING, ["batch"])
+
+
+def _decide(graph: Any, threshold: float) -> None:
+    onnx = onnx_module()
+    if threshold == EVEN:
+        _node(graph, "ArgMax", [PROBABILITIES], ["fedinfer_class"], axis=-1, keepdims=0)
+        return
+    _constant(graph, "fedinfer_one", np.array(1, np.int64))
+    _constant(graph, "fedinfer_threshold", np.array(threshold, np.float32))
+    _node(graph, "Gather", [PROBABILITIES, "fedinfer_one"], ["fedinfer_second"], axis=1)
+    _node(graph, "GreaterOrEqual", ["fedinfer_second", "fedinfer_threshold"], ["fedinfer_reached"])
+    _node(graph, "Cast", ["fedinfer_reached"], ["fedinfer_class"], to=onnx.TensorProto.INT64)
 
 
 def _top(graph: Any, top: int) -> None:
@@ -355,6 +370,8 @@ def _metadata(model: OnnxModel, head: OutputHead) -> None:
     terms = {"terms": json.dumps(head.terms, separators=(",", ":"))} if head.terms else {}
     for key, value in {"schema": schema, "task": head.task, "version": str(head.version), **terms}.items():
         model.metadata_props.add(key=key, value=value)
+    if head.threshold != EVEN:
+        model.metadata_props.add(key="threshold", value=repr(head.threshold))
 
 
 def _constant(graph: Any, name: str, value: npt.NDArray[Any]) -> None:

@@ -14,6 +14,7 @@ from fedinfer.artifact import (
     Baseline,
     Built,
     Evidence,
+    Judging,
     OutputHead,
     add_deltas,
     build_artifact,
@@ -23,6 +24,7 @@ from fedinfer.artifact import (
 )
 from fedinfer.config import PrivacySection
 from fedinfer.coordinator.context import Progress, RunAccount, Server
+from fedinfer.coordinator.judging import judge_model
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.rollout import Steps, hint_of, reachable, roll_out
 from fedinfer.coordinator.record import ModelRecord
@@ -69,6 +71,7 @@ def publish_and_push(server: Server, plan: RunPlan, progress: Progress) -> None:
     publish(server.repository, manifest, built.targets(), active)
     record = ModelRecord(progress.version, reason, progress.window, built)
     server.emit("built", record.to_json())
+    progress.judgement = judge_model(server, progress, built)
     steps = Steps()
     try:
         state = roll_out(server, plan, progress, previous, active, steps)
@@ -114,16 +117,22 @@ def build(server: Server, progress: Progress) -> Built:
     """
     rng = server.generator(f"calibration {progress.version}")
     public_x, public_y = server.public
+    judging = Judging(server.judged_by.metric, server.scenario.training.threshold)
     enough = len(public_y) >= FEWEST_PUBLIC_ROWS
     calibration = public_x if enough else synthetic_rows(server.schema, SYNTHETIC_ROWS, rng)
     held_x, held_y = server.judged(progress.window)
-    unseen = public_y[:0] if server.scenario.training.pretrain else public_y
-    evidence = Evidence(held_x, held_y, np.ascontiguousarray(calibration[:SYNTHETIC_ROWS]), public_x, unseen)
+    evidence = Evidence(
+        held_x,
+        held_y,
+        np.ascontiguousarray(calibration[:SYNTHETIC_ROWS]),
+        public_x,
+        public_y,
+        unseen=not server.scenario.training.pretrain,
+    )
     task = server.scenario.scenario.name
-    section = server.scenario.artifact
-    terms = server.trainer.terms
+    section, terms = server.scenario.artifact, server.trainer.terms
     head = OutputHead(server.schema, 1.0, task, progress.version, section.top, section.abstain_below, terms=terms)
-    make = partial(_exported, server, head, evidence)
+    make = partial(_exported, server, head, evidence, judging)
     plain = make(progress.weights, None)
     if not (section.pruning or section.qat_steps):
         return plain
@@ -133,10 +142,15 @@ def build(server: Server, progress: Progress) -> Built:
 
 
 def _exported(
-    server: Server, head: OutputHead, evidence: Evidence, weights: FloatVector, float_model: Baseline | None
+    server: Server,
+    head: OutputHead,
+    evidence: Evidence,
+    judging: Judging,
+    weights: FloatVector,
+    float_model: Baseline | None,
 ) -> Built:
     section, module = server.scenario.artifact, server.trainer.module(weights)
-    return build_artifact(module, head, evidence, section, server.templates, server.clock, float_model)
+    return build_artifact(module, head, evidence, section, server.templates, server.clock, float_model, judging)
 
 
 def _compressed(server: Server, progress: Progress, plain: Built) -> FloatVector:

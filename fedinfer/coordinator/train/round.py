@@ -155,6 +155,7 @@ def _record(
         groups_released=len(sums.summed),
         released=clipping.released,
         detail="; ".join(sums.left_out),
+        metric=str(server.judged_by.metric),
         metrics=server.trainer.evaluate(progress.weights, *server.judged(progress.window)),
         clipping_norm=clipping.norm,
         unclipped=clipping.unclipped,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 
-from fedinfer.config import Scenario
+from fedinfer.config import Scenario, class_gain
 from fedinfer.coordinator.aggregate.release import Release
 from fedinfer.coordinator.context import Progress
 from fedinfer.coordinator.plan.robust import Rule
@@ -114,7 +114,7 @@ def _mean(
             # A gradient sum points uphill; its expected number of rows is public, so the step size does not depend on
             # how many rows were drawn.
             expected = plan.train.sampling_rate * sum(rows[device] for device in released.survivors)
-            return -opened.total / np.float32(max(expected, 1.0))
+            return -opened.total / np.float32(max(expected, 1.0) / class_gain(scenario.training))
         case Work.UPDATES | Work.PRIVATE_STEPS:
             return opened.total / np.float32(len(released.survivors))
         case _:

@@ -41,14 +41,21 @@ class CheckResult:
 
 
 def naming_of(manifest: Manifest) -> Naming:
-    """Labels and abstain rule of a manifest.
+    """Labels, decision threshold and abstain rule of a manifest.
 
     Args:
-        manifest: of the model. Its threshold is rounded to float32, in which the graph compares.
+        manifest: of the model. Its thresholds are rounded to float32, in which the graph compares.
     """
-    schema, abstain_below = manifest.schema, float(np.float32(manifest.abstain_below))
-    number = schema.label_range, schema.label_unit, manifest.interval
-    return Naming(manifest.labels, abstain_below, manifest.abstain_label, *number)
+    abstain_below, threshold = (float(np.float32(value)) for value in (manifest.abstain_below, manifest.threshold))
+    return Naming(
+        labels=manifest.labels,
+        abstain_below=abstain_below,
+        abstain_label=manifest.abstain_label,
+        threshold=threshold,
+        bounds=manifest.schema.label_range,
+        unit=manifest.schema.label_unit,
+        interval=manifest.interval,
+    )
 
 
 def open_variant(model: bytes, manifest: Manifest, cache: SessionCache) -> Predictor:
@@ -104,7 +111,7 @@ def confined_check(
     (run,) = run_confined(checked, question, clock, limits)
     if run.probabilities is None:
         raise GateFailed(f"{what}: the model fails on the check rows while it is confined", Refusal.CONFINED)
-    _compare(run.probabilities, schema, variant, what)
+    _compare(run.probabilities, naming_of(manifest), variant, what)
 
 
 def difference_of(raw: FloatArray, schema: Schema, variant: Variant) -> float:
@@ -118,21 +125,25 @@ def difference_of(raw: FloatArray, schema: Schema, variant: Variant) -> float:
     Returns:
         >= 0; NaN when an answer is NaN.
     """
-    low, high = schema.label_range or (0.0, 1.0)
+    return _difference(raw, schema.label_range, variant)
+
+
+def _difference(raw: FloatArray, bounds: tuple[float, float] | None, variant: Variant) -> float:
+    low, high = bounds or (0.0, 1.0)
     return float(np.abs(raw - variant.answers()).max()) / (high - low)
 
 
-def _compare(raw: FloatArray, schema: Schema, variant: Variant, what: str) -> float:
+def _compare(raw: FloatArray, naming: Naming, variant: Variant, what: str) -> float:
     """The largest difference to the expected answers."""
-    difference = difference_of(raw, schema, variant)
+    difference = _difference(raw, naming.bounds, variant)
     if not difference <= variant.tolerance:  # so written, NaN is refused too
-        answer = "a probability" if schema.label_range is None else "a value, as a part of its range,"
+        answer = "a probability" if naming.bounds is None else "a value, as a part of its range,"
         raise GateFailed(
             f"{what}: {answer} differs by {difference:.3g}, tolerance {variant.tolerance:.3g}", Refusal.ANSWERS
         )
-    if schema.label_range is not None:
+    if naming.bounds is not None:
         return difference
-    wrong = np.nonzero(raw.argmax(axis=1) != np.array(variant.labels))[0]
+    wrong = np.nonzero(naming.decide(raw) != np.array(variant.labels))[0]
     if wrong.size:
         raise GateFailed(
             f"{what}: {wrong.size} of {len(raw)} check rows get another class, first row {wrong[0]}",
@@ -176,7 +187,7 @@ def _self_check(
     matrix = check_matrix(predictor, manifest)
     answers = predictor.predict_matrix(matrix)
     what = f"version {manifest.version} ({variant.name})"
-    difference = _compare(answers.raw, predictor.schema, variant, what)
+    difference = _compare(answers.raw, predictor.naming, variant, what)
     texts = predictor.graph_labels(matrix)
     if texts and texts != list(answers.labels):
         raise GateFailed(

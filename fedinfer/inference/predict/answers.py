@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fedinfer.errors import DataError
 from fedinfer.inference.predict.rows import FloatArray
+from fedinfer.metrics import EVEN, likeliest
 from fedinfer.schema import Schema
 
 
@@ -21,6 +22,8 @@ class Naming:
         labels: class names in the order of the class numbers; empty for a number.
         abstain_below: in [0, 1]; a row whose largest probability is below it gets no class name. 0 = every row does.
         abstain_label: the text it gets instead.
+        threshold: for two classes, a float32 value in (0, 1): class 1 is answered from this probability on; EVEN: the
+            likeliest class, the first one of equals.
         bounds: public range of a number; None for classes.
         unit: of the number, for people.
         interval: half width of the interval around a number, in its unit; 0: unknown.
@@ -29,6 +32,7 @@ class Naming:
     labels: tuple[str, ...]
     abstain_below: float = 0.0
     abstain_label: str = "abstain"
+    threshold: float = EVEN
     bounds: tuple[float, float] | None = None
     unit: str = ""
     interval: float = 0.0
@@ -47,14 +51,26 @@ class Naming:
         """Numbers in the answer for one row."""
         return len(self.labels) if self.bounds is None else 1
 
-    def of(self, class_number: int, confidence: float) -> str:
-        """The text for one row.
+    def decide(self, probabilities: FloatArray) -> npt.NDArray[np.int64]:
+        """The class number that is answered: the only place on a device where probabilities become an answer.
 
         Args:
-            class_number: of the most probable class.
-            confidence: its probability, a float32 value, as in the graph.
+            probabilities: float32 (rows, classes), as in the graph.
+
+        Returns:
+            int64 (rows,).
         """
-        return self.abstain_label if confidence < self.abstain_below else self.labels[class_number]
+        return likeliest(probabilities, None if self.threshold == EVEN else self.threshold)
+
+    def prediction(self, probabilities: FloatArray) -> Prediction:
+        """The answer for one row.
+
+        Args:
+            probabilities: float32 (classes,), finite.
+        """
+        chosen = int(self.decide(probabilities[None])[0])
+        name = self.abstain_label if probabilities.max() < self.abstain_below else self.labels[chosen]
+        return Prediction(name, float(probabilities[chosen]), probabilities)
 
     def around(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Intervals around values, within the public range: the whole range where no half width is known.
@@ -77,7 +93,7 @@ class Prediction:
 
     Args:
         label: class name, or the abstain label; a number as text.
-        confidence: the largest probability, in [0, 1]; NaN for a number.
+        confidence: the probability of the class that is answered, in [0, 1]; NaN for a number.
         probabilities: float32 (classes,); empty for a number.
         value: a number in the label's unit; None for classes.
         interval: low and high end around it, in the label's unit; None for classes.
@@ -143,13 +159,12 @@ class Predictions:
 
     @property
     def classes(self) -> npt.NDArray[np.int64]:
-        """Most probable class number of each row, int64 (rows,); the first one of equals."""
-        best: npt.NDArray[np.int64] = self.probabilities.argmax(axis=1)
-        return best
+        """Class number that is answered for each row, int64 (rows,)."""
+        return self.naming.decide(self.probabilities)
 
     @property
     def confidences(self) -> FloatArray:
-        """Largest probability of each row, float32 (rows,)."""
+        """Probability of each row's answer, float32 (rows,)."""
         return np.take_along_axis(self.probabilities, self.classes[:, None], axis=1)[:, 0]
 
     @property
@@ -159,7 +174,9 @@ class Predictions:
             return np.array([number_text(value) for value in self.values.tolist()], dtype=np.str_)
         names = np.array(self.naming.labels)[self.classes]
         if self.naming.abstain_below > 0:
-            names = np.where(self.confidences < self.naming.abstain_below, self.naming.abstain_label, names)
+            names = np.where(
+                self.probabilities.max(axis=1) < self.naming.abstain_below, self.naming.abstain_label, names
+            )
         return names
 
     def top(self, count: int) -> npt.NDArray[np.int64]:

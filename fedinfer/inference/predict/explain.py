@@ -93,7 +93,7 @@ def reference_row(manifest: Manifest) -> Rows:
 
 
 def explain(predictor: Predictor, matrix: Rows, reference: Rows) -> Explanations:
-    """Explain the predicted class of every row.
+    """Explain the class that is answered for every row.
 
     Args:
         predictor: the model.
@@ -142,7 +142,7 @@ def _explain_texts(predictor: Predictor, matrix: Rows, nothing: str, column: Tex
     for row, found in enumerate(words):
         changed = [" ".join((*found[:place], nothing, *found[place + 1 :])) for place in range(len(found))]
         answers = predictor.predict_matrix(column_of([" ".join(found), *changed])).raw
-        classes[row] = answers[0].argmax()
+        classes[row] = predictor.naming.decide(answers[:1])[0]
         attributions[row, : len(found)] = answers[0, classes[row]] - answers[1:, classes[row]]
     names = tuple(f"word {place}" for place in range(1, column.length + 1))
     return Explanations(names, classes, attributions, words)
@@ -156,6 +156,6 @@ def _explain_part(
     places = np.arange(width)
     changed[:, places + 1, places] = reference  # copy 0 stays as it is
     answers = predictor.predict_matrix(changed.reshape(-1, width)).raw.reshape(count, width + 1, -1)
-    classes = answers[:, 0].argmax(axis=1)
+    classes = predictor.naming.decide(answers[:, 0])
     of_class = np.take_along_axis(answers, classes[:, None, None], axis=2)[:, :, 0]
     return classes, of_class[:, :1] - of_class[:, 1:]

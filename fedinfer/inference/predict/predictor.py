@@ -17,6 +17,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,14 @@ from fedinfer.inference.predict.session import (
 )
 from fedinfer.inference.predict.texts import reader_of
 from fedinfer.manifest import CONTRIBUTIONS, answer_name
+from fedinfer.metrics import EVEN
 from fedinfer.model_file import CheckedModel, check_model
 from fedinfer.schema import Schema
 
 SCHEMA_KEY = "schema"
 """Key of the schema (JSON) in the `metadata_props` of a model."""
+THRESHOLD_KEY = "threshold"
+"""Key of the decision threshold there; a model without it answers the likeliest class."""
 MAX_WIDTH = 16_777_216
 """Largest row, in values, that a model file may ask for by itself: 64 MiB; a manifest is bounded by its check rows."""
 MOST_CHECK_SECONDS = 30.0
@@ -92,7 +96,8 @@ class Predictor:
         Args:
             model: serialized ONNX model or the file that holds it.
             schema: description of the rows; None = the one in the model's metadata.
-            naming: how class numbers become text; None = the labels of the schema.
+            naming: how class numbers become text; None = the labels of the schema, with the decision threshold in the
+                model's metadata.
             cache: shares sessions between predictors of one process; None = a session of its own.
 
         Raises:
@@ -102,7 +107,8 @@ class Predictor:
         data = model if isinstance(model, bytes) else _read(model)
         checked, session = _opened(data) if cache is None else cache.open(data)
         schema = _schema_of(session) if schema is None else schema
-        return Predictor(checked, session, schema, naming or Naming.of_schema(schema))
+        naming = naming or replace(Naming.of_schema(schema), threshold=_threshold_of(session))
+        return Predictor(checked, session, schema, naming)
 
     def predict(self, rows: Any) -> Predictions:
         """Predict many rows at once.
@@ -306,6 +312,17 @@ def _schema_of(session: ort.InferenceSession) -> Schema:
             f"the schema in the model has rows of {width} values, allowed are 1 to {MAX_WIDTH}", Refusal.SCHEMA
         )
     return schema
+
+
+def _threshold_of(session: ort.InferenceSession) -> float:
+    text = metadata(session).get(THRESHOLD_KEY, str(EVEN))
+    try:
+        threshold = float(np.float32(text))
+    except ValueError:
+        threshold = math.nan
+    if not 0.0 < threshold < 1.0:
+        raise GateFailed(f"the decision threshold {text[:40]!r} in the model is not in (0, 1)", Refusal.SCHEMA)
+    return threshold
 
 
 def _opened(data: bytes) -> tuple[CheckedModel, ort.InferenceSession]:

@@ -175,8 +175,6 @@ def _of_number(raw: FloatArray, naming: Naming) -> Prediction:
 
 
 def _of_class(probabilities: FloatArray, naming: Naming) -> Prediction:
-    best = int(probabilities.argmax())  # a NaN is the largest for argmax
-    confidence = float(probabilities[best])
-    if not math.isfinite(confidence):
+    if not math.isfinite(probabilities.max()):  # a NaN is the largest
         raise GateFailed("the model answers NaN or infinity for 1 row", Refusal.NOT_FINITE)
-    return Prediction(naming.of(best, confidence), confidence, probabilities)
+    return naming.prediction(probabilities)

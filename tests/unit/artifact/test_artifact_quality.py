@@ -26,12 +26,6 @@ def test_softmax_with_temperature():
     np.testing.assert_allclose(quality.softmax(np.array([[0.0, np.log(9.0)]]), 2.0), [[0.25, 0.75]], atol=1e-12)
 
 
-def test_accuracy_and_agreement():
-    a, b = np.array([[0, 1], [1, 0], [0, 2]]), np.array([[5, 9], [0, 1], [0, 1]])
-    assert quality.accuracy(a, np.array([1, 0, 0])) == pytest.approx(2 / 3)
-    assert quality.agreement(a, b) == pytest.approx(2 / 3)
-
-
 def test_calibration_error_by_hand():
     """Two bins: 0.9 right once of twice (gap 0.4), 0.65 right twice of twice (gap -0.35)."""
     p = np.array([[0.9, 0.1], [0.9, 0.1], [0.35, 0.65], [0.35, 0.65]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fedinfer.cli.summary import print_summary
 from fedinfer.system import FrozenClock
 
 STARTED = {
+    "task": {"metric": "accuracy"},
     "scenario": "heart", "seed": 3, "population": 4, "rounds": 2, "windows": 1, "warnings": ["ranges are guessed"],
     "privacy": {"private": True, "unit": "example", "trust": "distributed", "budget": 1.0, "delta": 1e-5},
     "secure_aggregation": {"mode": "protocol", "threshold": 3, "bits": 23},
@@ -33,7 +35,7 @@ EVENTS: list[tuple[str, dict[str, Any]]] = [
     ("round", ROUND),
     ("round", ROUND | {"round": 2, "status": "aborted", "detail": "2 survivors, threshold 3"}),
     ("built", {"version": 1, "recipe": "int8", "quantized_bytes": 400, "float_bytes": 900, "quantized_metric": 0.79,
-               "float_metric": 0.8}),
+               "float_metric": 0.8, "metric": "accuracy"}),
     ("wave", {"wave": 1, "installed": 4, "failed": 0}),
     ("pushed", {"version": 1, "devices_active": 4}),
     ("window", {"window": 1, "state": "alarm", "metric": None, "reporters": 4, "latency_us": 17.0, "epsilon": 0.3}),
@@ -46,7 +48,7 @@ EVENTS: list[tuple[str, dict[str, Any]]] = [
 
 def record(**changes: Any) -> dict[str, Any]:
     base: dict[str, Any] = {
-        "status": "completed", "seconds": 12.3, "population": 4, "warnings": [],
+        "status": "completed", "seconds": 12.3, "population": 4, "warnings": [], "task": {"metric": "accuracy"},
         "metrics": {"accuracy": 0.81234, "auc": 0.9}, "rounds": [ROUND],
         "privacy": {"private": True, "epsilon": 0.92, "budget": 1.0, "delta": 1e-5, "unit": "example",
                     "relation": "zero-out-one", "accountant": "rdp", "trust": "distributed"},
@@ -123,11 +125,39 @@ def test_texts_of_devices_are_not_taken_for_markup() -> None:
 def test_the_summary_says_what_was_reached_and_what_it_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     text = printed(monkeypatch)
     for wanted in (
-        "completed after 12 s", "0.812, AUC 0.900", "epsilon 0.92 of 1 spent at delta 1e-05, per example",
-        "enough honest devices", "1 of 1 rounds released", "4 dropouts, 1 refusals", "4,351 bytes", "4 of 4 devices",
-        "960 predictions", "median 18 us", "5 windows, 0 alarms", "runs/x/report.html",
+        "completed after 12 s", "accuracy 0.812, AUC 0.900; last weights",
+        "epsilon 0.92 of 1 spent at delta 1e-05, per example",
+        "enough honest devices", "1 of 1 rounds released", "4 dropouts, 1 refusal", "4,351 bytes", "4 of 4 devices",
+        "960 predictions", "median 18 us", "5 windows, no alarms", "runs/x/report.html",
     ):  # fmt: skip
         assert wanted in text, wanted
+
+
+def test_the_summary_says_first_that_a_model_is_worth_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    judgement = {
+        "metric": "average_precision", "rows": 600, "value": 0.011, "interval": [0.006, 0.039], "better": False,
+        "simulation_knowledge": True, "on": "held-out rows of all simulated devices", "answers": 1,
+        "baseline": {"answer": "0", "value": 0.008, "scores": {"accuracy": 0.9917}}, "labels": ["0", "1"],
+        "scores": {"accuracy": 0.992, "average_precision": 0.011}, "confusion": [[595, 0], [5, 0]],
+        "devices": [{"name": "a", "rows": 40, "accuracy": 0.9}, {"name": "b", "rows": 40, "accuracy": 1.0}],
+        "groups": [{"attribute": "sex", "worst": "F", "gap": 0.25, "figure": "accuracy"}],
+    }  # fmt: skip
+    pooled = {"value": 0.012, "rows": 1400}
+    text = printed(monkeypatch, judgement=judgement, pooled=pooled, task={"metric": "average_precision"})
+    second = text.strip().splitlines()[1]
+    assert second.startswith("judgement")
+    assert 'No better than always answering "0": that is right for 99.2' in second
+    for wanted in (
+        "and the model answers nothing else", 'Finds 0 of 5 rows of "1" (recall 0.000); it never answers "1".',
+        "1,400 rows in one place, without noise, has average precision 0.012", "0.900 on the worst device (a)",
+        'worst for "F", 0.250 of accuracy behind',
+    ):  # fmt: skip
+        assert wanted in " ".join(text.split()), wanted
+
+
+def test_one_alarm_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    drift = {"windows": 1, "alarms": [{}], "triggered_rounds": 1, "metric_after": None, "changed_at": None}
+    assert re.search(r"1 window, 1 alarm, new rounds 1 time *\n", printed(monkeypatch, drift=drift))
 
 
 def test_a_run_without_noise_says_so_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:

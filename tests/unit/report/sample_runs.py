@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fedinfer.metrics import Answers, Metric, attribute_of, judge, part_of
 from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.privacy.accounting.ledger_records import Protected
@@ -61,6 +64,8 @@ def digits(
         "relation": "zero-out-one",
         "noise_multiplier": 1.31,
     }
+    names = tuple(str(digit) for digit in range(10))
+    run["judgement"] = judgement(names, (0.1,) * 10, 2.5, Metric.ACCURACY, devices=200, threshold=None)
     run["drift"] = {
         "windows": windows,
         "alarms": alarms,
@@ -91,6 +96,8 @@ def heart() -> tuple[Any, list[Any]]:
         "metric_during": None,
         "metric_after": None,
     }
+    run["judgement"] = judgement(("healthy", "disease"), (0.45, 0.55), 2.0, Metric.ACCURACY, devices=4, threshold=0.4)
+    run["pooled"] = {"value": 0.86, "rows": 607, "seconds": 1.0}
     run["warnings"] = [
         "12 public ranges were proposed by a program (ranges_confirmed = false). Confirm them before a deployment."
     ]
@@ -137,6 +144,44 @@ def ledger(path: Path) -> None:
     connection.close()
 
 
+def rare() -> tuple[Any, list[Any]]:
+    """A model that never answers the rare class, at ten devices, with groups and a pooled model beside it."""
+    run, events = heart()
+    run |= {"scenario": "rare"}
+    run["task"] |= {
+        "metric": "average_precision",
+        "why": "the rarer class holds 1 % of the rows",
+        "higher_is_better": True,
+    }
+    run["judgement"] = judgement(
+        ("no", "yes"), (0.985, 0.015), 0.1, Metric.AVERAGE_PRECISION, devices=10, threshold=None
+    )
+    run["pooled"] = {"value": 0.41, "rows": 1400, "seconds": 1.0}
+    return run, events
+
+
+def judgement(
+    labels: tuple[str, ...],
+    shares: tuple[float, ...],
+    signal: float,
+    metric: Metric,
+    devices: int,
+    threshold: float | None,
+) -> dict[str, Any]:
+    """What the program writes about drawn answers: 1,500 rows, of two groups and of some devices."""
+    rng = np.random.default_rng(5)
+    y = rng.choice(len(labels), 1500, p=shares)
+    logits = np.log(shares) + signal * np.eye(len(labels))[y] + rng.normal(0, 0.7, (1500, len(labels)))
+    answers = Answers.of(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), y, threshold)
+    owner, first = rng.integers(0, devices, 1500), rng.random(1500) < 0.3
+    parts = [part_of(f"device-number-{d}", answers.part(owner == d), metric).to_json() for d in np.unique(owner)]
+    group = attribute_of("sex", answers, {"F": first, "M": ~first}, metric)
+    return {
+        "version": 1, "on": "held-out rows of all simulated devices", "simulation_knowledge": True,
+        **judge(metric, answers, threshold, rng).to_json(labels), "devices": parts, "groups": [group.to_json()],
+    }  # fmt: skip
+
+
 def write(folder: Path, run: Any, events: list[Any] | None) -> Path:
     """Write a run folder; without events.jsonl when `events` is None."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +197,8 @@ def _run(scenario: str, population: int, rounds: list[Any], models: list[Any]) -
     return {
         "schema": 1, "scenario": scenario, "description": "a story for tests", "seed": 1,
         "engine": "local", "status": "completed", "seconds": 71.3,
-        "task": {"kind": "classification", "metric": "accuracy"}, "population": population, "rounds": rounds,
+        "task": {"kind": "classification", "metric": "accuracy", "why": "there are 10 classes"},
+        "population": population, "rounds": rounds,
         "metrics": {"accuracy": 0.86, "auc": 0.97},
         "privacy": {
             "unit": "example", "trust": "distributed", "epsilon": 0.31, "delta": 1e-5, "budget": 1.0,
