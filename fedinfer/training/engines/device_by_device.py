@@ -145,11 +145,11 @@ def _descend_privately(
     # The expected size of a sample, not its real one: that depends on who is in it, and the sensitivity would with it.
     expected = max(1.0, private.rate * len(y))
     deviation = private.noise_multiplier * private.clipping_norm
-    noise, noisy = gaussian_noise(source), torch.empty(size(work.parameters))
+    noise, noisy = gaussian_noise(source), torch.empty(size(work.parameters), dtype=torch.float64)
     for _ in range(private.steps):
         rows = poisson_rows(source, len(y), private.rate)
         noise(noisy, deviation)
-        total = (work.clipped_sum(x, y, rows, source) + noisy).float()  # rounded when the noise is in it
+        total = (work.clipped_sum(x, y, rows, source) + noisy).float()  # rounded once, when the noise is in it
         _set_gradients(work.parameters, total / expected)
         _pull(work.parameters, anchor, training.proximal)
         optimizer.step()

@@ -1,6 +1,8 @@
-"""Gaussian noise for DP-SGD as float32 tensors.
+"""Gaussian noise for DP-SGD.
 
-Rule: a numpy generator (simulation) seeds torch's fast generator; entropy (deployment) is used as it comes, no seed.
+Rule: a numpy generator (simulation) seeds torch's fast generator; entropy (deployment) is used as it comes, no seed,
+and its noise is double precision: a real device adds it to a sum in double precision and rounds once, afterwards, which
+is post-processing. Noise on the grid of float32 would show where the sum lies between its points (Mironov 2012).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from fedinfer.ports import Entropy
 from fedinfer.training.engines.sampling import RandomSource, uniform
 
 Noise = Callable[[Tensor, float], None]
-"""Called with a flat float32 tensor and a deviation, overwrites it with independent N(0, deviation^2) values."""
+"""Called with a flat tensor and a deviation, overwrites it with independent N(0, deviation^2) values."""
 
 
 def gaussian_noise(source: RandomSource) -> Noise:
@@ -51,8 +53,8 @@ def secure_gaussian(entropy: Entropy, count: int) -> Tensor:
 
 
 def _fill(generator: torch.Generator, into: Tensor, deviation: float) -> None:
-    if deviation > 0:
-        into.normal_(0.0, deviation, generator=generator)
+    if deviation > 0:  # drawn in float32, whatever it is written to, so that all engines draw the same
+        into.copy_(torch.empty(into.numel()).normal_(0.0, deviation, generator=generator))
     else:
         into.zero_()
 

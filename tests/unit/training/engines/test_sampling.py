@@ -6,7 +6,7 @@ from scipy import stats
 from fedinfer.config import TrainingSection
 from fedinfer.system import SimulatedEntropy, SystemEntropy
 from fedinfer.training.engines.noise import gaussian_noise
-from fedinfer.training.engines.sampling import minibatches, poisson_rows, uniform
+from fedinfer.training.engines.sampling import PrivateSteps, minibatches, poisson_rows, uniform
 
 
 def sources():
@@ -86,3 +86,46 @@ def test_steps_override_epochs_and_go_on_into_further_passes():
 
 def test_no_rows_no_batches():
     assert minibatches(np.random.default_rng(0), 0, TrainingSection(local_steps=5)) == []
+
+
+def test_the_noise_of_a_real_device_is_double_precision_until_it_is_in_the_sum():
+    """On the grid of float32 a value tells, by its last bits, where the sum without it was (Mironov 2012)."""
+    noise = torch.empty(1000, dtype=torch.float64)
+    gaussian_noise(SystemEntropy())(noise, 3.0)
+    assert (noise != noise.float().double()).double().mean() > 0.99
+
+
+def test_a_device_rounds_once_with_the_noise_in_the_sum(monkeypatch):
+    """Sums of clipped gradients are whole multiples of a fine unit, noise has more bits: both are kept till then."""
+    from fedinfer.training.engines import device_by_device
+
+    kept = []
+
+    class Work:
+        parameters = [torch.nn.Parameter(torch.zeros(500))]
+
+        def clipped_sum(self, x, y, rows, source):
+            return torch.full((500,), 1.0 + 2.0**-40, dtype=torch.float64)
+
+    monkeypatch.setattr(device_by_device, "_set_gradients", lambda parameters, total: kept.append(total))
+    monkeypatch.setattr(device_by_device, "_pull", lambda *_: None)
+    monkeypatch.setattr(device_by_device, "_optimizer", lambda *_: torch.optim.SGD(Work.parameters, lr=1.0))
+    drawn = []
+
+    def recorded(source):
+        noise = gaussian_noise(source)
+
+        def draw(into, deviation):
+            noise(into, deviation)
+            drawn.append(into.clone())
+
+        return draw
+
+    monkeypatch.setattr(device_by_device, "gaussian_noise", recorded)
+    steps = PrivateSteps(1, 0.5, 1.0, 2.0)
+    device_by_device._descend_privately(
+        Work(), torch.zeros(4, 1), torch.zeros(4), SystemEntropy(), TrainingSection(proximal=0.0), steps
+    )
+    assert drawn[0].dtype == torch.float64
+    expected = (drawn[0] + (1.0 + 2.0**-40)).float() / 2.0
+    assert torch.equal(kept[0], expected)
