@@ -65,11 +65,12 @@ def _row(parameter: click.Parameter, context: click.Context) -> str:
     if record is None or "--help" in parameter.opts:
         return ""
     names, words = record
-    return f"| `{_cell(names)}` | {_cell(' '.join(words.split()))} |"
+    # Not a backslash: inside code Python-Markdown shows it, and GitHub cuts the cell without one.
+    return f"| <code>{_cell(names)}</code> | {_cell(' '.join(words.split()))} |"
 
 
 def _cell(text: str) -> str:
-    return text.replace("\\[", "[").replace("|", "\\|").replace("<", "&lt;")
+    return text.replace("\\[", "[").replace("<", "&lt;").replace("|", "&#124;")
 
 
 if __name__ == "__main__":

@@ -98,6 +98,7 @@ class RunView:
     def _on_round(self, fields: dict[str, Any]) -> None:
         self._progress.advance(self._steps)
         self._facts["epsilon spent"] = f"{at_most(fields['epsilon'])}{self._budget}"
+        self._facts["now"] = "training"
         loss = "" if fields["loss"] is None else f", loss {_figure(fields['loss'])}"
         self._facts["metric"] = f"{self._metric} {_figure(fields['metric'])}{loss}"
         text = f"{fields['survivors']} of {fields['cohort']} survived, {self._metric} {_figure(fields['metric'])}"
@@ -114,6 +115,10 @@ class RunView:
             f"{_compression(fields.get('slimming'))}",
         )
 
+    def _on_phase(self, fields: dict[str, Any]) -> None:
+        self._facts["now"] = fields["phase"]
+        self._say("now", fields["phase"])
+
     def _on_gate(self, fields: dict[str, Any]) -> None:
         means = ", ".join(f"{name} {figure['mean']:.2f}" for name, figure in fields["figures"].items())
         self._say(f"wave {fields['wave']}", f"decided by {fields['judged']}: {means or fields['detail']}")
@@ -122,6 +127,7 @@ class RunView:
         self._say(f"wave {fields['wave']}", f"{fields['installed']} installed, {fields['failed']} failed")
 
     def _on_pushed(self, fields: dict[str, Any]) -> None:
+        self._facts["now"] = "devices answer rows"
         self._facts["model"] = f"v{fields['version']} on {fields['devices_active']} devices"
 
     def _on_window(self, fields: dict[str, Any]) -> None:
@@ -168,6 +174,23 @@ def _compression(reported: dict[str, Any] | None) -> str:
 
 def _figure(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3f}"
+
+
+@contextmanager
+def announced(text: str, *, show: bool) -> Iterator[None]:
+    """Say what is going on while it is going on: a line that turns on a terminal, a plain line elsewhere.
+
+    Args:
+        text: what, in a few words.
+        show: whether to say anything.
+    """
+    if show and stderr.is_terminal:
+        with stderr.status(text):
+            yield
+        return
+    if show:
+        stderr.print(f"          {text}", markup=False, highlight=False)
+    yield
 
 
 @contextmanager

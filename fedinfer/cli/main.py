@@ -12,6 +12,7 @@ from fedinfer.cli.audit import audit
 from fedinfer.cli.doctor import doctor
 from fedinfer.cli.init import init
 from fedinfer.cli.output import stderr
+from fedinfer.cli.profile import profile
 from fedinfer.cli.report import report
 from fedinfer.cli.run import run
 from fedinfer.cli.scenarios import scenarios
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train privately, aggregate securely, push a signed int8 model, infer on the device, watch for drift.",
 )
-for command in (run, scenarios, init, validate, report, audit, superlink, doctor, version):
+for command in (run, scenarios, init, profile, validate, report, audit, superlink, doctor, version):
     app.command()(command)
 for name, group in (
     ("privacy", privacy.app),

@@ -20,6 +20,9 @@ from fedinfer.errors import FedInferError
 from fedinfer.schema import STEERING
 from fedinfer.types import Json
 
+LONGEST_WARNING = 300
+"""Characters of a warning that are shown without --verbose."""
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="warnings and lists in full")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout, nothing else")]
 
 
@@ -30,6 +33,35 @@ def printable(text: str) -> str:
         text: from anybody.
     """
     return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun in the right form.
+
+    Args:
+        count: how many.
+        noun: in the singular; its plural is regular.
+
+    Examples:
+        >>> counted(1, "alarm"), counted(1200, "row"), counted(0, "class"), counted(2, "category")
+        ('1 alarm', '1,200 rows', '0 classes', '2 categories')
+    """
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def shortened(text: str) -> str:
+    """A warning that fits into a few lines; a list of many columns is cut in its middle, its last sentence stays.
+
+    Args:
+        text: of any length.
+    """
+    if len(text) <= LONGEST_WARNING:
+        return text
+    head = text[: LONGEST_WARNING // 2].rsplit(" ", 1)[0].rstrip(",")
+    last = text.rstrip(".").rsplit(". ", 1)[-1] + "."
+    end = f" {last}" if len(last) <= LONGEST_WARNING // 2 else ""
+    return f"{head} ... (--verbose shows all).{end}"
 
 
 class SafeConsole(Console):

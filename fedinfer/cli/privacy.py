@@ -12,6 +12,8 @@ import typer
 from rich.table import Table
 
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
+from fedinfer.config import load_scenario
+from fedinfer.data import load
 from fedinfer.errors import ConfigError
 from fedinfer.privacy import (
     ANY_TASK,
@@ -33,6 +35,7 @@ from fedinfer.privacy import (
     rounding_of,
 )
 from fedinfer.store import read_store
+from fedinfer.training import load_trainer
 from fedinfer.types import Json, Relation, Trust, Unit
 
 app = typer.Typer(no_args_is_help=True, help="Privacy: calibrate noise, account for it, read ledgers.")
@@ -50,8 +53,18 @@ NoiseMultiplier = Annotated[
 UnitOption = Annotated[Unit, typer.Option("--unit", help="what is protected: example or device")]
 TrustOption = Annotated[Trust, typer.Option("--trust", help="who adds noise; distributed counts integer noise")]
 RelationOption = Annotated[str, typer.Option("--relation", help="neighbours; default zero-out-one")]
-Dimension = Annotated[int, typer.Option("--dimension", help="trust distributed: length of the vector")]
-Devices = Annotated[int, typer.Option("--devices", help="trust distributed: devices whose noise is guaranteed")]
+Dimension = Annotated[
+    int | None,
+    typer.Option("--dimension", help="trust distributed: length of the vector; default the scenario's, or 1024"),
+]
+Devices = Annotated[
+    int | None,
+    typer.Option("--devices", help="trust distributed: devices whose noise is counted; default the scenario's, or 100"),
+]
+ScenarioOption = Annotated[
+    str, typer.Option("--scenario", help="trust distributed: dimension and devices of this scenario, name or file")
+]
+USUAL_DIMENSION, USUAL_DEVICES = 1024, 100
 
 
 @app.command()
@@ -63,15 +76,17 @@ def noise(
     unit: UnitOption = Unit.EXAMPLE,
     trust: TrustOption = Trust.CENTRAL,
     relation: RelationOption = "",
-    dimension: Dimension = 1024,
-    devices: Devices = 100,
+    dimension: Dimension = None,
+    devices: Devices = None,
+    scenario: ScenarioOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """The least noise multiplier for a target epsilon."""
     with errors_to_exit():
         neighbours, rate = _relation(unit, relation), _charged_rate(unit, sampling_rate)
-        events = _events(unit, trust, rounds, rate, dimension, devices)
-        z = calibrate(events, epsilon, delta, neighbours, BRACKET)
+        size = _size(scenario, dimension, devices)
+        events = _events(unit, trust, rounds, rate, *size)
+        z = calibrate(events, epsilon, delta, neighbours, _bracket(events))
         _show(z, account(events(z), delta, neighbours), rounds, sampling_rate, rate, unit, trust, as_json)
 
 
@@ -84,14 +99,15 @@ def epsilon(
     unit: UnitOption = Unit.EXAMPLE,
     trust: TrustOption = Trust.CENTRAL,
     relation: RelationOption = "",
-    dimension: Dimension = 1024,
-    devices: Devices = 100,
+    dimension: Dimension = None,
+    devices: Devices = None,
+    scenario: ScenarioOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """What a noise multiplier costs."""
     with errors_to_exit():
         neighbours, rate = _relation(unit, relation), _charged_rate(unit, sampling_rate)
-        events = _events(unit, trust, rounds, rate, dimension, devices)
+        events = _events(unit, trust, rounds, rate, *_size(scenario, dimension, devices))
         spent = account(events(noise_multiplier), delta, neighbours)
         _show(noise_multiplier, spent, rounds, sampling_rate, rate, unit, trust, as_json)
 
@@ -193,6 +209,31 @@ def _charged_rate(unit: Unit, rate: float) -> float:
     if not 0 < rate <= 1:
         raise ConfigError(f"sampling rate {rate} is outside (0, 1]")
     return unit.sampling_rate(rate)
+
+
+def _size(scenario: str, dimension: int | None, devices: int | None) -> tuple[int, int]:
+    """Length of a vector and devices in a sum: as said, else those of the scenario, else usual ones."""
+    if not scenario:
+        return dimension or USUAL_DIMENSION, devices or USUAL_DEVICES
+    loaded = load_scenario(scenario)
+    federation = load(loaded)
+    if dimension is None:
+        trainer = load_trainer(loaded.model, federation.schema, loaded.training, loaded.scenario.seed)
+        dimension = trainer.dimension
+    return dimension, devices or len(federation.devices)
+
+
+def _bracket(events: Callable[[float], Sequence[Event]]) -> tuple[float, float]:
+    """Noise multipliers to search: as much noise as fits into a ring of the largest size."""
+    least, most = BRACKET
+    while most > 2 * least:
+        try:
+            events(most)
+        except ConfigError:
+            most /= 2
+        else:
+            break
+    return least, most
 
 
 def _events(

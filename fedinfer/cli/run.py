@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, assert_never
 
 import typer
 
-from fedinfer.cli.live import live_view
-from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stderr
+from fedinfer.cli.choice import DevicesOption, RoundsOption, SeedOption, SetOption, check_found, chosen_scenario
+from fedinfer.cli.live import announced, live_view
+from fedinfer.cli.output import JsonOption, VerboseOption, errors_to_exit, print_json, stderr
 from fedinfer.cli.summary import print_summary
-from fedinfer.config import Scenario, load_scenario
-from fedinfer.errors import ConfigError, FedInferError, StoreError
+from fedinfer.config import Scenario
+from fedinfer.errors import FedInferError, StoreError
 from fedinfer.ports import Listener
 from fedinfer.system import SystemClock
 from fedinfer.types import Json
@@ -39,48 +39,25 @@ class Engine(StrEnum):
 def run(
     scenario: Annotated[str, typer.Argument(help="built-in name (see `fedinfer scenarios`) or TOML file")],
     engine: Annotated[Engine, typer.Option(help="this process, or Flower's simulation on Ray")] = Engine.LOCAL,
-    devices: Annotated[int | None, typer.Option(help="number of simulated devices (data.partition.devices)")] = None,
-    rounds: Annotated[int | None, typer.Option(help="planned rounds (training.rounds)")] = None,
-    seed: Annotated[int | None, typer.Option(help="seed of everything random (scenario.seed)")] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated")] = None,
+    devices: DevicesOption = None,
+    rounds: RoundsOption = None,
+    seed: SeedOption = None,
+    overrides: SetOption = None,
     out: Annotated[Path | None, typer.Option(help="run folder; default runs/<scenario>-<time>")] = None,
     json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no live view, only the summary")] = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Train privately, push a signed int8 model, infer on every device, watch for drift: one whole run."""
     with errors_to_exit():
-        loaded = load_scenario(scenario, _overrides(overrides or (), devices, rounds, seed))
-        _check_devices(loaded, devices)
+        loaded = chosen_scenario(scenario, overrides or (), devices, rounds, seed)
         record, folder, failure = _run(loaded, engine, out, devices, show=not (json or quiet))
         if json:
             print_json(record)
         else:
-            print_summary(record, folder)
+            print_summary(record, folder, verbose=verbose)
         if failure is not None:
             raise failure
-
-
-def _overrides(texts: Sequence[str], devices: int | None, rounds: int | None, seed: int | None) -> list[str]:
-    """The short options as the overrides they stand for; what is said later wins."""
-    short = {"data.partition.devices": devices, "training.rounds": rounds, "scenario.seed": seed}
-    return [*texts, *(f"{key}={value}" for key, value in short.items() if value is not None)]
-
-
-def _check_devices(scenario: Scenario, devices: int | None) -> None:
-    """A number of devices means nothing where a column of the table names them."""
-    if devices is not None and scenario.data.device:
-        raise ConfigError(
-            f"--devices {devices}: the column {scenario.data.device!r} names the devices ([data] device)",
-            hint="leave --devices out, or use a scenario whose rows are distributed by [data.partition]",
-        )
-
-
-def _check_found(found: int, devices: int | None) -> None:
-    """Built-in data may name its own devices: then no other number can be asked for."""
-    if devices is not None and devices != found:
-        raise ConfigError(
-            f"--devices {devices}: the data itself names its {found} devices", hint=f"leave --devices out: {found} run"
-        )
 
 
 def _run(
@@ -89,12 +66,13 @@ def _run(
     """Run and write the report; a run that stopped early has a record and a report too."""
     os.environ.update(QUIET_ENVIRONMENT)
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    from fedinfer.report import write_report
-    from fedinfer.simulation import EventLog, new_folder, prepare_local, run_local
-
     clock = SystemClock()
-    prepared = prepare_local(scenario)
-    _check_found(len(prepared.federation.devices), devices)
+    with announced("reading the table and planning the run", show=show):
+        from fedinfer.report import write_report
+        from fedinfer.simulation import EventLog, new_folder, prepare_local, run_local
+
+        prepared = prepare_local(scenario)
+    check_found(len(prepared.federation.devices), devices)
     folder = new_folder(out, scenario.scenario.name, clock)
     failure: FedInferError | None = None
     with live_view(folder, clock, show=show) as watch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
-from fedinfer.config import load_scenario, scenario_names
+from fedinfer.config import load_builtin, scenario_names
 from fedinfer.types import Json
 
 
@@ -24,7 +24,7 @@ def scenarios(json: JsonOption = False) -> None:
 
 
 def _row(name: str) -> Json:
-    scenario = load_scenario(name)
+    scenario = load_builtin(name)
     return {
         "name": name,
         "description": scenario.scenario.description,

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from fedinfer.cli.output import stdout
+from fedinfer.cli.output import shortened, stdout
 from fedinfer.privacy import at_most
 from fedinfer.report import found_classes, metric_words, parts, plural, pooled, verdict
 from fedinfer.types import Json
@@ -21,12 +21,13 @@ TRUST = {
 SHOWN = ("accuracy", "balanced_accuracy", "auc", "average_precision", "f1", "log_loss", "rmse", "mae", "r2")
 
 
-def print_summary(record: Json, folder: Path) -> None:
+def print_summary(record: Json, folder: Path, *, verbose: bool = False) -> None:
     """Print what the run reached, what it cost, and where everything is.
 
     Args:
         record: run.json, schema 1.
         folder: of the run.
+        verbose: warnings in full.
     """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
@@ -36,7 +37,7 @@ def print_summary(record: Json, folder: Path) -> None:
     stdout.print()
     stdout.print(table)
     for warning in record["warnings"]:
-        stdout.print(Text(f"warning: {warning}", style="yellow"))
+        stdout.print(Text(f"warning: {warning if verbose else shortened(warning)}", style="yellow"))
     stdout.print(Text(f"run folder: {folder}"), soft_wrap=True)
     stdout.print(Text(f"report:     {folder / 'report.html'}"), soft_wrap=True)
 
@@ -138,11 +139,23 @@ def _drift(drift: Json, metric: str) -> str:
     text = f"{plural(drift['windows'], 'window')}, {plural(len(drift['alarms']), 'alarm')}"
     if drift["triggered_rounds"]:
         text += f", new rounds {plural(drift['triggered_rounds'], 'time')}"
+    text += _seen(drift)
     if drift["metric_after"] is not None and drift["changed_at"] is not None:
         before, during, after = (_number(drift[f"metric_{when}"]) for when in ("before", "during", "after"))
         name = metric_words(metric)
         text += f"; {name} on devices {before} before, {during} during, {after} after"
     return text
+
+
+def _seen(drift: Json) -> str:
+    """What silence is worth."""
+    if drift["alarms"] or "compared" not in drift:  # a record of an older release does not say
+        return ""
+    if not drift["compared"]:
+        return "; none was compared with another, so no change could be seen"
+    if drift["least_seen"] is None:
+        return "; the noise hides any change of the answers"
+    return f"; {drift['compared']} compared, a change of {drift['least_seen']:.0%} of the answers would be seen"
 
 
 def _number(value: float | None) -> str:

@@ -9,8 +9,19 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stderr, stdout
-from fedinfer.config import Scenario, load_scenario
+from fedinfer.cli.choice import DevicesOption, RoundsOption, SeedOption, SetOption, check_found, chosen_scenario
+from fedinfer.cli.live import announced
+from fedinfer.cli.output import (
+    JsonOption,
+    VerboseOption,
+    counted,
+    errors_to_exit,
+    print_json,
+    shortened,
+    stderr,
+    stdout,
+)
+from fedinfer.config import Scenario
 from fedinfer.coordinator import Population, make_plan
 from fedinfer.data import Federation, check_against_data, load, summarize
 from fedinfer.errors import MissingExtra
@@ -21,15 +32,21 @@ from fedinfer.types import Json
 
 def validate(
     scenario: Annotated[str, typer.Argument(help="name of a built-in scenario, or a TOML file")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated")] = None,
+    devices: DevicesOption = None,
+    rounds: RoundsOption = None,
+    seed: SeedOption = None,
+    overrides: SetOption = None,
     json: JsonOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Say what a scenario would do, or what is wrong with it. Nothing is written."""
     with errors_to_exit():
-        loaded = load_scenario(scenario, overrides or ())
-        federation = load(loaded)
-        check_against_data(loaded, federation)
-        plan = planned(loaded, federation)
+        loaded = chosen_scenario(scenario, overrides or (), devices, rounds, seed)
+        with announced("reading the table and planning", show=not json and stderr.is_terminal):
+            federation = load(loaded)
+            check_found(len(federation.devices), devices)
+            check_against_data(loaded, federation)
+            plan = planned(loaded, federation)
         summary = {**summarize(loaded, federation), "plan": plan}
         planned_warnings = loaded.notices if plan is None else plan.pop("warnings")
         summary["warnings"] = list(dict.fromkeys((*summary["warnings"], *planned_warnings)))
@@ -38,7 +55,8 @@ def validate(
         return
     stdout.print(_table(summary))
     for warning in summary["warnings"]:
-        stderr.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
+        text = warning if verbose else shortened(warning)
+        stderr.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
     stdout.print("valid", style="green")
 
 
@@ -102,7 +120,9 @@ def _lines(summary: Json) -> list[tuple[str, str]]:
         ("plan", _plan_text(summary["plan"])),
         (
             "drift",
-            f"{privacy['drift_windows']} windows, epsilon {privacy['epsilon_for_drift']:g} of it for all of them",
+            f"{counted(privacy['drift_windows'], 'window')}, epsilon {privacy['epsilon_for_drift']:g} of it for all"
+            if privacy["drift_windows"]
+            else "not watched",
         ),
         ("sums", summary["secure_aggregation"]),
     ]

@@ -7,7 +7,7 @@ from fedinfer.config.class_weights import class_factors, class_gain, resolve_wei
 from fedinfer.config.factory import import_factory
 from fedinfer.config.fields import Section
 from fedinfer.config.flat import from_flat, to_flat
-from fedinfer.config.load import FILE_IN_FOLDER, load_scenario, override, parse_scenario, scenario_names
+from fedinfer.config.load import FILE_IN_FOLDER, load_builtin, load_scenario, override, parse_scenario, scenario_names
 from fedinfer.config.operating import (
     ArtifactSection,
     DriftSection,
@@ -59,6 +59,7 @@ __all__ = [
     "class_gain",
     "from_flat",
     "import_factory",
+    "load_builtin",
     "load_scenario",
     "override",
     "parse_scenario",

@@ -113,7 +113,7 @@ def parse_override(text: str) -> dict[str, Any]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {text!r}: expected section.key=value")
+        raise ConfigError(f"--set {text!r}: expected section.key=value", hint="for instance --set training.rounds=5")
     for line in (f"{key} = {value}", f"{key} = {json.dumps(value.strip())}"):
         try:
             return tomllib.loads(line)

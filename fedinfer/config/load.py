@@ -25,7 +25,7 @@ _FILES = ("path", "vocabulary")
 
 
 def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
-    """Load a built-in scenario by name, or a TOML file (or a folder with scenario.toml) by path.
+    """Load a TOML file (or a folder with scenario.toml) by path, or a built-in scenario by name.
 
     Args:
         name_or_path: for instance "heart" or "pilot/scenario.toml". A file may say `extends = "heart"` or
@@ -40,10 +40,17 @@ def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
         ConfigError: names file, key, value and rule of everything that is wrong.
     """
     path = find_scenario(name_or_path)
-    layers = _read_chain(path, ())
+    layers = _named_twice(_read_chain(path, ()), name_or_path, path)
     for text in overrides:
         layers = layers.over(_placed(parse_override(text), Path.cwd(), f"--set {text}"), f"--set {text}")
     return validate(replace(layers, values={**layers.values, "base": str(path.parent)}), str(name_or_path))
+
+
+def _named_twice(layers: Layers, name: str, path: Path) -> Layers:
+    if name not in scenario_names() or path == _builtin(name):
+        return layers
+    notice = f"{name}: read from {path}; the built-in scenario of that name was not used"
+    return replace(layers, notices=(*layers.notices, notice))
 
 
 def override(scenario: Scenario, values: Mapping[str, Any]) -> Scenario:
@@ -117,24 +124,44 @@ def find_scenario(name_or_path: str) -> Path:
     """The TOML file that a name or path means.
 
     Args:
-        name_or_path: name of a built-in, a TOML file, or a folder with scenario.toml. A built-in wins over a file of
-            the same name.
+        name_or_path: a TOML file, a folder with scenario.toml, or the name of a built-in. A file or folder wins over a
+            built-in of the same name.
 
     Raises:
         ConfigError: there is none; names the nearest built-in.
     """
-    if name_or_path in scenario_names():
-        return _folder() / f"{name_or_path}.toml"
     path = Path(name_or_path)
     if path.is_dir():
         path = path / FILE_IN_FOLDER
     if path.is_file():
         return path.resolve()
+    if name_or_path in scenario_names():
+        return _builtin(name_or_path)
     near = difflib.get_close_matches(name_or_path, scenario_names(), n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""
     raise ConfigError(
         f"{name_or_path}: no such scenario file or built-in", hint=f"{guess}built-in: {', '.join(scenario_names())}"
     )
+
+
+def load_builtin(name: str) -> Scenario:
+    """Load a built-in scenario, whatever lies in the current folder.
+
+    Args:
+        name: one of `scenario_names`.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in scenario_names():
+        raise ConfigError(f"{name}: no such built-in", hint=f"built-in: {', '.join(scenario_names())}")
+    path = _builtin(name)
+    layers = _read_chain(path, ())
+    return validate(replace(layers, values={**layers.values, "base": str(path.parent)}), name)
+
+
+def _builtin(name: str) -> Path:
+    return _folder() / f"{name}.toml"
 
 
 def _folder() -> Path:
@@ -155,10 +182,11 @@ def _read_chain(path: Path, seen: tuple[Path, ...]) -> Layers:
 
 
 def _parent_path(path: Path, parent: str) -> Path:
-    if parent in scenario_names():
-        return find_scenario(parent)
+    beside = os.path.normpath(path.parent / parent)
+    if parent in scenario_names() and not Path(beside).exists():
+        return _builtin(parent)
     try:
-        return find_scenario(os.path.normpath(path.parent / parent))
+        return find_scenario(beside)
     except ConfigError as error:
         raise ConfigError(f"{path}: extends = {parent!r}: {error}", hint=error.hint) from error
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -29,7 +31,26 @@ def describe(problem: ErrorDetails, layers: Layers, source: str) -> str:
     rule = problem["msg"].removeprefix("Value error, ").replace("Input should", "must")
     if problem["type"] == "value_error" and len(path) < 2:
         return f"{origin}: {_name(path)}: {rule}"
-    return f"{origin}: {_name(path)} = {_shown(problem['input'])}: {rule}"
+    example = _example(path, problem) if origin.startswith("--set ") else ""
+    return f"{origin}: {_name(path)} = {_shown(problem['input'])}: {rule}{example}"
+
+
+def _example(path: KeyPath, problem: ErrorDetails) -> str:
+    """An option that a shell passes on as a value of the right kind, made of the words that were given."""
+    kind, words = problem["type"], re.findall(r"[^\s,\[\](){}\"']+", str(problem["input"]))
+    if kind in ("tuple_type", "list_type"):
+        value = f"'{json.dumps(words or ['a', 'b'], ensure_ascii=False)}'"
+    elif kind in ("dict_type", "model_type", "model_attributes_type"):
+        value = "'{ COLUMN = [0, 1] }'"
+    elif kind.startswith("bool"):
+        value = "true"
+    elif kind.startswith(("int", "float")):
+        value = "3" if kind.startswith("int") else "0.5"
+    elif kind == "string_type":
+        value = f"'\"{words[0] if words else 'text'}\"'"
+    else:
+        return ""
+    return f"; for instance --set {'.'.join(path)}={value}"
 
 
 def section_of(path: KeyPath) -> type[BaseModel] | None:

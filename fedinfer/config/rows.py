@@ -97,6 +97,11 @@ class DataSection(Section):
     device: str = Field(
         default="", description="Column that names the holder of a row; empty: rows are distributed by `partition`."
     )
+    time: str = Field(
+        default="",
+        description="Column that says when a row happened (dates, times or numbers; no input): each device holds out "
+        "its latest rows, and inference meets them in that order. A device's own table must be in that order.",
+    )
     drop: tuple[str, ...] = Field(default=(), description="Columns that are not used (identifiers, dates, free text).")
     categorical: tuple[str, ...] = Field(default=(), description="Columns with categories; all others must be numbers.")
     categories: dict[str, tuple[str, ...]] = Field(
@@ -192,6 +197,8 @@ class DataSection(Section):
         if self.label and self.label in (self.device, *self.drop):
             raise ValueError(f"label {self.label!r} cannot be the device column or a dropped column")
         self._check_number()
+        if self.time and (self.source != "csv" or self.time in (self.label, self.device)):
+            raise ValueError(f"time = {self.time!r} must be a column of a csv that is neither label nor device")
         self._check_text()
         return self
 

@@ -18,7 +18,7 @@ from fedinfer.coordinator.plan.robust import PLAIN_MEAN
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.coordinator.record import AlarmRecord, ReportRecord, WindowRecord
-from fedinfer.drift import monitor, policy, report_channels
+from fedinfer.drift import monitor, policy, report_channels, smallest_shift
 from fedinfer.errors import BadMessage, TooFewSurvivors
 from fedinfer.messages import Kind, Purpose, ReportWork, WindowReply, WindowRequest
 from fedinfer.metrics import Metric
@@ -55,16 +55,7 @@ def start_watch(scenario: Scenario, classes: int, plan: RunPlan) -> Watch:
         classes: number of classes of the label, >= 2.
         plan: of the run.
     """
-    drift = scenario.drift
-    monitor_plan = monitor.MonitorPlan(
-        channels=report_channels(classes),
-        unit=_watched(scenario.privacy.unit),
-        reference_windows=drift.reference_windows,
-        windows=max(plan.windows - drift.reference_windows, 1),
-        false_alarm_rate=drift.false_alarm_rate,
-        warning_rate=min(4 * drift.false_alarm_rate, 0.5),
-        weight=WEIGHT,
-    )
+    drift, monitor_plan = scenario.drift, _monitor_plan(scenario, classes, plan)
     settings = policy.PolicySettings(
         mode=policy.Mode.AUTO,
         max_triggers=drift.max_triggers,
@@ -74,6 +65,38 @@ def start_watch(scenario: Scenario, classes: int, plan: RunPlan) -> Watch:
         least_devices=plan.train.groups * plan.train.min_survivors,
     )
     return Watch(monitor_plan, monitor.begin(monitor_plan), settings, policy.PolicyState())
+
+
+def _monitor_plan(scenario: Scenario, classes: int, plan: RunPlan) -> monitor.MonitorPlan:
+    drift = scenario.drift
+    return monitor.MonitorPlan(
+        channels=report_channels(classes),
+        unit=_watched(scenario.privacy.unit),
+        reference_windows=drift.reference_windows,
+        windows=max(plan.windows - drift.reference_windows, 1),
+        false_alarm_rate=drift.false_alarm_rate,
+        warning_rate=min(4 * drift.false_alarm_rate, 0.5),
+        weight=WEIGHT,
+    )
+
+
+def least_seen(scenario: Scenario, devices: int, classes: int, plan: RunPlan) -> float:
+    """The least part of the answers whose lasting change the watch of a run finds with probability 0.9.
+
+    Args:
+        scenario: with its [drift] section.
+        devices: that report in a window.
+        classes: number of classes of the label, >= 2.
+        plan: of the run.
+
+    Returns:
+        In (0, 1]; inf when nothing is watched, or no change of the answers would be seen.
+    """
+    if plan.drift is None or plan.windows <= scenario.drift.reference_windows:
+        return math.inf
+    watch = _monitor_plan(scenario, classes, plan)
+    size = devices * watch.unit.counted(scenario.drift.window)
+    return smallest_shift(watch, size, noise_std(scenario, plan.drift, devices))
 
 
 def _watched(unit: Unit) -> Unit:

@@ -6,13 +6,15 @@ The same scenario and seed give the same record apart from times and bytes per d
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedinfer.config import InjectSection, PrivacySection, SecureAggregationSection
+from fedinfer.config import PrivacySection, SecureAggregationSection
 from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.drift import least_seen
 from fedinfer.coordinator.plan.correlation import describe
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.record import plain
@@ -106,7 +108,7 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
             "metric": progress.correct / progress.predictions if progress.predictions else None,
         },
         **({"shapes": found} if found else {}),
-        "drift": _drift(server.scenario.drift.inject, progress),
+        "drift": _drift(server, plan, progress),
         "devices": {"refused": progress.refused, "dropped": progress.dropped},
         "warnings": start["warnings"],
     }
@@ -201,8 +203,10 @@ def secure_aggregation_of(section: SecureAggregationSection, plan: RunPlan) -> J
     }
 
 
-def _drift(inject: InjectSection | None, progress: Progress) -> Json:
+def _drift(server: Server, plan: RunPlan, progress: Progress) -> Json:
     """Windows, alarms and the metric before, during and after the data distribution changed (simulations know when)."""
+    inject = server.scenario.drift.inject
+    least = least_seen(server.scenario, len(server.devices), server.schema.classes, plan)
     metrics = [row.metric for row in progress.windows]
     change = inject.at_window if inject is not None and inject.kind != "none" else None
     healed = next((m.window for m in progress.models if m.reason == "drift"), None)
@@ -211,6 +215,10 @@ def _drift(inject: InjectSection | None, progress: Progress) -> Json:
     after = [m for i, m in enumerate(metrics, 1) if healed is not None and i > healed]
     return {
         "windows": len(progress.windows),
+        "compared": sum(
+            bool(row.report and row.report.result and row.report.result.channels) for row in progress.windows
+        ),
+        "least_seen": least if math.isfinite(least) else None,
         "changed_at": change,
         "alarms": [row.to_json() for row in progress.alarms],
         "triggered_rounds": progress.triggered,

@@ -6,7 +6,9 @@ from fedinfer.data.federation import load
 from fedinfer.data.guess import ColumnRole, Guess
 from fedinfer.data.guess_reading import guess_reading, plain_cells, reading_lines
 from fedinfer.data.own import load_own, public_schema, training_slots
-from fedinfer.data.proposal import Proposal, propose, write_scenario
+from fedinfer.data.profile import Profile, TableProfile, profile_table
+from fedinfer.data.proposal import Proposal, propose
+from fedinfer.data.proposal_text import write_scenario
 from fedinfer.data.stream import stream_window
 from fedinfer.data.summary import summarize
 from fedinfer.data.table import DeviceData, Federation, Table
@@ -16,8 +18,10 @@ __all__ = [
     "DeviceData",
     "Federation",
     "Guess",
+    "Profile",
     "Proposal",
     "Table",
+    "TableProfile",
     "check_against_data",
     "check_judging",
     "check_qat_rows",
@@ -27,6 +31,7 @@ __all__ = [
     "load",
     "load_own",
     "plain_cells",
+    "profile_table",
     "propose",
     "public_schema",
     "reading_lines",

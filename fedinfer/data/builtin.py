@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedinfer.config import DataSection, load_scenario
+from fedinfer.config import DataSection, load_builtin
 from fedinfer.data import reviews, watch
 from fedinfer.data.frames import r_table
 from fedinfer.data.ratings import ratings_table
@@ -37,7 +37,7 @@ def complete(data: DataSection) -> DataSection:
     if data.label:
         return data
     own = {key: getattr(data, key) for key in OWN_KEYS}
-    return load_scenario(data.name).data.model_copy(update=own)
+    return load_builtin(data.name).data.model_copy(update=own)
 
 
 def digits_table() -> tuple[Schema, Table]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from fedinfer.config import DataSection, PartitionSection, Scenario
 from fedinfer.data.builtin import complete
+from fedinfer.data.order import latest
 from fedinfer.data.partition import by_column, group_at_random, split_held_out, stratified_take
 from fedinfer.data.sources import read_source
 from fedinfer.data.table import DeviceData, Federation, Indices, Labels, Table
@@ -19,7 +20,8 @@ def load(scenario: Scenario) -> Federation:
     """Load the data of a scenario and split it over devices.
 
     The public rows are taken out first, with the class mix of all rows; devices share the rest, by `data.device` or
-    `data.partition`; each device holds out `data.test_fraction` of its rows, with its own class mix. Nothing is
+    `data.partition`; each device holds out `data.test_fraction` of its rows, with its own class mix, or its latest ones
+    (`data.time`). Nothing is
     downloaded, and everything random follows from `scenario.seed`.
 
     Args:
@@ -77,5 +79,6 @@ def _deal(table: Table, mix: Labels, private: Indices, data: DataSection, seed: 
 def _device_data(
     table: Table, mix: Labels, rows: Indices, test_fraction: float, rng: np.random.Generator
 ) -> DeviceData:
-    train, test = split_held_out(mix[rows], test_fraction, rng)
-    return DeviceData(table.x[rows[train]], table.y[rows[train]], table.x[rows[test]], table.y[rows[test]])
+    in_order = table.in_order
+    train, test = latest(len(rows), test_fraction) if in_order else split_held_out(mix[rows], test_fraction, rng)
+    return DeviceData(table.x[rows[train]], table.y[rows[train]], table.x[rows[test]], table.y[rows[test]], in_order)

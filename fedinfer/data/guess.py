@@ -1,4 +1,4 @@
-"""What an unprepared column probably is: a number, a category, or nothing a model should see."""
+"""What an unprepared column probably is: a number, a category, a time, or nothing a model should see."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from enum import StrEnum
 
 import numpy as np
 
-from fedinfer.data.columns import round_outwards, seen_categories
-from fedinfer.reading import ReadingRules, is_number
+from fedinfer.data import suspicion
+from fedinfer.data.columns import round_outwards
+from fedinfer.reading import is_number
 
 MOST_STRAY_TEXTS = 5
 NUMERIC_PART = 0.8
@@ -25,8 +26,12 @@ MOST_BESIDE_TEXT = 2
 OUTLIER_FACTOR = 10.0
 """A range this many times wider than the middle 98 % of the values is cut to the middle 99 %."""
 
-ID_WORDS = "id|uuid|guid|key|index|idx|nr|rownames|record|number"
-ID_NAME = re.compile(rf"(?i:(^|[_\W])({ID_WORDS})$)|[a-z](Id|ID|Nr)$|^column_1$")
+LEAST_ROWS, LEAST_DEVICES = 10, 2
+"""Rows and devices that have a category, at least, before `init` writes it down: a rare one names somebody."""
+COVERED = 0.5
+"""Part of the rows that the listed categories of a long list hold, at least."""
+PERSON_ROWS = 1.2
+"""Rows per value from which an identifier names persons who come again."""
 DATE = re.compile(
     r"^\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?$"  # 2024-05-31, with or without a time
     r"|^\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}([T ].*)?$"  # 31.05.2024, 5/31/24
@@ -40,6 +45,7 @@ class ColumnRole(StrEnum):
     NUMERIC = "numeric"
     CATEGORICAL = "categorical"
     TEXT = "text"
+    TIME = "time"
     DROP = "drop"
 
 
@@ -56,6 +62,9 @@ class Guess:
         categories: proposed list of categories.
         stray: texts among numbers that probably mean `missing`.
         words: median number of words of a free text.
+        sentinels: numbers that probably mean `missing`.
+        persons: different values of an identifier whose values repeat; 0: it is none.
+        alone: balanced accuracy with which the column alone answers the label, where that is suspicious; else 0.
     """
 
     name: str
@@ -67,15 +76,19 @@ class Guess:
     categories: tuple[str, ...] = ()
     stray: tuple[str, ...] = ()
     words: int = 0
+    sentinels: tuple[float, ...] = ()
+    persons: int = 0
+    alone: float = 0.0
 
 
-def guess_column(name: str, cells: Sequence[str], missing: Collection[str]) -> Guess:
+def guess_column(name: str, cells: Sequence[str], missing: Collection[str], holders: Sequence[str] = ()) -> Guess:
     """Guess what a column is from its name and its cells.
 
     Args:
         name: column name.
         cells: n texts.
         missing: texts that mean missing.
+        holders: device of each row, where the table names devices; a category needs two of them.
     """
     counts = Counter(cell for cell in cells if cell not in missing)
     absent = len(cells) - counts.total()
@@ -83,11 +96,29 @@ def guess_column(name: str, cells: Sequence[str], missing: Collection[str]) -> G
         return Guess(name, ColumnRole.DROP, "empty" if not counts else "the same value everywhere", absent)
     if sum(count for cell, count in counts.items() if DATE.match(cell)) >= NUMERIC_PART * counts.total():
         return Guess(name, ColumnRole.DROP, "dates or times", absent)
+    if private := _private(name, counts):
+        return Guess(name, ColumnRole.DROP, private, absent, persons=_persons(counts))
     stray = tuple(sorted(cell for cell in counts if not is_finite_number(cell)))
     strays = sum(counts[cell] for cell in stray)
     if len(stray) <= MOST_STRAY_TEXTS and strays <= (1 - NUMERIC_PART) * counts.total():
-        return _guess_number(name, counts, absent + strays, stray)
-    return _guess_category(name, cells, counts, missing, absent)
+        guess = _guess_number(name, counts, absent + strays, stray)
+        return guess if guess is not None else _guess_category(name, cells, counts, absent, holders)
+    return _guess_category(name, cells, counts, absent, holders)
+
+
+def _private(name: str, counts: Counter[str]) -> str:
+    """Why a column tells persons or rows apart, by its name or the form of its cells; empty where it does not."""
+    if suspicion.names_a_person(name):
+        return f"names a person or leads to one, as its name says: {len(counts)} different values"
+    if what := suspicion.contact(counts):
+        return f"{what}: they lead to a person"
+    if suspicion.names_an_identifier(name) and len(counts) > suspicion.MOST_CODES:
+        return f"an identifier, as its name says: {len(counts)} different values in {counts.total()} rows"
+    return ""
+
+
+def _persons(counts: Counter[str]) -> int:
+    return len(counts) if len(counts) > MOST_PROPOSED and counts.total() >= PERSON_ROWS * len(counts) else 0
 
 
 def is_finite_number(cell: str) -> bool:
@@ -99,21 +130,28 @@ def is_finite_number(cell: str) -> bool:
     return is_number(cell)
 
 
-def _guess_number(name: str, counts: Counter[str], absent: int, stray: tuple[str, ...]) -> Guess:
+def _guess_number(name: str, counts: Counter[str], absent: int, stray: tuple[str, ...]) -> Guess | None:
+    """None where the numbers are names."""
     values = np.array([float(cell) for cell in counts.elements() if cell not in stray])
-    if _is_identifier(name, values):
-        return Guess(name, ColumnRole.DROP, "an identifier: a different whole number in every row", absent)
-    if values.min() == values.max():
+    if reason := suspicion.tells_rows_apart(values):
+        return Guess(name, ColumnRole.DROP, reason, absent)
+    if suspicion.names_an_identifier(name) and len(np.unique(values)) == len(values) >= suspicion.EXPECTED_REPEATS:
+        return Guess(name, ColumnRole.DROP, "an identifier: a different number in every row", absent)
+    whole = not (values % 1).any()
+    named = suspicion.names_a_code(name) or suspicion.names_an_identifier(name)
+    if suspicion.has_leading_zeros(counts) or (whole and named and 2 < len(counts) <= suspicion.MOST_CODES):
+        return None
+    found = suspicion.sentinels(values)
+    kept = values[~np.isin(values, found)]
+    if kept.min() == kept.max():
         return Guess(name, ColumnRole.DROP, "the same number everywhere", absent)
-    low, high, reason = _proposed_range(values)
-    return Guess(name, ColumnRole.NUMERIC, reason, absent, low, high, stray=stray)
-
-
-def _is_identifier(name: str, values: np.ndarray) -> bool:
-    """Whole numbers, all different, that either count up without gaps or are called an identifier."""
-    if len(values) < 10 or (values % 1).any() or len(np.unique(values)) < len(values):
-        return False
-    return bool(values.max() - values.min() == len(values) - 1) or ID_NAME.search(name) is not None
+    low, high, reason = _proposed_range(kept)
+    if found:
+        texts = ", ".join(f"{value:g}" for value in found)
+        reason += f"; {len(values) - len(kept)} rows with {texts} count as missing"
+    return Guess(
+        name, ColumnRole.NUMERIC, reason, absent + len(values) - len(kept), low, high, stray=stray, sentinels=found
+    )
 
 
 def _proposed_range(values: np.ndarray) -> tuple[float, float, str]:
@@ -125,7 +163,7 @@ def _proposed_range(values: np.ndarray) -> tuple[float, float, str]:
 
 
 def _guess_category(
-    name: str, cells: Sequence[str], counts: Counter[str], missing: Collection[str], absent: int
+    name: str, cells: Sequence[str], counts: Counter[str], absent: int, holders: Sequence[str]
 ) -> Guess:
     words = _median(len(cell.split()) for cell in counts)
     many = len(counts) > UNIQUE_PART * counts.total()
@@ -136,10 +174,34 @@ def _guess_category(
         return Guess(name, ColumnRole.DROP, f"text that hardly repeats: {len(counts)} different values", absent)
     if len(counts) == counts.total():
         return Guess(name, ColumnRole.DROP, "text that is different in every row", absent)
-    categories = seen_categories(cells, ReadingRules(missing_text=tuple(missing)), MOST_PROPOSED)
+    categories = common_categories(cells, counts, holders)
+    if len(categories) < 2 and len(counts) > len(categories):
+        reason = f"{len(counts)} categories, of which {len(categories)} have {LEAST_ROWS} rows: rare ones name somebody"
+        return Guess(name, ColumnRole.DROP, reason, absent)
+    if len(counts) > suspicion.MOST_CODES and sum(counts[c] for c in categories) < COVERED * counts.total():
+        reason = f"a long list of names: the {len(categories)} most frequent of {len(counts)} are few of the rows"
+        return Guess(name, ColumnRole.DROP, reason, absent, persons=_persons(counts))
     rare = len(counts) - len(categories)
     reason = f"{len(counts)} categories" + (f", the {rare} rarest count as missing" if rare else "")
     return Guess(name, ColumnRole.CATEGORICAL, reason, absent, categories=categories)
+
+
+def common_categories(cells: Sequence[str], counts: Counter[str], holders: Sequence[str]) -> tuple[str, ...]:
+    """Categories that may be written down: the most frequent ones that several rows and devices have, sorted.
+
+    Args:
+        cells: of one column, n.
+        counts: of the cells that are not missing.
+        holders: device of each row, n; empty where rows have none.
+    """
+    wanted = [cell for cell, count in counts.items() if count >= LEAST_ROWS]
+    if holders:
+        seen: dict[str, set[str]] = {cell: set() for cell in wanted}
+        for cell, holder in zip(cells, holders, strict=True):
+            if cell in seen:
+                seen[cell].add(holder)
+        wanted = [cell for cell in wanted if len(seen[cell]) >= LEAST_DEVICES]
+    return tuple(sorted(sorted(wanted, key=lambda cell: (-counts[cell], cell))[:MOST_PROPOSED]))
 
 
 def _median(values: Iterable[int]) -> int:

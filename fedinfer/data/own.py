@@ -10,6 +10,7 @@ from fedinfer.config import DataSection, Scenario
 from fedinfer.data.builtin import ARRAYS, builtin_schema, complete
 from fedinfer.data.columns import numeric_columns, read_inputs
 from fedinfer.data.labels import TWO_CLASSES
+from fedinfer.data.order import check_in_order, moments
 from fedinfer.data.read import read_table
 from fedinfer.data.table import DeviceData
 from fedinfer.data.targets import read_target
@@ -43,7 +44,7 @@ def _described_schema(scenario: Scenario, words: tuple[str, ...]) -> Schema:
     _check_public(data)
     if data.text:
         return _schema((text_column(data, words),), data, data.reading())
-    unused = {data.label, data.device, *data.drop}
+    unused = {data.label, data.device, data.time, *data.drop}
     ranges = {name: pair for name, pair in data.ranges.items() if name not in unused}
     numbers, rules = numeric_columns(ranges, dict.fromkeys(ranges, True), data.reading())
     listed = (Categorical(name, names) for name, names in data.categories.items() if name not in unused)
@@ -69,7 +70,7 @@ def load_own(scenario: Scenario, schema: Schema, path: Path, rng: np.random.Gene
 
     Returns:
         Rows with a label. Held out are exactly the public part of the table's slots, at random, not class by class: a
-        choice that depends on labels would let one row decide where others go.
+        choice that depends on labels would let one row decide where others go. With `data.time`: the last slots.
 
     Raises:
         DataError: the table breaks the description, or the description is not complete and confirmed.
@@ -88,8 +89,13 @@ def load_own(scenario: Scenario, schema: Schema, path: Path, rng: np.random.Gene
         raise DataError(f"{path}: empty device: none of {len(y)} rows has a label")
     x, y = read_inputs(raw, schema)[keep], y[keep]
     # Drawn over the slots of the table, whatever is in them: with or without one row, the others stay where they are.
-    held_out = _held_out(len(keep), data.test_fraction, rng)[keep]
-    return DeviceData(x[~held_out], y[~held_out], x[held_out], y[held_out])
+    in_order = bool(data.time)
+    if in_order:
+        check_in_order(
+            raw.name, data.time, moments(raw.name, data.time, raw.column("time", data.time), data.missing_text)
+        )
+    held_out = _held_out(len(keep), data.test_fraction, None if in_order else rng)[keep]
+    return DeviceData(x[~held_out], y[~held_out], x[held_out], y[held_out], in_order)
 
 
 def training_slots(scenario: Scenario, path: Path) -> int:
@@ -107,9 +113,11 @@ def training_slots(scenario: Scenario, path: Path) -> int:
     return count - _held_out_count(count, data.test_fraction)
 
 
-def _held_out(count: int, fraction: float, rng: np.random.Generator) -> np.ndarray:
+def _held_out(count: int, fraction: float, rng: np.random.Generator | None) -> np.ndarray:
+    """Which slots are held out: drawn, or the last ones where nothing is drawn."""
+    slots = np.arange(count)[::-1] if rng is None else rng.permutation(count)
     mask = np.zeros(count, dtype=np.bool_)
-    mask[rng.permutation(count)[: _held_out_count(count, fraction)]] = True
+    mask[slots[: _held_out_count(count, fraction)]] = True
     return mask
 
 

@@ -1,45 +1,52 @@
-"""A commented, working scenario for a table that nobody has prepared."""
+"""What a careful analyst would make of a table that nobody has prepared: its [data] section, and what to know of it.
+
+`propose` reads the table and settles every column; `fedinfer.data.proposal_text` writes it down. Which rounds, noise
+and windows suit it is `fedinfer.planning`'s.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
+import itertools
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedinfer.config import FILE_IN_FOLDER
-from fedinfer.data.guess import ColumnRole, Guess, guess_column, settled
+import numpy as np
+
+from fedinfer.data import giveaway, suspicion
+from fedinfer.data.guess import ColumnRole, Guess, guess_column, is_finite_number, settled
 from fedinfer.data.guess_reading import guess_reading, plain_cells, reading_lines
-from fedinfer.data.labels import in_order
-from fedinfer.data.number_label import number_lines, number_range
+from fedinfer.data.number_label import MOST_NUMERIC_CLASSES, number_lines, number_range
+from fedinfer.data.order import is_moment
+from fedinfer.data.proposal_text import DataLines, LabelLines, data_text
 from fedinfer.data.read import read_table
-from fedinfer.errors import ConfigError, DataError, StoreError
+from fedinfer.errors import DataError
 from fedinfer.reading import MISSING_TEXT, RawTable, ReadingRules, one_spelling
 
-MANY_DEVICES = 100
 FEW_DEVICES = 10
 ROWS_PER_DEVICE = 20
-LARGEST_COHORT = 200
-DRIFT_PART = 0.1
+IMBALANCE = 0.1
+"""Part of the rows from which a class is called rare."""
+LEAST_MOMENTS = 10
+"""Different moments from which a table has an order of time."""
+TIME_NAMES = frozenset("time timestamp datetime date epoch ts unixtime".split())
+BIRTH = frozenset("birth born dob birthday birthdate geburtsdatum".split())
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What `fedinfer init` proposes.
+    """What `fedinfer init` proposes about a table.
 
     Args:
-        text: the scenario, TOML.
+        text: the sections [scenario] and [data] of the scenario, TOML.
         columns: what each column was taken for.
         label_above: threshold that was asked for, which makes two classes of a numeric label; None: none was.
         label_range: proposed range of a label that is predicted as a number; None for classes.
         rows: rows of the table.
         devices: number of devices.
-        notes: what was unusual about the file.
+        notes: what the person should know, one sentence or two each.
     """
 
     text: str
@@ -48,40 +55,13 @@ class Proposal:
     label_range: tuple[float, float] | None
     rows: int
     devices: int
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """Training and privacy that suit a number of rows and devices."""
-
-    unit: str
-    epsilon: float
-    delta: float
-    rounds: int
-    sampling_rate: float
-    cohort: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """A model that suits the columns: lines of [model], the step of the server, and how many times the usual rounds."""
-
-    lines: tuple[str, ...]
-    server_learning_rate: float
-    rounds: int = 1
-
-
-_OF_A_TABLE = _Model(('kind = "logistic" # or "mlp"; start simple, noise hurts large models more',), 0.1)
-_OF_A_NUMBER = _Model(('kind = "additive" # one curve per column, added up; or "linear", "mlp"',), 0.05, rounds=3)
-_OF_A_TEXT = _Model(('kind = "bag" # the mean of word vectors; "transformer" needs more rows', "hidden = [8]"), 0.03)
+    notes: tuple[str, ...]
 
 
 def propose(
-    csv: Path, folder: Path, label: str, device: str, header: bool = True, label_above: float | None = None
+    csv: Path, folder: Path, label: str, device: str, *, header: bool = True, label_above: float | None = None
 ) -> Proposal:
-    """Read a table and propose a scenario for it.
+    """Read a table and propose what its columns are.
 
     Args:
         csv: table file of any kind that is read.
@@ -97,29 +77,133 @@ def propose(
     """
     rules = guess_reading(csv, header)
     raw = read_table(csv, rules)
-    label_cells = raw.column("label", label)
+    target = _label(raw.column("label", label), label, rules, label_above)
+    holders = raw.column("device", device) if device else []
     devices = _devices(raw, device)
-    names = [name for name in raw.columns if name not in (label, device)]
-    guesses = settled([guess_column(name, plain_cells(name, raw.columns[name], rules), MISSING_TEXT) for name in names])
-    if all(guess.role is ColumnRole.DROP for guess in guesses):
+    guesses = guessed(raw, [name for name in raw.columns if name not in (label, device)], holders, rules)
+    guesses = _without_giveaways(raw, guesses, target, rules)
+    if all(guess.role in (ColumnRole.DROP, ColumnRole.TIME) for guess in guesses):
         reasons = ", ".join(f"{guess.name!r} ({guess.reason})" for guess in guesses) or "the label stands alone"
         raise DataError(f"{csv}: no column is left to learn from: {reasons}")
-    plain = plain_cells(label, label_cells, rules)
-    bounds = number_range(plain) if label_above is None else None
-    numbers = number_lines(plain, bounds) if bounds is not None else []
-    text = "\n".join(
-        [
-            *_head(csv, folder, label, device, raw.rows),
-            *reading_lines(rules),
-            *_label_lines(label_cells, label_above, numbers, rules.marks_of(label)),
-            *_device_lines(raw, device),
-            *_column_lines(guesses),
-            *([] if device else _partition_lines(devices)),
-            *_plan_lines(_plan(raw.rows, devices), _model(guesses, bounds)),
-            *(_PAIR if devices == 2 else []),
-        ]
+    lines = DataLines(
+        table=csv.name,
+        path=os.path.relpath(csv.resolve(), folder.resolve()),
+        label=target.lines(label),
+        device=device,
+        rows=raw.rows,
+        devices=devices,
+        reading=tuple(reading_lines(rules)),
+        unheld=sum(cell in MISSING_TEXT for cell in holders),
     )
-    return Proposal(text + "\n", guesses, label_above, bounds, raw.rows, devices, raw.notes)
+    notes = (
+        *raw.notes,
+        *target.notes(raw.rows),
+        *_device_notes(raw, device),
+        *_person_notes(guesses, raw),
+        *_left(guesses),
+    )
+    return Proposal(data_text(lines, guesses), guesses, target.above, target.bounds, raw.rows, devices, notes)
+
+
+def guessed(raw: RawTable, names: Sequence[str], holders: Sequence[str], rules: ReadingRules) -> tuple[Guess, ...]:
+    """What columns of a table probably are, with at most one text and one column of time.
+
+    Args:
+        raw: the table as text.
+        names: columns to guess.
+        holders: device of each row; empty where the table names none.
+        rules: how its cells are read.
+    """
+    guesses = settled(
+        [guess_column(name, plain_cells(name, raw.columns[name], rules), MISSING_TEXT, holders) for name in names]
+    )
+    moment = next((guess for guess in guesses if _orders(guess, raw.columns[guess.name])), None)
+    return tuple(replace(g, role=ColumnRole.TIME, reason=_TIME) if g is moment else g for g in guesses)
+
+
+_TIME = "when a row happened: the latest rows of each device are held out; no input"
+
+
+def _orders(guess: Guess, cells: Sequence[str]) -> bool:
+    """Whether a column can say in which order rows happened: dates, or numbers called so that never go back."""
+    words = set(suspicion.words_of(guess.name))
+    different = {cell for cell in cells if cell not in MISSING_TEXT}
+    if len(different) < LEAST_MOMENTS or words & BIRTH:
+        return False
+    if guess.reason == "dates or times":
+        return all(map(is_moment, different)) and not any(cell in MISSING_TEXT for cell in cells)
+    if not words & TIME_NAMES or not all(is_finite_number(cell) for cell in cells):
+        return False
+    values = [float(cell) for cell in cells]
+    return len(different) >= 50 and all(a <= b for a, b in itertools.pairwise(values))
+
+
+@dataclass(frozen=True, slots=True)
+class _Label:
+    """The label as a table has it.
+
+    Args:
+        classes: class of each row; one of MISSING_TEXT where it has none.
+        counts: rows of each class, or of each number.
+        missing: rows without a label.
+        above: threshold that was asked for.
+        bounds: range of a label that is predicted as a number.
+        numbers: lines of [data] about such a label.
+        sentinels: numbers that mean that there is no label.
+        marks: decimal and thousands mark of its cells.
+    """
+
+    classes: Sequence[str]
+    counts: Counter[str]
+    missing: int
+    above: float | None
+    bounds: tuple[float, float] | None
+    numbers: tuple[str, ...]
+    sentinels: tuple[float, ...]
+    marks: tuple[str, str]
+
+    def lines(self, name: str) -> LabelLines:
+        return LabelLines(name, tuple(self.counts), self.missing, self.above, self.numbers, self.sentinels, self.marks)
+
+    def notes(self, rows: int) -> tuple[str, ...]:
+        found = [f"{self.missing} of {rows} rows have no label and are left out."] if self.missing else []
+        if self.sentinels:
+            texts = ", ".join(f"{value:g}" for value in self.sentinels)
+            found.append(f"A label of {texts} is taken for `not measured`; its rows count as rows without a label.")
+        kinds = Counter(cell for cell in self.classes if cell not in MISSING_TEXT)
+        (usual, most), (rare, least) = kinds.most_common()[0], kinds.most_common()[-1]
+        if len(kinds) > 1 and least < IMBALANCE * kinds.total() and self.above is None and self.bounds is None:
+            found.append(
+                f"Class {rare!r} is {least} of {kinds.total()} rows: always answering {usual!r} is right in "
+                f"{most / kinds.total():.1%}, so judge by recall and average precision, not by accuracy."
+            )
+        return tuple(found)
+
+
+def _label(cells: Sequence[str], name: str, rules: ReadingRules, label_above: float | None) -> _Label:
+    plain, marks = plain_cells(name, cells, rules), rules.marks_of(name)
+    counts = Counter(cell for cell in plain if cell not in MISSING_TEXT)
+    missing = len(cells) - counts.total()
+    few = len(counts) <= MOST_NUMERIC_CLASSES and label_above is None
+    if few or not all(is_finite_number(cell) for cell in counts):
+        written = Counter(cell for cell in cells if cell not in MISSING_TEXT)
+        names = one_spelling(written, ReadingRules(decimal=marks[0], thousands=marks[1]))
+        classes = [names.get(cell, "") for cell in cells]
+        return _Label(classes, Counter(filter(None, classes)), missing, None, None, (), (), marks)
+    values = np.array([float(cell) for cell in counts.elements()])
+    found = suspicion.sentinels(values)
+    kept = Counter({cell: count for cell, count in counts.items() if float(cell) not in found})
+    above = _median(np.sort(values[~np.isin(values, found)])) if label_above is None else label_above
+    bounds = number_range(list(kept.elements())) if label_above is None else None
+    numbers = tuple(number_lines(list(kept.elements()), bounds)) if bounds is not None else ()
+    classes = ["" if cell not in kept else str(float(cell) > above) for cell in plain]
+    return _Label(classes, kept, missing + counts.total() - kept.total(), label_above, bounds, numbers, found, marks)
+
+
+def _median(values: np.ndarray) -> float:
+    """A median below the largest value, so that both classes have rows."""
+    median = float(values[(len(values) - 1) // 2])
+    return median if median < values[-1] else float(values[values < median][-1])
 
 
 def _devices(raw: RawTable, device: str) -> int:
@@ -131,193 +215,80 @@ def _devices(raw: RawTable, device: str) -> int:
     return len(names)
 
 
-def _head(csv: Path, folder: Path, label: str, device: str, rows: int) -> list[str]:
-    path = os.path.relpath(csv.resolve(), folder.resolve())
-    holder = [f"device = {_text(device)} # each value is one device"] if device else []
-    return [
-        f"# Written by `fedinfer init` for {_text(csv.name)}: {rows} rows. Every key: docs/reference/scenario.md",
-        "",
-        "[scenario]",
-        f"name = {_text(_task_name(csv.stem))}",
-        "seed = 1",
-        "",
-        "[data]",
-        'source = "csv"',
-        f"path = {_text(path)} # relative to this file",
-        f"label = {_text(label)}",
-        *holder,
-    ]
+def _without_giveaways(
+    raw: RawTable, guesses: Sequence[Guess], target: _Label, rules: ReadingRules
+) -> tuple[Guess, ...]:
+    """The guesses with columns dropped that answer the label alone, unless no other input is left."""
+    settled_ones = tuple(
+        _judged(guess, plain_cells(guess.name, raw.columns[guess.name], rules), target) for guess in guesses
+    )
+    left = any(guess.role in _INPUTS for guess in settled_ones)
+    return settled_ones if left else tuple(guesses)
 
 
-def _label_lines(cells: Sequence[str], above: float | None, numbers: list[str], marks: tuple[str, str]) -> list[str]:
-    counts = Counter(cell for cell in cells if cell not in MISSING_TEXT)
-    found = set(one_spelling(counts, ReadingRules(decimal=marks[0], thousands=marks[1])).values())
+_INPUTS = (ColumnRole.NUMERIC, ColumnRole.CATEGORICAL, ColumnRole.TEXT)
+
+
+def _judged(guess: Guess, cells: Sequence[str], target: _Label) -> Guess:
+    if guess.role not in (ColumnRole.NUMERIC, ColumnRole.CATEGORICAL):
+        return guess
+    figure = giveaway.gives_away(cells, target.classes, MISSING_TEXT)
+    if figure < giveaway.LEAST:
+        return guess
+    if giveaway.is_copy(cells, target.classes, MISSING_TEXT):
+        reason = f"gives the label away: alone it is right in {figure:.1%} of unseen rows, as a copy of it would be"
+        return replace(guess, role=ColumnRole.DROP, reason=reason, alone=figure)
+    return replace(guess, reason=f"{guess.reason}; alone right in {figure:.1%} of unseen rows", alone=figure)
+
+
+def _device_notes(raw: RawTable, device: str) -> list[str]:
+    if not device:
+        return []
+    cells = raw.columns[device]
     missing = sum(cell in MISSING_TEXT for cell in cells)
-    lines = [f'unlabelled = "drop" # {missing} rows have no label'] if missing else []
-    if numbers:
-        return [*lines, *numbers]
-    if above is not None:
-        return [*lines, f"label_above = {above!r} # {len(found)} values made two classes"]
-    return [*lines, f"labels = {_texts(in_order(found, marks))} # class names, in order"] if len(found) > 1 else lines
+    counts = Counter(cell for cell in cells if cell not in MISSING_TEXT)
+    notes = (
+        [f"{missing} of {len(cells)} rows have no device ({device!r} is empty) and are left out."] if missing else []
+    )
+    single = sum(count == 1 for count in counts.values())
+    if single:
+        notes.append(
+            f"{single} of {len(counts)} devices have a single row: nothing of it can be held out, so they train and "
+            "are not judged. If a row is what you protect, leave --device out."
+        )
+    return notes
 
 
-def _device_lines(raw: RawTable, device: str) -> list[str]:
-    missing = sum(cell in MISSING_TEXT for cell in raw.columns[device]) if device else 0
-    return [f"# {missing} rows have no device and are left out"] if missing else []
-
-
-def _column_lines(guesses: Sequence[Guess]) -> list[str]:
-    dropped = [guess for guess in guesses if guess.role is ColumnRole.DROP]
-    stray = sorted({text for guess in guesses for text in guess.stray})
-    lines = ["drop = [", *(f"  {_text(g.name)}, # {g.reason}" for g in dropped), "]"] if dropped else []
-    if stray:
-        lines += [f"missing_text = {_texts([*MISSING_TEXT, *stray])} # found among numbers: {_texts(stray)}"]
-    lines += ["test_fraction = 0.3"]
-    texts = [guess for guess in guesses if guess.role is ColumnRole.TEXT]
-    return lines + (_text_lines(texts[0]) if texts else _confirm_lines(guesses))
-
-
-def _text_lines(guess: Guess) -> list[str]:
+def _person_notes(guesses: Sequence[Guess], raw: RawTable) -> list[str]:
+    """What rows of one person mean for privacy, about the identifier that says most clearly who it is."""
+    named = [guess for guess in guesses if guess.persons]
+    if not named:
+        return []
+    guess = max(named, key=lambda guess: (suspicion.names_an_identifier(guess.name), guess.persons))
+    most = _most_rows(raw.columns[guess.name], MISSING_TEXT)
     return [
-        f"text = {_text(guess.name)} # {guess.reason}{_missing(guess)}; the only input",
-        '# vocabulary = "words.txt" # a public list, one word per line; without it 1,000 English words.',
-        "# Words of your own texts would be in the published model: take a list that an outsider could have.",
-        "text_length = 64 # words that are read of a text",
+        f"{guess.name!r} has {guess.persons} different values in {raw.rows} rows, at most {most} rows for one. If it "
+        f"names persons: a budget per row protects the one with {most} rows less than a {most}th as well, and rows of "
+        f"one person stand in training and in held-out rows. --device {guess.name!r} protects each as a whole (unit "
+        f"device); its price is noise for {guess.persons} units instead of {raw.rows}."
     ]
 
 
-def _confirm_lines(guesses: Sequence[Guess]) -> list[str]:
-    return [
-        "",
-        "# PLEASE CONFIRM. The ranges and categories below were read off your data. The privacy statement holds only",
-        "# for ranges that are public: replace them by what an outsider would expect (a form, a norm, a textbook),",
-        "# then set this key to true. A simulation runs with a warning; a real deployment refuses to start until then.",
-        "ranges_confirmed = false",
-        *_table("data.ranges", [g for g in guesses if g.role is ColumnRole.NUMERIC], _range_line),
-        *_table("data.categories", [g for g in guesses if g.role is ColumnRole.CATEGORICAL], _categories_line),
-    ]
+def _most_rows(cells: Sequence[str], missing: Collection[str]) -> int:
+    return max(Counter(cell for cell in cells if cell not in missing).values())
 
 
-def _table(name: str, guesses: Sequence[Guess], line: Callable[[Guess], str]) -> list[str]:
-    return ["", f"[{name}]", *(line(guess) for guess in guesses)] if guesses else []
-
-
-def _range_line(guess: Guess) -> str:
-    return f"{_text(guess.name)} = [{guess.low:.15g}, {guess.high:.15g}] # {guess.reason}{_missing(guess)}"
-
-
-def _categories_line(guess: Guess) -> str:
-    return f"{_text(guess.name)} = {_texts(guess.categories)} # {guess.reason}{_missing(guess)}"
-
-
-def _missing(guess: Guess) -> str:
-    return f"; {guess.missing} missing" if guess.missing else ""
-
-
-def _partition_lines(devices: int) -> list[str]:
-    return [
-        "",
-        "[data.partition] # no device column was named: rows are split at random over simulated devices",
-        f"devices = {devices}",
-        'scheme = "iid" # or "dirichlet": every device has its own mix of classes',
-    ]
-
-
-_PAIR = (
-    "",
-    "[secure_aggregation]",
-    "# A sum over two holders hides each from the server while neither works for it. This key says that none does:",
-    "# it is for simulations: a real device counts on its owner's rate. With a third holder, remove it.",
-    "corruption_rate = 0.0",
-)
-
-
-def _plan(rows: int, devices: int) -> _Plan:
-    """Rules of thumb: noise is fixed by epsilon, so the signal has to come from rows (or devices)."""
-    unit = "device" if devices >= MANY_DEVICES else "example"
-    units = devices if unit == "device" else rows
-    delta = min(1e-5, 10.0 ** -math.ceil(math.log10(10 * units)))
-    if unit == "device":
-        cohort = LARGEST_COHORT if devices > LARGEST_COHORT else 0
-        return _Plan(unit, 8.0, delta, 10, 1.0, cohort, f"{devices} devices: each is protected as a whole")
-    epsilon = next((e for least, e in ((2000, 1.0), (500, 2.0), (200, 4.0)) if rows >= least), 8.0)
-    why = f"{devices} holders with {rows} rows: every row is protected"
-    return _Plan(unit, epsilon, delta, 20 if rows >= 500 else 10, 0.5 if rows >= 500 else 1.0, 0, why)
-
-
-def _model(guesses: Sequence[Guess], bounds: tuple[float, float] | None) -> _Model:
-    if any(guess.role is ColumnRole.TEXT for guess in guesses):
-        return _OF_A_TEXT
-    return _OF_A_TABLE if bounds is None else _OF_A_NUMBER
-
-
-def _plan_lines(plan: _Plan, model: _Model) -> list[str]:
-    cohort = [f"cohort = {plan.cohort} # devices asked in a round"] if plan.cohort else []
-    rate = f"server_learning_rate = {model.server_learning_rate}"
-    by_row = [f"sampling_rate = {plan.sampling_rate}", 'server_optimizer = "fedadam"', rate]
-    return [
-        "",
-        "[model]",
-        *model.lines,
-        "",
-        "[training]",
-        f"rounds = {plan.rounds * model.rounds}",
-        *cohort,
-        *(by_row if plan.unit == "example" else ["local_steps = 5"]),
-        "",
-        "[privacy]",
-        f'unit = "{plan.unit}" # {plan.why}',
-        'trust = "distributed" # devices add the noise inside secure aggregation; nobody sees a single update',
-        f"epsilon = {plan.epsilon} # budget of the whole run; smaller is more private, larger learns more",
-        f"delta = {plan.delta:g}",
-        "clipping_norm = 1.0",
-        "",
-        "[artifact]",
-        "max_metric_drop = 0.05 # the int8 model may lose this much of the metric on few rows",
-        "",
-        "[drift]",
-        "windows = 4",
-        f"epsilon = {plan.epsilon * DRIFT_PART:.2g} # part of the budget that the reports of all windows share",
-    ]
-
-
-def _task_name(stem: str) -> str:
-    """A file name as a task name: 1 to 64 of a-z, 0-9, _ and -."""
-    return re.sub(r"[^a-z0-9_]+", "-", stem.lower()).strip("-_")[:64] or "own-data"
-
-
-def _text(value: str) -> str:
-    """A TOML basic string; JSON's escapes are TOML's, but for DEL."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _texts(values: Iterable[str]) -> str:
-    return f"[{', '.join(_text(value) for value in values)}]"
-
-
-def write_scenario(text: str, folder: Path) -> Path:
-    """Write FOLDER/scenario.toml, whole or not at all; never over an existing file.
-
-    Args:
-        text: TOML.
-        folder: is made when it does not exist.
-
-    Returns:
-        The path of the new file.
-
-    Raises:
-        ConfigError: the file exists.
-        StoreError: the folder cannot be made or written.
-    """
-    path, draft = folder / FILE_IN_FOLDER, folder / f".{FILE_IN_FOLDER}.draft"
-    if path.exists():
-        raise ConfigError(f"{path}: exists already", hint="choose another folder, or remove the file")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
-    return path
+def _left(guesses: Sequence[Guess]) -> list[str]:
+    """Columns that answer the label alone: what was done with them, and what the person should decide."""
+    notes = []
+    for guess in guesses:
+        if not guess.alone:
+            continue
+        if guess.role is ColumnRole.DROP:
+            notes.append(f"{guess.name!r} is left out, it {guess.reason}. If it is known before the label, use it.")
+        else:
+            notes.append(
+                f"{guess.name!r} alone answers {guess.alone:.1%} of unseen rows by one limit. If it is known only "
+                "after the label, put it into drop: the model would be worth nothing."
+            )
+    return notes

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from fedinfer.config import DataSection, Scenario
 from fedinfer.data.builtin import ARRAYS, TEXT, complete
 from fedinfer.data.columns import describe_columns, device_ids, read_inputs
+from fedinfer.data.order import moments
 from fedinfer.data.read import read_table
 from fedinfer.data.table import Table
 from fedinfer.data.targets import check_varied, read_target
@@ -22,6 +23,7 @@ from fedinfer.reading import RawTable
 from fedinfer.schema import Categorical, Numeric, Schema, Text
 from fedinfer.types import DeviceId
 
+RENAMED_SHOWN = 3
 Mask: TypeAlias = npt.NDArray[np.bool_]
 _PUBLIC = {Numeric: "range", Categorical: "categories", Text: "vocabulary"}
 
@@ -76,8 +78,19 @@ def arrays(raw: RawTable, data: DataSection, words: tuple[str, ...]) -> tuple[Sc
     check_varied(y[keep], schema, raw.name)
     x = read_inputs(raw, schema)
     x = x if keep.all() else x[keep]
-    warnings = (*raw.notes, *_left_out(raw, holder, keep), *target.warnings, *_unconfirmed(schema))
-    return schema, Table(x, y[keep], _devices(holder, keep)), warnings
+    table = _sorted(Table(x, y[keep], _devices(holder, keep)), raw, data, keep)
+    renamed = _renamed(holder, keep) if data.source == "csv" else ()
+    return schema, table, (*raw.notes, *_left_out(raw, holder, keep), *renamed, *target.warnings, *_unconfirmed(schema))
+
+
+def _sorted(table: Table, raw: RawTable, data: DataSection, keep: Mask) -> Table:
+    """The rows in the order of time, where the scenario names a column for it; those of one moment as they were."""
+    if not data.time:
+        return table
+    when = moments(raw.name, data.time, raw.column("time", data.time), frozenset(data.missing_text))[keep]
+    order = np.argsort(when, kind="stable")
+    device = None if table.device is None else tuple(table.device[row] for row in order)
+    return Table(table.x[order], table.y[order], device, in_order=True)
 
 
 def input_columns(raw: RawTable, data: DataSection) -> tuple[str, ...]:
@@ -101,7 +114,9 @@ def input_columns(raw: RawTable, data: DataSection) -> tuple[str, ...]:
     for key in ("drop", "categorical", "categories", "ranges", "missing_values", "times", "marks", "units"):
         for name in getattr(data, key):
             raw.require(key, name)
-    unused = {data.label, data.device, *data.drop}
+    if data.time:
+        raw.require("time", data.time)
+    unused = {data.label, data.device, data.time, *data.drop}
     names = tuple(name for name in dict.fromkeys((*data.ranges, *data.categories, *raw.columns)) if name not in unused)
     if data.text and names != (data.text,):
         others = [name for name in names if name != data.text]
@@ -120,6 +135,16 @@ def _devices(holder: Sequence[str] | None, keep: Mask) -> tuple[DeviceId, ...] |
     names = _kept(holder, keep)
     ids = device_ids(sorted(set(names)))
     return tuple(ids[name] for name in names)
+
+
+def _renamed(holder: Sequence[str] | None, keep: Mask) -> tuple[str, ...]:
+    """Devices that are called by another name in folders, ledgers and reports than in the table."""
+    names = device_ids(sorted(set(_kept(holder, keep)))) if holder is not None else {}
+    others = [f"{name!r} is {device}" for name, device in names.items() if name != device]
+    if not others:
+        return ()
+    more = f" and {len(others) - RENAMED_SHOWN} more" if len(others) > RENAMED_SHOWN else ""
+    return (f"Devices have names that fit files and ledgers: {', '.join(others[:RENAMED_SHOWN])}{more}.",)
 
 
 def _kept(cells: Sequence[str], keep: Mask) -> list[str]:

@@ -30,11 +30,13 @@ class Table:
         x: rows, shape (n, width), float32.
         y: labels, shape (n,).
         device: holder of each row, length n; None when the table does not say.
+        in_order: rows stand in the order of time; a device then holds out its latest.
     """
 
     x: Rows
     y: Targets
     device: tuple[DeviceId, ...] | None = None
+    in_order: bool = False
 
     def __len__(self) -> int:
         return len(self.y)
@@ -47,12 +49,14 @@ class DeviceData:
     Args:
         train_x, train_y: rows for training, at least one.
         test_x, test_y: held-out rows; may be empty on a device with a single row.
+        in_order: held-out rows stand in the order of time and come in that order.
     """
 
     train_x: Rows
     train_y: Targets
     test_x: Rows
     test_y: Targets
+    in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,23 @@ def _devices(run: Json) -> str:
     )
 
 
+def _seen(drift: Json) -> str:
+    """What the watch could have found, so that silence is not taken for more than it is."""
+    if "compared" not in drift:  # a record of an older release
+        return ""
+    compared, least = count(drift.get("compared")) or 0, drift.get("least_seen")
+    if not compared:
+        return (
+            "None of them was compared with others: they only made the reference, so a change would not have been seen."
+        )
+    if not isinstance(least, float):
+        return "The noise hides any change of the answers: silence says nothing here."
+    return (
+        f"{compared} were compared with those before. A change of fewer than {least:.0%} of the answers could well "
+        "have stayed unseen."
+    )
+
+
 def _drift(run: Json) -> str:
     drift = section(run, "drift")
     alarms = rows(drift, "alarms")
@@ -169,7 +186,8 @@ def _drift(run: Json) -> str:
     if not windows:
         return ""
     if not alarms:
-        return f"{plural(windows, 'window')} of inference, watched for drift; no alarm was raised."
+        watched = f"{plural(windows, 'window')} of inference, watched for drift; no alarm was raised."
+        return f"{watched} {_seen(drift)}".rstrip()
     first, later = alarms[0], sum(row.get("reason") == "drift" for row in rows(run, "rounds"))
     return (
         f"{plural(windows, 'window')} of inference, watched for drift. Window {words(first.get('window'))} raised an "

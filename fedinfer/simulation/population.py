@@ -6,7 +6,9 @@ give the same result. Keys and shares of secure aggregation come from the operat
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -33,10 +35,10 @@ from fedinfer.device import (
 )
 from fedinfer.flower import build_id
 from fedinfer.inference import SessionCache
-from fedinfer.messages import Kind
+from fedinfer.messages import Kind, Purpose, SumPlan
 from fedinfer.model_file import Isolation
 from fedinfer.ports import Clock
-from fedinfer.privacy import LEDGER_MIGRATIONS, Budget, Ledger, SimulatedStream, protected_of
+from fedinfer.privacy import LEDGER_MIGRATIONS, Budget, Ledger, NoiseStream, SimulatedStream, protected_of
 from fedinfer.private_files import private_folder
 from fedinfer.secagg import Enrolment, IdentityKey, RevocationList, sign_enrolment, sign_revocations
 from fedinfer.store import open_store
@@ -190,6 +192,25 @@ def vanishing(fleet: FleetSection, seed: int, round_id: str, device: DeviceId) -
     return LATE[int(stage * len(LATE))] if late < fleet.late_dropout else None
 
 
+def _noise(seed: int, federation: Federation) -> Callable[[SumPlan, DeviceId, str], NoiseStream]:
+    """Streams of noise by plan, device and use.
+
+    Noise of drift reports follows from the rows too: reports of different tables are alike in size and scale, and with
+    the same noise one unlucky seed would alarm on all of them.
+    """
+    rows = hashlib.sha256()
+    for device, data in sorted(federation.devices.items()):
+        for part in (device.encode(), data.test_x.tobytes(), data.test_y.tobytes()):
+            rows.update(part)
+    table = rows.hexdigest()
+
+    def stream(plan: SumPlan, device: DeviceId, use: str) -> NoiseStream:
+        own = (table,) if plan.purpose is Purpose.DRIFT else ()
+        return SimulatedStream(SimulatedEntropy(seed, *own, use, plan.round_id, device))
+
+    return stream
+
+
 def simulated_host(
     scenario: Scenario, federation: Federation, folder: Path, clock: Clock, processes: Processes
 ) -> Host:
@@ -230,7 +251,7 @@ def simulated_host(
         known=MemoryKnown(),
         clock=clock,
         entropy=SystemEntropy(),
-        noise=lambda plan, device, use: SimulatedStream(SimulatedEntropy(seed, use, plan.round_id, device)),
+        noise=_noise(seed, federation),
         generator=lambda plan, device: simulation_rng(seed, "fit", plan.round_id, device),
         engine=GradientEngine.BATCHED,
         drops_out=lambda round_id, device: vanishing(scenario.fleet, seed, round_id, device),

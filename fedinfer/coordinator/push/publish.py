@@ -62,6 +62,7 @@ def publish_and_push(server: Server, plan: RunPlan, progress: Progress) -> None:
     reason = progress.rounds[-1].reason if progress.rounds else "initial"
     path = server.folder / "checkpoints" / f"v{progress.version}.npz"
     save_checkpoint(path, Checkpoint({"weights": progress.weights}, {"version": progress.version, "reason": reason}))
+    server.emit("phase", {"phase": f"export, quantization and gates of version {progress.version}"})
     built = build(server, progress)
     manifest = built.manifest(
         _guarantee(server.scenario.privacy, server.account, plan.relation),
@@ -72,6 +73,7 @@ def publish_and_push(server: Server, plan: RunPlan, progress: Progress) -> None:
     record = ModelRecord(progress.version, reason, progress.window, built)
     server.emit("built", record.to_json())
     progress.judgement = judge_model(server, progress, built)
+    server.emit("phase", {"phase": f"push of version {progress.version} to {len(active)} devices"})
     steps = Steps()
     try:
         state = roll_out(server, plan, progress, previous, active, steps)
