@@ -6,7 +6,7 @@ Everything follows from released weights and from public figures, so it costs no
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 
@@ -54,13 +54,24 @@ def _deviations(
     Rules that combine groups are no means, correlated noise is not independent from round to round, and DP-SGD on the
     device adds its noise before the mean.
     """
-    work = noise_model_of(scenario).work
     plain = scenario.training.robust is Robust.MEAN and plan.factorization is None
-    if not plain or work is Work.PRIVATE_STEPS:
+    each = _summands(noise_model_of(scenario).work, plan.train.sampling_rate * sum(held.values()) / max(len(held), 1))
+    if not plain or each is None:
         return None
-    rows = sum(held.values()) / max(len(held), 1)
-    each = plan.train.sampling_rate * rows if work is Work.GRADIENT_SUMS else 1.0
     return [_deviation(record, plan.noise_multiplier, each) for record in progress.rounds if record.released]
+
+
+def _summands(work: Work, sampled_rows: float) -> float | None:
+    """What one device adds to the number that a sum is divided by; None where its noise is in before the sum."""
+    match work:
+        case Work.GRADIENT_SUMS:
+            return sampled_rows
+        case Work.UPDATES:
+            return 1.0
+        case Work.PRIVATE_STEPS:
+            return None
+        case _:
+            assert_never(work)
 
 
 def _deviation(record: RoundRecord, noise_multiplier: float, each: float) -> float:

@@ -41,6 +41,17 @@ class Terms:
     delta: float
     why: str
 
+    @property
+    def by_device(self) -> bool:
+        """Whether each device is protected as a whole, and so trains by itself."""
+        match self.unit:
+            case Unit.DEVICE:
+                return True
+            case Unit.EXAMPLE | Unit.NONE:
+                return False
+            case _:
+                assert_never(self.unit)
+
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
@@ -83,7 +94,7 @@ class Defaults:
         return ["", "[model]", 'kind = "logistic" # or "mlp"; start simple, noise hurts large models more']
 
     def _training(self) -> list[str]:
-        by_row = self.budget.unit is Unit.EXAMPLE
+        by_row = not self.budget.by_device
         return [
             "",
             f"[training] # {self.why}",
@@ -105,7 +116,7 @@ class Defaults:
             f"epsilon = {self.budget.epsilon} # budget of the whole run; smaller is more private, larger learns more",
             f"delta = {self.budget.delta:g}",
             f"clipping_norm = {self.setting.clipping_norm:g}",
-            *(adaptive if self.budget.unit is Unit.DEVICE else []),
+            *(adaptive if self.budget.by_device else []),
         ]
 
     def _artifact(self) -> list[str]:
@@ -164,7 +175,7 @@ def _planned(scenario: Scenario, facts: Facts, budget: Terms) -> Defaults:
     dimension = _dimension(base, facts.schema)
     watching = plan_watching(base, facts, dimension)
     base = override(base, watching.values())
-    if kind != "table" or budget.unit is Unit.DEVICE:
+    if kind != "table" or budget.by_device:
         rounds, setting = fixed
         make_plan(base, facts.population(dimension), "local", ())
         return Defaults(budget, rounds, cohort, setting, watching, "a rule of thumb", kind)
@@ -197,10 +208,10 @@ def _values(budget: Terms, cohort: int, kind: str) -> dict[str, object]:
         "privacy.unit": str(budget.unit),
         "privacy.epsilon": budget.epsilon,
         "privacy.delta": budget.delta,
-        "privacy.clipping": "adaptive" if budget.unit is Unit.DEVICE else "fixed",
+        "privacy.clipping": "adaptive" if budget.by_device else "fixed",
         "training.cohort": cohort,
         "training.sampling_rate": 1.0,
-        "training.local_steps": 0 if budget.unit is Unit.EXAMPLE else 5,
+        "training.local_steps": 5 if budget.by_device else 0,
     }
 
 

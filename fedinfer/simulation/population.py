@@ -205,7 +205,13 @@ def _noise(seed: int, federation: Federation) -> Callable[[SumPlan, DeviceId, st
     table = rows.hexdigest()
 
     def stream(plan: SumPlan, device: DeviceId, use: str) -> NoiseStream:
-        own = (table,) if plan.purpose is Purpose.DRIFT else ()
+        match plan.purpose:
+            case Purpose.DRIFT:
+                own: tuple[str, ...] = (table,)
+            case Purpose.TRAIN | Purpose.GATE:
+                own = ()
+            case _:
+                assert_never(plan.purpose)
         return SimulatedStream(SimulatedEntropy(seed, *own, use, plan.round_id, device))
 
     return stream

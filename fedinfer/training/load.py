@@ -11,6 +11,9 @@ from fedinfer.schema import Schema
 if TYPE_CHECKING:
     from fedinfer.training.trainer import Trainer
 
+_THREADS = 1
+"""Small models are slower with more."""
+
 
 def load_trainer(model: ModelSection, schema: Schema, training: TrainingSection, seed: int) -> Trainer:
     """Build a trainer; see `fedinfer.training.trainer`.
@@ -29,6 +32,12 @@ def load_trainer(model: ModelSection, schema: Schema, training: TrainingSection,
         import torch  # noqa: F401  # the check is the point
     except ImportError as error:
         raise MissingExtra("training needs the package torch", hint="pip install 'fedinfer[train]'") from error
-    from fedinfer.training import trainer
+    from fedinfer.training.engines.seeding import threads
+    from fedinfer.training.models.build import build_model
+    from fedinfer.training.models.parts import try_forward
+    from fedinfer.training.trainer import Trainer
 
-    return trainer.load_trainer(model, schema, training, seed)
+    built = build_model(model, schema, seed)
+    with threads(_THREADS):
+        try_forward(built, schema)
+        return Trainer(built, schema, training, _THREADS)

@@ -7,8 +7,7 @@ Rules:
   the same numbers. Private gradients are computed by the `GradientEngine` that the caller names.
 * Nothing that is not finite leaves: hostile weights are refused, an example whose gradient overflows counts as zero
   (Opacus then works, it drops such examples one by one), a device that diverged gives a zero update.
-* Labels are class numbers in [0, classes), or values in the unit of a numeric label. Rows are raw float32 as the schema
-  describes them, NaN for missing.
+* Labels are class numbers, or values in the unit of a numeric label. Rows are raw float32, NaN for missing.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedinfer.config import ModelSection, TrainingSection, Tune
+from fedinfer.config import TrainingSection, Tune
 from fedinfer.errors import ConfigError, DataError
 from fedinfer.metrics import figures, number_figures
 from fedinfer.schema import Schema
@@ -33,12 +32,12 @@ from fedinfer.training.engines.device_by_device import Clipper, Features
 from fedinfer.training.engines.gradient_engine import GradientEngine
 from fedinfer.training.engines.opacus import work_together
 from fedinfer.training.engines.per_example import work_alone
+from fedinfer.training.engines.rules import check_private, finite_rows
 from fedinfer.training.engines.sampling import PrivateSteps, RandomSource
 from fedinfer.training.engines.seeding import threads
-from fedinfer.training.models.additive import AdditivePrepare
-from fedinfer.training.models.build import Model, build_model
-from fedinfer.training.models.parts import make_native, split, try_forward
-from fedinfer.training.models.shapes import shapes, weight_deviation
+from fedinfer.training.models.build import Model
+from fedinfer.training.models.parts import make_native, split
+from fedinfer.training.models.shapes import shapes, terms_of, weight_deviation
 from fedinfer.training.objective import labels_of, objective_of, values_of, weighted_steps
 from fedinfer.training.pretrain import pretrain
 from fedinfer.training.server_optimizers import OptimizerSettings
@@ -93,8 +92,7 @@ class Trainer:
     @property
     def terms(self) -> tuple[tuple[str, ...], ...]:
         """Columns of each summand of an additive model, in order; empty for other models."""
-        prepare = self._model.prepare
-        return tuple(term.columns for term in prepare.terms) if isinstance(prepare, AdditivePrepare) else ()
+        return terms_of(self._model.prepare)
 
     def shapes(
         self,
@@ -114,12 +112,8 @@ class Trainer:
         Returns:
             Empty for other kinds.
         """
-        prepare = self._model.prepare
-        if not isinstance(prepare, AdditivePrepare):
-            return ()
-        weight = weights[: self._schema.outputs * prepare.features].reshape(self._schema.outputs, prepare.features)
         deviation = None if deviations is None else weight_deviation(optimizer, deviations, rng)
-        return shapes(prepare, weight, self._schema, deviation)
+        return shapes(self._model.prepare, weights, self._schema, deviation)
 
     def initial(self) -> FloatVector:
         """The start weights, (size,) float32."""
@@ -166,11 +160,11 @@ class Trainer:
         with threads(self._threads):
             features, start = self._features(weights, data), self.tuned(weights)
             if self._program is None:
-                return _finite(
+                return finite_rows(
                     device_by_device.updates(self._net, start, features, rngs, self._training, self._objective)
                 )
             with torch.no_grad():
-                return _finite(batched.updates(self._program, start, features, rngs, self._training))
+                return finite_rows(batched.updates(self._program, start, features, rngs, self._training))
 
     def gradient_sums(
         self,
@@ -199,7 +193,7 @@ class Trainer:
             MissingExtra: the engine needs Opacus, which is not installed.
             DataError: rows or labels do not fit the schema.
         """
-        _check_private(rate, clipping_norm)
+        check_private(rate, clipping_norm)
         with threads(self._threads):
             features, start = self._private_features(weights, data, engine), self.tuned(weights)
             if self._program is not None and engine is GradientEngine.BATCHED:
@@ -237,7 +231,7 @@ class Trainer:
             MissingExtra: the engine needs Opacus, which is not installed.
             DataError: rows or labels do not fit the schema.
         """
-        _check_private(private.rate, private.clipping_norm)
+        check_private(private.rate, private.clipping_norm)
         with threads(self._threads):
             features, start = self._private_features(weights, data, engine), self.tuned(weights)
             if self._program is not None and engine is GradientEngine.BATCHED:
@@ -246,7 +240,7 @@ class Trainer:
                 if np.isfinite(moved).all():
                     return moved
             work = self._clipper(engine, private.clipping_norm)
-            return _finite(device_by_device.private_updates(work, start, features, rngs, self._training, private))
+            return finite_rows(device_by_device.private_updates(work, start, features, rngs, self._training, private))
 
     def pretrain(self, weights: FloatVector, x: FloatVector, y: Labels, rng: np.random.Generator) -> FloatVector:
         """Train all layers on public rows, without cost in privacy.
@@ -346,9 +340,7 @@ class Trainer:
         model = copy.deepcopy(self._model)
         if native:
             make_native(model)
-        model.requires_grad_(True)
-        model.eval()
-        return model
+        return model.requires_grad_(True).eval()
 
     def _clipper(self, engine: GradientEngine, clipping_norm: float) -> Clipper:
         """What computes device by device; a batched step that overflowed, or has no program, is left to Opacus."""
@@ -402,40 +394,6 @@ class Trainer:
         return torch.from_numpy(np.array(x, dtype=np.float32))
 
     def _read_program(self) -> Program | None:
-        probe = torch.zeros(1, self._schema.width)
         with torch.no_grad():
-            features = self._frozen(self._model.prepare(probe))
+            features = self._frozen(self._model.prepare(torch.zeros(1, self._schema.width)))
         return read_program(self._net, tuple(features.shape[1:]), self._objective)
-
-
-def load_trainer(model: ModelSection, schema: Schema, training: TrainingSection, seed: int) -> Trainer:
-    """Build the model and the trainer around it.
-
-    Args:
-        model: kind and sizes, or a factory.
-        schema: what a row looks like.
-        training: local work and what is tuned.
-        seed: seed of the start weights.
-
-    Raises:
-        ConfigError: the model cannot be built for this schema.
-    """
-    built = build_model(model, schema, seed)
-    trainer_threads = 1
-    with threads(trainer_threads):
-        try_forward(built, schema)
-        return Trainer(built, schema, training, trainer_threads)
-
-
-def _finite(updates: FloatVector) -> FloatVector:
-    """Zero the rows of devices that diverged."""
-    # A zero is what a device sends that did nothing, so the sum stays useful and the clipping norm still holds.
-    updates[~np.isfinite(updates).all(axis=1)] = 0.0
-    return updates
-
-
-def _check_private(rate: float, clipping_norm: float) -> None:
-    if not 0.0 < rate <= 1.0:
-        raise ConfigError(f"sampling rate {rate} is not in (0, 1]")
-    if not 0.0 < clipping_norm < float("inf"):
-        raise ConfigError(f"clipping norm {clipping_norm} is not positive and finite")

@@ -16,7 +16,6 @@ import math
 import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -31,7 +30,15 @@ from fedinfer.privacy.accounting.events import (
     flatten,
     to_json,
 )
-from fedinfer.privacy.accounting.ledger_records import LEDGER_MIGRATIONS, Budget, Entry, Protected
+from fedinfer.privacy.accounting.ledger_records import (
+    LEDGER_MIGRATIONS,
+    TERMS,
+    TERMS_WITHOUT_UNIT,
+    Budget,
+    Entry,
+    Protected,
+    Terms,
+)
 from fedinfer.privacy.rounding import at_most
 from fedinfer.store import transaction
 from fedinfer.types import Json, Relation, Unit
@@ -45,25 +52,7 @@ _MANY = 400
 """Owners per SQL statement, below SQLite's limit on parameters."""
 
 
-_TERMS = "SELECT owner, epsilon, delta, relation, unit FROM ledger_accounts WHERE task = ? AND owner IN ({})"
-_TERMS_WITHOUT_UNIT = (
-    "SELECT owner, epsilon, delta, relation, CASE relation WHEN 'zero-out-one' THEN 'device' ELSE 'example' END "
-    "FROM ledger_accounts WHERE task = ? AND owner IN ({})"
-)
-"""A run folder of an earlier version is read as it is; the second migration says what its relation meant."""
-
 Refusal = BudgetExceeded | Misbehaviour
-
-
-@dataclass(frozen=True, slots=True)
-class _Terms:
-    """What an account was opened with."""
-
-    budget: Budget
-    protects: Protected
-
-    def __str__(self) -> str:
-        return f"epsilon {self.budget.epsilon:g} at delta {self.budget.delta:g} for {self.protects}"
 
 
 class Ledger:
@@ -79,7 +68,7 @@ class Ledger:
         self._connection = connection
         self._protects = protects
         columns = {row[1] for row in connection.execute("PRAGMA table_info(ledger_accounts)")}
-        self._terms_query = _TERMS if "unit" in columns else _TERMS_WITHOUT_UNIT
+        self._terms_query = TERMS if "unit" in columns else TERMS_WITHOUT_UNIT
         self._lock = threading.Lock()  # threads share the connection, and SQLite transactions belong to it
         self._events: dict[int, Event] = {}
 
@@ -116,7 +105,7 @@ class Ledger:
         asked = protects or self._protects
         if asked is None:
             raise ConfigError("an account needs a unit and a relation")
-        wanted = _Terms(budget, asked)
+        wanted = Terms(budget, asked)
         rows = [(owner, task, budget.epsilon, budget.delta, str(asked.relation), str(asked.unit)) for owner in names]
         with self._lock, transaction(self._connection) as db:
             db.executemany("INSERT INTO ledger_accounts VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
@@ -308,7 +297,7 @@ class Ledger:
             "committed_at": entry.committed_at or None,
         }
 
-    def _account(self, owner: str, task: str) -> _Terms:
+    def _account(self, owner: str, task: str) -> Terms:
         with self._lock:
             terms = self._terms([owner], task)
         if owner not in terms:
@@ -329,10 +318,10 @@ class Ledger:
         over_all = self._judge(self._terms(owners, ANY_TASK), ANY_TASK, event)
         return {owner: verdicts[owner] or over_all.get(owner) for owner in owners}
 
-    def _judge(self, terms: Mapping[str, _Terms], task: str, event: int) -> dict[str, Refusal | None]:
+    def _judge(self, terms: Mapping[str, Terms], task: str, event: int) -> dict[str, Refusal | None]:
         """Owners with equal history and budget share one computation: a fleet has few different histories."""
         counts = self._counts(list(terms), task)
-        known: dict[tuple[tuple[tuple[int, int], ...], _Terms], str] = {}
+        known: dict[tuple[tuple[tuple[int, int], ...], Terms], str] = {}
         verdicts: dict[str, Refusal | None] = {}
         for owner, own in terms.items():
             key = (counts.get(owner, ()), own)
@@ -356,10 +345,10 @@ class Ledger:
             f"budget {budget.epsilon:g} at {budget.delta:g}"
         )
 
-    def _terms(self, owners: Sequence[str], task: str) -> dict[str, _Terms]:
+    def _terms(self, owners: Sequence[str], task: str) -> dict[str, Terms]:
         rows = self._select(self._terms_query, owners, task)
         return {
-            owner: _Terms(Budget(epsilon, delta), Protected(Unit(unit), Relation(relation)))
+            owner: Terms(Budget(epsilon, delta), Protected(Unit(unit), Relation(relation)))
             for owner, epsilon, delta, relation, unit in rows
         }
 

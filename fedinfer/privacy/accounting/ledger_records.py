@@ -53,6 +53,14 @@ The second: the relation alone told rows from devices (rows were accounted as ad
 """
 
 
+TERMS = "SELECT owner, epsilon, delta, relation, unit FROM ledger_accounts WHERE task = ? AND owner IN ({})"
+TERMS_WITHOUT_UNIT = (
+    "SELECT owner, epsilon, delta, relation, CASE relation WHEN 'zero-out-one' THEN 'device' ELSE 'example' END "
+    "FROM ledger_accounts WHERE task = ? AND owner IN ({})"
+)
+"""A run folder of an earlier version is read as it is; the second migration says what its relation meant."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """The most that may be spent.
@@ -86,6 +94,22 @@ class Protected:
 
     def __str__(self) -> str:
         return f"unit {self.unit}, {self.relation}"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an account was opened with.
+
+    Args:
+        budget: the limit.
+        protects: what the limit speaks of.
+    """
+
+    budget: Budget
+    protects: Protected
+
+    def __str__(self) -> str:
+        return f"epsilon {self.budget.epsilon:g} at delta {self.budget.delta:g} for {self.protects}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from fedinfer.errors import ConfigError
 from fedinfer.reading import ReadingRules
@@ -43,12 +44,21 @@ def weight_deviation(settings: OptimizerSettings, deviations: Sequence[float], r
     return float(weights.std())
 
 
-def shapes(prepare: AdditivePrepare, weight: FloatVector, schema: Schema, deviation: float | None) -> tuple[Json, ...]:
-    """Every term as a JSON object.
+def terms_of(prepare: nn.Module) -> tuple[tuple[str, ...], ...]:
+    """Columns of each summand of an additive model, in order; empty for other models.
 
     Args:
         prepare: of the model.
-        weight: of its core, (outputs, features) float32.
+    """
+    return tuple(term.columns for term in prepare.terms) if isinstance(prepare, AdditivePrepare) else ()
+
+
+def shapes(prepare: nn.Module, weights: FloatVector, schema: Schema, deviation: float | None) -> tuple[Json, ...]:
+    """Every term of an additive model as a JSON object; nothing for other models.
+
+    Args:
+        prepare: of the model.
+        weights: of the model, (size,) float32; those of its core, (outputs, features), come first.
         schema: of the task.
         deviation: of one weight, see `weight_deviation`; None: not known.
 
@@ -58,6 +68,9 @@ def shapes(prepare: AdditivePrepare, weight: FloatVector, schema: Schema, deviat
         is not known). Of two classes there is one curve: the log-odds of the second; of more one per class: its logit
         minus the mean of the others; of a number one, in its unit.
     """
+    if not isinstance(prepare, AdditivePrepare):
+        return ()
+    weight = weights[: schema.outputs * prepare.features].reshape(schema.outputs, prepare.features)
     factor, spread = _curves(schema)
     columns = {column.name: column for column in schema.columns}
     found, at = [], 0

@@ -270,8 +270,8 @@ def test_a_foreign_model_is_explained(tmp_path):
 def test_export_of_a_checkpoint(tmp_path):
     from fedinfer.config import load_scenario
     from fedinfer.data import load
+    from fedinfer.training import load_trainer
     from fedinfer.training.checkpoints import Checkpoint, save_checkpoint
-    from fedinfer.training.trainer import load_trainer
 
     scenario = load_scenario("heart")
     trainer = load_trainer(scenario.model, load(scenario).schema, scenario.training, scenario.scenario.seed)

@@ -99,7 +99,7 @@ def test_without_a_unit_there_is_no_promise() -> None:
     [
         ("training.cohort = 1", FLEET, "below the minimum aggregation size"),
         ("drift.epsilon = 4.0", FLEET, "leaves nothing"),
-        ("privacy.epsilon = 0.0005\ndrift.enabled = false", FLEET, "too small to train even one useful round"),
+        ("privacy.epsilon = 0.0001\ndrift.enabled = false", FLEET, "too small to train even one useful round"),
         ("secure_aggregation.dropout_rate = 0.8", FLEET, "devices"),
         ("secure_aggregation.corruption_rate = 0.7", FLEET, "corrupt"),
     ],
