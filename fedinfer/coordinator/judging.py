@@ -162,10 +162,10 @@ def pooled_figures(server: Server, progress: Progress) -> Json:
     wanted = server.scenario.report.pooled and server.trainer.size <= MOST_POOLED_NUMBERS
     if server.witness is None or not wanted:
         return {}
-    from fedinfer.training import Task, pooled_weights
+    from fedinfer.training import PooledTask, pooled_weights
 
     started, (x, y) = server.clock.seconds(), server.judged(progress.window)
-    task = Task(server.schema, server.scenario.training)
+    task = PooledTask(server.schema, server.scenario.training)
     train_x, train_y = server.witness.training(progress.window)
     weights = pooled_weights(server.trainer, task, train_x, train_y, server.generator("pooled"))
     predicted = server.trainer.predict(weights, x)

@@ -2,7 +2,7 @@
 
 from fedinfer.metrics.choice import JudgedBy, judged_by
 from fedinfer.metrics.classes import Labels, Probabilities, binary_auc, confusion, figures, precisions, recalls
-from fedinfer.metrics.judgement import Answers, Judgement, judge
+from fedinfer.metrics.judgement import Answers, ClassJudgement, judge
 from fedinfer.metrics.metric import Metric, class_score, likeliest, loss_of, number_score
 from fedinfer.metrics.number_judgement import judge_numbers, number_scores
 from fedinfer.metrics.numbers import number_figures
@@ -13,8 +13,8 @@ __all__ = [
     "EVEN",
     "Answers",
     "Attribute",
+    "ClassJudgement",
     "JudgedBy",
-    "Judgement",
     "Labels",
     "Metric",
     "Part",

@@ -102,7 +102,7 @@ class Curves:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class ClassJudgement:
     """A model judged on labelled rows.
 
     Args:
@@ -175,7 +175,7 @@ class Judgement:
         }
 
 
-def judge(metric: Metric, answers: Answers, threshold: float | None, rng: np.random.Generator) -> Judgement:
+def judge(metric: Metric, answers: Answers, threshold: float | None, rng: np.random.Generator) -> ClassJudgement:
     """Judge a model beside always answering the most frequent class.
 
     Args:
@@ -192,7 +192,7 @@ def judge(metric: Metric, answers: Answers, threshold: float | None, rng: np.ran
     two = classes == 2
     said = answers.probabilities[:, 1] if two else answers.probabilities.max(axis=1)
     came_true = answers.y == 1 if two else answers.probabilities.argmax(axis=1) == answers.y
-    return Judgement(
+    return ClassJudgement(
         metric=metric,
         rows=len(answers.y),
         value=answers.score(metric),

@@ -22,7 +22,7 @@ def judge_numbers(metric: Metric, predicted: npt.NDArray[Any], y: npt.NDArray[An
         rng: draws the resamples of the interval and of the difference (bootstrap, as for classes).
 
     Returns:
-        For run.json: as `Judgement.to_json` without what only classes have.
+        For run.json: as `ClassJudgement.to_json` without what only classes have.
     """
     constant = np.full(len(y), np.mean(y, dtype=np.float64))
     sign = 1.0 if metric.higher_is_better else -1.0

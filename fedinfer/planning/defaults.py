@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 from fedinfer.config import Scenario, override
 from fedinfer.coordinator import make_plan
@@ -27,7 +28,7 @@ TEXT_ROUNDS, DEVICE_ROUNDS, NUMBER_ROUNDS = 20, 20, 60
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class BudgetTerms:
     """What is protected, and how much may be spent on it.
 
     Args:
@@ -67,7 +68,7 @@ class Defaults:
         kind: `table`, `text`, or `number` for a label that is predicted as one.
     """
 
-    budget: Terms
+    budget: BudgetTerms
     rounds: int
     cohort: int
     setting: Setting
@@ -156,18 +157,20 @@ def plan_defaults(scenario: Scenario, facts: Facts) -> Defaults:
     raise refused
 
 
-def _budget(facts: Facts) -> Terms:
+def _budget(facts: Facts) -> BudgetTerms:
     """Rules of thumb: noise is fixed by epsilon, so the signal has to come from rows (or devices)."""
     rows, devices = facts.rows, facts.devices
     units = devices if devices >= MANY_DEVICES else rows
     delta = min(1e-5, 10.0 ** -math.ceil(math.log10(20 * units)))
     if devices >= MANY_DEVICES:
-        return Terms(Unit.DEVICE, 8.0, delta, f"{devices} devices: each is protected as a whole")
+        return BudgetTerms(Unit.DEVICE, 8.0, delta, f"{devices} devices: each is protected as a whole")
     epsilon = next((e for least, e in ((1400, 1.0), (350, 2.0), (140, 4.0)) if rows >= least), 8.0)
-    return Terms(Unit.EXAMPLE, epsilon, delta, f"{devices} holders with {rows} training rows: every row is protected")
+    return BudgetTerms(
+        Unit.EXAMPLE, epsilon, delta, f"{devices} holders with {rows} training rows: every row is protected"
+    )
 
 
-def _planned(scenario: Scenario, facts: Facts, budget: Terms) -> Defaults:
+def _planned(scenario: Scenario, facts: Facts, budget: BudgetTerms) -> Defaults:
     cohort = LARGEST_COHORT if facts.devices > LARGEST_COHORT else 0
     kind = _kind(facts.schema)
     fixed = _fixed(kind)
@@ -202,7 +205,7 @@ def _fixed(kind: str) -> tuple[int, Setting]:
     return _FIXED[kind]
 
 
-def _values(budget: Terms, cohort: int, kind: str) -> dict[str, object]:
+def _values(budget: BudgetTerms, cohort: int, kind: str) -> dict[str, object]:
     model: dict[str, object] = {"model.kind": _KINDS[kind]} | ({"model.hidden": [8]} if kind == "text" else {})
     return model | {
         "privacy.unit": str(budget.unit),

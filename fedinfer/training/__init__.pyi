@@ -9,7 +9,7 @@ from .engines.gradient_engine import GradientEngine as GradientEngine
 from .engines.sampling import PrivateSteps as PrivateSteps
 from .engines.sampling import uniform as uniform
 from .load import load_trainer as load_trainer
-from .pooled import Task as Task
+from .pooled import PooledTask as PooledTask
 from .pooled import pooled_weights as pooled_weights
 from .server_optimizers import OptimizerSettings as OptimizerSettings
 from .server_optimizers import apply as apply

@@ -27,7 +27,7 @@ BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class PooledTask:
     """What a model is trained for.
 
     Args:
@@ -40,7 +40,7 @@ class Task:
 
 
 def pooled_weights(
-    trainer: Trainer, task: Task, x: npt.NDArray[np.float32], y: npt.NDArray[Any], rng: np.random.Generator
+    trainer: Trainer, task: PooledTask, x: npt.NDArray[np.float32], y: npt.NDArray[Any], rng: np.random.Generator
 ) -> FloatVector:
     """Train all layers with Adam (Kingma and Ba 2015) and a cosine schedule for a fixed number of steps.
 

@@ -46,7 +46,7 @@ _TRIES = np.logspace(-8, 0, 161)
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class Substitution:
     """A history with Gaussian noise in place of Skellam noise, and what the exchange costs.
 
     Args:
@@ -58,7 +58,7 @@ class Exchange:
     eta: float
 
 
-def exchange(history: Sequence[tuple[Single, int]], log_tau: float) -> Exchange | None:
+def exchange(history: Sequence[tuple[Single, int]], log_tau: float) -> Substitution | None:
     """Gaussian noise for Skellam noise.
 
     Args:
@@ -82,7 +82,7 @@ def exchange(history: Sequence[tuple[Single, int]], log_tau: float) -> Exchange 
         exchanged.append((PoissonSampled(event.rate, gaussian) if is_sampled else gaussian, count))  # type: ignore[union-attr]  # it is sampled
         sizes.append((noise.variance, noise.dimension * count))
     eta = distance(sizes, log_tau)
-    return Exchange(tuple(exchanged), eta) if math.isfinite(eta) else None
+    return Substitution(tuple(exchanged), eta) if math.isfinite(eta) else None
 
 
 def distance(sizes: Sequence[tuple[float, int]], log_tau: float) -> float:

@@ -1,0 +1,36 @@
+"""What holds for every engine: private steps that make sense, and updates that are finite."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedinfer.errors import ConfigError
+from fedinfer.types import FloatVector
+
+
+def finite_rows(updates: FloatVector) -> FloatVector:
+    """The updates with zeros for devices that diverged; changed in place.
+
+    A zero is what a device sends that did nothing, so the sum stays useful and the clipping norm still holds.
+
+    Args:
+        updates: one row per device, (n, d).
+    """
+    updates[~np.isfinite(updates).all(axis=1)] = 0.0
+    return updates
+
+
+def check_private(rate: float, clipping_norm: float) -> None:
+    """Refuse settings of private training that mean nothing.
+
+    Args:
+        rate: Poisson sampling rate.
+        clipping_norm: of one unit.
+
+    Raises:
+        ConfigError: the rate is outside (0, 1], or the norm is not positive and finite.
+    """
+    if not 0.0 < rate <= 1.0:
+        raise ConfigError(f"sampling rate {rate} is not in (0, 1]")
+    if not 0.0 < clipping_norm < float("inf"):
+        raise ConfigError(f"clipping norm {clipping_norm} is not positive and finite")
