@@ -24,6 +24,7 @@ from fedinfer.messages import Kind, MaskedSumWork, SumPlan
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.events import GaussianEvent
 from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Ledger
+from fedinfer.privacy.charges import protected_of
 from fedinfer.secagg.enrolment import Validation, validation
 from fedinfer.simulation.coordinate import run_simulation
 from fedinfer.simulation.grid import LocalGrid
@@ -449,7 +450,8 @@ def test_nodes_of_another_build_stop_the_run_with_a_hint(tmp_path: Path) -> None
 def prespent(folder: Path, scenario: Scenario, devices: Iterable[str]) -> None:
     """These devices spent their budget in an earlier run of the same owner."""
     (folder / "devices").mkdir(parents=True)
-    ledger = Ledger(open_store(folder / "devices" / "devices.sqlite", "privacy", LEDGER_MIGRATIONS))
+    connection = open_store(folder / "devices" / "devices.sqlite", "privacy", LEDGER_MIGRATIONS)
+    ledger = Ledger(connection, protected_of(scenario.privacy.unit))
     for device in devices:
         for task in (ANY_TASK, "earlier"):
             ledger.open_account(device, task, device_budget(scenario))

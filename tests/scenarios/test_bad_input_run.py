@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from fedinfer.cli.main import app
 from fedinfer.privacy.accounting.events import GaussianEvent
 from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Ledger
+from fedinfer.privacy.charges import protected_of
 from fedinfer.simulation import engine
 from fedinfer.simulation.population import device_budget
 from fedinfer.store import open_store
@@ -158,7 +159,7 @@ def test_devices_whose_owners_budget_is_gone_end_the_run_with_3(
     def prespent(scenario, federation, folder, clock, processes):  # type: ignore[no-untyped-def] # as the real one
         folder.mkdir(parents=True)
         connection = open_store(folder / "devices.sqlite", "privacy", LEDGER_MIGRATIONS)
-        ledger = Ledger(connection)
+        ledger = Ledger(connection, protected_of(scenario.privacy.unit))
         for device in sorted(federation.devices)[:2]:
             for task in (ANY_TASK, "earlier"):
                 ledger.open_account(device, task, device_budget(scenario))

@@ -20,7 +20,7 @@ from fedinfer.simulation.engine import prepare_local
 
 COUNTS = (2, 3, 5, 10, 40, 100)
 QUICK = ("drift.windows=1", "drift.max_triggers=0", "training.pretrain_epochs=2", "secure_aggregation.mode=ideal")
-OWN_DEVICES = {"heart": 4, "watch": 10, "ratings": 2972}
+OWN_DEVICES = {"heart": 4, "watch": 10, "ratings": 2972, "churn": 51}
 """Scenarios whose table names its devices."""
 
 

@@ -220,7 +220,10 @@ def to_json(event: Event) -> Json:
         return {"kind": "repeated", "count": event.count, "event": to_json(event.event)}
     if isinstance(event, Composed):
         return {"kind": "composed", "events": [to_json(part) for part in event.events]}
-    return {"kind": _NAMES[type(event)], **asdict(event)}
+    fields = {"kind": _NAMES[type(event)], **asdict(event)}
+    if isinstance(event, SkellamEvent) and not event.dimension:  # as earlier ledgers have it: equal events, equal text
+        del fields["dimension"]
+    return fields
 
 
 def from_json(data: Json) -> Event:

@@ -71,7 +71,8 @@ def test_shares_are_charged_as_the_integers_they_are() -> None:
     model = Distributed(Unit.EXAMPLE)
     ring = ring_of(model)
     event = model.event(ring, Z, 0.2)
-    assert event == PoissonSampled(0.2, SkellamEvent(float(CONTRIBUTORS * ring.share_variance), ring.l2, ring.l1))
+    noise = SkellamEvent(float(CONTRIBUTORS * ring.share_variance), ring.l2, ring.l1, ring.padded)
+    assert event == PoissonSampled(0.2, noise)
     assert model.noise_outside(Z) == 0.0
 
 
