@@ -268,8 +268,9 @@ def _person_notes(guesses: Sequence[Guess], raw: RawTable) -> list[str]:
     most = _most_rows(raw.columns[guess.name], MISSING_TEXT)
     return [
         f"{guess.name!r} has {guess.persons} different values in {raw.rows} rows, at most {most} rows for one. If it "
-        f"names persons: a budget per row protects the one with {most} rows less than a {most}th as well, and rows of "
-        f"one person stand in training and in held-out rows. --device {guess.name!r} protects each as a whole (unit "
+        f"names persons: a budget per row protects the one with {most} rows far less (`fedinfer privacy group` says "
+        "how much), and rows of one person stand in training and in held-out rows. "
+        f"--device {guess.name!r} protects each as a whole (unit "
         f"device); its price is noise for {guess.persons} units instead of {raw.rows}."
     ]
 
