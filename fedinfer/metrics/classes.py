@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -109,12 +110,19 @@ def auc(probabilities: Probabilities, y: Labels) -> float | None:
     Returns:
         In [0, 1]; None when fewer than two classes occur in `y`.
     """
+    return _of_each_class(binary_auc, probabilities, y)
+
+
+def _of_each_class(
+    figure: Callable[[npt.NDArray[Any], npt.NDArray[np.bool_]], float], probabilities: Probabilities, y: Labels
+) -> float | None:
+    """A figure of two classes: of class 1, or the mean of each class that occurs against the rest."""
     present = np.unique(y)
     if len(present) < 2:
         return None
     if probabilities.shape[1] == 2:
-        return binary_auc(probabilities[:, 1], y == 1)
-    return float(np.mean([binary_auc(probabilities[:, c], y == c) for c in present]))
+        return figure(probabilities[:, 1], y == 1)
+    return float(np.mean([figure(probabilities[:, c], y == c) for c in present]))
 
 
 def binary_auc(scores: npt.NDArray[Any], positive: npt.NDArray[np.bool_]) -> float:
@@ -150,12 +158,7 @@ def average_precision(probabilities: Probabilities, y: Labels) -> float | None:
     Returns:
         In [0, 1]; None when fewer than two classes occur in `y`.
     """
-    present = np.unique(y)
-    if len(present) < 2:
-        return None
-    if probabilities.shape[1] == 2:
-        return binary_average_precision(probabilities[:, 1], y == 1)
-    return float(np.mean([binary_average_precision(probabilities[:, c], y == c) for c in present]))
+    return _of_each_class(binary_average_precision, probabilities, y)
 
 
 def binary_average_precision(scores: npt.NDArray[Any], positive: npt.NDArray[np.bool_]) -> float:
