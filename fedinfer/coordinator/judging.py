@@ -66,18 +66,20 @@ def judge_model(server: Server, progress: Progress, built: Built) -> Json:
         built: the version.
 
     Returns:
-        For run.json; empty where no labelled row may be judged by.
+        For run.json; empty where no labelled row may be judged by, or the file does not answer in finite numbers,
+        which no figure can be made of.
     """
     x, y = server.judged(progress.window)
-    if not len(y):
+    said = built.answers(x) if len(y) else np.empty(0)
+    if not len(y) or not np.isfinite(said).all():
         return {}
     on = "held-out rows of all simulated devices" if server.simulated else "public rows of the server"
     start = {"version": progress.version, "on": on, "simulation_knowledge": server.simulated}
     metric, rng = server.judged_by.metric, server.generator(f"judgement {progress.version}")
     if metric.of_numbers:
-        return start | judge_numbers(metric, built.answers(x)[:, 0], y, rng)
+        return start | judge_numbers(metric, said[:, 0], y, rng)
     threshold = None if built.head.threshold == EVEN else built.head.threshold
-    answers = Answers.of(built.answers(x), y, threshold)
+    answers = Answers.of(said, y, threshold)
     found = judge(metric, answers, threshold, rng)
     return {
         **start,

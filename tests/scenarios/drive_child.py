@@ -24,7 +24,7 @@ from fedinfer.messages import HealthReply, Kind, PushReply, PushRequest
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy import SecureStream
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
-from fedinfer.privacy.charges import relation_of
+from fedinfer.privacy.charges import protected_of
 from fedinfer.rollout.controller import Approval, begin
 from fedinfer.rollout.state import RolloutStore
 from fedinfer.rollout.waves import Wave
@@ -79,7 +79,7 @@ def main(folder: Path, kind: str, count: int) -> None:
     scenario = settings(EXTRA)
     fleet = simulated(folder, scenario, DEVICES)
     ledger = Ledger(
-        open_store(folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS), relation_of(scenario.privacy.unit)
+        open_store(folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS), protected_of(scenario.privacy.unit)
     )
     ledger.open_account(LEDGER_OWNER, "run", Budget(scenario.privacy.epsilon, scenario.privacy.delta))
     clock, rollouts = SystemClock(), RolloutStore(folder / "rollout.sqlite")
