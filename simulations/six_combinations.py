@@ -17,7 +17,7 @@ from fedinfer.config import load_scenario
 from fedinfer.simulation.engine import prepare_local, run_local
 from fedinfer.system import SystemClock
 
-COMMON = ("drift.enabled=false", "rollout.canary_epsilon=0", "fleet.dropout=0")
+COMMON = ("drift.enabled=false", "rollout.canary_epsilon=0", "fleet.dropout=0", "report.pooled=false")
 HEART = ("privacy.unit=example", "privacy.epsilon=1", "training.sampling_rate=0.5")
 ROWS = ("privacy.unit=example", "privacy.epsilon=2", "privacy.clipping_norm=1", "training.pretrain=false")
 SAMPLED = (*ROWS, "training.sampling_rate=0.2", "training.server_learning_rate=5", "training.rounds=20")

@@ -54,7 +54,13 @@ class Outcome:
 def small(kind: str) -> Prepared:
     """A few devices of the scenario, with a few rows each, asked for two rounds."""
     name, hidden = KINDS[kind]
-    tiny = ("training.rounds=2", "training.cohort=0", "training.pretrain=false", "drift.enabled=false")
+    tiny = (
+        "training.rounds=2",
+        "training.cohort=0",
+        "training.pretrain=false",
+        "drift.enabled=false",
+        "report.pooled=false",
+    )
     private = ("privacy.unit=example", "privacy.epsilon=100", "privacy.delta=1e-5", "secure_aggregation.mode=ideal")
     dealt = (f"data.partition.devices={DEVICES}",) if name in DEALT else ()
     fleet = (*dealt, "fleet.dropout=0", "rollout.canary_epsilon=0")
