@@ -16,6 +16,7 @@ import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from fedinfer.cli.packages import missing_extra
 from fedinfer.errors import FedInferError
 from fedinfer.schema import STEERING
 from fedinfer.types import Json
@@ -124,12 +125,22 @@ def errors_to_exit() -> Iterator[None]:
     try:
         yield
     except FedInferError as error:
-        stderr.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        stderr.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        if error.hint:
-            stderr.print("hint: ", end="", style="yellow")
-            stderr.print(error.hint, markup=False, highlight=False, soft_wrap=True)
+        _say(error)
         raise typer.Exit(error.exit_code) from error
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        _say(missing)
+        raise typer.Exit(missing.exit_code) from error
+
+
+def _say(error: FedInferError) -> None:
+    stderr.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+    stderr.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    if error.hint:
+        stderr.print("hint: ", end="", style="yellow")
+        stderr.print(error.hint, markup=False, highlight=False, soft_wrap=True)
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 import fedinfer
 from fedinfer.cli import doctor as doctor_module
-from fedinfer.cli.doctor import PACKAGES, doctor
+from fedinfer.cli.doctor import doctor
+from fedinfer.cli.packages import PACKAGES
 from fedinfer.cli.scenarios import scenarios
 from fedinfer.cli.validate import validate
 from fedinfer.cli.version import version
