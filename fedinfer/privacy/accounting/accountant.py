@@ -197,7 +197,7 @@ def without_skellam(history: History, delta: float, ceiling: float) -> Exchanged
     """
     log_tau = math.log(delta) - ceiling - math.log(1000)  # a thousandth of delta
     found = exchange(history, log_tau)
-    if found is None:
+    if found is None or found.eta > ceiling:  # it would not be the smaller bound
         return None
     outside = (1 + math.exp(ceiling + found.eta)) * math.exp(log_tau) + (1 + math.exp(ceiling)) * SAMPLER_DISTANCE
     left = (delta - outside) * math.exp(-found.eta)

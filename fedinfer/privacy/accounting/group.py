@@ -86,7 +86,7 @@ def _group_epsilon(history: History, delta: float, units: int) -> float:
     likely = 3 * units * account_history(history, delta, Relation.ZERO_OUT).epsilon
     if gaussian:
         return min(bound, _gaussian_epsilon(history, delta, units, min(bound, likely)))
-    found = without_skellam(history, delta, min(bound, 700.0)) if math.isfinite(bound) else None
+    found = without_skellam(history, delta, bound) if bound <= _MOST_PLD_EPSILON else None
     if found is None:
         return bound
     return min(bound, _gaussian_epsilon(found.history, found.delta, units, min(bound, likely)) + found.epsilon)

@@ -139,3 +139,14 @@ def test_a_group_is_charged_as_with_gaussian_noise(units: int) -> None:
     for event, like in ((noise, gaussian), (PoissonSampled(0.3, noise), PoissonSampled(0.3, gaussian))):
         together = group_epsilon([Repeated(event, 5)], DELTA, units)
         assert together == pytest.approx(group_epsilon([Repeated(like, 5)], DELTA, units), rel=5e-3)
+
+
+@pytest.mark.parametrize("dimension", [10**9, 10**12, 10**15])
+def test_a_vector_of_any_length_has_a_bound(dimension: int) -> None:
+    """Where the distance is larger than the Rényi bound it is no use; it must not overflow either."""
+    from fedinfer.privacy.accounting.group import group_epsilon
+
+    for shift in (20.0, 300.0):
+        event = SkellamEvent(LEAST_VARIANCE, shift, 40 * shift, dimension)
+        assert account([event], DELTA, ZO).epsilon <= rdp_epsilon([event], DELTA, ZO)
+        assert group_epsilon([event], DELTA, 3) >= account([event], DELTA, ZO).epsilon
