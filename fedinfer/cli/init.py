@@ -10,12 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedinfer.cli.live import announced
-from fedinfer.cli.output import JsonOption, counted, errors_to_exit, print_json, stderr, stdout
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stderr, stdout
 from fedinfer.cli.validate import planned
 from fedinfer.config import FILE_IN_FOLDER, parse_scenario, scenario_names
 from fedinfer.data import ColumnRole, Guess, Proposal, check_against_data, load, propose, write_scenario
 from fedinfer.errors import ConfigError
 from fedinfer.planning import Defaults, facts_of, plan_defaults
+from fedinfer.report import plural
 
 NoHeaderOption = Annotated[
     bool, typer.Option("--no-header", help="the first row is data: columns are column_1, column_2, ...")
@@ -108,7 +109,7 @@ def _report(proposal: Proposal, defaults: Defaults, path: Path) -> None:
         table.add_row(escape(guess.name), guess.role.value, escape(_because(guess)), str(guess.missing or ""))
     stdout.print(table)
     stdout.print(
-        f"\n{counted(proposal.rows, 'row')}, {counted(proposal.devices, 'device')}. Wrote {path}",
+        f"\n{plural(proposal.rows, 'row', '0')}, {plural(proposal.devices, 'device', '0')}. Wrote {path}",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -137,7 +138,7 @@ def _report(proposal: Proposal, defaults: Defaults, path: Path) -> None:
 def _planned_notes(defaults: Defaults) -> tuple[str, ...]:
     budget, watching = defaults.budget, defaults.watching
     watched = f"Watching for drift: {watching.why}." if watching.rows else f"Drift is not watched: {watching.why}."
-    rounds = f"{counted(defaults.rounds, 'round')} at epsilon {budget.epsilon:g}: {defaults.why}."
+    rounds = f"{plural(defaults.rounds, 'round', '0')} at epsilon {budget.epsilon:g}: {defaults.why}."
     return f"{budget.why[:1].upper()}{budget.why[1:]}.", rounds, watched
 
 

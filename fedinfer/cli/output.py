@@ -36,21 +36,6 @@ def printable(text: str) -> str:
     return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
-def counted(count: int, noun: str) -> str:
-    """A number with its noun in the right form.
-
-    Args:
-        count: how many.
-        noun: in the singular; its plural is regular.
-
-    Examples:
-        >>> counted(1, "alarm"), counted(1200, "row"), counted(0, "class"), counted(2, "category")
-        ('1 alarm', '1,200 rows', '0 classes', '2 categories')
-    """
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else plural}"
-
-
 def shortened(text: str) -> str:
     """A warning that fits into a few lines; a list of many columns is cut in its middle, its last sentence stays.
 

@@ -11,9 +11,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from fedinfer.cli.output import JsonOption, counted, errors_to_exit, print_json, printable, stdout
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, printable, stdout
 from fedinfer.data import Profile, TableProfile, profile_table
 from fedinfer.errors import StoreError
+from fedinfer.report import plural
 
 BARS = " ▁▂▃▄▅▆▇█"
 SHOWN_DEVICES = 10
@@ -76,13 +77,13 @@ def spark(column: Profile) -> str:
 
 
 def _facts(found: TableProfile) -> list[str]:
-    lines = [f"\n{counted(found.rows, 'row')}, {counted(len(found.columns), 'column')} beside the device."]
+    lines = [f"\n{plural(found.rows, 'row', '0')}, {plural(len(found.columns), 'column', '0')} beside the device."]
     if found.twice:
-        lines.append(f"Exact copies of an earlier row: {counted(found.twice, 'row')}.")
+        lines.append(f"Exact copies of an earlier row: {plural(found.twice, 'row', '0')}.")
     if found.devices:
         sizes = [count for _, count in found.devices]
         lines.append(
-            f"{counted(len(sizes), 'device')}, {min(sizes)} to {max(sizes)} rows each: "
+            f"{plural(len(sizes), 'device', '0')}, {min(sizes)} to {max(sizes)} rows each: "
             + ", ".join(f"{name} {count}" for name, count in found.devices[:SHOWN_DEVICES])
             + (" ..." if len(sizes) > SHOWN_DEVICES else "")
         )

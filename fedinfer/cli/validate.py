@@ -14,7 +14,6 @@ from fedinfer.cli.live import announced
 from fedinfer.cli.output import (
     JsonOption,
     VerboseOption,
-    counted,
     errors_to_exit,
     print_json,
     shortened,
@@ -26,6 +25,7 @@ from fedinfer.coordinator import Population, make_plan
 from fedinfer.data import Federation, check_against_data, load, summarize
 from fedinfer.errors import MissingExtra
 from fedinfer.privacy import at_most
+from fedinfer.report import plural
 from fedinfer.training import load_trainer
 from fedinfer.types import Json
 
@@ -120,7 +120,7 @@ def _lines(summary: Json) -> list[tuple[str, str]]:
         ("plan", _plan_text(summary["plan"])),
         (
             "drift",
-            f"{counted(privacy['drift_windows'], 'window')}, epsilon {privacy['epsilon_for_drift']:g} of it for all"
+            f"{plural(privacy['drift_windows'], 'window', '0')}, epsilon {privacy['epsilon_for_drift']:g} of it for all"
             if privacy["drift_windows"]
             else "not watched",
         ),

@@ -20,15 +20,21 @@ FEWEST = 20
 """Devices with fewer judged rows are not named as the worst or the best."""
 
 
-def plural(number: int | None, word: str) -> str:
-    """A count with its noun: 1 alarm, 2 alarms.
+def plural(number: int | None, word: str, none: str = "no") -> str:
+    """A count with its noun in the right form.
 
     Args:
-        number: None is written as "no".
+        number: how many; None counts as none.
         word: singular, with a regular plural.
+        none: how none is written.
+
+    Examples:
+        >>> plural(1, "alarm"), plural(1200, "row"), plural(0, "window"), plural(0, "class", "0"), plural(2, "category")
+        ('1 alarm', '1,200 rows', 'no windows', '0 classes', '2 categories')
     """
-    shown = "no" if not number else f"{number:,}"
-    return f"{shown} {word}" if number == 1 else f"{shown} {word}s"
+    shown = f"{number:,}" if number else none
+    several = f"{word}es" if word.endswith("s") else f"{word[:-1]}ies" if word.endswith("ry") else f"{word}s"
+    return f"{shown} {word if number == 1 else several}"
 
 
 def metric_words(name: object) -> str:

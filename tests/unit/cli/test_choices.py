@@ -7,9 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from fedinfer.cli.main import app
-from fedinfer.cli.output import counted, shortened
+from fedinfer.cli.output import shortened
 from fedinfer.config import load_builtin, load_scenario
 from fedinfer.errors import ConfigError
+from fedinfer.report import plural
 from fedinfer.simulation.population import _noise
 
 
@@ -82,7 +83,12 @@ def test_noise_of_distributed_trust_works_at_its_defaults_and_takes_a_scenario()
 
 
 def test_plurals_and_long_warnings() -> None:
-    assert [counted(1, "alarm"), counted(0, "alarm"), counted(2, "class")] == ["1 alarm", "0 alarms", "2 classes"]
+    assert [plural(1, "alarm", "0"), plural(0, "alarm", "0"), plural(0, "alarm")] == [
+        "1 alarm",
+        "0 alarms",
+        "no alarms",
+    ]
+    assert [plural(2, "class"), plural(1200, "category")] == ["2 classes", "1,200 categories"]
     long = "Ranges were read off the data: " + ", ".join(f"x{number} (range)" for number in range(60)) + ". Beware."
     assert len(shortened(long)) < 300
     assert shortened(long).endswith("(--verbose shows all). Beware.")
