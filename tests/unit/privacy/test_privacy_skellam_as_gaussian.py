@@ -21,6 +21,7 @@ from fedinfer.privacy.accounting.events import (
 )
 from fedinfer.privacy.accounting.skellam_as_gaussian import LEAST_VARIANCE, distance, exchange
 from fedinfer.types import Relation
+from tests.reference import gaussian
 from tests.reference.exchange import rounded_gaussian, skellam_law
 
 ZO, DELTA = Relation.ZERO_OUT, 1e-5
@@ -150,3 +151,34 @@ def test_a_vector_of_any_length_has_a_bound(dimension: int) -> None:
         event = SkellamEvent(LEAST_VARIANCE, shift, 40 * shift, dimension)
         assert account([event], DELTA, ZO).epsilon <= rdp_epsilon([event], DELTA, ZO)
         assert group_epsilon([event], DELTA, 3) >= account([event], DELTA, ZO).epsilon
+
+
+@pytest.mark.parametrize(("variance", "dimension"), [(1e5, 200_000), (1e6, 10_000_000)])
+def test_the_exchange_is_paid_for(variance: float, dimension: int) -> None:
+    """Where it costs much: what is left of delta for Gaussian noise at epsilon - 2 eta, by its exact profile, suffices.
+
+    exp(eta) delta_G(epsilon - 2 eta) + tau + exp(epsilon - eta) tau <= delta, with tau a thousandth of delta over e to
+    the Rényi bound.
+    """
+    event = SkellamEvent(variance, math.sqrt(variance) / 4, variance, dimension)
+    claimed, ceiling = account([event], DELTA, ZO), rdp_epsilon([event], DELTA, ZO)
+    assert claimed.accountant == "pld"
+    log_tau = math.log(DELTA) - ceiling - math.log(1000)
+    eta, tau = distance([(variance, dimension)], log_tau), math.exp(log_tau)
+    assert eta > 0.01, "or nothing is seen"
+    with mpmath.workdps(30):
+        left = float(gaussian.profile(mpmath.mpf(claimed.epsilon - 2 * eta), 4.0))
+    spent = math.exp(eta) * left + tau + math.exp(claimed.epsilon - eta) * tau
+    assert 0.9 * DELTA < spent <= DELTA
+
+
+def test_every_coordinate_of_every_round_counts() -> None:
+    for split in ([(1e6, 7)] * 3, [(1e6, 20), (1e6, 1)]):
+        assert distance(split, -20.0) == pytest.approx(distance([(1e6, 21)], -20.0), rel=1e-12)
+    rounds = exchange([(SkellamEvent(1e6, 300.0, 9e3, 50), 8)], -20.0)
+    sampled = exchange([(PoissonSampled(0.5, SkellamEvent(1e6, 300.0, 9e3, 50)), 8)], -20.0)
+    once = exchange([(SkellamEvent(1e6, 300.0, 9e3, 400), 1)], -20.0)
+    assert rounds is not None
+    assert sampled is not None
+    assert once is not None
+    assert rounds.eta == sampled.eta == once.eta > exchange([(SkellamEvent(1e6, 300.0, 9e3, 50), 1)], -20.0).eta  # type: ignore[union-attr]  # it is there
