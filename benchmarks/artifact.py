@@ -1,4 +1,4 @@
-"""Export, swap, quantize, publish: one line per model kind, and the update channel.
+"""Export, quantize, publish: one line per model kind, and the update channel.
 
     python benchmarks/artifact.py
 
@@ -28,12 +28,12 @@ import torch
 from fedinfer.artifact.build import Built, build_artifact
 from fedinfer.artifact.evaluate.measure import Evidence
 from fedinfer.artifact.export.graph import OutputHead
-from fedinfer.artifact.export.torch import Templates, export_core, state_of, swap_weights
+from fedinfer.artifact.export.torch import Templates, export_core
 from fedinfer.artifact.quantize.calibration import synthetic_rows
 from fedinfer.artifact.release.delta import add_deltas
 from fedinfer.artifact.release.repository import Repository
 from fedinfer.artifact.release.signing import generate_keys
-from fedinfer.config import ArtifactSection, ModelKind, ModelSection, NumberLoss, load_scenario
+from fedinfer.config import ArtifactSection, ModelKind, ModelSection, TrainingSection, load_scenario
 from fedinfer.data import load
 from fedinfer.manifest import Privacy
 from fedinfer.schema import Categorical, Numeric, Schema, Text
@@ -95,7 +95,7 @@ DATA: dict[ModelKind, Callable[[], Rows]] = {
 
 def train(module: Model, schema: Schema, x: np.ndarray, y: np.ndarray, steps: int = 150) -> None:
     optimizer = torch.optim.Adam(module.parameters(), 3e-3)
-    objective = objective_of(schema, NumberLoss.HUBER)
+    objective = objective_of(schema, TrainingSection())
     rows, labels = torch.tensor(x), labels_of(y, schema)
     for _ in range(steps):
         some = torch.from_numpy(RNG.integers(0, len(rows), 128))
@@ -127,9 +127,7 @@ def one(kind: ModelKind) -> tuple[dict[str, object], Built]:
     calibration = x[:256] if kind in (ModelKind.CNN, ModelKind.TCN, ModelKind.GRU) else synthetic_rows(schema, 256, RNG)
     evidence = Evidence(np.ascontiguousarray(x[half:]), y[half:], calibration, x[:100])
     templates, settings = Templates(), ArtifactSection()
-    export_seconds = seconds(lambda: export_core(module, schema, calibration[:64], templates), 1)
-    core, state = export_core(module, schema, calibration[:64], templates).model, state_of(module)
-    swap_seconds = seconds(lambda: swap_weights(core, state).SerializeToString(), 9)
+    export_seconds = seconds(lambda: export_core(module, schema, calibration[:64], templates), 9)
     head = OutputHead(schema, 1.0, str(kind), 1, terms=terms_of_model(module))
     built = build_artifact(module, head, evidence, settings, templates, CLOCK)
     build_seconds = seconds(lambda: build_artifact(module, head, evidence, settings, templates, CLOCK), 1)
@@ -138,8 +136,7 @@ def one(kind: ModelKind) -> tuple[dict[str, object], Built]:
         "int8_metric": round(built.chosen.metric, 4), "agreement": round(built.chosen.agreement, 4),
         "float_bytes": built.float_bytes, "int8_bytes": built.chosen.bytes,
         "float_us": round(built.tried[0].latency_us, 1), "int8_us": round(built.chosen.latency_us, 1),
-        "export_s": round(export_seconds, 2), "swap_ms": round(1e3 * swap_seconds, 2),
-        "build_s": round(build_seconds, 2),
+        "export_ms": round(1e3 * export_seconds, 2), "build_s": round(build_seconds, 2),
     }  # fmt: skip
     return line, built
 

@@ -1,4 +1,4 @@
-"""What fedinfer needs from outside (time, entropy, devices): protocols of one to three methods.
+"""What fedinfer needs from outside (time, entropy, devices, a graph to write): protocols of one to three methods.
 
 A port is an argument, never a global. Deployment passes `fedinfer.system`, tests and simulation pass their own.
 """
@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from fedinfer.types import DeviceId
 
@@ -104,6 +107,38 @@ class Nodes(Transport, Protocol):
 
         Args:
             homes: node number by device, for the devices whose introduction was believed; replaces what was known.
+        """
+
+
+class GraphWriter(Protocol):
+    """Takes down an ONNX graph node by node; a model describes itself to it."""
+
+    def add(self, operator: str, *inputs: str, place: int = 0, **attributes: Any) -> str:
+        """Append a node.
+
+        Args:
+            operator: of ai.onnx, operator set 20.
+            inputs: names of its inputs; "" for one that is left out.
+            place: which of its outputs is used.
+            attributes: of the operator.
+
+        Returns:
+            Name of that output.
+        """
+
+    def constant(self, value: npt.NDArray[Any]) -> str:
+        """Append a constant and return its name.
+
+        Args:
+            value: float32 or int64.
+        """
+
+    def weight(self, name: str, value: npt.NDArray[np.float32]) -> str:
+        """Append a constant under a name that others know and return that name.
+
+        Args:
+            name: of the parameter.
+            value: of the parameter.
         """
 
 

@@ -59,7 +59,7 @@ class Built:
         variants: the same files as the manifest describes them, the chosen one first.
         check: self-check rows as a device feeds them, float32 (k, width) or texts (k, 1).
         metric_kind: name of the metric of the task, or "agreement" where it is not known.
-        way: "exported" or "swapped", see `CoreOrigin`; "given" for a core that did not come from torch.
+        way: "written", "exported" or "swapped", see `CoreOrigin`; "given" for a core that did not come from torch.
         parity: largest relative difference between torch and ONNX; 0 for a given core.
         family: kind of graph.
         tried: figures of every quantization scheme that was tried, the failed ones too; the float model is the first.

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from fedinfer.artifact.export.graph import LOGITS, onnx_module, run
+from fedinfer.artifact.export.builder import GraphBuilder
+from fedinfer.artifact.export.graph import LOGITS, run
 from fedinfer.artifact.export.torch import Core, CoreOrigin
 from fedinfer.artifact.export.trees import Forest, Offsets, gradient_boosting, hist_gradient_boosting, random_forest
 from fedinfer.errors import ConfigError, GateFailed
@@ -65,49 +66,35 @@ def export_estimator(estimator: Estimator, schema: Schema, probe: npt.NDArray[An
         name = _step(graph, step, name)
     kind = type(classifier).__name__
     if kind in _FORESTS:
-        _forest(graph, _FORESTS[kind](classifier, schema.classes, graph.offsets), name)
+        logits = _forest(graph, _FORESTS[kind](classifier, schema.classes, graph.offsets), name)
     elif kind in _LINEAR:
-        _linear(graph, classifier, schema.classes, name)
+        logits = _linear(graph, classifier, name)
     else:
         raise ConfigError(f"{kind} cannot be converted", hint=f"supported: {', '.join((*_LINEAR, *_FORESTS))}")
-    model = graph.model(schema)
+    model = graph.builder.model(logits, schema)
     return Core(model, CoreOrigin.EXPORTED, _parity(model, estimator, kind, probe, offsets))
 
 
 class _Graph:
-    """Nodes and constants of a core while it is put together.
+    """A core while it is put together, and how far its values lie below those of the estimator.
 
     Args:
-        offsets: how far the values of the graph lie below those of the estimator, float64 (width,); a step that moves
-            values takes them in and leaves none.
+        offsets: float64 (width,); a step that moves values takes them in and leaves none.
     """
 
     def __init__(self, offsets: Offsets) -> None:
         self.offsets = offsets
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
+        self.builder = GraphBuilder()
 
-    def add(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
-        output = output or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(onnx_module().helper.make_node(kind, inputs, [output], name=output, **attributes))
-        return output
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        return self.builder.add(operator, *inputs, **attributes)
 
     def take_offsets(self) -> Offsets:
         offsets, self.offsets = self.offsets, np.zeros_like(self.offsets)
         return offsets
 
     def constant(self, value: npt.ArrayLike) -> str:
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(onnx_module().numpy_helper.from_array(np.asarray(value, np.float32), name))
-        return name
-
-    def model(self, schema: Schema) -> Any:
-        helper, kind = onnx_module().helper, onnx_module().TensorProto.FLOAT
-        inputs = [helper.make_tensor_value_info(INPUT, kind, ["batch", schema.width])]
-        outputs = [helper.make_tensor_value_info(LOGITS, kind, ["batch", schema.classes])]
-        graph = helper.make_graph(self.nodes, "core", inputs, outputs, self.constants)
-        opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        return self.builder.constant(np.asarray(value, np.float32))
 
 
 def _step(graph: _Graph, step: Any, name: str) -> str:
@@ -115,34 +102,32 @@ def _step(graph: _Graph, step: Any, name: str) -> str:
     if kind == "SimpleImputer":
         if step.add_indicator or not np.isnan(step.missing_values) or np.isnan(step.statistics_).any():
             raise ConfigError("SimpleImputer is converted for NaN, without indicator and without empty columns")
-        missing = graph.add("IsNaN", [name])
-        return graph.add("Where", [missing, graph.constant(step.statistics_ - graph.offsets), name])
+        missing = graph.add("IsNaN", name)
+        return graph.add("Where", missing, graph.constant(step.statistics_ - graph.offsets), name)
     if kind == "StandardScaler":
         scale = step.scale_ if step.with_std else np.ones(len(graph.offsets))
         if step.with_mean:
-            name = graph.add("Sub", [name, graph.constant(step.mean_ - graph.take_offsets())])
+            name = graph.add("Sub", name, graph.constant(step.mean_ - graph.take_offsets()))
         graph.offsets = graph.offsets / scale
-        return graph.add("Div", [name, graph.constant(scale)])
+        return graph.add("Div", name, graph.constant(scale))
     if kind == "MinMaxScaler" and not step.clip:
         least = step.min_ + graph.take_offsets() * step.scale_
-        return graph.add("Add", [graph.add("Mul", [name, graph.constant(step.scale_)]), graph.constant(least)])
+        return graph.add("Add", graph.add("Mul", name, graph.constant(step.scale_)), graph.constant(least))
     raise ConfigError(f"step {kind} cannot be converted", hint="SimpleImputer, StandardScaler, MinMaxScaler")
 
 
-def _linear(graph: _Graph, classifier: Any, classes: int, name: str) -> None:
+def _linear(graph: _Graph, classifier: Any, name: str) -> str:
     weights, bias = np.atleast_2d(classifier.coef_), np.ravel(classifier.intercept_)
     if len(weights) == 1:  # a binary model scores class 1 against 0
         weights, bias = np.concatenate([0 * weights, weights]), np.array([0.0, bias[0]])
     bias = bias + weights @ graph.offsets
-    known = graph.add("Where", [graph.add("IsNaN", [name]), graph.constant(-graph.offsets), name])
-    graph.add("Gemm", [known, graph.constant(weights), graph.constant(bias)], LOGITS, transB=1)
+    known = graph.add("Where", graph.add("IsNaN", name), graph.constant(-graph.offsets), name)
+    return graph.add("Gemm", known, graph.constant(weights), graph.constant(bias), transB=1)
 
 
-def _forest(graph: _Graph, forest: Forest, name: str) -> None:
-    output = "shares" if forest.logarithm else LOGITS
-    graph.add("TreeEnsembleRegressor", [name], output, domain="ai.onnx.ml", **forest.attributes())
-    if forest.logarithm:
-        graph.add("Log", [graph.add("Max", [output, graph.constant(_SMALLEST_SHARE)])], LOGITS)
+def _forest(graph: _Graph, forest: Forest, name: str) -> str:
+    sums = graph.add("TreeEnsembleRegressor", name, domain="ai.onnx.ml", **forest.attributes())
+    return graph.add("Log", graph.add("Max", sums, graph.constant(_SMALLEST_SHARE))) if forest.logarithm else sums
 
 
 def _check_fit(classifier: Any, first: Any, schema: Schema) -> None:

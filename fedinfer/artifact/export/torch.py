@@ -1,10 +1,12 @@
-"""A torch module becomes an ONNX core: exported once per architecture, afterwards only the weights are swapped.
+"""A torch module becomes an ONNX core: written by the model itself, or traced once per architecture.
 
 Rules:
+* a built-in kind writes its own graph (`write_graph`), weights included, in milliseconds; torch.onnx.export is for the
+  cores of users. Once such a core was traced, only its weights are swapped;
 * the template is exported with `optimize=False`: only then every parameter keeps its name and shape. The optimizing
   export folds BatchNorm into a convolution under the same name, so that a swap would give a silently wrong model;
 * a missing name, another shape or another dtype is refused (`WrongTemplate`), never skipped;
-* every core, swapped or exported, is compared with torch on probe rows before anyone sees it;
+* every core, however it came about, is compared with torch on probe rows before anyone sees it;
 * an architecture whose parameters do not all appear by name is exported in full each time.
 """
 
@@ -21,6 +23,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fedinfer.artifact.export.builder import GraphBuilder
 from fedinfer.artifact.export.graph import LOGITS, OnnxModel, onnx_module, quiet, run
 from fedinfer.errors import ArtifactRejected, ConfigError, GateFailed, MissingExtra
 from fedinfer.manifest import INPUT
@@ -40,6 +43,7 @@ class WrongTemplate(ArtifactRejected):
 class CoreOrigin(StrEnum):
     """How a core came about."""
 
+    WRITTEN = "written"
     EXPORTED = "exported"
     SWAPPED = "swapped"
 
@@ -50,7 +54,7 @@ class Core:
 
     Args:
         model: onnx.ModelProto with input "input" and output "logits".
-        way: exported in full, or the weights of a template swapped.
+        way: written by the model itself, traced in full, or the weights of a template swapped.
         parity: of torch: largest |onnx - torch| / (1 + |torch|) over the logits of the probe rows; of scikit-learn:
             largest absolute difference of a probability.
     """
@@ -87,7 +91,7 @@ class Templates:
 def export_core(
     module: Module, schema: Schema, probe: npt.NDArray[np.float32], templates: Templates, parity_limit: float = 1e-4
 ) -> Core:
-    """Export a module, or swap its weights into the template of its architecture.
+    """Let a module write its graph; else trace it, or swap its weights into the template of its architecture.
 
     Args:
         module: torch module from raw rows to logits.
@@ -103,21 +107,52 @@ def export_core(
         MissingExtra: when torch or onnx is not installed.
     """
     expected = torch_logits(module, probe, schema.outputs)
+    written = write_graph(module, schema)
+    if written is not None:
+        return _agreeing(written, CoreOrigin.WRITTEN, probe, expected, parity_limit)
     state = state_of(module)
     key = architecture_hash(module, schema)
     template = templates.get(key)
     if template is not None:
-        model, way = swap_weights(template, state), CoreOrigin.SWAPPED
-    else:
-        model, way = _export(module, probe), CoreOrigin.EXPORTED
+        return _agreeing(swap_weights(template, state), CoreOrigin.SWAPPED, probe, expected, parity_limit)
+    core = _agreeing(_export(module, probe), CoreOrigin.EXPORTED, probe, expected, parity_limit)
+    if _swappable(core.model, state):
+        templates.put(key, core.model)
+    return core
+
+
+def write_graph(module: Module, schema: Schema) -> OnnxModel | None:
+    """The core that a module writes itself; None where it cannot: it has to be traced.
+
+    Args:
+        module: torch module; one with a method `write_graph(graph, rows)` may write itself, see
+            `fedinfer.training.models.build.Model`.
+        schema: widths of input and output.
+
+    Raises:
+        MissingExtra: when onnx is not installed.
+    """
+    describe = getattr(module, "write_graph", None)
+    if describe is None:
+        return None
+    builder = GraphBuilder()
+    logits = describe(builder, INPUT)
+    return None if logits is None else builder.model(logits, schema)
+
+
+def _agreeing(
+    model: OnnxModel,
+    way: CoreOrigin,
+    probe: npt.NDArray[np.float32],
+    expected: npt.NDArray[np.float32],
+    parity_limit: float,
+) -> Core:
     difference = parity(model, probe, expected)
     if not difference <= parity_limit:
         raise GateFailed(
             f"{way}: ONNX differs from torch by {difference:.2e} on {len(probe)} probe rows, limit {parity_limit:.0e}",
             hint="an operator behaves differently in onnxruntime; compare the layers one by one",
         )
-    if template is None and _swappable(model, state):
-        templates.put(key, model)
     return Core(model, way, difference)
 
 

@@ -21,10 +21,12 @@ from torch import Tensor, nn
 
 from fedinfer.config import ModelKind, ModelSection
 from fedinfer.errors import ConfigError
+from fedinfer.ports import GraphWriter
 from fedinfer.schema import Schema
 from fedinfer.training.engines.gradient_engine import GradientEngine
 from fedinfer.training.engines.seeding import seeded
 from fedinfer.training.models.additive import AdditivePrepare, build_additive
+from fedinfer.training.models.graphs import NotWritten, Place, write
 from fedinfer.training.models.preprocess import (
     FieldPrepare,
     PixelPrepare,
@@ -47,11 +49,12 @@ class Model(nn.Module):
     Args:
         prepare: module without parameters, raw rows to what `core` takes.
         core: module with the parameters, to logits.
+        own: whether the core comes from a user's factory.
     """
 
-    def __init__(self, prepare: nn.Module, core: nn.Module) -> None:
+    def __init__(self, prepare: nn.Module, core: nn.Module, own: bool = False) -> None:
         super().__init__()
-        self.prepare, self.core = prepare, core
+        self.prepare, self.core, self.own = prepare, core, own
 
     def forward(self, rows: Tensor) -> Tensor:
         """Map (n, width) to (n, classes).
@@ -64,6 +67,24 @@ class Model(nn.Module):
         """
         logits: Tensor = self.core(self.prepare(rows))
         return logits
+
+    def write_graph(self, graph: GraphWriter, rows: str) -> str | None:
+        """Write the ONNX graph of this model, with its weights.
+
+        Args:
+            graph: gets the nodes; unfinished where None is returned.
+            rows: name of the input, float32 (n, width).
+
+        Returns:
+            Name of the logits; None for a user's own core, or one whose modules have no writer: it has to be traced.
+        """
+        if self.own:
+            return None
+        try:
+            prepared, rank = write(self.prepare, Place(graph, "prepare", 2), rows)
+            return write(self.core, Place(graph, "core", rank), prepared)[0]
+        except NotWritten:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +241,7 @@ def _from_factory(path: str, schema: Schema) -> Model:
         raise ConfigError(f"model.factory = {path!r} failed: {error!r}") from error
     if not isinstance(core, nn.Module):
         raise ConfigError(f"model.factory = {path!r} returned {type(core).__name__}, a torch.nn.Module is needed")
-    return Model(_factory_prepare(schema), core)
+    return Model(_factory_prepare(schema), core, own=True)
 
 
 def _factory_prepare(schema: Schema) -> nn.Module:

@@ -1,4 +1,4 @@
-"""torch to ONNX: parity for every model kind, weight swaps in place of exports, and refusals."""
+"""torch to ONNX: artifacts of every kind; cores of users are traced once, then their weights swapped; refusals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from fedinfer.system import FrozenClock, simulation_rng
 from fedinfer.training.models.build import build_model
 from tests.unit.artifact.workshop import PRIVACY, START, TABLE
 
-pytestmark = pytest.mark.slow  # every export takes a second or more
+pytestmark = pytest.mark.slow  # tracing takes a second or more
 
 TEXT = Schema((Text("note", 12, tuple(f"w{i}" for i in range(98))),), "topic", ("a", "b", "c"))
 SERIES = Schema((), "state", ("rest", "walk"), (3, 1, 16), 1.0)
@@ -73,48 +73,54 @@ def rows_of(schema: Schema, rows: int = 40) -> np.ndarray:
     return x
 
 
+class Perceptron(nn.Module):
+    """A core of a user, for rows of TABLE."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.layers = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def forward(self, x):
+        return self.layers(torch.clamp(torch.nan_to_num(x), -300.0, 300.0) / 100.0)
+
+
 @pytest.fixture(scope="module")
 def templates():
-    """One export per kind for the whole file."""
+    """One trace for the whole file."""
     return Templates()
 
 
 @pytest.fixture(scope="module")
 def exported(templates):
-    cores = {}
-    for kind, (schema, _) in KINDS.items():
-        cores[kind] = export_core(module_of(kind, 1), schema, rows_of(schema), templates)
-    return cores
+    return export_core(Perceptron(1), TABLE, rows_of(TABLE), templates)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_onnx_agrees_with_torch_on_raw_rows(exported, kind):
+def test_a_traced_core_agrees_with_torch_on_raw_rows(exported):
     """Also for missing values, values far outside the public range, and a batch of one."""
-    schema, _ = KINDS[kind]
-    assert exported[kind].way is CoreOrigin.EXPORTED
-    assert exported[kind].parity < 1e-4
-    x = rows_of(schema, 90)
-    expected = torch_logits(module_of(kind, 1), x, schema.classes)
-    file = exported[kind].model.SerializeToString()
+    assert exported.way is CoreOrigin.EXPORTED
+    assert exported.parity < 1e-4
+    x = rows_of(TABLE, 90)
+    expected = torch_logits(Perceptron(1), x, TABLE.classes)
+    file = exported.model.SerializeToString()
     np.testing.assert_allclose(run(file, x, "logits"), expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(run(file, x, "logits", batch=1), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_weights_are_swapped_into_the_template(exported, templates, kind):
-    schema, _ = KINDS[kind]
-    trained = module_of(kind, 2)
-    core = export_core(trained, schema, rows_of(schema), templates)
+def test_weights_are_swapped_into_the_template(exported, templates):
+    trained = Perceptron(2)
+    core = export_core(trained, TABLE, rows_of(TABLE), templates)
     assert core.way is CoreOrigin.SWAPPED
-    x = rows_of(schema, 30)
+    x = rows_of(TABLE, 30)
     file = core.model.SerializeToString()
-    np.testing.assert_allclose(run(file, x, "logits"), torch_logits(trained, x, schema.classes), rtol=1e-4, atol=1e-4)
-    old = run(exported[kind].model.SerializeToString(), x, "logits")
+    np.testing.assert_allclose(run(file, x, "logits"), torch_logits(trained, x, TABLE.classes), rtol=1e-4, atol=1e-4)
+    old = run(exported.model.SerializeToString(), x, "logits")
     assert np.abs(old - run(file, x, "logits")).max() > 1e-2
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_becomes_a_gated_int8_artifact(exported, templates, kind):
+def test_every_kind_becomes_a_gated_int8_artifact(kind):
     schema, _ = KINDS[kind]
     calibration = synthetic_rows(schema, 128, simulation_rng("calibration"))
     held = synthetic_rows(schema, 300, simulation_rng("held"))
@@ -122,42 +128,42 @@ def test_every_kind_becomes_a_gated_int8_artifact(exported, templates, kind):
     y = torch_logits(module, held, schema.classes).argmax(axis=1).astype(np.int64)
     settings = ArtifactSection(min_agreement=0.9, max_metric_drop=0.1)
     built = build_artifact(
-        module, OutputHead(schema, 1.0, "demo", 1), Evidence(held, y, calibration, calibration), settings, templates,
+        module, OutputHead(schema, 1.0, "demo", 1), Evidence(held, y, calibration, calibration), settings, Templates(),
         FrozenClock(START),
     )  # fmt: skip
-    assert built.way == "swapped"
+    assert built.way == "written"
     assert built.chosen.name == "int8"
     assert built.chosen.bytes < built.float_bytes or kind is ModelKind.LOGISTIC
     assert len(built.manifest(PRIVACY, START.isoformat()).to_bytes()) < 200_000
 
 
 def test_missing_name_is_refused(exported):
-    state = dict(state_of(module_of(ModelKind.MLP, 1)))
-    state["core.9.weight"] = state.pop("core.0.weight")
-    with pytest.raises(WrongTemplate, match=r"no weight 'core.9.weight'"):
-        swap_weights(exported[ModelKind.MLP].model, state)
+    state = dict(state_of(Perceptron(1)))
+    state["layers.9.weight"] = state.pop("layers.0.weight")
+    with pytest.raises(WrongTemplate, match=r"no weight 'layers.9.weight'"):
+        swap_weights(exported.model, state)
 
 
 def test_other_shape_and_type_are_refused(exported):
-    state = dict(state_of(module_of(ModelKind.MLP, 1)))
-    model = exported[ModelKind.MLP].model
+    state = dict(state_of(Perceptron(1)))
+    model = exported.model
     with pytest.raises(WrongTemplate, match=r"template \[16, "):
-        swap_weights(model, {**state, "core.0.weight": state["core.0.weight"].T})
+        swap_weights(model, {**state, "layers.0.weight": state["layers.0.weight"].T})
     with pytest.raises(WrongTemplate, match="float64"):
-        swap_weights(model, {**state, "core.0.weight": state["core.0.weight"].astype(np.float64)})
+        swap_weights(model, {**state, "layers.0.weight": state["layers.0.weight"].astype(np.float64)})
 
 
 def test_weights_that_are_not_finite_are_refused(exported):
-    state = dict(state_of(module_of(ModelKind.MLP, 1)))
-    state["core.0.bias"][3] = np.nan
-    with pytest.raises(WrongTemplate, match=r"core.0.bias: 1 values are not finite"):
-        swap_weights(exported[ModelKind.MLP].model, state)
+    state = dict(state_of(Perceptron(1)))
+    state["layers.0.bias"][3] = np.nan
+    with pytest.raises(WrongTemplate, match=r"layers.0.bias: 1 values are not finite"):
+        swap_weights(exported.model, state)
 
 
 def test_swapping_leaves_the_template_alone(exported):
-    before = exported[ModelKind.MLP].model.SerializeToString()
-    swap_weights(exported[ModelKind.MLP].model, state_of(module_of(ModelKind.MLP, 8)))
-    assert exported[ModelKind.MLP].model.SerializeToString() == before
+    before = exported.model.SerializeToString()
+    swap_weights(exported.model, state_of(Perceptron(8)))
+    assert exported.model.SerializeToString() == before
 
 
 class Scaled(nn.Module):
@@ -267,4 +273,4 @@ def test_nan_logits_never_pass(exported):
 
     with pytest.raises(GateFailed, match="differs from torch by inf"):
         export_core(Nothing(), TABLE, rows_of(TABLE), Templates())
-    assert isinstance(exported[ModelKind.MLP].model, onnx.ModelProto)
+    assert isinstance(exported.model, onnx.ModelProto)
