@@ -6,6 +6,10 @@ every text that somebody else chose goes through here on its way in, and nothing
 
 from __future__ import annotations
 
+import re
+
+STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that a terminal or a page obeys instead of showing: control, line separators, text direction, halves."""
 LONGEST_NAME = 64
 """Characters of a device's name."""
 NAME_RULE = f"a device's name is 1 to {LONGEST_NAME} printable ASCII characters"

@@ -17,11 +17,9 @@ from typing import TypeAlias
 import numpy as np
 
 from fedinfer.errors import ConfigError
+from fedinfer.printable import STEERING
 from fedinfer.reading import DEFAULT_RULES, CellRule, ReadingRules, told_apart
 from fedinfer.types import Json
-
-STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that a terminal or a page obeys instead of showing: control, line separators, text direction, halves."""
 
 
 @dataclass(frozen=True, slots=True)

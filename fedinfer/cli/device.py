@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,39 +18,24 @@ from fedinfer.cli import enrolment
 from fedinfer.cli.answers import answer_fields, answer_lines
 from fedinfer.cli.labelled import read_rows_file
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
-from fedinfer.cli.serving import Endpoint, ModelSource, serve_model, tls_of
 from fedinfer.cli.spreadsheet import csv_text
-from fedinfer.deployment import Floors, open_device, set_floors
 from fedinfer.errors import ConfigError
 from fedinfer.inference import (
     MOST_CONNECTIONS,
     MOST_LATENCY_US,
-    Explanations,
-    Installed,
-    Predictions,
-    Predictor,
     RowReader,
-    Rows,
     ServiceLimits,
     SessionCache,
     Slots,
-    Updater,
-    UpdateSettings,
-    access_of,
-    check_matrix,
-    energy_per_prediction,
-    explain,
-    find_meter,
-    folder_fetch,
-    median_latency_us,
     open_installed,
-    read_token,
-    reference_row,
     seconds_since_refresh,
     staleness_warning,
 )
 from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
+
+if TYPE_CHECKING:
+    from fedinfer.inference import Explanations, Installed, Predictions, Predictor, Rows
 
 app = typer.Typer(no_args_is_help=True, help="The model on this device.")
 
@@ -80,6 +65,8 @@ def install(
 ) -> None:
     """Verify, stage, check and activate the newest signed model."""
     with errors_to_exit():
+        from fedinfer.inference import Updater, UpdateSettings, folder_fetch
+
         slots = Slots(store / "slots")
         settings = UpdateSettings(most_latency_us, stale_days * DAY_SECONDS, cohort, None, tuple(measure or ()))
         clock = SystemClock()
@@ -154,6 +141,8 @@ def policy(
 ) -> None:
     """What this device's owner demands of every private sum: show it, or set what is given. No server can lower it."""
     with errors_to_exit():
+        from fedinfer.deployment import Floors, open_device, set_floors
+
         before = open_device(store).floors
         floors = Floors(
             before.min_survivors if min_survivors is None else min_survivors,
@@ -179,6 +168,8 @@ def predict(
 ) -> None:
     """Predict the rows of a table file, read as in training: label and confidence, or a number with its interval."""
     with errors_to_exit():
+        from fedinfer.inference import explain, reference_row
+
         installed = _open(store)
         matrix = _matrix(installed.predictor, rows)
         answers = installed.predictor.predict_matrix(matrix)
@@ -218,6 +209,9 @@ def serve(
 ) -> None:
     """Serve the Open Inference Protocol v2 and /metrics; follow models installed meanwhile without losing a request."""
     with errors_to_exit():
+        from fedinfer.cli.serving import Endpoint, ModelSource, serve_model, tls_of
+        from fedinfer.inference import access_of, read_token
+
         access = access_of(host, allow_host or (), read_token(token_file) if token_file else b"")
         tls = tls_of(tls_cert, tls_key)
         limits = ServiceLimits(per_client=client_connections, per_second=client_rate)
@@ -301,6 +295,8 @@ def _status(slots: Slots, metadata: Path, stale_seconds: float, clock: SystemClo
 
 
 def _measured(installed: Installed, watts: float | None, clock: SystemClock) -> Json:
+    from fedinfer.inference import check_matrix, energy_per_prediction, find_meter, median_latency_us
+
     matrix = check_matrix(installed.predictor, installed.manifest)
     meter = find_meter(Path("/sys"), clock, watts)
     energy = energy_per_prediction(installed.predictor, matrix, meter, repeats=max(1, 20_000 // len(matrix)))

@@ -18,7 +18,7 @@ from rich.segment import Segment
 
 from fedinfer.cli.packages import missing_extra
 from fedinfer.errors import FedInferError
-from fedinfer.schema import STEERING
+from fedinfer.printable import STEERING
 from fedinfer.types import Json
 
 LONGEST_WARNING = 300

@@ -27,6 +27,7 @@ from torch.nn.utils.prune import L1Unstructured
 
 from fedinfer.config import Tune
 from fedinfer.errors import ConfigError
+from fedinfer.training.cosine_adam import CosineAdam
 from fedinfer.training.models.build import Model
 from fedinfer.training.objective import Objective
 from fedinfer.training.update import get_vector
@@ -148,11 +149,9 @@ def _imitate(
 ) -> None:
     """Adam with a cosine schedule towards the teacher's answers (Hinton et al. 2015, section 2)."""
     weights = dict(model.named_parameters())
-    optimizer = torch.optim.Adam(weights.values(), lr=LEARNING_RATE)
+    optimizer = CosineAdam(weights.values(), LEARNING_RATE, plan.steps)
     tables = _tables(model) if _rounds_inputs(plan.rounded) else {}
-    for step, rows in enumerate(_batches(len(x), plan, rng)):
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * 0.5 * (1.0 + math.cos(math.pi * step / plan.steps))
+    for rows in _batches(len(x), plan, rng):
         rounded = {name: fake_int8(weights[name] * mask, name in tables) for name, mask in masks.items()}
         optimizer.zero_grad()
         objective.imitated(functional_call(model, rounded, (x[rows],)), teacher[rows]).backward()

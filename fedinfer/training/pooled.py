@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from fedinfer.config import TrainingSection, Tune
 from fedinfer.schema import Schema
+from fedinfer.training.cosine_adam import CosineAdam
 from fedinfer.training.engines.seeding import seeded, threads
 from fedinfer.training.models.build import Model
 from fedinfer.training.objective import Objective, labels_of, objective_of
@@ -62,12 +62,10 @@ def pooled_weights(
 
 def _trained(model: Model, x: Tensor, y: Tensor, objective: Objective, rng: np.random.Generator) -> FloatVector:
     with seeded(int(rng.integers(2**53))):
-        optimizer = torch.optim.Adam(model.core.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        optimizer = CosineAdam(model.core.parameters(), LEARNING_RATE, STEPS, WEIGHT_DECAY)
         model.train()
-        for step in range(STEPS):
+        for _ in range(STEPS):
             rows = torch.from_numpy(rng.integers(0, len(y), min(BATCH, len(y))))
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * 0.5 * (1.0 + math.cos(math.pi * step / STEPS))
             optimizer.zero_grad()
             objective.mean(model(x[rows]), y[rows]).backward()
             optimizer.step()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedinfer.config import TrainingSection, Tune
+from fedinfer.training.cosine_adam import CosineAdam
 from fedinfer.training.engines.seeding import seeded
 from fedinfer.training.models.build import Model
 from fedinfer.training.objective import Objective
@@ -56,18 +55,15 @@ def _train(
     objective: Objective,
     rng: np.random.Generator,
 ) -> None:
-    parameters = list(model.core.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     per_epoch = -(-len(y) // training.batch_size)
     steps = training.pretrain_epochs * per_epoch
+    optimizer = CosineAdam(model.core.parameters(), LEARNING_RATE, steps, WEIGHT_DECAY)
     model.train()
     for step in range(steps):
         if step % per_epoch == 0:
             order = torch.from_numpy(rng.permutation(len(y)))
         at = (step % per_epoch) * training.batch_size
         rows = order[at : at + training.batch_size]
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * 0.5 * (1.0 + math.cos(math.pi * step / steps))
         optimizer.zero_grad()
         objective.mean(model(x[rows]), y[rows]).backward()
         optimizer.step()

@@ -26,7 +26,8 @@ from fedinfer.errors import ArtifactRejected, ConfigError, MissingExtra
 from fedinfer.manifest import CONTRIBUTIONS, INPUT, LABEL, PROBABILITIES, TOP, VALUE
 from fedinfer.metrics import EVEN
 from fedinfer.model_file import check_model, open_checked
-from fedinfer.schema import STEERING, Schema, Text
+from fedinfer.printable import STEERING
+from fedinfer.schema import Schema, Text
 from fedinfer.text import column_of
 
 LOGITS = "logits"

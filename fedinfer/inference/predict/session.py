@@ -13,7 +13,7 @@ import onnxruntime as ort
 from fedinfer.errors import GateFailed, Refusal
 from fedinfer.manifest import CONTRIBUTIONS, INPUT, LABEL, PROBABILITIES, VALUE
 from fedinfer.model_file import CheckedModel, check_model, first_line, open_checked
-from fedinfer.schema import STEERING
+from fedinfer.printable import STEERING
 
 MOST_TERMS = 100_000
 """Terms of an additive model that its metadata may name."""

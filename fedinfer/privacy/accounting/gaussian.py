@@ -97,9 +97,15 @@ def pld_epsilon(events: Sequence[tuple[Single, int]], delta: float, near: float)
 
 @lru_cache(maxsize=64)
 def _pld(noise_multiplier: float, rate: float, count: int, step: float) -> Any:
+    one = _pld_of_one(noise_multiplier, rate, step)
+    return one if count == 1 else one.self_compose(count)
+
+
+@lru_cache(maxsize=64)
+def _pld_of_one(noise_multiplier: float, rate: float, step: float) -> Any:
+    """Kept apart: a run asks after each round, with one step more, and this part takes nine tenths of the time."""
     from dp_accounting.pld import privacy_loss_distribution
 
-    one = privacy_loss_distribution.from_gaussian_mechanism(
+    return privacy_loss_distribution.from_gaussian_mechanism(
         noise_multiplier, value_discretization_interval=step, sampling_prob=rate
     )
-    return one if count == 1 else one.self_compose(count)

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from fedinfer.cli.output import SafeConsole, printable
 from fedinfer.errors import ConfigError
-from fedinfer.schema import STEERING, Schema
+from fedinfer.printable import STEERING
+from fedinfer.schema import Schema
 
 EVIL = ("\x1b[2J", "\x9b2J", "\u202egnp", "\x1b]0;title\x07", "a\ud800b", "\x00")
 

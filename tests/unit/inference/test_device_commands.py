@@ -119,6 +119,21 @@ def test_status_measures_on_request(shop):
     assert status["joules_per_prediction"] > 0
 
 
+def test_predicting_imports_nothing_that_trains_updates_or_serves(shop, tmp_path):
+    shop.install()
+    (tmp_path / "rows.csv").write_text(CSV)
+    watched = ("torch", "scipy", "onnx", "pydantic", "flwr", "tuf", "fastapi", "pandas", "fedinfer.deployment.agent")
+    program = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print([n for n in {watched!r} if n in sys.modules], file=sys.stderr))\n"
+        "from fedinfer.cli.main import main; main()"
+    )
+    words = ["device", "predict", "--store", str(shop.store), str(tmp_path / "rows.csv")]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+    assert len(done.stdout.splitlines()) == 3
+
+
 def test_predict_writes_label_and_confidence(shop, tmp_path):
     shop.install()
     (tmp_path / "rows.csv").write_text(CSV)
