@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
 
 from fedinfer.device import reported
 from fedinfer.device.host import Host
 from fedinfer.errors import ArtifactRejected, FedInferError, PatchRefused, StoreError, TransportError
-from fedinfer.inference import MODEL_FILE, Slots, Updater, UpdateSettings
+from fedinfer.inference import MODEL_FILE, EqualStores, Slots, Updater, UpdateSettings
 from fedinfer.messages import PushReply, PushRequest, WithdrawReply, WithdrawRequest
 from fedinfer.ports import Answer, Ask
 from fedinfer.types import DeviceId
@@ -36,8 +38,8 @@ def answer_push(host: Host, asks: Sequence[Ask]) -> list[Answer]:
         Misbehaviour: before any join.
         FedInferError: no trusted root of the model repository is known.
     """
-    request = decode(PushRequest, asks[0].common)
-    return [Answer(ask.device, encode(_install(host, ask.device, request))) for ask in asks]
+    request, now = decode(PushRequest, asks[0].common), host.clock.now()
+    return _each(host, asks, lambda device: _install(host, device, request, now))
 
 
 def answer_withdraw(host: Host, asks: Sequence[Ask]) -> list[Answer]:
@@ -57,8 +59,8 @@ def answer_withdraw(host: Host, asks: Sequence[Ask]) -> list[Answer]:
         Misbehaviour: before any join.
         FedInferError: no trusted root of the model repository is known.
     """
-    request = decode(WithdrawRequest, asks[0].common)
-    return [Answer(ask.device, encode(_withdraw(host, ask.device, request))) for ask in asks]
+    request, now = decode(WithdrawRequest, asks[0].common), host.clock.now()
+    return _each(host, asks, lambda device: _withdraw(host, device, request, now))
 
 
 def slots_of(host: Host, device: DeviceId) -> Slots:
@@ -71,15 +73,26 @@ def slots_of(host: Host, device: DeviceId) -> Slots:
     return Slots(host.folder(device) / "slots", _no_flush if host.policy.reveals_simulation else os.fsync)
 
 
-def _install(host: Host, device: DeviceId, request: PushRequest) -> PushReply:
+def _each(host: Host, asks: Sequence[Ask], work: Callable[[DeviceId], PushReply | WithdrawReply]) -> list[Answer]:
+    """Work on the store of each device. Of simulated ones those in the same state are worked on once, see the class."""
+    known, simulated = EqualStores[PushReply | WithdrawReply](), host.policy.reveals_simulation
+    answers = []
+    for device in (ask.device for ask in asks):
+        reply = known.carry_out(host.folder(device), partial(work, device)) if simulated else work(device)
+        if not isinstance(reply, PushReply) or reply.installed:
+            host.predictors.pop(device, None)
+        answers.append(Answer(device, encode(reply)))
+    return answers
+
+
+def _install(host: Host, device: DeviceId, request: PushRequest, now: datetime) -> PushReply:
     slots = slots_of(host, device)
     try:
-        report = _updater(host, device, slots).install(request.files.get, host.clock.now())
+        report = _updater(host, device, slots).install(request.files.get, now)
     except (ArtifactRejected, StoreError, TransportError) as error:
         active, why = slots.active(), _why(error, request, slots)
         _log.warning("version %d was not installed: %s: %s", request.version, type(why).__name__, why)
         return PushReply(False, active.version if active else 0, reported.reason(why), isinstance(why, PatchRefused))
-    host.predictors.pop(device, None)
     return PushReply(True, report.version, "")
 
 
@@ -94,15 +107,14 @@ def _why(error: FedInferError, request: PushRequest, slots: Slots) -> FedInferEr
     )
 
 
-def _withdraw(host: Host, device: DeviceId, request: WithdrawRequest) -> WithdrawReply:
+def _withdraw(host: Host, device: DeviceId, request: WithdrawRequest, now: datetime) -> WithdrawReply:
     slots, reason = slots_of(host, device), ""
     try:
-        if request.version not in _updater(host, device, slots).withdraw(request.files.get, host.clock.now()):
+        if request.version not in _updater(host, device, slots).withdraw(request.files.get, now):
             reason = reported.NOT_WITHDRAWN
     except (ArtifactRejected, StoreError, TransportError) as error:
         reason = reported.reason(error)
         _log.warning("version %d was not withdrawn: %s: %s", request.version, type(error).__name__, error)
-    host.predictors.pop(device, None)
     active = slots.active()
     return WithdrawReply(not reason, active.version if active else 0, reason)
 

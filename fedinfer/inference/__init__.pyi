@@ -1,5 +1,6 @@
 """What other packages take from `fedinfer.inference`; a name is loaded when it is first used."""
 
+from .install.equal_stores import EqualStores as EqualStores
 from .install.freshness import latest_known as latest_known
 from .install.freshness import note_refresh as note_refresh
 from .install.freshness import seconds_since_refresh as seconds_since_refresh

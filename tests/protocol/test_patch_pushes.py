@@ -19,7 +19,9 @@ from fedinfer.device.install import slots_of
 from fedinfer.device.reported import SENTENCES
 from fedinfer.errors import GateFailed, PatchRefused, TransportError
 from fedinfer.flower.client_app import CohortClientApp
+from fedinfer.inference.install import updater
 from fedinfer.inference.install.slots import SlotInfo
+from fedinfer.inference.install.tuf_channel import open_channel
 from fedinfer.messages import HealthReply, Kind, PushReply, PushRequest
 from fedinfer.ports import Answer, Ask, Transport
 from fedinfer.simulation.coordinate import open_server
@@ -188,10 +190,34 @@ def test_a_patch_that_was_tampered_with_is_refused_and_the_whole_model_follows(w
 
 
 @pytest.mark.slow
+def test_simulated_stores_in_one_state_are_verified_once_and_real_ones_each(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+
+    def counting(root: bytes, folder: Path, *more: Any) -> Any:
+        opened.append(folder)
+        return open_channel(root, folder, *more)
+
+    monkeypatch.setattr(updater, "open_channel", counting)
+    world.check_all_have(world.push())
+    assert len(opened) == 1
+    world.push("d02", "d05")
+    assert len(opened) == 2
+    world.check_all_have(world.push())
+    assert len(opened) == 4, "those that missed a version are in another state"
+    world.host.policy = replace(world.host.policy, reveals_simulation=False)
+    world.check_all_have(world.push())
+    assert sorted(folder.parent.name for folder in opened[4:]) == sorted(ALL)
+
+
+@pytest.mark.slow
 def test_a_device_that_lost_its_model_file_gets_the_whole_one(world: World) -> None:
     world.push()
     folder = slots_of(world.host, "d01").folder
-    (folder / world.active("d01").slot / "model.onnx").write_bytes(b"rotten")
+    file = folder / world.active("d01").slot / "model.onnx"
+    file.unlink()  # equal stores of a simulation share their files
+    file.write_bytes(b"rotten")
     row = world.push()
     assert (row["pushed"]["patch"], row["pushed"]["both"]) == (7, 1)
     world.check_all_have(row)

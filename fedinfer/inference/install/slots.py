@@ -16,7 +16,6 @@ Rules:
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from fedinfer.errors import ArtifactRejected, Rollback, StoreError
+from fedinfer.inference.install.lock import writing
 from fedinfer.types import Json
 
 Flush = Callable[[int], None]
@@ -136,17 +136,8 @@ class Slots:
         Raises:
             StoreError: when another process holds it.
         """
-        try:
-            descriptor = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-        except OSError as error:
-            raise _store_error(self.folder / "lock", error) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with writing(self.folder):
             yield
-        except BlockingIOError as error:
-            raise StoreError(f"{self.folder}: another process is installing a model") from error
-        finally:
-            os.close(descriptor)
 
     def load(self) -> Loaded | None:
         """Files of the active slot, checked; of the previous slot when the active one is damaged; None when empty.
