@@ -23,7 +23,7 @@ from fedinfer.model_file import Isolation
 from fedinfer.ports import Clock, Entropy
 from fedinfer.privacy import Budget, Ledger, NoiseStream
 from fedinfer.schema import Schema
-from fedinfer.secagg import IdentityKey
+from fedinfer.secagg import DeviceState, IdentityKey
 from fedinfer.training import GradientEngine
 from fedinfer.types import DeviceId, FloatVector, Trust
 
@@ -157,6 +157,7 @@ class Host:
         model_cache: sessions shared by the devices of this process.
         remember: keeps the join message for the next process; a simulation keeps nothing.
         trusted_root: TUF root the device was shipped with, or the one of its first join; empty before that.
+        states: simulation only: the running sums as they were before they were encoded, with the encoded form.
     """
 
     members: Mapping[DeviceId, Member]
@@ -181,6 +182,7 @@ class Host:
     task: JoinedTask | None = None
     predictors: dict[DeviceId, Installed] = field(default_factory=dict)
     refused: dict[DeviceId, int] = field(default_factory=dict)
+    states: dict[DeviceId, tuple[bytes, DeviceState]] = field(default_factory=dict, repr=False)
 
     def joined(self) -> JoinedTask:
         """The task.

@@ -19,7 +19,7 @@ from fedinfer.secagg.enrolment import (
 from fedinfer.secagg.groups import MAX_GROUP, FloatArray, check_group, most_corrupt, random_groups, rate_of
 from fedinfer.secagg.hypergeometric import corrupt_among, share_of
 from fedinfer.secagg.ideal import ideal_sum
-from fedinfer.secagg.keys import IdentityKey, Stage, verify_signature
+from fedinfer.secagg.keys import IdentityKey, PairSecrets, Stage, agree, verify_signature
 from fedinfer.secagg.messages import StageRequest, answer_limit, read_session
 from fedinfer.secagg.packing import pack, packed_size, unpack
 from fedinfer.secagg.parameters import GraphParameters, Session, check_session, choose_graph
@@ -65,6 +65,7 @@ __all__ = [
     "FloatArray",
     "GraphParameters",
     "IdentityKey",
+    "PairSecrets",
     "Possession",
     "RevocationList",
     "SentKeys",
@@ -77,6 +78,7 @@ __all__ = [
     "StageRequest",
     "Step",
     "Validation",
+    "agree",
     "answer_keys",
     "answer_limit",
     "answer_masked",

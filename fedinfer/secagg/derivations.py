@@ -15,6 +15,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -94,6 +95,10 @@ DERIVATIONS: tuple[Derivation, ...] = (
     Derivation(Label.STATEMENT, "Ed25519", "signing key", ("stage", "device's name", "context", "SHA-256 of the body")),
 )
 _COUNTS = {row.label: len(row.binds) for row in DERIVATIONS}
+_HEADS = {
+    row.label: b"".join(len(part).to_bytes(4, "little") + part for part in (PROTOCOL, row.label.encode()))
+    for row in DERIVATIONS
+}
 
 
 class Secret(StrEnum):
@@ -129,6 +134,7 @@ class Scope:
         return party(position, self.cohort[position])
 
 
+@lru_cache(maxsize=16384)
 def party(position: int, name: DeviceId) -> bytes:
     """The bytes that stand for a device: its position, 4 bytes little-endian, then its name.
 
@@ -153,7 +159,7 @@ def bind(label: Label, *values: bytes) -> bytes:
     """
     if len(values) != _COUNTS[label]:
         raise ValueError(f"{label} binds {_COUNTS[label]} values, got {len(values)}")
-    return b"".join(len(part).to_bytes(4, "little") + part for part in (PROTOCOL, label.encode(), *values))
+    return _HEADS[label] + b"".join([piece for value in values for piece in (len(value).to_bytes(4, "little"), value)])
 
 
 def session_id(session: bytes) -> bytes:

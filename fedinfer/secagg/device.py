@@ -34,9 +34,10 @@ from fedinfer.secagg.derivations import (
     tag_key,
 )
 from fedinfer.secagg.graph import draw_holders, from_bitmap, to_bitmap
-from fedinfer.secagg.key_list import Public, check_list, check_secrets, relations_of, signing_keys
+from fedinfer.secagg.key_list import check_list, check_secrets, facts_of
 from fedinfer.secagg.keys import (
     KEY_BYTES,
+    Agreement,
     IdentityKey,
     Signed,
     Stage,
@@ -57,7 +58,6 @@ from fedinfer.secagg.messages import (
     SurvivorSets,
     UnmaskBody,
     UnmaskRequest,
-    key_list_hash,
     open_body,
     request_limit,
     split,
@@ -118,7 +118,12 @@ def answer_keys(session: Session, identity: IdentityKey, device: DeviceId, entro
 
 
 def answer_shares(
-    state: SentKeys, common: bytes, own: bytes, pinned: Mapping[DeviceId, bytes], entropy: Entropy
+    state: SentKeys,
+    common: bytes,
+    own: bytes,
+    pinned: Mapping[DeviceId, bytes],
+    entropy: Entropy,
+    agreement: Agreement = agree,
 ) -> tuple[SentShares, bytes]:
     """Check the key list, then share both secrets, encrypted, among the holders that this device drew.
 
@@ -128,6 +133,7 @@ def answer_shares(
         own: empty.
         pinned: enrolled Ed25519 public keys, known to this device beforehand.
         entropy: 32 bytes are taken.
+        agreement: computes X25519 secrets; devices of one process may share the work.
 
     Raises:
         BadMessage: undecodable, or of another session.
@@ -138,10 +144,11 @@ def answer_shares(
     _expect_nothing(own, Stage.SHARES)
     listed = open_body(KeyList, common, request_limit(state.session), state.session.sid)
     keyed = check_list(state, listed, pinned)
-    place = _find_place(state, listed, keyed)
+    place = _find_place(state, listed)
     rows = _deal(state, place, entropy.take(KEY_BYTES))
-    mask_secrets = _agree(place, state.mask_private, {j: keyed[j].mask_key for j in place.partners}, "mask key")
-    box_secrets = _agree(place, state.box_private, {j: keyed[j].box_key for j in place.partners}, "box key")
+    keys = {j: keyed[j] for j in place.partners}
+    mask_secrets = _agree(place, agreement(state.mask_private, [key.mask_key for key in keys.values()]), "mask key")
+    box_secrets = _agree(place, agreement(state.box_private, [key.box_key for key in keys.values()]), "box key")
     me, scope = place.position, place.scope
     # Both directions of a pair have keys of their own, so a box sent back to its dealer does not open.
     boxes = (seal_box(box_key(box_secrets[j], scope, me, j), scope, me, j, rows[j]) for j in place.holders)
@@ -261,12 +268,12 @@ def _bitmap(place: Place, positions: Iterable[int]) -> bytes:
     return to_bitmap(np.asarray(sorted(positions), np.int64), len(place.session.cohort))
 
 
-def _find_place(state: SentKeys, listed: KeyList, keyed: Mapping[int, Public]) -> Place:
+def _find_place(state: SentKeys, listed: KeyList) -> Place:
     session, me = state.session, state.session.cohort.index(state.device)
-    graph = relations_of(session, keyed)
-    holders, dealers = (tuple(part.tolist()) for part in (graph.holders(me), graph.dealers(me)))
-    place = Place(session, state.device, key_list_hash(listed), listed.members, holders, dealers, signing_keys(keyed))
-    _check_enough(place, set(keyed), "sent keys")
+    facts = facts_of(session, listed)
+    holders, dealers = (tuple(part.tolist()) for part in (facts.graph.holders(me), facts.graph.dealers(me)))
+    place = Place(session, state.device, facts.hashed, listed.members, holders, dealers, facts.signing_keys)
+    _check_enough(place, set(facts.graph.members.tolist()), "sent keys")
     return place
 
 
@@ -285,11 +292,10 @@ def _deal(state: SentKeys, place: Place, seed: bytes) -> dict[int, bytes]:
     return dict(zip(place.all_holders, (row.tobytes() for row in pairs), strict=True))
 
 
-def _agree(place: Place, private: bytes, keys: Mapping[int, bytes], what: str) -> dict[int, bytes]:
-    """X25519 secrets by partner: one exchange each."""
-    secrets = agree(private, list(keys.values()))
-    check_secrets(place.session, tuple(keys), secrets, what)
-    return dict(zip(keys, secrets, strict=True))
+def _agree(place: Place, secrets: list[bytes], what: str) -> dict[int, bytes]:
+    """X25519 secrets by partner, checked."""
+    check_secrets(place.session, place.partners, secrets, what)
+    return dict(zip(place.partners, secrets, strict=True))
 
 
 def _check_sharers(place: Place, request: MaskedRequest) -> set[int]:

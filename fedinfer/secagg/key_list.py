@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 
 from fedinfer import wire
 from fedinfer.errors import Misbehaviour, TooFewSurvivors
@@ -26,7 +28,7 @@ from fedinfer.secagg.keys import (
     statement_bytes,
     verify_signature,
 )
-from fedinfer.secagg.messages import PUBLIC_BYTES, KeyList, KeysBody, split
+from fedinfer.secagg.messages import PUBLIC_BYTES, KeyList, KeysBody, key_list_hash, split
 from fedinfer.secagg.parameters import Session
 from fedinfer.secagg.states import SentKeys
 from fedinfer.types import DeviceId
@@ -121,24 +123,91 @@ def check_list(state: SentKeys, listed: KeyList, pinned: Mapping[DeviceId, bytes
         Misbehaviour: anything else that an honest server would not show; it names devices.
     """
     session, cohort = state.session, state.session.cohort
-    keyed = read_list(session, listed)
+    keyed = _read(session, listed)
     if len(keyed) < session.least:
         raise TooFewSurvivors(f"{len(keyed)} devices sent keys, {session.least} are needed")
     own = cohort.index(state.device)
     if keyed.get(own) != Public(state.public, state.holders, state.signature):
         raise Misbehaviour(f"the key list does not hold the keys that {state.device} sent")
-    unknown = [cohort[j] for j in keyed if cohort[j] not in pinned]
-    if unknown:
-        raise Misbehaviour(f"{unknown[0]} is in the key list but not enrolled")
-    same = next(iter(decoded_twins(keyed)), None)
-    if same is not None:
-        raise Misbehaviour(f"{cohort[same[0]]} and {cohort[same[1]]} published the same {same[2]}")
-    sid = session.sid
+    faults = _faults(session, listed, tuple([pinned.get(name) for name in cohort]))
+    if faults.unknown is not None:
+        raise Misbehaviour(f"{cohort[faults.unknown]} is in the key list but not enrolled")
+    if faults.twins is not None:
+        one, other, what = faults.twins
+        raise Misbehaviour(f"{cohort[one]} and {cohort[other]} published the same {what}")
+    forged = next((j for j in faults.forged if j != own), None)
+    if forged is not None:
+        raise Misbehaviour(f"the keys shown for {cohort[forged]} are not signed by its enrolled identity")
+    return dict(keyed)
+
+
+# What follows from the list and from public keys alone is the same for all devices of a process, as a simulation has
+# them, and the last answer is kept. On a real device it is computed once a session, as without.
+
+
+@dataclass(frozen=True, slots=True)
+class _Faults:
+    """What is wrong with a list, whoever looks at it; positions in the cohort.
+
+    Args:
+        unknown: the first member that is not enrolled.
+        twins: the first two members with one key, and which; not looked for where somebody is unknown.
+        forged: members whose keys are not signed by the enrolled identity; not looked for where there are twins.
+    """
+
+    unknown: int | None = None
+    twins: tuple[int, int, str] | None = None
+    forged: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ListFacts:
+    """What follows from a list that was checked.
+
+    Args:
+        hashed: of the list as it was sent, 32 bytes.
+        graph: who holds for whom.
+        signing_keys: of all members, 32 bytes each, in ascending order of position.
+    """
+
+    hashed: bytes
+    graph: Relations
+    signing_keys: bytes
+
+
+@lru_cache(maxsize=1)
+def _read(session: Session, listed: KeyList) -> Mapping[int, Public]:
+    return MappingProxyType(read_list(session, listed))
+
+
+@lru_cache(maxsize=1)
+def _faults(session: Session, listed: KeyList, identities: tuple[bytes | None, ...]) -> _Faults:
+    keyed = _read(session, listed)
+    known = {j: identity for j in keyed if (identity := identities[j]) is not None}
+    unknown = next((j for j in keyed if j not in known), None)
+    if unknown is not None:
+        return _Faults(unknown=unknown)
+    twins = next(iter(decoded_twins(keyed)), None)
+    if twins is not None:
+        return _Faults(twins=twins)
     # Partner or not: a forged member would count among the survivors although it masks nothing.
-    for j, public in keyed.items():
-        if j != own:
-            _check_signature(sid, cohort[j], public, pinned[cohort[j]])
-    return keyed
+    signed = {j for j, public in keyed.items() if _is_signed(session.sid, session.cohort[j], public, known[j])}
+    return _Faults(forged=tuple(j for j in keyed if j not in signed))
+
+
+@lru_cache(maxsize=1)
+def facts_of(session: Session, listed: KeyList) -> ListFacts:
+    """What a device needs of a list.
+
+    Args:
+        session: the promise.
+        listed: that `check_list` has checked.
+
+    Raises:
+        BadMessage: a device chose holders that it may not.
+    """
+    keyed = _read(session, listed)
+    return ListFacts(key_list_hash(listed), relations_of(session, keyed), signing_keys(keyed))
 
 
 def relations_of(session: Session, keyed: Mapping[int, Public]) -> Relations:
@@ -223,7 +292,6 @@ def _twins(values: Iterable[tuple[int, object]], what: str) -> Iterable[tuple[in
         first.setdefault(value, j)
 
 
-def _check_signature(sid: bytes, name: DeviceId, public: Public, identity: bytes) -> None:
+def _is_signed(sid: bytes, name: DeviceId, public: Public, identity: bytes) -> bool:
     body = wire.encode(KeysBody(sid, public.public, public.holders))
-    if not verify_signature(identity, statement_bytes(Stage.KEYS, name, sid, body), public.signature):
-        raise Misbehaviour(f"the keys shown for {name} are not signed by its enrolled identity")
+    return verify_signature(identity, statement_bytes(Stage.KEYS, name, sid, body), public.signature)

@@ -11,10 +11,11 @@ Rules:
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -45,6 +46,10 @@ _WEAK_POINTS = frozenset(
         "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
     )
 )
+
+
+Agreement: TypeAlias = Callable[[bytes, list[bytes]], list[bytes]]
+"""`agree`, or the method of `PairSecrets`."""
 
 
 class Stage(StrEnum):
@@ -209,6 +214,36 @@ def agree(private: bytes, publics: list[bytes]) -> list[bytes]:
         return [own.exchange(X25519PublicKey.from_public_bytes(public)) for public in publics]
     except ValueError as error:
         raise Misbehaviour(f"a key agreement gives no secret: {error}") from error
+
+
+class PairSecrets:
+    """`agree` for devices that live in one process, as in a simulation: one end computes the secret of a pair.
+
+    A secret is found by the two public keys. The one of who asks is computed from its private key; so what the other
+    end computed is found only when the key that it was shown is the one of that private key, to the byte, and then both
+    ends have the same secret. A key that a dishonest server or device shows instead is computed with, as anywhere.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[frozenset[bytes], bytes] = {}
+
+    def agree(self, private: bytes, publics: list[bytes]) -> list[bytes]:
+        """As the function `agree`; a secret is kept until the other end has asked for it.
+
+        Args:
+            private: 32 uniform bytes.
+            publics: 32 bytes each.
+
+        Raises:
+            Misbehaviour: a public key is a point of small order.
+        """
+        own = public_of(private)
+        pairs = {public: frozenset((own, public)) for public in publics}
+        new = [public for public, pair in pairs.items() if pair not in self._waiting]
+        made = dict(zip(new, agree(private, new), strict=True))
+        found = {public: self._waiting.pop(pair) for public, pair in pairs.items() if public not in made}
+        self._waiting |= {pairs[public]: secret for public, secret in made.items()}
+        return [(made if public in made else found)[public] for public in publics]
 
 
 def is_weak(public: bytes) -> bool:

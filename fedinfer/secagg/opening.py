@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import hmac
+from functools import lru_cache
 
 from fedinfer.errors import Misbehaviour, TooFewSurvivors
 from fedinfer.secagg import shamir
@@ -18,6 +19,7 @@ from fedinfer.secagg.derivations import TAG_BYTES, tag
 from fedinfer.secagg.graph import from_bitmap
 from fedinfer.secagg.keys import KEY_BYTES, SIGNATURE_BYTES, Stage, statement_bytes, verify_signature
 from fedinfer.secagg.messages import SurvivorSets, UnmaskRequest, split
+from fedinfer.secagg.parameters import Session
 from fedinfer.secagg.states import Place, SentMasked
 
 
@@ -89,10 +91,20 @@ def check_quorum(held: SentMasked, request: UnmaskRequest) -> None:
         BadMessage: lengths do not fit.
         Misbehaviour: too few valid signatures.
     """
-    place, session, context = held.place, held.place.session, held.digest
+    place, session = held.place, held.place.session
+    valid = _signers(session, place.members, place.signing_keys, held.digest, request)
+    if valid < session.quorum:
+        raise Misbehaviour(f"{valid} devices signed these survivor sets, {session.quorum} are needed")
+
+
+@lru_cache(maxsize=1)
+def _signers(session: Session, members: bytes, signing_keys: bytes, context: bytes, request: UnmaskRequest) -> int:
+    """How many members have signed, counted up to a quorum.
+
+    It follows from what is public alone and is the same for all devices of a process, as a simulation has them.
+    """
     n = len(session.cohort)
-    members = from_bitmap(place.members, n)
-    keys = keys_by(tuple(members.tolist()), place.signing_keys, "signing keys")
+    keys = keys_by(tuple(from_bitmap(members, n).tolist()), signing_keys, "signing keys")
     signers = from_bitmap(request.signers, n)
     signatures = split(request.signatures, SIGNATURE_BYTES, signers.size, "signatures")
     valid = 0
@@ -100,8 +112,8 @@ def check_quorum(held: SentMasked, request: UnmaskRequest) -> None:
         message = statement_bytes(Stage.SURVIVORS, session.cohort[j], context, request.sets)
         valid += j in keys and verify_signature(keys[j], message, signature)
         if valid == session.quorum:
-            return
-    raise Misbehaviour(f"{valid} devices signed these survivor sets, {session.quorum} are needed")
+            break
+    return valid
 
 
 def reveal(held: SentMasked, sets: SurvivorSets, tags: bytes) -> tuple[dict[int, bytes], list[int]]:

@@ -30,10 +30,13 @@ from fedinfer.ports import Answer, Ask
 from fedinfer.privacy import charge, mechanism_of, strategy_of
 from fedinfer.privacy import encode as encode_vectors
 from fedinfer.secagg import (
+    DeviceState,
+    PairSecrets,
     SentKeys,
     SentMasked,
     SentShares,
     SignedSurvivors,
+    agree,
     check_session,
     decode_state,
     encode_state,
@@ -76,12 +79,15 @@ def answer_shares(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     Returns:
         One answer per ask, in order: a signed `SharesBody`, or the device's own refusal.
     """
+    # A real device is alone in its process; of simulated ones either end of a pair computes what both need.
+    agreement = PairSecrets().agree if host.policy.reveals_simulation else agree
 
     def step(ask: Ask) -> bytes:
         running, state = _running(host, ask, Kind.KEYS, SentKeys)
         with _wiped_on_refusal(host, ask.device):
-            after, body = secagg.answer_shares(state, ask.common, ask.own, host.joined().pinned, host.entropy)
-        host.sessions.advance(ask.device, running, running.at(Kind.SHARES, encode_state(after)))
+            pinned = host.joined().pinned
+            after, body = secagg.answer_shares(state, ask.common, ask.own, pinned, host.entropy, agreement)
+        _advance(host, ask.device, running, Kind.SHARES, after)
         return body
 
     return [_answered(ask, step) for ask in asks]
@@ -108,7 +114,7 @@ def answer_masked(host: Host, asks: Sequence[Ask]) -> list[Answer]:
         running, state = _running(host, ask, Kind.SHARES, SentShares)
         with _wiped_on_refusal(host, ask.device):
             after, body = secagg.answer_masked(state, request.secagg, ask.own, ring)
-        host.sessions.advance(ask.device, running, running.at(Kind.MASKED, encode_state(after)))
+        _advance(host, ask.device, running, Kind.MASKED, after)
         return body
 
     if alive:
@@ -180,7 +186,7 @@ def answer_survivors(host: Host, asks: Sequence[Ask]) -> list[Answer]:
         running, state = _running(host, ask, Kind.MASKED, SentMasked)
         with _wiped_on_refusal(host, ask.device):
             after, body = secagg.answer_survivors(state, ask.common, ask.own)
-        host.sessions.advance(ask.device, running, running.at(Kind.SURVIVORS, encode_state(after)))
+        _advance(host, ask.device, running, Kind.SURVIVORS, after)
         return body
 
     return [_answered(ask, step) for ask in asks]
@@ -201,7 +207,7 @@ def answer_unmask(host: Host, asks: Sequence[Ask]) -> list[Answer]:
         running, state = _running(host, ask, Kind.SURVIVORS, SignedSurvivors)
         with _wiped_on_refusal(host, ask.device):
             _, body = secagg.answer_unmask(state, ask.common, ask.own)
-        host.sessions.complete(ask.device, running)
+        _complete(host, ask.device, running)
         return body
 
     return [_answered(ask, step) for ask in asks]
@@ -267,7 +273,7 @@ def _wipe(host: Host, *devices: DeviceId) -> None:
     """Erase the keys and shares of a round that a device takes no further part in, now and not at its next round."""
     for device in devices:
         with suppress(Misbehaviour):  # nothing is kept, or another process moved on and answers for itself
-            host.sessions.complete(device, host.sessions.load(device))
+            _complete(host, device, host.sessions.load(device))
 
 
 def _start(host: Host, plan: SumPlan, ask: Ask) -> bytes:
@@ -278,7 +284,9 @@ def _start(host: Host, plan: SumPlan, ask: Ask) -> bytes:
     check_session(session, policy.min_survivors, policy.dropout_rate, corruption_rate(host, plan))
     _take_scheduled(host, plan, ask.device)
     state, body = secagg.answer_keys(session, member.identity, ask.device, host.entropy)
-    host.sessions.begin(ask.device, Running(plan.round_id, Kind.KEYS, ask.common, encode_state(state), plan.run_id))
+    begun = Running(plan.round_id, Kind.KEYS, ask.common, encode_state(state), plan.run_id)
+    host.sessions.begin(ask.device, begun)
+    _remember(host, ask.device, begun, state)
     return body
 
 
@@ -294,10 +302,28 @@ def _running(host: Host, ask: Ask, stage: Kind, kind: type[S]) -> tuple[Running,
     _drop_out(host, running.round_id, ask)
     if running.stage is not stage:
         raise Misbehaviour(f"device {ask.device} is at stage {running.stage}, asked for {ask.kind}")
-    state = decode_state(running.state)
+    known = host.states.get(ask.device)
+    state = known[1] if known is not None and known[0] == running.state else decode_state(running.state)
     if not isinstance(state, kind):
         raise Misbehaviour(f"device {ask.device} holds a {type(state).__name__} at stage {stage}")
     return running, state
+
+
+def _advance(host: Host, device: DeviceId, was: Running, stage: Kind, state: DeviceState) -> None:
+    now = was.at(stage, encode_state(state))
+    host.sessions.advance(device, was, now)
+    _remember(host, device, now, state)
+
+
+def _complete(host: Host, device: DeviceId, was: Running) -> None:
+    host.states.pop(device, None)
+    host.sessions.complete(device, was)
+
+
+def _remember(host: Host, device: DeviceId, running: Running, state: DeviceState) -> None:
+    """A simulated device need not decode at the next stage what it encoded at this one. A real one keeps no secret."""
+    if host.policy.reveals_simulation:
+        host.states[device] = running.state, state
 
 
 def _drop_out(host: Host, round_id: str, ask: Ask) -> None:
@@ -305,6 +331,7 @@ def _drop_out(host: Host, round_id: str, ask: Ask) -> None:
     at = host.drops_out(round_id, ask.device)
     if at is not None and _position(Kind(ask.kind)) >= STAGES.index(at):
         host.sessions.finish(ask.device)
+        host.states.pop(ask.device, None)
         raise TransportError(f"device {ask.device} dropped out at {at} in round {round_id}")
 
 
