@@ -19,7 +19,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -283,9 +283,21 @@ def _write_nested(kind: type) -> Writer:
 
 
 def _write_sequence(value: Any, item: Writer, parts: list[bytes]) -> None:
+    if item is _write_text and isinstance(value, tuple):
+        parts.append(_texts(value))
+        return
     parts.append(_LENGTH.pack(len(value)))
     for element in value:
         item(element, parts)
+
+
+@lru_cache(maxsize=4)
+def _texts(value: tuple[str, ...]) -> bytes:
+    """Kept: the names of a cohort are part of many messages and states of one round."""
+    parts = [_LENGTH.pack(len(value))]
+    for text in value:
+        _write_text(text, parts)
+    return b"".join(parts)
 
 
 def _write_mapping(value: Any, key: Writer, item: Writer, parts: list[bytes]) -> None:

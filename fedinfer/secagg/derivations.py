@@ -95,6 +95,7 @@ DERIVATIONS: tuple[Derivation, ...] = (
     Derivation(Label.STATEMENT, "Ed25519", "signing key", ("stage", "device's name", "context", "SHA-256 of the body")),
 )
 _COUNTS = {row.label: len(row.binds) for row in DERIVATIONS}
+_SIZES = tuple(count.to_bytes(4, "little") for count in range(256))
 _HEADS = {
     row.label: b"".join(len(part).to_bytes(4, "little") + part for part in (PROTOCOL, row.label.encode()))
     for row in DERIVATIONS
@@ -159,7 +160,11 @@ def bind(label: Label, *values: bytes) -> bytes:
     """
     if len(values) != _COUNTS[label]:
         raise ValueError(f"{label} binds {_COUNTS[label]} values, got {len(values)}")
-    return _HEADS[label] + b"".join([piece for value in values for piece in (len(value).to_bytes(4, "little"), value)])
+    pieces = [_HEADS[label]]
+    for value in values:
+        count = len(value)
+        pieces += (_SIZES[count] if count < len(_SIZES) else count.to_bytes(4, "little"), value)
+    return b"".join(pieces)
 
 
 def session_id(session: bytes) -> bytes:

@@ -18,6 +18,7 @@ Ring = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 _CHUNK_BYTES = 256 * 1024
 _ZEROS = memoryview(bytes(_CHUNK_BYTES))
+_FROM_ZERO = modes.CTR(bytes(16))
 _OPEN_STREAMS = 256
 """Ciphers held open at once; more are walked in further passes."""
 
@@ -58,4 +59,4 @@ def _add_some(vector: Ring, streams: list[tuple[CipherContext, np.ufunc]]) -> No
 
 def _keystream(seed: bytes) -> CipherContext:
     # The fixed counter is safe because a seed has one stream only; see the module's first rule.
-    return Cipher(algorithms.AES(seed), modes.CTR(b"\0" * 16)).encryptor()
+    return Cipher(algorithms.AES(seed), _FROM_ZERO).encryptor()

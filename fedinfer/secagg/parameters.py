@@ -199,6 +199,7 @@ def check_session(session: Session, min_survivors: int, dropout_rate: float, cor
         )
 
 
+@lru_cache(maxsize=256)
 def _is_safe(n: int, degree: int, threshold: int, corrupt: int, least: int) -> bool:
     """Whether drawn holders stay below the bound for this `least` and, as it does not rise, for every larger one."""
     if least <= corrupt or threshold > degree:

@@ -267,10 +267,11 @@ def test_a_refused_device_answers_with_budget_exceeded_and_touches_nothing(fleet
 
 def kept(fleet: Fleet, device: str) -> bool:
     """Whether the device still holds secrets of a round."""
+    host = fleet.hosts[device]
     try:
-        fleet.hosts[device].sessions.load(device)
+        host.sessions.load(device)
     except Misbehaviour:
-        return False
+        return device in host.states
     return True
 
 
@@ -392,9 +393,23 @@ def test_stages_cannot_be_skipped_or_repeated(fleet: Fleet) -> None:
     assert all(not answer.body for _, _, answer in refused)
 
 
+def test_no_real_device_keeps_a_state_beside_its_store(fleet: Fleet) -> None:
+    device = first(fleet)
+    seen: list[bool] = []
+
+    def look(ask: Ask) -> list[Ask]:
+        seen.append(device in fleet.hosts[device].states)
+        return [ask]
+
+    fleet.post.on_ask = look
+    fleet.sum(fleet.promise("round-1", work()), work())
+    assert any(seen) == fleet.hosts[device].policy.reveals_simulation
+
+
 def test_secrets_are_wiped_when_the_round_ends(fleet: Fleet) -> None:
     device = first(fleet)
     fleet.sum(fleet.promise("round-1", work()), work())
+    assert not fleet.hosts[device].states
     with pytest.raises(Misbehaviour, match="no running round"):
         fleet.hosts[device].sessions.load(device)
 
