@@ -2,6 +2,7 @@
 
 from .aggregate.groups import Group as Group
 from .aggregate.promise import sum_plan as sum_plan
+from .aggregate.release import noise_std as noise_std
 from .aggregate.release import release as release
 from .context import LEDGER_OWNER as LEDGER_OWNER
 from .context import Progress as Progress
@@ -19,4 +20,5 @@ from .run import carry_out as carry_out
 from .run import first_progress as first_progress
 from .start import Site as Site
 from .start import start_up as start_up
+from .train.round import ask_next as ask_next
 from .train.server_step import apply_release as apply_release

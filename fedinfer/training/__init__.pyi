@@ -7,6 +7,7 @@ from .compression import CompressionPlan as CompressionPlan
 from .compression import Rounded as Rounded
 from .engines.gradient_engine import GradientEngine as GradientEngine
 from .engines.sampling import PrivateSteps as PrivateSteps
+from .engines.sampling import RandomSource as RandomSource
 from .engines.sampling import uniform as uniform
 from .load import load_trainer as load_trainer
 from .pooled import PooledTask as PooledTask

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from fedinfer.audit import run_audit
+from fedinfer.audit.report import AuditSettings, NoiseUnderAudit
 from fedinfer.config import load_scenario
 from fedinfer.privacy.accounting.audit import AuditMethod
-from fedinfer.simulation.audit import run_audit
-from fedinfer.simulation.audit_report import AuditSettings, NoiseUnderAudit
 from fedinfer.simulation.engine import prepare_local
 from fedinfer.system import SystemClock
 from fedinfer.types import Trust

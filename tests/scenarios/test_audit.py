@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from fedinfer.audit import run as audit_run
+from fedinfer.audit import run_audit
+from fedinfer.audit.report import AuditReport, AuditSettings, NoiseUnderAudit
 from fedinfer.cli.main import app
 from fedinfer.config import load_scenario
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.audit import AuditMethod
-from fedinfer.simulation import audit
-from fedinfer.simulation.audit import run_audit
-from fedinfer.simulation.audit_report import AuditReport, AuditSettings, NoiseUnderAudit
 from fedinfer.simulation.engine import prepare_local
 from fedinfer.system import SystemClock
 from fedinfer.types import Trust
@@ -42,7 +42,7 @@ def test_every_combination_is_sound_and_is_found_out_without_noise(case: tuple[A
     silent = _audit(case, f"privacy.trust={trust}", noise=NoiseUnderAudit.UNSAFE_NO_NOISE)
     assert silent.claimed == sound.claimed, "the claim stays that of the plan"
     assert silent.violated
-    assert silent.bound.epsilon > 2.5 * silent.claimed.epsilon
+    assert silent.bound.epsilon > 2 * silent.claimed.epsilon
 
 
 @pytest.mark.slow
@@ -88,7 +88,8 @@ def test_the_claim_is_that_of_the_rounds_alone() -> None:
 def test_too_few_canaries_cannot_fail_and_the_report_says_so() -> None:
     report = _audit(HEART, canaries=10, noise=NoiseUnderAudit.UNSAFE_NO_NOISE)
     assert not report.can_fail
-    assert not report.violated
+    assert "canaries" not in report.found
+    assert "noise of rounds" in report.found, "that there is no noise is seen without them"
 
 
 @pytest.mark.parametrize(
@@ -122,10 +123,11 @@ def test_the_command_says_what_the_figures_mean() -> None:
     arguments = ["audit", "heart", "--rounds", "12", *(f"--set={text}" for text in QUICK)]
     said = CliRunner().invoke(app, arguments).stdout
     assert "claimed   epsilon <=" in said
-    assert "measured  epsilon >=" in said
+    assert "canaries  epsilon >=" in said
+    assert "would be found" in said
     assert "That proves nothing" in said
     assert "less private than they say" in CliRunner().invoke(app, [*arguments, "--unsafe-no-noise"]).stdout
-    assert "could not have failed" in CliRunner().invoke(app, [*arguments, "--canaries", "10"]).stdout
+    assert "canaries could not have failed" in CliRunner().invoke(app, [*arguments, "--canaries", "10"]).stdout
 
 
 def test_a_confidence_that_is_none_is_refused() -> None:
@@ -133,6 +135,6 @@ def test_a_confidence_that_is_none_is_refused() -> None:
 
 
 def test_nothing_stays_on_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    monkeypatch.setattr(audit.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(audit_run.tempfile, "tempdir", str(tmp_path))
     _audit(HEART, "training.rounds=5", canaries=20)
     assert list(tmp_path.iterdir()) == []

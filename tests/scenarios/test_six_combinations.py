@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedinfer.audit.opening import silenced
 from fedinfer.config import Scenario, load_scenario, to_flat
 from fedinfer.coordinator.aggregate.groups import Group
 from fedinfer.coordinator.aggregate.promise import sum_plan
@@ -34,7 +35,6 @@ from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled, Re
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.privacy.charges import charge
 from fedinfer.privacy.mechanism.mechanism import decoded_sensitivity
-from fedinfer.simulation.audit import silenced
 from fedinfer.simulation.coordinate import open_server
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.simulation.population import Processes, simulated_host

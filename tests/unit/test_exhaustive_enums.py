@@ -53,6 +53,8 @@ def _calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     from fedinfer.artifact.quantize import quantize
     from fedinfer.artifact.quantize.schemes import STATIC_S8
     from fedinfer.artifact.release.signing import _keys_needed
+    from fedinfer.audit import opening
+    from fedinfer.audit.canaries import Canaries
     from fedinfer.cli.privacy import _events
     from fedinfer.coordinator.plan.robust import Rule
     from fedinfer.device.aggregate.stages import _is_plain
@@ -69,8 +71,6 @@ def _calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     from fedinfer.report.statement import _protected
     from fedinfer.rollout.controller import _waits, todo
     from fedinfer.rollout.gates import Bound, Gate, GateScope
-    from fedinfer.simulation import audit
-    from fedinfer.simulation.canaries import Canaries
     from fedinfer.simulation.population import _kept
     from fedinfer.training.compression import _rounds_inputs
     from fedinfer.training.models.parts import split
@@ -141,9 +141,9 @@ def _calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "what is rounded", lambda: _rounds_inputs(FOREIGN)
     yield "what is tuned", lambda: tuned_parameters(net, FOREIGN)
     yield "what stays", lambda: split(net, FOREIGN)
-    yield "audited noise", lambda: audit._silent(FOREIGN)
-    yield "who is seen alone", lambda: audit._groups(FOREIGN, SimpleNamespace(homes=("a",)))  # type: ignore[arg-type]
-    yield "canaries of a method", lambda: audit._wanted(None, FOREIGN, 10, 1)  # type: ignore[arg-type]
+    yield "audited noise", lambda: opening._silent(FOREIGN)
+    yield "who is seen alone", lambda: opening._groups(FOREIGN, SimpleNamespace(homes=("a",)))  # type: ignore[arg-type]
+    yield "canaries of a method", lambda: opening._wanted(None, FOREIGN, 10, 1)  # type: ignore[arg-type]
     yield "directions", lambda: Canaries(("a",), np.ones(1, np.bool_), FOREIGN, np.zeros((4, 0)), 1).directions("r")
 
 

@@ -39,13 +39,16 @@ class Release:
     means: FloatArray | None = None
 
 
-def release(server: Server, plan: SumPlan, work: bytes) -> tuple[Release | None, Total | AbortedSum]:
+def release(
+    server: Server, plan: SumPlan, work: bytes, noise: Floats | None = None
+) -> tuple[Release | None, Total | AbortedSum]:
     """One sum on its own: charge the server's ledger, run it, decode it, add central noise.
 
     Args:
         server: wiring of the run.
         plan: what is promised; its round id is the reference in the ledger.
         work: encoded, with the SHA-256 that the plan carries.
+        noise: as in `release_groups`.
 
     Returns:
         The release, None when the sum aborted; and what the sum itself gave, without the noise of a trusted server.
@@ -54,7 +57,7 @@ def release(server: Server, plan: SumPlan, work: bytes) -> tuple[Release | None,
         BudgetExceeded: the server's budget does not cover the sum; no device was asked.
         Misbehaviour: the round id was charged before.
     """
-    released, sums = release_groups(server, plan.round_id, (plan,), work, PLAIN_MEAN)
+    released, sums = release_groups(server, plan.round_id, (plan,), work, PLAIN_MEAN, noise)
     return released, sums.groups[0].result
 
 

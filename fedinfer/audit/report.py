@@ -9,9 +9,13 @@ from statistics import NormalDist
 
 import numpy as np
 
+from fedinfer.audit.canaries import AuditEvidence, Canaries
+from fedinfer.audit.checks import Check
 from fedinfer.privacy import AuditBound, AuditMethod, Spent, canary_device_bound, one_run_bound
-from fedinfer.simulation.canaries import AuditEvidence, Canaries
 from fedinfer.types import Json, Trust, Unit
+
+LEVEL = 1e-4
+"""Of each check: a sound run with twenty of them is accused in at most one audit of five hundred."""
 
 
 class NoiseUnderAudit(StrEnum):
@@ -31,12 +35,14 @@ class AuditSettings:
         canaries: how many; 0: chosen.
         confidence: of the bound, in (0, 1).
         noise: see `NoiseUnderAudit`.
+        trials: runs of the mechanism alone, of each kind; 0: none.
     """
 
     method: AuditMethod
     canaries: int
     confidence: float
     noise: NoiseUnderAudit
+    trials: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,9 @@ class AuditReport:
         noise: which noise was added.
         claimed: proved upper bound for these rounds, if the mechanism is what it says.
         bound: what the canaries show.
-        ceiling: the bound if every canary had been found; an audit with a ceiling below the claim cannot fail.
+        ceiling: the bound if every canary had been found; canaries with a ceiling below the claim cannot fail.
+        trials: what repeated runs of the mechanism alone show; None where there is no mechanism apart from training.
+        checks: of noise, samples, clipping and ledgers.
     """
 
     scenario: str
@@ -59,15 +67,24 @@ class AuditReport:
     claimed: Spent
     bound: AuditBound
     ceiling: float
+    trials: AuditBound | None
+    checks: tuple[Check, ...]
+
+    @property
+    def found(self) -> tuple[str, ...]:
+        """What refutes the claim: "canaries", "trials", or the name of a check."""
+        bounds = {"canaries": self.bound, "trials": self.trials}
+        names = [name for name, bound in bounds.items() if bound and bound.epsilon > self.claimed.epsilon]
+        return (*names, *(check.name for check in self.checks if check.failed))
 
     @property
     def violated(self) -> bool:
-        """The canaries refute the claim."""
-        return self.bound.epsilon > self.claimed.epsilon
+        """The claim is refuted."""
+        return bool(self.found)
 
     @property
     def can_fail(self) -> bool:
-        """A mechanism without any noise would have been found out."""
+        """The canaries would have found out a mechanism without any noise."""
         return self.ceiling > self.claimed.epsilon
 
     def to_json(self) -> Json:
@@ -85,6 +102,9 @@ class AuditReport:
             **self.bound.to_json(),
             "ceiling": self.ceiling,
             "can_fail": self.can_fail,
+            "trials": None if self.trials is None else self.trials.to_json(),
+            "checks": [check.to_json() for check in self.checks],
+            "found": list(self.found),
             "verdict": "violated" if self.violated else "consistent",
         }
 

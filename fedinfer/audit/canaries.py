@@ -1,8 +1,9 @@
 """Canaries: units of privacy whose vectors an auditor chose, planted among the real devices of a simulation.
 
-* Unit `device`: a canary is a device; it sends C times a unit vector, or zeros when its coin said "out".
+* Unit `device`: a canary is a device; its update is `LOUD` C times a unit vector before anything is clipped, or zeros
+  when its coin said "out".
 * Unit `example`: a canary is a row on a device; its clipped gradient is C times a unit vector. It is sampled like any
-  other row. It enters after the engine clipped the real rows, so an audit does not test that clipping.
+  other row. It enters after the engine clipped the real rows: that clipping is tested by `probes`.
 
 Everything after that is the product: encoding, noise, sums, decoding. The auditor is as strong as the definition of
 differential privacy allows: it knows all data of everybody else, and subtracts what that contributes on average.
@@ -18,8 +19,6 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.ports import Entropy
-from fedinfer.privacy import clip_rows
 from fedinfer.system import simulation_rng
 from fedinfer.training import Data, GradientEngine, PrivateSteps, Trainer, uniform
 from fedinfer.types import DeviceId, FloatVector
@@ -28,7 +27,11 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 _WITHIN = 1 - 2.0**-21
-"""Canaries stay a little below the clipping norm, so that clipping them in float32 changes nothing."""
+"""Canary rows stay a little below the clipping norm, so that clipping them in float32 changes nothing."""
+QUIET = 1e-7
+"""So small a part of the clipping norm that a device learns nothing that could be told from its noise."""
+LOUD = 8.0
+"""Updates of canary devices are so many clipping norms long: what does not clip them lets them be seen."""
 
 
 class Directions(StrEnum):
@@ -98,21 +101,18 @@ class Canaries:
         return vectors @ self.basis if self.basis.shape[1] else vectors
 
 
-@dataclass(frozen=True, slots=True)
-class NamedSource:
-    """Randomness of one simulated device that says whose it is."""
+class NamedSource(np.random.Generator):
+    """The generator of one simulated device that says whose it is.
 
-    round_id: str
-    device: DeviceId
-    entropy: Entropy
+    Args:
+        inner: as the simulation makes it; its bits are used.
+        round_id: of the round.
+        device: whose it is.
+    """
 
-    def take(self, count: int) -> bytes:
-        """Next `count` bytes.
-
-        Args:
-            count: number of bytes, >= 0.
-        """
-        return self.entropy.take(count)
+    def __init__(self, inner: np.random.Generator, round_id: str, device: DeviceId) -> None:
+        super().__init__(inner.bit_generator)
+        self.round_id, self.device = round_id, device
 
 
 @dataclass(slots=True)
@@ -125,7 +125,10 @@ class CanaryTrainer:
         norm: clipping norm C.
         learning_rate: of the device, for DP-SGD on the device.
         expected: per device, what its real data contributed to this round on average.
+        sent: per device, what left this trainer in this round: before the clipping of updates, without noise.
         effects: per canary, what it adds to its device's vector when it is in, on average, over its direction.
+        quiet: gradients are clipped to `QUIET` of the norm beside the same noise, and no canary is planted: what DP-SGD
+            on the device then gives is its noise.
     """
 
     inner: Trainer
@@ -133,7 +136,9 @@ class CanaryTrainer:
     norm: float
     learning_rate: float
     expected: dict[DeviceId, Floats] = field(default_factory=dict)
+    sent: dict[DeviceId, Floats] = field(default_factory=dict)
     effects: Floats = field(default_factory=lambda: np.zeros(0))
+    quiet: bool = False
 
     def updates(self, weights: FloatVector, data: Data, sources: Sequence[NamedSource]) -> FloatVector:
         """Unit `device`: real updates, except that canary devices send their own vectors.
@@ -146,14 +151,12 @@ class CanaryTrainer:
         Returns:
             float32 (devices, d).
         """
-        vectors = clip_rows(self.inner.updates(weights, data, sources), self.norm)
+        vectors = self.inner.updates(weights, data, sources)
         homes = set(self.canaries.homes)
-        for row, source in enumerate(sources):
-            if source.device in homes:
-                vectors[row] = 0.0
-        self._expect(sources, vectors)
-        sizes = np.full(len(self.canaries.homes), self.norm * _WITHIN)
-        return self._planted(vectors, sources, sizes, {})
+        vectors[[source.device in homes for source in sources]] = 0.0
+        self._expect(sources, clipped(vectors, self.norm))
+        sizes = np.full(len(self.canaries.homes), self.norm)
+        return self._planted(vectors, sources, sizes, {}, LOUD).astype(np.float32)
 
     def gradient_sums(
         self,
@@ -163,7 +166,7 @@ class CanaryTrainer:
         clipping_norm: float,
         sources: Sequence[NamedSource],
         engine: GradientEngine,
-    ) -> FloatVector:
+    ) -> Floats:
         """Unit `example`: sums over real rows and sampled canary rows.
 
         Args:
@@ -175,7 +178,7 @@ class CanaryTrainer:
             engine: computes the gradients.
 
         Returns:
-            float32 (devices, d).
+            float64 (devices, d).
         """
         sums = self.inner.gradient_sums(weights, data, rate, clipping_norm, sources, engine)
         self._expect(sources, rate * self.inner.gradient_sums(weights, data, 1.0, clipping_norm, sources, engine))
@@ -203,6 +206,10 @@ class CanaryTrainer:
         Returns:
             float32 (devices, d).
         """
+        if self.quiet:
+            loud = private.noise_multiplier / QUIET
+            quiet = PrivateSteps(private.steps, private.rate, private.clipping_norm * QUIET, loud)
+            return self.inner.private_updates(weights, data, quiet, sources, engine)
         moved = self.inner.private_updates(weights, data, private, sources, engine)
         average = PrivateSteps(private.steps, 1.0, private.clipping_norm, 0.0)
         self._expect(sources, self.inner.private_updates(weights, data, average, sources, engine))
@@ -210,10 +217,10 @@ class CanaryTrainer:
         per_step = {home: -self.learning_rate / max(1.0, private.rate * rows[home]) for home in self.canaries.homes}
         sizes = np.array([per_step[home] * self.norm * _WITHIN for home in self.canaries.homes])
         drawn = {source.device: (private.steps, private.rate) for source in sources}
-        return self._planted(moved, sources, sizes, drawn)
+        return self._planted(moved, sources, sizes, drawn).astype(np.float32)
 
     def _expect(self, sources: Sequence[NamedSource], vectors: npt.NDArray[Any]) -> None:
-        self.expected = {
+        self.expected |= {
             source.device: vector.astype(np.float64) for source, vector in zip(sources, vectors, strict=True)
         }
 
@@ -223,8 +230,12 @@ class CanaryTrainer:
         sources: Sequence[NamedSource],
         sizes: Floats,
         drawn: dict[DeviceId, tuple[int, float]],
-    ) -> FloatVector:
-        """Add every included canary to its home's vector, `sizes` long, as often as it was drawn (trials, rate)."""
+        loud: float = 1.0,
+    ) -> Floats:
+        """Add every included canary to its home's vector as often as it was drawn (trials, rate).
+
+        Each is `loud` times `sizes` long; what is expected of it is `sizes`.
+        """
         result = vectors.astype(np.float64)
         directions = self.canaries.directions(sources[0].round_id)
         row_of = {source.device: row for row, source in enumerate(sources)}
@@ -232,10 +243,29 @@ class CanaryTrainer:
         for number, home in enumerate(self.canaries.homes):
             trials, rate = drawn.get(home, (1, 1.0))
             self.effects[number] *= trials * rate
+            if home not in row_of:
+                continue
             times = 1 if rate == 1.0 and trials == 1 else (uniform(sources[row_of[home]], trials) < rate).sum()
             if self.canaries.included[number]:
-                result[row_of[home]] += times * sizes[number] * directions[number]
-        return result.astype(np.float32)
+                result[row_of[home]] += times * loud * sizes[number] * directions[number]
+        self.sent |= {source.device: row for source, row in zip(sources, result, strict=True)}
+        return result
+
+
+def clipped(vectors: npt.NDArray[Any], norm: float) -> Floats:
+    """Rows of length `norm` at most: the auditor's own clipping, written apart from the product's.
+
+    Args:
+        vectors: (n, d).
+        norm: > 0.
+
+    Returns:
+        float64 (n, d).
+    """
+    wide = vectors.astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    result: Floats = wide * np.minimum(1.0, norm / np.maximum(lengths, 1e-300))
+    return result
 
 
 @dataclass(slots=True)
@@ -245,15 +275,18 @@ class AuditEvidence:
     Args:
         canaries: what was planted.
         groups: (m,) which view shows a canary: all 0 for a sum, one number per home where each device is seen alone.
+        strategy: first column c_0 = 1, c_1, ... of the strategy matrix C of correlated noise; (1.0,): independent.
     """
 
     canaries: Canaries
     groups: npt.NDArray[np.int64]
+    strategy: tuple[float, ...] = (1.0,)
     gram: Floats = field(init=False)
     match: Floats = field(init=False)
     energy: float = 0.0
     coordinates: int = 0
     total: Floats = field(init=False)
+    _past: list[tuple[Floats, Floats]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         m = self.groups.size
@@ -268,13 +301,18 @@ class AuditEvidence:
             views: (groups, d) what was seen, minus what the real data was expected to contribute.
             effects: (m,) average length, with sign, that a canary adds along its direction.
         """
-        seen = self.canaries.project(views)
-        added = self.canaries.project(self.canaries.directions(round_id)) * effects[:, None]
+        now = self.canaries.project(views), self.canaries.project(self.canaries.directions(round_id)) * effects[:, None]
+        # With noise C^-1 Z the rows of C times what was seen have independent noise, and hold C times what was added.
+        self._past = [now, *self._past][: len(self.strategy)]
+        seen, added = (
+            np.sum([c * part for c, part in zip(self.strategy, parts, strict=False)], axis=0)
+            for parts in zip(*self._past, strict=True)
+        )
         self.gram += (added @ added.T) * (self.groups[:, None] == self.groups[None, :])
         self.match += np.einsum("ij,ij->i", added, seen[self.groups])
         self.energy += float((seen**2).sum())
         self.coordinates += seen.size
-        self.total += seen * np.sign(effects[0])
+        self.total += seen * np.sign(effects[np.abs(effects).argmax()])
 
     def scores(self) -> Floats:
         """(m,) how much each canary seems to have been in: the best linear estimate of its coin.
