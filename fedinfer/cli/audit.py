@@ -118,8 +118,8 @@ def _meaning(report: AuditReport) -> str:
     if report.violated:
         return (
             f"Refuted by: {', '.join(report.found)}. These rounds are less private than they say. A sound run is "
-            "accused by canaries or trials in one audit of twenty at most, by checks in one of five hundred; try another "
-            "--seed."
+            "accused by canaries or trials in one audit of twenty at most, by checks in one of five hundred; try "
+            "another --seed."
         )
     alone = (
         f"Without noise the canaries would show about {report.ceiling:.1f}."

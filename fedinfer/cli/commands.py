@@ -48,7 +48,11 @@ COMMANDS = {
     ),
     "audit": CommandEntry(
         "fedinfer.cli.audit:audit",
-        "Train with canaries through the real mechanism: an empirical lower bound beside the claimed epsilon.",
+        "Run a scenario with known vectors: test its noise, samples, clipping and ledgers, and bound epsilon by canaries.",
+    ),
+    "attack": CommandEntry(
+        "fedinfer.cli.attack:attack",
+        "Membership inference and gradient inversion: what an attacker gets, beside what the claim allows.",
     ),
     "superlink": CommandEntry(
         "fedinfer.cli.superlink:superlink",

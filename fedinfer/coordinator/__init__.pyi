@@ -2,8 +2,10 @@
 
 from .aggregate.groups import Group as Group
 from .aggregate.promise import sum_plan as sum_plan
+from .aggregate.promise import sum_plans as sum_plans
 from .aggregate.release import noise_std as noise_std
 from .aggregate.release import release as release
+from .aggregate.release import release_groups as release_groups
 from .context import LEDGER_OWNER as LEDGER_OWNER
 from .context import Progress as Progress
 from .context import Rows as Rows

@@ -30,6 +30,16 @@ def loop_legend(sequence: Sequence[LoopStep]) -> Markup:
     return tag("ul", *(tag("li", _sign(sign), words) for seen, sign, words in entries if seen), class_="legend")
 
 
+def line_legend(lines: Sequence[tuple[str, str, str | None]]) -> Markup:
+    """One entry per line of a chart.
+
+    Args:
+        lines: name, colour and dash of each.
+    """
+    entries = (tag("li", _sign(_stroke(colour, dash)), name) for name, colour, dash in lines)
+    return tag("ul", *entries, class_="legend")
+
+
 def _channels(sequence: Sequence[LoopStep]) -> list[tuple[bool, Markup, str]]:
     names = list(dict.fromkeys(channel for step in sequence for channel, _ in step.ratios))
     return [(True, _stroke(*channel_style(place)), f"drift: {name}") for place, name in enumerate(names)]

@@ -63,6 +63,20 @@ def render(found: RunFiles) -> str:
     """
     run = found.run
     title = f"fedinfer report: {words(run.get('scenario'), 'unnamed')}"
+    body = tag("body", _header(found), tag("main", *_sections(found)), _footer(run))
+    return document(title, body)
+
+
+def document(title: str, body: Markup) -> str:
+    """One self-contained HTML document in the style of all reports.
+
+    Args:
+        title: of the window.
+        body: its element.
+
+    Returns:
+        Text of the document.
+    """
     head = tag(
         "head",
         Markup('<meta charset="utf-8">'),
@@ -72,7 +86,6 @@ def render(found: RunFiles) -> str:
         tag("title", title),
         tag("style", Markup(_style("style.css") + _style("dark.css"))),
     )
-    body = tag("body", _header(found), tag("main", *_sections(found)), _footer(run))
     return "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n"
 
 

@@ -9,6 +9,8 @@ from .engines.gradient_engine import GradientEngine as GradientEngine
 from .engines.sampling import PrivateSteps as PrivateSteps
 from .engines.sampling import RandomSource as RandomSource
 from .engines.sampling import uniform as uniform
+from .inversion import first_inputs as first_inputs
+from .inversion import recovered as recovered
 from .load import load_trainer as load_trainer
 from .pooled import PooledTask as PooledTask
 from .pooled import pooled_weights as pooled_weights

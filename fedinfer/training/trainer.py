@@ -19,7 +19,7 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedinfer.config import TrainingSection, Tune
 from fedinfer.errors import ConfigError, DataError
@@ -114,6 +114,27 @@ class Trainer:
         """
         deviation = None if deviations is None else weight_deviation(optimizer, deviations, rng)
         return shapes(self._model.prepare, weights, self._schema, deviation)
+
+    @property
+    def net(self) -> nn.Module:
+        """The part that is trained; its parameters are those of whoever used this trainer last."""
+        return self._net
+
+    def prepared(self, x: npt.NDArray[np.float32]) -> Tensor:
+        """What the trained part gets of raw rows.
+
+        Args:
+            x: raw rows (n, width) float32.
+
+        Returns:
+            float32 (n, ...).
+
+        Raises:
+            DataError: rows do not fit the schema.
+        """
+        self._frozen.eval()
+        prepared: Tensor = self._frozen(self._model.prepare(self._rows(x, len(x))))
+        return prepared
 
     def initial(self) -> FloatVector:
         """The start weights, (size,) float32."""

@@ -1,0 +1,5 @@
+"""Attacks on a scenario: what somebody learns about single rows from what is released, with and without privacy."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
