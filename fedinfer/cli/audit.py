@@ -40,7 +40,7 @@ def audit(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Run a scenario with known vectors: test its noise, samples, clipping and ledgers, and bound epsilon by canaries.
+    """Run a scenario with known vectors: test its noise, samples, clipping and ledgers, bound epsilon by canaries.
 
     Ends with exit code 1 when anything refutes the claim.
     """

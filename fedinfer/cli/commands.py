@@ -48,7 +48,7 @@ COMMANDS = {
     ),
     "audit": CommandEntry(
         "fedinfer.cli.audit:audit",
-        "Run a scenario with known vectors: test its noise, samples, clipping and ledgers, and bound epsilon by canaries.",
+        "Run a scenario with known vectors: test its noise, samples, clipping and ledgers, bound epsilon by canaries.",
     ),
     "attack": CommandEntry(
         "fedinfer.cli.attack:attack",
