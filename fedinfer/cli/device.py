@@ -206,6 +206,7 @@ def serve(
     most_failures: Annotated[
         int, typer.Option(min=1, help="failures in a row after which the model is checked on its own rows")
     ] = 5,
+    access_log: Annotated[bool, typer.Option("--access-log", help="a line per request on standard error")] = False,
 ) -> None:
     """Serve the Open Inference Protocol v2 and /metrics; follow models installed meanwhile without losing a request."""
     with errors_to_exit():
@@ -217,7 +218,7 @@ def serve(
         limits = ServiceLimits(per_client=client_connections, per_second=client_rate)
         serve_model(
             ModelSource(_slots(store), store / "metadata", name, most_failures),
-            Endpoint(host, port, access, limits, tls),
+            Endpoint(host, port, access, limits, tls, access_log),
             has_token=token_file is not None,
         )
 
@@ -313,7 +314,7 @@ def _matrix(predictor: Predictor, path: Path) -> Rows:
     for note in table.notes:
         stderr.print(f"warning: {note}", markup=False, soft_wrap=True)
     matrix = reader.matrix(table)
-    unknown = reader.unknown_categories(table) if isinstance(reader, RowReader) else {}
+    unknown = reader.unknown_categories(table.columns) if isinstance(reader, RowReader) else {}
     for column, (cell, count) in unknown.items():
         stderr.print(
             f"warning: column {column}: {cell[:60]!r} is no category and counts as missing ({count} rows)",

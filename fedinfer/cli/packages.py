@@ -27,7 +27,6 @@ class Package:
 PACKAGES = (
     Package("numpy", "numpy", "", "nothing works"),
     Package("cryptography", "cryptography", "", "no secure aggregation, no signed models"),
-    Package("flwr", "flwr", "", "no messages between server and devices"),
     Package("lazy-loader", "lazy_loader", "", "nothing works"),
     Package("onnxruntime", "onnxruntime", "", "no inference"),
     Package("pydantic", "pydantic", "", "no scenario can be read"),
@@ -35,6 +34,7 @@ PACKAGES = (
     Package("tuf", "tuf", "", "no model updates"),
     Package("typer", "typer", "", "no command line"),
     Package("zstandard", "zstandard", "", "no delta updates"),
+    Package("flwr", "flwr", "device", "no part in federated runs; predictions, serving and updates work"),
     Package("torch", "torch", "train", "no training: `fedinfer run` cannot start; inference works"),
     Package(
         "opacus", "opacus", "train", "no simulated privacy per row of models that are not trained in batches of devices"

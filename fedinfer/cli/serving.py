@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +27,7 @@ from fedinfer.inference import (
 from fedinfer.system import SystemClock
 
 if TYPE_CHECKING:
-    from fedinfer.inference import SocketServer
+    from fedinfer.inference import Exchange, SocketServer
 
 FOLLOW_SECONDS = 2.0
 """How often a serving process checks for a model that another process installed."""
@@ -58,6 +60,7 @@ class Endpoint:
         access: who is answered.
         limits: on connections and requests of one client.
         tls: None: plain HTTP.
+        access_log: write a line for every request on standard error.
     """
 
     host: str
@@ -65,6 +68,7 @@ class Endpoint:
     access: Access
     limits: ServiceLimits
     tls: ssl.SSLContext | None
+    access_log: bool = False
 
 
 def serve_model(source: ModelSource, endpoint: Endpoint, *, has_token: bool) -> None:
@@ -87,7 +91,8 @@ def serve_model(source: ModelSource, endpoint: Endpoint, *, has_token: bool) -> 
     name = source.name or service.current.manifest.task
     web = make_app(service, name, __version__, lambda: seconds_since_refresh(source.metadata, clock.now()))
     listening = bind(host, endpoint.port)
-    server = SocketServer(web, listening, endpoint.access, clock, endpoint.limits, tls)
+    note = _note(service.telemetry, endpoint)
+    server = SocketServer(web, listening, endpoint.access, clock, endpoint.limits, tls, note)
     scheme, address = "http" if tls is None else "https", listening.getsockname()
     where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{address[1]}/v2/models/{name}"
     stderr.print(f"model {name} version {service.current.info.version} on {where}")
@@ -95,6 +100,21 @@ def serve_model(source: ModelSource, endpoint: Endpoint, *, has_token: bool) -> 
         stderr.print(f"warning: {warning}", markup=False, soft_wrap=True)
     with listening:
         _until_stopped(server, service)
+
+
+def _note(telemetry: Telemetry, endpoint: Endpoint) -> Callable[[Exchange], None]:
+    """What is done with every exchange: it is counted, and written down where the owner wants that."""
+    if not endpoint.access_log:
+        return lambda exchange: telemetry.replied(exchange.status)
+    from fedinfer.inference import log_exchange
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+
+    def note(exchange: Exchange) -> None:
+        telemetry.replied(exchange.status)
+        log_exchange(exchange)
+
+    return note
 
 
 def tls_of(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:

@@ -29,7 +29,7 @@ from fedinfer.inference.install.expand import expand
 from fedinfer.inference.install.slots import Pointer, Slots, read_pointer
 from fedinfer.inference.predict.rows import LARGEST, RowReader
 from fedinfer.inference.predict.session import SessionCache
-from fedinfer.inference.serve.app import answer
+from fedinfer.inference.serve.answering import answer
 from fedinfer.inference.serve.protocol_v2 import read_request
 from fedinfer.inference.serve.service import Service
 from fedinfer.inference.serve.telemetry import Telemetry
@@ -292,7 +292,7 @@ def test_single_batch_and_stream_agree_with_the_formula(count, seed):
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200) | requests.map(lambda value: json.dumps(value).encode()))
 def test_any_body_gets_a_status_and_a_reason(service, body):
-    status, document = answer(body, service, "triage")
+    status, document, _ = answer(body, service, "triage")
     assert status in (200, 400)
     assert (status == 400) == ("error" in document)
     json.dumps(document, allow_nan=False)

@@ -39,7 +39,7 @@ from fedinfer.inference.install.slots import Slots, read_pointer
 from fedinfer.inference.predict.rows import RowReader
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.inference.predict.texts import TextReader
-from fedinfer.inference.serve.app import answer
+from fedinfer.inference.serve.answering import answer
 from fedinfer.inference.serve.service import Service
 from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.manifest import Delta, DeltaMethod, Manifest
@@ -282,7 +282,7 @@ def test_requests_to_a_served_model(service):
     ]
 
     def check(body):
-        status, document = answer(body, service, "triage")
+        status, document, _ = answer(body, service, "triage")
         assert status in (200, 400)
         assert (status == 400) == ("error" in document)
         json.dumps(document, allow_nan=False)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -110,11 +111,11 @@ class RowReader:
             return self._records(list(rows))
         raise DataError(f"rows of type {type(rows).__name__}", hint="pass an array, a data frame, CSV text or dicts")
 
-    def unknown_categories(self, table: RawTable) -> dict[str, tuple[str, int]]:
-        """Cells of a table that `matrix` took and that count as missing because they are no category.
+    def unknown_categories(self, columns: Mapping[str, Iterable[str | None]]) -> dict[str, tuple[str, int]]:
+        """Cells of rows that `matrix` took and that count as missing because they are no category.
 
         Args:
-            table: accepted by `matrix`.
+            columns: cells by name, of rows that `matrix` accepts; None is missing.
 
         Returns:
             For each such column the first such text and how many rows have one. A program that reads files should say
@@ -123,10 +124,14 @@ class RowReader:
         found: dict[str, tuple[str, int]] = {}
         missing = frozenset(self._reading.missing_text)
         for place in self._categorical:
-            cells = table.columns[self.names[place]]
-            unknown = [cell for cell in cells if cell not in missing and math.isnan(self._cells[place](cell))]
+            counts = Counter(columns[self.names[place]])
+            unknown = {
+                cell: count
+                for cell, count in counts.items()
+                if cell is not None and cell not in missing and math.isnan(self._cells[place](cell))
+            }
             if unknown:
-                found[self.names[place]] = (unknown[0], len(unknown))
+                found[self.names[place]] = (next(iter(unknown)), sum(unknown.values()))
         return found
 
     def one(self, row: Any) -> FloatArray:

@@ -1,7 +1,7 @@
 """The Open Inference Protocol v2 over HTTP, with Prometheus metrics. Needs the extra `serve`.
 
 Bad input gets 400 with a reason, an unknown model or version 404, a model that fails 500. Bodies are bounded before
-they are read into memory as a whole.
+they are read into memory as a whole, and before they are expanded. What is done with a body stands in `answering`.
 """
 
 from __future__ import annotations
@@ -9,29 +9,70 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from dataclasses import dataclass
 
-from fedinfer.errors import DataError, FedInferError, MissingExtra, NoModel
-from fedinfer.inference.predict.explain import explain, reference_row
+from fedinfer.errors import DataError, MissingExtra, NoModel
+from fedinfer.inference.serve import answering
+from fedinfer.inference.serve.answering import MOST_BODY_BYTES, SMALL_BODY_BYTES, Body, error_of
+from fedinfer.inference.serve.descriptions import (
+    EXTENSIONS,
+    model_config,
+    model_metadata,
+    model_statistics,
+    repository_index,
+)
+from fedinfer.inference.serve.encodings import accepted, is_known
 from fedinfer.inference.serve.prometheus import CONTENT_TYPE, metrics_text
-from fedinfer.inference.serve.protocol_v2 import ATTRIBUTIONS, InferRequest, model_metadata, read_request, reply
+from fedinfer.inference.serve.refusals import Receive, Scope, Send, error_body, refuse
 from fedinfer.inference.serve.service import Service
 from fedinfer.types import Json
 
 try:
     from fastapi import FastAPI, Request, Response
     from starlette.concurrency import run_in_threadpool
-    from starlette.requests import ClientDisconnect
+    from starlette.exceptions import HTTPException
 except ImportError as missing:
     raise MissingExtra("serving over HTTP needs fastapi and uvicorn", hint="pip install 'fedinfer[serve]'") from missing
 
-MOST_BODY_BYTES = 8 * 2**20
-"""A body of numbers takes about thirty times its size while it is read: this bound keeps that under 256 MiB."""
-SMALL_BODY_BYTES = 64 * 2**10
-"""Requests up to this size are answered in the event loop: handing them to a thread costs more than the prediction."""
-
-NO_ANSWER = "the model has no valid answer for these rows: NaN, infinity or an error of its graph"
+HEADER_LENGTH = "inference-header-content-length"
+"""Header that says how much of a body is JSON; what is behind that is binary data."""
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What the handlers share.
+
+    Args:
+        service: the model in use.
+        name: under which the model is asked for.
+        server_version: of this program.
+        repository_age: seconds since the repository was last reached; None = never.
+        one_at_a_time: held by a large request: several together would need that many times the memory.
+    """
+
+    service: Service
+    name: str
+    server_version: str
+    repository_age: Callable[[], float | None]
+    one_at_a_time: asyncio.Lock
+
+
+class Refused(Response):
+    """A reply to a request whose body was not read to its end.
+
+    Args:
+        status: of HTTP.
+        reason: one sentence for the client.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(status_code=status)
+        self._reason = reason
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Reply, and read on."""
+        await refuse(self.status_code, self._reason, scope, receive, send)
 
 
 def make_app(service: Service, name: str, server_version: str, repository_age: Callable[[], float | None]) -> FastAPI:
@@ -43,15 +84,17 @@ def make_app(service: Service, name: str, server_version: str, repository_age: C
         server_version: of this program.
         repository_age: seconds since the repository was last reached; None = never.
     """
+    site = Site(service, name, server_version, repository_age, asyncio.Lock())
     app = FastAPI(title="fedinfer device", version=server_version, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_exception_handler(NoModel, _no_model)
-    for path, handler in _server_handlers(service, server_version, repository_age).items():
-        app.add_route(path, handler, methods=["GET"])
-    about, ready, infer = _model_handlers(service, name)
-    for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-        app.add_route(base, about, methods=["GET"])
-        app.add_route(f"{base}/ready", ready, methods=["GET"])
-        app.add_route(f"{base}/infer", infer, methods=["POST"])
+    for kind, handler in ((NoModel, _no_model), (HTTPException, _no_such_page), (Exception, _failed)):
+        app.add_exception_handler(kind, handler)
+    bases = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+    for base in bases:  # first, because routes are tried in order
+        app.add_route(f"{base}/infer", _infer(site), methods=["POST"])
+    of_model = {base + path: about for base in bases for path, about in _of_model(site).items()}
+    for path, about in {**_of_server(site), **of_model}.items():  # in this order: no model is called `stats`
+        app.add_route(path, about, methods=["GET"])
+    app.add_route("/v2/repository/index", _index(site), methods=["POST"])
     return app
 
 
@@ -59,11 +102,21 @@ async def _no_model(_: Request, error: Exception) -> Response:
     return _json({"error": str(error)}, 503)
 
 
-def _server_handlers(
-    service: Service, server_version: str, repository_age: Callable[[], float | None]
-) -> dict[str, Handler]:
+async def _no_such_page(_: Request, error: Exception) -> Response:
+    """404 and 405 of the routes."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    headers = error.headers if isinstance(error, HTTPException) else None
+    reason = "this method is not for this path" if status == 405 else "there is no such path"
+    return Response(error_body(reason), status, headers, "application/json")
+
+
+async def _failed(_: Request, _error: Exception) -> Response:
+    return _json({"error": "the server failed; its log says why"}, 500)
+
+
+def _of_server(site: Site) -> dict[str, Handler]:
     """Path to handler of what concerns the whole server."""
-    server = {"name": "fedinfer", "version": server_version, "extensions": []}
+    service = site.service
 
     async def live(_: Request) -> Response:
         return _json({"live": True})
@@ -72,120 +125,132 @@ def _server_handlers(
         return _json({"ready": bool(service.version)}, 200 if service.version else 503)
 
     async def about(_: Request) -> Response:
-        return _json(server)
+        return _json({"name": "fedinfer", "version": site.server_version, "extensions": [*EXTENSIONS]})
+
+    async def statistics(_: Request) -> Response:
+        return _json(_statistics(site))
 
     async def metrics(_: Request) -> Response:
-        text = metrics_text(service.telemetry.figures(), service.version, repository_age())
+        telemetry = service.telemetry
+        text = metrics_text(telemetry.figures(), service.version, site.repository_age(), telemetry.statuses())
         return Response(text, media_type=CONTENT_TYPE)
 
-    return {"/v2/health/live": live, "/v2/health/ready": ready, "/v2": about, "/metrics": metrics}
+    return {
+        "/v2/health/live": live,
+        "/v2/health/ready": ready,
+        "/v2": about,
+        "/v2/models/stats": statistics,
+        "/metrics": metrics,
+    }
 
 
-def _model_handlers(service: Service, name: str) -> tuple[Handler, Handler, Handler]:
-    """What concerns one model: its description, whether it is ready, and its predictions."""
-    one_at_a_time = asyncio.Lock()  # for large requests
+def _of_model(site: Site) -> dict[str, Handler]:
+    """Path behind the model's own to handler."""
+    service, name = site.service, site.name
 
     async def about(request: Request) -> Response:
         current = service.current
-        missing = _unknown(request, service, name)
-        return missing or _json(model_metadata(name, current.info.version, current.manifest.schema))
+        return _unknown(request, site) or _json(model_metadata(name, current.info.version, current.manifest.schema))
+
+    async def config(request: Request) -> Response:
+        return _unknown(request, site) or _json(model_config(name, service.current.manifest.schema))
 
     async def ready(request: Request) -> Response:
-        missing = _unknown(request, service, name)
-        return missing or _json({"name": name, "ready": True})
+        return _unknown(request, site) or _json({"name": name, "ready": True})
 
+    async def statistics(request: Request) -> Response:
+        return _unknown(request, site) or _json(_statistics(site))
+
+    return {"/ready": ready, "/stats": statistics, "/config": config, "": about}
+
+
+def _statistics(site: Site) -> Json:
+    service = site.service
+    figures, clock = service.telemetry.of(service.current.info.version), service.clock
+    since = None if figures.last is None else clock.seconds() - figures.last
+    last = 0 if since is None else round((clock.now().timestamp() - since) * 1e3)
+    return {"model_stats": [model_statistics(site.name, figures, last)]}
+
+
+def _index(site: Site) -> Handler:
+    async def index(request: Request) -> Response:
+        try:
+            body, whole = await _read(request, SMALL_BODY_BYTES)
+            if not whole:
+                return Refused(413, f"the body has more than {SMALL_BODY_BYTES} bytes")
+            only_ready = answering.only_ready(body)
+        except DataError as error:
+            return _json({"error": error_of(error)}, 400)
+        return _json(repository_index(site.name, site.service.version, only_ready=only_ready))
+
+    return index
+
+
+def _infer(site: Site) -> Handler:
     async def infer(request: Request) -> Response:
-        return _unknown(request, service, name) or await _infer(request, service, name, one_at_a_time)
+        try:
+            return _unknown(request, site) or await _answered(request, site)
+        except DataError as error:
+            return _json({"error": error_of(error)}, 400)
 
-    return about, ready, infer
-
-
-def answer(body: bytes, service: Service, name: str) -> tuple[int, Json]:
-    """Status and reply to the body of an infer request.
-
-    Args:
-        body: JSON of the client, at most MOST_BODY_BYTES; untrusted.
-        service: the model in use.
-        name: under which the model is asked for.
-
-    Returns:
-        HTTP status and the JSON document.
-    """
-    try:
-        request = _read(body, service)
-        return 200, _predict(request, service, name)
-    except NoModel as error:
-        return 503, {"error": str(error)}
-    except DataError as error:
-        return 400, {"error": f"{error} ({error.hint})" if error.hint else str(error)}
-    except FedInferError:  # what ONNX Runtime says names parts of the graph, and counts as failed in the metrics
-        return 500, {"error": NO_ANSWER}
+    return infer
 
 
-def _read(body: bytes, service: Service) -> InferRequest:
-    """The request; one that cannot be read is counted like a row that breaks the schema."""
-    current = service.current
-    try:
-        return read_request(_parse(body), current.manifest.schema)
-    except DataError as error:
-        service.telemetry.failed(current.info.version, error)
-        raise
-
-
-def _predict(request: InferRequest, service: Service, name: str) -> Json:
-    current, answers = service.predict(request.rows)
-    explanations = None
-    if ATTRIBUTIONS in request.outputs:
-        matrix = current.predictor.reader.matrix(request.rows)
-        explanations = explain(current.predictor, matrix, reference_row(current.manifest))
-    return reply(request, name, current.info.version, answers, explanations)
-
-
-def _parse(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"the body is not JSON: {str(error)[:120]}") from error
-
-
-async def _infer(request: Request, service: Service, name: str, one_at_a_time: asyncio.Lock) -> Response:
-    if "inference-header-content-length" in request.headers:
-        return _json({"error": "the binary data extension is not spoken here; send JSON"}, 400)
-    announced = request.headers.get("content-length", "")
+async def _answered(request: Request, site: Site) -> Response:
+    headers, accepts = request.headers, accepted(request.headers.get("accept-encoding", ""))
+    encoding, json_bytes = headers.get("content-encoding", "").strip().lower(), headers.get(HEADER_LENGTH)
+    if not is_known(encoding):
+        return Refused(415, "the body is in an encoding that is not known; send it as it is, in gzip or in deflate")
+    if json_bytes is not None and not (json_bytes.isdecimal() and len(json_bytes) < 20):
+        return Refused(400, "Inference-Header-Content-Length is no number of bytes")
+    announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > MOST_BODY_BYTES:
         return _too_large()
-    body = bytearray()
-    try:
-        async for piece in request.stream():
-            body += piece
-            if len(body) > MOST_BODY_BYTES:
-                return _too_large()
-    except ClientDisconnect:
-        return _json({"error": "the client left before its body was complete"}, 400)  # nobody reads it; nothing failed
-    if len(body) <= SMALL_BODY_BYTES:
-        status, document = answer(bytes(body), service, name)
-    else:
-        async with one_at_a_time:  # several large requests together would need that many times the memory
-            status, document = await run_in_threadpool(answer, bytes(body), service, name)
-    return _json(document, status)
+    data, whole = await _read(request, MOST_BODY_BYTES)
+    if not whole:
+        return _too_large()
+    body = Body(data, encoding, None if json_bytes is None else int(json_bytes), accepts)
+    found = answering.reply_to(body, site.service, site.name, SMALL_BODY_BYTES)
+    if found is None:
+        async with site.one_at_a_time:
+            found = await run_in_threadpool(answering.reply_to, body, site.service, site.name, MOST_BODY_BYTES)
+    return _json({"error": _TOO_LARGE}, 413) if found is None else Response(found.body, found.status, found.headers)
+
+
+_TOO_LARGE = f"the body has more than {MOST_BODY_BYTES} bytes"
 
 
 def _too_large() -> Response:
-    """The connection is closed, so that what is left of the body is not read."""
-    refused = _json({"error": f"the body has more than {MOST_BODY_BYTES} bytes"}, 413)
-    refused.headers["connection"] = "close"
-    return refused
+    return Refused(413, _TOO_LARGE)
 
 
-def _unknown(request: Request, service: Service, name: str) -> Response | None:
+async def _read(request: Request, most: int) -> tuple[bytes, bool]:
+    """The body, and whether that is all of it; of a longer one not more than its beginning is read.
+
+    Raises:
+        DataError: the client left. Nobody reads the reply; nothing failed.
+    """
+    body = bytearray()
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise DataError("the client left before its body was complete")
+        body += message.get("body", b"")
+        if len(body) > most:
+            return bytes(body[:most]), False
+        if not message.get("more_body"):
+            return bytes(body), True
+
+
+def _unknown(request: Request, site: Site) -> Response | None:
     asked, version = request.path_params["model"], request.path_params.get("version")
-    active = str(service.current.info.version)
-    if asked != name:
-        return _json({"error": f"there is no model {asked[:60]!r}, only {name!r}"}, 404)
+    active = str(site.service.current.info.version)
+    if asked != site.name:
+        return _json({"error": f"there is no model {asked[:60]!r}, only {site.name!r}"}, 404)
     if version not in (None, active):
         return _json({"error": f"there is no version {version[:20]!r}, only {active!r}"}, 404)
     return None
 
 
-def _json(document: Json, status: int = 200) -> Response:
+def _json(document: Json | list[Json], status: int = 200) -> Response:
     return Response(json.dumps(document, allow_nan=False), status, media_type="application/json")

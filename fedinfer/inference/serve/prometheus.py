@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from fedinfer.inference.serve.telemetry import EDGES_SECONDS, STEPS_PER_DOUBLING, VersionFigures
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def metrics_text(figures: Iterable[VersionFigures], active_version: int, seconds_since_refresh: float | None) -> str:
+def metrics_text(
+    figures: Iterable[VersionFigures],
+    active_version: int,
+    seconds_since_refresh: float | None,
+    statuses: Mapping[int, int] | None = None,
+) -> str:
     """All metrics of a device.
 
     Args:
         figures: of `Telemetry.figures`.
         active_version: that answers now.
         seconds_since_refresh: age of the last contact with the repository; None = never, and the metric is left out.
+        statuses: of `Telemetry.statuses`.
     """
     versions = list(figures)
     lines = [*_head("fedinfer_model_version", "gauge", "version of the active model")]
@@ -23,6 +29,15 @@ def metrics_text(figures: Iterable[VersionFigures], active_version: int, seconds
     if seconds_since_refresh is not None:
         lines += _head("fedinfer_repository_age_seconds", "gauge", "time since the repository was last reached")
         lines.append(f"fedinfer_repository_age_seconds {seconds_since_refresh:.3f}")
+    lines += _head("fedinfer_requests_total", "counter", "requests over HTTP by the status of their reply")
+    for status, count in (statuses or {}).items():
+        lines.append(f'fedinfer_requests_total{{status="{status}"}} {count}')
+    text = "texts of requests that are no category and counted as missing, by column"
+    lines += _head("fedinfer_unknown_categories_total", "counter", text)
+    for version in versions:
+        for name, count in sorted(version.unknown.items()):
+            labels = f'version="{version.version}",column="{_escaped(name)}"'
+            lines.append(f"fedinfer_unknown_categories_total{{{labels}}} {count}")
     lines += _head("fedinfer_errors_total", "counter", "refused or failed calls by error class")
     for version in versions:
         for name, count in sorted(version.errors.items()):

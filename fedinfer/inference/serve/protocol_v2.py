@@ -1,38 +1,87 @@
-"""Requests and replies of the Open Inference Protocol v2 (KServe), as plain dictionaries: no web framework here.
+"""Requests and replies of the Open Inference Protocol v2 (KServe), as plain values: no web framework here.
 
 A request carries rows in one of two ways:
 
 * one tensor "input" of shape [rows, width] and a numeric datatype, null = missing, categories as indices; for a model
-  of texts of shape [rows] or [rows, 1] and datatype BYTES, each text a JSON string;
+  of texts of shape [rows] or [rows, 1] and datatype BYTES;
 * one tensor per column, named after it, of shape [rows] or [rows, 1]: numbers, or BYTES for categories and texts.
 
-Data may be flat or nested, as the protocol allows. The reply has "label" (BYTES), "probabilities" (FP32) and, when the
-request's parameters ask with "explain": true, "attributions" (FP32, one value per column or per word of a text).
+Data is JSON, flat or nested, or binary. The reply has "label" (BYTES), "probabilities" (FP32) and, when the request's
+parameters ask with "explain": true, "attributions" (FP32, one value per column or per word of a text). An output with
+the parameter "classification": k becomes its k likeliest classes, each as the text "value:number:name".
 
-Source: KServe, Open Inference Protocol (V2), Inference Protocol HTTP/REST.
+Sources: KServe, Open Inference Protocol (V2), Inference Protocol HTTP/REST; Triton's extensions "Binary Tensor Data"
+and "Classification".
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedinfer.errors import DataError
 from fedinfer.inference.predict.answers import Predictions
 from fedinfer.inference.predict.explain import Explanations
 from fedinfer.inference.predict.session import INPUT
-from fedinfer.manifest import COVERAGE, LABEL, PROBABILITIES, VALUE
+from fedinfer.inference.serve.tensors import (
+    NUMERIC,
+    TEXTS,
+    BinaryData,
+    Tensor,
+    read_tensor,
+    tensor_binary,
+    tensor_json,
+)
+from fedinfer.manifest import LABEL, PROBABILITIES, VALUE
 from fedinfer.schema import Categorical, Schema, Text
 from fedinfer.types import Json
 
 ATTRIBUTIONS = "attributions"
 INTERVAL = "interval"
-MOST_ROWS = 100_000
-NUMERIC = frozenset({"BOOL", "FP16", "FP32", "FP64"} | {f"{s}INT{b}" for s in ("", "U") for b in (8, 16, 32, 64)})
+UNKNOWN = "unknown_categories"
+"""Parameter of a reply: texts of the request that are no category, and counted as missing."""
+
+
+class Columns:
+    """Columns of a request, as `Predictor.predict` takes a data frame.
+
+    Args:
+        by_name: at least one; all of one length.
+    """
+
+    def __init__(self, by_name: Mapping[str, npt.NDArray[Any]]) -> None:
+        self.by_name = by_name
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self.by_name)
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        return self.by_name[name]
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(next(iter(self.by_name.values())))
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An output that a request asks for.
+
+    Args:
+        name: of the output.
+        binary: as binary data, not JSON.
+        classes: likeliest classes of each row that are wanted in place of all probabilities; 0: all probabilities.
+    """
+
+    name: str
+    binary: bool = False
+    classes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +89,28 @@ class InferRequest:
     """A request that was read and checked.
 
     Args:
-        rows: what `Predictor.predict` takes: an array, or a list of dictionaries.
+        rows: what `Predictor.predict` takes: an array, or `Columns`.
         id: echoed in the reply; may be empty.
-        outputs: names of the wanted outputs.
+        outputs: in the order of the reply.
     """
 
     rows: Any
     id: str
-    outputs: tuple[str, ...]
+    outputs: tuple[Wanted, ...]
+
+    @property
+    def explains(self) -> bool:
+        """Whether attributions are wanted."""
+        return any(output.name == ATTRIBUTIONS for output in self.outputs)
 
 
-def read_request(body: Any, schema: Schema) -> InferRequest:
+def read_request(body: Any, schema: Schema, binary: bytes = b"") -> InferRequest:
     """Check a decoded JSON body.
 
     Args:
         body: any decoded JSON value; untrusted.
         schema: of the active model.
+        binary: what stood behind the JSON; untrusted.
 
     Raises:
         DataError: with the field and the rule. Cells of columns are checked later, by the predictor.
@@ -68,16 +123,21 @@ def read_request(body: Any, schema: Schema) -> InferRequest:
     request_id, parameters = body.get("id", ""), body.get("parameters") or {}
     if not isinstance(request_id, str) or not isinstance(parameters, Mapping):
         raise DataError('"id" is not a text or "parameters" is not an object')
-    if _is_whole(inputs) and schema.text is not None:
-        inputs = [{**inputs[0], "name": schema.text.name}]
-    rows = _matrix(inputs[0], schema.width) if _is_whole(inputs) else _columns(inputs, schema)
-    return InferRequest(rows, request_id, _wanted(body.get("outputs"), parameters.get("explain") is True, schema))
+    data = BinaryData(binary)
+    tensors = [read_tensor(tensor, data) for tensor in inputs]
+    data.end()
+    return InferRequest(_rows(tensors, schema), request_id, _wanted(body.get("outputs"), parameters, schema))
 
 
 def reply(
-    request: InferRequest, name: str, version: int, answers: Predictions, explanations: Explanations | None
-) -> Json:
-    """The reply to a request, ready for JSON.
+    request: InferRequest,
+    name: str,
+    version: int,
+    answers: Predictions,
+    explanations: Explanations | None = None,
+    unknown: Mapping[str, int] | None = None,
+) -> tuple[Json, bytes]:
+    """The reply to a request.
 
     Args:
         request: that is answered; it says which outputs are wanted.
@@ -85,29 +145,27 @@ def reply(
         version: of the model.
         answers: one per row of the request.
         explanations: of the same rows; needed when the request wants attributions, else None.
+        unknown: texts that are no category, by column; only columns with any.
+
+    Returns:
+        What is sent as JSON, and the binary data behind it; empty where no output is wanted so.
     """
-    tensors = _answers(answers)
-    if explanations is not None:
-        shape, values = list(explanations.attributions.shape), explanations.attributions.ravel().tolist()
-        tensors[ATTRIBUTIONS] = _tensor(ATTRIBUTIONS, shape, "FP32", values)
     document: Json = {"model_name": name, "model_version": str(version)}
     if request.id:
         document["id"] = request.id
-    document["outputs"] = [tensors[output] for output in request.outputs]
-    return document
-
-
-def _answers(answers: Predictions) -> dict[str, Json]:
-    count = len(answers)
-    if answers.naming.bounds is not None:
-        return {
-            VALUE: _tensor(VALUE, [count], "FP32", answers.values.tolist()),
-            INTERVAL: _tensor(INTERVAL, [count, 2], "FP64", answers.intervals.ravel().tolist()),
-        }
-    return {
-        LABEL: _tensor(LABEL, [count], "BYTES", [str(label) for label in answers.labels]),
-        PROBABILITIES: _tensor(PROBABILITIES, [*answers.raw.shape], "FP32", answers.raw.ravel().tolist()),
-    }
+    if unknown:
+        by_column = {f"{UNKNOWN}.{column}": count for column, count in unknown.items()}
+        document["parameters"] = {UNKNOWN: sum(unknown.values()), **by_column}
+    outputs, binary = document.setdefault("outputs", []), []
+    for wanted in request.outputs:
+        datatype, values = _output(wanted, answers, explanations)
+        if wanted.binary:
+            tensor, data = tensor_binary(wanted.name, datatype, values)
+            binary.append(data)
+        else:
+            tensor = tensor_json(wanted.name, datatype, values)
+        outputs.append(tensor)
+    return document, b"".join(binary)
 
 
 def outputs_of(schema: Schema) -> tuple[str, str]:
@@ -119,116 +177,106 @@ def outputs_of(schema: Schema) -> tuple[str, str]:
     return (LABEL, PROBABILITIES) if schema.label_range is None else (VALUE, INTERVAL)
 
 
-def _described_outputs(schema: Schema) -> list[Json]:
-    if schema.label_range is None:
-        return [
-            {"name": LABEL, "datatype": "BYTES", "shape": [-1], "parameters": {"labels": list(schema.labels)}},
-            {"name": PROBABILITIES, "datatype": "FP32", "shape": [-1, schema.classes]},
-        ]
-    facts = {"range": [*schema.label_range], "unit": schema.label_unit}
-    return [
-        {"name": VALUE, "datatype": "FP32", "shape": [-1], "parameters": facts},
-        {"name": INTERVAL, "datatype": "FP64", "shape": [-1, 2], "parameters": {"coverage": COVERAGE}},
-    ]
+def _output(wanted: Wanted, answers: Predictions, explanations: Explanations | None) -> tuple[str, npt.NDArray[Any]]:
+    """Datatype and values of one output."""
+    if wanted.classes:
+        return TEXTS, _likeliest(answers, wanted.classes)
+    if wanted.name == ATTRIBUTIONS and explanations is not None:
+        return "FP32", explanations.attributions
+    if wanted.name == INTERVAL:
+        return "FP64", answers.intervals
+    if wanted.name == LABEL:
+        return TEXTS, answers.labels
+    return "FP32", answers.values if wanted.name == VALUE else answers.raw
 
 
-def model_metadata(name: str, version: int, schema: Schema) -> Json:
-    """Metadata of the active model; the columns and labels stand in the parameters of its tensors.
+def _likeliest(answers: Predictions, count: int) -> npt.NDArray[Any]:
+    """Texts "value:number:name" as Triton writes them, (rows, classes wanted)."""
+    places, names = answers.top(count), answers.naming.labels
+    texts = np.empty(places.shape, object)
+    for row, chosen in enumerate(places.tolist()):
+        values = answers.raw[row]
+        texts[row] = [f"{values[place]:f}:{place}:{names[place]}" for place in chosen]
+    return texts
 
-    Args:
-        name: of the model.
-        version: of the model.
-        schema: of the model.
+
+def _rows(tensors: Sequence[Tensor], schema: Schema) -> Any:
+    if len(tensors) > 1 or tensors[0].name != INPUT:
+        return _columns(tensors, schema)
+    (whole,) = tensors
+    if schema.text is None:
+        return _matrix(whole, schema)
+    return _columns([Tensor(schema.text.name, whole.datatype, whole.shape, whole.values)], schema)
+
+
+def _matrix(tensor: Tensor, schema: Schema) -> npt.NDArray[Any]:
+    if tensor.datatype not in NUMERIC:
+        raise DataError(f"tensor {INPUT!r} has datatype {tensor.datatype!r}, expected a numeric one")
+    if len(tensor.shape) != 2 or tensor.shape[1] != schema.width:
+        raise DataError(f"tensor {INPUT!r} has shape {list(tensor.shape)}, expected [rows, {schema.width}]")
+    return _raw(tensor.values, schema).reshape(tensor.shape)
+
+
+def _raw(values: npt.NDArray[Any], schema: Schema) -> npt.NDArray[Any]:
+    """Values in the unit of the table. A float32 array would count as read already, with offsets taken off.
+
+    A float32 means the shortest decimal number that is nearest to it, so a sentinel of -99.9 is found in FP32.
     """
-    parameters = {"columns": [column.name for column in schema.columns]}
-    datatype, width = ("FP32", schema.width) if schema.text is None else ("BYTES", 1)
-    return {
-        "name": name,
-        "versions": [str(version)],
-        "platform": "onnxruntime_onnx",
-        "inputs": [{"name": INPUT, "datatype": datatype, "shape": [-1, width], "parameters": parameters}],
-        "outputs": _described_outputs(schema),
-    }
+    if values.dtype != np.float32 or not (schema.reading.missing_values or schema.reading.offsets):
+        return values
+    return values.astype(np.str_).astype(np.float64)
 
 
-def _is_whole(inputs: Sequence[Mapping[str, Any]]) -> bool:
-    return len(inputs) == 1 and inputs[0].get("name") == INPUT
-
-
-def _matrix(tensor: Mapping[str, Any], width: int) -> Any:
-    (shape, values), datatype = _shape_and_values(tensor), str(tensor.get("datatype"))
-    if datatype not in NUMERIC:
-        raise DataError(f"tensor {INPUT!r} has datatype {datatype[:40]!r}, expected a numeric one")
-    if len(shape) != 2 or shape[1] != width:
-        raise DataError(f"tensor {INPUT!r} has shape {shape}, expected [rows, {width}]")
-    return np.array([_number(value) for value in values], np.float64).reshape(shape)
-
-
-def _columns(inputs: Sequence[Mapping[str, Any]], schema: Schema) -> list[dict[str, Any]]:
-    columns: dict[str, list[Any]] = {}
+def _columns(tensors: Sequence[Tensor], schema: Schema) -> Columns:
+    columns: dict[str, npt.NDArray[Any]] = {}
     worded = {column.name for column in schema.columns if isinstance(column, Categorical | Text)}
-    for tensor in inputs:
-        name = tensor.get("name")
-        if not isinstance(name, str) or name in columns:
-            raise DataError(f"tensor name {str(name)[:60]!r} is no text or stands twice")
-        (shape, values), datatype = _shape_and_values(tensor), str(tensor.get("datatype"))
+    for tensor in tensors:
+        name, shape = tensor.name, tensor.shape
+        if name in columns:
+            raise DataError(f"tensor name {name[:60]!r} stands twice")
         if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1):
-            raise DataError(f"tensor {name!r} has shape {shape}, expected [rows] or [rows, 1]")
-        if datatype != "BYTES" and (datatype not in NUMERIC or name in worded):
-            raise DataError(f"tensor {name!r} has datatype {datatype[:40]!r}; categories and texts are BYTES")
-        columns[name] = values
-    counts = {name: len(values) for name, values in columns.items()}
+            raise DataError(f"tensor {name[:60]!r} has shape {list(shape)}, expected [rows] or [rows, 1]")
+        if tensor.datatype != TEXTS and (tensor.datatype not in NUMERIC or name in worded):
+            raise DataError(
+                f"tensor {name[:60]!r} has datatype {tensor.datatype!r}; categories and texts are BYTES, "
+                "numbers are no BOOL"
+            )
+        columns[name] = tensor.values
+    counts = {name[:60]: len(values) for name, values in columns.items()}
     if len(set(counts.values())) != 1:
         raise DataError(f"tensors have different numbers of rows: {str(counts)[:200]}")
-    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    return Columns(columns)
 
 
-def _shape_and_values(tensor: Mapping[str, Any]) -> tuple[list[int], list[Any]]:
-    name, shape, data = str(tensor.get("name"))[:60], tensor.get("shape"), tensor.get("data")
-    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        raise DataError(f"tensor {name!r}: shape is not a list of sizes")
-    if not isinstance(data, list):
-        raise DataError(f"tensor {name!r}: data is not a list", hint="the binary data extension is not spoken here")
-    values = _flat(data)
-    if math.prod(shape) != len(values) or not shape or shape[0] > MOST_ROWS:
-        raise DataError(f"tensor {name!r}: {len(values)} values for shape {str(shape)[:80]}, at most {MOST_ROWS} rows")
-    return shape, values
-
-
-def _flat(data: list[Any]) -> list[Any]:
-    """Level by level: nesting is bounded by the protocol's dimensions, not by Python's stack."""
-    for _ in range(8):
-        if not any(isinstance(item, list) for item in data):
-            return data
-        if not all(isinstance(item, list) for item in data):
-            raise DataError("data mixes lists and values")
-        data = [value for item in data for value in item]
-    raise DataError("data is nested deeper than 8 levels")
-
-
-def _number(value: Any) -> float:
-    if value is None:
-        return math.nan
-    if isinstance(value, bool | int | float) and abs(value) < 1e300:  # an integer of JSON may be too large for a float
-        return float(value)
-    if isinstance(value, float) and math.isnan(value):
-        return value
-    raise DataError(f"value {str(value)[:60]!r} of tensor {INPUT!r} breaks the rule: a finite number or null")
-
-
-def _wanted(outputs: Any, explain: bool, schema: Schema) -> tuple[str, ...]:
+def _wanted(outputs: Any, parameters: Mapping[str, Any], schema: Schema) -> tuple[Wanted, ...]:
     known = (*outputs_of(schema), ATTRIBUTIONS)
-    usual = known if explain else known[:2]
-    if outputs is None:
-        return usual
+    usual, binary = known if parameters.get("explain") is True else known[:2], _flag(parameters, "binary_data_output")
+    if outputs is None or outputs == []:
+        return tuple(Wanted(name, binary) for name in usual)
     if not isinstance(outputs, list) or not all(isinstance(item, Mapping) for item in outputs):
         raise DataError('"outputs" is not a list of tensors')
     names = tuple(str(item.get("name")) for item in outputs)
     unknown = [name[:60] for name in names if name not in known]
     if unknown or len(set(names)) != len(names):
-        raise DataError(f"outputs {unknown or list(names)} are unknown or stand twice; there are {list(usual)}")
-    return names or usual
+        raise DataError(f"outputs {unknown or list(names)} are unknown or stand twice; there are {', '.join(usual)}")
+    asked = zip(names, outputs, strict=True)
+    return tuple(_wanted_one(name, item.get("parameters"), binary, schema) for name, item in asked)
 
 
-def _tensor(name: str, shape: list[int], datatype: str, data: list[Any]) -> Json:
-    return {"name": name, "shape": shape, "datatype": datatype, "data": data}
+def _wanted_one(name: str, parameters: Any, binary: bool, schema: Schema) -> Wanted:
+    parameters = {} if parameters is None else parameters
+    if not isinstance(parameters, Mapping):
+        raise DataError(f'output {name!r}: "parameters" is not an object')
+    count = parameters.get("classification", 0)
+    if type(count) is not int or count < 0 or (count and name != PROBABILITIES):
+        raise DataError(
+            f"output {name!r}: classification {str(count)[:20]!r}, expected how many classes of {PROBABILITIES!r}"
+        )
+    return Wanted(name, _flag(parameters, "binary_data", binary), min(count, schema.classes))
+
+
+def _flag(parameters: Mapping[str, Any], name: str, usual: bool = False) -> bool:
+    value = parameters.get(name, usual)
+    if not isinstance(value, bool):
+        raise DataError(f"parameter {name} is {str(value)[:20]!r}, expected true or false")
+    return value

@@ -121,7 +121,7 @@ class Service:
         self.telemetry = telemetry
         self._slots = slots
         self._cache = cache
-        self._clock = clock
+        self.clock = clock
         self._most_failures = most_failures
         self._observations = observations
         self._failures = 0
@@ -177,7 +177,7 @@ class Service:
             DataError: for a row that breaks the schema.
             GateFailed: when the model fails or answers NaN or infinity.
         """
-        current, start = self.current, self._clock.seconds()
+        current, start = self.current, self.clock.seconds()
         version = current.info.version
         try:
             answer = current.predictor.predict_one(row)
@@ -185,7 +185,7 @@ class Service:
             self._failed(current, error)
             raise
         self._failures = 0
-        self.telemetry.answered(version, self._clock.seconds() - start)
+        self.telemetry.answered(version, self.clock.seconds() - start)
         if self._observations is not None:
             self._observations.add_one(version, current.predictor.last_row(), answer.raw)
         return answer
@@ -204,7 +204,7 @@ class Service:
             DataError: for a row that breaks the schema.
             GateFailed: when the model fails or answers NaN or infinity.
         """
-        current, start = self.current, self._clock.seconds()
+        current, start = self.current, self.clock.seconds()
         version = current.info.version
         try:
             matrix = current.predictor.reader.matrix(rows)
@@ -213,7 +213,7 @@ class Service:
             self._failed(current, error)
             raise
         self._failures = 0
-        self.telemetry.answered(version, self._clock.seconds() - start, len(answers))
+        self.telemetry.answered(version, self.clock.seconds() - start, len(answers))
         if self._observations is not None and len(answers):
             self._observations.add(version, matrix, answers.raw)
         return current, answers

@@ -11,13 +11,15 @@ import asyncio
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from fedinfer.errors import ConfigError, MissingExtra
 from fedinfer.inference.serve.access import Access
-from fedinfer.inference.serve.guard import Guard
+from fedinfer.inference.serve.guard import Exchange, Guard, not_noted
 from fedinfer.inference.serve.limits import Address, Seats, ServiceLimits
+from fedinfer.inference.serve.refusals import error_body
 from fedinfer.ports import Clock
 
 try:
@@ -31,7 +33,17 @@ MOST_LEAVING = 64
 _BACKLOG = 128
 _GONE = ("", 0)
 """Address of a connection whose client is gone already."""
-_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+def _bare_refusal(status: str, reason: str) -> bytes:
+    """A reply to what is no request, or not yet."""
+    body = error_body(reason)
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {len(body)}"
+    return head.encode() + b"\r\n\r\n" + body
+
+
+_TOO_LONG = _bare_refusal("431 Request Header Fields Too Large", "the headers are too long")
+_NOT_HTTP = _bare_refusal("400 Bad Request", "this is no HTTP request")
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -64,6 +76,7 @@ class SocketServer(uvicorn.Server):
         clock: for rates.
         limits: how much each client may have.
         tls: of `fedinfer.inference.serve.tls`; None: plain HTTP.
+        note: called with every exchange when it is over.
     """
 
     def __init__(
@@ -74,13 +87,14 @@ class SocketServer(uvicorn.Server):
         clock: Clock,
         limits: ServiceLimits | None = None,
         tls: ssl.SSLContext | None = None,
+        note: Callable[[Exchange], None] = not_noted,
     ) -> None:
         limits = limits or ServiceLimits()
         seats = Seats(limits)
         protocol = type("BoundedProtocol", (_Bounded, AutoHTTPProtocol), {"seats": seats, "limits": limits})
         super().__init__(
             uvicorn.Config(
-                Guard(app, access, limits, seats, clock),
+                Guard(app, access, limits, seats, clock, note),
                 loop="asyncio",  # uvloop accepts connections by itself, past `_Listener.accept`
                 http=protocol,
                 ws="none",
@@ -203,6 +217,15 @@ class _Bounded(asyncio.Protocol):
         elif in_head and self._head > self.limits.header_bytes:
             self._peer.write(_TOO_LONG)  # type: ignore[attr-defined]  # a transport that writes
             self._peer.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """In place of uvicorn's plain text.
+
+        Args:
+            msg: what uvicorn says; not repeated.
+        """
+        self._peer.write(_NOT_HTTP)  # type: ignore[attr-defined]  # a transport that writes
+        self._peer.close()
 
     def _arm(self) -> None:
         if self._timer is not None:

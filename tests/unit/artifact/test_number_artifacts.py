@@ -24,7 +24,8 @@ from fedinfer.inference.install.self_check import confined_check, open_variant, 
 from fedinfer.inference.predict.explain import explain, reference_row
 from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.inference.predict.session import SessionCache
-from fedinfer.inference.serve.protocol_v2 import model_metadata, read_request, reply
+from fedinfer.inference.serve.descriptions import model_metadata
+from fedinfer.inference.serve.protocol_v2 import read_request, reply
 from fedinfer.manifest import Manifest
 from fedinfer.system import FrozenClock, SystemClock, simulation_rng
 from fedinfer.training import load_trainer
@@ -275,7 +276,7 @@ def test_over_http_a_number_has_its_unit_and_interval() -> None:
     assert described[0]["parameters"] == {"range": [100.0, 300.0], "unit": "kW"}
     body = {"inputs": [{"name": "input", "shape": [2, 3], "datatype": "FP32", "data": [30, 0.1, 1, 60, -0.5, 2]}]}
     request = read_request(body, NUMBER)
-    document = reply(request, "m", 1, predictor.predict(request.rows), None)
+    document, _ = reply(request, "m", 1, predictor.predict(request.rows))
     value, interval = document["outputs"]
     assert value["shape"] == [2]
     assert interval["shape"] == [2, 2]

@@ -16,8 +16,10 @@ from fedinfer.errors import MissingExtra
 from fedinfer.inference.install.slots import Slots
 from fedinfer.inference.predict.explain import explain, reference_row
 from fedinfer.inference.predict.session import SessionCache
+from fedinfer.inference.serve import answering
 from fedinfer.inference.serve import app as http
-from fedinfer.inference.serve.app import MOST_BODY_BYTES, make_app
+from fedinfer.inference.serve.answering import MOST_BODY_BYTES, SMALL_BODY_BYTES, answer
+from fedinfer.inference.serve.app import make_app
 from fedinfer.inference.serve.service import Service
 from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.system import SystemClock
@@ -81,7 +83,13 @@ def ask(client, body, path=f"{BASE}/infer"):
 def test_health_and_metadata(client):
     assert client.get("/v2/health/live").json() == {"live": True}
     assert client.get("/v2/health/ready").json() == {"ready": True}
-    assert client.get("/v2").json() == {"name": "fedinfer", "version": "1.2.3", "extensions": []}
+    assert client.get("/v2").json() == {
+        "name": "fedinfer",
+        "version": "1.2.3",
+        "extensions": [
+            "binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics",
+        ],
+    }  # fmt: skip
     assert client.get(f"{BASE}/ready").json() == {"name": "triage", "ready": True}
     for path in (BASE, f"{BASE}/versions/1"):
         document = client.get(path).json()
@@ -103,7 +111,7 @@ def test_a_withdrawn_model_is_503_everywhere_but_the_process_lives(folder):
     reply = ask(client, {"inputs": [tensor()]})
     assert reply.status_code == 503
     assert "withdrawn" in reply.json()["error"]
-    assert http.answer(b"{}", service, "triage")[0] in (400, 503)
+    assert answer(b"{}", service, "triage")[0] in (400, 503)
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -159,6 +167,10 @@ def column(name="age", shape=(1,), datatype="FP32", data=(1,)):
     return {"name": name, "shape": list(shape), "datatype": datatype, "data": list(data)}
 
 
+def likeliest(name, count):
+    return [{"name": name, "parameters": {"classification": count}}]
+
+
 BAD = {
     "no JSON": (b"{", "not JSON"),
     "no UTF-8": (b"\xff\xfe\x00", "not JSON"),
@@ -181,12 +193,25 @@ BAD = {
     "texts in numbers": ({"inputs": [tensor(data=["x"] * 16)]}, "a finite number or null"),
     "too large a number": ({"inputs": [tensor(data=[10**400] * 16)]}, "a finite number or null"),
     "infinity": (json.dumps({"inputs": [tensor(data=[float("inf")] * 16)]}).encode(), "a finite number or null"),
-    "beyond float32": ({"inputs": [tensor(data=[1e39] + [0.0] * 15)]}, "row 0, column age: inf"),
+    "beyond float32": ({"inputs": [tensor(data=[1e39] + [0.0] * 15)]}, "1e+39"),
     "category out of range": ({"inputs": [tensor(ROWS[:1], data=[1, 1, 9, 0])]}, "column ward: 9"),
     "mixed nesting": ({"inputs": [tensor(data=[[1], 2])]}, "mixes lists and values"),
     "nine levels": ({"inputs": [tensor(data=[[[[[[[[[1]]]]]]]]])]}, "deeper than 8"),
-    "bytes as matrix": ({"inputs": [tensor(datatype="BYTES")]}, "expected a numeric one"),
-    "unknown datatype": ({"inputs": [tensor(datatype=["x"])]}, "expected a numeric one"),
+    "bytes as matrix": ({"inputs": [tensor(datatype="BYTES", data=["1"] * 16)]}, "expected a numeric one"),
+    "unknown datatype": ({"inputs": [tensor(datatype=["x"])]}, "known are BOOL, FP16"),
+    "numbers in BYTES": ({"inputs": [column("ward", datatype="BYTES", data=[7])]}, "BYTES: a text or null"),
+    "beyond UINT8": ({"inputs": [column(datatype="UINT8", data=[300])]}, "a whole number from 0 to 255"),
+    "below UINT8": ({"inputs": [column(datatype="UINT8", data=[-1])]}, "a whole number from 0 to 255"),
+    "fraction in INT32": ({"inputs": [column(datatype="INT32", data=[30.7])]}, "INT32: a whole number"),
+    "truth in FP32": ({"inputs": [column(data=[True])]}, "'True' of tensor 'age'"),
+    "truth as number": ({"inputs": [column(datatype="BOOL", data=[True])]}, "numbers are no BOOL"),
+    "number in BOOL": ({"inputs": [column(datatype="BOOL", data=[1])]}, "BOOL: true or false"),
+    "truth as matrix": ({"inputs": [tensor(datatype="BOOL", data=[True] * 16)]}, "expected a numeric one"),
+    "size of no binary data": ({"inputs": [tensor(parameters={"binary_data_size": 4})]}, "0 bytes are left"),
+    "classes of a label": ({"inputs": [tensor()], "outputs": likeliest("label", 1)}, "how many classes"),
+    "classes below 0": ({"inputs": [tensor()], "outputs": likeliest("probabilities", -1)}, "how many classes"),
+    "word as flag": ({"inputs": [tensor()], "parameters": {"binary_data_output": "yes"}}, "expected true or false"),
+    "list as parameters": ({"inputs": [tensor()], "outputs": [{"name": "label", "parameters": []}]}, "not an object"),
     "column is missing": ({"inputs": [column()]}, "column pressure is absent"),
     "column twice": ({"inputs": [column(), column()]}, "stands twice"),
     "name is no text": ({"inputs": [column(name=3)]}, "is no text"),
@@ -205,12 +230,6 @@ def test_bad_input_gets_400_with_a_reason(client, name):
     found = ask(client, body)
     assert found.status_code == 400
     assert reason in found.json()["error"]
-
-
-def test_binary_extension_is_refused_by_name(client):
-    found = client.post(f"{BASE}/infer", content=b"{}", headers={"Inference-Header-Content-Length": "2"})
-    assert found.status_code == 400
-    assert "binary" in found.json()["error"]
 
 
 def test_unknown_model_and_version(client):
@@ -295,7 +314,7 @@ def test_a_client_that_leaves_is_no_error_of_the_server(client):
 
 
 def test_large_requests_wait_for_each_other(client, monkeypatch):
-    running, most, true_answer = [], [], http.answer
+    running, most, true_answer = [], [], answering.answer
 
     def watched(*arguments):
         running.append(1)
@@ -305,8 +324,8 @@ def test_large_requests_wait_for_each_other(client, monkeypatch):
         finally:
             running.pop()
 
-    monkeypatch.setattr(http, "answer", watched)
-    count = http.SMALL_BODY_BYTES // 8
+    monkeypatch.setattr(answering, "answer", watched)
+    count = SMALL_BODY_BYTES // 8
     body = json.dumps({"inputs": [tensor(np.zeros((count, 4), np.float32))]})
 
     async def together():
@@ -314,3 +333,154 @@ def test_large_requests_wait_for_each_other(client, monkeypatch):
 
     assert [reply.status_code for reply in asyncio.run(together())] == [200] * 4
     assert most == [1] * 4
+
+
+# --- what other clients of the protocol ask for ---
+
+
+def binary(rows=ROWS, **more):
+    """Headers and body of a request whose tensor is binary data."""
+    data = rows.astype("<f4").tobytes()
+    own = {
+        "name": "input",
+        "shape": list(rows.shape),
+        "datatype": "FP32",
+        "parameters": {"binary_data_size": len(data)},
+    }
+    header = json.dumps({"inputs": [own], **more}).encode()
+    return {"Inference-Header-Content-Length": str(len(header))}, header + data
+
+
+def test_binary_data_in_and_out(client):
+    headers, body = binary(parameters={"binary_data_output": True})
+    found = client.post(f"{BASE}/infer", content=body, headers=headers)
+    length = int(found.headers["inference-header-content-length"])
+    document, tail = json.loads(found.content[:length]), found.content[length:]
+    label, probabilities = document["outputs"]
+    size = label["parameters"]["binary_data_size"]
+    assert probabilities == {
+        "name": "probabilities", "shape": [4, 3], "datatype": "FP32", "parameters": {"binary_data_size": 48}
+    }  # fmt: skip
+    numbers = np.frombuffer(tail[size:], "<f4").reshape(4, 3)
+    expected = ask(client, {"inputs": [tensor()]}).json()["outputs"]
+    np.testing.assert_allclose(numbers, np.reshape(expected[1]["data"], (4, 3)), atol=1e-6)
+    first = expected[0]["data"][0].encode()
+    assert tail[:size].startswith(len(first).to_bytes(4, "little") + first)
+
+
+@pytest.mark.parametrize("length", ["x", "-1", "1" * 30, "99999"])
+def test_a_wrong_length_of_the_json_is_400(client, length):
+    found = client.post(f"{BASE}/infer", content=b"{}", headers={"Inference-Header-Content-Length": length})
+    assert found.status_code == 400
+    assert "Inference-Header-Content-Length" in found.json()["error"]
+
+
+def test_the_likeliest_classes_as_triton_writes_them(client):
+    (found,) = ask(client, {"inputs": [tensor()], "outputs": likeliest("probabilities", 2)}).json()["outputs"]
+    assert (found["datatype"], found["shape"]) == ("BYTES", [4, 2])
+    expected = softmax_of(make_model(seed=1), ROWS)
+    for row, text in enumerate(found["data"][::2]):
+        value, place, name = text.split(":")
+        assert int(place) == expected[row].argmax()
+        assert name == ("well", "ill", "unclear")[int(place)]
+        assert float(value) == pytest.approx(expected[row].max(), abs=1e-5)
+
+
+def test_gzip_in_and_out(client):
+    import gzip
+
+    rows = np.tile(ROWS, (50, 1))
+    plain = ask(client, {"inputs": [tensor(rows)]})
+    sent = gzip.compress(json.dumps({"inputs": [tensor(rows)]}).encode())
+    found = client.post(f"{BASE}/infer", content=sent, headers={"Content-Encoding": "gzip", "Accept-Encoding": "gzip"})
+    assert (found.headers["content-encoding"], found.headers["vary"]) == ("gzip", "accept-encoding")
+    assert int(found.headers["content-length"]) < len(plain.content) / 2
+    assert found.json() == plain.json()
+    short = ask(client, {"inputs": [tensor(ROWS[:1])]})
+    assert "content-encoding" not in short.headers
+    assert client.post(f"{BASE}/infer", content=b"x", headers={"Content-Encoding": "gzip"}).status_code == 400
+    assert client.post(f"{BASE}/infer", content=b"x", headers={"Content-Encoding": "br"}).status_code == 415
+
+
+def test_what_expands_beyond_the_bound_is_413(client):
+    import gzip
+
+    bomb = gzip.compress(b" " * (MOST_BODY_BYTES + 1))
+    assert len(bomb) < SMALL_BODY_BYTES
+    found = client.post(f"{BASE}/infer", content=bomb, headers={"Content-Encoding": "gzip"})
+    assert found.status_code == 413
+    assert str(MOST_BODY_BYTES) in found.json()["error"]
+
+
+def test_configuration_index_and_statistics(client):
+    config = client.get(f"{BASE}/config").json()
+    assert config["input"] == [{"name": "input", "data_type": "TYPE_FP32", "dims": [4]}]
+    assert [output["data_type"] for output in config["output"]] == ["TYPE_STRING", "TYPE_FP32"]
+    ready = [{"name": "triage", "version": "1", "state": "READY", "reason": ""}]
+    for body in (b"", b'{"ready": true}', b"{}"):
+        assert client.post("/v2/repository/index", content=body).json() == ready
+    assert client.post("/v2/repository/index", content=b"[]").status_code == 400
+    ask(client, {"inputs": [tensor()]})
+    ask(client, {"inputs": []})
+    for path in ("/v2/models/stats", f"{BASE}/stats", f"{BASE}/versions/1/stats"):
+        (found,) = client.get(path).json()["model_stats"]
+        assert (found["inference_count"], found["execution_count"]) == (4, 1)
+        counts = {kind: calls["count"] for kind, calls in found["inference_stats"].items()}
+        assert counts == {
+            "success": 1, "fail": 1, "queue": 0, "compute_input": 1, "compute_infer": 1, "compute_output": 1,
+            "cache_hit": 0, "cache_miss": 0,
+        }  # fmt: skip
+        parts = found["inference_stats"]
+        inside = sum(parts[kind]["ns"] for kind in ("compute_input", "compute_infer", "compute_output"))
+        assert 0 < inside <= parts["success"]["ns"] + 3
+        assert found["last_inference"] > 1.7e12
+
+
+def test_the_index_of_a_withdrawn_model(folder):
+    service = Service(Slots(folder / "slots"), SessionCache(2), SystemClock(), Telemetry(), most_failures=99)
+    client = Client(make_app(service, "triage", "1.2.3", lambda: 7.0))
+    Slots(folder / "slots").withdraw(1)
+    service.reload()
+    assert [found["state"] for found in client.post("/v2/repository/index").json()] == ["UNAVAILABLE"]
+    assert client.post("/v2/repository/index", content=b'{"ready": true}').json() == []
+
+
+def test_unknown_categories_are_answered_counted_and_shown(client):
+    columns = [
+        column("age", (3,), "UINT8", (50, 51, 52)),
+        column("pressure", (3,), "FP32", (100, 100, 100)),
+        column("ward", (3,), "BYTES", ("west", "7", "east")),
+        column("smoker", (3,), "BYTES", ("yes", None, "no")),
+    ]
+    found = ask(client, {"inputs": columns}).json()
+    assert found["parameters"] == {"unknown_categories": 2, "unknown_categories.ward": 2}
+    text = client.get("/metrics").text
+    assert 'fedinfer_unknown_categories_total{version="1",column="ward"} 2' in text
+    assert "parameters" not in ask(client, {"inputs": [tensor()]}).json()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v3", 404),
+        ("GET", f"{BASE}/infer", 405),
+        ("POST", "/metrics", 405),
+        ("GET", f"{BASE}/trace/setting", 404),
+    ],
+)
+def test_one_shape_for_every_error(client, method, path, status):
+    found = client.get(path) if method == "GET" else client.post(path)
+    assert found.status_code == status
+    assert list(found.json()) == ["error"]
+
+
+def test_an_error_of_the_program_has_the_same_shape(client, monkeypatch):
+    monkeypatch.setattr(http, "model_config", lambda *_: 1 / 0)
+
+    async def quiet():
+        transport = httpx.ASGITransport(client.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://device") as asking:
+            return await asking.get(f"{BASE}/config")
+
+    found = asyncio.run(quiet())
+    assert (found.status_code, list(found.json())) == (500, ["error"])

@@ -15,7 +15,8 @@ from fedinfer.inference.install.self_check import check_matrix, self_check
 from fedinfer.inference.predict.explain import explain, reference_row
 from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.inference.predict.texts import TextReader, reader_of
-from fedinfer.inference.serve.protocol_v2 import model_metadata, read_request, reply
+from fedinfer.inference.serve.descriptions import model_metadata
+from fedinfer.inference.serve.protocol_v2 import read_request, reply
 from fedinfer.inference.serve.service import ObservationBuffer
 from fedinfer.manifest import Manifest, Privacy, Variant
 from fedinfer.schema import Numeric, Schema
@@ -164,13 +165,13 @@ def test_the_open_inference_protocol_carries_texts_as_bytes(changes) -> None:
     request = read_request(body(**changes), SCHEMA)
     answers = PREDICTOR.predict(request.rows)
     np.testing.assert_allclose(answers.probabilities, ALONE, atol=1e-6)
-    assert reply(request, "notes", 1, answers, None)["outputs"][0]["shape"] == [4]
+    assert reply(request, "notes", 1, answers)[0]["outputs"][0]["shape"] == [4]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"datatype": "FP32"}, "texts are BYTES"),
+        ({"datatype": "FP32", "data": [1, 2, 3, 4]}, "texts are BYTES"),
         ({"shape": [2, 2]}, "expected .rows. or .rows, 1."),
         ({"shape": [3]}, "4 values for shape"),
     ],

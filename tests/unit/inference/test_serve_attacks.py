@@ -34,7 +34,8 @@ from fedinfer.inference.install.tuf_channel import folder_fetch
 from fedinfer.inference.install.updater import Updater, UpdateSettings
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.inference.serve.access import access_of, exposure, read_token
-from fedinfer.inference.serve.app import MOST_BODY_BYTES, make_app
+from fedinfer.inference.serve.answering import MOST_BODY_BYTES
+from fedinfer.inference.serve.app import make_app
 from fedinfer.inference.serve.limits import Rates, Seats, ServiceLimits, client_of
 from fedinfer.inference.serve.service import Service
 from fedinfer.inference.serve.socket import SocketServer, bind
