@@ -44,7 +44,7 @@ from onnx import numpy_helper, parser
 
 from fedinfer.drift.channels import Outputs, confidence, predicted_class
 from fedinfer.drift.sketch import Sketch
-from fedinfer.inference.install.self_check import open_variant
+from fedinfer.inference.install.opening import open_variant
 from fedinfer.inference.install.slots import Slots
 from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.inference.predict.session import SessionCache, open_session

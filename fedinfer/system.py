@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from typing import final
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 
 @final
@@ -71,6 +70,9 @@ class SimulatedEntropy:
     """A reproducible stream, AES-256-CTR keyed by a hash of the seed. Simulation only: the seed undoes it."""
 
     def __init__(self, *seed: int | str) -> None:
+        # Imported here: a device that only predicts needs the clock above and not the 7 MiB of this package.
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
         key = hashlib.sha256(repr(seed).encode()).digest()
         self._stream = Cipher(algorithms.AES(key), modes.CTR(b"\0" * 16)).encryptor()
 

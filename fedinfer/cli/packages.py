@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from fedinfer.errors import MissingExtra
@@ -24,6 +25,8 @@ class Package:
     without: str
 
 
+# The standard library of Python 3.14 has it.
+_ZSTD = () if sys.version_info >= (3, 14) else (Package("backports.zstd", "backports.zstd", "", "no delta updates"),)
 PACKAGES = (
     Package("numpy", "numpy", "", "nothing works"),
     Package("cryptography", "cryptography", "", "no secure aggregation, no signed models"),
@@ -33,7 +36,7 @@ PACKAGES = (
     Package("rich", "rich", "", "no command line"),
     Package("tuf", "tuf", "", "no model updates"),
     Package("typer", "typer", "", "no command line"),
-    Package("zstandard", "zstandard", "", "no delta updates"),
+    *_ZSTD,
     Package("flwr", "flwr", "device", "no part in federated runs; predictions, serving and updates work"),
     Package("torch", "torch", "train", "no training: `fedinfer run` cannot start; inference works"),
     Package(

@@ -9,10 +9,10 @@ from .install.installed import MODEL_FILE as MODEL_FILE
 from .install.installed import Installed as Installed
 from .install.installed import open_installed as open_installed
 from .install.installed import open_previous as open_previous
+from .install.opening import open_variant as open_variant
 from .install.self_check import MOST_LATENCY_US as MOST_LATENCY_US
 from .install.self_check import check_matrix as check_matrix
 from .install.self_check import median_latency_us as median_latency_us
-from .install.self_check import open_variant as open_variant
 from .install.self_check import self_check as self_check
 from .install.slots import Slots as Slots
 from .install.tuf_channel import folder_fetch as folder_fetch

@@ -52,7 +52,7 @@ json_values = st.recursive(
 def mutate(data: bytes, edits: list[tuple[float, int]], cut: float) -> bytes:
     """Change single bytes at relative places, then cut the end off."""
     changed = bytearray(data)
-    for place, value in edits:
+    for place, value in edits if data else ():  # nothing is left where it was cut before
         changed[min(len(changed) - 1, int(place * len(changed)))] = value
     return bytes(changed[: max(1, int(cut * len(changed)))])
 

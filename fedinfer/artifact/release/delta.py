@@ -1,20 +1,24 @@
 """Smaller downloads for a model file: the file compressed, or a patch against the file a device has.
 
-Both are one zstandard frame that states its content size. A patch uses the old file as raw-content dictionary: files of
-two rounds differ in length and in scales, so subtracting bytes is useless. Signing and hashes are the repository's; the
-manifest names the digest of the result. What it saves depends on the noise: weights that all got noise above one int8
-step leave hardly anything in common (measured: 67 % of the file remain, against 2-9 % without noise).
+Both are one frame of Zstandard that states its content size. A patch uses the old file as raw-content dictionary: files
+of two rounds differ in length and in scales, so subtracting bytes is useless. Signing and hashes are the repository's;
+the manifest names the digest of the result. What it saves depends on the noise: weights that all got noise above one
+int8 step leave hardly anything in common (measured: 67 % of the file remain, against 2-9 % without noise).
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import zstandard
-
 from fedinfer.manifest import MAX_DELTAS, Delta, DeltaMethod, Manifest, Variant, delta_path
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 _LEVEL = 19
 ENTRY_BYTES = 512
@@ -22,17 +26,15 @@ ENTRY_BYTES = 512
 
 
 def compress(new: bytes, old: bytes = b"") -> bytes:
-    """One zstandard frame; with `old`, a patch that only expands beside the same old file.
+    """One frame of Zstandard; with `old`, a patch that only expands beside the same old file.
 
     Args:
         new: model file.
         old: model file that the device has; empty for a frame that needs none.
     """
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        _LEVEL, source_size=len(new), dict_size=len(old), write_checksum=True, write_content_size=True
-    )
-    dictionary = zstandard.ZstdCompressionDict(old, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if old else None
-    return zstandard.ZstdCompressor(dict_data=dictionary, compression_params=parameters).compress(new)
+    parameter = zstd.CompressionParameter
+    options: dict[int, int] = {parameter.compression_level: _LEVEL, parameter.checksum_flag: 1}
+    return zstd.compress(new, options=options, zstd_dict=zstd.ZstdDict(old, is_raw=True) if old else None)
 
 
 def add_deltas(

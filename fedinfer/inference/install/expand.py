@@ -5,14 +5,20 @@ A frame says how long its content is; it must say exactly what the signed manife
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import assert_never
-
-import zstandard
 
 from fedinfer.errors import BadSignature
 from fedinfer.manifest import MAX_ARTIFACT_BYTES, Delta, DeltaMethod
 
-_MOST_WINDOW_BYTES = 2 * MAX_ARTIFACT_BYTES
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: math.ceil(math.log2(2 * MAX_ARTIFACT_BYTES))}
+"""A frame that wants a larger window, which is memory, is refused."""
 
 
 def expand(delta: Delta, packed: bytes, old: bytes, size_bytes: int) -> bytes:
@@ -20,7 +26,7 @@ def expand(delta: Delta, packed: bytes, old: bytes, size_bytes: int) -> bytes:
 
     Args:
         delta: says how it was made.
-        packed: one zstandard frame with its content size.
+        packed: one frame of Zstandard with its content size.
         old: the model file the patch starts from; unused for a plain frame.
         size_bytes: size of the result, at most MAX_ARTIFACT_BYTES.
 
@@ -30,23 +36,23 @@ def expand(delta: Delta, packed: bytes, old: bytes, size_bytes: int) -> bytes:
     if not 0 < size_bytes <= MAX_ARTIFACT_BYTES:
         raise BadSignature(f"{delta.path}: {size_bytes} bytes announced, at most {MAX_ARTIFACT_BYTES}")
     try:
-        frame = zstandard.get_frame_parameters(packed)
-        if frame.content_size != size_bytes or frame.window_size > _MOST_WINDOW_BYTES:
-            raise BadSignature(
-                f"{delta.path}: expands to {frame.content_size} bytes with a window of {frame.window_size}, "
-                f"the manifest says {size_bytes}"
-            )
-        return _decompressor(delta.method, old).decompress(packed, max_output_size=size_bytes, allow_extra_data=False)
-    except zstandard.ZstdError as error:
+        announced = zstd.get_frame_info(packed).decompressed_size
+        if announced != size_bytes:
+            raise BadSignature(f"{delta.path}: expands to {announced} bytes, the manifest says {size_bytes}")
+        stream = _decompressor(delta.method, old)
+        found = stream.decompress(packed, size_bytes)
+    except (zstd.ZstdError, ValueError) as error:  # ValueError: a dictionary of less than 8 bytes
         raise BadSignature(f"{delta.path}: {len(packed)} bytes cannot be expanded: {error}") from error
+    if len(found) != size_bytes or not stream.eof or stream.unused_data:
+        raise BadSignature(f"{delta.path}: {len(packed)} bytes are not one whole frame of {size_bytes} bytes")
+    return found
 
 
-def _decompressor(method: DeltaMethod, old: bytes) -> zstandard.ZstdDecompressor:
+def _decompressor(method: DeltaMethod, old: bytes) -> zstd.ZstdDecompressor:
     match method:
         case DeltaMethod.ZSTD:
-            return zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW_BYTES)
+            return zstd.ZstdDecompressor(options=_OPTIONS)
         case DeltaMethod.ZSTD_PATCH:
-            dictionary = zstandard.ZstdCompressionDict(old, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-            return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=_MOST_WINDOW_BYTES)
+            return zstd.ZstdDecompressor(zstd.ZstdDict(old, is_raw=True), options=_OPTIONS)
         case _:
             assert_never(method)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedinfer.errors import ArtifactRejected, NoModel
-from fedinfer.inference.install.self_check import open_variant
+from fedinfer.inference.install.opening import open_variant
 from fedinfer.inference.install.slots import Loaded, SlotInfo, Slots
 from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.inference.predict.session import SessionCache

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedinfer.errors import DataError, GateFailed, Refusal
+from fedinfer.inference.install.opening import naming_of
 from fedinfer.inference.predict.answers import Naming
 from fedinfer.inference.predict.predictor import MOST_CHECK_SECONDS, Predictor, Rows
 from fedinfer.inference.predict.rows import FloatArray, RowReader
-from fedinfer.inference.predict.session import INPUT, LABEL, SessionCache
+from fedinfer.inference.predict.session import INPUT, LABEL
 from fedinfer.inference.predict.texts import TextReader, reader_of
 from fedinfer.manifest import Manifest, Variant, answer_name
 from fedinfer.model_file import RUN_LIMITS, Question, RunLimits, check_model, run_confined
@@ -38,38 +39,6 @@ class CheckResult:
 
     largest_difference: float
     latency_us: float
-
-
-def naming_of(manifest: Manifest) -> Naming:
-    """Labels, decision threshold and abstain rule of a manifest.
-
-    Args:
-        manifest: of the model. Its thresholds are rounded to float32, in which the graph compares.
-    """
-    abstain_below, threshold = (float(np.float32(value)) for value in (manifest.abstain_below, manifest.threshold))
-    return Naming(
-        labels=manifest.labels,
-        abstain_below=abstain_below,
-        abstain_label=manifest.abstain_label,
-        threshold=threshold,
-        bounds=manifest.schema.label_range,
-        unit=manifest.schema.label_unit,
-        interval=manifest.interval,
-    )
-
-
-def open_variant(model: bytes, manifest: Manifest, cache: SessionCache) -> Predictor:
-    """Load the model file of a manifest.
-
-    Args:
-        model: serialized ONNX model of one of its variants.
-        manifest: gives schema, labels and abstain rule.
-        cache: sessions shared by the devices of this process.
-
-    Raises:
-        GateFailed: when it does not load or does not fit the manifest's schema.
-    """
-    return Predictor.open(model, manifest.schema, naming_of(manifest), cache)
 
 
 def check_matrix(predictor: Predictor, manifest: Manifest) -> Rows:

@@ -31,7 +31,8 @@ from fedinfer.errors import (
 from fedinfer.inference.install.expand import expand
 from fedinfer.inference.install.freshness import latest_known, note_refresh, staleness_warning
 from fedinfer.inference.install.installed import MANIFEST_FILE, MODEL_FILE, installed_manifest
-from fedinfer.inference.install.self_check import CheckResult, confined_check, open_variant, self_check
+from fedinfer.inference.install.opening import open_variant
+from fedinfer.inference.install.self_check import CheckResult, confined_check, self_check
 from fedinfer.inference.install.slots import Loaded, SlotInfo, Slots
 from fedinfer.inference.install.tuf_channel import Fetch, ModelChannel, open_channel
 from fedinfer.inference.predict.session import SessionCache

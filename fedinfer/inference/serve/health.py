@@ -11,7 +11,8 @@ import numpy as np
 
 from fedinfer.errors import ArtifactRejected, GateFailed
 from fedinfer.inference.install.installed import MODEL_FILE, Installed, installed_manifest
-from fedinfer.inference.install.self_check import check_matrix, difference_of, open_variant
+from fedinfer.inference.install.opening import open_variant
+from fedinfer.inference.install.self_check import check_matrix, difference_of
 from fedinfer.inference.install.slots import Loaded, Slots
 from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.inference.predict.session import SessionCache

@@ -74,7 +74,7 @@ def test_trailing_bytes_are_refused():
 def test_zip_bomb_is_refused_before_it_expands():
     bomb = zstandard.ZstdCompressor(level=19).compress(b"\0" * 100_000_000)
     assert len(bomb) < 10_000
-    with pytest.raises(BadSignature, match=r"expands to 100000000 bytes .* the manifest says 1000"):
+    with pytest.raises(BadSignature, match=r"expands to 100000000 bytes, the manifest says 1000"):
         expand(bomb, b"", 1000)
 
 

@@ -18,7 +18,8 @@ from fedinfer.artifact.export.graph import OutputHead, core_of, finish, load, ru
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import ArtifactRejected, GateFailed
 from fedinfer.inference import Predictor, SessionCache
-from fedinfer.inference.install.self_check import open_variant, self_check
+from fedinfer.inference.install.opening import open_variant
+from fedinfer.inference.install.self_check import self_check
 from fedinfer.manifest import Manifest
 from fedinfer.metrics import EVEN, Metric
 from fedinfer.system import FrozenClock

@@ -20,7 +20,8 @@ from fedinfer.artifact.quantize.quantize import prepare
 from fedinfer.artifact.quantize.schemes import family_of
 from fedinfer.config import ArtifactSection, ModelSection, TrainingSection
 from fedinfer.errors import ArtifactRejected, ConfigError, DataError, GateFailed
-from fedinfer.inference.install.self_check import confined_check, open_variant, self_check
+from fedinfer.inference.install.opening import open_variant
+from fedinfer.inference.install.self_check import confined_check, self_check
 from fedinfer.inference.predict.explain import explain, reference_row
 from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.inference.predict.session import SessionCache
