@@ -46,9 +46,10 @@ from fedinfer.drift.channels import Outputs, confidence, predicted_class
 from fedinfer.drift.sketch import Sketch
 from fedinfer.inference.install.opening import open_variant
 from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.predict.observation import ObservationBuffer
 from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.inference.predict.session import SessionCache, open_session
-from fedinfer.inference.serve.service import ObservationBuffer, Service
+from fedinfer.inference.serve.service import Service
 from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.manifest import Manifest, Privacy, Variant, model_path
 from fedinfer.schema import Categorical, Column, Numeric, Schema
@@ -153,7 +154,9 @@ def measure_model(name: str, folder: Path, seconds: float) -> dict[str, float]:
     put(slots, 1, schema, model)
     session = cache.open(model)
     sketch = Sketch((predicted_class(schema.classes), confidence(schema.classes, 10)))
-    buffer = ObservationBuffer(SKETCH_ROWS, lambda version, x, p: sketch.add(Outputs(p.argmax(axis=1), p)))
+    buffer = ObservationBuffer(
+        SKETCH_ROWS, lambda seen: [sketch.add(Outputs(o.raw.argmax(axis=1), o.raw)) for o in seen]
+    )
     service = Service(slots, cache, SystemClock(), Telemetry(), 5, buffer)
     manifest = service.current.manifest
     predictor = open_variant(model, manifest, cache)

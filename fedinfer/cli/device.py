@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedinfer.cli import enrolment
+from fedinfer.cli import enrolment, field
 from fedinfer.cli.answers import answer_fields, answer_lines
 from fedinfer.cli.labelled import read_rows_file
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
@@ -23,6 +23,7 @@ from fedinfer.errors import ConfigError
 from fedinfer.inference import (
     MOST_CONNECTIONS,
     MOST_LATENCY_US,
+    Observed,
     RowReader,
     ServiceLimits,
     SessionCache,
@@ -164,6 +165,8 @@ def predict(
     rows: Annotated[Path, typer.Argument(help="CSV, .gz, Parquet, Arrow, .xlsx or ARFF; - for standard input")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="write the CSV here")] = None,
     with_reasons: Annotated[bool, typer.Option("--explain", help="name the columns that carried each answer")] = False,
+    request: Annotated[str, typer.Option("--id", help="labels of these rows may come later under this name")] = "",
+    counted: Annotated[bool, typer.Option("--count/--no-count", help="count the answers in the window")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Predict the rows of a table file, read as in training: label and confidence, or a number with its interval."""
@@ -173,6 +176,12 @@ def predict(
         installed = _open(store)
         matrix = _matrix(installed.predictor, rows)
         answers = installed.predictor.predict_matrix(matrix)
+        if counted and len(answers):
+            from fedinfer.device import recorder_of
+
+            recorder = recorder_of(store, SystemClock())
+            if recorder is not None:
+                recorder([Observed(installed.info.version, answers.naming, matrix, answers.raw, request)])
         reasons = explain(installed.predictor, matrix, reference_row(installed.manifest)) if with_reasons else None
         if as_json:
             lines = _with_summands(list(_lines(answers, reasons)), reasons)
@@ -217,7 +226,7 @@ def serve(
         tls = tls_of(tls_cert, tls_key)
         limits = ServiceLimits(per_client=client_connections, per_second=client_rate)
         serve_model(
-            ModelSource(_slots(store), store / "metadata", name, most_failures),
+            ModelSource(_slots(store), store, name, most_failures),
             Endpoint(host, port, access, limits, tls, access_log),
             has_token=token_file is not None,
         )
@@ -248,7 +257,7 @@ def agent(
         run_agent(store, settings, client_app(), SystemClock(), SystemEntropy())
 
 
-for command in (enrolment.request, enrolment.join, enrolment.renew):
+for command in (field.label, field.windows, enrolment.request, enrolment.join, enrolment.renew):
     app.command()(command)
 
 

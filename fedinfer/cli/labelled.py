@@ -60,14 +60,30 @@ def read_labelled(path: Path, schema: Schema) -> tuple[npt.NDArray[np.float32], 
     Raises:
         DataError: no label column, or a label that the schema does not list or that is no number, with its row.
     """
-    table, spellings = read_rows_file(path, schema), Spellings(schema.labels, schema.reading)
+    table = read_rows_file(path, schema)
+    return _rows(table, schema), labels_of(table, schema)
+
+
+def labels_of(table: RawTable, schema: Schema) -> npt.NDArray[Any]:
+    """Labels of a table.
+
+    Args:
+        table: of a file.
+        schema: of the task: label column and class names.
+
+    Returns:
+        Classes int64 (n,), or values of a numeric label, float64 (n,).
+
+    Raises:
+        DataError: no label column, or a label that the schema does not list or that is no number, with its row.
+    """
     if schema.label not in table.columns:
         raise DataError(
-            f"{path}: label column {schema.label} is absent", hint=f"the file has {', '.join(table.columns)}"
+            f"{table.name}: label column {schema.label} is absent", hint=f"the file has {', '.join(table.columns)}"
         )
     if schema.label_range is not None:
-        return _rows(table, schema), _values(table, schema)
-    labels = table.columns[schema.label]
+        return _values(table, schema)
+    labels, spellings = table.columns[schema.label], Spellings(schema.labels, schema.reading)
     places = {label: spellings.place(label) for label in set(labels)}
     for row, label in enumerate(labels):
         if places[label] is None:
@@ -75,7 +91,7 @@ def read_labelled(path: Path, schema: Schema) -> tuple[npt.NDArray[np.float32], 
                 f"{table.place(schema.label, row)}: {label[:60]!r} is no label",
                 hint=f"labels are {', '.join(schema.labels[:20])}",
             )
-    return _rows(table, schema), np.array([places[label] for label in labels], np.int64)
+    return np.array([places[label] for label in labels], np.int64)
 
 
 def _rows(table: RawTable, schema: Schema) -> npt.NDArray[np.float32]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedinfer import __version__
 from fedinfer.cli.output import stderr
+from fedinfer.device import BULK_ROWS, Recorder, recorder_of
 from fedinfer.errors import ConfigError, FedInferError
 from fedinfer.inference import (
     Access,
+    ObservationBuffer,
     Service,
     ServiceLimits,
     SessionCache,
@@ -25,9 +27,10 @@ from fedinfer.inference import (
     tls_context,
 )
 from fedinfer.system import SystemClock
+from fedinfer.types import Json
 
 if TYPE_CHECKING:
-    from fedinfer.inference import Exchange, SocketServer
+    from fedinfer.inference import Exchange, SocketServer, TakeLabels
 
 FOLLOW_SECONDS = 2.0
 """How often a serving process checks for a model that another process installed."""
@@ -39,13 +42,13 @@ class ModelSource:
 
     Args:
         slots: of the device's store.
-        metadata: folder with what is trusted of the repository.
+        store: folder of the device: what is trusted of the repository, and counts of predictions.
         name: of the model in URLs; empty: its task.
         most_failures: failures in a row after which the model is checked on its own rows, >= 1.
     """
 
     slots: Slots
-    metadata: Path
+    store: Path
     name: str
     most_failures: int
 
@@ -87,9 +90,13 @@ def serve_model(source: ModelSource, endpoint: Endpoint, *, has_token: bool) -> 
     from fedinfer.inference import SocketServer, bind, make_app
 
     clock, host, tls = SystemClock(), endpoint.host, endpoint.tls
-    service = Service(source.slots, SessionCache(4), clock, Telemetry(), source.most_failures)
+    recorder = recorder_of(source.store, clock)
+    buffer = ObservationBuffer(BULK_ROWS, recorder) if recorder is not None else None
+    service = Service(source.slots, SessionCache(4), clock, Telemetry(), source.most_failures, buffer)
     name = source.name or service.current.manifest.task
-    web = make_app(service, name, __version__, lambda: seconds_since_refresh(source.metadata, clock.now()))
+    metadata = source.store / "metadata"
+    take_labels = _labels(service, recorder, buffer)
+    web = make_app(service, name, __version__, lambda: seconds_since_refresh(metadata, clock.now()), take_labels)
     listening = bind(host, endpoint.port)
     note = _note(service.telemetry, endpoint)
     server = SocketServer(web, listening, endpoint.access, clock, endpoint.limits, tls, note)
@@ -99,7 +106,7 @@ def serve_model(source: ModelSource, endpoint: Endpoint, *, has_token: bool) -> 
     for warning in exposure(str(address[0]), has_token=has_token, has_tls=tls is not None):
         stderr.print(f"warning: {warning}", markup=False, soft_wrap=True)
     with listening:
-        _until_stopped(server, service)
+        _until_stopped(server, service, buffer)
 
 
 def _note(telemetry: Telemetry, endpoint: Endpoint) -> Callable[[Exchange], None]:
@@ -134,20 +141,40 @@ def tls_of(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
     return tls_context(certificate, key)
 
 
-def _until_stopped(server: SocketServer, service: Service) -> None:
+def _labels(service: Service, recorder: Recorder | None, buffer: ObservationBuffer | None) -> TakeLabels | None:
+    """What takes labels over HTTP; None where nothing is counted."""
+    if recorder is None or buffer is None:
+        return None
+
+    def take(request: str, labels: Sequence[object]) -> Json:
+        buffer.flush()  # the answers may not be written yet
+        current = service.current
+        return recorder.label(request, labels, current.manifest.schema, current.predictor.naming).to_json()
+
+    return take
+
+
+def _until_stopped(server: SocketServer, service: Service, buffer: ObservationBuffer | None) -> None:
     """Serve, and follow what other processes install."""
     stop = threading.Event()
-    threading.Thread(target=_follow, args=(service, stop), daemon=True).start()
+    threading.Thread(target=_follow, args=(service, stop, buffer), daemon=True).start()
     try:
         server.run()
     finally:
         stop.set()
+        if buffer is not None:
+            buffer.flush()
 
 
-def _follow(service: Service, stop: threading.Event) -> None:
-    """Take over what another process installs; a model that cannot be opened is reported and not taken."""
+def _follow(service: Service, stop: threading.Event, buffer: ObservationBuffer | None = None) -> None:
+    """Take over what another process installs, and write what was counted.
+
+    A model that cannot be opened is reported and not taken.
+    """
     reported = ""
     while not stop.wait(FOLLOW_SECONDS):
+        if buffer is not None:
+            buffer.flush()
         try:
             if service.reload():
                 now = f"version {service.version}" if service.version else "nothing: the model was withdrawn"

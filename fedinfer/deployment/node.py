@@ -21,6 +21,7 @@ from fedinfer.device import (
     Host,
     Member,
     Policy,
+    PredictionLog,
     StoredKnown,
     StoredSessions,
     StoredSketches,
@@ -136,6 +137,7 @@ def open_host(folder: Path) -> Host:
         model_cache=SessionCache(2),
         remember=lambda message: _remember(tasks, message),
         trusted_root=bytes(pinned[0]) if pinned else b"",
+        predictions=PredictionLog.open(folder, SystemClock()),
     )
     rows.host = host
     _take_up(host, tasks)

@@ -10,6 +10,15 @@ from .enrolment import rejoin as rejoin
 from .host import Host as Host
 from .host import Member as Member
 from .host import Policy as Policy
+from .labelled import figures_of as figures_of
+from .prediction_log import PREDICTION_MIGRATIONS as PREDICTION_MIGRATIONS
+from .prediction_log import PredictionLog as PredictionLog
+from .prediction_log import PredictionWindow as PredictionWindow
+from .prediction_log import WindowRule as WindowRule
+from .recorder import BULK_ROWS as BULK_ROWS
+from .recorder import RecordedPredictor as RecordedPredictor
+from .recorder import Recorder as Recorder
+from .recorder import recorder_of as recorder_of
 from .session_store import SESSION_MIGRATIONS as SESSION_MIGRATIONS
 from .session_store import MemorySessions as MemorySessions
 from .session_store import Sessions as Sessions

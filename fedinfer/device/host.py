@@ -14,6 +14,7 @@ import numpy as np
 
 from fedinfer.config import Scenario
 from fedinfer.device.drift_store import Sketches
+from fedinfer.device.prediction_log import PredictionLog
 from fedinfer.device.session_store import Sessions
 from fedinfer.device.validity import KnownStore, known_time
 from fedinfer.errors import Misbehaviour
@@ -181,6 +182,7 @@ class Host:
     trusted_root: bytes = b""
     task: JoinedTask | None = None
     predictors: dict[DeviceId, Installed] = field(default_factory=dict)
+    predictions: PredictionLog | None = None
     refused: dict[DeviceId, int] = field(default_factory=dict)
     states: dict[DeviceId, tuple[bytes, DeviceState]] = field(default_factory=dict, repr=False)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, assert_never
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from fedinfer.device.host import Host
 from fedinfer.device.install import slots_of
+from fedinfer.device.prediction_log import MOST_WINDOW_ROWS, PredictionLog
 from fedinfer.drift import Outputs, Sketch, report_channels, width, window_report
 from fedinfer.errors import ArtifactRejected
 from fedinfer.inference import Installed, Predictor, open_installed, row_answers
@@ -35,12 +37,15 @@ TIMED_ROWS = 5
 """Rows of a simulated window that are timed."""
 NEAR = 0.1
 """A predicted number counts as right in the record of a simulation within this part of the label's range."""
+NOT_READY = WindowReply(False, 0, 0, 0, ())
 _NO_ANSWER = -1
 _log = logging.getLogger(__name__)
 
 
 def answer_window(host: Host, asks: Sequence[Ask]) -> list[Answer]:
-    """Infer on each device's rows of this window and keep the sketch until the report is asked for.
+    """Keep the sketch of each device's window until the report is asked for.
+
+    A real device hands over the last closed window of what it predicted; a simulated one predicts held-out rows now.
 
     Args:
         host: wiring of this process; it has joined a run.
@@ -96,7 +101,9 @@ def installed_of(host: Host, device: DeviceId) -> Installed | None:
 def _observe(host: Host, device: DeviceId, window: int) -> WindowReply:
     installed = installed_of(host, device)
     if installed is None:
-        return WindowReply(False, 0, 0, 0, ())
+        return NOT_READY
+    if host.predictions is not None:
+        return _reported(host, host.predictions, device, window, installed.info.version)
     x, y = host.rows.stream(device, window)
     x = raw_rows(host.joined().schema, x)
     classes, answers = _predicted(host, installed.predictor, x)
@@ -106,6 +113,22 @@ def _observe(host: Host, device: DeviceId, window: int) -> WindowReply:
     latencies = [_timed(host, installed, row) for row in x[:TIMED_ROWS]]
     correct = _correct(host.joined().schema, classes, answers, y)
     return WindowReply(True, installed.info.version, len(x), correct, tuple(latencies))
+
+
+def _reported(host: Host, log: PredictionLog, device: DeviceId, window: int, version: int) -> WindowReply:
+    """Put the newest window of real predictions where the report will ask for it."""
+    task = host.joined()
+    rows, channels = task.scenario.drift.window, report_channels(task.schema.classes)
+    if log.rule().rows != rows:
+        log.set_rule(replace(log.rule(), rows=rows))
+    # Of unit `example` the monitor counts rows, so a window that closed by its time is too short to be one.
+    least, most = (rows, rows) if task.scenario.privacy.unit is Unit.EXAMPLE else (1, MOST_WINDOW_ROWS)
+    found = log.take(version, least, most)
+    histograms = None if found is None else found.histograms([(channel.name, channel.bins) for channel in channels])
+    if histograms is None:
+        return NOT_READY
+    host.sketches.put(device, window, window_report(histograms, task.scenario.privacy.unit, channels))
+    return WindowReply(True, version, 0, 0, ())
 
 
 def _timed(host: Host, installed: Installed, row: npt.NDArray[Any]) -> float:

@@ -24,6 +24,8 @@ from .predict.answers import Predictions as Predictions
 from .predict.explain import Explanations as Explanations
 from .predict.explain import explain as explain
 from .predict.explain import reference_row as reference_row
+from .predict.observation import ObservationBuffer as ObservationBuffer
+from .predict.observation import Observed as Observed
 from .predict.predictor import Predictor as Predictor
 from .predict.predictor import Rows as Rows
 from .predict.row_answers import RowAnswer as RowAnswer
@@ -36,6 +38,7 @@ from .serve.access import Access as Access
 from .serve.access import access_of as access_of
 from .serve.access import exposure as exposure
 from .serve.access import read_token as read_token
+from .serve.app import TakeLabels as TakeLabels
 from .serve.app import make_app as make_app
 from .serve.energy import energy_per_prediction as energy_per_prediction
 from .serve.energy import find_meter as find_meter

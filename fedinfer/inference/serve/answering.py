@@ -133,11 +133,31 @@ def only_ready(body: bytes) -> bool:
     return document.get("ready") is True
 
 
+def read_labels(body: bytes) -> tuple[str, list[object]]:
+    """The id of a request, and the labels of its rows.
+
+    Args:
+        body: JSON with "id" and "labels"; untrusted.
+
+    Raises:
+        DataError: names the field.
+    """
+    document = _parse(body)
+    if not isinstance(document, Mapping):
+        raise DataError("the body is not a JSON object")
+    request, labels = document.get("id"), document.get("labels")
+    if not isinstance(request, str) or not request:
+        raise DataError('"id" is not the id of a request')
+    if not isinstance(labels, list) or not labels:
+        raise DataError('"labels" is not a list of labels, one for each row of the request')
+    return request, labels
+
+
 def _answered(body: bytes, service: Service, name: str, json_bytes: int | None, begin: float) -> Answer:
     seconds = service.clock.seconds
     request = _read(body, service, json_bytes)
     read = seconds()
-    current, answers = service.predict(request.rows)
+    current, answers = service.predict(request.rows, request.id)
     inferred = seconds()
     explanations, reader = None, current.predictor.reader
     if request.explains:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from fedinfer.errors import DataError, MissingExtra, NoModel
+from fedinfer.errors import DataError, MissingExtra, NoModel, StoreError
 from fedinfer.inference.serve import answering
 from fedinfer.inference.serve.answering import MOST_BODY_BYTES, SMALL_BODY_BYTES, Body, error_of
 from fedinfer.inference.serve.descriptions import (
@@ -37,6 +37,8 @@ except ImportError as missing:
 HEADER_LENGTH = "inference-header-content-length"
 """Header that says how much of a body is JSON; what is behind that is binary data."""
 Handler = Callable[[Request], Awaitable[Response]]
+TakeLabels = Callable[[str, Sequence[object]], Json]
+"""Takes labels of a request that was answered before; says what all labels so far mean. Raises DataError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,13 @@ class Refused(Response):
         await refuse(self.status_code, self._reason, scope, receive, send)
 
 
-def make_app(service: Service, name: str, server_version: str, repository_age: Callable[[], float | None]) -> FastAPI:
+def make_app(
+    service: Service,
+    name: str,
+    server_version: str,
+    repository_age: Callable[[], float | None],
+    take_labels: TakeLabels | None = None,
+) -> FastAPI:
     """The web application of a device.
 
     Args:
@@ -83,6 +91,7 @@ def make_app(service: Service, name: str, server_version: str, repository_age: C
         name: under which the model is asked for.
         server_version: of this program.
         repository_age: seconds since the repository was last reached; None = never.
+        take_labels: gets labels that come later; None: there is no page for them.
     """
     site = Site(service, name, server_version, repository_age, asyncio.Lock())
     app = FastAPI(title="fedinfer device", version=server_version, docs_url=None, redoc_url=None, openapi_url=None)
@@ -94,6 +103,8 @@ def make_app(service: Service, name: str, server_version: str, repository_age: C
     of_model = {base + path: about for base in bases for path, about in _of_model(site).items()}
     for path, about in {**_of_server(site), **of_model}.items():  # in this order: no model is called `stats`
         app.add_route(path, about, methods=["GET"])
+    if take_labels is not None:
+        app.add_route("/v2/models/{model}/labels", _label(site, take_labels), methods=["POST"])
     app.add_route("/v2/repository/index", _index(site), methods=["POST"])
     return app
 
@@ -184,6 +195,22 @@ def _index(site: Site) -> Handler:
         return _json(repository_index(site.name, site.service.version, only_ready=only_ready))
 
     return index
+
+
+def _label(site: Site, take_labels: TakeLabels) -> Handler:
+    async def label(request: Request) -> Response:
+        try:
+            missing = _unknown(request, site)
+            body, whole = (b"", True) if missing else await _read(request, SMALL_BODY_BYTES)
+            if not whole:
+                return Refused(413, f"the body has more than {SMALL_BODY_BYTES} bytes")
+            return missing or _json(await run_in_threadpool(take_labels, *answering.read_labels(body)))
+        except DataError as error:
+            return _json({"error": error_of(error)}, 400)
+        except StoreError as error:
+            return _json({"error": str(error)}, 503)
+
+    return label
 
 
 def _infer(site: Site) -> Handler:

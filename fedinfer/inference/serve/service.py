@@ -10,87 +10,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from fedinfer.errors import DataError, FedInferError, GateFailed, NoModel
 from fedinfer.inference.install.installed import Installed, open_installed
 from fedinfer.inference.install.slots import Slots
 from fedinfer.inference.predict.answers import Prediction, Predictions
+from fedinfer.inference.predict.observation import ObservationBuffer, Observed
 from fedinfer.inference.predict.predictor import Rows
-from fedinfer.inference.predict.rows import FloatArray
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.inference.serve.health import ailment, previous_is_well
 from fedinfer.inference.serve.telemetry import Telemetry
 from fedinfer.ports import Clock
 
-Observer = Callable[[int, Rows, FloatArray], None]
-"""Called in bulk with (version, raw rows (n, width), probabilities (n, classes)): the drift sketch.
-The arrays are reused; the observer copies what it keeps."""
-
 logger = logging.getLogger(__name__)
-
-
-class ObservationBuffer:
-    """Collects single predictions and hands them on in bulk, so that a sketch costs little per row.
-
-    Args:
-        rows: how many are collected, >= 1.
-        observer: gets them.
-    """
-
-    def __init__(self, rows: int, observer: Observer) -> None:
-        self._size = rows
-        self._observer = observer
-        self._version = 0
-        self._used = 0
-        self._rows: Rows = np.empty((0, 0), np.float32)
-        self._probabilities: FloatArray = np.empty((0, 0), np.float32)
-        self._lock = threading.Lock()
-
-    def add_one(self, version: int, row: Rows, probabilities: FloatArray) -> None:
-        """Take a copy of one row and its answer; rows of an older version are handed on first.
-
-        Args:
-            version: of the model that answered.
-            row: raw, float32 (width,) or text (1,).
-            probabilities: float32 (classes,); a number: its value, (1,).
-        """
-        with self._lock:
-            if version != self._version:
-                self._flush()
-                self._rows = np.empty((self._size, row.size), row.dtype)
-                self._probabilities = np.empty((self._size, probabilities.size), np.float32)
-                self._version = version
-            self._rows[self._used] = row
-            self._probabilities[self._used] = probabilities
-            self._used += 1
-            if self._used == self._size:
-                self._flush()
-
-    def add(self, version: int, rows: Rows, probabilities: FloatArray) -> None:
-        """Hand on many rows at once, after those that were collected.
-
-        Args:
-            version: of the model that answered.
-            rows: raw, float32 (n, width) or texts (n, 1).
-            probabilities: float32 (n, classes); numbers: their values, (n, 1).
-        """
-        with self._lock:
-            self._flush()
-            self._observer(version, rows, probabilities)
-
-    def flush(self) -> None:
-        """Hand on what is there, for instance at the end of a window."""
-        with self._lock:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._used:
-            used, self._used = self._used, 0
-            self._observer(self._version, self._rows[:used], self._probabilities[:used])
 
 
 class Service:
@@ -182,19 +115,22 @@ class Service:
         try:
             answer = current.predictor.predict_one(row)
         except (DataError, GateFailed) as error:
+            if isinstance(error, GateFailed):
+                self._unanswered(current, current.predictor.last_row()[None])
             self._failed(current, error)
             raise
         self._failures = 0
         self.telemetry.answered(version, self.clock.seconds() - start)
         if self._observations is not None:
-            self._observations.add_one(version, current.predictor.last_row(), answer.raw)
+            self._observations.add_one(version, current.predictor.last_row(), answer.raw, current.predictor.naming)
         return answer
 
-    def predict(self, rows: Any) -> tuple[Installed, Predictions]:
+    def predict(self, rows: Any, request: str = "") -> tuple[Installed, Predictions]:
         """Like `Predictor.predict`, counted and observed.
 
         Args:
             rows: any rows that `Predictor.predict` takes.
+            request: under which their labels may come later; empty: none will.
 
         Returns:
             The model that answered, which a swap may have replaced by now, and its answers.
@@ -206,17 +142,25 @@ class Service:
         """
         current, start = self.current, self.clock.seconds()
         version = current.info.version
+        matrix = None
         try:
             matrix = current.predictor.reader.matrix(rows)
             answers = current.predictor.predict_matrix(matrix)
         except (DataError, GateFailed) as error:
+            if matrix is not None:
+                self._unanswered(current, matrix)
             self._failed(current, error)
             raise
         self._failures = 0
         self.telemetry.answered(version, self.clock.seconds() - start, len(answers))
         if self._observations is not None and len(answers):
-            self._observations.add(version, matrix, answers.raw)
+            self._observations.add(Observed(version, answers.naming, matrix, answers.raw, request))
         return current, answers
+
+    def _unanswered(self, current: Installed, rows: Rows) -> None:
+        """A model that fails is drift, so such rows are observed as well."""
+        if self._observations is not None:
+            self._observations.add(Observed(current.info.version, current.predictor.naming, rows, None))
 
     def _failed(self, current: Installed, error: DataError | GateFailed) -> None:
         self.telemetry.failed(current.info.version, error)

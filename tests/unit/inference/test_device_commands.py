@@ -238,7 +238,7 @@ def test_serving_with_half_a_lock_is_refused(shop, options, problem):
 class Bound:
     """Stands in for a server: what it was given, and no waiting."""
 
-    def __init__(self, app, listening, access, clock, limits, tls):
+    def __init__(self, app, listening, access, clock, limits, tls, note):
         type(self).given = (access, limits, tls, listening.getsockname()[0])
 
     def run(self):
@@ -339,3 +339,80 @@ def test_a_store_that_is_gone_is_said_once(shop, monkeypatch, capsys):
     serving._follow(service, SimpleNamespace(wait=lambda seconds: next(waits)))
     assert capsys.readouterr().err.count("no model is installed") == 1
     assert service.current.info.version == 1
+
+
+# --- what is predicted in the field ---
+
+
+def windows_of(shop):
+    return json.loads(run("windows", "--store", shop.store, "--json").stdout)
+
+
+def test_predict_counts_its_answers_unless_it_is_told_not_to(shop, tmp_path):
+    shop.install()
+    (tmp_path / "rows.csv").write_text(CSV)
+    run("predict", "--store", shop.store, tmp_path / "rows.csv", "--no-count")
+    assert windows_of(shop)["windows"] == []
+    run("predict", "--store", shop.store, tmp_path / "rows.csv")
+    run("predict", "--store", shop.store, tmp_path / "rows.csv")
+    (window,) = windows_of(shop)["windows"]
+    assert (window["rows"], window["version"], window["closed"]) == (4, 1, None)
+    expected = np.bincount(softmax_of(make_model(seed=1), MATRIX).argmax(1), minlength=3) * 2
+    assert window["counts"]["predicted_class"] == expected.tolist()
+    found = run("windows", "--store", shop.store, "--rows", 4, "--hours", 2).stdout
+    assert "a window closes at 4 predictions or after 2 hours" in found
+    assert "(version 1, open): 4 rows, predicted_class" in found
+    assert windows_of(shop)["rule"] == {"rows": 4, "hours": 2.0}
+
+
+def test_labels_that_come_later_give_metric_and_calibration(shop, tmp_path):
+    shop.install()
+    (tmp_path / "rows.csv").write_text(CSV)
+    classes = softmax_of(make_model(seed=1), MATRIX).argmax(1)
+    right = float(np.mean([SCHEMA.labels[k] == label for k, label in zip(classes, ("ill", "well"), strict=True)]))
+    found = json.loads(run("label", "--store", shop.store, tmp_path / "rows.csv", "--json").stdout)
+    assert (found["rows"], found["accuracy"]) == (2, right)
+    run("predict", "--store", shop.store, tmp_path / "rows.csv", "--id", "monday")
+    names = [SCHEMA.labels[k] for k in classes]
+    (tmp_path / "labels.csv").write_text("request,outcome\n" + "".join(f"monday,{name}\n" for name in names))
+    assert "rows                         4" in run("label", "--store", shop.store, tmp_path / "labels.csv").stdout
+    assert windows_of(shop)["labelled"]["1"]["accuracy"] == (1 + right) / 2
+    assert "labels of version 1: rows 4, accuracy" in run("windows", "--store", shop.store).stdout
+    assert "no answers wait" in said(run("label", "--store", shop.store, tmp_path / "labels.csv", code=2))
+    (tmp_path / "none.csv").write_text("request,outcome\n")
+    run("label", "--store", shop.store, tmp_path / "none.csv", code=2)
+    run("label", "--store", tmp_path, tmp_path / "labels.csv", code=2)
+    run("windows", "--store", tmp_path, code=2)
+
+
+def test_served_answers_are_counted_and_labelled_over_http(shop):
+    from fedinfer.device import Recorder, recorder_of
+    from fedinfer.inference import ObservationBuffer, make_app
+
+    shop.install()
+    clock = SystemClock()
+    recorder = recorder_of(Path(shop.store), clock)
+    assert isinstance(recorder, Recorder)
+    buffer = ObservationBuffer(256, recorder)
+    service = Service(Slots(Path(shop.store) / "slots"), SessionCache(1), clock, Telemetry(), 5, buffer)
+    from tests.unit.inference.test_device_http import Client
+
+    client = Client(make_app(service, "triage", "1", lambda: None, serving._labels(service, recorder, buffer)))
+    tensor = {"name": "input", "shape": [2, 4], "datatype": "FP32", "data": [41, 120.5, 2, 0, None, 90, 1, 1]}
+    assert client.post("/v2/models/triage/infer", json={"id": "7", "inputs": [tensor]}).status_code == 200
+    assert windows_of(shop)["windows"] == []  # they are written in bulk
+    found = client.post("/v2/models/triage/labels", json={"id": "7", "labels": ["ill", "well"]})
+    assert found.status_code == 200
+    assert found.json()["rows"] == 2
+    assert windows_of(shop)["windows"][0]["rows"] == 2
+    for body, reason in (
+        ({"id": "7", "labels": ["ill", "well"]}, "no answers wait"),
+        ({"id": "", "labels": ["ill"]}, '"id" is not'),
+        ({"id": "7", "labels": []}, '"labels" is not'),
+        ([], "not a JSON object"),
+    ):
+        refused = client.post("/v2/models/triage/labels", json=body)
+        assert refused.status_code == 400
+        assert reason in refused.json()["error"]
+    assert client.post("/v2/models/other/labels", json={}).status_code == 404
+    assert serving._labels(service, None, None) is None

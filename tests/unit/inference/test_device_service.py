@@ -11,9 +11,10 @@ import pytest
 
 from fedinfer.errors import ArtifactRejected, DataError, GateFailed, NoModel
 from fedinfer.inference.install.slots import Slots
+from fedinfer.inference.predict.observation import ObservationBuffer
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.inference.serve.prometheus import metrics_text
-from fedinfer.inference.serve.service import ObservationBuffer, Service
+from fedinfer.inference.serve.service import Service
 from fedinfer.inference.serve.telemetry import EDGES_SECONDS, Telemetry, percentile
 from fedinfer.system import FrozenClock, SystemClock
 from tests.unit.inference.device_world import (
@@ -237,7 +238,7 @@ def test_failing_model_without_a_previous_one_stays_and_says_so(world, caplog):
 def test_observations_arrive_in_bulk_with_their_version(world):
     folder, repository = world
     seen = []
-    buffer = ObservationBuffer(5, lambda version, x, p: seen.append((version, x.copy(), p.copy())))
+    buffer = ObservationBuffer(5, lambda found: seen.extend((each.version, each.rows, each.raw) for each in found))
     service = make_service(folder, buffer)
     for row in ROWS[:7]:
         service.predict_one(row)
@@ -248,7 +249,7 @@ def test_observations_arrive_in_bulk_with_their_version(world):
     make_updater(folder, repository).install(repository.fetch, NOW)
     service.reload()
     service.predict_one(dict(zip(("age", "pressure", "ward", "smoker"), (5, 90, "7", "no"), strict=True)))
-    assert [(version, len(x)) for version, x, _ in seen] == [(1, 5), (1, 2)]
+    assert [(version, len(x)) for version, x, _ in seen] == [(1, 5)]
     service.predict(ROWS)
     buffer.flush()
     buffer.flush()

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from fedinfer.errors import ArtifactRejected, DataError, GateFailed
 from fedinfer.inference.install.self_check import check_matrix, self_check
 from fedinfer.inference.predict.explain import explain, reference_row
+from fedinfer.inference.predict.observation import ObservationBuffer
 from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.inference.predict.texts import TextReader, reader_of
 from fedinfer.inference.serve.descriptions import model_metadata
 from fedinfer.inference.serve.protocol_v2 import read_request, reply
-from fedinfer.inference.serve.service import ObservationBuffer
 from fedinfer.manifest import Manifest, Privacy, Variant
 from fedinfer.schema import Numeric, Schema
 from fedinfer.system import FrozenClock
@@ -204,10 +204,10 @@ def test_an_explanation_names_the_words() -> None:
 
 def test_an_observer_gets_the_raw_texts() -> None:
     seen: list[list[str]] = []
-    buffer = ObservationBuffer(2, lambda version, rows, p: seen.append(rows[:, 0].tolist()))
+    buffer = ObservationBuffer(2, lambda found: seen.extend(observed.rows[:, 0].tolist() for observed in found))
     for text in ("good", "bad\0"):
         answer = PREDICTOR.predict_one(text)
-        buffer.add_one(1, PREDICTOR.last_row(), answer.probabilities)
+        buffer.add_one(1, PREDICTOR.last_row(), answer.probabilities, PREDICTOR.naming)
     assert seen == [["good", "bad\0"]]
 
 

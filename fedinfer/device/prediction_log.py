@@ -1,0 +1,367 @@
+"""What a device predicted, as counts in its store: one open window, the last closed ones, answers without a label yet.
+
+No row is kept.
+
+Rules:
+* Every program of the device adds to the same window, each batch in one transaction: what is counted is counted whole,
+  or after a crash not at all. What a program still collects is lost with it; a power cut may take the last seconds.
+* A window closes when it has its number of rows, or at the next look after its time. A batch that is longer fills
+  several. The last `MOST_CLOSED` are kept.
+* A window holds predictions of one version, counted in one layout of channels. Another version, or other channels,
+  begin a new one; what the old one held so far is dropped, because it would be neither.
+* A closed window is handed out for a report once, the newest first; older ones are then never handed out.
+* Of a request with an id the class (or value) and the raw answer of each row are kept until its labels come, for the
+  last `MOST_WAITING` requests.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedinfer.errors import ConfigError, DataError
+from fedinfer.ports import Clock
+from fedinfer.store import open_store, transaction
+from fedinfer.types import FloatVector
+
+PREDICTION_MIGRATIONS = (
+    """CREATE TABLE rule (id INTEGER PRIMARY KEY CHECK (id = 1), rows INTEGER NOT NULL, seconds REAL NOT NULL);
+       CREATE TABLE window (number INTEGER PRIMARY KEY AUTOINCREMENT, version INTEGER NOT NULL, layout TEXT NOT NULL,
+           rows INTEGER NOT NULL, opened INTEGER NOT NULL, closed INTEGER, reported INTEGER NOT NULL DEFAULT 0,
+           counts BLOB NOT NULL);
+       CREATE TABLE waiting (request TEXT PRIMARY KEY, number INTEGER NOT NULL, version INTEGER NOT NULL,
+           rows INTEGER NOT NULL, answers BLOB NOT NULL);
+       CREATE TABLE labelled (version INTEGER PRIMARY KEY, sums BLOB NOT NULL)""",
+)
+FILE = "predictions.sqlite"
+"""In the folder of the store."""
+MOST_WINDOW_ROWS = 10**9
+MOST_CLOSED = 8
+MOST_WAITING = 10_000
+MOST_WAITING_BYTES = 64 * 2**10
+"""Of the answers to one request; longer ones do not wait for labels."""
+MOST_REQUEST = 200
+"""Characters of the id of a request."""
+MOST_VERSIONS = 8
+"""Versions whose sums over labels are kept."""
+
+Counts = npt.NDArray[Any]
+"""Of whole rows, or of parts of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRule:
+    """When a window closes.
+
+    Args:
+        rows: in a window, >= 1.
+        seconds: after its first row, > 0.
+
+    Raises:
+        ConfigError: one is not in its range.
+    """
+
+    rows: int = 200
+    seconds: float = 86_400.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rows <= MOST_WINDOW_ROWS or not 0 < self.seconds <= 10**9:
+            raise ConfigError(f"a window of {self.rows} rows or {self.seconds:g} s: both are 1 to 10^9")
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionWindow:
+    """Counts of predictions of one version.
+
+    Args:
+        number: from 1, never used again.
+        version: of the model.
+        rows: that were predicted.
+        opened: seconds since 1970.
+        closed: seconds since 1970; None: it is open.
+        reported: it, or a newer one, was handed out for a report.
+        counts: by channel, (bins,) float64.
+    """
+
+    number: int
+    version: int
+    rows: int
+    opened: int
+    closed: int | None
+    reported: bool
+    counts: Mapping[str, Counts]
+
+    def histograms(self, layout: Sequence[tuple[str, int]]) -> tuple[Counts, ...] | None:
+        """The counts of some channels in order; None when it does not have them all.
+
+        Args:
+            layout: name and bins of each.
+        """
+        nothing: Counts = np.empty(0)
+        found = tuple(self.counts.get(name, nothing) for name, _ in layout)
+        return found if [len(counts) for counts in found] == [bins for _, bins in layout] else None
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingAnswers:
+    """Answers to one request.
+
+    Args:
+        version: of the model.
+        chosen: class number of each row, 0 for numbers, int64 (n,).
+        raw: what the graph answered, float32 (n, outputs).
+    """
+
+    version: int
+    chosen: npt.NDArray[np.int64]
+    raw: FloatVector
+
+
+class PredictionLog:
+    """The log of one device; many threads and processes may use it.
+
+    Args:
+        connection: opened with PREDICTION_MIGRATIONS.
+        clock: for the ages of windows.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def open(store: Path, clock: Clock) -> PredictionLog:
+        """The log in the folder of a device's store, made when it is not there.
+
+        Args:
+            store: the folder.
+            clock: for the ages of windows.
+
+        Raises:
+            StoreError: it cannot be opened.
+        """
+        connection = open_store(store / FILE, "predictions", PREDICTION_MIGRATIONS)
+        connection.execute("PRAGMA synchronous=NORMAL")  # whole after a power cut, but perhaps without its last seconds
+        return PredictionLog(connection, clock)
+
+    def rule(self) -> WindowRule:
+        """When a window closes."""
+        with self._transaction() as database:
+            return _rule(database)
+
+    def set_rule(self, rule: WindowRule) -> None:
+        """Close windows by another rule from now on, the open one as well.
+
+        Args:
+            rule: replaces the one before.
+        """
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO rule VALUES (1, ?, ?)", (rule.rows, rule.seconds))
+
+    def add(
+        self, version: int, layout: Sequence[tuple[str, int]], rows: int, count: Callable[[int, int], Sequence[Counts]]
+    ) -> None:
+        """Count predictions, in as many windows as they fill.
+
+        Args:
+            version: of the model.
+            layout: name and bins of each channel.
+            rows: how many, >= 0.
+            count: called with places of the first row and of the one behind the last; gives the counts of each channel.
+        """
+        with self._transaction() as database:
+            done, most = 0, _rule(database).rows
+            while done < rows:
+                number, before, counts = self._open(database, version, _text(layout))
+                end = min(rows, done + most - before)
+                after: Counts = counts + np.concatenate(count(done, end))
+                closed = self._now() if before + end - done == most else None
+                query = "UPDATE window SET rows = ?, counts = ?, closed = ? WHERE number = ?"
+                database.execute(query, (before + end - done, after.astype("<f8").tobytes(), closed, number))
+                done = end
+            _forget(database)
+
+    def windows(self) -> tuple[PredictionWindow, ...]:
+        """All that are kept, oldest first; one whose time is over is closed."""
+        with self._transaction() as database:
+            self._close_late(database)
+            return tuple(map(_window, database.execute(f"{_SELECT} ORDER BY number")))
+
+    def take(self, version: int, least_rows: int, most_rows: int = MOST_WINDOW_ROWS) -> PredictionWindow | None:
+        """The newest closed window of a version that was not handed out; it and all before it are not again.
+
+        Args:
+            version: of the model.
+            least_rows: one with fewer is passed over, >= 1.
+            most_rows: one with more is passed over.
+
+        Returns:
+            None when there is none.
+        """
+        with self._transaction() as database:
+            self._close_late(database)
+            row = database.execute(
+                f"{_SELECT} WHERE closed IS NOT NULL AND reported = 0 AND version = ? AND rows BETWEEN ? AND ? "
+                "ORDER BY number DESC LIMIT 1",
+                (version, least_rows, most_rows),
+            ).fetchone()
+            if row is None:
+                return None
+            database.execute("UPDATE window SET reported = 1 WHERE closed IS NOT NULL AND number <= ?", (row[0],))
+            return _window(row)
+
+    def remember(self, answered: Mapping[str, WaitingAnswers]) -> None:
+        """Keep the answers to requests until their labels come; a second request with the same id takes its place.
+
+        Args:
+            answered: by id of the request, which is untrusted. Under an empty or very long one nothing is kept, and
+                very many answers to one request are not.
+        """
+        fit = {
+            request: (answers.version, len(answers.raw), data)
+            for request, answers in answered.items()
+            if 0 < len(request) <= MOST_REQUEST and len(data := _packed(answers)) <= MOST_WAITING_BYTES
+        }
+        with self._transaction() as database:
+            (last,) = database.execute("SELECT COALESCE(MAX(number), 0) FROM waiting").fetchone()
+            rows = [(request, number, *facts) for number, (request, facts) in enumerate(fit.items(), last + 1)]
+            database.executemany("INSERT OR REPLACE INTO waiting VALUES (?, ?, ?, ?, ?)", rows)
+            database.execute("DELETE FROM waiting WHERE number <= ?", (last + len(rows) - MOST_WAITING,))
+
+    def recall(self, request: str) -> WaitingAnswers:
+        """The answers that wait for the labels of a request.
+
+        Args:
+            request: its id; untrusted.
+
+        Raises:
+            DataError: none wait.
+        """
+        with self._transaction() as database:
+            query = "SELECT version, rows, answers FROM waiting WHERE request = ?"
+            row = database.execute(query, (request,)).fetchone()
+        if row is None:
+            raise DataError(
+                f"no answers wait for the labels of request {request[:60]!r}",
+                hint=f"it was never answered, has its labels, or is not among the last {MOST_WAITING}",
+            )
+        table = np.frombuffer(row[2], "<f4").reshape(row[1], -1)
+        return WaitingAnswers(row[0], table[:, 0].astype(np.int64), table[:, 1:].astype(np.float32))
+
+    def add_labels(self, version: int, sums: npt.NDArray[np.float64], request: str = "") -> npt.NDArray[np.float64]:
+        """Add up what labels say about answers.
+
+        Args:
+            version: that gave the answers.
+            sums: of one shape for a version.
+            request: whose answers then wait no more; empty: none did.
+
+        Returns:
+            All sums of the version.
+
+        Raises:
+            DataError: another program was quicker with the labels of this request.
+        """
+        with self._transaction() as database:
+            if request:
+                gone = database.execute("DELETE FROM waiting WHERE request = ?", (request,)).rowcount
+                if not gone:
+                    raise DataError(f"request {request[:60]!r} has its labels already")
+            row = database.execute("SELECT sums FROM labelled WHERE version = ?", (version,)).fetchone()
+            before = np.zeros_like(sums) if row is None else np.frombuffer(row[0], "<f8").reshape(sums.shape)
+            after: npt.NDArray[np.float64] = before + sums
+            database.execute("INSERT OR REPLACE INTO labelled VALUES (?, ?)", (version, after.astype("<f8").tobytes()))
+            database.execute(
+                "DELETE FROM labelled WHERE version NOT IN "
+                "(SELECT version FROM labelled ORDER BY version DESC LIMIT ?)",
+                (MOST_VERSIONS,),
+            )
+        return after
+
+    def labels(self) -> dict[int, npt.NDArray[np.float64]]:
+        """Sums over labels by version, flat."""
+        with self._transaction() as database:
+            rows = database.execute("SELECT version, sums FROM labelled ORDER BY version").fetchall()
+        return {version: np.frombuffer(sums, "<f8").astype(np.float64) for version, sums in rows}
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, transaction(self._connection) as database:
+            yield database
+
+    def _now(self) -> int:
+        return int(self._clock.now().timestamp())
+
+    def _open(self, database: sqlite3.Connection, version: int, layout: str) -> tuple[int, int, Counts]:
+        """Number, rows and counts of the open window, which is made when there is none."""
+        self._close_late(database)
+        query = "SELECT number, rows, counts, version, layout FROM window WHERE closed IS NULL"
+        row = database.execute(query).fetchone()
+        if row is not None and row[3:] == (version, layout) and row[1] < _rule(database).rows:
+            return row[0], row[1], np.frombuffer(row[2], "<f8")
+        if row is not None:
+            self._end(database, row[0], keep=row[3:] == (version, layout))
+        bins = sum(bins for _, bins in json.loads(layout))
+        empty: Counts = np.zeros(bins)
+        cursor = database.execute(
+            "INSERT INTO window (version, layout, rows, opened, counts) VALUES (?, ?, 0, ?, ?)",
+            (version, layout, self._now(), empty.astype("<f8").tobytes()),
+        )
+        return int(cursor.lastrowid or 0), 0, empty
+
+    def _end(self, database: sqlite3.Connection, number: int, *, keep: bool) -> None:
+        """Close the open window, or drop it."""
+        if keep:
+            database.execute("UPDATE window SET closed = ? WHERE number = ?", (self._now(), number))
+        else:
+            database.execute("DELETE FROM window WHERE number = ?", (number,))
+
+    def _close_late(self, database: sqlite3.Connection) -> None:
+        """An open window whose time is over, or that is full by a new rule, is closed; an empty one begins now."""
+        now, rule = self._now(), _rule(database)
+        times = now, now - rule.seconds
+        database.execute("UPDATE window SET opened = ? WHERE closed IS NULL AND opened <= ? AND rows = 0", times)
+        late = "UPDATE window SET closed = ? WHERE closed IS NULL AND (opened <= ? OR rows >= ?)"
+        database.execute(late, (*times, rule.rows))
+
+
+_SELECT = "SELECT number, version, layout, rows, opened, closed, reported, counts FROM window"
+
+
+def _packed(answers: WaitingAnswers) -> bytes:
+    return np.concatenate([answers.chosen[:, None], answers.raw], axis=1).astype("<f4").tobytes()
+
+
+def _rule(database: sqlite3.Connection) -> WindowRule:
+    row = database.execute("SELECT rows, seconds FROM rule").fetchone()
+    return WindowRule() if row is None else WindowRule(*row)
+
+
+def _text(layout: Sequence[tuple[str, int]]) -> str:
+    return json.dumps([[name, bins] for name, bins in layout])
+
+
+def _forget(database: sqlite3.Connection) -> None:
+    database.execute(
+        "DELETE FROM window WHERE closed IS NOT NULL AND number NOT IN "
+        "(SELECT number FROM window WHERE closed IS NOT NULL ORDER BY number DESC LIMIT ?)",
+        (MOST_CLOSED,),
+    )
+
+
+def _window(row: Sequence[Any]) -> PredictionWindow:
+    number, version, layout, rows, opened, closed, reported, data = row
+    channels = json.loads(layout)
+    pieces = np.split(np.frombuffer(data, "<f8").astype(np.float64), np.cumsum([bins for _, bins in channels])[:-1])
+    counts = {name: piece for (name, _), piece in zip(channels, pieces, strict=True)}
+    return PredictionWindow(number, version, rows, opened, closed, bool(reported), counts)
