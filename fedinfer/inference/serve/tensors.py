@@ -162,8 +162,7 @@ def _known() -> list[str]:
 def _of_json(name: str, datatype: str, data: Any) -> npt.NDArray[Any]:
     if not isinstance(data, list):
         raise DataError(f"tensor {name!r}: data is not a list, and there is no {_BINARY_SIZE}")
-    values = _flat(data)
-    kinds = set(map(type, values))
+    values, kinds = _flat(data)
     if datatype == TEXTS:
         return _texts(name, values, kinds)
     if datatype == "BOOL":
@@ -216,12 +215,13 @@ def _refuse(name: str, value: Any, rule: str) -> NoReturn:
     raise DataError(f"value {str(value)[:60]!r} of tensor {name!r} breaks the rule of its datatype {rule}")
 
 
-def _flat(data: list[Any]) -> list[Any]:
-    """Level by level: nesting is bounded by the protocol's dimensions, not by Python's stack."""
+def _flat(data: list[Any]) -> tuple[list[Any], set[type]]:
+    """Values and their types, level by level: the protocol's dimensions bound the nesting, not Python's stack."""
     for _ in range(8):
-        if list not in map(type, data):
-            return data
-        if not all(isinstance(item, list) for item in data):
+        kinds = set(map(type, data))
+        if list not in kinds:
+            return data, kinds
+        if kinds != {list}:
             raise DataError("data mixes lists and values")
         data = [value for item in data for value in item]
     raise DataError("data is nested deeper than 8 levels")

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import Context
 
@@ -20,13 +21,15 @@ from fedinfer.data.vocabulary import read_words
 from fedinfer.deployment.coordinate import Deployment, run_deployment
 from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import open_device, read_authority
+from fedinfer.device import RecordedPredictor, recorder_of
 from fedinfer.device.dispatch import DeviceResponder
+from fedinfer.drift import Outputs, Sketch, report_channels, window_report
 from fedinfer.errors import BudgetExceeded, ConfigError, DataError, FedInferError, Misbehaviour, TransportError
 from fedinfer.flower.client_app import CohortClientApp, Responder
 from fedinfer.inference.install.installed import open_installed
 from fedinfer.inference.install.slots import Slots
 from fedinfer.inference.predict.session import SessionCache
-from fedinfer.messages import HealthReply, Kind, PushReply
+from fedinfer.messages import HealthReply, Kind, PushReply, WindowReply, WindowRequest
 from fedinfer.ports import Answer, Ask, Clock
 from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget, Ledger
 from fedinfer.schema import Text
@@ -37,7 +40,7 @@ from fedinfer.store import read_store
 from fedinfer.system import FrozenClock, SimulatedEntropy, SystemClock
 from fedinfer.training.trainer import Trainer
 from fedinfer.types import Json, Relation
-from fedinfer.wire import encode
+from fedinfer.wire import decode, encode
 from tests.protocol.fleet import enrolled, revocations_of, settings, write_table
 from tests.unit.artifact.key_folders import PASSPHRASE, save_new_keys
 
@@ -50,6 +53,7 @@ class Pilot:
     folder: Path
     stores: list[Path]
     events: list[tuple[str, Json]]
+    predicts: bool = True
 
     def find(self, context: Context) -> tuple[str, Responder]:
         """A fresh process for every message."""
@@ -84,8 +88,24 @@ class Pilot:
             secret=lambda _what: PASSPHRASE,
             public_data=table if public else None,
         )
-        emit = lambda event, fields: self.events.append((event, fields))  # noqa: E731 - a listener
+
+        def emit(event: str, fields: Json) -> None:
+            self.events.append((event, fields))
+            if event == "pushed" and self.predicts:
+                for store in self.stores:
+                    use(store, settings(extra).drift.window)
+
         return run_deployment(grid, settings(extra), deployment, clock or SystemClock(), emit)
+
+
+def use(store: Path, count: int) -> None:
+    """A program on a device predicts some rows with the model that is active now."""
+    installed, recorder = open_installed(Slots(store / "slots"), SessionCache(1)), recorder_of(store, SystemClock())
+    assert recorder is not None
+    schema = installed.manifest.schema
+    drawn = np.zeros((count, schema.width), np.float32)
+    with RecordedPredictor(installed, recorder) as predictor:
+        predictor.predict(["good"] * count if schema.text is not None else drawn)
 
 
 class OneByOne(CohortClientApp):
@@ -113,6 +133,29 @@ def test_a_pilot_trains_pushes_and_infers_on_real_devices(pilot: Pilot) -> None:
         ledger = Ledger(read_store(store / "device.sqlite"))
         assert len(ledger.entries(store.name)) == 3  # two rounds and one report
         assert ledger.spent(store.name, "pilot").epsilon <= record["privacy"]["epsilon"] + 1e-9
+
+
+@pytest.mark.slow
+def test_a_device_that_predicted_nothing_has_no_report_and_one_that_did_reports_once(pilot: Pilot) -> None:
+    pilot.predicts = False
+    record = pilot.run(SMALL.replace("drift.windows = 1", "drift.windows = 2"))
+    assert record["status"] == "completed"
+    assert [window["reporters"] for window in record["drift"]["timeline"]] == [0, 0]
+    for store in pilot.stores:
+        assert len(Ledger(read_store(store / "device.sqlite")).entries(store.name)) == 2  # the rounds, and no report
+        use(store, 5)
+    host = open_host(pilot.stores[0])
+    (device,) = host.members
+    answers = [
+        DeviceResponder(host).answer([Ask(device, Kind.WINDOW, encode(WindowRequest(window)))])[0] for window in (8, 9)
+    ]
+    assert [decode(WindowReply, answer.body).ready for answer in answers] == [True, False]
+    channels = report_channels(2)
+    sketch = Sketch(channels)
+    raw = open_installed(Slots(pilot.stores[0] / "slots"), SessionCache(1)).predictor.predict(np.zeros((5, 3))).raw
+    sketch.add(Outputs(raw.argmax(1), raw))
+    expected = window_report(sketch.histograms(), host.joined().scenario.privacy.unit, channels)
+    np.testing.assert_allclose(host.sketches.take(device, 8), expected)
 
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\u202e" * 10
