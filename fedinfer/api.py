@@ -26,6 +26,7 @@ from fedinfer.system import SystemClock
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
+    from fedinfer.device import RecordedPredictor
     from fedinfer.inference import Installed, Predictor
 
 __all__ = ["Device", "Run", "load_scenario", "open_device", "open_run", "run"]
@@ -179,6 +180,16 @@ class Device:
     def version(self) -> int:
         """Of the active model."""
         return self.installed.info.version
+
+    def recorded(self) -> RecordedPredictor:
+        """A predictor whose answers are counted in the store, for drift; close it, or use it in a `with`.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        from fedinfer.device import PredictionLog, RecordedPredictor, Recorder
+
+        return RecordedPredictor(self.installed, Recorder(PredictionLog.open(self.folder, SystemClock())))
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(repr(self))}</p>"

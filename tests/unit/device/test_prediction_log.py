@@ -324,6 +324,14 @@ def test_every_way_to_predict_fills_the_same_window(store: Path, clock: FrozenCl
     assert len(log.recall("morning").raw) == 4
 
 
+def test_a_program_opens_the_store_and_is_counted(store: Path) -> None:
+    import fedinfer
+
+    with fedinfer.open_device(store).recorded() as predictor:
+        predictor.predict_one({"age": 41, "pressure": 120.5, "ward": "7", "smoker": "no"})
+    assert PredictionLog.open(store, FrozenClock(NOW)).windows()[0].rows == 1
+
+
 def test_rows_without_an_answer_are_counted_where_the_channels_put_them(log: PredictionLog) -> None:
     log.set_rule(WindowRule(50, 100.0))
     recorder, raw = Recorder(log), np.array([[0.7, 0.2, 0.1]], np.float32)
