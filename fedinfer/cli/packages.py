@@ -17,12 +17,14 @@ class Package:
         module: what is imported.
         extra: part of fedinfer that brings it; empty for the base.
         without: what does not work without it.
+        also: further extras that bring it, and what they are for.
     """
 
     name: str
     module: str
     extra: str
     without: str
+    also: str = ""
 
 
 # The standard library of Python 3.14 has it.
@@ -37,7 +39,13 @@ PACKAGES = (
     Package("tuf", "tuf", "", "no model updates"),
     Package("typer", "typer", "", "no command line"),
     *_ZSTD,
-    Package("flwr", "flwr", "device", "no part in federated runs; predictions, serving and updates work"),
+    Package(
+        "flwr",
+        "flwr",
+        "device",
+        "no part in federated runs; predictions, serving and updates work",
+        also=", or 'fedinfer[train]' to run and simulate",
+    ),
     Package("torch", "torch", "train", "no training: `fedinfer run` cannot start; inference works"),
     Package(
         "opacus", "opacus", "train", "no simulated privacy per row of models that are not trained in batches of devices"
@@ -69,4 +77,6 @@ def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
     found = next((package for package in PACKAGES if package.module == module and package.extra), None)
     if found is None:
         return None
-    return MissingExtra(f"this needs the package {found.name}", hint=f"pip install 'fedinfer[{found.extra}]'")
+    return MissingExtra(
+        f"this needs the package {found.name}", hint=f"pip install 'fedinfer[{found.extra}]'{found.also}"
+    )
