@@ -361,7 +361,7 @@ def test_predict_counts_its_answers_unless_it_is_told_not_to(shop, tmp_path):
     assert window["counts"]["predicted_class"] == expected.tolist()
     found = run("windows", "--store", shop.store, "--rows", 4, "--hours", 2).stdout
     assert "a window closes at 4 predictions or after 2 hours" in found
-    assert "(version 1, open): 4 rows, predicted_class" in found
+    assert "(version 1, closed): 4 rows, predicted_class" in found
     assert windows_of(shop)["rule"] == {"rows": 4, "hours": 2.0}
 
 
