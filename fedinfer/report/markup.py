@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cache
 from html import escape
 from typing import TypeAlias
 
@@ -60,6 +61,7 @@ def join(*parts: Child, separator: str = "") -> Markup:
     return Markup(separator.join(text(part) for part in parts if part is not None))
 
 
+@cache
 def _name(key: str) -> str:
     return {"viewBox": key}.get(key, key.rstrip("_").replace("_", "-"))
 

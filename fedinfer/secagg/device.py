@@ -37,8 +37,8 @@ from fedinfer.secagg.graph import draw_holders, from_bitmap, to_bitmap
 from fedinfer.secagg.key_list import check_list, check_secrets, facts_of
 from fedinfer.secagg.keys import (
     KEY_BYTES,
-    Agreement,
     IdentityKey,
+    KeyAgreement,
     Signed,
     Stage,
     agree,
@@ -123,7 +123,7 @@ def answer_shares(
     own: bytes,
     pinned: Mapping[DeviceId, bytes],
     entropy: Entropy,
-    agreement: Agreement = agree,
+    agreement: KeyAgreement = agree,
 ) -> tuple[SentShares, bytes]:
     """Check the key list, then share both secrets, encrypted, among the holders that this device drew.
 

@@ -48,7 +48,7 @@ _WEAK_POINTS = frozenset(
 )
 
 
-Agreement: TypeAlias = Callable[[bytes, list[bytes]], list[bytes]]
+KeyAgreement: TypeAlias = Callable[[bytes, list[bytes]], list[bytes]]
 """`agree`, or the method of `PairSecrets`."""
 
 

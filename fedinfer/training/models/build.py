@@ -26,7 +26,7 @@ from fedinfer.schema import Schema
 from fedinfer.training.engines.gradient_engine import GradientEngine
 from fedinfer.training.engines.seeding import seeded
 from fedinfer.training.models.additive import AdditivePrepare, build_additive
-from fedinfer.training.models.graphs import NotWritten, Place, write
+from fedinfer.training.models.graphs import GraphPlace, NotWritten, write
 from fedinfer.training.models.preprocess import (
     FieldPrepare,
     PixelPrepare,
@@ -81,8 +81,8 @@ class Model(nn.Module):
         if self.own:
             return None
         try:
-            prepared, rank = write(self.prepare, Place(graph, "prepare", 2), rows)
-            return write(self.core, Place(graph, "core", rank), prepared)[0]
+            prepared, rank = write(self.prepare, GraphPlace(graph, "prepare", 2), rows)
+            return write(self.core, GraphPlace(graph, "core", rank), prepared)[0]
         except NotWritten:
             return None
 

@@ -32,7 +32,7 @@ class NotWritten(LookupError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class GraphPlace:
     """Where a module stands in a graph.
 
     Args:
@@ -62,14 +62,14 @@ class Place:
             name: of the inner module.
             source: name of its input.
         """
-        return write(module, Place(self.graph, f"{self.path}.{name}", self.rank), source)[0]
+        return write(module, GraphPlace(self.graph, f"{self.path}.{name}", self.rank), source)[0]
 
 
-Writer = Callable[[Any, Place, str], tuple[str, int]]
+Writer = Callable[[Any, GraphPlace, str], tuple[str, int]]
 """(module, place, name of its input) to the name of its output and that output's rank."""
 
 
-def write(module: nn.Module, place: Place, source: str) -> tuple[str, int]:
+def write(module: nn.Module, place: GraphPlace, source: str) -> tuple[str, int]:
     """Add the nodes of a module to a graph.
 
     Args:
@@ -88,14 +88,14 @@ def write(module: nn.Module, place: Place, source: str) -> tuple[str, int]:
     return WRITERS[type(module)](module, place, source)
 
 
-def _sequential(module: nn.Sequential, place: Place, source: str) -> tuple[str, int]:
+def _sequential(module: nn.Sequential, place: GraphPlace, source: str) -> tuple[str, int]:
     rank = place.rank
     for name, child in module.named_children():
-        source, rank = write(child, Place(place.graph, f"{place.path}.{name}", rank), source)
+        source, rank = write(child, GraphPlace(place.graph, f"{place.path}.{name}", rank), source)
     return source, rank
 
 
-def _linear(module: nn.Linear, place: Place, source: str) -> tuple[str, int]:
+def _linear(module: nn.Linear, place: GraphPlace, source: str) -> tuple[str, int]:
     graph, weight = place.graph, place.weight("weight", module.weight)
     bias = place.weight("bias", module.bias)
     if place.rank == 2:
@@ -104,7 +104,7 @@ def _linear(module: nn.Linear, place: Place, source: str) -> tuple[str, int]:
     return graph.add("Add", product, bias), place.rank
 
 
-def _convolution(module: nn.Conv1d | nn.Conv2d, place: Place, source: str) -> tuple[str, int]:
+def _convolution(module: nn.Conv1d | nn.Conv2d, place: GraphPlace, source: str) -> tuple[str, int]:
     inputs = source, place.weight("weight", module.weight), *_bias(module, place)
     padding = [int(size) for size in module.padding]
     convolved = place.graph.add(
@@ -114,11 +114,11 @@ def _convolution(module: nn.Conv1d | nn.Conv2d, place: Place, source: str) -> tu
     return convolved, place.rank
 
 
-def _bias(module: nn.Conv1d | nn.Conv2d, place: Place) -> tuple[str, ...]:
+def _bias(module: nn.Conv1d | nn.Conv2d, place: GraphPlace) -> tuple[str, ...]:
     return () if module.bias is None else (place.weight("bias", module.bias),)
 
 
-def _group_norm(module: nn.GroupNorm, place: Place, source: str) -> tuple[str, int]:
+def _group_norm(module: nn.GroupNorm, place: GraphPlace, source: str) -> tuple[str, int]:
     """A row of its own for each group; GroupNormalization is an operator only from set 21 on."""
     graph, groups = place.graph, module.num_groups
     rows = graph.add("Reshape", source, ints(graph, 0, groups, -1))
@@ -133,18 +133,18 @@ def _group_norm(module: nn.GroupNorm, place: Place, source: str) -> tuple[str, i
     return graph.add("Add", graph.add("Mul", normed, weight), bias), place.rank
 
 
-def _layer_norm(module: nn.LayerNorm, place: Place, source: str) -> tuple[str, int]:
+def _layer_norm(module: nn.LayerNorm, place: GraphPlace, source: str) -> tuple[str, int]:
     inputs = source, place.weight("weight", module.weight), place.weight("bias", module.bias)
     return place.graph.add("LayerNormalization", *inputs, axis=-1, epsilon=module.eps), place.rank
 
 
-def _mean_pool(module: nn.AdaptiveAvgPool1d, place: Place, source: str) -> tuple[str, int]:
+def _mean_pool(module: nn.AdaptiveAvgPool1d, place: GraphPlace, source: str) -> tuple[str, int]:
     if module.output_size != 1:
         raise NotWritten(f"AdaptiveAvgPool1d({module.output_size})")
     return place.graph.add("ReduceMean", source, ints(place.graph, 2), keepdims=1), place.rank
 
 
-def _term_sum(module: TermSum, place: Place, source: str) -> tuple[str, int]:
+def _term_sum(module: TermSum, place: GraphPlace, source: str) -> tuple[str, int]:
     """The sum of terms stays a node of its own, for `artifact.export.heads` finds the terms by it."""
     graph, parts, at = place.graph, [], 0
     for number_of, ((size, count), block) in enumerate(zip(module.runs, module.blocks, strict=True)):
@@ -158,7 +158,7 @@ def _term_sum(module: TermSum, place: Place, source: str) -> tuple[str, int]:
     return graph.add("Add", total, place.weight("bias", module.bias)), 2
 
 
-def _recurrent(module: NativeRecurrent, place: Place, source: str) -> tuple[str, int]:
+def _recurrent(module: NativeRecurrent, place: GraphPlace, source: str) -> tuple[str, int]:
     """The gates of torch are (reset, update, new), those of ONNX (update, reset, new)."""
     graph, gru, size = place.graph, module.gru, module.gru.hidden_size
     own = dict(gru.named_parameters())
@@ -176,14 +176,14 @@ def _recurrent(module: NativeRecurrent, place: Place, source: str) -> tuple[str,
     return graph.add("Squeeze", state, first), 2
 
 
-def _average(module: TokenAverage, place: Place, source: str) -> tuple[str, int]:
+def _average(module: TokenAverage, place: GraphPlace, source: str) -> tuple[str, int]:
     graph = place.graph
     present = graph.add("Unsqueeze", _present(graph, source), ints(graph, 2))
     return _mean(graph, _embedded(module.table, place, source), present), 2
 
 
-def _encoder(module: TokenEncoder, place: Place, source: str) -> tuple[str, int]:
-    graph, inside = place.graph, Place(place.graph, place.path, 3)
+def _encoder(module: TokenEncoder, place: GraphPlace, source: str) -> tuple[str, int]:
+    graph, inside = place.graph, GraphPlace(place.graph, place.path, 3)
     present = _present(graph, source)
     h = graph.add("Add", _embedded(module.table, place, source), graph.constant(array(module.places)))
     mixed = _attention(module, inside, inside.inner(module.norm_attention, "norm_attention", h), present)
@@ -194,7 +194,7 @@ def _encoder(module: TokenEncoder, place: Place, source: str) -> tuple[str, int]
     return _mean(graph, h, graph.add("Unsqueeze", present, ints(graph, 2))), 2
 
 
-def _attention(module: TokenEncoder, place: Place, h: str, present: str) -> str:
+def _attention(module: TokenEncoder, place: GraphPlace, h: str, present: str) -> str:
     graph, length = place.graph, module.places.shape[0]
 
     def heads(layer: nn.Module, name: str, perm: list[int]) -> str:
@@ -210,7 +210,7 @@ def _attention(module: TokenEncoder, place: Place, h: str, present: str) -> str:
     return graph.add("Reshape", graph.add("Transpose", mixed, perm=[0, 2, 1, 3]), ints(graph, 0, length, module.size))
 
 
-def _fields(module: FieldEmbedding, place: Place, source: str) -> tuple[str, int]:
+def _fields(module: FieldEmbedding, place: GraphPlace, source: str) -> tuple[str, int]:
     graph, size = place.graph, module.table.embedding_dim
     embedded = _embedded(module.table, place, row_graphs.columns(graph, source, 0, module.fields))
     rest = row_graphs.columns(graph, source, module.fields, np.iinfo(np.int64).max)
@@ -221,7 +221,7 @@ def _fields(module: FieldEmbedding, place: Place, source: str) -> tuple[str, int
     return graph.add("Concat", *parts, axis=1), 2
 
 
-def _embedded(table: nn.Embedding, place: Place, source: str) -> str:
+def _embedded(table: nn.Embedding, place: GraphPlace, source: str) -> str:
     rows = place.graph.add("Cast", source, to=INT64)
     return place.graph.add("Gather", place.weight("table.weight", table.weight), rows, axis=0)
 

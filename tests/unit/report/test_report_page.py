@@ -129,8 +129,11 @@ JUNK = (None, "x", "inf", float("nan"), -1, 10**400, [None, 3], {"a": 1})
 
 
 def test_any_value_missing_or_replaced_by_junk_still_gives_a_page() -> None:
-    run, _ = sample_runs.digits(initial=3, after=2, windows=4, inject_at=2)
-    for place in list(_places(run)):
+    whole, _ = sample_runs.digits(initial=3, after=2, windows=4, inject_at=2)
+    run = _short(whole)
+    assert list(_places(run)) == list(_places(whole)), "what is left away is no place of its own"
+    assert len(_body(_render(run, [])).findall(".//section")) == len(_body(_render(whole, [])).findall(".//section"))
+    for place in _places(run):
         for junk in JUNK:
             _body(_render(_replaced(run, place, junk), []))
 
@@ -143,12 +146,18 @@ def test_any_event_with_junk_still_gives_a_page() -> None:
             _body(_render(run, [event for event in found if isinstance(event, dict)]))
 
 
+def _short(value: Any) -> Any:
+    """With at most six entries of each list: 200 devices and curves of 200 points are read as six of each are."""
+    if isinstance(value, dict):
+        return {key: _short(item) for key, item in value.items()}
+    return [_short(item) for item in value[:6]] if isinstance(value, list) else value
+
+
 def _replaced(value: Any, place: tuple[Any, ...], junk: object) -> Any:
-    made = copy.deepcopy(value)
-    target = made
-    for key in place[:-1]:
-        target = target[key]
-    target[place[-1]] = junk
+    if not place:
+        return junk
+    made = copy.copy(value)
+    made[place[0]] = _replaced(value[place[0]], place[1:], junk)
     return made
 
 

@@ -11,6 +11,7 @@ FILES = [
     *ROOT.glob("tests/*/test_secagg_*.py"),
     *(ROOT / "tests" / "unit" / "secagg").glob("test_*.py"),
     ROOT / "tests" / "protocol" / "test_group_rounds.py",
+    ROOT / "tests" / "protocol" / "test_device_rules.py",
     ROOT / "tests" / "unit" / "coordinator" / "test_aggregation_cohort.py",
 ]
 
