@@ -34,9 +34,13 @@ def clip_rows(vectors: FloatRows, norm: float) -> FloatRows:
     """
     _check_norm(norm)
     norms = _finite_norms(vectors)
+    long = np.flatnonzero(norms > norm)
+    clipped = vectors.astype(np.float32)
     # Rounding the products to float32 can lengthen a row by 2^-24 of its norm: aim a little lower.
-    factors = np.where(norms > norm, norm * (1 - 2.0**-22) / np.maximum(norms, 1e-300), 1.0)
-    return (vectors * factors[:, None]).astype(np.float32)
+    factors = norm * (1 - 2.0**-22) / norms[long]
+    for row, factor in zip(long, factors, strict=True):
+        np.multiply(clipped[row], factor, out=clipped[row], dtype=np.float64, casting="same_kind")
+    return clipped
 
 
 def row_norms(vectors: FloatRows | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -48,8 +52,10 @@ def row_norms(vectors: FloatRows | npt.NDArray[np.float64]) -> npt.NDArray[np.fl
     Returns:
         (n,) float64; NaN or infinity where a row holds one.
     """
-    rows = vectors.astype(np.float64)
-    norms: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    norms = np.empty(len(vectors))
+    for at, row in enumerate(vectors):  # one after the other: a row in double precision stays in the cache
+        wide = row.astype(np.float64, copy=False)
+        norms[at] = math.sqrt(np.vecdot(wide, wide))
     return norms
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import assert_never
+from collections.abc import Callable, Sequence
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +13,15 @@ from fedinfer.errors import ConfigError, DataError
 from fedinfer.privacy.mechanism.clipping import clip_rows, row_norms
 from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind, Rounding, conditional_bound
 from fedinfer.privacy.mechanism.noise import NoiseStream, discrete_gaussian, skellam
-from fedinfer.privacy.mechanism.rotation import rotate, rotate_back
+from fedinfer.privacy.mechanism.rotation import block_rows, rotate, rotate_back
 from fedinfer.types import FloatVector, RingVector, WideVector
 
 Integers = npt.NDArray[np.int64]
+Whole = npt.NDArray[Any]
+"""Whole numbers as float32 or float64, (n, padded)."""
 
+SINGLE_PRECISION_NORM = 2.0**16
+"""Scaled clipping norm up to which whole vectors are rotated in single precision."""
 MOST_DRAWS = 1000
 """Times that a row is rounded again: a clipped row fails so often with probability below 0.61^1000 < 2^-700."""
 
@@ -49,9 +54,45 @@ def encode(
     rows = vectors[None, :] if vectors.ndim == 1 else vectors
     integers = to_integers(rows, mechanism, rotation_seed, rounding)
     integers += draw_shares(integers.shape[0], mechanism, noise)
-    # In two's complement the mask is the residue mod 2^bits for negative numbers too.
-    ring = (integers & ((1 << mechanism.bits) - 1)).astype(np.uint32)
+    ring = _residues(integers, mechanism)
     return ring[0] if vectors.ndim == 1 else ring
+
+
+def encode_sum(
+    vectors: FloatVector | WideVector,
+    mechanism: IntegerMechanism,
+    rotation_seed: bytes,
+    streams: Sequence[Callable[[], NoiseStream]],
+) -> RingVector:
+    """What the encodings of many devices add up to, without holding them: for simulations that mask nothing.
+
+    Bit for bit the sum of `encode(row, mechanism, rotation_seed, stream, stream)` over the rows.
+
+    Args:
+        vectors: (n, d), one row per device, as in `encode`.
+        mechanism: what the devices of the round were promised.
+        rotation_seed: public, equal for all devices of the round.
+        streams: one per row, made when its row is encoded; source of its rounding and of its share of noise.
+
+    Returns:
+        uint32, shape (padded,): the sum mod 2^bits.
+
+    Raises:
+        ConfigError, DataError: as `encode`.
+    """
+    _check_shape(vectors, mechanism)
+    step = block_rows(mechanism.padded)
+    total = np.zeros(mechanism.padded, np.int64)
+    for start in range(0, len(vectors), step):
+        own = [make() for make in streams[start : start + step]]
+        whole = _whole_numbers(vectors[start : start + step], mechanism, rotation_seed, own)
+        # In single precision a number is within SINGLE_PRECISION_NORM + sqrt(p), so sums of a block stay below 2^24.
+        exact = whole if whole.dtype == np.float32 else whole.astype(np.int64)
+        total += exact.sum(axis=0).astype(np.int64)
+        if mechanism.kind is not NoiseKind.NONE:
+            for stream in own:
+                total += draw_shares(1, mechanism, stream)[0]
+    return _residues(total, mechanism)
 
 
 def to_integers(
@@ -72,28 +113,42 @@ def to_integers(
         ConfigError: when the rows have another length than the mechanism's.
         DataError: when a value is NaN or infinite, or so large that its scaled integer would not be exact.
     """
+    _check_shape(rows, mechanism)
+    step = block_rows(mechanism.padded)
+    out = np.empty((len(rows), mechanism.padded), np.int64)
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        out[start : start + step] = _whole_numbers(some, mechanism, rotation_seed, [rounding] * len(some))
+    return out
+
+
+def _check_shape(rows: FloatVector | WideVector, mechanism: IntegerMechanism) -> None:
     if rows.ndim != 2 or rows.shape[1] != mechanism.dimension:
         raise ConfigError(f"vectors of shape {rows.shape}, the mechanism encodes {mechanism.dimension} coordinates")
+
+
+def _whole_numbers(
+    rows: FloatVector | WideVector, mechanism: IntegerMechanism, seed: bytes, rounding: Sequence[NoiseStream]
+) -> Whole:
+    """The rounded rows, (n, padded), still floating point; each row takes its words from its own stream."""
+    scaled_norm = mechanism.scale * mechanism.clipping_norm
+    # The rotation spreads a vector over all coordinates, so that none is much larger than the others and the ring can
+    # be narrow (Kairouz et al. 2021, Algorithm 1); this Hadamard matrix exists for powers of two, hence the padding.
     match mechanism.rounding:
         case Rounding.CONDITIONAL:
             rows = clip_rows(rows.astype(np.float32, copy=False), mechanism.clipping_norm)
+            # Privacy rests on the norm of the integers, which is checked exactly, so how the numbers before them were
+            # rounded is a matter of accuracy alone; with this bound the error is below a tenth of one integer unit.
+            exact = rows if scaled_norm <= SINGLE_PRECISION_NORM else rows.astype(np.float64)
+            scaled = rotate(exact, seed, mechanism.padded, mechanism.scale)
+            _check_range(scaled)
+            return _round_within(scaled, conditional_bound(scaled_norm, mechanism.padded), rounding)
         case Rounding.DITHERED:
             if not np.isfinite(row_norms(rows)).all():
                 raise DataError("a sum of examples holds NaN or infinity")
-        case _:
-            assert_never(mechanism.rounding)
-    # The rotation spreads a vector over all coordinates, so that none is much larger than the others and the ring can
-    # be narrow (Kairouz et al. 2021, Algorithm 1); this Hadamard matrix exists for powers of two, hence the padding.
-    scaled = np.zeros((rows.shape[0], mechanism.padded))
-    scaled[:, : mechanism.dimension] = rows
-    scaled = rotate(scaled, rotation_seed)
-    scaled *= mechanism.scale
-    _check_range(scaled)
-    match mechanism.rounding:
-        case Rounding.CONDITIONAL:
-            bound = conditional_bound(mechanism.scale * mechanism.clipping_norm, mechanism.padded)
-            return _round_within(scaled, bound, rounding)
-        case Rounding.DITHERED:
+            # Double precision: what one example moves a coordinate by must not depend on the other examples.
+            scaled = rotate(rows.astype(np.float64, copy=False), seed, mechanism.padded, mechanism.scale)
+            _check_range(scaled)
             return _floor_dithered(scaled, rounding)
         case _:
             assert_never(mechanism.rounding)
@@ -148,28 +203,50 @@ def decode(total: RingVector, mechanism: IntegerMechanism, rotation_seed: bytes)
     return result
 
 
-def _floor_dithered(scaled: npt.NDArray[np.float64], rounding: NoiseStream) -> Integers:
-    """floor(x + u), u uniform on multiples of 2^-32 in [0, 1): unbiased to 2^-32."""
-    words = rounding.words(-(-scaled.size // 2)).view(np.uint32)[: scaled.size].reshape(scaled.shape)
-    return np.floor(scaled + words * 2.0**-32).astype(np.int64)
+def _residues(integers: Integers, mechanism: IntegerMechanism) -> RingVector:
+    # In two's complement the mask is the residue mod 2^bits for negative numbers too.
+    ring: RingVector = (integers & ((1 << mechanism.bits) - 1)).astype(np.uint32)
+    return ring
 
 
-def _round_within(scaled: npt.NDArray[np.float64], bound: float, rounding: NoiseStream) -> Integers:
+def _floor_dithered(scaled: Whole, rounding: Sequence[NoiseStream]) -> Whole:
+    """floor(x + u), u uniform on [0, 1): unbiased to the last bit of u. Changes `scaled`.
+
+    u is a multiple of 2^-32, in single precision one of 2^-16.
+    """
+    size = scaled.shape[1]
+    word: type[np.unsignedinteger[Any]] = np.uint16 if scaled.dtype == np.float32 else np.uint32
+    per_word = 8 // np.dtype(word).itemsize
+    dither = np.empty(size, scaled.dtype)
+    for row, stream in zip(scaled, rounding, strict=True):
+        np.copyto(dither, stream.words(-(-size // per_word)).view(word)[:size], casting="unsafe")
+        dither *= scaled.dtype.type(1.0 / (int(np.iinfo(word).max) + 1))
+        row += dither
+    return np.floor(scaled, out=scaled)
+
+
+def _round_within(scaled: Whole, bound: float, rounding: Sequence[NoiseStream]) -> Whole:
     """Randomized rounding, drawn again for rows whose squared norm exceeds the bound (Kairouz et al. 2021, section 4).
 
     Whatever the rounding stream gives, the integer rows that come out are within the bound: privacy rests on this
     check alone. A clipped row passes with probability at least 0.39.
     """
     limit = math.floor(bound)
-    out = _floor_dithered(scaled, rounding)
-    again = np.flatnonzero(np.einsum("ij,ij->i", out, out) > limit)
+    out = _floor_dithered(scaled.copy(), rounding)
+    again = np.flatnonzero(_squared_norms(out) > limit)
     for _ in range(MOST_DRAWS):
         if not again.size:
             return out
-        fresh = _floor_dithered(scaled[again], rounding)
+        fresh = _floor_dithered(scaled[again], [rounding[row] for row in again])
         out[again] = fresh
-        again = again[np.einsum("ij,ij->i", fresh, fresh) > limit]
+        again = again[_squared_norms(fresh) > limit]
     raise DataError("a row does not round to a vector within the bound: it was not clipped")
+
+
+def _squared_norms(whole: Whole) -> npt.NDArray[np.float64]:
+    """Squared norms of rows of whole numbers, exact up to 2^53, which no bound reaches."""
+    wide = whole.astype(np.float64, copy=False)
+    return np.vecdot(wide, wide)
 
 
 def _check_range(scaled: npt.NDArray[np.float64]) -> None:

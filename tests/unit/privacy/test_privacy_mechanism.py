@@ -176,7 +176,7 @@ def test_rounding_is_unbiased() -> None:
     mechanism = replace(designed(dimension=4, rounding=Rounding.DITHERED), scale=1.0)
     rows = np.tile(np.array([[0.3, -0.2, 0.7, 0.05]], np.float32), (200_000, 1))
     mean = to_integers(rows, mechanism, SEED, stream("unbiased")).mean(axis=0)
-    exact = rotate(rows[:1].astype(np.float64), SEED)[0]
+    exact = rotate(rows[:1].astype(np.float64), SEED, 4)[0]
     assert np.abs(mean - exact).max() < 5 * 0.5 / math.sqrt(200_000)
 
 
@@ -190,7 +190,7 @@ def test_one_example_moves_a_dithered_sum_by_no_more_than_l2() -> None:
     moved = with_it - without
     assert np.sqrt((moved**2).sum(axis=1)).max() <= mechanism.l2
     assert np.abs(moved).sum(axis=1).max() <= mechanism.l1
-    exact = rotate(example.astype(np.float64), SEED) * 7.0
+    exact = rotate(example.astype(np.float64), SEED, 64) * 7.0
     assert np.abs(moved - exact).max() < 1 + 1e-5
 
 
@@ -286,11 +286,11 @@ def test_rotation_keeps_norms_and_spreads_a_single_spike() -> None:
     rows = np.zeros((2, 4096))
     rows[0, 17], rows[1, :] = 5.0, simulation_rng("rotation").normal(size=4096)
     before = rows.copy()
-    turned = rotate(rows.copy(), SEED)
+    turned = rotate(rows.copy(), SEED, 4096)
     assert np.allclose(np.linalg.norm(turned, axis=1), np.linalg.norm(before, axis=1))
     assert np.abs(turned[0]).max() == pytest.approx(5.0 / 64)
     assert np.allclose(rotate_back(turned, SEED), before)
-    assert not np.allclose(rotate(before.copy(), b"another seed"), rotate(before.copy(), SEED))
+    assert not np.allclose(rotate(before, b"another seed", 4096), rotate(before, SEED, 4096))
 
 
 def test_batches_encode_to_the_same_bits_as_single_vectors() -> None:

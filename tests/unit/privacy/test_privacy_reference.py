@@ -239,7 +239,7 @@ def test_recorded_encodings_are_those_of_the_papers(case: Any) -> None:
 def test_the_rotation_is_the_orthogonal_matrix_of_the_definition(size: int) -> None:
     matrix = encoding.rotation(b"seed", size)
     assert mpmath.mnorm(matrix.T * matrix - mpmath.eye(size), 1) < mpmath.mpf(10) ** -35
-    ours = rotate(np.eye(size), b"seed").T
+    ours = rotate(np.eye(size), b"seed", size).T
     np.testing.assert_allclose(ours, np.array(matrix.tolist(), float), atol=1e-14)
     np.testing.assert_allclose(rotate_back(ours.T.copy(), b"seed"), np.eye(size), atol=1e-14)
 
