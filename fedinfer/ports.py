@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.types import DeviceId
+from fedinfer.types import DeviceId, RingVector
 
 
 class Clock(Protocol):
@@ -85,6 +85,36 @@ class Transport(Protocol):
 
         Returns:
             Answers in any order, each under the name of the device that was asked.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What devices of one process add up to when nobody looks at their single vectors.
+
+    Args:
+        ring: their sum modulo 2^bits, uint32 (padded,); zeros when there are no survivors.
+        survivors: devices whose vectors are in it, sorted.
+        refusals: one answer for each of the others, with its error.
+        reply_bytes: what each survivor would have sent.
+    """
+
+    ring: RingVector
+    survivors: tuple[DeviceId, ...]
+    refusals: tuple[Answer, ...]
+    reply_bytes: int
+
+
+@runtime_checkable
+class Adder(Protocol):
+    """A transport whose devices all live in this process, which adds their vectors up where they are: a simulation."""
+
+    def add_up(self, common: bytes, devices: Sequence[DeviceId]) -> Added:
+        """The sum that the answers of these devices would give, without an answer for each.
+
+        Args:
+            common: encoded `PlainRequest`, as in `Ask`.
+            devices: sorted and unique.
         """
 
 

@@ -1,7 +1,8 @@
 """SQLite in WAL mode: the one place that opens a database.
 
 Every package that stores something brings its own tables as numbered migrations; `open_store` applies the missing
-ones in one transaction. synchronous=FULL, so that what is committed survives a power cut.
+ones in one transaction. synchronous=FULL, so that what is committed survives a power cut; a simulation, which holds
+nobody's budget, does not wait for the disk.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 
 from fedinfer.errors import StoreError
@@ -19,13 +21,25 @@ Migrations = Sequence[str]
 """SQL scripts of one package, oldest first; never edited once released, only appended."""
 
 
-def open_store(path: Path, room: str, migrations: Migrations) -> sqlite3.Connection:
+class Durability(Enum):
+    """What a commit survives."""
+
+    POWER = "FULL"
+    """The machine may lose power at once afterwards."""
+    PROCESS = "NORMAL"
+    """The process may be killed; after a power cut the newest commits may be missing. For simulations."""
+
+
+def open_store(
+    path: Path, room: str, migrations: Migrations, durability: Durability = Durability.POWER
+) -> sqlite3.Connection:
     """Open the database at `path`, or make it for its owner alone, and bring the tables of `room` up to date.
 
     Args:
         path: file; its folder must exist.
         room: name of the package, under which the version of its tables is kept.
         migrations: all its SQL scripts, those already applied included.
+        durability: what a commit survives.
 
     Raises:
         StoreError: when the file cannot be opened or was written by a newer version.
@@ -34,7 +48,7 @@ def open_store(path: Path, room: str, migrations: Migrations) -> sqlite3.Connect
         os.close(only_owner(str(path), os.O_CREAT | os.O_WRONLY))  # its -wal and -shm get the same mode
         connection = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA synchronous={durability.value}")
         connection.execute("PRAGMA foreign_keys=ON")
         _migrate(connection, room, migrations)
     except (OSError, sqlite3.Error) as error:

@@ -25,7 +25,7 @@ from fedinfer.private_files import private_folder
 from fedinfer.rollout import RolloutStore
 from fedinfer.schema import Schema
 from fedinfer.secagg import Challenge, Validation
-from fedinfer.store import open_store
+from fedinfer.store import Durability, open_store
 from fedinfer.types import DeviceId
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ def population_of(site: Site, rows: Mapping[DeviceId, int]) -> Population:
 
 def _server(site: Site, devices: dict[DeviceId, bytes], rows: dict[DeviceId, int]) -> Server:
     private_folder(site.folder / "checkpoints")
-    ledger = open_store(site.folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS)
+    durability = Durability.PROCESS if site.simulated else Durability.POWER
+    ledger = open_store(site.folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS, durability)
     return Server(
         scenario=site.scenario,
         schema=site.schema,

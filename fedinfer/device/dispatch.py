@@ -15,10 +15,12 @@ from fedinfer.device import enrolment as join
 from fedinfer.device import inference as observe
 from fedinfer.device import install, reported
 from fedinfer.device.aggregate import stages as sums
+from fedinfer.device.aggregate.cohort import add_up
 from fedinfer.device.host import Host
 from fedinfer.errors import BadMessage, FedInferError
 from fedinfer.messages import Kind
-from fedinfer.ports import Answer, Ask
+from fedinfer.ports import Added, Answer, Ask
+from fedinfer.types import DeviceId
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +73,15 @@ class DeviceResponder:
         except Exception:  # whatever it is, neither its text nor its class may reach the server
             _log.exception("%s failed", kind)
             return [Answer(ask.device, b"", FedInferError.__name__, reported.UNTOLD) for ask in asks]
+
+    def add_up(self, common: bytes, devices: Sequence[DeviceId]) -> Added:
+        """What the answers of these devices to a plain request add up to; as `Adder.add_up`, in a simulation only.
+
+        Args:
+            common: encoded `PlainRequest`.
+            devices: of this host, sorted and unique.
+        """
+        return add_up(self.host, common, devices)
 
     def _answers(self, kind: Kind, asks: Sequence[Ask]) -> list[Answer]:
         parts = groupby(asks, key=lambda ask: ask.common)

@@ -22,7 +22,7 @@ from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budg
 from fedinfer.privacy.charges import charge, mechanism_of, protected_of, relation_of, server_charge, strategy_of
 from fedinfer.privacy.mechanism.clipping import Clipping, FixedClipping, clip_rows, clipping_of
 from fedinfer.privacy.mechanism.design import design
-from fedinfer.privacy.mechanism.encoding import decode, encode
+from fedinfer.privacy.mechanism.encoding import decode, encode, encode_sum
 from fedinfer.privacy.mechanism.matrix_mechanism import (
     CorrelatedNoise,
     Factorization,
@@ -84,6 +84,7 @@ __all__ = [
     "decoded_sensitivity",
     "design",
     "encode",
+    "encode_sum",
     "factorize",
     "flatten",
     "gaussian_events",

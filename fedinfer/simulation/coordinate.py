@@ -11,9 +11,10 @@ from fedinfer.config import Scenario, weighted
 from fedinfer.coordinator import Population, RunPlan, Server, Site, Witness, carry_out, make_plan, start_up
 from fedinfer.data import Federation
 from fedinfer.flower import GridTransport, build_id
-from fedinfer.ports import Clock, Listener
+from fedinfer.ports import Adder, Clock, Listener
 from fedinfer.privacy import SimulatedStream
 from fedinfer.secagg import Challenge, seconds_of, validation
+from fedinfer.simulation.local_nodes import LocalNodes
 from fedinfer.simulation.population import simulated_authority, simulated_revocations, simulated_rows
 from fedinfer.system import SimulatedEntropy, SystemEntropy, simulation_rng
 from fedinfer.training import Trainer, load_trainer
@@ -56,6 +57,7 @@ def run_simulation(
     engine: str,
     clock: Clock,
     emit: Listener,
+    adder: Adder | None = None,
 ) -> Json:
     """Enrol all nodes of a grid and run the scenario.
 
@@ -67,6 +69,7 @@ def run_simulation(
         engine: name of the grid, for the record.
         clock: time.
         emit: receives every event.
+        adder: adds up vectors of devices in this process; None: every device answers by itself.
 
     Returns:
         The run record.
@@ -74,7 +77,7 @@ def run_simulation(
     Raises:
         FedInferError: see fedinfer.coordinator.run.
     """
-    return carry_out(*open_server(grid, scenario, federation, folder, engine, clock, emit))
+    return carry_out(*open_server(grid, scenario, federation, folder, engine, clock, emit, adder))
 
 
 def open_server(
@@ -85,6 +88,7 @@ def open_server(
     engine: str,
     clock: Clock,
     emit: Listener,
+    adder: Adder | None = None,
 ) -> tuple[Server, RunPlan]:
     """Enrol all nodes of a grid and plan the run. Nothing was asked of anybody's data.
 
@@ -96,6 +100,7 @@ def open_server(
         engine: name of the grid, for the record.
         clock: time.
         emit: receives every event.
+        adder: as in `run_simulation`.
 
     Raises:
         FedInferError: nobody joins, or the plan is not possible.
@@ -111,7 +116,7 @@ def open_server(
         challenge=Challenge.draw(RUN_ID, build_id(), SystemEntropy()),
         against=validation(simulated_authority(seed).public_bytes, revocations, seconds_of(clock.now())),
         revocations=revocations,
-        nodes=GridTransport(grid),
+        nodes=GridTransport(grid) if adder is None else LocalNodes(GridTransport(grid), adder),
         repository=Repository(folder / "artifacts", generate_keys(SystemEntropy()), clock, lambda _: None),
         trainer=trainer,
         public=federation.public,

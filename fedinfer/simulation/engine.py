@@ -71,7 +71,7 @@ def run_local(prepared: Prepared, folder: Path, clock: Clock, emit: Listener) ->
     results: list[Json] = []
 
     def main(grid: Grid, _: Context) -> None:
-        results.append(run_simulation(grid, scenario, federation, folder, "local", clock, emit))
+        results.append(run_simulation(grid, scenario, federation, folder, "local", clock, emit, responder))
 
     make_server_app(main)(grid, Context(1, 1, {}, RecordDict(), flat))
     return results[0]

@@ -41,7 +41,7 @@ from fedinfer.ports import Clock
 from fedinfer.privacy import LEDGER_MIGRATIONS, Budget, Ledger, NoiseStream, SimulatedStream, protected_of
 from fedinfer.private_files import private_folder
 from fedinfer.secagg import Enrolment, IdentityKey, RevocationList, sign_enrolment, sign_revocations
-from fedinfer.store import open_store
+from fedinfer.store import Durability, open_store
 from fedinfer.system import SimulatedEntropy, SystemEntropy, child_seed, simulation_rng
 from fedinfer.training import GradientEngine
 from fedinfer.types import DeviceId, FloatVector, Trust, Unit
@@ -113,6 +113,8 @@ class SimulatedRows:
         Returns:
             Inputs float32 (n, features) and classes int64 (n,), sorted by device: for the metric of a simulation.
         """
+        if self.change is None or window < self.change.at_window:
+            return self.federation.test
         parts = [
             self._seen(device, window, data.test_x, data.test_y, "judged")
             for device, data in sorted(self.federation.devices.items())
@@ -232,7 +234,7 @@ def simulated_host(
     private_folder(folder)
     seed, privacy = scenario.scenario.seed, scenario.privacy
     authority = simulated_authority(seed)
-    connection = open_store(folder / "devices.sqlite", "privacy", LEDGER_MIGRATIONS)
+    connection = open_store(folder / "devices.sqlite", "privacy", LEDGER_MIGRATIONS, Durability.PROCESS)
     sessions, sketches = _kept(folder, processes)
     return Host(
         members={device: _member(device, seed, authority) for device in sorted(federation.devices)},

@@ -30,6 +30,7 @@ from fedinfer.training.engines import batched, device_by_device
 from fedinfer.training.engines.compile import Program, read_program
 from fedinfer.training.engines.device_by_device import Clipper, Features
 from fedinfer.training.engines.gradient_engine import GradientEngine
+from fedinfer.training.engines.joined import Joined
 from fedinfer.training.engines.opacus import work_together
 from fedinfer.training.engines.per_example import work_alone
 from fedinfer.training.engines.rules import check_private, finite_rows
@@ -385,17 +386,17 @@ class Trainer:
     def _features(self, weights: FloatVector, data: Data, together: int = 0) -> Features:
         """Prepared rows of all devices, pushed through the layers that stay as they are, `together` at once or all."""
         self._load(weights)
-        checked = [self._checked(x, y) for x, y in data]
-        if not checked:
+        if not data:
             return []
-        sizes = [len(rows) for rows, _ in checked]
+        for x, y in data:
+            self._check_rows(x, len(y))
+        rows, labels = self._checked(np.concatenate([x for x, _ in data]), np.concatenate([y for _, y in data]))
         with torch.no_grad():
             self._frozen.eval()
-            rows = torch.cat([rows for rows, _ in checked])
             # Copies: where a row lies in memory can matter to rounding.
             pieces = [piece.clone() for piece in rows.split(together)] if together and len(rows) else [rows]
             prepared = torch.cat([self._frozen(self._model.prepare(piece)) for piece in pieces])
-        return list(zip(prepared.split(sizes), [labels for _, labels in checked], strict=True))
+        return Joined(prepared, labels, tuple(len(y) for _, y in data))
 
     def _load(self, weights: FloatVector) -> None:
         broken = int(np.count_nonzero(~np.isfinite(weights)))
@@ -408,10 +409,13 @@ class Trainer:
     def _checked(self, x: npt.NDArray[np.float32], y: Labels) -> tuple[Tensor, Tensor]:
         return self._rows(x, len(y)), labels_of(y, self._schema)
 
-    def _rows(self, x: npt.NDArray[np.float32], labels: int) -> Tensor:
+    def _check_rows(self, x: npt.NDArray[np.float32], labels: int) -> None:
         width = self._schema.width
         if x.ndim != 2 or x.shape[1] != width or len(x) != labels:
             raise DataError(f"rows of shape {x.shape} with {labels} labels; the schema wants (n, {width})")
+
+    def _rows(self, x: npt.NDArray[np.float32], labels: int) -> Tensor:
+        self._check_rows(x, labels)
         return torch.from_numpy(np.array(x, dtype=np.float32))
 
     def _read_program(self) -> Program | None:

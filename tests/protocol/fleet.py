@@ -199,22 +199,25 @@ def revocations_of(authority: Authority, *keys: bytes, version: int = 1, expires
     return sign_revocations(authority, RevocationList(version, 0, expires, tuple(sorted(keys))))
 
 
-def joined(scenario: Scenario, hosts: dict[str, Host], revocations: bytes, root: bytes = b"root") -> Fleet:
+def joined(
+    scenario: Scenario, hosts: dict[str, Host], revocations: bytes, root: bytes = b"root", dimension: int = DIMENSION
+) -> Fleet:
     """Enrol and join all devices of `hosts` (one host may stand for many)."""
     post = Post({device: DeviceResponder(host) for device, host in hosts.items()})
     members = introduce(post)
     counts, refused = join(members, CHALLENGE, scenario, SCHEMA, revocations, root, post, 1.0)
     assert not refused, refused
-    population = Population(len(counts), sum(counts.values()), min(counts.values()), DIMENSION, SCHEMA.classes)
+    population = Population(len(counts), sum(counts.values()), min(counts.values()), dimension, SCHEMA.classes)
     plan = make_plan(scenario, population, "test", ())
     roster = {member.device: member.public_key for member in members}
     return Fleet(scenario, hosts, post, plan, roster, revocations)
 
 
-def simulated(folder: Path, scenario: Scenario, devices: int = DEVICES) -> Fleet:
+def simulated(folder: Path, scenario: Scenario, devices: int = DEVICES, dimension: int = DIMENSION) -> Fleet:
     """All devices in one simulated host."""
     host = simulated_host(scenario, federation(devices), folder / "devices", SystemClock(), Processes.ONE)
-    return joined(scenario, dict.fromkeys(host.members, host), simulated_revocations(scenario.scenario.seed))
+    hosts, revocations = dict.fromkeys(host.members, host), simulated_revocations(scenario.scenario.seed)
+    return joined(scenario, hosts, revocations, dimension=dimension)
 
 
 def write_table(path: Path, seed: int, count: int) -> None:

@@ -13,9 +13,9 @@ from typing import assert_never
 
 import numpy as np
 
-from fedinfer.errors import BadMessage
+from fedinfer.errors import BadMessage, BudgetExceeded
 from fedinfer.messages import Kind, MaskedSumWork, PlainReply, PlainRequest, SumPlan
-from fedinfer.ports import Ask, Transport
+from fedinfer.ports import Adder, Ask, Transport
 from fedinfer.privacy import mechanism_of
 from fedinfer.secagg import (
     Aborted,
@@ -112,7 +112,7 @@ class _Meter:
         self._down += sum(len(ask.common) + len(ask.own) for ask in asks)
         answers = self._transport.ask(asks, self._deadline)
         self._up += sum(len(answer.body) for answer in answers)
-        self.refused += [answer.device for answer in answers if answer.error == "BudgetExceeded"]
+        self.refused += [answer.device for answer in answers if answer.error == BudgetExceeded.__name__]
         self.errors += [(answer.device, f"{answer.error}: {answer.detail}") for answer in answers if answer.error]
         return {answer.device: answer.body for answer in answers if not answer.error}
 
@@ -145,6 +145,8 @@ def private_sum(
     match plan.mode:
         case AggregationMode.PROTOCOL:
             return _masked_sum(plan, work, roster, meter)
+        case AggregationMode.IDEAL if isinstance(transport, Adder):
+            return _sum_where_they_are(plan, work, transport)
         case AggregationMode.IDEAL | AggregationMode.OFF:
             return _plain_sum(plan, work, meter)
         case _:
@@ -184,6 +186,22 @@ def _asks(requests: Mapping[DeviceId, StageRequest], plan: bytes, work: bytes, s
     return [Ask(device, kind, common, request.own, most) for device, request in requests.items()]
 
 
+def _sum_where_they_are(plan: SumPlan, work: bytes, adder: Adder) -> Total | AbortedSum:
+    """The ideal sum of devices in this process: as `_plain_sum`, but nothing is packed that nobody would unpack."""
+    common = encode(PlainRequest(plan, work))
+    added = adder.add_up(common, plan.cohort)
+    refused = tuple(sorted(answer.device for answer in added.refusals if answer.error == BudgetExceeded.__name__))
+    errors = tuple((answer.device, f"{answer.error}: {answer.detail}") for answer in added.refusals)
+    traffic = Traffic(added.reply_bytes * len(added.survivors) // len(plan.cohort), len(common))
+    if len(added.survivors) < plan.min_survivors:
+        return AbortedSum(_too_few(plan, added.survivors), "masked", added.survivors, refused, (), errors, traffic)
+    return Total(added.ring, added.survivors, refused, (), errors, traffic)
+
+
+def _too_few(plan: SumPlan, survivors: Sequence[DeviceId]) -> str:
+    return f"{len(survivors)} survivors, threshold {plan.min_survivors}"
+
+
 def _plain_sum(plan: SumPlan, work: bytes, meter: _Meter) -> Total | AbortedSum:
     common = encode(PlainRequest(plan, work))
     mechanism = mechanism_of(plan)
@@ -198,7 +216,8 @@ def _plain_sum(plan: SumPlan, work: bytes, meter: _Meter) -> Total | AbortedSum:
             blamed.append((device, str(error)))
     survivors, refused = tuple(rings), tuple(sorted(meter.refused))
     if len(survivors) < plan.min_survivors:
-        reason = f"{len(survivors)} survivors, threshold {plan.min_survivors}"
-        return AbortedSum(reason, "masked", survivors, refused, tuple(blamed), tuple(meter.errors), meter.traffic)
+        return AbortedSum(
+            _too_few(plan, survivors), "masked", survivors, refused, tuple(blamed), tuple(meter.errors), meter.traffic
+        )
     total = ideal_sum(rings.values(), mechanism.bits)
     return Total(np.asarray(total), survivors, refused, tuple(blamed), tuple(meter.errors), meter.traffic)

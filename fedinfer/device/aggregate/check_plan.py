@@ -40,7 +40,35 @@ def check_plan(host: Host, plan: SumPlan, device: DeviceId) -> None:
     Raises:
         Misbehaviour: says what is wrong, with numbers.
     """
-    _check_place(host, plan, device)
+    check_plan_of_all(host, plan)
+    check_member(plan, device)
+
+
+def check_member(plan: SumPlan, device: DeviceId) -> None:
+    """Refuse a plan that does not name a device.
+
+    Args:
+        plan: as the server sent it.
+        device: whose part is asked for.
+
+    Raises:
+        Misbehaviour: the device is not in the cohort.
+    """
+    if device not in plan.cohort:
+        raise Misbehaviour(f"device {device} is not in the cohort of round {plan.round_id}")
+
+
+def check_plan_of_all(host: Host, plan: SumPlan) -> None:
+    """What `check_plan` says to every device of a host alike.
+
+    Args:
+        host: wiring of this process; it has joined the run.
+        plan: as the server sent it.
+
+    Raises:
+        Misbehaviour: says what is wrong, with numbers.
+    """
+    _check_place(host, plan)
     _check_promise(host, plan)
     _check_work(plan)
     _check_schedule(host, plan)
@@ -68,12 +96,10 @@ def corruption_rate(host: Host, plan: SumPlan) -> float:
     return rate_of(most_corrupt(everyone, corrupt_among(everyone, rate), size, split.groups), size)
 
 
-def _check_place(host: Host, plan: SumPlan, device: DeviceId) -> None:
+def _check_place(host: Host, plan: SumPlan) -> None:
     if plan.run_id != host.joined().run_id:
         raise Misbehaviour(f"plan of run {plan.run_id!r}, this device joined {host.joined().run_id!r}")
     host.check_roster()
-    if device not in plan.cohort:
-        raise Misbehaviour(f"device {device} is not in the cohort of round {plan.round_id}")
     check_group(plan.cohort, plan.split)
     if not host.policy.min_survivors <= plan.min_survivors <= len(plan.cohort):
         raise Misbehaviour(

@@ -108,7 +108,7 @@ def answer_masked(host: Host, asks: Sequence[Ask]) -> list[Answer]:
         Misbehaviour: the plan of the first stage does not fit the task that was joined since, or the work is wrong.
     """
     request = decode(MaskedSumWork, asks[0].common)
-    alive, answers = _sorted_out(asks, lambda ask: _running(host, ask, Kind.SHARES, SentShares))
+    alive, answers = sorted_out(asks, lambda ask: _running(host, ask, Kind.SHARES, SentShares))
 
     def reply(ask: Ask, _: SumPlan, ring: RingVector) -> bytes:
         running, state = _running(host, ask, Kind.SHARES, SentShares)
@@ -145,13 +145,28 @@ def answer_plain(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     def reply(_: Ask, plan: SumPlan, ring: RingVector) -> bytes:
         return encode(PlainReply(pack(ring, plan.bits)))
 
-    alive, answers = _sorted_out(asks, lambda ask: _start_plain(host, request.plan, ask))
+    alive, answers = sorted_out(asks, lambda ask: _start_plain(host, request.plan, ask))
     answers |= _contribute(host, request.plan, request.work, alive, reply)
     return [answers[ask.device] for ask in asks]
 
 
 def _start_plain(host: Host, plan: SumPlan, ask: Ask) -> None:
     check_plan(host, plan, ask.device)
+    begin_plain(host, plan, ask)
+
+
+def begin_plain(host: Host, plan: SumPlan, ask: Ask) -> None:
+    """Begin and end a sum without masks on a device that has checked the plan.
+
+    Args:
+        host: wiring of this process.
+        plan: checked.
+        ask: to one of its devices.
+
+    Raises:
+        Misbehaviour: the owner's policy allows no such sums, or the round was begun before.
+        TransportError: the device drops out here (a simulation).
+    """
     if not host.policy.plain_sums or not _is_plain(plan.mode):
         raise Misbehaviour(f"device {ask.device} does not send vectors without masks")
     _drop_out(host, plan.round_id, ask)
@@ -225,11 +240,12 @@ def failure(device: DeviceId, error: FedInferError) -> Answer:
 
 def _contribute(host: Host, plan: SumPlan, work: bytes, asks: Sequence[Ask], reply: Reply) -> dict[DeviceId, Answer]:
     """Spend for all, then compute and encode for those whose ledger agreed."""
-    if hashlib.sha256(work).digest() != plan.work_hash:
+    try:
+        check_work(plan, work)
+    except Misbehaviour as error:
         _wipe(host, *(ask.device for ask in asks))
-        error = Misbehaviour(f"the work of round {plan.round_id} is not the one that was promised")
         return {ask.device: failure(ask.device, error) for ask in asks}
-    paying, answers = _reserve(host, plan, asks)
+    paying, answers = reserve(host, plan, asks)
     if not paying:
         return answers
     devices = [ask.device for ask in paying]
@@ -245,8 +261,31 @@ def _contribute(host: Host, plan: SumPlan, work: bytes, asks: Sequence[Ask], rep
     return answers
 
 
-def _reserve(host: Host, plan: SumPlan, asks: Sequence[Ask]) -> tuple[list[Ask], dict[DeviceId, Answer]]:
-    """Write the spend of everybody into the ledger; who may not spend answers with the refusal."""
+def check_work(plan: SumPlan, work: bytes) -> None:
+    """Refuse work that is not the one that was promised.
+
+    Args:
+        plan: carries its SHA-256.
+        work: encoded, as it came.
+
+    Raises:
+        Misbehaviour: the hashes differ.
+    """
+    if hashlib.sha256(work).digest() != plan.work_hash:
+        raise Misbehaviour(f"the work of round {plan.round_id} is not the one that was promised")
+
+
+def reserve(host: Host, plan: SumPlan, asks: Sequence[Ask]) -> tuple[list[Ask], dict[DeviceId, Answer]]:
+    """Write the spend of everybody into the ledger, in one transaction; who may not spend answers with the refusal.
+
+    Args:
+        host: wiring of this process.
+        plan: checked.
+        asks: to devices of this process.
+
+    Returns:
+        Asks of those who paid, and the answers of the others.
+    """
     reason = f"{plan.purpose} {plan.round_id}"
     verdicts = host.ledger.reserve(
         [ask.device for ask in asks], plan.run_id, plan.round_id, charge(plan), reason, host.clock.now()
@@ -339,8 +378,13 @@ def _position(kind: Kind) -> int:
     return STAGES.index(Kind.MASKED if kind is Kind.PLAIN else kind)
 
 
-def _sorted_out(asks: Sequence[Ask], check: Callable[[Ask], object]) -> tuple[list[Ask], dict[DeviceId, Answer]]:
-    """Asks that pass a check, and the answers of those that do not."""
+def sorted_out(asks: Sequence[Ask], check: Callable[[Ask], object]) -> tuple[list[Ask], dict[DeviceId, Answer]]:
+    """Asks that pass a check, and the answers of those that do not.
+
+    Args:
+        asks: to devices of this process.
+        check: raises FedInferError for a device that does not take part.
+    """
     alive: list[Ask] = []
     answers: dict[DeviceId, Answer] = {}
     for ask in asks:

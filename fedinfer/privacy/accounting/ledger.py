@@ -17,6 +17,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from fedinfer.errors import BudgetExceeded, ConfigError, Misbehaviour
@@ -152,11 +153,11 @@ class Ledger:
             verdicts.update(
                 (owner, Misbehaviour(f"{owner}/{task}: reference {reference!r} was spent before")) for owner in used
             )
-            granted = [owner for owner in owners if verdicts[owner] is None]
+            granted, at = [owner for owner in owners if verdicts[owner] is None], now.isoformat()
             # Totals are kept beside the entries, so that a check does not read the whole history of every owner.
             db.executemany(
                 "INSERT INTO ledger_entries (owner, task, reference, event, reason, reserved_at) VALUES (?,?,?,?,?,?)",
-                [(owner, task, reference, event, reason, now.isoformat()) for owner in granted],
+                [(owner, task, reference, event, reason, at) for owner in granted],
             )
             db.executemany(
                 "INSERT INTO ledger_totals VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1",
@@ -181,10 +182,11 @@ class Ledger:
             missing = set(owners) - self._used(owners, task, reference)
             if missing:
                 raise Misbehaviour(f"{sorted(missing)[0]}/{task}: reference {reference!r} was never reserved")
+            at = now.isoformat()
             db.executemany(
                 "UPDATE ledger_entries SET committed_at = ? "
                 "WHERE owner = ? AND task = ? AND reference = ? AND committed_at IS NULL",
-                [(now.isoformat(), owner, task, reference) for owner in owners],
+                [(at, owner, task, reference) for owner in owners],
             )
 
     def spent(self, owner: str, task: str) -> Spent:
@@ -347,10 +349,7 @@ class Ledger:
 
     def _terms(self, owners: Sequence[str], task: str) -> dict[str, Terms]:
         rows = self._select(self._terms_query, owners, task)
-        return {
-            owner: Terms(Budget(epsilon, delta), Protected(Unit(unit), Relation(relation)))
-            for owner, epsilon, delta, relation, unit in rows
-        }
+        return {owner: _terms_of(epsilon, delta, relation, unit) for owner, epsilon, delta, relation, unit in rows}
 
     def _used(self, owners: Sequence[str], task: str, reference: str) -> set[str]:
         query = "SELECT owner FROM ledger_entries WHERE task = ? AND reference = ? AND owner IN ({})"
@@ -390,6 +389,12 @@ class Ledger:
             row = self._connection.execute("SELECT json FROM ledger_events WHERE id = ?", (event,)).fetchone()
             self._events[event] = event_from_json(row[0])
         return self._events[event]
+
+
+@lru_cache(maxsize=64)
+def _terms_of(epsilon: float, delta: float, relation: str, unit: str) -> Terms:
+    """Accounts of a fleet are alike: one object for all of them."""
+    return Terms(Budget(epsilon, delta), Protected(Unit(unit), Relation(relation)))
 
 
 def _left(budget: Budget, spent: Spent) -> float:

@@ -89,9 +89,8 @@ def encode_sum(
         # In single precision a number is within SINGLE_PRECISION_NORM + sqrt(p), so sums of a block stay below 2^24.
         exact = whole if whole.dtype == np.float32 else whole.astype(np.int64)
         total += exact.sum(axis=0).astype(np.int64)
-        if mechanism.kind is not NoiseKind.NONE:
-            for stream in own:
-                total += draw_shares(1, mechanism, stream)[0]
+        for stream in own:
+            total[None] += draw_shares(1, mechanism, stream)
     return _residues(total, mechanism)
 
 
@@ -237,7 +236,7 @@ def _round_within(scaled: Whole, bound: float, rounding: Sequence[NoiseStream]) 
     for _ in range(MOST_DRAWS):
         if not again.size:
             return out
-        fresh = _floor_dithered(scaled[again], [rounding[row] for row in again])
+        fresh = _floor_dithered(scaled[again], [rounding[row] for row in again.tolist()])
         out[again] = fresh
         again = again[_squared_norms(fresh) > limit]
     raise DataError("a row does not round to a vector within the bound: it was not clipped")
@@ -246,7 +245,8 @@ def _round_within(scaled: Whole, bound: float, rounding: Sequence[NoiseStream]) 
 def _squared_norms(whole: Whole) -> npt.NDArray[np.float64]:
     """Squared norms of rows of whole numbers, exact up to 2^53, which no bound reaches."""
     wide = whole.astype(np.float64, copy=False)
-    return np.vecdot(wide, wide)
+    squared: npt.NDArray[np.float64] = np.vecdot(wide, wide)
+    return squared
 
 
 def _check_range(scaled: npt.NDArray[np.float64]) -> None:

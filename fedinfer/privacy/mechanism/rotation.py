@@ -52,7 +52,7 @@ def signs(seed: bytes, size: int) -> npt.NDArray[np.float64]:
 
 
 def rotate(rows: Rows, seed: bytes, size: int, scale: float = 1.0) -> Rows:
-    """scale H D x / sqrt(p) for each row: zeros behind it up to p, D random signs, H the Hadamard matrix.
+    """Scale H D x / sqrt(p) for each row: zeros behind it up to p, D random signs, H the Hadamard matrix.
 
     Args:
         rows: (n, d) float32 or float64.
@@ -102,7 +102,7 @@ def _factors(seed: bytes, size: int, scale: float, dtype: str) -> Rows:
 
 
 def _sides(size: int) -> tuple[int, int]:
-    """p as a product of two powers of two, as equal as they can be."""
+    """P as a product of two powers of two, as equal as they can be."""
     bits = size.bit_length() - 1
     return 1 << (bits - bits // 2), 1 << bits // 2
 

@@ -21,6 +21,7 @@ from fedinfer.config import TrainingSection
 from fedinfer.training.engines.batched_layers import Tap, Views
 from fedinfer.training.engines.compile import Program, taps, views_of
 from fedinfer.training.engines.device_by_device import Features
+from fedinfer.training.engines.joined import Joined, joined
 from fedinfer.training.engines.noise import gaussian_noise
 from fedinfer.training.engines.sampling import PrivateSteps, RandomSource, Rows, minibatches, poisson_rows
 from fedinfer.types import FloatVector, WideVector
@@ -32,10 +33,10 @@ _ALL = slice(None)
 
 @dataclass(frozen=True, slots=True)
 class _Padded:
-    """Row numbers of several devices for one step: `at` (D, B) into the concatenated rows, `present` (D, B)."""
+    """Row numbers of several devices for one step: `at` (D, B) into the joined rows; `present` (D, B), None: all."""
 
     at: Tensor
-    present: Tensor
+    present: Tensor | None
 
 
 def updates(
@@ -53,14 +54,17 @@ def updates(
     Returns:
         New minus old weights, (devices, d) float32; zeros for a device without rows.
     """
-    plans = [minibatches(source, len(y), training) for (_, y), source in zip(data, sources, strict=True)]
-    result = np.zeros((len(data), program.dimension), dtype=np.float32)
+    rows = joined(data)
+    begins = rows.offsets
+    plans = [minibatches(source, count, training) for count, source in zip(rows.counts, sources, strict=True)]
+    result = np.zeros((len(plans), program.dimension), dtype=np.float32)
     widths = [len(plan[0]) if plan else 0 for plan in plans]
     working = [row for row, plan in enumerate(plans) if plan]
     working.sort(key=lambda row: (-len(plans[row]), -widths[row]))
     for chunk in _chunks(working, widths, program):
-        weights = _descend(program, start, [data[row] for row in chunk], [plans[row] for row in chunk], training)
-        result[chunk] = weights.numpy() - start
+        offsets = [begins[row] for row in chunk]
+        weights = _descend(program, start, rows, offsets, [plans[row] for row in chunk], training)
+        result[chunk] = weights.sub_(torch.from_numpy(start)).numpy()
     return result
 
 
@@ -85,12 +89,12 @@ def private_updates(
     Returns:
         New minus old weights, (devices, d) float32; not finite where a gradient overflowed.
     """
-    result = np.zeros((len(data), program.dimension), dtype=np.float32)
-    widths = [math.ceil(private.rate * len(y)) for _, y in data]  # expected sizes of the samples
-    for chunk in _chunks(sorted(range(len(data)), key=lambda row: -widths[row]), widths, program):
-        chosen, own = [data[row] for row in chunk], [sources[row] for row in chunk]
-        weights = _descend_privately(program, start, chosen, own, training, private)
-        result[chunk] = weights.numpy() - start
+    rows = joined(data)
+    result = np.zeros((len(rows.counts), program.dimension), dtype=np.float32)
+    widths = [math.ceil(private.rate * count) for count in rows.counts]  # expected sizes of the samples
+    for chunk in _chunks(sorted(range(len(widths)), key=lambda row: -widths[row]), widths, program):
+        weights = _descend_privately(program, start, rows, chunk, [sources[row] for row in chunk], training, private)
+        result[chunk] = weights.sub_(torch.from_numpy(start)).numpy()
     return result
 
 
@@ -117,12 +121,13 @@ def gradient_sums(
     Returns:
         (devices, d) float64; not finite where a gradient overflowed, so the caller has to check.
     """
-    picks = [poisson_rows(source, len(y), rate) for (_, y), source in zip(data, sources, strict=True)]
-    total = torch.zeros(len(data), program.dimension)
+    rows = joined(data)
+    picks = [poisson_rows(source, count, rate) for count, source in zip(rows.counts, sources, strict=True)]
+    total = torch.zeros(len(picks), program.dimension)
     if not any(len(pick) for pick in picks):
         return _wide(total)
-    x = torch.cat([rows[torch.from_numpy(pick)] for (rows, _), pick in zip(data, picks, strict=True)])
-    y = torch.cat([labels[torch.from_numpy(pick)] for (_, labels), pick in zip(data, picks, strict=True)])
+    chosen = torch.from_numpy(np.concatenate([pick + at for pick, at in zip(picks, rows.offsets, strict=True)]))
+    x, y = rows.x[chosen], rows.y[chosen]
     bounds = np.cumsum([0, *(len(pick) for pick in picks)])
     weights = views_of(program, torch.from_numpy(np.array(start)).unsqueeze(0))
     step = max(1, _CHUNK_NUMBERS // program.numbers_per_example)
@@ -131,9 +136,9 @@ def gradient_sums(
         found = taps(program, weights, x[piece].unsqueeze(0), y[piece].unsqueeze(0), None)
         factor = _clip_factor(found, clipping_norm)
         for device in range(_owner(bounds, piece.start), _owner(bounds, piece.stop - 1) + 1):
-            rows = slice(max(int(bounds[device]) - at, 0), min(int(bounds[device + 1]), piece.stop) - at)
-            if rows.start < rows.stop:
-                _accumulate(found, views_of(program, total[device : device + 1]), factor, rows, 1.0)
+            own = slice(max(int(bounds[device]) - at, 0), min(int(bounds[device + 1]), piece.stop) - at)
+            if own.start < own.stop:
+                _accumulate(found, views_of(program, total[device : device + 1]), factor, own, 1.0)
     return _wide(total)
 
 
@@ -143,20 +148,31 @@ def _owner(bounds: np.ndarray, row: int) -> int:
 
 
 def _descend(
-    program: Program, start: FloatVector, data: Features, plans: list[list[Rows]], training: TrainingSection
+    program: Program,
+    start: FloatVector,
+    rows: Joined,
+    offsets: list[int],
+    plans: list[list[Rows]],
+    training: TrainingSection,
 ) -> Tensor:
     """SGD of one chunk; plans are sorted by length, so the devices still at work are the first ones."""
-    x, y, offsets = _concatenated(data)
-    weights, anchor = _copies(start, len(data))
-    velocity = torch.zeros_like(weights)
-    for step in range(len(plans[0])):
-        active = sum(len(plan) > step for plan in plans)
-        padded = _padded([plan[step] for plan in plans[:active]], offsets)
-        share = padded.present / padded.present.sum(1, keepdim=True)
+    weights, anchor = _copies(start, len(plans))
+    velocity = torch.zeros_like(weights) if training.momentum else weights
+    for at, present, active in _batches(plans, offsets):
+        share = None if present is None else present / present.sum(1, keepdim=True)
         now = weights[:active]
-        found = taps(program, views_of(program, now), x[padded.at], y[padded.at], share)
-        _step(program, found, now, anchor, velocity[:active], training)
+        found = taps(program, views_of(program, now), rows.x[at], rows.y[at], share)
+        scale = 1.0 if present is not None else 1.0 / at.shape[1]
+        _step(program, found, now, anchor, velocity[:active], training, scale)
     return weights
+
+
+def _batches(plans: list[list[Rows]], offsets: list[int]) -> Iterator[tuple[Tensor, Tensor | None, int]]:
+    """Steps of a chunk: row numbers (D, B), which of them are there (None: all), and how many devices are at work."""
+    for step in range(len(plans[0])):
+        now = [plan[step] for plan in plans if len(plan) > step]
+        padded = _padded(now, offsets)
+        yield padded.at, padded.present, len(now)
 
 
 def _step(
@@ -166,13 +182,17 @@ def _step(
     anchor: Tensor,
     velocity: Tensor,
     training: TrainingSection,
+    scale: float,
 ) -> None:
-    """One SGD step; without momentum and pull the products go straight into the weights."""
+    """One SGD step on `scale` times the sum of the gradients.
+
+    Without momentum and pull the products go straight into the weights.
+    """
     if not training.momentum and not training.proximal:
-        _accumulate(found, views_of(program, weights), None, _ALL, -training.learning_rate)
+        _accumulate(found, views_of(program, weights), None, _ALL, -training.learning_rate * scale)
         return
     gradient = torch.zeros_like(weights)
-    _accumulate(found, views_of(program, gradient), None, _ALL, 1.0)
+    _accumulate(found, views_of(program, gradient), None, _ALL, scale)
     _move(weights, gradient, anchor, velocity, training)
 
 
@@ -188,15 +208,16 @@ def _move(weights: Tensor, gradient: Tensor, anchor: Tensor, velocity: Tensor, t
 def _descend_privately(
     program: Program,
     start: FloatVector,
-    data: Features,
+    rows: Joined,
+    chunk: list[int],
     sources: Sequence[RandomSource],
     training: TrainingSection,
     private: PrivateSteps,
 ) -> Tensor:
-    x, y, offsets = _concatenated(data)
-    weights, anchor = _copies(start, len(data))
-    velocity, gradient = torch.zeros_like(weights), torch.empty_like(weights)
-    counts = [len(labels) for _, labels in data]
+    weights, anchor = _copies(start, len(chunk))
+    velocity, gradient = torch.zeros_like(weights) if training.momentum else weights, torch.empty_like(weights)
+    begins = rows.offsets
+    counts, offsets = [rows.counts[row] for row in chunk], [begins[row] for row in chunk]
     expected = torch.tensor([max(1.0, private.rate * count) for count in counts]).unsqueeze(1)
     deviation = private.noise_multiplier * private.clipping_norm
     noises = [gaussian_noise(source) for source in sources]
@@ -207,7 +228,7 @@ def _descend_privately(
             noise(gradient[row], deviation)
         if any(len(pick) for pick in picks):
             padded = _padded(picks, offsets)
-            found = taps(program, views_of(program, weights), x[padded.at], y[padded.at], padded.present)
+            found = taps(program, views_of(program, weights), rows.x[padded.at], rows.y[padded.at], padded.present)
             factor = _clip_factor(found, private.clipping_norm)
             _accumulate(found, views_of(program, gradient), factor, _ALL, 1.0)
         _move(weights, gradient.div_(expected), anchor, velocity, training)
@@ -241,15 +262,11 @@ def _chunks(order: list[int], widths: list[int], program: Program) -> Iterator[l
         yield chunk
 
 
-def _concatenated(data: Features) -> tuple[Tensor, Tensor, list[int]]:
-    """All rows in one tensor, all labels, and where each device starts."""
-    sizes = [len(y) for _, y in data]
-    offsets = [0, *np.cumsum(sizes)[:-1].tolist()]
-    return torch.cat([x for x, _ in data]), torch.cat([y for _, y in data]), offsets
-
-
 def _padded(picks: list[Rows], offsets: list[int]) -> _Padded:
-    width = max(len(pick) for pick in picks)
+    counts = [len(pick) for pick in picks]
+    width, starts = max(counts), np.array(offsets[: len(picks)], dtype=np.int64)[:, None]
+    if min(counts) == width:
+        return _Padded(torch.from_numpy(np.stack(picks) + starts), None)
     at = np.zeros((len(picks), width), dtype=np.int64)
     present = np.zeros((len(picks), width), dtype=np.float32)
     for row, pick in enumerate(picks):
