@@ -53,10 +53,12 @@ def secure_gaussian(entropy: Entropy, count: int) -> Tensor:
 
 
 def _fill(generator: torch.Generator, into: Tensor, deviation: float) -> None:
-    if deviation > 0:  # drawn in float32, whatever it is written to, so that all engines draw the same
-        into.copy_(torch.empty(into.numel()).normal_(0.0, deviation, generator=generator))
-    else:
+    if not deviation > 0:
         into.zero_()
+    elif into.dtype == torch.float32:
+        into.normal_(0.0, deviation, generator=generator)
+    else:  # drawn in float32, whatever it is written to, so that all engines draw the same
+        into.copy_(torch.empty(into.numel()).normal_(0.0, deviation, generator=generator))
 
 
 def _fill_securely(entropy: Entropy, into: Tensor, deviation: float) -> None:

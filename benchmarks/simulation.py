@@ -1,0 +1,231 @@
+"""Rounds of simulated devices beside pfl-research, Flower's Ray engine and a plain torch loop; DP-SGD beside Opacus.
+
+    python benchmarks/simulation.py [--pfl-python PATH] [--turns 2] [--skip-flower]
+
+The workload is that of _mlp.py. A round of the product is a whole one of `fedinfer run` (trust central, mode ideal, unit
+device): ledgers of server and devices, training, clipping, encoding in integers, the sum, noise, the server's step, and
+figures on 1,000 held-out rows, which no peer computes in these rounds. `kernel` is its local training alone. Everything
+runs in one process with one thread, except Flower, which has an actor per core. Engines take turns; the median round of
+each turn counts, and of the turns the better one, for every engine alike.
+
+pfl-research needs an environment of its own (_pfl.py says which), named by --pfl-python or FEDINFER_PFL_PYTHON. A peer
+that is not there gives null, and its reason is printed. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import importlib.util
+import json
+import os
+import pstats
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import _dpsgd
+import _mlp
+import numpy as np
+import torch
+from flwr.app import Context
+
+from fedinfer.config import Scenario, parse_scenario, to_flat
+from fedinfer.coordinator.context import LEDGER_OWNER, Progress, Server
+from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.coordinator.run import budget_of, first_progress
+from fedinfer.coordinator.train.round import training_round
+from fedinfer.data import Federation
+from fedinfer.data.table import DeviceData
+from fedinfer.device import DeviceResponder
+from fedinfer.flower import CohortClientApp
+from fedinfer.schema import Schema
+from fedinfer.simulation.coordinate import open_server
+from fedinfer.simulation.grid import LocalGrid
+from fedinfer.simulation.population import Processes, simulated_host
+from fedinfer.system import SystemClock
+from fedinfer.training import load_trainer
+
+HERE = Path(__file__).resolve().parent
+COHORTS = (50, 500)
+SCENARIO = """
+[scenario]
+name = "rounds"
+[data]
+source = "csv"
+path = "drawn.csv"
+label = "digit"
+[model]
+kind = "mlp"
+hidden = [{hidden}]
+[training]
+rounds = {rounds}
+cohort = {cohort}
+local_epochs = 1
+batch_size = {batch}
+learning_rate = {rate}
+[privacy]
+unit = "device"
+trust = "central"
+epsilon = 200.0
+delta = {delta}
+clipping_norm = {clip}
+[secure_aggregation]
+mode = "ideal"
+"""
+
+
+def scenario(cohort: int) -> Scenario:
+    text = SCENARIO.format(
+        hidden=_mlp.HIDDEN, rounds=_mlp.ROUNDS, cohort=cohort, batch=_mlp.BATCH, rate=_mlp.RATE, delta=_mlp.DELTA,
+        clip=_mlp.CLIP,
+    )  # fmt: skip
+    return parse_scenario(text, HERE, "benchmark")
+
+
+def federation() -> Federation:
+    """The drawn rows, and one held-out row per device."""
+    x, y = _mlp.draw(_mlp.USERS)
+    held_x, held_y = (part[:, 0] for part in _mlp.draw(_mlp.USERS + 1))
+    devices = {
+        f"device-{user:05d}": DeviceData(x[user], y[user], held_x[user + 1 : user + 2], held_y[user + 1 : user + 2])
+        for user in range(_mlp.USERS)
+    }
+    held = [np.concatenate([getattr(data, part) for data in devices.values()]) for part in ("test_x", "test_y")]
+    nothing = np.empty((0, _mlp.FEATURES), np.float32), np.empty(0, np.int64)
+    return Federation(SCHEMA, devices, nothing, (held[0], held[1]))
+
+
+SCHEMA = Schema((), "digit", tuple("0123456789"), (1, 8, 8))
+
+
+def opened(cohort: int, folder: Path) -> tuple[Server, RunPlan, Progress]:
+    """A run before its first round, wired as `fedinfer.simulation.engine.run_local` does."""
+    wanted, data, clock = scenario(cohort), federation(), SystemClock()
+    names = sorted(data.devices)
+    responder = DeviceResponder(simulated_host(wanted, data, folder / "devices", clock, Processes.ONE))
+
+    def find(context: Context) -> tuple[str, DeviceResponder]:
+        return names[int(context.node_config["partition-id"])], responder
+
+    grid = LocalGrid(CohortClientApp(find), len(names), to_flat(wanted))
+    server, plan = open_server(grid, wanted, data, folder, "local", clock, lambda *_: None, responder)
+    server.ledger.open_account(LEDGER_OWNER, server.run_id, budget_of(wanted))
+    return server, plan, first_progress(server, plan)
+
+
+def rounds(cohort: int, profile: bool = False) -> list[float]:
+    """Seconds of each round after the first."""
+    seconds, profiler = [], cProfile.Profile()
+    with tempfile.TemporaryDirectory() as name:
+        run = opened(cohort, Path(name))
+        training_round(*run, "initial")
+        for _ in range(_mlp.ROUNDS - 1):
+            if profile:
+                profiler.enable()
+            start = time.perf_counter()
+            training_round(*run, "initial")
+            seconds.append(time.perf_counter() - start)
+            profiler.disable()
+    if profile:
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
+    return seconds
+
+
+def kernel(cohort: int) -> list[float]:
+    """Seconds of the local training of a cohort, weights in, updates out."""
+    wanted, (x, y), seconds = scenario(cohort), _mlp.draw(cohort), []
+    trainer = load_trainer(wanted.model, SCHEMA, wanted.training, 1)
+    weights, data = trainer.initial(), list(zip(x, y, strict=True))
+    for at in range(_mlp.ROUNDS):
+        sources = [np.random.default_rng((at, device)) for device in range(cohort)]
+        start = time.perf_counter()
+        trainer.updates(weights, data, sources)
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+def program(python: str, name: str, cohort: int) -> list[float] | None:
+    """Seconds of a peer's rounds, or None with the reason on the screen."""
+    command = [python, str(HERE / f"{name}.py"), str(cohort)]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
+    if done.returncode:
+        print(f"{name}: null, {(done.stderr.strip().splitlines() or ['no output'])[-1]}", flush=True)
+        return None
+    seconds: list[float] = json.loads(done.stdout.strip().splitlines()[-1])["seconds"]
+    return seconds
+
+
+def rates(
+    engines: dict[str, Callable[[], list[float] | None]], cohorts: dict[str, int], turns: int
+) -> dict[str, float]:
+    """Devices per second of each engine: the better turn's median round."""
+    best: dict[str, float] = {}
+    for _ in range(turns):
+        for name, run in engines.items():
+            seconds = run()
+            if seconds is not None:
+                best[name] = max(best.get(name, 0.0), cohorts[name] / statistics.median(seconds))
+                print(f"{name}: {cohorts[name] / statistics.median(seconds):.0f} devices/s", flush=True)
+    return best
+
+
+def ratio(found: dict[str, float], ours: str, peer: str) -> float | None:
+    return round(found[ours] / found[peer], 2) if ours in found and peer in found else None
+
+
+def simulated(pfl: str, flower: bool, turns: int) -> dict[str, object]:
+    """Rates of whole rounds, and their ratios."""
+    engines: dict[str, Callable[[], list[float] | None]] = {}
+    cohorts: dict[str, int] = {}
+    for cohort in COHORTS:
+        for name, run in (
+            ("fedinfer", lambda cohort=cohort: rounds(cohort)),
+            ("kernel", lambda cohort=cohort: kernel(cohort)),
+            ("pfl", lambda cohort=cohort: program(pfl, "_pfl", cohort)),
+            ("loop", lambda cohort=cohort: program(sys.executable, "_mlp", cohort)),
+        ):
+            if name != "pfl" or pfl:
+                engines[f"{name}_{cohort}"], cohorts[f"{name}_{cohort}"] = run, cohort
+    if not pfl:
+        print("pfl: null, no environment is named (--pfl-python)", flush=True)
+    found = rates(engines, cohorts, turns)
+    if flower:
+        found |= rates({"flower_50": lambda: program(sys.executable, "_flower", 50)}, {"flower_50": 50}, 1)
+    named = {f"{name}_devices_per_s": round(rate) for name, rate in found.items()}
+    return {
+        "vs_pfl_50": ratio(found, "fedinfer_50", "pfl_50"),
+        "vs_pfl_500": ratio(found, "fedinfer_500", "pfl_500"),
+        "vs_flower_ray": ratio(found, "fedinfer_50", "flower_50"),
+        "vs_loop_50": ratio(found, "fedinfer_50", "loop_50"),
+        "vs_loop_500": ratio(found, "fedinfer_500", "loop_500"),
+        "kernel_vs_pfl_50": ratio(found, "kernel_50", "pfl_50"),
+        "kernel_vs_pfl_500": ratio(found, "kernel_500", "pfl_500"),
+        **named,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pfl-python", default=os.environ.get("FEDINFER_PFL_PYTHON", ""))
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--skip-flower", action="store_true")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    flower = not chosen.skip_flower and importlib.util.find_spec("ray") is not None
+    if not flower:
+        print("flower: null, Ray is not installed or was skipped", flush=True)
+    figures = simulated(chosen.pfl_python, flower, chosen.turns)
+    private = _dpsgd.figures(3)
+    print("what a round of 500 devices is made of:", flush=True)
+    rounds(500, profile=True)
+    print(json.dumps({**figures, **private}))
+
+
+if __name__ == "__main__":
+    main()
