@@ -9,12 +9,14 @@ from fedinfer.config.fields import Section
 from fedinfer.config.flat import from_flat, to_flat
 from fedinfer.config.load import FILE_IN_FOLDER, load_builtin, load_scenario, override, parse_scenario, scenario_names
 from fedinfer.config.operating import (
+    Accelerator,
     ArtifactSection,
     DriftSection,
     FleetSection,
     InjectSection,
     ReportSection,
     RolloutSection,
+    SimulationSection,
 )
 from fedinfer.config.rows import DataSection, PartitionSection
 from fedinfer.config.sections import (
@@ -34,6 +36,7 @@ from fedinfer.config.sections import (
 
 __all__ = [
     "FILE_IN_FOLDER",
+    "Accelerator",
     "ArtifactSection",
     "Correlation",
     "DataSection",
@@ -53,6 +56,7 @@ __all__ = [
     "Section",
     "SecureAggregationSection",
     "ServerOptimizer",
+    "SimulationSection",
     "TrainingSection",
     "Tune",
     "class_factors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from itertools import pairwise
 from typing import Literal
 
@@ -171,6 +172,24 @@ class FleetSection(Section):
     )
     late_dropout: Probability = Field(
         default=0.0, description="Probability that it drops out after sending its masked update."
+    )
+
+
+class Accelerator(StrEnum):
+    """Where simulated devices train."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class SimulationSection(Section):
+    """[simulation]: how simulated devices are computed; a real device ignores it."""
+
+    accelerator: Accelerator = Field(
+        default=Accelerator.CPU,
+        description="Where the devices of a cohort train together. `cuda`: on the first GPU, where every layer of the "
+        "model can be batched; other models, encoding and sums stay on the processor. Rounding and, with noise inside "
+        "training, the draws of a seed differ from those of `cpu`.",
     )
 
 

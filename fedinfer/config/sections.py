@@ -23,7 +23,14 @@ from fedinfer.config.fields import (
     Section,
     Seed,
 )
-from fedinfer.config.operating import ArtifactSection, DriftSection, FleetSection, ReportSection, RolloutSection
+from fedinfer.config.operating import (
+    ArtifactSection,
+    DriftSection,
+    FleetSection,
+    ReportSection,
+    RolloutSection,
+    SimulationSection,
+)
 from fedinfer.config.rows import DataSection
 from fedinfer.metrics import Metric
 from fedinfer.types import AggregationMode, Trust, Unit
@@ -301,6 +308,7 @@ class Scenario(Section):
     rollout: RolloutSection = RolloutSection()
     drift: DriftSection = DriftSection()
     fleet: FleetSection = FleetSection()
+    simulation: SimulationSection = SimulationSection()
     report: ReportSection = ReportSection()
     base: Path = Path()
     _notices: tuple[str, ...] = PrivateAttr(default=())

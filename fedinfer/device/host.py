@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fedinfer.config import Scenario
+from fedinfer.config import Accelerator, Scenario
 from fedinfer.device.drift_store import Sketches
 from fedinfer.device.prediction_log import PredictionLog
 from fedinfer.device.session_store import Sessions
@@ -153,6 +153,7 @@ class Host:
         noise: stream by plan, device and use; a real device ignores all three and takes its system's.
         generator: source of one device in one round, for shuffling and sampling: seeded in a simulation, else entropy.
         engine: computes per-example gradients; a real device takes every row by itself.
+        accelerator: where cohorts train in batched steps; a real device has the processor.
         drops_out: simulation only: at which message a device drops out of a round, or None.
         folder: where a device keeps its files.
         model_cache: sessions shared by the devices of this process.
@@ -180,6 +181,7 @@ class Host:
     model_cache: SessionCache
     remember: Callable[[bytes], None]
     trusted_root: bytes = b""
+    accelerator: Accelerator = Accelerator.CPU
     task: JoinedTask | None = None
     predictors: dict[DeviceId, Installed] = field(default_factory=dict)
     predictions: PredictionLog | None = None

@@ -262,6 +262,7 @@ def simulated_host(
         noise=_noise(seed, federation),
         generator=lambda plan, device: simulation_rng(seed, "fit", plan.round_id, device),
         engine=GradientEngine.BATCHED,
+        accelerator=scenario.simulation.accelerator,
         drops_out=lambda round_id, device: vanishing(scenario.fleet, seed, round_id, device),
         folder=lambda device: folder / device,
         model_cache=SessionCache(MODELS_KEPT),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedinfer.config import ModelSection, TrainingSection
-from fedinfer.errors import MissingExtra
+from fedinfer.config import Accelerator, ModelSection, TrainingSection
+from fedinfer.errors import ConfigError, MissingExtra
 from fedinfer.schema import Schema
 
 if TYPE_CHECKING:
@@ -15,7 +15,13 @@ _THREADS = 1
 """Small models are slower with more."""
 
 
-def load_trainer(model: ModelSection, schema: Schema, training: TrainingSection, seed: int) -> Trainer:
+def load_trainer(
+    model: ModelSection,
+    schema: Schema,
+    training: TrainingSection,
+    seed: int,
+    accelerator: Accelerator = Accelerator.CPU,
+) -> Trainer:
     """Build a trainer; see `fedinfer.training.trainer`.
 
     Args:
@@ -23,13 +29,14 @@ def load_trainer(model: ModelSection, schema: Schema, training: TrainingSection,
         schema: what a row looks like.
         training: local work and what is tuned.
         seed: seed of the start weights.
+        accelerator: where cohorts train in batched steps.
 
     Raises:
         MissingExtra: torch is not installed.
-        ConfigError: the model cannot be built for this schema.
+        ConfigError: the model cannot be built for this schema, or torch sees no GPU.
     """
     try:
-        import torch  # noqa: F401  # the check is the point
+        import torch
     except ImportError as error:
         raise MissingExtra("training needs the package torch", hint="pip install 'fedinfer[train]'") from error
     from fedinfer.training.engines.seeding import threads
@@ -37,7 +44,12 @@ def load_trainer(model: ModelSection, schema: Schema, training: TrainingSection,
     from fedinfer.training.models.parts import try_forward
     from fedinfer.training.trainer import Trainer
 
+    if accelerator is Accelerator.CUDA and not torch.cuda.is_available():
+        raise ConfigError(
+            f"[simulation] accelerator = 'cuda': torch {torch.__version__} sees no GPU",
+            hint="install a build of torch for CUDA and a driver, or leave accelerator at 'cpu'",
+        )
     built = build_model(model, schema, seed)
     with threads(_THREADS):
         try_forward(built, schema)
-        return Trainer(built, schema, training, _THREADS)
+        return Trainer(built, schema, training, _THREADS, torch.device(str(accelerator)))

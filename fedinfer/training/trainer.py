@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, assert_never
 
 import numpy as np
@@ -22,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from fedinfer.config import TrainingSection, Tune
-from fedinfer.errors import ConfigError, DataError
+from fedinfer.errors import ConfigError
 from fedinfer.metrics import figures, number_figures
 from fedinfer.schema import Schema
 from fedinfer.training.compression import CompressionPlan, compress
 from fedinfer.training.engines import batched, device_by_device
 from fedinfer.training.engines.compile import Program, read_program
-from fedinfer.training.engines.device_by_device import Clipper, Features
+from fedinfer.training.engines.device_by_device import Clipper
 from fedinfer.training.engines.gradient_engine import GradientEngine
 from fedinfer.training.engines.joined import Joined
 from fedinfer.training.engines.opacus import work_together
@@ -39,8 +40,9 @@ from fedinfer.training.engines.seeding import threads
 from fedinfer.training.models.build import Model
 from fedinfer.training.models.parts import make_native, split
 from fedinfer.training.models.shapes import shapes, terms_of, weight_deviation
-from fedinfer.training.objective import labels_of, objective_of, values_of, weighted_steps
+from fedinfer.training.objective import objective_of, values_of, weighted_steps
 from fedinfer.training.pretrain import pretrain
+from fedinfer.training.raw import joined_rows, rows_and_labels, rows_of
 from fedinfer.training.server_optimizers import OptimizerSettings
 from fedinfer.training.update import get_vector, set_vector, size, tuned_parameters
 from fedinfer.types import FloatVector, Json, WideVector
@@ -61,15 +63,18 @@ class Trainer:
         schema: what a row looks like.
         training: local work and what is tuned.
         thread_count: torch threads; 1 suits small models.
+        device: of torch, where batched steps run; all else runs on the processor.
     """
 
-    def __init__(self, model: Model, schema: Schema, training: TrainingSection, thread_count: int) -> None:
+    def __init__(
+        self, model: Model, schema: Schema, training: TrainingSection, thread_count: int, device: torch.device
+    ) -> None:
         self._model, self._schema, self._training, self._threads = model, schema, weighted_steps(training), thread_count
         self._objective = objective_of(schema, training)
         self._start = get_vector(model, Tune.ALL)
         self._frozen, self._net = split(model.core, training.tune)
         self.dimension = size(tuned_parameters(model.core, training.tune))
-        self._program = self._read_program()
+        self._program = self._read_program(device)
 
     def engine(self, wanted: GradientEngine) -> GradientEngine:
         """The engine that computes when this one is asked for: `batched` needs layers that it knows, else `opacus`.
@@ -134,7 +139,7 @@ class Trainer:
             DataError: rows do not fit the schema.
         """
         self._frozen.eval()
-        prepared: Tensor = self._frozen(self._model.prepare(self._rows(x, len(x))))
+        prepared: Tensor = self._frozen(self._model.prepare(rows_of(x, len(x), self._schema)))
         return prepared
 
     def initial(self) -> FloatVector:
@@ -280,7 +285,7 @@ class Trainer:
             DataError: rows or labels do not fit the schema.
             ConfigError: weights that are not finite, or of another length.
         """
-        rows, labels = self._checked(x, y)
+        rows, labels = rows_and_labels(x, y, self._schema)
         with threads(self._threads):
             model = self.module(weights, native=False)
             return pretrain(model, rows, labels, self._training, self._objective, rng)
@@ -303,7 +308,7 @@ class Trainer:
             ConfigError: fine-tuning without public rows, or weights that are not finite.
             DataError: rows do not fit the schema.
         """
-        rows = self._rows(public_x, len(public_x))
+        rows = rows_of(public_x, len(public_x), self._schema)
         with threads(self._threads):
             return compress(self.module(weights, native=False), rows, plan, self._objective, rng)
 
@@ -321,7 +326,7 @@ class Trainer:
             DataError: rows do not fit the schema.
             ConfigError: weights that are not finite, or of another length.
         """
-        rows = self._rows(x, len(x))
+        rows = rows_of(x, len(x), self._schema)
         self._load(weights)
         with threads(self._threads), torch.no_grad():
             self._model.eval()
@@ -344,7 +349,7 @@ class Trainer:
             DataError: rows or labels do not fit the schema.
             ConfigError: weights that are not finite, or of another length.
         """
-        self._checked(x, y)
+        rows_and_labels(x, y, self._schema)
         answers = self.predict(weights, x)
         return figures(answers, y) if self._schema.label_range is None else number_figures(answers[:, 0], y)
 
@@ -374,7 +379,7 @@ class Trainer:
             case _:
                 assert_never(engine)
 
-    def _private_features(self, weights: FloatVector, data: Data, engine: GradientEngine) -> Features:
+    def _private_features(self, weights: FloatVector, data: Data, engine: GradientEngine) -> Joined:
         match engine:
             case GradientEngine.PER_EXAMPLE:
                 return self._features(weights, data, together=1)
@@ -383,20 +388,16 @@ class Trainer:
             case _:
                 assert_never(engine)
 
-    def _features(self, weights: FloatVector, data: Data, together: int = 0) -> Features:
+    def _features(self, weights: FloatVector, data: Data, together: int = 0) -> Joined:
         """Prepared rows of all devices, pushed through the layers that stay as they are, `together` at once or all."""
         self._load(weights)
-        if not data:
-            return []
-        for x, y in data:
-            self._check_rows(x, len(y))
-        rows, labels = self._checked(np.concatenate([x for x, _ in data]), np.concatenate([y for _, y in data]))
+        raw = joined_rows(data, self._schema)
         with torch.no_grad():
             self._frozen.eval()
             # Copies: where a row lies in memory can matter to rounding.
-            pieces = [piece.clone() for piece in rows.split(together)] if together and len(rows) else [rows]
+            pieces = [piece.clone() for piece in raw.x.split(together)] if together and len(raw.x) else [raw.x]
             prepared = torch.cat([self._frozen(self._model.prepare(piece)) for piece in pieces])
-        return Joined(prepared, labels, tuple(len(y) for _, y in data))
+        return Joined(prepared, raw.y, raw.counts)
 
     def _load(self, weights: FloatVector) -> None:
         broken = int(np.count_nonzero(~np.isfinite(weights)))
@@ -406,19 +407,8 @@ class Trainer:
             )
         set_vector(self._model, weights, Tune.ALL)
 
-    def _checked(self, x: npt.NDArray[np.float32], y: Labels) -> tuple[Tensor, Tensor]:
-        return self._rows(x, len(y)), labels_of(y, self._schema)
-
-    def _check_rows(self, x: npt.NDArray[np.float32], labels: int) -> None:
-        width = self._schema.width
-        if x.ndim != 2 or x.shape[1] != width or len(x) != labels:
-            raise DataError(f"rows of shape {x.shape} with {labels} labels; the schema wants (n, {width})")
-
-    def _rows(self, x: npt.NDArray[np.float32], labels: int) -> Tensor:
-        self._check_rows(x, labels)
-        return torch.from_numpy(np.array(x, dtype=np.float32))
-
-    def _read_program(self) -> Program | None:
+    def _read_program(self, device: torch.device) -> Program | None:
         with torch.no_grad():
             features = self._frozen(self._model.prepare(torch.zeros(1, self._schema.width)))
-        return read_program(self._net, tuple(features.shape[1:]), self._objective)
+        program = read_program(self._net, tuple(features.shape[1:]), self._objective)
+        return program and replace(program, device=device)

@@ -68,8 +68,9 @@ def trainer_of(host: Host) -> Trainer:
 
     task = host.joined()
     if task.trainer is None:
+        scenario = task.scenario
         task.trainer = load_trainer(
-            task.scenario.model, task.schema, task.scenario.training, task.scenario.scenario.seed
+            scenario.model, task.schema, scenario.training, scenario.scenario.seed, host.accelerator
         )
     trainer: Trainer = task.trainer
     return trainer

@@ -153,7 +153,8 @@ class Ledger:
             verdicts.update(
                 (owner, Misbehaviour(f"{owner}/{task}: reference {reference!r} was spent before")) for owner in used
             )
-            granted, at = [owner for owner in owners if verdicts[owner] is None], now.isoformat()
+            granted = [owner for owner in owners if verdicts[owner] is None]
+            at = now.isoformat()
             # Totals are kept beside the entries, so that a check does not read the whole history of every owner.
             db.executemany(
                 "INSERT INTO ledger_entries (owner, task, reference, event, reason, reserved_at) VALUES (?,?,?,?,?,?)",

@@ -28,6 +28,8 @@ from fedinfer.types import FloatVector, WideVector
 
 _CHUNK_NUMBERS = 1_500_000
 """Numbers (float32) of weights and activations that one chunk may hold (6 MB): fastest from 0.4 to 3 million."""
+_GPU_NUMBERS = 1 << 28
+"""The same on a GPU (1 GB), where few large steps are faster than many that fit a cache."""
 _ALL = slice(None)
 
 
@@ -54,17 +56,17 @@ def updates(
     Returns:
         New minus old weights, (devices, d) float32; zeros for a device without rows.
     """
-    rows = joined(data)
+    rows = joined(data).to(program.device)
     begins = rows.offsets
     plans = [minibatches(source, count, training) for count, source in zip(rows.counts, sources, strict=True)]
     result = np.zeros((len(plans), program.dimension), dtype=np.float32)
     widths = [len(plan[0]) if plan else 0 for plan in plans]
     working = [row for row, plan in enumerate(plans) if plan]
     working.sort(key=lambda row: (-len(plans[row]), -widths[row]))
-    for chunk in _chunks(working, widths, program):
+    for chunk in _chunks(working, widths, program, _chunk_numbers(rows.x.device)):
         offsets = [begins[row] for row in chunk]
         weights = _descend(program, start, rows, offsets, [plans[row] for row in chunk], training)
-        result[chunk] = weights.sub_(torch.from_numpy(start)).numpy()
+        result[chunk] = weights.sub_(_on(rows, start)).cpu().numpy()
     return result
 
 
@@ -89,12 +91,13 @@ def private_updates(
     Returns:
         New minus old weights, (devices, d) float32; not finite where a gradient overflowed.
     """
-    rows = joined(data)
+    rows = joined(data).to(program.device)
     result = np.zeros((len(rows.counts), program.dimension), dtype=np.float32)
     widths = [math.ceil(private.rate * count) for count in rows.counts]  # expected sizes of the samples
-    for chunk in _chunks(sorted(range(len(widths)), key=lambda row: -widths[row]), widths, program):
+    order = sorted(range(len(widths)), key=lambda row: -widths[row])
+    for chunk in _chunks(order, widths, program, _chunk_numbers(rows.x.device)):
         weights = _descend_privately(program, start, rows, chunk, [sources[row] for row in chunk], training, private)
-        result[chunk] = weights.sub_(torch.from_numpy(start)).numpy()
+        result[chunk] = weights.sub_(_on(rows, start)).cpu().numpy()
     return result
 
 
@@ -121,16 +124,16 @@ def gradient_sums(
     Returns:
         (devices, d) float64; not finite where a gradient overflowed, so the caller has to check.
     """
-    rows = joined(data)
+    rows = joined(data).to(program.device)
     picks = [poisson_rows(source, count, rate) for count, source in zip(rows.counts, sources, strict=True)]
-    total = torch.zeros(len(picks), program.dimension)
+    total = rows.x.new_zeros(len(picks), program.dimension)
     if not any(len(pick) for pick in picks):
         return _wide(total)
-    chosen = torch.from_numpy(np.concatenate([pick + at for pick, at in zip(picks, rows.offsets, strict=True)]))
+    chosen = _on(rows, np.concatenate([pick + at for pick, at in zip(picks, rows.offsets, strict=True)]))
     x, y = rows.x[chosen], rows.y[chosen]
     bounds = np.cumsum([0, *(len(pick) for pick in picks)])
-    weights = views_of(program, torch.from_numpy(np.array(start)).unsqueeze(0))
-    step = max(1, _CHUNK_NUMBERS // program.numbers_per_example)
+    weights = views_of(program, _on(rows, start).unsqueeze(0))
+    step = max(1, _chunk_numbers(rows.x.device) // program.numbers_per_example)
     for at in range(0, len(y), step):
         piece = slice(at, min(at + step, len(y)))
         found = taps(program, weights, x[piece].unsqueeze(0), y[piece].unsqueeze(0), None)
@@ -156,9 +159,11 @@ def _descend(
     training: TrainingSection,
 ) -> Tensor:
     """SGD of one chunk; plans are sorted by length, so the devices still at work are the first ones."""
-    weights, anchor = _copies(start, len(plans))
+    weights, anchor = _copies(rows, start, len(plans))
     velocity = torch.zeros_like(weights) if training.momentum else weights
-    for at, present, active in _batches(plans, offsets):
+    for padded, active in _batches(plans, offsets):
+        at = padded.at.to(rows.x.device)
+        present = None if padded.present is None else padded.present.to(rows.x.device)
         share = None if present is None else present / present.sum(1, keepdim=True)
         now = weights[:active]
         found = taps(program, views_of(program, now), rows.x[at], rows.y[at], share)
@@ -167,12 +172,11 @@ def _descend(
     return weights
 
 
-def _batches(plans: list[list[Rows]], offsets: list[int]) -> Iterator[tuple[Tensor, Tensor | None, int]]:
-    """Steps of a chunk: row numbers (D, B), which of them are there (None: all), and how many devices are at work."""
+def _batches(plans: list[list[Rows]], offsets: list[int]) -> Iterator[tuple[_Padded, int]]:
+    """Steps of a chunk, and how many devices are at work."""
     for step in range(len(plans[0])):
         now = [plan[step] for plan in plans if len(plan) > step]
-        padded = _padded(now, offsets)
-        yield padded.at, padded.present, len(now)
+        yield _padded(now, offsets), len(now)
 
 
 def _step(
@@ -214,13 +218,13 @@ def _descend_privately(
     training: TrainingSection,
     private: PrivateSteps,
 ) -> Tensor:
-    weights, anchor = _copies(start, len(chunk))
+    weights, anchor = _copies(rows, start, len(chunk))
     velocity, gradient = torch.zeros_like(weights) if training.momentum else weights, torch.empty_like(weights)
     begins = rows.offsets
     counts, offsets = [rows.counts[row] for row in chunk], [begins[row] for row in chunk]
-    expected = torch.tensor([max(1.0, private.rate * count) for count in counts]).unsqueeze(1)
+    expected = torch.tensor([max(1.0, private.rate * count) for count in counts], device=weights.device).unsqueeze(1)
     deviation = private.noise_multiplier * private.clipping_norm
-    noises = [gaussian_noise(source) for source in sources]
+    noises = [gaussian_noise(source, weights.device) for source in sources]
     for _ in range(private.steps):
         picks = [poisson_rows(source, count, private.rate) for source, count in zip(sources, counts, strict=True)]
         # The noise goes in first and clipped gradients are added to it, which saves a second (devices, d) tensor.
@@ -228,7 +232,9 @@ def _descend_privately(
             noise(gradient[row], deviation)
         if any(len(pick) for pick in picks):
             padded = _padded(picks, offsets)
-            found = taps(program, views_of(program, weights), rows.x[padded.at], rows.y[padded.at], padded.present)
+            at = padded.at.to(rows.x.device)
+            present = None if padded.present is None else padded.present.to(rows.x.device)
+            found = taps(program, views_of(program, weights), rows.x[at], rows.y[at], present)
             factor = _clip_factor(found, private.clipping_norm)
             _accumulate(found, views_of(program, gradient), factor, _ALL, 1.0)
         _move(weights, gradient.div_(expected), anchor, velocity, training)
@@ -247,14 +253,18 @@ def _clip_factor(found: list[Tap | None], clipping_norm: float) -> Tensor:
     return (clipping_norm / (squared.sqrt() + 1e-6)).clamp(max=1.0)
 
 
-def _chunks(order: list[int], widths: list[int], program: Program) -> Iterator[list[int]]:
+def _chunk_numbers(device: torch.device) -> int:
+    return _CHUNK_NUMBERS if device.type == "cpu" else _GPU_NUMBERS
+
+
+def _chunks(order: list[int], widths: list[int], program: Program, most: int) -> Iterator[list[int]]:
     """Cut a list of devices into pieces that fit; `widths` are the rows of one step of each device."""
     chunk: list[int] = []
     widest = 0
     for row in order:
         widest = max(widest, widths[row])
         per_device = 2 * program.dimension + 2 * widest * program.numbers_per_example
-        if chunk and (len(chunk) + 1) * per_device > _CHUNK_NUMBERS:
+        if chunk and (len(chunk) + 1) * per_device > most:
             yield chunk
             chunk, widest = [], widths[row]
         chunk.append(row)
@@ -275,12 +285,17 @@ def _padded(picks: list[Rows], offsets: list[int]) -> _Padded:
     return _Padded(torch.from_numpy(at), torch.from_numpy(present))
 
 
-def _copies(start: FloatVector, devices: int) -> tuple[Tensor, Tensor]:
+def _on(rows: Joined, array: np.ndarray) -> Tensor:
+    """An array as a tensor where the rows are; a copy."""
+    return torch.from_numpy(np.array(array)).to(rows.x.device)
+
+
+def _copies(rows: Joined, start: FloatVector, devices: int) -> tuple[Tensor, Tensor]:
     """The start weights once per device, and once as they are."""
-    anchor = torch.from_numpy(np.array(start, dtype=np.float32)).unsqueeze(0)
+    anchor = _on(rows, start).unsqueeze(0)
     return anchor.repeat(devices, 1), anchor
 
 
 def _wide(total: Tensor) -> WideVector:
-    array: WideVector = total.double().numpy()
+    array: WideVector = total.double().cpu().numpy()
     return array

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fedinfer.training.engines.batched_layers import (
@@ -21,6 +22,7 @@ from fedinfer.training.engines.batched_layers import (
     Tap,
     Views,
 )
+from fedinfer.training.engines.noise import CPU
 from fedinfer.training.objective import Objective
 
 
@@ -34,6 +36,7 @@ class Program:
         dimension: length of the flat vector.
         objective: the loss.
         numbers_per_example: activations of one example, a measure of memory.
+        device: of torch, where the steps run.
     """
 
     layers: tuple[Layer, ...]
@@ -41,6 +44,7 @@ class Program:
     dimension: int
     objective: Objective
     numbers_per_example: int
+    device: torch.device = CPU
 
 
 def read_program(net: nn.Module, features: Shape, objective: Objective) -> Program | None:

@@ -33,6 +33,14 @@ class Joined(Sequence[Pair]):
         """Where the rows of each device begin."""
         return tuple(accumulate(self.counts, initial=0))[:-1]
 
+    def to(self, device: torch.device) -> Joined:
+        """The same rows where batched steps run.
+
+        Args:
+            device: of torch.
+        """
+        return Joined(self.x.to(device), self.y.to(device), self.counts)
+
     def __len__(self) -> int:
         return len(self.counts)
 

@@ -16,20 +16,22 @@ from torch import Tensor
 from fedinfer.ports import Entropy
 from fedinfer.training.engines.sampling import RandomSource, uniform
 
+CPU = torch.device("cpu")
 Noise = Callable[[Tensor, float], None]
 """Called with a flat tensor and a deviation, overwrites it with independent N(0, deviation^2) values."""
 
 
-def gaussian_noise(source: RandomSource) -> Noise:
+def gaussian_noise(source: RandomSource, device: torch.device = CPU) -> Noise:
     """The noise of one device for one call of private training.
 
     Args:
         source: a seeded generator gives one number, the seed of all this noise; entropy is asked again for every
             vector.
+        device: of torch, where a seeded generator draws; its draws are those of this kind of device.
     """
     if not isinstance(source, np.random.Generator):
         return lambda into, deviation: _fill_securely(source, into, deviation)
-    generator = torch.Generator().manual_seed(int(source.integers(2**63)))
+    generator = torch.Generator(device).manual_seed(int(source.integers(2**63)))
     return lambda into, deviation: _fill(generator, into, deviation)
 
 
