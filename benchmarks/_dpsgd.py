@@ -3,8 +3,8 @@
 One step = every device clips each of its 32 examples, adds noise and updates its own model; one torch thread.
 Models: MLP 64-256-128-10 (50,826 parameters, 64 devices) and CNN 28x28 (206,922 parameters, 16 devices).
 The engines take turns within one process; the least processor time of several rounds counts (one thread: on an idle
-machine that is the time that passes). Opacus' modes are hooks and ghost clipping (Bu et al. 2022); the faster one counts.
-A part of benchmarks/simulation.py.
+machine that is the time that passes). Opacus' modes are hooks and ghost clipping (Bu et al. 2022); the faster one
+counts. A part of benchmarks/simulation.py.
 """
 
 from __future__ import annotations

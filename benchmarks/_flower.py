@@ -8,7 +8,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
+
+import torch
+from _mlp import BATCH, CLIP, NOISE, RATE, ROWS, draw, network, report
+from torch.nn.functional import cross_entropy
 
 for name, value in (
     ("FLWR_TELEMETRY_ENABLED", "0"),
@@ -19,14 +24,11 @@ for name, value in (
 HERE = str(Path(__file__).resolve().parent)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH", "")]))  # for Ray's workers
 
-import torch
-from _mlp import BATCH, CLIP, NOISE, RATE, ROWS, draw, network, report
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
-from flwr.simulation import run_simulation
-from torch.nn.functional import cross_entropy
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict  # noqa: E402  # after the variables it reads
+from flwr.clientapp import ClientApp  # noqa: E402
+from flwr.serverapp import Grid, ServerApp  # noqa: E402
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg  # noqa: E402
+from flwr.simulation import run_simulation  # noqa: E402
 
 NODES, ROUNDS = 200, 4
 client_app, server_app = ClientApp(), ServerApp()
@@ -72,4 +74,4 @@ if __name__ == "__main__":
     resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
     ray = {"num_cpus": os.cpu_count(), "include_dashboard": False, "log_to_driver": False}
     run_simulation(server_app, client_app, num_supernodes=NODES, backend_config={**resources, "init_args": ray})
-    report([after - before for before, after in zip(ticks, ticks[1:], strict=False)])
+    report([after - before for before, after in pairwise(ticks)])

@@ -2,8 +2,8 @@
 
     python benchmarks/accelerator.py [--device cuda]
 
-It needs torch, numpy and the imports of fedinfer.training alone, and no data. Two models: MLP 64-128-10 (9,610 parameters, 50
-rows and 5 steps per device, plain SGD) and a CNN on 28x28 (206,922 parameters, 32 rows, DP-SGD, one step of all rows).
+It needs torch, numpy and pydantic, and no data. Two models: MLP 64-128-10 (9,610 parameters, 50 rows and 5 steps per
+device, plain SGD) and a CNN on 28x28 (206,922 parameters, 32 rows, DP-SGD, one step of all rows).
 `devices_per_s` counts weights in, updates out, copies to and from the GPU included; the best of several runs.
 `difference` is the largest of any coordinate between the updates on both, without noise, over the largest coordinate.
 `noise` is the standard deviation of an update that is nothing but noise, over what it should be. The last line is one

@@ -2,11 +2,11 @@
 
     python benchmarks/simulation.py [--pfl-python PATH] [--turns 2] [--skip-flower]
 
-The workload is that of _mlp.py. A round of the product is a whole one of `fedinfer run` (trust central, mode ideal, unit
-device): ledgers of server and devices, training, clipping, encoding in integers, the sum, noise, the server's step, and
-figures on 1,000 held-out rows, which no peer computes in these rounds. `kernel` is its local training alone. Everything
-runs in one process with one thread, except Flower, which has an actor per core. Engines take turns; the median round of
-each turn counts, and of the turns the better one, for every engine alike.
+The workload is that of _mlp.py. A round of the product is a whole one of `fedinfer run` (trust central, mode ideal,
+unit device): ledgers of server and devices, training, clipping, encoding in integers, the sum, noise, the server's
+step, and figures on 1,000 held-out rows, which no peer computes in these rounds. `kernel` is its local training alone.
+Everything runs in one process with one thread, except Flower, which has an actor per core. Engines take turns; the
+median round of each turn counts, and of the turns the better one, for every engine alike.
 
 pfl-research needs an environment of its own (_pfl.py says which), named by --pfl-python or FEDINFER_PFL_PYTHON. A peer
 that is not there gives null, and its reason is printed. The last line is one JSON object.

@@ -87,7 +87,7 @@ class Objective:
             delta = torch.softmax(outputs, dim=2)
             delta.scatter_add_(2, y.unsqueeze(2), delta.new_full((), -1.0).expand(*y.shape, 1))
             weights = self._weights()
-            return delta if weights is None else delta.mul_(weights.to(delta.device)[y].unsqueeze(2))
+            return delta if weights is None else delta.mul_(weights.to(delta.device).take(y).unsqueeze(2))
         error = outputs - y.unsqueeze(2)
         match self.loss:
             case NumberLoss.SQUARED:

@@ -26,7 +26,8 @@ def clip_rows(vectors: FloatRows, norm: float) -> FloatRows:
         norm: clipping norm, > 0.
 
     Returns:
-        (n, d) float32. Each row's norm, computed in double precision, is <= `norm`.
+        (n, d) float32, `vectors` itself where no row is longer. Each row's norm, computed in double precision, is
+        <= `norm`.
 
     Raises:
         ConfigError: when the norm is not positive and finite.
@@ -35,6 +36,8 @@ def clip_rows(vectors: FloatRows, norm: float) -> FloatRows:
     _check_norm(norm)
     norms = _finite_norms(vectors)
     long = np.flatnonzero(norms > norm)
+    if not long.size:
+        return vectors
     clipped = vectors.astype(np.float32)
     # Rounding the products to float32 can lengthen a row by 2^-24 of its norm: aim a little lower.
     factors = norm * (1 - 2.0**-22) / norms[long]

@@ -140,7 +140,8 @@ def _whole_numbers(
             # rounded is a matter of accuracy alone; with this bound the error is below a tenth of one integer unit.
             exact = rows if scaled_norm <= SINGLE_PRECISION_NORM else rows.astype(np.float64)
             scaled = rotate(exact, seed, mechanism.padded, mechanism.scale)
-            _check_range(scaled)
+            if scaled.dtype != np.float32:  # there the norm bounds every coordinate
+                _check_range(scaled)
             return _round_within(scaled, conditional_bound(scaled_norm, mechanism.padded), rounding)
         case Rounding.DITHERED:
             if not np.isfinite(row_norms(rows)).all():
@@ -209,19 +210,20 @@ def _residues(integers: Integers, mechanism: IntegerMechanism) -> RingVector:
 
 
 def _floor_dithered(scaled: Whole, rounding: Sequence[NoiseStream]) -> Whole:
-    """floor(x + u), u uniform on [0, 1): unbiased to the last bit of u. Changes `scaled`.
+    """floor(x + u), u uniform on [0, 1): unbiased to the last bit of u.
 
     u is a multiple of 2^-32, in single precision one of 2^-16.
     """
     size = scaled.shape[1]
     word: type[np.unsignedinteger[Any]] = np.uint16 if scaled.dtype == np.float32 else np.uint32
     per_word = 8 // np.dtype(word).itemsize
-    dither = np.empty(size, scaled.dtype)
-    for row, stream in zip(scaled, rounding, strict=True):
-        np.copyto(dither, stream.words(-(-size // per_word)).view(word)[:size], casting="unsafe")
-        dither *= scaled.dtype.type(1.0 / (int(np.iinfo(word).max) + 1))
-        row += dither
-    return np.floor(scaled, out=scaled)
+    unit = scaled.dtype.type(1.0 / (int(np.iinfo(word).max) + 1))
+    out = np.empty_like(scaled)
+    for row, whole, stream in zip(scaled, out, rounding, strict=True):
+        np.copyto(whole, stream.words(-(-size // per_word)).view(word)[:size], casting="unsafe")
+        whole *= unit
+        whole += row
+    return np.floor(out, out=out)
 
 
 def _round_within(scaled: Whole, bound: float, rounding: Sequence[NoiseStream]) -> Whole:
@@ -231,7 +233,7 @@ def _round_within(scaled: Whole, bound: float, rounding: Sequence[NoiseStream]) 
     check alone. A clipped row passes with probability at least 0.39.
     """
     limit = math.floor(bound)
-    out = _floor_dithered(scaled.copy(), rounding)
+    out = _floor_dithered(scaled, rounding)
     again = np.flatnonzero(_squared_norms(out) > limit)
     for _ in range(MOST_DRAWS):
         if not again.size:

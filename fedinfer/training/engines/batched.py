@@ -130,7 +130,7 @@ def gradient_sums(
     if not any(len(pick) for pick in picks):
         return _wide(total)
     chosen = _on(rows, np.concatenate([pick + at for pick, at in zip(picks, rows.offsets, strict=True)]))
-    x, y = rows.x[chosen], rows.y[chosen]
+    x, y = rows.picked(chosen)
     bounds = np.cumsum([0, *(len(pick) for pick in picks)])
     weights = views_of(program, _on(rows, start).unsqueeze(0))
     step = max(1, _chunk_numbers(rows.x.device) // program.numbers_per_example)
@@ -166,7 +166,7 @@ def _descend(
         present = None if padded.present is None else padded.present.to(rows.x.device)
         share = None if present is None else present / present.sum(1, keepdim=True)
         now = weights[:active]
-        found = taps(program, views_of(program, now), rows.x[at], rows.y[at], share)
+        found = taps(program, views_of(program, now), *rows.picked(at), share)
         scale = 1.0 if present is not None else 1.0 / at.shape[1]
         _step(program, found, now, anchor, velocity[:active], training, scale)
     return weights
@@ -234,7 +234,7 @@ def _descend_privately(
             padded = _padded(picks, offsets)
             at = padded.at.to(rows.x.device)
             present = None if padded.present is None else padded.present.to(rows.x.device)
-            found = taps(program, views_of(program, weights), rows.x[at], rows.y[at], present)
+            found = taps(program, views_of(program, weights), *rows.picked(at), present)
             factor = _clip_factor(found, private.clipping_norm)
             _accumulate(found, views_of(program, gradient), factor, _ALL, 1.0)
         _move(weights, gradient.div_(expected), anchor, velocity, training)

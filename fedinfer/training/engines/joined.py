@@ -41,6 +41,19 @@ class Joined(Sequence[Pair]):
         """
         return Joined(self.x.to(device), self.y.to(device), self.counts)
 
+    def picked(self, at: Tensor) -> Pair:
+        """Rows and labels by number.
+
+        Args:
+            at: int64 of any shape, on the device of the rows.
+
+        Returns:
+            (*at.shape, ...) and (*at.shape,).
+        """
+        flat = at.reshape(-1)
+        x = self.x.index_select(0, flat).view(*at.shape, *self.x.shape[1:])
+        return x, self.y.index_select(0, flat).view(at.shape)
+
     def __len__(self) -> int:
         return len(self.counts)
 
