@@ -62,6 +62,25 @@ class Objective:
             case _:
                 assert_never(self.loss)
 
+    def each(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The loss of every row, (n,).
+
+        Args:
+            outputs: (n, classes) logits, or (n, 1).
+            y: (n,), as in `total`.
+        """
+        if self.loss is None:
+            return cross_entropy(outputs, y, weight=self._weights(), reduction="none")
+        error = outputs[:, 0] - y
+        match self.loss:
+            case NumberLoss.SQUARED:
+                return 0.5 * error.square()
+            case NumberLoss.HUBER:
+                inside = error.abs().clamp(max=HUBER_DELTA)
+                return inside * (error.abs() - 0.5 * inside) / HUBER_DELTA
+            case _:
+                assert_never(self.loss)
+
     def mean(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Mean loss of some rows, a scalar.
 

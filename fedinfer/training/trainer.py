@@ -3,8 +3,9 @@
 Rules:
 * `weights` is always the whole flat vector of `core` (length `size`); updates and sums cover the part that rounds
   change (length `dimension`): all of it, or the head. `tuned` and `replace` go from one to the other.
-* Plain training goes in batches of devices where every layer is known to `compile`, else device by device; both give
-  the same numbers. Private gradients are computed by the `GradientEngine` that the caller names.
+* Plain training goes in batches of devices where every layer is known to `compile` or the module can be `mapped`, else
+  device by device; all give the same numbers. Private gradients are computed by the `GradientEngine` that the caller
+  names.
 * Nothing that is not finite leaves: hostile weights are refused, an example whose gradient overflows counts as zero
   (Opacus then works, it drops such examples one by one), a device that diverged gives a zero update.
 * Labels are class numbers, or values in the unit of a numeric label. Rows are raw float32, NaN for missing.
@@ -32,6 +33,7 @@ from fedinfer.training.engines.compile import Program, read_program
 from fedinfer.training.engines.device_by_device import Clipper
 from fedinfer.training.engines.gradient_engine import GradientEngine
 from fedinfer.training.engines.joined import Joined
+from fedinfer.training.engines.mapped import Mapped, map_net
 from fedinfer.training.engines.opacus import work_together
 from fedinfer.training.engines.per_example import work_alone
 from fedinfer.training.engines.rules import check_private, finite_rows
@@ -74,7 +76,7 @@ class Trainer:
         self._start = get_vector(model, Tune.ALL)
         self._frozen, self._net = split(model.core, training.tune)
         self.dimension = size(tuned_parameters(model.core, training.tune))
-        self._program = self._read_program(device)
+        self._program, self._steps = self._read_programs(device)
 
     def engine(self, wanted: GradientEngine) -> GradientEngine:
         """The engine that computes when this one is asked for: `batched` needs layers that it knows, else `opacus`.
@@ -186,12 +188,12 @@ class Trainer:
         """
         with threads(self._threads):
             features, start = self._features(weights, data), self.tuned(weights)
-            if self._program is None:
+            if self._steps is None:
                 return finite_rows(
                     device_by_device.updates(self._net, start, features, rngs, self._training, self._objective)
                 )
             with torch.no_grad():
-                return finite_rows(batched.updates(self._program, start, features, rngs, self._training))
+                return finite_rows(batched.updates(self._steps, start, features, rngs, self._training))
 
     def gradient_sums(
         self,
@@ -407,8 +409,13 @@ class Trainer:
             )
         set_vector(self._model, weights, Tune.ALL)
 
-    def _read_program(self, device: torch.device) -> Program | None:
+    def _read_programs(self, device: torch.device) -> tuple[Program | None, Program | Mapped | None]:
+        """Layers that are known one by one, and what plain training goes by: those, or the whole net mapped."""
         with torch.no_grad():
             features = self._frozen(self._model.prepare(torch.zeros(1, self._schema.width)))
-        program = read_program(self._net, tuple(features.shape[1:]), self._objective)
-        return program and replace(program, device=device)
+        shape = tuple(features.shape[1:])
+        program = read_program(self._net, shape, self._objective)
+        if program is None:
+            return None, map_net(self._net, shape, self._objective)
+        program = replace(program, device=device)
+        return program, program

@@ -3,7 +3,8 @@
 Rules:
 * Row plans and noise come from each device's own source in the same order as there.
 * Devices are worked through in chunks whose weights and activations fit the cache; the result does not depend on it.
-* Devices with like amounts of work share a chunk; what is ragged is padded; a padded row has error zero.
+* Devices with like amounts of work share a chunk, those with like batches a step (`alike`); a padded row has error
+  zero.
 * Callers hold torch.no_grad().
 """
 
@@ -11,17 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedinfer.config import TrainingSection
+from fedinfer.training.engines.alike import Alike, groups
 from fedinfer.training.engines.batched_layers import Tap, Views
 from fedinfer.training.engines.compile import Program, taps, views_of
 from fedinfer.training.engines.device_by_device import Features
 from fedinfer.training.engines.joined import Joined, joined
+from fedinfer.training.engines.mapped import Mapped
 from fedinfer.training.engines.noise import gaussian_noise
 from fedinfer.training.engines.sampling import PrivateSteps, RandomSource, Rows, minibatches, poisson_rows
 from fedinfer.types import FloatVector, WideVector
@@ -33,16 +35,12 @@ _GPU_NUMBERS = 1 << 28
 _ALL = slice(None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Padded:
-    """Row numbers of several devices for one step: `at` (D, B) into the joined rows; `present` (D, B), None: all."""
-
-    at: Tensor
-    present: Tensor | None
-
-
 def updates(
-    program: Program, start: FloatVector, data: Features, sources: Sequence[RandomSource], training: TrainingSection
+    program: Program | Mapped,
+    start: FloatVector,
+    data: Features,
+    sources: Sequence[RandomSource],
+    training: TrainingSection,
 ) -> FloatVector:
     """As `device_by_device.updates`, many devices in one batched step.
 
@@ -151,7 +149,7 @@ def _owner(bounds: np.ndarray, row: int) -> int:
 
 
 def _descend(
-    program: Program,
+    program: Program | Mapped,
     start: FloatVector,
     rows: Joined,
     offsets: list[int],
@@ -161,38 +159,35 @@ def _descend(
     """SGD of one chunk; plans are sorted by length, so the devices still at work are the first ones."""
     weights, anchor = _copies(rows, start, len(plans))
     velocity = torch.zeros_like(weights) if training.momentum else weights
-    for padded, active in _batches(plans, offsets):
-        at = padded.at.to(rows.x.device)
-        present = None if padded.present is None else padded.present.to(rows.x.device)
-        share = None if present is None else present / present.sum(1, keepdim=True)
-        now = weights[:active]
-        found = taps(program, views_of(program, now), *rows.picked(at), share)
-        scale = 1.0 if present is not None else 1.0 / at.shape[1]
-        _step(program, found, now, anchor, velocity[:active], training, scale)
+    for step in range(len(plans[0])):
+        picks = [plan[step] for plan in plans if len(plan) > step]
+        for group in groups(picks, offsets, training.batch_size):
+            own = group.devices
+            now, speed = weights[own], velocity[own]
+            _step(program, group.to(rows.x.device), rows, now, anchor, speed, training)
+            if isinstance(own, list):  # those were copies
+                velocity[own] = speed
+                weights[own] = now
     return weights
 
 
-def _batches(plans: list[list[Rows]], offsets: list[int]) -> Iterator[tuple[_Padded, int]]:
-    """Steps of a chunk, and how many devices are at work."""
-    for step in range(len(plans[0])):
-        now = [plan[step] for plan in plans if len(plan) > step]
-        yield _padded(now, offsets), len(now)
-
-
 def _step(
-    program: Program,
-    found: list[Tap | None],
+    program: Program | Mapped,
+    group: Alike,
+    rows: Joined,
     weights: Tensor,
     anchor: Tensor,
     velocity: Tensor,
     training: TrainingSection,
-    scale: float,
 ) -> None:
-    """One SGD step on `scale` times the sum of the gradients.
-
-    Without momentum and pull the products go straight into the weights.
-    """
-    if not training.momentum and not training.proximal:
+    """One SGD step of devices whose batches are alike; changes weights and velocity."""
+    (x, y), share = rows.picked(group.at), group.share
+    if isinstance(program, Mapped):
+        _move(weights, program.gradients(weights, x, y, share), anchor, velocity, training)
+        return
+    found = taps(program, views_of(program, weights), x, y, share)
+    scale = 1.0 if share is not None else 1.0 / y.shape[1]
+    if not training.momentum and not training.proximal:  # the products go straight into the weights
         _accumulate(found, views_of(program, weights), None, _ALL, -training.learning_rate * scale)
         return
     gradient = torch.zeros_like(weights)
@@ -230,15 +225,22 @@ def _descend_privately(
         # The noise goes in first and clipped gradients are added to it, which saves a second (devices, d) tensor.
         for row, noise in enumerate(noises):
             noise(gradient[row], deviation)
-        if any(len(pick) for pick in picks):
-            padded = _padded(picks, offsets)
-            at = padded.at.to(rows.x.device)
-            present = None if padded.present is None else padded.present.to(rows.x.device)
-            found = taps(program, views_of(program, weights), *rows.picked(at), present)
-            factor = _clip_factor(found, private.clipping_norm)
-            _accumulate(found, views_of(program, gradient), factor, _ALL, 1.0)
+        for group in groups(picks, offsets, 0):
+            _add_clipped(program, group.to(rows.x.device), rows, weights, gradient, private.clipping_norm)
         _move(weights, gradient.div_(expected), anchor, velocity, training)
     return weights
+
+
+def _add_clipped(
+    program: Program, group: Alike, rows: Joined, weights: Tensor, gradient: Tensor, clipping_norm: float
+) -> None:
+    """Add the clipped gradients of devices whose samples are alike to their rows of `gradient`."""
+    own = group.devices
+    found = taps(program, views_of(program, weights[own]), *rows.picked(group.at), group.present)
+    total = gradient[own]
+    _accumulate(found, views_of(program, total), _clip_factor(found, clipping_norm), _ALL, 1.0)
+    if isinstance(own, list):  # that was a copy
+        gradient[own] = total
 
 
 def _accumulate(found: list[Tap | None], views: list[Views], factor: Tensor | None, rows: slice, scale: float) -> None:
@@ -257,7 +259,7 @@ def _chunk_numbers(device: torch.device) -> int:
     return _CHUNK_NUMBERS if device.type == "cpu" else _GPU_NUMBERS
 
 
-def _chunks(order: list[int], widths: list[int], program: Program, most: int) -> Iterator[list[int]]:
+def _chunks(order: list[int], widths: list[int], program: Program | Mapped, most: int) -> Iterator[list[int]]:
     """Cut a list of devices into pieces that fit; `widths` are the rows of one step of each device."""
     chunk: list[int] = []
     widest = 0
@@ -270,19 +272,6 @@ def _chunks(order: list[int], widths: list[int], program: Program, most: int) ->
         chunk.append(row)
     if chunk:
         yield chunk
-
-
-def _padded(picks: list[Rows], offsets: list[int]) -> _Padded:
-    counts = [len(pick) for pick in picks]
-    width, starts = max(counts), np.array(offsets[: len(picks)], dtype=np.int64)[:, None]
-    if min(counts) == width:
-        return _Padded(torch.from_numpy(np.stack(picks) + starts), None)
-    at = np.zeros((len(picks), width), dtype=np.int64)
-    present = np.zeros((len(picks), width), dtype=np.float32)
-    for row, pick in enumerate(picks):
-        at[row, : len(pick)] = pick + offsets[row]
-        present[row, : len(pick)] = 1.0
-    return _Padded(torch.from_numpy(at), torch.from_numpy(present))
 
 
 def _on(rows: Joined, array: np.ndarray) -> Tensor:
