@@ -149,3 +149,17 @@ def test_only_ideal_sums_are_made_where_the_devices_are(tmp_path: Path) -> None:
     total = private_sum(plan, fleets.work(), fleet.roster, nodes, 1.0)
     assert isinstance(total, Total)
     assert len(fleet.post.answers(Kind.MASKED)) == len(fleet.roster)
+
+
+def test_many_large_integers_of_single_precision_add_up_exactly() -> None:
+    """More rows than a block holds, each near the largest integer: in one float32 sum the last bits would be lost."""
+    mechanism = replace(mechanisms()[2], scale=65_535.0, bits=32)
+    vectors = np.zeros((1000, 5), np.float32)
+    vectors[:, 0] = np.linspace(0.99, 1.0, 1000)
+
+    def stream(row: int) -> SimulatedStream:
+        return SimulatedStream(SimulatedEntropy("row", row))
+
+    together = encode_sum(vectors, mechanism, b"seed", [lambda row=row: stream(row) for row in range(1000)])
+    alone = [encode(vector, mechanism, b"seed", own, own) for row, vector in enumerate(vectors) if (own := stream(row))]
+    np.testing.assert_array_equal(together, ideal_sum(alone, 32))

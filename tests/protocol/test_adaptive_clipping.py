@@ -269,7 +269,7 @@ def encoded_bit(plan: SumPlan, size: float) -> np.ndarray:
     mechanism = mechanism_of(plan)
     row = np.zeros((1, mechanism.padded))
     row[0, mechanism.dimension - 1] = size
-    return np.rint(rotate(row, plan.rotation_seed)[0] * mechanism.scale).astype(np.int64)
+    return np.rint(rotate(row, plan.rotation_seed, mechanism.padded, mechanism.scale)[0]).astype(np.int64)
 
 
 def wrapped(values: np.ndarray, bits: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedinfer.errors import Misbehaviour, StoreError
-from fedinfer.store import open_store, read_store, transaction
+from fedinfer.store import Durability, open_store, read_store, transaction
 
 ONE = ("CREATE TABLE item (name TEXT PRIMARY KEY)",)
 TWO = (*ONE, "ALTER TABLE item ADD COLUMN size INTEGER NOT NULL DEFAULT 7; CREATE TABLE other (x TEXT)")
@@ -146,3 +146,10 @@ def test_reading_makes_and_changes_nothing(tmp_path: Path) -> None:
     reader = read_store(tmp_path / "s.sqlite")
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         reader.execute("INSERT INTO item VALUES ('x')")
+
+
+def test_a_simulation_does_not_wait_for_the_disk(tmp_path: Path) -> None:
+    """NORMAL in WAL mode: commits survive the process, not a power cut."""
+    connection = open_store(tmp_path / "s.sqlite", "room", (), Durability.PROCESS)
+    assert connection.execute("PRAGMA synchronous").fetchone() == (1,)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
