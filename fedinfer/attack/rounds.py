@@ -38,7 +38,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class AttackedRun:
     """What a run released.
 
     Args:
@@ -53,7 +53,7 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class OpenedRun:
     """An enrolled federation, before its first round."""
 
     server: Server
@@ -62,7 +62,7 @@ class World:
 
 
 @contextmanager
-def opened(scenario: Scenario, federation: Federation, clock: Clock) -> Iterator[World]:
+def opened(scenario: Scenario, federation: Federation, clock: Clock) -> Iterator[OpenedRun]:
     """A server and its simulated devices, in a folder that goes away.
 
     Args:
@@ -82,10 +82,10 @@ def opened(scenario: Scenario, federation: Federation, clock: Clock) -> Iterator
         server, plan = open_server(grid, scenario, federation, folder, "local", clock, _unheard)
         budget = Budget(math.inf, scenario.privacy.delta)
         server.ledger.open_account(LEDGER_OWNER, server.run_id, budget)
-        yield World(server, plan, host)
+        yield OpenedRun(server, plan, host)
 
 
-def observe(scenario: Scenario, federation: Federation, clock: Clock) -> Observed:
+def observe(scenario: Scenario, federation: Federation, clock: Clock) -> AttackedRun:
     """Train and keep everything that the server gets to see.
 
     Args:
@@ -113,7 +113,7 @@ def observe(scenario: Scenario, federation: Federation, clock: Clock) -> Observe
             apply_release(scenario, server.trainer, server.rows, plan, progress, release)
             weights.append(progress.weights)
             released.append(np.asarray(clipping.updates(release.total, norm), np.float64))
-        return Observed(tuple(weights), tuple(released), plan.planned)
+        return AttackedRun(tuple(weights), tuple(released), plan.planned)
 
 
 def without_privacy(scenario: Scenario) -> Scenario:

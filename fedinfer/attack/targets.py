@@ -8,7 +8,7 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.attack.rounds import Observed, with_rows
+from fedinfer.attack.rounds import AttackedRun, with_rows
 from fedinfer.data import Federation
 from fedinfer.errors import ConfigError
 from fedinfer.system import simulation_rng
@@ -64,7 +64,7 @@ class Targets:
             at += rows
         return with_rows(self.federation, kept)
 
-    def fit(self, trainer: Trainer, seen: Observed) -> Floats:
+    def fit(self, trainer: Trainer, seen: AttackedRun) -> Floats:
         """How well the last model knows each unit: mean logit of the right class, or minus the error of a number.
 
         Args:
@@ -80,7 +80,7 @@ class Targets:
         right = np.clip(answers[np.arange(len(self.y)), self.y], 1e-12, 1 - 1e-12)
         return self._means(np.log(right / (1 - right)))
 
-    def match(self, trainer: Trainer, seen: Observed) -> Floats:
+    def match(self, trainer: Trainer, seen: AttackedRun) -> Floats:
         """How much of each unit's own gradient is in what the rounds released: sum of inner products.
 
         Args:

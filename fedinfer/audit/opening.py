@@ -58,7 +58,7 @@ class Audited:
     plan: RunPlan
     host: Host
     order: tuple[DeviceId, ...]
-    recorder: Recorder
+    recorder: BodyRecorder
     train: SumSettings
     trainer: CanaryTrainer
     evidence: AuditEvidence
@@ -87,7 +87,7 @@ class Audited:
 
 
 @dataclass(slots=True)
-class Recorder:
+class BodyRecorder:
     """A transport that keeps the last vectors that devices sent."""
 
     inner: Transport
@@ -126,7 +126,7 @@ def open_audit(prepared: Prepared, settings: AuditSettings, folder: Path, clock:
     host = _host(scenario, prepared.federation, folder, clock)
     host.policy = replace(host.policy, budget=budget)
     server, plan = open_server(_grid(scenario, host), scenario, prepared.federation, folder, "local", clock, _unheard)
-    recorder = Recorder(server.transport)
+    recorder = BodyRecorder(server.transport)
     server = replace(server, transport=recorder)
     server.ledger.open_account(LEDGER_OWNER, server.run_id, budget)
     names = sorted(server.devices)

@@ -16,7 +16,7 @@ from fedinfer.types import DeviceId, FloatVector
 Floats = npt.NDArray[np.float64]
 
 MOST_PROBED = 64
-"""Rows that are told apart by their gradients."""
+"""DistinctRows that are told apart by their gradients."""
 TIGHT = 100.0
 """Clipping is asked for at a norm so much smaller than the smallest gradient that every row must be cut."""
 SLACK = 1e-3
@@ -27,8 +27,8 @@ _RANK = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows of one device whose gradients at some weights are independent directions.
+class DistinctRows:
+    """DistinctRows of one device whose gradients at some weights are independent directions.
 
     Args:
         x: raw rows (n, width) float32.
@@ -150,7 +150,7 @@ class EngineProbe:
         rngs = [simulation_rng(0)] * len(singles)  # nothing is drawn at rate 1
         return np.asarray(self.trainer.gradient_sums(self.weights, singles, 1.0, norm, rngs, self.engine), np.float64)
 
-    def _distinct(self, data: Data) -> Rows | None:
+    def _distinct(self, data: Data) -> DistinctRows | None:
         from scipy.linalg import qr
 
         x, y = (np.concatenate(part)[:MOST_PROBED] for part in zip(*data, strict=True))
@@ -158,10 +158,10 @@ class EngineProbe:
         _, factor, order = qr(gradients.T, mode="economic", pivoting=True)
         sizes = np.abs(np.diag(factor))
         kept = np.sort(order[: int((sizes > _RANK * max(float(sizes.max(initial=0.0)), 1e-300)).sum())])
-        return Rows(x[kept], y[kept], gradients[kept]) if kept.size >= 2 else None
+        return DistinctRows(x[kept], y[kept], gradients[kept]) if kept.size >= 2 else None
 
 
-def _times(rows: Rows, sums: Floats) -> npt.NDArray[np.int64]:
+def _times(rows: DistinctRows, sums: Floats) -> npt.NDArray[np.int64]:
     """(sums, rows) how often each row is in each sum: the whole numbers nearest to the least-squares solution."""
     solved = np.linalg.lstsq(rows.gradients.T, sums.T, rcond=None)[0].T
     times: npt.NDArray[np.int64] = np.clip(np.rint(solved), 0, None).astype(np.int64)

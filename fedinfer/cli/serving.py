@@ -30,7 +30,7 @@ from fedinfer.system import SystemClock
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
-    from fedinfer.inference import Exchange, SocketServer, TakeLabels
+    from fedinfer.inference import HttpExchange, SocketServer, TakeLabels
 
 FOLLOW_SECONDS = 2.0
 """How often a serving process checks for a model that another process installed."""
@@ -109,7 +109,7 @@ def serve_model(source: ModelSource, endpoint: Endpoint, *, has_token: bool) -> 
         _until_stopped(server, service, buffer)
 
 
-def _note(telemetry: Telemetry, endpoint: Endpoint) -> Callable[[Exchange], None]:
+def _note(telemetry: Telemetry, endpoint: Endpoint) -> Callable[[HttpExchange], None]:
     """What is done with every exchange: it is counted, and written down where the owner wants that."""
     if not endpoint.access_log:
         return lambda exchange: telemetry.replied(exchange.status)
@@ -117,7 +117,7 @@ def _note(telemetry: Telemetry, endpoint: Endpoint) -> Callable[[Exchange], None
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
-    def note(exchange: Exchange) -> None:
+    def note(exchange: HttpExchange) -> None:
         telemetry.replied(exchange.status)
         log_exchange(exchange)
 

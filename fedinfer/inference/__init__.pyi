@@ -42,7 +42,7 @@ from .serve.app import TakeLabels as TakeLabels
 from .serve.app import make_app as make_app
 from .serve.energy import energy_per_prediction as energy_per_prediction
 from .serve.energy import find_meter as find_meter
-from .serve.guard import Exchange as Exchange
+from .serve.guard import HttpExchange as HttpExchange
 from .serve.guard import log_exchange as log_exchange
 from .serve.limits import MOST_CONNECTIONS as MOST_CONNECTIONS
 from .serve.limits import ServiceLimits as ServiceLimits

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from fedinfer.attack import AttackReport, AttackSettings, run_attack
 from fedinfer.attack.membership import likelihood_ratios, roc
-from fedinfer.attack.rounds import Observed
+from fedinfer.attack.rounds import AttackedRun
 from fedinfer.attack.targets import targets_of
 from fedinfer.cli.main import app
 from fedinfer.config import load_scenario
@@ -47,7 +47,7 @@ def test_units_are_told_apart_by_a_release_that_holds_their_gradients_bare() -> 
     for _ in range(60):
         coin = np.random.default_rng(len(coins)).random(targets.count) < 0.5
         coins.append(coin[targets.guessed])
-        scores.append(targets.match(trainer, Observed((start,), (gradients[coins[-1]].sum(axis=0),), None)))
+        scores.append(targets.match(trainer, AttackedRun((start,), (gradients[coins[-1]].sum(axis=0),), None)))
     curve = roc(likelihood_ratios(np.array(scores), np.array(coins)), np.array(coins))
     assert curve.area > 0.55, "what a row adds is small beside what the others add, and is seen all the same"
     assert targets.chosen(coin).schema == federation.schema

@@ -56,7 +56,7 @@ class Packed:
     body: bytes
 
 
-class Answer(NamedTuple):
+class HttpAnswer(NamedTuple):
     """A reply before it is written.
 
     Args:
@@ -82,11 +82,11 @@ def reply_to(body: Body, service: Service, name: str, most: int) -> Packed | Non
     try:
         plain = unpacked(body.data, body.encoding, most)
     except DataError as error:
-        return _written(Answer(400, {"error": error_of(error)}), body.accepts)
+        return _written(HttpAnswer(400, {"error": error_of(error)}), body.accepts)
     return None if plain is None else _written(answer(plain, service, name, body.json_bytes), body.accepts)
 
 
-def answer(body: bytes, service: Service, name: str, json_bytes: int | None = None) -> Answer:
+def answer(body: bytes, service: Service, name: str, json_bytes: int | None = None) -> HttpAnswer:
     """Status and reply to the body of an infer request.
 
     Args:
@@ -99,11 +99,11 @@ def answer(body: bytes, service: Service, name: str, json_bytes: int | None = No
     try:
         return _answered(body, service, name, json_bytes, begin)
     except NoModel as error:
-        return Answer(503, {"error": str(error)})
+        return HttpAnswer(503, {"error": str(error)})
     except DataError as error:
-        refused = Answer(400, {"error": error_of(error)})
+        refused = HttpAnswer(400, {"error": error_of(error)})
     except FedInferError:  # what ONNX Runtime says names parts of the graph, and counts as failed in the metrics
-        refused = Answer(500, {"error": NO_ANSWER})
+        refused = HttpAnswer(500, {"error": NO_ANSWER})
     now = service.clock.seconds()
     service.telemetry.called(version, {"fail": now - begin}, now, {})
     return refused
@@ -153,7 +153,7 @@ def read_labels(body: bytes) -> tuple[str, list[object]]:
     return request, labels
 
 
-def _answered(body: bytes, service: Service, name: str, json_bytes: int | None, begin: float) -> Answer:
+def _answered(body: bytes, service: Service, name: str, json_bytes: int | None, begin: float) -> HttpAnswer:
     seconds = service.clock.seconds
     request = _read(body, service, json_bytes)
     read = seconds()
@@ -169,7 +169,7 @@ def _answered(body: bytes, service: Service, name: str, json_bytes: int | None, 
     end = seconds()
     parts = {"compute_input": read - begin, "compute_infer": inferred - read, "compute_output": end - inferred}
     service.telemetry.called(version, {"success": end - begin, **parts}, end, unknown)
-    return Answer(200, document, binary)
+    return HttpAnswer(200, document, binary)
 
 
 def _unknown(reader: Any, request: InferRequest) -> dict[str, int]:
@@ -199,7 +199,7 @@ def _parse(body: bytes) -> Any:
         raise DataError(f"the body is not JSON: {str(error)[:120]}") from error
 
 
-def _written(found: Answer, accepts: str) -> Packed:
+def _written(found: HttpAnswer, accepts: str) -> Packed:
     body, headers = json.dumps(found.document, allow_nan=False).encode(), {"content-type": "application/json"}
     if found.binary:
         headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(body))}

@@ -42,7 +42,7 @@ TakeLabels = Callable[[str, Sequence[object]], Json]
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class ServedSite:
     """What the handlers share.
 
     Args:
@@ -93,7 +93,7 @@ def make_app(
         repository_age: seconds since the repository was last reached; None = never.
         take_labels: gets labels that come later; None: there is no page for them.
     """
-    site = Site(service, name, server_version, repository_age, asyncio.Lock())
+    site = ServedSite(service, name, server_version, repository_age, asyncio.Lock())
     app = FastAPI(title="fedinfer device", version=server_version, docs_url=None, redoc_url=None, openapi_url=None)
     for kind, handler in ((NoModel, _no_model), (HTTPException, _no_such_page), (Exception, _failed)):
         app.add_exception_handler(kind, handler)
@@ -125,7 +125,7 @@ async def _failed(_: Request, _error: Exception) -> Response:
     return _json({"error": "the server failed; its log says why"}, 500)
 
 
-def _of_server(site: Site) -> dict[str, Handler]:
+def _of_server(site: ServedSite) -> dict[str, Handler]:
     """Path to handler of what concerns the whole server."""
     service = site.service
 
@@ -155,7 +155,7 @@ def _of_server(site: Site) -> dict[str, Handler]:
     }
 
 
-def _of_model(site: Site) -> dict[str, Handler]:
+def _of_model(site: ServedSite) -> dict[str, Handler]:
     """Path behind the model's own to handler."""
     service, name = site.service, site.name
 
@@ -175,7 +175,7 @@ def _of_model(site: Site) -> dict[str, Handler]:
     return {"/ready": ready, "/stats": statistics, "/config": config, "": about}
 
 
-def _statistics(site: Site) -> Json:
+def _statistics(site: ServedSite) -> Json:
     service = site.service
     figures, clock = service.telemetry.of(service.current.info.version), service.clock
     since = None if figures.last is None else clock.seconds() - figures.last
@@ -183,7 +183,7 @@ def _statistics(site: Site) -> Json:
     return {"model_stats": [model_statistics(site.name, figures, last)]}
 
 
-def _index(site: Site) -> Handler:
+def _index(site: ServedSite) -> Handler:
     async def index(request: Request) -> Response:
         try:
             body, whole = await _read(request, SMALL_BODY_BYTES)
@@ -197,7 +197,7 @@ def _index(site: Site) -> Handler:
     return index
 
 
-def _label(site: Site, take_labels: TakeLabels) -> Handler:
+def _label(site: ServedSite, take_labels: TakeLabels) -> Handler:
     async def label(request: Request) -> Response:
         try:
             missing = _unknown(request, site)
@@ -213,7 +213,7 @@ def _label(site: Site, take_labels: TakeLabels) -> Handler:
     return label
 
 
-def _infer(site: Site) -> Handler:
+def _infer(site: ServedSite) -> Handler:
     async def infer(request: Request) -> Response:
         try:
             return _unknown(request, site) or await _answered(request, site)
@@ -223,7 +223,7 @@ def _infer(site: Site) -> Handler:
     return infer
 
 
-async def _answered(request: Request, site: Site) -> Response:
+async def _answered(request: Request, site: ServedSite) -> Response:
     headers, accepts = request.headers, accepted(request.headers.get("accept-encoding", ""))
     encoding, json_bytes = headers.get("content-encoding", "").strip().lower(), headers.get(HEADER_LENGTH)
     if not is_known(encoding):
@@ -269,7 +269,7 @@ async def _read(request: Request, most: int) -> tuple[bytes, bool]:
             return bytes(body), True
 
 
-def _unknown(request: Request, site: Site) -> Response | None:
+def _unknown(request: Request, site: ServedSite) -> Response | None:
     asked, version = request.path_params["model"], request.path_params.get("version")
     active = str(site.service.current.info.version)
     if asked != site.name:

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class HttpExchange:
     """A request and how it was answered.
 
     Args:
@@ -37,7 +37,7 @@ class Exchange:
     seconds: float
 
 
-def log_exchange(exchange: Exchange) -> None:
+def log_exchange(exchange: HttpExchange) -> None:
     """One line of an access log: no query, no header, nothing of a body.
 
     Args:
@@ -47,7 +47,7 @@ def log_exchange(exchange: Exchange) -> None:
     _log.info("%s %s %s %d %.1f ms", exchange.client, exchange.method, path, exchange.status, milliseconds)
 
 
-def not_noted(_: Exchange) -> None:
+def not_noted(_: HttpExchange) -> None:
     """For a server that counts nothing."""
 
 
@@ -70,7 +70,7 @@ class Guard:
         limits: ServiceLimits,
         seats: Seats,
         clock: Clock,
-        note: Callable[[Exchange], None] = not_noted,
+        note: Callable[[HttpExchange], None] = not_noted,
     ) -> None:
         self._app, self._access, self._limits, self._seats = app, access, limits, seats
         self._rates = Rates(limits.per_second)
@@ -93,7 +93,7 @@ class Guard:
             await self._answer(scope, receive, watched)
         finally:
             client, seconds = (scope.get("client") or _NOBODY)[0], self._clock.seconds() - begin
-            self._note(Exchange(client, scope["method"], scope["path"], status, seconds))
+            self._note(HttpExchange(client, scope["method"], scope["path"], status, seconds))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         refused, wait = self._judge(scope)

@@ -70,7 +70,7 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedOutput:
     """An output that a request asks for.
 
     Args:
@@ -96,7 +96,7 @@ class InferRequest:
 
     rows: Any
     id: str
-    outputs: tuple[Wanted, ...]
+    outputs: tuple[WantedOutput, ...]
 
     @property
     def explains(self) -> bool:
@@ -177,7 +177,9 @@ def outputs_of(schema: Schema) -> tuple[str, str]:
     return (LABEL, PROBABILITIES) if schema.label_range is None else (VALUE, INTERVAL)
 
 
-def _output(wanted: Wanted, answers: Predictions, explanations: Explanations | None) -> tuple[str, npt.NDArray[Any]]:
+def _output(
+    wanted: WantedOutput, answers: Predictions, explanations: Explanations | None
+) -> tuple[str, npt.NDArray[Any]]:
     """Datatype and values of one output."""
     if wanted.classes:
         return TEXTS, _likeliest(answers, wanted.classes)
@@ -248,11 +250,11 @@ def _columns(tensors: Sequence[Tensor], schema: Schema) -> Columns:
     return Columns(columns)
 
 
-def _wanted(outputs: Any, parameters: Mapping[str, Any], schema: Schema) -> tuple[Wanted, ...]:
+def _wanted(outputs: Any, parameters: Mapping[str, Any], schema: Schema) -> tuple[WantedOutput, ...]:
     known = (*outputs_of(schema), ATTRIBUTIONS)
     usual, binary = known if parameters.get("explain") is True else known[:2], _flag(parameters, "binary_data_output")
     if outputs is None or outputs == []:
-        return tuple(Wanted(name, binary) for name in usual)
+        return tuple(WantedOutput(name, binary) for name in usual)
     if not isinstance(outputs, list) or not all(isinstance(item, Mapping) for item in outputs):
         raise DataError('"outputs" is not a list of tensors')
     names = tuple(str(item.get("name")) for item in outputs)
@@ -263,7 +265,7 @@ def _wanted(outputs: Any, parameters: Mapping[str, Any], schema: Schema) -> tupl
     return tuple(_wanted_one(name, item.get("parameters"), binary, schema) for name, item in asked)
 
 
-def _wanted_one(name: str, parameters: Any, binary: bool, schema: Schema) -> Wanted:
+def _wanted_one(name: str, parameters: Any, binary: bool, schema: Schema) -> WantedOutput:
     parameters = {} if parameters is None else parameters
     if not isinstance(parameters, Mapping):
         raise DataError(f'output {name!r}: "parameters" is not an object')
@@ -272,7 +274,7 @@ def _wanted_one(name: str, parameters: Any, binary: bool, schema: Schema) -> Wan
         raise DataError(
             f"output {name!r}: classification {str(count)[:20]!r}, expected how many classes of {PROBABILITIES!r}"
         )
-    return Wanted(name, _flag(parameters, "binary_data", binary), min(count, schema.classes))
+    return WantedOutput(name, _flag(parameters, "binary_data", binary), min(count, schema.classes))
 
 
 def _flag(parameters: Mapping[str, Any], name: str, usual: bool = False) -> bool:

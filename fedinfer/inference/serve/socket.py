@@ -17,7 +17,7 @@ from typing import Any
 
 from fedinfer.errors import ConfigError, MissingExtra
 from fedinfer.inference.serve.access import Access
-from fedinfer.inference.serve.guard import Exchange, Guard, not_noted
+from fedinfer.inference.serve.guard import Guard, HttpExchange, not_noted
 from fedinfer.inference.serve.limits import Address, Seats, ServiceLimits
 from fedinfer.inference.serve.refusals import error_body
 from fedinfer.ports import Clock
@@ -87,7 +87,7 @@ class SocketServer(uvicorn.Server):
         clock: Clock,
         limits: ServiceLimits | None = None,
         tls: ssl.SSLContext | None = None,
-        note: Callable[[Exchange], None] = not_noted,
+        note: Callable[[HttpExchange], None] = not_noted,
     ) -> None:
         limits = limits or ServiceLimits()
         seats = Seats(limits)
