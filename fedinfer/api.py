@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from html import escape
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedinfer.config import Scenario, load_scenario, override
 from fedinfer.errors import ConfigError, FedInferError, NoModel
-from fedinfer.ports import Listener
+from fedinfer.ports import Clock, Listener
 from fedinfer.system import SystemClock
 from fedinfer.types import Json
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fedinfer.device import RecordedPredictor
     from fedinfer.inference import Installed, Predictor
 
-__all__ = ["Device", "Run", "load_scenario", "open_device", "open_run", "run"]
+__all__ = ["Device", "Run", "load_scenario", "open_device", "open_run", "resume", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,25 +220,37 @@ def run(
         ConfigError: something is wrong with scenario or data; nothing was written.
         FedInferError: the run ended early; what was done is in the folder that its last note names.
     """
-    from fedinfer.simulation import EventLog, new_folder, prepare_local, run_local
+    from fedinfer.simulation import new_folder, prepare_local, run_local
 
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     loaded = _loaded(scenario, overrides)
     prepared, clock = prepare_local(loaded), SystemClock()
     folder = new_folder(None if out is None else Path(out), loaded.scenario.name, clock)
-    log = EventLog(folder, clock)
-    with _bar(progress) as bar:
+    return _followed(folder, clock, progress, lambda emit: run_local(prepared, folder, clock, emit))
 
-        def emit(name: str, fields: Json) -> None:
-            log(name, fields)
-            bar(name, fields)
 
-        try:
-            run_local(prepared, folder, clock, emit)
-        except FedInferError as error:
-            error.add_note(f"what was done so far is in {folder}")
-            raise
-    return open_run(folder)
+def resume(folder: Path | str, *, progress: bool = True) -> Run:
+    """Go on with a run that was interrupted, after its last finished step (`fedinfer run --resume`).
+
+    The result is that of a run that was never interrupted, apart from times.
+
+    Args:
+        folder: of the run.
+        progress: show a bar, in a terminal or a notebook.
+
+    Returns:
+        The run.
+
+    Raises:
+        ConfigError: there is nothing to go on with, the table has changed, or another process works on the folder.
+        FedInferError: the run ended early; what was done is in the folder that its last note names.
+    """
+    from fedinfer.simulation import prepare_again, resume_local
+
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    path, clock = Path(folder), SystemClock()
+    prepared, _ = prepare_again(path)
+    return _followed(path, clock, progress, lambda emit: resume_local(prepared, path, clock, emit))
 
 
 def open_run(folder: Path | str) -> Run:
@@ -273,6 +285,24 @@ def open_device(store: Path | str) -> Device:
     if not (folder / "slots").is_dir():
         raise NoModel(f"{folder}: no model was ever installed here", hint="give the folder that holds slots/")
     return Device(folder, open_installed(Slots(folder / "slots"), SessionCache(2)))
+
+
+def _followed(folder: Path, clock: Clock, progress: bool, go: Callable[[Listener], Json]) -> Run:
+    from fedinfer.simulation import RUN_ID, EventLog
+
+    log = EventLog(folder, clock, RUN_ID)
+    with _bar(progress) as bar:
+
+        def emit(name: str, fields: Json) -> None:
+            log(name, fields)
+            bar(name, fields)
+
+        try:
+            go(emit)
+        except FedInferError as error:
+            error.add_note(f"what was done so far is in {folder}")
+            raise
+    return open_run(folder)
 
 
 def _opened(store: Path) -> Device | None:

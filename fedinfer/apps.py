@@ -24,8 +24,9 @@ from fedinfer.device import DeviceResponder
 from fedinfer.errors import ConfigError, FedInferError, TransportError
 from fedinfer.flower import CohortClientApp, Responder, make_prompt_grid, make_server_app
 from fedinfer.ports import Clock, Listener
+from fedinfer.printable import shown
 from fedinfer.private_files import private_folder
-from fedinfer.simulation import EventLog
+from fedinfer.simulation import RUN_ID, EventLog, alone_in
 from fedinfer.system import SystemClock
 from fedinfer.types import DeviceId
 
@@ -33,6 +34,8 @@ FLAT = "flat:"
 NOTICES = "notices"
 NODES_SECONDS = 180.0
 POLL_SECONDS = 0.5
+MOST_SHOWN = 1000
+"""Characters of an error that is none of ours."""
 
 
 def client_app() -> ClientApp:
@@ -108,12 +111,27 @@ def _serve(grid: Grid, context: Context) -> None:
     """Run the coordinator; an error that stops it before its loop is an event too, so that whoever waits learns it."""
     clock, folder = SystemClock(), folder_of(context)
     private_folder(folder)
-    emit = EventLog(folder, clock)
+    emit = EventLog(folder, clock, _run_id(context, folder))
     try:
-        _coordinate(make_prompt_grid(grid, clock), context, folder, clock, emit)
+        with alone_in(folder):
+            _coordinate(make_prompt_grid(grid, clock), context, folder, clock, emit)
     except FedInferError as error:
         emit("failed", {"error": type(error).__name__, "message": str(error), "hint": error.hint})
         raise
+    except Exception as error:  # Flower's, for instance of a SuperLink that is gone
+        hint = "start the server again: it goes on after the last finished step"
+        emit("failed", {"error": type(error).__name__, "message": shown(str(error), MOST_SHOWN), "hint": hint})
+        raise
+
+
+def _run_id(context: Context, folder: Path) -> str:
+    """Name of the run that is begun or gone on with."""
+    if not bool(context.run_config.get("deployment", False)):
+        return RUN_ID
+    from fedinfer.deployment import unfinished_run
+
+    resumed = bool(context.run_config.get("resume", True))
+    return (unfinished_run(folder) if resumed else "") or str(context.run_id)
 
 
 def _coordinate(grid: Grid, context: Context, folder: Path, clock: Clock, emit: Listener) -> None:
@@ -123,18 +141,22 @@ def _coordinate(grid: Grid, context: Context, folder: Path, clock: Clock, emit: 
         _deploy(grid, scenario, context, folder, clock, emit)
         return
     from fedinfer.data import load
-    from fedinfer.simulation import run_simulation
+    from fedinfer.simulation import begin_world, put_back, run_simulation, was_begun
 
     federation = load(scenario)
+    kept = put_back(folder, federation) if was_begun(folder) else None
+    begin_world(folder, scenario, federation, "ray")
     _wait_for_nodes(grid, len(federation.devices), clock)
-    run_simulation(grid, scenario, federation, folder, "ray", clock, emit)
+    run_simulation(grid, scenario, federation, folder, "ray", clock, emit, kept)
 
 
 def _deploy(grid: Grid, scenario: Scenario, context: Context, folder: Path, clock: Clock, emit: Listener) -> None:
     from fedinfer.artifact import PASSPHRASE, secret_from
-    from fedinfer.deployment import Deployment, run_deployment
+    from fedinfer.deployment import Deployment, forget_run, run_deployment
 
     config = context.run_config
+    if not bool(config.get("resume", True)):
+        forget_run(folder)
     authority = Path(str(config["authority"]))
     deployment = Deployment(
         run_id=str(context.run_id),

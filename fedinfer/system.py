@@ -75,6 +75,8 @@ class SimulatedEntropy:
 
         key = hashlib.sha256(repr(seed).encode()).digest()
         self._stream = Cipher(algorithms.AES(key), modes.CTR(b"\0" * 16)).encryptor()
+        self.taken = 0
+        """Bytes so far; who takes as many from a new stream of the same seed is where this one is."""
 
     def take(self, count: int) -> bytes:
         """As `Entropy.take`, the next bytes of the stream.
@@ -82,6 +84,7 @@ class SimulatedEntropy:
         Args:
             count: bytes, >= 0.
         """
+        self.taken += count
         return self._stream.update(b"\0" * count)
 
 

@@ -5,6 +5,7 @@ from .build import baseline_of as baseline_of
 from .build import build_artifact as build_artifact
 from .build import build_from_core as build_from_core
 from .choice import choose as choose
+from .evaluate.chosen_file import ChosenFile as ChosenFile
 from .evaluate.judging import Judging as Judging
 from .evaluate.measure import Baseline as Baseline
 from .evaluate.measure import Evidence as Evidence

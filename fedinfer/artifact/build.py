@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from fedinfer.artifact.evaluate.chosen_file import ChosenFile, answers_of
 from fedinfer.artifact.evaluate.gates import Figures, limits_of
 from fedinfer.artifact.evaluate.judging import Judging, decision_threshold, judging_of
 from fedinfer.artifact.evaluate.measure import Baseline, Candidate, EvaluationContext, Evidence, search
@@ -41,7 +42,7 @@ from fedinfer.artifact.quantize.quantize import prepare
 from fedinfer.artifact.quantize.schemes import INT8_RECIPES, family_of
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import GateFailed
-from fedinfer.manifest import Delta, Manifest, Privacy, Reference, Variant, answer_name, model_path
+from fedinfer.manifest import Delta, Manifest, Privacy, Reference, Variant, model_path
 from fedinfer.metrics import EVEN, Metric, likeliest, loss_of
 from fedinfer.ports import Clock
 from fedinfer.schema import Schema
@@ -90,6 +91,11 @@ class Built:
         """The variant that is pushed."""
         return self.variants[0]
 
+    @property
+    def chosen_file(self) -> ChosenFile:
+        """Its file, with what is needed to decide by its answers."""
+        return ChosenFile(self.files[self.chosen.name], self.head.schema, self.head.threshold)
+
     def loss_to(self, metric: float) -> float:
         """How much worse another figure is than that of the chosen file; negative when it is better.
 
@@ -118,7 +124,7 @@ class Built:
         Raises:
             ArtifactRejected: when onnxruntime cannot run the file.
         """
-        return _answers(self.files[self.chosen.name], x, self.head.schema)
+        return self.chosen_file.answers(x)
 
     def targets(self) -> dict[str, bytes]:
         """Target path to bytes of all model files."""
@@ -336,13 +342,8 @@ def _check_rows(
     return choose_rows(evidence.calibration_x, softmax(outputs, floating.temperature), head.threshold)
 
 
-def _answers(file: bytes, x: npt.NDArray[np.float32], schema: Schema) -> npt.NDArray[np.float32]:
-    rows = raw_rows(schema, x)
-    return run(file, rows, answer_name(schema)) if len(rows) else np.empty((0, schema.outputs), np.float32)
-
-
 def _reference(file: bytes, evidence: Evidence, head: OutputHead) -> Reference:
-    answers = _answers(file, evidence.reference_x, head.schema)
+    answers = answers_of(file, evidence.reference_x, head.schema)
     if head.schema.label_range is not None:
         return value_reference(answers[:, 0], head.schema)
     return reference_of(answers, head.threshold)
@@ -352,7 +353,7 @@ def _interval(file: bytes, evidence: Evidence, schema: Schema) -> float:
     y = evidence.reference_y
     if schema.label_range is None or not len(y) or not evidence.unseen:
         return 0.0
-    return interval_of(_answers(file, evidence.reference_x, schema)[:, 0], y, schema)
+    return interval_of(answers_of(file, evidence.reference_x, schema)[:, 0], y, schema)
 
 
 def _variant(candidate: Candidate, head: OutputHead, check: CheckRows, place: int) -> Variant:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, assert_never
@@ -15,8 +16,8 @@ from fedinfer.cli.live import announced, live_view
 from fedinfer.cli.output import JsonOption, VerboseOption, errors_to_exit, print_json, stderr
 from fedinfer.cli.summary import print_summary
 from fedinfer.config import Scenario
-from fedinfer.errors import FedInferError, StoreError
-from fedinfer.ports import Listener
+from fedinfer.errors import ConfigError, FedInferError, StoreError
+from fedinfer.ports import Clock, Listener
 from fedinfer.system import SystemClock
 from fedinfer.types import Json
 
@@ -37,21 +38,31 @@ class Engine(StrEnum):
 
 
 def run(
-    scenario: Annotated[str, typer.Argument(help="built-in name (see `fedinfer scenarios`) or TOML file")],
+    scenario: Annotated[str, typer.Argument(help="built-in name (see `fedinfer scenarios`) or TOML file")] = "",
     engine: Annotated[Engine, typer.Option(help="this process, or Flower's simulation on Ray")] = Engine.LOCAL,
     devices: DevicesOption = None,
     rounds: RoundsOption = None,
     seed: SeedOption = None,
     overrides: SetOption = None,
     out: Annotated[Path | None, typer.Option(help="run folder; default runs/<scenario>-<time>")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="folder of a run that was interrupted: go on after its last finished step")
+    ] = None,
     json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no live view, only the summary")] = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Train privately, push a signed int8 model, infer on every device, watch for drift: one whole run."""
     with errors_to_exit():
-        loaded = chosen_scenario(scenario, overrides or (), devices, rounds, seed)
-        record, folder, failure = _run(loaded, engine, out, devices, show=not (json or quiet))
+        show = not (json or quiet)
+        if resume is not None:
+            _check_alone(scenario, overrides, devices, rounds, seed, out)
+            record, folder, failure = _resume(resume, show=show)
+        else:
+            if not scenario:
+                raise ConfigError("no scenario is named", hint="fedinfer run heart, or fedinfer run --resume DIR")
+            loaded = chosen_scenario(scenario, overrides or (), devices, rounds, seed)
+            record, folder, failure = _run(loaded, engine, out, devices, show=show)
         if json:
             print_json(record)
         else:
@@ -60,37 +71,76 @@ def run(
             raise failure
 
 
+def _check_alone(*given: object) -> None:
+    """A resumed run is the run that was begun: nothing of it can be chosen anew."""
+    if any(value not in (None, "", []) for value in given):
+        raise ConfigError(
+            "--resume takes no scenario and no options of one: they are those of the run",
+            hint="fedinfer run --resume DIR",
+        )
+
+
 def _run(
     scenario: Scenario, engine: Engine, out: Path | None, devices: int | None, *, show: bool
 ) -> tuple[Json, Path, FedInferError | None]:
-    """Run and write the report; a run that stopped early has a record and a report too."""
+    """One whole run: its record, its folder, and why it stopped early."""
     os.environ.update(QUIET_ENVIRONMENT)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     clock = SystemClock()
     with announced("reading the table and planning the run", show=show):
-        from fedinfer.report import write_report
-        from fedinfer.simulation import EventLog, new_folder, prepare_local, run_local
+        from fedinfer.simulation import RUN_ID, EventLog, new_folder, prepare_local, run_local
 
         prepared = prepare_local(scenario)
     check_found(len(prepared.federation.devices), devices)
     folder = new_folder(out, scenario.scenario.name, clock)
+
+    def go(watch: Listener) -> None:
+        match engine:
+            case Engine.RAY:
+                from fedinfer.simulation import run_ray
+
+                run_ray(scenario, prepared.federation, folder, clock, watch)
+            case Engine.LOCAL:
+                run_local(prepared, folder, clock, _both(EventLog(folder, clock, RUN_ID), watch))
+            case _:
+                assert_never(engine)
+
+    return _watched(folder, clock, go, show=show)
+
+
+def _resume(folder: Path, *, show: bool) -> tuple[Json, Path, FedInferError | None]:
+    """As `_run`, from where another process left."""
+    os.environ.update(QUIET_ENVIRONMENT)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    clock = SystemClock()
+    with announced("reading the table and what was kept of the run", show=show):
+        from fedinfer.simulation import RUN_ID, EventLog, prepare_again, resume_local, run_ray
+
+        prepared, engine = prepare_again(folder)
+
+    def go(watch: Listener) -> None:
+        if engine == Engine.RAY:
+            run_ray(prepared.scenario, prepared.federation, folder, clock, watch)
+        else:
+            resume_local(prepared, folder, clock, _both(EventLog(folder, clock, RUN_ID), watch))
+
+    return _watched(folder, clock, go, show=show)
+
+
+def _watched(
+    folder: Path, clock: Clock, go: Callable[[Listener], None], *, show: bool
+) -> tuple[Json, Path, FedInferError | None]:
+    """Run with the live view and write the report; a run that stopped early has a record and a report too."""
+    from fedinfer.report import write_report
+
     failure: FedInferError | None = None
     with live_view(folder, clock, show=show) as watch:
-        emit = _both(EventLog(folder, clock), watch)
         try:
-            match engine:
-                case Engine.RAY:
-                    from fedinfer.simulation import run_ray
-
-                    run_ray(scenario, prepared.federation, folder, clock, watch)
-                case Engine.LOCAL:
-                    run_local(prepared, folder, clock, emit)
-                case _:
-                    assert_never(engine)
+            go(watch)
         except FedInferError as error:
             failure = error
         except KeyboardInterrupt:
-            stderr.print(f"interrupted; what was done so far is in {folder}", markup=False, soft_wrap=True)
+            stderr.print(f"interrupted; go on with: fedinfer run --resume {folder}", markup=False, soft_wrap=True)
             raise
     record = _record(folder, failure)
     write_report(folder)

@@ -1,12 +1,19 @@
 """What other packages take from `fedinfer.coordinator`; a name is loaded when it is first used."""
 
+from .agenda import RunStep as RunStep
 from .aggregate.groups import Group as Group
 from .aggregate.promise import sum_plan as sum_plan
 from .aggregate.promise import sum_plans as sum_plans
 from .aggregate.release import noise_std as noise_std
 from .aggregate.release import release as release
 from .aggregate.release import release_groups as release_groups
+from .checkpoint import STATE_FOLDER as STATE_FOLDER
+from .checkpoint import StateFile as StateFile
+from .checkpoint import planned_population as planned_population
+from .checkpoint import read_state as read_state
 from .context import LEDGER_OWNER as LEDGER_OWNER
+from .context import Keeper as Keeper
+from .context import NotKept as NotKept
 from .context import Progress as Progress
 from .context import Rows as Rows
 from .context import Server as Server
@@ -20,6 +27,7 @@ from .record import plain as plain
 from .run import budget_of as budget_of
 from .run import carry_out as carry_out
 from .run import first_progress as first_progress
+from .run_json import UNFINISHED as UNFINISHED
 from .start import Site as Site
 from .start import start_up as start_up
 from .train.round import ask_next as ask_next

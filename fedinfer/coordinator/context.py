@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fedinfer.config import Scenario
+from fedinfer.coordinator.agenda import RunStep
 from fedinfer.coordinator.participation import ParticipationSchedule
+from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.record import AlarmRecord, ModelRecord, RoundRecord, WindowRecord
 from fedinfer.metrics import JudgedBy
 from fedinfer.ports import Answer, Ask, Clock, Entropy, Listener, Transport
@@ -24,14 +26,42 @@ from fedinfer.schema import Schema
 from fedinfer.types import DeviceId, FloatVector, Json
 
 if TYPE_CHECKING:
-    from fedinfer.artifact import Repository, Templates
-    from fedinfer.training import Trainer
+    from fedinfer.artifact import ChosenFile, Repository, Templates
+    from fedinfer.training import Checkpoint, Trainer
 
 Rows = tuple[FloatVector, npt.NDArray[np.int64]]
 """Inputs, float32 (n, features), and their classes, int64 (n,)."""
 
 LEDGER_OWNER = "server"
 """Owner of the server's account in its ledger; the task of the account is the run id."""
+
+
+class Keeper(Protocol):
+    """Where the state of a run lies between its steps, so that another process can go on with it."""
+
+    def keep(self, done: RunStep | None, state: Checkpoint) -> None:
+        """Replace what was kept; a process that is killed meanwhile leaves the state of before.
+
+        Args:
+            done: the step that is over; None: the run has begun.
+            state: as `fedinfer.coordinator.checkpoint` writes it.
+
+        Raises:
+            StoreError: the disk refuses; the state of before is still there.
+        """
+
+    def end(self) -> None:
+        """Forget the state: the run is over."""
+
+
+class NotKept:
+    """Keeper of a run that nobody goes on with."""
+
+    def keep(self, done: RunStep | None, state: Checkpoint) -> None:
+        """As `Keeper.keep`."""
+
+    def end(self) -> None:
+        """As `Keeper.end`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +102,15 @@ class RunAccount:
             round_id: reference of the entry.
         """
         self.ledger.commit([LEDGER_OWNER], self.run_id, round_id, self.clock.now())
+
+    def charged(self, round_id: str) -> bool:
+        """Whether a reference was charged in this run, by whichever process.
+
+        Args:
+            round_id: reference of the entry.
+        """
+        entries = self.ledger.entries(LEDGER_OWNER)
+        return any(entry.task == self.run_id and entry.reference == round_id for entry in entries)
 
     def spent(self) -> Spent:
         """Proved bound on what the run spent so far, at the delta of its budget."""
@@ -148,6 +187,8 @@ class Server:
         simulated: devices are simulated; only then is what they say about their rows and times believed.
         folder: run folder.
         emit: receives every event.
+        population: what was planned for, which a process that goes on with the run plans for again.
+        keeper: keeps the state of the run after every step.
     """
 
     scenario: Scenario
@@ -172,6 +213,8 @@ class Server:
     simulated: bool
     folder: Path
     emit: Listener
+    population: Population
+    keeper: Keeper
 
     @property
     def account(self) -> RunAccount:
@@ -193,6 +236,10 @@ class Progress:
         optimizer: state of the server's optimizer.
         clipping_norm: of the next round, L2, > 0.
         round, window, version: numbers of the last ones, from 1; 0 before the first.
+        previous: version that a rollback of the newest one goes to; 0: there is none.
+        newest: the file of the newest version that was built, for figures of a simulation; None before there is one.
+        active: version of every device that answered when the newest one was signed, 0: none or unknown; empty: not
+            asked by this process.
         rounds, models, windows, alarms: records so far, oldest first.
         triggered: how many alarms led to training rounds.
         dropped, refused: devices that dropped out of a training round, or refused it, counted once per round.
@@ -211,6 +258,9 @@ class Progress:
     round: int = 0
     window: int = 0
     version: int = 0
+    previous: int = 0
+    newest: ChosenFile | None = None
+    active: dict[DeviceId, int] = field(default_factory=dict)
     rounds: list[RoundRecord] = field(default_factory=list)
     models: list[ModelRecord] = field(default_factory=list)
     windows: list[WindowRecord] = field(default_factory=list)

@@ -141,14 +141,16 @@ def window_score(witness: Witness | None, metric: Metric, progress: Progress) ->
     Returns:
         None where it is not known or not defined.
     """
-    if witness is None or not progress.models:
+    if witness is None or progress.newest is None:
         return None
     x, y = witness.stream(progress.window)
-    built = progress.models[-1].built
+    if not len(y):
+        return None
+    said = progress.newest.answers(x)
     if metric.of_numbers:
-        return number_score(metric, built.answers(x)[:, 0], y) if len(y) else None
-    threshold = None if built.head.threshold == EVEN else built.head.threshold
-    return Answers.of(built.answers(x), y, threshold).score(metric) if len(y) else None
+        return number_score(metric, said[:, 0], y)
+    threshold = None if progress.newest.threshold == EVEN else progress.newest.threshold
+    return Answers.of(said, y, threshold).score(metric)
 
 
 def pooled_figures(server: Server, progress: Progress) -> Json:

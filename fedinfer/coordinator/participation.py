@@ -11,7 +11,7 @@ is left out all the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,8 +36,23 @@ class Asked:
     noise: Floats | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class ScheduleState:
+    """What changes in a schedule from round to round; whoever reads it can take the noise off what was released.
+
+    Args:
+        order: all devices, in the order in which they are asked.
+        taken: indices of the rounds of each device that was asked, oldest first.
+        noise: of the last rounds, see `CorrelatedNoise`.
+    """
+
+    order: tuple[DeviceId, ...]
+    taken: Mapping[DeviceId, tuple[int, ...]]
+    noise: CorrelatedNoise = field(repr=False)
+
+
 class ParticipationSchedule:
-    """What the server remembers between rounds, in secret and in memory only: a run that dies is not continued.
+    """What the server remembers between rounds, in secret.
 
     Args:
         factorization: the strategy.
@@ -56,6 +71,20 @@ class ParticipationSchedule:
         self._std = std
         self._noise: CorrelatedNoise = start_noise(factorization, dimension)
         self._taken: dict[DeviceId, list[int]] = {}
+
+    @property
+    def state(self) -> ScheduleState:
+        """For a process that goes on after this one."""
+        return ScheduleState(self._order, {device: tuple(taken) for device, taken in self._taken.items()}, self._noise)
+
+    def go_on(self, state: ScheduleState) -> None:
+        """Take up where another process left.
+
+        Args:
+            state: of a schedule with the same strategy.
+        """
+        self._order, self._noise = state.order, state.noise
+        self._taken = {device: list(taken) for device, taken in state.taken.items()}
 
     def take(self, stream: NoiseStream) -> Asked:
         """The next round. Its index, and its row of noise, are used up also when the round aborts afterwards.

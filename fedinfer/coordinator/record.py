@@ -11,13 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median_low
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedinfer.drift import ChannelResult, Decision, WindowResult
 from fedinfer.types import Json
-
-if TYPE_CHECKING:
-    from fedinfer.artifact import Built
 
 
 class TransferMode(StrEnum):
@@ -236,25 +233,24 @@ class ModelRecord:
 
     Args:
         version, reason, window: which, why, and after which inference window.
-        built: its files and figures.
+        figures: what its build measured, as `Built.to_json` says it.
         rollout: how it came to the devices; None before that.
     """
 
     version: int
     reason: str
     window: int
-    built: Built
+    figures: Json
     rollout: RolloutRecord | None = None
 
     def to_json(self) -> Json:
         """For the events and run.json."""
-        figures = self.built.to_json()
         kept = (
             "sha256", "float_metric", "quantized_metric", "float_bytes", "quantized_bytes", "recipe", "agreement",
             "calibration_error", "temperature", "threshold", "metric", "slimming",
         )  # fmt: skip
         start: Json = {"version": self.version, "reason": self.reason, "window": self.window}
-        row = start | {key: figures[key] for key in kept} | {"devices_active": 0}
+        row = start | {key: self.figures[key] for key in kept} | {"devices_active": 0}
         return row | self.rollout.to_json() if self.rollout is not None else row
 
 

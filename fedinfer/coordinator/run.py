@@ -1,4 +1,8 @@
-"""The whole run in reading order: weights -> rounds -> artifact -> push -> windows -> (alarm -> rounds -> push)."""
+"""The whole run in reading order: weights -> rounds -> artifact -> push -> windows -> (alarm -> rounds -> push).
+
+`agenda` knows which step is next; after every step the state is kept, and a process that was killed leaves a run that
+another process goes on with (docs/adr/0014).
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,15 @@ from typing import assert_never
 from fedinfer.config import Scenario
 from fedinfer.coordinator import drift as drift_loop
 from fedinfer.coordinator import run_json
+from fedinfer.coordinator.agenda import Agenda, RunStep, after, retrained, whole_run
+from fedinfer.coordinator.checkpoint import RunState, to_checkpoint
 from fedinfer.coordinator.context import LEDGER_OWNER, Progress, Server
-from fedinfer.coordinator.drift import Watch
 from fedinfer.coordinator.judging import pooled_figures
 from fedinfer.coordinator.plan.run_plan import RunPlan
-from fedinfer.coordinator.push.publish import publish_and_push
+from fedinfer.coordinator.push.publish import publish_version, push_version
+from fedinfer.coordinator.resume import take_up
 from fedinfer.coordinator.train.round import start_schedule, training_round
-from fedinfer.drift import Decision, WatchAction
+from fedinfer.drift import WatchAction
 from fedinfer.errors import (
     ArtifactRejected,
     BudgetExceeded,
@@ -24,36 +30,47 @@ from fedinfer.errors import (
     TransportError,
 )
 from fedinfer.privacy import Budget
+from fedinfer.training import Checkpoint
 from fedinfer.types import Json, Unit
 
 
-def carry_out(server: Server, plan: RunPlan) -> Json:
+def carry_out(server: Server, plan: RunPlan, kept: Checkpoint | None = None) -> Json:
     """Run a scenario to its end and write run.json, whatever the end is.
 
     Args:
         server: wiring of the run; its ledger has no account of the run yet, or one with the same budget.
         plan: of the run.
+        kept: state of a run that a process began that is gone; None: the run begins.
 
     Returns:
         The run record (schema 1).
 
     Raises:
         FedInferError: the run did not complete; the record is written first, with the status.
+        ConfigError: the kept state is of another run.
     """
-    started = server.clock.seconds()
+    began = server.clock.seconds()
     server.ledger.open_account(LEDGER_OWNER, server.run_id, budget_of(server.scenario))
-    server.emit("started", run_json.opening(server, plan))
-    progress = first_progress(server, plan)
-    failure: FedInferError | None = None
+    state = _first_state(server, plan) if kept is None else take_up(server, plan, kept)
+    earlier, failure = state.seconds, None
     try:
-        _all_steps(server, plan, progress)
+        while (step := state.agenda.next) is not None:
+            _one_step(server, plan, state, step)
+            state.seconds = earlier + server.clock.seconds() - began
+            server.keeper.keep(step, to_checkpoint(state))
+            if step is RunStep.ROLL_OUT:
+                run_json.write_unfinished(server, plan, state.progress, state.seconds)
+        state.progress.pooled = pooled_figures(server, state.progress)
     except (BudgetExceeded, ProtocolAbort, ArtifactRejected, TransportError) as error:
         failure = error
         server.emit("stopped", {"error": type(error).__name__, "message": str(error), "hint": error.hint})
-    status = _status(failure)
-    result = run_json.closing(server, plan, progress, status, server.clock.seconds() - started)
+    status = status_of(failure, simulated=server.simulated)
+    seconds = earlier + server.clock.seconds() - began
+    result = run_json.closing(server, plan, state.progress, status, seconds)
     run_json.write(server.folder, result)
     server.emit("finished", {"status": status})
+    if status != run_json.UNFINISHED:
+        server.keeper.end()
     if failure is not None:
         raise failure
     return result
@@ -92,61 +109,77 @@ def first_progress(server: Server, plan: RunPlan) -> Progress:
     )
 
 
-def _all_steps(server: Server, plan: RunPlan, progress: Progress) -> None:
-    _rounds(server, plan, progress, "initial", plan.rounds)
-    publish_and_push(server, plan, progress)
-    if plan.windows:
-        _watch(server, plan, progress)
-    progress.pooled = pooled_figures(server, progress)
+def status_of(failure: FedInferError | None, *, simulated: bool) -> str:
+    """How a run ended; a deployment whose devices could not be reached is not over: the next process goes on with it.
+
+    Args:
+        failure: why it ended early; None: it did not.
+        simulated: devices are simulated; they are as unreachable the next time.
+    """
+    if failure is None:
+        return "completed"
+    if isinstance(failure, TransportError) and not simulated:
+        return run_json.UNFINISHED
+    return "budget_exhausted" if isinstance(failure, BudgetExceeded) else "aborted"
 
 
-def _rounds(server: Server, plan: RunPlan, progress: Progress, reason: str, count: int) -> None:
-    """Rounds of which at least one must be released: weights that nobody trained are not published.
+def _first_state(server: Server, plan: RunPlan) -> RunState:
+    server.emit("started", run_json.opening(server, plan))
+    progress = first_progress(server, plan)
+    watch = drift_loop.start_watch(server.scenario, server.schema.classes, plan) if plan.windows else None
+    state = RunState(whole_run(plan.rounds, plan.windows), progress, watch, server.population)
+    run_json.write_unfinished(server, plan, progress, 0.0)
+    server.keeper.keep(None, to_checkpoint(state))
+    return state
+
+
+def _one_step(server: Server, plan: RunPlan, state: RunState, step: RunStep) -> None:
+    progress = state.progress
+    state.agenda, agenda = after(state.agenda), state.agenda
+    match step:
+        case RunStep.ROUND:
+            training_round(server, plan, progress, agenda.reason)
+        case RunStep.PUBLISH:
+            _check_released(agenda, progress)
+            publish_version(server, plan, progress)
+        case RunStep.ROLL_OUT:
+            push_version(server, plan, progress)
+            if state.watch is not None and progress.window:
+                drift_loop.relearn(state.watch)
+        case RunStep.WINDOW:
+            _window(server, plan, state)
+        case _:
+            assert_never(step)
+
+
+def _check_released(agenda: Agenda, progress: Progress) -> None:
+    """Of rounds that belong together at least one must be released: weights that nobody trained are not published.
 
     Raises:
         TooFewSurvivors: when all of them aborted.
     """
-    for _ in range(count):
-        training_round(server, plan, progress, reason)
-    recent = progress.rounds[-count:] if count else []
+    recent = progress.rounds[-agenda.together :] if agenda.together else []
     if recent and not any(row.released for row in recent):
         raise TooFewSurvivors(
-            f"all {count} rounds aborted, the last one: {recent[-1].detail}",
+            f"all {agenda.together} rounds aborted, the last one: {recent[-1].detail}",
             hint="lower fleet.dropout, enlarge the cohort, or raise secure_aggregation.dropout_rate (more noise)",
         )
 
 
-def _watch(server: Server, plan: RunPlan, progress: Progress) -> None:
-    """All windows; an alarm adds rounds, a push and some windows after it."""
-    watch, left = drift_loop.start_watch(server.scenario, server.schema.classes, plan), plan.windows
-    while left > 0:
-        left -= 1
-        decision = drift_loop.window(server, plan, progress, watch)
-        match decision.action:
-            case WatchAction.ROUND:
-                more = max(plan.after_windows - left, 0)
-                left += more
-                _retrain(server, plan, progress, watch, decision, more)
-            case WatchAction.NONE | WatchAction.WARN | WatchAction.DEFER:
-                pass
-            case WatchAction.ROLLBACK | WatchAction.SUGGEST_ROUND:  # start_watch rules both out
-                raise RuntimeError(f"the policy of this run does not allow {decision.action}")
-            case _:
-                assert_never(decision.action)
-
-
-def _retrain(
-    server: Server, plan: RunPlan, progress: Progress, watch: Watch, decision: Decision, more_windows: int
-) -> None:
-    progress.triggered += 1
-    trigger = {"window": decision.window, "reason": decision.reason}
-    server.emit("triggered", {**trigger, "rounds": plan.retrain_rounds, "windows": more_windows})
-    _rounds(server, plan, progress, "drift", plan.retrain_rounds)
-    publish_and_push(server, plan, progress)
-    drift_loop.relearn(watch)
-
-
-def _status(failure: FedInferError | None) -> str:
-    if failure is None:
-        return "completed"
-    return "budget_exhausted" if isinstance(failure, BudgetExceeded) else "aborted"
+def _window(server: Server, plan: RunPlan, state: RunState) -> None:
+    """One window; an alarm adds rounds, a push and some windows after it."""
+    if state.watch is None:
+        raise RuntimeError("a run without a watch has no windows")
+    decision = drift_loop.window(server, plan, state.progress, state.watch)
+    match decision.action:
+        case WatchAction.ROUND:
+            state.agenda, more = retrained(state.agenda, plan.retrain_rounds, plan.after_windows)
+            state.progress.triggered += 1
+            why = {"window": decision.window, "reason": decision.reason}
+            server.emit("triggered", {**why, "rounds": plan.retrain_rounds, "windows": more})
+        case WatchAction.NONE | WatchAction.WARN | WatchAction.DEFER:
+            pass
+        case WatchAction.ROLLBACK | WatchAction.SUGGEST_ROUND:  # start_watch rules both out
+            raise RuntimeError(f"the policy of this run does not allow {decision.action}")
+        case _:
+            assert_never(decision.action)

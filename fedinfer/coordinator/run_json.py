@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from fedinfer.coordinator.record import plain
 from fedinfer.coordinator.shapes import shapes_of
 from fedinfer.errors import StoreError
 from fedinfer.metrics import JudgedBy
-from fedinfer.private_files import only_owner
+from fedinfer.private_files import only_owner, private_folder
 from fedinfer.schema import Schema
 from fedinfer.types import Json, Unit
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from fedinfer.artifact import Repository
 
 SCHEMA = 1
+UNFINISHED = "unfinished"
+"""Status of a run that is not over: it runs, or its process was killed and another one may go on with it."""
 
 
 def opening(server: Server, plan: RunPlan) -> Json:
@@ -77,7 +81,7 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
         server: wiring of the run.
         plan: of the run.
         progress: what the run has reached.
-        status: how it ended: completed, budget_exhausted or aborted.
+        status: how it ended: completed, budget_exhausted or aborted; or UNFINISHED.
         seconds: that it took.
     """
     start = opening(server, plan)
@@ -85,6 +89,7 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
     found = shapes_of(server.trainer, server.scenario, server.rows, plan, progress, server.generator)
     return {
         "schema": SCHEMA,
+        "run_id": server.run_id,
         "scenario": start["scenario"],
         "description": start["description"],
         "seed": start["seed"],
@@ -128,9 +133,49 @@ def write(folder: Path, record: Json) -> None:
     try:
         with open(temporary, "w", encoding="utf-8", opener=only_owner) as file:
             file.write(json.dumps(plain(record), indent=2, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(folder / "run.json")
     except OSError as error:
         raise StoreError(f"{folder / 'run.json'}: {error}", hint="check free space and permissions") from error
+
+
+def write_unfinished(server: Server, plan: RunPlan, progress: Progress, seconds: float) -> None:
+    """Write run.json of a run that is not over; the record of another run in the folder is kept under its name.
+
+    Args:
+        server: wiring of the run.
+        plan: of the run.
+        progress: what the run has reached.
+        seconds: that it took so far.
+
+    Raises:
+        StoreError: when the folder cannot be written.
+    """
+    set_aside(server.folder, server.run_id)
+    write(server.folder, closing(server, plan, progress, UNFINISHED, seconds))
+
+
+def set_aside(folder: Path, run_id: str) -> None:
+    """Keep the record of an earlier run of the folder as `runs/<run id>.json`.
+
+    Args:
+        folder: of the runs.
+        run_id: of the run whose record stays run.json.
+
+    Raises:
+        StoreError: when the folder cannot be written.
+    """
+    path = folder / "run.json"
+    try:
+        earlier = (
+            str(json.loads(path.read_text(encoding="utf-8")).get("run_id", "earlier")) if path.exists() else run_id
+        )
+        if earlier != run_id:
+            private_folder(folder / "runs")
+            path.replace(folder / "runs" / f"{quote(earlier, safe='')}.json")
+    except (OSError, ValueError, AttributeError) as error:
+        raise StoreError(f"{path}: {error}", hint="it is no record of a run; move it away") from error
 
 
 def signing_of(repository: Repository) -> Json:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedinfer.artifact import Templates
 from fedinfer.config import Scenario
-from fedinfer.coordinator.context import Rows, Server, Witness
+from fedinfer.coordinator.context import Keeper, Rows, Server, Witness
 from fedinfer.coordinator.enrolment import enrol, join
 from fedinfer.coordinator.judging import judgement_basis
 from fedinfer.coordinator.plan.cohort import Population
@@ -58,6 +58,7 @@ class Site:
         folder: run folder.
         clock: time.
         emit: receives every event.
+        keeper: keeps the state of the run after every step.
     """
 
     engine: str
@@ -81,6 +82,7 @@ class Site:
     folder: Path
     clock: Clock
     emit: Listener
+    keeper: Keeper
 
 
 def start_up(site: Site) -> tuple[Server, RunPlan]:
@@ -104,7 +106,7 @@ def start_up(site: Site) -> tuple[Server, RunPlan]:
     population = site.population or population_of(site, rows)
     plan = make_plan(site.scenario, population, site.engine, site.warnings)
     keys = {member.device: member.public_key for member in members if member.device in rows}
-    return _server(site, keys, rows), plan
+    return _server(site, keys, rows, population), plan
 
 
 def population_of(site: Site, rows: Mapping[DeviceId, int]) -> Population:
@@ -118,7 +120,7 @@ def population_of(site: Site, rows: Mapping[DeviceId, int]) -> Population:
     return Population(len(rows), sum(counts), min(counts), site.trainer.dimension, site.schema.classes)
 
 
-def _server(site: Site, devices: dict[DeviceId, bytes], rows: dict[DeviceId, int]) -> Server:
+def _server(site: Site, devices: dict[DeviceId, bytes], rows: dict[DeviceId, int], population: Population) -> Server:
     private_folder(site.folder / "checkpoints")
     durability = Durability.PROCESS if site.simulated else Durability.POWER
     ledger = open_store(site.folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS, durability)
@@ -145,4 +147,6 @@ def _server(site: Site, devices: dict[DeviceId, bytes], rows: dict[DeviceId, int
         simulated=site.simulated,
         folder=site.folder,
         emit=site.emit,
+        population=population,
+        keeper=site.keeper,
     )

@@ -9,7 +9,9 @@ from .authority import open_authority as open_authority
 from .authority import public_bytes as public_bytes
 from .authority import revoke as revoke
 from .coordinate import Deployment as Deployment
+from .coordinate import forget_run as forget_run
 from .coordinate import run_deployment as run_deployment
+from .coordinate import unfinished_run as unfinished_run
 from .node import open_host as open_host
 from .request import Request as Request
 from .request import read_request as read_request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from fedinfer.artifact import (
     load_keys,
     save_keys,
 )
-from fedinfer.config import Scenario, weighted
-from fedinfer.coordinator import Rows, Site, carry_out, start_up
+from fedinfer.config import Scenario, to_flat, weighted
+from fedinfer.coordinator import Rows, Site, StateFile, carry_out, planned_population, read_state, start_up
 from fedinfer.data import check_judging, check_qat_rows, load_own, public_schema
 from fedinfer.errors import ConfigError
 from fedinfer.flower import GridTransport, build_id
@@ -28,7 +29,7 @@ from fedinfer.privacy import SecureStream
 from fedinfer.schema import Schema
 from fedinfer.secagg import Challenge, Validation, seconds_of, validation
 from fedinfer.system import SystemEntropy, simulation_rng
-from fedinfer.training import load_trainer
+from fedinfer.training import Checkpoint, load_trainer
 from fedinfer.types import Json
 
 
@@ -37,7 +38,7 @@ class Deployment:
     """What an operator gives.
 
     Args:
-        run_id: name of the run; a new name gets no new budget on any device.
+        run_id: name of the run, if it begins; a new name gets no new budget on any device.
         folder: run folder of the server: ledger, checkpoints, artifacts.
         authority: public key of the enrolment authority, 32 or 65 bytes.
         revocations: the authority's newest list, signed.
@@ -56,7 +57,10 @@ class Deployment:
 
 
 def run_deployment(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Clock, emit: Listener) -> Json:
-    """Enrol the connected devices and run the scenario.
+    """Enrol the connected devices and run the scenario, or go on with the run of the folder that did not end.
+
+    A device whose owner started it after the run began takes part as well; one that is away is left out. Both are
+    planned for as at the beginning, because the budget was shared out then.
 
     Args:
         grid: of Flower, with the devices' nodes connected.
@@ -73,15 +77,16 @@ def run_deployment(grid: Grid, scenario: Scenario, deployment: Deployment, clock
         Misbehaviour: the revocation list is missing, not the authority's, or has ended.
         FedInferError: as `fedinfer.coordinator.run.run`.
     """
+    kept, run_id = kept_run(scenario, deployment)
     schema = public_schema(scenario)
     public, judged = _public_and_judged(scenario, schema, deployment.public_data)
-    scenario = weighted(scenario, schema.labels, public[1])
+    asked, scenario = scenario, weighted(scenario, schema.labels, public[1])
     entropy = SystemEntropy()
     site = Site(
         engine="deployment",
         scenario=scenario,
         schema=schema,
-        challenge=Challenge.draw(deployment.run_id, build_id(), entropy),
+        challenge=Challenge.draw(run_id, build_id(), entropy),
         against=_validation(deployment, clock),
         revocations=deployment.revocations,
         nodes=GridTransport(grid),
@@ -94,13 +99,65 @@ def run_deployment(grid: Grid, scenario: Scenario, deployment: Deployment, clock
         noise=lambda _round: SecureStream(entropy),
         generator=lambda use: simulation_rng(int.from_bytes(entropy.take(8), "little"), use),
         simulated=False,
-        population=None,
+        population=None if kept is None else planned_population(kept),
         warnings=(),
         folder=deployment.folder,
         clock=clock,
         emit=emit,
+        keeper=StateFile(deployment.folder, _header(asked, run_id)),
     )
-    return carry_out(*start_up(site))
+    return carry_out(*start_up(site), kept)
+
+
+def unfinished_run(folder: Path) -> str:
+    """Name of the run in a folder that did not end; empty when there is none.
+
+    Args:
+        folder: of the server's runs.
+
+    Raises:
+        ConfigError: its state cannot be read.
+    """
+    kept = read_state(folder)
+    return "" if kept is None else str(kept.header["run_id"])
+
+
+def kept_run(scenario: Scenario, deployment: Deployment) -> tuple[Checkpoint | None, str]:
+    """The state to go on with, and the name of the run.
+
+    Args:
+        scenario: that is asked for.
+        deployment: what an operator gives.
+
+    Raises:
+        ConfigError: a run of another scenario or version waits in the folder: it is neither mixed with this one nor
+            forgotten.
+    """
+    kept = read_state(deployment.folder)
+    if kept is None:
+        return None, deployment.run_id
+    run_id, hint = str(kept.header["run_id"]), "ask for the same, or start a new run with `resume = false`"
+    if kept.header["build"] != build_id():
+        raise ConfigError(f"run {run_id} was begun by {kept.header['build']}, this is {build_id()}", hint=hint)
+    before, now = kept.header["scenario"], _header(scenario, run_id)["scenario"]
+    if before != now:
+        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        raise ConfigError(f"run {run_id} did not end, and its scenario was another: {', '.join(changed)}", hint=hint)
+    return kept, run_id
+
+
+def forget_run(folder: Path) -> None:
+    """Give up a run that did not end; what it spent stays spent.
+
+    Args:
+        folder: of the server's runs.
+    """
+    StateFile(folder, {}).end()
+
+
+def _header(scenario: Scenario, run_id: str) -> Json:
+    """By what a later process knows the run again."""
+    return {"run_id": run_id, "build": build_id(), "scenario": json.loads(json.dumps(to_flat(scenario)))}
 
 
 def _validation(deployment: Deployment, clock: Clock) -> Validation:

@@ -13,6 +13,7 @@ from fedinfer.config import Scenario, from_flat
 from fedinfer.device.host import Host, JoinedTask
 from fedinfer.device.validity import believe
 from fedinfer.errors import BadMessage, Misbehaviour
+from fedinfer.inference import root_version
 from fedinfer.messages import EnrollReply, EnrollRequest, JoinFacts, JoinReply, JoinRequest
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy import ANY_TASK, protected_of
@@ -44,7 +45,8 @@ def answer_join(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     """Take in the task once per process: scenario, schema, and every certificate that the authority signed.
 
     The trusted root of the model repository is pinned on first use, for all later runs; a device that was shipped with
-    one keeps its own. A second request of the run that the device is in changes nothing.
+    one keeps its own. A second request of the same start of a run changes nothing; a server that was started again asks
+    anew, with the devices that are there then, and gets nothing by it that a new run would not get.
 
     Args:
         host: wiring of this process; keeps the task.
@@ -56,17 +58,34 @@ def answer_join(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     Raises:
         BadMessage: the common part cannot be decoded.
         ConfigError: the scenario or the schema is not valid, or an earlier run of the device protected another unit.
-        Misbehaviour: a list or certificate does not hold, or the owner's policy refuses the task.
+        Misbehaviour: a list or certificate does not hold, the owner's policy refuses the task, or the server signs its
+            models with other keys than those of the device's first run.
     """
     request = decode(JoinRequest, asks[0].common)
     challenge = Challenge(request.run_id, request.nonce, host.build)
-    if host.task is None or host.task.run_id != request.run_id:
+    if host.task is None or (host.task.run_id, host.task.nonce) != (request.run_id, request.nonce):
+        _check_root(host.trusted_root, request.trusted_root)
         against = believe(host.known, host.authority, request.revocations, host.known_time())
         host.task = _task(host, request, against)
         host.trusted_root = host.task.trusted_root
         host.remember(asks[0].common)
     count = len(host.task.pinned)
     return [Answer(ask.device, encode(_joined(host, challenge, ask.device, count))) for ask in asks]
+
+
+def _check_root(pinned: bytes, offered: bytes) -> None:
+    """Find out before anything is spent that no model of this server could be installed.
+
+    Roots follow from each other by their numbers; two different ones with one number are two repositories.
+
+    Raises:
+        Misbehaviour: they are.
+    """
+    if pinned != offered and 0 < root_version(pinned) == root_version(offered):
+        raise Misbehaviour(
+            "the server signs models with other keys than those this device has pinned: is it another run folder?",
+            hint="use the run folder of the first run, or its root metadata, on the server",
+        )
 
 
 def rejoin(host: Host, common: bytes) -> None:
@@ -117,7 +136,9 @@ def _task(host: Host, request: JoinRequest, against: Validation) -> JoinedTask:
     protects = protected_of(scenario.privacy.unit)
     host.ledger.open_accounts(host.members, ANY_TASK, host.policy.budget, protects)
     host.ledger.open_accounts(host.members, request.run_id, host.policy.budget, protects)
-    return JoinedTask(request.run_id, scenario, schema, pinned, host.trusted_root or request.trusted_root, valid_until)
+    return JoinedTask(
+        request.run_id, request.nonce, scenario, schema, pinned, host.trusted_root or request.trusted_root, valid_until
+    )
 
 
 def _read(request: JoinRequest) -> tuple[Scenario, Schema]:

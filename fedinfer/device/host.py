@@ -123,6 +123,7 @@ class JoinedTask:
 
     Args:
         run_id: the run.
+        nonce: of the start of the run, 32 bytes; a server that was started again has drawn another.
         scenario: as the server sent it, admitted by the owner's policy.
         schema: that comes with it.
         pinned: certified public keys, 32 bytes, by device.
@@ -131,6 +132,7 @@ class JoinedTask:
     """
 
     run_id: str
+    nonce: bytes
     scenario: Scenario
     schema: Schema
     pinned: Mapping[DeviceId, bytes]

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from flwr.serverapp import Grid
 
-from fedinfer.artifact import Repository, generate_keys
+from fedinfer.artifact import Keys, Repository, generate_keys
 from fedinfer.config import Scenario, weighted
-from fedinfer.coordinator import Population, RunPlan, Server, Site, Witness, carry_out, make_plan, start_up
+from fedinfer.coordinator import (
+    Keeper,
+    NotKept,
+    Population,
+    RunPlan,
+    Server,
+    Site,
+    Witness,
+    carry_out,
+    make_plan,
+    start_up,
+)
 from fedinfer.data import Federation
 from fedinfer.flower import GridTransport, build_id
 from fedinfer.ports import Adder, Clock, Listener
@@ -16,8 +28,9 @@ from fedinfer.privacy import SimulatedStream
 from fedinfer.secagg import Challenge, seconds_of, validation
 from fedinfer.simulation.local_nodes import LocalNodes
 from fedinfer.simulation.population import simulated_authority, simulated_revocations, simulated_rows
+from fedinfer.simulation.world import World, simulation_keys
 from fedinfer.system import SimulatedEntropy, SystemEntropy, simulation_rng
-from fedinfer.training import Trainer, load_trainer
+from fedinfer.training import Checkpoint, Trainer, load_trainer
 from fedinfer.types import Json
 
 RUN_ID = "simulation"
@@ -58,18 +71,20 @@ def run_simulation(
     clock: Clock,
     emit: Listener,
     adder: Adder | None = None,
+    kept: Checkpoint | None = None,
 ) -> Json:
-    """Enrol all nodes of a grid and run the scenario.
+    """Enrol all nodes of a grid and run the scenario, from its beginning or from where another process left it.
 
     Args:
         grid: reaches the devices.
         scenario: what is simulated.
         federation: its rows.
-        folder: run folder; must exist.
+        folder: run folder, with the note of `begin_world`.
         engine: name of the grid, for the record.
         clock: time.
         emit: receives every event.
         adder: adds up vectors of devices in this process; None: every device answers by itself.
+        kept: from `put_back`; None: the run begins.
 
     Returns:
         The run record.
@@ -77,7 +92,45 @@ def run_simulation(
     Raises:
         FedInferError: see fedinfer.coordinator.run.
     """
-    return carry_out(*open_server(grid, scenario, federation, folder, engine, clock, emit, adder))
+    entropy = rotation_entropy(scenario)
+    if kept is not None:
+        entropy.take(int(kept.header["entropy"]))
+    lasting = Lasting(entropy, simulation_keys(folder), World(folder, entropy))
+    server, plan = open_server(grid, scenario, federation, folder, engine, clock, emit, adder, lasting)
+    return carry_out(server, plan, kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """What of a simulation outlives its process.
+
+    Args:
+        entropy: for rotation and grouping seeds, at its place.
+        keys: of the update channel.
+        keeper: keeps the state of the run.
+    """
+
+    entropy: SimulatedEntropy
+    keys: Keys
+    keeper: Keeper
+
+
+def nothing_lasts(scenario: Scenario) -> Lasting:
+    """For a run that nobody goes on with.
+
+    Args:
+        scenario: with its seed.
+    """
+    return Lasting(rotation_entropy(scenario), generate_keys(SystemEntropy()), NotKept())
+
+
+def rotation_entropy(scenario: Scenario) -> SimulatedEntropy:
+    """The stream of a simulation's rotation and grouping seeds, from its beginning.
+
+    Args:
+        scenario: with its seed.
+    """
+    return SimulatedEntropy(scenario.scenario.seed, "rotation")
 
 
 def open_server(
@@ -89,6 +142,7 @@ def open_server(
     clock: Clock,
     emit: Listener,
     adder: Adder | None = None,
+    lasting: Lasting | None = None,
 ) -> tuple[Server, RunPlan]:
     """Enrol all nodes of a grid and plan the run. Nothing was asked of anybody's data.
 
@@ -101,10 +155,12 @@ def open_server(
         clock: time.
         emit: receives every event.
         adder: as in `run_simulation`.
+        lasting: what outlives this process; None: `nothing_lasts`.
 
     Raises:
         FedInferError: nobody joins, or the plan is not possible.
     """
+    lasting = lasting or nothing_lasts(scenario)
     scenario = weighted(scenario, federation.schema.labels, federation.public[1])
     seed = scenario.scenario.seed
     revocations, rows = simulated_revocations(seed), simulated_rows(scenario, federation)
@@ -117,12 +173,12 @@ def open_server(
         against=validation(simulated_authority(seed).public_bytes, revocations, seconds_of(clock.now())),
         revocations=revocations,
         nodes=GridTransport(grid) if adder is None else LocalNodes(GridTransport(grid), adder),
-        repository=Repository(folder / "artifacts", generate_keys(SystemEntropy()), clock, lambda _: None),
+        repository=Repository(folder / "artifacts", lasting.keys, clock, lambda _: None),
         trainer=trainer,
         public=federation.public,
         judged=rows.judged,
         witness=Witness(rows.held_out, rows.pooled, rows.all_streams),
-        entropy=SimulatedEntropy(seed, "rotation"),
+        entropy=lasting.entropy,
         noise=lambda round_id: SimulatedStream(SimulatedEntropy(seed, "central", round_id)),
         generator=lambda use: simulation_rng(seed, "server", use),
         simulated=True,
@@ -131,5 +187,6 @@ def open_server(
         folder=folder,
         clock=clock,
         emit=emit,
+        keeper=lasting.keeper,
     )
     return start_up(site)

@@ -14,12 +14,16 @@ from fedinfer.device import DeviceResponder
 from fedinfer.flower import CohortClientApp, make_server_app
 from fedinfer.ports import Clock, Listener
 from fedinfer.simulation.coordinate import plan_simulation, run_simulation
+from fedinfer.simulation.folder import alone_in
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.simulation.population import Processes, simulated_host
-from fedinfer.training import load_trainer
+from fedinfer.simulation.world import begin_world, begun_scenario, put_back
+from fedinfer.training import Checkpoint, load_trainer
 from fedinfer.types import DeviceId, Json
 
 DEVICES_FOLDER = "devices"
+LOCAL = "local"
+"""Name of this engine, for the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ def prepare_local(scenario: Scenario) -> Prepared:
     federation = load(scenario)
     check_against_data(scenario, federation)
     trainer = load_trainer(scenario.model, federation.schema, scenario.training, scenario.scenario.seed)
-    plan_simulation(scenario, federation, trainer, "local")
+    plan_simulation(scenario, federation, trainer, LOCAL)
     return Prepared(scenario, federation)
 
 
@@ -59,8 +63,51 @@ def run_local(prepared: Prepared, folder: Path, clock: Clock, emit: Listener) ->
         The run record, as written to run.json.
 
     Raises:
+        ConfigError: another process works on the folder.
         FedInferError: the reason why the run ended early.
     """
+    with alone_in(folder):
+        begin_world(folder, prepared.scenario, prepared.federation, LOCAL)
+        return _run(prepared, folder, clock, emit, None)
+
+
+def prepare_again(folder: Path) -> tuple[Prepared, str]:
+    """Read the data of a run that did not come to its end.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        Its scenario and rows, and the name of its engine.
+
+    Raises:
+        ConfigError: there is nothing to go on with, or another program began it.
+    """
+    scenario, engine = begun_scenario(folder)
+    return prepare_local(scenario), engine
+
+
+def resume_local(prepared: Prepared, folder: Path, clock: Clock, emit: Listener) -> Json:
+    """Go on with a run after its last finished step, to the result that it would have had without the interruption.
+
+    Args:
+        prepared: from `prepare_again`.
+        folder: of the run.
+        clock: time.
+        emit: receives every event.
+
+    Returns:
+        The run record, as written to run.json.
+
+    Raises:
+        ConfigError: another process works on the folder, or the rows have changed.
+        FedInferError: the reason why the run ended early.
+    """
+    with alone_in(folder):
+        return _run(prepared, folder, clock, emit, put_back(folder, prepared.federation))
+
+
+def _run(prepared: Prepared, folder: Path, clock: Clock, emit: Listener, kept: Checkpoint | None) -> Json:
     scenario, federation = prepared.scenario, prepared.federation
     host = simulated_host(scenario, federation, folder / DEVICES_FOLDER, clock, Processes.ONE)
     devices: list[DeviceId] = sorted(federation.devices)
@@ -71,7 +118,9 @@ def run_local(prepared: Prepared, folder: Path, clock: Clock, emit: Listener) ->
     results: list[Json] = []
 
     def main(grid: Grid, _: Context) -> None:
-        results.append(run_simulation(grid, scenario, federation, folder, "local", clock, emit, responder))
+        results.append(
+            run_simulation(grid, scenario, federation, folder, LOCAL, clock, emit, responder, kept)
+        )
 
     make_server_app(main)(grid, Context(1, 1, {}, RecordDict(), flat))
     return results[0]

@@ -51,7 +51,7 @@ def run_ray(scenario: Scenario, federation: Federation, folder: Path, clock: Clo
     Args:
         scenario: validated.
         federation: its rows; only the number of devices is used here.
-        folder: run folder; must exist and be empty.
+        folder: run folder; empty, or of a run that the coordinator goes on with.
         clock: measures time-outs.
         watch: receives the events that the coordinator writes.
 
@@ -64,7 +64,7 @@ def run_ray(scenario: Scenario, federation: Federation, folder: Path, clock: Clo
         raise MissingExtra("engine ray needs Flower's simulation", hint="pip install 'fedinfer[ray]'")
     with tempfile.TemporaryDirectory(prefix="fedinfer-ray-", ignore_cleanup_errors=True) as name:
         place = Path(name)
-        port = free_port()
+        port, seen = free_port(), len(_events(folder))
         _prepare(place, scenario, folder, port)
         log, variables = place / "flower.log", environment(place / "home")
         superlink = [
@@ -82,7 +82,7 @@ def run_ray(scenario: Scenario, federation: Federation, folder: Path, clock: Clo
             if started.returncode != 0:
                 raise TransportError(f"flwr run failed: {(started.stdout + started.stderr)[-1500:]}")
             try:
-                _follow(folder, clock, watch, scenario.training.deadline_seconds, log)
+                _follow(folder, seen, clock, watch, scenario.training.deadline_seconds, log)
             finally:
                 _wait_for_end(variables, place)
 
@@ -120,14 +120,14 @@ def _prepare(place: Path, scenario: Scenario, folder: Path, port: int) -> None:
     (place / "home" / "config.toml").write_text(connection)
 
 
-def _follow(folder: Path, clock: Clock, watch: Listener, patience_seconds: float, log: Path) -> None:
-    """Pass on the coordinator's events until it is finished."""
-    seen, silent_since = 0, clock.seconds()
+def _follow(folder: Path, seen: int, clock: Clock, watch: Listener, patience_seconds: float, log: Path) -> None:
+    """Pass on the coordinator's events after the first `seen` until it is finished."""
+    silent_since = clock.seconds()
     failure: FedInferError | None = None
     while True:
         events = _events(folder)
         for event in events[seen:]:
-            fields = {key: value for key, value in event.items() if key not in ("event", "time")}
+            fields = {key: value for key, value in event.items() if key not in ("event", "time", "run_id")}
             watch(event["event"], fields)
             if event["event"] in ("stopped", "failed"):
                 failure = error_class(event["error"])(event["message"], hint=event["hint"])
@@ -148,4 +148,13 @@ def _events(folder: Path) -> list[dict[str, Any]]:
         text = (folder / EVENTS).read_text()
     except OSError:
         return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [event for line in text.splitlines(keepends=True) if line.endswith("\n") and (event := _event(line))]
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """None for the half line of a process that was killed."""
+    try:
+        event: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return event

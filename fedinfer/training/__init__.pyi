@@ -15,6 +15,7 @@ from .load import load_trainer as load_trainer
 from .pooled import PooledTask as PooledTask
 from .pooled import pooled_weights as pooled_weights
 from .server_optimizers import OptimizerSettings as OptimizerSettings
+from .server_optimizers import OptimizerState as OptimizerState
 from .server_optimizers import apply as apply
 from .server_optimizers import init_optimizer as init_optimizer
 from .trainer import Data as Data

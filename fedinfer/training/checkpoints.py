@@ -68,8 +68,18 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             file.flush()
             os.fsync(file.fileno())  # else a crash could leave the new name with no contents
         partial.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise StoreError(f"checkpoint {path} cannot be written: {error}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name is durable only when the folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -209,12 +209,13 @@ def test_a_median_with_too_few_groups_left_aborts(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_drift_reports_go_through_the_same_groups(tmp_path: Path) -> None:
     from fedinfer.coordinator import drift as drift_loop
-    from fedinfer.coordinator.push.publish import publish_and_push
+    from fedinfer.coordinator.push.publish import publish_version, push_version
 
     run = grouped(tmp_path)
     run.host.drops_out = vanishing_in(2)
     run.round()
-    publish_and_push(run.server, run.plan, run.progress)
+    publish_version(run.server, run.plan, run.progress)
+    push_version(run.server, run.plan, run.progress)
     watch = drift_loop.start_watch(run.server.scenario, run.server.schema.classes, run.plan)
     drift_loop.window(run.server, run.plan, run.progress, watch)
     row = run.progress.windows[0].to_json()

@@ -11,7 +11,7 @@ import pytest
 
 from fedinfer.coordinator.context import LEDGER_OWNER, Progress, Server
 from fedinfer.coordinator.plan.run_plan import RunPlan
-from fedinfer.coordinator.push.publish import publish_and_push
+from fedinfer.coordinator.push.publish import publish_version, push_version
 from fedinfer.coordinator.run import budget_of, first_progress
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
@@ -70,7 +70,8 @@ class World:
         """Publish other weights and bring them to everybody who can hear; the record of the version."""
         self.wire.offline, self.wire.pushes = set(offline), []
         self.progress.weights = self.progress.weights + 0.01 * (1 + self.progress.version)
-        publish_and_push(self.server, self.plan, self.progress)
+        publish_version(self.server, self.plan, self.progress)
+        push_version(self.server, self.plan, self.progress)
         return self.progress.models[-1].to_json()
 
     def active(self, device: str) -> SlotInfo:

@@ -272,7 +272,7 @@ def test_a_node_that_nobody_enrolled_cannot_fill_the_log_or_steer_a_terminal(
 ) -> None:
     """An EnrollReply.device of 4 MB grew events.jsonl by 44 MB, and the error that ended the run began with ESC."""
     transport, reported, believed = _transport(said, nodes), "", []
-    log = EventLog(tmp_path, SystemClock())
+    log = EventLog(tmp_path, SystemClock(), "run")
     try:
         believed = [reply.device for reply in enrol(transport, AGAINST, CHALLENGE, 1.0, log)]
     except TransportError as error:

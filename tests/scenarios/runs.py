@@ -10,6 +10,7 @@ from typing import Any
 
 from fedinfer.config import Scenario, load_scenario
 from fedinfer.errors import FedInferError
+from fedinfer.simulation.coordinate import RUN_ID
 from fedinfer.simulation.engine import prepare_local, run_local
 from fedinfer.simulation.folder import EventLog
 from fedinfer.system import SystemClock
@@ -44,7 +45,7 @@ def run(wanted: Scenario, folder: Path) -> Run:
     folder.mkdir(parents=True)
     failure: FedInferError | None = None
     try:
-        run_local(prepared, folder, clock, EventLog(folder, clock))
+        run_local(prepared, folder, clock, EventLog(folder, clock, RUN_ID))
     except FedInferError as error:
         failure = error
     return Run(json.loads((folder / "run.json").read_text()), folder, failure)

@@ -11,6 +11,7 @@ import pytest
 
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.report import write_report
+from fedinfer.simulation.coordinate import RUN_ID
 from fedinfer.simulation.engine import prepare_local, run_local
 from fedinfer.simulation.folder import EventLog, new_folder
 from fedinfer.system import SystemClock
@@ -39,7 +40,7 @@ def test_a_run_folder_and_its_secrets_are_its_owners_alone(tmp_path: Path) -> No
     (tmp_path / "run").mkdir()  # given with --out, open to others
     assert mode(new_folder(tmp_path / "new", "heart", clock)) == 0o700
     folder = new_folder(tmp_path / "run", "heart", clock)
-    run_local(prepare_local(wanted), folder, clock, EventLog(folder, clock))
+    run_local(prepare_local(wanted), folder, clock, EventLog(folder, clock, RUN_ID))
     write_report(folder)
     found = [path for path in folder.rglob("*") if not set(PUBLIC) & set(path.relative_to(folder).parts)]
     assert {"events.jsonl", "run.json", "report.html", "ledger.sqlite", "devices.sqlite"} <= {p.name for p in found}

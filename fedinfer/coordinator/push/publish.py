@@ -43,8 +43,10 @@ FEWEST_PUBLIC_ROWS = 32
 """With fewer public rows calibration and self-check rows are drawn from the public ranges."""
 
 
-def publish_and_push(server: Server, plan: RunPlan, progress: Progress) -> None:
-    """Bring the present weights to the fleet as the next version.
+def publish_version(server: Server, plan: RunPlan, progress: Progress) -> None:
+    """Build the present weights as the next version, check it and sign it; no device is sent it yet.
+
+    A version that was signed by a process that is gone, and not recorded, is left alone: its number is not used again.
 
     Args:
         server: wiring of the run.
@@ -52,13 +54,12 @@ def publish_and_push(server: Server, plan: RunPlan, progress: Progress) -> None:
         progress: of the run; its version is raised and the model is recorded in it.
 
     Raises:
-        GateFailed: the artifact does not pass its gates, or the rollout did not reach the whole fleet; what is
-            installed stays or goes back to the version before.
+        GateFailed: the artifact does not pass its gates.
         TransportError: no device can be reached.
-        BudgetExceeded: the server's budget does not cover a canary evaluation.
     """
-    previous = max(server.repository.versions(), default=0)  # never a withdrawn one: a rollback would go to it
-    progress.version += 1
+    # Never a withdrawn one: a rollback would go to it.
+    progress.previous = max((v for v in server.repository.versions() if v <= progress.version), default=0)
+    progress.version = max(progress.version, server.repository.newest_version) + 1
     reason = progress.rounds[-1].reason if progress.rounds else "initial"
     path = server.folder / "checkpoints" / f"v{progress.version}.npz"
     save_checkpoint(path, Checkpoint({"weights": progress.weights}, {"version": progress.version, "reason": reason}))
@@ -68,18 +69,36 @@ def publish_and_push(server: Server, plan: RunPlan, progress: Progress) -> None:
         _guarantee(server.scenario.privacy, server.account, plan.relation),
         server.clock.now().isoformat(timespec="seconds"),
     )
-    active = reachable(server.fleet, progress.version)
-    publish(server.repository, manifest, built.targets(), active)
-    record = ModelRecord(progress.version, reason, progress.window, built)
-    server.emit("built", record.to_json())
+    progress.active = reachable(server.fleet, progress.version)
+    publish(server.repository, manifest, built.targets(), progress.active)
+    progress.models.append(ModelRecord(progress.version, reason, progress.window, built.to_json()))
+    progress.newest = built.chosen_file
+    server.emit("built", progress.models[-1].to_json())
     progress.judgement = judge_model(server, progress, built)
+
+
+def push_version(server: Server, plan: RunPlan, progress: Progress) -> None:
+    """Bring the newest version to the fleet; a rollout that a process began that is gone goes on where it was.
+
+    Args:
+        server: wiring of the run.
+        plan: of the run.
+        progress: of the run; how the version came to the devices is recorded in it.
+
+    Raises:
+        GateFailed: the rollout did not reach the whole fleet; what is installed stays or goes back to the version
+            before.
+        TransportError: no device can be reached.
+        BudgetExceeded: the server's budget does not cover a canary evaluation.
+    """
+    active, previous = progress.active or reachable(server.fleet, progress.version), progress.previous
     server.emit("phase", {"phase": f"push of version {progress.version} to {len(active)} devices"})
     steps = Steps()
     try:
         state = roll_out(server, plan, progress, previous, active, steps)
     finally:  # an interrupted rollout is in the record as far as it came
-        record = replace(record, rollout=steps.record())
-        progress.models.append(record)
+        record = replace(progress.models[-1], rollout=steps.record())
+        progress.models[-1] = record
     if state.phase is not Phase.DONE:
         raise GateFailed(
             f"version {state.version} was {state.phase} in wave {state.wave + 1}: {state.reason}", hint=hint_of(state)

@@ -85,6 +85,8 @@ def roll_out(
 ) -> RolloutState:
     """Bring the present version to every device that can be reached, or roll back those that have it.
 
+    A rollout of this version that is in the store already is gone on with.
+
     Args:
         server: wiring of the run.
         plan: of the run.
@@ -104,8 +106,9 @@ def roll_out(
     waves = [Wave(fraction) for fraction in server.scenario.rollout.waves]
     name, before = f"{server.run_id}-v{progress.version}", str(previous or "")
     settings = settings_of(server.scenario.rollout, plan, compared=previous > 0)
-    state = begin(name, str(progress.version), before, fleet, waves, settings, Approval.NONE)
-    server.rollouts.start(state, OPERATOR, server.clock.now())
+    if name not in server.rollouts.names():
+        state = begin(name, str(progress.version), before, fleet, waves, settings, Approval.NONE)
+        server.rollouts.start(state, OPERATOR, server.clock.now())
     state = drive(server, plan, progress, name, active, steps)
     installed = 0 if state.phase is Phase.ROLLED_BACK else len(server.rollouts.installed(name))
     steps.end(state.phase, installed)

@@ -12,6 +12,7 @@ Source of the rules: The Update Framework Specification 1.0, section 5 (client w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -137,6 +138,18 @@ def open_channel(trusted_root: bytes, folder: Path, fetch: Fetch, now: datetime)
         _set_time(client, now)
         client.refresh()
     return ModelChannel(client, folder, fetcher)
+
+
+def root_version(data: bytes) -> int:
+    """Number of root metadata, which nobody has verified here; 0 when it says none.
+
+    Args:
+        data: of the root role, JSON.
+    """
+    try:
+        return int(json.loads(data)["signed"]["version"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return 0
 
 
 def folder_fetch(folder: Path) -> Fetch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedinfer.coordinator.push.publish import publish_and_push
+from fedinfer.coordinator.push.publish import publish_version, push_version
 from fedinfer.coordinator.run import carry_out, first_progress
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.flower.client_app import CohortClientApp
@@ -26,6 +26,7 @@ def test_a_second_run_publishes_the_next_version_and_the_devices_take_it(tmp_pat
     assert [(row["version"], row["devices_active"]) for row in first["models"]] == [(1, 8)]
 
     second = first_progress(server, plan)
-    publish_and_push(server, plan, second)
+    publish_version(server, plan, second)
+    push_version(server, plan, second)
     assert [(row["version"], row["devices_active"]) for row in (model.to_json() for model in second.models)] == [(2, 8)]
     assert (tmp_path / "checkpoints" / "v1.npz").exists()

@@ -156,7 +156,7 @@ def test_a_file_in_the_way_is_a_store_error(tmp_path: Path) -> None:
 
 
 def test_each_event_is_a_line(tmp_path: Path) -> None:
-    log = EventLog(tmp_path, CLOCK)
+    log = EventLog(tmp_path, CLOCK, "run")
     log("round", {"round": 1, "text": "two\nlines"})
     log("finished", {})
     first, second = (json.loads(line) for line in (tmp_path / EVENTS).read_text().splitlines())
@@ -167,5 +167,5 @@ def test_each_event_is_a_line(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_in_words(tmp_path: Path) -> None:
     (tmp_path / EVENTS).symlink_to("/dev/full")
     with pytest.raises(StoreError, match="No space left") as caught:
-        EventLog(tmp_path, CLOCK)("round", {})
+        EventLog(tmp_path, CLOCK, "run")("round", {})
     assert "--out" in caught.value.hint
