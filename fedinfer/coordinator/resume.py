@@ -53,6 +53,8 @@ def take_up(server: Server, plan: RunPlan, kept: Checkpoint) -> RunState:
         raise ConfigError(f"the kept state has {len(progress.weights)} weights, this model has another number")
     progress.newest = _newest(server.repository, progress)
     reached = {"round": progress.round, "window": progress.window, "version": progress.version}
+    if "lines" in kept.header:  # a simulation: what the log says after them has not happened
+        reached["lines"] = int(kept.header["lines"])
     server.emit("started", run_json.opening(server, plan) | {"resumed": reached})
     _settle(server, state)
     return state

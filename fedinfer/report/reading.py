@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ class RunFiles:
 
     Args:
         run: run.json, schema 1.
-        events: lines of events.jsonl in order; unreadable lines are counted in `notes`.
+        events: lines of events.jsonl about this run in order; unreadable lines are counted in `notes`.
         ledger: accounts and entries of the server's ledger, as `fedinfer privacy ledger --json` shows them.
         notes: what could not be read, in words.
     """
@@ -44,7 +45,7 @@ def read_run(folder: Path) -> RunFiles:
         ConfigError: when run.json is missing, no JSON object or of another schema.
     """
     run = _read_run_json(folder / "run.json")
-    events, notes = _read_events(folder / "events.jsonl")
+    events, notes = _read_events(folder / "events.jsonl", run.get("run_id"))
     ledger, more = _read_ledger(folder / "ledger.sqlite")
     return RunFiles(run, events, ledger, (*notes, *more))
 
@@ -66,15 +67,27 @@ def _read_run_json(path: Path) -> Json:
     return data
 
 
-def _read_events(path: Path) -> tuple[tuple[Json, ...], tuple[str, ...]]:
-    """Events and a note. The last line of a killed run may be cut off, so a bad line is left out and counted."""
+def _read_events(path: Path, run_id: object) -> tuple[tuple[Json, ...], tuple[str, ...]]:
+    """Events of a run and a note. The last line of a killed run may be cut off: a bad line is left out and counted."""
     try:
         lines = path.read_bytes().decode("utf-8", errors="replace").splitlines()
     except OSError:
         return (), ("events.jsonl is missing: the timeline is drawn from run.json alone.",)
-    events = tuple(event for line in lines if (event := _event(line)) is not None)
-    bad = sum(1 for line in lines if line.strip()) - len(events)
+    found = [_event(line) for line in lines]
+    bad = sum(1 for line in lines if line.strip()) - sum(event is not None for event in found)
+    events = tuple(event for event in _happened(found) if event.get("run_id", run_id) == run_id)
     return events, ((f"events.jsonl: {bad} unreadable line(s) left out.",) if bad else ())
+
+
+def _happened(lines: Sequence[Json | None]) -> list[Json]:
+    """Events without those of a simulation that went back to an earlier step when another process took it up."""
+    kept: list[Json | None] = []
+    for event in lines:
+        resumed = event.get("resumed") if event is not None and event.get("event") == "started" else None
+        if isinstance(resumed, dict) and isinstance(back := resumed.get("lines"), int):
+            kept[back:] = [None] * (len(kept) - min(back, len(kept)))
+        kept.append(event)
+    return [event for event in kept if event is not None]
 
 
 def _read_ledger(path: Path) -> tuple[Json, tuple[str, ...]]:

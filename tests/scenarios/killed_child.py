@@ -114,7 +114,7 @@ def forked(scenario: Scenario, rows: Federation, folder: Path, fatal: int) -> in
 
 
 def main(folder: str, story: str, parts: str) -> None:
-    """Print, as one line of JSON, for each part of a whole run: how often it was killed, and whether the end is the same."""
+    """Print, as one line of JSON, for each part of a run: how often it was killed, and whether the end is the same."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     base, scenario, rows = Path(folder), settings(STORIES[story]), federation()
     simulate(scenario, rows, base / "whole")

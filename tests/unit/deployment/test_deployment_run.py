@@ -88,14 +88,14 @@ class Pilot:
             secret=lambda _what: PASSPHRASE,
             public_data=table if public else None,
         )
+        self.window = settings(extra).drift.window
+        return run_deployment(grid, settings(extra), deployment, clock or SystemClock(), self.heard)
 
-        def emit(event: str, fields: Json) -> None:
-            self.events.append((event, fields))
-            if event == "pushed" and self.predicts:
-                for store in self.stores:
-                    use(store, settings(extra).drift.window)
-
-        return run_deployment(grid, settings(extra), deployment, clock or SystemClock(), emit)
+    def heard(self, event: str, fields: Json) -> None:
+        self.events.append((event, fields))
+        if event == "pushed" and self.predicts:
+            for store in self.stores:
+                use(store, self.window)
 
 
 def use(store: Path, count: int) -> None:

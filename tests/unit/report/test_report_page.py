@@ -18,7 +18,7 @@ from fedinfer.errors import ConfigError, StoreError
 from fedinfer.report import write_report
 from fedinfer.report.ledger import mechanism_words
 from fedinfer.report.page import render
-from fedinfer.report.reading import RunFiles
+from fedinfer.report.reading import RunFiles, read_run
 from tests.unit.report import sample_runs
 
 HOSTILE = "</title></style><script>alert(1)</script><img src=http://x.invalid/ onerror=alert(2)>\"'&]]>-->"
@@ -242,6 +242,17 @@ def test_missing_and_broken_events_are_said(tmp_path: Path) -> None:
     assert "events.jsonl is missing" in write_report(folder).read_text()
     (folder / "events.jsonl").write_bytes(json.dumps(events[0]).encode() + b'\n\xff\xfe\n[1]\n{"event": "rou')
     assert "3 unreadable line(s)" in write_report(folder).read_text()
+
+
+def test_of_several_runs_and_of_a_simulation_that_went_back_only_what_happened_is_read(tmp_path: Path) -> None:
+    run, _ = sample_runs.digits()
+    told = [("old", "round", 1), ("now", "started", 0), ("now", "round", 1), ("now", "round", 2), ("now", "round", 3)]
+    events = [{"event": name, "run_id": of, "round": number} for of, name, number in told]
+    again = {"event": "started", "run_id": "now", "resumed": {"round": 1, "lines": 3}}
+    events += [again, {"event": "round", "run_id": "now", "round": 2}]
+    folder = sample_runs.write(tmp_path, {**run, "run_id": "now"}, events)
+    found = [(event["event"], event.get("round")) for event in read_run(folder).events]
+    assert found == [("started", 0), ("round", 1), ("started", None), ("round", 2)]
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,8 @@ def test_each_event_is_a_line(tmp_path: Path) -> None:
     log("round", {"round": 1, "text": "two\nlines"})
     log("finished", {})
     first, second = (json.loads(line) for line in (tmp_path / EVENTS).read_text().splitlines())
-    assert first == {"event": "round", "time": "2026-05-04T03:02:01.000+00:00", "round": 1, "text": "two\nlines"}
+    about = {"event": "round", "time": "2026-05-04T03:02:01.000+00:00", "run_id": "run"}
+    assert first == {**about, "round": 1, "text": "two\nlines"}
     assert second["event"] == "finished"
 
 
