@@ -95,6 +95,13 @@ class RunView:
         value = fields["metrics"].get(self._task)
         self._say("pretrain", f"{fields['rows']} public rows, {self._metric} {_figure(value)}")
 
+    def _on_continued(self, fields: dict[str, Any]) -> None:
+        value = fields["metrics"].get(self._task)
+        self._say("weights", f"of {fields['start']}, {self._metric} {_figure(value)}")
+
+    def _on_unjudged(self, fields: dict[str, Any]) -> None:
+        self._say("warning", fields["reason"])
+
     def _on_round(self, fields: dict[str, Any]) -> None:
         self._progress.advance(self._steps)
         self._facts["epsilon spent"] = f"{at_most(fields['epsilon'])}{self._budget}"

@@ -108,6 +108,12 @@ class RolloutSection(Section):
         "model and nobody else gets it; or `proceed` under this setting's name, which the audit log keeps.",
     )
 
+    max_public_drop: NonNegative = Field(
+        default=0.0,
+        description="A later run's version is not signed when its metric on labelled public rows is worse than that of "
+        "the version that devices run by more than this. After an alarm nothing is compared: public rows may be of the "
+        "time before.",
+    )
     keep_versions: Count = Field(
         default=5,
         description="Newest versions that the repository keeps after a push, beside the one before and those that "

@@ -133,6 +133,12 @@ class ModelSection(Section):
 class TrainingSection(Section):
     """[training]: how rounds are made."""
 
+    start: Annotated[str, Field(min_length=1)] = Field(
+        default="latest",
+        description="Weights that a run begins with. `latest`: of the version that the whole fleet got last from this "
+        "run folder; in a new folder fresh ones. `fresh`: the model's own, or pre-trained ones. Else a file of the "
+        "server, `checkpoints/vN.npz` of a run.",
+    )
     pretrain: bool = Field(
         default=False, description="Start from a model trained on the public rows (`data.public_fraction`)."
     )

@@ -247,6 +247,8 @@ class Progress:
         latencies_us: microseconds of single predictions; known to simulations only.
         window_metrics: metric of the task per window; NaN where it is not known.
         judgement: of the newest version; empty before there is one.
+        start: where the weights came from that the run began with.
+        notices: what turned out on the way and is said with the warnings.
         pooled: figures of the pooled model; empty where there is none.
         aborted_in_a_row: training rounds without a release since the last one with a release.
         schedule: secret state of correlated noise; None: the noise of rounds is independent.
@@ -273,6 +275,8 @@ class Progress:
     latencies_us: list[float] = field(default_factory=list)
     window_metrics: list[float] = field(default_factory=list)
     judgement: Json = field(default_factory=dict)
+    start: str = "fresh"
+    notices: list[str] = field(default_factory=list)
     pooled: Json = field(default_factory=dict)
     aborted_in_a_row: int = 0
     schedule: ParticipationSchedule | None = field(default=None, repr=False)

@@ -18,6 +18,7 @@ from fedinfer.coordinator.context import LEDGER_OWNER, Progress, Server
 from fedinfer.coordinator.judging import pooled_figures
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.publish import publish_version, push_version
+from fedinfer.coordinator.released import start_of
 from fedinfer.coordinator.resume import take_up
 from fedinfer.coordinator.train.round import start_schedule, training_round
 from fedinfer.drift import WatchAction
@@ -87,17 +88,24 @@ def budget_of(scenario: Scenario) -> Budget:
 
 
 def first_progress(server: Server, plan: RunPlan) -> Progress:
-    """Start weights: the model's own, or pre-trained on the rows the server may hold.
+    """Start weights: those of the newest released version, the model's own, or pre-trained on public rows.
 
     Args:
         server: wiring of the run.
         plan: of the run.
+
+    Raises:
+        ConfigError: `[training] start` names weights of another model.
     """
     from fedinfer.training import init_optimizer
 
-    weights = server.trainer.initial()
-    x, y = server.public
-    if server.scenario.training.pretrain:
+    start = start_of(server)
+    weights = server.trainer.initial() if start.weights is None else start.weights
+    if start.weights is not None:
+        figures = server.trainer.evaluate(weights, *server.judged(0))
+        server.emit("continued", {"start": start.source, "metrics": figures})
+    elif server.scenario.training.pretrain:
+        x, y = server.public
         weights = server.trainer.pretrain(weights, x, y, server.generator("pretrain"))
         server.emit("pretrained", {"rows": len(y), "metrics": server.trainer.evaluate(weights, *server.judged(0))})
     # Versions only grow, also over several runs of one task on the same devices.
@@ -105,7 +113,12 @@ def first_progress(server: Server, plan: RunPlan) -> Progress:
     optimizer = init_optimizer(plan.optimizer, server.trainer.dimension)
     norm = server.scenario.privacy.clipping_norm
     return Progress(
-        weights, optimizer, norm, version=newest, schedule=start_schedule(server.devices, server.generator, plan)
+        weights,
+        optimizer,
+        norm,
+        version=newest,
+        start=start.source,
+        schedule=start_schedule(server.devices, server.generator, plan),
     )
 
 

@@ -100,6 +100,7 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
         "model": start["model"],
         "population": start["population"],
         "metrics": dict(progress.rounds[-1].metrics) if progress.rounds else {},
+        "start": progress.start,
         "judgement": progress.judgement,
         "pooled": progress.pooled,
         "rounds": [row.to_json() for row in progress.rounds],
@@ -115,7 +116,7 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
         **({"shapes": found} if found else {}),
         "drift": _drift(server, plan, progress),
         "devices": {"refused": progress.refused, "dropped": progress.dropped},
-        "warnings": start["warnings"],
+        "warnings": [*start["warnings"], *progress.notices],
     }
 
 

@@ -23,16 +23,17 @@ from fedinfer.artifact import (
     synthetic_rows,
 )
 from fedinfer.config import PrivacySection
+from fedinfer.coordinator.agenda import INITIAL
 from fedinfer.coordinator.context import Progress, RunAccount, Server
 from fedinfer.coordinator.judging import judge_model
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.rollout import Steps, hint_of, reachable, roll_out
 from fedinfer.coordinator.record import ModelRecord
+from fedinfer.coordinator.released import check_not_worse, mark_released, save_version
 from fedinfer.errors import GateFailed
 from fedinfer.manifest import Manifest, Privacy
 from fedinfer.privacy import at_most
 from fedinfer.rollout import Phase
-from fedinfer.training import Checkpoint, save_checkpoint
 from fedinfer.types import DeviceId, FloatVector, Relation, Unit
 
 if TYPE_CHECKING:
@@ -54,17 +55,23 @@ def publish_version(server: Server, plan: RunPlan, progress: Progress) -> None:
         progress: of the run; its version is raised and the model is recorded in it.
 
     Raises:
-        GateFailed: the artifact does not pass its gates.
+        GateFailed: the artifact does not pass its gates, or is worse than what devices run.
         TransportError: no device can be reached.
     """
     # Never a withdrawn one: a rollback would go to it.
     progress.previous = max((v for v in server.repository.versions() if v <= progress.version), default=0)
     progress.version = max(progress.version, server.repository.newest_version) + 1
-    reason = progress.rounds[-1].reason if progress.rounds else "initial"
-    path = server.folder / "checkpoints" / f"v{progress.version}.npz"
-    save_checkpoint(path, Checkpoint({"weights": progress.weights}, {"version": progress.version, "reason": reason}))
+    reason = progress.rounds[-1].reason if progress.rounds else INITIAL
+    save_version(server, progress.version, reason, progress.weights)
     server.emit("phase", {"phase": f"export, quantization and gates of version {progress.version}"})
     built = build(server, progress)
+    if (
+        progress.previous
+        and reason == INITIAL
+        and (unjudged := check_not_worse(server, progress.previous, built.chosen_file))
+    ):
+        progress.notices.append(unjudged)
+        server.emit("unjudged", {"version": progress.version, "active": progress.previous, "reason": unjudged})
     manifest = built.manifest(
         _guarantee(server.scenario.privacy, server.account, plan.relation),
         server.clock.now().isoformat(timespec="seconds"),
@@ -103,6 +110,7 @@ def push_version(server: Server, plan: RunPlan, progress: Progress) -> None:
         raise GateFailed(
             f"version {state.version} was {state.phase} in wave {state.wave + 1}: {state.reason}", hint=hint_of(state)
         )
+    mark_released(server.folder, progress.version)
     server.emit("pushed", record.to_json())
     # The newest is never pruned; these are what one may have to go back to, and what devices may still run.
     server.repository.prune(server.scenario.rollout.keep_versions, {previous, *active.values()})

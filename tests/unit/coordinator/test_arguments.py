@@ -14,7 +14,7 @@ FEWEST_FIELDS = 3
 """A function that reads fewer fields of the server takes those."""
 LEADS = {
     "_evaluate_wave", "_first_state", "_one_step", "_report", "_settle", "_window", "build", "carry_out", "closing",
-    "drive", "evaluate_canaries", "publish_version", "push_version", "release", "roll_out", "take_up",
+    "drive", "evaluate_canaries", "first_progress", "publish_version", "push_version", "release", "roll_out", "take_up",
     "training_round", "window", "write_unfinished",
 }  # fmt: skip
 """Functions that hand the whole server on: each leads several steps that need different parts of it."""
