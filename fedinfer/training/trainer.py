@@ -29,24 +29,22 @@ from fedinfer.metrics import figures, number_figures
 from fedinfer.schema import Schema
 from fedinfer.training.compression import CompressionPlan, compress
 from fedinfer.training.engines import batched, device_by_device
+from fedinfer.training.engines.clipper import clipper_of, takes_rows_together
 from fedinfer.training.engines.compile import Program, read_program
-from fedinfer.training.engines.device_by_device import Clipper
 from fedinfer.training.engines.gradient_engine import GradientEngine
 from fedinfer.training.engines.joined import Joined
 from fedinfer.training.engines.mapped import Mapped, map_net
-from fedinfer.training.engines.opacus import work_together
-from fedinfer.training.engines.per_example import work_alone
 from fedinfer.training.engines.rules import check_private, finite_rows
 from fedinfer.training.engines.sampling import PrivateSteps, RandomSource
 from fedinfer.training.engines.seeding import threads
 from fedinfer.training.models.build import Model
-from fedinfer.training.models.parts import make_native, split
+from fedinfer.training.models.parts import freeze_unused, make_native, split, trained_places
 from fedinfer.training.models.shapes import shapes, terms_of, weight_deviation
-from fedinfer.training.objective import objective_of, values_of, weighted_steps
+from fedinfer.training.objective import labels_of, objective_of, values_of, weighted_steps
 from fedinfer.training.pretrain import pretrain
 from fedinfer.training.raw import joined_rows, rows_and_labels, rows_of
 from fedinfer.training.server_optimizers import OptimizerSettings
-from fedinfer.training.update import get_vector, set_vector, size, tuned_parameters
+from fedinfer.training.update import get_vector, set_vector
 from fedinfer.types import FloatVector, Json, WideVector
 
 Labels = npt.NDArray[Any]
@@ -63,7 +61,7 @@ class Trainer:
     Args:
         model: the graph with its start weights.
         schema: what a row looks like.
-        training: local work and what is tuned.
+        training: local work and what is tuned; frozen and unused parameters of an own model are not.
         thread_count: torch threads; 1 suits small models.
         device: of torch, where batched steps run; all else runs on the processor.
     """
@@ -74,20 +72,25 @@ class Trainer:
         self._model, self._schema, self._training, self._threads = model, schema, weighted_steps(training), thread_count
         self._objective = objective_of(schema, training)
         self._start = get_vector(model, Tune.ALL)
+        self._free = [parameter.requires_grad for parameter in model.core.parameters()]
         self._frozen, self._net = split(model.core, training.tune)
-        self.dimension = size(tuned_parameters(model.core, training.tune))
         self._program, self._steps = self._read_programs(device)
+        self._together: bool | None = None
+        self._trained = trained_places(model.core, training.tune)
+        self.dimension = int(self._trained.sum())
 
     def engine(self, wanted: GradientEngine) -> GradientEngine:
-        """The engine that computes when this one is asked for: `batched` needs layers that it knows, else `opacus`.
+        """The engine that computes when this one is asked for: `batched` and `opacus` need layers that they know.
 
         Args:
             wanted: what the host asks for.
         """
         match wanted:
-            case GradientEngine.BATCHED:
-                return GradientEngine.OPACUS if self._program is None else wanted
-            case GradientEngine.PER_EXAMPLE | GradientEngine.OPACUS:
+            case GradientEngine.BATCHED | GradientEngine.OPACUS if self._program is None:
+                if self._together is None:
+                    self._together = takes_rows_together(self._net, *self._probe(), self._objective)
+                return GradientEngine.OPACUS if self._together else GradientEngine.PER_EXAMPLE
+            case GradientEngine.BATCHED | GradientEngine.PER_EXAMPLE | GradientEngine.OPACUS:
                 return wanted
             case _:
                 assert_never(wanted)
@@ -155,9 +158,10 @@ class Trainer:
             weights: (size,) float32.
 
         Returns:
-            (dimension,) float32, a copy: the tail of the vector.
+            (dimension,) float32, a copy; frozen parameters, and those that forward does not use, are not in it.
         """
-        return weights[self.size - self.dimension :].copy()
+        tuned: FloatVector = weights[self._trained]
+        return tuned
 
     def replace(self, weights: FloatVector, tuned: FloatVector) -> FloatVector:
         """The weights with the part exchanged that rounds change.
@@ -169,7 +173,9 @@ class Trainer:
         Returns:
             (size,) float32, a copy.
         """
-        return np.concatenate([weights[: self.size - self.dimension], tuned]).astype(np.float32)
+        result = weights.astype(np.float32, copy=True)
+        result[self._trained] = tuned
+        return result
 
     def updates(self, weights: FloatVector, data: Data, rngs: Sequence[RandomSource]) -> FloatVector:
         """Local training of every device: local_epochs or local_steps of SGD, momentum, FedProx.
@@ -231,7 +237,7 @@ class Trainer:
                 # An example whose gradient overflows must count as zero; the batched sum cannot leave a single one out.
                 if np.isfinite(sums).all():
                     return sums
-            work = self._clipper(engine, clipping_norm)
+            work = clipper_of(self.engine(engine), self._net, clipping_norm, self._objective)
             return device_by_device.gradient_sums(work, start, features, rngs, rate)
 
     def private_updates(
@@ -268,7 +274,7 @@ class Trainer:
                     moved = batched.private_updates(self._program, start, features, rngs, self._training, private)
                 if np.isfinite(moved).all():
                     return moved
-            work = self._clipper(engine, private.clipping_norm)
+            work = clipper_of(self.engine(engine), self._net, private.clipping_norm, self._objective)
             return finite_rows(device_by_device.private_updates(work, start, features, rngs, self._training, private))
 
     def pretrain(self, weights: FloatVector, x: FloatVector, y: Labels, rng: np.random.Generator) -> FloatVector:
@@ -366,20 +372,13 @@ class Trainer:
             ConfigError: weights that are not finite, or of another length.
         """
         self._load(weights)
-        model = copy.deepcopy(self._model)
+        model = copy.deepcopy(self._model).requires_grad_(True).eval()
         if native:
             make_native(model)
-        return model.requires_grad_(True).eval()
-
-    def _clipper(self, engine: GradientEngine, clipping_norm: float) -> Clipper:
-        """What computes device by device; a batched step that overflowed, or has no program, is left to Opacus."""
-        match engine:
-            case GradientEngine.PER_EXAMPLE:
-                return work_alone(self._net, clipping_norm, self._objective)
-            case GradientEngine.BATCHED | GradientEngine.OPACUS:
-                return work_together(self._net, clipping_norm, self._objective)
-            case _:
-                assert_never(engine)
+            return model.requires_grad_(True)
+        for parameter, free in zip(model.core.parameters(), self._free, strict=True):
+            parameter.requires_grad_(free)
+        return model
 
     def _private_features(self, weights: FloatVector, data: Data, engine: GradientEngine) -> Joined:
         match engine:
@@ -411,11 +410,18 @@ class Trainer:
 
     def _read_programs(self, device: torch.device) -> tuple[Program | None, Program | Mapped | None]:
         """Layers that are known one by one, and what plain training goes by: those, or the whole net mapped."""
-        with torch.no_grad():
-            features = self._frozen(self._model.prepare(torch.zeros(1, self._schema.width)))
+        features, labels = self._probe()
         shape = tuple(features.shape[1:])
         program = read_program(self._net, shape, self._objective)
         if program is None:
-            return None, map_net(self._net, shape, self._objective)
+            freeze_unused(self._net, features, labels, self._objective)
+            whole = all(parameter.requires_grad for parameter in self._net.parameters())
+            return None, map_net(self._net, shape, self._objective) if whole else None
         program = replace(program, device=device)
         return program, program
+
+    def _probe(self) -> tuple[Tensor, Tensor]:
+        """Two rows as the trained part gets them, and labels."""
+        with torch.no_grad():
+            rows = torch.rand(2, self._schema.width, generator=torch.Generator().manual_seed(0))
+            return self._frozen(self._model.prepare(rows)), labels_of(np.zeros(2, np.int64), self._schema)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import assert_never
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedinfer.config import Tune
 from fedinfer.errors import ConfigError
@@ -13,7 +15,8 @@ from fedinfer.schema import Schema
 from fedinfer.training.models.additive import AdditivePrepare, TermSum
 from fedinfer.training.models.build import Model
 from fedinfer.training.models.sequence import Recurrent
-from fedinfer.training.update import tuned_parameters
+from fedinfer.training.objective import Objective
+from fedinfer.training.update import trainable, tuned_parameters
 
 
 def try_forward(model: Model, schema: Schema) -> None:
@@ -53,6 +56,50 @@ def split(core: nn.Module, tune: Tune) -> tuple[nn.Module, nn.Module]:
             return _split_head(core)
         case _:
             assert_never(tune)
+
+
+def freeze_unused(net: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> None:
+    """Switch the gradients of parameters off that forward does not use: they would be noise and nothing else.
+
+    Args:
+        net: the part that is trained; changed in place.
+        x: prepared rows, at least one.
+        y: their labels.
+        objective: the loss.
+
+    Raises:
+        ConfigError: the loss cannot be differentiated.
+    """
+    parameters = trainable(net)
+    if not parameters:
+        return
+    try:
+        gradients = torch.autograd.grad(objective.mean(net.eval()(x), y), parameters, allow_unused=True)
+    except RuntimeError as error:
+        raise ConfigError(f"[model] cannot be trained: {error}") from error
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+
+
+def trained_places(core: nn.Module, tune: Tune) -> npt.NDArray[np.bool_]:
+    """Which numbers of the whole weight vector rounds change.
+
+    Args:
+        core: module with the parameters; a parameter whose `requires_grad` is off stays as it is.
+        tune: all of them, or those of the head.
+
+    Returns:
+        (size,) bool.
+
+    Raises:
+        ConfigError: none of them.
+    """
+    tuned = {id(parameter) for parameter in tuned_parameters(core, tune) if parameter.requires_grad}
+    pieces = [np.full(each.numel(), id(each) in tuned) for each in tuned_parameters(core, Tune.ALL)]
+    places = np.concatenate(pieces)
+    if not places.any():
+        raise ConfigError("[model] has no parameter that rounds could change", hint="unfreeze one, or tune = 'all'")
+    return places
 
 
 def make_native(model: Model) -> None:

@@ -152,3 +152,42 @@ def in_double(schema):
 
 def without_parameters(schema):
     return nn.Identity()
+
+
+class _Lstm(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.lstm, self.out = nn.LSTM(1, 4, batch_first=True), nn.Linear(4, outputs)
+
+    def forward(self, x):
+        return self.out(self.lstm(x.nan_to_num().unsqueeze(-1))[0][:, -1])
+
+
+class _Attention(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.inner, self.out = nn.Linear(1, 4), nn.Linear(4, outputs)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x):
+        cells = self.inner(x.nan_to_num().unsqueeze(-1))
+        return self.out(self.attention(cells, cells, cells)[0].mean(1))
+
+
+def lstm(schema):
+    return _Lstm(schema.classes)
+
+
+def attention(schema):
+    return _Attention(schema.classes)
+
+
+def with_frozen(schema):
+    """The first layer's weights stay as they are, in the middle of the flat vector."""
+    net = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, schema.classes))
+    net[2].weight.requires_grad_(False)
+    return net
+
+
+def all_frozen(schema):
+    return with_frozen(schema).requires_grad_(False)

@@ -309,13 +309,53 @@ def test_factory_of_another_shape_is_a_config_error(name, rule):
         custom(name)
 
 
-@pytest.mark.parametrize(("name", "rule"), [("with_buffer", "Opacus cannot train"), ("with_unused", "no per-example")])
-def test_modules_that_cannot_be_private_train_plainly_only(name, rule):
-    trainer, data = custom(name), devices(TABLE, 6)
-    assert trainer.engine(BATCHED) is GradientEngine.OPACUS
+def test_a_module_that_cannot_be_private_trains_plainly_only():
+    trainer, data = custom("with_buffer"), devices(TABLE, 6)
     assert trainer.updates(trainer.initial(), data, generators(1)).any()
-    with pytest.raises(ConfigError, match=rule):
+    with pytest.raises(ConfigError, match="owns buffers"):
         trainer.gradient_sums(trainer.initial(), data, 1.0, 1.0, generators(1), BATCHED)
+
+
+@pytest.mark.parametrize("name", ["lstm", "attention"])
+def test_layers_that_opacus_does_not_know_train_row_by_row(name):
+    """Opacus finds no gradients, or wrong ones, of torch's recurrent and attention layers."""
+    trainer, data = custom(name), devices(TABLE, 6, 3)
+    assert trainer.engine(BATCHED) is GradientEngine.PER_EXAMPLE
+    start = trainer.initial()
+    sums, alone = (trainer.gradient_sums(start, data, 1.0, 0.5, generators(2), e) for e in (BATCHED, PER_EXAMPLE))
+    assert np.abs(sums).max(axis=1).min() > 0
+    assert np.array_equal(sums, alone)
+    moved = trainer.private_updates(start, data, PrivateSteps(2, 0.5, 0.5, 1.0), generators(2), BATCHED)
+    assert np.isfinite(moved).all()
+
+
+@pytest.mark.parametrize("name", ["with_unused", "with_frozen"])
+def test_frozen_and_unused_parameters_are_not_trained(name):
+    """Their coordinates would carry noise and nothing else, and Opacus finds no gradient of them."""
+    trainer, data = custom(name), devices(TABLE, 6)
+    start = trainer.initial()
+    assert 0 < trainer.dimension < trainer.size
+    sums, alone = (trainer.gradient_sums(start, data, 1.0, 0.5, generators(1), e) for e in (BATCHED, PER_EXAMPLE))
+    assert sums.shape == (1, trainer.dimension)
+    assert np.abs(sums - alone).max() < 1e-5
+    assert trainer.updates(start, data, generators(1)).any()
+    moved = trainer.replace(start, trainer.tuned(start) + 1)
+    assert (moved != start).sum() == trainer.dimension
+    assert trainer.tuned(moved).tolist() == (trainer.tuned(start) + 1).tolist()
+
+
+def test_a_frozen_parameter_stays_as_it_is_before_the_first_round_too():
+    trainer, (x, y) = custom("with_frozen"), rows(TABLE, 20, 0)
+    start = trainer.initial()
+    learned = trainer.pretrain(start, x, y, np.random.default_rng(0))
+    untouched = trainer.replace(start, trainer.tuned(learned))
+    assert (learned != start).any()
+    assert np.array_equal(learned, untouched)
+
+
+def test_a_model_of_which_nothing_can_change_is_refused():
+    with pytest.raises(ConfigError, match="no parameter that rounds could change"):
+        custom("all_frozen")
 
 
 def test_missing_torch_is_named(monkeypatch):
