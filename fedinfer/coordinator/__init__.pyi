@@ -24,6 +24,7 @@ from .plan.run_plan import RunPlan as RunPlan
 from .plan.run_plan import make_plan as make_plan
 from .plan.sum_settings import SumSettings as SumSettings
 from .record import plain as plain
+from .rehearsal import rehearse as rehearse
 from .run import budget_of as budget_of
 from .run import carry_out as carry_out
 from .run import first_progress as first_progress

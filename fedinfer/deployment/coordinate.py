@@ -19,7 +19,7 @@ from fedinfer.artifact import (
     save_keys,
 )
 from fedinfer.config import Scenario, to_flat, weighted
-from fedinfer.coordinator import Rows, Site, StateFile, carry_out, planned_population, read_state, start_up
+from fedinfer.coordinator import Rows, Site, StateFile, carry_out, planned_population, read_state, rehearse, start_up
 from fedinfer.data import check_judging, check_qat_rows, load_own, public_schema
 from fedinfer.errors import ConfigError
 from fedinfer.flower import GridTransport, build_id
@@ -29,7 +29,7 @@ from fedinfer.privacy import SecureStream
 from fedinfer.schema import Schema
 from fedinfer.secagg import Challenge, Validation, seconds_of, validation
 from fedinfer.system import SystemEntropy, simulation_rng
-from fedinfer.training import Checkpoint, load_trainer
+from fedinfer.training import Checkpoint, GradientEngine, load_trainer
 from fedinfer.types import Json
 
 
@@ -82,6 +82,8 @@ def run_deployment(grid: Grid, scenario: Scenario, deployment: Deployment, clock
     public, judged = _public_and_judged(scenario, schema, deployment.public_data)
     asked, scenario = scenario, weighted(scenario, schema.labels, public[1])
     entropy = SystemEntropy()
+    trainer = load_trainer(scenario.model, schema, scenario.training, scenario.scenario.seed)
+    rehearse(scenario, schema, trainer, GradientEngine.PER_EXAMPLE, clock)
     site = Site(
         engine="deployment",
         scenario=scenario,
@@ -91,7 +93,7 @@ def run_deployment(grid: Grid, scenario: Scenario, deployment: Deployment, clock
         revocations=deployment.revocations,
         nodes=GridTransport(grid),
         repository=_repository(deployment, clock),
-        trainer=load_trainer(scenario.model, schema, scenario.training, scenario.scenario.seed),
+        trainer=trainer,
         public=public,
         judged=lambda _window: judged,
         witness=None,

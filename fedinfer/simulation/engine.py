@@ -9,6 +9,7 @@ from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
 from fedinfer.config import Scenario, to_flat
+from fedinfer.coordinator import rehearse
 from fedinfer.data import Federation, check_against_data, load
 from fedinfer.device import DeviceResponder
 from fedinfer.flower import CohortClientApp, make_server_app
@@ -18,7 +19,8 @@ from fedinfer.simulation.folder import alone_in
 from fedinfer.simulation.grid import LocalGrid
 from fedinfer.simulation.population import Processes, simulated_host
 from fedinfer.simulation.world import begin_world, begun_scenario, put_back
-from fedinfer.training import Checkpoint, load_trainer
+from fedinfer.system import SystemClock
+from fedinfer.training import Checkpoint, GradientEngine, load_trainer
 from fedinfer.types import DeviceId, Json
 
 DEVICES_FOLDER = "devices"
@@ -35,7 +37,7 @@ class Prepared:
 
 
 def prepare_local(scenario: Scenario) -> Prepared:
-    """Read the data and plan the run, without writing anything.
+    """Read the data, plan the run and rehearse it on made-up rows, without writing anything.
 
     Args:
         scenario: what was asked for.
@@ -47,6 +49,7 @@ def prepare_local(scenario: Scenario) -> Prepared:
     check_against_data(scenario, federation)
     trainer = load_trainer(scenario.model, federation.schema, scenario.training, scenario.scenario.seed)
     plan_simulation(scenario, federation, trainer, LOCAL)
+    rehearse(scenario, federation.schema, trainer, GradientEngine.BATCHED, SystemClock())
     return Prepared(scenario, federation)
 
 

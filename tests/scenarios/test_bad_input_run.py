@@ -216,7 +216,17 @@ def test_too_few_survivors_end_with_4(tmp_path: Path) -> None:
 # --- 5 ---
 
 
-def test_a_rejected_artifact_ends_with_5(tmp_path: Path) -> None:
+def test_a_file_that_no_device_would_take_is_found_before_the_first_round(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = start(out, *SHORT, "artifact.max_bytes=100")
+    assert result.exit_code == 2, result.output
+    assert "no budget was spent" in said(result)
+    assert not out.exists()
+
+
+def test_a_rejected_artifact_ends_with_5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real rows may show what made-up ones did not."""
+    monkeypatch.setattr(engine, "rehearse", lambda *parts: None)
     out = tmp_path / "run"
     result = start(out, *SHORT, "artifact.max_bytes=100")
     assert result.exit_code == 5, result.output
