@@ -26,6 +26,8 @@ from .quantize.calibration import synthetic_rows as synthetic_rows
 from .quantize.schemes import family_of as family_of
 from .quantize.schemes import rounds_inputs as rounds_inputs
 from .release.delta import add_deltas as add_deltas
+from .release.mirror import mirror as mirror
+from .release.mirror import renew_mirror as renew_mirror
 from .release.releases import smallest_transfer as smallest_transfer
 from .release.repository import Repository as Repository
 from .release.root import RootChange as RootChange

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Export, quantize, sign, inspect and verify models.")
 
 SYNTHETIC_ROWS = 256
+RELEASED = "released"
+"""Beside the repository of a run: the copy for devices that fetch by themselves."""
 ModelFile = Annotated[Path, typer.Argument(help="model file (ONNX)")]
 Root = Annotated[Path | None, typer.Option(help="trusted root metadata; default: the first one in the repository")]
 
@@ -145,9 +147,12 @@ def renew(
 ) -> None:
     """Sign everything below root again before it expires; run it at least daily."""
     with errors_to_exit():
+        from fedinfer.artifact import renew_mirror
+
         opened = open_repository(repository, keys, secrets(passphrase_file))
         opened.renew()
-    _show({"renewed": True, "version": opened.newest_version}, as_json)
+        copied = renew_mirror(repository, repository.parent / RELEASED)
+    _show({"renewed": True, "version": opened.newest_version, "copied": copied}, as_json)
 
 
 @app.command()
@@ -160,8 +165,11 @@ def withdraw(
 ) -> None:
     """Take a bad version away for good: devices stop serving it as soon as they read the repository."""
     with errors_to_exit():
+        from fedinfer.artifact import renew_mirror
+
         opened = open_repository(repository, keys, secrets(passphrase_file))
         opened.withdraw(version)
+        renew_mirror(repository, repository.parent / RELEASED)
     _show({"withdrawn": list(opened.withdrawn()), "left": list(opened.versions())}, as_json)
 
 

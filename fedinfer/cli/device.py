@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedinfer.cli import enrolment, field
+from fedinfer.cli import enrolment, field, following
 from fedinfer.cli.answers import answer_fields, answer_lines
 from fedinfer.cli.labelled import read_rows_file
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
@@ -257,7 +257,9 @@ def agent(
         run_agent(store, settings, client_app(), SystemClock(), SystemEntropy())
 
 
-for command in (field.label, field.windows, enrolment.request, enrolment.join, enrolment.renew):
+for command in (
+    field.label, field.windows, enrolment.request, enrolment.join, enrolment.renew, following.update, following.follow
+):  # fmt: skip
     app.command()(command)
 
 

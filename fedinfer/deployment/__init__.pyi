@@ -13,6 +13,7 @@ from .coordinate import forget_run as forget_run
 from .coordinate import run_deployment as run_deployment
 from .coordinate import unfinished_run as unfinished_run
 from .node import open_host as open_host
+from .pinned import trusted_root as trusted_root
 from .request import Request as Request
 from .request import read_request as read_request
 from .store import Floors as Floors

@@ -15,10 +15,13 @@ from .install.self_check import check_matrix as check_matrix
 from .install.self_check import median_latency_us as median_latency_us
 from .install.self_check import self_check as self_check
 from .install.slots import Slots as Slots
+from .install.tuf_channel import Fetch as Fetch
 from .install.tuf_channel import folder_fetch as folder_fetch
 from .install.tuf_channel import root_version as root_version
+from .install.updater import InstallReport as InstallReport
 from .install.updater import Updater as Updater
 from .install.updater import UpdateSettings as UpdateSettings
+from .install.web_source import web_fetch as web_fetch
 from .predict.answers import Naming as Naming
 from .predict.answers import Prediction as Prediction
 from .predict.answers import Predictions as Predictions

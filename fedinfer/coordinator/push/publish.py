@@ -19,6 +19,7 @@ from fedinfer.artifact import (
     add_deltas,
     build_artifact,
     choose,
+    mirror,
     rounds_inputs,
     synthetic_rows,
 )
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from fedinfer.artifact import Repository
 
 SYNTHETIC_ROWS = 256
+RELEASED = "released"
+"""Folder of the run with a copy of the repository, as of the last rollout that is over."""
 FEWEST_PUBLIC_ROWS = 32
 """With fewer public rows calibration and self-check rows are drawn from the public ranges."""
 
@@ -106,6 +109,8 @@ def push_version(server: Server, plan: RunPlan, progress: Progress) -> None:
     finally:  # an interrupted rollout is in the record as far as it came
         record = replace(progress.models[-1], rollout=steps.record())
         progress.models[-1] = record
+    if not server.simulated and state.phase in (Phase.DONE, Phase.ROLLED_BACK):  # for devices that belong to no wave
+        mirror(server.folder / "artifacts", server.folder / RELEASED)
     if state.phase is not Phase.DONE:
         raise GateFailed(
             f"version {state.version} was {state.phase} in wave {state.wave + 1}: {state.reason}", hint=hint_of(state)
