@@ -5,6 +5,7 @@ from .api import Device as Device
 from .api import Run as Run
 from .api import open_device as open_device
 from .api import open_run as open_run
+from .api import resume as resume
 from .api import run as run
 from .config import Scenario as Scenario
 from .config import load_scenario as load_scenario

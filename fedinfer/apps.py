@@ -19,7 +19,7 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedinfer.config import Scenario, from_flat, load_scenario
+from fedinfer.config import Scenario, from_flat, load_scenario, to_flat
 from fedinfer.device import DeviceResponder
 from fedinfer.errors import ConfigError, FedInferError, TransportError
 from fedinfer.flower import CohortClientApp, Responder, make_prompt_grid, make_server_app
@@ -141,13 +141,29 @@ def _coordinate(grid: Grid, context: Context, folder: Path, clock: Clock, emit: 
         _deploy(grid, scenario, context, folder, clock, emit)
         return
     from fedinfer.data import load
-    from fedinfer.simulation import begin_world, put_back, run_simulation, was_begun
+    from fedinfer.simulation import begin_world, put_back, run_simulation
 
     federation = load(scenario)
-    kept = put_back(folder, federation) if was_begun(folder) else None
+    kept = put_back(folder, federation) if _goes_on(folder, scenario) else None
     begin_world(folder, scenario, federation, "ray")
     _wait_for_nodes(grid, len(federation.devices), clock)
     run_simulation(grid, scenario, federation, folder, "ray", clock, emit, kept)
+
+
+def _goes_on(folder: Path, scenario: Scenario) -> bool:
+    """Whether the folder holds a simulation of this scenario that did not come to its end.
+
+    Raises:
+        ConfigError: it holds one of another scenario, which is neither mixed with this one nor forgotten.
+    """
+    from fedinfer.simulation import begun_scenario, was_begun
+
+    if not was_begun(folder):
+        return False
+    begun, _ = begun_scenario(folder)
+    if to_flat(begun) != to_flat(scenario):
+        raise ConfigError(f"{folder} holds an unfinished run of another scenario", hint="give another run-dir")
+    return True
 
 
 def _deploy(grid: Grid, scenario: Scenario, context: Context, folder: Path, clock: Clock, emit: Listener) -> None:

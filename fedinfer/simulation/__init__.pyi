@@ -16,5 +16,6 @@ from .population import Processes as Processes
 from .population import simulated_host as simulated_host
 from .ray_engine import run_ray as run_ray
 from .world import begin_world as begin_world
+from .world import begun_scenario as begun_scenario
 from .world import put_back as put_back
 from .world import was_begun as was_begun

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from fedinfer.coordinator.resume import INTERRUPTED
 from fedinfer.deployment.coordinate import forget_run, unfinished_run
-from fedinfer.errors import ConfigError
+from fedinfer.errors import ConfigError, TransportError
 from fedinfer.privacy.accounting.ledger import Budget, Ledger
 from fedinfer.store import read_store
 from fedinfer.types import Json
@@ -54,13 +55,14 @@ def references(folder: Path) -> list[str]:
 
 
 def killed(pilot: Mortal, when: Callable[[str, Json], bool], **named: Any) -> Json:
-    """Run until the server dies; what run.json says then."""
+    """Run until the server dies; what run.json says then, {} when there is none yet."""
     pilot.events.clear()
     pilot.dies = when
     with pytest.raises(Killed):
         pilot.run(THREE, **named)
     pilot.dies = lambda event, fields: False
-    record: Json = json.loads((pilot.folder / "server" / "run.json").read_text())
+    path = pilot.folder / "server" / "run.json"
+    record: Json = json.loads(path.read_text()) if path.exists() else {}
     return record
 
 
@@ -105,6 +107,18 @@ def test_a_device_that_is_away_at_the_second_start_does_not_change_the_plan(pilo
     killed(pilot, BEFORE_THE_BUILD)
     assert [row["survivors"] for row in rounds_heard(pilot)] == [0, DEVICES - 1, DEVICES - 1]
     assert pilot.events[0][1]["privacy"] == planned
+
+
+def test_a_server_with_other_signing_keys_is_refused_at_the_join_and_spends_nothing(pilot: Mortal) -> None:
+    """Found at the push, it had cost the whole budget of the run."""
+    killed(pilot, dies_after("started"))
+    for folder in ("server", "keys"):
+        shutil.rmtree(pilot.folder / folder)
+    with pytest.raises(TransportError, match=r"none of 5 devices joined.*signs models with other keys"):
+        pilot.run(THREE, name="second")
+    spent = [Ledger(read_store(store / "device.sqlite")).entries(None) for store in pilot.stores]
+    assert spent == [[]] * DEVICES
+    assert not (pilot.folder / "server" / "ledger.sqlite").exists()
 
 
 @pytest.mark.slow
