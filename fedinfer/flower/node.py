@@ -1,6 +1,6 @@
 """Flower's SuperNode as a child process of the device agent: `python -m fedinfer.flower.node`.
 
-The same program as `flower-supernode`, changed in four places that Flower has no option for. They touch internals of
+The same program as `flower-supernode`, changed in five places that Flower has no option for. They touch internals of
 flwr, so flwr is pinned and `tests/unit/flower/test_node_adapter.py` fails when the touched files change:
 
 * the loop waits as long as the owner says where Flower waits three seconds (or half a second for a reply), and soon
@@ -8,6 +8,8 @@ flwr, so flwr is pinned and `tests/unit/flower/test_node_adapter.py` fails when 
 * the app bundle that a run brings is not opened: the configuration of a run is what its starter set by name;
 * a thread that dies ends the node. Flower's heartbeat thread dies silently when the SuperLink has given the node up,
   and the node then stays alive and offline for good;
+* a message whose run ended while it came is forgotten. Flower keeps it without its content, and the ClientApp would
+  wait for that for ever: a coordinator that was killed and started again would find no device that answers;
 * every answer of the SuperLink and every message that waits for the ClientApp is reported to the agent.
 """
 
@@ -35,6 +37,7 @@ IDLE_SECONDS, REPLY_SECONDS = 3, 0.5
 SHORT_SECONDS = 0.05
 """How often the node checks whether the ClientApp has answered; only while a message is being worked on."""
 PR_SET_PDEATHSIG = 1
+_OF_ONE_MESSAGE = ("pull_object", "confirm_message_received")
 _log = logging.getLogger(__name__)
 
 
@@ -95,7 +98,8 @@ def adapt(loop: ModuleType, connection: ModuleType, waits: Waits, tell: Callable
     pull: Callable[..., int | None] = vars(loop)["_pull_and_store_message"]
 
     def pull_and_tell(*args: Any, **named: Any) -> int | None:
-        run = pull(*args, **named)
+        asked = {name: end_of_run_is_an_error(call) for name, call in named.items() if name in _OF_ONE_MESSAGE}
+        run = pull(*args, **named | asked)
         if run is not None:
             tell(MESSAGE)
         return run
@@ -114,6 +118,25 @@ def adapt(loop: ModuleType, connection: ModuleType, waits: Waits, tell: Callable
     )
     for module, name, value in replacements:
         setattr(module, name, value)
+
+
+def end_of_run_is_an_error(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A request to the SuperLink that says by an Exception that the run has ended.
+
+    Flower says it by a BaseException, which passes the place where it would forget the message.
+
+    Args:
+        call: gets a part of a message, or says that it came.
+    """
+    from flwr.supercore.run import RunNotRunningException
+
+    def asked(*args: Any, **named: Any) -> Any:
+        try:
+            return call(*args, **named)
+        except RunNotRunningException as error:
+            raise RuntimeError("the run ended while its message came") from error
+
+    return asked
 
 
 def end_with_parent(parent: int) -> None:

@@ -18,6 +18,8 @@ from fedinfer.store import read_store
 from fedinfer.system import SystemClock
 from tests.e2e.pilot import HOSPITALS, REPOSITORY, Pilot, events, pilot, wait_for_event
 
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
 
 def processes(made: Pilot, word: str) -> list[int]:
     """Those of this deployment, by its FLWR_HOME, with a word in their command line."""
@@ -40,16 +42,17 @@ def kill(made: Pilot, *words: str) -> None:
 def wait_for_round(made: Pilot, number: int) -> None:
     end = time.monotonic() + 280
     while not any(event["event"] == "round" and event["round"] >= number for event in events(made.run)):
-        assert time.monotonic() < end, events(made.run)[-3:]
+        told = events(made.run)
+        assert time.monotonic() < end, told[-3:]
+        assert not [event for event in told if event["event"] == "failed"], told[-3:]
         time.sleep(0.1)
 
 
-@pytest.mark.slow
 def test_a_killed_coordinator_and_a_killed_superlink_lose_nothing(tmp_path: Path) -> None:
     with pilot(tmp_path) as made, contextlib.ExitStack() as stack:
         for number in range(len(HOSPITALS)):
             stack.enter_context(running(made.agent_command(number), tmp_path, made.variables(), made.node_log(number)))
-        values = made.values(made.run, "training.rounds=4;training.deadline_seconds=60")
+        values = made.values(made.run, "training.rounds=4;training.deadline_seconds=120")
         made.start(REPOSITORY, values)
         wait_for_round(made, 1)
         kill(made, "flwr-serverapp")

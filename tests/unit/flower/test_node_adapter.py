@@ -16,6 +16,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from flwr.supercore.run import RunNotRunningException
 from flwr.supernode import fleet_http_connection, start_client_internal
 
 from fedinfer.flower.node import (
@@ -113,6 +114,36 @@ def test_answers_of_the_server_and_waiting_messages_are_reported() -> None:
     assert reported == [CONTACT]
     assert loop._pull_and_store_message(run=7) == 7
     assert reported == [CONTACT, MESSAGE]
+
+
+def test_an_ended_run_is_an_exception_while_a_message_comes() -> None:
+    """Flower catches Exceptions there, forgets the message and goes on; of its BaseException the message stays."""
+    kept: list[str] = ["message"]
+
+    def flowers(pull_object: Any, confirm_message_received: Any) -> int | None:
+        try:
+            pull_object(1, "content")
+            confirm_message_received(1, "message")
+        except Exception:
+            kept.clear()
+            return None
+        return 1
+
+    def ended(*_: Any) -> None:
+        raise RunNotRunningException
+
+    def fine(*_: Any) -> None:
+        return None
+
+    loop = module(time=None, get_fused_config_from_fab=None, _pull_and_store_message=flowers)
+    told: list[bytes] = []
+    adapt(loop, module(FleetHttpClient=Client), Waits(0.2), told.append)
+    for pull, confirm in ((ended, fine), (fine, ended)):
+        kept[:] = ["message"]
+        assert loop._pull_and_store_message(pull_object=pull, confirm_message_received=confirm) is None
+        assert kept == told == []
+    assert loop._pull_and_store_message(pull_object=fine, confirm_message_received=fine) == 1
+    assert told == [MESSAGE]
 
 
 def test_a_full_pipe_and_an_agent_that_is_gone_do_not_stop_the_node() -> None:
