@@ -46,7 +46,7 @@ def answer_join(host: Host, asks: Sequence[Ask]) -> list[Answer]:
 
     The trusted root of the model repository is pinned on first use, for all later runs; a device that was shipped with
     one keeps its own. A second request of the same start of a run changes nothing; a server that was started again asks
-    anew, with the devices that are there then, and gets nothing by it that a new run would not get.
+    anew, with the devices that are there then, and for the same scenario.
 
     Args:
         host: wiring of this process; keeps the task.
@@ -65,6 +65,7 @@ def answer_join(host: Host, asks: Sequence[Ask]) -> list[Answer]:
     challenge = Challenge(request.run_id, request.nonce, host.build)
     if host.task is None or (host.task.run_id, host.task.nonce) != (request.run_id, request.nonce):
         _check_root(host.trusted_root, request.trusted_root)
+        _check_unchanged(host.task, request)
         against = believe(host.known, host.authority, request.revocations, host.known_time())
         host.task = _task(host, request, against)
         host.trusted_root = host.task.trusted_root
@@ -86,6 +87,16 @@ def _check_root(pinned: bytes, offered: bytes) -> None:
             "the server signs models with other keys than those this device has pinned: is it another run folder?",
             hint="use the run folder of the first run, or its root metadata, on the server",
         )
+
+
+def _check_unchanged(task: JoinedTask | None, request: JoinRequest) -> None:
+    """A run keeps its scenario, however often its server is started: clipping norm and unit cannot change in it.
+
+    Raises:
+        Misbehaviour: it is another one.
+    """
+    if task is not None and task.run_id == request.run_id and (task.scenario, task.schema) != _read(request):
+        raise Misbehaviour(f"run {request.run_id} was joined with another scenario")
 
 
 def rejoin(host: Host, common: bytes) -> None:

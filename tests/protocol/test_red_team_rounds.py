@@ -31,12 +31,12 @@ def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Fleet:
     return real(enrolled(tmp_path / "stores", 4, LARGE), settings())
 
 
-def invitation(fleet: Fleet, run_id: str, scenario: Scenario) -> bytes:
+def invitation(fleet: Fleet, run_id: str, scenario: Scenario, nonce: bytes = NONCE) -> bytes:
     members = introduce(fleet.post)
     return encode(
         JoinRequest(
             run_id,
-            NONCE,
+            nonce,
             json.dumps(to_flat(scenario)),
             json.dumps(SCHEMA.to_json()),
             tuple(member.device for member in members),
@@ -91,6 +91,19 @@ def test_the_same_run_with_another_clipping_norm_changes_nothing(fleet: Fleet) -
     generous = invitation(fleet, "run", settings("privacy.clipping_norm = 1000.0"))
     assert not fleet.post.ask([Ask(device, Kind.JOIN, generous)], 1.0)[0].error
     assert fleet.hosts[device].joined() is before
+
+
+def test_a_server_that_was_started_again_cannot_change_the_run(fleet: Fleet) -> None:
+    """A new start draws a new nonce and sends the task again: with the same scenario, or it is refused."""
+    device, again = min(fleet.hosts), b"m" * len(NONCE)
+    before = fleet.hosts[device].joined()
+    generous = invitation(fleet, "run", settings("privacy.clipping_norm = 1000.0"), again)
+    answer = fleet.post.ask([Ask(device, Kind.JOIN, generous)], 1.0)[0]
+    assert (answer.error, "another scenario" in answer.detail) == ("Misbehaviour", True)
+    assert fleet.hosts[device].joined() is before
+    same = invitation(fleet, "run", settings(), again)
+    assert not fleet.post.ask([Ask(device, Kind.JOIN, same)], 1.0)[0].error
+    assert fleet.hosts[device].joined().nonce == again
 
 
 def test_coming_back_to_a_run_with_another_clipping_norm_does_not_loosen_it(fleet: Fleet) -> None:

@@ -20,7 +20,6 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -141,10 +140,8 @@ def web_fetch(base: str, cache: Path, authority: Path | None = None) -> Fetch:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """The owner named one server; another one is not asked because that one says so."""
 
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Message, newurl: str
-    ) -> None:
-        return None
+    def redirect_request(self, *_: Any) -> None:
+        """No other request: the answer is an error."""
 
 
 def _checked(base: str) -> str:
