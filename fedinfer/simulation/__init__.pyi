@@ -1,9 +1,9 @@
 """What other packages take from `fedinfer.simulation`; a name is loaded when it is first used."""
 
+from .coordinate import RUN_ID as RUN_ID
 from .coordinate import open_server as open_server
 from .coordinate import run_simulation as run_simulation
 from .engine import Prepared as Prepared
-from .coordinate import RUN_ID as RUN_ID
 from .engine import prepare_again as prepare_again
 from .engine import prepare_local as prepare_local
 from .engine import resume_local as resume_local
