@@ -54,6 +54,7 @@ class Pilot:
     stores: list[Path]
     events: list[tuple[str, Json]]
     predicts: bool = True
+    window: int = 0
 
     def find(self, context: Context) -> tuple[str, Responder]:
         """A fresh process for every message."""
