@@ -147,7 +147,7 @@ def _coordinate(grid: Grid, context: Context, folder: Path, clock: Clock, emit: 
     kept = put_back(folder, federation) if _goes_on(folder, scenario) else None
     begin_world(folder, scenario, federation, "ray")
     _wait_for_nodes(grid, len(federation.devices), clock)
-    run_simulation(grid, scenario, federation, folder, "ray", clock, emit, kept)
+    run_simulation(grid, scenario, federation, folder, "ray", clock, emit, kept=kept)
 
 
 def _goes_on(folder: Path, scenario: Scenario) -> bool:

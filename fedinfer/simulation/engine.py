@@ -121,9 +121,7 @@ def _run(prepared: Prepared, folder: Path, clock: Clock, emit: Listener, kept: C
     results: list[Json] = []
 
     def main(grid: Grid, _: Context) -> None:
-        results.append(
-            run_simulation(grid, scenario, federation, folder, LOCAL, clock, emit, responder, kept)
-        )
+        results.append(run_simulation(grid, scenario, federation, folder, LOCAL, clock, emit, responder, kept))
 
     make_server_app(main)(grid, Context(1, 1, {}, RecordDict(), flat))
     return results[0]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import cached_property
 from typing import Any, assert_never
 
 import numpy as np
@@ -30,18 +30,17 @@ from fedinfer.schema import Schema
 from fedinfer.training.compression import CompressionPlan, compress
 from fedinfer.training.engines import batched, device_by_device
 from fedinfer.training.engines.clipper import clipper_of, takes_rows_together
-from fedinfer.training.engines.compile import Program, read_program
 from fedinfer.training.engines.gradient_engine import GradientEngine
 from fedinfer.training.engines.joined import Joined
-from fedinfer.training.engines.mapped import Mapped, map_net
 from fedinfer.training.engines.rules import check_private, finite_rows
 from fedinfer.training.engines.sampling import PrivateSteps, RandomSource
 from fedinfer.training.engines.seeding import threads
 from fedinfer.training.models.build import Model
-from fedinfer.training.models.parts import freeze_unused, make_native, split, trained_places
+from fedinfer.training.models.parts import keep_frozen, make_native, split, trained_places
 from fedinfer.training.models.shapes import shapes, terms_of, weight_deviation
-from fedinfer.training.objective import labels_of, objective_of, values_of, weighted_steps
+from fedinfer.training.objective import objective_of, values_of, weighted_steps
 from fedinfer.training.pretrain import pretrain
+from fedinfer.training.programs import probe_of, read_programs
 from fedinfer.training.raw import joined_rows, rows_and_labels, rows_of
 from fedinfer.training.server_optimizers import OptimizerSettings
 from fedinfer.training.update import get_vector, set_vector
@@ -61,7 +60,7 @@ class Trainer:
     Args:
         model: the graph with its start weights.
         schema: what a row looks like.
-        training: local work and what is tuned; frozen and unused parameters of an own model are not.
+        training: local work and what is tuned.
         thread_count: torch threads; 1 suits small models.
         device: of torch, where batched steps run; all else runs on the processor.
     """
@@ -74,8 +73,8 @@ class Trainer:
         self._start = get_vector(model, Tune.ALL)
         self._free = [parameter.requires_grad for parameter in model.core.parameters()]
         self._frozen, self._net = split(model.core, training.tune)
-        self._program, self._steps = self._read_programs(device)
-        self._together: bool | None = None
+        self._probe = probe_of(model, self._frozen, schema)
+        self._program, self._steps = read_programs(self._net, self._probe, self._objective, device)
         self._trained = trained_places(model.core, training.tune)
         self.dimension = int(self._trained.sum())
 
@@ -85,15 +84,12 @@ class Trainer:
         Args:
             wanted: what the host asks for.
         """
-        match wanted:
-            case GradientEngine.BATCHED | GradientEngine.OPACUS if self._program is None:
-                if self._together is None:
-                    self._together = takes_rows_together(self._net, *self._probe(), self._objective)
-                return GradientEngine.OPACUS if self._together else GradientEngine.PER_EXAMPLE
-            case GradientEngine.BATCHED | GradientEngine.PER_EXAMPLE | GradientEngine.OPACUS:
-                return wanted
-            case _:
-                assert_never(wanted)
+        known = self._program is not None or wanted is GradientEngine.PER_EXAMPLE
+        return wanted if known else GradientEngine.OPACUS if self._together else GradientEngine.PER_EXAMPLE
+
+    @cached_property
+    def _together(self) -> bool:
+        return takes_rows_together(self._net, *self._probe, self._objective)
 
     @property
     def size(self) -> int:
@@ -160,8 +156,7 @@ class Trainer:
         Returns:
             (dimension,) float32, a copy; frozen parameters, and those that forward does not use, are not in it.
         """
-        tuned: FloatVector = weights[self._trained]
-        return tuned
+        return np.compress(self._trained, weights)
 
     def replace(self, weights: FloatVector, tuned: FloatVector) -> FloatVector:
         """The weights with the part exchanged that rounds change.
@@ -173,8 +168,8 @@ class Trainer:
         Returns:
             (size,) float32, a copy.
         """
-        result = weights.astype(np.float32, copy=True)
-        result[self._trained] = tuned
+        result = weights.astype(np.float32)
+        np.place(result, self._trained, tuned)
         return result
 
     def updates(self, weights: FloatVector, data: Data, rngs: Sequence[RandomSource]) -> FloatVector:
@@ -372,13 +367,11 @@ class Trainer:
             ConfigError: weights that are not finite, or of another length.
         """
         self._load(weights)
-        model = copy.deepcopy(self._model).requires_grad_(True).eval()
-        if native:
-            make_native(model)
-            return model.requires_grad_(True)
-        for parameter, free in zip(model.core.parameters(), self._free, strict=True):
-            parameter.requires_grad_(free)
-        return model
+        model = copy.deepcopy(self._model)
+        if not native:
+            return keep_frozen(model, self._free).eval()
+        make_native(model)
+        return model.requires_grad_(True).eval()
 
     def _private_features(self, weights: FloatVector, data: Data, engine: GradientEngine) -> Joined:
         match engine:
@@ -407,21 +400,3 @@ class Trainer:
                 f"{broken} of {weights.size} weights are not finite", hint="training diverged: lower the learning rates"
             )
         set_vector(self._model, weights, Tune.ALL)
-
-    def _read_programs(self, device: torch.device) -> tuple[Program | None, Program | Mapped | None]:
-        """Layers that are known one by one, and what plain training goes by: those, or the whole net mapped."""
-        features, labels = self._probe()
-        shape = tuple(features.shape[1:])
-        program = read_program(self._net, shape, self._objective)
-        if program is None:
-            freeze_unused(self._net, features, labels, self._objective)
-            whole = all(parameter.requires_grad for parameter in self._net.parameters())
-            return None, map_net(self._net, shape, self._objective) if whole else None
-        program = replace(program, device=device)
-        return program, program
-
-    def _probe(self) -> tuple[Tensor, Tensor]:
-        """Two rows as the trained part gets them, and labels."""
-        with torch.no_grad():
-            rows = torch.rand(2, self._schema.width, generator=torch.Generator().manual_seed(0))
-            return self._frozen(self._model.prepare(rows)), labels_of(np.zeros(2, np.int64), self._schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import assert_never
 
 import numpy as np
@@ -79,6 +80,18 @@ def freeze_unused(net: nn.Module, x: Tensor, y: Tensor, objective: Objective) ->
         raise ConfigError(f"[model] cannot be trained: {error}") from error
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.requires_grad_(gradient is not None)
+
+
+def keep_frozen(model: Model, free: Sequence[bool]) -> Model:
+    """Give the parameters of a model back what its author said of them, whatever rounds tune.
+
+    Args:
+        model: changed in place.
+        free: per parameter of the core, whether it may change.
+    """
+    for parameter, may_change in zip(model.core.parameters(), free, strict=True):
+        parameter.requires_grad_(may_change)
+    return model
 
 
 def trained_places(core: nn.Module, tune: Tune) -> npt.NDArray[np.bool_]:
