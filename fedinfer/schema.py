@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from fedinfer.errors import ConfigError
 from fedinfer.printable import STEERING
 from fedinfer.reading import DEFAULT_RULES, CellRule, ReadingRules, told_apart
+from fedinfer.tensors import Tensor, bounds, check_tensors, total
 from fedinfer.types import Json
 
 
@@ -138,6 +140,9 @@ class Schema:
         label_range: public range of a numeric label, in its own unit; values outside count as the nearest end. None
             when the label is a class.
         label_unit: what a numeric label is measured in, for people; may be empty.
+        inputs: tensors of a model that was made elsewhere, side by side in a row; instead of columns and shape.
+        answers: tensors that such a model answers, side by side, instead of one number; `label_range` holds their
+            ranges.
     """
 
     columns: tuple[Column, ...]
@@ -148,9 +153,12 @@ class Schema:
     reading: ReadingRules = DEFAULT_RULES
     label_range: tuple[float, float] | None = None
     label_unit: str = ""
+    inputs: tuple[Tensor, ...] = ()
+    answers: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
         _check_label(self)
+        _check_tensors(self)
         if self.text is None and any(isinstance(column, Text) for column in self.columns):
             raise ConfigError("a text column stands alone", hint="leave the other columns out")
         if self.text is not None and self.shape:
@@ -163,6 +171,8 @@ class Schema:
 
     def _names(self) -> Iterator[str]:
         yield from (self.label, self.label_unit, *self.labels)
+        for tensor in (*self.inputs, *self.answers):
+            yield from (tensor.name, tensor.feeds, *tensor.names)
         yield from self.reading.texts()
         for column in self.columns:
             yield column.name
@@ -185,6 +195,8 @@ class Schema:
         """Length of one row of float32; a published graph of a text takes one string instead."""
         if self.text is not None:
             return self.text.length
+        if self.inputs:
+            return total(self.inputs)
         if not self.shape:
             return len(self.columns)
         channels, height, width = self.shape
@@ -197,8 +209,22 @@ class Schema:
 
     @property
     def outputs(self) -> int:
-        """Numbers that a model gives for one row: one per class, or one for a number."""
-        return self.classes if self.label_range is None else 1
+        """Numbers that a model gives for one row: one per class, one for a number, or those of its tensors."""
+        return self.classes if self.label_range is None else total(self.answers) or 1
+
+    @property
+    def kind(self) -> str:
+        """Kind of the task: classification, regression, scores (numbers that have names) or tensors."""
+        if not self.answers:
+            return "classification" if self.label_range is None else "regression"
+        return "scores" if all(tensor.names or tensor.feeds for tensor in self.answers) else "tensors"
+
+    def ranges(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Low and high end of every number that a model gives for one row, float64 (outputs,) each."""
+        if self.answers:
+            return bounds(self.answers)
+        low, high = self.label_range or (0.0, 1.0)
+        return np.full(self.outputs, low), np.full(self.outputs, high)
 
     @property
     def confirmed(self) -> bool:
@@ -208,6 +234,8 @@ class Schema:
     def to_json(self) -> Json:
         """A JSON object that `from_json` reads back."""
         number = {} if self.label_range is None else {"label_range": [*self.label_range], "label_unit": self.label_unit}
+        for key, tensors in (("inputs", self.inputs), ("answers", self.answers)):
+            number |= {key: [tensor.to_json() for tensor in tensors]} if tensors else {}
         return number | {
             "label": self.label,
             "labels": list(self.labels),
@@ -238,6 +266,8 @@ class Schema:
                 reading=ReadingRules.from_json(data["reading"] if "reading" in data else {}),
                 label_range=_range_from_json(data.get("label_range")),
                 label_unit=str(data.get("label_unit", "")),
+                inputs=tuple(Tensor.from_json(tensor) for tensor in data.get("inputs", ())),
+                answers=tuple(Tensor.from_json(tensor) for tensor in data.get("answers", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"schema cannot be read: {error!r}") from error
@@ -257,6 +287,18 @@ def _check_label(schema: Schema) -> None:
             f"label {schema.label}: float32 cannot tell values in [{low:.17g}, {high:.17g}] apart",
             hint="subtract a public offset from the label, or give a wider range",
         )
+
+
+def _check_tensors(schema: Schema) -> None:
+    if schema.inputs and (schema.columns or schema.shape):
+        raise ConfigError("a schema has tensors, or columns, or a shape: one of them")
+    if schema.answers and schema.label_range is None:
+        raise ConfigError("tensors are answered as numbers: label_range holds their ranges")
+    check_tensors(schema.inputs, schema.answers)
+    low, high = schema.label_range or (0.0, 0.0)
+    for tensor in schema.answers:
+        if not low <= tensor.low < tensor.high <= high:
+            raise ConfigError(f"tensor {ascii(tensor.name)[:60]}: its range is not in {schema.label_range}")
 
 
 def _range_from_json(value: object) -> tuple[float, float] | None:

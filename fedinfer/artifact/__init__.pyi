@@ -18,6 +18,17 @@ from .export.torch import Templates as Templates
 from .export.torch import export_core as export_core
 from .folders import load_build as load_build
 from .folders import save_build as save_build
+from .imported.declaration import Task as Task
+from .imported.facts import GraphFacts as GraphFacts
+from .imported.folder import Imported as Imported
+from .imported.folder import describe_imported as describe_imported
+from .imported.folder import facts_of as facts_of
+from .imported.folder import import_model as import_model
+from .imported.folder import is_imported as is_imported
+from .imported.folder import load_imported as load_imported
+from .imported.folder import save_imported as save_imported
+from .imported.propose import Wishes as Wishes
+from .imported.propose import states_of as states_of
 from .inspection import describe_manifest as describe_manifest
 from .inspection import describe_model as describe_model
 from .inspection import describe_repository as describe_repository

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -147,7 +148,7 @@ class Built:
             task=head.task,
             schema=head.schema,
             variants=self.variants,
-            check_rows=tuple(tuple(row.tolist()) for row in self.check),
+            check_rows=tuple(tuple(_shortest(row)) for row in self.check),
             float_metric=self.float_metric,
             metrics={
                 self.metric_kind: self.chosen.metric,
@@ -338,11 +339,13 @@ def _check_rows(
     outputs: npt.NDArray[np.float64], floating: Figures, evidence: Evidence, head: OutputHead
 ) -> npt.NDArray[np.float32]:
     if head.schema.label_range is not None:
-        return spread_rows(evidence.calibration_x, outputs, most_rows(head.schema.width))
+        return spread_rows(evidence.calibration_x, outputs, most_rows(head.schema.width, head.schema.outputs))
     return choose_rows(evidence.calibration_x, softmax(outputs, floating.temperature), head.threshold)
 
 
 def _reference(file: bytes, evidence: Evidence, head: OutputHead) -> Reference:
+    if head.schema.answers:
+        return Reference()
     answers = answers_of(file, evidence.reference_x, head.schema)
     if head.schema.label_range is not None:
         return value_reference(answers[:, 0], head.schema)
@@ -351,9 +354,14 @@ def _reference(file: bytes, evidence: Evidence, head: OutputHead) -> Reference:
 
 def _interval(file: bytes, evidence: Evidence, schema: Schema) -> float:
     y = evidence.reference_y
-    if schema.label_range is None or not len(y) or not evidence.unseen:
+    if schema.label_range is None or schema.answers or not len(y) or not evidence.unseen:
         return 0.0
     return interval_of(answers_of(file, evidence.reference_x, schema)[:, 0], y, schema)
+
+
+def _shortest(values: npt.NDArray[Any]) -> list[Any]:
+    """Values as the manifest holds them: float32 in as few digits as tell it apart, texts as they are."""
+    return [float(str(value)) for value in values] if values.dtype == np.float32 else list(values.tolist())
 
 
 def _variant(candidate: Candidate, head: OutputHead, check: CheckRows, place: int) -> Variant:
@@ -373,7 +381,7 @@ def _variant(candidate: Candidate, head: OutputHead, check: CheckRows, place: in
         labels=() if number else tuple(likeliest(answers, None if head.threshold == EVEN else head.threshold).tolist()),
         probabilities=() if number else tuple(tuple(round(float(p), 6) for p in row) for row in answers),
         tolerance=tolerance_of(figures.variant, figures.batch_difference),
-        values=tuple(float(value) for value in answers[:, 0]) if number else (),
+        values=tuple(_shortest(answers.ravel())) if number else (),
     )
     check_finished(variant, candidate.file, check, head.schema, head.abstain_label)
     return variant

@@ -5,29 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from fedinfer.tensors import Tensor, total
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
     from fedinfer.inference import Naming, Predictions
+
+MOST_FIELDS = 64
+"""Values of answered tensors that get a field of their own; with more, a tensor is one field."""
 
 
 def answer_fields(naming: Naming) -> tuple[str, ...]:
     """Names of the fields of a line, in order.
 
     Args:
-        naming: says whether the model answers a number, and whether its interval is known.
+        naming: says whether the model answers a number or tensors, and whether its interval is known.
     """
     if naming.bounds is None:
         return ("row", "label", "confidence")
+    if naming.tensors:
+        told = _told(naming)
+        single = total(told) <= MOST_FIELDS
+        return ("row", *(name for tensor in told for name in (tensor.value_names() if single else (tensor.name,))))
     return ("row", "value", "low", "high") if naming.interval else ("row", "value")
 
 
-def answer_lines(answers: Predictions) -> Iterator[Json]:
+def answer_lines(answers: Predictions, *, nested: bool = False) -> Iterator[Json]:
     """One object per row.
 
     Args:
-        answers: classes, or numbers in the label's unit.
+        answers: classes, numbers in the label's unit, or tensors; state is left out.
+        nested: of tensors: by name as nested lists, for JSON; else field by field.
     """
+    if answers.naming.tensors:
+        yield from _tensor_lines(answers, nested)
+        return
     if answers.naming.bounds is None:
         for row, (label, confidence) in enumerate(zip(answers.labels, answers.confidences, strict=True)):
             yield {"row": row, "label": str(label), "confidence": round(float(confidence), 6)}
@@ -39,3 +53,24 @@ def answer_lines(answers: Predictions) -> Iterator[Json]:
             if answers.naming.interval
             else line
         )
+
+
+def _told(naming: Naming) -> list[Tensor]:
+    return [tensor for tensor in naming.tensors if not tensor.feeds]
+
+
+def _tensor_lines(answers: Predictions, nested: bool) -> Iterator[Json]:
+    told, found = _told(answers.naming), answers.tensors
+    single = total(told) <= MOST_FIELDS
+    for row in range(len(answers)):
+        line: Json = {"row": row}
+        for tensor in told:
+            own = found[tensor.name][row]
+            values = [float(f"{value:.7g}") for value in own.ravel().tolist()]
+            if nested:
+                line[tensor.name] = own.astype(np.float64).round(7).tolist()
+            elif single:
+                line |= dict(zip(tensor.value_names(), values, strict=True))
+            else:
+                line[tensor.name] = " ".join(f"{value:.7g}" for value in values)
+        yield line

@@ -14,10 +14,13 @@ import typer
 
 from fedinfer.cli import keys as signing_keys
 from fedinfer.cli.answers import answer_fields, answer_lines
+from fedinfer.cli.described import print_described
 from fedinfer.cli.files import read_bytes, write_bytes
+from fedinfer.cli.imported import describe_folder, is_imported_folder, quantize_imported
+from fedinfer.cli.importing import import_command
 from fedinfer.cli.keys import KeysFolder, RepositoryFolder, open_repository
 from fedinfer.cli.labelled import read_labelled, read_rows, read_rows_file
-from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, printable, stdout
+from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stdout
 from fedinfer.cli.secrets import PassphraseFile, secrets
 from fedinfer.config import ArtifactSection, Scenario, load_scenario
 from fedinfer.errors import ConfigError
@@ -54,15 +57,15 @@ def export(
     """Turn a checkpoint into a float model file that agrees with torch; pruned or fine-tuned for int8 when asked."""
     with errors_to_exit():
         figures = _export(scenario, checkpoint, out, version, {"pruning": pruning, "qat_steps": qat_steps})
-    _show(figures, as_json)
+    print_described(figures, as_json)
 
 
 @app.command()
 def quantize(
-    model: ModelFile,
+    model: Annotated[Path, typer.Argument(help="model file (ONNX), or folder of an imported model")],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for the build")],
-    rows: Annotated[Path | None, typer.Option(help="held-out rows with labels (CSV) to evaluate with")] = None,
-    calibration: Annotated[Path | None, typer.Option(help="public rows (CSV); default: from public ranges")] = None,
+    rows: Annotated[Path | None, typer.Option(help="held-out rows with labels to evaluate with")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="public rows; default: from public ranges")] = None,
     against: Annotated[Path | None, typer.Option(help="unpruned model file to compare with; default: MODEL")] = None,
     quantization: Annotated[str, typer.Option(help="int8 or float")] = "int8",
     max_metric_drop: Annotated[
@@ -70,6 +73,7 @@ def quantize(
     ] = 0.02,
     min_agreement: Annotated[float, typer.Option(min=0, max=1, callback=a_number, help="with the float model")] = 0.95,
     max_bytes: Annotated[int, typer.Option(min=1, help="largest model file")] = 50_000_000,
+    version: Annotated[int, typer.Option(min=1, help="number of the build; only of an imported model")] = 1,
     epsilon: Annotated[str, typer.Option(help="of the training, for the manifest")] = "inf",
     delta: Annotated[str, typer.Option(help="of the training, for the manifest")] = "1",
     statement: Annotated[str, typer.Option(help="what epsilon and delta mean")] = "no privacy guarantee was stated",
@@ -78,45 +82,51 @@ def quantize(
     """Try the quantization schemes for this model, keep what passes the gates, say why the others did not."""
     with errors_to_exit():
         settings = _settings(quantization, max_metric_drop, min_agreement, max_bytes)
-        figures = _quantize(model, out, rows, calibration, against, settings, Privacy(epsilon, delta, statement))
-    _show(figures, as_json)
+        privacy = Privacy(epsilon, delta, statement)
+        if is_imported_folder(model):
+            figures = quantize_imported(model, out, rows, calibration, settings, privacy, version)
+        else:
+            figures = _quantize(model, out, rows, calibration, against, settings, privacy)
+    print_described(figures, as_json)
 
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="model file, build or repository")], as_json: JsonOption = False
+    path: Annotated[Path, typer.Argument(help="model file, imported model, build or repository")],
+    as_json: JsonOption = False,
 ) -> None:
-    """Say what is in a model file, a build or a repository."""
+    """Say what is in a model file, an imported model, a build or a repository."""
     with errors_to_exit():
         described = _inspect(path)
-    _show(described, as_json)
+    print_described(described, as_json)
 
 
 @app.command()
 def verify(
-    path: Annotated[Path, typer.Argument(help="model file, build or repository")],
+    path: Annotated[Path, typer.Argument(help="model file, imported model, build or repository")],
     root: Root = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check everything a device would check. Exit code 5 and a reason when something is wrong."""
     with errors_to_exit():
         verified = _verify(path, root)
-    _show(verified, as_json)
+    print_described(verified, as_json)
 
 
 @app.command()
 def predict(
     model: ModelFile,
-    rows: Annotated[Path, typer.Argument(help="CSV, .gz, Parquet, Arrow, .xlsx or ARFF; - for standard input")],
+    rows: Annotated[Path, typer.Argument(help="a file as `device predict` takes it")],
     as_json: JsonOption = False,
 ) -> None:
     """Predict the rows of a table file with a model file, as a device would."""
     with errors_to_exit():
-        from fedinfer.inference import Predictor
+        from fedinfer.inference import Predictor, rows_in_file
 
         predictor = Predictor.open(read_bytes(model))
-        answers = predictor.predict(read_rows_file(rows, predictor.schema))
-        lines = list(answer_lines(answers))
+        found = rows_in_file(rows, predictor.schema)
+        answers = predictor.predict(read_rows_file(rows, predictor.schema) if found is None else found)
+        lines = list(answer_lines(answers, nested=as_json))
     if as_json:
         print_json({"predictions": lines})
         return
@@ -135,7 +145,7 @@ def publish(
     """Sign a build and make it the current version, with deltas from the version before."""
     with errors_to_exit():
         published = _publish(build, open_repository(repository, keys, secrets(passphrase_file)))
-    _show(published, as_json)
+    print_described(published, as_json)
 
 
 @app.command()
@@ -152,7 +162,7 @@ def renew(
         opened = open_repository(repository, keys, secrets(passphrase_file))
         opened.renew()
         copied = renew_mirror(repository, repository.parent / RELEASED)
-    _show({"renewed": True, "version": opened.newest_version, "copied": copied}, as_json)
+    print_described({"renewed": True, "version": opened.newest_version, "copied": copied}, as_json)
 
 
 @app.command()
@@ -170,9 +180,10 @@ def withdraw(
         opened = open_repository(repository, keys, secrets(passphrase_file))
         opened.withdraw(version)
         renew_mirror(repository, repository.parent / RELEASED)
-    _show({"withdrawn": list(opened.withdrawn()), "left": list(opened.versions())}, as_json)
+    print_described({"withdrawn": list(opened.withdrawn()), "left": list(opened.versions())}, as_json)
 
 
+app.command("import")(import_command)
 for command in (signing_keys.keys, signing_keys.root, signing_keys.rotate, signing_keys.adopt):
     app.command()(command)
 
@@ -267,6 +278,8 @@ def _inspect(path: Path) -> Json:
 
     if path.is_file():
         return describe_model(read_bytes(path))
+    if is_imported_folder(path):
+        return describe_folder(path)
     if (path / "metadata").is_dir():
         return describe_repository(path, None, SystemClock().now())
     return describe_manifest(load_build(path)[0])
@@ -279,6 +292,8 @@ def _verify(path: Path, root: Path | None) -> Json:
         described = describe_model(read_bytes(path))
         _try(read_bytes(path))
         return {**described, "verified": True}
+    if is_imported_folder(path):
+        return {**describe_folder(path), "verified": True}
     if (path / "metadata").is_dir():
         return verify_repository(path, read_bytes(root) if root else None, SystemClock().now(), _check_as_device)
     manifest, files = load_build(path)
@@ -316,29 +331,3 @@ def _publish(build: Path, repository: Repository) -> Json:
         "deltas": {delta.path: delta.bytes for delta in manifest.deltas},
         "bundle_bytes": sum(map(len, repository.bundle(manifest.version).values())),
     }
-
-
-def _show(document: Json, as_json: bool) -> None:
-    if as_json:
-        print_json(document)
-    else:
-        _print(document, "")
-
-
-def _print(document: Json, indent: str) -> None:
-    for key, value in document.items():
-        name = indent + key.replace("_", " ")
-        if isinstance(value, dict) and value:
-            stdout.print(name, markup=False, highlight=False)
-            _print(value, indent + "  ")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for item in value:
-                stdout.print(name, markup=False, highlight=False)
-                _print(item, indent + "  ")
-        else:
-            text = f"{value:.4g}" if isinstance(value, float) else ", ".join(value) if _is_texts(value) else str(value)
-            stdout.print(f"{printable(name):26s} {printable(text)}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)

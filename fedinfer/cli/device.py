@@ -19,6 +19,7 @@ from fedinfer.cli.answers import answer_fields, answer_lines
 from fedinfer.cli.labelled import read_rows_file
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
 from fedinfer.cli.spreadsheet import csv_text
+from fedinfer.cli.streaming import answer_pipe, predict_streams
 from fedinfer.errors import ConfigError
 from fedinfer.inference import (
     MOST_CONNECTIONS,
@@ -29,6 +30,7 @@ from fedinfer.inference import (
     SessionCache,
     Slots,
     open_installed,
+    rows_in_file,
     seconds_since_refresh,
     staleness_warning,
 )
@@ -162,20 +164,34 @@ def policy(
 @app.command()
 def predict(
     store: Store,
-    rows: Annotated[Path, typer.Argument(help="CSV, .gz, Parquet, Arrow, .xlsx or ARFF; - for standard input")],
+    rows: Annotated[
+        Path,
+        typer.Argument(
+            help="table (CSV, .gz, Parquet, Arrow, .xlsx, ARFF), .npy, .npz, .jsonl, .png, .wav, a folder, or -"
+        ),
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="write the CSV here")] = None,
     with_reasons: Annotated[bool, typer.Option("--explain", help="name the columns that carried each answer")] = False,
     request: Annotated[str, typer.Option("--id", help="labels of these rows may come later under this name")] = "",
     counted: Annotated[bool, typer.Option("--count/--no-count", help="count the answers in the window")] = True,
+    as_stream: Annotated[
+        bool, typer.Option("--stream", help="rows are frames of one stream, state goes on; with -: JSON line by line")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict the rows of a table file, read as in training: label and confidence, or a number with its interval."""
+    """Predict the rows of a file: label and confidence, a number with its interval, scores or tensors."""
     with errors_to_exit():
         from fedinfer.inference import explain, reference_row
 
         installed = _open(store)
-        matrix = _matrix(installed.predictor, rows)
-        answers = installed.predictor.predict_matrix(matrix)
+        if as_stream and str(rows) == "-":
+            answer_pipe(installed.predictor)
+            return
+        if as_stream:
+            matrix, answers = predict_streams(installed.predictor, rows)
+        else:
+            matrix = _matrix(installed.predictor, rows)
+            answers = installed.predictor.predict_matrix(matrix)
         if counted and len(answers):
             from fedinfer.device import recorder_of
 
@@ -184,7 +200,7 @@ def predict(
                 recorder([Observed(installed.info.version, answers.naming, matrix, answers.raw, request)])
         reasons = explain(installed.predictor, matrix, reference_row(installed.manifest)) if with_reasons else None
         if as_json:
-            lines = _with_summands(list(_lines(answers, reasons)), reasons)
+            lines = _with_summands(list(_lines(answers, reasons, nested=True)), reasons)
             print_json({"version": installed.info.version, "predictions": lines})
         else:
             _write(_csv(answers, reasons), output)
@@ -321,6 +337,9 @@ def _measured(installed: Installed, watts: float | None, clock: SystemClock) -> 
 
 def _matrix(predictor: Predictor, path: Path) -> Rows:
     """The rows of a file; what counts as missing without looking so is said on standard error."""
+    found = rows_in_file(path, predictor.schema)
+    if found is not None:
+        return found
     reader, table = predictor.reader, read_rows_file(path, predictor.schema)
     for note in table.notes:
         stderr.print(f"warning: {note}", markup=False, soft_wrap=True)
@@ -335,9 +354,9 @@ def _matrix(predictor: Predictor, path: Path) -> Rows:
     return matrix
 
 
-def _lines(answers: Predictions, reasons: Explanations | None) -> Iterator[Json]:
+def _lines(answers: Predictions, reasons: Explanations | None, *, nested: bool = False) -> Iterator[Json]:
     form = "+.3f" if answers.naming.bounds is None else "+.4g"
-    for row, line in enumerate(answer_lines(answers)):
+    for row, line in enumerate(answer_lines(answers, nested=nested)):
         if reasons is not None:
             line["reasons"] = " ".join(f"{name}:{value:{form}}" for name, value in reasons.strongest(row, REASONS))
         yield line

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import DataError
-from fedinfer.inference import reader_of
+from fedinfer.inference import labelled_arrays, reader_of, rows_in_file
 from fedinfer.reading import RawTable, Spellings, plain_numbers, read_bytes, read_file
 from fedinfer.schema import Schema
 from fedinfer.text import tokens
@@ -60,6 +60,8 @@ def read_labelled(path: Path, schema: Schema) -> tuple[npt.NDArray[np.float32], 
     Raises:
         DataError: no label column, or a label that the schema does not list or that is no number, with its row.
     """
+    if path.suffix == ".npz":
+        return labelled_arrays(path, schema)
     table = read_rows_file(path, schema)
     return _rows(table, schema), labels_of(table, schema)
 
@@ -92,6 +94,20 @@ def labels_of(table: RawTable, schema: Schema) -> npt.NDArray[Any]:
                 hint=f"labels are {', '.join(schema.labels[:20])}",
             )
     return np.array([places[label] for label in labels], np.int64)
+
+
+def read_model_rows(path: Path, schema: Schema) -> npt.NDArray[np.float32]:
+    """Rows of a file of any kind, float32 (n, width): a table, .npy, .npz, JSON lines, an image, a sound or a folder.
+
+    Args:
+        path: of the file, or "-" for a table on standard input.
+        schema: of the model.
+
+    Raises:
+        DataError: names row, column or tensor, value and rule.
+    """
+    found = rows_in_file(path, schema)
+    return read_rows(path, schema) if found is None else found
 
 
 def _rows(table: RawTable, schema: Schema) -> npt.NDArray[np.float32]:

@@ -94,13 +94,21 @@ def _row(
     if label is not None:
         figures[evaluations.WRONG] = 1.0 if answer is None else _error(answer, label, naming)
     before = None if old is None else old.prediction
-    if before is not None and before.value is not None:
-        apart = 1.0 if answer is None else _error(answer, before.value, naming)
+    if before is not None and naming.bounds is not None:
+        apart = 1.0 if answer is None else _apart(answer, before, naming)
         figures[[evaluations.DISAGREEMENT, evaluations.SHIFT]] = apart
     elif before is not None:
         figures[evaluations.DISAGREEMENT] = answer is None or answer.label != before.label
         figures[evaluations.SHIFT] = abs((answer.confidence if answer else 0.0) - before.confidence)
     return figures
+
+
+def _apart(answer: Prediction, before: Prediction, naming: Naming) -> float:
+    """Mean distance of two answers' numbers, as parts of their ranges. In [0, 1]; 1 for answers of other sizes."""
+    if answer.raw.shape != before.raw.shape:
+        return 1.0
+    low, high = naming.ranges()
+    return float(np.minimum(1.0, np.abs(answer.raw - before.raw) / (high - low)).mean())
 
 
 def _error(answer: Prediction, label: float, naming: Naming) -> float:

@@ -163,7 +163,7 @@ def _correct(schema: Schema, classes: npt.NDArray[np.int64], answers: FloatVecto
     """Right answers of a simulated window: the class, or a value that is not off by more than a tenth of the range."""
     if schema.label_range is None:
         return int((classes == y).sum()) if len(y) else 0
-    low, high = schema.label_range
+    low, high = (ends[0] for ends in schema.ranges())
     near = np.abs(answers[:, 0] - y) <= NEAR * (high - low) if len(y) else np.zeros(0, np.bool_)
     return int((near & (classes != _NO_ANSWER)).sum()) if len(y) else 0
 
@@ -179,6 +179,32 @@ def _together(unit: Unit, rows: int) -> int:
             assert_never(unit)
 
 
+def placed(schema: Schema, answers: FloatVector) -> FloatVector:
+    """Where answers lie from 0 to 1, one number per row: the histogram that a fleet's report counts.
+
+    Of a number its place in its range; of scores the place of the largest; of tensors which of their values is the
+    largest, as a part of all: it moves when the inputs do, also for vectors whose values are always of one length
+    (Rabanser, Guennemann, Lipton 2019, section 3, take the predicted class of a classifier for the same purpose). State
+    is left out.
+
+    Args:
+        schema: of a model that answers numbers.
+        answers: float32 (rows, outputs).
+
+    Returns:
+        (rows, 1); outside [0, 1] where a value is outside its range.
+    """
+    low, high = schema.ranges()
+    parts = (answers - low) / (high - low)
+    told = (
+        np.repeat([not t.feeds for t in schema.answers], [t.size for t in schema.answers]) if schema.answers else [True]
+    )
+    parts = parts[:, told]
+    if schema.kind == "tensors" and parts.shape[1] > 1:
+        return np.asarray((parts.argmax(axis=1)[:, None] + 0.5) / parts.shape[1])
+    return np.asarray(parts.max(axis=1, keepdims=True, initial=-np.inf))
+
+
 def _sketch(host: Host, classes: npt.NDArray[np.int64], answers: FloatVector) -> FloatVector:
     schema, unit = host.joined().schema, host.joined().scenario.privacy.unit
     channels, known = report_channels(schema.classes), classes != _NO_ANSWER
@@ -186,8 +212,7 @@ def _sketch(host: Host, classes: npt.NDArray[np.int64], answers: FloatVector) ->
         return np.zeros(width(channels), np.float32)
     sketch = Sketch(channels)
     if schema.label_range is not None:
-        low, high = schema.label_range
-        answers = (answers - low) / (high - low)
+        answers = placed(schema, answers)
     sketch.add(Outputs(classes[known], answers[known]))
     sketch.add_unanswered(int((~known).sum()))
     return window_report(sketch.histograms(), unit, channels)

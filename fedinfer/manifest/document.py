@@ -101,7 +101,7 @@ class Manifest:
     @property
     def kind(self) -> str:
         """Kind of the task."""
-        return "classification" if self.schema.label_range is None else "regression"
+        return self.schema.kind
 
     @property
     def chosen(self) -> Variant:
@@ -263,6 +263,7 @@ def _check(manifest: Manifest) -> None:
         manifest.chosen.path == model_path(manifest.version), f"path {manifest.chosen.path[:80]!r} of the chosen one"
     )
     _check_rows(manifest)
+    demand(not manifest.schema.answers or not manifest.interval, "an interval around several numbers")
     check_reference(manifest.reference, classes)
     check_privacy(manifest.privacy)
     for variant in manifest.variants:
@@ -282,6 +283,8 @@ def _check_rows(manifest: Manifest) -> None:
     demand(kinds == {text is not None}, "self-check rows are texts if the schema is of a text, else numbers")
     size = sum(len(value) if isinstance(value, str) else 1 for row in rows for value in row)
     demand(size <= MAX_CHECK_VALUES, f"{size} self-check values, at most {MAX_CHECK_VALUES}")
+    answers = len(rows) * manifest.schema.outputs if manifest.schema.answers else 0
+    demand(answers <= MAX_CHECK_VALUES, f"{answers} answers to self-check rows, at most {MAX_CHECK_VALUES}")
 
 
 def _schema(data: Json) -> Schema:

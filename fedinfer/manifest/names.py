@@ -14,7 +14,7 @@ MAX_MANIFEST_BYTES = 2 * 2**20
 MAX_METADATA_BYTES = 512 * 2**10  # one TUF metadata file
 MAX_VERSION = 2**31 - 1
 MAX_CHECK_ROWS = 64
-MAX_CHECK_VALUES = 65_536  # rows x width
+MAX_CHECK_VALUES = 262_144  # rows x width; one image of 224 x 224 x 3 raw pixels fits
 MAX_VARIANTS = 8
 MAX_DELTAS = 32
 MAX_CLASSES = 100_000
@@ -22,7 +22,8 @@ MAX_CLASSES = 100_000
 INPUT = "input"  # float32 (batch, width), raw values, NaN = missing
 LABEL = "label"  # string (batch,)
 PROBABILITIES = "probabilities"  # float32 (batch, classes)
-VALUE = "value"  # float32 (batch, 1), in the unit of a numeric label and within its range; instead of the two above
+VALUE = "value"  # float32 (batch, 1), in the unit of a numeric label and within its range; instead of the two above.
+# Of answered tensors float32 (batch, values), side by side.
 CONTRIBUTIONS = "contributions"  # float32 (batch, terms + 1, outputs), optional: of an additive model, intercept last
 COVERAGE = 0.9  # share of rows that the prediction interval of a numeric label is made for
 TOP = "top"  # int64 (batch, k), optional: the k most probable classes, best first

@@ -69,8 +69,8 @@ class Variant:
         probabilities: expected probabilities for every self-check row, (rows, classes).
         tolerance: largest absolute difference of a probability that still passes the self-check, in [0, 1]; of a
             numeric label the largest difference as a part of its range.
-        values: expected values of a numeric label for every self-check row, in its unit; `labels` and `probabilities`
-            are then empty.
+        values: expected values of a numeric label for every self-check row, in its unit, or all values of the answered
+            tensors, row by row; `labels` and `probabilities` are then empty.
     """
 
     name: str
@@ -88,10 +88,14 @@ class Variant:
     tolerance: float
     values: tuple[float, ...] = ()
 
-    def answers(self) -> npt.NDArray[np.float32]:
-        """Expected answers to the self-check rows: probabilities (rows, classes), or values (rows, 1)."""
+    def answers(self, outputs: int) -> npt.NDArray[np.float32]:
+        """Expected answers to the self-check rows: probabilities (rows, classes), or values (rows, outputs).
+
+        Args:
+            outputs: numbers that the schema wants for a row.
+        """
         if self.values:
-            return np.array(self.values, np.float32).reshape(-1, 1)
+            return np.array(self.values, np.float32).reshape(-1, outputs)
         return np.array(self.probabilities, np.float32)
 
     def to_json(self) -> Json:
@@ -236,7 +240,7 @@ def check_variant(variant: Variant, version: int, rows: int, schema: Schema) -> 
     demand(variant.temperature > 0, f"temperature {variant.temperature}")
     demand(0 <= variant.tolerance <= 1, f"tolerance {variant.tolerance} is outside [0, 1]")
     if schema.label_range is not None:
-        return _check_values(variant, rows, schema.label_range)
+        return _check_values(variant, rows, schema, schema.label_range)
     classes = schema.classes
     demand(not variant.values, f"variant {variant.name}: values of a label that is no number")
     demand(len(variant.labels) == len(variant.probabilities) == rows, f"variant {variant.name}: not {rows} answers")
@@ -244,10 +248,12 @@ def check_variant(variant: Variant, version: int, rows: int, schema: Schema) -> 
     demand(all(len(p) == classes for p in variant.probabilities), f"variant {variant.name}: not {classes} columns")
 
 
-def _check_values(variant: Variant, rows: int, bounds: tuple[float, float]) -> None:
+def _check_values(variant: Variant, rows: int, schema: Schema, bounds: tuple[float, float]) -> None:
     what = f"variant {variant.name}"
     demand(not variant.labels and not variant.probabilities, f"{what}: classes of a label that is a number")
-    demand(len(variant.values) == rows, f"{what}: not {rows} answers")
+    demand(len(variant.values) == rows * schema.outputs, f"{what}: not {rows} answers of {schema.outputs} values")
+    if schema.answers:  # tensors are not clipped: their range places them and promises nothing
+        return
     slack = 1e-5 * (bounds[1] - bounds[0])  # the graph computes in float32
     demand(all(bounds[0] - slack <= v <= bounds[1] + slack for v in variant.values), f"{what}: value outside {bounds}")
 

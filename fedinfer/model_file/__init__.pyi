@@ -4,6 +4,9 @@ from .confinement import Confinement as Confinement
 from .confinement import available as available
 from .inspection import CheckedModel as CheckedModel
 from .inspection import check_model as check_model
+from .limits import LIMITS as LIMITS
+from .limits import GraphLimits as GraphLimits
+from .named import run_named as run_named
 from .sandbox import RUN_LIMITS as RUN_LIMITS
 from .sandbox import Isolation as Isolation
 from .sandbox import Question as Question

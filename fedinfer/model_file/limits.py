@@ -54,6 +54,7 @@ class GraphLimits:
         control_flow: operators that may have graphs inside.
         text_outputs: outputs that may be text.
         size_inputs: operators that make a tensor of a size that an input names, and which inputs.
+        data_outside: weights may lie in other files; only for reading what an import folds in, never for a session.
     """
 
     bytes: int = MAX_ARTIFACT_BYTES
@@ -73,6 +74,7 @@ class GraphLimits:
     control_flow: frozenset[str] = frozenset()
     text_outputs: frozenset[str] = frozenset({LABEL})
     size_inputs: Mapping[str, tuple[int, ...]] = field(default_factory=_size_inputs)
+    data_outside: bool = False
 
 
 LIMITS = GraphLimits()

@@ -9,18 +9,10 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import select
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +20,10 @@ import numpy.typing as npt
 from fedinfer.errors import GateFailed, Refusal
 from fedinfer.model_file.confined import FRAME, HELLO, OPENED, SIZES, RunSettings, unpacked
 from fedinfer.model_file.inspection import CheckedModel
+from fedinfer.model_file.process import confined_process, taken
 from fedinfer.ports import Clock
 
-_ROOT = str(Path(__file__).resolve().parents[2])
-_PROGRAM = "import sys; sys.path.insert(0, {root!r}); from fedinfer.model_file.confined import main; main()"
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LC_ALL": "C", "ORT_DISABLE_TELEMETRY": "1"}
-_PART = 2**20
+_MAIN = "fedinfer.model_file.confined"
 
 
 class Isolation(StrEnum):
@@ -128,12 +118,12 @@ def _until_it_dies(model: CheckedModel, question: Question, clock: Clock, limits
     runs, per_run = (len(question.rows), 1) if question.alone else (1, len(question.rows))
     size = FRAME.size + 4 * per_run * question.classes
     done: list[SandboxRun] = []
-    with _started(model, question, limits) as pipe:
-        hello = _taken(pipe, HELLO.size, limits.open_seconds, clock)
+    with confined_process(_MAIN, _parts(model, question, limits)) as pipe:
+        hello = taken(pipe, HELLO.size, limits.open_seconds, clock)
         if hello is None or HELLO.unpack(hello)[0] != OPENED:
             raise GateFailed("the model does not load while it is confined", Refusal.CONFINED)
         while len(done) < runs:
-            frame = _taken(pipe, size, 2 * limits.run_seconds, clock)
+            frame = taken(pipe, size, 2 * limits.run_seconds, clock)
             if frame is None:
                 return [*done, SandboxRun(None, limits.run_seconds)]
             kind, seconds = FRAME.unpack(frame[: FRAME.size])
@@ -141,29 +131,7 @@ def _until_it_dies(model: CheckedModel, question: Question, clock: Clock, limits
     return done
 
 
-@contextlib.contextmanager
-def _started(model: CheckedModel, question: Question, limits: RunLimits) -> Iterator[IO[bytes]]:
-    """The pipe that the process answers through; the process ends with the block."""
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-B", "-c", _PROGRAM.format(root=_ROOT)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env=_ENVIRONMENT, cwd="/", close_fds=True, bufsize=0,
-    )  # fmt: skip
-    source, target = process.stdin, process.stdout
-    if source is None or target is None:
-        raise RuntimeError("a process was started without its pipes")
-    writer = threading.Thread(target=_send, args=(source, model, question, limits), daemon=True)
-    writer.start()
-    try:
-        yield target
-    finally:
-        process.kill()
-        process.wait()
-        writer.join()
-        target.close()
-
-
-def _send(pipe: IO[bytes], model: CheckedModel, question: Question, limits: RunLimits) -> None:
+def _parts(model: CheckedModel, question: Question, limits: RunLimits) -> tuple[bytes, ...]:
     """Everything at once; a process that died does not listen, which is its answer."""
     rows = question.rows
     texts = rows.dtype == object
@@ -175,23 +143,4 @@ def _send(pipe: IO[bytes], model: CheckedModel, question: Question, limits: RunL
         int(limits.open_seconds + 2 * limits.run_seconds * runs) + 1,
     )  # fmt: skip
     head = json.dumps(asdict(settings)).encode()
-    with contextlib.suppress(OSError), pipe:
-        for part in (SIZES.pack(len(head), len(model.data), len(packed)), head, model.data, packed):
-            view = memoryview(part)
-            while view:
-                view = view[pipe.write(view[:_PART]) :]
-
-
-def _taken(pipe: IO[bytes], size: int, seconds: float, clock: Clock) -> bytes | None:
-    """Exactly so many bytes; None when they do not come in time or at all."""
-    parts, missing, deadline = [], size, clock.seconds() + seconds
-    while missing:
-        left = deadline - clock.seconds()
-        if left <= 0 or not select.select([pipe], [], [], left)[0]:
-            return None
-        part = os.read(pipe.fileno(), min(missing, _PART))
-        if not part:
-            return None
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)
+    return SIZES.pack(len(head), len(model.data), len(packed)), head, model.data, packed

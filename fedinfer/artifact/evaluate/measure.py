@@ -328,5 +328,5 @@ def batch_difference(file: bytes, rows: npt.NDArray[Any], schema: Schema) -> flo
     Raises:
         ArtifactRejected: when onnxruntime cannot load or run the file.
     """
-    output, unit = answer_name(schema), 1.0 if schema.label_range is None else numbers.width_of(schema)
-    return float(np.abs(run(file, rows, output) - run(file, rows, output, batch=1)).max()) / unit
+    output, (low, high) = answer_name(schema), schema.ranges()
+    return float((np.abs(run(file, rows, output) - run(file, rows, output, batch=1)) / (high - low)).max())

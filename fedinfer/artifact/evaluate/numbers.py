@@ -1,4 +1,4 @@
-"""Figures of a model file whose answer is a number. Differences are parts of the label's public range."""
+"""Figures of a model file whose answer is a number, or several. Differences are parts of the public ranges."""
 
 from __future__ import annotations
 
@@ -59,18 +59,21 @@ def rmse(outputs: npt.NDArray[Any], y: npt.NDArray[Any], schema: Schema) -> floa
 def closeness(outputs: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
     """Share of rows with answers at most `CLOSE` of the range apart, in [0, 1].
 
+    Of several numbers their root mean square counts, because one of thousands is always off.
+
     Args:
-        outputs: of one core, (n, 1), n >= 1.
+        outputs: of one core, (n, numbers), n >= 1.
         reference: of the other on the same rows.
     """
-    return float((np.abs(_clipped(outputs) - _clipped(reference)) <= 2 * CLOSE).mean())
+    apart = _clipped(outputs) - _clipped(reference)
+    return float((np.sqrt((apart**2).mean(axis=1)) <= 2 * CLOSE).mean())
 
 
 def bias(outputs: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
     """Absolute mean difference of two models' answers, as a part of the range, in [0, 1].
 
     Args:
-        outputs: of one core, (n, 1), n >= 1.
+        outputs: of one core, (n, numbers), n >= 1.
         reference: of the other on the same rows.
     """
     return float(abs((_clipped(outputs) - _clipped(reference)).mean()) / 2)
@@ -129,4 +132,4 @@ def value_reference(values: npt.NDArray[Any], schema: Schema) -> Reference:
 
 
 def _clipped(outputs: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    return np.clip(outputs[:, 0].astype(np.float64), -1.0, 1.0)
+    return np.clip(outputs.astype(np.float64), -1.0, 1.0)

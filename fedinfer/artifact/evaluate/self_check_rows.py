@@ -58,13 +58,14 @@ def _clearness(probabilities: npt.NDArray[np.float64], threshold: float) -> npt.
     return np.where(away >= 0, away / (1 - threshold), -away / threshold)
 
 
-def most_rows(width: int) -> int:
+def most_rows(width: int, outputs: int = 1) -> int:
     """Self-check rows of a manifest: 16, fewer where MAX_CHECK_VALUES allows no 16.
 
     Args:
         width: of a row, >= 1.
+        outputs: numbers in an answer, >= 1.
     """
-    return max(1, min(_ROWS, MAX_CHECK_VALUES // width))
+    return max(1, min(_ROWS, MAX_CHECK_VALUES // max(width, outputs)))
 
 
 def expected_answers(file: bytes, rows: CheckRows, schema: Schema) -> npt.NDArray[np.float32]:

@@ -31,6 +31,7 @@ from fedinfer.schema import Schema, Text
 from fedinfer.text import column_of
 
 LOGITS = "logits"
+_BATCH_VALUES = 2**20
 PRODUCER = "fedinfer"
 _OURS, _PREFIX = "fedinfer/", "fedinfer_"  # names of the nodes and constants that `finish` adds
 _TOKENS = "fedinfer_tokens"  # what the nodes of a core read in a graph that takes texts
@@ -132,14 +133,23 @@ def open_session(model: bytes) -> Any:
     return open_checked(check_model(model))
 
 
-def run(model: bytes, x: npt.NDArray[Any], output: str, batch: int = 1024) -> npt.NDArray[Any]:
+def batch_rows(width: int) -> int:
+    """Rows per call of a model that is measured: 1024, fewer of wide rows, of which a run takes many times their size.
+
+    Args:
+        width: of a row, >= 1.
+    """
+    return max(1, min(1024, _BATCH_VALUES // width))
+
+
+def run(model: bytes, x: npt.NDArray[Any], output: str, batch: int = 0) -> npt.NDArray[Any]:
     """One output of a model for all rows, in batches.
 
     Args:
         model: ONNX file.
         x: raw rows, float32 (n, width), or object (n, 1) for a graph that takes texts; n >= 1.
         output: name of the output.
-        batch: rows per call, >= 1.
+        batch: rows per call; 0: `batch_rows`.
 
     Returns:
         (n, ...), with the type of the output.
@@ -148,7 +158,9 @@ def run(model: bytes, x: npt.NDArray[Any], output: str, batch: int = 1024) -> np
         GateFailed: when the file breaks a rule of `fedinfer.model_file`, or onnxruntime cannot load it.
         ArtifactRejected: when onnxruntime cannot run the file, or it has no such input or output.
     """
-    session = open_session(model)
+    session, batch = open_session(model), batch or batch_rows(x.shape[1])
+    if session.get_inputs()[0].shape[0] == 1:  # the graph takes one row at a time
+        batch = 1
     try:
         parts = [session.run([output], {INPUT: x[i : i + batch]})[0] for i in range(0, len(x), batch)]
         return np.concatenate(parts)
@@ -314,7 +326,7 @@ def _probabilities(graph: Any, head: OutputHead) -> None:
 
 def _value(graph: Any, head: OutputHead) -> None:
     add_value(head.schema, LOGITS, VALUE, partial(_node, graph), partial(_constant, graph))
-    _output(graph, VALUE, onnx_module().TensorProto.FLOAT, ["batch", 1])
+    _output(graph, VALUE, onnx_module().TensorProto.FLOAT, ["batch", head.schema.outputs])
 
 
 def _contributions(graph: Any, head: OutputHead) -> None:

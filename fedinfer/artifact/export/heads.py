@@ -1,6 +1,7 @@
 """What `finish` appends to a core whose answer is a number, or whose answer is a sum of terms.
 
 * number: "value" = middle + half * clip(logits, -1, 1), float32 (batch, 1), in the label's unit and within its range;
+* tensors: "value" = middle + half * logits, float32 (batch, values), each with its own middle and half, not clipped;
 * terms: "contributions", float32 (batch, terms + 1, outputs): what each term of an additive model adds to the logit
   (after the temperature) or to the value (before it is clipped), in the order of the metadata `terms`; the last row is
   the intercept. Their sum is the logit, or the value where that is inside the range.
@@ -39,7 +40,7 @@ def terms_tensor(graph: Any, logits: str) -> str:
 
 
 def add_value(schema: Schema, logits: str, value: str, node: AddNode, constant: AddConstant) -> str:
-    """Append the value of a regression.
+    """Append the value of a regression, or those of tensors.
 
     Args:
         schema: with a label range.
@@ -51,9 +52,13 @@ def add_value(schema: Schema, logits: str, value: str, node: AddNode, constant: 
     Returns:
         Name of the value before it is clipped.
     """
-    low, high = schema.label_range or (-1.0, 1.0)
-    constant("fedinfer_half", np.array((high - low) / 2, np.float32))
-    constant("fedinfer_middle", np.array((high + low) / 2, np.float32))
+    low, high = schema.ranges() if schema.answers else map(np.array, schema.label_range or (-1.0, 1.0))
+    constant("fedinfer_half", np.asarray((high - low) / 2, np.float32))
+    constant("fedinfer_middle", np.asarray((high + low) / 2, np.float32))
+    if schema.answers:
+        node("Mul", [logits, "fedinfer_half"], [f"fedinfer_wide_{value}"])
+        node("Add", [f"fedinfer_wide_{value}", "fedinfer_middle"], [value])
+        return value
     constant("fedinfer_least", np.array(-1.0, np.float32))
     constant("fedinfer_most", np.array(1.0, np.float32))
     node("Clip", [logits, "fedinfer_least", "fedinfer_most"], ["fedinfer_inside"])

@@ -10,7 +10,7 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.artifact.export.graph import OnnxModel, onnx_module, quiet
+from fedinfer.artifact.export.graph import OnnxModel, batch_rows, onnx_module, quiet
 from fedinfer.artifact.quantize.schemes import Activation, Method, QuantizedNodes, Scheme
 from fedinfer.errors import ArtifactRejected
 from fedinfer.manifest import INPUT
@@ -121,8 +121,9 @@ def _static(recipe: Scheme, prepared: OnnxModel, path: Path, calibration: npt.ND
 
     kind = QuantType.QInt8 if _signed(recipe.activation) else QuantType.QUInt8
     constant_only, excluded = _scoped(recipe.scope, prepared)
+    reader = _Rows(calibration, one_row=_one_row(prepared))
     quantize_static(
-        _copy(prepared), path, _Rows(calibration), quant_format=QuantFormat.QDQ, activation_type=kind, weight_type=kind,
+        _copy(prepared), path, reader, quant_format=QuantFormat.QDQ, activation_type=kind, weight_type=kind,
         op_types_to_quantize=[*_WEIGHTED, "Gather"] if constant_only else list(_WEIGHTED),
         nodes_to_exclude=excluded,
         per_channel=True, calibrate_method=CalibrationMethod.MinMax, extra_options={"MatMulConstBOnly": constant_only},
@@ -155,12 +156,18 @@ def _scoped(scope: QuantizedNodes, prepared: OnnxModel) -> tuple[bool, list[str]
 class _Rows:
     """The calibration reader that onnxruntime asks for: batches until None."""
 
-    def __init__(self, rows: npt.NDArray[np.float32]) -> None:
-        self._batches = iter([rows[i : i + 256] for i in range(0, len(rows), 256)])
+    def __init__(self, rows: npt.NDArray[np.float32], *, one_row: bool) -> None:
+        step = 1 if one_row else min(256, batch_rows(rows.shape[1]))
+        self._batches = iter([rows[i : i + step] for i in range(0, len(rows), step)])
 
     def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
         batch = next(self._batches, None)
         return None if batch is None else {INPUT: batch}
+
+
+def _one_row(model: OnnxModel) -> bool:
+    """Whether the graph takes one row at a time."""
+    return bool(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1)
 
 
 def _ends(model: OnnxModel) -> list[str]:

@@ -25,6 +25,7 @@ def naming_of(manifest: Manifest) -> Naming:
         bounds=manifest.schema.label_range,
         unit=manifest.schema.label_unit,
         interval=manifest.interval,
+        tensors=manifest.schema.answers,
     )
 
 

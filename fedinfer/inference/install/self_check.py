@@ -14,9 +14,9 @@ from fedinfer.errors import DataError, GateFailed, Refusal
 from fedinfer.inference.install.opening import naming_of
 from fedinfer.inference.predict.answers import Naming
 from fedinfer.inference.predict.predictor import MOST_CHECK_SECONDS, Predictor, Rows
-from fedinfer.inference.predict.rows import FloatArray, RowReader
+from fedinfer.inference.predict.reader import Reader, reader_of
+from fedinfer.inference.predict.rows import FloatArray
 from fedinfer.inference.predict.session import INPUT, LABEL
-from fedinfer.inference.predict.texts import TextReader, reader_of
 from fedinfer.manifest import Manifest, Variant, answer_name
 from fedinfer.model_file import RUN_LIMITS, Question, RunLimits, check_model, run_confined
 from fedinfer.ports import Clock
@@ -80,7 +80,7 @@ def confined_check(
     (run,) = run_confined(checked, question, clock, limits)
     if run.probabilities is None:
         raise GateFailed(f"{what}: the model fails on the check rows while it is confined", Refusal.CONFINED)
-    _compare(run.probabilities, naming_of(manifest), variant, what)
+    _compare(run.probabilities, schema, naming_of(manifest), variant, what)
 
 
 def difference_of(raw: FloatArray, schema: Schema, variant: Variant) -> float:
@@ -94,17 +94,13 @@ def difference_of(raw: FloatArray, schema: Schema, variant: Variant) -> float:
     Returns:
         >= 0; NaN when an answer is NaN.
     """
-    return _difference(raw, schema.label_range, variant)
+    low, high = schema.ranges()
+    return float((np.abs(raw - variant.answers(schema.outputs)) / (high - low)).max())
 
 
-def _difference(raw: FloatArray, bounds: tuple[float, float] | None, variant: Variant) -> float:
-    low, high = bounds or (0.0, 1.0)
-    return float(np.abs(raw - variant.answers()).max()) / (high - low)
-
-
-def _compare(raw: FloatArray, naming: Naming, variant: Variant, what: str) -> float:
+def _compare(raw: FloatArray, schema: Schema, naming: Naming, variant: Variant, what: str) -> float:
     """The largest difference to the expected answers."""
-    difference = _difference(raw, naming.bounds, variant)
+    difference = difference_of(raw, schema, variant)
     if not difference <= variant.tolerance:  # so written, NaN is refused too
         answer = "a probability" if naming.bounds is None else "a value, as a part of its range,"
         raise GateFailed(
@@ -121,7 +117,7 @@ def _compare(raw: FloatArray, naming: Naming, variant: Variant, what: str) -> fl
     return difference
 
 
-def _checked_rows(reader: RowReader | TextReader, manifest: Manifest) -> Rows:
+def _checked_rows(reader: Reader, manifest: Manifest) -> Rows:
     try:
         return reader.matrix(manifest.check_matrix())
     except DataError as error:
@@ -156,7 +152,7 @@ def _self_check(
     matrix = check_matrix(predictor, manifest)
     answers = predictor.predict_matrix(matrix)
     what = f"version {manifest.version} ({variant.name})"
-    difference = _compare(answers.raw, predictor.naming, variant, what)
+    difference = _compare(answers.raw, predictor.schema, predictor.naming, variant, what)
     texts = predictor.graph_labels(matrix)
     if texts and texts != list(answers.labels):
         raise GateFailed(

@@ -12,6 +12,10 @@ from fedinfer.errors import DataError
 from fedinfer.inference.predict.rows import FloatArray
 from fedinfer.metrics import EVEN, likeliest
 from fedinfer.schema import Schema
+from fedinfer.tensors import Tensor, bounds, places, total
+
+SHOWN_VALUES = 8
+"""Values of answered tensors that stand in a text; there may be thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Naming:
         bounds: public range of a number; None for classes.
         unit: of the number, for people.
         interval: half width of the interval around a number, in its unit; 0: unknown.
+        tensors: that are answered, side by side, instead of one number.
     """
 
     labels: tuple[str, ...]
@@ -36,6 +41,7 @@ class Naming:
     bounds: tuple[float, float] | None = None
     unit: str = ""
     interval: float = 0.0
+    tensors: tuple[Tensor, ...] = ()
 
     @staticmethod
     def of_schema(schema: Schema) -> Naming:
@@ -44,12 +50,36 @@ class Naming:
         Args:
             schema: of the model.
         """
-        return Naming(schema.labels, bounds=schema.label_range, unit=schema.label_unit)
+        return Naming(schema.labels, bounds=schema.label_range, unit=schema.label_unit, tensors=schema.answers)
 
     @property
     def outputs(self) -> int:
         """Numbers in the answer for one row."""
-        return len(self.labels) if self.bounds is None else 1
+        return len(self.labels) if self.bounds is None else total(self.tensors) or 1
+
+    def ranges(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Low and high end of every number in the answer for one row, float64 (outputs,) each; of classes 0 and 1."""
+        if self.tensors:
+            return bounds(self.tensors)
+        low, high = self.bounds or (0.0, 1.0)
+        return np.full(self.outputs, low), np.full(self.outputs, high)
+
+    def text(self, raw: FloatArray) -> str:
+        """Numbers of one row as people read them; of tensors the first ones, without state.
+
+        Args:
+            raw: float32 (outputs,).
+        """
+        parts = (
+            [raw[at] for name, at in places(self.tensors).items() if not self._feeds[name]] if self.tensors else [raw]
+        )
+        values = np.concatenate(parts)
+        shown = " ".join(number_text(value) for value in values[:SHOWN_VALUES].tolist())
+        return shown + (f" and {len(values) - SHOWN_VALUES} more" if len(values) > SHOWN_VALUES else "")
+
+    @property
+    def _feeds(self) -> dict[str, str]:
+        return {tensor.name: tensor.feeds for tensor in self.tensors}
 
     def decide(self, probabilities: FloatArray) -> npt.NDArray[np.int64]:
         """The class number that is answered: the only place on a device where probabilities become an answer.
@@ -92,11 +122,11 @@ class Prediction:
     """The answer for one row.
 
     Args:
-        label: class name, or the abstain label; a number as text.
-        confidence: the probability of the class that is answered, in [0, 1]; NaN for a number.
-        probabilities: float32 (classes,); empty for a number.
-        value: a number in the label's unit; None for classes.
-        interval: low and high end around it, in the label's unit; None for classes.
+        label: class name, or the abstain label; a number, or the first values of tensors, as text.
+        confidence: the probability of the class that is answered, in [0, 1]; NaN for numbers.
+        probabilities: float32 (classes,); empty for a number; of tensors their values, side by side.
+        value: a number in the label's unit; None for classes and tensors.
+        interval: low and high end around it, in the label's unit; None for classes and tensors.
     """
 
     label: str
@@ -116,7 +146,8 @@ class Predictions:
     """The answers for many rows. Everything but the graph's own answers is worked out when asked for.
 
     Args:
-        raw: probabilities, float32 (rows, classes), or values in the unit of a numeric label, float32 (rows, 1).
+        raw: probabilities, float32 (rows, classes), or values in the unit of a numeric label, float32 (rows, 1), or of
+            tensors all their values, float32 (rows, values).
         naming: how they become text.
     """
 
@@ -142,18 +173,33 @@ class Predictions:
         """Numbers in the label's unit, float32 (rows,).
 
         Raises:
-            DataError: the model answers classes.
+            DataError: the model answers classes, or tensors.
         """
         if self.naming.bounds is None:
             raise DataError("this model answers classes, not a number", hint="read .labels and .probabilities")
+        if self.naming.tensors:
+            raise DataError("this model answers tensors, not one number", hint="read .tensors")
         return self.raw[:, 0]
+
+    @property
+    def tensors(self) -> dict[str, FloatArray]:
+        """Each answered tensor by name, float32 (rows, *its shape); state among them.
+
+        Raises:
+            DataError: the model answers classes or one number.
+        """
+        if not self.naming.tensors:
+            raise DataError("this model answers no tensors", hint="read .labels and .probabilities, or .values")
+        shapes = {tensor.name: tensor.shape for tensor in self.naming.tensors}
+        found = places(self.naming.tensors).items()
+        return {name: self.raw[:, at].reshape(len(self.raw), *shapes[name]) for name, at in found}
 
     @property
     def intervals(self) -> npt.NDArray[np.float64]:
         """Low and high end around each number, float64 (rows, 2); the whole range where no interval is known.
 
         Raises:
-            DataError: the model answers classes.
+            DataError: the model answers classes or tensors.
         """
         return self.naming.around(self.values)
 
@@ -169,9 +215,9 @@ class Predictions:
 
     @property
     def labels(self) -> npt.NDArray[np.str_]:
-        """Class name or abstain label of each row, or its number as text, (rows,)."""
+        """Class name or abstain label of each row, or its numbers as text, (rows,)."""
         if self.naming.bounds is not None:
-            return np.array([number_text(value) for value in self.values.tolist()], dtype=np.str_)
+            return np.array([self.naming.text(row) for row in self.raw], dtype=np.str_)
         names = np.array(self.naming.labels)[self.classes]
         if self.naming.abstain_below > 0:
             names = np.where(

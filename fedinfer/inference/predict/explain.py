@@ -110,7 +110,7 @@ def explain(predictor: Predictor, matrix: Rows, reference: Rows) -> Explanations
         return _explain_texts(predictor, matrix, str(reference[0]), predictor.schema.text)
     width = predictor.schema.width
     if not predictor.schema.columns:
-        raise DataError("explanations are for tables; this model takes images")
+        raise DataError("explanations are for tables and texts; this model takes images or tensors")
     if reference.shape != (width,):
         raise DataError(f"reference of shape {reference.shape}, expected ({width},)")
     classes = np.empty(len(matrix), np.int64)

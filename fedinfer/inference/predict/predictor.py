@@ -27,8 +27,9 @@ import onnxruntime as ort
 
 from fedinfer.errors import ConfigError, DataError, GateFailed, Refusal, StoreError
 from fedinfer.inference.predict.answers import Naming, Prediction, Predictions
+from fedinfer.inference.predict.reader import reader_of
 from fedinfer.inference.predict.row_buffers import NumberBinding, TextBinding, binding_of, shaped
-from fedinfer.inference.predict.rows import NUMBERS, FloatArray, RowReader
+from fedinfer.inference.predict.rows import NUMBERS, FloatArray
 from fedinfer.inference.predict.session import (
     INPUT,
     LABEL,
@@ -37,9 +38,10 @@ from fedinfer.inference.predict.session import (
     metadata,
     open_session,
     static_width,
+    takes_one_row,
     terms_in,
 )
-from fedinfer.inference.predict.texts import reader_of
+from fedinfer.inference.predict.texts import TextReader
 from fedinfer.manifest import CONTRIBUTIONS, answer_name
 from fedinfer.metrics import EVEN
 from fedinfer.model_file import CheckedModel, check_model
@@ -80,6 +82,7 @@ class Predictor:
         self.reader = reader_of(schema)
         self.output = answer_name(schema)
         self.terms = terms_in(session)
+        self._one_row = takes_one_row(session)
         self._session = session
         self._threads = threading.local()
         self._check_shape()
@@ -115,13 +118,14 @@ class Predictor:
 
         Args:
             rows: array (n, width), data frame, CSV text with a header, or a sequence of dicts or rows; see `rows`. For
-                a text schema a sequence of texts, data frame, CSV text or dicts; see `texts`.
+                a text schema a sequence of texts, data frame, CSV text or dicts; see `texts`. For tensors also dicts of
+                arrays; see `tensor_rows`.
 
         Raises:
             DataError: for a row that breaks the schema.
             GateFailed: when the model fails or answers NaN or infinity.
         """
-        if isinstance(self.reader, RowReader) and isinstance(rows, np.ndarray) and rows.dtype.kind in NUMBERS:
+        if not isinstance(self.reader, TextReader) and isinstance(rows, np.ndarray) and rows.dtype.kind in NUMBERS:
             return self._predictions(self.reader.shaped(rows), self.reader.check)
         return self.predict_matrix(self.reader.matrix(rows))
 
@@ -185,7 +189,9 @@ class Predictor:
         """
         if LABEL not in [node.name for node in self._session.get_outputs()]:
             return []
-        return [str(label) for label in self._run([LABEL], matrix)[0]]
+        step = 1 if self._one_row else max(len(matrix), 1)
+        parts = [self._run([LABEL], matrix[start : start + step])[0] for start in range(0, len(matrix), step)]
+        return [str(label) for part in parts for label in part]
 
     def _predictions(self, matrix: Rows, check: Check) -> Predictions:
         answers = self._in_runs(matrix, check)
@@ -251,7 +257,11 @@ class Predictor:
 
     def _in_runs(self, matrix: Rows, check: Check) -> FloatArray:
         """Many rows in runs that fit the processor's cache, each checked right before the model reads it there."""
-        count, step = len(matrix), max(_LEAST_RUN_ROWS, min(_MOST_RUN_ROWS, _RUN_VALUES // self.reader.width))
+        least = (
+            1 if self.schema.inputs else _LEAST_RUN_ROWS
+        )  # inside, a row of an image takes much more than its pixels
+        step = 1 if self._one_row else max(least, min(_MOST_RUN_ROWS, _RUN_VALUES // self.reader.width))
+        count = len(matrix)
         if count == 0:  # string operators refuse an empty batch
             return np.empty((0, self.schema.outputs), np.float32)
         if count <= step:
@@ -289,7 +299,7 @@ class Predictor:
                 f"the graph wants rows of {width} values, the schema has {self.reader.width}", Refusal.SCHEMA
             )
         with self.at_most(MOST_CHECK_SECONDS):
-            self._answered(self.reader.blank(2))
+            self._answered(self.reader.blank(1 if self._one_row else 2))
 
 
 def _checked_before(matrix: Rows, first: int) -> None:

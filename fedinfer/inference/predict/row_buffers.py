@@ -12,9 +12,10 @@ import numpy as np
 import onnxruntime as ort
 
 from fedinfer.errors import GateFailed, Refusal
-from fedinfer.inference.predict.answers import Naming, Prediction, number_text
+from fedinfer.inference.predict.answers import Naming, Prediction
 from fedinfer.inference.predict.rows import FloatArray, RowReader
 from fedinfer.inference.predict.session import INPUT, first_line
+from fedinfer.inference.predict.tensor_rows import TensorReader
 from fedinfer.inference.predict.texts import TextArray, TextReader
 
 _FLOAT32 = np.dtype(np.float32)
@@ -30,7 +31,9 @@ class NumberBinding:
         outputs: columns of the answer.
     """
 
-    def __init__(self, session: ort.InferenceSession, reader: RowReader, output: str, outputs: int) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, reader: RowReader | TensorReader, output: str, outputs: int
+    ) -> None:
         self.row = np.zeros((1, reader.width), np.float32)
         self.flat = self.row[0]
         self.shapes = (self.flat.shape, self.row.shape)
@@ -44,7 +47,9 @@ class NumberBinding:
         self._binding.bind_ortvalue_output(output, ort.OrtValue.ortvalue_from_numpy(self.out))
 
     def suspicious(self) -> bool:
-        """True when some cell may break its rule. Comparisons with NaN are false, so a missing value passes."""
+        """True when some cell may break its rule. Comparisons with NaN are false, so a missing value passes them."""
+        if isinstance(self._reader, TensorReader) and np.count_nonzero(self.flat != self.flat):
+            return True
         np.less(self.flat, self._reader.low, out=self._below)
         np.greater(self.flat, self._reader.high, out=self._above)
         if np.count_nonzero(self._below) or np.count_nonzero(self._above):
@@ -121,7 +126,7 @@ class TextBinding:
 
 
 def binding_of(
-    session: ort.InferenceSession, reader: RowReader | TextReader, output: str, outputs: int
+    session: ort.InferenceSession, reader: RowReader | TensorReader | TextReader, output: str, outputs: int
 ) -> NumberBinding | TextBinding:
     """An I/O binding for the calling thread; no other thread may use it.
 
@@ -131,9 +136,9 @@ def binding_of(
         output: name of the answer.
         outputs: columns of the answer.
     """
-    if isinstance(reader, RowReader):
-        return NumberBinding(session, reader, output, outputs)
-    return TextBinding(session, reader, output, outputs)
+    if isinstance(reader, TextReader):
+        return TextBinding(session, reader, output, outputs)
+    return NumberBinding(session, reader, output, outputs)
 
 
 def shaped(answer: Any, rows: int, outputs: int) -> FloatArray:
@@ -167,11 +172,12 @@ def prediction_of(raw: FloatArray, naming: Naming) -> Prediction:
 
 
 def _of_number(raw: FloatArray, naming: Naming) -> Prediction:
-    value = float(raw[0])
-    if not math.isfinite(value):
+    if not np.isfinite(raw).all():
         raise GateFailed("the model answers NaN or infinity for 1 row", Refusal.NOT_FINITE)
+    if naming.tensors:
+        return Prediction(naming.text(raw), math.nan, raw)
     low, high = naming.around(raw)[0].tolist()
-    return Prediction(number_text(value), math.nan, raw[:0], value, (low, high))
+    return Prediction(naming.text(raw), math.nan, raw[:0], float(raw[0]), (low, high))
 
 
 def _of_class(probabilities: FloatArray, naming: Naming) -> Prediction:

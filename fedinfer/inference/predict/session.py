@@ -18,7 +18,17 @@ from fedinfer.printable import STEERING
 MOST_TERMS = 100_000
 """Terms of an additive model that its metadata may name."""
 _KINDS = ("tensor(float)", "tensor(string)")
-__all__ = ["INPUT", "LABEL", "PROBABILITIES", "SessionCache", "first_line", "metadata", "open_session", "terms_in"]
+__all__ = [
+    "INPUT",
+    "LABEL",
+    "PROBABILITIES",
+    "SessionCache",
+    "first_line",
+    "metadata",
+    "open_session",
+    "takes_one_row",
+    "terms_in",
+]
 
 
 def open_session(model: CheckedModel) -> ort.InferenceSession:
@@ -26,7 +36,7 @@ def open_session(model: CheckedModel) -> ort.InferenceSession:
 
     Args:
         model: with the input "input", float32 (batch, width) or string (batch, 1), and at least one of the outputs
-            "probabilities", float32 (batch, classes), and "value", float32 (batch, 1); batch is free.
+            "probabilities", float32 (batch, classes), and "value", float32 (batch, 1); batch is free, or 1.
 
     Raises:
         GateFailed: when ONNX Runtime refuses the bytes or the graph has other inputs or outputs.
@@ -48,6 +58,15 @@ def static_width(session: ort.InferenceSession) -> int | None:
     """
     size = session.get_inputs()[0].shape[1]
     return size if isinstance(size, int) else None
+
+
+def takes_one_row(session: ort.InferenceSession) -> bool:
+    """Whether the graph takes one row at a time.
+
+    Args:
+        session: of `open_session`.
+    """
+    return bool(session.get_inputs()[0].shape[0] == 1)
 
 
 def metadata(session: ort.InferenceSession) -> dict[str, str]:
@@ -129,9 +148,10 @@ def _check_inputs(session: ort.InferenceSession) -> None:
             f"the graph wants {found}, expected one float or text input {INPUT!r} of shape (batch, width)",
             Refusal.OUTPUTS,
         )
-    if isinstance(inputs[0].shape[0], int):
+    if isinstance(inputs[0].shape[0], int) and inputs[0].shape[0] != 1:
         raise GateFailed(
-            f"the batch size of the graph is fixed to {inputs[0].shape[0]}, expected a free dimension", Refusal.OUTPUTS
+            f"the batch size of the graph is fixed to {inputs[0].shape[0]}, expected a free dimension or 1",
+            Refusal.OUTPUTS,
         )
 
 

@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import DataError
-from fedinfer.inference.predict.rows import RowReader
 from fedinfer.reading import DEFAULT_RULES, RawTable, ReadingRules, read_text
-from fedinfer.schema import Schema, Text
+from fedinfer.schema import Text
 from fedinfer.text import MOST_CHARACTERS, column_of
 
 TextArray = npt.NDArray[Any]
@@ -117,15 +116,6 @@ class TextReader:
             return str(value)
         size = f" ({len(value):,} characters)" if isinstance(value, str) else f" ({type(value).__name__})"
         raise DataError(f"row {number}, column {self._name}: {repr(value)[:60]}{size} breaks the rule: {RULE}")
-
-
-def reader_of(schema: Schema) -> RowReader | TextReader:
-    """The reader for rows of a schema.
-
-    Args:
-        schema: of tables, images or one text.
-    """
-    return RowReader(schema) if schema.text is None else TextReader(schema.text, schema.reading)
 
 
 def _is_unicode(text: str) -> bool:

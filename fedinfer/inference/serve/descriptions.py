@@ -12,6 +12,7 @@ from fedinfer.inference.serve.telemetry import Calls, VersionFigures
 from fedinfer.inference.serve.tensors import MOST_ROWS, TEXTS
 from fedinfer.manifest import COVERAGE, LABEL, PROBABILITIES, VALUE
 from fedinfer.schema import Schema
+from fedinfer.tensors import Tensor
 from fedinfer.types import Json
 
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
@@ -30,7 +31,7 @@ def model_metadata(name: str, version: int, schema: Schema) -> Json:
         "name": name,
         "versions": [str(version)],
         "platform": PLATFORM,
-        "inputs": [_described_input(schema)],
+        "inputs": _described_inputs(schema),
         "outputs": _described_outputs(schema),
     }
 
@@ -48,7 +49,7 @@ def model_config(name: str, schema: Schema) -> Json:
         "backend": "onnxruntime",
         "max_batch_size": MOST_ROWS,
         "version_policy": {"latest": {"num_versions": 1}},
-        "input": [_configured(_described_input(schema))],
+        "input": [_configured(tensor) for tensor in _described_inputs(schema)],
         "output": [_configured(output) for output in _described_outputs(schema)],
     }
 
@@ -94,10 +95,24 @@ def _duration(calls: Calls) -> Json:
     return {"count": calls.count, "ns": round(calls.seconds * 1e9)}
 
 
-def _described_input(schema: Schema) -> Json:
+DATATYPES = {"bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64"} | {
+    f"{sign}int{bits}": f"{sign.upper()}INT{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+"""Names of numpy's dtypes in the protocol."""
+
+
+def _described(tensor: Tensor, datatype: str) -> Json:
+    facts: Json = {"range": [tensor.low, tensor.high]} | ({"feeds": tensor.feeds} if tensor.feeds else {})
+    facts |= {"names": list(tensor.names)} if tensor.names else {}
+    return {"name": tensor.name, "datatype": datatype, "shape": [-1, *tensor.shape], "parameters": facts}
+
+
+def _described_inputs(schema: Schema) -> list[Json]:
+    if schema.inputs:
+        return [_described(tensor, DATATYPES[tensor.dtype]) for tensor in schema.inputs]
     parameters = {"columns": [column.name for column in schema.columns]}
     datatype, width = ("FP32", schema.width) if schema.text is None else (TEXTS, 1)
-    return {"name": INPUT, "datatype": datatype, "shape": [-1, width], "parameters": parameters}
+    return [{"name": INPUT, "datatype": datatype, "shape": [-1, width], "parameters": parameters}]
 
 
 def _described_outputs(schema: Schema) -> list[Json]:
@@ -106,6 +121,8 @@ def _described_outputs(schema: Schema) -> list[Json]:
             {"name": LABEL, "datatype": TEXTS, "shape": [-1], "parameters": {"labels": list(schema.labels)}},
             {"name": PROBABILITIES, "datatype": "FP32", "shape": [-1, schema.classes]},
         ]
+    if schema.answers:
+        return [_described(tensor, "FP32") for tensor in schema.answers]
     facts = {"range": [*schema.label_range], "unit": schema.label_unit}
     return [
         {"name": VALUE, "datatype": "FP32", "shape": [-1], "parameters": facts},

@@ -1,14 +1,16 @@
 """Requests and replies of the Open Inference Protocol v2 (KServe), as plain values: no web framework here.
 
-A request carries rows in one of two ways:
+A request carries rows in one of these ways:
 
 * one tensor "input" of shape [rows, width] and a numeric datatype, null = missing, categories as indices; for a model
   of texts of shape [rows] or [rows, 1] and datatype BYTES;
+* for a model that was made elsewhere its own tensors, by name, of shape [rows, ...] and any datatype of numbers, or
+  BOOL; state that is left out is zero;
 * one tensor per column, named after it, of shape [rows] or [rows, 1]: numbers, or BYTES for categories and texts.
 
-Data is JSON, flat or nested, or binary. The reply has "label" (BYTES), "probabilities" (FP32) and, when the request's
-parameters ask with "explain": true, "attributions" (FP32, one value per column or per word of a text). An output with
-the parameter "classification": k becomes its k likeliest classes, each as the text "value:number:name".
+Data is JSON, flat or nested, or binary. The reply has "label" (BYTES) and "probabilities" (FP32), or the answered
+tensors, and, when the request's parameters ask with "explain": true, "attributions" (FP32, one value per column or per
+word of a text). An output with the parameter "classification": k becomes its k likeliest classes, each as the text "value:number:name".
 
 Sources: KServe, Open Inference Protocol (V2), Inference Protocol HTTP/REST; Triton's extensions "Binary Tensor Data"
 and "Classification".
@@ -168,12 +170,14 @@ def reply(
     return document, b"".join(binary)
 
 
-def outputs_of(schema: Schema) -> tuple[str, str]:
-    """Names of the usual outputs: label and probabilities, or value and interval.
+def outputs_of(schema: Schema) -> tuple[str, ...]:
+    """Names of the usual outputs: label and probabilities, value and interval, or tensors.
 
     Args:
         schema: of the model.
     """
+    if schema.answers:
+        return tuple(tensor.name for tensor in schema.answers)
     return (LABEL, PROBABILITIES) if schema.label_range is None else (VALUE, INTERVAL)
 
 
@@ -185,6 +189,8 @@ def _output(
         return TEXTS, _likeliest(answers, wanted.classes)
     if wanted.name == ATTRIBUTIONS and explanations is not None:
         return "FP32", explanations.attributions
+    if answers.naming.tensors:
+        return "FP32", answers.tensors[wanted.name]
     if wanted.name == INTERVAL:
         return "FP64", answers.intervals
     if wanted.name == LABEL:
@@ -203,12 +209,24 @@ def _likeliest(answers: Predictions, count: int) -> npt.NDArray[Any]:
 
 
 def _rows(tensors: Sequence[Tensor], schema: Schema) -> Any:
+    if schema.inputs and {tensor.name for tensor in tensors} <= {tensor.name for tensor in schema.inputs}:
+        return _named(tensors)
     if len(tensors) > 1 or tensors[0].name != INPUT:
         return _columns(tensors, schema)
     (whole,) = tensors
     if schema.text is None:
         return _matrix(whole, schema)
     return _columns([Tensor(schema.text.name, whole.datatype, whole.shape, whole.values)], schema)
+
+
+def _named(tensors: Sequence[Tensor]) -> dict[str, npt.NDArray[Any]]:
+    """Tensors with their own shapes, (rows, ...); the reader of the schema checks sizes and values."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    for tensor in tensors:
+        if tensor.name in found or tensor.datatype == TEXTS:
+            raise DataError(f"tensor {tensor.name[:60]!r} stands twice, or has no numeric datatype")
+        found[tensor.name] = tensor.values.reshape(tensor.shape)
+    return found
 
 
 def _matrix(tensor: Tensor, schema: Schema) -> npt.NDArray[Any]:
@@ -252,7 +270,7 @@ def _columns(tensors: Sequence[Tensor], schema: Schema) -> Columns:
 
 def _wanted(outputs: Any, parameters: Mapping[str, Any], schema: Schema) -> tuple[WantedOutput, ...]:
     known = (*outputs_of(schema), ATTRIBUTIONS)
-    usual, binary = known if parameters.get("explain") is True else known[:2], _flag(parameters, "binary_data_output")
+    usual, binary = known if parameters.get("explain") is True else known[:-1], _flag(parameters, "binary_data_output")
     if outputs is None or outputs == []:
         return tuple(WantedOutput(name, binary) for name in usual)
     if not isinstance(outputs, list) or not all(isinstance(item, Mapping) for item in outputs):

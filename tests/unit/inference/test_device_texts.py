@@ -15,7 +15,8 @@ from fedinfer.inference.install.self_check import check_matrix, self_check
 from fedinfer.inference.predict.explain import explain, reference_row
 from fedinfer.inference.predict.observation import ObservationBuffer
 from fedinfer.inference.predict.predictor import Predictor
-from fedinfer.inference.predict.texts import TextReader, reader_of
+from fedinfer.inference.predict.reader import reader_of
+from fedinfer.inference.predict.texts import TextReader
 from fedinfer.inference.serve.descriptions import model_metadata
 from fedinfer.inference.serve.protocol_v2 import read_request, reply
 from fedinfer.manifest import Manifest, Privacy, Variant
@@ -147,7 +148,7 @@ def test_the_self_check_runs_on_texts() -> None:
         ([["a"], ["b"], ["c"], [None]], "texts if the schema"),
         ([["a", "b"]] * 4, "not a finite number"),
         ([["\ud800"]] * 4, "no Unicode"),
-        ([["x" * 20_000]] * 4, "80000 self-check values, at most 65536"),
+        ([["x" * 70_000]] * 4, "280000 self-check values, at most 262144"),
     ],
 )
 def test_a_manifest_with_other_check_rows_is_refused(rows, message: str) -> None:

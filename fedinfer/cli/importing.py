@@ -1,0 +1,188 @@
+"""`fedinfer artifact import`: a model that was made elsewhere, read, tried and described in a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from fedinfer.cli.described import print_described
+from fedinfer.cli.output import JsonOption, errors_to_exit
+from fedinfer.errors import ConfigError, DataError
+from fedinfer.reading import DEFAULT_RULES, plain_numbers, read_file
+from fedinfer.system import SystemClock, simulation_rng
+from fedinfer.types import Json
+
+if TYPE_CHECKING:
+    from fedinfer.artifact import GraphFacts, Wishes
+
+T = TypeVar("T")
+_Many = list[str] | None
+_NUMPY = (".npy", ".npz")
+MOST_LABEL_BYTES = 2**22
+
+
+def import_command(
+    model: Annotated[Path, typer.Argument(help="ONNX file; weights may lie in files beside it")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder to write: model.toml and model.onnx")],
+    name: Annotated[str, typer.Option(help="of the task; default: from the file's name")] = "",
+    task: Annotated[str, typer.Option(help="classification, regression, scores or tensors")] = "",
+    labels: Annotated[str, typer.Option(help="names of classes or scores: a file with one per line, or A,B,...")] = "",
+    label: Annotated[str, typer.Option(help="column of labelled tables that holds the label")] = "label",
+    calibration: Annotated[Path | None, typer.Option(help="public rows: CSV, .npy or .npz")] = None,
+    columns: Annotated[str, typer.Option(help="names of the values of the only input: A,B,...")] = "",
+    outputs: Annotated[str, typer.Option(help="outputs that are answered: A,B,...; default: what fits the task")] = "",
+    ranges: Annotated[_Many, typer.Option("--range", help="NAME=LOW:HIGH, public; repeat")] = None,
+    sizes: Annotated[_Many, typer.Option("--size", help="NAME=NUMBER of a free size (or INPUT:AXIS); repeat")] = None,
+    constants: Annotated[_Many, typer.Option("--constant", help="INPUT=VALUE that never changes; repeat")] = None,
+    states: Annotated[_Many, typer.Option("--state", help="INPUT=OUTPUT that feeds it row by row; repeat")] = None,
+    axes: Annotated[_Many, typer.Option("--axis", help="INPUT=AXIS that counts rows; repeat")] = None,
+    categories: Annotated[_Many, typer.Option("--categories", help="INPUT=A|B|... of a text input; repeat")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read a model that was made elsewhere, try it confined, and describe it in a folder that `quantize` takes."""
+    with errors_to_exit():
+        from fedinfer.artifact import Task, Wishes
+
+        wishes = Wishes(
+            task=_task(task, Task),
+            labels=_labels(labels),
+            outputs=_names(outputs),
+            sizes=_pairs(sizes, "--size", int),
+            ranges=_pairs(ranges, "--range", _range),
+            constants=_pairs(constants, "--constant", float),
+            states=_pairs(states, "--state", str),
+            axes=_pairs(axes, "--axis", int),
+            columns=_names(columns),
+            categories=_pairs(categories, "--categories", lambda text: tuple(text.split("|"))),
+        )
+        described = _import(model, out, name or _name_of(model), label, wishes, calibration)
+    print_described(described, as_json)
+
+
+def _import(model: Path, out: Path, name: str, label: str, wishes: Wishes, calibration: Path | None) -> Json:
+    from dataclasses import replace
+
+    from fedinfer.artifact import describe_imported, facts_of, import_model, save_imported
+
+    data, facts = facts_of(model)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    if calibration is not None:
+        arrays, found = read_arrays(calibration, facts, wishes, label)
+        wishes = replace(wishes, columns=wishes.columns or found)
+    imported = import_model(data, facts, name, label, wishes, arrays, SystemClock(), simulation_rng("import"))
+    save_imported(out, imported)
+    return {"folder": str(out), **describe_imported(imported)}
+
+
+def read_arrays(
+    path: Path, facts: GraphFacts, wishes: Wishes, label: str
+) -> tuple[dict[str, npt.NDArray[Any]], tuple[str, ...]]:
+    """Public rows by input of a graph, and the columns of its only input where they come from a table.
+
+    Args:
+        path: .npz with an array per input, .npy with that of the only input, or a table: a column per input, or all its
+            columns but the label as the values of the only input.
+        facts: of the graph.
+        wishes: which inputs are constant or state, and which columns.
+        label: column that is no input.
+
+    Raises:
+        ConfigError: the file does not fit the graph or cannot be read.
+    """
+    from fedinfer.artifact import states_of
+
+    states = states_of(facts, wishes)
+    asked = [port for port in facts.inputs if port.name not in (*wishes.constants, *states)]
+    if path.suffix in _NUMPY:
+        return _numpy_arrays(path, [port.name for port in asked]), ()
+    table = read_file(path, DEFAULT_RULES)
+    if all(port.name in table.columns for port in asked):
+        texts = {port.name for port in asked if port.dtype == "string"}
+        return {
+            port.name: np.array([[cell] for cell in table.columns[port.name]], object)
+            if port.name in texts
+            else _plain(table, port.name)[:, None]
+            for port in asked
+        }, ()
+    if len(asked) != 1:
+        raise ConfigError(
+            f"{path}: a column for each of {', '.join(port.name for port in asked)}", hint="or an .npz file"
+        )
+    names = wishes.columns or tuple(name for name in table.columns if name != label)
+    return {asked[0].name: np.stack([_plain(table, name) for name in names], axis=1)}, names
+
+
+def _plain(table: Any, name: str) -> npt.NDArray[np.float64]:
+    if name not in table.columns:
+        raise DataError(f"{table.name}: column {name} is absent")
+    return plain_numbers(table, name, DEFAULT_RULES, "an input of the model is a number")
+
+
+def _numpy_arrays(path: Path, asked: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    try:
+        with open(path, "rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                if len(asked) != 1:
+                    raise ConfigError(
+                        f"{path}: one array for {len(asked)} inputs", hint="give an .npz with one for each"
+                    )
+                return {asked[0]: found}
+            return {name: found[name] for name in found.files}
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, EOFError) as error:
+        raise ConfigError(f"{path}: not a numpy file of plain arrays: {str(error)[:80]}") from error
+
+
+def _task(text: str, tasks: Any) -> Any:
+    if text and text not in set(tasks):
+        raise ConfigError(f"--task {text}: not one of {', '.join(tasks)}")
+    return tasks(text) if text else None
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    """Names from a file with one per line, or with commas between them."""
+    path = Path(text)
+    try:
+        if text and len(text) < 4096 and path.is_file():
+            if path.stat().st_size > MOST_LABEL_BYTES:
+                raise ConfigError(f"--labels {path}: more than {MOST_LABEL_BYTES} bytes")
+            return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--labels {path}: cannot be read: {error}") from error
+    return _names(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _pairs(items: _Many, option: str, read: Callable[[str], T]) -> dict[str, T]:
+    found: dict[str, T] = {}
+    for item in items or ():
+        name, separator, value = item.rpartition("=")
+        try:
+            if not separator or not name:
+                raise ValueError
+            found[name] = read(value)
+        except ValueError as error:
+            raise ConfigError(f"{option} {item[:80]}: not NAME=VALUE", hint="see --help") from error
+    return found
+
+
+def _range(text: str) -> tuple[float, float]:
+    low, high = (float(end) for end in text.split(":"))
+    if not low < high:
+        raise ValueError
+    return low, high
+
+
+def _name_of(path: Path) -> str:
+    return re.sub(r"[^a-z0-9_-]+", "-", path.stem.lower()).strip("-_")[:64] or "model"

@@ -1,0 +1,299 @@
+"""Models that were made elsewhere: what is read, what is asked for, and that the core answers as the graph does.
+
+Everything here is pure or runs a graph in this process; confined runs are in test_imported_confined.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fedinfer.artifact.export.graph import LOGITS, OutputHead, finish, run
+from fedinfer.artifact.imported.adapt import adapt, feeds_of, schema_of
+from fedinfer.artifact.imported.declaration import Declaration, InputSpec, OutputSpec, Task, Use, from_toml, to_toml
+from fedinfer.artifact.imported.facts import read_facts
+from fedinfer.artifact.imported.outside import parse, read_model
+from fedinfer.artifact.imported.propose import Wishes, propose_inputs, propose_outputs, states_of
+from fedinfer.artifact.imported.trial import answers_of, calibration_rows
+from fedinfer.errors import ArtifactRejected, ConfigError, GateFailed
+from fedinfer.manifest import PROBABILITIES, VALUE
+from fedinfer.model_file import check_model, open_checked
+from fedinfer.schema import Categorical, Numeric
+from fedinfer.system import simulation_rng
+from tests.unit.artifact import foreign_models as foreign
+
+
+def facts(data):
+    return read_facts(parse(data))
+
+
+def declared(data, wishes, seen, axes, calibration=None):
+    found = facts(data)
+    inputs, one_row = propose_inputs(found, wishes, calibration or {})
+    task, labels, outputs = propose_outputs(found, wishes, seen, axes, inputs)
+    return Declaration("m", task, "label", labels, one_row, "0" * 64, inputs, outputs)
+
+
+def test_names_types_sizes_and_operators_are_read_from_the_graph():
+    found = facts(foreign.softmax_pair())
+    assert [(port.name, port.dtype, port.sizes) for port in found.inputs] == [
+        ("tokens", "int64", ("batch", "length")), ("mask", "bool", ("batch", 2)),
+    ]  # fmt: skip
+    assert found.producers["probs"] == "Softmax"
+    assert found.opset == 17
+    assert not found.quantized
+
+
+def test_everything_that_the_graph_does_not_say_is_asked_for_at_once():
+    with pytest.raises(ConfigError) as caught:
+        propose_inputs(facts(foreign.softmax_pair()), Wishes(), {})
+    assert "free size 'length' at axis 1" in str(caught.value)
+    assert caught.value.hint == "--size length=NUMBER"
+    with pytest.raises(ConfigError, match="range of input tokens") as caught:
+        propose_inputs(facts(foreign.softmax_pair()), Wishes(sizes={"length": 4}), {})
+    assert "--range tokens=LOW:HIGH" in caught.value.hint
+
+
+@pytest.mark.parametrize("sizes", [{"length": 4}, {"tokens:1": 4}])
+def test_several_inputs_of_different_types_answer_through_one_row_as_the_graph_does(sizes):
+    data, rng = foreign.softmax_pair(), simulation_rng("rows")
+    tokens, mask = rng.integers(0, 20, (7, 4)), rng.integers(0, 2, (7, 2)).astype(bool)
+    session = open_checked(check_model(data))
+    expected = session.run(["probs"], {"tokens": tokens, "mask": mask})[0]
+    wishes = Wishes(sizes=sizes, ranges={"tokens": (0, 19)}, labels=("a", "b", "c"))
+    found = declared(data, wishes, {"probs": expected, "m": expected}, {"probs": 0, "m": 0})
+    assert (found.task, found.outputs[0].use) == (Task.CLASSIFICATION, Use.PROBABILITIES)
+    rows = np.concatenate([tokens, mask], axis=1).astype(np.float32)
+    core = adapt(parse(data), found)
+    said = run(finish(core, OutputHead(schema_of(found), 1.0, "m", 1)), rows, PROBABILITIES)
+    np.testing.assert_allclose(said, expected, atol=1e-6)
+    np.testing.assert_allclose(answers_of(found, {"probs": expected}), expected)
+    for name, value in feeds_of(found, rows).items():
+        np.testing.assert_array_equal(value, {"tokens": tokens, "mask": mask}[name])
+
+
+def test_a_softmax_is_undone_by_reading_what_it_reads():
+    data = foreign.softmax_pair()
+    seen = np.full((6, 3), 1 / 3)
+    wishes = Wishes(sizes={"length": 4}, ranges={"tokens": (0, 19)}, outputs=("probs",))
+    core = adapt(parse(data), declared(data, wishes, {"probs": seen, "m": seen}, {"probs": 0, "m": 0}))
+    assert "Log" not in {node.op_type for node in core.graph.node}
+
+
+def test_state_with_its_own_axis_of_rows_comes_back_as_it_went_in():
+    data = foreign.stream()
+    found = facts(data)
+    assert states_of(found, Wishes()) == {"h": "hN"}
+    rng = simulation_rng("rows")
+    x, h = rng.uniform(-1, 1, (5, 3)).astype(np.float32), rng.uniform(-1, 1, (5, 2, 2)).astype(np.float32)
+    session = open_checked(check_model(data))
+    runs = [session.run(None, {"x": x[i : i + 1], "h": h[i][:, None]}) for i in range(5)]
+    seen = {"p": np.concatenate([p for p, _ in runs]), "hN": np.stack([n[:, 0] for _, n in runs])}
+    wishes = Wishes(task=Task.SCORES, labels=("speech",), ranges={"x": (-1, 1)})
+    declaration = declared(data, wishes, seen, {"p": 0, "hN": 1})
+    assert declaration.one_row
+    assert [(spec.name, spec.feeds) for spec in declaration.outputs] == [("p", ""), ("hN", "h")]
+    schema = schema_of(declaration)
+    assert schema.kind == "scores"
+    file = finish(adapt(parse(data), declaration), OutputHead(schema, 1.0, "m", 1))
+    rows = np.concatenate([x, h.reshape(5, 4)], axis=1)
+    np.testing.assert_allclose(run(file, rows, VALUE), answers_of(declaration, seen), atol=1e-6)
+
+
+def test_texts_and_numbers_of_a_pipeline_are_columns_with_categories_from_the_graph():
+    data = foreign.wards()
+    session = open_checked(check_model(data))
+    wards, ages = np.array([["north"], ["south"], [""]], object), np.array([[0.5], [0.1], [-2]], np.float32)
+    expected = session.run(None, {"ward": wards, "age": ages})[0]
+    wishes = Wishes(task=Task.CLASSIFICATION, ranges={"age": (-3, 3)}, labels=("well", "ill"))
+    found = declared(data, wishes, {"p": expected}, {"p": 0})
+    schema = schema_of(found)
+    assert schema.columns == (Categorical("ward", ("north", "south")), Numeric("age", -3, 3))
+    rows = calibration_rows(found, {"ward": wards, "age": ages})
+    assert np.isnan(rows[2, 0])
+    said = run(finish(adapt(parse(data), found), OutputHead(schema, 1.0, "m", 1)), rows, PROBABILITIES)
+    np.testing.assert_allclose(said[:, 1:], expected, atol=1e-6)
+
+
+LOGITS_SEEN = np.array([[3.0, -1.0, 0.2]] * 6)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 20])
+def test_operator_sets_11_to_23_are_read(opset):
+    data = foreign.policy(opset)
+    wishes = Wishes(task=Task.CLASSIFICATION, ranges={"obs": (-2, 2)}, columns=("x", "dx", "a", "da"))
+    found = declared(data, wishes, {"action_logits": LOGITS_SEEN}, {"action_logits": 0})
+    assert found.outputs[0].use is Use.LOGITS
+    assert found.labels == ("0", "1", "2")
+    rows = simulation_rng("rows").uniform(-2, 2, (9, 4)).astype(np.float32)
+    expected = open_checked(check_model(data)).run(None, {"obs": rows})[0]
+    core = adapt(parse(data), found)
+    np.testing.assert_allclose(run(core.SerializeToString(), rows, LOGITS), expected, atol=1e-6)
+    said = run(finish(core, OutputHead(schema_of(found), 1.0, "m", 1)), rows, PROBABILITIES)
+    np.testing.assert_array_equal(said.argmax(axis=1), expected.argmax(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("use", "values", "expected"),
+    [
+        (Use.PROBABILITY, [[0.25]], [[0.75, 0.25]]),
+        (Use.LOGIT, [[0.0]], [[0.5, 0.5]]),
+        (Use.LOGITS, [[0.0, np.log(3)]], [[0.25, 0.75]]),
+        (Use.PROBABILITIES, [[0.25, 0.75]], [[0.25, 0.75]]),
+        (Use.CLASS, [[1.0]], [[0.0, 1.0]]),
+    ],
+)
+def test_every_form_of_a_class_becomes_probabilities(use, values, expected):
+    values = np.array(values, np.float32)
+    size = values.shape[1]
+    data = foreign.model_bytes(
+        [("Identity", ["x"], ["y"])], [("x", foreign.F, ["n", size])], [("y", foreign.F, ["n", size])]
+    )
+    found = Declaration(
+        "m", Task.CLASSIFICATION, "label", ("a", "b"), False, "",
+        (InputSpec("x", "float32", (size,), 0, -9, 9),), (OutputSpec("y", "float32", (size,), 0, use),),
+    )  # fmt: skip
+    said = run(finish(adapt(parse(data), found), OutputHead(schema_of(found), 1.0, "m", 1)), values, PROBABILITIES)
+    np.testing.assert_allclose(said, expected, atol=1e-6)
+    np.testing.assert_allclose(answers_of(found, {"y": values}), expected, atol=1e-6)
+
+
+def test_half_precision_inside_is_float32_outside():
+    data = foreign.model_bytes(
+        [("Mul", ["x", "two"], ["y"])],
+        [("x", 10, ["n", 2])], [("y", 10, ["n", 2])], {"two": np.float16(2)},
+    )  # fmt: skip
+    wishes = Wishes(task=Task.TENSORS, ranges={"x": (-1, 1)})
+    found = declared(data, wishes, {"y": np.array([[-2.0, 2.0]] * 6)}, {"y": 0})
+    rows = np.array([[0.5, -0.25]], np.float32)
+    said = run(finish(adapt(parse(data), found), OutputHead(schema_of(found), 1.0, "m", 1)), rows, VALUE)
+    np.testing.assert_allclose(said, [[1.0, -0.5]], atol=1e-3)
+
+
+def test_no_name_of_a_graph_survives_in_its_core():
+    evil = foreign.model_bytes(
+        [("Identity", ["x"], ["fedinfer_labels"], {"name": "fedinfer/label"}), ("Neg", ["fedinfer_labels"], ["y"])],
+        [("x", foreign.F, ["n", 2])], [("y", foreign.F, ["n", 2])],
+    )  # fmt: skip
+    wishes = Wishes(task=Task.CLASSIFICATION, ranges={"x": (-1, 1)})
+    found = declared(evil, wishes, {"y": np.array([[-2.0, 2.0]] * 6)}, {"y": 0})
+    core = adapt(parse(evil), found)
+    texts = [name for node in core.graph.node for name in (node.name, *node.input, *node.output)]
+    assert not any("fedinfer" in text for text in texts)
+    rows = np.array([[0.5, -0.25]], np.float32)
+    said = run(finish(core, OutputHead(schema_of(found), 1.0, "m", 1)), rows, PROBABILITIES)
+    assert said.argmax() == 1
+
+
+def test_a_declaration_comes_back_from_its_file_and_odd_names_stay_texts():
+    data = foreign.stream()
+    seen = {"p": np.full((6, 1), 0.5), "hN": np.zeros((6, 2, 2))}
+    wishes = Wishes(task=Task.SCORES, labels=('quo"te\\',), ranges={"x": (-1, 1)}, constants={})
+    found = declared(data, wishes, seen, {"p": 0, "hN": 1})
+    constant = replace(found.inputs[0], name="sr", dtype="int64", shape=(), axis=None, constant=16000.0)
+    found = replace(found, inputs=(*found.inputs, constant))
+    text = to_toml(found)
+    read = from_toml(text, "model.toml")
+    assert read == replace(found, inputs=(*found.inputs[:2], replace(constant, low=0.0, high=1.0)))
+    assert text.startswith("# What fedinfer knows")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('task = "scores"', 'task = "magic"', "task = 'magic' must be one of"),
+        ("format = 1", "format = 2", "format = 2, this program reads 1"),
+        ("range = [-1, 1]", "range = [1, 1]", "range .* is empty"),
+        ("shape = [3]", "shape = [0]", "shape is not a list of sizes"),
+        ("shape = [3]", "shape = [3]\nfile = '/etc/passwd'", "unknown key 'file'"),
+        ('use = "value"', 'use = "gold"', "use = 'gold' must be one of"),
+        ('dtype = "float32"', 'dtype = "object"', "dtype 'object'"),
+        ('name = "p"', 'name = "p\\u001b[2J"', "name holds a control character"),
+        ("format = 1", "format = ", "not TOML"),
+    ],
+)
+def test_a_changed_declaration_is_read_strictly(old, new, said):
+    found = declared(
+        foreign.stream(), Wishes(task=Task.SCORES, ranges={"x": (-1, 1)}),
+        {"p": np.full((6, 1), 0.5), "hN": np.zeros((6, 2, 2))}, {"p": 0, "hN": 1},
+    )  # fmt: skip
+    text = to_toml(found)
+    assert old in text
+    with pytest.raises(ConfigError, match=said):
+        from_toml(text.replace(old, new), "model.toml")
+
+
+def test_weights_beside_the_model_are_folded_in(tmp_path):
+    data = read_model(foreign.with_outside_data(tmp_path))
+    rows = np.ones((2, 4), np.float32)
+    expected = open_checked(check_model(foreign.policy())).run(None, {"obs": rows})[0]
+    np.testing.assert_array_equal(open_checked(check_model(data)).run(None, {"obs": rows})[0], expected)
+
+
+@pytest.mark.parametrize("place", ["../secret", "/etc/passwd", "sub/weights.bin", "..", "a\\b", ""])
+def test_weights_anywhere_else_are_refused(tmp_path, place):
+    with pytest.raises(GateFailed, match="no file beside the model"):
+        read_model(foreign.with_outside_data(tmp_path, place))
+
+
+def test_a_link_beside_the_model_is_not_followed(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"x" * 1000)
+    path = foreign.with_outside_data(tmp_path, "link")
+    (tmp_path / "link").symlink_to(secret)
+    with pytest.raises(ArtifactRejected, match="beside the model"):
+        read_model(path)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(9, None), (2**62, None), (8, 2**32), (8, 8)])
+def test_weights_that_are_not_what_their_shape_needs_are_refused(tmp_path, offset, length):
+    with pytest.raises(ArtifactRejected, match="the weight 'w'"):
+        read_model(foreign.with_outside_data(tmp_path, offset=offset, length=length))
+
+
+def _cycle():
+    return foreign.model_bytes(
+        [("Add", ["x", "b"], ["a"]), ("Neg", ["a"], ["b"])], [("x", foreign.F, ["n", 2])], [("b", foreign.F, ["n", 2])]
+    )
+
+
+def _claim():
+    data = foreign.model_bytes(
+        [("Add", ["x", "w"], ["y"])], [("x", foreign.F, ["n", 2])], [("y", foreign.F, ["n", 2])],
+        {"w": np.zeros(2, np.float32)},
+    )  # fmt: skip
+    model = parse(data)
+    model.graph.initializer[0].dims[0] = 2**30
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (foreign.policy()[:-20], "field of|ends within"),
+        (b"no model", "has no field|wire type|ends within|field of"),
+        (_claim(), "elements"),
+        (_cycle(), "topological"),
+        (foreign.policy(9), "operator set 9, read are 11 to 23"),
+        (foreign.model_bytes([("Nope", ["x"], ["y"])], [("x", 1, ["n", 2])], [("y", 1, ["n", 2])]), "Nope"),
+        (foreign.model_bytes([("Neg", ["gone"], ["y"])], [("x", 1, ["n", 2])], [("y", 1, ["n", 2])]), "gone"),
+        (foreign.model_bytes([("Neg", ["x"], ["y"])], [("x", 14, ["n", 2])], [("y", 14, ["n", 2])]), "complex64|Neg"),
+        (foreign.model_bytes([("Neg", ["\x1b[2J"], ["y"])], [("\x1b[2J", 1, ["n", 2])], [("y", 1, ["n", 2])]), "x1b"),
+    ],
+    ids=["cut", "other", "claims", "cycle", "old", "unknown operator", "missing input", "complex", "terminal"],
+)
+def test_a_bad_file_is_one_line_that_says_what_is_wrong(tmp_path, data, said):
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(data)
+    with pytest.raises((ArtifactRejected, GateFailed), match=said) as caught:
+        facts(read_model(path))
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_wish_for_what_the_graph_does_not_have_is_refused():
+    for wishes in (Wishes(constants={"sr": 1.0}), Wishes(states={"obs": "gone"}), Wishes(outputs=("gone",))):
+        with pytest.raises(ConfigError, match="the graph has no such name"):
+            propose_inputs(facts(foreign.policy()), wishes, {})
