@@ -6,6 +6,7 @@ from .build import build_artifact as build_artifact
 from .build import build_from_core as build_from_core
 from .choice import choose as choose
 from .evaluate.chosen_file import ChosenFile as ChosenFile
+from .evaluate.chosen_file import answers_of as answers_of
 from .evaluate.judging import Judging as Judging
 from .evaluate.measure import Baseline as Baseline
 from .evaluate.measure import Evidence as Evidence
@@ -27,6 +28,7 @@ from .imported.folder import import_model as import_model
 from .imported.folder import is_imported as is_imported
 from .imported.folder import load_imported as load_imported
 from .imported.folder import save_imported as save_imported
+from .imported.folder import weights_of as weights_of
 from .imported.propose import Wishes as Wishes
 from .imported.propose import states_of as states_of
 from .inspection import describe_manifest as describe_manifest

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedinfer.cli.labelled import read_labelled, read_model_rows
+from fedinfer.cli.labelled import has_label, read_labelled, read_model_rows
 from fedinfer.config import ArtifactSection
 from fedinfer.manifest import Privacy
 from fedinfer.system import SystemClock, simulation_rng
@@ -15,6 +16,7 @@ from fedinfer.types import Json
 
 if TYPE_CHECKING:
     from fedinfer.artifact import Built, Imported
+    from fedinfer.simulation import Prepared
 
 SYNTHETIC_ROWS, LEAST_ROWS = 256, 16
 ROW_VALUES = 2**22
@@ -107,6 +109,40 @@ def build_imported(
         settings = settings.model_copy(update={"quantization": "float"})
     built = build_from_core(imported.core, imported.head(version), evidence, settings, SystemClock())
     return replace(built, way="imported")
+
+
+def prepare_imported(
+    folder: Path, rows: Path, overrides: Sequence[str], devices: int | None, seed: int | None
+) -> Prepared:
+    """A simulation of an imported model on the rows of a file.
+
+    Args:
+        folder: of the imported model.
+        rows: file of rows, with a label column (or an array of that name) where labels are known.
+        overrides: texts `section.key=value`.
+        devices: simulated; None: 50.
+        seed: of everything random; None: that of the scenario.
+
+    Raises:
+        ConfigError, DataError, GateFailed: the folder, the rows or an override is wrong.
+    """
+    from fedinfer.artifact import load_imported
+    from fedinfer.simulation import given_scenario, prepare_given
+
+    clock = SystemClock()
+    imported = load_imported(folder, clock, simulation_rng("import"))
+    seeds = [] if seed is None else [f"scenario.seed={seed}"]
+    scenario = given_scenario(imported.declaration.name, devices, [*overrides, *seeds])
+    x, y = _rows_and_labels(rows, imported)
+    return prepare_given(imported, x, y, scenario, clock)
+
+
+def _rows_and_labels(path: Path, imported: Imported) -> tuple[Any, Any]:
+    """Rows, and their labels where the file has any; tensors have none."""
+    schema = imported.schema
+    if not schema.answers and has_label(path, schema):
+        return read_labelled(path, schema)
+    return read_model_rows(path, schema), None
 
 
 def output_errors(imported: Imported, built: Built, calibration: Path | None) -> list[Json]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import DataError
-from fedinfer.inference import labelled_arrays, reader_of, rows_in_file
+from fedinfer.inference import array_names, labelled_arrays, reader_of, rows_in_file, rows_kind
 from fedinfer.reading import RawTable, Spellings, plain_numbers, read_bytes, read_file
 from fedinfer.schema import Schema
 from fedinfer.text import tokens
@@ -94,6 +94,23 @@ def labels_of(table: RawTable, schema: Schema) -> npt.NDArray[Any]:
                 hint=f"labels are {', '.join(schema.labels[:20])}",
             )
     return np.array([places[label] for label in labels], np.int64)
+
+
+def has_label(path: Path, schema: Schema) -> bool:
+    """Whether a file of rows says what their labels are.
+
+    Args:
+        path: of a table or an .npz file; other kinds have none.
+        schema: names the label.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if path.suffix == ".npz":
+        return schema.label in array_names(path)
+    if path.is_dir() or rows_kind(path):
+        return False
+    return schema.label in read_rows_file(path, schema).columns
 
 
 def read_model_rows(path: Path, schema: Schema) -> npt.NDArray[np.float32]:

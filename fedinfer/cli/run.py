@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, assert_never
+from typing import TYPE_CHECKING, Annotated, TypeAlias, assert_never
 
 import typer
 
 from fedinfer.cli.choice import DevicesOption, RoundsOption, SeedOption, SetOption, check_found, chosen_scenario
+from fedinfer.cli.imported import is_imported_folder, prepare_imported
 from fedinfer.cli.live import announced, live_view
 from fedinfer.cli.output import JsonOption, VerboseOption, errors_to_exit, print_json, stderr
 from fedinfer.cli.summary import print_summary
-from fedinfer.config import Scenario
 from fedinfer.errors import ConfigError, FedInferError, StoreError
 from fedinfer.ports import Clock, Listener
 from fedinfer.system import SystemClock
 from fedinfer.types import Json
+
+if TYPE_CHECKING:
+    from fedinfer.simulation import Prepared
+
+    Source: TypeAlias = Callable[[], Prepared]
 
 QUIET_ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -38,12 +44,17 @@ class Engine(StrEnum):
 
 
 def run(
-    scenario: Annotated[str, typer.Argument(help="built-in name (see `fedinfer scenarios`) or TOML file")] = "",
+    scenario: Annotated[
+        str, typer.Argument(help="built-in name (see `fedinfer scenarios`), TOML file, or folder of an imported model")
+    ] = "",
     engine: Annotated[Engine, typer.Option(help="this process, or Flower's simulation on Ray")] = Engine.LOCAL,
     devices: DevicesOption = None,
     rounds: RoundsOption = None,
     seed: SeedOption = None,
     overrides: SetOption = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="rows that devices infer on; only, and always, with an imported model")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="run folder; default runs/<scenario>-<time>")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="folder of a run that was interrupted: go on after its last finished step")
@@ -56,13 +67,13 @@ def run(
     with errors_to_exit():
         show = not (json or quiet)
         if resume is not None:
-            _check_alone(scenario, overrides, devices, rounds, seed, out)
+            _check_alone(scenario, rows, overrides, devices, rounds, seed, out)
             record, folder, failure = _resume(resume, show=show)
         else:
             if not scenario:
                 raise ConfigError("no scenario is named", hint="fedinfer run heart, or fedinfer run --resume DIR")
-            loaded = chosen_scenario(scenario, overrides or (), devices, rounds, seed)
-            record, folder, failure = _run(loaded, engine, out, devices, show=show)
+            source = _source(scenario, rows, overrides or (), devices, rounds, seed)
+            record, folder, failure = _run(source, engine, out, devices, show=show)
         if json:
             print_json(record)
         else:
@@ -81,21 +92,24 @@ def _check_alone(*given: object) -> None:
 
 
 def _run(
-    scenario: Scenario, engine: Engine, out: Path | None, devices: int | None, *, show: bool
+    source: Source, engine: Engine, out: Path | None, devices: int | None, *, show: bool
 ) -> tuple[Json, Path, FedInferError | None]:
     """One whole run: its record, its folder, and why it stopped early."""
     os.environ.update(QUIET_ENVIRONMENT)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     clock = SystemClock()
     with announced("reading the table and planning the run", show=show):
-        from fedinfer.simulation import RUN_ID, EventLog, new_folder, prepare_local, run_local
+        from fedinfer.simulation import RUN_ID, EventLog, new_folder, run_local
 
-        prepared = prepare_local(scenario)
+        prepared = source()
+        scenario = prepared.scenario
     check_found(len(prepared.federation.devices), devices)
     folder = new_folder(out, scenario.scenario.name, clock)
 
     def go(watch: Listener) -> None:
         match engine:
+            case Engine.RAY if prepared.given is not None:
+                raise ConfigError("an imported model runs on the local engine", hint="leave --engine out")
             case Engine.RAY:
                 from fedinfer.simulation import run_ray
 
@@ -145,6 +159,28 @@ def _watched(
     record = _record(folder, failure)
     write_report(folder)
     return record, folder, failure
+
+
+def _source(
+    name: str, rows: Path | None, overrides: Sequence[str], devices: int | None, rounds: int | None, seed: int | None
+) -> Source:
+    """What reads the data and plans the run: of a scenario, or of an imported model and the rows of a file."""
+    if not is_imported_folder(Path(name)):
+        if rows is not None:
+            raise ConfigError(f"--rows {rows}: the scenario {name} brings its own rows", hint="leave --rows out")
+        loaded = chosen_scenario(name, overrides, devices, rounds, seed)
+
+        def of_scenario() -> Prepared:
+            from fedinfer.simulation import prepare_local
+
+            return prepare_local(loaded)
+
+        return of_scenario
+    if rows is None or rounds:
+        raise ConfigError(
+            "an imported model is not trained: it needs rows to infer on, and no rounds", hint="--rows FILE"
+        )
+    return partial(prepare_imported, Path(name), rows, overrides, devices, seed)
 
 
 def _record(folder: Path, failure: FedInferError | None) -> Json:

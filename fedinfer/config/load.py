@@ -76,13 +76,14 @@ def override(scenario: Scenario, values: Mapping[str, Any]) -> Scenario:
     return validate(layers, scenario.scenario.name)
 
 
-def parse_scenario(text: str, folder: Path, source: str) -> Scenario:
+def parse_scenario(text: str, folder: Path, source: str, overrides: Sequence[str] = ()) -> Scenario:
     """Read a scenario from TOML text that is not a file yet; without `extends`.
 
     Args:
         text: TOML.
         folder: where relative paths start.
         source: name for messages.
+        overrides: texts `section.key=value` laid on top.
 
     Raises:
         ConfigError: as in `load_scenario`.
@@ -91,7 +92,10 @@ def parse_scenario(text: str, folder: Path, source: str) -> Scenario:
         values = _placed(tomllib.loads(text), folder, source)
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
-    return validate(Layers().over({**values, "base": str(folder)}, source), source)
+    layers = Layers().over({**values, "base": str(folder)}, source)
+    for item in overrides:
+        layers = layers.over(_placed(parse_override(item), folder, f"--set {item}"), f"--set {item}")
+    return validate(layers, source)
 
 
 def validate(layers: Layers, source: str) -> Scenario:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fedinfer.config import Scenario
 from fedinfer.coordinator.agenda import RunStep
+from fedinfer.coordinator.given import GivenModel
 from fedinfer.coordinator.participation import ParticipationSchedule
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.record import AlarmRecord, ModelRecord, RoundRecord, WindowRecord
@@ -189,6 +190,7 @@ class Server:
         emit: receives every event.
         population: what was planned for, which a process that goes on with the run plans for again.
         keeper: keeps the state of the run after every step.
+        given: the model, where it was trained elsewhere; the trainer is then never asked to train.
     """
 
     scenario: Scenario
@@ -215,6 +217,7 @@ class Server:
     emit: Listener
     population: Population
     keeper: Keeper
+    given: GivenModel | None = None
 
     @property
     def account(self) -> RunAccount:

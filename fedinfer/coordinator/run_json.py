@@ -17,6 +17,7 @@ import numpy as np
 from fedinfer.config import PrivacySection, SecureAggregationSection
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.drift import least_seen
+from fedinfer.coordinator.given import KIND
 from fedinfer.coordinator.plan.correlation import describe
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.record import plain
@@ -52,7 +53,7 @@ def opening(server: Server, plan: RunPlan) -> Json:
         "retrain_rounds": plan.retrain_rounds,
         "windows": plan.windows,
         "task": task_of(server.judged_by, server.schema),
-        "model": {"kind": str(scenario.model.kind), "parameters": server.trainer.dimension},
+        "model": {"kind": KIND if server.given else str(scenario.model.kind), "parameters": server.trainer.dimension},
         "privacy": privacy_of(server.scenario.privacy, plan),
         "secure_aggregation": secure_aggregation_of(server.scenario.secure_aggregation, plan),
         "signing": signing_of(server.repository),

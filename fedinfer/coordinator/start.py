@@ -16,6 +16,7 @@ from fedinfer.artifact import Templates
 from fedinfer.config import Scenario
 from fedinfer.coordinator.context import Keeper, Rows, Server, Witness
 from fedinfer.coordinator.enrolment import enrol, join
+from fedinfer.coordinator.given import GivenModel
 from fedinfer.coordinator.judging import judgement_basis
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
@@ -59,6 +60,7 @@ class Site:
         clock: time.
         emit: receives every event.
         keeper: keeps the state of the run after every step.
+        given: the model, where it was trained elsewhere.
     """
 
     engine: str
@@ -83,6 +85,7 @@ class Site:
     clock: Clock
     emit: Listener
     keeper: Keeper
+    given: GivenModel | None = None
 
 
 def start_up(site: Site) -> tuple[Server, RunPlan]:
@@ -149,4 +152,5 @@ def _server(site: Site, devices: dict[DeviceId, bytes], rows: dict[DeviceId, int
         emit=site.emit,
         population=population,
         keeper=site.keeper,
+        given=site.given,
     )

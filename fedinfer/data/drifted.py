@@ -17,6 +17,7 @@ from fedinfer.data.table import Rows, Targets
 from fedinfer.errors import ConfigError
 from fedinfer.schema import Numeric, Schema
 from fedinfer.system import simulation_rng
+from fedinfer.tensors import bounds
 from fedinfer.types import DeviceId
 
 DEFAULT_AMOUNTS = {"none": 0.0, "rotate": 30.0, "shift": 0.25, "scale": 1.5, "noise": 0.2, "label": 1.0}
@@ -64,7 +65,15 @@ def inject(
         return x, _moved_labels(y, schema, amount, rng)
     if inject.kind == "rotate":
         return rotated(x, schema, amount), y
-    return _CHANGES[inject.kind](x, *places(schema, inject), amount, rng), y
+    return _conformed(_CHANGES[inject.kind](x, *places(schema, inject), amount, rng), schema), y
+
+
+def _conformed(x: Rows, schema: Schema) -> Rows:
+    """Whole values of tensors stay whole and in their range, as a sensor's do."""
+    whole = [np.full(tensor.size, tensor.whole) for tensor in schema.inputs]
+    if not whole:
+        return x
+    return np.where(np.concatenate(whole), np.clip(np.rint(x), *bounds(schema.inputs)), x).astype(np.float32)
 
 
 Floats = npt.NDArray[np.float64]
@@ -80,6 +89,8 @@ def places(schema: Schema, inject: InjectSection) -> tuple[npt.NDArray[np.bool_]
     Raises:
         ConfigError: the named column is not a numeric column, or there is none.
     """
+    if schema.inputs:
+        return np.ones(schema.width, np.bool_), *bounds(schema.inputs)
     if not schema.columns:
         return np.ones(schema.width, np.bool_), np.zeros(schema.width), np.full(schema.width, schema.pixel_max)
     changed = np.array([isinstance(c, Numeric) and inject.column in ("", c.name) for c in schema.columns])

@@ -28,9 +28,11 @@ from .predict.answers import Predictions as Predictions
 from .predict.explain import Explanations as Explanations
 from .predict.explain import explain as explain
 from .predict.explain import reference_row as reference_row
+from .predict.files import array_names as array_names
 from .predict.files import labelled_arrays as labelled_arrays
 from .predict.files import row_files as row_files
 from .predict.files import rows_in_file as rows_in_file
+from .predict.files import rows_kind as rows_kind
 from .predict.observation import ObservationBuffer as ObservationBuffer
 from .predict.observation import Observed as Observed
 from .predict.predictor import Predictor as Predictor

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from flwr.serverapp import Grid
 
 from fedinfer.artifact import Keys, Repository, generate_keys
 from fedinfer.config import Scenario, weighted
 from fedinfer.coordinator import (
+    GivenModel,
     Keeper,
     NotKept,
     Population,
@@ -36,30 +38,34 @@ from fedinfer.types import Json
 RUN_ID = "simulation"
 
 
-def plan_simulation(scenario: Scenario, federation: Federation, trainer: Trainer, engine: str) -> RunPlan:
+def plan_simulation(
+    scenario: Scenario, federation: Federation, dimension: int, engine: str, *, given: bool = False
+) -> RunPlan:
     """Plan a run from the federation alone, before any device is asked.
 
     Args:
         scenario: what was asked for.
         federation: its data.
-        trainer: knows how many parameters are tuned.
+        dimension: how many parameters are tuned, >= 1.
         engine: name of the grid, for the record.
+        given: the model was trained elsewhere.
 
     Raises:
         ConfigError: the cohort cannot be protected as asked, or the budget is too small for a useful round.
     """
-    return make_plan(scenario, simulated_population(federation, trainer), engine, federation.warnings)
+    return make_plan(scenario, simulated_population(federation, dimension, given=given), engine, federation.warnings)
 
 
-def simulated_population(federation: Federation, trainer: Trainer) -> Population:
+def simulated_population(federation: Federation, dimension: int, *, given: bool) -> Population:
     """Public facts about the devices of a federation.
 
     Args:
         federation: every device has training rows.
-        trainer: knows the number of tuned parameters.
+        dimension: number of tuned parameters, >= 1.
+        given: the model was trained elsewhere.
     """
     rows = [len(device.train_y) for device in federation.devices.values()]
-    return Population(len(rows), sum(rows), min(rows), trainer.dimension, federation.schema.classes)
+    return Population(len(rows), sum(rows), min(rows), dimension, federation.schema.classes, given)
 
 
 def run_simulation(
@@ -72,6 +78,7 @@ def run_simulation(
     emit: Listener,
     adder: Adder | None = None,
     kept: Checkpoint | None = None,
+    given: GivenModel | None = None,
 ) -> Json:
     """Enrol all nodes of a grid and run the scenario, from its beginning or from where another process left it.
 
@@ -85,6 +92,7 @@ def run_simulation(
         emit: receives every event.
         adder: adds up vectors of devices in this process; None: every device answers by itself.
         kept: from `put_back`; None: the run begins.
+        given: the model, where it was trained elsewhere.
 
     Returns:
         The run record.
@@ -96,7 +104,7 @@ def run_simulation(
     if kept is not None:
         entropy.take(int(kept.header["entropy"]))
     lasting = Lasting(entropy, simulation_keys(folder), World(folder, entropy))
-    server, plan = open_server(grid, scenario, federation, folder, engine, clock, emit, adder, lasting)
+    server, plan = open_server(grid, scenario, federation, folder, engine, clock, emit, adder, lasting, given)
     return carry_out(server, plan, kept)
 
 
@@ -143,6 +151,7 @@ def open_server(
     emit: Listener,
     adder: Adder | None = None,
     lasting: Lasting | None = None,
+    given: GivenModel | None = None,
 ) -> tuple[Server, RunPlan]:
     """Enrol all nodes of a grid and plan the run. Nothing was asked of anybody's data.
 
@@ -156,6 +165,7 @@ def open_server(
         emit: receives every event.
         adder: as in `run_simulation`.
         lasting: what outlives this process; None: `nothing_lasts`.
+        given: the model, where it was trained elsewhere.
 
     Raises:
         FedInferError: nobody joins, or the plan is not possible.
@@ -164,7 +174,10 @@ def open_server(
     scenario = weighted(scenario, federation.schema.labels, federation.public[1])
     seed = scenario.scenario.seed
     revocations, rows = simulated_revocations(seed), simulated_rows(scenario, federation)
-    trainer = load_trainer(scenario.model, federation.schema, scenario.training, seed)
+    if given is None:
+        trainer = load_trainer(scenario.model, federation.schema, scenario.training, seed)
+    else:
+        trainer = cast("Trainer", given)  # a run without rounds asks it for no more than `GivenModel` has
     site = Site(
         engine=engine,
         scenario=scenario,
@@ -182,11 +195,12 @@ def open_server(
         noise=lambda round_id: SimulatedStream(SimulatedEntropy(seed, "central", round_id)),
         generator=lambda use: simulation_rng(seed, "server", use),
         simulated=True,
-        population=simulated_population(federation, trainer),
+        population=simulated_population(federation, 1 if given else trainer.dimension, given=given is not None),
         warnings=federation.warnings,
         folder=folder,
         clock=clock,
         emit=emit,
         keeper=lasting.keeper,
+        given=given,
     )
     return start_up(site)

@@ -9,9 +9,10 @@ from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
 from fedinfer.config import Scenario, to_flat
-from fedinfer.coordinator import rehearse
+from fedinfer.coordinator import GivenModel, rehearse
 from fedinfer.data import Federation, check_against_data, load
 from fedinfer.device import DeviceResponder
+from fedinfer.errors import ConfigError
 from fedinfer.flower import CohortClientApp, make_server_app
 from fedinfer.ports import Clock, Listener
 from fedinfer.simulation.coordinate import plan_simulation, run_simulation
@@ -30,10 +31,16 @@ LOCAL = "local"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A scenario whose data was read and whose plan was made: nothing can be wrong with the input any more."""
+    """A scenario whose data was read and whose plan was made: nothing can be wrong with the input any more.
+
+    Args:
+        scenario, federation: what is run.
+        given: the model, where it was trained elsewhere.
+    """
 
     scenario: Scenario
     federation: Federation
+    given: GivenModel | None = None
 
 
 def prepare_local(scenario: Scenario) -> Prepared:
@@ -48,7 +55,7 @@ def prepare_local(scenario: Scenario) -> Prepared:
     federation = load(scenario)
     check_against_data(scenario, federation)
     trainer = load_trainer(scenario.model, federation.schema, scenario.training, scenario.scenario.seed)
-    plan_simulation(scenario, federation, trainer, LOCAL)
+    plan_simulation(scenario, federation, trainer.dimension, LOCAL)
     rehearse(scenario, federation.schema, trainer, GradientEngine.BATCHED, SystemClock())
     return Prepared(scenario, federation)
 
@@ -87,6 +94,8 @@ def prepare_again(folder: Path) -> tuple[Prepared, str]:
         ConfigError: there is nothing to go on with, or another program began it.
     """
     scenario, engine = begun_scenario(folder)
+    if scenario.data.source == "builtin" and not scenario.data.name:
+        raise ConfigError(f"{folder}: a run of an imported model does not go on", hint="run it anew")
     return prepare_local(scenario), engine
 
 
@@ -121,7 +130,11 @@ def _run(prepared: Prepared, folder: Path, clock: Clock, emit: Listener, kept: C
     results: list[Json] = []
 
     def main(grid: Grid, _: Context) -> None:
-        results.append(run_simulation(grid, scenario, federation, folder, LOCAL, clock, emit, responder, kept))
+        results.append(
+            run_simulation(
+                grid, scenario, federation, folder, LOCAL, clock, emit, responder, kept, prepared.given
+            )
+        )
 
     make_server_app(main)(grid, Context(1, 1, {}, RecordDict(), flat))
     return results[0]

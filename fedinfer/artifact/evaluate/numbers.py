@@ -35,14 +35,14 @@ def width_of(schema: Schema) -> float:
 
 
 def values_of(outputs: npt.NDArray[Any], schema: Schema) -> npt.NDArray[np.float64]:
-    """Outputs of a core in the label's unit, within its range, (n,).
+    """Outputs of a core in the label's unit, within its range, (n,); of tensors the first value.
 
     Args:
-        outputs: (n, 1), scaled so that the range is [-1, 1].
+        outputs: (n, numbers), scaled so that the range is [-1, 1].
         schema: with a label range.
     """
-    low = schema.label_range[0] if schema.label_range else 0.0
-    return low + (np.clip(outputs[:, 0].astype(np.float64), -1.0, 1.0) + 1.0) * width_of(schema) / 2
+    low, high = (float(ends[0]) for ends in schema.ranges())
+    return low + (np.clip(outputs[:, 0].astype(np.float64), -1.0, 1.0) + 1.0) * (high - low) / 2
 
 
 def rmse(outputs: npt.NDArray[Any], y: npt.NDArray[Any], schema: Schema) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,6 +151,15 @@ def save_imported(folder: Path, imported: Imported) -> None:
     """
     write_file(folder, MODEL, imported.data)
     write_file(folder, DECLARATION, to_toml(imported.declaration).encode())
+
+
+def weights_of(core: OnnxModel) -> int:
+    """How many numbers a core holds.
+
+    Args:
+        core: onnx.ModelProto.
+    """
+    return sum(math.prod(tensor.dims) for tensor in core.graph.initializer)
 
 
 def describe_imported(imported: Imported) -> Json:

@@ -70,14 +70,16 @@ def most_rounds(cost: Callable[[int], float], rounds: int, budget: float) -> int
     return low
 
 
-def warnings_of(scenario: Scenario, aggregation: AggregationCohort) -> tuple[str, ...]:
+def warnings_of(scenario: Scenario, aggregation: AggregationCohort, *, given: bool) -> tuple[str, ...]:
     """What somebody who chose an extreme setting should read before the result.
 
     Args:
         scenario: what was asked for.
         aggregation: of a training round.
+        given: the model was trained elsewhere.
     """
-    return (*scenario.notices, *_untrained(scenario), *_unmasked(scenario), *_often_aborted(scenario, aggregation))
+    untrained = () if given else _untrained(scenario)
+    return (*scenario.notices, *untrained, *_unmasked(scenario), *_often_aborted(scenario, aggregation))
 
 
 def noise_effort(mechanism: IntegerMechanism, devices: int) -> tuple[str, ...]:

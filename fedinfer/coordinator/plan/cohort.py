@@ -189,6 +189,7 @@ class Population:
         least_rows: training rows of the device that has the fewest, >= 1.
         dimension: number of tuned parameters.
         classes: number of classes of the label, >= 2.
+        given: the model was trained elsewhere.
     """
 
     devices: int
@@ -196,6 +197,7 @@ class Population:
     least_rows: int
     dimension: int
     classes: int
+    given: bool = False
 
 
 def aggregation_of(scenario: Scenario, population: Population) -> AggregationCohort:

@@ -112,7 +112,7 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
     train = training_settings(rounds, noise)
     section = scenario.training
     together = aggregation.cohort if engine == IN_ONE_PROCESS else 1
-    advice = (*warnings_of(scenario, aggregation), *noise_effort(train.mechanism, together))
+    advice = (*warnings_of(scenario, aggregation, given=population.given), *noise_effort(train.mechanism, together))
     return RunPlan(
         engine=engine,
         cohort=aggregation.cohort,

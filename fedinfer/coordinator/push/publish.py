@@ -26,6 +26,7 @@ from fedinfer.artifact import (
 from fedinfer.config import PrivacySection
 from fedinfer.coordinator.agenda import INITIAL
 from fedinfer.coordinator.context import Progress, RunAccount, Server
+from fedinfer.coordinator.given import PRIVACY
 from fedinfer.coordinator.judging import judge_model
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.rollout import Steps, hint_of, reachable, roll_out
@@ -76,7 +77,7 @@ def publish_version(server: Server, plan: RunPlan, progress: Progress) -> None:
         progress.notices.append(unjudged)
         server.emit("unjudged", {"version": progress.version, "active": progress.previous, "reason": unjudged})
     manifest = built.manifest(
-        _guarantee(server.scenario.privacy, server.account, plan.relation),
+        PRIVACY if server.given else _guarantee(server.scenario.privacy, server.account, plan.relation),
         server.clock.now().isoformat(timespec="seconds"),
     )
     progress.active = reachable(server.fleet, progress.version)
@@ -166,6 +167,8 @@ def build(server: Server, progress: Progress) -> Built:
     task = server.scenario.scenario.name
     section, terms = server.scenario.artifact, server.trainer.terms
     head = OutputHead(server.schema, 1.0, task, progress.version, section.top, section.abstain_below, terms=terms)
+    if server.given is not None:
+        return server.given.build(head, evidence, judging)
     make = partial(_exported, server, head, evidence, judging)
     plain = make(progress.weights, None)
     if not (section.pruning or section.qat_steps):

@@ -85,6 +85,27 @@ def labelled_arrays(path: Path, schema: Schema) -> tuple[npt.NDArray[np.float32]
     return x, labels.astype(np.int64 if schema.label_range is None else np.float64)
 
 
+def rows_kind(path: Path) -> bool:
+    """Whether `rows_in_file` reads a file of this name.
+
+    Args:
+        path: of the file.
+    """
+    return path.suffix.lower() in _KINDS
+
+
+def array_names(path: Path) -> tuple[str, ...]:
+    """Names of the arrays of an .npz file.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        DataError: it is none.
+    """
+    return tuple(_arrays(path))
+
+
 def row_files(path: Path) -> list[Path]:
     """The files that a path stands for: itself, or those of rows in a folder, in the order of their names.
 

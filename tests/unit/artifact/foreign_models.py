@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fedinfer.system import simulation_rng
 
-F, I, T = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
+F, INT = TensorProto.FLOAT, TensorProto.INT64
 
 
 def model_bytes(
@@ -60,7 +60,7 @@ def softmax_pair() -> bytes:
             ("MatMul", ["c", "w"], ["z"]),
             ("Softmax", ["z"], ["probs"], {"axis": -1}),
         ],
-        [("tokens", I, ["batch", "length"]), ("mask", TensorProto.BOOL, ["batch", 2])],
+        [("tokens", INT, ["batch", "length"]), ("mask", TensorProto.BOOL, ["batch", 2])],
         [("probs", F, ["batch", 3]), ("m", F, ["batch", 5])],
         {"table": weights(20, 5), "w": weights(7, 3)},
     )
