@@ -143,6 +143,7 @@ class Schema:
         inputs: tensors of a model that was made elsewhere, side by side in a row; instead of columns and shape.
         answers: tensors that such a model answers, side by side, instead of one number; `label_range` holds their
             ranges.
+        complete: no number may be missing, because the model does not know what that is.
     """
 
     columns: tuple[Column, ...]
@@ -155,6 +156,7 @@ class Schema:
     label_unit: str = ""
     inputs: tuple[Tensor, ...] = ()
     answers: tuple[Tensor, ...] = ()
+    complete: bool = False
 
     def __post_init__(self) -> None:
         _check_label(self)
@@ -243,6 +245,7 @@ class Schema:
             "pixel_max": self.pixel_max,
             "columns": [_column_to_json(column) for column in self.columns],
             **({"reading": rules} if (rules := self.reading.to_json()) else {}),
+            **({"complete": True} if self.complete else {}),
         }
 
     @staticmethod
@@ -268,6 +271,7 @@ class Schema:
                 label_unit=str(data.get("label_unit", "")),
                 inputs=tuple(Tensor.from_json(tensor) for tensor in data.get("inputs", ())),
                 answers=tuple(Tensor.from_json(tensor) for tensor in data.get("answers", ())),
+                complete=bool(data.get("complete", False)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"schema cannot be read: {error!r}") from error

@@ -10,6 +10,9 @@ from .evaluate.chosen_file import answers_of as answers_of
 from .evaluate.judging import Judging as Judging
 from .evaluate.measure import Baseline as Baseline
 from .evaluate.measure import Evidence as Evidence
+from .export.bayesian import Factor as Factor
+from .export.bayesian import bayesian_network as bayesian_network
+from .export.bayesian import from_pgmpy as from_pgmpy
 from .export.graph import OutputHead as OutputHead
 from .export.graph import core_of as core_of
 from .export.graph import finish as finish

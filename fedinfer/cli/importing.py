@@ -43,6 +43,7 @@ def import_command(
     states: Annotated[_Many, typer.Option("--state", help="INPUT=OUTPUT that feeds it row by row; repeat")] = None,
     axes: Annotated[_Many, typer.Option("--axis", help="INPUT=AXIS that counts rows; repeat")] = None,
     categories: Annotated[_Many, typer.Option("--categories", help="INPUT=A|B|... of a text input; repeat")] = None,
+    missing: Annotated[bool, typer.Option("--missing", help="numbers may be missing: the graph gets NaN")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read a model that was made elsewhere, try it confined, and describe it in a folder that `quantize` takes."""
@@ -60,6 +61,7 @@ def import_command(
             axes=_pairs(axes, "--axis", int),
             columns=_names(columns),
             categories=_pairs(categories, "--categories", lambda text: tuple(text.split("|"))),
+            missing=missing,
         )
         described = _import(model, out, name or _name_of(model), label, wishes, calibration)
     print_described(described, as_json)

@@ -43,12 +43,12 @@ def schema_of(found: Declaration) -> Schema:
         case Task.CLASSIFICATION:
             if len(found.labels) < 2:
                 raise ConfigError(f"{len(found.labels)} labels; a classification has at least two")
-            return Schema(columns, found.label, found.labels, inputs=inputs)
+            return Schema(columns, found.label, found.labels, inputs=inputs, complete=not found.missing)
         case Task.REGRESSION:
             if len(found.outputs) != 1:
                 raise ConfigError(f"a regression answers one output, not {len(found.outputs)}")
             bounds = (found.outputs[0].low, found.outputs[0].high)
-            return Schema(columns, found.label, (), label_range=bounds, inputs=inputs)
+            return Schema(columns, found.label, (), label_range=bounds, inputs=inputs, complete=not found.missing)
         case Task.SCORES | Task.TENSORS:
             answers = tuple(
                 Tensor(spec.name, spec.dtype, spec.shape, spec.low, spec.high, spec.feeds, spec.names)
@@ -56,7 +56,10 @@ def schema_of(found: Declaration) -> Schema:
             )
             lows, highs = [tensor.low for tensor in answers], [tensor.high for tensor in answers]
             bounds = (min(lows), max(highs))
-            return Schema(columns, found.label, (), label_range=bounds, inputs=inputs, answers=answers)
+            return Schema(
+                columns, found.label, (), label_range=bounds, inputs=inputs, answers=answers,
+                complete=not found.missing,
+            )  # fmt: skip
         case _:
             assert_never(found.task)
 

@@ -113,6 +113,7 @@ class Declaration:
         label: column of labelled tables that holds the label.
         labels: class names; only for a classification.
         one_row: the graph takes one row at a time.
+        missing: numbers of a table may be missing; the graph then gets NaN.
         sha256: of the model file that this describes.
         inputs, outputs: in the order of the graph.
     """
@@ -122,6 +123,7 @@ class Declaration:
     label: str
     labels: tuple[str, ...]
     one_row: bool
+    missing: bool
     sha256: str
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
@@ -143,7 +145,9 @@ def to_toml(found: Declaration) -> str:
         _HEAD.rstrip("\n"), f"format = {FORMAT}", f"name = {_quoted(found.name)}", f"task = {_quoted(found.task)}",
         f"label = {_quoted(found.label)} # column of labelled tables",
         *([f"labels = {_list(found.labels)}"] if found.labels else []),
-        f"one_row = {_flag(found.one_row)} # the graph takes one row at a time", f"sha256 = {_quoted(found.sha256)}",
+        f"one_row = {_flag(found.one_row)} # the graph takes one row at a time",
+        f"missing = {_flag(found.missing)} # numbers of a table may be missing: the graph gets NaN",
+        f"sha256 = {_quoted(found.sha256)}",
     ]  # fmt: skip
     for spec in found.inputs:
         lines += ["", "[[inputs]]", *_input_lines(spec)]
@@ -194,7 +198,7 @@ def _output_lines(spec: OutputSpec) -> list[str]:
     return [*lines, f"names = {_list(spec.names)}"] if spec.names else lines
 
 
-_KEYS = {"format", "name", "task", "label", "labels", "one_row", "sha256", "inputs", "outputs"}
+_KEYS = {"format", "name", "task", "label", "labels", "one_row", "missing", "sha256", "inputs", "outputs"}
 _INPUT = {"name", "dtype", "shape", "axis", "range", "columns", "categories", "constant"}
 _OUTPUT = {"name", "dtype", "shape", "axis", "use", "range", "feeds", "names"}
 
@@ -211,6 +215,7 @@ def _declaration(table: Mapping[str, Any]) -> Declaration:
         label=_text(table, "label", "the file"),
         labels=_texts(table, "labels", "the file"),
         one_row=_typed(table, "one_row", bool, "the file"),
+        missing=_typed(table, "missing", bool, "the file"),
         sha256=_text(table, "sha256", "the file"),
         inputs=inputs,
         outputs=outputs,

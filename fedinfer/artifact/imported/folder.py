@@ -99,7 +99,7 @@ def import_model(
         raise ConfigError(f"name {name[:80]!r}: 1 to 64 of a-z, 0-9, _ and -", hint="--name NAME")
     inputs, one_row = propose_inputs(facts, wishes, calibration)
     digest = hashlib.sha256(data).hexdigest()
-    started = Declaration(name, Task.TENSORS, label, (), one_row, digest, inputs, ())
+    started = Declaration(name, Task.TENSORS, label, (), one_row, wishes.missing, digest, inputs, ())
     rows = trial_rows(started, calibration, rng)
     trial = try_graph(check_model(data), started, rows, states_of(facts, wishes), clock)
     task, labels, outputs = propose_outputs(facts, wishes, trial.seen, trial.axes, inputs)

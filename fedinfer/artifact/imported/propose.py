@@ -5,7 +5,8 @@ Rules:
 * every other free size must be given;
 * a range is that of the type (bool and 8-bit integers), said, or that of the calibration rows, which are public;
 * an output feeds an input where the owner says so, or where names and shapes say it (state and stateN, h and hn);
-* the task follows from class names, a softmax or an operator that classifies or regresses, where nobody says it.
+* the task follows from class names, a softmax, answers that are probabilities on every trial row, or an operator that
+  classifies or regresses, where nobody says it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from fedinfer.artifact.imported.declaration import InputSpec, OutputSpec, Task, Use
 from fedinfer.artifact.imported.facts import CLASSIFIERS, REGRESSORS, TEXT, GraphFacts, Port
-from fedinfer.errors import ConfigError
+from fedinfer.errors import ConfigError, GateFailed, Refusal
 from fedinfer.tensors import WHOLE
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -47,6 +48,7 @@ class Wishes:
         axes: input to the axis that counts rows.
         columns: names of the values of the only input.
         categories: of inputs of texts.
+        missing: numbers of a table may be missing.
     """
 
     task: Task | None = None
@@ -59,6 +61,7 @@ class Wishes:
     axes: Mapping[str, int] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    missing: bool = False
 
 
 def propose_inputs(facts: GraphFacts, wishes: Wishes, calibration: Arrays) -> tuple[tuple[InputSpec, ...], bool]:
@@ -122,6 +125,7 @@ def propose_outputs(
 
     Raises:
         ConfigError: the task cannot be read, or no output fits it.
+        GateFailed: an output that is answered is not finite.
     """
     states = {output: name for name, output in states_of(facts, wishes).items()}
     shapes = {spec.name: spec.shape for spec in inputs}
@@ -135,7 +139,8 @@ def propose_outputs(
     told = [spec for spec in free if not wishes.outputs or spec.name in wishes.outputs]
     if not told:
         raise ConfigError("no output is left to answer with: outputs are tensors of numbers with an axis of rows")
-    task = wishes.task or _task(facts, wishes, told, bool(fed))
+    _check_finite([*told, *fed], seen)
+    task = wishes.task or _task(facts, told, seen, stateful=bool(fed))
     match task:
         case Task.CLASSIFICATION:
             spec, labels = _classes(facts, wishes, told, seen)
@@ -148,6 +153,16 @@ def propose_outputs(
             return task, (), (*named, *(_ranged(spec, wishes, seen[spec.name]) for spec in fed))
         case _:
             assert_never(task)
+
+
+def _check_finite(specs: list[OutputSpec], seen: Arrays) -> None:
+    for spec in specs:
+        bad = ~np.isfinite(seen[spec.name].reshape(len(seen[spec.name]), -1).astype(np.float64)).all(axis=1)
+        if bad.any():
+            raise GateFailed(
+                f"output {spec.name} answers NaN or infinity for {bad.sum()} of {len(bad)} trial rows",
+                Refusal.NOT_FINITE,
+            )
 
 
 def _check_wishes(facts: GraphFacts, wishes: Wishes) -> None:
@@ -251,9 +266,11 @@ def _observed(spec: InputSpec, calibration: Arrays) -> tuple[float, float] | Non
     return low, high if high > low else low + 1.0
 
 
-def _task(facts: GraphFacts, wishes: Wishes, told: list[OutputSpec], stateful: bool) -> Task:
+def _task(facts: GraphFacts, told: list[OutputSpec], seen: Arrays, *, stateful: bool) -> Task:
     made = [facts.producers.get(spec.name, "") for spec in told]
-    if not stateful and (facts.classes or "Softmax" in made or any(name in facts.operators for name in CLASSIFIERS)):
+    sums = any(len(spec.shape) == 1 and _use(spec, seen[spec.name]) is Use.PROBABILITIES for spec in told)
+    classifies = facts.classes or "Softmax" in made or any(name in facts.operators for name in CLASSIFIERS)
+    if not stateful and (classifies or sums):
         return Task.CLASSIFICATION
     if not stateful and len(told) == 1 and told[0].size == 1 and any(name in facts.operators for name in REGRESSORS):
         return Task.REGRESSION

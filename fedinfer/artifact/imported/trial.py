@@ -23,6 +23,8 @@ Values = npt.NDArray[Any]
 MOST_ROWS, LEAST_ROWS = 64, 6
 ROW_VALUES = 2**20
 """Values of all trial rows together, where that leaves enough of them."""
+TOGETHER = 4
+"""Rows of one run: what a graph takes inside may be a thousand times a row, and its memory is limited."""
 PARITY = 1e-3
 """Largest difference of a core to its graph: of a probability, or as a part of a range."""
 
@@ -100,8 +102,8 @@ def try_graph(
     Raises:
         GateFailed: it does not load or run there.
     """
-    cuts = list(range(1, len(rows))) if found.one_row else [2, 5]
-    parts = np.split(rows, cuts)
+    cuts = range(1, len(rows)) if found.one_row else (2, *range(5, len(rows), TOGETHER))
+    parts = np.split(rows, list(cuts))
     answers = run_named(model, [feeds_of(found, part) for part in parts], clock)
     fed = {output: spec.axis for spec in found.inputs if (output := states.get(spec.name)) is not None}
     axes: dict[str, int] = {}
@@ -137,11 +139,11 @@ def check_core(file: bytes, found: Declaration, trial: Trial, clock: Clock) -> f
         raise GateFailed(
             f"the model answers NaN or infinity for {bad} of {len(expected)} trial rows", Refusal.NOT_FINITE
         )
-    question = Question(INPUT, answer_name(schema), schema.outputs, trial.rows, alone=found.one_row)
+    question = Question(INPUT, answer_name(schema), schema.outputs, trial.rows, alone=True)
     runs = run_confined(check_model(file), question, clock)
     failed = sum(run.probabilities is None for run in runs)
     if failed:
-        raise GateFailed(f"the core fails in {failed} of {len(runs)} confined runs", Refusal.CONFINED)
+        raise GateFailed(f"the core fails on {failed} of {len(runs)} rows while it is confined", Refusal.CONFINED)
     said = np.concatenate([run.probabilities for run in runs if run.probabilities is not None])
     low, high = schema.ranges()
     difference = float((np.abs(said - expected) / (high - low)).max())

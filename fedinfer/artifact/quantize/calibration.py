@@ -15,7 +15,7 @@ _WHOLE = 10  # grey levels and counts are whole
 
 
 def synthetic_rows(schema: Schema, rows: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Rows drawn evenly from the public ranges and category lists; every tenth cell of a table is missing.
+    """Rows drawn evenly from the public ranges and category lists; every tenth cell of a table is missing if it may be.
 
     Args:
         schema: public description.
@@ -40,7 +40,9 @@ def synthetic_rows(schema: Schema, rows: int, rng: np.random.Generator) -> npt.N
             table[:, place] = rng.uniform(column.low, column.high, rows)
         elif isinstance(column, Categorical):
             table[:, place] = rng.integers(0, len(column.categories), rows)
-    table[rng.random(table.shape) < 0.1] = np.nan
+    missing = rng.random(table.shape) < 0.1
+    if not schema.complete:
+        table[missing] = np.nan
     return table
 
 

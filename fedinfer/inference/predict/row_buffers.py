@@ -48,7 +48,7 @@ class NumberBinding:
 
     def suspicious(self) -> bool:
         """True when some cell may break its rule. Comparisons with NaN are false, so a missing value passes them."""
-        if isinstance(self._reader, TensorReader) and np.count_nonzero(self.flat != self.flat):
+        if self._reader.complete and np.count_nonzero(self.flat != self.flat):
             return True
         np.less(self.flat, self._reader.low, out=self._below)
         np.greater(self.flat, self._reader.high, out=self._above)

@@ -69,6 +69,7 @@ class RowReader:
         self.width = schema.width
         self.names = tuple(column.name for column in schema.columns)
         self._shape = schema.shape
+        self.complete = schema.complete
         self._reading = schema.reading
         self._rules_of_cells: tuple[CellRule, ...] = schema.cells()
         self._cells: tuple[CellReader, ...] = tuple(rule.reader() for rule in self._rules_of_cells)
@@ -97,6 +98,12 @@ class RowReader:
         Raises:
             DataError: names row, column, value and rule.
         """
+        matrix = self._laid_out(rows)
+        if self.complete:
+            self.check(matrix)
+        return matrix
+
+    def _laid_out(self, rows: Any) -> FloatArray:
         if isinstance(rows, np.ndarray):
             return self._array(rows)
         if isinstance(rows, str):
@@ -148,7 +155,10 @@ class RowReader:
             if len(matrix) != 1:
                 raise DataError(f"array of shape {row.shape}, expected one row of {self.width} values")
             return matrix
-        return self._records([row])
+        matrix = self._records([row])
+        if self.complete:
+            self.check(matrix)
+        return matrix
 
     def blank(self, rows: int) -> FloatArray:
         """Rows of zeros, float32 (rows, width).
@@ -174,6 +184,8 @@ class RowReader:
 
     def _check_block(self, block: FloatArray, start: int) -> None:
         bad = self._broken(block) if self._categorical else np.isinf(block)
+        if self.complete:
+            bad |= np.isnan(block) & (self.category_mask == 0)
         if np.count_nonzero(bad):
             self._refuse(block, bad, start)
 
@@ -191,7 +203,7 @@ class RowReader:
 
     def _refuse(self, block: FloatArray, bad: npt.NDArray[np.bool_], start: int) -> NoReturn:
         row, place = (int(i[0]) for i in np.nonzero(bad))
-        value, rule = float(block[row, place]), "a finite number or NaN"
+        value, rule = float(block[row, place]), "a finite number" if self.complete else "a finite number or NaN"
         if place in self._categorical:
             rule = f"an index from 0 to {int(self.high[place])} or NaN"
         raise DataError(f"row {start + row}, column {self._name(place)}: {value:g} breaks the rule: {rule}")

@@ -36,6 +36,7 @@ class TensorReader:
 
     def __init__(self, schema: Schema) -> None:
         self.width = schema.width
+        self.complete = True
         self.tensors = schema.inputs
         fed = {answer.feeds for answer in schema.answers if answer.feeds}
         self.asked = tuple(tensor for tensor in schema.inputs if tensor.name not in fed)

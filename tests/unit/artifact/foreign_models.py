@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fedinfer.system import simulation_rng
 
-F, INT = TensorProto.FLOAT, TensorProto.INT64
+F, INT, TEXT = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
 
 
 def model_bytes(
@@ -94,7 +94,7 @@ def wards() -> bytes:
             ("Add", ["w", "age"], ["z"]),
             ("Sigmoid", ["z"], ["p"]),
         ],
-        [("ward", T, ["n", 1]), ("age", F, ["n", 1])],
+        [("ward", TEXT, ["n", 1]), ("age", F, ["n", 1])],
         [("p", F, ["n", 1])],
         ml=2,
     )  # fmt: skip

@@ -33,7 +33,7 @@ def declared(data, wishes, seen, axes, calibration=None):
     found = facts(data)
     inputs, one_row = propose_inputs(found, wishes, calibration or {})
     task, labels, outputs = propose_outputs(found, wishes, seen, axes, inputs)
-    return Declaration("m", task, "label", labels, one_row, "0" * 64, inputs, outputs)
+    return Declaration("m", task, "label", labels, one_row, wishes.missing, "0" * 64, inputs, outputs)
 
 
 def test_names_types_sizes_and_operators_are_read_from_the_graph():
@@ -152,7 +152,7 @@ def test_every_form_of_a_class_becomes_probabilities(use, values, expected):
         [("Identity", ["x"], ["y"])], [("x", foreign.F, ["n", size])], [("y", foreign.F, ["n", size])]
     )
     found = Declaration(
-        "m", Task.CLASSIFICATION, "label", ("a", "b"), False, "",
+        "m", Task.CLASSIFICATION, "label", ("a", "b"), False, False, "",
         (InputSpec("x", "float32", (size,), 0, -9, 9),), (OutputSpec("y", "float32", (size,), 0, use),),
     )  # fmt: skip
     said = run(finish(adapt(parse(data), found), OutputHead(schema_of(found), 1.0, "m", 1)), values, PROBABILITIES)
@@ -297,3 +297,19 @@ def test_a_wish_for_what_the_graph_does_not_have_is_refused():
     for wishes in (Wishes(constants={"sr": 1.0}), Wishes(states={"obs": "gone"}), Wishes(outputs=("gone",))):
         with pytest.raises(ConfigError, match="the graph has no such name"):
             propose_inputs(facts(foreign.policy()), wishes, {})
+
+
+def test_rows_of_a_model_that_knows_nothing_missing_are_drawn_complete_and_read_complete():
+    from fedinfer.artifact.quantize.calibration import synthetic_rows
+    from fedinfer.errors import DataError
+    from fedinfer.inference.predict.rows import RowReader
+
+    seen = {"action_logits": LOGITS_SEEN}
+    wishes = Wishes(task=Task.CLASSIFICATION, ranges={"obs": (-2, 2)})
+    schema = schema_of(declared(foreign.policy(), wishes, seen, {"action_logits": 0}))
+    assert np.isfinite(synthetic_rows(schema, 100, simulation_rng("rows"))).all()
+    with pytest.raises(DataError, match="obs_1: nan breaks the rule: a finite number"):
+        RowReader(schema).matrix([[0, None, 0, 0]])
+    lax = schema_of(declared(foreign.policy(), replace(wishes, missing=True), seen, {"action_logits": 0}))
+    assert np.isnan(RowReader(lax).matrix([[0, None, 0, 0]])[0, 1])
+    assert np.isnan(synthetic_rows(lax, 100, simulation_rng("rows"))).any()
