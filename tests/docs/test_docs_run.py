@@ -86,7 +86,7 @@ def test_what_a_page_shows_works(page: Path, tmp_path: Path) -> None:
 
 def test_the_tutorials_are_run() -> None:
     names = {page.stem for page in RUN_PAGES}
-    assert {"laptop", "healthcare", "finance", "edge-fleet", "research"} <= names
+    assert {"laptop", "healthcare", "finance", "edge-fleet", "research", "bring-your-model"} <= names
 
 
 def test_figures_are_masked_and_words_are_not() -> None:

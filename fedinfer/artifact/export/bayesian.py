@@ -3,7 +3,7 @@
     P(target | evidence) ~ sum over all other variables of prod_i P(x_i | parents_i) prod_j l_j(x_j)
 
 with l_j the indicator of what was observed of x_j, and 1 everywhere where nothing was (Darwiche 2009, "Modeling and
-Reasoning with Bayesian Networks", section 6.4: the sum of a product of factors). The whole is one Einsum, so it is exact
+Reasoning with Bayesian Networks", section 6.4: the sum of a product of factors). It is one Einsum, so it is exact
 and costs what the joint table costs: small networks only.
 
 The graph takes one text (batch, 1) per evidence variable, the name of its state; a missing or unknown name is no
