@@ -24,8 +24,18 @@ from typing import Any
 import numpy as np
 
 from fedinfer.artifact import (
-    Evidence, Repository, Task, Wishes, answers, build_from_core, facts_of, finish, from_pgmpy, generate_keys,
-    import_model, synthetic_rows,
+    Evidence,
+    Repository,
+    Task,
+    Wishes,
+    answers,
+    build_from_core,
+    facts_of,
+    finish,
+    from_pgmpy,
+    generate_keys,
+    import_model,
+    synthetic_rows,
 )  # fmt: skip
 from fedinfer.config import ArtifactSection
 from fedinfer.inference import Predictor, SessionCache, Slots, Updater, UpdateSettings, folder_fetch
@@ -79,14 +89,15 @@ def file_type(folder: Path) -> Any:
     base = Path(str(resources.files("magika"))) / "models"
     found = sorted(base.glob("standard_v*"))[-1]
     labels = json.loads((found / "config.min.json").read_text())["target_labels_space"]
-    files = [path for path in Path(np.__file__).parent.rglob("*") if path.suffix in (".py", ".so", ".pyi", ".txt", ".h")]
+    kinds = (".py", ".so", ".pyi", ".txt", ".h")
+    files = [path for path in Path(np.__file__).parent.rglob("*") if path.suffix in kinds]
     rows = np.full((len(files), 2048), 256, np.float32)
     for row, path in zip(rows, files, strict=True):
         data = path.read_bytes().strip()
         row[: min(1024, len(data))] = np.frombuffer(data[:1024], np.uint8)
         tail = np.frombuffer(data[-1024:], np.uint8)
         row[2048 - len(tail) :] = tail
-    return found / "model.onnx", Wishes(labels=tuple(labels), ranges={"bytes": (0, 256)}), rows[:200], None, ""
+    return found / "model.onnx", Wishes(labels=tuple(labels), ranges={"bytes": (0, 256)}), rows[:450], None, ""
 
 
 def policy(folder: Path) -> Any:
@@ -116,7 +127,7 @@ def policy(folder: Path) -> Any:
         [helper.make_node("Gemm", ["obs", "w", "b"], ["action_logits"])], "policy",
         [helper.make_tensor_value_info("obs", TensorProto.FLOAT, ["batch", 4])],
         [helper.make_tensor_value_info("action_logits", TensorProto.FLOAT, ["batch", 2])],
-        [numpy_helper.from_array(mean[:4].astype(np.float32), "w"), numpy_helper.from_array(mean[4].astype(np.float32), "b")],
+        [numpy_helper.from_array(part.astype(np.float32), name) for part, name in ((mean[:4], "w"), (mean[4], "b"))],
     )  # fmt: skip
     path = folder / "policy.onnx"
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
@@ -229,11 +240,11 @@ def _like(expected: np.ndarray, x: np.ndarray, whose: str) -> Callable[[Predicto
 
 ZOO = (
     Entry("speech", ("silero_vad",), "silero-vad, `silero_vad_openvino_16k.onnx`", speech),
-    Entry("file type", ("magika",), "magika, `model.onnx`", file_type, ("drift.window=3", "drift.windows=8"), 20),
+    Entry("file type", ("magika",), "magika, `model.onnx`", file_type, ("drift.window=3", "drift.windows=8"), 100),
     Entry("policy", ("gymnasium",), "trained here on Gymnasium's CartPole-v1", policy),
     Entry("Bayesian network", ("pgmpy", "skbase"), "pgmpy, five edges", network, ("drift.inject.kind=none",)),
     Entry("SVM", ("skl2onnx",), "scikit-learn through skl2onnx, breast cancer", svm, ("drift.window=5",)),
-    Entry("gradient boosting", ("xgboost", "onnxmltools"), "XGBoost through onnxmltools", boosting, ("drift.window=5",)),
+    Entry("boosting", ("xgboost", "onnxmltools"), "XGBoost through onnxmltools", boosting, ("drift.window=5",)),
 )
 
 
@@ -253,7 +264,7 @@ def run(entry: Entry, folder: Path) -> dict[str, Any]:
     alarms = [alarm["window"] for alarm in record["drift"]["alarms"]]
     predictor = Predictor.open(chosen)
     return {
-        "seconds": seconds, "built": built, "alarm": min(alarms, default=None), "changed": record["drift"]["changed_at"],
+        "seconds": seconds, "built": built, "alarm": min(alarms, default=None), 
         "status": record["status"], "rollback": said, "rss": _rss(chosen, imported, folder),
         "parity": parity(Predictor.open(finish(imported.core, imported.head(1)))) if parity else "",
         "bytes": len(data), "latency": latency, "predictor": predictor.schema.kind,
@@ -277,7 +288,8 @@ def _pushed_and_back(
         section = ArtifactSection(quantization="float" if imported.facts.quantized else "int8")
         built = build_from_core(imported.core, imported.head(version), evidence, section, clock)
         chosen, latency = built.files[built.chosen.name], built.chosen.latency_us
-        repository.publish(built.manifest(Privacy("inf", "1", "trained elsewhere"), clock.now().isoformat()), built.targets())
+        manifest = built.manifest(Privacy("inf", "1", "trained elsewhere"), clock.now().isoformat())
+        repository.publish(manifest, built.targets())
         updater.install(folder_fetch(folder / "site"), clock.now())
     with slots.exclusive():
         back = slots.rollback()
@@ -297,7 +309,8 @@ def _rss(model: bytes, imported: Any, folder: Path) -> int:
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
     words = [sys.executable, "-c", program, str(path), str(folder / "rows.npy")]
-    found = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
     return int(found.stdout) * 1024
 
 
@@ -307,8 +320,9 @@ def _line(entry: Entry, found: dict[str, Any]) -> str:
     return (
         f"| {entry.name} | {entry.source} | {found['predictor']} | {built['recipe']} | {built['metric']} "
         f"{built['float_metric']:.3f} / {built['quantized_metric']:.3f}, agreement {built['agreement']:.3f} | "
-        f"{built['float_bytes']:,} / {built['quantized_bytes']:,} | {found['latency']:,.0f} | {found['rss'] / 2**20:.0f} | "
-        f"{found['seconds']:.1f} | {alarm} | {found['rollback']} | {found['parity'] or '-'} |"
+        f"{built['float_bytes']:,} / {built['quantized_bytes']:,} | {found['latency']:,.0f} | "
+        f"{found['rss'] / 2**20:.0f} | {found['seconds']:.1f} | {alarm} | "
+        f"{found['rollback']} | {found['parity'] or '-'} |"
     )
 
 

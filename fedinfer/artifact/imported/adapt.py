@@ -233,7 +233,8 @@ def _rename(core: OnnxModel) -> dict[str, str]:
     for texts in (graph.value_info, graph.quantization_annotation, graph.metadata_props, core.metadata_props):
         del texts[:]
     graph.name, graph.doc_string, core.doc_string = "core", "", ""
-    core.producer_name, core.producer_version, core.domain = "", "", ""
+    for told in ("producer_name", "producer_version", "domain"):
+        core.ClearField(told)
     return names
 
 

@@ -158,6 +158,9 @@ def answers_of(found: Declaration, seen: Arrays) -> npt.NDArray[np.float64]:
     Args:
         found: the declaration.
         seen: by output, (n, *shape).
+
+    Raises:
+        ConfigError: an output that the graph does not answer row by row, or in another shape than declared.
     """
     absent = [spec.name for spec in found.outputs if spec.name not in seen]
     if absent:

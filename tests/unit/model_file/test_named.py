@@ -24,7 +24,7 @@ def test_every_run_answers_by_name_texts_among_the_inputs():
 def test_a_graph_that_takes_too_much_memory_or_fails_is_one_line():
     large = foreign.model_bytes(
         [("Tile", ["x", "many"], ["y"])], [("x", foreign.F, ["n", 2])], [("y", foreign.F, None)],
-        {"many": np.array([2**25, 1], np.int64)},
+        {"many": np.array([2**22, 1], np.int64)},
     )  # fmt: skip
     feed = {"x": np.zeros((16, 2), np.float32)}
     with pytest.raises(GateFailed, match=r"bad_alloc|memory|ended") as caught:
