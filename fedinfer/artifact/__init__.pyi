@@ -22,6 +22,7 @@ from .export.torch import Templates as Templates
 from .export.torch import export_core as export_core
 from .folders import load_build as load_build
 from .folders import save_build as save_build
+from .imported.declaration import Image as Image
 from .imported.declaration import Task as Task
 from .imported.facts import GraphFacts as GraphFacts
 from .imported.folder import Imported as Imported

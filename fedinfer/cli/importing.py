@@ -19,7 +19,7 @@ from fedinfer.system import SystemClock, simulation_rng
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
-    from fedinfer.artifact import GraphFacts, Wishes
+    from fedinfer.artifact import GraphFacts, Image, Wishes
 
 T = TypeVar("T")
 _Many = list[str] | None
@@ -43,6 +43,9 @@ def import_command(
     states: Annotated[_Many, typer.Option("--state", help="INPUT=OUTPUT that feeds it row by row; repeat")] = None,
     axes: Annotated[_Many, typer.Option("--axis", help="INPUT=AXIS that counts rows; repeat")] = None,
     categories: Annotated[_Many, typer.Option("--categories", help="INPUT=A|B|... of a text input; repeat")] = None,
+    images: Annotated[
+        _Many, typer.Option("--image", help="INPUT=HEIGHTxWIDTH[:MEAN,..:STD,..]: made of raw pixels; repeat")
+    ] = None,
     missing: Annotated[bool, typer.Option("--missing", help="numbers may be missing: the graph gets NaN")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -62,6 +65,7 @@ def import_command(
             columns=_names(columns),
             categories=_pairs(categories, "--categories", lambda text: tuple(text.split("|"))),
             missing=missing,
+            images=_pairs(images, "--image", _image),
         )
         described = _import(model, out, name or _name_of(model), label, wishes, calibration)
     print_described(described, as_json)
@@ -184,6 +188,16 @@ def _range(text: str) -> tuple[float, float]:
     if not low < high:
         raise ValueError
     return low, high
+
+
+def _image(text: str) -> Image:
+    from fedinfer.artifact import Image
+
+    size, *scaling = text.split(":")
+    height, width = (int(edge) for edge in size.split("x"))
+    if len(scaling) not in (0, 2):
+        raise ValueError
+    return Image(height, width, *(tuple(float(value) for value in part.split(",")) for part in scaling))
 
 
 def _name_of(path: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, assert_never
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from fedinfer.artifact.export.graph import LOGITS, OnnxModel, onnx_module
 from fedinfer.artifact.imported.declaration import Declaration, InputSpec, OutputSpec, Task, Use
 from fedinfer.artifact.imported.facts import OLDEST
+from fedinfer.artifact.imported.pixels import add_pixels, prepared, raw_tensor
 from fedinfer.errors import ConfigError
 from fedinfer.manifest import INPUT
 from fedinfer.schema import Categorical, Numeric, Schema
@@ -97,6 +99,10 @@ def feeds_of(found: Declaration, rows: npt.NDArray[np.float32]) -> dict[str, npt
         if spec.constant is not None:
             feeds[spec.name] = np.full(spec.shape, spec.constant, spec.dtype)
             continue
+        if spec.image is not None:
+            values = prepared(spec, spec.image, rows[:, parts[spec.name]])
+            feeds[spec.name] = np.moveaxis(values.astype(spec.dtype), 0, spec.axis or 0)
+            continue
         values = rows[:, parts[spec.name]].reshape(len(rows), *spec.shape)
         if spec.categories:
             names = np.array([*spec.categories, ""], object)
@@ -145,6 +151,8 @@ def _asked(found: Declaration) -> list[InputSpec]:
 def _tensor(spec: InputSpec) -> Tensor:
     if spec.categories:
         return Tensor(spec.name, "int64", spec.shape, 0.0, float(max(len(spec.categories) - 1, 1)))
+    if spec.image is not None:
+        return raw_tensor(spec, spec.image)
     return Tensor(spec.name, spec.dtype, spec.shape, spec.low, spec.high)
 
 
@@ -259,7 +267,10 @@ def _cut(parts: _Parts, spec: InputSpec, place: slice, whole: bool, name: str) -
     if not whole:
         ends = [parts.constant(np.array([end], np.int64)) for end in (place.start, place.stop, 1)]
         values = parts.node("Slice", [values, *ends], first=True)
-    if len(spec.shape) != 1:
+    if spec.image is not None:
+        node, constant = partial(parts.node, first=True), parts.constant
+        values = add_pixels(spec, spec.image, values, node, constant, parts.batch)
+    elif len(spec.shape) != 1:
         shape = parts.constant(np.array([parts.batch, *spec.shape], np.int64))
         values = parts.node("Reshape", [values, shape], first=True)
     if spec.axis:

@@ -21,6 +21,8 @@ from fedinfer.tensors import FLOATING, WHOLE
 
 FORMAT = 1
 MOST_BYTES = 8 * 2**20
+MOST_EDGE = 4096
+"""Pixels of an edge of an image."""
 
 
 class Task(StrEnum):
@@ -44,6 +46,28 @@ class Use(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """Whole raw pixels in place of what the graph takes: resized, divided by 255, normalised, put into its order.
+
+    Args:
+        height, width: of the raw pixels, which lie (height, width, channels).
+        mean, std: of each channel, after the division; one for all or one for each.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.height <= MOST_EDGE and 1 <= self.width <= MOST_EDGE):
+            raise ConfigError(f"an image of {self.height} x {self.width} pixels; edges have 1 to {MOST_EDGE}")
+        numbers = (*self.mean, *self.std)
+        if not (self.mean and self.std and all(abs(value) < 1e6 for value in numbers)) or min(self.std) <= 0:
+            raise ConfigError(f"mean {list(self.mean)} and std {list(self.std)}: numbers, std above 0")
+
+
+@dataclass(frozen=True, slots=True)
 class InputSpec:
     """An input of the graph.
 
@@ -55,6 +79,7 @@ class InputSpec:
         columns: names of its values, as columns of a table; empty: it is a tensor.
         categories: of an input of texts, in the order of their indices.
         constant: value that it always has; None: rows bring it.
+        image: raw pixels that it is made of; None: rows bring it as it is.
     """
 
     name: str
@@ -66,6 +91,7 @@ class InputSpec:
     columns: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     constant: float | None = None
+    image: Image | None = None
 
     @property
     def size(self) -> int:
@@ -182,6 +208,9 @@ def _input_lines(spec: InputSpec) -> list[str]:
     lines.append(f"axis = {spec.axis} # that counts rows")
     if spec.categories:
         return [*lines, f"categories = {_list(spec.categories)}"]
+    if spec.image is not None:
+        size, mean, std = [spec.image.height, spec.image.width], list(spec.image.mean), list(spec.image.std)
+        return [*lines, f"image = {size} # raw pixels of a row", f"mean = {mean}", f"std = {std}"]
     lines.append(f"range = [{spec.low!r}, {spec.high!r}] # public")
     return [*lines, f"columns = {_list(spec.columns)}"] if spec.columns else lines
 
@@ -199,7 +228,7 @@ def _output_lines(spec: OutputSpec) -> list[str]:
 
 
 _KEYS = {"format", "name", "task", "label", "labels", "one_row", "missing", "sha256", "inputs", "outputs"}
-_INPUT = {"name", "dtype", "shape", "axis", "range", "columns", "categories", "constant"}
+_INPUT = {"name", "dtype", "shape", "axis", "range", "columns", "categories", "constant", "image", "mean", "std"}
 _OUTPUT = {"name", "dtype", "shape", "axis", "use", "range", "feeds", "names"}
 
 
@@ -232,8 +261,21 @@ def _input(item: Any, where: str) -> InputSpec:
     low, high = _range(item, where) if "range" in item else (0.0, 1.0)
     return InputSpec(
         _text(item, "name", where), dtype, _shape(item, where), _typed(item, "axis", int, where), low, high,
-        _texts(item, "columns", where), _texts(item, "categories", where),
+        _texts(item, "columns", where), _texts(item, "categories", where), image=_image(item, where),
     )  # fmt: skip
+
+
+def _image(item: Mapping[str, Any], where: str) -> Image | None:
+    if "image" not in item:
+        return None
+    size = _typed(item, "image", list, where)
+    if len(size) != 2 or not all(type(edge) is int for edge in size):
+        raise ConfigError(f"{where}: image is not [height, width]")
+    return Image(size[0], size[1], _numbers(item, "mean", where), _numbers(item, "std", where))
+
+
+def _numbers(table: Mapping[str, Any], key: str, where: str) -> tuple[float, ...]:
+    return tuple(_number({key: value}, key, where) for value in _typed(table, key, list, where))
 
 
 def _output(item: Any, where: str) -> OutputSpec:

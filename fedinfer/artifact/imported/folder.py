@@ -210,6 +210,8 @@ def _shown(name: str, dtype: str, shape: tuple[int, ...], note: str) -> str:
 def _input_note(spec: Any) -> str:
     if spec.constant is not None:
         return f" = {spec.constant:g}"
+    if spec.image is not None:
+        return f", made of raw pixels {spec.image.height} x {spec.image.width}"
     return f", {len(spec.categories)} categories" if spec.categories else f" in [{spec.low:g}, {spec.high:g}]"
 
 

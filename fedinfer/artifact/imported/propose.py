@@ -19,7 +19,7 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.artifact.imported.declaration import InputSpec, OutputSpec, Task, Use
+from fedinfer.artifact.imported.declaration import Image, InputSpec, OutputSpec, Task, Use
 from fedinfer.artifact.imported.facts import CLASSIFIERS, REGRESSORS, TEXT, GraphFacts, Port
 from fedinfer.errors import ConfigError, GateFailed, Refusal
 from fedinfer.tensors import WHOLE
@@ -49,6 +49,7 @@ class Wishes:
         columns: names of the values of the only input.
         categories: of inputs of texts.
         missing: numbers of a table may be missing.
+        images: inputs that are made of raw pixels.
     """
 
     task: Task | None = None
@@ -62,6 +63,7 @@ class Wishes:
     columns: tuple[str, ...] = ()
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     missing: bool = False
+    images: Mapping[str, Image] = field(default_factory=dict)
 
 
 def propose_inputs(facts: GraphFacts, wishes: Wishes, calibration: Arrays) -> tuple[tuple[InputSpec, ...], bool]:
@@ -169,7 +171,8 @@ def _check_wishes(facts: GraphFacts, wishes: Wishes) -> None:
     inputs, outputs = {port.name for port in facts.inputs}, {port.name for port in facts.outputs}
     for option, names, known in (
         ("--constant", wishes.constants, inputs), ("--state", wishes.states, inputs), ("--axis", wishes.axes, inputs),
-        ("--categories", wishes.categories, inputs), ("--outputs", wishes.outputs, outputs),
+        ("--categories", wishes.categories, inputs), ("--image", wishes.images, inputs),
+        ("--outputs", wishes.outputs, outputs),
         ("--state", wishes.states.values(), outputs),
     ):  # fmt: skip
         unknown = [name for name in names if name not in known]
@@ -201,7 +204,9 @@ def _input(
     shape = tuple(int(size) for _, size in rest)
     if name in wishes.constants:
         return InputSpec(name, port.dtype, shape, None, constant=wishes.constants[name])
-    spec = InputSpec(name, port.dtype, shape, axis)
+    spec = InputSpec(name, port.dtype, shape, axis, image=wishes.images.get(name))
+    if spec.image is not None:
+        return replace(spec, low=0.0, high=255.0)
     if port.dtype == TEXT:
         return _categorical(spec, facts, wishes, missing)
     return _with_range(spec, wishes, calibration, state, missing)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from fedinfer.errors import DataError, MissingExtra
 from fedinfer.inference.predict.reader import reader_of
 from fedinfer.schema import Schema
-from fedinfer.tensors import Tensor
+from fedinfer.tensors import Tensor, channels_first
 
 MOST_BYTES = 2**30
 MOST_PIXELS = 2**26
@@ -191,7 +191,7 @@ def _image(path: Path, tensor: Tensor) -> Matrix:
     sizes = tensor.shape
     if len(sizes) not in (2, 3):
         raise DataError(f"an image has 2 or 3 sizes, input {tensor.name} has {len(sizes)}")
-    first = len(sizes) == 3 and sizes[0] in (1, 3) and sizes[-1] not in (1, 3)
+    first = channels_first(sizes)
     channels = 1 if len(sizes) == 2 else sizes[0] if first else sizes[-1]
     height, width = sizes[-2:] if first else sizes[:2]
     try:

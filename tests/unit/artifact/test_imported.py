@@ -12,7 +12,16 @@ import pytest
 
 from fedinfer.artifact.export.graph import LOGITS, OutputHead, finish, run
 from fedinfer.artifact.imported.adapt import adapt, feeds_of, schema_of
-from fedinfer.artifact.imported.declaration import Declaration, InputSpec, OutputSpec, Task, Use, from_toml, to_toml
+from fedinfer.artifact.imported.declaration import (
+    Declaration,
+    Image,
+    InputSpec,
+    OutputSpec,
+    Task,
+    Use,
+    from_toml,
+    to_toml,
+)  # fmt: skip
 from fedinfer.artifact.imported.facts import read_facts
 from fedinfer.artifact.imported.outside import parse, read_model
 from fedinfer.artifact.imported.propose import Wishes, propose_inputs, propose_outputs, states_of
@@ -313,3 +322,49 @@ def test_rows_of_a_model_that_knows_nothing_missing_are_drawn_complete_and_read_
     lax = schema_of(declared(foreign.policy(), replace(wishes, missing=True), seen, {"action_logits": 0}))
     assert np.isnan(RowReader(lax).matrix([[0, None, 0, 0]])[0, 1])
     assert np.isnan(synthetic_rows(lax, 100, simulation_rng("rows"))).any()
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (4, 5, 3), (4, 5)], ids=["channels first", "channels last", "grey"])
+@pytest.mark.parametrize("raw", [(4, 5), (8, 10), (7, 3)], ids=["same", "half", "odd"])
+@pytest.mark.parametrize("one_row", [False, True])
+def test_raw_pixels_are_resized_normalised_and_put_in_order_as_in_numpy(shape, raw, one_row):
+    data = foreign.model_bytes(
+        [("Flatten", ["image"], ["flat"]), ("Identity", ["flat"], ["y"])],
+        [("image", foreign.F, [1 if one_row else "n", *shape])],
+        [("y", foreign.F, [1 if one_row else "n", int(np.prod(shape))])],
+    )  # fmt: skip
+    channels = 3 if 3 in shape else 1
+    image = Image(*raw, mean=(0.5, 0.25, 0.1)[:channels], std=(0.2, 0.3, 0.5)[:channels])
+    size = int(np.prod(shape))
+    found = Declaration(
+        "m", Task.TENSORS, "label", (), one_row, False, "",
+        (InputSpec("image", "float32", shape, 0, image=image),),
+        (OutputSpec("y", "float32", (size,), 0, Use.VALUE, -1, 1),),
+    )  # fmt: skip
+    schema = schema_of(found)
+    assert schema.inputs[0].shape == (*raw, channels)[: len(shape)]
+    rows = simulation_rng("pixels").integers(0, 256, (3, schema.width)).astype(np.float32)
+    said = run(finish(adapt(parse(data), found), OutputHead(schema, 1.0, "m", 1)), rows, VALUE)
+    np.testing.assert_allclose(said, feeds_of(found, rows)["image"].reshape(3, -1), atol=2e-4)
+    if raw == (4, 5):
+        by_hand = (rows.reshape(3, *raw, channels)[1, 2, 3] / 255 - image.mean) / image.std
+        seen = feeds_of(found, rows)["image"][1]
+        np.testing.assert_allclose(seen[:, 2, 3] if shape[0] == 3 else seen[2, 3], by_hand.squeeze(), atol=1e-5)
+    assert from_toml(to_toml(found), "model.toml") == replace(
+        found, inputs=(replace(found.inputs[0], low=0.0, high=1.0),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "image", "said"),
+    [
+        ((4,), Image(4, 4), "is no image"),
+        ((2, 4, 4), Image(4, 4), "is no image"),
+        ((3, 4, 4), Image(4, 4, (1.0, 2.0)), "have one number, or 3"),
+    ],
+)
+def test_pixels_for_what_is_no_image_are_refused(shape, image, said):
+    spec = InputSpec("x", "float32", shape, 0, image=image)
+    found = Declaration("m", Task.TENSORS, "l", (), False, False, "", (spec,), ())
+    with pytest.raises(ConfigError, match=said):
+        calibration_rows(found, {})
