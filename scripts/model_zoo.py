@@ -26,8 +26,8 @@ import numpy as np
 from fedinfer.artifact import (
     Evidence,
     Image,
+    ModelTask,
     Repository,
-    Task,
     Wishes,
     answers,
     build_from_core,
@@ -46,7 +46,7 @@ from fedinfer.simulation import EventLog, given_scenario, prepare_given, run_loc
 from fedinfer.system import SystemClock, SystemEntropy, simulation_rng
 
 PAGE = Path(__file__).parents[1] / "docs/model-zoo.md"
-DEVICES, ROWS, VISION_ROWS = 30, 900, 60
+DEVICES, ROWS, VISION_ROWS = 30, 900, 30
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def speech(folder: Path) -> Any:
     loud = rng.uniform(0, 0.4, (ROWS, 1))
     frames = (loud * voiced / 3 + 0.01 * rng.standard_normal((ROWS, 576))).astype(np.float32)
     rows = np.concatenate([np.clip(frames, -1, 1), np.zeros((ROWS, 256), np.float32)], axis=1)
-    wishes = Wishes(task=Task.SCORES, labels=("speech",), ranges={"input": (-1, 1)})
+    wishes = Wishes(task=ModelTask.SCORES, labels=("speech",), ranges={"input": (-1, 1)})
     return path, wishes, rows, None, ""
 
 
@@ -136,7 +136,7 @@ def policy(folder: Path) -> Any:
     rows = np.array(states, np.float32)[simulation_rng("zoo", "pick").permutation(len(states))[:ROWS]]
     low, high = float(rows.min()) - 0.5, float(rows.max()) + 0.5
     wishes = Wishes(
-        task=Task.CLASSIFICATION, labels=("left", "right"), ranges={"obs": (low, high)},
+        task=ModelTask.CLASSIFICATION, labels=("left", "right"), ranges={"obs": (low, high)},
         columns=("position", "speed", "angle", "spin"),
     )  # fmt: skip
 
@@ -208,7 +208,7 @@ def vision(folder: Path) -> Any:
         rows.append(photo[top : top + 224, left : left + 224].ravel())
     image = Image(224, 224, (127 / 255,), (128 / 255,))
     labels = tuple(f"class {place}" for place in range(1000))
-    wishes = Wishes(task=Task.CLASSIFICATION, labels=labels, images={"image": image})
+    wishes = Wishes(task=ModelTask.CLASSIFICATION, labels=labels, images={"image": image})
     return path, wishes, np.array(rows, np.float32), None, ""
 
 
@@ -274,7 +274,7 @@ ZOO = (
         "efficientnet-lite0 of PyPI, raw pixels; watched without noise",
         vision,
         ("drift.window=2", "drift.windows=8", "privacy.unit=none"),
-        20,
+        10,
     ),
     Entry("policy", ("gymnasium",), "trained here on Gymnasium's CartPole-v1", policy),
     Entry("Bayesian network", ("pgmpy", "skbase"), "pgmpy, five edges", network, ("drift.inject.kind=none",)),
@@ -320,7 +320,8 @@ def _pushed_and_back(
         nothing = (rows[:0], np.empty(0, np.int64))
         held = (rows, labels) if labels is not None else nothing
         evidence = Evidence(*held, rows[:64], rows[:64])
-        section = ArtifactSection(quantization="float" if imported.facts.quantized else "int8")
+        as_it_is = version == 1 or imported.facts.quantized
+        section = ArtifactSection(quantization="float" if as_it_is else "int8")
         built = build_from_core(imported.core, imported.head(version), evidence, section, clock)
         chosen, latency = built.files[built.chosen.name], built.chosen.latency_us
         manifest = built.manifest(Privacy("inf", "1", "trained elsewhere"), clock.now().isoformat())

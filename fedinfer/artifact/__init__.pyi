@@ -23,7 +23,7 @@ from .export.torch import export_core as export_core
 from .folders import load_build as load_build
 from .folders import save_build as save_build
 from .imported.declaration import Image as Image
-from .imported.declaration import Task as Task
+from .imported.declaration import ModelTask as ModelTask
 from .imported.facts import GraphFacts as GraphFacts
 from .imported.folder import Imported as Imported
 from .imported.folder import describe_imported as describe_imported

@@ -51,10 +51,10 @@ def import_command(
 ) -> None:
     """Read a model that was made elsewhere, try it confined, and describe it in a folder that `quantize` takes."""
     with errors_to_exit():
-        from fedinfer.artifact import Task, Wishes
+        from fedinfer.artifact import ModelTask, Wishes
 
         wishes = Wishes(
-            task=_task(task, Task),
+            task=_task(task, ModelTask),
             labels=_labels(labels),
             outputs=_names(outputs),
             sizes=_pairs(sizes, "--size", int),

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.artifact.export.graph import LOGITS, OnnxModel, onnx_module
-from fedinfer.artifact.imported.declaration import Declaration, InputSpec, OutputSpec, Task, Use
+from fedinfer.artifact.imported.declaration import Declaration, InputSpec, ModelTask, OutputSpec, Use
 from fedinfer.artifact.imported.facts import OLDEST
 from fedinfer.artifact.imported.pixels import add_pixels, prepared, raw_tensor
 from fedinfer.errors import ConfigError
@@ -42,16 +42,16 @@ def schema_of(found: Declaration) -> Schema:
     columns = _columns(found)
     inputs = () if columns else tuple(_tensor(spec) for spec in _asked(found))
     match found.task:
-        case Task.CLASSIFICATION:
+        case ModelTask.CLASSIFICATION:
             if len(found.labels) < 2:
                 raise ConfigError(f"{len(found.labels)} labels; a classification has at least two")
             return Schema(columns, found.label, found.labels, inputs=inputs, complete=not found.missing)
-        case Task.REGRESSION:
+        case ModelTask.REGRESSION:
             if len(found.outputs) != 1:
                 raise ConfigError(f"a regression answers one output, not {len(found.outputs)}")
             bounds = (found.outputs[0].low, found.outputs[0].high)
             return Schema(columns, found.label, (), label_range=bounds, inputs=inputs, complete=not found.missing)
-        case Task.SCORES | Task.TENSORS:
+        case ModelTask.SCORES | ModelTask.TENSORS:
             answers = tuple(
                 Tensor(spec.name, spec.dtype, spec.shape, spec.low, spec.high, spec.feeds, spec.names)
                 for spec in found.outputs
@@ -299,7 +299,7 @@ def _back(parts: _Parts, found: Declaration) -> None:
     for spec in found.outputs:
         if spec.name not in parts.names:
             raise ConfigError(f"the graph has no output {spec.name}")
-    if found.task is Task.CLASSIFICATION:
+    if found.task is ModelTask.CLASSIFICATION:
         if len(found.outputs) != 1:
             raise ConfigError(f"a classification answers one output, not {len(found.outputs)}")
         _logits(parts, found.outputs[0], len(found.labels))

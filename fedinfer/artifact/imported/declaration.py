@@ -25,7 +25,7 @@ MOST_EDGE = 4096
 """Pixels of an edge of an image."""
 
 
-class Task(StrEnum):
+class ModelTask(StrEnum):
     """What the answers of a model are."""
 
     CLASSIFICATION = "classification"
@@ -145,7 +145,7 @@ class Declaration:
     """
 
     name: str
-    task: Task
+    task: ModelTask
     label: str
     labels: tuple[str, ...]
     one_row: bool
@@ -240,7 +240,7 @@ def _declaration(table: Mapping[str, Any]) -> Declaration:
     outputs = tuple(_output(item, f"outputs[{place}]") for place, item in enumerate(_tables(table, "outputs")))
     return Declaration(
         name=_text(table, "name", "the file"),
-        task=_choice(table, "task", Task, "the file"),
+        task=_choice(table, "task", ModelTask, "the file"),
         label=_text(table, "label", "the file"),
         labels=_texts(table, "labels", "the file"),
         one_row=_typed(table, "one_row", bool, "the file"),

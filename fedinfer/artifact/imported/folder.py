@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fedinfer.artifact.export.graph import OnnxModel, OutputHead, finish
 from fedinfer.artifact.imported.adapt import adapt, schema_of
-from fedinfer.artifact.imported.declaration import MOST_BYTES, Declaration, Task, from_toml, to_toml
+from fedinfer.artifact.imported.declaration import MOST_BYTES, Declaration, ModelTask, from_toml, to_toml
 from fedinfer.artifact.imported.facts import GraphFacts, read_facts
 from fedinfer.artifact.imported.outside import parse, read_model
 from fedinfer.artifact.imported.propose import Wishes, propose_inputs, propose_outputs, states_of
@@ -99,7 +99,7 @@ def import_model(
         raise ConfigError(f"name {name[:80]!r}: 1 to 64 of a-z, 0-9, _ and -", hint="--name NAME")
     inputs, one_row = propose_inputs(facts, wishes, calibration)
     digest = hashlib.sha256(data).hexdigest()
-    started = Declaration(name, Task.TENSORS, label, (), one_row, wishes.missing, digest, inputs, ())
+    started = Declaration(name, ModelTask.TENSORS, label, (), one_row, wishes.missing, digest, inputs, ())
     rows = trial_rows(started, calibration, rng)
     trial = try_graph(check_model(data), started, rows, states_of(facts, wishes), clock)
     task, labels, outputs = propose_outputs(facts, wishes, trial.seen, trial.axes, inputs)

@@ -23,6 +23,12 @@ from fedinfer.manifest import MAX_ARTIFACT_BYTES
 from fedinfer.model_file import LIMITS, check_model
 
 _NAME_BYTES = 255
+_HINTS = {
+    Refusal.CONTROL_FLOW: "export the model without If, Loop and Scan, for one fixed setting",
+    Refusal.OPERATOR: "scikit-learn and LightGBM: convert with zipmap=False; else leave custom operators out",
+    Refusal.OUTPUTS: "outputs are tensors of numbers; scikit-learn and LightGBM: convert with zipmap=False",
+    Refusal.FUNCTIONS: "inline the functions of the model, for instance with onnx.inliner.inline_local_functions",
+}
 
 
 def read_model(path: Path) -> bytes:
@@ -42,7 +48,7 @@ def read_model(path: Path) -> bytes:
         return data
     except GateFailed as error:
         if error.refusal is not Refusal.EXTERNAL_DATA:
-            raise
+            raise GateFailed(str(error), error.refusal, hint=_HINTS.get(error.refusal, "")) from error
     check_model(data, replace(LIMITS, data_outside=True))
     folded = _folded(data, path.parent)
     check_model(folded)

@@ -19,7 +19,7 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.artifact.imported.declaration import Image, InputSpec, OutputSpec, Task, Use
+from fedinfer.artifact.imported.declaration import Image, InputSpec, ModelTask, OutputSpec, Use
 from fedinfer.artifact.imported.facts import CLASSIFIERS, REGRESSORS, TEXT, GraphFacts, Port
 from fedinfer.errors import ConfigError, GateFailed, Refusal
 from fedinfer.tensors import WHOLE
@@ -52,7 +52,7 @@ class Wishes:
         images: inputs that are made of raw pixels.
     """
 
-    task: Task | None = None
+    task: ModelTask | None = None
     labels: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -115,8 +115,8 @@ def states_of(facts: GraphFacts, wishes: Wishes) -> dict[str, str]:
 
 def propose_outputs(
     facts: GraphFacts, wishes: Wishes, seen: Arrays, axes: Mapping[str, int], inputs: tuple[InputSpec, ...]
-) -> tuple[Task, tuple[str, ...], tuple[OutputSpec, ...]]:
-    """Task, class names and outputs of a declaration.
+) -> tuple[ModelTask, tuple[str, ...], tuple[OutputSpec, ...]]:
+    """ModelTask, class names and outputs of a declaration.
 
     Args:
         facts: of the graph.
@@ -144,15 +144,16 @@ def propose_outputs(
     _check_finite([*told, *fed], seen)
     task = wishes.task or _task(facts, told, seen, stateful=bool(fed))
     match task:
-        case Task.CLASSIFICATION:
+        case ModelTask.CLASSIFICATION:
             spec, labels = _classes(facts, wishes, told, seen)
             return task, labels, (spec,)
-        case Task.REGRESSION:
+        case ModelTask.REGRESSION:
             return task, (), (_number(wishes, told),)
-        case Task.SCORES | Task.TENSORS:
-            ranged = [_ranged(spec, wishes, seen[spec.name]) for spec in told]
-            named = _named(ranged, wishes.labels) if task is Task.SCORES else ranged
+        case ModelTask.SCORES:
+            named = _named([_ranged(spec, wishes, seen[spec.name]) for spec in told], wishes.labels)
             return task, (), (*named, *(_ranged(spec, wishes, seen[spec.name]) for spec in fed))
+        case ModelTask.TENSORS:
+            return task, (), tuple(_ranged(spec, wishes, seen[spec.name]) for spec in (*told, *fed))
         case _:
             assert_never(task)
 
@@ -271,18 +272,18 @@ def _observed(spec: InputSpec, calibration: Arrays) -> tuple[float, float] | Non
     return low, high if high > low else low + 1.0
 
 
-def _task(facts: GraphFacts, told: list[OutputSpec], seen: Arrays, *, stateful: bool) -> Task:
+def _task(facts: GraphFacts, told: list[OutputSpec], seen: Arrays, *, stateful: bool) -> ModelTask:
     made = [facts.producers.get(spec.name, "") for spec in told]
     sums = any(len(spec.shape) == 1 and _use(spec, seen[spec.name]) is Use.PROBABILITIES for spec in told)
     classifies = facts.classes or "Softmax" in made or any(name in facts.operators for name in CLASSIFIERS)
     if not stateful and (classifies or sums):
-        return Task.CLASSIFICATION
+        return ModelTask.CLASSIFICATION
     if not stateful and len(told) == 1 and told[0].size == 1 and any(name in facts.operators for name in REGRESSORS):
-        return Task.REGRESSION
+        return ModelTask.REGRESSION
     outputs = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in told)
     raise ConfigError(
         f"the task cannot be read from the graph, which answers {outputs}",
-        hint=f"--task {'|'.join(Task)}" + (" (a model with state answers scores or tensors)" if stateful else ""),
+        hint=f"--task {'|'.join(ModelTask)}" + (" (a model with state answers scores or tensors)" if stateful else ""),
     )
 
 
@@ -301,7 +302,7 @@ def _classes(
         )
     names = wishes.labels or facts.classes
     use = _use(chosen, seen[chosen.name])
-    count = chosen.size if chosen.size > 1 else 2 if use is not Use.CLASS else len(names)
+    count = _count(use, chosen, names)
     if count < 2:
         raise ConfigError(
             f"output {chosen.name} is the number of a class; how many there are is not said", hint="--labels"
@@ -310,6 +311,19 @@ def _classes(
     if len(labels) != count:
         raise ConfigError(f"{len(labels)} labels for {count} classes of output {chosen.name}", hint="--labels")
     return replace(chosen, use=use), labels
+
+
+def _count(use: Use, spec: OutputSpec, names: tuple[str, ...]) -> int:
+    """How many classes an output tells apart."""
+    match use:
+        case Use.PROBABILITIES | Use.LOGITS:
+            return spec.size
+        case Use.PROBABILITY | Use.LOGIT:
+            return 2
+        case Use.CLASS | Use.VALUE:
+            return len(names)
+        case _:
+            assert_never(use)
 
 
 def _use(spec: OutputSpec, values: npt.NDArray[Any]) -> Use:

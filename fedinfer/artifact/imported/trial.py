@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fedinfer.artifact.evaluate.metrics import softmax
 from fedinfer.artifact.imported.adapt import feeds_of, row_parts, row_tensors, schema_of
-from fedinfer.artifact.imported.declaration import Declaration, InputSpec, OutputSpec, Task, Use
+from fedinfer.artifact.imported.declaration import Declaration, InputSpec, ModelTask, OutputSpec, Use
 from fedinfer.artifact.quantize.calibration import synthetic_tensors
 from fedinfer.errors import ConfigError, GateFailed, Refusal
 from fedinfer.manifest import INPUT, answer_name
@@ -170,11 +170,11 @@ def answers_of(found: Declaration, seen: Arrays) -> npt.NDArray[np.float64]:
         if values.shape[1] != spec.size:
             raise ConfigError(f"output {spec.name} answers {values.shape[1]} values in a row, not {spec.size}")
     match found.task:
-        case Task.CLASSIFICATION:
+        case ModelTask.CLASSIFICATION:
             return _probabilities(found.outputs[0], flat[0], len(found.labels))
-        case Task.REGRESSION:
+        case ModelTask.REGRESSION:
             return np.clip(flat[0], found.outputs[0].low, found.outputs[0].high)
-        case Task.SCORES | Task.TENSORS:
+        case ModelTask.SCORES | ModelTask.TENSORS:
             return np.concatenate(flat, axis=1)
         case _:
             assert_never(found.task)

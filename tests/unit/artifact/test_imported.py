@@ -16,8 +16,8 @@ from fedinfer.artifact.imported.declaration import (
     Declaration,
     Image,
     InputSpec,
+    ModelTask,
     OutputSpec,
-    Task,
     Use,
     from_toml,
     to_toml,
@@ -73,7 +73,7 @@ def test_several_inputs_of_different_types_answer_through_one_row_as_the_graph_d
     expected = session.run(["probs"], {"tokens": tokens, "mask": mask})[0]
     wishes = Wishes(sizes=sizes, ranges={"tokens": (0, 19)}, labels=("a", "b", "c"))
     found = declared(data, wishes, {"probs": expected, "m": expected}, {"probs": 0, "m": 0})
-    assert (found.task, found.outputs[0].use) == (Task.CLASSIFICATION, Use.PROBABILITIES)
+    assert (found.task, found.outputs[0].use) == (ModelTask.CLASSIFICATION, Use.PROBABILITIES)
     rows = np.concatenate([tokens, mask], axis=1).astype(np.float32)
     core = adapt(parse(data), found)
     said = run(finish(core, OutputHead(schema_of(found), 1.0, "m", 1)), rows, PROBABILITIES)
@@ -100,7 +100,7 @@ def test_state_with_its_own_axis_of_rows_comes_back_as_it_went_in():
     session = open_checked(check_model(data))
     runs = [session.run(None, {"x": x[i : i + 1], "h": h[i][:, None]}) for i in range(5)]
     seen = {"p": np.concatenate([p for p, _ in runs]), "hN": np.stack([n[:, 0] for _, n in runs])}
-    wishes = Wishes(task=Task.SCORES, labels=("speech",), ranges={"x": (-1, 1)})
+    wishes = Wishes(task=ModelTask.SCORES, labels=("speech",), ranges={"x": (-1, 1)})
     declaration = declared(data, wishes, seen, {"p": 0, "hN": 1})
     assert declaration.one_row
     assert [(spec.name, spec.feeds) for spec in declaration.outputs] == [("p", ""), ("hN", "h")]
@@ -116,7 +116,7 @@ def test_texts_and_numbers_of_a_pipeline_are_columns_with_categories_from_the_gr
     session = open_checked(check_model(data))
     wards, ages = np.array([["north"], ["south"], [""]], object), np.array([[0.5], [0.1], [-2]], np.float32)
     expected = session.run(None, {"ward": wards, "age": ages})[0]
-    wishes = Wishes(task=Task.CLASSIFICATION, ranges={"age": (-3, 3)}, labels=("well", "ill"))
+    wishes = Wishes(task=ModelTask.CLASSIFICATION, ranges={"age": (-3, 3)}, labels=("well", "ill"))
     found = declared(data, wishes, {"p": expected}, {"p": 0})
     schema = schema_of(found)
     assert schema.columns == (Categorical("ward", ("north", "south")), Numeric("age", -3, 3))
@@ -132,7 +132,7 @@ LOGITS_SEEN = np.array([[3.0, -1.0, 0.2]] * 6)
 @pytest.mark.parametrize("opset", [11, 13, 17, 20])
 def test_operator_sets_11_to_23_are_read(opset):
     data = foreign.policy(opset)
-    wishes = Wishes(task=Task.CLASSIFICATION, ranges={"obs": (-2, 2)}, columns=("x", "dx", "a", "da"))
+    wishes = Wishes(task=ModelTask.CLASSIFICATION, ranges={"obs": (-2, 2)}, columns=("x", "dx", "a", "da"))
     found = declared(data, wishes, {"action_logits": LOGITS_SEEN}, {"action_logits": 0})
     assert found.outputs[0].use is Use.LOGITS
     assert found.labels == ("0", "1", "2")
@@ -161,7 +161,7 @@ def test_every_form_of_a_class_becomes_probabilities(use, values, expected):
         [("Identity", ["x"], ["y"])], [("x", foreign.F, ["n", size])], [("y", foreign.F, ["n", size])]
     )
     found = Declaration(
-        "m", Task.CLASSIFICATION, "label", ("a", "b"), False, False, "",
+        "m", ModelTask.CLASSIFICATION, "label", ("a", "b"), False, False, "",
         (InputSpec("x", "float32", (size,), 0, -9, 9),), (OutputSpec("y", "float32", (size,), 0, use),),
     )  # fmt: skip
     said = run(finish(adapt(parse(data), found), OutputHead(schema_of(found), 1.0, "m", 1)), values, PROBABILITIES)
@@ -174,7 +174,7 @@ def test_half_precision_inside_is_float32_outside():
         [("Mul", ["x", "two"], ["y"])],
         [("x", 10, ["n", 2])], [("y", 10, ["n", 2])], {"two": np.float16(2)},
     )  # fmt: skip
-    wishes = Wishes(task=Task.TENSORS, ranges={"x": (-1, 1)})
+    wishes = Wishes(task=ModelTask.TENSORS, ranges={"x": (-1, 1)})
     found = declared(data, wishes, {"y": np.array([[-2.0, 2.0]] * 6)}, {"y": 0})
     rows = np.array([[0.5, -0.25]], np.float32)
     said = run(finish(adapt(parse(data), found), OutputHead(schema_of(found), 1.0, "m", 1)), rows, VALUE)
@@ -186,7 +186,7 @@ def test_no_name_of_a_graph_survives_in_its_core():
         [("Identity", ["x"], ["fedinfer_labels"], {"name": "fedinfer/label"}), ("Neg", ["fedinfer_labels"], ["y"])],
         [("x", foreign.F, ["n", 2])], [("y", foreign.F, ["n", 2])],
     )  # fmt: skip
-    wishes = Wishes(task=Task.CLASSIFICATION, ranges={"x": (-1, 1)})
+    wishes = Wishes(task=ModelTask.CLASSIFICATION, ranges={"x": (-1, 1)})
     found = declared(evil, wishes, {"y": np.array([[-2.0, 2.0]] * 6)}, {"y": 0})
     core = adapt(parse(evil), found)
     texts = [name for node in core.graph.node for name in (node.name, *node.input, *node.output)]
@@ -199,7 +199,7 @@ def test_no_name_of_a_graph_survives_in_its_core():
 def test_a_declaration_comes_back_from_its_file_and_odd_names_stay_texts():
     data = foreign.stream()
     seen = {"p": np.full((6, 1), 0.5), "hN": np.zeros((6, 2, 2))}
-    wishes = Wishes(task=Task.SCORES, labels=('quo"te\\',), ranges={"x": (-1, 1)}, constants={})
+    wishes = Wishes(task=ModelTask.SCORES, labels=('quo"te\\',), ranges={"x": (-1, 1)}, constants={})
     found = declared(data, wishes, seen, {"p": 0, "hN": 1})
     constant = replace(found.inputs[0], name="sr", dtype="int64", shape=(), axis=None, constant=16000.0)
     found = replace(found, inputs=(*found.inputs, constant))
@@ -225,7 +225,7 @@ def test_a_declaration_comes_back_from_its_file_and_odd_names_stay_texts():
 )
 def test_a_changed_declaration_is_read_strictly(old, new, said):
     found = declared(
-        foreign.stream(), Wishes(task=Task.SCORES, ranges={"x": (-1, 1)}),
+        foreign.stream(), Wishes(task=ModelTask.SCORES, ranges={"x": (-1, 1)}),
         {"p": np.full((6, 1), 0.5), "hN": np.zeros((6, 2, 2))}, {"p": 0, "hN": 1},
     )  # fmt: skip
     text = to_toml(found)
@@ -302,6 +302,17 @@ def test_a_bad_file_is_one_line_that_says_what_is_wrong(tmp_path, data, said):
     assert "\x1b" not in str(caught.value)
 
 
+def test_a_map_of_classes_is_refused_with_the_way_out(tmp_path):
+    data = foreign.model_bytes(
+        [("ZipMap", ["x"], ["y"], {"domain": "ai.onnx.ml", "classlabels_int64s": [0, 1]})],
+        [("x", foreign.F, ["n", 2])], [("y", foreign.F, ["n", 2])], ml=2,
+    )  # fmt: skip
+    (tmp_path / "m.onnx").write_bytes(data)
+    with pytest.raises(GateFailed, match="'ZipMap'") as caught:
+        read_model(tmp_path / "m.onnx")
+    assert "zipmap=False" in caught.value.hint
+
+
 def test_a_wish_for_what_the_graph_does_not_have_is_refused():
     for wishes in (Wishes(constants={"sr": 1.0}), Wishes(states={"obs": "gone"}), Wishes(outputs=("gone",))):
         with pytest.raises(ConfigError, match="the graph has no such name"):
@@ -314,7 +325,7 @@ def test_rows_of_a_model_that_knows_nothing_missing_are_drawn_complete_and_read_
     from fedinfer.inference.predict.rows import RowReader
 
     seen = {"action_logits": LOGITS_SEEN}
-    wishes = Wishes(task=Task.CLASSIFICATION, ranges={"obs": (-2, 2)})
+    wishes = Wishes(task=ModelTask.CLASSIFICATION, ranges={"obs": (-2, 2)})
     schema = schema_of(declared(foreign.policy(), wishes, seen, {"action_logits": 0}))
     assert np.isfinite(synthetic_rows(schema, 100, simulation_rng("rows"))).all()
     with pytest.raises(DataError, match="obs_1: nan breaks the rule: a finite number"):
@@ -337,7 +348,7 @@ def test_raw_pixels_are_resized_normalised_and_put_in_order_as_in_numpy(shape, r
     image = Image(*raw, mean=(0.5, 0.25, 0.1)[:channels], std=(0.2, 0.3, 0.5)[:channels])
     size = int(np.prod(shape))
     found = Declaration(
-        "m", Task.TENSORS, "label", (), one_row, False, "",
+        "m", ModelTask.TENSORS, "label", (), one_row, False, "",
         (InputSpec("image", "float32", shape, 0, image=image),),
         (OutputSpec("y", "float32", (size,), 0, Use.VALUE, -1, 1),),
     )  # fmt: skip
@@ -365,6 +376,6 @@ def test_raw_pixels_are_resized_normalised_and_put_in_order_as_in_numpy(shape, r
 )
 def test_pixels_for_what_is_no_image_are_refused(shape, image, said):
     spec = InputSpec("x", "float32", shape, 0, image=image)
-    found = Declaration("m", Task.TENSORS, "l", (), False, False, "", (spec,), ())
+    found = Declaration("m", ModelTask.TENSORS, "l", (), False, False, "", (spec,), ())
     with pytest.raises(ConfigError, match=said):
         calibration_rows(found, {})

@@ -216,7 +216,7 @@ STRANGE = {
     "another input name": ([("x", F, ["n", 2])], [("probabilities", F, ["n", 2])],
                            [helper.make_node("Identity", ["x"], ["probabilities"])], "one float or text input"),
     "double input": ([("input", D, ["n", 2])], [("probabilities", D, ["n", 2])], COPY, "one float or text input"),
-    "fixed batch": ([("input", F, [1, 2])], [("probabilities", F, [1, 2])], COPY, "batch size of the graph is fixed"),
+    "fixed batch": ([("input", F, [3, 2])], [("probabilities", F, [3, 2])], COPY, "batch size of the graph is fixed"),
     "three dimensions": ([("input", F, ["n", 2, 2])], [("probabilities", F, ["n", 2, 2])], COPY, "one float or text"),
     "no probabilities": ([("input", F, ["n", 2])], [("logits", F, ["n", 2])],
                          [helper.make_node("Identity", ["input"], ["logits"])], "expected a float output"),

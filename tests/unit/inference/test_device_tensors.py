@@ -11,7 +11,7 @@ import pytest
 
 from fedinfer.artifact.export.graph import OutputHead, finish
 from fedinfer.artifact.imported.adapt import adapt, schema_of
-from fedinfer.artifact.imported.declaration import Declaration, InputSpec, OutputSpec, Task, Use
+from fedinfer.artifact.imported.declaration import Declaration, InputSpec, ModelTask, OutputSpec, Use
 from fedinfer.artifact.imported.outside import parse
 from fedinfer.cli.answers import answer_fields, answer_lines
 from fedinfer.cli.streaming import answer_pipe
@@ -108,7 +108,7 @@ def test_a_schema_of_tensors_comes_back_from_its_json():
 def speech() -> Predictor:
     """The cell with state, one row at a time, as a device opens it."""
     found = Declaration(
-        "vad", Task.SCORES, "label", (), True, False, "",
+        "vad", ModelTask.SCORES, "label", (), True, False, "",
         (InputSpec("x", "float32", (3,), 0, -1, 1), InputSpec("h", "float32", (2, 2), 1, -1, 1)),
         (
             OutputSpec("p", "float32", (1,), 0, Use.VALUE, 0, 1, names=("speech",)),
