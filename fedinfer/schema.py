@@ -20,7 +20,7 @@ import numpy.typing as npt
 from fedinfer.errors import ConfigError
 from fedinfer.printable import STEERING
 from fedinfer.reading import DEFAULT_RULES, CellRule, ReadingRules, told_apart
-from fedinfer.tensors import Tensor, bounds, check_tensors, total
+from fedinfer.tensors import TensorSpec, bounds, check_tensors, total
 from fedinfer.types import Json
 
 
@@ -154,8 +154,8 @@ class Schema:
     reading: ReadingRules = DEFAULT_RULES
     label_range: tuple[float, float] | None = None
     label_unit: str = ""
-    inputs: tuple[Tensor, ...] = ()
-    answers: tuple[Tensor, ...] = ()
+    inputs: tuple[TensorSpec, ...] = ()
+    answers: tuple[TensorSpec, ...] = ()
     complete: bool = False
 
     def __post_init__(self) -> None:
@@ -269,8 +269,8 @@ class Schema:
                 reading=ReadingRules.from_json(data["reading"] if "reading" in data else {}),
                 label_range=_range_from_json(data.get("label_range")),
                 label_unit=str(data.get("label_unit", "")),
-                inputs=tuple(Tensor.from_json(tensor) for tensor in data.get("inputs", ())),
-                answers=tuple(Tensor.from_json(tensor) for tensor in data.get("answers", ())),
+                inputs=tuple(TensorSpec.from_json(tensor) for tensor in data.get("inputs", ())),
+                answers=tuple(TensorSpec.from_json(tensor) for tensor in data.get("answers", ())),
                 complete=bool(data.get("complete", False)),
             )
         except (KeyError, TypeError, ValueError) as error:

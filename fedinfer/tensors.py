@@ -27,7 +27,7 @@ MOST_TENSORS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class TensorSpec:
     """One tensor for one row: the sizes do not count rows.
 
     Args:
@@ -84,7 +84,7 @@ class Tensor:
         return {"name": self.name, "dtype": self.dtype, "shape": [*self.shape], "range": [self.low, self.high], **more}
 
     @staticmethod
-    def from_json(data: Json) -> Tensor:
+    def from_json(data: Json) -> TensorSpec:
         """Inverse of `to_json`.
 
         Args:
@@ -95,7 +95,7 @@ class Tensor:
             ConfigError: when a value breaks a rule.
         """
         low, high = data["range"]
-        return Tensor(
+        return TensorSpec(
             name=str(data["name"]),
             dtype=str(data["dtype"]),
             shape=tuple(int(size) for size in data["shape"]),
@@ -115,7 +115,7 @@ def channels_first(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3) and shape[-1] not in (1, 3)
 
 
-def total(tensors: Sequence[Tensor]) -> int:
+def total(tensors: Sequence[TensorSpec]) -> int:
     """Values of all tensors for one row.
 
     Args:
@@ -124,7 +124,7 @@ def total(tensors: Sequence[Tensor]) -> int:
     return sum(tensor.size for tensor in tensors)
 
 
-def places(tensors: Sequence[Tensor]) -> dict[str, slice]:
+def places(tensors: Sequence[TensorSpec]) -> dict[str, slice]:
     """Where each tensor lies in a row or an answer, by name.
 
     Args:
@@ -134,7 +134,7 @@ def places(tensors: Sequence[Tensor]) -> dict[str, slice]:
     return {tensor.name: slice(end - tensor.size, end) for tensor, end in zip(tensors, ends, strict=True)}
 
 
-def bounds(tensors: Sequence[Tensor]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def bounds(tensors: Sequence[TensorSpec]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Range of every value.
 
     Args:
@@ -150,7 +150,7 @@ def bounds(tensors: Sequence[Tensor]) -> tuple[npt.NDArray[np.float64], npt.NDAr
     )
 
 
-def check_tensors(inputs: Sequence[Tensor], answers: Sequence[Tensor]) -> None:
+def check_tensors(inputs: Sequence[TensorSpec], answers: Sequence[TensorSpec]) -> None:
     """Rules that join several tensors.
 
     Args:

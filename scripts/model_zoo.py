@@ -1,15 +1,14 @@
 """Write docs/model-zoo.md: models of other tools, each run end to end. Usage: python scripts/model_zoo.py [NAME ...]
 
 Each row is imported, quantized, rolled out to simulated devices, predicted, watched while its rows change, published
-once more and rolled back. A row whose package is not installed is left out of the table, which says so. Nothing is
-downloaded: models come from installed packages or are trained here in seconds.
+once more and rolled back. A row whose package is not installed is not run and stays as it was. Nothing is downloaded:
+models come from installed packages or are trained here in seconds.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -364,7 +363,7 @@ def _line(entry: Entry, found: dict[str, Any]) -> str:
 
 HEAD = """# Models of other tools
 
-Written by `python scripts/model_zoo.py`; do not edit. Each row was imported, quantized by the gates, signed, rolled out
+Written by `python scripts/model_zoo.py`, row by row where packages are installed; do not edit. Each row was imported, quantized by the gates, signed, rolled out
 to simulated devices, predicted, watched while its rows changed, published a second time and rolled back. Latency is of one
 row on one core, median in microseconds; memory is the peak of a process that opens the file and predicts, in MiB (an
 interpreter with the runtime alone takes about 60); seconds are those of the import. Rows without labels are judged by
@@ -376,23 +375,30 @@ agreement with the model as it came. [Bring your model](tutorials/bring-your-mod
 
 
 def main(names: list[str]) -> None:
-    """Run the rows and write the page; with names only those, printed and not written."""
-    lines, left_out = [], []
+    """Run the rows, or those that are named, and write them into the page; other rows stay as they are."""
+    kept = _rows_of_page()
     for entry in ZOO:
         if names and entry.name not in names:
             continue
         missing = [module for module in entry.needs if find_spec(module) is None]
         if missing:
-            left_out.append(f"{entry.name} (needs {', '.join(missing)})")
+            print(f"{entry.name}: not run, needs {', '.join(missing)}", file=sys.stderr)
             continue
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "run").mkdir()
-            lines.append(_line(entry, run(entry, Path(folder))))
-        print(lines[-1], flush=True)
-    note = f"\nNot run here, because a package is not installed: {'; '.join(left_out)}.\n" if left_out else ""
-    if not names:
-        PAGE.write_text(HEAD + "\n".join(lines) + "\n" + note)
-    print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB", file=sys.stderr)
+            kept[entry.name] = _line(entry, run(entry, Path(folder)))
+        print(kept[entry.name], flush=True)
+    absent = [entry.name for entry in ZOO if entry.name not in kept]
+    note = f"\nNot run yet: {', '.join(absent)}.\n" if absent else ""
+    rows = [kept[entry.name] for entry in ZOO if entry.name in kept]
+    PAGE.write_text(HEAD + "\n".join(rows) + "\n" + note)
+
+
+def _rows_of_page() -> dict[str, str]:
+    """Rows that earlier runs wrote, by name."""
+    lines = PAGE.read_text().splitlines() if PAGE.exists() else []
+    rows = [line for line in lines if line.startswith("| ") and not line.startswith("| model |")]
+    return {line.split("|")[1].strip(): line for line in rows}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedinfer.tensors import Tensor, total
+from fedinfer.tensors import TensorSpec, total
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def answer_lines(answers: Predictions, *, nested: bool = False) -> Iterator[Json
         )
 
 
-def _told(naming: Naming) -> list[Tensor]:
+def _told(naming: Naming) -> list[TensorSpec]:
     return [tensor for tensor in naming.tensors if not tensor.feeds]
 
 

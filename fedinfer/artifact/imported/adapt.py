@@ -21,7 +21,7 @@ from fedinfer.artifact.imported.pixels import add_pixels, prepared, raw_tensor
 from fedinfer.errors import ConfigError
 from fedinfer.manifest import INPUT
 from fedinfer.schema import Categorical, Numeric, Schema
-from fedinfer.tensors import FLOATING, Tensor, places
+from fedinfer.tensors import FLOATING, TensorSpec, places
 
 LEAST_PROBABILITY = 1e-7
 """A smaller probability has the logit of this one."""
@@ -53,7 +53,7 @@ def schema_of(found: Declaration) -> Schema:
             return Schema(columns, found.label, (), label_range=bounds, inputs=inputs, complete=not found.missing)
         case ModelTask.SCORES | ModelTask.TENSORS:
             answers = tuple(
-                Tensor(spec.name, spec.dtype, spec.shape, spec.low, spec.high, spec.feeds, spec.names)
+                TensorSpec(spec.name, spec.dtype, spec.shape, spec.low, spec.high, spec.feeds, spec.names)
                 for spec in found.outputs
             )
             lows, highs = [tensor.low for tensor in answers], [tensor.high for tensor in answers]
@@ -66,7 +66,7 @@ def schema_of(found: Declaration) -> Schema:
             assert_never(found.task)
 
 
-def row_tensors(found: Declaration) -> list[Tensor]:
+def row_tensors(found: Declaration) -> list[TensorSpec]:
     """The inputs of the graph that rows bring, side by side; a category is its number.
 
     Args:
@@ -148,12 +148,12 @@ def _asked(found: Declaration) -> list[InputSpec]:
     return [spec for spec in found.inputs if spec.constant is None]
 
 
-def _tensor(spec: InputSpec) -> Tensor:
+def _tensor(spec: InputSpec) -> TensorSpec:
     if spec.categories:
-        return Tensor(spec.name, "int64", spec.shape, 0.0, float(max(len(spec.categories) - 1, 1)))
+        return TensorSpec(spec.name, "int64", spec.shape, 0.0, float(max(len(spec.categories) - 1, 1)))
     if spec.image is not None:
         return raw_tensor(spec, spec.image)
-    return Tensor(spec.name, spec.dtype, spec.shape, spec.low, spec.high)
+    return TensorSpec(spec.name, spec.dtype, spec.shape, spec.low, spec.high)
 
 
 def _columns(found: Declaration) -> tuple[Numeric | Categorical, ...]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from fedinfer.artifact.imported.facts import TEXT
 from fedinfer.errors import ConfigError
-from fedinfer.schema import STEERING
+from fedinfer.printable import STEERING
 from fedinfer.tensors import FLOATING, WHOLE
 
 FORMAT = 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedinfer.artifact.export.graph import OnnxModel, onnx_module
 from fedinfer.errors import ArtifactRejected
-from fedinfer.schema import STEERING
+from fedinfer.printable import STEERING
 from fedinfer.tensors import FLOATING, WHOLE
 
 TEXT = "string"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fedinfer.artifact.imported.declaration import Image, InputSpec
 from fedinfer.errors import ConfigError
-from fedinfer.tensors import Tensor, channels_first
+from fedinfer.tensors import TensorSpec, channels_first
 
 _NUDGE = 1e-6
 """By so much a scale is too large: a size is the floor of a product of floats."""
@@ -23,7 +23,7 @@ Node = Callable[..., str]
 Constant = Callable[[npt.NDArray[Any]], str]
 
 
-def raw_tensor(spec: InputSpec, image: Image) -> Tensor:
+def raw_tensor(spec: InputSpec, image: Image) -> TensorSpec:
     """The raw pixels that rows bring.
 
     Args:
@@ -37,7 +37,7 @@ def raw_tensor(spec: InputSpec, image: Image) -> Tensor:
     if any(len(numbers) not in (1, channels) for numbers in (image.mean, image.std)):
         raise ConfigError(f"input {spec.name}: mean and std have one number, or {channels}")
     shape = (image.height, image.width, channels) if len(spec.shape) == 3 else (image.height, image.width)
-    return Tensor(spec.name, "uint8", shape, 0, 255)
+    return TensorSpec(spec.name, "uint8", shape, 0, 255)
 
 
 def add_pixels(spec: InputSpec, image: Image, values: str, node: Node, constant: Constant, batch: int) -> str:

@@ -160,11 +160,11 @@ def propose_outputs(
 
 def _check_finite(specs: list[OutputSpec], seen: Arrays) -> None:
     for spec in specs:
-        bad = ~np.isfinite(seen[spec.name].reshape(len(seen[spec.name]), -1).astype(np.float64)).all(axis=1)
-        if bad.any():
+        values = seen[spec.name].reshape(len(seen[spec.name]), -1).astype(np.float64)
+        bad = int((~np.isfinite(values)).any(axis=1).sum())
+        if bad:
             raise GateFailed(
-                f"output {spec.name} answers NaN or infinity for {bad.sum()} of {len(bad)} trial rows",
-                Refusal.NOT_FINITE,
+                f"output {spec.name} answers NaN or infinity for {bad} of {len(values)} trial rows", Refusal.NOT_FINITE
             )
 
 

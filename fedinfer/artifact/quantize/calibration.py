@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.schema import Categorical, Numeric, Schema, Text
-from fedinfer.tensors import Tensor
+from fedinfer.tensors import TensorSpec
 
 _WHOLE = 10  # grey levels and counts are whole
 
@@ -46,7 +46,7 @@ def synthetic_rows(schema: Schema, rows: int, rng: np.random.Generator) -> npt.N
     return table
 
 
-def synthetic_tensors(tensors: Sequence[Tensor], rows: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+def synthetic_tensors(tensors: Sequence[TensorSpec], rows: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """Rows of tensors side by side, drawn evenly from their ranges.
 
     Args:

@@ -12,7 +12,7 @@ from fedinfer.errors import DataError
 from fedinfer.inference.predict.rows import FloatArray
 from fedinfer.metrics import EVEN, likeliest
 from fedinfer.schema import Schema
-from fedinfer.tensors import Tensor, bounds, places, total
+from fedinfer.tensors import TensorSpec, bounds, places, total
 
 SHOWN_VALUES = 8
 """Values of answered tensors that stand in a text; there may be thousands."""
@@ -41,7 +41,7 @@ class Naming:
     bounds: tuple[float, float] | None = None
     unit: str = ""
     interval: float = 0.0
-    tensors: tuple[Tensor, ...] = ()
+    tensors: tuple[TensorSpec, ...] = ()
 
     @staticmethod
     def of_schema(schema: Schema) -> Naming:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from fedinfer.errors import DataError, MissingExtra
 from fedinfer.inference.predict.reader import reader_of
 from fedinfer.schema import Schema
-from fedinfer.tensors import Tensor, channels_first
+from fedinfer.tensors import TensorSpec, channels_first
 
 MOST_BYTES = 2**30
 MOST_PIXELS = 2**26
@@ -174,7 +174,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
         raise DataError(f"cannot be read: {str(error)[:80]}") from error
 
 
-def _alone(schema: Schema, kind: str) -> Tensor:
+def _alone(schema: Schema, kind: str) -> TensorSpec:
     fed = {answer.feeds for answer in schema.answers}
     asked = [tensor for tensor in schema.inputs if tensor.name not in fed]
     if len(asked) != 1:
@@ -182,7 +182,7 @@ def _alone(schema: Schema, kind: str) -> Tensor:
     return asked[0]
 
 
-def _image(path: Path, tensor: Tensor) -> Matrix:
+def _image(path: Path, tensor: TensorSpec) -> Matrix:
     """Whole pixels, (1, height, width, channels) or (1, channels, height, width), as the model has them."""
     try:
         from PIL import Image
@@ -207,7 +207,7 @@ def _image(path: Path, tensor: Tensor) -> Matrix:
     return (np.moveaxis(pixels, -1, 0) if first else pixels).reshape(1, -1)
 
 
-def _sound(path: Path, tensor: Tensor) -> Matrix:
+def _sound(path: Path, tensor: TensorSpec) -> Matrix:
     """Frames of samples in [-1, 1], (frames, samples of the tensor); what is left at the end is filled with silence."""
     try:
         with wave.open(str(path), "rb") as file:

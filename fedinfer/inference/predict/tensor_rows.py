@@ -1,7 +1,7 @@
 """Rows of a model that was made elsewhere: named tensors, laid side by side as one float32 row, and checked.
 
 Accepted: arrays of whole rows, mappings from tensor names to arrays or nested lists (of one row, or with a leading axis
-of rows), sequences of either, tables and data frames with a column per value (`Tensor.value_names`). Rules:
+of rows), sequences of either, tables and data frames with a column per value (`TensorSpec.value_names`). Rules:
 
 * every tensor that is not state must be there; state that is absent is zero, as at the beginning of a stream;
 * every value is a finite number; a whole one is whole and within its public range;
@@ -20,7 +20,7 @@ from fedinfer.errors import DataError
 from fedinfer.inference.predict.rows import NUMBERS, FloatArray
 from fedinfer.reading import LARGEST, CellRule, RawTable, read_column, read_text
 from fedinfer.schema import Schema
-from fedinfer.tensors import Tensor, bounds, places, total
+from fedinfer.tensors import TensorSpec, bounds, places, total
 
 MOST_NAMED = 4096
 """Values of a row up to which each has a name of its own, as a column of a table."""
@@ -186,7 +186,7 @@ class TensorReader:
             matrix[:, self._places[name]] = part
         return matrix
 
-    def _tensor(self, tensor: Tensor, value: Any, number: int) -> FloatArray:
+    def _tensor(self, tensor: TensorSpec, value: Any, number: int) -> FloatArray:
         """Values (rows, size) of one tensor."""
         found = _numbers(value, tensor.name)
         if found.shape != tensor.shape and found.shape[1:] != tensor.shape:

@@ -12,7 +12,7 @@ from fedinfer.inference.serve.telemetry import Calls, VersionFigures
 from fedinfer.inference.serve.tensors import MOST_ROWS, TEXTS
 from fedinfer.manifest import COVERAGE, LABEL, PROBABILITIES, VALUE
 from fedinfer.schema import Schema
-from fedinfer.tensors import Tensor
+from fedinfer.tensors import TensorSpec
 from fedinfer.types import Json
 
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
@@ -101,7 +101,7 @@ DATATYPES = {"bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "F
 """Names of numpy's dtypes in the protocol."""
 
 
-def _described(tensor: Tensor, datatype: str) -> Json:
+def _described(tensor: TensorSpec, datatype: str) -> Json:
     facts: Json = {"range": [tensor.low, tensor.high]} | ({"feeds": tensor.feeds} if tensor.feeds else {})
     facts |= {"names": list(tensor.names)} if tensor.names else {}
     return {"name": tensor.name, "datatype": datatype, "shape": [-1, *tensor.shape], "parameters": facts}

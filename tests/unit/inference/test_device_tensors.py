@@ -20,14 +20,15 @@ from fedinfer.inference.predict.files import labelled_arrays, rows_in_file
 from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.inference.predict.streaming import streamed
 from fedinfer.inference.predict.tensor_rows import TensorReader
-from fedinfer.inference.serve.protocol_v2 import model_metadata, read_request, reply
+from fedinfer.inference.serve.descriptions import model_config, model_metadata
+from fedinfer.inference.serve.protocol_v2 import read_request, reply
 from fedinfer.schema import Schema
-from fedinfer.tensors import Tensor, check_tensors
+from fedinfer.tensors import TensorSpec, check_tensors
 from tests.unit.artifact import foreign_models as foreign
 
-TOKENS = Tensor("tokens", "int64", (3,), 0, 9)
-PIXELS = Tensor("pixels", "float32", (2, 2), -1, 1)
-SCORE = Tensor("p", "float32", (1,), 0, 1, names=("speech",))
+TOKENS = TensorSpec("tokens", "int64", (3,), 0, 9)
+PIXELS = TensorSpec("pixels", "float32", (2, 2), -1, 1)
+SCORE = TensorSpec("p", "float32", (1,), 0, 1, names=("speech",))
 SCHEMA = Schema((), "label", (), label_range=(0.0, 1.0), inputs=(TOKENS, PIXELS), answers=(SCORE,))
 READER = TensorReader(SCHEMA)
 ROW = np.array([[1, 2, 9, 0.5, -0.5, 0.25, 1]], np.float32)
@@ -86,17 +87,17 @@ def test_a_row_that_breaks_its_description_is_refused_by_name(rows, said):
 def test_a_tensor_that_breaks_a_rule_is_refused(changes, said):
     fields = {"name": "t", "dtype": "int64", "shape": (3,), "low": 0.0, "high": 1.0}
     with pytest.raises(ConfigError, match=said):
-        Tensor(**(fields | changes))
+        TensorSpec(**(fields | changes))
 
 
 def test_state_must_be_fed_to_an_input_of_its_shape_and_leave_something_to_ask_with():
-    state = Tensor("h", "float32", (2,), -1, 1)
+    state = TensorSpec("h", "float32", (2,), -1, 1)
     with pytest.raises(ConfigError, match="which is no input"):
-        check_tensors((state,), (Tensor("n", "float32", (2,), -1, 1, feeds="gone"),))
+        check_tensors((state,), (TensorSpec("n", "float32", (2,), -1, 1, feeds="gone"),))
     with pytest.raises(ConfigError, match="which has shape"):
-        check_tensors((state, TOKENS), (Tensor("n", "float32", (3,), -1, 1, feeds="h"),))
+        check_tensors((state, TOKENS), (TensorSpec("n", "float32", (3,), -1, 1, feeds="h"),))
     with pytest.raises(ConfigError, match="nothing is left"):
-        check_tensors((state,), (Tensor("n", "float32", (2,), -1, 1, feeds="h"),))
+        check_tensors((state,), (TensorSpec("n", "float32", (2,), -1, 1, feeds="h"),))
 
 
 def test_a_schema_of_tensors_comes_back_from_its_json():
@@ -166,14 +167,16 @@ def test_answers_are_fields_by_name_without_state():
 def test_the_inference_protocol_speaks_named_tensors():
     predictor = speech()
     assert [tensor["name"] for tensor in model_metadata("vad", 1, predictor.schema)["inputs"]] == ["x", "h"]
+    assert [tensor["dims"] for tensor in model_config("vad", predictor.schema)["output"]] == [[1], [2, 2]]
     tensor = {"name": "x", "shape": [5, 3], "datatype": "FP32", "data": FRAMES.tolist()}
     request = read_request({"inputs": [tensor]}, predictor.schema)
     answers = predictor.predict(request.rows)
-    outputs = {item["name"]: item for item in reply(request, "vad", 1, answers, None)["outputs"]}
+    outputs = {item["name"]: item for item in reply(request, "vad", 1, answers)[0]["outputs"]}
     assert outputs["hN"]["shape"] == [5, 2, 2]
     np.testing.assert_allclose(outputs["p"]["data"], answers.raw[:, 0])
+    texts = {**tensor, "datatype": "BYTES", "data": ["a"] * 15}
     with pytest.raises(DataError, match="no numeric datatype"):
-        read_request({"inputs": [{**tensor, "datatype": "BYTES"}]}, predictor.schema)
+        read_request({"inputs": [texts]}, predictor.schema)
 
 
 def test_rows_come_from_arrays_lines_sounds_and_folders(tmp_path):
@@ -225,7 +228,7 @@ def test_an_image_is_whole_pixels_in_the_order_of_the_model(tmp_path):
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     images.fromarray(pixels).save(tmp_path / "i.png")
     for shape, expected in (((2, 4, 3), pixels), ((3, 2, 4), np.moveaxis(pixels, -1, 0))):
-        schema = Schema((), "kind", ("a", "b"), inputs=(Tensor("image", "uint8", shape, 0, 255),))
+        schema = Schema((), "kind", ("a", "b"), inputs=(TensorSpec("image", "uint8", shape, 0, 255),))
         np.testing.assert_array_equal(rows_in_file(tmp_path / "i.png", schema), expected.reshape(1, -1))
 
 
@@ -233,10 +236,10 @@ def test_the_likeliest_score_and_the_leading_value_are_what_a_fleet_counts():
     from fedinfer.device.inference import placed
 
     raw = np.array([[0.25, 0.75]], np.float32)
-    scores = Tensor("p", "float32", (2,), 0, 1, names=("a", "b"))
+    scores = TensorSpec("p", "float32", (2,), 0, 1, names=("a", "b"))
     schema = Schema((), "l", (), label_range=(0.0, 1.0), inputs=(TOKENS,), answers=(scores,))
     assert placed(schema, raw)[0, 0] == pytest.approx(0.75)
-    vector = Tensor("e", "float32", (2,), 0, 1)
+    vector = TensorSpec("e", "float32", (2,), 0, 1)
     schema = Schema((), "l", (), label_range=(0.0, 1.0), inputs=(TOKENS,), answers=(vector,))
     assert placed(schema, raw)[0, 0] == pytest.approx(0.75)
     assert placed(schema, raw[:, ::-1])[0, 0] == pytest.approx(0.25)
