@@ -131,9 +131,7 @@ def _run(prepared: Prepared, folder: Path, clock: Clock, emit: Listener, kept: C
 
     def main(grid: Grid, _: Context) -> None:
         results.append(
-            run_simulation(
-                grid, scenario, federation, folder, LOCAL, clock, emit, responder, kept, prepared.given
-            )
+            run_simulation(grid, scenario, federation, folder, LOCAL, clock, emit, responder, kept, prepared.given)
         )
 
     make_server_app(main)(grid, Context(1, 1, {}, RecordDict(), flat))

@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.artifact import Built, Evidence, Imported, Judging, OutputHead, answers_of, build_from_core, finish, weights_of
+from fedinfer.artifact import (
+    Built,
+    Evidence,
+    Imported,
+    Judging,
+    OutputHead,
+    answers_of,
+    build_from_core,
+    finish,
+    weights_of,
+)
 from fedinfer.config import ArtifactSection, Scenario, parse_scenario
 from fedinfer.coordinator import GivenModel
 from fedinfer.data import DeviceData, Federation, check_against_data
