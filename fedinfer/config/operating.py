@@ -162,7 +162,11 @@ class DriftSection(Section):
         default=3,
         description="First windows after every push of a model: what later windows are compared with.",
     )
-    epsilon: Positive = Field(default=0.3, description="Part of the budget that the reports of all windows share.")
+    epsilon: Positive = Field(
+        default=0.3,
+        description="Budget that the reports of all windows share. With unit `device` training has the rest; with unit "
+        "`example` it may be all of `privacy.epsilon`, because no row of a window is trained on.",
+    )
     false_alarm_rate: OpenFraction = Field(default=0.05, description="Probability of any alarm in a quiet run.")
     rounds: Natural = Field(default=5, description="Rounds that an alarm triggers.")
     max_triggers: Natural = Field(default=1, description="Most alarms that start rounds in one run.")

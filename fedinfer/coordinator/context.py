@@ -19,6 +19,7 @@ from fedinfer.coordinator.given import GivenModel
 from fedinfer.coordinator.participation import ParticipationSchedule
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.record import AlarmRecord, ModelRecord, RoundRecord, WindowRecord
+from fedinfer.errors import BudgetExceeded
 from fedinfer.metrics import JudgedBy
 from fedinfer.ports import Answer, Ask, Clock, Entropy, Listener, Transport
 from fedinfer.privacy import Event, Ledger, NoiseStream, Spent
@@ -94,6 +95,22 @@ class RunAccount:
         refusals = self.ledger.reserve([LEDGER_OWNER], self.run_id, round_id, events, reason, self.clock.now())
         for error in refusals.values():
             if error is not None:
+                raise error
+
+    def reserve_once(self, reference: str, events: Sequence[Event], reason: str) -> None:
+        """Charge what several sums share, before the first of them; later calls with the reference change nothing.
+
+        Args:
+            reference: of the entry.
+            events: what one unit of privacy pays for all of the sums together.
+            reason: for people who read the ledger.
+
+        Raises:
+            BudgetExceeded: the budget does not cover the events; nothing was charged.
+        """
+        refusals = self.ledger.reserve([LEDGER_OWNER], self.run_id, reference, events, reason, self.clock.now())
+        for error in refusals.values():
+            if isinstance(error, BudgetExceeded):
                 raise error
 
     def commit(self, round_id: str) -> None:

@@ -5,7 +5,7 @@ from fedinfer.data.drifted import drifting_devices, inject
 from fedinfer.data.federation import load
 from fedinfer.data.guess import ColumnRole, Guess
 from fedinfer.data.guess_reading import guess_reading, plain_cells, reading_lines
-from fedinfer.data.own import load_own, public_schema, training_slots
+from fedinfer.data.own import all_slots, load_own, public_schema, training_slots
 from fedinfer.data.profile import Profile, TableProfile, profile_table
 from fedinfer.data.proposal import Proposal, propose
 from fedinfer.data.proposal_text import write_scenario
@@ -22,6 +22,7 @@ __all__ = [
     "Proposal",
     "Table",
     "TableProfile",
+    "all_slots",
     "check_against_data",
     "check_judging",
     "check_qat_rows",

@@ -108,9 +108,22 @@ def training_slots(scenario: Scenario, path: Path) -> int:
     Raises:
         DataError: the table cannot be read.
     """
+    count = all_slots(scenario, path)
+    return count - _held_out_count(count, _described(scenario).test_fraction)
+
+
+def all_slots(scenario: Scenario, path: Path) -> int:
+    """Length of a device's table. Which of its rows are held out follows from it, `data.test_fraction` and the choice.
+
+    Args:
+        scenario: says how the file is read.
+        path: the device's own CSV or Parquet file.
+
+    Raises:
+        DataError: the table cannot be read.
+    """
     data = _described(scenario)
-    count = read_table(path, data.reading(), wanted=[data.label] if data.label else ()).rows
-    return count - _held_out_count(count, data.test_fraction)
+    return read_table(path, data.reading(), wanted=[data.label] if data.label else ()).rows
 
 
 def _held_out(count: int, fraction: float, rng: np.random.Generator | None) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.config import Scenario
-from fedinfer.data import DeviceData, load_own, training_slots
+from fedinfer.data import DeviceData, all_slots, load_own, training_slots
 from fedinfer.deployment.key_files import private_file
 from fedinfer.deployment.store import ANY_TASK, DATABASE, DeviceStore, open_device
 from fedinfer.device import (
@@ -31,7 +31,7 @@ from fedinfer.errors import FedInferError, Misbehaviour
 from fedinfer.flower import build_id
 from fedinfer.inference import SessionCache
 from fedinfer.messages import JoinRequest
-from fedinfer.privacy import LEDGER_MIGRATIONS, Ledger, NoiseStream, SecureStream
+from fedinfer.privacy import HELD_OUT, LEDGER_MIGRATIONS, Ledger, NoiseStream, SecureStream
 from fedinfer.store import open_store, transaction
 from fedinfer.system import SystemClock, SystemEntropy, child_seed, simulation_rng
 from fedinfer.training import GradientEngine
@@ -62,6 +62,7 @@ class OwnRows:
         self._tasks = tasks
         self._read_for: Scenario | None = None
         self._data: DeviceData | None = None
+        self._division = ""
         self.host: Host | None = None
 
     def training(self, device: DeviceId, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
@@ -84,6 +85,15 @@ class OwnRows:
         self._read()
         return training_slots(self._host().joined().scenario, self._store.data)
 
+    def division(self, device: DeviceId) -> str:
+        """As `Rows.division`: what the choice of held-out rows depends on, but the device's name, which stays.
+
+        It goes into the device's ledger only. Another length of the table, or another `test_fraction`, moves rows from
+        one part to the other.
+        """
+        self._read()
+        return self._division
+
     def _read(self) -> DeviceData:
         task = self._host().joined()
         scenario = task.scenario
@@ -92,6 +102,9 @@ class OwnRows:
             # Which rows are held out must not change between two messages, so it follows from the device's name.
             rng = simulation_rng(child_seed("held out", self._store.device))
             self._data, self._read_for = load_own(scenario, task.schema, self._store.data, rng), scenario
+            count, data = all_slots(scenario, self._store.data), scenario.data
+            chosen = f"by {data.time}" if data.time else "drawn"
+            self._division = f"{HELD_OUT}: {data.test_fraction!r} of {count} rows, {chosen}"
         return self._data
 
     def _host(self) -> Host:

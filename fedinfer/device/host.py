@@ -64,6 +64,13 @@ class Rows(Protocol):
             device: one of the host's.
         """
 
+    def division(self, device: DeviceId) -> str:
+        """Names how rows are divided into training rows and rows of windows: equal names, equal places of all rows.
+
+        Args:
+            device: one of the host's.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:

@@ -11,6 +11,7 @@ from fedinfer.privacy.accounting.events import (
     Event,
     GaussianEvent,
     NonPrivate,
+    Part,
     PoissonSampled,
     Repeated,
     SkellamEvent,
@@ -18,8 +19,21 @@ from fedinfer.privacy.accounting.events import (
 )
 from fedinfer.privacy.accounting.events import from_json as read_event
 from fedinfer.privacy.accounting.group import group_epsilon, with_missing_shares
-from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger, Protected
-from fedinfer.privacy.charges import charge, mechanism_of, protected_of, relation_of, server_charge, strategy_of
+from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger, Protected, Refusal
+from fedinfer.privacy.accounting.parallel import either
+from fedinfer.privacy.charges import (
+    HELD_OUT,
+    TRAINED,
+    WATCHED,
+    charge,
+    mechanism_of,
+    protected_of,
+    relation_of,
+    server_charge,
+    split_of,
+    strategy_of,
+    touching,
+)
 from fedinfer.privacy.mechanism.clipping import Clipping, FixedClipping, clip_rows, clipping_of
 from fedinfer.privacy.mechanism.design import design
 from fedinfer.privacy.mechanism.encoding import decode, encode, encode_sum
@@ -39,7 +53,10 @@ from fedinfer.privacy.rounding import at_least, at_most
 
 __all__ = [
     "ANY_TASK",
+    "HELD_OUT",
     "LEDGER_MIGRATIONS",
+    "TRAINED",
+    "WATCHED",
     "AuditBound",
     "AuditMethod",
     "Budget",
@@ -61,9 +78,11 @@ __all__ = [
     "NoiseStream",
     "Noiseless",
     "NonPrivate",
+    "Part",
     "Participation",
     "PoissonSampled",
     "Protected",
+    "Refusal",
     "Repeated",
     "Rounding",
     "SecureStream",
@@ -83,6 +102,7 @@ __all__ = [
     "decode",
     "decoded_sensitivity",
     "design",
+    "either",
     "encode",
     "encode_sum",
     "factorize",
@@ -99,7 +119,9 @@ __all__ = [
     "relation_of",
     "rounding_of",
     "server_charge",
+    "split_of",
     "start_noise",
     "strategy_of",
+    "touching",
     "with_missing_shares",
 ]

@@ -12,9 +12,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import assert_never
 
+from fedinfer.config import Scenario
 from fedinfer.errors import ConfigError, Misbehaviour
-from fedinfer.messages import INDEPENDENT, SumPlan
-from fedinfer.privacy.accounting.events import Event
+from fedinfer.messages import INDEPENDENT, Purpose, SumPlan
+from fedinfer.privacy.accounting.events import Event, Part
 from fedinfer.privacy.accounting.ledger_records import Protected
 from fedinfer.privacy.mechanism.matrix_mechanism import Factorization, Participation
 from fedinfer.privacy.mechanism.mechanism import IntegerMechanism
@@ -26,6 +27,11 @@ from fedinfer.wire import decode, encode
 MOST_SAMPLES = 1 << 34
 """Samples that a device draws for one share, at most: an hour's work. A share above the largest table's variance is a
 sum of many samples, so one number in a plan could keep a device busy for years."""
+
+HELD_OUT = "held out"
+"""Name of the division of rows in a server's ledger: each device has its own, and each of them is fixed."""
+TRAINED, WATCHED = "training", "windows"
+"""Its parts: rows that are trained on, and rows that windows and canary evaluations are made of."""
 
 
 @lru_cache(maxsize=64)
@@ -86,11 +92,54 @@ def protected_of(unit: Unit) -> Protected:
     return Protected(unit, relation_of(unit))
 
 
-def charge(plan: SumPlan) -> tuple[Event, ...]:
+def split_of(scenario: Scenario) -> str:
+    """How the rows of a device are divided into rows that are trained on and rows that windows are made of.
+
+    This is the one place that says when rows of windows cost what training costs, and when they do not. Windows are
+    made of held-out rows, whose places in the table follow from the table's length, `data.test_fraction` and the
+    device's name (with `data.time`: from their order), for the whole run: a device refuses a run under which its
+    division changes. So no row is in both parts, and `parallel` counts the worse part instead of the sum. Windows that
+    are filled by live predictions would be no such division, because nobody knows whether the same case is a training
+    row: a scenario that has them gets the empty name here, and everything is added up.
+
+    Args:
+        scenario: of the run; server and device have the same.
+
+    Returns:
+        Name of the division, for the ledger of a run; empty where there is none, or where whole devices are protected.
+    """
+    match scenario.privacy.unit:
+        case Unit.EXAMPLE:
+            return HELD_OUT
+        case Unit.DEVICE | Unit.NONE:
+            return ""
+        case _:
+            assert_never(scenario.privacy.unit)
+
+
+def touching(event: Event, purpose: Purpose, split: str) -> Event:
+    """The event, marked with the rows that a sum for this purpose is made of.
+
+    Args:
+        event: what the sum costs.
+        purpose: of the sum.
+        split: from `split_of`, or a device's own name for its division; empty: the sum may touch every unit.
+    """
+    match purpose:
+        case Purpose.TRAIN:
+            return Part(split, TRAINED, event) if split else event
+        case Purpose.DRIFT | Purpose.GATE:
+            return Part(split, WATCHED, event) if split else event
+        case _:
+            assert_never(purpose)
+
+
+def charge(plan: SumPlan, split: str = "") -> tuple[Event, ...]:
     """Events of one private sum, for one unit of privacy that takes part in it.
 
     Args:
         plan: from a server; nothing in it is trusted.
+        split: how rows are divided into parts, see `split_of`; empty: the sum counts for every unit.
 
     Returns:
         One event; `NonPrivate` for unit `none`.
@@ -101,12 +150,16 @@ def charge(plan: SumPlan) -> tuple[Event, ...]:
             correlates noise that no single party adds, or samples beside it.
         BadMessage: the mechanism of the plan cannot be decoded.
     """
+    return (touching(_event(plan), plan.purpose, split),)
+
+
+def _event(plan: SumPlan) -> Event:
     if plan.scheduled != INDEPENDENT:
-        return (_correlated(plan),)
+        return _correlated(plan)
     model, mechanism = noise_model(plan.trust, plan.unit), mechanism_of(plan)
     if model.noise_in_ring:
         _check_shares(plan, mechanism)
-    return (model.event(mechanism, plan.noise_multiplier, plan.sampling_rate, plan.local_steps),)
+    return model.event(mechanism, plan.noise_multiplier, plan.sampling_rate, plan.local_steps)
 
 
 def _check_shares(plan: SumPlan, mechanism: IntegerMechanism) -> None:
@@ -119,7 +172,7 @@ def _check_shares(plan: SumPlan, mechanism: IntegerMechanism) -> None:
         )
 
 
-def server_charge(plan: SumPlan) -> tuple[Event, ...]:
+def server_charge(plan: SumPlan, split: str = "") -> tuple[Event, ...]:
     """Events of one private sum for a ledger that stands for every unit at once.
 
     With correlated noise every unit takes part at most once in `separation` rounds (a cycle of the participation
@@ -128,6 +181,7 @@ def server_charge(plan: SumPlan) -> tuple[Event, ...]:
 
     Args:
         plan: the one that the devices get.
+        split: as in `charge`.
 
     Returns:
         No event in the later rounds of a cycle; else as `charge`.
@@ -136,7 +190,7 @@ def server_charge(plan: SumPlan) -> tuple[Event, ...]:
         ConfigError: as in `charge`.
         Misbehaviour: see `charge`.
     """
-    events = charge(plan)
+    events = charge(plan, split)
     return () if plan.scheduled.index % plan.scheduled.separation else events
 
 

@@ -38,7 +38,7 @@ from fedinfer.inference import SessionCache
 from fedinfer.messages import Kind, Purpose, SumPlan
 from fedinfer.model_file import Isolation
 from fedinfer.ports import Clock
-from fedinfer.privacy import LEDGER_MIGRATIONS, Budget, Ledger, NoiseStream, SimulatedStream, protected_of
+from fedinfer.privacy import HELD_OUT, LEDGER_MIGRATIONS, Budget, Ledger, NoiseStream, SimulatedStream, protected_of
 from fedinfer.private_files import private_folder
 from fedinfer.secagg import Enrolment, IdentityKey, RevocationList, sign_enrolment, sign_revocations
 from fedinfer.store import Durability, open_store
@@ -103,6 +103,14 @@ class SimulatedRows:
             device: of the federation.
         """
         return len(self.federation.devices[device].train_y)
+
+    def division(self, device: DeviceId) -> str:
+        """As `Rows.division`: that of the federation, which does not change.
+
+        Args:
+            device: of the federation.
+        """
+        return HELD_OUT
 
     def judged(self, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
         """All devices' held-out rows pooled, under the data distribution of a window.

@@ -10,12 +10,12 @@ import numpy as np
 from fedinfer.config import Scenario
 from fedinfer.coordinator.aggregate.groups import AnyFloats, GroupSum, RoundSum
 from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total, private_sum
-from fedinfer.coordinator.context import Fleet, RunAccount, Server
+from fedinfer.coordinator.context import Fleet, Server
 from fedinfer.coordinator.plan.robust import PLAIN_MEAN, Rule
 from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of
 from fedinfer.messages import SumPlan
 from fedinfer.ports import Listener
-from fedinfer.privacy import Floats, NoiseStream, mechanism_of, noise_model, server_charge
+from fedinfer.privacy import Event, Floats, NoiseStream, mechanism_of, noise_model, server_charge, split_of
 from fedinfer.privacy import decode as decode_sum
 from fedinfer.secagg import FloatArray
 from fedinfer.types import DeviceId, FloatVector
@@ -62,7 +62,13 @@ def release(
 
 
 def release_groups(
-    server: Server, round_id: str, plans: Sequence[SumPlan], work: bytes, rule: Rule, noise: Floats | None = None
+    server: Server,
+    round_id: str,
+    plans: Sequence[SumPlan],
+    work: bytes,
+    rule: Rule,
+    noise: Floats | None = None,
+    charged: Sequence[Event] | None = None,
 ) -> tuple[Release | None, RoundSum]:
     """Charge the server's ledger once, run the sum of every group, add them. None when too few groups have a sum.
 
@@ -82,6 +88,8 @@ def release_groups(
         rule: how many groups are needed, and whether their means are wanted.
         noise: of a trusted server, correlated with that of other rounds, float64 (d,), for the plain mean only; None:
             drawn here, independent.
+        charged: what the ledger is charged under this reference where something else was charged before, see
+            `evaluate_canaries`; None: what the plans say.
 
     Returns:
         The release, None when too few groups have a sum; and what the groups gave, without the noise of a trusted
@@ -92,7 +100,8 @@ def release_groups(
         Misbehaviour: the round id was charged before.
     """
     account, fleet = server.account, server.fleet
-    _charge(account, round_id, plans[0])
+    events = server_charge(plans[0], split_of(server.scenario)) if charged is None else charged
+    account.reserve(round_id, events, f"{plans[0].purpose} {round_id}")
     sums = RoundSum(round_id, tuple(_group_sum(fleet, server.emit, plan, work) for plan in plans))
     account.commit(round_id)
     if len(sums.summed) < rule.least_groups:
@@ -106,10 +115,6 @@ def release_groups(
     means = [total / np.float32(count) for total, (_, _, count) in zip(noised, sums.summed, strict=True)]
     whole: AnyFloats = np.sum(noised, axis=0, dtype=np.float64)
     return Release(whole.astype(np.float32), sums.survivors, np.stack(means)), sums
-
-
-def _charge(account: RunAccount, round_id: str, plan: SumPlan) -> None:
-    account.reserve(round_id, server_charge(plan), f"{plan.purpose} {round_id}")
 
 
 def _group_sum(fleet: Fleet, emit: Listener, plan: SumPlan, work: bytes) -> GroupSum:

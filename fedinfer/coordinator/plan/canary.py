@@ -2,6 +2,10 @@
 
 A canary evaluation is one private sum over the devices of one wave. The plan holds one for every wave of every push
 that can happen: the first one and one per allowed trigger. `[rollout] canary_epsilon` is what all of them share.
+
+Waves of one push are disjoint: a device is in the first wave that reaches it, and its rows with it (`rollout.members`).
+So whatever one unit holds goes into one evaluation of a push at most, and a push costs what the dearest of its waves
+costs (`privacy.either`), whoever is in which. Waves of different pushes are drawn anew: they add up.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ from fedinfer.coordinator.plan.cohort import AggregationCohort, aggregation_coho
 from fedinfer.coordinator.plan.drift import NOISE_BRACKET
 from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of, report_settings
 from fedinfer.errors import ConfigError
-from fedinfer.privacy import Event, Repeated, account, calibrate, relation_of
+from fedinfer.messages import Purpose
+from fedinfer.privacy import Event, Repeated, account, calibrate, either, relation_of, split_of, touching
 from fedinfer.rollout import NORM, WIDTH, gates_of, wave_sizes
 from fedinfer.types import Unit
 
@@ -37,6 +42,7 @@ class CanaryPlan:
     Args:
         settings: of the sum of each wave.
         events: what all of them cost.
+        push: what those of one push cost together; empty where nothing is protected.
         noise_multiplier: guaranteed standard deviation over the norm of one answer.
         epsilon: of all of them alone.
         warnings: for the report.
@@ -44,6 +50,7 @@ class CanaryPlan:
 
     settings: tuple[SumSettings, ...] = ()
     events: tuple[Event, ...] = ()
+    push: tuple[Event, ...] = ()
     noise_multiplier: float = 0.0
     epsilon: float = 0.0
     warnings: tuple[str, ...] = ()
@@ -136,12 +143,10 @@ class _CanaryEvaluations:
                 warnings=warnings,
             )
         z = self._noise()
-        settings, events = (
-            tuple(_settings(self._scenario, aggregation, z) for aggregation in self.aggregations),
-            self._events(z),
-        )
+        settings = tuple(_settings(self._scenario, aggregation, z) for aggregation in self.aggregations)
+        events = self._events(z)
         epsilon = account(events, privacy.delta, relation_of(privacy.unit)).epsilon
-        return CanaryPlan(settings, events, z, epsilon, warnings)
+        return CanaryPlan(settings, events, (self._push(z),), z, epsilon, warnings)
 
     def remedies(self) -> str:
         """Numbers with which there is no trouble, each by itself."""
@@ -164,9 +169,14 @@ class _CanaryEvaluations:
         return calibrate(self._events, self._budget, privacy.delta, relation_of(privacy.unit), NOISE_BRACKET)
 
     def _events(self, z: float) -> tuple[Event, ...]:
-        times, model = pushes(self._scenario), noise_model_of(self._scenario)
-        settings = (_settings(self._scenario, aggregation, z) for aggregation in self.aggregations)
-        return tuple(Repeated(model.event(each.mechanism, z), times) for each in settings)
+        return (Repeated(self._push(z), pushes(self._scenario)),)
+
+    def _push(self, z: float) -> Event:
+        """What all waves of one push cost together."""
+        model, scenario = noise_model_of(self._scenario), self._scenario
+        settings = (_settings(scenario, aggregation, z) for aggregation in self.aggregations)
+        dearest = either([model.event(each.mechanism, z) for each in settings])
+        return touching(dearest, Purpose.GATE, split_of(scenario))
 
     def _enough_devices(self) -> int | None:
         """The least larger fleet without trouble; more devices mean less noise in the mean."""
@@ -190,7 +200,9 @@ def _check_min_judged(section: RolloutSection, devices: int) -> None:
 
 def _check_share(scenario: Scenario) -> None:
     section, privacy = scenario.rollout, scenario.privacy
-    if privacy.unit is not Unit.NONE and section.canary_epsilon >= privacy.epsilon:
+    too_much = section.canary_epsilon > privacy.epsilon
+    all_of_it = section.canary_epsilon == privacy.epsilon and not split_of(scenario)
+    if privacy.unit is not Unit.NONE and (too_much or all_of_it):
         raise ConfigError(
             f"[rollout] canary_epsilon {section.canary_epsilon} leaves nothing of [privacy] epsilon {privacy.epsilon}",
             hint="it is the part of the budget that all canary evaluations share; set it lower, or 0: none",

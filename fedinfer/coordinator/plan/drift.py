@@ -9,7 +9,8 @@ from fedinfer.coordinator.plan.cohort import AggregationCohort, Population, aggr
 from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of, report_settings
 from fedinfer.drift import report_channels, report_norm, width
 from fedinfer.errors import ConfigError
-from fedinfer.privacy import Event, Repeated, account, calibrate, relation_of
+from fedinfer.messages import Purpose
+from fedinfer.privacy import Event, Repeated, account, calibrate, relation_of, split_of, touching
 from fedinfer.types import Unit
 
 NOISE_BRACKET = (0.02, 1e4)
@@ -56,7 +57,14 @@ def plan_drift(scenario: Scenario, population: Population) -> DriftPlan:
 
     if privacy.unit is Unit.NONE:
         return DriftPlan(settings(0.0))
-    if scenario.drift.epsilon >= privacy.epsilon:
+    split = split_of(scenario)
+    # Rows of windows that are not trained on have the whole budget to themselves.
+    if split and scenario.drift.epsilon > privacy.epsilon:
+        raise ConfigError(
+            f"[drift] epsilon {scenario.drift.epsilon} is more than [privacy] epsilon {privacy.epsilon}",
+            hint=f"set drift.epsilon to {privacy.epsilon:g} at most, or drift.enabled = false",
+        )
+    if not split and scenario.drift.epsilon >= privacy.epsilon:
         raise ConfigError(
             f"[drift] epsilon {scenario.drift.epsilon} leaves nothing of [privacy] epsilon {privacy.epsilon}",
             hint="drift.epsilon is the part of the budget that all windows' reports share: set it to "
@@ -65,7 +73,8 @@ def plan_drift(scenario: Scenario, population: Population) -> DriftPlan:
     relation = relation_of(privacy.unit)
 
     def events(z: float) -> tuple[Event, ...]:
-        return (Repeated(noise_model_of(scenario).event(settings(z).mechanism, z), count),)
+        one = noise_model_of(scenario).event(settings(z).mechanism, z)
+        return (Repeated(touching(one, Purpose.DRIFT, split), count),)
 
     try:
         z = calibrate(events, scenario.drift.epsilon, privacy.delta, relation, NOISE_BRACKET)

@@ -3,7 +3,8 @@
 The budget covers every planned round, every window's report, and the rounds and windows of every allowed trigger.
 First the drift reports get their own share (`drift.epsilon`, all windows together) and so do the canary evaluations of
 new models (`rollout.canary_epsilon`), then the training noise is the least for which everything together stays within
-`privacy.epsilon`.
+`privacy.epsilon`. With unit `example` rows that are trained on and rows of windows are different ones: each of the two
+has the whole budget, and `together` is the worse of both (`privacy.split_of`).
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class RunPlan:
         gates: settings of the canary evaluation of each wave; empty when acknowledged installs alone decide.
         optimizer: the server's.
         rounds, retrain_rounds, windows, after_windows: how many.
+        events: everything that the run may do to one unit.
+        push: what the canary evaluations of one push cost together; empty without them or without privacy.
         planned: what everything together costs; None without privacy.
         drift_epsilon, gate_epsilon: what all reports, or all canary evaluations, alone would cost.
         noise_multiplier, drift_noise_multiplier, gate_noise_multiplier: guaranteed standard deviation over norm.
@@ -78,6 +81,8 @@ class RunPlan:
     retrain_rounds: int
     windows: int
     after_windows: int
+    events: tuple[Event, ...]
+    push: tuple[Event, ...]
     planned: Spent | None
     drift_epsilon: float
     gate_epsilon: float
@@ -107,8 +112,10 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
     drift = plan_drift(scenario, population)
     evaluations = plan_canaries(scenario, population.devices)
     watching = (*drift.events, *evaluations.events)
+    _check_watching(scenario, watching)
     _check_affordable(rounds, watching)
     noise = noise_for_training(rounds, watching)
+    events = _events(rounds, noise, watching)
     train = training_settings(rounds, noise)
     section = scenario.training
     together = aggregation.cohort if engine == IN_ONE_PROCESS else 1
@@ -126,7 +133,9 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
         retrain_rounds=scenario.drift.rounds,
         windows=scenario.drift.windows if scenario.drift.enabled else 0,
         after_windows=scenario.drift.after_windows,
-        planned=_planned(rounds, noise, watching),
+        events=events,
+        push=evaluations.push,
+        planned=_planned(scenario, events),
         drift_epsilon=drift.epsilon,
         gate_epsilon=evaluations.epsilon,
         noise_multiplier=noise,
@@ -162,6 +171,24 @@ def _aggregation(scenario: Scenario, population: Population) -> AggregationCohor
         if found is None:
             raise
         raise ConfigError(str(error), hint=f"{found} devices would do; or {error.hint}") from error
+
+
+def _check_watching(scenario: Scenario, watching: Sequence[Event]) -> None:
+    """Refuse windows and canary evaluations that together cost more than there is.
+
+    Raises:
+        ConfigError: with both parts.
+    """
+    privacy = scenario.privacy
+    if privacy.unit is Unit.NONE or not watching:
+        return
+    cost = account(watching, privacy.delta, relation_of(privacy.unit)).epsilon
+    if cost > privacy.epsilon:
+        raise ConfigError(
+            f"[drift] epsilon {scenario.drift.epsilon:g} and [rollout] canary_epsilon "
+            f"{scenario.rollout.canary_epsilon:g} together cost {cost:.3g}, [privacy] epsilon is {privacy.epsilon:g}",
+            hint="lower one of them, or raise privacy.epsilon",
+        )
 
 
 def _check_affordable(rounds: Rounds, watching: Sequence[Event]) -> None:
@@ -200,9 +227,13 @@ def _affordable(scenario: Scenario, population: Population) -> bool:
         return False
 
 
-def _planned(rounds: Rounds, noise: float, watching: tuple[Event, ...]) -> Spent | None:
-    privacy, count = rounds.scenario.privacy, rounds.scenario.most_rounds
+def _events(rounds: Rounds, noise: float, watching: tuple[Event, ...]) -> tuple[Event, ...]:
+    count = rounds.scenario.most_rounds
+    return (*watching, *events_of(rounds, noise, count)) if count else watching
+
+
+def _planned(scenario: Scenario, events: Sequence[Event]) -> Spent | None:
+    privacy = scenario.privacy
     if privacy.unit is Unit.NONE:
         return None
-    events = (*watching, *events_of(rounds, noise, count)) if count else watching
     return account(events, privacy.delta, relation_of(privacy.unit))

@@ -16,6 +16,7 @@ from fedinfer.coordinator.plan.cohort import AggregationCohort, Population
 from fedinfer.coordinator.plan.correlation import correlate
 from fedinfer.coordinator.plan.sum_settings import TAIL_DEVIATIONS, SumSettings, noise_model_of, sum_settings
 from fedinfer.errors import ConfigError
+from fedinfer.messages import Purpose
 from fedinfer.privacy import (
     Event,
     Factorization,
@@ -26,6 +27,8 @@ from fedinfer.privacy import (
     calibrate,
     clipping_of,
     relation_of,
+    split_of,
+    touching,
 )
 from fedinfer.types import Unit
 
@@ -102,10 +105,12 @@ def events_of(rounds: Rounds, z: float, count: int) -> tuple[Event, ...]:
     """
     if rounds.factorization is not None:
         strategy = correlate(rounds.scenario, rounds.population.devices, rounds.aggregation.cohort, count)
-        return () if strategy is None else (strategy.event(z),)
+        split = split_of(rounds.scenario)
+        return () if strategy is None else (touching(strategy.event(z), Purpose.TRAIN, split),)
     settings = training_settings(rounds, z)
     model = noise_model_of(rounds.scenario)
-    return (Repeated(model.event(settings.mechanism, z, settings.sampling_rate, settings.local_steps), count),)
+    one = model.event(settings.mechanism, z, settings.sampling_rate, settings.local_steps)
+    return (Repeated(touching(one, Purpose.TRAIN, split_of(rounds.scenario)), count),)
 
 
 def training_settings(rounds: Rounds, z: float) -> SumSettings:

@@ -1,6 +1,7 @@
 """One private canary evaluation: the devices of a wave judge the new model on their own rows, the server reads the sum.
 
-The server learns the noisy sum of their figures, never those of one device.
+The server learns the noisy sum of their figures, never those of one device. Its ledger, which stands for every unit,
+is charged for a version once, before its first wave: no unit is in two waves of it (fedinfer.coordinator.plan.canary).
 """
 
 from __future__ import annotations
@@ -74,7 +75,11 @@ def evaluate_canaries(
     settings, name, encoded = plan.gates[wave], f"gate-{work.version:04d}-{wave + 1}", encode(work)
     try:
         promises = sum_plans(server, settings, Purpose.GATE, name, tuple(devices), encoded)
-        released, sums = release_groups(server, name, promises, encoded, PLAIN_MEAN)
+        if plan.push:
+            whole = f"gate-{work.version:04d}"
+            account.reserve_once(whole, plan.push, f"canary evaluations of version {work.version}, all waves")
+        charged = () if plan.push else None
+        released, sums = release_groups(server, name, promises, encoded, PLAIN_MEAN, charged=charged)
     except (TooFewSurvivors, Misbehaviour) as error:  # Misbehaviour: it was charged before, not finished
         return _nothing(account, wave, str(error))
     if released is None:

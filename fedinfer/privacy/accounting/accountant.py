@@ -2,10 +2,11 @@
 
 * Only continuous Gaussian noise, no sampling: the exact profile (called "pld": it is the privacy-loss distribution in
   closed form).
-* Only continuous Gaussian noise, Poisson sampling, add-or-remove-one or zero-out-one: dp-accounting's PLD.
+* Only continuous Gaussian noise, Poisson sampling: dp-accounting's PLD of the dominating pair, see `gaussian`.
 * Skellam noise, alone or beside Gaussian noise: as Gaussian noise of the same variance, with a proved distance
   (`skellam_as_gaussian`) that is added to epsilon and taken from delta.
-* Anything else (discrete Gaussian noise, replace-one with sampling): Rényi bounds, see `rdp`.
+* Anything else (discrete Gaussian noise): Rényi bounds, see `rdp`.
+* Releases that touch disjoint parts of the units: the worst part, see `parallel`.
 
 The smaller of PLD and RDP is taken where both hold. Zero-out-one is accounted like add-or-remove-one: in both, one
 neighbour has the unit's vector and the other has a zero in its place.
@@ -17,18 +18,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypeAlias, assert_never
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from fedinfer.errors import ConfigError
-from fedinfer.privacy.accounting.events import Event, GaussianEvent, NonPrivate, PoissonSampled, Single, flatten
+from fedinfer.privacy.accounting.events import Event, GaussianEvent, NonPrivate, Plain, PoissonSampled, flatten
 from fedinfer.privacy.accounting.gaussian import has_pld, pld_epsilon, profile_epsilon
+from fedinfer.privacy.accounting.parallel import History, PlainHistory, worlds
 from fedinfer.privacy.accounting.rdp import ORDERS, Curve, event_curve, to_epsilon
 from fedinfer.privacy.accounting.skellam_as_gaussian import exchange
 from fedinfer.types import Json, Relation, Sampling
 
-History: TypeAlias = tuple[tuple[Single, int], ...]
 Accountant: TypeAlias = Literal["pld", "rdp", "none"]
 
 SAMPLER_DISTANCE = 2.0**-68
@@ -97,15 +98,22 @@ def account_history(history: History, delta: float, relation: Relation) -> Spent
         ConfigError: when delta is outside (0, 1).
     """
     _check_delta(delta)
-    sampling = str(Sampling.POISSON if any(_is_sampled(event) for event, _ in history) else Sampling.NONE)
+    seen = worlds(history)
+    epsilon, accountant = max((_of_world(world, delta, relation) for world in seen), key=lambda found: found[0])
+    sampled = any(_is_sampled(event) for world in seen for event, _ in world)
+    return Spent(epsilon, delta, accountant, relation, str(Sampling.POISSON if sampled else Sampling.NONE))
+
+
+def _of_world(history: PlainHistory, delta: float, relation: Relation) -> tuple[float, Accountant]:
+    """Epsilon and accountant of events that all touch one unit."""
     if not history:
-        return Spent(0.0, delta, "none", relation, sampling)
+        return 0.0, "none"
     if any(isinstance(event, NonPrivate) for event, _ in history):
-        return Spent(math.inf, delta, "none", relation, sampling)
+        return math.inf, "none"
     # Both are proved upper bounds for the same composition, so the smaller one is proved too.
-    rdp = rdp_history_epsilon(history, delta, relation)
+    rdp = _rdp_of_world(history, delta, relation)
     pld = _pld_if_proved(history, delta, relation, rdp)
-    return Spent(min(pld, rdp), delta, "pld" if pld <= rdp else "rdp", relation, sampling)
+    return min(pld, rdp), "pld" if pld <= rdp else "rdp"
 
 
 def rdp_epsilon(events: Sequence[Event], delta: float, relation: Relation) -> float:
@@ -138,6 +146,11 @@ def rdp_history_epsilon(history: History, delta: float, relation: Relation) -> f
         ConfigError: when delta is outside (0, 1).
     """
     _check_delta(delta)
+    return max(_rdp_of_world(world, delta, relation) for world in worlds(history))
+
+
+@lru_cache(maxsize=65536)
+def _rdp_of_world(history: PlainHistory, delta: float, relation: Relation) -> float:
     if not history:
         return 0.0
     total = np.zeros(ORDERS.size)
@@ -163,7 +176,7 @@ def _with_sampler_distance(total: Curve, delta: float) -> float:
     return epsilon if epsilon <= ceiling else math.inf
 
 
-def _pld_if_proved(history: History, delta: float, relation: Relation, rdp: float) -> float:
+def _pld_if_proved(history: PlainHistory, delta: float, relation: Relation, rdp: float) -> float:
     if all(_is_gaussian(event) for event, _ in history):
         return _gaussian_pld(history, delta, relation, rdp)
     if rdp > _MAX_PLD_EPSILON:
@@ -182,12 +195,12 @@ class Exchanged:
         epsilon: to be added to that of `history` at `delta`.
     """
 
-    history: History
+    history: PlainHistory
     delta: float
     epsilon: float
 
 
-def without_skellam(history: History, delta: float, ceiling: float) -> Exchanged | None:
+def without_skellam(history: PlainHistory, delta: float, ceiling: float) -> Exchanged | None:
     """Gaussian noise for the Skellam noise of a history, see `skellam_as_gaussian`; None where nothing is proved.
 
     Args:
@@ -204,23 +217,17 @@ def without_skellam(history: History, delta: float, ceiling: float) -> Exchanged
     return Exchanged(found.history, left, 2 * found.eta) if left > 0 else None
 
 
-def _gaussian_pld(history: History, delta: float, relation: Relation, rdp: float) -> float:
+def _gaussian_pld(history: PlainHistory, delta: float, relation: Relation, rdp: float) -> float:
     if not any(_is_sampled(event) for event, _ in history):
         return profile_epsilon(history, delta, relation)
-    match relation:
-        case Relation.REPLACE_ONE:  # the dominating pair of the sampled Gaussian is proved for add-or-remove only
-            return math.inf
-        case Relation.ADD_REMOVE | Relation.ZERO_OUT:
-            return math.inf if rdp > _MAX_PLD_EPSILON or not has_pld() else pld_epsilon(history, delta, rdp)
-        case _:
-            assert_never(relation)
+    return math.inf if rdp > _MAX_PLD_EPSILON or not has_pld() else pld_epsilon(history, delta, relation, rdp)
 
 
-def _is_sampled(event: Single) -> bool:
+def _is_sampled(event: Plain) -> bool:
     return isinstance(event, PoissonSampled)
 
 
-def _is_gaussian(event: Single) -> bool:
+def _is_gaussian(event: Plain) -> bool:
     return isinstance(event.event if isinstance(event, PoissonSampled) else event, GaussianEvent)
 
 

@@ -7,6 +7,8 @@ Conventions (each has a test):
 * Integer noise is described in integer units, after scaling and rounding, and counts only the shares that are
   guaranteed: honest devices among the least number of survivors.
 * `PoissonSampled` wraps one noise event, nothing else: amplification is proved for those only.
+* `Part` says which units an event touches, where units fall into parts that are fixed beforehand: `parallel` has the
+  theorem. An event without it touches every unit.
 """
 
 from __future__ import annotations
@@ -163,11 +165,32 @@ class Composed:
     events: tuple[Event, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An event that touches only the units in one part of a split, whatever it releases.
+
+    Args:
+        split: names a division of all units into parts, fixed before anything is released; not empty.
+        name: of the part; every unit is in one part of a split at most.
+        event: any event but another part.
+    """
+
+    split: str
+    name: str
+    event: Event
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.split, str) and isinstance(self.name, str) and self.split and self.name):
+            raise ConfigError(f"a part needs the names of a split and of itself, got {self.split!r}, {self.name!r}")
+
+
 Event: TypeAlias = (
-    GaussianEvent | SkellamEvent | DiscreteGaussianEvent | PoissonSampled | NonPrivate | Repeated | Composed
+    GaussianEvent | SkellamEvent | DiscreteGaussianEvent | PoissonSampled | NonPrivate | Repeated | Composed | Part
 )
-Single: TypeAlias = GaussianEvent | SkellamEvent | DiscreteGaussianEvent | PoissonSampled | NonPrivate
-"""An event that is not made of others."""
+Plain: TypeAlias = GaussianEvent | SkellamEvent | DiscreteGaussianEvent | PoissonSampled | NonPrivate
+"""An event that is not made of others and touches every unit."""
+Single: TypeAlias = Plain | Part
+"""An event that is not made of others; a `Part` holds one `Plain` event then."""
 
 
 def flatten(events: Sequence[Event]) -> tuple[tuple[Single, int], ...]:
@@ -181,18 +204,23 @@ def flatten(events: Sequence[Event]) -> tuple[tuple[Single, int], ...]:
     """
     counts: dict[Single, int] = {}
     for event in events:
-        _count(event, 1, counts)
+        _count(event, 1, None, counts)
     return tuple(sorted(((event, n) for event, n in counts.items() if n), key=lambda pair: event_to_json(pair[0])))
 
 
-def _count(event: Event, times: int, counts: dict[Single, int]) -> None:
+def _count(event: Event, times: int, part: Part | None, counts: dict[Single, int]) -> None:
     if isinstance(event, Repeated):
-        _count(event.event, times * event.count, counts)
+        _count(event.event, times * event.count, part, counts)
     elif isinstance(event, Composed):
-        for part in event.events:
-            _count(part, times, counts)
+        for each in event.events:
+            _count(each, times, part, counts)
+    elif isinstance(event, Part):
+        if part is not None:
+            raise ConfigError(f"part {event.name!r} of {event.split!r} inside part {part.name!r} of {part.split!r}")
+        _count(event.event, times, event, counts)
     else:
-        single = event.event if isinstance(event, PoissonSampled) and event.rate == 1 else event
+        plain = event.event if isinstance(event, PoissonSampled) and event.rate == 1 else event
+        single = plain if part is None else Part(part.split, part.name, plain)
         counts[single] = counts.get(single, 0) + times
 
 
@@ -220,6 +248,8 @@ def to_json(event: Event) -> Json:
         return {"kind": "repeated", "count": event.count, "event": to_json(event.event)}
     if isinstance(event, Composed):
         return {"kind": "composed", "events": [to_json(part) for part in event.events]}
+    if isinstance(event, Part):
+        return {"kind": "part", "split": event.split, "name": event.name, "event": to_json(event.event)}
     fields = {"kind": _NAMES[type(event)], **asdict(event)}
     if isinstance(event, SkellamEvent) and not event.dimension:  # as earlier ledgers have it: equal events, equal text
         del fields["dimension"]
@@ -244,6 +274,8 @@ def from_json(data: Json) -> Event:
             return Repeated(from_json(fields.pop("event")), int(fields.pop("count")), **fields)
         if kind == "composed":
             return Composed(tuple(from_json(part) for part in fields.pop("events")), **fields)
+        if kind == "part":
+            return Part(event=from_json(fields.pop("event")), **fields)
         return _SIMPLE[kind](**fields)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ConfigError(f"event cannot be read: {error!r}") from error

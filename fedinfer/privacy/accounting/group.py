@@ -11,21 +11,24 @@ is computed from the events, for k units that are blanked out at once (zero-out,
   mechanisms*, corollary 4.7); dp-accounting composes it.
 * Skellam noise: as Gaussian noise of the same variance (`skellam_as_gaussian`), or, like other integer noise, the
   smaller of the unsampled Rényi bound and `_step_by_step`.
+* In disjoint parts (`parallel`): the k units may be spread over the parts, so every way to spread them is accounted,
+  j in one part and k - j in the other, and the worst counts. With more than one split, or more than two parts, all k
+  are counted in every part.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.accountant import (
     SAMPLER_DISTANCE,
-    History,
     account_history,
     rdp_history_epsilon,
     without_skellam,
@@ -35,12 +38,15 @@ from fedinfer.privacy.accounting.events import (
     Event,
     GaussianEvent,
     NonPrivate,
+    Part,
+    Plain,
     PoissonSampled,
     Single,
     SkellamEvent,
     flatten,
 )
 from fedinfer.privacy.accounting.gaussian import gaussian_epsilon_of, has_pld
+from fedinfer.privacy.accounting.parallel import History, splits_of
 from fedinfer.privacy.accounting.rdp import ORDERS, Curve, noise_curve, to_epsilon
 from fedinfer.types import Relation
 
@@ -76,20 +82,74 @@ def group_epsilon(events: Sequence[Event], delta: float, units: int) -> float:
 
 @lru_cache(maxsize=256)
 def _group_epsilon(history: History, delta: float, units: int) -> float:
-    """Each is a proved upper bound for the same composition, so the smallest is one too."""
-    curve = np.zeros(ORDERS.size)
-    for event, count in history:
-        curve += count * _curve(event, units)
-    gaussian = all(_is_gaussian(event) for event, _ in history)
-    left = delta if gaussian else _without_samplers(curve, delta)
-    bound = min(to_epsilon(curve, left) if left > 0 else math.inf, _step_by_step(history, delta, units))
+    """The worst way to spread the units over parts; a way whose quick bound is no larger is not looked at closely."""
+    chain = _step_by_step(history, delta, units)
     likely = 3 * units * account_history(history, delta, Relation.ZERO_OUT).epsilon
-    if gaussian:
-        return min(bound, _gaussian_epsilon(history, delta, units, min(bound, likely)))
-    found = without_skellam(history, delta, bound) if bound <= _MOST_PLD_EPSILON else None
+    worst = 0.0
+    for spread in _spreads(history, units):
+        quick = min(_rdp(spread, delta), chain)
+        if quick > worst:
+            worst = max(worst, min(quick, _pld(spread, delta, quick, likely)))
+    return worst
+
+
+Sized: TypeAlias = tuple[tuple[Plain, int, int], ...]
+"""Events with how often they ran and how many of the group's units they touched, >= 1."""
+
+
+def _spreads(history: History, units: int) -> list[Sized]:
+    """All ways to spread units over the two parts of one split, everything in one part first."""
+    names = sorted({event.name for event, _ in history if isinstance(event, Part)})
+    if len(splits_of(history)) > 1 or len(names) > 2:
+        return [_sized(history, dict.fromkeys(names, units), units)]
+    ways = [{names[0]: units}, {names[1]: units}] if len(names) == 2 else [{name: units for name in names}]
+    if len(names) == 2:
+        ways += [{names[0]: first, names[1]: units - first} for first in range(1, units)]
+    return list(dict.fromkeys(_sized(history, way, units) for way in ways))
+
+
+def _sized(history: History, way: Mapping[str, int], units: int) -> Sized:
+    found = []
+    for event, count in history:
+        touched = way.get(event.name, 0) if isinstance(event, Part) else units
+        plain = event.event if isinstance(event, Part) else event
+        if touched:
+            found.append((plain, count, touched))
+    return tuple(found)  # type: ignore[arg-type]  # `flatten` leaves plain events in parts
+
+
+def _rdp(spread: Sized, delta: float) -> float:
+    curve = np.zeros(ORDERS.size)
+    for event, count, units in spread:
+        curve += count * _curve(event, units)
+    left = delta if _all_gaussian(spread) else _without_samplers(curve, delta)
+    return to_epsilon(curve, left) if left > 0 else math.inf
+
+
+def _pld(spread: Sized, delta: float, bound: float, likely: float) -> float:
+    near = min(bound, likely)
+    if _all_gaussian(spread):
+        return _gaussian_epsilon(spread, delta, near)
+    # Unsampled noise that a group moves k times as far is noise for a unit of k times the norms.
+    moved = tuple((_moved(event, units), count) for event, count, units in spread)
+    found = without_skellam(moved, delta, bound) if bound <= _MOST_PLD_EPSILON else None
     if found is None:
-        return bound
-    return min(bound, _gaussian_epsilon(found.history, found.delta, units, min(bound, likely)) + found.epsilon)
+        return math.inf
+    gaussian = tuple(
+        (event, count, units if isinstance(event, PoissonSampled) else 1)
+        for (event, count), (_, _, units) in zip(found.history, spread, strict=True)
+    )
+    return _gaussian_epsilon(gaussian, found.delta, near) + found.epsilon
+
+
+def _moved(event: Plain, units: int) -> Plain:
+    match event:
+        case GaussianEvent():
+            return GaussianEvent(event.noise_multiplier / units)
+        case SkellamEvent():
+            return replace(event, l2=event.l2 * units, l1=event.l1 * units)
+        case _:
+            return event
 
 
 def _without_samplers(curve: Curve, delta: float) -> float:
@@ -99,7 +159,7 @@ def _without_samplers(curve: Curve, delta: float) -> float:
     return left if left > 0 and to_epsilon(curve, left) <= ceiling else 0.0
 
 
-def _curve(event: Single, units: int) -> Curve:
+def _curve(event: Plain, units: int) -> Curve:
     """Bounds for k units at ORDERS; sampling never hurts (joint convexity), so sampled noise has those of its noise."""
     if isinstance(event, NonPrivate):
         return np.full(ORDERS.size, np.inf)
@@ -123,16 +183,16 @@ def _step_by_step(history: History, delta: float, units: int) -> float:
     return best
 
 
-def _gaussian_epsilon(history: History, delta: float, units: int, near: float) -> float:
-    sampled = [(event, count) for event, count in history if isinstance(event, PoissonSampled)]
-    precision = sum(count / event.noise_multiplier**2 for event, count in history if isinstance(event, GaussianEvent))
+def _gaussian_epsilon(spread: Sized, delta: float, near: float) -> float:
+    sampled = [each for each in spread if isinstance(each[0], PoissonSampled)]
+    precision = sum(n * (k / event.noise_multiplier) ** 2 for event, n, k in spread if isinstance(event, GaussianEvent))
     if not sampled:
-        return gaussian_epsilon_of(units * math.sqrt(precision), delta)
+        return gaussian_epsilon_of(math.sqrt(precision), delta)
     if not has_pld() or near > _MOST_PLD_EPSILON:
         return math.inf
     step = min(_STEPS[1], max(_STEPS[0], 2.0 ** math.floor(math.log2(max(near, 1e-9) / 4_000))))
-    total = _mixture(1 / math.sqrt(precision), 1.0, units, step) if precision else None
-    for event, count in sampled:
+    total = _mixture(1 / math.sqrt(precision), 1.0, 1, step) if precision else None
+    for event, count, units in sampled:
         one = _mixture(event.event.noise_multiplier, event.rate, units, step)  # type: ignore[union-attr]  # all are Gaussian
         part = one if count == 1 else one.self_compose(count)
         total = part if total is None else total.compose(part)
@@ -156,8 +216,12 @@ def _mixture(noise_multiplier: float, rate: float, units: int, step: float) -> A
     )
 
 
-def _is_gaussian(event: Single) -> bool:
+def _is_gaussian(event: Plain) -> bool:
     return isinstance(event.event if isinstance(event, PoissonSampled) else event, GaussianEvent)
+
+
+def _all_gaussian(spread: Sized) -> bool:
+    return all(_is_gaussian(event) for event, _, _ in spread)
 
 
 def with_missing_shares(events: Sequence[Event], counted: int, missing: int) -> tuple[Event, ...]:
@@ -181,6 +245,8 @@ def with_missing_shares(events: Sequence[Event], counted: int, missing: int) -> 
 
 
 def _with_shares(event: Single, part: float) -> Event:
+    if isinstance(event, Part):
+        return Part(event.split, event.name, _with_shares(event.event, part))  # type: ignore[arg-type]  # a plain event
     if part == 0 and not _is_gaussian(event):
         return NonPrivate()
     match event:

@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import Any
 
 from fedinfer.errors import BudgetExceeded, ConfigError, Misbehaviour
-from fedinfer.privacy.accounting.accountant import History, Spent, account, account_history, rdp_history_epsilon
+from fedinfer.privacy.accounting.accountant import Spent, account, account_history, rdp_history_epsilon
 from fedinfer.privacy.accounting.events import (
     Composed,
     Event,
@@ -40,6 +40,7 @@ from fedinfer.privacy.accounting.ledger_records import (
     Protected,
     Terms,
 )
+from fedinfer.privacy.accounting.parallel import History, splits_of
 from fedinfer.privacy.rounding import at_most
 from fedinfer.store import transaction
 from fedinfer.types import Json, Relation, Unit
@@ -243,6 +244,20 @@ class Ledger:
             ConfigError: when there is no such account.
         """
         return _left(self.budget(owner, task), self.spent(owner, task))
+
+    def splits(self, owners: Sequence[str], task: str) -> Mapping[str, frozenset[str]]:
+        """Splits of the units into disjoint parts that an owner's spends speak of.
+
+        Args:
+            owners: names.
+            task: of the entries, or ANY_TASK.
+
+        Returns:
+            Names of splits by owner; none for an owner whose releases touched every unit, or that spent nothing.
+        """
+        with self._lock:
+            counts = self._counts(owners, task)
+            return {owner: splits_of(self._history(counts.get(owner, ()))) for owner in owners}
 
     def accounts(self) -> list[tuple[str, str, Budget]]:
         """All (owner, task, budget), sorted."""

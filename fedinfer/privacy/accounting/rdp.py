@@ -24,8 +24,8 @@ from fedinfer.privacy.accounting.events import (
     GaussianEvent,
     Noise,
     NonPrivate,
+    Plain,
     PoissonSampled,
-    Single,
     SkellamEvent,
     moved,
 )
@@ -159,7 +159,7 @@ def _sampled_replace(event: PoissonSampled) -> Curve:
 
 
 @lru_cache(maxsize=4096)
-def event_curve(event: Single, relation: Relation) -> Curve:
+def event_curve(event: Plain, relation: Relation) -> Curve:
     """Bounds on the Rényi divergence of one event at ORDERS, read-only; cached.
 
     Args:

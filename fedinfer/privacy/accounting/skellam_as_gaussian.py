@@ -34,7 +34,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled, Single, SkellamEvent
+from fedinfer.privacy.accounting.events import GaussianEvent, Plain, PoissonSampled, SkellamEvent
 
 Orders: TypeAlias = npt.NDArray[np.float64]
 """Orders t of Chernoff's bound, or one value for each, shape (k,)."""
@@ -54,11 +54,11 @@ class Substitution:
         eta: bound on the logarithm of the ratio of both laws, outside an event of probability tau.
     """
 
-    history: tuple[tuple[Single, int], ...]
+    history: tuple[tuple[Plain, int], ...]
     eta: float
 
 
-def exchange(history: Sequence[tuple[Single, int]], log_tau: float) -> Substitution | None:
+def exchange(history: Sequence[tuple[Plain, int]], log_tau: float) -> Substitution | None:
     """Gaussian noise for Skellam noise.
 
     Args:

@@ -98,7 +98,9 @@ def test_without_a_unit_there_is_no_promise() -> None:
     ("extra", "population", "words"),
     [
         ("training.cohort = 1", FLEET, "below the minimum aggregation size"),
-        ("drift.epsilon = 4.0", FLEET, "leaves nothing"),
+        ('privacy.unit = "device"\ndrift.epsilon = 4.0', FLEET, "leaves nothing"),
+        ("drift.epsilon = 4.1", FLEET, "more than"),
+        ("rollout.canary_epsilon = 3.9\nrollout.unjudgeable = 'hold'\ndrift.epsilon = 3.9", FLEET, "together cost"),
         ("privacy.epsilon = 0.0001\ndrift.enabled = false", FLEET, "too small to train even one useful round"),
         ("secure_aggregation.dropout_rate = 0.8", FLEET, "devices"),
         ("secure_aggregation.corruption_rate = 0.7", FLEET, "corrupt"),
@@ -108,6 +110,17 @@ def test_what_cannot_be_protected_is_refused_with_numbers(extra: str, population
     with pytest.raises(ConfigError, match=words) as caught:
         plan(extra, population)
     assert any(letter.isdigit() for letter in str(caught.value))
+
+
+def test_rows_of_windows_have_the_whole_budget_to_themselves() -> None:
+    """They are not trained on, so neither pays for the other (unit `example`); a device does both and pays for both."""
+    little, much = plan(), plan("drift.epsilon = 4.0")
+    assert much.noise_multiplier == pytest.approx(little.noise_multiplier, rel=1e-3)
+    assert much.drift_noise_multiplier < little.drift_noise_multiplier / 3
+    assert much.planned is not None
+    assert much.planned.epsilon <= 4.0
+    little, much = (plan(f'privacy.unit = "device"\ndrift.epsilon = {part}') for part in (1.0, 3.0))
+    assert much.noise_multiplier > 1.1 * little.noise_multiplier
 
 
 def test_a_cohort_larger_than_the_population_is_everybody() -> None:
