@@ -14,6 +14,7 @@ import typer
 
 from fedinfer.cli import keys as signing_keys
 from fedinfer.cli.answers import answer_fields, answer_lines
+from fedinfer.cli.claims import claim_of
 from fedinfer.cli.described import print_described
 from fedinfer.cli.files import read_bytes, write_bytes
 from fedinfer.cli.imported import describe_folder, is_imported_folder, quantize_imported
@@ -74,15 +75,15 @@ def quantize(
     min_agreement: Annotated[float, typer.Option(min=0, max=1, callback=a_number, help="with the float model")] = 0.95,
     max_bytes: Annotated[int, typer.Option(min=1, help="largest model file")] = 50_000_000,
     version: Annotated[int, typer.Option(min=1, help="number of the build; only of an imported model")] = 1,
-    epsilon: Annotated[str, typer.Option(help="of the training, for the manifest")] = "inf",
-    delta: Annotated[str, typer.Option(help="of the training, for the manifest")] = "1",
-    statement: Annotated[str, typer.Option(help="what epsilon and delta mean")] = "no privacy guarantee was stated",
+    statement: Annotated[
+        Path | None, typer.Option(help="run.json, or what `privacy statement --json` printed; default: no claim")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Try the quantization schemes for this model, keep what passes the gates, say why the others did not."""
     with errors_to_exit():
         settings = _settings(quantization, max_metric_drop, min_agreement, max_bytes)
-        privacy = Privacy(epsilon, delta, statement)
+        privacy = claim_of(statement)
         if is_imported_folder(model):
             figures = quantize_imported(model, out, rows, calibration, settings, privacy, version)
         else:

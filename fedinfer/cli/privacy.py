@@ -11,6 +11,7 @@ from typing import Annotated, assert_never
 import typer
 from rich.table import Table
 
+from fedinfer.cli.claims import statement_in
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
 from fedinfer.config import load_scenario
 from fedinfer.data import load
@@ -34,6 +35,7 @@ from fedinfer.privacy import (
     relation_of,
     rounding_of,
 )
+from fedinfer.report import limits, one_more
 from fedinfer.store import read_store
 from fedinfer.training import load_trainer
 from fedinfer.types import Json, Relation, Trust, Unit
@@ -126,6 +128,23 @@ def ledger(
         return
     stdout.print(_accounts_table(content["accounts"]))
     stdout.print(_entries_table(content["entries"]))
+
+
+@app.command()
+def statement(
+    path: Annotated[Path, typer.Argument(help="run folder, build, run.json, manifest or statement file")],
+    as_json: JsonOption = False,
+) -> None:
+    """What a run claims: one sentence, or with --json all of it, as run.json and signed manifests hold it."""
+    with errors_to_exit():
+        found = statement_in(path)
+    if as_json:
+        print_json(found.to_json())
+        return
+    stdout.print(found.sentence(), soft_wrap=True, markup=False)
+    for line in (one_more(found.to_json()), *limits(found.to_json())):
+        if line:
+            stdout.print(line.strip(), soft_wrap=True, markup=False)
 
 
 @app.command()

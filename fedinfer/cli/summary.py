@@ -9,7 +9,7 @@ from rich.text import Text
 
 from fedinfer.cli.output import shortened, stdout
 from fedinfer.privacy import at_most
-from fedinfer.report import found_classes, metric_words, parts, plural, pooled, verdict
+from fedinfer.report import found_classes, metric_words, one_more, parts, plural, pooled, verdict
 from fedinfer.types import Json
 
 TRUST = {
@@ -17,6 +17,7 @@ TRUST = {
     "distributed": "enough honest devices (the noise is added under the masks)",
     "central": "the server (it adds the noise after the sum)",
 }
+UNMASKED = "enough honest devices, and the server not to look: without masks it sees what each device sends"
 
 SHOWN = ("accuracy", "balanced_accuracy", "auc", "average_precision", "f1", "log_loss", "rmse", "mae", "r2")
 
@@ -45,7 +46,9 @@ def print_summary(record: Json, folder: Path, *, verbose: bool = False) -> None:
 def _lines(record: Json) -> list[tuple[str, str]]:
     lines = [("status", f"{record['status']} after {record['seconds']:.0f} s")]
     lines += [(name, text) for name, text in _judged(record) if text]
-    lines.append(("privacy", _privacy(record["privacy"])))
+    lines.append(("privacy", _privacy(record)))
+    if against := one_more(record.get("statement", {})):
+        lines.append(("against", against))
     lines.append(("aggregation", _aggregation(record)))
     if record["models"]:
         model = record["models"][-1]
@@ -111,13 +114,15 @@ def _figures(scores: Json, where: str) -> str:
     return f"{', '.join(shown)}; {where}" if shown else "unknown: this server holds no labelled rows"
 
 
-def _privacy(privacy: Json) -> str:
+def _privacy(record: Json) -> str:
+    privacy, mode = record["privacy"], record["secure_aggregation"]["mode"]
     if not privacy["private"]:
         return "NONE: this run added no noise"
+    trusted = UNMASKED if privacy["trust"] == "distributed" and mode == "off" else TRUST[privacy["trust"]]
     return (
         f"epsilon {at_most(privacy['epsilon'])} of {privacy['budget']:g} spent at delta {privacy['delta']:g}, per "
         f"{privacy['unit']} ({privacy['relation']}, accountant {privacy['accountant']}); "
-        f"trusted to add noise: {TRUST[privacy['trust']]}"
+        f"trusted to add noise: {trusted}"
     )
 
 

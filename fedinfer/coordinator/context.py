@@ -20,6 +20,7 @@ from fedinfer.coordinator.participation import ParticipationSchedule
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.record import AlarmRecord, ModelRecord, RoundRecord, WindowRecord
 from fedinfer.errors import BudgetExceeded
+from fedinfer.manifest import Statement
 from fedinfer.metrics import JudgedBy
 from fedinfer.ports import Answer, Ask, Clock, Entropy, Listener, Transport
 from fedinfer.privacy import Event, Ledger, NoiseStream, Spent
@@ -199,6 +200,7 @@ class Server:
             devices' held-out rows pooled, else `public`.
         judged_by: the figure of the task, by which everything here judges.
         witness: of a simulation; None: the devices are real.
+        statement: what the run claims about privacy; everybody who is told anything is told this.
         repository: signed artifacts.
         rollouts: state and audit log of rollouts.
         templates: exported graphs, kept between versions.
@@ -226,6 +228,7 @@ class Server:
     judged: Callable[[int], Rows]
     judged_by: JudgedBy
     witness: Witness | None
+    statement: Statement
     repository: Repository
     rollouts: RolloutStore
     templates: Templates

@@ -14,12 +14,14 @@ import numpy as np
 
 from fedinfer.artifact import Templates
 from fedinfer.config import Scenario
-from fedinfer.coordinator.context import Keeper, Rows, Server, Witness
+from fedinfer.coordinator.context import LEDGER_OWNER, Keeper, Rows, Server, Witness
 from fedinfer.coordinator.enrolment import enrol, join
 from fedinfer.coordinator.given import GivenModel
 from fedinfer.coordinator.judging import judgement_basis
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
+from fedinfer.coordinator.plan.statement import make_statement
+from fedinfer.manifest import Statement
 from fedinfer.ports import Clock, Entropy, Listener, Nodes
 from fedinfer.privacy import LEDGER_MIGRATIONS, Ledger, NoiseStream, protected_of
 from fedinfer.private_files import private_folder
@@ -109,7 +111,7 @@ def start_up(site: Site) -> tuple[Server, RunPlan]:
     population = site.population or population_of(site, rows)
     plan = make_plan(site.scenario, population, site.engine, site.warnings)
     keys = {member.device: member.public_key for member in members if member.device in rows}
-    return _server(site, keys, rows, population), plan
+    return _server(site, keys, rows, population, plan), plan
 
 
 def population_of(site: Site, rows: Mapping[DeviceId, int]) -> Population:
@@ -123,10 +125,21 @@ def population_of(site: Site, rows: Mapping[DeviceId, int]) -> Population:
     return Population(len(rows), sum(counts), min(counts), site.trainer.dimension, site.schema.classes)
 
 
-def _server(site: Site, devices: dict[DeviceId, bytes], rows: dict[DeviceId, int], population: Population) -> Server:
+def _statement(site: Site, ledger: Ledger, plan: RunPlan, devices: int) -> Statement:
+    """Of this run, and of those before it that the same ledger holds."""
+    others = [entry for entry in ledger.entries(LEDGER_OWNER) if entry.task != site.challenge.run_id]
+    runs = len({entry.task for entry in others})
+    earlier = [entry.event for entry in others]
+    return make_statement(site.scenario, site.schema, plan, devices, earlier, runs, real=not site.simulated)
+
+
+def _server(
+    site: Site, devices: dict[DeviceId, bytes], rows: dict[DeviceId, int], population: Population, plan: RunPlan
+) -> Server:
     private_folder(site.folder / "checkpoints")
     durability = Durability.PROCESS if site.simulated else Durability.POWER
-    ledger = open_store(site.folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS, durability)
+    database = open_store(site.folder / "ledger.sqlite", "privacy", LEDGER_MIGRATIONS, durability)
+    ledger = Ledger(database, protected_of(site.scenario.privacy.unit))
     return Server(
         scenario=site.scenario,
         schema=site.schema,
@@ -138,12 +151,13 @@ def _server(site: Site, devices: dict[DeviceId, bytes], rows: dict[DeviceId, int
         entropy=site.entropy,
         noise=site.noise,
         generator=site.generator,
-        ledger=Ledger(ledger, protected_of(site.scenario.privacy.unit)),
+        ledger=ledger,
         trainer=site.trainer,
         public=site.public,
         judged=site.judged,
         judged_by=judgement_basis(site.scenario, site.schema, site.judged(0)),
         witness=site.witness,
+        statement=_statement(site, ledger, plan, len(devices)),
         repository=site.repository,
         rollouts=RolloutStore(site.folder / "rollout.sqlite"),
         templates=Templates(),

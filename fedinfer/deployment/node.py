@@ -30,7 +30,7 @@ from fedinfer.device import (
 from fedinfer.errors import FedInferError, Misbehaviour
 from fedinfer.flower import build_id
 from fedinfer.inference import SessionCache
-from fedinfer.messages import JoinRequest
+from fedinfer.messages import MOST_DESCRIPTIONS, JoinRequest
 from fedinfer.privacy import HELD_OUT, LEDGER_MIGRATIONS, Ledger, NoiseStream, SecureStream
 from fedinfer.store import open_store, transaction
 from fedinfer.system import SystemClock, SystemEntropy, child_seed, simulation_rng
@@ -43,9 +43,6 @@ TASK_MIGRATIONS = (
     """CREATE TABLE pinned (id INTEGER PRIMARY KEY CHECK (id = 1), trusted_root BLOB NOT NULL);
        CREATE TABLE described (digest BLOB PRIMARY KEY)""",
 )
-MOST_DESCRIPTIONS = 8
-"""How many descriptions of its table a device tries in its life. Whether a description fits the rows is one bit about
-them that no noise covers, so a server may not go on asking."""
 _log = logging.getLogger(__name__)
 
 

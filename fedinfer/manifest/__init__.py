@@ -41,7 +41,8 @@ from fedinfer.manifest.names import (
     model_path,
     read_withdrawn,
 )
-from fedinfer.manifest.parts import Delta, DeltaMethod, Privacy, Reference, Variant
+from fedinfer.manifest.parts import NO_CLAIM, Delta, DeltaMethod, Privacy, Reference, Variant
+from fedinfer.manifest.statement import Figures, Statement, read_statement
 
 __all__ = [
     "CONTRIBUTIONS",
@@ -57,15 +58,18 @@ __all__ = [
     "MAX_MANIFEST_BYTES",
     "MAX_METADATA_BYTES",
     "MAX_VERSION",
+    "NO_CLAIM",
     "PROBABILITIES",
     "TOP",
     "VALUE",
     "WITHDRAWN",
     "Delta",
     "DeltaMethod",
+    "Figures",
     "Manifest",
     "Privacy",
     "Reference",
+    "Statement",
     "Variant",
     "answer_name",
     "current_path",
@@ -73,5 +77,6 @@ __all__ = [
     "is_name",
     "manifest_path",
     "model_path",
+    "read_statement",
     "read_withdrawn",
 ]

@@ -25,6 +25,7 @@ from fedinfer.manifest.fields import (
 )
 from fedinfer.manifest.names import (
     FORMAT,
+    FORMATS,
     MAX_CHECK_ROWS,
     MAX_CHECK_VALUES,
     MAX_CLASSES,
@@ -142,7 +143,7 @@ class Manifest:
             "created": self.created,
             "parent_sha256": self.parent_sha256,
             "schema": self.schema.to_json(),
-            "privacy": plain(self.privacy),
+            "privacy": self.privacy.to_json(),
             "variants": [variant.to_json() for variant in self.variants],
             "deltas": [plain(delta) for delta in self.deltas],
             "float_metric": self.float_metric,
@@ -203,10 +204,11 @@ class Manifest:
             ArtifactRejected: when a field is missing, has the wrong type or breaks a bound, or for another format.
         """
         found = value_of(data, "format", int)
-        if found != FORMAT:
-            raise ArtifactRejected(f"manifest format {found}, this program reads {FORMAT}", hint="update fedinfer")
+        if found not in FORMATS:
+            read = " and ".join(map(str, FORMATS))
+            raise ArtifactRejected(f"manifest format {found}, this program reads {read}", hint="update fedinfer")
         _demand_plain(data)
-        manifest = _read(data)
+        manifest = _read(data, found)
         demand(data.get("kind", manifest.kind) == manifest.kind, f"kind {str(data.get('kind'))[:40]!r}")
         _check(manifest)
         return manifest
@@ -220,7 +222,7 @@ def _demand_plain(data: Json) -> None:
     demand_plain({key: value for key, value in data.items() if key != "check_rows"})
 
 
-def _read(data: Json) -> Manifest:
+def _read(data: Json, form: int) -> Manifest:
     return Manifest(
         version=value_of(data, "version", int),
         task=value_of(data, "task", str),
@@ -231,7 +233,7 @@ def _read(data: Json) -> Manifest:
         metrics={str(k): finite(v, f"metrics.{k}") for k, v in value_of(data, "metrics", dict).items()},
         isa=value_of(data, "isa", str),
         created=value_of(data, "created", str),
-        privacy=read_privacy(value_of(data, "privacy", dict)),
+        privacy=read_privacy(value_of(data, "privacy", dict), form),
         parent_sha256=value_of(data, "parent_sha256", str),
         reference=read_reference(value_of(data, "reference", dict)),
         deltas=items(data, "deltas", read_delta, MAX_DELTAS),

@@ -8,7 +8,12 @@ from typing import Any
 from fedinfer.errors import BadSignature
 from fedinfer.schema import Schema
 
-FORMAT = 1
+FORMAT = 2
+"""Of manifests that are written. It grows when a reader that leaves out what is new would answer, or claim, something
+else: format 2 has a threshold for two classes, numeric labels and the whole privacy statement. A device that reads
+format 1 alone refuses format 2 by its number, and keeps the version that it has."""
+FORMATS = (1, 2)
+"""That are read."""
 MAX_ARTIFACT_BYTES = 256 * 2**20  # one model file, after decompression
 MAX_MANIFEST_BYTES = 2 * 2**20
 MAX_METADATA_BYTES = 512 * 2**10  # one TUF metadata file

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from fedinfer.errors import ArtifactRejected
 from fedinfer.manifest.fields import demand, is_decimal, is_name, is_sha256, items, number, numbers, value_of, whole
 from fedinfer.manifest.names import MAX_ARTIFACT_BYTES, MAX_CHECK_ROWS, model_path
+from fedinfer.manifest.statement import Statement, read_statement
 from fedinfer.schema import Schema
 from fedinfer.types import Json
 
@@ -130,12 +131,28 @@ class Privacy:
 
     Args:
         epsilon, delta: of (epsilon, delta)-differential privacy, as non-negative decimal strings; epsilon may be "inf".
-        statement: one sentence with unit of privacy, neighbouring relation, accountant and trust model.
+            What was spent when the version was made.
+        sentence: one line with unit of privacy, neighbouring relation, accountant and trust model.
+        statement: of the whole run; None: nobody claims anything, or the manifest has format 1.
     """
 
     epsilon: str
     delta: str
-    statement: str
+    sentence: str
+    statement: Statement | None = None
+
+    def to_json(self) -> Json:
+        """A JSON object that `read_privacy` reads back."""
+        return {
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "sentence": self.sentence,
+            "statement": None if self.statement is None else self.statement.to_json(),
+        }
+
+
+NO_CLAIM = Privacy("inf", "1", "no privacy guarantee was stated")
+"""Of a model file whose training nobody made a statement about."""
 
 
 def read_variant(data: Any) -> Variant:
@@ -204,20 +221,22 @@ def read_reference(data: Json) -> Reference:
     )
 
 
-def read_privacy(data: Json) -> Privacy:
-    """Read the privacy statement; `check_privacy` checks its numbers.
+def read_privacy(data: Json, form: int) -> Privacy:
+    """Read the privacy section; `check_privacy` checks its numbers.
 
     Args:
         data: JSON object; untrusted.
+        form: format of the manifest; in format 1 `statement` is the sentence and there is nothing else.
 
     Raises:
         ArtifactRejected: when a field is missing or has the wrong type.
     """
-    return Privacy(
-        epsilon=value_of(data, "epsilon", str),
-        delta=value_of(data, "delta", str),
-        statement=value_of(data, "statement", str),
-    )
+    epsilon, delta = value_of(data, "epsilon", str), value_of(data, "delta", str)
+    if form == 1:
+        return Privacy(epsilon, delta, value_of(data, "statement", str))
+    demand("statement" in data, "privacy.statement is missing")
+    found = None if data["statement"] is None else read_statement(data["statement"])
+    return Privacy(epsilon, delta, value_of(data, "sentence", str), found)
 
 
 def check_variant(variant: Variant, version: int, rows: int, schema: Schema) -> None:

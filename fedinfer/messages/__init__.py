@@ -19,7 +19,7 @@ from fedinfer.messages.fields import (
     Kind,
     Purpose,
 )
-from fedinfer.messages.joining import EnrollReply, EnrollRequest, JoinFacts, JoinReply, JoinRequest
+from fedinfer.messages.joining import MOST_DESCRIPTIONS, EnrollReply, EnrollRequest, JoinFacts, JoinReply, JoinRequest
 from fedinfer.messages.models import (
     HealthReply,
     HealthRequest,
@@ -49,6 +49,7 @@ __all__ = [
     "KIB",
     "MIB",
     "MOST_CERTIFICATE_BYTES",
+    "MOST_DESCRIPTIONS",
     "MOST_ERROR",
     "MOST_LIST_BYTES",
     "MOST_REASON",

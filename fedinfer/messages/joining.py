@@ -19,6 +19,10 @@ from fedinfer.messages.fields import (
 )
 from fedinfer.wire import Most
 
+MOST_DESCRIPTIONS = 8
+"""How many descriptions of its table a device tries in its life. Whether a description fits the rows is one bit about
+them that no noise covers, so a server may not go on asking."""
+
 
 @dataclass(frozen=True, slots=True)
 class EnrollRequest:

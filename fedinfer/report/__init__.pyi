@@ -1,6 +1,8 @@
 """What other packages take from `fedinfer.report`; a name is loaded when it is first used."""
 
 from .attack_page import render_attack as render_attack
+from .limits import limits as limits
+from .limits import one_more as one_more
 from .page import loop_of as loop_of
 from .page import write_report as write_report
 from .progress import progress_bar as progress_bar

@@ -1,4 +1,8 @@
-"""The privacy statement: what the run claims, in the order of NIST SP 800-226, in words that need no mathematics.
+"""The privacy statement in words that need no mathematics, in the order of NIST SP 800-226.
+
+What is claimed is the section `statement` of run.json, which is also what signed manifests hold
+(`fedinfer.manifest.Statement`); what was spent so far is in the section `privacy`. A record of an older release has no
+section `statement`: what it did not say is left out here.
 
 NIST SP 800-226 (Guidelines for Evaluating Differential Privacy Guarantees, 2025) asks of each claim, from the top down:
 the parameters and the unit of privacy; mechanism, proof, utility and bias; trust model, security and data collection.
@@ -7,10 +11,10 @@ the parameters and the unit of privacy; mechanism, proof, utility and bias; trus
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import assert_never
 
-from fedinfer.report.figures import bound, finite, lower_bound, number, section, significant, whole, words
+from fedinfer.report.figures import bound, count, finite, lower_bound, number, section, significant, whole, words
+from fedinfer.report.limits import Item, against, besides, composition, groups, uncovered
 from fedinfer.types import AggregationMode, Json, Trust, Unit
 
 UNITS = {
@@ -47,18 +51,10 @@ SUMS = {
         "Do not use this setting with real data."
     ),
 }
+PARTS = {"training": "training", "windows": "a window"}
 SIMULATED = ("local", "ray")
 WEAK = 0.9
 """A bound on the guess above this is called weak in the report; a matter of words, not of the guarantee."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One component of the statement: what it is called, what holds in this run, what that means."""
-
-    component: str
-    value: str
-    meaning: str
 
 
 def statement(run: Json) -> tuple[Item, ...]:
@@ -68,16 +64,20 @@ def statement(run: Json) -> tuple[Item, ...]:
         run: run.json, schema 1; missing or damaged figures become a dash.
     """
     privacy = section(run, "privacy")
-    return (
-        _guarantee(privacy),
-        _unit(privacy),
-        _mechanism(privacy),
+    told = section(run, "statement")
+    items = (
+        _guarantee(privacy, told),
+        _unit(privacy, told),
+        _mechanism(run),
         _evidence(privacy),
+        composition(told),
         _utility(run),
         _trust(privacy),
+        against(told),
         _security(run),
         _collection(run),
     )
+    return tuple(item for item in items if item is not None)
 
 
 def is_private(privacy: Json) -> bool:
@@ -121,13 +121,17 @@ def guess_bound(epsilon: float, delta: float) -> float:
     return min((1.0 + delta * odds) / (1.0 + odds), 1.0)
 
 
-def _guarantee(privacy: Json) -> Item:
+def _guarantee(privacy: Json, told: Json) -> Item:
     claim = _claim(privacy)
     if claim is None:
         value = "epsilon is infinite: no differential privacy"
         return Item("Guarantee", value, "What was released may reveal any row that a device trained on.")
     epsilon, delta = claim
     value = f"epsilon {bound(epsilon)} at delta {significant(delta)}, budget {significant(privacy.get('budget'))}"
+    if "epsilon" in told:
+        value += f"; at most {words(told.get('epsilon'))} over the whole run, whatever happens in it"
+    if told.get("parts"):
+        value += " (" + ", ".join(f"a row of {PARTS.get(name, name)}: {most}" for name, most in told["parts"]) + ")"
     relation = RELATIONS.get(str(privacy.get("relation")), "with that unit and without it")
     guess = guess_bound(epsilon, delta)
     meaning = (
@@ -154,11 +158,11 @@ def _of_hundred(share: float) -> str:
     return f"{math.ceil(100 * share * 10**digits) / 10**digits:.{digits}f}"
 
 
-def _unit(privacy: Json) -> Item:
+def _unit(privacy: Json, told: Json) -> Item:
     value = f"unit {words(privacy.get('unit'))}, neighbours by {words(privacy.get('relation'))}"
     unit = privacy.get("unit")
     if isinstance(unit, str) and unit in set(Unit):
-        return Item("Unit of privacy", value, _protected(Unit(unit), privacy))
+        return Item("Unit of privacy", value, f"{_protected(Unit(unit), privacy)}{groups(told)}")
     meaning = "The record names no unit that is known here."
     return Item("Unit of privacy", value, meaning)
 
@@ -180,7 +184,8 @@ def _protected(unit: Unit, privacy: Json) -> str:
             assert_never(unit)
 
 
-def _mechanism(privacy: Json) -> Item:
+def _mechanism(run: Json) -> Item:
+    privacy = section(run, "privacy")
     adaptive = privacy.get("clipping") == "adaptive"
     value = f"clipping norm {significant(privacy.get('clipping_norm'))}{' at first' if adaptive else ''}, noise "
     value += f"multiplier {significant(privacy.get('noise_multiplier'))}"
@@ -188,7 +193,7 @@ def _mechanism(privacy: Json) -> Item:
         return Item("Mechanism", value, "No noise protects the releases.")
     sources = {
         Trust.LOCAL: "continuous Gaussian noise on each device",
-        Trust.DISTRIBUTED: "integer noise, a share from each device, inside the secure sum",
+        Trust.DISTRIBUTED: f"integer noise, a share from each device, {_inside(run)}",
         Trust.CENTRAL: "Gaussian noise that the server adds",
     }
     trust = words(privacy.get("trust"))
@@ -200,8 +205,8 @@ def _mechanism(privacy: Json) -> Item:
     if trust == Trust.DISTRIBUTED and contributors is not None:
         sized = f" The shares are sized so that those of {whole(contributors)} honest devices give the full noise."
     meaning = (
-        f"Each contribution is clipped to the norm above, then covered by {noise}.{sized} Drift reports go through the "
-        "same path and spend from the same budget."
+        f"Each contribution is clipped to the norm above, then covered by {noise}.{sized}"
+        f"{besides(section(run, 'statement'))}"
     )
     if adaptive:
         meaning += (
@@ -209,6 +214,13 @@ def _mechanism(privacy: Json) -> Item:
             "contribution, whether it was clipped. Epsilon includes that."
         )
     return Item("Mechanism", value, meaning)
+
+
+def _inside(run: Json) -> str:
+    mode = words(section(run, "secure_aggregation").get("mode"))
+    if mode == AggregationMode.OFF:
+        return "which covers the sum of all and not what one device sends"
+    return "inside the secure sum"
 
 
 def _evidence(privacy: Json) -> Item:
@@ -252,6 +264,10 @@ def _security(run: Json) -> Item:
             " This was a simulation: keys and noise come from the seed in run.json, so whoever has the seed can undo "
             "them. A deployment takes both from the operating system."
         )
+    corrupt = count(section(run, "statement").get("corrupt"))
+    if corrupt and mode == AggregationMode.PROTOCOL:
+        left = max((count(sums.get("threshold")) or 0) - corrupt, 0)
+        meaning += f" With {whole(corrupt)} corrupt on its side the server could read the sum over {whole(left)}."
     value = f"mode {words(mode)}, threshold {words(sums.get('threshold'))}, {words(sums.get('bits'))} bits"
     return Item("Security", value, meaning)
 
@@ -261,5 +277,6 @@ def _collection(run: Json) -> Item:
         "Rows stay on the device that holds them; what leaves is the clipped, noised and encoded update. Not "
         "hidden: which devices took part, when, how many bytes they sent and how many rows they hold, the public "
         "ranges and categories in the schema, and the model itself. Not prevented: a device that sends false values."
+        f"{uncovered(section(run, 'statement'))}"
     )
     return Item("Data collection", f"{words(run.get('population'))} devices, rows held where they arose", meaning)

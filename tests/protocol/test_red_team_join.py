@@ -14,7 +14,8 @@ import pytest
 
 from fedinfer.config import Scenario, to_flat
 from fedinfer.data import load_own, public_schema
-from fedinfer.deployment.node import MOST_DESCRIPTIONS, open_host
+from fedinfer.deployment.node import open_host
+from fedinfer.messages.joining import MOST_DESCRIPTIONS
 from fedinfer.deployment.store import create_authority, enrol_device, read_authority
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host

@@ -9,6 +9,7 @@ has the whole budget, and `together` is the worse of both (`privacy.split_of`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -37,12 +38,34 @@ from fedinfer.coordinator.plan.training import (
     training_settings,
 )
 from fedinfer.errors import ConfigError
-from fedinfer.privacy import Event, Factorization, Spent, account, relation_of
+from fedinfer.privacy import Distributed, Event, Factorization, Spent, account, noise_model, relation_of
 from fedinfer.training import OptimizerSettings
 from fedinfer.types import Relation, Unit
 
 IN_ONE_PROCESS = "local"
 """The engine whose devices all live in one process."""
+IN_THE_FIELD = "deployment"
+"""The engine whose devices are real."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedEvents:
+    """What a whole run may do to one unit of privacy.
+
+    Args:
+        rounds: of training, those of every allowed alarm included.
+        windows: drift reports.
+        evaluations: canary evaluations.
+    """
+
+    rounds: tuple[Event, ...]
+    windows: tuple[Event, ...]
+    evaluations: tuple[Event, ...]
+
+    @property
+    def all(self) -> tuple[Event, ...]:
+        """All of them."""
+        return (*self.windows, *self.evaluations, *self.rounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +81,7 @@ class RunPlan:
         gates: settings of the canary evaluation of each wave; empty when acknowledged installs alone decide.
         optimizer: the server's.
         rounds, retrain_rounds, windows, after_windows: how many.
-        events: everything that the run may do to one unit.
+        events: everything that the run may do to one unit, by what it is for.
         push: what the canary evaluations of one push cost together; empty without them or without privacy.
         planned: what everything together costs; None without privacy.
         drift_epsilon, gate_epsilon: what all reports, or all canary evaluations, alone would cost.
@@ -81,7 +104,7 @@ class RunPlan:
     retrain_rounds: int
     windows: int
     after_windows: int
-    events: tuple[Event, ...]
+    events: PlannedEvents
     push: tuple[Event, ...]
     planned: Spent | None
     drift_epsilon: float
@@ -108,6 +131,7 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
         ConfigError: when the cohort cannot be protected as asked, or the budget is too small for a useful round.
     """
     aggregation = _aggregation(scenario, population)
+    _check_tolerated(scenario, engine, aggregation)
     rounds = plan_rounds(scenario, population, aggregation)
     drift = plan_drift(scenario, population)
     evaluations = plan_canaries(scenario, population.devices)
@@ -115,7 +139,8 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
     _check_watching(scenario, watching)
     _check_affordable(rounds, watching)
     noise = noise_for_training(rounds, watching)
-    events = _events(rounds, noise, watching)
+    trained = events_of(rounds, noise, scenario.most_rounds) if scenario.most_rounds else ()
+    events = PlannedEvents(trained, drift.events, evaluations.events)
     train = training_settings(rounds, noise)
     section = scenario.training
     together = aggregation.cohort if engine == IN_ONE_PROCESS else 1
@@ -135,7 +160,7 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
         after_windows=scenario.drift.after_windows,
         events=events,
         push=evaluations.push,
-        planned=_planned(scenario, events),
+        planned=_planned(scenario, events.all),
         drift_epsilon=drift.epsilon,
         gate_epsilon=evaluations.epsilon,
         noise_multiplier=noise,
@@ -171,6 +196,23 @@ def _aggregation(scenario: Scenario, population: Population) -> AggregationCohor
         if found is None:
             raise
         raise ConfigError(str(error), hint=f"{found} devices would do; or {error.hint}") from error
+
+
+def _check_tolerated(scenario: Scenario, engine: str, aggregation: AggregationCohort) -> None:
+    """Refuse a deployment whose claim ends with the first device that works for the attacker.
+
+    Raises:
+        ConfigError: see there. In a simulation it is a warning.
+    """
+    shared = isinstance(noise_model(scenario.privacy.trust, scenario.privacy.unit), Distributed)
+    if engine == IN_THE_FIELD and shared and not aggregation.corrupt:
+        raise ConfigError(
+            f"secure_aggregation.corruption_rate = {scenario.secure_aggregation.corruption_rate:g}: none of "
+            f"{aggregation.cohort} devices may work for the attacker, so one that does takes its share of the noise "
+            "out of every sum and epsilon no longer holds",
+            hint=f"set secure_aggregation.corruption_rate to {math.ceil(100 / aggregation.cohort) / 100:g} or more: "
+            "every rate above 0 counts on one device at least",
+        )
 
 
 def _check_watching(scenario: Scenario, watching: Sequence[Event]) -> None:
@@ -225,11 +267,6 @@ def _affordable(scenario: Scenario, population: Population) -> bool:
         return least_cost(rounds, watching, scenario.most_rounds) <= scenario.privacy.epsilon
     except ConfigError:
         return False
-
-
-def _events(rounds: Rounds, noise: float, watching: tuple[Event, ...]) -> tuple[Event, ...]:
-    count = rounds.scenario.most_rounds
-    return (*watching, *events_of(rounds, noise, count)) if count else watching
 
 
 def _planned(scenario: Scenario, events: Sequence[Event]) -> Spent | None:

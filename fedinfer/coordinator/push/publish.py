@@ -23,9 +23,8 @@ from fedinfer.artifact import (
     rounds_inputs,
     synthetic_rows,
 )
-from fedinfer.config import PrivacySection
 from fedinfer.coordinator.agenda import INITIAL
-from fedinfer.coordinator.context import Progress, RunAccount, Server
+from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.given import PRIVACY
 from fedinfer.coordinator.judging import judge_model
 from fedinfer.coordinator.plan.run_plan import RunPlan
@@ -36,7 +35,7 @@ from fedinfer.errors import GateFailed
 from fedinfer.manifest import Manifest, Privacy
 from fedinfer.privacy import at_most
 from fedinfer.rollout import Phase
-from fedinfer.types import DeviceId, FloatVector, Relation, Unit
+from fedinfer.types import DeviceId, FloatVector, Unit
 
 if TYPE_CHECKING:
     from fedinfer.artifact import Repository
@@ -77,7 +76,7 @@ def publish_version(server: Server, plan: RunPlan, progress: Progress) -> None:
         progress.notices.append(unjudged)
         server.emit("unjudged", {"version": progress.version, "active": progress.previous, "reason": unjudged})
     manifest = built.manifest(
-        PRIVACY if server.given else _guarantee(server.scenario.privacy, server.account, plan.relation),
+        PRIVACY if server.given else _guarantee(server),
         server.clock.now().isoformat(timespec="seconds"),
     )
     progress.active = reachable(server.fleet, progress.version)
@@ -200,14 +199,9 @@ def _compressed(server: Server, progress: Progress, plain: Built) -> FloatVector
     return server.trainer.compress(progress.weights, server.public[0], asked, rng)
 
 
-def _guarantee(privacy: PrivacySection, account: RunAccount, relation: Relation) -> Privacy:
-    """What the manifest says about the training data of this version; numbers as text, as they were proved."""
-    if privacy.unit is Unit.NONE:
-        return Privacy("inf", "1", "no privacy guarantee: trained without noise")
-    spent = account.spent()
-    return Privacy(
-        at_most(spent.epsilon, 6),
-        f"{spent.delta:g}",
-        f"({at_most(spent.epsilon)}, {spent.delta:g})-differential privacy per {privacy.unit} ({relation}), "
-        f"accountant {spent.accountant}, sampling {spent.sampling}, trust {privacy.trust}",
-    )
+def _guarantee(server: Server) -> Privacy:
+    """What the manifest says about the training data: what was spent up to this version, and what the run claims."""
+    statement, spent = server.statement, server.account.spent()
+    if server.scenario.privacy.unit is Unit.NONE:
+        return Privacy("inf", "1", statement.sentence(), statement)
+    return Privacy(at_most(spent.epsilon, 6), f"{spent.delta:g}", statement.sentence(), statement)

@@ -190,7 +190,7 @@ def _gaussian_epsilon(spread: Sized, delta: float, near: float) -> float:
         return gaussian_epsilon_of(math.sqrt(precision), delta)
     if not has_pld() or near > _MOST_PLD_EPSILON:
         return math.inf
-    step = min(_STEPS[1], max(_STEPS[0], 2.0 ** math.floor(math.log2(max(near, 1e-9) / 4_000))))
+    step = min(_STEPS[1], max(_STEPS[0], 2.0 ** math.floor(math.log2(max(near, 1e-9) / 500))))
     total = _mixture(1 / math.sqrt(precision), 1.0, 1, step) if precision else None
     for event, count, units in sampled:
         one = _mixture(event.event.noise_multiplier, event.rate, units, step)  # type: ignore[union-attr]  # all are Gaussian
