@@ -12,7 +12,7 @@ from fedinfer.report.figures import count, words
 from fedinfer.report.verdict import plural
 from fedinfer.types import Json, Trust, Unit
 
-TRUSTED_ALONE = {
+TRUSTED_ALONE: dict[str, str] = {
     Trust.LOCAL: "Every device adds the whole noise itself, so nobody else has to be honest.",
     Trust.CENTRAL: (
         "Against everybody but the server, which sees the sum before it adds the noise. Devices that work together see "
@@ -40,12 +40,12 @@ def against(told: Json) -> Item | None:
     if not told or told.get("unit") == Unit.NONE:
         return None
     if told.get("trust") != Trust.DISTRIBUTED:
-        said = TRUSTED_ALONE.get(str(told.get("trust")), "Not stated.")  # type: ignore[call-overload]  # a trust is a text
+        said = TRUSTED_ALONE.get(words(told.get("trust")), "Not stated.")
         return Item("Against whom", "any number of other devices", said)
     corrupt = count(told.get("corrupt")) or 0
     honest = plural(count(told.get("honest")), "honest share", "0")
     value = f"the server and {plural(corrupt, 'corrupt device', '0')} of a sum, {honest} of noise counted on"
-    rows = [f"{missing} more: {_told(most)}" for missing, most in told.get("missing") or ()]
+    rows = [f"{missing} more: {_told(most)}" for missing, most in pairs(told, "missing")]
     meaning = (
         f"Epsilon holds against a server that works together with {plural(corrupt, 'device', '0')} of each sum. Each "
         "further device that leaves its share of the noise out, or tells it to the server, makes epsilon larger; over "
@@ -81,8 +81,7 @@ def one_more(told: Json) -> str:
     if told.get("trust") != Trust.DISTRIBUTED or told.get("unit") == Unit.NONE:
         return ""
     text = f"the server and {plural(count(told.get('corrupt')), 'corrupt device', '0')} of a sum"
-    if told.get("missing"):
-        most = told["missing"][0][1]
+    for _, most in pairs(told, "missing")[:1]:
         text += f"; with one more {'no epsilon' if most == 'inf' else f'epsilon {most}'} over the whole run"
     return f"{text}. {readable(told)}"
 
@@ -93,7 +92,7 @@ def groups(told: Json) -> str:
     Args:
         told: a statement, or nothing.
     """
-    rows = [(number, most) for number, most in told.get("groups") or () if most != "inf"]
+    rows = [(number, most) for number, most in pairs(told, "groups") if most != "inf"]
     if not rows:
         return ""
     unit = "rows" if told.get("unit") == Unit.EXAMPLE else "devices"
@@ -166,6 +165,18 @@ def limits(told: Json) -> tuple[str, ...]:
     several = composition(told)
     runs = f"Composition: {several.value}." if several else ""
     return (groups(told), besides(told), runs, uncovered(told))
+
+
+def pairs(told: Json, table: str) -> list[tuple[str, str]]:
+    """Rows of a table of the statement, as texts; a row of a damaged record that is no pair is left out.
+
+    Args:
+        told: a statement, or nothing.
+        table: name of the field.
+    """
+    rows = told.get(table)
+    found = [row for row in rows if isinstance(row, list) and len(row) == 2] if isinstance(rows, list) else []
+    return [(str(first), str(second)) for first, second in found]
 
 
 def _told(most: object) -> str:

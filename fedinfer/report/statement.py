@@ -14,7 +14,7 @@ import math
 from typing import assert_never
 
 from fedinfer.report.figures import bound, count, finite, lower_bound, number, section, significant, whole, words
-from fedinfer.report.limits import Item, against, besides, composition, groups, uncovered
+from fedinfer.report.limits import Item, against, besides, composition, groups, pairs, uncovered
 from fedinfer.types import AggregationMode, Json, Trust, Unit
 
 UNITS = {
@@ -130,8 +130,8 @@ def _guarantee(privacy: Json, told: Json) -> Item:
     value = f"epsilon {bound(epsilon)} at delta {significant(delta)}, budget {significant(privacy.get('budget'))}"
     if "epsilon" in told:
         value += f"; at most {words(told.get('epsilon'))} over the whole run, whatever happens in it"
-    if told.get("parts"):
-        value += " (" + ", ".join(f"a row of {PARTS.get(name, name)}: {most}" for name, most in told["parts"]) + ")"
+    if parts := pairs(told, "parts"):
+        value += " (" + ", ".join(f"a row of {PARTS.get(name, name)}: {most}" for name, most in parts) + ")"
     relation = RELATIONS.get(str(privacy.get("relation")), "with that unit and without it")
     guess = guess_bound(epsilon, delta)
     meaning = (

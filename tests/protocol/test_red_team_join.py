@@ -15,12 +15,12 @@ import pytest
 from fedinfer.config import Scenario, to_flat
 from fedinfer.data import load_own, public_schema
 from fedinfer.deployment.node import open_host
-from fedinfer.messages.joining import MOST_DESCRIPTIONS
 from fedinfer.deployment.store import create_authority, enrol_device, read_authority
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.device.reported import MAX_DETAIL, SENTENCES, UNTOLD
 from fedinfer.messages import JoinReply, JoinRequest, Kind, Purpose
+from fedinfer.messages.joining import MOST_DESCRIPTIONS
 from fedinfer.ports import Answer, Ask
 from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget
 from fedinfer.privacy.charges import mechanism_of

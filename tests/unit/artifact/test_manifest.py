@@ -86,7 +86,7 @@ def changed(path: str, value: object) -> bytes:
 
 
 BAD = {
-    "format": (FORMAT + 1, "this program reads 1"),
+    "format": (FORMAT + 1, "this program reads 1 and 2"),
     "version": (0, "version 0 is outside"),
     "task": ("../x", "task name"),
     "created": (5, "created is int"),

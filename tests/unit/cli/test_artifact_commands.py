@@ -19,6 +19,7 @@ from fedinfer.errors import GateFailed
 from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.schema import BREAKS, MARKS
 from fedinfer.system import FrozenClock, SystemClock, simulation_rng
+from tests.unit.artifact.test_privacy_statement import STATEMENT
 from tests.unit.artifact.text_model import COLUMN, text_file
 from tests.unit.artifact.workshop import TABLE, dense_core, release
 
@@ -100,7 +101,9 @@ def labelled(tmp_path, model):
 
 @pytest.fixture
 def build(tmp_path, model, labelled):
-    asked("quantize", model, "--out", tmp_path / "build", "--rows", labelled, "--epsilon", "0.93", "--delta", "1e-5")
+    (tmp_path / "statement.json").write_text(json.dumps(STATEMENT.to_json()))
+    options = ("--rows", labelled, "--statement", tmp_path / "statement.json")
+    asked("quantize", model, "--out", tmp_path / "build", *options)
     return tmp_path / "build"
 
 
@@ -141,7 +144,8 @@ def test_inspect_says_what_is_there(model, build, repository):
     described = asked("inspect", model)
     assert (described["kind"], described["task"], described["version"]) == ("model", "demo", 4)
     assert described["outputs"] == ["probabilities", "label"]
-    assert asked("inspect", build)["epsilon"] == "0.93"
+    shown = asked("inspect", build)
+    assert (shown["epsilon"], shown["statement"]) == (STATEMENT.epsilon, STATEMENT.to_json())
     whole = asked("inspect", repository)
     assert whole["roles"]["root"] | {"expires": ""} == {
         "version": 1, "keys": 3, "threshold": 2, "expires": "", "expired": False,

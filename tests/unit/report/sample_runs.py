@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fedinfer.manifest import Statement
 from fedinfer.metrics import Answers, Metric, attribute_of, judge, part_of
 from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
@@ -18,6 +19,14 @@ from fedinfer.privacy.accounting.ledger_records import Protected
 from fedinfer.store import open_store
 from fedinfer.types import Relation, Unit
 
+STATEMENT = Statement(
+    epsilon="0.999993", delta="1e-05", budget="1", unit="example", relation="zero-out-one",
+    parts=(("training", "0.999993"), ("windows", "0.9")), groups=((2, "2.16"), (10, "inf")), mechanism="skellam",
+    clipping="fixed", clipping_norm=1.0, noise_multiplier=9.16, correlation="none", accountant="pld",
+    sampling="poisson", trust="distributed", devices=4, least=3, corrupt=1, honest=2, missing=((1, "1.48"), (2, "inf")),
+    mode="protocol", setting="simulation", confirmed=False, label_bits=0, windows=7, windows_epsilon="0.9",
+    evaluations=2, evaluations_epsilon="0.2", earlier=1, over_runs="1.5",
+)  # fmt: skip
 CHANNELS = ("predicted_class", "confidence")
 SHOWN = ("predicted class", "confidence")
 
@@ -87,6 +96,7 @@ def heart() -> tuple[Any, list[Any]]:
     models = [_model(1, 0.822, 0.818)]
     run = _run("heart", 4, rounds, models)
     run["privacy"] |= {"unit": "example", "epsilon": 0.943, "budget": 1.0}
+    run["statement"] = STATEMENT.to_json()
     run["drift"] = {
         "windows": 6,
         "timeline": windows,

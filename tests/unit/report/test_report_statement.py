@@ -17,9 +17,47 @@ def _texts(run: dict[str, object]) -> dict[str, str]:
 def test_the_components_of_nist_sp_800_226_are_there_in_order() -> None:
     run, _ = sample_runs.heart()
     assert [item.component for item in statement(run)] == [
-        "Guarantee", "Unit of privacy", "Mechanism", "Evidence", "Utility and bias", "Trust model", "Security",
-        "Data collection",
+        "Guarantee", "Unit of privacy", "Mechanism", "Evidence", "Composition", "Utility and bias", "Trust model",
+        "Against whom", "Security", "Data collection",
     ]  # fmt: skip
+
+
+def test_the_statement_of_the_run_is_put_into_words() -> None:
+    run, _ = sample_runs.heart()
+    texts = _texts(run)
+    assert "at most 0.999993 over the whole run" in texts["Guarantee"]
+    assert "a row of training: 0.999993, a row of a window: 0.9" in texts["Guarantee"]
+    assert "Several rows together at the same delta, over the whole run: 2 rows: 2.16." in texts["Unit of privacy"]
+    assert "7 drift reports (epsilon 0.9 by themselves)" in texts["Mechanism"]
+    assert "2 canary evaluations of new models by each device (epsilon 0.2)" in texts["Mechanism"]
+    assert "1 earlier run in this ledger, epsilon 1.5 together with this one" in texts["Composition"]
+    assert "keeps the best one has used all of them" in texts["Composition"]
+    assert "the server and 1 corrupt device of a sum, 2 honest shares of noise counted on" in texts["Against whom"]
+    assert "1 more: 1.48, 2 more: no bound" in texts["Against whom"]
+    assert "over at least 3 devices, 2 once 1 corrupt one took its own part off" in texts["Against whom"]
+    assert "With 1 corrupt on its side the server could read the sum over" in texts["Security"]
+    assert "Nobody confirmed that ranges and categories are public" in texts["Data collection"]
+    run["statement"] |= {"label_bits": 8, "confirmed": True, "corrupt": 0}
+    texts = _texts(run)
+    assert "at most 8 times in its life" in texts["Data collection"]
+    assert "Nobody confirmed" not in texts["Data collection"]
+    assert "a deployment refuses that" in texts["Against whom"]
+
+
+@pytest.mark.parametrize(("trust", "said"), [("local", "nobody else has to be honest"), ("central", "but the server")])
+def test_against_whom_noise_stands_that_is_not_shared(trust: str, said: str) -> None:
+    run, _ = sample_runs.heart()
+    run["statement"] |= {"trust": trust}
+    assert said in _texts(run)["Against whom"]
+
+
+def test_a_record_of_an_older_release_leaves_out_what_it_did_not_say() -> None:
+    run, _ = sample_runs.heart()
+    del run["statement"]
+    texts = _texts(run)
+    assert "Composition" not in texts
+    assert "Against whom" not in texts
+    assert "over the whole run" not in texts["Guarantee"]
 
 
 def test_epsilon_stands_with_delta_budget_unit_relation_accountant_and_sampling() -> None:
