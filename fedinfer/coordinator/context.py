@@ -201,6 +201,7 @@ class Server:
         judged_by: the figure of the task, by which everything here judges.
         witness: of a simulation; None: the devices are real.
         statement: what the run claims about privacy; everybody who is told anything is told this.
+        promise: what the whole run will ask devices for; every plan carries it.
         repository: signed artifacts.
         rollouts: state and audit log of rollouts.
         templates: exported graphs, kept between versions.
@@ -229,6 +230,7 @@ class Server:
     judged_by: JudgedBy
     witness: Witness | None
     statement: Statement
+    promise: bytes
     repository: Repository
     rollouts: RolloutStore
     templates: Templates

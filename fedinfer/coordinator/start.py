@@ -19,6 +19,7 @@ from fedinfer.coordinator.enrolment import enrol, join
 from fedinfer.coordinator.given import GivenModel
 from fedinfer.coordinator.judging import judgement_basis
 from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.promised import promise_of
 from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.coordinator.plan.statement import make_statement
 from fedinfer.manifest import Statement
@@ -158,6 +159,7 @@ def _server(
         judged_by=judgement_basis(site.scenario, site.schema, site.judged(0)),
         witness=site.witness,
         statement=_statement(site, ledger, plan, len(devices)),
+        promise=promise_of(site.scenario, plan),
         repository=site.repository,
         rollouts=RolloutStore(site.folder / "rollout.sqlite"),
         templates=Templates(),

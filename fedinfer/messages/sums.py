@@ -71,6 +71,7 @@ class SumPlan:
         work_hash: SHA-256 of the work that the masked stage will bring.
         split: where the cohort comes from when a round has several groups; devices check it.
         scheduled: which row of correlated noise the server adds; one row of its own for independent noise.
+        promise: text of a fedinfer.privacy Promise: all that the run will ever ask for, the same in all its plans.
     """
 
     MOST_BYTES: ClassVar[int] = 32 * MIB
@@ -94,6 +95,7 @@ class SumPlan:
     work_hash: Bytes32
     split: Split = ONE_GROUP
     scheduled: ScheduledRound = INDEPENDENT
+    promise: Annotated[bytes, Most(256 * KIB)] = b""
 
 
 @dataclass(frozen=True, slots=True)

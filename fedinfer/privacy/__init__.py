@@ -18,6 +18,7 @@ from fedinfer.privacy.accounting.events import (
     flatten,
 )
 from fedinfer.privacy.accounting.events import from_json as read_event
+from fedinfer.privacy.accounting.filter import Line, Promise
 from fedinfer.privacy.accounting.group import group_epsilon, with_missing_shares
 from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger, Protected, Refusal
 from fedinfer.privacy.accounting.parallel import either
@@ -26,7 +27,9 @@ from fedinfer.privacy.charges import (
     TRAINED,
     WATCHED,
     charge,
+    encode_promise,
     mechanism_of,
+    promise_in,
     protected_of,
     relation_of,
     server_charge,
@@ -72,6 +75,7 @@ __all__ = [
     "GaussianEvent",
     "IntegerMechanism",
     "Ledger",
+    "Line",
     "Local",
     "NoiseKind",
     "NoiseModel",
@@ -81,6 +85,7 @@ __all__ = [
     "Part",
     "Participation",
     "PoissonSampled",
+    "Promise",
     "Protected",
     "Refusal",
     "Repeated",
@@ -104,6 +109,7 @@ __all__ = [
     "design",
     "either",
     "encode",
+    "encode_promise",
     "encode_sum",
     "factorize",
     "flatten",
@@ -114,6 +120,7 @@ __all__ = [
     "noise_model",
     "one_run_bound",
     "pieces",
+    "promise_in",
     "protected_of",
     "read_event",
     "relation_of",

@@ -6,8 +6,10 @@ A device does not take the server's word for the price: it computes it from the 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import assert_never
@@ -16,6 +18,7 @@ from fedinfer.config import Scenario
 from fedinfer.errors import ConfigError, Misbehaviour
 from fedinfer.messages import INDEPENDENT, Purpose, SumPlan
 from fedinfer.privacy.accounting.events import Event, Part
+from fedinfer.privacy.accounting.filter import Line, Promise, read_promise
 from fedinfer.privacy.accounting.ledger_records import Protected
 from fedinfer.privacy.mechanism.matrix_mechanism import Factorization, Participation
 from fedinfer.privacy.mechanism.mechanism import IntegerMechanism
@@ -132,6 +135,47 @@ def touching(event: Event, purpose: Purpose, split: str) -> Event:
             return Part(split, WATCHED, event) if split else event
         case _:
             assert_never(purpose)
+
+
+def encode_promise(lines: Sequence[tuple[Purpose, Line]]) -> bytes:
+    """A promise as plans carry it: lines with what they are for, since each device marks the parts of its own rows.
+
+    Args:
+        lines: of the whole run.
+    """
+    found = [{"purpose": str(purpose), **json.loads(Promise((line,)).to_text())[0]} for purpose, line in lines]
+    return json.dumps(found, sort_keys=True, separators=(",", ":")).encode()
+
+
+def promise_in(plan: SumPlan, split: str) -> Promise:
+    """What the server of a plan promises for its whole run.
+
+    Args:
+        plan: from a server; nothing in it is trusted.
+        split: how the rows of this device are divided, see `split_of`.
+
+    Raises:
+        Misbehaviour: when it is no promise.
+    """
+    return _promise_in(plan.promise, split)
+
+
+@lru_cache(maxsize=64)
+def _promise_in(text: bytes, split: str) -> Promise:
+    if not text:
+        return Promise()
+    try:
+        found = json.loads(text)
+        plain = read_promise(json.dumps([{key: row[key] for key in ("most", "events")} for row in found]))
+        purposes = [Purpose(row["purpose"]) for row in found]
+        return Promise(
+            tuple(
+                Line(line.most, tuple(touching(event, purpose, split) for event in line.events))
+                for purpose, line in zip(purposes, plain.lines, strict=True)
+            )
+        )
+    except (ConfigError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Misbehaviour(f"the promise of the run cannot be read: {str(error)[:200]}") from error
 
 
 def charge(plan: SumPlan, split: str = "") -> tuple[Event, ...]:

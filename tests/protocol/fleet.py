@@ -18,6 +18,7 @@ from fedinfer.config import Scenario, parse_scenario
 from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total, private_sum
 from fedinfer.coordinator.enrolment import join
 from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.promised import promise_of
 from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.data.table import DeviceData, Federation
 from fedinfer.deployment.node import open_host
@@ -171,6 +172,7 @@ class Fleet:
             local_steps=planned.local_steps,
             rotation_seed=b"r" * 32,
             work_hash=hashlib.sha256(work).digest(),
+            promise=promise_of(self.scenario, self.plan),
         )
         return replace(plan, **changes)
 

@@ -28,6 +28,7 @@ def sum_plan(
     group: Group,
     work: bytes,
     scheduled: ScheduledRound = INDEPENDENT,
+    promise: bytes = b"",
 ) -> SumPlan:
     """The promise for one private sum: of a whole cohort, or of one of its groups.
 
@@ -40,6 +41,7 @@ def sum_plan(
         group: who is asked, and under which name every ledger knows it.
         work: encoded work; the plan carries its SHA-256.
         scheduled: place of the round in a participation schedule.
+        promise: what the whole run will ask for.
 
     Raises:
         TooFewSurvivors: fewer devices are there than must survive, or no graph protects so few.
@@ -73,6 +75,7 @@ def sum_plan(
         work_hash=hashlib.sha256(work).digest(),
         split=group.split,
         scheduled=scheduled,
+        promise=promise,
     )
 
 
@@ -111,7 +114,9 @@ def sum_plans(
     check_corrupt(server.scenario.secure_aggregation, len(asked), count, settings.corrupt)
     groups = group_at_random(round_id, asked, count, server.entropy)
     return tuple(
-        sum_plan(server.scenario, server.run_id, server.entropy, settings, purpose, group, work, scheduled)
+        sum_plan(
+            server.scenario, server.run_id, server.entropy, settings, purpose, group, work, scheduled, server.promise
+        )
         for group in groups
     )
 

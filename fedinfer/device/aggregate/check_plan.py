@@ -23,7 +23,7 @@ from fedinfer.device.host import Host
 from fedinfer.drift import report_channels, report_norm
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import INDEPENDENT, Purpose, SumPlan
-from fedinfer.privacy import Work, charge, clipping_of, mechanism_of, noise_model
+from fedinfer.privacy import Work, charge, clipping_of, mechanism_of, noise_model, promise_in
 from fedinfer.rollout import NORM
 from fedinfer.secagg import check_group, corrupt_among, most_corrupt, rate_of
 from fedinfer.types import DeviceId, Unit
@@ -75,6 +75,7 @@ def check_plan_of_all(host: Host, plan: SumPlan) -> None:
     if noise_model(plan.trust, plan.unit).noise_in_ring:
         _check_mechanism(host, plan)
     charge(plan)  # refuses a plan whose parts contradict each other
+    promise_in(plan, "")  # refuses one whose promise cannot be read
 
 
 def corruption_rate(host: Host, plan: SumPlan) -> float:

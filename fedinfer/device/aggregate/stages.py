@@ -27,7 +27,7 @@ from fedinfer.device.session_store import Running
 from fedinfer.errors import BudgetExceeded, FedInferError, Misbehaviour, TransportError
 from fedinfer.messages import INDEPENDENT, Kind, MaskedSumWork, PlainReply, PlainRequest, SumPlan
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy import Refusal, charge, mechanism_of, split_of, strategy_of
+from fedinfer.privacy import Refusal, charge, mechanism_of, promise_in, split_of, strategy_of
 from fedinfer.privacy import encode as encode_vectors
 from fedinfer.secagg import (
     DeviceState,
@@ -321,8 +321,12 @@ def _charged(host: Host, plan: SumPlan, split: str, devices: Sequence[DeviceId])
     )
     _wipe(host, *moved)
     staying, reason = [device for device in devices if device not in moved], f"{plan.purpose} {plan.round_id}"
-    events, now = charge(plan, split), host.clock.now()
-    verdicts = host.ledger.reserve(staying, plan.run_id, plan.round_id, events, reason, now) if staying else {}
+    if not staying:
+        return dict.fromkeys(moved, refused)
+    promise, now = promise_in(plan, split), host.clock.now()
+    verdicts = host.ledger.reserve(
+        staying, plan.run_id, plan.round_id, charge(plan, split), reason, now, promise=promise
+    )
     return {**dict.fromkeys(moved, refused), **verdicts}
 
 

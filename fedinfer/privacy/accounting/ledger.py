@@ -8,20 +8,19 @@ Rules (each has a test):
 * Concurrent reserves, from threads or processes, cannot overspend together: check and write hold SQLite's write lock.
 * After kill -9 at any point a reserve happened entirely or not at all, and if it returned, it happened.
 * An account for ANY_TASK limits the sum over all tasks of its owner, beside the accounts of the tasks.
+* A reserve with a promise is judged by a privacy filter, which holds whatever the promising side has seen.
 """
 
 from __future__ import annotations
 
-import math
 import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
 
 from fedinfer.errors import BudgetExceeded, ConfigError, Misbehaviour
-from fedinfer.privacy.accounting.accountant import Spent, account, account_history, rdp_history_epsilon
+from fedinfer.privacy.accounting.accountant import Spent, account_history, rdp_history_epsilon
 from fedinfer.privacy.accounting.events import (
     Composed,
     Event,
@@ -29,8 +28,9 @@ from fedinfer.privacy.accounting.events import (
     event_from_json,
     event_to_json,
     flatten,
-    to_json,
 )
+from fedinfer.privacy.accounting.filter import Promise, refusal
+from fedinfer.privacy.accounting.ledger_promises import keep_promises, promise_at, promise_id, promises_of, select_in
 from fedinfer.privacy.accounting.ledger_records import (
     LEDGER_MIGRATIONS,
     TERMS,
@@ -40,6 +40,7 @@ from fedinfer.privacy.accounting.ledger_records import (
     Protected,
     Terms,
 )
+from fedinfer.privacy.accounting.ledger_view import ledger_json, left_of
 from fedinfer.privacy.accounting.parallel import History, splits_of
 from fedinfer.privacy.rounding import at_most
 from fedinfer.store import transaction
@@ -49,9 +50,6 @@ __all__ = ["ANY_TASK", "LEDGER_MIGRATIONS", "Budget", "Entry", "Ledger", "Protec
 
 ANY_TASK = "*"
 """Task name of an account that limits everything its owner does."""
-
-_MANY = 400
-"""Owners per SQL statement, below SQLite's limit on parameters."""
 
 
 Refusal = BudgetExceeded | Misbehaviour
@@ -126,6 +124,7 @@ class Ledger:
         events: Sequence[Event],
         reason: str,
         now: datetime,
+        promise: Promise | None = None,
     ) -> Mapping[str, Refusal | None]:
         """Spend `events` for each owner that can afford them, all in one transaction.
 
@@ -136,6 +135,8 @@ class Ledger:
             events: what the mechanism will do.
             reason: for people who read the ledger.
             now: time of the entry.
+            promise: all that whoever asks will ever ask for; the first one made to an account counts, and what goes
+                beyond it passes a privacy filter (`filter`). None: the caller fixed all spends beforehand by itself.
 
         Returns:
             For each owner None (reserved: data may be touched now), BudgetExceeded, or Misbehaviour when the reference
@@ -150,7 +151,8 @@ class Ledger:
         with self._lock, transaction(self._connection) as db:
             event = self._event_id(Composed(tuple(events)))
             used = self._used(owners, task, reference)
-            verdicts: dict[str, Refusal | None] = dict(self._afford(owners, task, event))
+            offered = None if promise is None else promise_id(self._connection, promise)
+            verdicts: dict[str, Refusal | None] = dict(self._afford(owners, task, event, offered))
             verdicts.update(
                 (owner, Misbehaviour(f"{owner}/{task}: reference {reference!r} was spent before")) for owner in used
             )
@@ -165,6 +167,9 @@ class Ledger:
                 "INSERT INTO ledger_totals VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1",
                 [(owner, task, event) for owner in granted],
             )
+            if offered is not None:
+                for key in (task, ANY_TASK):
+                    keep_promises(self._connection, granted, key, offered, self._counts(granted, key))
         return verdicts
 
     def commit(self, owners: Sequence[str], task: str, reference: str, now: datetime) -> None:
@@ -243,7 +248,7 @@ class Ledger:
         Raises:
             ConfigError: when there is no such account.
         """
-        return _left(self.budget(owner, task), self.spent(owner, task))
+        return left_of(self.budget(owner, task), self.spent(owner, task))
 
     def splits(self, owners: Sequence[str], task: str) -> Mapping[str, frozenset[str]]:
         """Splits of the units into disjoint parts that an owner's spends speak of.
@@ -285,35 +290,9 @@ class Ledger:
 
     def to_json(self) -> Json:
         """Accounts with what is left, and every entry: what `fedinfer privacy ledger` shows."""
-        return {
-            "accounts": [self._account_json(*row) for row in self.accounts()],
-            "entries": [self._entry_json(entry) for entry in self.entries(None)],
-        }
-
-    def _account_json(self, owner: str, task: str, budget: Budget) -> Json:
-        spent = self.spent(owner, task)
-        return {
-            "owner": owner,
-            "task": task,
-            "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
-            "unit": str(self._account(owner, task).protects.unit),
-            "spent": spent.to_json(),
-            "remaining_epsilon": _left(budget, spent),
-        }
-
-    def _entry_json(self, entry: Entry) -> Json:
-        terms = self._account(entry.owner, entry.task)
-        alone = account([entry.event], terms.budget.delta, terms.protects.relation)
-        return {
-            "owner": entry.owner,
-            "task": entry.task,
-            "reference": entry.reference,
-            "reason": entry.reason,
-            "event": to_json(entry.event),
-            "epsilon_alone": alone.epsilon,
-            "reserved_at": entry.reserved_at,
-            "committed_at": entry.committed_at or None,
-        }
+        terms = {(owner, task): self._account(owner, task) for owner, task, _ in self.accounts()}
+        spent = {(owner, task): self.spent(owner, task) for owner, task in terms}
+        return ledger_json(terms, spent, self.entries(None))
 
     def _account(self, owner: str, task: str) -> Terms:
         with self._lock:
@@ -324,7 +303,7 @@ class Ledger:
 
     # Below: the lock is held.
 
-    def _afford(self, owners: Sequence[str], task: str, event: int) -> dict[str, Refusal | None]:
+    def _afford(self, owners: Sequence[str], task: str, event: int, offered: int | None) -> dict[str, Refusal | None]:
         if task == ANY_TASK:
             raise ConfigError(f"{ANY_TASK!r} limits all tasks; nothing is reserved for it")
         terms = self._terms(owners, task)
@@ -332,44 +311,59 @@ class Ledger:
             if owner not in terms:
                 raise ConfigError(f"no account {owner}/{task}", hint="open the account before reserving")
         # Both limits must hold: that of the task, and that over all tasks where the owner has one.
-        verdicts = self._judge(terms, task, event)
-        over_all = self._judge(self._terms(owners, ANY_TASK), ANY_TASK, event)
+        verdicts = self._judge(terms, task, event, offered)
+        over_all = self._judge(self._terms(owners, ANY_TASK), ANY_TASK, event, offered)
         return {owner: verdicts[owner] or over_all.get(owner) for owner in owners}
 
-    def _judge(self, terms: Mapping[str, Terms], task: str, event: int) -> dict[str, Refusal | None]:
-        """Owners with equal history and budget share one computation: a fleet has few different histories."""
+    def _judge(
+        self, terms: Mapping[str, Terms], task: str, event: int, offered: int | None
+    ) -> dict[str, Refusal | None]:
+        """Owners with equal history, promise and budget share one computation: a fleet has few different histories."""
         counts = self._counts(list(terms), task)
-        known: dict[tuple[tuple[tuple[int, int], ...], Terms], str] = {}
+        made = {} if offered is None else promises_of(self._connection, list(terms), task, offered, set(counts))
+        known: dict[tuple[tuple[tuple[int, int], ...], Terms, int | None], str] = {}
         verdicts: dict[str, Refusal | None] = {}
         for owner, own in terms.items():
-            key = (counts.get(owner, ()), own)
+            key = (counts.get(owner, ()), own, made.get(owner))
             if key not in known:
-                known[key] = self._excess(key[0], event, own.budget, own.protects.relation)
+                known[key] = self._excess(key[0], event, own.budget, own.protects.relation, key[2])
             verdicts[owner] = BudgetExceeded(f"{owner}/{task}: {known[key]}") if known[key] else None
         return verdicts
 
-    def _excess(self, counts: tuple[tuple[int, int], ...], event: int, budget: Budget, relation: Relation) -> str:
+    def _excess(
+        self,
+        counts: tuple[tuple[int, int], ...],
+        event: int,
+        budget: Budget,
+        relation: Relation,
+        promise: int | None,
+    ) -> str:
         """Empty when the budget allows one more `event`, otherwise the figures."""
         history = self._history((*counts, (event, 1)))
+        why = ""
+        if promise is not None:
+            if not (why := refusal(history, promise_at(self._connection, promise), budget, relation)):
+                return ""
+            why = f"; {why}, asked by a server that may choose noise by what it saw"
         # Rényi bounds are quick and valid; the costly accountant is asked only when they say no.
-        if rdp_history_epsilon(history, budget.delta, relation) <= budget.epsilon:
+        elif rdp_history_epsilon(history, budget.delta, relation) <= budget.epsilon:
             return ""
         after = account_history(history, budget.delta, relation).epsilon
-        if after <= budget.epsilon:
+        if after <= budget.epsilon and promise is None:
             return ""
         before = account_history(self._history(counts), budget.delta, relation).epsilon
         return (
             f"epsilon {at_most(before, 6)} spent, {at_most(after, 6)} with this request, "
-            f"budget {budget.epsilon:g} at {budget.delta:g}"
+            f"budget {budget.epsilon:g} at {budget.delta:g}{why}"
         )
 
     def _terms(self, owners: Sequence[str], task: str) -> dict[str, Terms]:
-        rows = self._select(self._terms_query, owners, task)
+        rows = select_in(self._connection, self._terms_query, owners, task)
         return {owner: _terms_of(epsilon, delta, relation, unit) for owner, epsilon, delta, relation, unit in rows}
 
     def _used(self, owners: Sequence[str], task: str, reference: str) -> set[str]:
         query = "SELECT owner FROM ledger_entries WHERE task = ? AND reference = ? AND owner IN ({})"
-        return {row[0] for row in self._select(query, owners, task, reference)}
+        return {row[0] for row in select_in(self._connection, query, owners, task, reference)}
 
     def _counts(self, owners: Sequence[str], task: str) -> dict[str, tuple[tuple[int, int], ...]]:
         """How often each owner reserved each event: ((event id, count), ...) sorted by id."""
@@ -378,17 +372,9 @@ class Ledger:
             "GROUP BY owner, event ORDER BY owner, event"
         )
         counts: dict[str, list[tuple[int, int]]] = {}
-        for owner, event, count in self._select(query, owners, task, task):
+        for owner, event, count in select_in(self._connection, query, owners, task, task):
             counts.setdefault(owner, []).append((event, count))
         return {owner: tuple(pairs) for owner, pairs in counts.items()}
-
-    def _select(self, query: str, owners: Sequence[str], *parameters: str) -> list[Any]:
-        rows: list[Any] = []
-        for start in range(0, len(owners), _MANY):
-            some = owners[start : start + _MANY]
-            marks = ",".join("?" * len(some))
-            rows += self._connection.execute(query.format(marks), (*parameters, *some)).fetchall()
-        return rows
 
     def _event_id(self, event: Composed) -> int:
         text = event_to_json(event)
@@ -411,7 +397,3 @@ class Ledger:
 def _terms_of(epsilon: float, delta: float, relation: str, unit: str) -> Terms:
     """Accounts of a fleet are alike: one object for all of them."""
     return Terms(Budget(epsilon, delta), Protected(Unit(unit), Relation(relation)))
-
-
-def _left(budget: Budget, spent: Spent) -> float:
-    return 0.0 if spent.epsilon == math.inf else max(0.0, budget.epsilon - spent.epsilon)

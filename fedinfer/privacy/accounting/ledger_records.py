@@ -46,10 +46,23 @@ LEDGER_MIGRATIONS = (
     UPDATE ledger_accounts SET unit = 'device' WHERE relation = 'zero-out-one';
     UPDATE ledger_accounts SET relation = 'zero-out-one' WHERE relation = 'add-or-remove-one'
     """,
+    """
+    CREATE TABLE ledger_promise_texts (
+        id INTEGER PRIMARY KEY,
+        json TEXT NOT NULL UNIQUE
+    );
+    CREATE TABLE ledger_promises (
+        owner TEXT NOT NULL,
+        task TEXT NOT NULL,
+        promise INTEGER NOT NULL,
+        PRIMARY KEY (owner, task)
+    ) WITHOUT ROWID
+    """,
 )
 """For `open_store(path, "ledger", LEDGER_MIGRATIONS)`.
 
 The second: the relation alone told rows from devices (rows were accounted as add-or-remove-one, at the same cost).
+The third: what a server promised with its first request (`filter`); 0: nothing, or the spends are older than promises.
 """
 
 
