@@ -59,7 +59,7 @@ class OwnRows:
         self._tasks = tasks
         self._read_for: Scenario | None = None
         self._data: DeviceData | None = None
-        self._division = ""
+        self._divided: tuple[Scenario, str] | None = None
         self.host: Host | None = None
 
     def training(self, device: DeviceId, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
@@ -86,10 +86,17 @@ class OwnRows:
         """As `Rows.division`: what the choice of held-out rows depends on, but the device's name, which stays.
 
         It goes into the device's ledger only. Another length of the table, or another `test_fraction`, moves rows from
-        one part to the other.
+        one part to the other. Only the length is read, because this is asked before the spend is written.
         """
-        self._read()
-        return self._division
+        scenario = self._host().joined().scenario
+        if self._divided is None or self._divided[0] is not scenario:
+            self._divided = scenario, self._division_now(scenario)
+        return self._divided[1]
+
+    def _division_now(self, scenario: Scenario) -> str:
+        count, data = all_slots(scenario, self._store.data), scenario.data
+        chosen = f"by {data.time}" if data.time else "drawn"
+        return f"{HELD_OUT}: {data.test_fraction!r} of {count} rows, {chosen}"
 
     def _read(self) -> DeviceData:
         task = self._host().joined()
@@ -98,10 +105,11 @@ class OwnRows:
             _admit_description(self._tasks, scenario)
             # Which rows are held out must not change between two messages, so it follows from the device's name.
             rng = simulation_rng(child_seed("held out", self._store.device))
-            self._data, self._read_for = load_own(scenario, task.schema, self._store.data, rng), scenario
-            count, data = all_slots(scenario, self._store.data), scenario.data
-            chosen = f"by {data.time}" if data.time else "drawn"
-            self._division = f"{HELD_OUT}: {data.test_fraction!r} of {count} rows, {chosen}"
+            data = load_own(scenario, task.schema, self._store.data, rng)
+            told = self.division(self._store.device)
+            if self._division_now(scenario) != told:
+                raise Misbehaviour("the table of this device changed between the spend and its use", hint="join anew")
+            self._data, self._read_for = data, scenario
         return self._data
 
     def _host(self) -> Host:

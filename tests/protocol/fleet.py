@@ -174,7 +174,8 @@ class Fleet:
             work_hash=hashlib.sha256(work).digest(),
             promise=promise_of(self.scenario, self.plan),
         )
-        return replace(plan, **changes)
+        # A server that goes its own way may not have promised it: then the device's filter alone decides.
+        return replace(plan, **{"promise": b"", **changes}) if changes else plan
 
     def sum(self, plan: SumPlan, work: bytes) -> Total | AbortedSum:
         return private_sum(plan, work, self.roster, self.post, 1.0)

@@ -17,6 +17,7 @@ from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.device.session_store import SESSION_MIGRATIONS, MemorySessions, Running, StoredSessions
 from fedinfer.device.validity import MemoryKnown
+from fedinfer.drift import report_channels, width
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import (
     EnrollReply,
@@ -84,6 +85,9 @@ class SpiedRows:
 
     def training_count(self, device: str) -> int:
         return self.inner.training_count(device)
+
+    def division(self, device: str) -> str:
+        return self.inner.division(device)
 
 
 def spy(fleet: Fleet) -> list[SpiedRows]:
@@ -237,14 +241,66 @@ def test_a_device_that_fails_while_it_computes_has_paid_all_the_same(fleet: Flee
 
 def test_a_device_charges_what_the_plan_costs_not_what_the_server_says(fleet: Fleet) -> None:
     """The price follows from the mechanism in the plan, and equals what the server wrote into its own ledger."""
+    from fedinfer.privacy.accounting.accountant import account
     from fedinfer.privacy.accounting.events import Composed
-    from fedinfer.privacy.charges import charge
+    from fedinfer.privacy.charges import HELD_OUT, charge, server_charge
 
     plan = fleet.promise("round-1", work())
     fleet.sum(plan, work())
     device = first(fleet)
     entry = fleet.hosts[device].ledger.entries(device)[0]
-    assert entry.event == Composed(charge(plan))
+    division = fleet.hosts[device].rows.division(device)
+    assert entry.event == Composed(charge(plan, division))
+    server = account(server_charge(plan, HELD_OUT), 1e-5, Relation.ZERO_OUT)
+    assert account([entry.event], 1e-5, Relation.ZERO_OUT) == server
+
+
+# --- rows stay in their part ---
+
+
+def reports(fleet: Fleet, device: str, round_id: str, purpose: Purpose) -> Answer:
+    """What a device answers when a sum of this purpose comes to its vector, with everybody else as usual."""
+    job = work() if purpose is Purpose.TRAIN else encode(ReportWork(1))
+    for each in fleet.hosts:
+        host = fleet.hosts[each]
+        host.sketches.put(each, 1, np.zeros(width(report_channels(SCHEMA.classes)), np.float32))
+    fleet.sum(fleet.promise(round_id, job, purpose=purpose), job)
+    return fleet.post.answers(Kind.MASKED)[device]
+
+
+def test_a_device_whose_table_grew_leaves_the_run_because_its_rows_changed_their_part(tmp_path: Path) -> None:
+    fleet = real(enrolled(tmp_path / "stores", 4, LARGE), settings())
+    device = first(fleet)
+    assert not reports(fleet, device, "round-1", Purpose.TRAIN).error
+    table = tmp_path / "stores" / f"{device}.csv"
+    table.write_text(table.read_text() + "0.5,0.5,5.0,no\n")
+    fleet.hosts[device].rows = reopened(fleet, device).rows  # the next message may find a fresh process
+    fleet.hosts[device].rows.host = fleet.hosts[device]  # type: ignore[attr-defined]  # rows of a real device
+    refused = reports(fleet, device, "window-1", Purpose.DRIFT)
+    assert refused.error == "Misbehaviour"
+    assert "divided otherwise than when the run began" in refused.detail
+    assert fleet.ledger(device) == ["round-1"], "nothing was charged for what did not leave"
+    other = sorted(fleet.hosts)[1]
+    assert not fleet.post.answers(Kind.MASKED)[other].error
+
+
+def test_rounds_and_windows_of_a_device_cost_the_worse_of_both_and_two_divisions_all_of_it(tmp_path: Path) -> None:
+    from fedinfer.privacy.accounting.accountant import account
+    from fedinfer.privacy.charges import charge
+
+    fleet = real(enrolled(tmp_path / "stores", 4, LARGE), settings())
+    device = first(fleet)
+    for round_id, purpose in (("round-1", Purpose.TRAIN), ("window-1", Purpose.DRIFT)):
+        assert not reports(fleet, device, round_id, purpose).error
+    ledger, plans = fleet.hosts[device].ledger, (fleet.promise("r", work()), fleet.promise("w", b"", Purpose.DRIFT))
+    alone = [account(charge(plan), LARGE.delta, Relation.ZERO_OUT).epsilon for plan in plans]
+    assert ledger.spent(device, ANY_TASK).epsilon == max(alone)
+    # A later run holds out other rows: a row may have been trained on here and be in a window there.
+    ledger.open_accounts([device], "later", LARGE, Protected(Unit.EXAMPLE, Relation.ZERO_OUT))
+    events = charge(plans[1], "another division")
+    assert ledger.reserve([device], "later", "window-1", events, "", fleet.hosts[device].clock.now())[device] is None
+    together = account([*charge(plans[0]), *charge(plans[1])], LARGE.delta, Relation.ZERO_OUT).epsilon
+    assert ledger.spent(device, ANY_TASK).epsilon == pytest.approx(together)
 
 
 # --- a refused device answers with BudgetExceeded and touches nothing ---
