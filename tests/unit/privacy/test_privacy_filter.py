@@ -176,8 +176,9 @@ def test_a_promise_is_kept_for_all_runs_together_too(tmp_path: Path) -> None:
     """A new run with a new promise was chosen by somebody who has seen the first one."""
     book = ledger(tmp_path, COST)
     assert asked(book, "run-1", "r", ROUND, PROMISE) is None
-    refused = asked(book, "run-2", "r", GaussianEvent(3.0), Promise((Line(1, (GaussianEvent(3.0),)),)))
-    assert isinstance(refused, BudgetExceeded)
+    tempting = Promise((Line(1, (ROUND,)), Line(1, (GaussianEvent(9.5),))))
+    assert account(promised_events(tempting), DELTA, ZO).epsilon < COST, "promised at the beginning it would have done"
+    assert isinstance(asked(book, "run-2", "r", GaussianEvent(9.5), tempting), BudgetExceeded)
 
 
 def test_a_refused_request_leaves_no_promise(tmp_path: Path) -> None:
