@@ -94,11 +94,6 @@ class Statement:
     earlier: int
     over_runs: str
 
-    @property
-    def honest_devices(self) -> int:
-        """Devices of a sum that are sure to be honest: among so few a single one may have to hide."""
-        return max(self.least - self.corrupt, 0)
-
     def sentence(self) -> str:
         """The statement in one line, for people and logs that show one line."""
         if self.unit == Unit.NONE:

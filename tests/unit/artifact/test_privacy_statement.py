@@ -102,4 +102,3 @@ def test_the_sentence_says_whom_it_stands_and_where_it_was_made() -> None:
     assert "everybody but the device itself" in replace(STATEMENT, trust="local").sentence()
     assert "aggregation mode off" in replace(STATEMENT, mode="off").sentence()
     assert replace(STATEMENT, unit="none").sentence() == "no privacy guarantee: trained without noise"
-    assert STATEMENT.honest_devices == 2

@@ -128,7 +128,7 @@ def test_run_report_summary_and_manifest_say_the_same(tmp_path: Path) -> None:
     shown = "\n".join(text for _, text in summary._lines(written))
     assert f"{said.corrupt} corrupt device of a sum" in shown
     assert said.missing[0][1].replace("inf", "no epsilon") in shown
-    assert f"at least {said.least} devices, {said.honest_devices} once 1 corrupt one" in shown
+    assert f"at least {said.least} devices, {said.least - said.corrupt} once 1 corrupt one" in shown
 
 
 def test_without_masks_nothing_is_said_to_be_under_them() -> None:
