@@ -103,7 +103,8 @@ class Statement:
             Trust.LOCAL: "everybody but the device itself",
             Trust.CENTRAL: "everybody but the server",
         }[Trust(self.trust)]
-        mode = "" if self.mode == AggregationMode.PROTOCOL else f", aggregation mode {self.mode}"
+        named = {AggregationMode.PROTOCOL: ""}
+        mode = named.get(AggregationMode(self.mode), f", aggregation mode {self.mode}")
         return (
             f"({self.epsilon}, {self.delta})-differential privacy per {self.unit} ({self.relation}) for the whole run, "
             f"against {against}; accountant {self.accountant}, sampling {self.sampling}, trust {self.trust}, "

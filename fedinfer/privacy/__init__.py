@@ -10,15 +10,15 @@ from fedinfer.privacy.accounting.events import (
     DiscreteGaussianEvent,
     Event,
     GaussianEvent,
+    InPart,
     NonPrivate,
-    Part,
     PoissonSampled,
     Repeated,
     SkellamEvent,
     flatten,
 )
 from fedinfer.privacy.accounting.events import from_json as read_event
-from fedinfer.privacy.accounting.filter import Line, Promise
+from fedinfer.privacy.accounting.filter import Promise, PromiseLine
 from fedinfer.privacy.accounting.group import group_epsilon, with_missing_shares
 from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger, Protected, Refusal
 from fedinfer.privacy.accounting.parallel import either
@@ -73,19 +73,19 @@ __all__ = [
     "FixedClipping",
     "Floats",
     "GaussianEvent",
+    "InPart",
     "IntegerMechanism",
     "Ledger",
-    "Line",
     "Local",
     "NoiseKind",
     "NoiseModel",
     "NoiseStream",
     "Noiseless",
     "NonPrivate",
-    "Part",
     "Participation",
     "PoissonSampled",
     "Promise",
+    "PromiseLine",
     "Protected",
     "Refusal",
     "Repeated",

@@ -17,8 +17,8 @@ from typing import assert_never
 from fedinfer.config import Scenario
 from fedinfer.errors import ConfigError, Misbehaviour
 from fedinfer.messages import INDEPENDENT, Purpose, SumPlan
-from fedinfer.privacy.accounting.events import Event, Part
-from fedinfer.privacy.accounting.filter import Line, Promise, read_promise
+from fedinfer.privacy.accounting.events import Event, InPart
+from fedinfer.privacy.accounting.filter import Promise, PromiseLine, read_promise
 from fedinfer.privacy.accounting.ledger_records import Protected
 from fedinfer.privacy.mechanism.matrix_mechanism import Factorization, Participation
 from fedinfer.privacy.mechanism.mechanism import IntegerMechanism
@@ -130,14 +130,14 @@ def touching(event: Event, purpose: Purpose, split: str) -> Event:
     """
     match purpose:
         case Purpose.TRAIN:
-            return Part(split, TRAINED, event) if split else event
+            return InPart(split, TRAINED, event) if split else event
         case Purpose.DRIFT | Purpose.GATE:
-            return Part(split, WATCHED, event) if split else event
+            return InPart(split, WATCHED, event) if split else event
         case _:
             assert_never(purpose)
 
 
-def encode_promise(lines: Sequence[tuple[Purpose, Line]]) -> bytes:
+def encode_promise(lines: Sequence[tuple[Purpose, PromiseLine]]) -> bytes:
     """A promise as plans carry it: lines with what they are for, since each device marks the parts of its own rows.
 
     Args:
@@ -170,7 +170,7 @@ def _promise_in(text: bytes, split: str) -> Promise:
         purposes = [Purpose(row["purpose"]) for row in found]
         return Promise(
             tuple(
-                Line(line.most, tuple(touching(event, purpose, split) for event in line.events))
+                PromiseLine(line.most, tuple(touching(event, purpose, split) for event in line.events))
                 for purpose, line in zip(purposes, plain.lines, strict=True)
             )
         )

@@ -19,6 +19,7 @@ TRUSTED_ALONE: dict[str, str] = {
         "no more than what is released."
     ),
 }
+UNITS: dict[str, str] = {Unit.EXAMPLE: "rows", Unit.DEVICE: "devices"}
 NO_BOUND = "no bound"
 
 
@@ -95,7 +96,7 @@ def groups(told: Json) -> str:
     rows = [(number, most) for number, most in pairs(told, "groups") if most != "inf"]
     if not rows:
         return ""
-    unit = "rows" if told.get("unit") == Unit.EXAMPLE else "devices"
+    unit = UNITS.get(words(told.get("unit")), "units")
     shown = ", ".join(f"{number} {unit}: {most}" for number, most in rows)
     return f" Several {unit} together at the same delta, over the whole run: {shown}."
 

@@ -8,7 +8,7 @@ from fedinfer.coordinator.plan.drift import windows
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of
 from fedinfer.messages import Purpose
-from fedinfer.privacy import Event, Line, encode_promise
+from fedinfer.privacy import Event, PromiseLine, encode_promise
 
 
 def promise_of(scenario: Scenario, plan: RunPlan) -> bytes:
@@ -22,21 +22,21 @@ def promise_of(scenario: Scenario, plan: RunPlan) -> bytes:
     """
     lines = [(Purpose.TRAIN, line) for line in _rounds(scenario, plan)]
     if plan.drift:
-        lines.append((Purpose.DRIFT, Line(windows(scenario), (_event(scenario, plan.drift),))))
+        lines.append((Purpose.DRIFT, PromiseLine(windows(scenario), (_event(scenario, plan.drift),))))
     if plan.gates:
         waves = dict.fromkeys(_event(scenario, each) for each in plan.gates)
-        lines.append((Purpose.GATE, Line(pushes(scenario), tuple(waves))))
+        lines.append((Purpose.GATE, PromiseLine(pushes(scenario), tuple(waves))))
     return encode_promise(lines)
 
 
-def _rounds(scenario: Scenario, plan: RunPlan) -> tuple[Line, ...]:
+def _rounds(scenario: Scenario, plan: RunPlan) -> tuple[PromiseLine, ...]:
     count = scenario.most_rounds
     if not count:
         return ()
     if plan.factorization is not None:
         turns = range(plan.factorization.participation.most)
-        return tuple(Line(1, (plan.factorization.charge(plan.noise_multiplier, turn),)) for turn in turns)
-    return (Line(count, (_event(scenario, plan.train),)),)
+        return tuple(PromiseLine(1, (plan.factorization.charge(plan.noise_multiplier, turn),)) for turn in turns)
+    return (PromiseLine(count, (_event(scenario, plan.train),)),)
 
 
 def _event(scenario: Scenario, sums: SumSettings) -> Event:

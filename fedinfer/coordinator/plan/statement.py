@@ -27,7 +27,6 @@ from fedinfer.privacy import (
     with_missing_shares,
 )
 from fedinfer.schema import Schema
-from fedinfer.types import Trust
 
 MOST_MISSING = 3
 """Missing shares for which epsilon is stated."""
@@ -64,7 +63,7 @@ def make_statement(
         relation=str(plan.relation),
         parts=_parts(scenario, plan) if split else (),
         groups=_groups(events, privacy.delta) if protected else (),
-        mechanism=_mechanism(privacy.trust, privacy.mechanism) if protected else "none",
+        mechanism=_mechanism(scenario) if protected else "none",
         clipping=privacy.clipping,
         clipping_norm=float(privacy.clipping_norm),
         noise_multiplier=float(plan.noise_multiplier),
@@ -102,8 +101,8 @@ def _is_shared(scenario: Scenario) -> bool:
     return isinstance(noise_model(scenario.privacy.trust, scenario.privacy.unit), Distributed)
 
 
-def _mechanism(trust: Trust, law: str) -> str:
-    return law if trust is Trust.DISTRIBUTED else "gaussian"
+def _mechanism(scenario: Scenario) -> str:
+    return scenario.privacy.mechanism if _is_shared(scenario) else "gaussian"
 
 
 def _sums(plan: RunPlan) -> tuple[SumSettings, ...]:

@@ -7,7 +7,7 @@ Conventions (each has a test):
 * Integer noise is described in integer units, after scaling and rounding, and counts only the shares that are
   guaranteed: honest devices among the least number of survivors.
 * `PoissonSampled` wraps one noise event, nothing else: amplification is proved for those only.
-* `Part` says which units an event touches, where units fall into parts that are fixed beforehand: `parallel` has the
+* `InPart` says which units an event touches, where units fall into parts that are fixed beforehand: `parallel` has the
   theorem. An event without it touches every unit.
 """
 
@@ -166,7 +166,7 @@ class Composed:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class InPart:
     """An event that touches only the units in one part of a split, whatever it releases.
 
     Args:
@@ -185,12 +185,12 @@ class Part:
 
 
 Event: TypeAlias = (
-    GaussianEvent | SkellamEvent | DiscreteGaussianEvent | PoissonSampled | NonPrivate | Repeated | Composed | Part
+    GaussianEvent | SkellamEvent | DiscreteGaussianEvent | PoissonSampled | NonPrivate | Repeated | Composed | InPart
 )
 Plain: TypeAlias = GaussianEvent | SkellamEvent | DiscreteGaussianEvent | PoissonSampled | NonPrivate
 """An event that is not made of others and touches every unit."""
-Single: TypeAlias = Plain | Part
-"""An event that is not made of others; a `Part` holds one `Plain` event then."""
+Single: TypeAlias = Plain | InPart
+"""An event that is not made of others; an `InPart` holds one `Plain` event then."""
 
 
 def flatten(events: Sequence[Event]) -> tuple[tuple[Single, int], ...]:
@@ -208,19 +208,19 @@ def flatten(events: Sequence[Event]) -> tuple[tuple[Single, int], ...]:
     return tuple(sorted(((event, n) for event, n in counts.items() if n), key=lambda pair: event_to_json(pair[0])))
 
 
-def _count(event: Event, times: int, part: Part | None, counts: dict[Single, int]) -> None:
+def _count(event: Event, times: int, part: InPart | None, counts: dict[Single, int]) -> None:
     if isinstance(event, Repeated):
         _count(event.event, times * event.count, part, counts)
     elif isinstance(event, Composed):
         for each in event.events:
             _count(each, times, part, counts)
-    elif isinstance(event, Part):
+    elif isinstance(event, InPart):
         if part is not None:
             raise ConfigError(f"part {event.name!r} of {event.split!r} inside part {part.name!r} of {part.split!r}")
         _count(event.event, times, event, counts)
     else:
         plain = event.event if isinstance(event, PoissonSampled) and event.rate == 1 else event
-        single = plain if part is None else Part(part.split, part.name, plain)
+        single = plain if part is None else InPart(part.split, part.name, plain)
         counts[single] = counts.get(single, 0) + times
 
 
@@ -248,7 +248,7 @@ def to_json(event: Event) -> Json:
         return {"kind": "repeated", "count": event.count, "event": to_json(event.event)}
     if isinstance(event, Composed):
         return {"kind": "composed", "events": [to_json(part) for part in event.events]}
-    if isinstance(event, Part):
+    if isinstance(event, InPart):
         return {"kind": "part", "split": event.split, "name": event.name, "event": to_json(event.event)}
     fields = {"kind": _NAMES[type(event)], **asdict(event)}
     if isinstance(event, SkellamEvent) and not event.dimension:  # as earlier ledgers have it: equal events, equal text
@@ -275,7 +275,7 @@ def from_json(data: Json) -> Event:
         if kind == "composed":
             return Composed(tuple(from_json(part) for part in fields.pop("events")), **fields)
         if kind == "part":
-            return Part(event=from_json(fields.pop("event")), **fields)
+            return InPart(event=from_json(fields.pop("event")), **fields)
         return _SIMPLE[kind](**fields)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ConfigError(f"event cannot be read: {error!r}") from error

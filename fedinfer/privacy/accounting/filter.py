@@ -50,7 +50,7 @@ import numpy as np
 
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.accountant import SAMPLER_DISTANCE, account_history
-from fedinfer.privacy.accounting.events import Event, Part, Repeated, Single, flatten, from_json, to_json
+from fedinfer.privacy.accounting.events import Event, InPart, Repeated, Single, flatten, from_json, to_json
 from fedinfer.privacy.accounting.ledger_records import Budget
 from fedinfer.privacy.accounting.parallel import History, PlainHistory, either, worlds
 from fedinfer.privacy.accounting.rdp import ORDERS, Curve, event_curve
@@ -63,7 +63,7 @@ MOST_LINES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PromiseLine:
     """So many releases at most, each of one of several kinds.
 
     Args:
@@ -87,7 +87,7 @@ class Promise:
         lines: in any order; none: nothing is promised.
     """
 
-    lines: tuple[Line, ...] = ()
+    lines: tuple[PromiseLine, ...] = ()
 
     def to_text(self) -> str:
         """JSON with sorted keys; equal promises give equal texts."""
@@ -109,7 +109,7 @@ def read_promise(text: str) -> Promise:
         lines = json.loads(text)
         if not isinstance(lines, list) or len(lines) > MOST_LINES:
             raise ConfigError(f"a promise of {len(lines)} lines, at most {MOST_LINES}")
-        return Promise(tuple(Line(int(line["most"]), tuple(map(from_json, line["events"]))) for line in lines))
+        return Promise(tuple(PromiseLine(int(line["most"]), tuple(map(from_json, line["events"]))) for line in lines))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"promise cannot be read: {error!r}") from error
 
@@ -146,11 +146,11 @@ def promised_events(promise: Promise) -> tuple[Event, ...]:
 
 def _dearest(events: Sequence[Event]) -> Event:
     """The dearest of several kinds; kinds in different parts are added up."""
-    parts = {(event.split, event.name) for event in events if isinstance(event, Part)}
-    inner = [event.event if isinstance(event, Part) else event for event in events]
-    if len(parts) == 1 and all(isinstance(event, Part) for event in events):
+    parts = {(event.split, event.name) for event in events if isinstance(event, InPart)}
+    inner = [event.event if isinstance(event, InPart) else event for event in events]
+    if len(parts) == 1 and all(isinstance(event, InPart) for event in events):
         split, name = parts.pop()
-        return Part(split, name, either(inner))
+        return InPart(split, name, either(inner))
     return either(inner)
 
 

@@ -37,8 +37,8 @@ from fedinfer.privacy.accounting.events import (
     DiscreteGaussianEvent,
     Event,
     GaussianEvent,
+    InPart,
     NonPrivate,
-    Part,
     Plain,
     PoissonSampled,
     Single,
@@ -99,7 +99,7 @@ Sized: TypeAlias = tuple[tuple[Plain, int, int], ...]
 
 def _spreads(history: History, units: int) -> list[Sized]:
     """All ways to spread units over the two parts of one split, everything in one part first."""
-    names = sorted({event.name for event, _ in history if isinstance(event, Part)})
+    names = sorted({event.name for event, _ in history if isinstance(event, InPart)})
     if len(splits_of(history)) > 1 or len(names) > 2:
         return [_sized(history, dict.fromkeys(names, units), units)]
     ways = [{names[0]: units}, {names[1]: units}] if len(names) == 2 else [{name: units for name in names}]
@@ -111,8 +111,8 @@ def _spreads(history: History, units: int) -> list[Sized]:
 def _sized(history: History, way: Mapping[str, int], units: int) -> Sized:
     found = []
     for event, count in history:
-        touched = way.get(event.name, 0) if isinstance(event, Part) else units
-        plain = event.event if isinstance(event, Part) else event
+        touched = way.get(event.name, 0) if isinstance(event, InPart) else units
+        plain = event.event if isinstance(event, InPart) else event
         if touched:
             found.append((plain, count, touched))
     return tuple(found)  # type: ignore[arg-type]  # `flatten` leaves plain events in parts
@@ -245,8 +245,8 @@ def with_missing_shares(events: Sequence[Event], counted: int, missing: int) -> 
 
 
 def _with_shares(event: Single, part: float) -> Event:
-    if isinstance(event, Part):
-        return Part(event.split, event.name, _with_shares(event.event, part))  # type: ignore[arg-type]  # a plain event
+    if isinstance(event, InPart):
+        return InPart(event.split, event.name, _with_shares(event.event, part))  # type: ignore[arg-type]  # a plain event
     if part == 0 and not _is_gaussian(event):
         return NonPrivate()
     match event:

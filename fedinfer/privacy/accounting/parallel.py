@@ -38,7 +38,7 @@ from fedinfer.privacy.accounting.events import (
     Composed,
     Event,
     GaussianEvent,
-    Part,
+    InPart,
     Plain,
     Single,
     SkellamEvent,
@@ -76,7 +76,7 @@ def splits_of(history: History) -> frozenset[str]:
     Args:
         history: pairs (event, count).
     """
-    return frozenset(event.split for event, _ in history if isinstance(event, Part))
+    return frozenset(event.split for event, _ in history if isinstance(event, InPart))
 
 
 def _names(history: History) -> dict[str, list[str]]:
@@ -84,7 +84,7 @@ def _names(history: History) -> dict[str, list[str]]:
     kept: dict[str, list[str]] = {}
     size = 1
     for split in sorted(splits_of(history)):
-        parts = sorted({event.name for event, _ in history if isinstance(event, Part) and event.split == split})
+        parts = sorted({event.name for event, _ in history if isinstance(event, InPart) and event.split == split})
         if size * len(parts) > MOST_WORLDS:
             break
         kept[split], size = parts, size * len(parts)
@@ -94,8 +94,8 @@ def _names(history: History) -> dict[str, list[str]]:
 def _seen(history: History, own: dict[str, str]) -> PlainHistory:
     counts: dict[Plain, int] = {}
     for event, count in history:
-        plain = event.event if isinstance(event, Part) else event
-        if isinstance(event, Part) and own.get(event.split, event.name) != event.name:
+        plain = event.event if isinstance(event, InPart) else event
+        if isinstance(event, InPart) and own.get(event.split, event.name) != event.name:
             continue
         counts[plain] = counts.get(plain, 0) + count  # type: ignore[index,arg-type]  # `flatten` leaves plain events
     return tuple(sorted(counts.items(), key=lambda pair: event_to_json(pair[0])))

@@ -15,11 +15,11 @@ import pytest
 from fedinfer.errors import BudgetExceeded, ConfigError, Misbehaviour
 from fedinfer.messages import Purpose
 from fedinfer.privacy.accounting.accountant import account
-from fedinfer.privacy.accounting.events import Event, GaussianEvent, Part, PoissonSampled, Repeated, flatten
+from fedinfer.privacy.accounting.events import Event, GaussianEvent, InPart, PoissonSampled, Repeated, flatten
 from fedinfer.privacy.accounting.filter import (
     FILTER_ORDERS,
-    Line,
     Promise,
+    PromiseLine,
     filter_limits,
     promised_events,
     read_promise,
@@ -34,7 +34,7 @@ from tests.unit.privacy.test_privacy_charges import PLAN
 ZO, DELTA = Relation.ZERO_OUT, 1e-5
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 ROUND, LATER = PoissonSampled(0.5, GaussianEvent(4.0)), GaussianEvent(7.0)
-PROMISE = Promise((Line(4, (ROUND,)), Line(2, (LATER, GaussianEvent(9.0)))))
+PROMISE = Promise((PromiseLine(4, (ROUND,)), PromiseLine(2, (LATER, GaussianEvent(9.0)))))
 COST = account(promised_events(PROMISE), DELTA, ZO).epsilon
 
 
@@ -69,15 +69,21 @@ def test_without_a_promise_the_filter_has_all_of_delta() -> None:
 
 
 def test_a_unit_in_one_part_pays_for_that_part_by_both_rules() -> None:
-    split = Promise((Line(4, (Part("s", "training", ROUND),)), Line(2, (Part("s", "windows", LATER),))))
+    split = Promise(
+        (PromiseLine(4, (InPart("s", "training", ROUND),)), PromiseLine(2, (InPart("s", "windows", LATER),)))
+    )
     apart = account(promised_events(split), DELTA, ZO).epsilon
     assert apart < COST
     assert (
-        why([Part("s", "training", Repeated(ROUND, 4)), Part("s", "windows", Repeated(LATER, 2))], apart, split) == ""
+        why([InPart("s", "training", Repeated(ROUND, 4)), InPart("s", "windows", Repeated(LATER, 2))], apart, split)
+        == ""
     )
     limit = filter_limits(2.0, DELTA)
     z = 1 / math.sqrt(max(2 * one / order for one, order in zip(limit, FILTER_ORDERS, strict=True)))
-    assert why([Part("s", "a", GaussianEvent(1.01 * z)), Part("s", "b", GaussianEvent(1.01 * z))], 2.0, Promise()) == ""
+    assert (
+        why([InPart("s", "a", GaussianEvent(1.01 * z)), InPart("s", "b", GaussianEvent(1.01 * z))], 2.0, Promise())
+        == ""
+    )
 
 
 # Every adversary of a small world. Outcomes 0, 1, 2; laws of three mechanisms that a server may choose from.
@@ -163,7 +169,7 @@ def asked(book: Ledger, task: str, reference: str, event: Event, promise: Promis
 
 def test_a_ledger_keeps_the_first_promise_whatever_is_promised_later(tmp_path: Path) -> None:
     book = ledger(tmp_path, COST)
-    larger = Promise((Line(400, (ROUND,)),))
+    larger = Promise((PromiseLine(400, (ROUND,)),))
     for number in range(4):
         assert asked(book, "run-1", f"r{number}", ROUND, PROMISE if number == 0 else larger) is None
     assert isinstance(asked(book, "run-1", "r4", ROUND, larger), BudgetExceeded)
@@ -176,7 +182,7 @@ def test_a_promise_is_kept_for_all_runs_together_too(tmp_path: Path) -> None:
     """A new run with a new promise was chosen by somebody who has seen the first one."""
     book = ledger(tmp_path, COST)
     assert asked(book, "run-1", "r", ROUND, PROMISE) is None
-    tempting = Promise((Line(1, (ROUND,)), Line(1, (GaussianEvent(9.5),))))
+    tempting = Promise((PromiseLine(1, (ROUND,)), PromiseLine(1, (GaussianEvent(9.5),))))
     assert account(promised_events(tempting), DELTA, ZO).epsilon < COST, "promised at the beginning it would have done"
     assert isinstance(asked(book, "run-2", "r", GaussianEvent(9.5), tempting), BudgetExceeded)
 
@@ -184,7 +190,7 @@ def test_a_promise_is_kept_for_all_runs_together_too(tmp_path: Path) -> None:
 def test_a_refused_request_leaves_no_promise(tmp_path: Path) -> None:
     book = ledger(tmp_path, COST)
     assert isinstance(
-        asked(book, "run-1", "r", GaussianEvent(0.1), Promise((Line(1, (GaussianEvent(0.1),)),))), BudgetExceeded
+        asked(book, "run-1", "r", GaussianEvent(0.1), Promise((PromiseLine(1, (GaussianEvent(0.1),)),))), BudgetExceeded
     )
     assert asked(book, "run-1", "r", ROUND, PROMISE) is None
 
@@ -197,10 +203,11 @@ def test_spends_before_promises_were_kept_count_as_unpromised(tmp_path: Path) ->
 
 def test_a_promise_travels_in_the_plan_and_the_device_marks_its_own_parts() -> None:
     plan = replace(
-        PLAN, promise=encode_promise([(Purpose.TRAIN, Line(3, (ROUND,))), (Purpose.DRIFT, Line(2, (LATER,)))])
+        PLAN,
+        promise=encode_promise([(Purpose.TRAIN, PromiseLine(3, (ROUND,))), (Purpose.DRIFT, PromiseLine(2, (LATER,)))]),
     )
-    assert promise_in(plan, "").lines == (Line(3, (ROUND,)), Line(2, (LATER,)))
-    assert promise_in(plan, "mine").lines[1] == Line(2, (Part("mine", "windows", LATER),))
+    assert promise_in(plan, "").lines == (PromiseLine(3, (ROUND,)), PromiseLine(2, (LATER,)))
+    assert promise_in(plan, "mine").lines[1] == PromiseLine(2, (InPart("mine", "windows", LATER),))
     assert promise_in(PLAN, "mine") == Promise()
     assert read_promise(PROMISE.to_text()) == PROMISE
     for bad in (b"[]x", b'[{"most":0,"events":[],"purpose":"train"}]', b"7", b'[{"most":1}]', b'[{"purpose":"x"}]'):

@@ -18,8 +18,8 @@ from fedinfer.privacy.accounting.events import (
     Composed,
     DiscreteGaussianEvent,
     GaussianEvent,
+    InPart,
     NonPrivate,
-    Part,
     PoissonSampled,
     Repeated,
     SkellamEvent,
@@ -96,7 +96,7 @@ def of(*events: object) -> float:
 
 
 def test_parts_of_one_split_cost_the_worst_and_what_touches_all_counts_in_each() -> None:
-    trained, watched = Part("s", "a", Repeated(TRAIN, 3)), Part("s", "b", WATCH)
+    trained, watched = InPart("s", "a", Repeated(TRAIN, 3)), InPart("s", "b", WATCH)
     assert of(trained, watched) == of(Repeated(TRAIN, 3))
     assert of(watched, TRAIN) == of(WATCH, TRAIN)
     assert of(trained, watched, WATCH) == pytest.approx(of(Repeated(TRAIN, 3), WATCH))
@@ -105,16 +105,16 @@ def test_parts_of_one_split_cost_the_worst_and_what_touches_all_counts_in_each()
 
 def test_the_same_names_in_another_split_are_other_parts() -> None:
     """Two tasks hold out other rows: a row may be trained on in the one and watched in the other."""
-    first = [Part("task 1", "training", TRAIN), Part("task 1", "windows", WATCH)]
-    second = [Part("task 2", "training", TRAIN), Part("task 2", "windows", WATCH)]
+    first = [InPart("task 1", "training", TRAIN), InPart("task 1", "windows", WATCH)]
+    second = [InPart("task 2", "training", TRAIN), InPart("task 2", "windows", WATCH)]
     assert of(*first, *second) == pytest.approx(of(TRAIN, TRAIN))
-    moved = [Part("task 1", "training", TRAIN), Part("task 2", "windows", TRAIN)]
+    moved = [InPart("task 1", "training", TRAIN), InPart("task 2", "windows", TRAIN)]
     assert of(*moved) == pytest.approx(of(TRAIN, TRAIN)), "and it may be in both"
     assert len(worlds(flatten([*first, *second]))) == 3
 
 
 def test_more_splits_than_can_be_tried_are_added_up() -> None:
-    events = [Part(f"task {i}", name, GaussianEvent(10.0 + 2 * i + (name == "b"))) for i in range(9) for name in "ab"]
+    events = [InPart(f"task {i}", name, GaussianEvent(10.0 + 2 * i + (name == "b"))) for i in range(9) for name in "ab"]
     found = worlds(flatten(events))
     assert len(found) == MOST_WORLDS
     assert all(len(world) == 6 + 2 * 3 for world in found), "six splits are told apart, three are added up"
@@ -122,26 +122,26 @@ def test_more_splits_than_can_be_tried_are_added_up() -> None:
 
 
 def test_a_part_is_written_and_read_and_holds_no_other_part() -> None:
-    part = Part("s", "a", Repeated(PoissonSampled(0.5, TRAIN), 4))
+    part = InPart("s", "a", Repeated(PoissonSampled(0.5, TRAIN), 4))
     assert event_from_json(event_to_json(part)) == part
-    assert flatten([Composed((part, part))]) == ((Part("s", "a", PoissonSampled(0.5, TRAIN)), 8),)
+    assert flatten([Composed((part, part))]) == ((InPart("s", "a", PoissonSampled(0.5, TRAIN)), 8),)
     with pytest.raises(ConfigError, match="inside part"):
-        flatten([Part("s", "a", Part("t", "b", TRAIN))])
+        flatten([InPart("s", "a", InPart("t", "b", TRAIN))])
     with pytest.raises(ConfigError, match="names"):
-        Part("", "a", TRAIN)
+        InPart("", "a", TRAIN)
 
 
 def test_a_release_without_noise_counts_in_its_part() -> None:
-    assert of(Part("s", "a", NonPrivate()), Part("s", "b", TRAIN)) == math.inf
+    assert of(InPart("s", "a", NonPrivate()), InPart("s", "b", TRAIN)) == math.inf
 
 
 def test_a_group_may_be_spread_over_the_parts() -> None:
     """Gaussian noise: j rows here and k - j there move the sums by (j a, (k - j) b); all in one part is the worst."""
-    parts = [Part("s", "a", TRAIN), Part("s", "b", WATCH)]
+    parts = [InPart("s", "a", TRAIN), InPart("s", "b", WATCH)]
     assert group_epsilon(parts, DELTA, 4) == pytest.approx(group_epsilon([TRAIN], DELTA, 4), rel=1e-9)
     sampled = [
-        Part("s", "a", Repeated(PoissonSampled(0.05, GaussianEvent(1.0)), 4)),
-        Part("s", "b", GaussianEvent(2.5)),
+        InPart("s", "a", Repeated(PoissonSampled(0.05, GaussianEvent(1.0)), 4)),
+        InPart("s", "b", GaussianEvent(2.5)),
     ]
     apart = max(group_epsilon([event], DELTA, 3) for event in sampled)
     everywhere = group_epsilon([event.event for event in sampled], DELTA, 3)
@@ -150,7 +150,9 @@ def test_a_group_may_be_spread_over_the_parts() -> None:
 
 def test_missing_shares_are_missing_in_every_part() -> None:
     noise = SkellamEvent(1e6, 100.0, 1000.0, 8)
-    assert with_missing_shares([Part("s", "a", noise)], 2, 1) == (Part("s", "a", SkellamEvent(5e5, 100.0, 1000.0, 8)),)
+    assert with_missing_shares([InPart("s", "a", noise)], 2, 1) == (
+        InPart("s", "a", SkellamEvent(5e5, 100.0, 1000.0, 8)),
+    )
 
 
 SKELLAM = st.builds(
