@@ -74,8 +74,8 @@ def pld_epsilon(events: Sequence[tuple[Plain, int]], delta: float, relation: Rel
     """Epsilon of Gaussian mechanisms, some Poisson-sampled.
 
     Add-or-remove-one and zero-out-one: the dominating pairs are those of Zhu, Dong and Wang 2022, Theorem 11 (both
-    directions are composed, the worse one counts). Replace-one: the pair of `_pld_of_one`. Discretised pessimistically by
-    dp-accounting (connect-the-dots, Doroshenko et al. 2022).
+    directions are composed, the worse one counts). Replace-one: the pair of `_pld_of_one`. Discretised pessimistically
+    by dp-accounting (connect-the-dots, Doroshenko et al. 2022).
 
     Args:
         events: pairs of event and count; GaussianEvent or PoissonSampled of one.
