@@ -60,6 +60,7 @@ from fedinfer.privacy import (
     noise_model,
     relation_of,
     server_charge,
+    split_of,
 )
 from fedinfer.privacy import Work as PrivateWork
 from fedinfer.privacy import decode as decode_sum
@@ -323,8 +324,9 @@ def _ledgers(audit: Audited, seen: Seen) -> Check:
     kept = {(entry.owner, entry.reference): entry for entry in server.ledger.entries(LEDGER_OWNER)}
     kept |= {(entry.owner, entry.reference): entry for entry in audit.host.ledger.entries(None)}
     for promise in seen.promises:
-        due = {device: charge(promise) for device in audit.staying[promise.round_id]}
-        due |= {LEDGER_OWNER: server_charge(promise)}
+        split = split_of(server.scenario, server.windows)
+        due = {device: charge(promise, split) for device in audit.staying[promise.round_id]}
+        due |= {LEDGER_OWNER: server_charge(promise, split)}
         for owner, events in due.items():
             entry = kept.get((owner, promise.round_id))
             if entry is None or not entry.committed_at or flatten([entry.event]) != flatten(events):

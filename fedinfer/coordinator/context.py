@@ -23,7 +23,7 @@ from fedinfer.errors import BudgetExceeded
 from fedinfer.manifest import Statement
 from fedinfer.metrics import JudgedBy
 from fedinfer.ports import Answer, Ask, Clock, Entropy, Listener, Transport
-from fedinfer.privacy import Event, Ledger, NoiseStream, Spent
+from fedinfer.privacy import Event, Ledger, NoiseStream, Spent, WindowRows
 from fedinfer.rollout import RolloutStore
 from fedinfer.schema import Schema
 from fedinfer.types import DeviceId, FloatVector, Json
@@ -240,6 +240,11 @@ class Server:
     population: Population
     keeper: Keeper
     given: GivenModel | None = None
+
+    @property
+    def windows(self) -> WindowRows:
+        """What the windows of the run are made of."""
+        return WindowRows.HELD_OUT if self.simulated else WindowRows.LIVE
 
     @property
     def account(self) -> RunAccount:

@@ -31,7 +31,7 @@ from fedinfer.errors import FedInferError, Misbehaviour
 from fedinfer.flower import build_id
 from fedinfer.inference import SessionCache
 from fedinfer.messages import MOST_DESCRIPTIONS, JoinRequest
-from fedinfer.privacy import HELD_OUT, LEDGER_MIGRATIONS, Ledger, NoiseStream, SecureStream
+from fedinfer.privacy import LEDGER_MIGRATIONS, Ledger, NoiseStream, SecureStream, WindowRows
 from fedinfer.store import open_store, transaction
 from fedinfer.system import SystemClock, SystemEntropy, child_seed, simulation_rng
 from fedinfer.training import GradientEngine
@@ -96,7 +96,7 @@ class OwnRows:
     def _division_now(self, scenario: Scenario) -> str:
         count, data = all_slots(scenario, self._store.data), scenario.data
         chosen = f"by {data.time}" if data.time else "drawn"
-        return f"{HELD_OUT}: {data.test_fraction!r} of {count} rows, {chosen}"
+        return f"{WindowRows.LIVE}: {data.test_fraction!r} of {count} rows, {chosen}"
 
     def _read(self) -> DeviceData:
         task = self._host().joined()

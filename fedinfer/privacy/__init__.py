@@ -23,9 +23,9 @@ from fedinfer.privacy.accounting.group import group_epsilon, with_missing_shares
 from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger, Protected, Refusal
 from fedinfer.privacy.accounting.parallel import either
 from fedinfer.privacy.charges import (
-    HELD_OUT,
     TRAINED,
     WATCHED,
+    WindowRows,
     charge,
     encode_promise,
     mechanism_of,
@@ -56,7 +56,6 @@ from fedinfer.privacy.rounding import at_least, at_most
 
 __all__ = [
     "ANY_TASK",
-    "HELD_OUT",
     "LEDGER_MIGRATIONS",
     "TRAINED",
     "WATCHED",
@@ -95,6 +94,7 @@ __all__ = [
     "SkellamEvent",
     "Spent",
     "Summands",
+    "WindowRows",
     "Work",
     "account",
     "at_least",

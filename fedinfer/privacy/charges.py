@@ -11,6 +11,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
+from enum import StrEnum
 from functools import lru_cache
 from typing import assert_never
 
@@ -31,10 +32,8 @@ MOST_SAMPLES = 1 << 34
 """Samples that a device draws for one share, at most: an hour's work. A share above the largest table's variance is a
 sum of many samples, so one number in a plan could keep a device busy for years."""
 
-HELD_OUT = "held out"
-"""Name of the division of rows in a server's ledger: each device has its own, and each of them is fixed."""
 TRAINED, WATCHED = "training", "windows"
-"""Its parts: rows that are trained on, and rows that windows and canary evaluations are made of."""
+"""Its parts: rows that are trained on, and rows that canary evaluations, and windows that are not live, are made of."""
 
 
 @lru_cache(maxsize=64)
@@ -95,25 +94,34 @@ def protected_of(unit: Unit) -> Protected:
     return Protected(unit, relation_of(unit))
 
 
-def split_of(scenario: Scenario) -> str:
-    """How the rows of a device are divided into rows that are trained on and rows that windows are made of.
+class WindowRows(StrEnum):
+    """What the windows of a run are made of."""
 
-    This is the one place that says when rows of windows cost what training costs, and when they do not. Windows are
-    made of held-out rows, whose places in the table follow from the table's length, `data.test_fraction` and the
-    device's name (with `data.time`: from their order), for the whole run: a device refuses a run under which its
-    division changes. So no row is in both parts, and `parallel` counts the worse part instead of the sum. Windows that
-    are filled by live predictions would be no such division, because nobody knows whether the same case is a training
-    row: a scenario that has them gets the empty name here, and everything is added up.
+    HELD_OUT = "held out"
+    """Rows of the table that are not trained on: in a simulation."""
+    LIVE = "held out, windows live"
+    """What a device predicted in service: in a deployment. Nobody knows whether the same case is a training row."""
+
+
+def split_of(scenario: Scenario, windows: WindowRows) -> str:
+    """How the rows of a device are divided into rows that are trained on and rows that are held out.
+
+    This is the one place, with `touching`, that says which releases add up and which do not. Held-out rows follow from
+    the table's length, `data.test_fraction` and the device's name (with `data.time`: from their order), for the whole
+    run: a device refuses a run under which its division changes. So no row is in both parts, and `parallel` counts the
+    worse part instead of the sum. Canary evaluations are made of held-out rows, and so are the windows of simulations.
+    Windows of live predictions count for every row.
 
     Args:
         scenario: of the run; server and device have the same.
+        windows: what its windows are made of.
 
     Returns:
-        Name of the division, for the ledger of a run; empty where there is none, or where whole devices are protected.
+        Name of the division, for the ledger of a run; empty where whole devices are protected.
     """
     match scenario.privacy.unit:
         case Unit.EXAMPLE:
-            return HELD_OUT
+            return str(windows)
         case Unit.DEVICE | Unit.NONE:
             return ""
         case _:
@@ -131,8 +139,10 @@ def touching(event: Event, purpose: Purpose, split: str) -> Event:
     match purpose:
         case Purpose.TRAIN:
             return InPart(split, TRAINED, event) if split else event
-        case Purpose.DRIFT | Purpose.GATE:
+        case Purpose.GATE:
             return InPart(split, WATCHED, event) if split else event
+        case Purpose.DRIFT:
+            return InPart(split, WATCHED, event) if split and not split.startswith(WindowRows.LIVE) else event
         case _:
             assert_never(purpose)
 

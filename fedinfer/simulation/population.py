@@ -38,7 +38,7 @@ from fedinfer.inference import SessionCache
 from fedinfer.messages import Kind, Purpose, SumPlan
 from fedinfer.model_file import Isolation
 from fedinfer.ports import Clock
-from fedinfer.privacy import HELD_OUT, LEDGER_MIGRATIONS, Budget, Ledger, NoiseStream, SimulatedStream, protected_of
+from fedinfer.privacy import LEDGER_MIGRATIONS, Budget, Ledger, NoiseStream, SimulatedStream, WindowRows, protected_of
 from fedinfer.private_files import private_folder
 from fedinfer.secagg import Enrolment, IdentityKey, RevocationList, sign_enrolment, sign_revocations
 from fedinfer.store import Durability, open_store
@@ -110,7 +110,7 @@ class SimulatedRows:
         Args:
             device: of the federation.
         """
-        return HELD_OUT
+        return str(WindowRows.HELD_OUT)
 
     def judged(self, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
         """All devices' held-out rows pooled, under the data distribution of a window.

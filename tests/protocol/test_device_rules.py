@@ -243,7 +243,7 @@ def test_a_device_charges_what_the_plan_costs_not_what_the_server_says(fleet: Fl
     """The price follows from the mechanism in the plan, and equals what the server wrote into its own ledger."""
     from fedinfer.privacy.accounting.accountant import account
     from fedinfer.privacy.accounting.events import Composed
-    from fedinfer.privacy.charges import HELD_OUT, charge, server_charge
+    from fedinfer.privacy.charges import WindowRows, charge, server_charge
 
     plan = fleet.promise("round-1", work())
     fleet.sum(plan, work())
@@ -251,7 +251,7 @@ def test_a_device_charges_what_the_plan_costs_not_what_the_server_says(fleet: Fl
     entry = fleet.hosts[device].ledger.entries(device)[0]
     division = fleet.hosts[device].rows.division(device)
     assert entry.event == Composed(charge(plan, division))
-    server = account(server_charge(plan, HELD_OUT), 1e-5, Relation.ZERO_OUT)
+    server = account(server_charge(plan, str(WindowRows.HELD_OUT)), 1e-5, Relation.ZERO_OUT)
     assert account([entry.event], 1e-5, Relation.ZERO_OUT) == server
 
 
@@ -284,7 +284,7 @@ def test_a_device_whose_table_grew_leaves_the_run_because_its_rows_changed_their
     assert not fleet.post.answers(Kind.MASKED)[other].error
 
 
-def test_rounds_and_windows_of_a_device_cost_the_worse_of_both_and_two_divisions_all_of_it(tmp_path: Path) -> None:
+def test_live_windows_add_up_with_rounds_and_canary_evaluations_do_not(tmp_path: Path) -> None:
     from fedinfer.privacy.accounting.accountant import account
     from fedinfer.privacy.charges import charge
 
@@ -293,14 +293,19 @@ def test_rounds_and_windows_of_a_device_cost_the_worse_of_both_and_two_divisions
     for round_id, purpose in (("round-1", Purpose.TRAIN), ("window-1", Purpose.DRIFT)):
         assert not reports(fleet, device, round_id, purpose).error
     ledger, plans = fleet.hosts[device].ledger, (fleet.promise("r", work()), fleet.promise("w", b"", Purpose.DRIFT))
-    alone = [account(charge(plan), LARGE.delta, Relation.ZERO_OUT).epsilon for plan in plans]
-    assert ledger.spent(device, ANY_TASK).epsilon == max(alone)
-    # A later run holds out other rows: a row may have been trained on here and be in a window there.
-    ledger.open_accounts([device], "later", LARGE, Protected(Unit.EXAMPLE, Relation.ZERO_OUT))
-    events = charge(plans[1], "another division")
-    assert ledger.reserve([device], "later", "window-1", events, "", fleet.hosts[device].clock.now())[device] is None
     together = account([*charge(plans[0]), *charge(plans[1])], LARGE.delta, Relation.ZERO_OUT).epsilon
-    assert ledger.spent(device, ANY_TASK).epsilon == pytest.approx(together)
+    assert ledger.spent(device, ANY_TASK).epsilon == pytest.approx(together), "a live case may be a training row"
+    looked = replace(plans[1], purpose=Purpose.GATE)
+    split = fleet.hosts[device].rows.division(device)
+    now = fleet.hosts[device].clock.now()
+    assert ledger.reserve([device], "run", "gate-1", charge(looked, split), "", now)[device] is None
+    assert ledger.spent(device, ANY_TASK).epsilon == pytest.approx(together), "held-out rows are not trained on"
+    # A later run holds out other rows: a row may have been trained on here and be held out there.
+    ledger.open_accounts([device], "later", LARGE, Protected(Unit.EXAMPLE, Relation.ZERO_OUT))
+    events = charge(looked, "another division")
+    assert ledger.reserve([device], "later", "gate-1", events, "", now)[device] is None
+    three = account([*charge(plans[0]), *charge(plans[1]), *charge(looked)], LARGE.delta, Relation.ZERO_OUT).epsilon
+    assert ledger.spent(device, ANY_TASK).epsilon == pytest.approx(three)
 
 
 # --- a refused device answers with BudgetExceeded and touches nothing ---

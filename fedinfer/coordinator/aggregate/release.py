@@ -100,7 +100,7 @@ def release_groups(
         Misbehaviour: the round id was charged before.
     """
     account, fleet = server.account, server.fleet
-    events = server_charge(plans[0], split_of(server.scenario)) if charged is None else charged
+    events = server_charge(plans[0], split_of(server.scenario, server.windows)) if charged is None else charged
     account.reserve(round_id, events, f"{plans[0].purpose} {round_id}")
     sums = RoundSum(round_id, tuple(_group_sum(fleet, server.emit, plan, work) for plan in plans))
     account.commit(round_id)

@@ -20,7 +20,7 @@ from fedinfer.coordinator.plan.drift import NOISE_BRACKET
 from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of, report_settings
 from fedinfer.errors import ConfigError
 from fedinfer.messages import Purpose
-from fedinfer.privacy import Event, Repeated, account, calibrate, either, relation_of, split_of, touching
+from fedinfer.privacy import Event, Repeated, WindowRows, account, calibrate, either, relation_of, split_of, touching
 from fedinfer.rollout import NORM, WIDTH, gates_of, wave_sizes
 from fedinfer.types import Unit
 
@@ -56,12 +56,13 @@ class CanaryPlan:
     warnings: tuple[str, ...] = ()
 
 
-def plan_canaries(scenario: Scenario, devices: int) -> CanaryPlan:
+def plan_canaries(scenario: Scenario, devices: int, windows: WindowRows = WindowRows.HELD_OUT) -> CanaryPlan:
     """Plan all canary evaluations, or do what `rollout.unjudgeable` says when no verdict could come of them.
 
     Args:
         scenario: with [rollout] canary_epsilon.
         devices: of the fleet.
+        windows: what windows are made of; it names how rows are divided.
 
     Raises:
         ConfigError: waves are too small for a private sum, or no verdict could come of one, and the scenario does not
@@ -72,7 +73,7 @@ def plan_canaries(scenario: Scenario, devices: int) -> CanaryPlan:
     if section.canary_epsilon == 0:
         return CanaryPlan()
     _check_share(scenario)
-    evaluations = _CanaryEvaluations(scenario, devices)
+    evaluations = _CanaryEvaluations(scenario, devices, windows)
     trouble = evaluations.trouble()
     if not trouble:
         return evaluations.plan(())
@@ -92,11 +93,11 @@ class _CanaryEvaluations:
     """The canary evaluations of one scenario and fleet size, before it is known whether they can decide anything.
 
     Args:
-        scenario, devices: see `plan_canaries`.
+        scenario, devices, windows: see `plan_canaries`.
     """
 
-    def __init__(self, scenario: Scenario, devices: int) -> None:
-        self._scenario, self._devices = scenario, devices
+    def __init__(self, scenario: Scenario, devices: int, windows: WindowRows = WindowRows.HELD_OUT) -> None:
+        self._scenario, self._devices, self._windows = scenario, devices, windows
         self._sizes = wave_sizes(devices, scenario.rollout.waves)
         self._too_small = ""
         try:
@@ -176,7 +177,7 @@ class _CanaryEvaluations:
         model, scenario = noise_model_of(self._scenario), self._scenario
         settings = (_settings(scenario, aggregation, z) for aggregation in self.aggregations)
         dearest = either([model.event(each.mechanism, z) for each in settings])
-        return touching(dearest, Purpose.GATE, split_of(scenario))
+        return touching(dearest, Purpose.GATE, split_of(scenario, self._windows))
 
     def _enough_devices(self) -> int | None:
         """The least larger fleet without trouble; more devices mean less noise in the mean."""
@@ -201,7 +202,7 @@ def _check_min_judged(section: RolloutSection, devices: int) -> None:
 def _check_share(scenario: Scenario) -> None:
     section, privacy = scenario.rollout, scenario.privacy
     too_much = section.canary_epsilon > privacy.epsilon
-    all_of_it = section.canary_epsilon == privacy.epsilon and not split_of(scenario)
+    all_of_it = section.canary_epsilon == privacy.epsilon and not split_of(scenario, WindowRows.HELD_OUT)
     if privacy.unit is not Unit.NONE and (too_much or all_of_it):
         raise ConfigError(
             f"[rollout] canary_epsilon {section.canary_epsilon} leaves nothing of [privacy] epsilon {privacy.epsilon}",

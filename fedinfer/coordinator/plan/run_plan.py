@@ -38,7 +38,7 @@ from fedinfer.coordinator.plan.training import (
     training_settings,
 )
 from fedinfer.errors import ConfigError
-from fedinfer.privacy import Distributed, Event, Factorization, Spent, account, noise_model, relation_of
+from fedinfer.privacy import Distributed, Event, Factorization, Spent, WindowRows, account, noise_model, relation_of
 from fedinfer.training import OptimizerSettings
 from fedinfer.types import Relation, Unit
 
@@ -132,9 +132,10 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
     """
     aggregation = _aggregation(scenario, population)
     _check_tolerated(scenario, engine, aggregation)
-    rounds = plan_rounds(scenario, population, aggregation)
-    drift = plan_drift(scenario, population)
-    evaluations = plan_canaries(scenario, population.devices)
+    windows = WindowRows.LIVE if engine == IN_THE_FIELD else WindowRows.HELD_OUT
+    rounds = plan_rounds(scenario, population, aggregation, windows)
+    drift = plan_drift(scenario, population, windows)
+    evaluations = plan_canaries(scenario, population.devices, windows)
     watching = (*drift.events, *evaluations.events)
     _check_watching(scenario, watching)
     _check_affordable(rounds, watching)
@@ -173,6 +174,7 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
             *warnings,
             *corruption_warnings(scenario.secure_aggregation, aggregation),
             *group_warnings(aggregation),
+            *drift.warnings,
             *evaluations.warnings,
             *advice,
         ),
@@ -260,7 +262,8 @@ def _check_affordable(rounds: Rounds, watching: Sequence[Event]) -> None:
 def _affordable(scenario: Scenario, population: Population) -> bool:
     """Whether a fleet of another size could keep the budget."""
     try:
-        rounds = plan_rounds(scenario, population, aggregation_of(scenario, population))
+        windows = WindowRows.HELD_OUT
+        rounds = plan_rounds(scenario, population, aggregation_of(scenario, population), windows)
         if scenario.privacy.unit is Unit.NONE or not scenario.most_rounds:
             return True
         watching = (*plan_drift(scenario, population).events, *plan_canaries(scenario, population.devices).events)

@@ -17,9 +17,13 @@ from fedinfer.privacy import (
     WATCHED,
     Distributed,
     Event,
+    InPart,
+    Repeated,
     Spent,
+    WindowRows,
     account,
     at_most,
+    flatten,
     group_epsilon,
     noise_model,
     relation_of,
@@ -53,7 +57,7 @@ def make_statement(
     privacy, train = scenario.privacy, plan.train
     planned = plan.planned or Spent(math.inf, 1.0, "none", plan.relation, "none")
     protected = plan.planned is not None
-    split = split_of(scenario) if protected else ""
+    split = split_of(scenario, WindowRows.HELD_OUT) if protected else ""
     events = plan.events.all
     return Statement(
         epsilon=_text(planned.epsilon),
@@ -111,12 +115,16 @@ def _sums(plan: RunPlan) -> tuple[SumSettings, ...]:
 
 
 def _parts(scenario: Scenario, plan: RunPlan) -> tuple[tuple[str, str], ...]:
-    planned = plan.events
-    watched = (*planned.windows, *planned.evaluations)
-    return (
-        (TRAINED, _text(_epsilon(planned.rounds, scenario))),
-        (WATCHED, _text(_epsilon(watched, scenario))),
-    )
+    """Epsilon of each part with what touches every row."""
+    found = []
+    for name in (TRAINED, WATCHED):
+        seen = [
+            Repeated(event, count)
+            for event, count in flatten(plan.events.all)
+            if not isinstance(event, InPart) or event.name == name
+        ]
+        found.append((name, _text(_epsilon(seen, scenario))))
+    return tuple(found)
 
 
 def _groups(events: Sequence[Event], delta: float) -> Figures:

@@ -22,6 +22,7 @@ from fedinfer.privacy import (
     Factorization,
     Repeated,
     Summands,
+    WindowRows,
     Work,
     account,
     calibrate,
@@ -49,27 +50,32 @@ class Rounds:
         population: who takes part.
         aggregation: groups and graph of a round.
         factorization: how their noise is correlated; None: independent.
+        windows: what windows are made of.
     """
 
     scenario: Scenario
     population: Population
     aggregation: AggregationCohort
     factorization: Factorization | None
+    windows: WindowRows = WindowRows.HELD_OUT
 
 
-def plan_rounds(scenario: Scenario, population: Population, aggregation: AggregationCohort) -> Rounds:
+def plan_rounds(
+    scenario: Scenario, population: Population, aggregation: AggregationCohort, windows: WindowRows
+) -> Rounds:
     """The rounds of a run.
 
     Args:
         scenario: what was asked for.
         population: who takes part.
         aggregation: groups and graph of a round.
+        windows: what windows are made of.
 
     Raises:
         ConfigError: correlated noise is wanted where it cannot be.
     """
     strategy = correlate(scenario, population.devices, aggregation.cohort, scenario.most_rounds)
-    return Rounds(scenario, population, aggregation, strategy)
+    return Rounds(scenario, population, aggregation, strategy, windows)
 
 
 def noise_for_training(rounds: Rounds, watching: Sequence[Event]) -> float:
@@ -105,12 +111,12 @@ def events_of(rounds: Rounds, z: float, count: int) -> tuple[Event, ...]:
     """
     if rounds.factorization is not None:
         strategy = correlate(rounds.scenario, rounds.population.devices, rounds.aggregation.cohort, count)
-        split = split_of(rounds.scenario)
+        split = split_of(rounds.scenario, rounds.windows)
         return () if strategy is None else (touching(strategy.event(z), Purpose.TRAIN, split),)
     settings = training_settings(rounds, z)
     model = noise_model_of(rounds.scenario)
     one = model.event(settings.mechanism, z, settings.sampling_rate, settings.local_steps)
-    return (Repeated(touching(one, Purpose.TRAIN, split_of(rounds.scenario)), count),)
+    return (Repeated(touching(one, Purpose.TRAIN, split_of(rounds.scenario, rounds.windows)), count),)
 
 
 def training_settings(rounds: Rounds, z: float) -> SumSettings:

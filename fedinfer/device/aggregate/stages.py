@@ -22,12 +22,13 @@ from typing import TypeVar, assert_never
 
 from fedinfer.device.aggregate.check_plan import check_plan, corruption_rate
 from fedinfer.device.aggregate.contribution import private_vectors
+from fedinfer.device.aggregate.spending import charged, divided
 from fedinfer.device.host import Host
 from fedinfer.device.session_store import Running
 from fedinfer.errors import BudgetExceeded, FedInferError, Misbehaviour, TransportError
 from fedinfer.messages import INDEPENDENT, Kind, MaskedSumWork, PlainReply, PlainRequest, SumPlan
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy import Refusal, charge, mechanism_of, promise_in, split_of, strategy_of
+from fedinfer.privacy import Refusal, mechanism_of, strategy_of
 from fedinfer.privacy import encode as encode_vectors
 from fedinfer.secagg import (
     DeviceState,
@@ -289,45 +290,16 @@ def reserve(host: Host, plan: SumPlan, asks: Sequence[Ask]) -> tuple[list[Ask], 
         Asks of those who paid, and the answers of the others.
     """
     verdicts: dict[DeviceId, Refusal | None] = {}
-    for split, devices in _divided(host, [ask.device for ask in asks]).items():
-        verdicts |= _charged(host, plan, split, devices)
+    for split, devices in divided(host, [ask.device for ask in asks]).items():
+        found, moved = charged(host, plan, split, devices)
+        verdicts |= found
+        _wipe(host, *moved)
     answers = {device: failure(device, error) for device, error in verdicts.items() if error is not None}
     for device in answers:
         host.refused[device] = host.refused.get(device, 0) + 1
     # Who is only asked a second time keeps its state: another process may be answering the first time.
     _wipe(host, *(device for device, error in verdicts.items() if isinstance(error, BudgetExceeded)))
     return [ask for ask in asks if ask.device not in answers], answers
-
-
-def _divided(host: Host, devices: Sequence[DeviceId]) -> dict[str, list[DeviceId]]:
-    """Devices by how their rows are divided into parts; under the empty name where there are no parts."""
-    found: dict[str, list[DeviceId]] = {}
-    apart = split_of(host.joined().scenario)
-    for device in devices:
-        found.setdefault(host.rows.division(device) if apart else "", []).append(device)
-    return found
-
-
-def _charged(host: Host, plan: SumPlan, split: str, devices: Sequence[DeviceId]) -> dict[DeviceId, Refusal | None]:
-    """The ledger's verdicts; who divided its rows otherwise when the run began may not go on with it.
-
-    The server counts every row of a run in one part. A row that moved from one to the other would be in both.
-    """
-    before = host.ledger.splits(devices, plan.run_id) if split else {}
-    moved = [device for device in devices if before.get(device, frozenset()) - {split}]
-    refused = Misbehaviour(
-        "the rows of this device are divided otherwise than when the run began: its table or its task has changed",
-        hint="join a new run; what this run spent stays spent",
-    )
-    _wipe(host, *moved)
-    staying, reason = [device for device in devices if device not in moved], f"{plan.purpose} {plan.round_id}"
-    if not staying:
-        return dict.fromkeys(moved, refused)
-    promise, now = promise_in(plan, split), host.clock.now()
-    verdicts = host.ledger.reserve(
-        staying, plan.run_id, plan.round_id, charge(plan, split), reason, now, promise=promise
-    )
-    return {**dict.fromkeys(moved, refused), **verdicts}
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from fedinfer.coordinator.plan.cohort import Population
-from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
+from fedinfer.coordinator.plan.run_plan import IN_THE_FIELD, RunPlan, make_plan
 from fedinfer.coordinator.run import budget_of
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.events import NonPrivate
@@ -121,6 +121,18 @@ def test_rows_of_windows_have_the_whole_budget_to_themselves() -> None:
     assert much.planned.epsilon <= 4.0
     little, much = (plan(f'privacy.unit = "device"\ndrift.epsilon = {part}') for part in (1.0, 3.0))
     assert much.noise_multiplier > 1.1 * little.noise_multiplier
+
+
+def test_live_windows_of_a_deployment_share_the_budget_with_training() -> None:
+    """Nobody knows whether a case that was predicted in service is a training row too."""
+    extra = "drift.epsilon = 4.0"
+    simulated, real = plan(extra), make_plan(settings(extra), FLEET, IN_THE_FIELD, ())
+    assert real.drift_epsilon <= 0.2 * 4.0
+    assert real.noise_multiplier > 1.005 * simulated.noise_multiplier
+    assert real.planned is not None
+    assert real.planned.epsilon <= 4.0
+    assert any("live predictions" in warning for warning in real.warnings)
+    assert not any("live predictions" in warning for warning in simulated.warnings)
 
 
 def test_a_cohort_larger_than_the_population_is_everybody() -> None:
