@@ -133,10 +133,13 @@ def _resume(folder: Path, *, show: bool) -> tuple[Json, Path, FedInferError | No
         prepared, engine = prepare_again(folder)
 
     def go(watch: Listener) -> None:
-        if engine == Engine.RAY:
-            run_ray(prepared.scenario, prepared.federation, folder, clock, watch)
-        else:
-            resume_local(prepared, folder, clock, _both(EventLog(folder, clock, RUN_ID), watch))
+        match Engine(engine):
+            case Engine.RAY:
+                run_ray(prepared.scenario, prepared.federation, folder, clock, watch)
+            case Engine.LOCAL:
+                resume_local(prepared, folder, clock, _both(EventLog(folder, clock, RUN_ID), watch))
+            case other:
+                assert_never(other)
 
     return _watched(folder, clock, go, show=show)
 

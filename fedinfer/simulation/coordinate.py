@@ -30,7 +30,7 @@ from fedinfer.privacy import SimulatedStream
 from fedinfer.secagg import Challenge, seconds_of, validation
 from fedinfer.simulation.local_nodes import LocalNodes
 from fedinfer.simulation.population import simulated_authority, simulated_revocations, simulated_rows
-from fedinfer.simulation.world import World, simulation_keys
+from fedinfer.simulation.world import SimulationKeeper, simulation_keys
 from fedinfer.system import SimulatedEntropy, SystemEntropy, simulation_rng
 from fedinfer.training import Checkpoint, Trainer, load_trainer
 from fedinfer.types import Json
@@ -103,7 +103,7 @@ def run_simulation(
     entropy = rotation_entropy(scenario)
     if kept is not None:
         entropy.take(int(kept.header["entropy"]))
-    lasting = Lasting(entropy, simulation_keys(folder), World(folder, entropy))
+    lasting = Lasting(entropy, simulation_keys(folder), SimulationKeeper(folder, entropy))
     server, plan = open_server(grid, scenario, federation, folder, engine, clock, emit, adder, lasting, given)
     return carry_out(server, plan, kept)
 

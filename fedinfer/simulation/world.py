@@ -19,6 +19,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import assert_never
 
 from fedinfer.artifact import Keys, generate_keys, load_keys, save_keys
 from fedinfer.config import Scenario, from_flat, to_flat
@@ -38,7 +39,7 @@ NOT_OF_THE_WORLD = frozenset({STATE_FOLDER, EVENTS, LOCK, "run.json", "report.ht
 DATABASE = ".sqlite"
 
 
-class World:
+class SimulationKeeper:
     """Keeper of a simulation.
 
     Args:
@@ -57,10 +58,20 @@ class World:
             done: the step that is over.
             state: of the coordinator.
         """
-        if done is RunStep.PUBLISH:
-            return
+        match done:
+            case RunStep.PUBLISH:
+                return
+            case None | RunStep.ROLL_OUT:
+                self._write(state, done, installed=True)
+            case RunStep.ROUND | RunStep.WINDOW:
+                self._write(state, done, installed=False)
+            case _:
+                assert_never(done)
+
+    def _write(self, state: Checkpoint, done: RunStep | None, *, installed: bool) -> None:
+        """One whole state; the files of devices are taken anew only where they may have changed."""
         number, place = self._number + 1, self._folder / STATE_FOLDER
-        if done is None or done is RunStep.ROLL_OUT:
+        if installed:
             self._files = number
             _link_files(self._folder, _empty(place / f"{FILES}-{number}"))
         _copy_databases(self._folder, _empty(place / f"{DATABASES}-{number}"))

@@ -34,7 +34,7 @@ from fedinfer.coordinator.released import check_not_worse, mark_released, save_v
 from fedinfer.errors import GateFailed
 from fedinfer.manifest import Manifest, Privacy
 from fedinfer.privacy import at_most
-from fedinfer.rollout import Phase
+from fedinfer.rollout import Phase, RolloutState
 from fedinfer.types import DeviceId, FloatVector, Unit
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ def push_version(server: Server, plan: RunPlan, progress: Progress) -> None:
     finally:  # an interrupted rollout is in the record as far as it came
         record = replace(progress.models[-1], rollout=steps.record())
         progress.models[-1] = record
-    if not server.simulated and state.phase in (Phase.DONE, Phase.ROLLED_BACK):  # for devices that belong to no wave
-        mirror(server.folder / "artifacts", server.folder / RELEASED)
+    _offer(server, state)
     if state.phase is not Phase.DONE:
         raise GateFailed(
             f"version {state.version} was {state.phase} in wave {state.wave + 1}: {state.reason}", hint=hint_of(state)
@@ -119,6 +118,12 @@ def push_version(server: Server, plan: RunPlan, progress: Progress) -> None:
     server.emit("pushed", record.to_json())
     # The newest is never pruned; these are what one may have to go back to, and what devices may still run.
     server.repository.prune(server.scenario.rollout.keep_versions, {previous, *active.values()})
+
+
+def _offer(server: Server, state: RolloutState) -> None:
+    """What a rollout ended with, for devices that belong to no wave."""
+    if not server.simulated and state.phase in (Phase.DONE, Phase.ROLLED_BACK):
+        mirror(server.folder / "artifacts", server.folder / RELEASED)
 
 
 def publish(
