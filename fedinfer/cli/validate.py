@@ -73,7 +73,8 @@ def planned(scenario: Scenario, federation: Federation) -> Json | None:
     rows = [len(data.train_y) for data in federation.devices.values()]
     try:
         trainer = load_trainer(scenario.model, federation.schema, scenario.training, scenario.scenario.seed)
-        population = Population(len(rows), sum(rows), min(rows), trainer.dimension, federation.schema.classes)
+        schema = federation.schema
+        population = Population(len(rows), sum(rows), min(rows), trainer.dimension, schema.classes, schema)
         plan = make_plan(scenario, population, "local", federation.warnings)
     except MissingExtra:
         return None

@@ -162,12 +162,25 @@ class DriftSection(Section):
         default=3,
         description="First windows after every push of a model: what later windows are compared with.",
     )
+    channels: tuple[str, ...] = Field(
+        default=(),
+        description="What a report holds: `predicted_class`, `confidence` (a number: `value`), `faults` (missing, "
+        "unseen and out-of-range cells), `input:COLUMN`, `length` of texts, `projection:1`, `errors` of rows whose "
+        "label is known, `flags` of devices' own tests. Empty: the answers alone. `auto`: the answers, and each of "
+        "faults and flags that raises the expected power; see [Watch for drift](../how-to/drift.md#channels).",
+    )
     epsilon: Positive = Field(default=0.3, description="Part of the budget that the reports of all windows share.")
     false_alarm_rate: OpenFraction = Field(default=0.05, description="Probability of any alarm in a quiet run.")
     rounds: Natural = Field(default=5, description="Rounds that an alarm triggers.")
     max_triggers: Natural = Field(default=1, description="Most alarms that start rounds in one run.")
     after_windows: Natural = Field(default=2, description="Windows watched after triggered rounds.")
     inject: InjectSection | None = Field(default=None, description="See [drift.inject]; left out: a quiet run.")
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _one_word_for_auto(cls, channels: object) -> object:
+        # A list of JSON is a tuple only to pydantic itself, which strictly refuses what this returns otherwise.
+        return (channels,) if channels == "auto" else tuple(channels) if isinstance(channels, list) else channels
 
 
 class FleetSection(Section):

@@ -18,7 +18,7 @@ from fedinfer.coordinator.plan.robust import PLAIN_MEAN
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.coordinator.record import AlarmRecord, ReportRecord, WindowRecord
-from fedinfer.drift import monitor, policy, report_channels, smallest_shift
+from fedinfer.drift import MonitorState, WindowResult, monitor, policy, smallest_shift
 from fedinfer.errors import BadMessage, TooFewSurvivors
 from fedinfer.messages import Kind, Purpose, ReportWork, WindowReply, WindowRequest
 from fedinfer.metrics import Metric
@@ -42,20 +42,19 @@ class Watch:
     """
 
     plan: monitor.MonitorPlan
-    state: monitor.MonitorState
+    state: MonitorState
     settings: policy.PolicySettings
     policy: policy.PolicyState
 
 
-def start_watch(scenario: Scenario, classes: int, plan: RunPlan) -> Watch:
+def start_watch(scenario: Scenario, plan: RunPlan) -> Watch:
     """Monitor and policy before the first window.
 
     Args:
         scenario: with its [drift] section.
-        classes: number of classes of the label, >= 2.
         plan: of the run.
     """
-    drift, monitor_plan = scenario.drift, _monitor_plan(scenario, classes, plan)
+    drift, monitor_plan = scenario.drift, _monitor_plan(scenario, plan)
     settings = policy.PolicySettings(
         mode=policy.Mode.AUTO,
         max_triggers=drift.max_triggers,
@@ -67,10 +66,10 @@ def start_watch(scenario: Scenario, classes: int, plan: RunPlan) -> Watch:
     return Watch(monitor_plan, monitor.begin(monitor_plan), settings, policy.PolicyState())
 
 
-def _monitor_plan(scenario: Scenario, classes: int, plan: RunPlan) -> monitor.MonitorPlan:
+def _monitor_plan(scenario: Scenario, plan: RunPlan) -> monitor.MonitorPlan:
     drift = scenario.drift
     return monitor.MonitorPlan(
-        channels=report_channels(classes),
+        channels=plan.channels,
         unit=_watched(scenario.privacy.unit),
         reference_windows=drift.reference_windows,
         windows=max(plan.windows - drift.reference_windows, 1),
@@ -80,13 +79,12 @@ def _monitor_plan(scenario: Scenario, classes: int, plan: RunPlan) -> monitor.Mo
     )
 
 
-def least_seen(scenario: Scenario, devices: int, classes: int, plan: RunPlan) -> float:
+def least_seen(scenario: Scenario, devices: int, plan: RunPlan) -> float:
     """The least part of the answers whose lasting change the watch of a run finds with probability 0.9.
 
     Args:
         scenario: with its [drift] section.
         devices: that report in a window.
-        classes: number of classes of the label, >= 2.
         plan: of the run.
 
     Returns:
@@ -94,7 +92,7 @@ def least_seen(scenario: Scenario, devices: int, classes: int, plan: RunPlan) ->
     """
     if plan.drift is None or plan.windows <= scenario.drift.reference_windows:
         return math.inf
-    watch = _monitor_plan(scenario, classes, plan)
+    watch = _monitor_plan(scenario, plan)
     size = devices * watch.unit.counted(scenario.drift.window)
     return smallest_shift(watch, size, noise_std(scenario, plan.drift, devices))
 
@@ -214,9 +212,7 @@ def _report(
     return decision, ReportRecord(len(sums.survivors), len(sums.groups), len(sums.summed), spent, result)
 
 
-def _test(
-    scenario: Scenario, settings: SumSettings, window: int, watch: Watch, released: Release
-) -> monitor.WindowResult:
+def _test(scenario: Scenario, settings: SumSettings, window: int, watch: Watch, released: Release) -> WindowResult:
     report = monitor.WindowSum(
         window,
         released.total.astype(np.float64),

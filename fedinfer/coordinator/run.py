@@ -139,7 +139,7 @@ def status_of(failure: FedInferError | None, *, simulated: bool) -> str:
 def _first_state(server: Server, plan: RunPlan) -> RunState:
     server.emit("started", run_json.opening(server, plan))
     progress = first_progress(server, plan)
-    watch = drift_loop.start_watch(server.scenario, server.schema.classes, plan) if plan.windows else None
+    watch = drift_loop.start_watch(server.scenario, plan) if plan.windows else None
     state = RunState(whole_run(plan.rounds, plan.windows), progress, watch, server.population)
     run_json.write_unfinished(server, plan, progress, 0.0)
     server.keeper.keep(None, to_checkpoint(state))

@@ -252,7 +252,7 @@ def secure_aggregation_of(section: SecureAggregationSection, plan: RunPlan) -> J
 def _drift(server: Server, plan: RunPlan, progress: Progress) -> Json:
     """Windows, alarms and the metric before, during and after the data distribution changed (simulations know when)."""
     inject = server.scenario.drift.inject
-    least = least_seen(server.scenario, len(server.devices), server.schema.classes, plan)
+    least = least_seen(server.scenario, len(server.devices), plan)
     metrics = [row.metric for row in progress.windows]
     change = inject.at_window if inject is not None and inject.kind != "none" else None
     healed = next((m.window for m in progress.models if m.reason == "drift"), None)

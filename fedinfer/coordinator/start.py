@@ -117,7 +117,7 @@ def population_of(site: Site, rows: Mapping[DeviceId, int]) -> Population:
         rows: number of training rows per device that joined, as it signed it.
     """
     counts = [count for count in rows.values() if count] or [1]
-    return Population(len(rows), sum(counts), min(counts), site.trainer.dimension, site.schema.classes)
+    return Population(len(rows), sum(counts), min(counts), site.trainer.dimension, site.schema.classes, site.schema)
 
 
 def _server(site: Site, devices: dict[DeviceId, bytes], rows: dict[DeviceId, int], population: Population) -> Server:

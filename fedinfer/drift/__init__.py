@@ -5,23 +5,34 @@ Device: `sketch` (what a window looks like). Both: `channels` (which histograms,
 docs/how-to/drift.md starts here.
 """
 
-from fedinfer.drift.channels import Outputs, report_channels, width
-from fedinfer.drift.monitor import ChannelResult, WindowResult
+from fedinfer.drift.channels import Channel, Outputs, Source, report_channels, width
+from fedinfer.drift.flags import judge_window, pack_reference, unpack_reference
+from fedinfer.drift.inputs import chosen_channels, local_channels
 from fedinfer.drift.policy import Decision, WatchAction
 from fedinfer.drift.power import POWER, smallest_shift
 from fedinfer.drift.sketch import Sketch, report_norm, window_report
+from fedinfer.drift.state import MonitorState
+from fedinfer.drift.verdict import ChannelResult, WindowResult
 
 __all__ = [
     "POWER",
+    "Channel",
     "ChannelResult",
     "Decision",
+    "MonitorState",
     "Outputs",
     "Sketch",
+    "Source",
     "WatchAction",
     "WindowResult",
+    "chosen_channels",
+    "judge_window",
+    "local_channels",
+    "pack_reference",
     "report_channels",
     "report_norm",
     "smallest_shift",
+    "unpack_reference",
     "width",
     "window_report",
 ]

@@ -49,7 +49,7 @@ def smallest_shift(plan: MonitorPlan, size: float, noise_std: float) -> float:
     direction = contrasts(channel.bins, channel.kind).T @ _moved(channel.bins)
     # The length of a shift in units of the covariance decides; its direction does not.
     needed = _noncentrality(degrees_of_freedom(channel), threshold)
-    unit = quadratic_form(reach * direction, covariance)
+    unit = float(quadratic_form(reach * direction, covariance))
     shift = math.ceil(math.sqrt(needed / unit) / STEP - 1e-9) * STEP
     return round(shift, 2) if shift <= 1.0 - 1.0 / channel.bins else math.inf
 

@@ -59,7 +59,7 @@ def simulated_population(federation: Federation, trainer: Trainer) -> Population
         trainer: knows the number of tuned parameters.
     """
     rows = [len(device.train_y) for device in federation.devices.values()]
-    return Population(len(rows), sum(rows), min(rows), trainer.dimension, federation.schema.classes)
+    return Population(len(rows), sum(rows), min(rows), trainer.dimension, federation.schema.classes, federation.schema)
 
 
 def run_simulation(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from fedinfer.config import Scenario, SecureAggregationSection
 from fedinfer.errors import ConfigError, TooFewSurvivors
+from fedinfer.schema import Schema
 from fedinfer.secagg import MAX_GROUP, GraphParameters, choose_graph, corrupt_among, most_corrupt, rate_of, share_of
 
 MOST_DEVICES = 1_000_000
@@ -189,6 +190,7 @@ class Population:
         least_rows: training rows of the device that has the fewest, >= 1.
         dimension: number of tuned parameters.
         classes: number of classes of the label, >= 2.
+        schema: of the task; None where only the answers can be watched for drift.
     """
 
     devices: int
@@ -196,6 +198,7 @@ class Population:
     least_rows: int
     dimension: int
     classes: int
+    schema: Schema | None = None
 
 
 def aggregation_of(scenario: Scenario, population: Population) -> AggregationCohort:
