@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import assert_never
 
 import numpy as np
 
@@ -14,20 +13,20 @@ from fedinfer.coordinator.aggregate.promise import sum_plans
 from fedinfer.coordinator.aggregate.release import Release, noise_std, release_groups
 from fedinfer.coordinator.context import Fleet, Progress, RunAccount, Server
 from fedinfer.coordinator.judging import window_score
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.drift import monitor_plan, plan_drift
+from fedinfer.coordinator.plan.drift import windows as reported_windows
 from fedinfer.coordinator.plan.robust import PLAIN_MEAN
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.coordinator.record import AlarmRecord, ReportRecord, WindowRecord
 from fedinfer.drift import MonitorState, WindowResult, monitor, policy, smallest_shift
-from fedinfer.errors import BadMessage, TooFewSurvivors
+from fedinfer.errors import BadMessage, ConfigError, TooFewSurvivors
 from fedinfer.messages import Kind, Purpose, ReportWork, WindowReply, WindowRequest
 from fedinfer.metrics import Metric
 from fedinfer.ports import Answer, Ask
 from fedinfer.types import DeviceId, Unit
 from fedinfer.wire import decode, encode
-
-WEIGHT = 0.6
-"""MEWMA weight: runs here have about ten windows (research on longer runs: 0.2)."""
 
 
 @dataclass(slots=True)
@@ -54,7 +53,7 @@ def start_watch(scenario: Scenario, plan: RunPlan) -> Watch:
         scenario: with its [drift] section.
         plan: of the run.
     """
-    drift, monitor_plan = scenario.drift, _monitor_plan(scenario, plan)
+    drift, watched = scenario.drift, monitor_plan(scenario, plan.channels)
     settings = policy.PolicySettings(
         mode=policy.Mode.AUTO,
         max_triggers=drift.max_triggers,
@@ -63,20 +62,7 @@ def start_watch(scenario: Scenario, plan: RunPlan) -> Watch:
         calm_windows=2,
         least_devices=plan.train.groups * plan.train.min_survivors,
     )
-    return Watch(monitor_plan, monitor.begin(monitor_plan), settings, policy.PolicyState())
-
-
-def _monitor_plan(scenario: Scenario, plan: RunPlan) -> monitor.MonitorPlan:
-    drift = scenario.drift
-    return monitor.MonitorPlan(
-        channels=plan.channels,
-        unit=_watched(scenario.privacy.unit),
-        reference_windows=drift.reference_windows,
-        windows=max(plan.windows - drift.reference_windows, 1),
-        false_alarm_rate=drift.false_alarm_rate,
-        warning_rate=min(4 * drift.false_alarm_rate, 0.5),
-        weight=WEIGHT,
-    )
+    return Watch(watched, monitor.begin(watched), settings, policy.PolicyState())
 
 
 def least_seen(scenario: Scenario, devices: int, plan: RunPlan) -> float:
@@ -92,20 +78,47 @@ def least_seen(scenario: Scenario, devices: int, plan: RunPlan) -> float:
     """
     if plan.drift is None or plan.windows <= scenario.drift.reference_windows:
         return math.inf
-    watch = _monitor_plan(scenario, plan)
+    watch = monitor_plan(scenario, plan.channels)
     size = devices * watch.unit.counted(scenario.drift.window)
     return smallest_shift(watch, size, noise_std(scenario, plan.drift, devices))
 
 
-def _watched(unit: Unit) -> Unit:
-    """What the reports are made of: without protection a device reports as if it were the unit."""
-    match unit:
-        case Unit.EXAMPLE | Unit.DEVICE:
-            return unit
-        case Unit.NONE:
-            return Unit.DEVICE
-        case _:
-            assert_never(unit)
+@dataclass(frozen=True, slots=True)
+class PlannedWatch:
+    """A watch before its first window.
+
+    Args:
+        plan: of the monitor.
+        noise_std: of the sum of one window when every device reports, per bin.
+        noise_multiplier: that the reports are charged for.
+        epsilon: of all reports together; inf without noise.
+        reports: how many there are at most.
+    """
+
+    plan: monitor.MonitorPlan
+    noise_std: float
+    noise_multiplier: float
+    epsilon: float
+    reports: int
+
+
+def planned_watch(scenario: Scenario, population: Population) -> PlannedWatch:
+    """What a run of a scenario would watch, and with which noise.
+
+    Args:
+        scenario: with its [drift] section.
+        population: with the schema of the task.
+
+    Raises:
+        ConfigError: nothing is watched, or the reports cannot be planned.
+    """
+    drift = plan_drift(scenario, population)
+    if drift.settings is None:
+        raise ConfigError("this scenario watches nothing", hint="set drift.enabled = true and drift.windows")
+    epsilon = math.inf if scenario.privacy.unit is Unit.NONE else drift.epsilon
+    noise = noise_std(scenario, drift.settings, population.devices)
+    watched = monitor_plan(scenario, drift.channels)
+    return PlannedWatch(watched, noise, drift.noise_multiplier, epsilon, reported_windows(scenario))
 
 
 def window(server: Server, plan: RunPlan, progress: Progress, watch: Watch) -> policy.Decision:

@@ -6,18 +6,19 @@ What differs between them (whose randomness, which rows are judged, who the auth
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedinfer.artifact import Templates
-from fedinfer.config import Scenario
+from fedinfer.config import Scenario, override
 from fedinfer.coordinator.context import Keeper, Rows, Server, Witness
 from fedinfer.coordinator.enrolment import enrol, join
 from fedinfer.coordinator.judging import judgement_basis
 from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.drift import AUTO, automatic_names
 from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.ports import Clock, Entropy, Listener, Nodes
 from fedinfer.privacy import LEDGER_MIGRATIONS, Ledger, NoiseStream, protected_of
@@ -97,6 +98,7 @@ def start_up(site: Site) -> tuple[Server, RunPlan]:
     """
     deadline = site.scenario.training.deadline_seconds
     members = enrol(site.nodes, site.against, site.challenge, deadline, site.emit)
+    site = replace(site, scenario=_named(site, len(members)))
     root = site.repository.trusted_root()
     rows, refused = join(
         members, site.challenge, site.scenario, site.schema, site.revocations, root, site.nodes, deadline
@@ -107,6 +109,15 @@ def start_up(site: Site) -> tuple[Server, RunPlan]:
     plan = make_plan(site.scenario, population, site.engine, site.warnings)
     keys = {member.device: member.public_key for member in members if member.device in rows}
     return _server(site, keys, rows, population), plan
+
+
+def _named(site: Site, devices: int) -> Scenario:
+    """The scenario that devices get: they are told which channels a report has, not how to choose them."""
+    if site.scenario.drift.channels != AUTO:
+        return site.scenario
+    who = Population(devices, devices, 1, site.trainer.dimension, site.schema.classes, site.schema)
+    population = site.population or who
+    return override(site.scenario, {"drift.channels": list(automatic_names(site.scenario, population))})
 
 
 def population_of(site: Site, rows: Mapping[DeviceId, int]) -> Population:

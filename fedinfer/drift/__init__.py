@@ -7,7 +7,9 @@ docs/how-to/drift.md starts here.
 
 from fedinfer.drift.channels import Channel, Outputs, Source, report_channels, width
 from fedinfer.drift.flags import judge_window, pack_reference, unpack_reference
-from fedinfer.drift.inputs import chosen_channels, local_channels
+from fedinfer.drift.forecast import SHIFT, Forecast, chance, enough, forecast, stated_change
+from fedinfer.drift.inputs import chosen_channels, local_channels, possible_names
+from fedinfer.drift.monitor import MonitorPlan
 from fedinfer.drift.policy import Decision, WatchAction
 from fedinfer.drift.power import POWER, smallest_shift
 from fedinfer.drift.sketch import Sketch, report_norm, window_report
@@ -16,22 +18,30 @@ from fedinfer.drift.verdict import ChannelResult, WindowResult
 
 __all__ = [
     "POWER",
+    "SHIFT",
     "Channel",
     "ChannelResult",
     "Decision",
+    "Forecast",
+    "MonitorPlan",
     "MonitorState",
     "Outputs",
     "Sketch",
     "Source",
     "WatchAction",
     "WindowResult",
+    "chance",
     "chosen_channels",
+    "enough",
+    "forecast",
     "judge_window",
     "local_channels",
     "pack_reference",
+    "possible_names",
     "report_channels",
     "report_norm",
     "smallest_shift",
+    "stated_change",
     "unpack_reference",
     "width",
     "window_report",

@@ -44,6 +44,15 @@ def test_a_run_watches_named_channels_until_flags_are_compared(tmp_path: Path) -
     assert [alarm for alarm in record["drift"]["alarms"] if alarm["channel"] != "flags"] == []
 
 
+def test_devices_are_told_which_channels_auto_chose(tmp_path: Path) -> None:
+    """Eight devices see so little that the answers stay alone; a device that was told `auto` would refuse the word."""
+    quick = 'privacy.unit = "none"\ndrift.windows = 2\ndrift.reference_windows = 1\ndrift.max_triggers = 0\n'
+    record, failure = whole_run(tmp_path, settings(quick + 'drift.channels = ["auto"]', tmp_path), fine)
+    assert failure is None
+    watched = [row["channel"] for row in record["drift"]["timeline"][1]["channels"]]
+    assert watched == ["predicted_class", "confidence"]
+
+
 def test_flags_of_single_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'flags' needs") as refused:
         simulated(tmp_path, settings('drift.channels = ["predicted_class", "flags"]'), 8)
