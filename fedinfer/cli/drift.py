@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedinfer.cli.choice import SetOption, chosen_scenario
-from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
-from fedinfer.coordinator import Population, planned_watch
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_document, print_json, stdout
+from fedinfer.coordinator import Population, answer_suggestion, planned_watch
 from fedinfer.data import load
 from fedinfer.drift import POWER, SHIFT, Forecast, MonitorPlan, enough, forecast, report_channels, report_norm
 from fedinfer.errors import ConfigError
@@ -53,11 +54,6 @@ class _Watch:
         return self.devices * self.plan.unit.counted(self.rows)
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps `plan` a command of its own while it is the only one."""
-
-
 @app.command()
 def plan(
     scenario: Annotated[str, typer.Argument(help="built-in scenario or TOML file; or give --devices, --epsilon")] = "",
@@ -80,6 +76,18 @@ def plan(
         print_json(content)
         return
     _show(content)
+
+
+@app.command()
+def approve(
+    folder: Annotated[Path, typer.Argument(help="run folder of a run with drift.mode = suggest")],
+    decline: Annotated[bool, typer.Option("--decline", help="do not train; the watch cools down and goes on")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer a round of training that a running watch suggests; it is carried out after the next window."""
+    with errors_to_exit():
+        suggested = answer_suggestion(folder, approved=not decline)
+    print_document({"approved": not decline, **suggested}, as_json)
 
 
 def _of_scenario(name: str, overrides: list[str] | None) -> _Watch:

@@ -95,8 +95,8 @@ def _unseen(scenario: Scenario, devices: int, plan: RunPlan) -> tuple[str, ...]:
         return ()
     return (
         f"[drift] epsilon {scenario.drift.epsilon:g} is spent on reports of {plural(devices, 'device')} in which no "
-        f"change of the answers would be seen: `fedinfer drift plan {scenario.scenario.name}` says what would do, or set "
-        "drift.enabled = false",
+        f"change of the answers would be seen: `fedinfer drift plan {scenario.scenario.name}` says what would do, "
+        "or set drift.enabled = false",
     )
 
 

@@ -171,10 +171,29 @@ class DriftSection(Section):
     )
     epsilon: Positive = Field(default=0.3, description="Part of the budget that the reports of all windows share.")
     false_alarm_rate: OpenFraction = Field(default=0.05, description="Probability of any alarm in a quiet run.")
+    mode: Literal["auto", "suggest"] = Field(
+        default="auto",
+        description="Who starts the rounds after an alarm: `auto` the run itself; `suggest` a person, with "
+        "`fedinfer drift approve`.",
+    )
+    rollback_windows: Natural = Field(
+        default=0,
+        description="An alarm within so many windows after a push that replaced a model withdraws the new version "
+        "first, so that devices go back to the one before; 0: never. Must be more than reference_windows, which raise "
+        "no alarm.",
+    )
     rounds: Natural = Field(default=5, description="Rounds that an alarm triggers.")
     max_triggers: Natural = Field(default=1, description="Most alarms that start rounds in one run.")
     after_windows: Natural = Field(default=2, description="Windows watched after triggered rounds.")
     inject: InjectSection | None = Field(default=None, description="See [drift.inject]; left out: a quiet run.")
+
+    @field_validator("rollback_windows")
+    @classmethod
+    def _rollback_after_the_reference(cls, windows: int, info: ValidationInfo) -> int:
+        learning = info.data.get("reference_windows", 0)
+        if 0 < windows <= learning:
+            raise ValueError(f"{windows} windows: the first {learning} after a push raise no alarm; set more, or 0")
+        return windows
 
     @field_validator("channels", mode="before")
     @classmethod

@@ -20,6 +20,7 @@ from .context import Server as Server
 from .context import Witness as Witness
 from .drift import least_seen as least_seen
 from .drift import planned_watch as planned_watch
+from .drift_actions import answer_suggestion as answer_suggestion
 from .plan.cohort import Population as Population
 from .plan.run_plan import RunPlan as RunPlan
 from .plan.run_plan import make_plan as make_plan

@@ -5,6 +5,7 @@ A function that needs the ledger or the devices alone takes a `RunAccount` or a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.record import AlarmRecord, ModelRecord, RoundRecord, WindowRecord
 from fedinfer.metrics import JudgedBy
 from fedinfer.ports import Answer, Ask, Clock, Entropy, Listener, Transport
-from fedinfer.privacy import Event, Ledger, NoiseStream, Spent
+from fedinfer.privacy import Event, Ledger, NoiseStream, Repeated, Spent, account
 from fedinfer.rollout import RolloutStore
 from fedinfer.schema import Schema
 from fedinfer.types import DeviceId, FloatVector, Json
@@ -115,6 +116,24 @@ class RunAccount:
     def spent(self) -> Spent:
         """Proved bound on what the run spent so far, at the delta of its budget."""
         return self.ledger.spent(LEDGER_OWNER, self.run_id)
+
+    def price_of_more(self, reason: str, count: int) -> float:
+        """Epsilon that repeating the last charge of a kind would add.
+
+        Args:
+            reason: how the reasons of such charges begin.
+            count: how often it would be repeated, >= 0.
+
+        Returns:
+            >= 0; 0 when nothing of the kind was charged yet, or nothing is protected.
+        """
+        entries = [entry for entry in self.ledger.entries(LEDGER_OWNER) if entry.task == self.run_id]
+        same = [entry.event for entry in entries if entry.reason.startswith(reason)]
+        spent = self.spent()
+        if not same or not math.isfinite(spent.epsilon):
+            return 0.0
+        more = (*(entry.event for entry in entries), Repeated(same[-1], count))
+        return max(account(more, spent.delta, spent.relation).epsilon - spent.epsilon, 0.0) if count else 0.0
 
     def remaining(self) -> float:
         """Epsilon of the budget minus epsilon spent, >= 0."""

@@ -55,9 +55,9 @@ def start_watch(scenario: Scenario, plan: RunPlan) -> Watch:
     """
     drift, watched = scenario.drift, monitor_plan(scenario, plan.channels)
     settings = policy.PolicySettings(
-        mode=policy.Mode.AUTO,
+        mode=policy.Mode(drift.mode),
         max_triggers=drift.max_triggers,
-        rollback_windows=0,
+        rollback_windows=drift.rollback_windows,
         cooldown_windows=drift.reference_windows,
         calm_windows=2,
         least_devices=plan.train.groups * plan.train.min_survivors,
@@ -221,7 +221,8 @@ def _report(
         progress.alarms.extend(alarms)
         for alarm in alarms:
             server.emit("alarm", alarm.to_json())
-        watch.policy, decision = policy.decide(watch.settings, watch.policy, result, _situation(server.account, ready))
+        situation = _situation(server.account, progress, server.scenario.drift.rounds, ready)
+        watch.policy, decision = policy.decide(watch.settings, watch.policy, result, situation)
     return decision, ReportRecord(len(sums.survivors), len(sums.groups), len(sums.summed), spent, result)
 
 
@@ -237,9 +238,19 @@ def _test(scenario: Scenario, settings: SumSettings, window: int, watch: Watch, 
     return result
 
 
-def _situation(account: RunAccount, ready: Sequence[DeviceId]) -> policy.Situation:
+def _situation(account: RunAccount, progress: Progress, rounds: int, ready: Sequence[DeviceId]) -> policy.Situation:
     # The rounds of every allowed trigger are part of the plan, so what is left is enough unless something else spent.
-    return policy.Situation(account.remaining(), 0.0, len(ready), previous_model=False)
+    needed = account.price_of_more(f"{Purpose.TRAIN} ", rounds)
+    return policy.Situation(account.remaining(), needed, len(ready), previous_version(progress) > 0)
+
+
+def previous_version(progress: Progress) -> int:
+    """The version before the present one; 0 where there is none.
+
+    Args:
+        progress: of the run.
+    """
+    return progress.models[-2].version if len(progress.models) > 1 else 0
 
 
 def _window_metric(progress: Progress) -> float | None:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from statistics import median_low
 from typing import Any
 
-from fedinfer.drift import ChannelResult, Decision, WindowResult
+from fedinfer.drift import BinChange, ChannelResult, Decision, WindowResult
 from fedinfer.types import Json
 
 
@@ -272,6 +272,10 @@ class ReportRecord:
     result: WindowResult | None
 
 
+MOST_MOVED = 5
+"""Bins that an alarm names."""
+
+
 @dataclass(frozen=True, slots=True)
 class AlarmRecord:
     """A channel above its alarm level.
@@ -280,11 +284,13 @@ class AlarmRecord:
         window: number, from 1.
         channel: name.
         p_value: of the test in this window, in [0, 1].
+        moved: bins that moved, the most surprising first, at most `MOST_MOVED`.
     """
 
     window: int
     channel: str
     p_value: float
+    moved: tuple[BinChange, ...] = ()
 
     @classmethod
     def of(cls, window: int, channel: ChannelResult) -> AlarmRecord:
@@ -294,11 +300,12 @@ class AlarmRecord:
             window: number, from 1.
             channel: above its alarm level.
         """
-        return cls(window, channel.channel, channel.p_value)
+        return cls(window, channel.channel, channel.p_value, channel.moved[:MOST_MOVED])
 
     def to_json(self) -> Json:
         """For the event and run.json."""
-        return {"window": self.window, "channel": self.channel, "p_value": self.p_value}
+        moved = [change.to_json() for change in self.moved]
+        return {"window": self.window, "channel": self.channel, "p_value": self.p_value, "moved": moved}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,12 @@ from fedinfer.drift.policy import Decision, WatchAction
 from fedinfer.drift.power import POWER, smallest_shift
 from fedinfer.drift.sketch import Sketch, report_norm, window_report
 from fedinfer.drift.state import MonitorState
-from fedinfer.drift.verdict import ChannelResult, WindowResult
+from fedinfer.drift.verdict import BinChange, ChannelResult, WindowResult
 
 __all__ = [
     "POWER",
     "SHIFT",
+    "BinChange",
     "Channel",
     "ChannelResult",
     "Decision",
