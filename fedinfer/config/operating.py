@@ -131,21 +131,35 @@ class RolloutSection(Section):
 class InjectSection(Section):
     """[drift.inject]: change the data distribution of a simulation from a stated window on."""
 
-    kind: Literal["none", "rotate", "shift", "scale", "noise", "label"] = Field(
+    kind: Literal["none", "rotate", "shift", "scale", "noise", "label", "missing", "stuck"] = Field(
         default="none",
         description="`rotate` images; `shift`, `scale` or add `noise` to numeric columns or pixels; move `label` "
-        "numbers by one (the inputs stay the same, their meaning changes); `none`: a quiet run.",
+        "numbers by one (the inputs stay the same, their meaning changes); cells of columns go `missing`; a numeric "
+        "column is `stuck` at the low end of its range in a part of the rows, as with a broken sensor; `none`: a quiet "
+        "run.",
     )
+    shape: Literal["abrupt", "gradual", "recurring"] = Field(
+        default="abrupt",
+        description="`abrupt`: the whole change at once; `gradual`: it grows evenly over `over` windows; `recurring`: "
+        "`over` windows with it and `over` without it in turn.",
+    )
+    over: Count = Field(default=3, description="Windows of `gradual` and `recurring`.")
     at_window: Count = Field(
         default=5, description="First window of the changed distribution, numbered as in the report."
     )
     fraction: Fraction = Field(default=1.0, description="Part of the devices whose data change.")
+    devices: tuple[str, ...] = Field(
+        default=(), description="These devices change instead (a region, a version of a sensor); empty: by `fraction`."
+    )
     amount: Finite | None = Field(
         default=None,
         description="How much: `rotate` degrees (default 30), `shift` part of the public range (0.25), `scale` factor "
-        "about the middle of the range (1.5), `noise` sd as part of the range (0.2), `label` part of the rows (1).",
+        "about the middle of the range (1.5), `noise` sd as part of the range (0.2), `label` part of the rows (1), "
+        "`missing` and `stuck` part of the cells (0.3).",
     )
-    column: str = Field(default="", description="Only this numeric column (tables); empty: all.")
+    column: str = Field(
+        default="", description="Only this column (tables), a numeric one unless cells go missing; empty: all."
+    )
 
 
 class DriftSection(Section):
