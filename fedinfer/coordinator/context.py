@@ -19,6 +19,7 @@ from fedinfer.coordinator.agenda import RunStep
 from fedinfer.coordinator.participation import ParticipationSchedule
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.record import AlarmRecord, ModelRecord, RoundRecord, WindowRecord
+from fedinfer.drift import ConfidenceCalibration
 from fedinfer.metrics import JudgedBy
 from fedinfer.ports import Answer, Ask, Clock, Entropy, Listener, Transport
 from fedinfer.privacy import Event, Ledger, NoiseStream, Repeated, Spent, account
@@ -268,6 +269,8 @@ class Progress:
         judgement: of the newest version; empty before there is one.
         start: where the weights came from that the run began with.
         notices: what turned out on the way and is said with the warnings.
+        calibration: how often answers of each confidence are right, of the newest version; None where no row with a
+            label may be judged by.
         pooled: figures of the pooled model; empty where there is none.
         aborted_in_a_row: training rounds without a release since the last one with a release.
         schedule: secret state of correlated noise; None: the noise of rounds is independent.
@@ -296,6 +299,7 @@ class Progress:
     judgement: Json = field(default_factory=dict)
     start: str = "fresh"
     notices: list[str] = field(default_factory=list)
+    calibration: ConfidenceCalibration | None = None
     pooled: Json = field(default_factory=dict)
     aborted_in_a_row: int = 0
     schedule: ParticipationSchedule | None = field(default=None, repr=False)

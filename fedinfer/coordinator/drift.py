@@ -20,7 +20,18 @@ from fedinfer.coordinator.plan.robust import PLAIN_MEAN
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.coordinator.record import AlarmRecord, ReportRecord, WindowRecord
-from fedinfer.drift import MonitorState, WindowResult, monitor, policy, smallest_shift
+from fedinfer.drift import (
+    CONFIDENCE,
+    AccuracyEstimate,
+    MonitorState,
+    NoisySum,
+    WindowResult,
+    estimate_accuracy,
+    monitor,
+    policy,
+    smallest_shift,
+    split,
+)
 from fedinfer.errors import BadMessage, ConfigError, TooFewSurvivors
 from fedinfer.messages import Kind, Purpose, ReportWork, WindowReply, WindowRequest
 from fedinfer.metrics import Metric
@@ -211,19 +222,34 @@ def _report(
         return policy.Decision(policy.WatchAction.NONE, f"no report: {error}", progress.window), None
     released, sums = release_groups(server, round_id, promises, work, PLAIN_MEAN)
     spent = server.account.spent().epsilon
-    result, decision = (
+    result, estimated, decision = (
+        None,
         None,
         policy.Decision(policy.WatchAction.NONE, "the report aborted: too few survivors", progress.window),
     )
     if released is not None:
         result = _test(server.scenario, settings, progress.window, watch, released)
+        estimated = _estimated(server.scenario, settings, watch, progress, released)
         alarms = [AlarmRecord.of(progress.window, channel) for channel in result.alarms]
         progress.alarms.extend(alarms)
         for alarm in alarms:
             server.emit("alarm", alarm.to_json())
         situation = _situation(server.account, progress, server.scenario.drift.rounds, ready)
         watch.policy, decision = policy.decide(watch.settings, watch.policy, result, situation)
-    return decision, ReportRecord(len(sums.survivors), len(sums.groups), len(sums.summed), spent, result)
+    return decision, ReportRecord(len(sums.survivors), len(sums.groups), len(sums.summed), spent, result, estimated)
+
+
+def _estimated(
+    scenario: Scenario, settings: SumSettings, watch: Watch, progress: Progress, released: Release
+) -> AccuracyEstimate | None:
+    """Accuracy from the released confidence histogram: it costs nothing more, and decides nothing."""
+    pieces = split(released.total.astype(np.float64), watch.plan.channels)
+    if progress.calibration is None or CONFIDENCE not in pieces:
+        return None
+    reporters = len(released.survivors)
+    size = reporters * watch.plan.unit.counted(scenario.drift.window)
+    noise = noise_std(scenario, settings, reporters)
+    return estimate_accuracy(progress.calibration, NoisySum(pieces[CONFIDENCE], size, noise**2))
 
 
 def _test(scenario: Scenario, settings: SumSettings, window: int, watch: Watch, released: Release) -> WindowResult:

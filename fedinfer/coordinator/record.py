@@ -13,7 +13,7 @@ from enum import StrEnum
 from statistics import median_low
 from typing import Any
 
-from fedinfer.drift import BinChange, ChannelResult, Decision, WindowResult
+from fedinfer.drift import AccuracyEstimate, BinChange, ChannelResult, Decision, WindowResult
 from fedinfer.types import Json
 
 
@@ -263,6 +263,7 @@ class ReportRecord:
         groups, groups_released: how many groups there were, and how many have a sum.
         epsilon: spent by the run so far.
         result: verdict of the monitor; None when the report aborted.
+        estimated: accuracy without labels; None where the report has no confidence or says too little.
     """
 
     reporters: int
@@ -270,6 +271,7 @@ class ReportRecord:
     groups_released: int
     epsilon: float
     result: WindowResult | None
+    estimated: AccuracyEstimate | None = None
 
 
 MOST_MOVED = 5
@@ -345,6 +347,7 @@ class WindowRecord:
                 "epsilon": report.epsilon,
             }
             row |= report.result.to_json() if report.result is not None else {}
+            row["estimated"] = report.estimated.to_json() if report.estimated is not None else None
         return row | {"state": self.state, "decision": self.decision.to_json()}
 
 

@@ -33,7 +33,7 @@ Counts: TypeAlias = npt.NDArray[np.float64]
 """Rows per bin; a row may be shared between bins."""
 
 MAX_BINS = 1024
-CLASSES = "predicted_class"
+CLASSES, CONFIDENCE = "predicted_class", "confidence"
 CONFIDENCE_BINS = 6
 """Bins of the largest probability in every fleet's report; few bins leave more signal in each."""
 VALUE_BINS = 8
@@ -203,7 +203,7 @@ def confidence(classes: int, bins: int = CONFIDENCE_BINS) -> Channel:
         ConfigError: fewer than 2 classes or bins, or more than 1024 bins.
     """
     count = partial(_count_confidence, edges=confidence_edges(classes, bins))
-    return Channel("confidence", bins, Bins.ORDERED, Source.OUTPUT, count, SPREAD, unanswered=0)
+    return Channel(CONFIDENCE, bins, Bins.ORDERED, Source.OUTPUT, count, SPREAD, unanswered=0)
 
 
 def value(bins: int = VALUE_BINS) -> Channel:

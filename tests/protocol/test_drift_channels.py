@@ -39,6 +39,10 @@ def test_a_run_watches_named_channels_until_flags_are_compared(tmp_path: Path) -
     record, failure = whole_run(tmp_path, scenario, fine)
     assert failure is None
     timeline = record["drift"]["timeline"]
+    estimated = timeline[0]["estimated"]
+    assert 0.0 <= estimated["low"] <= estimated["accuracy"] <= estimated["high"] <= 1.0
+    assert estimated["low"] <= timeline[0]["metric"] <= estimated["high"]  # without noise, on the same kind of rows
+    assert "concept drift" in estimated["but"]
     assert "flags" in timeline[5]["learning"]
     assert {row["channel"] for row in timeline[6]["channels"]} >= {"faults", "input:a", "errors", "flags"}
     assert [alarm for alarm in record["drift"]["alarms"] if alarm["channel"] != "flags"] == []
