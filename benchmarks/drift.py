@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import signal, stats
 
 from fedinfer.drift import Outputs, Sketch, chosen_channels
 from fedinfer.drift.channels import Channel, clip_norm
@@ -139,12 +139,93 @@ def raised_rate(rows: int, columns: int, shift: float, rng: np.random.Generator,
             np.stack([rng.multinomial(count, mix) for mix in np.diff(stats.norm.cdf(edges - place), axis=1)])
             for count, place in ((own, centre), (rows, centre + (shift if column == 0 else 0.0)))
         )
-        before, now = NoisySum(old.astype(float), own, 0.0), NoisySum(new.astype(float), rows, 0.0)
-        one_row = unit_covariance(channel, before.total + now.total, own + rows)
-        spread = rate_covariance(one_row, before) + rate_covariance(one_row, now)
-        surprise = quadratic_form(rate(channel, now) - rate(channel, before), spread)
-        raised |= surprise > stats.chi2.isf(LEVEL / columns, 3)
+        raised |= _raised(channel, old.astype(float), own, new.astype(float), rows, LEVEL / columns)
     return float(raised.mean())
+
+
+def dependent_flags_false_alarms(
+    devices: int, epsilon: float, runs: int, dependence: float = 0.8, seed: int = 8
+) -> float:
+    """Part of quiet runs of 40 windows in which `flags` alarms: rows of a device follow each other (AR(1)).
+
+    Twenty rows per window of one column, devices of different means; what the devices' own test calls its level is
+    wrong for such rows, so this fails unless the fleet learns how often flags go up.
+    """
+    rng, rows, windows = np.random.default_rng(seed), 20, 40
+    channels = chosen_channels(SCHEMA, ["flags"])
+    column = chosen_channels(SCHEMA, ["input:x0"])[0]
+    sigma, many = NOISE[epsilon] * clip_norm(channels), LOCAL_WINDOWS + REFERENCE + windows
+    totals = np.empty((runs, many, 1))
+    for run in range(runs):
+        steps = signal.lfilter(
+            [math.sqrt(1 - dependence**2)], [1.0, -dependence], rng.normal(size=(devices, 50 + rows * many))
+        )
+        values = steps[:, 50:] + rng.normal(0, 0.5, (devices, 1))
+        places = np.clip((values / 8 + 0.5) * column.bins, 0, column.bins - 1).astype(int).reshape(devices, many, rows)
+        counts = np.stack([(places == place).sum(axis=2) for place in range(column.bins)], axis=2).astype(float)
+        before = counts[:, :LOCAL_WINDOWS].sum(axis=1)
+        for window in range(many):
+            raised = _raised(column, before, rows * LOCAL_WINDOWS, counts[:, window], rows)
+            totals[run, window, 0] = channels[0].most * raised.sum() * (window >= LOCAL_WINDOWS)
+    totals += sigma * rng.standard_normal(totals.shape)
+    found = watch_runs(plan(channels, windows), totals, [devices] * many, rows, sigma)
+    return float((found.first_alarm() >= 0).mean())
+
+
+def _raised(
+    channel: Channel, old: np.ndarray, own: int, new: np.ndarray, rows: int, level: float = LEVEL
+) -> np.ndarray:
+    """`flags.judge_window` for many devices at once, one channel."""
+    before, now = NoisySum(old, own, 0.0), NoisySum(new, rows, 0.0)
+    one_row = unit_covariance(channel, before.total + now.total, own + rows)
+    spread = rate_covariance(one_row, before) + rate_covariance(one_row, now)
+    return quadratic_form(rate(channel, now) - rate(channel, before), spread) > stats.chi2.isf(level, 3)
+
+
+def digits_power(devices: int, epsilon: float, runs: int, seed: int = 9) -> dict[str, float]:
+    """One window of handwritten digits, one image per device: chance of an alarm by what was done to the images."""
+    from scipy import ndimage
+    from sklearn.datasets import load_digits
+    from sklearn.linear_model import LogisticRegression
+
+    x, y = load_digits(return_X_y=True)
+    model = LogisticRegression(C=0.05, max_iter=500).fit(x[:700], y[:700])
+    images, truth = x[700:].reshape(-1, 8, 8), y[700:]
+    changed = {
+        "nothing": images,
+        "blur": ndimage.gaussian_filter(images, (0, 0.7, 0.7)),
+        "rotation": ndimage.rotate(images, 15, axes=(1, 2), reshape=False, order=1),
+        "missing class": images[truth != 0],
+    }
+    channels, rng = chosen_channels(SCHEMA, ()), np.random.default_rng(seed)
+    sigma = NOISE[epsilon] * clip_norm(channels)
+
+    def mean_report(shown: np.ndarray) -> list[np.ndarray]:
+        said = model.predict_proba(shown.reshape(-1, 64))
+        outputs = Outputs(said.argmax(axis=1), said)
+        sketch = Sketch(channels)
+        sketch.add(outputs)
+        return [counts / len(shown) for counts in sketch.histograms()]
+
+    def drawn(part: np.ndarray) -> np.ndarray:
+        return rng.multinomial(devices, part / part.sum(), runs)
+
+    normal, power = mean_report(images), {}
+    # One image per device fills one bin of each channel, so a report is cut from sqrt(2) to C.
+    cut = clip_norm(channels) / math.sqrt(2.0)
+    for name, shown in changed.items():
+        mixes = [*[normal] * REFERENCE, mean_report(shown)]
+        totals = cut * np.stack(
+            [
+                np.concatenate([rng.multinomial(devices, part / part.sum(), runs) for part in mix], axis=1)
+                for mix in mixes
+            ],
+            axis=1,
+        )
+        totals += sigma * rng.standard_normal(totals.shape)
+        found = watch_runs(plan(channels, 1), totals, [devices] * (REFERENCE + 1), 1, sigma)
+        power[name] = float((found.first_alarm() >= 0).mean())
+    return power
 
 
 def missing_power(devices: int, epsilon: float, runs: int, part: float = 0.05, seed: int = 5) -> float:
@@ -208,6 +289,11 @@ def main() -> None:
     print(
         f"not offered, n=100 epsilon=1, per quiet window: PSI > 0.25 {index:.3f}, plain chi-square at 0.01 {plain:.3f}"
     )
+    dependent = dependent_flags_false_alarms(300, 1.0, 60)
+    print(f"flags of rows that follow each other, 40 quiet windows, n=300 epsilon=1: {dependent:.3f}")
+    for devices in (200, 1000):
+        told = ", ".join(f"{name} {part:.2f}" for name, part in digits_power(devices, 1.0, runs).items())
+        print(f"digits, one window, n={devices} epsilon=1: {told}")
     result = {
         "us_per_sample": round(microseconds_per_sample(), 3),
         "false_alarm_rate": max(quiet.values()),

@@ -13,12 +13,13 @@ from statistics import NormalDist
 from typing import assert_never
 
 import numpy as np
+import numpy.typing as npt
 
 from fedinfer.drift.channels import Bins, Channel, Floats, Source
 from fedinfer.drift.flags import LEVEL
 from fedinfer.drift.monitor import MonitorPlan
 from fedinfer.drift.power import POWER, at_the_end
-from fedinfer.drift.runs import watch_runs
+from fedinfer.drift.runs import Runs, watch_runs
 from fedinfer.drift.statistics import NoisySum, chi2_tail, contrasts, degrees_of_freedom, quadratic_form
 from fedinfer.system import simulation_rng
 
@@ -209,14 +210,14 @@ def forecast(plan: MonitorPlan, size: float, noise_std: float, shift: float) -> 
     stated = [stated_change(channel, shift) for channel in plan.channels]
     moved = _watched(plan, stated, size, noise_std, (begin, max(quiet_windows - begin, 1)))
     quiet = _watched(plan, stated, size, noise_std, (quiet_windows, 0))
-    told = [_told(plan, place, each, moved[:, begin:, place]) for place, each in enumerate(stated)]
-    return tuple(told), float(quiet.any(axis=(1, 2)).mean())
+    told = [_told(plan, place, each, moved.alarms[:, begin:, place]) for place, each in enumerate(stated)]
+    return tuple(told), float((quiet.first_alarm() >= 0).mean())
 
 
 def _watched(
     plan: MonitorPlan, stated: Sequence[StatedChange], size: float, noise_std: float, windows: tuple[int, int]
-) -> Floats:
-    """Alarms, (runs, windows, channels), of runs with so many quiet windows and so many changed ones."""
+) -> Runs:
+    """Runs with so many quiet windows and so many changed ones."""
     rng = simulation_rng("drift forecast", len(plan.channels), *windows)
     before, after = windows
     parts = [
@@ -233,8 +234,7 @@ def _watched(
     totals += noise_std * rng.standard_normal(totals.shape)
     # Sizes are in units already, so no rows are counted again.
     devices = [round(size / plan.unit.counted(1))] * (before + after)
-    found: Floats = watch_runs(plan, totals, devices, 1, noise_std).alarms.astype(np.float64)
-    return found
+    return watch_runs(plan, totals, devices, 1, noise_std)
 
 
 def _sums(channel: Channel, mean: Floats, size: float, windows: int, rng: np.random.Generator) -> Floats:
@@ -246,7 +246,7 @@ def _sums(channel: Channel, mean: Floats, size: float, windows: int, rng: np.ran
     return sums
 
 
-def _told(plan: MonitorPlan, place: int, stated: StatedChange, alarms: Floats) -> Forecast:
+def _told(plan: MonitorPlan, place: int, stated: StatedChange, alarms: npt.NDArray[np.bool_]) -> Forecast:
     channel = plan.channels[place]
     left = plan.windows - max(each.warm_up for each in plan.channels)
     if left < 1:

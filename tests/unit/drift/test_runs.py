@@ -125,6 +125,17 @@ def test_power_of_the_watch(runs):
     assert bench.missing_power(1000, 1.0, min(runs, 100)) >= 0.95
 
 
+def test_a_thousand_devices_see_what_was_done_to_digits_in_one_window():
+    seen = bench.digits_power(1000, 1.0, 200)
+    assert seen.pop("nothing") <= 0.05
+    assert seen == {"blur": 1.0, "rotation": 1.0, "missing class": 1.0}
+
+
+def test_flags_keep_the_promise_where_rows_of_a_device_follow_each_other():
+    """The devices' own level is wrong for such rows; what counts is how often flags went up in the reference."""
+    assert bench.dependent_flags_false_alarms(100, 1.0, 25) <= allowed(0.05, 25)
+
+
 def test_cut_offs_on_noisy_counts_fail():
     """Why PSI and plain chi-square are not offered: most quiet windows of a small fleet are above them."""
     index, plain = bench.cut_off_false_alarms(100, 1.0, 4000)
