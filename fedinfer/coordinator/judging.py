@@ -94,25 +94,25 @@ def judge_model(server: Server, progress: Progress, built: Built) -> Json:
     }
 
 
-def confidence_calibration(server: Server, progress: Progress, built: Built) -> ConfidenceCalibration | None:
+def confidence_calibration(schema: Schema, judged: Rows, built: Built) -> ConfidenceCalibration | None:
     """How often the published file's answers of each confidence are right, on the first rows that are judged by.
 
     Args:
-        server: wiring of the run.
-        progress: of the run.
+        schema: names the classes.
+        judged: rows with labels that this side judges by; may be empty.
         built: the version.
 
     Returns:
         None for numbers, without labelled rows, and for a file that does not answer in finite numbers.
     """
-    x, y = server.judged(progress.window)
-    if not len(y) or not server.schema.classes:
+    x, y = judged
+    if not len(y) or not schema.classes:
         return None
     said = built.answers(x[:MOST_CALIBRATION_ROWS])
     if not np.isfinite(said).all():
         return None
     answers = Answers.of(said, y[: len(said)], None if built.head.threshold == EVEN else built.head.threshold)
-    channel = next(each for each in report_channels(server.schema.classes) if each.name == CONFIDENCE)
+    channel = next(each for each in report_channels(schema.classes) if each.name == CONFIDENCE)
     return calibrate_confidence(channel, Outputs(answers.chosen, answers.probabilities), answers.y)
 
 
