@@ -43,7 +43,11 @@ def test_the_p_value_is_that_of_the_pooled_quadratic_form():
         flag = judge_window([channel], reference, 1, (np.array([50.0 - now, now]),), 50)[1]
         pooled = (40 + now + 0.5) / 151
         z = (now / 50 - 0.4) / np.sqrt(pooled * (1 - pooled) * (1 / 50 + 1 / 100))
-        assert flag == (2 * stats.norm.sf(abs(z)) < LEVEL)
+        p_value = 2 * stats.norm.sf(abs(z))
+        assert flag == (p_value < LEVEL)
+        both = LocalReference(1, reference.counts * 2, 100, LOCAL_WINDOWS)
+        shared = judge_window([channel] * 2, both, 1, (np.array([50.0 - now, now]),) * 2, 50)[1]
+        assert shared == (p_value < LEVEL / 2)
 
 
 def test_another_model_begins_anew_and_the_reference_stops_growing():
