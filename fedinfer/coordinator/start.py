@@ -20,6 +20,8 @@ from fedinfer.coordinator.judging import judgement_basis
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.plan.drift import AUTO, automatic_names
 from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
+from fedinfer.drift import report_channels
+from fedinfer.errors import ConfigError
 from fedinfer.ports import Clock, Entropy, Listener, Nodes
 from fedinfer.privacy import LEDGER_MIGRATIONS, Ledger, NoiseStream, protected_of
 from fedinfer.private_files import private_folder
@@ -113,7 +115,16 @@ def start_up(site: Site) -> tuple[Server, RunPlan]:
 
 def _named(site: Site, devices: int) -> Scenario:
     """The scenario that devices get: they are told which channels a report has, not how to choose them."""
-    if site.scenario.drift.channels != AUTO:
+    names = site.scenario.drift.channels
+    if not site.simulated:
+        answers = {channel.name for channel in report_channels(site.schema.classes)}
+        if names != AUTO and not answers.issuperset(names):
+            raise ConfigError(
+                f"[drift] channels = {list(names)}: devices count their answers only, as they predict",
+                hint=f"leave channels empty, or name {', '.join(sorted(answers))}; a simulation counts the others",
+            )
+        return override(site.scenario, {"drift.channels": []}) if names == AUTO else site.scenario
+    if names != AUTO:
         return site.scenario
     who = Population(devices, devices, 1, site.trainer.dimension, site.schema.classes, site.schema)
     population = site.population or who

@@ -14,8 +14,8 @@ import numpy as np
 
 from fedinfer.config import Accelerator, Scenario
 from fedinfer.device.drift_store import Sketches
-from fedinfer.device.prediction_log import PredictionLog
 from fedinfer.device.flag_store import FlagReferences
+from fedinfer.device.prediction_log import PredictionLog
 from fedinfer.device.session_store import Sessions
 from fedinfer.device.validity import KnownStore, known_time
 from fedinfer.errors import Misbehaviour

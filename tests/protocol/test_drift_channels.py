@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from fedinfer.config import override
+from fedinfer.coordinator.start import _named
 from fedinfer.drift.channels import width
 from fedinfer.errors import ConfigError
 from fedinfer.messages import Purpose
 from fedinfer.privacy.charges import mechanism_of
-from tests.protocol.fleet import settings, simulated
+from tests.protocol.fleet import SCHEMA, settings, simulated
 from tests.protocol.test_loop_stories import fine, whole_run
 
 NAMED = 'drift.channels = ["predicted_class", "confidence", "faults", "input:a", "errors", "flags"]'
@@ -67,3 +71,16 @@ def test_a_channel_that_there_is_not_is_refused_before_the_run(tmp_path: Path) -
     with pytest.raises(ConfigError, match="no channel 'weather'") as refused:
         simulated(tmp_path, settings('drift.channels = ["weather"]'), 8)
     assert "input:a" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("names", "left"), [(["auto"], ()), (["confidence"], ("confidence",)), (["confidence", "faults"], None)]
+)
+def test_real_devices_are_not_asked_for_what_they_do_not_count(names: list[str], left: tuple[str, ...] | None) -> None:
+    scenario = override(settings(), {"drift.channels": names})
+    site: Any = SimpleNamespace(scenario=scenario, schema=SCHEMA, simulated=False)
+    if left is None:
+        with pytest.raises(ConfigError, match="devices count their answers only"):
+            _named(site, 8)
+    else:
+        assert _named(site, 8).drift.channels == left
