@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fedinfer.artifact import ChosenFile
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.drift import Watch, previous_version
 from fedinfer.coordinator.push.withdrawal import withdraw
+from fedinfer.coordinator.released import CHECKPOINTS, mark_released
 from fedinfer.drift import monitor, policy
 from fedinfer.errors import ConfigError
 from fedinfer.training import load_checkpoint
@@ -27,15 +29,17 @@ def roll_back(server: Server, progress: Progress, watch: Watch, decision: policy
 
     Args:
         server: wiring of the run.
-        progress: of the run; its weights become those of the version before, its newest model leaves the record of
-            models that are served.
+        progress: of the run; its weights become those of the version before.
         watch: its monitor forgets the reference; its policy does not roll back twice in a row.
         decision: of the policy, with its reason.
     """
     newest, previous = progress.models[-1].version, previous_version(progress)
     withdraw(server.repository, server.fleet, server.emit, newest, sorted(server.devices))
-    weights = load_checkpoint(server.folder / "checkpoints" / f"v{previous}.npz").arrays["weights"]
+    weights = load_checkpoint(server.folder / CHECKPOINTS / f"v{previous}.npz").arrays["weights"]
     progress.weights = weights.astype(np.float32)
+    progress.newest = ChosenFile.of(server.repository.manifest(previous), server.repository.model_files(previous))
+    progress.calibration = None  # of the version that is gone
+    mark_released(server.folder, previous)
     figures = {"window": decision.window, "reason": decision.reason, "version": newest, "back_to": previous}
     server.emit("rolled_back", figures)
     watch.state = monitor.reset(watch.plan, watch.state, keep=())

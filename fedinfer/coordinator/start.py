@@ -107,7 +107,8 @@ def start_up(site: Site) -> tuple[Server, RunPlan]:
     )
     for device, reason in refused.items():
         site.emit("not_joined", {"device": device, "reason": reason})
-    population = site.population or population_of(site, rows)
+    planned = site.population or population_of(site, rows)
+    population = replace(planned, schema=site.schema)
     plan = make_plan(site.scenario, population, site.engine, site.warnings)
     keys = {member.device: member.public_key for member in members if member.device in rows}
     return _server(site, keys, rows, population), plan
