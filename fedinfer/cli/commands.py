@@ -68,6 +68,7 @@ COMMANDS = {
     "device": CommandEntry("fedinfer.cli.device:app", "The model on this device."),
     "server": CommandEntry("fedinfer.cli.server:app", "Who belongs to the population: the enrolment authority."),
     "rollout": CommandEntry("fedinfer.cli.rollout:app", "Give a model to the fleet in waves, stop it, roll it back."),
+    "drift": CommandEntry("fedinfer.cli.drift:app", "Drift: what a watch would see, and answers to what it suggests."),
 }
 
 

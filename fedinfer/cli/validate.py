@@ -21,7 +21,7 @@ from fedinfer.cli.output import (
     stdout,
 )
 from fedinfer.config import Scenario
-from fedinfer.coordinator import Population, make_plan
+from fedinfer.coordinator import Population, RunPlan, least_seen, make_plan
 from fedinfer.data import Federation, check_against_data, load, summarize
 from fedinfer.errors import MissingExtra
 from fedinfer.privacy import at_most
@@ -73,7 +73,8 @@ def planned(scenario: Scenario, federation: Federation) -> Json | None:
     rows = [len(data.train_y) for data in federation.devices.values()]
     try:
         trainer = load_trainer(scenario.model, federation.schema, scenario.training, scenario.scenario.seed)
-        population = Population(len(rows), sum(rows), min(rows), trainer.dimension, federation.schema.classes)
+        schema = federation.schema
+        population = Population(len(rows), sum(rows), min(rows), trainer.dimension, schema.classes, schema=schema)
         plan = make_plan(scenario, population, "local", federation.warnings)
     except MissingExtra:
         return None
@@ -82,8 +83,21 @@ def planned(scenario: Scenario, federation: Federation) -> Json | None:
         "epsilon": plan.planned.epsilon if plan.planned else math.inf,
         "noise_multiplier": plan.noise_multiplier,
         "min_survivors": plan.train.min_survivors,
-        "warnings": plan.warnings,
+        "warnings": (*plan.warnings, *_unseen(scenario, len(rows), plan)),
     }
+
+
+def _unseen(scenario: Scenario, devices: int, plan: RunPlan) -> tuple[str, ...]:
+    """One sentence when the reports are paid for and nothing could be seen in them."""
+    if plan.drift is None or plan.windows <= scenario.drift.reference_windows:
+        return ()
+    if math.isfinite(least_seen(scenario, devices, plan)):
+        return ()
+    return (
+        f"[drift] epsilon {scenario.drift.epsilon:g} is spent on reports of {plural(devices, 'device')} in which no "
+        f"change of the answers would be seen: `fedinfer drift plan {scenario.scenario.name}` says what would do, "
+        "or set drift.enabled = false",
+    )
 
 
 def _table(summary: Json) -> Table:

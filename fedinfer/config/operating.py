@@ -131,21 +131,35 @@ class RolloutSection(Section):
 class InjectSection(Section):
     """[drift.inject]: change the data distribution of a simulation from a stated window on."""
 
-    kind: Literal["none", "rotate", "shift", "scale", "noise", "label"] = Field(
+    kind: Literal["none", "rotate", "shift", "scale", "noise", "label", "missing", "stuck"] = Field(
         default="none",
         description="`rotate` images; `shift`, `scale` or add `noise` to numeric columns or pixels; move `label` "
-        "numbers by one (the inputs stay the same, their meaning changes); `none`: a quiet run.",
+        "numbers by one (the inputs stay the same, their meaning changes); cells of columns go `missing`; a numeric "
+        "column is `stuck` at the low end of its range in a part of the rows, as with a broken sensor; `none`: a quiet "
+        "run.",
     )
+    shape: Literal["abrupt", "gradual", "recurring"] = Field(
+        default="abrupt",
+        description="`abrupt`: the whole change at once; `gradual`: it grows evenly over `over` windows; `recurring`: "
+        "`over` windows with it and `over` without it in turn.",
+    )
+    over: Count = Field(default=3, description="Windows of `gradual` and `recurring`.")
     at_window: Count = Field(
         default=5, description="First window of the changed distribution, numbered as in the report."
     )
     fraction: Fraction = Field(default=1.0, description="Part of the devices whose data change.")
+    devices: tuple[str, ...] = Field(
+        default=(), description="These devices change instead (a region, a version of a sensor); empty: by `fraction`."
+    )
     amount: Finite | None = Field(
         default=None,
         description="How much: `rotate` degrees (default 30), `shift` part of the public range (0.25), `scale` factor "
-        "about the middle of the range (1.5), `noise` sd as part of the range (0.2), `label` part of the rows (1).",
+        "about the middle of the range (1.5), `noise` sd as part of the range (0.2), `label` part of the rows (1), "
+        "`missing` and `stuck` part of the cells (0.3).",
     )
-    column: str = Field(default="", description="Only this numeric column (tables); empty: all.")
+    column: str = Field(
+        default="", description="Only this column (tables), a numeric one unless cells go missing; empty: all."
+    )
 
 
 class DriftSection(Section):
@@ -162,16 +176,48 @@ class DriftSection(Section):
         default=3,
         description="First windows after every push of a model: what later windows are compared with.",
     )
+    channels: tuple[str, ...] = Field(
+        default=(),
+        description="What a report holds: `predicted_class`, `confidence` (a number: `value`), `faults` (missing, "
+        "unseen and out-of-range cells), `input:COLUMN`, `length` of texts, `projection:1`, `errors` of rows whose "
+        "label is known, `flags` of devices' own tests. Empty: the answers alone. `auto`: the answers, and each of "
+        "faults and flags that raises the expected power; see [Watch for drift](../how-to/drift.md#channels).",
+    )
     epsilon: Positive = Field(
         default=0.3,
         description="Budget that the reports of all windows share. With unit `device` training has the rest; with unit "
         "`example` it may be all of `privacy.epsilon`, because no row of a window is trained on.",
     )
     false_alarm_rate: OpenFraction = Field(default=0.05, description="Probability of any alarm in a quiet run.")
+    mode: Literal["auto", "suggest"] = Field(
+        default="auto",
+        description="Who starts the rounds after an alarm: `auto` the run itself; `suggest` a person, with "
+        "`fedinfer drift approve`.",
+    )
+    rollback_windows: Natural = Field(
+        default=0,
+        description="An alarm within so many windows after a push that replaced a model withdraws the new version "
+        "first, so that devices go back to the one before; 0: never. Must be more than reference_windows, which raise "
+        "no alarm.",
+    )
     rounds: Natural = Field(default=5, description="Rounds that an alarm triggers.")
     max_triggers: Natural = Field(default=1, description="Most alarms that start rounds in one run.")
     after_windows: Natural = Field(default=2, description="Windows watched after triggered rounds.")
     inject: InjectSection | None = Field(default=None, description="See [drift.inject]; left out: a quiet run.")
+
+    @field_validator("rollback_windows")
+    @classmethod
+    def _rollback_after_the_reference(cls, windows: int, info: ValidationInfo) -> int:
+        learning = info.data.get("reference_windows", 0)
+        if 0 < windows <= learning:
+            raise ValueError(f"{windows} windows: the first {learning} after a push raise no alarm; set more, or 0")
+        return windows
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _one_word_for_auto(cls, channels: object) -> object:
+        # A list of JSON is a tuple only to pydantic itself, which strictly refuses what this returns otherwise.
+        return (channels,) if channels == "auto" else tuple(channels) if isinstance(channels, list) else channels
 
 
 class FleetSection(Section):

@@ -19,6 +19,8 @@ from .context import Rows as Rows
 from .context import Server as Server
 from .context import Witness as Witness
 from .drift import least_seen as least_seen
+from .drift import planned_watch as planned_watch
+from .drift_actions import answer_suggestion as answer_suggestion
 from .given import GivenModel as GivenModel
 from .plan.cohort import Population as Population
 from .plan.run_plan import RunPlan as RunPlan

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from fedinfer.coordinator.drift import Watch
 from fedinfer.coordinator.participation import ParticipationSchedule, ScheduleState
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.record import AlarmRecord, ModelRecord, RoundRecord, WindowRecord
+from fedinfer.drift import ConfidenceCalibration
 from fedinfer.errors import BadMessage, ConfigError
 from fedinfer.privacy import CorrelatedNoise
 from fedinfer.private_files import private_folder
@@ -44,7 +45,7 @@ _RECORDS: Mapping[str, TypeAdapter[Any]] = {
     "alarms": TypeAdapter(list[AlarmRecord]),
 }
 _SERIES = ("latencies_us", "window_metrics")
-_OWN = ("weights", "optimizer", "schedule")
+_OWN = ("weights", "optimizer", "schedule", "calibration")
 _MADE_ANEW = ("newest", "active")
 """The one is read from the repository, the other asked for again."""
 
@@ -126,6 +127,8 @@ def to_checkpoint(state: RunState) -> Checkpoint:
     arrays |= {name: np.asarray(getattr(progress, name), np.float64) for name in _SERIES}
     if state.watch is not None:
         arrays |= {"monitor": _bytes(encode(state.watch.state)), "policy": _bytes(encode(state.watch.policy))}
+    if progress.calibration is not None:
+        arrays["calibration"] = np.stack([progress.calibration.right, progress.calibration.rows])
     schedule: Json = {}
     if progress.schedule is not None:
         kept = progress.schedule.state
@@ -137,7 +140,8 @@ def to_checkpoint(state: RunState) -> Checkpoint:
         }
     facts = {
         "agenda": asdict(state.agenda),
-        "population": asdict(state.population),
+        # The schema comes with the scenario, which a later process must bring again.
+        "population": asdict(replace(state.population, schema=None)),
         "optimizer": str(progress.optimizer.kind),
         "schedule": schedule,
         "seconds": state.seconds,
@@ -170,6 +174,7 @@ def from_checkpoint(kept: Checkpoint, watch: Watch | None, schedule: Participati
             weights=arrays["weights"],
             optimizer=OptimizerState(facts["optimizer"], arrays["optimizer_first"], arrays["optimizer_second"]),
             schedule=schedule,
+            calibration=ConfidenceCalibration(*arrays["calibration"]) if "calibration" in arrays else None,
             **{name: arrays[name].tolist() for name in _SERIES},
             **{name: kind.validate_python(facts["records"][name]) for name, kind in _RECORDS.items()},
             **facts["plain"],

@@ -5,6 +5,7 @@ A function that needs the ledger or the devices alone takes a `RunAccount` or a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,12 @@ from fedinfer.coordinator.given import GivenModel
 from fedinfer.coordinator.participation import ParticipationSchedule
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.record import AlarmRecord, ModelRecord, RoundRecord, WindowRecord
+from fedinfer.drift import ConfidenceCalibration
 from fedinfer.errors import BudgetExceeded
 from fedinfer.manifest import Statement
 from fedinfer.metrics import JudgedBy
 from fedinfer.ports import Answer, Ask, Clock, Entropy, Listener, Transport
-from fedinfer.privacy import Event, Ledger, NoiseStream, Spent, WindowRows
+from fedinfer.privacy import Event, Ledger, NoiseStream, Repeated, Spent, WindowRows, account
 from fedinfer.rollout import RolloutStore
 from fedinfer.schema import Schema
 from fedinfer.types import DeviceId, FloatVector, Json
@@ -134,6 +136,24 @@ class RunAccount:
     def spent(self) -> Spent:
         """Proved bound on what the run spent so far, at the delta of its budget."""
         return self.ledger.spent(LEDGER_OWNER, self.run_id)
+
+    def price_of_more(self, reason: str, count: int) -> float:
+        """Epsilon that repeating the last charge of a kind would add.
+
+        Args:
+            reason: how the reasons of such charges begin.
+            count: how often it would be repeated, >= 0.
+
+        Returns:
+            >= 0; 0 when nothing of the kind was charged yet, or nothing is protected.
+        """
+        entries = [entry for entry in self.ledger.entries(LEDGER_OWNER) if entry.task == self.run_id]
+        same = [entry.event for entry in entries if entry.reason.startswith(reason)]
+        spent = self.spent()
+        if not same or not math.isfinite(spent.epsilon):
+            return 0.0
+        more = (*(entry.event for entry in entries), Repeated(same[-1], count))
+        return max(account(more, spent.delta, spent.relation).epsilon - spent.epsilon, 0.0) if count else 0.0
 
     def remaining(self) -> float:
         """Epsilon of the budget minus epsilon spent, >= 0."""
@@ -279,6 +299,8 @@ class Progress:
         judgement: of the newest version; empty before there is one.
         start: where the weights came from that the run began with.
         notices: what turned out on the way and is said with the warnings.
+        calibration: how often answers of each confidence are right, of the newest version; None where no row with a
+            label may be judged by.
         pooled: figures of the pooled model; empty where there is none.
         aborted_in_a_row: training rounds without a release since the last one with a release.
         schedule: secret state of correlated noise; None: the noise of rounds is independent.
@@ -307,6 +329,7 @@ class Progress:
     judgement: Json = field(default_factory=dict)
     start: str = "fresh"
     notices: list[str] = field(default_factory=list)
+    calibration: ConfidenceCalibration | None = None
     pooled: Json = field(default_factory=dict)
     aborted_in_a_row: int = 0
     schedule: ParticipationSchedule | None = field(default=None, repr=False)

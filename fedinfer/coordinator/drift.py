@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import assert_never
 
 import numpy as np
 
@@ -14,20 +13,31 @@ from fedinfer.coordinator.aggregate.promise import sum_plans
 from fedinfer.coordinator.aggregate.release import Release, noise_std, release_groups
 from fedinfer.coordinator.context import Fleet, Progress, RunAccount, Server
 from fedinfer.coordinator.judging import window_score
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.drift import monitor_plan, plan_drift
+from fedinfer.coordinator.plan.drift import windows as reported_windows
 from fedinfer.coordinator.plan.robust import PLAIN_MEAN
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.coordinator.record import AlarmRecord, ReportRecord, WindowRecord
-from fedinfer.drift import monitor, policy, report_channels, smallest_shift
-from fedinfer.errors import BadMessage, TooFewSurvivors
+from fedinfer.drift import (
+    CONFIDENCE,
+    AccuracyEstimate,
+    MonitorState,
+    NoisySum,
+    WindowResult,
+    estimate_accuracy,
+    monitor,
+    policy,
+    smallest_shift,
+    split,
+)
+from fedinfer.errors import BadMessage, ConfigError, TooFewSurvivors
 from fedinfer.messages import Kind, Purpose, ReportWork, WindowReply, WindowRequest
 from fedinfer.metrics import Metric
 from fedinfer.ports import Answer, Ask
 from fedinfer.types import DeviceId, Unit
 from fedinfer.wire import decode, encode
-
-WEIGHT = 0.6
-"""MEWMA weight: runs here have about ten windows (research on longer runs: 0.2)."""
 
 
 @dataclass(slots=True)
@@ -42,51 +52,36 @@ class Watch:
     """
 
     plan: monitor.MonitorPlan
-    state: monitor.MonitorState
+    state: MonitorState
     settings: policy.PolicySettings
     policy: policy.PolicyState
 
 
-def start_watch(scenario: Scenario, classes: int, plan: RunPlan) -> Watch:
+def start_watch(scenario: Scenario, plan: RunPlan) -> Watch:
     """Monitor and policy before the first window.
 
     Args:
         scenario: with its [drift] section.
-        classes: number of classes of the label, >= 2.
         plan: of the run.
     """
-    drift, monitor_plan = scenario.drift, _monitor_plan(scenario, classes, plan)
+    drift, watched = scenario.drift, monitor_plan(scenario, plan.channels)
     settings = policy.PolicySettings(
-        mode=policy.Mode.AUTO,
+        mode=policy.Mode(drift.mode),
         max_triggers=drift.max_triggers,
-        rollback_windows=0,
+        rollback_windows=drift.rollback_windows,
         cooldown_windows=drift.reference_windows,
         calm_windows=2,
         least_devices=plan.train.groups * plan.train.min_survivors,
     )
-    return Watch(monitor_plan, monitor.begin(monitor_plan), settings, policy.PolicyState())
+    return Watch(watched, monitor.begin(watched), settings, policy.PolicyState())
 
 
-def _monitor_plan(scenario: Scenario, classes: int, plan: RunPlan) -> monitor.MonitorPlan:
-    drift = scenario.drift
-    return monitor.MonitorPlan(
-        channels=report_channels(classes),
-        unit=_watched(scenario.privacy.unit),
-        reference_windows=drift.reference_windows,
-        windows=max(plan.windows - drift.reference_windows, 1),
-        false_alarm_rate=drift.false_alarm_rate,
-        warning_rate=min(4 * drift.false_alarm_rate, 0.5),
-        weight=WEIGHT,
-    )
-
-
-def least_seen(scenario: Scenario, devices: int, classes: int, plan: RunPlan) -> float:
+def least_seen(scenario: Scenario, devices: int, plan: RunPlan) -> float:
     """The least part of the answers whose lasting change the watch of a run finds with probability 0.9.
 
     Args:
         scenario: with its [drift] section.
         devices: that report in a window.
-        classes: number of classes of the label, >= 2.
         plan: of the run.
 
     Returns:
@@ -94,20 +89,47 @@ def least_seen(scenario: Scenario, devices: int, classes: int, plan: RunPlan) ->
     """
     if plan.drift is None or plan.windows <= scenario.drift.reference_windows:
         return math.inf
-    watch = _monitor_plan(scenario, classes, plan)
+    watch = monitor_plan(scenario, plan.channels)
     size = devices * watch.unit.counted(scenario.drift.window)
     return smallest_shift(watch, size, noise_std(scenario, plan.drift, devices))
 
 
-def _watched(unit: Unit) -> Unit:
-    """What the reports are made of: without protection a device reports as if it were the unit."""
-    match unit:
-        case Unit.EXAMPLE | Unit.DEVICE:
-            return unit
-        case Unit.NONE:
-            return Unit.DEVICE
-        case _:
-            assert_never(unit)
+@dataclass(frozen=True, slots=True)
+class PlannedWatch:
+    """A watch before its first window.
+
+    Args:
+        plan: of the monitor.
+        noise_std: of the sum of one window when every device reports, per bin.
+        noise_multiplier: that the reports are charged for.
+        epsilon: of all reports together; inf without noise.
+        reports: how many there are at most.
+    """
+
+    plan: monitor.MonitorPlan
+    noise_std: float
+    noise_multiplier: float
+    epsilon: float
+    reports: int
+
+
+def planned_watch(scenario: Scenario, population: Population) -> PlannedWatch:
+    """What a run of a scenario would watch, and with which noise.
+
+    Args:
+        scenario: with its [drift] section.
+        population: with the schema of the task.
+
+    Raises:
+        ConfigError: nothing is watched, or the reports cannot be planned.
+    """
+    drift = plan_drift(scenario, population)
+    if drift.settings is None:
+        raise ConfigError("this scenario watches nothing", hint="set drift.enabled = true and drift.windows")
+    epsilon = math.inf if scenario.privacy.unit is Unit.NONE else drift.epsilon
+    noise = noise_std(scenario, drift.settings, population.devices)
+    watched = monitor_plan(scenario, drift.channels)
+    return PlannedWatch(watched, noise, drift.noise_multiplier, epsilon, reported_windows(scenario))
 
 
 def window(server: Server, plan: RunPlan, progress: Progress, watch: Watch) -> policy.Decision:
@@ -200,23 +222,37 @@ def _report(
         return policy.Decision(policy.WatchAction.NONE, f"no report: {error}", progress.window), None
     released, sums = release_groups(server, round_id, promises, work, PLAIN_MEAN)
     spent = server.account.spent().epsilon
-    result, decision = (
+    result, estimated, decision = (
+        None,
         None,
         policy.Decision(policy.WatchAction.NONE, "the report aborted: too few survivors", progress.window),
     )
     if released is not None:
         result = _test(server.scenario, settings, progress.window, watch, released)
+        estimated = _estimated(server.scenario, settings, watch, progress, released)
         alarms = [AlarmRecord.of(progress.window, channel) for channel in result.alarms]
         progress.alarms.extend(alarms)
         for alarm in alarms:
             server.emit("alarm", alarm.to_json())
-        watch.policy, decision = policy.decide(watch.settings, watch.policy, result, _situation(server.account, ready))
-    return decision, ReportRecord(len(sums.survivors), len(sums.groups), len(sums.summed), spent, result)
+        situation = _situation(server.account, progress, server.scenario.drift.rounds, ready)
+        watch.policy, decision = policy.decide(watch.settings, watch.policy, result, situation)
+    return decision, ReportRecord(len(sums.survivors), len(sums.groups), len(sums.summed), spent, result, estimated)
 
 
-def _test(
-    scenario: Scenario, settings: SumSettings, window: int, watch: Watch, released: Release
-) -> monitor.WindowResult:
+def _estimated(
+    scenario: Scenario, settings: SumSettings, watch: Watch, progress: Progress, released: Release
+) -> AccuracyEstimate | None:
+    """Accuracy from the released confidence histogram: it costs nothing more, and decides nothing."""
+    pieces = split(released.total.astype(np.float64), watch.plan.channels)
+    if progress.calibration is None or CONFIDENCE not in pieces:
+        return None
+    reporters = len(released.survivors)
+    size = reporters * watch.plan.unit.counted(scenario.drift.window)
+    noise = noise_std(scenario, settings, reporters)
+    return estimate_accuracy(progress.calibration, NoisySum(pieces[CONFIDENCE], size, noise**2))
+
+
+def _test(scenario: Scenario, settings: SumSettings, window: int, watch: Watch, released: Release) -> WindowResult:
     report = monitor.WindowSum(
         window,
         released.total.astype(np.float64),
@@ -228,9 +264,19 @@ def _test(
     return result
 
 
-def _situation(account: RunAccount, ready: Sequence[DeviceId]) -> policy.Situation:
+def _situation(account: RunAccount, progress: Progress, rounds: int, ready: Sequence[DeviceId]) -> policy.Situation:
     # The rounds of every allowed trigger are part of the plan, so what is left is enough unless something else spent.
-    return policy.Situation(account.remaining(), 0.0, len(ready), previous_model=False)
+    needed = account.price_of_more(f"{Purpose.TRAIN} ", rounds)
+    return policy.Situation(account.remaining(), needed, len(ready), previous_version(progress) > 0)
+
+
+def previous_version(progress: Progress) -> int:
+    """The version before the present one; 0 where there is none.
+
+    Args:
+        progress: of the run.
+    """
+    return progress.models[-2].version if len(progress.models) > 1 else 0
 
 
 def _window_metric(progress: Progress) -> float | None:

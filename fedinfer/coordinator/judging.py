@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fedinfer.config import Scenario
 from fedinfer.coordinator.context import Progress, Rows, Server, Witness
+from fedinfer.drift import CONFIDENCE, ConfidenceCalibration, Outputs, calibrate_confidence, report_channels
 from fedinfer.metrics import (
     EVEN,
     Answers,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 QUARTERS = 4
 MOST_DEVICES = 1000
 """Figures of single devices are kept up to so many; above it a table of them is no help."""
+MOST_CALIBRATION_ROWS = 5000
 MOST_POOLED_NUMBERS = 40_000
 """Parameters up to which the pooled model is trained: seconds on one core."""
 
@@ -90,6 +92,28 @@ def judge_model(server: Server, progress: Progress, built: Built) -> Json:
             for name in server.scenario.report.groups
         ],
     }
+
+
+def confidence_calibration(schema: Schema, judged: Rows, built: Built) -> ConfidenceCalibration | None:
+    """How often the published file's answers of each confidence are right, on the first rows that are judged by.
+
+    Args:
+        schema: names the classes.
+        judged: rows with labels that this side judges by; may be empty.
+        built: the version.
+
+    Returns:
+        None for numbers, without labelled rows, and for a file that does not answer in finite numbers.
+    """
+    x, y = judged
+    if not len(y) or not schema.classes:
+        return None
+    said = built.answers(x[:MOST_CALIBRATION_ROWS])
+    if not np.isfinite(said).all():
+        return None
+    answers = Answers.of(said, y[: len(said)], None if built.head.threshold == EVEN else built.head.threshold)
+    channel = next(each for each in report_channels(schema.classes) if each.name == CONFIDENCE)
+    return calibrate_confidence(channel, Outputs(answers.chosen, answers.probabilities), answers.y)
 
 
 def _devices(witness: Witness | None, window: int, answers: Answers, metric: Metric) -> list[Json]:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from statistics import median_low
 from typing import Any
 
-from fedinfer.drift import ChannelResult, Decision, WindowResult
+from fedinfer.drift import AccuracyEstimate, BinChange, ChannelResult, Decision, WindowResult
 from fedinfer.types import Json
 
 
@@ -263,6 +263,7 @@ class ReportRecord:
         groups, groups_released: how many groups there were, and how many have a sum.
         epsilon: spent by the run so far.
         result: verdict of the monitor; None when the report aborted.
+        estimated: accuracy without labels; None where the report has no confidence or says too little.
     """
 
     reporters: int
@@ -270,6 +271,11 @@ class ReportRecord:
     groups_released: int
     epsilon: float
     result: WindowResult | None
+    estimated: AccuracyEstimate | None = None
+
+
+MOST_MOVED = 5
+"""Bins that an alarm names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,11 +286,13 @@ class AlarmRecord:
         window: number, from 1.
         channel: name.
         p_value: of the test in this window, in [0, 1].
+        moved: bins that moved, the most surprising first, at most `MOST_MOVED`.
     """
 
     window: int
     channel: str
     p_value: float
+    moved: tuple[BinChange, ...] = ()
 
     @classmethod
     def of(cls, window: int, channel: ChannelResult) -> AlarmRecord:
@@ -294,11 +302,12 @@ class AlarmRecord:
             window: number, from 1.
             channel: above its alarm level.
         """
-        return cls(window, channel.channel, channel.p_value)
+        return cls(window, channel.channel, channel.p_value, channel.moved[:MOST_MOVED])
 
     def to_json(self) -> Json:
         """For the event and run.json."""
-        return {"window": self.window, "channel": self.channel, "p_value": self.p_value}
+        moved = [change.to_json() for change in self.moved]
+        return {"window": self.window, "channel": self.channel, "p_value": self.p_value, "moved": moved}
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +347,7 @@ class WindowRecord:
                 "epsilon": report.epsilon,
             }
             row |= report.result.to_json() if report.result is not None else {}
+            row["estimated"] = report.estimated.to_json() if report.estimated is not None else None
         return row | {"state": self.state, "decision": self.decision.to_json()}
 
 

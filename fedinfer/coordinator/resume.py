@@ -45,7 +45,7 @@ def take_up(server: Server, plan: RunPlan, kept: Checkpoint) -> RunState:
     Raises:
         ConfigError: the state is of another run.
     """
-    watch = drift_loop.start_watch(server.scenario, server.schema.classes, plan) if plan.windows else None
+    watch = drift_loop.start_watch(server.scenario, plan) if plan.windows else None
     schedule = start_schedule(server.devices, server.generator, plan)
     state = from_checkpoint(kept, watch, schedule)
     progress = state.progress

@@ -11,7 +11,7 @@ from typing import assert_never
 
 from fedinfer.config import Scenario
 from fedinfer.coordinator import drift as drift_loop
-from fedinfer.coordinator import run_json
+from fedinfer.coordinator import drift_actions, run_json
 from fedinfer.coordinator.agenda import Agenda, RunStep, after, retrained, whole_run
 from fedinfer.coordinator.checkpoint import RunState, to_checkpoint
 from fedinfer.coordinator.context import LEDGER_OWNER, Progress, Server
@@ -139,7 +139,7 @@ def status_of(failure: FedInferError | None, *, simulated: bool) -> str:
 def _first_state(server: Server, plan: RunPlan) -> RunState:
     server.emit("started", run_json.opening(server, plan))
     progress = first_progress(server, plan)
-    watch = drift_loop.start_watch(server.scenario, server.schema.classes, plan) if plan.windows else None
+    watch = drift_loop.start_watch(server.scenario, plan) if plan.windows else None
     state = RunState(whole_run(plan.rounds, plan.windows), progress, watch, server.population)
     run_json.write_unfinished(server, plan, progress, 0.0)
     server.keeper.keep(None, to_checkpoint(state))
@@ -180,10 +180,11 @@ def _check_released(agenda: Agenda, progress: Progress) -> None:
 
 
 def _window(server: Server, plan: RunPlan, state: RunState) -> None:
-    """One window; an alarm adds rounds, a push and some windows after it."""
+    """One window; an alarm adds rounds, a push and some windows after it, or goes back first."""
     if state.watch is None:
         raise RuntimeError("a run without a watch has no windows")
     decision = drift_loop.window(server, plan, state.progress, state.watch)
+    decision = drift_actions.answered(server.folder, state.watch) or decision
     match decision.action:
         case WatchAction.ROUND:
             state.agenda, more = retrained(state.agenda, plan.retrain_rounds, plan.after_windows)
@@ -192,7 +193,10 @@ def _window(server: Server, plan: RunPlan, state: RunState) -> None:
             server.emit("triggered", {**why, "rounds": plan.retrain_rounds, "windows": more})
         case WatchAction.NONE | WatchAction.WARN | WatchAction.DEFER:
             pass
-        case WatchAction.ROLLBACK | WatchAction.SUGGEST_ROUND:  # start_watch rules both out
-            raise RuntimeError(f"the policy of this run does not allow {decision.action}")
+        case WatchAction.ROLLBACK:
+            drift_actions.roll_back(server, state.progress, state.watch, decision)
+        case WatchAction.SUGGEST_ROUND:
+            drift_actions.suggest(server.folder, decision)
+            server.emit("suggested", decision.to_json())
         case _:
             assert_never(decision.action)

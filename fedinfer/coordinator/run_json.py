@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from fedinfer.config import PrivacySection, SecureAggregationSection
+from fedinfer.config import PrivacySection, Scenario, SecureAggregationSection
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.drift import least_seen
 from fedinfer.coordinator.given import KIND
@@ -117,7 +117,7 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
             "metric": progress.correct / progress.predictions if progress.predictions else None,
         },
         **({"shapes": found} if found else {}),
-        "drift": _drift(server, plan, progress),
+        "drift": _drift(server.scenario, len(server.devices), plan, progress),
         "devices": {"refused": progress.refused, "dropped": progress.dropped},
         "warnings": [*start["warnings"], *progress.notices],
     }
@@ -252,10 +252,10 @@ def secure_aggregation_of(section: SecureAggregationSection, plan: RunPlan) -> J
     }
 
 
-def _drift(server: Server, plan: RunPlan, progress: Progress) -> Json:
+def _drift(scenario: Scenario, devices: int, plan: RunPlan, progress: Progress) -> Json:
     """Windows, alarms and the metric before, during and after the data distribution changed (simulations know when)."""
-    inject = server.scenario.drift.inject
-    least = least_seen(server.scenario, len(server.devices), server.schema.classes, plan)
+    inject = scenario.drift.inject
+    least = least_seen(scenario, devices, plan)
     metrics = [row.metric for row in progress.windows]
     change = inject.at_window if inject is not None and inject.kind != "none" else None
     healed = next((m.window for m in progress.models if m.reason == "drift"), None)

@@ -6,22 +6,25 @@ What differs between them (whose randomness, which rows are judged, who the auth
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedinfer.artifact import Templates
-from fedinfer.config import Scenario
+from fedinfer.config import Scenario, override
 from fedinfer.coordinator.context import LEDGER_OWNER, Keeper, Rows, Server, Witness
 from fedinfer.coordinator.enrolment import enrol, join
 from fedinfer.coordinator.given import GivenModel
 from fedinfer.coordinator.judging import judgement_basis
 from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.drift import AUTO, automatic_names
 from fedinfer.coordinator.plan.promised import promise_of
 from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.coordinator.plan.statement import make_statement
+from fedinfer.drift import report_channels
+from fedinfer.errors import ConfigError
 from fedinfer.manifest import Statement
 from fedinfer.ports import Clock, Entropy, Listener, Nodes
 from fedinfer.privacy import LEDGER_MIGRATIONS, Ledger, NoiseStream, protected_of
@@ -103,16 +106,36 @@ def start_up(site: Site) -> tuple[Server, RunPlan]:
     """
     deadline = site.scenario.training.deadline_seconds
     members = enrol(site.nodes, site.against, site.challenge, deadline, site.emit)
+    site = replace(site, scenario=_named(site, len(members)))
     root = site.repository.trusted_root()
     rows, refused = join(
         members, site.challenge, site.scenario, site.schema, site.revocations, root, site.nodes, deadline
     )
     for device, reason in refused.items():
         site.emit("not_joined", {"device": device, "reason": reason})
-    population = site.population or population_of(site, rows)
+    planned = site.population or population_of(site, rows)
+    population = replace(planned, schema=site.schema)
     plan = make_plan(site.scenario, population, site.engine, site.warnings)
     keys = {member.device: member.public_key for member in members if member.device in rows}
     return _server(site, keys, rows, population, plan), plan
+
+
+def _named(site: Site, devices: int) -> Scenario:
+    """The scenario that devices get: they are told which channels a report has, not how to choose them."""
+    names = site.scenario.drift.channels
+    if not site.simulated:
+        answers = {channel.name for channel in report_channels(site.schema.classes)}
+        if names != AUTO and not answers.issuperset(names):
+            raise ConfigError(
+                f"[drift] channels = {list(names)}: devices count their answers only, as they predict",
+                hint=f"leave channels empty, or name {', '.join(sorted(answers))}; a simulation counts the others",
+            )
+        return override(site.scenario, {"drift.channels": []}) if names == AUTO else site.scenario
+    if names != AUTO:
+        return site.scenario
+    who = Population(devices, devices, 1, site.trainer.dimension, site.schema.classes, schema=site.schema)
+    population = site.population or who
+    return override(site.scenario, {"drift.channels": list(automatic_names(site.scenario, population))})
 
 
 def population_of(site: Site, rows: Mapping[DeviceId, int]) -> Population:
@@ -123,7 +146,9 @@ def population_of(site: Site, rows: Mapping[DeviceId, int]) -> Population:
         rows: number of training rows per device that joined, as it signed it.
     """
     counts = [count for count in rows.values() if count] or [1]
-    return Population(len(rows), sum(counts), min(counts), site.trainer.dimension, site.schema.classes)
+    return Population(
+        len(rows), sum(counts), min(counts), site.trainer.dimension, site.schema.classes, schema=site.schema
+    )
 
 
 def _statement(site: Site, ledger: Ledger, plan: RunPlan, devices: int) -> Statement:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.config import Scenario, import_factory, resolve_weights
-from fedinfer.data.drifted import places
+from fedinfer.data.drifted import drifting_devices, places
 from fedinfer.data.table import Federation
 from fedinfer.errors import ConfigError
 from fedinfer.metrics import EVEN, judged_by
@@ -129,6 +129,8 @@ def _check_delta(scenario: Scenario, federation: Federation) -> None:
 
 def _check_inject(scenario: Scenario, federation: Federation) -> None:
     inject = scenario.drift.inject
+    if inject is not None:
+        drifting_devices(tuple(federation.devices), inject, scenario.scenario.seed)
     if inject is None or inject.kind in ("none", "label"):
         return
     schema = federation.schema

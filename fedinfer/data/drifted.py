@@ -1,4 +1,4 @@
-"""Changing the data distribution of a simulation: the five kinds of [drift.inject].
+"""Changing the data distribution of a simulation: the kinds and shapes of [drift.inject].
 
 Amounts are in units of the public range, so that no row has to be read to choose them.
 """
@@ -20,19 +20,33 @@ from fedinfer.system import simulation_rng
 from fedinfer.tensors import bounds
 from fedinfer.types import DeviceId
 
-DEFAULT_AMOUNTS = {"none": 0.0, "rotate": 30.0, "shift": 0.25, "scale": 1.5, "noise": 0.2, "label": 1.0}
+DEFAULT_AMOUNTS = {
+    "none": 0.0, "rotate": 30.0, "shift": 0.25, "scale": 1.5, "noise": 0.2, "label": 1.0,
+    "missing": 0.3, "stuck": 0.3,
+}  # fmt: skip
 
 
 def drifting_devices(devices: Sequence[DeviceId], inject: InjectSection, seed: int) -> frozenset[DeviceId]:
-    """The devices whose data distribution changes: `inject.fraction` of them, rounded, chosen from the seed.
+    """The devices whose data distribution changes: those named, or `inject.fraction` of all, chosen from the seed.
 
     The devices for a smaller fraction are among those for a larger one.
 
     Args:
         devices: all of the federation, in any order.
-        inject: with `fraction`.
+        inject: with `devices` or `fraction`.
         seed: of the scenario.
+
+    Raises:
+        ConfigError: a named device is not one of the federation.
     """
+    if inject.devices and inject.kind != "none":
+        unknown = sorted(set(inject.devices) - set(devices))
+        if unknown:
+            raise ConfigError(
+                f"[drift.inject] devices: there is no device {unknown[0]!r}",
+                hint=f"for instance {', '.join(sorted(devices)[:5])}",
+            )
+        return frozenset(inject.devices)
     count = 0 if inject.kind == "none" else round(inject.fraction * len(devices))
     order = simulation_rng(seed, "drift", "devices").permutation(len(devices))
     names = sorted(devices)
@@ -50,17 +64,20 @@ def inject(
         schema: columns with their public ranges, or the image shape.
         inject: kind, amount, first window.
         window: number of the window the rows belong to.
-        rng: for `noise` and `label`.
+        rng: for `noise`, `label`, `missing` and `stuck`.
 
     Returns:
         (x, y), new arrays where something changed.
 
     Raises:
-        ConfigError: `rotate` for tables, or a column that is not a numeric one.
+        ConfigError: `rotate` for tables, `missing` for images, or a column that does not fit the kind.
     """
-    if window < inject.at_window or inject.kind == "none":
+    reached = _reached(inject, window)
+    if not reached or inject.kind == "none":
         return x, y
-    amount = DEFAULT_AMOUNTS[inject.kind] if inject.amount is None else inject.amount
+    whole = DEFAULT_AMOUNTS[inject.kind] if inject.amount is None else inject.amount
+    # A scale is a factor: no change is 1, not 0.
+    amount = 1.0 + (whole - 1.0) * reached if inject.kind == "scale" else whole * reached
     if inject.kind == "label":
         return x, _moved_labels(y, schema, amount, rng)
     if inject.kind == "rotate":
@@ -80,24 +97,29 @@ Floats = npt.NDArray[np.float64]
 
 
 def places(schema: Schema, inject: InjectSection) -> tuple[npt.NDArray[np.bool_], Floats, Floats]:
-    """(changed places, low, high) of a row, each of shape (width,): all numeric columns or the named one.
+    """(changed places, low, high) of a row, each of shape (width,): all columns that fit the kind or the named one.
 
     Args:
         schema: columns with their public ranges, or the image shape.
-        inject: with `column`; empty: all numeric columns.
+        inject: with `kind` and `column`; empty: all columns that fit the kind.
 
     Raises:
-        ConfigError: the named column is not a numeric column, or there is none.
+        ConfigError: the named column does not fit the kind, or none does.
     """
     if schema.inputs:
         return np.ones(schema.width, np.bool_), *bounds(schema.inputs)
+    gone = inject.kind == "missing"
     if not schema.columns:
+        if gone:
+            raise ConfigError("[drift.inject] kind = 'missing': images have no missing cells", hint="use noise")
         return np.ones(schema.width, np.bool_), np.zeros(schema.width), np.full(schema.width, schema.pixel_max)
-    changed = np.array([isinstance(c, Numeric) and inject.column in ("", c.name) for c in schema.columns])
+    fitting = np.array([gone or isinstance(column, Numeric) for column in schema.columns])
+    changed = fitting & np.array([inject.column in ("", column.name) for column in schema.columns])
     if not changed.any():
-        known = [column.name for column in schema.columns if isinstance(column, Numeric)]
+        known = [column.name for column, fits in zip(schema.columns, fitting, strict=True) if fits]
+        kind, listed = ("column", "columns") if gone else ("numeric column", "numeric")
         raise ConfigError(
-            f"[drift.inject] column = {inject.column!r}: no such numeric column", hint=f"numeric: {', '.join(known)}"
+            f"[drift.inject] column = {inject.column!r}: no such {kind}", hint=f"{listed}: {', '.join(known)}"
         )
     low = np.array([c.low if isinstance(c, Numeric) else 0.0 for c in schema.columns])
     high = np.array([c.high if isinstance(c, Numeric) else 1.0 for c in schema.columns])
@@ -179,8 +201,34 @@ def _noisy(
     return (x + changed * amount * (high - low) * rng.standard_normal(x.shape)).astype(np.float32)
 
 
+def _missing(
+    x: Rows, changed: npt.NDArray[np.bool_], low: Floats, high: Floats, amount: float, rng: np.random.Generator
+) -> Rows:
+    return np.where(changed & (rng.random(x.shape) < amount), np.float32(np.nan), x).astype(np.float32)
+
+
+def _stuck(
+    x: Rows, changed: npt.NDArray[np.bool_], low: Floats, high: Floats, amount: float, rng: np.random.Generator
+) -> Rows:
+    return np.where(changed & (rng.random(x.shape) < amount), low, x).astype(np.float32)
+
+
+def _reached(inject: InjectSection, window: int) -> float:
+    """Part of the whole change that a window has, in [0, 1]."""
+    since = window - inject.at_window
+    if since < 0:
+        return 0.0
+    return {
+        "abrupt": 1.0,
+        "gradual": min((since + 1) / inject.over, 1.0),
+        "recurring": float((since // inject.over) % 2 == 0),
+    }[inject.shape]
+
+
 _CHANGES: dict[str, Callable[[Rows, npt.NDArray[np.bool_], Floats, Floats, float, np.random.Generator], Rows]] = {
     "shift": _shifted,
     "scale": _scaled,
     "noise": _noisy,
+    "missing": _missing,
+    "stuck": _stuck,
 }

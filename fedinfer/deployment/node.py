@@ -15,6 +15,7 @@ from fedinfer.data import DeviceData, all_slots, load_own, training_slots
 from fedinfer.deployment.key_files import private_file
 from fedinfer.deployment.store import ANY_TASK, DATABASE, DeviceStore, open_device
 from fedinfer.device import (
+    FLAG_MIGRATIONS,
     SESSION_MIGRATIONS,
     SKETCH_MIGRATIONS,
     VALIDITY_MIGRATIONS,
@@ -22,6 +23,7 @@ from fedinfer.device import (
     Member,
     Policy,
     PredictionLog,
+    StoredFlagReferences,
     StoredKnown,
     StoredSessions,
     StoredSketches,
@@ -144,6 +146,7 @@ def open_host(folder: Path) -> Host:
         ledger=Ledger(open_store(database, "privacy", LEDGER_MIGRATIONS)),
         sessions=StoredSessions(open_store(database, "sessions", SESSION_MIGRATIONS)),
         sketches=StoredSketches(open_store(database, "sketches", SKETCH_MIGRATIONS)),
+        references=StoredFlagReferences(open_store(database, "flags", FLAG_MIGRATIONS)),
         known=StoredKnown(open_store(database, "validity", VALIDITY_MIGRATIONS)),
         clock=SystemClock(),
         entropy=SystemEntropy(),

@@ -7,6 +7,10 @@ from .drift_store import MemorySketches as MemorySketches
 from .drift_store import Sketches as Sketches
 from .drift_store import StoredSketches as StoredSketches
 from .enrolment import rejoin as rejoin
+from .flag_store import FLAG_MIGRATIONS as FLAG_MIGRATIONS
+from .flag_store import FlagReferences as FlagReferences
+from .flag_store import MemoryFlagReferences as MemoryFlagReferences
+from .flag_store import StoredFlagReferences as StoredFlagReferences
 from .host import Host as Host
 from .host import Member as Member
 from .host import Policy as Policy

@@ -14,6 +14,7 @@ import numpy as np
 
 from fedinfer.config import Accelerator, Scenario
 from fedinfer.device.drift_store import Sketches
+from fedinfer.device.flag_store import FlagReferences
 from fedinfer.device.prediction_log import PredictionLog
 from fedinfer.device.session_store import Sessions
 from fedinfer.device.validity import KnownStore, known_time
@@ -157,7 +158,7 @@ class Host:
         members: devices of this process.
         authority: public key of the enrolment authority, pinned.
         build: version and digest of this program, part of every proof that a device has its key.
-        policy, rows, ledger, sessions, sketches, known, clock: see their types.
+        policy, rows, ledger, sessions, sketches, references, known, clock: see their types.
         entropy: for keys and shares; always the operating system's.
         noise: stream by plan, device and use; a real device ignores all three and takes its system's.
         generator: source of one device in one round, for shuffling and sampling: seeded in a simulation, else entropy.
@@ -179,6 +180,7 @@ class Host:
     ledger: Ledger
     sessions: Sessions
     sketches: Sketches
+    references: FlagReferences
     known: KnownStore
     clock: Clock
     entropy: Entropy

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 import numpy as np
@@ -22,7 +22,18 @@ import numpy.typing as npt
 from fedinfer.device.host import Host
 from fedinfer.device.install import slots_of
 from fedinfer.device.prediction_log import MOST_WINDOW_ROWS, PredictionLog
-from fedinfer.drift import Outputs, Sketch, report_channels, width, window_report
+from fedinfer.drift import (
+    Channel,
+    Outputs,
+    Sketch,
+    chosen_channels,
+    judge_window,
+    local_channels,
+    pack_reference,
+    unpack_reference,
+    width,
+    window_report,
+)
 from fedinfer.errors import ArtifactRejected
 from fedinfer.inference import Installed, Predictor, open_installed, row_answers
 from fedinfer.messages import HealthReply, WindowReply, WindowRequest
@@ -104,10 +115,13 @@ def _observe(host: Host, device: DeviceId, window: int) -> WindowReply:
         return NOT_READY
     if host.predictions is not None:
         return _reported(host, host.predictions, device, window, installed.info.version)
-    x, y = host.rows.stream(device, window)
-    x = raw_rows(host.joined().schema, x)
+    tokens, y = host.rows.stream(device, window)
+    x = raw_rows(host.joined().schema, tokens)
     classes, answers = _predicted(host, installed.predictor, x)
-    host.sketches.put(device, window, _sketch(host, classes, answers))
+    schema = host.joined().schema
+    counted = answers if schema.label_range is None else placed(schema, answers)
+    seen = _Seen(classes, counted, tokens, _truth(schema, y, len(x)))
+    host.sketches.put(device, window, _sketch(host, device, installed.info.version, seen))
     if not host.policy.reveals_simulation:
         return WindowReply(True, installed.info.version, 0, 0, ())
     latencies = [_timed(host, installed, row) for row in x[:TIMED_ROWS]]
@@ -118,16 +132,14 @@ def _observe(host: Host, device: DeviceId, window: int) -> WindowReply:
 def _reported(host: Host, log: PredictionLog, device: DeviceId, window: int, version: int) -> WindowReply:
     """Put the newest window of real predictions where the report will ask for it."""
     task = host.joined()
-    rows, channels = task.scenario.drift.window, report_channels(task.schema.classes)
+    rows, channels = task.scenario.drift.window, chosen_channels(task.schema, task.scenario.drift.channels)
     if log.rule().rows != rows:
         log.set_rule(replace(log.rule(), rows=rows))
-    # Of unit `example` the monitor counts rows, so a window that closed by its time is too short to be one.
-    least, most = (rows, rows) if task.scenario.privacy.unit is Unit.EXAMPLE else (1, MOST_WINDOW_ROWS)
-    found = log.take(version, least, most)
+    found = log.take(version, *_accepted(task.scenario.privacy.unit, rows))
     histograms = None if found is None else found.histograms([(channel.name, channel.bins) for channel in channels])
-    if histograms is None:
+    if found is None or histograms is None:
         return NOT_READY
-    host.sketches.put(device, window, window_report(histograms, task.scenario.privacy.unit, channels))
+    host.sketches.put(device, window, window_report(histograms, task.scenario.privacy.unit, channels, found.rows))
     return WindowReply(True, version, 0, 0, ())
 
 
@@ -168,6 +180,17 @@ def _correct(schema: Schema, classes: npt.NDArray[np.int64], answers: FloatVecto
     return int((near & (classes != _NO_ANSWER)).sum()) if len(y) else 0
 
 
+def _accepted(unit: Unit, rows: int) -> tuple[int, int]:
+    """Least and most rows of a window that is reported."""
+    match unit:
+        case Unit.EXAMPLE:  # the monitor counts rows, so a window that closed by its time is too short to be one
+            return rows, rows
+        case Unit.DEVICE | Unit.NONE:
+            return 1, MOST_WINDOW_ROWS
+        case _:
+            assert_never(unit)
+
+
 def _together(unit: Unit, rows: int) -> int:
     """How many rows go through the model at once; see the module's rules."""
     match unit:
@@ -205,14 +228,49 @@ def placed(schema: Schema, answers: FloatVector) -> FloatVector:
     return np.asarray(parts.max(axis=1, keepdims=True, initial=-np.inf))
 
 
-def _sketch(host: Host, classes: npt.NDArray[np.int64], answers: FloatVector) -> FloatVector:
-    schema, unit = host.joined().schema, host.joined().scenario.privacy.unit
-    channels, known = report_channels(schema.classes), classes != _NO_ANSWER
-    if not classes.size:
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a window held: answers (classes -1 where there is none), inputs and labels, row by row."""
+
+    classes: npt.NDArray[np.int64]
+    answers: npt.NDArray[np.floating[Any]]
+    inputs: FloatVector
+    truth: npt.NDArray[Any]
+
+    def counted(self, channels: Sequence[Channel]) -> Sketch:
+        known = self.classes != _NO_ANSWER
+        sketch = Sketch(channels)
+        sketch.add(Outputs(self.classes[known], self.answers[known], self.inputs[known], self.truth[known]))
+        sketch.add_unanswered(int((~known).sum()), self.inputs[~known])
+        return sketch
+
+
+def _truth(schema: Schema, y: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
+    """Labels of the rows as channels count them; -1 or NaN where a device has none."""
+    if len(y) != rows:
+        return np.full(rows, np.nan if schema.label_range is not None else -1)
+    if schema.label_range is None:
+        return y
+    low, high = schema.label_range
+    return (y - low) / (high - low)
+
+
+def _sketch(host: Host, device: DeviceId, version: int, seen: _Seen) -> FloatVector:
+    task = host.joined()
+    channels = chosen_channels(task.schema, task.scenario.drift.channels)
+    if not seen.classes.size:
         return np.zeros(width(channels), np.float32)
-    sketch = Sketch(channels)
-    if schema.label_range is not None:
-        answers = placed(schema, answers)
-    sketch.add(Outputs(classes[known], answers[known]))
-    sketch.add_unanswered(int((~known).sum()))
-    return window_report(sketch.histograms(), unit, channels)
+    sketch = seen.counted(channels)
+    if any(channel.source.of_windows for channel in channels):
+        sketch.add_flag(_flag(host, device, version, seen))
+    return sketch.report(task.scenario.privacy.unit)
+
+
+def _flag(host: Host, device: DeviceId, version: int, seen: _Seen) -> bool:
+    """The device's own test; its reference is kept between windows and never leaves."""
+    channels = local_channels(host.joined().schema)
+    sketch, kept = seen.counted(channels), host.references.get(device)
+    before = unpack_reference(kept, channels) if kept is not None else None
+    after, raised = judge_window(channels, before, version, sketch.histograms(), sketch.rows)
+    host.references.put(device, pack_reference(after))
+    return raised

@@ -5,23 +5,54 @@ Device: `sketch` (what a window looks like). Both: `channels` (which histograms,
 docs/how-to/drift.md starts here.
 """
 
-from fedinfer.drift.channels import Outputs, report_channels, width
-from fedinfer.drift.monitor import ChannelResult, WindowResult
+from fedinfer.drift.channels import CONFIDENCE, Channel, Outputs, Source, report_channels, split, width
+from fedinfer.drift.estimate import AccuracyEstimate, ConfidenceCalibration, calibrate_confidence, estimate_accuracy
+from fedinfer.drift.flags import judge_window, pack_reference, unpack_reference
+from fedinfer.drift.forecast import SHIFT, Forecast, chance, enough, forecast, stated_change
+from fedinfer.drift.inputs import chosen_channels, local_channels, possible_names
+from fedinfer.drift.monitor import MonitorPlan
 from fedinfer.drift.policy import Decision, WatchAction
 from fedinfer.drift.power import POWER, smallest_shift
 from fedinfer.drift.sketch import Sketch, report_norm, window_report
+from fedinfer.drift.state import MonitorState
+from fedinfer.drift.statistics import NoisySum
+from fedinfer.drift.verdict import BinChange, ChannelResult, WindowResult
 
 __all__ = [
+    "CONFIDENCE",
     "POWER",
+    "SHIFT",
+    "AccuracyEstimate",
+    "BinChange",
+    "Channel",
     "ChannelResult",
+    "ConfidenceCalibration",
     "Decision",
+    "Forecast",
+    "MonitorPlan",
+    "MonitorState",
+    "NoisySum",
     "Outputs",
     "Sketch",
+    "Source",
     "WatchAction",
     "WindowResult",
+    "calibrate_confidence",
+    "chance",
+    "chosen_channels",
+    "enough",
+    "estimate_accuracy",
+    "forecast",
+    "judge_window",
+    "local_channels",
+    "pack_reference",
+    "possible_names",
     "report_channels",
     "report_norm",
     "smallest_shift",
+    "split",
+    "stated_change",
+    "unpack_reference",
     "width",
     "window_report",
 ]

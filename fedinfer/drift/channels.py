@@ -6,8 +6,9 @@
 Rules:
 * Bin edges are public and fixed before the window starts: only fixed-bin histograms can be added up under secure
   aggregation.
-* Every row that has an answer adds exactly one count to every channel, every other row at most one; the sensitivity of
-  unit `example` rests on it, and `tally` checks what can be seen of it.
+* Every row that has an answer adds exactly one count to every channel of answers, and at most one, whole or shared
+  between bins, to any other channel; the sensitivity of unit `example` rests on it, and `tally` checks what can be seen
+  of it.
 * A prediction that is not a number, and a row on which the model fails, are counted in the lowest confidence bin, never
   dropped: a model that returns NaN or fails is drift. Such a failure is in no class, so the class histogram is as much
   shorter.
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +29,11 @@ import numpy.typing as npt
 from fedinfer.errors import BadMessage, ConfigError, DataError
 
 Floats: TypeAlias = npt.NDArray[np.float64]
-Counts: TypeAlias = npt.NDArray[np.int64]
+Counts: TypeAlias = npt.NDArray[np.float64]
+"""Rows per bin; a row may be shared between bins."""
 
 MAX_BINS = 1024
+CLASSES, CONFIDENCE = "predicted_class", "confidence"
 CONFIDENCE_BINS = 6
 """Bins of the largest probability in every fleet's report; few bins leave more signal in each."""
 VALUE_BINS = 8
@@ -47,6 +50,19 @@ class Bins(StrEnum):
 
     ORDERED = "ordered"
     CATEGORIES = "categories"
+    SHARES = "shares"
+    """Rows that something is true of, per bin: most rows may be in none, so their total is tested too."""
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether a row belongs to one bin and the total says nothing."""
+        match self:
+            case Bins.ORDERED | Bins.CATEGORIES:
+                return True
+            case Bins.SHARES:
+                return False
+            case _:
+                assert_never(self)
 
 
 class Source(StrEnum):
@@ -57,6 +73,39 @@ class Source(StrEnum):
     FLAG = "flag"
     ERROR = "error"
 
+    @property
+    def answers(self) -> bool:
+        """Whether every answer is counted, each in exactly one bin where bins are exclusive."""
+        match self:
+            case Source.OUTPUT:
+                return True
+            case Source.INPUT | Source.FLAG | Source.ERROR:
+                return False
+            case _:
+                assert_never(self)
+
+    @property
+    def needs_no_answer(self) -> bool:
+        """Whether a row on which the model failed is counted as any other."""
+        match self:
+            case Source.INPUT:
+                return True
+            case Source.OUTPUT | Source.FLAG | Source.ERROR:
+                return False
+            case _:
+                assert_never(self)
+
+    @property
+    def of_windows(self) -> bool:
+        """Whether a whole window counts at once instead of its rows."""
+        match self:
+            case Source.FLAG:
+                return True
+            case Source.OUTPUT | Source.INPUT | Source.ERROR:
+                return False
+            case _:
+                assert_never(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
@@ -66,10 +115,16 @@ class Outputs:
         labels: class numbers in [0, classes), shape (rows,); 0 for numbers.
         probabilities: shape (rows, classes); of a numeric label where the predicted value lies in its public range,
             from 0 to 1, shape (rows, 1).
+        inputs: rows as the schema describes them, (rows, width) float32 with NaN where a cell is missing or unseen, of
+            texts their token numbers; None where no channel looks at inputs.
+        truth: right answers, (rows,), of rows whose label has arrived, -1 (or NaN for numbers) for the others; None
+            where no channel looks at errors.
     """
 
     labels: npt.NDArray[np.integer[Any]]
     probabilities: npt.NDArray[np.floating[Any]]
+    inputs: npt.NDArray[np.floating[Any]] | None = None
+    truth: npt.NDArray[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +133,15 @@ class Channel:
 
     Args:
         name: unique within a report.
-        bins: number of bins, 2 to 1024. Flags and errors are two bins: no, yes.
-        kind: ordered bins or categories.
+        bins: number of bins, 2 to 1024; 1 to 1024 for shares.
+        kind: ordered bins, categories or shares.
         source: what it looks at.
-        count: counts per bin, shape (bins,), int64; every row in exactly one bin.
+        count: counts per bin, shape (bins,), float64; of answers every row in exactly one bin.
         clip_share: what it adds to the squared L2 norm of a report of unit `device`, in (0, 1]; see `report_norm`.
         unanswered: bin for a row on which the model failed; None: such a row is in none of its bins.
+        names: of the bins, for people; () numbers them.
+        most: largest sum of the bins in a report of unit `device`, in (0, 1]; it bounds the covariance.
+        warm_up: windows after a push that are not part of the reference.
     """
 
     name: str
@@ -93,14 +151,30 @@ class Channel:
     count: Callable[[Outputs], Counts]
     clip_share: float
     unanswered: int | None = None
+    names: tuple[str, ...] = ()
+    most: float = 1.0
+    warm_up: int = 0
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bins <= MAX_BINS:
-            raise ConfigError(f"drift channel {self.name}: {self.bins} bins, allowed are 2 to {MAX_BINS}")
+        fewest = 2 if self.kind.exclusive else 1
+        if not fewest <= self.bins <= MAX_BINS:
+            raise ConfigError(f"drift channel {self.name}: {self.bins} bins, allowed are {fewest} to {MAX_BINS}")
+        if len(self.names) not in (0, self.bins):
+            raise ConfigError(f"drift channel {self.name}: {len(self.names)} names for {self.bins} bins")
         if not 0.0 < self.clip_share <= 1.0:
             raise ConfigError(f"drift channel {self.name}: clip share {self.clip_share} is not in (0, 1]")
         if self.unanswered is not None and not 0 <= self.unanswered < self.bins:
             raise ConfigError(f"drift channel {self.name}: rows without an answer in bin {self.unanswered}")
+        if not 0.0 < self.most <= 1.0 or self.warm_up < 0:
+            raise ConfigError(f"drift channel {self.name}: largest sum {self.most}, warm-up {self.warm_up} windows")
+
+    def bin_name(self, place: int) -> str:
+        """What a bin is called in reports.
+
+        Args:
+            place: in [0, bins).
+        """
+        return self.names[place] if self.names else f"bin {place + 1} of {self.bins}"
 
 
 def predicted_class(classes: int) -> Channel:
@@ -115,7 +189,7 @@ def predicted_class(classes: int) -> Channel:
         ConfigError: fewer than 2 or more than 1024 classes.
     """
     count = partial(_count_classes, classes=classes)
-    return Channel("predicted_class", classes, Bins.CATEGORIES, Source.OUTPUT, count, SPREAD)
+    return Channel(CLASSES, classes, Bins.CATEGORIES, Source.OUTPUT, count, SPREAD)
 
 
 def confidence(classes: int, bins: int = CONFIDENCE_BINS) -> Channel:
@@ -129,7 +203,7 @@ def confidence(classes: int, bins: int = CONFIDENCE_BINS) -> Channel:
         ConfigError: fewer than 2 classes or bins, or more than 1024 bins.
     """
     count = partial(_count_confidence, edges=confidence_edges(classes, bins))
-    return Channel("confidence", bins, Bins.ORDERED, Source.OUTPUT, count, SPREAD, unanswered=0)
+    return Channel(CONFIDENCE, bins, Bins.ORDERED, Source.OUTPUT, count, SPREAD, unanswered=0)
 
 
 def value(bins: int = VALUE_BINS) -> Channel:
@@ -182,23 +256,31 @@ def width(channels: Sequence[Channel]) -> int:
 
 
 def tally(channel: Channel, outputs: Outputs) -> Counts:
-    """Counts of some rows in one channel, shape (bins,), int64.
+    """Counts of some rows in one channel.
 
     Args:
         channel: of a report.
         outputs: what the model answered; may hold no rows.
 
     Returns:
-        (bins,) int64.
+        (bins,) float64.
 
     Raises:
-        DataError: the channel does not put every row into exactly one of its bins.
+        DataError: the channel counts a row twice or less than not at all, or does not put a row of an answer into
+            exactly one of its bins, or the rows that it looks at are not there.
     """
-    counts, rows = channel.count(outputs), len(outputs.labels)
-    if counts.shape != (channel.bins,) or counts.min() < 0 or counts.sum() != rows:
+    counts, rows = channel.count(outputs).astype(np.float64), len(outputs.labels)
+    whole = channel.source.answers and channel.kind.exclusive
+    total = counts.sum()
+    if (
+        counts.shape != (channel.bins,)
+        or not counts.min() >= 0
+        or total > rows * (1 + 1e-9)
+        or (whole and total != rows)
+    ):
         raise DataError(
-            f"drift channel {channel.name} made counts of shape {counts.shape} with sum {counts.sum()} of {rows} rows, "
-            f"needed are {channel.bins} bins with every row in exactly one"
+            f"drift channel {channel.name} made counts of shape {counts.shape} with sum {total:g} of {rows} rows, "
+            f"needed are {channel.bins} bins with every row in {'exactly' if whole else 'at most'} one"
         )
     return counts
 
@@ -263,14 +345,14 @@ def _count_classes(outputs: Outputs, classes: int) -> Counts:
     labels = outputs.labels
     if labels.size and (labels.min() < 0 or labels.max() >= classes):
         raise DataError(f"class numbers {labels.min()} to {labels.max()}, allowed are 0 to {classes - 1}")
-    return np.bincount(labels, minlength=classes).astype(np.int64)
+    return np.bincount(labels, minlength=classes).astype(np.float64)
 
 
 def _count_confidence(outputs: Outputs, edges: Floats) -> Counts:
     """A value equal to an inner edge belongs to the bin above it."""
     # fmax takes the number when the other is none.
     top = np.fmax(outputs.probabilities.max(axis=1), -np.inf)
-    return np.bincount(np.searchsorted(edges, top, side="right"), minlength=edges.size + 1).astype(np.int64)
+    return np.bincount(np.searchsorted(edges, top, side="right"), minlength=edges.size + 1).astype(np.float64)
 
 
 def _count_values(outputs: Outputs, bins: int) -> Counts:
@@ -278,4 +360,4 @@ def _count_values(outputs: Outputs, bins: int) -> Counts:
     # fmax takes the number when the other is none.
     placed = np.fmin(np.fmax(outputs.probabilities[:, 0].astype(np.float64), 0.0), 1.0)
     places = np.minimum((placed * bins).astype(np.int64), bins - 1)
-    return np.bincount(places, minlength=bins).astype(np.int64)
+    return np.bincount(places, minlength=bins).astype(np.float64)

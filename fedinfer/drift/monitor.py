@@ -4,6 +4,8 @@ Rules:
 * The first `reference_windows` windows after `begin` or `reset` are the reference; they raise no alarm.
 * The promise: with no drift, at most `false_alarm_rate` of the runs of `windows` watched windows raise any alarm on any
   channel. Channels share it by Bonferroni.
+* Open end: with `average_run_length` the reference is renewed after every `windows` watched windows, and the promise is
+  that a quiet fleet raises a false alarm once in so many watched windows on average.
 * A model push changes the outputs, so it must `reset`; channels that look at inputs may keep their reference.
 * Windows come in order, each once.
 """
@@ -12,25 +14,31 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import assert_never
 
 import numpy as np
 
 from fedinfer.drift import sequential
-from fedinfer.drift.channels import Channel, Floats, Source, split
-from fedinfer.drift.reference import ReferenceSum, composition, empty_reference, extend
-from fedinfer.drift.sequential import Ewma
+from fedinfer.drift.channels import Channel, Floats, split
+from fedinfer.drift.reference import composition, extend
+from fedinfer.drift.state import ChannelState, MonitorState, fresh
 from fedinfer.drift.statistics import (
     NoisySum,
+    cautious_covariance,
+    cautious_variance,
     chi2_tail,
     degrees_of_freedom,
     quadratic_form,
     rate,
     rate_covariance,
-    unit_covariance,
 )
+from fedinfer.drift.verdict import BinChange, ChannelResult, WindowResult
 from fedinfer.errors import BadMessage, ConfigError
-from fedinfer.types import DeviceId, Json, Unit
+from fedinfer.types import DeviceId, Unit
+
+COVERED = 0.95
+"""Probability with which the intervals of all bins of a channel hold together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,8 @@ class MonitorPlan:
         false_alarm_rate: probability of any alarm in a quiet run, in (0, 1).
         warning_rate: the same for a warning, >= false_alarm_rate.
         weight: MEWMA weight in (0, 1]; 0.5 suits runs of about 10 windows, 0.2 runs of 100.
+        average_run_length: 0 for a run that ends; else the watch has no end, and this takes the place of both rates:
+            mean number of watched windows to a false alarm, > 1; a warning comes four times as often.
     """
 
     channels: tuple[Channel, ...]
@@ -54,6 +64,7 @@ class MonitorPlan:
     false_alarm_rate: float
     warning_rate: float
     weight: float
+    average_run_length: float = 0.0
 
     def __post_init__(self) -> None:
         names = [channel.name for channel in self.channels]
@@ -69,6 +80,8 @@ class MonitorPlan:
                 f"0 < false alarm rate {self.false_alarm_rate} <= warning rate {self.warning_rate} < 1 and "
                 f"0 < weight {self.weight} <= 1 must hold"
             )
+        if self.average_run_length and not self.average_run_length > 1:
+            raise ConfigError(f"average run length {self.average_run_length} must be above 1 window, or 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,112 +103,13 @@ class WindowSum:
     noise_std: float
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelState:
-    """Reference and running mean of one channel.
-
-    Args:
-        reference: what counts as normal; empty right after a push.
-        ewma: weighted mean of the differences from it.
-    """
-
-    reference: ReferenceSum
-    ewma: Ewma
-
-
-@dataclass(frozen=True, slots=True)
-class MonitorState:
-    """What the monitor remembers between windows; encodable with fedinfer.wire.
-
-    Args:
-        channels: one state per channel of the plan, in its order.
-        last_window: number of the last window that was taken in; -1 for none.
-    """
-
-    channels: tuple[ChannelState, ...]
-    last_window: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelResult:
-    """Verdict on one channel.
-
-    Args:
-        channel, source: which.
-        p_value: of this window tested alone against the reference.
-        statistic: MEWMA statistic, chi-square distributed without drift.
-        warning_threshold, threshold: levels for a warning and for an alarm.
-    """
-
-    channel: str
-    source: Source
-    p_value: float
-    statistic: float
-    warning_threshold: float
-    threshold: float
-
-    @property
-    def alarm(self) -> bool:
-        """True above the alarm level."""
-        return self.statistic > self.threshold
-
-    @property
-    def warning(self) -> bool:
-        """True above the warning level."""
-        return self.statistic > self.warning_threshold
-
-
-@dataclass(frozen=True, slots=True)
-class WindowResult:
-    """Verdict on one window.
-
-    Args:
-        window: its number.
-        channels: results of the channels that are being watched.
-        learning: names of the channels that are still collecting their reference.
-    """
-
-    window: int
-    channels: tuple[ChannelResult, ...]
-    learning: tuple[str, ...]
-
-    @property
-    def alarms(self) -> tuple[ChannelResult, ...]:
-        """Channels above the alarm level, most surprising first."""
-        over = (result for result in self.channels if result.alarm)
-        return tuple(sorted(over, key=lambda result: result.threshold - result.statistic))
-
-    @property
-    def warning(self) -> bool:
-        """True when any channel is above its warning level."""
-        return any(result.warning for result in self.channels)
-
-    def to_json(self) -> Json:
-        """For events and reports."""
-        return {
-            "window": self.window,
-            "learning": list(self.learning),
-            "channels": [
-                {
-                    "channel": result.channel,
-                    "p_value": result.p_value,
-                    "statistic": result.statistic,
-                    "warning_threshold": result.warning_threshold,
-                    "threshold": result.threshold,
-                    "alarm": result.alarm,
-                }
-                for result in self.channels
-            ],
-        }
-
-
 def begin(plan: MonitorPlan) -> MonitorState:
     """Before the first window of the first model.
 
     Args:
         plan: what is watched.
     """
-    return MonitorState(tuple(_fresh(channel) for channel in plan.channels))
+    return MonitorState(tuple(fresh(channel) for channel in plan.channels))
 
 
 def reset(plan: MonitorPlan, state: MonitorState, keep: Collection[str]) -> MonitorState:
@@ -216,7 +130,7 @@ def reset(plan: MonitorPlan, state: MonitorState, keep: Collection[str]) -> Moni
     if not set(keep) <= known:
         raise ConfigError(f"no drift channel is called {sorted(set(keep) - known)}, there are {sorted(known)}")
     channels = tuple(
-        replace(old, ewma=sequential.start(degrees_of_freedom(channel))) if channel.name in keep else _fresh(channel)
+        replace(fresh(channel), reference=old.reference, seen=old.seen) if channel.name in keep else fresh(channel)
         for channel, old in zip(plan.channels, state.channels, strict=True)
     )
     return replace(state, channels=channels)
@@ -243,23 +157,55 @@ def observe(plan: MonitorPlan, state: MonitorState, report: WindowSum) -> tuple[
     size = len(report.reporters) * plan.unit.counted(report.rows)
     pieces = split(report.total, plan.channels)
     states, results, learning = [], [], []
-    for channel, old in zip(plan.channels, state.channels, strict=True):
+    for channel, before in zip(plan.channels, state.channels, strict=True):
         observed = NoisySum(pieces[channel.name], size, report.noise_std**2)
-        if old.reference.windows < plan.reference_windows:
+        old = renewed(plan, channel, before)
+        if learns(plan, channel, old):
             learning.append(channel.name)
-            states.append(_learn(plan, old, observed, report.reporters))
+            states.append(learn(plan, channel, old, observed, report.reporters))
         else:
-            new, result = _watch(plan, channel, old, observed, report.reporters)
+            new, step = compare(plan, channel, old, observed, composition(old.reference, report.reporters))
             states.append(new)
-            results.append(result)
+            results.append(_verdict(channel, new, step))
     return MonitorState(tuple(states), report.window), WindowResult(report.window, tuple(results), tuple(learning))
 
 
-def _fresh(channel: Channel) -> ChannelState:
-    return ChannelState(empty_reference(channel.bins), sequential.start(degrees_of_freedom(channel)))
+def renewed(plan: MonitorPlan, channel: Channel, old: ChannelState) -> ChannelState:
+    """Without an end, a channel that was compared for `windows` windows begins a new reference.
+
+    Args:
+        plan: what is watched.
+        channel: one of its.
+        old: its state.
+    """
+    return fresh(channel) if plan.average_run_length and old.ewma.windows >= plan.windows else old
 
 
-def _learn(plan: MonitorPlan, old: ChannelState, observed: NoisySum, reporters: tuple[DeviceId, ...]) -> ChannelState:
+def learns(plan: MonitorPlan, channel: Channel, old: ChannelState) -> bool:
+    """Whether a channel's next window belongs to its warm-up or its reference.
+
+    Args:
+        plan: what is watched.
+        channel: one of its.
+        old: its state.
+    """
+    return old.seen < channel.warm_up + plan.reference_windows
+
+
+def learn(
+    plan: MonitorPlan, channel: Channel, old: ChannelState, observed: NoisySum, reporters: tuple[DeviceId, ...]
+) -> ChannelState:
+    """Take a window into the reference, or skip it during the warm-up.
+
+    Args:
+        plan: what is watched.
+        channel: one of its.
+        old: its state; `learns` says that it learns.
+        observed: the channel's sum, (..., bins).
+        reporters: devices in it.
+    """
+    if old.seen < channel.warm_up:
+        return replace(old, seen=old.seen + 1)
     # One device's report is bounded by one sample whoever it is, so only counts need to know who reported.
     match plan.unit:
         case Unit.EXAMPLE:
@@ -268,36 +214,118 @@ def _learn(plan: MonitorPlan, old: ChannelState, observed: NoisySum, reporters: 
             who = ()
         case _:
             assert_never(plan.unit)
-    return replace(old, reference=extend(old.reference, observed, who))
+    return replace(old, reference=extend(old.reference, observed, who), seen=old.seen + 1)
 
 
-def _watch(
-    plan: MonitorPlan, channel: Channel, old: ChannelState, observed: NoisySum, reporters: tuple[DeviceId, ...]
-) -> tuple[ChannelState, ChannelResult]:
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Figures of one window of a channel; arrays of many runs have leading dimensions.
+
+    Args:
+        alone: squared length of this window's difference in units of its covariance, (...).
+        statistic: of the running mean, (...).
+        warning, alarm: its levels, (...).
+        reference_variance, unit_variance: of the reference's rate and of one unit's report per bin, (..., bins).
+    """
+
+    alone: Floats
+    statistic: Floats
+    warning: Floats
+    alarm: Floats
+    reference_variance: Floats
+    unit_variance: Floats
+
+
+def compare(
+    plan: MonitorPlan, channel: Channel, old: ChannelState, observed: NoisySum, composed: float
+) -> tuple[ChannelState, Comparison]:
+    """Compare a window with the reference.
+
+    Args:
+        plan: what is watched.
+        channel: one of its.
+        old: its state, with a whole reference.
+        observed: the channel's sum, (..., bins).
+        composed: what a change of reporters may explain, see `reference.composition`.
+
+    Returns:
+        The state after it, and the figures.
+    """
     reference = old.reference.sum
-    one_unit = unit_covariance(channel, reference.total, reference.size)
+    one_unit = cautious_covariance(channel, reference)
     own, shared = rate_covariance(one_unit, observed), rate_covariance(one_unit, reference)
     # Linear like the rate itself: averaging scales a standard deviation by the weight, a variance by its square.
-    moved = composition(old.reference, reporters) ** 0.5
+    moved = composed**0.5
     difference = rate(channel, observed) - rate(channel, reference)
     ewma = sequential.advance(old.ewma, plan.weight, difference, own, moved)
-    warning, alarm = _thresholds(plan, channel, float(np.trace(shared) / np.trace(own + shared)))
-    result = ChannelResult(
-        channel=channel.name,
-        source=channel.source,
-        p_value=chi2_tail(quadratic_form(difference, own + shared), degrees_of_freedom(channel)),
+    part = np.trace(shared, axis1=-2, axis2=-1) / np.trace(own + shared, axis1=-2, axis2=-1)
+    warning, alarm = _thresholds(plan, channel, part)
+    unit = cautious_variance(channel, reference)
+    bins = sequential.advance(
+        old.bins, plan.weight, observed.total / observed.size - reference.total / reference.size,
+        _rate_variance(unit, observed), moved,
+    )  # fmt: skip
+    figures = Comparison(
+        alone=quadratic_form(difference, own + shared),
         statistic=sequential.statistic(ewma, shared, one_unit),
-        warning_threshold=warning,
-        threshold=alarm,
+        warning=warning,
+        alarm=alarm,
+        reference_variance=_rate_variance(unit, reference),
+        unit_variance=unit,
     )
-    return replace(old, ewma=ewma), result
+    return replace(old, ewma=ewma, bins=bins, seen=old.seen + 1), figures
 
 
-def _thresholds(plan: MonitorPlan, channel: Channel, shared: float) -> tuple[float, float]:
+def _rate_variance(unit: Floats, observed: NoisySum) -> Floats:
+    return unit / observed.size + observed.noise_variance / observed.size**2
+
+
+def _thresholds(plan: MonitorPlan, channel: Channel, shared: Floats) -> tuple[Floats, Floats]:
     # Bonferroni over channels: the promise is about any alarm, and the channels of a report depend on each other.
     df, parts = degrees_of_freedom(channel), len(plan.channels)
-    warning, alarm = (
-        sequential.threshold(df, plan.windows, plan.weight, shared, rate / parts)
-        for rate in (plan.warning_rate, plan.false_alarm_rate)
+
+    def levels(part: float) -> tuple[float, float]:
+        if plan.average_run_length:
+            lengths = (plan.average_run_length * parts / 4, plan.average_run_length * parts)
+            warning, alarm = (
+                sequential.standing_threshold(df, plan.windows, plan.weight, part, length) for length in lengths
+            )
+        else:
+            warning, alarm = (
+                sequential.threshold(df, plan.windows, plan.weight, part, rate / parts)
+                for rate in (plan.warning_rate, plan.false_alarm_rate)
+            )
+        return warning, alarm
+
+    found, where = np.unique(sequential.rounded(shared), return_inverse=True)
+    table = np.array([levels(part) for part in found])[where.reshape(shared.shape)]
+    return table[..., 0], table[..., 1]
+
+
+def _verdict(channel: Channel, state: ChannelState, step: Comparison) -> ChannelResult:
+    return ChannelResult(
+        channel=channel.name,
+        source=channel.source,
+        p_value=chi2_tail(float(step.alone), degrees_of_freedom(channel)),
+        statistic=float(step.statistic),
+        warning_threshold=float(step.warning),
+        threshold=float(step.alarm),
+        changes=_changes(channel, state, step),
     )
-    return warning, alarm
+
+
+def _changes(channel: Channel, state: ChannelState, step: Comparison) -> tuple[BinChange, ...]:
+    """Every bin's running mean difference with an interval; Sidak 1967 covers bins that depend on each other."""
+    bins, before = state.bins, state.reference.total / state.reference.size
+    # The weights so far sum to `bins.reference`: dividing by it makes the mean one of the present difference.
+    variance = (bins.own + bins.composition**2 * step.unit_variance) / bins.reference**2 + step.reference_variance
+    half = NormalDist().inv_cdf((1 + COVERED ** (1 / channel.bins)) / 2) * np.sqrt(variance)
+    mean = bins.mean / bins.reference
+    order = np.argsort(-np.abs(mean) / half, kind="stable")
+    return tuple(
+        BinChange(
+            channel.bin_name(place), float(before[place]), float(mean[place]),
+            float(mean[place] - half[place]), float(mean[place] + half[place]),
+        )
+        for place in map(int, order)
+    )  # fmt: skip

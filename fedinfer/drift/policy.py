@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import assert_never
 
 from fedinfer.drift.channels import Source
-from fedinfer.drift.monitor import WindowResult
+from fedinfer.drift.verdict import WindowResult
 from fedinfer.errors import ConfigError
 from fedinfer.types import Json
 

@@ -45,19 +45,29 @@ def smallest_shift(plan: MonitorPlan, size: float, noise_std: float) -> float:
     window = NoisySum(np.full(channel.bins, size / channel.bins), size, noise_std**2)
     many = plan.reference_windows
     reference = NoisySum(window.total * many, size * many, window.noise_variance * many)
-    covariance, threshold, reach = _at_the_end(plan, channel, window, reference)
+    covariance, threshold, reach = at_the_end(plan, channel, window, reference)
     direction = contrasts(channel.bins, channel.kind).T @ _moved(channel.bins)
     # The length of a shift in units of the covariance decides; its direction does not.
     needed = _noncentrality(degrees_of_freedom(channel), threshold)
-    unit = quadratic_form(reach * direction, covariance)
+    unit = float(quadratic_form(reach * direction, covariance))
     shift = math.ceil(math.sqrt(needed / unit) / STEP - 1e-9) * STEP
     return round(shift, 2) if shift <= 1.0 - 1.0 / channel.bins else math.inf
 
 
-def _at_the_end(
+def at_the_end(
     plan: MonitorPlan, channel: Channel, window: NoisySum, reference: NoisySum
 ) -> tuple[Floats, float, float]:
-    """Covariance of the running mean after the last window, alarm level, and how much of a lasting shift is in it."""
+    """What decides about a change that lasts from the first watched window to the last.
+
+    Args:
+        plan: what is watched.
+        channel: one of its.
+        window: expected sum of one window.
+        reference: expected sum of the reference windows.
+
+    Returns:
+        Covariance of the running mean after the last window, alarm level, and how much of a lasting shift is in it.
+    """
     one_unit = unit_covariance(channel, reference.total, reference.size)
     own, shared = rate_covariance(one_unit, window), rate_covariance(one_unit, reference)
     df, rest = degrees_of_freedom(channel), (1 - plan.weight) ** plan.windows

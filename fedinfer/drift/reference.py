@@ -22,7 +22,7 @@ class ReferenceSum:
     """Sum of the reference windows of one channel.
 
     Args:
-        total: shape (bins,).
+        total: shape (..., bins).
         size: units in it; 0 while empty.
         noise_variance: variance of its noise per bin.
         windows: windows taken in.

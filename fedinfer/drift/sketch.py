@@ -1,8 +1,9 @@
 """The device's side: a window of predictions becomes a few small histograms (numpy only).
 
 Rules:
-* Unit `device`: each histogram is normalised to sum 1, all are put side by side, the whole is clipped to an L2 norm.
-  One device can move the fleet's sum by at most that norm, however many rows it has.
+* Unit `device`: each histogram is divided by its rows, those of one source are put side by side and clipped together to
+  the L2 norm that their clip shares allow. One device can move the fleet's sum by at most the root of all clip shares,
+  however many rows it has, and what is wrong with its inputs does not cut what it says about its answers.
 * Unit `example`: raw counts; one row adds one count to each of F histograms, so it moves the sum by sqrt(F).
 """
 
@@ -10,21 +11,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
+import numpy.typing as npt
 
 from fedinfer.drift.channels import Channel, Counts, Outputs, clip_norm, tally
 from fedinfer.errors import DataError
 from fedinfer.types import FloatVector, Unit
 
 
-def device_report(histograms: Sequence[Counts], clipping_norm: float) -> FloatVector:
+def device_report(histograms: Sequence[Counts], clipping_norm: float, rows: int = 0) -> FloatVector:
     """Unit `device`: normalised histograms side by side, clipped as one vector.
 
     Args:
-        histograms: counts, one array per channel, of which the fullest has one count per row; at least one row.
+        histograms: counts, one array per channel.
         clipping_norm: largest L2 norm C > 0; sqrt(F) never clips, smaller values buy less noise for spread histograms.
+        rows: of the window; 0: the fullest histogram counts every row.
 
     Returns:
         Report, shape (sum of bins,), float32, L2 norm <= C.
@@ -33,12 +36,12 @@ def device_report(histograms: Sequence[Counts], clipping_norm: float) -> FloatVe
         DataError: when all histograms are empty (a device without rows does not report).
     """
     # Rows on which the model failed are missing in some channels, so the fullest one has all rows.
-    rows = max(int(histogram.sum()) for histogram in histograms)
-    if rows <= 0:
+    total = rows or max(float(histogram.sum()) for histogram in histograms)
+    if total <= 0:
         raise DataError("a window without rows has no histogram to report")
-    report = np.concatenate(histograms) / rows
+    report = np.concatenate(histograms) / total
     norm = math.sqrt(float(report @ report))
-    return (report * min(1.0, clipping_norm / norm)).astype(np.float32)
+    return (report * (clipping_norm / max(norm, clipping_norm))).astype(np.float32)
 
 
 def example_report(histograms: Sequence[Counts]) -> FloatVector:
@@ -81,13 +84,14 @@ def report_norm(unit: Unit, channels: Sequence[Channel]) -> float:
             assert_never(unit)
 
 
-def window_report(histograms: Sequence[Counts], unit: Unit, channels: Sequence[Channel]) -> FloatVector:
+def window_report(histograms: Sequence[Counts], unit: Unit, channels: Sequence[Channel], rows: int = 0) -> FloatVector:
     """The report of one window for a unit of privacy.
 
     Args:
         histograms: counts, one array per channel, in order.
         unit: what is protected; with `none` reports are scaled as with `device`.
         channels: of the report.
+        rows: of the window; 0: the fullest histogram counts every row.
 
     Returns:
         (width of the channels,) float32, of L2 norm <= `report_norm` for unit `device`.
@@ -99,9 +103,21 @@ def window_report(histograms: Sequence[Counts], unit: Unit, channels: Sequence[C
         case Unit.EXAMPLE:
             return example_report(histograms)
         case Unit.DEVICE | Unit.NONE:
-            return device_report(histograms, report_norm(unit, channels))
+            return _by_source(histograms, channels, rows)
         case _:
             assert_never(unit)
+
+
+def _by_source(histograms: Sequence[Counts], channels: Sequence[Channel], rows: int) -> FloatVector:
+    rows = rows or round(max((float(histogram.sum()) for histogram in histograms), default=0.0))
+    pieces: dict[int, FloatVector] = {}
+    for source in dict.fromkeys(channel.source for channel in channels):
+        places = [place for place, channel in enumerate(channels) if channel.source is source]
+        norm = clip_norm([channels[place] for place in places])
+        report = device_report([histograms[place] for place in places], norm, rows)
+        ends = np.cumsum([channels[place].bins for place in places])[:-1]
+        pieces |= zip(places, np.split(report, ends), strict=True)
+    return np.concatenate([pieces[place] for place in range(len(channels))])
 
 
 class Sketch:
@@ -113,7 +129,13 @@ class Sketch:
 
     def __init__(self, channels: Sequence[Channel]) -> None:
         self._channels = tuple(channels)
-        self._counts: list[Counts] = [np.zeros(channel.bins, np.int64) for channel in self._channels]
+        self._counts: list[Counts] = [np.zeros(channel.bins) for channel in self._channels]
+        self._rows = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows so far, those without an answer included."""
+        return self._rows
 
     def add(self, outputs: Outputs) -> None:
         """Count a batch of rows.
@@ -124,20 +146,55 @@ class Sketch:
         Raises:
             DataError: a channel does not put every row into exactly one of its bins.
         """
-        fresh = [tally(channel, outputs) for channel in self._channels]
-        for counts, more in zip(self._counts, fresh, strict=True):
-            counts += more
+        self._add([tally(channel, outputs) for channel in self._channels], len(outputs.labels))
 
-    def add_unanswered(self, rows: int) -> None:
+    def add_unanswered(self, rows: int, inputs: npt.NDArray[np.floating[Any]] | None = None) -> None:
         """Count rows on which the model failed.
 
         Args:
             rows: on which the model failed, >= 0.
+            inputs: those rows, as in `Outputs`; channels of inputs count them as any other row.
+
+        Raises:
+            DataError: a channel looks at inputs, and there are rows but no inputs.
+        """
+        outputs = Outputs(np.zeros(rows, np.int64), np.zeros((rows, 1)), inputs)
+        self._add([self._unanswered(channel, outputs) for channel in self._channels], rows)
+
+    def add_flag(self, raised: bool) -> None:
+        """Raise or lower the flag of the whole window; call it once, after the last row.
+
+        Args:
+            raised: the device's own test says that this window is unusual; every row counts as flagged.
         """
         for channel, counts in zip(self._channels, self._counts, strict=True):
-            if channel.unanswered is not None:
-                counts[channel.unanswered] += rows
+            if channel.source.of_windows:
+                counts[:] = float(raised) * self._rows
 
     def histograms(self) -> tuple[Counts, ...]:
         """Copies of the counts, in the order of the channels."""
         return tuple(counts.copy() for counts in self._counts)
+
+    def report(self, unit: Unit) -> FloatVector:
+        """`window_report` of what was counted.
+
+        Args:
+            unit: what is protected.
+
+        Raises:
+            DataError: a window without rows, for units `device` and `none`.
+        """
+        return window_report(self._counts, unit, self._channels, self._rows)
+
+    def _unanswered(self, channel: Channel, outputs: Outputs) -> Counts:
+        if channel.source.needs_no_answer:
+            return tally(channel, outputs)
+        counts: Counts = np.zeros(channel.bins)
+        if channel.unanswered is not None:
+            counts[channel.unanswered] = len(outputs.labels)
+        return counts
+
+    def _add(self, fresh: Sequence[Counts], rows: int) -> None:
+        for counts, more in zip(self._counts, fresh, strict=True):
+            counts += more
+        self._rows += rows

@@ -8,10 +8,12 @@ exactly:
 
 * V = diag(q) - qq' with ONE sample per unit bounds the covariance of any device's normalised (and clipped) report, for
   any number of rows and any dependence inside a device: a report is a mixture of unit vectors and 0 with mean q, so
-  E[hh'] <= diag(q) (Jensen). It holds for different devices too. The null is therefore conservative.
+  E[hh'] <= diag(q) (Jensen). It holds for different devices too. The null is therefore conservative. A report whose
+  bins sum to at most s < 1 (a flag of a clipped device) has E[hh'] <= s diag(q) (Cauchy-Schwarz).
 * The columns of A are fixed and public, they do not depend on the noisy reference: all contrasts for categories
   (df = bins - 1), polynomials of degree 1 to 3 in the bin number for ordered bins (Neyman 1937; more power for shifts
-  and changes of scale at every epsilon).
+  and changes of scale at every epsilon), every bin by itself for shares (df = bins), whose total may move.
+* Every function takes a sum or many of them at once: leading dimensions are runs of a simulation.
 
 Cut-offs that ignore the noise (PSI 0.1 or 0.25, plain chi-square) raise false alarms in most windows and are not here.
 """
@@ -37,7 +39,7 @@ class NoisySum:
     """A decoded sum of one channel.
 
     Args:
-        total: shape (bins,); may be negative where noise is.
+        total: shape (..., bins); may be negative where noise is.
         size: units in it: devices, or rows for unit `example`; > 0.
         noise_variance: variance of the summed noise per bin, >= 0, in squared units of `total`.
     """
@@ -53,11 +55,11 @@ class NoisySum:
 
 @cache
 def contrasts(bins: int, kind: Bins) -> Floats:
-    """Directions in which a channel is tested: orthonormal columns that are orthogonal to the constant.
+    """Directions in which a channel is tested: orthonormal columns, orthogonal to the constant except for shares.
 
     Args:
-        bins: of the channel, >= 2.
-        kind: all directions for categories, polynomials up to `SMOOTH_DEGREE` for ordered bins.
+        bins: of the channel, >= 2; >= 1 for shares.
+        kind: all directions for categories, polynomials up to `SMOOTH_DEGREE` for ordered bins, every bin for shares.
 
     Returns:
         A, (bins, df) float64, read-only and shared.
@@ -68,6 +70,10 @@ def contrasts(bins: int, kind: Bins) -> Floats:
         case Bins.ORDERED:
             degree = min(SMOOTH_DEGREE, bins - 1)
             basis = np.vander(np.linspace(-1.0, 1.0, bins), degree + 1, increasing=True)
+        case Bins.SHARES:
+            each: Floats = np.eye(bins)
+            each.flags.writeable = False
+            return each
         case _:
             assert_never(kind)
     # Only differences between bins are tested: the constant is the total, which is known and cannot drift.
@@ -93,18 +99,81 @@ def unit_covariance(channel: Channel, total: Floats, size: float) -> Floats:
 
     Args:
         channel: of a report.
-        total: (bins,), a sum of reports, possibly with noise.
+        total: (..., bins), a sum of reports, possibly with noise.
         size: units in it, >= 0.
 
     Returns:
-        (df, df) float64, positive definite.
+        (..., df, df) float64, positive definite.
     """
-    filled = np.maximum(total, 0.0) + 0.5
-    q = filled / max(float(filled.sum()), size + 0.5 * filled.size)
+    q = _likely(channel, total, size)
     a = contrasts(channel.bins, channel.kind)
     mean = q @ a
-    covariance: Floats = (a * q[:, None]).T @ a - np.outer(mean, mean)
+    spread = (a.T * q[..., None, :]) @ a - mean[..., :, None] * mean[..., None, :]
+    covariance: Floats = channel.most**2 * spread
     return covariance
+
+
+def cautious_covariance(channel: Channel, reference: NoisySum) -> Floats:
+    """`unit_covariance` from a reference that is itself noisy, with one standard error of every bin on top.
+
+    A covariance that comes out too small by chance raises more false alarms than one that is too large saves (as with
+    Hotelling's T, whose tail is longer than chi-square's).
+
+    Args:
+        channel: of a report.
+        reference: sum of the reference windows, (..., bins).
+
+    Returns:
+        (..., df, df) float64, positive definite.
+    """
+    a = contrasts(channel.bins, channel.kind)
+    extra = channel.most * _standard_error(reference)
+    widened: Floats = (a.T * extra[..., None, :]) @ a
+    return unit_covariance(channel, reference.total, reference.size) + widened
+
+
+def cautious_variance(channel: Channel, reference: NoisySum) -> Floats:
+    """The diagonal of `cautious_covariance` in the space of bins.
+
+    Args:
+        channel: of a report.
+        reference: sum of the reference windows, (..., bins).
+
+    Returns:
+        (..., bins) float64, > 0.
+    """
+    extra = channel.most * _standard_error(reference)
+    return bin_variance(channel, reference.total, reference.size) + extra
+
+
+def _standard_error(reference: NoisySum) -> Floats:
+    """Of the rate of each bin: one sample per unit, and the noise."""
+    error: Floats = np.sqrt(np.maximum(reference.total, 0.0) + reference.noise_variance) / reference.size
+    return error
+
+
+def bin_variance(channel: Channel, total: Floats, size: float) -> Floats:
+    """The variance of ONE unit's report in every bin, from a (noisy) sum; see `unit_covariance`.
+
+    Args:
+        channel: of a report.
+        total: (..., bins).
+        size: units in it, >= 0.
+
+    Returns:
+        (..., bins) float64, > 0.
+    """
+    q = _likely(channel, total, size)
+    variance: Floats = channel.most**2 * q * (1.0 - q)
+    return variance
+
+
+def _likely(channel: Channel, total: Floats, size: float) -> Floats:
+    """Mean report in units of its largest sum, smoothed: sums to at most 1, every bin above 0."""
+    filled = np.maximum(total, 0.0) + 0.5
+    whole = channel.most * size + 0.5 * (channel.bins + (not channel.kind.exclusive))
+    shares: Floats = filled / np.maximum(filled.sum(axis=-1, keepdims=True), whole)
+    return shares
 
 
 def rate(channel: Channel, observed: NoisySum) -> Floats:
@@ -115,7 +184,7 @@ def rate(channel: Channel, observed: NoisySum) -> Floats:
         observed: its sum.
 
     Returns:
-        (df,) float64.
+        (..., df) float64.
     """
     result: Floats = (observed.total / observed.size) @ contrasts(channel.bins, channel.kind)
     return result
@@ -125,27 +194,29 @@ def rate_covariance(one_unit: Floats, observed: NoisySum) -> Floats:
     """A'RA: covariance of a rate, from the sampling of `size` units plus the noise of the sum.
 
     Args:
-        one_unit: from `unit_covariance`, (df, df).
+        one_unit: from `unit_covariance`, (..., df, df).
         observed: the sum whose rate it is.
 
     Returns:
-        (df, df) float64.
+        (..., df, df) float64.
     """
     noise = observed.noise_variance / observed.size**2
-    return one_unit / observed.size + noise * np.eye(one_unit.shape[0])
+    return one_unit / observed.size + noise * np.eye(one_unit.shape[-1])
 
 
-def quadratic_form(difference: Floats, covariance: Floats) -> float:
+def quadratic_form(difference: Floats, covariance: Floats) -> Floats:
     """Squared length of a vector in units of its covariance (Mahalanobis).
 
     Args:
-        difference: (df,).
-        covariance: (df, df), positive definite.
+        difference: (..., df).
+        covariance: (..., df, df), positive definite.
 
     Returns:
-        >= 0.
+        (...), each >= 0.
     """
-    return float(difference @ np.linalg.solve(covariance, difference))
+    whitened = np.linalg.solve(covariance, difference[..., None])[..., 0]
+    squared: Floats = (difference * whitened).sum(axis=-1)
+    return squared
 
 
 def chi2_tail(value: float, df: int) -> float:

@@ -35,7 +35,7 @@ class Facts:
         Args:
             dimension: number of tuned parameters.
         """
-        return Population(self.devices, self.rows, self.least_rows, dimension, self.schema.classes)
+        return Population(self.devices, self.rows, self.least_rows, dimension, self.schema.classes, schema=self.schema)
 
 
 def facts_of(federation: Federation) -> Facts:

@@ -90,6 +90,6 @@ def _tried(scenario: Scenario, facts: Facts, dimension: int, watching: Watching)
         plan = make_plan(with_windows, facts.population(dimension), "local", ())
     except ConfigError:
         return watching
-    least = least_seen(with_windows, facts.devices, facts.schema.classes, plan)
+    least = least_seen(with_windows, facts.devices, plan)
     why = f"a change of {least:.0%} of the answers that lasts is seen with probability {POWER:g}"
     return replace(watching, least_seen=least, why=why)

@@ -43,6 +43,15 @@ def _figures(value: object) -> str:
     return ", ".join(parts) or "no canary evaluation"
 
 
+def _moved(value: object) -> str:
+    """Bins that moved, with direction and the interval after noise."""
+    changes = value if isinstance(value, list | tuple) else []
+    parts = [
+        f"{change['bin']} {change['change']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})" for change in changes
+    ]
+    return ", ".join(parts) or ABSENT
+
+
 def _pushed(value: object) -> str:
     """What a push cost a device, and how many devices got it by which transfer mode."""
     pushed = value if isinstance(value, dict) else {}
@@ -91,6 +100,7 @@ ALARMS: tuple[Column, ...] = (
     ("Window", "window", words),
     ("Channel", "channel", words),
     ("p-value", "p_value", significant),
+    ("What moved (share of rows, interval)", "moved", _moved),
 )
 WAVES: tuple[Column, ...] = (
     ("Version", "version", words),

@@ -65,7 +65,8 @@ def simulated_population(federation: Federation, dimension: int, *, given: bool)
         given: the model was trained elsewhere.
     """
     rows = [len(device.train_y) for device in federation.devices.values()]
-    return Population(len(rows), sum(rows), min(rows), dimension, federation.schema.classes, given)
+    schema = federation.schema
+    return Population(len(rows), sum(rows), min(rows), dimension, schema.classes, given, schema)
 
 
 def run_simulation(

@@ -20,16 +20,20 @@ import numpy.typing as npt
 from fedinfer.config import FleetSection, InjectSection, Scenario
 from fedinfer.data import Federation, drifting_devices, inject, stream_window
 from fedinfer.device import (
+    FLAG_MIGRATIONS,
     SESSION_MIGRATIONS,
     SKETCH_MIGRATIONS,
+    FlagReferences,
     Host,
     Member,
+    MemoryFlagReferences,
     MemoryKnown,
     MemorySessions,
     MemorySketches,
     Policy,
     Sessions,
     Sketches,
+    StoredFlagReferences,
     StoredSessions,
     StoredSketches,
 )
@@ -243,7 +247,7 @@ def simulated_host(
     seed, privacy = scenario.scenario.seed, scenario.privacy
     authority = simulated_authority(seed)
     connection = open_store(folder / "devices.sqlite", "privacy", LEDGER_MIGRATIONS, Durability.PROCESS)
-    sessions, sketches = _kept(folder, processes)
+    sessions, sketches, references = _kept(folder, processes)
     return Host(
         members={device: _member(device, seed, authority) for device in sorted(federation.devices)},
         authority=authority.public_bytes,
@@ -264,6 +268,7 @@ def simulated_host(
         ledger=Ledger(connection, protected_of(privacy.unit)),
         sessions=sessions,
         sketches=sketches,
+        references=references,
         known=MemoryKnown(),
         clock=clock,
         entropy=SystemEntropy(),
@@ -278,13 +283,17 @@ def simulated_host(
     )
 
 
-def _kept(folder: Path, processes: Processes) -> tuple[Sessions, Sketches]:
+def _kept(folder: Path, processes: Processes) -> tuple[Sessions, Sketches, FlagReferences]:
     match processes:
         case Processes.ONE:
-            return MemorySessions(), MemorySketches()
+            return MemorySessions(), MemorySketches(), MemoryFlagReferences()
         case Processes.MANY:
-            sessions = StoredSessions(open_store(folder / "devices.sqlite", "sessions", SESSION_MIGRATIONS))
-            return sessions, StoredSketches(open_store(folder / "devices.sqlite", "sketches", SKETCH_MIGRATIONS))
+            file = folder / "devices.sqlite"
+            return (
+                StoredSessions(open_store(file, "sessions", SESSION_MIGRATIONS)),
+                StoredSketches(open_store(file, "sketches", SKETCH_MIGRATIONS)),
+                StoredFlagReferences(open_store(file, "flags", FLAG_MIGRATIONS)),
+            )
         case _:
             assert_never(processes)
 

@@ -216,7 +216,7 @@ def test_drift_reports_go_through_the_same_groups(tmp_path: Path) -> None:
     run.round()
     publish_version(run.server, run.plan, run.progress)
     push_version(run.server, run.plan, run.progress)
-    watch = drift_loop.start_watch(run.server.scenario, run.server.schema.classes, run.plan)
+    watch = drift_loop.start_watch(run.server.scenario, run.plan)
     drift_loop.window(run.server, run.plan, run.progress, watch)
     row = run.progress.windows[0].to_json()
     assert (row["groups"], row["groups_released"], row["reporters"]) == (3, 2, 16)

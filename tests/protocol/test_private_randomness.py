@@ -120,7 +120,7 @@ def test_nothing_leaves_that_is_longer_than_the_clipping_norm(kind: str, unit: s
 def test_every_report_of_a_window_is_charged_to_the_run(tmp_path: Path) -> None:
     """As much as each device charges by itself, who has its own ledger; the window itself costs nothing."""
     run = opened(tmp_path, settings(SUMMED), 8)
-    watch = drift.start_watch(run.server.scenario, SCHEMA.classes, run.plan)
+    watch = drift.start_watch(run.server.scenario, run.plan)
     put_report(run.host)
     drift._report(run.server, run.plan.drift, window_one(run.progress), watch, sorted(run.host.members))
     (own,) = run.host.ledger.entries(min(run.host.members))

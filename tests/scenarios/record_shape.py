@@ -65,7 +65,14 @@ SHAPE: Json = {
     "inference": {"predictions": COUNT, "latency_us": {"p50": NUMBER, "p99": NUMBER}, "metric": MAYBE},
     "drift": {
         "windows": COUNT,
-        "alarms": [{"window": COUNT, "channel": TEXT, "p_value": NUMBER}],
+        "alarms": [
+            {
+                "window": COUNT,
+                "channel": TEXT,
+                "p_value": NUMBER,
+                "moved": [{"bin": TEXT, "before": NUMBER, "change": NUMBER, "low": NUMBER, "high": NUMBER}],
+            }
+        ],
         "triggered_rounds": COUNT,
         "metric_before": MAYBE,
         "metric_during": MAYBE,

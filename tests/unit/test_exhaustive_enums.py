@@ -60,6 +60,7 @@ def _calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     from fedinfer.device.aggregate.stages import _is_plain
     from fedinfer.device.inference import _together
     from fedinfer.drift import policy, sketch, statistics
+    from fedinfer.drift.channels import Bins, Source
     from fedinfer.inference.install.expand import _decompressor
     from fedinfer.privacy.accounting.events import GaussianEvent, PoissonSampled, moved
     from fedinfer.privacy.accounting.rdp import event_curve
@@ -124,6 +125,10 @@ def _calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "curve of a relation", lambda: event_curve(GaussianEvent(1.0), FOREIGN)
     yield "sampled curve of a relation", lambda: event_curve(PoissonSampled(0.5, GaussianEvent(1.0)), FOREIGN)
     yield "test of bins", lambda: statistics.contrasts(3, FOREIGN)
+    yield "exclusive bins", lambda: Bins.exclusive.fget(FOREIGN)  # type: ignore[attr-defined]  # a property
+    yield "channel of answers", lambda: Source.answers.fget(FOREIGN)  # type: ignore[attr-defined]
+    yield "channel of inputs", lambda: Source.needs_no_answer.fget(FOREIGN)  # type: ignore[attr-defined]
+    yield "channel of windows", lambda: Source.of_windows.fget(FOREIGN)  # type: ignore[attr-defined]
     yield "source of a channel", lambda: policy._may_act(FOREIGN)
     yield "plain or masked", lambda: _is_plain(FOREIGN)
     yield "robust rule", lambda: Rule(FOREIGN, 1, 0, 0.0).wants_means

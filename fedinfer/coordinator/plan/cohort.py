@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from fedinfer.config import Scenario, SecureAggregationSection
 from fedinfer.errors import ConfigError, TooFewSurvivors
+from fedinfer.schema import Schema
 from fedinfer.secagg import MAX_GROUP, GraphParameters, choose_graph, corrupt_among, most_corrupt, rate_of, share_of
 
 MOST_DEVICES = 1_000_000
@@ -190,6 +191,7 @@ class Population:
         dimension: number of tuned parameters.
         classes: number of classes of the label, >= 2.
         given: the model was trained elsewhere.
+        schema: of the task; None where only the answers can be watched for drift.
     """
 
     devices: int
@@ -198,6 +200,7 @@ class Population:
     dimension: int
     classes: int
     given: bool = False
+    schema: Schema | None = None
 
 
 def aggregation_of(scenario: Scenario, population: Population) -> AggregationCohort:

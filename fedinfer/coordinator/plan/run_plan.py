@@ -37,6 +37,7 @@ from fedinfer.coordinator.plan.training import (
     plan_rounds,
     training_settings,
 )
+from fedinfer.drift import Channel
 from fedinfer.errors import ConfigError
 from fedinfer.privacy import Distributed, Event, Factorization, Spent, WindowRows, account, noise_model, relation_of
 from fedinfer.training import OptimizerSettings
@@ -78,6 +79,7 @@ class RunPlan:
         group_size: devices of its largest group; the cohort when there is one group.
         rule: how groups' means become one update.
         train, drift: settings of the sums; drift is None when nothing is watched.
+        channels: of every drift report; none when nothing is watched.
         gates: settings of the canary evaluation of each wave; empty when acknowledged installs alone decide.
         optimizer: the server's.
         rounds, retrain_rounds, windows, after_windows: how many.
@@ -98,6 +100,7 @@ class RunPlan:
     rule: Rule
     train: SumSettings
     drift: SumSettings | None
+    channels: tuple[Channel, ...]
     gates: tuple[SumSettings, ...]
     optimizer: OptimizerSettings
     rounds: int
@@ -153,6 +156,7 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
         rule=rule_of(scenario, aggregation.groups),
         train=train,
         drift=drift.settings,
+        channels=drift.channels,
         gates=evaluations.settings,
         optimizer=OptimizerSettings(section.server_optimizer, section.server_learning_rate, section.server_momentum),
         rounds=section.rounds,

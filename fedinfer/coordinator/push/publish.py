@@ -26,7 +26,7 @@ from fedinfer.artifact import (
 from fedinfer.coordinator.agenda import INITIAL
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.given import PRIVACY
-from fedinfer.coordinator.judging import judge_model
+from fedinfer.coordinator.judging import confidence_calibration, judge_model
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.rollout import Steps, hint_of, reachable, roll_out
 from fedinfer.coordinator.record import ModelRecord
@@ -85,6 +85,7 @@ def publish_version(server: Server, plan: RunPlan, progress: Progress) -> None:
     progress.newest = built.chosen_file
     server.emit("built", progress.models[-1].to_json())
     progress.judgement = judge_model(server, progress, built)
+    progress.calibration = confidence_calibration(server.schema, server.judged(progress.window), built)
 
 
 def push_version(server: Server, plan: RunPlan, progress: Progress) -> None:

@@ -20,7 +20,7 @@ from typing import assert_never
 
 from fedinfer.config import Correlation
 from fedinfer.device.host import Host
-from fedinfer.drift import report_channels, report_norm
+from fedinfer.drift import chosen_channels, report_norm
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import INDEPENDENT, Purpose, SumPlan
 from fedinfer.privacy import Work, charge, clipping_of, mechanism_of, noise_model, promise_in
@@ -165,6 +165,6 @@ def _own_norm(host: Host, plan: SumPlan) -> float:
         case Purpose.GATE:
             return NORM
         case Purpose.DRIFT:
-            return report_norm(plan.unit, report_channels(task.schema.classes))
+            return report_norm(plan.unit, chosen_channels(task.schema, task.scenario.drift.channels))
         case _:
             assert_never(plan.purpose)

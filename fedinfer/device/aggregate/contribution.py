@@ -13,7 +13,7 @@ import numpy as np
 
 from fedinfer.device.canary import canary_answers
 from fedinfer.device.host import Host
-from fedinfer.drift import report_channels, report_norm
+from fedinfer.drift import chosen_channels, report_norm
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import FitWork, GateWork, Purpose, ReportWork, SumPlan
 from fedinfer.privacy import Work, clip_rows, clipping_of, noise_model
@@ -115,7 +115,8 @@ def _bounded(
 
 def _reported(host: Host, plan: SumPlan, work: ReportWork, devices: Sequence[DeviceId]) -> FloatVector:
     sketches = np.stack([host.sketches.take(device, work.window) for device in devices])
-    norm = report_norm(plan.unit, report_channels(host.joined().schema.classes))
+    task = host.joined()
+    norm = report_norm(plan.unit, chosen_channels(task.schema, task.scenario.drift.channels))
     match plan.unit:
         case Unit.DEVICE:  # a sketch may wait since a task that protects rows: then it holds counts
             sketches = clip_rows(sketches, norm)

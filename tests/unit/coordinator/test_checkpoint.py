@@ -37,10 +37,11 @@ from fedinfer.coordinator.record import (
     WaveRecord,
     WindowRecord,
 )
-from fedinfer.drift import Decision, WatchAction, monitor, policy, report_channels
+from fedinfer.drift import ConfidenceCalibration, Decision, WatchAction, monitor, policy, report_channels
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.mechanism.matrix_mechanism import Participation, factorize
 from fedinfer.privacy.mechanism.noise import SimulatedStream
+from fedinfer.schema import Numeric, Schema
 from fedinfer.system import SimulatedEntropy
 from fedinfer.training.server_optimizers import OptimizerState
 from fedinfer.types import Unit
@@ -171,3 +172,16 @@ def test_state_of_another_run_or_version_is_refused(tmp_path: Path) -> None:
     StateFile(tmp_path, {}).keep(None, replace(kept, header={"state_version": 0}))
     with pytest.raises(ConfigError, match="state of version 0"):
         read_state(tmp_path)
+
+
+def test_the_calibration_of_the_newest_version_is_kept_and_the_schema_is_not() -> None:
+    right, rows = np.array([1.0, 2.0, 0.0]), np.array([2.0, 2.0, 5.0])
+    optimizer = OptimizerState("fedadam", np.zeros(6, np.float32), np.zeros(6, np.float32))
+    progress = Progress(np.zeros(6, np.float32), optimizer, 1.0, calibration=ConfidenceCalibration(right, rows))
+    schema = Schema((Numeric("a", 0, 1),), "y", ("no", "yes"))
+    kept = to_checkpoint(RunState(whole_run(1, 0), progress, None, replace(POPULATION, schema=schema)))
+    found = from_checkpoint(kept, None, None)
+    assert found.progress.calibration is not None
+    assert np.array_equal(found.progress.calibration.right, right)
+    assert np.array_equal(found.progress.calibration.rows, rows)
+    assert planned_population(kept) == POPULATION

@@ -141,3 +141,50 @@ def test_pixels_shift_scale_and_get_noise_like_numbers() -> None:
     ):
         changed, _ = inject(images, labels, IMAGE, InjectSection(kind=kind), 5, np.random.default_rng(0))
         assert check(changed), kind
+
+
+def shaped(shape: str, window: int, kind: str = "shift", **fields: object) -> np.ndarray:
+    x, y = table()
+    section = InjectSection(kind=kind, at_window=5, shape=shape, over=4, column="dose", **fields)
+    return inject(x, y, TABLE, section, window, np.random.default_rng(1))[0][:, 2] - x[:, 2]
+
+
+def test_a_gradual_change_grows_evenly_and_stays() -> None:
+    moved = [float(shaped("gradual", window, amount=0.4).mean()) for window in (4, 5, 6, 8, 20)]
+    assert moved == pytest.approx([0.0, 0.2, 0.4, 0.8, 0.8], abs=1e-5)  # 0.4 of the range of 2
+    middle, whole = (shaped("gradual", window, "scale", amount=2.0) for window in (6, 8))
+    np.testing.assert_allclose(middle, whole / 2, atol=1e-5)
+
+
+def test_a_recurring_change_comes_and_goes() -> None:
+    moved = [float(shaped("recurring", window, amount=0.4).mean()) for window in range(4, 15)]
+    assert moved == pytest.approx([0.0] + [0.8] * 4 + [0.0] * 4 + [0.8] * 2, abs=1e-5)
+
+
+def test_cells_go_missing_in_any_column_and_sensors_stick_at_the_low_end() -> None:
+    x, _ = table()
+    gone, _ = changed("missing", 0.25, "sex")
+    assert np.isnan(gone[:, 1]).mean() == pytest.approx(0.25, abs=0.03)
+    np.testing.assert_array_equal(gone[:, [0, 2]], x[:, [0, 2]])
+    stuck, _ = changed("stuck", 0.5, "dose")
+    assert (stuck[:, 2] == -1.0).mean() == pytest.approx(0.5, abs=0.04)
+    assert np.isnan(changed("missing", 1.0)[0]).all()
+    with pytest.raises(ConfigError, match="no such numeric column"):
+        changed("stuck", 0.5, "sex")
+    with pytest.raises(ConfigError, match="images have no missing cells"):
+        inject(
+            np.zeros((1, 64), np.float32),
+            np.zeros(1),
+            IMAGE,
+            InjectSection(kind="missing"),
+            9,
+            np.random.default_rng(0),
+        )
+
+
+def test_named_devices_drift_and_unknown_ones_are_refused() -> None:
+    section = InjectSection(kind="shift", devices=("north", "east"))
+    assert drifting_devices(["north", "east", "south"], section, 1) == {"north", "east"}
+    with pytest.raises(ConfigError, match="no device 'east'"):
+        drifting_devices(["north", "south"], section, 1)
+    assert drifting_devices(["north"], InjectSection(devices=("x",)), 1) == frozenset()
