@@ -210,7 +210,9 @@ def joined(
     members = introduce(post)
     counts, refused = join(members, CHALLENGE, scenario, SCHEMA, revocations, root, post, 1.0)
     assert not refused, refused
-    population = Population(len(counts), sum(counts.values()), min(counts.values()), dimension, SCHEMA.classes, SCHEMA)
+    population = Population(
+        len(counts), sum(counts.values()), min(counts.values()), dimension, SCHEMA.classes, schema=SCHEMA
+    )
     plan = make_plan(scenario, population, "test", ())
     roster = {member.device: member.public_key for member in members}
     return Fleet(scenario, hosts, post, plan, roster, revocations)

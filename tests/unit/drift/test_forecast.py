@@ -89,7 +89,7 @@ def scenario(extra):
 
 
 def population(devices):
-    return Population(devices, 10 * devices, 5, 20, 3, SCHEMA)
+    return Population(devices, 10 * devices, 5, 20, 3, schema=SCHEMA)
 
 
 def test_auto_adds_what_raises_the_expected_power_and_stays_with_the_answers_where_nothing_does():
