@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -24,6 +25,9 @@ from fedinfer.tensors import TensorSpec, bounds, check_tensors, total
 from fedinfer.types import Json
 
 
+MOST_BREAKS = 16
+
+
 @dataclass(frozen=True, slots=True)
 class Numeric:
     """A numeric column with a public range.
@@ -33,18 +37,50 @@ class Numeric:
         low, high: public range of a row's value: the column's own unit, less the offset of the reading rules; values
             outside are clamped in the graph.
         confirmed: False when the range was proposed by a program and nobody has said that it is public.
+        breaks: public values inside the range, rising, at most 16, for a column of many small values and few large
+            ones: `place` rises by the same amount from each to the next. Empty: evenly over the whole range.
     """
 
     name: str
     low: float
     high: float
     confirmed: bool = True
+    breaks: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not -math.inf < self.low < self.high < math.inf:
             raise ConfigError(f"column {self.name}: range [{self.low}, {self.high}] is empty or not finite")
         if not told_apart(self.low, self.high):
             raise ConfigError(f"column {self.name}: float32 cannot tell the ends of [{self.low}, {self.high}] apart")
+        if len(self.breaks) > MOST_BREAKS:
+            raise ConfigError(f"column {self.name}: {len(self.breaks)} breaks, at most {MOST_BREAKS}")
+        odd = next(((a, b) for a, b in pairwise(self.edges) if not (a < b and told_apart(a, b))), None)
+        if odd is not None:
+            raise ConfigError(
+                f"column {self.name}: breaks {list(self.breaks)} do not rise within [{self.low}, {self.high}]",
+                hint=f"{odd[1]:g} follows {odd[0]:g}: list values between the ends of the range, the smallest first",
+            )
+
+    @property
+    def edges(self) -> tuple[float, ...]:
+        """The ends of the range with the breaks between them, rising."""
+        return (self.low, *self.breaks, self.high)
+
+    def place(self, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Where values lie in the range: 0 at its lower end, 1 at its upper one, straight between neighbouring edges.
+
+        Args:
+            values: of any shape; those outside count as the nearest end, NaN stays.
+        """
+        return np.asarray(np.interp(np.asarray(values, np.float64), self.edges, np.linspace(0.0, 1.0, len(self.edges))))
+
+    def at(self, places: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Inverse of `place`.
+
+        Args:
+            places: of any shape, in [0, 1].
+        """
+        return np.asarray(np.interp(np.asarray(places, np.float64), np.linspace(0.0, 1.0, len(self.edges)), self.edges))
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +351,8 @@ def _range_from_json(value: object) -> tuple[float, float] | None:
 
 def _column_to_json(column: Column) -> Json:
     if isinstance(column, Numeric):
-        return {"name": column.name, "low": column.low, "high": column.high, "confirmed": column.confirmed}
+        breaks = {"breaks": [*column.breaks]} if column.breaks else {}
+        return {"name": column.name, "low": column.low, "high": column.high, "confirmed": column.confirmed} | breaks
     if isinstance(column, Text):  # one string: a third of the bytes of a list
         words = " ".join(column.vocabulary)
         return {"name": column.name, "length": column.length, "vocabulary": words, "confirmed": column.confirmed}
@@ -328,4 +365,5 @@ def _column_from_json(data: Json) -> Column:
         return Text(name, int(data["length"]), tuple(str(data["vocabulary"]).split(" ")), confirmed)
     if "categories" in data:
         return Categorical(name, tuple(str(c) for c in data["categories"]), confirmed)
-    return Numeric(name, float(data["low"]), float(data["high"]), confirmed)
+    breaks = tuple(float(value) for value in data.get("breaks", ()))
+    return Numeric(name, float(data["low"]), float(data["high"]), confirmed, breaks)

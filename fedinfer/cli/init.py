@@ -12,7 +12,7 @@ from rich.table import Table
 from fedinfer.cli.live import announced
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stderr, stdout
 from fedinfer.cli.validate import planned
-from fedinfer.config import FILE_IN_FOLDER, parse_scenario, scenario_names
+from fedinfer.config import FILE_IN_FOLDER, override, parse_scenario, scenario_names
 from fedinfer.data import ColumnRole, Guess, Proposal, check_against_data, load, propose, write_scenario
 from fedinfer.errors import ConfigError
 from fedinfer.planning import Defaults, facts_of, plan_defaults
@@ -83,6 +83,8 @@ def proposed(
     source = str(folder / FILE_IN_FOLDER)
     described = parse_scenario(proposal.text, folder.resolve(), source)
     federation = load(described)
+    if proposal.prior:
+        described = override(described, {"training.prior": dict(proposal.prior)})
     defaults = plan_defaults(described, facts_of(federation))
     text = proposal.text + defaults.text()
     scenario = parse_scenario(text, folder.resolve(), source)

@@ -111,6 +111,12 @@ class DataSection(Section):
         default={},
         description="`ranges.COL = [low, high]`: public range of a numeric column; values outside are clamped.",
     )
+    breaks: dict[str, tuple[Finite, ...]] = Field(
+        default={},
+        description="`breaks.COL = [1000, 5000, 20000]`: public values inside the range of a column of many small "
+        "values and few large ones; from each to the next is one step of the model's scale. Without: even steps over "
+        "the range.",
+    )
     text: str = Field(
         default="",
         description="Column of free text; it is the only input, for kinds `bag` and `transformer`. Only with `csv`.",
@@ -191,6 +197,9 @@ class DataSection(Section):
         both = set(self.ranges) & {*self.categories, *self.categorical}
         if both:
             raise ValueError(f"column {min(both)!r} has a range and categories: a number or a category, not both")
+        without = set(self.breaks) - set(self.ranges)
+        if without:
+            raise ValueError(f"column {min(without)!r} has breaks and no range: breaks lie inside a public range")
         if self.label_above is not None and len(self.labels) not in (0, 2):
             raise ValueError(f"label_above makes two classes: labels must name both or none, has {len(self.labels)}")
         self._check_reading()

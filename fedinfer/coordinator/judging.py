@@ -134,7 +134,8 @@ def members(schema: Schema, name: str, x: npt.NDArray[Any]) -> Mapping[str, npt.
         x: raw rows, float32 (n, width).
 
     Returns:
-        By category, or by quarter of the public range; the last group are rows without a value.
+        By category, or by quarter of the public range (of the steps between its breaks, where it has some); the last
+        group are rows without a value.
     """
     place = next(number for number, column in enumerate(schema.columns) if column.name == name)
     column, values = schema.columns[place], x[:, place]
@@ -143,7 +144,7 @@ def members(schema: Schema, name: str, x: npt.NDArray[Any]) -> Mapping[str, npt.
         case Categorical():
             found = {category: values == number for number, category in enumerate(column.categories)}
         case Numeric():
-            edges = np.linspace(column.low, column.high, QUARTERS + 1)
+            edges = column.at(np.linspace(0.0, 1.0, QUARTERS + 1))
             quarter = np.searchsorted(edges[1:-1], np.where(missing, column.low, values), side="right")
             names = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
             found = {text: (quarter == number) & ~missing for number, text in enumerate(names)}

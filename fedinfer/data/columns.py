@@ -52,18 +52,22 @@ def describe_columns(raw: RawTable, names: Sequence[str], data: DataSection) -> 
     }
     confirmed = {name: name in data.ranges and data.ranges_confirmed for name in ranges}
     listed = {name: _categories(raw, name, data, rules) for name in names if name not in ranges}
-    numbers, rules = numeric_columns(ranges, confirmed, rules)
+    numbers, rules = numeric_columns(ranges, confirmed, data.breaks, rules)
     return tuple(numbers[name] if name in numbers else listed[name] for name in names), rules
 
 
 def numeric_columns(
-    ranges: Mapping[str, tuple[float, float]], confirmed: Mapping[str, bool], rules: ReadingRules
+    ranges: Mapping[str, tuple[float, float]],
+    confirmed: Mapping[str, bool],
+    breaks: Mapping[str, tuple[float, ...]],
+    rules: ReadingRules,
 ) -> tuple[dict[str, Numeric], ReadingRules]:
     """Columns of numbers as rows have them: less an offset where float32 could not tell the values of a range apart.
 
     Args:
         ranges: (low, high) of each column, in the unit of the table.
         confirmed: whether somebody has said that the range is public.
+        breaks: of some columns, inside their ranges and in the same unit.
         rules: of the scenario.
 
     Returns:
@@ -71,6 +75,7 @@ def numeric_columns(
 
     Raises:
         DataError: float32 holds no such range.
+        ConfigError: breaks do not rise within their range.
     """
     columns, offsets = {}, []
     for name, (low, high) in ranges.items():
@@ -80,7 +85,8 @@ def numeric_columns(
                 f"column {name!r}: float32 cannot tell the ends of its range [{low!r}, {high!r}] apart",
                 hint="change the unit of the column, or drop it",
             )
-        columns[name] = Numeric(name, low - offset, high - offset, confirmed[name])
+        inside = tuple(value - offset for value in breaks.get(name, ()))
+        columns[name] = Numeric(name, low - offset, high - offset, confirmed[name], inside)
         offsets += [(name, offset)] if offset else []
     return columns, replace(rules, offsets=tuple(offsets))
 

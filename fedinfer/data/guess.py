@@ -12,6 +12,7 @@ import numpy as np
 
 from fedinfer.data import suspicion
 from fedinfer.data.columns import round_outwards
+from fedinfer.data.skew import breaks_for
 from fedinfer.reading import is_number
 
 MOST_STRAY_TEXTS = 5
@@ -59,6 +60,7 @@ class Guess:
         reason: why, in a few words for a comment.
         missing: number of missing cells.
         low, high: proposed range of a number.
+        breaks: proposed for a number whose values crowd at one end of the range.
         categories: proposed list of categories.
         stray: texts among numbers that probably mean `missing`.
         words: median number of words of a free text.
@@ -79,6 +81,7 @@ class Guess:
     sentinels: tuple[float, ...] = ()
     persons: int = 0
     alone: float = 0.0
+    breaks: tuple[float, ...] = ()
 
 
 def guess_column(name: str, cells: Sequence[str], missing: Collection[str], holders: Sequence[str] = ()) -> Guess:
@@ -149,9 +152,9 @@ def _guess_number(name: str, counts: Counter[str], absent: int, stray: tuple[str
     if found:
         texts = ", ".join(f"{value:g}" for value in found)
         reason += f"; {len(values) - len(kept)} rows with {texts} count as missing"
-    return Guess(
-        name, ColumnRole.NUMERIC, reason, absent + len(values) - len(kept), low, high, stray=stray, sentinels=found
-    )
+    breaks = breaks_for(kept, low, high)
+    gone = absent + len(values) - len(kept)
+    return Guess(name, ColumnRole.NUMERIC, reason, gone, low, high, stray=stray, sentinels=found, breaks=breaks)
 
 
 def _proposed_range(values: np.ndarray) -> tuple[float, float, str]:

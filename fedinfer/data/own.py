@@ -46,7 +46,7 @@ def _described_schema(scenario: Scenario, words: tuple[str, ...]) -> Schema:
         return _schema((text_column(data, words),), data, data.reading())
     unused = {data.label, data.device, data.time, *data.drop}
     ranges = {name: pair for name, pair in data.ranges.items() if name not in unused}
-    numbers, rules = numeric_columns(ranges, dict.fromkeys(ranges, True), data.reading())
+    numbers, rules = numeric_columns(ranges, dict.fromkeys(ranges, True), data.breaks, data.reading())
     listed = (Categorical(name, names) for name, names in data.categories.items() if name not in unused)
     return _schema((*numbers.values(), *listed), data, rules)
 

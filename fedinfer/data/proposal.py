@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class Proposal:
         rows: rows of the table.
         devices: number of devices.
         notes: what the person should know, one sentence or two each.
+        prior: share of each of two classes, that of the rarer one rounded to one digit; else empty.
     """
 
     text: str
@@ -56,6 +57,7 @@ class Proposal:
     rows: int
     devices: int
     notes: tuple[str, ...]
+    prior: Mapping[str, float]
 
 
 def propose(
@@ -102,7 +104,8 @@ def propose(
         *_person_notes(guesses, raw),
         *_left(guesses),
     )
-    return Proposal(data_text(lines, guesses), guesses, target.above, target.bounds, raw.rows, devices, notes)
+    text = data_text(lines, guesses)
+    return Proposal(text, guesses, target.above, target.bounds, raw.rows, devices, notes, target.prior())
 
 
 def guessed(raw: RawTable, names: Sequence[str], holders: Sequence[str], rules: ReadingRules) -> tuple[Guess, ...]:
@@ -164,6 +167,14 @@ class _Label:
 
     def lines(self, name: str) -> LabelLines:
         return LabelLines(name, tuple(self.counts), self.missing, self.above, self.numbers, self.sentinels, self.marks)
+
+    def prior(self) -> Mapping[str, float]:
+        """Share of each of two classes; a threshold that the person gave names its classes otherwise."""
+        if len(self.counts) != 2 or self.above is not None or self.bounds is not None:
+            return {}
+        (usual, _), (rare, least) = self.counts.most_common()
+        share = float(f"{least / self.counts.total():.0e}")
+        return {usual: round(1.0 - share, 6), rare: share} if 0 < share < 1 else {}
 
     def notes(self, rows: int) -> tuple[str, ...]:
         found = [f"{self.missing} of {rows} rows have no label and are left out."] if self.missing else []

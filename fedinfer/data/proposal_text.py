@@ -155,12 +155,13 @@ def _sentinel_lines(sentinels: dict[str, tuple[float, ...]]) -> list[str]:
 def _confirm_lines(guesses: Sequence[Guess]) -> list[str]:
     return [
         "",
-        "# PLEASE CONFIRM. The ranges and categories below were read off your data. The privacy statement holds only",
-        "# for ranges that are public: replace them by what an outsider would expect (a form, a norm, a textbook),",
+        "# PLEASE CONFIRM. Ranges, breaks and categories below were read off your data. The privacy statement holds",
+        "# only for public ones: replace them by what an outsider would expect (a form, a norm, a textbook),",
         "# then set this key to true. A simulation runs with a warning; a real deployment refuses to start until then.",
         f"# A category is listed where at least {LEAST_ROWS} rows have it, on at least {LEAST_DEVICES} devices.",
         "ranges_confirmed = false",
         *_table("data.ranges", [g for g in guesses if g.role is ColumnRole.NUMERIC], _range_line),
+        *_table("data.breaks", [g for g in guesses if g.breaks and g.role is ColumnRole.NUMERIC], _breaks_line),
         *_table("data.categories", [g for g in guesses if g.role is ColumnRole.CATEGORICAL], _categories_line),
     ]
 
@@ -171,6 +172,11 @@ def _table(name: str, guesses: Sequence[Guess], line: Callable[[Guess], str]) ->
 
 def _range_line(guess: Guess) -> str:
     return f"{quoted(guess.name)} = [{guess.low:.15g}, {guess.high:.15g}] # {guess.reason}{_missing(guess)}"
+
+
+def _breaks_line(guess: Guess) -> str:
+    values = ", ".join(f"{value:.15g}" for value in guess.breaks)
+    return f"{quoted(guess.name)} = [{values}] # most values lie at one end of the range: even steps between these"
 
 
 def _categories_line(guess: Guess) -> str:

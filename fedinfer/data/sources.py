@@ -111,7 +111,7 @@ def input_columns(raw: RawTable, data: DataSection) -> tuple[str, ...]:
         raw.require("device", data.device)
     if data.text:
         raw.require("text", data.text)
-    for key in ("drop", "categorical", "categories", "ranges", "missing_values", "times", "marks", "units"):
+    for key in ("drop", "categorical", "categories", "ranges", "breaks", "missing_values", "times", "marks", "units"):
         for name in getattr(data, key):
             raw.require(key, name)
     if data.time:

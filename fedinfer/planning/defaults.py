@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from fedinfer.config import Scenario, override
+from fedinfer.config import ModelKind, Scenario, override
 from fedinfer.coordinator import make_plan
 from fedinfer.errors import ConfigError, MissingExtra
 from fedinfer.planning.facts import Facts
-from fedinfer.planning.search import Found, more_rounds, search
-from fedinfer.planning.trial import Setting
+from fedinfer.planning.search import Found, kinds_of, more_rounds, search
+from fedinfer.planning.trial import LOCAL_STEPS, Setting
 from fedinfer.planning.watching import Watching, plan_watching
-from fedinfer.planning.worlds import inputs_of
 from fedinfer.schema import Schema
 from fedinfer.types import Unit
 
@@ -21,10 +22,8 @@ MANY_DEVICES = 100
 """Devices from which each is protected as a whole."""
 LARGEST_COHORT = 200
 LARGEST_EPSILON = 16.0
-OF_A_DEVICE = Setting("fedadam", 0.1, 0.5)
-OF_A_TEXT = Setting("fedadam", 0.03, 1.0)
-OF_A_NUMBER = Setting("fedadam", 0.05, 1.0)
-TEXT_ROUNDS, DEVICE_ROUNDS, NUMBER_ROUNDS = 20, 20, 60
+TEXT_ROUNDS, OF_A_TEXT = 20, Setting("fedadam", 0.03, 1.0)
+"""No synthetic texts: a rule of thumb."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,9 @@ class Defaults:
         setting: optimizer, its step and the clipping norm.
         watching: windows and their budget.
         why: how rounds and steps were chosen.
-        kind: `table`, `text`, or `number` for a label that is predicted as one.
+        kind: of model; `bag` for texts.
+        number: whether the label is predicted as a number.
+        prior: public share of each class; may be empty.
     """
 
     budget: BudgetTerms
@@ -74,7 +75,9 @@ class Defaults:
     setting: Setting
     watching: Watching
     why: str
-    kind: str
+    kind: ModelKind
+    number: bool
+    prior: Mapping[str, float]
 
     def text(self) -> str:
         """The sections, TOML that starts with an empty line."""
@@ -83,16 +86,14 @@ class Defaults:
         )
 
     def _model(self) -> list[str]:
-        if self.kind == "number":
-            return ["", "[model]", 'kind = "additive" # one curve per column, added up; or "linear", "mlp"']
-        if self.kind == "text":
-            return [
-                "",
-                "[model]",
-                'kind = "bag" # the mean of word vectors; "transformer" needs more rows',
-                "hidden = [8]",
-            ]
-        return ["", "[model]", 'kind = "logistic" # or "mlp"; start simple, noise hurts large models more']
+        if self.kind is ModelKind.BAG:
+            words = '# the mean of word vectors; "transformer" needs more rows'
+            return ["", "[model]", f'kind = "{self.kind}" {words}', "hidden = [8]"]
+        simple = ModelKind.LINEAR if self.number else ModelKind.LOGISTIC
+        words = f'one curve per column, added up; or "{simple}", "mlp"'
+        if self.kind is not ModelKind.ADDITIVE:
+            words = 'curves ("additive") would say more than so few rows can through the noise'
+        return ["", "[model]", f'kind = "{self.kind}" # {words}']
 
     def _training(self) -> list[str]:
         by_row = not self.budget.by_device
@@ -102,10 +103,18 @@ class Defaults:
             f"rounds = {self.rounds}",
             *([f"cohort = {self.cohort} # devices asked in a round"] if self.cohort else []),
             *(["sampling_rate = 1.0 # every row in every round: least noise for the budget"] if by_row else []),
-            *([] if by_row else ["local_steps = 5"]),
+            *([] if by_row else [f"local_steps = {LOCAL_STEPS}"]),
             f'server_optimizer = "{self.setting.optimizer}"',
             f"server_learning_rate = {self.setting.learning_rate:.3g}",
+            *self._prior(),
         ]
+
+    def _prior(self) -> list[str]:
+        """The metric follows it, and so do steps; `class_weights = "balanced"` would."""
+        if not self.prior:
+            return []
+        shares = ", ".join(f"{json.dumps(name, ensure_ascii=False)} = {share:g}" for name, share in self.prior.items())
+        return [f"prior = {{ {shares} }} # rounded shares of the table. CONFIRM that they are public, or remove them"]
 
     def _privacy(self) -> list[str]:
         adaptive = ['clipping = "adaptive" # follows the devices\' updates, learned in private']
@@ -172,77 +181,59 @@ def _budget(facts: Facts) -> BudgetTerms:
 
 def _planned(scenario: Scenario, facts: Facts, budget: BudgetTerms) -> Defaults:
     cohort = LARGEST_COHORT if facts.devices > LARGEST_COHORT else 0
-    kind = _kind(facts.schema)
-    fixed = _fixed(kind)
-    base = override(scenario, _values(budget, cohort, kind) | _steps(*fixed, watched=False))
+    number, prior = facts.schema.label_range is not None, scenario.training.prior
+    if facts.schema.text is not None:
+        return _planned_text(scenario, facts, budget, cohort)
+    base = override(scenario, _values(budget, cohort))
+    watching = plan_watching(base, facts, max(kinds_of(facts).values()))
+    found = search(override(base, watching.values()), facts)
+    return Defaults(budget, found.rounds, cohort, found.setting, watching, _why(found), found.kind, number, prior)
+
+
+def _planned_text(scenario: Scenario, facts: Facts, budget: BudgetTerms, cohort: int) -> Defaults:
+    bag = {"model.kind": "bag", "model.hidden": [8]}
+    base = override(scenario, _values(budget, cohort) | bag | _steps(TEXT_ROUNDS, OF_A_TEXT))
     dimension = _dimension(base, facts.schema)
     watching = plan_watching(base, facts, dimension)
-    base = override(base, watching.values())
-    if kind != "table" or budget.by_device:
-        rounds, setting = fixed
-        make_plan(base, facts.population(dimension), "local", ())
-        return Defaults(budget, rounds, cohort, setting, watching, "a rule of thumb", kind)
-    found = search(base, facts, dimension)
-    return Defaults(budget, found.rounds, cohort, found.setting, watching, _why(found), kind)
+    make_plan(override(base, watching.values()), facts.population(dimension), "local", ())
+    why, prior = "a rule of thumb", scenario.training.prior
+    return Defaults(budget, TEXT_ROUNDS, cohort, OF_A_TEXT, watching, why, ModelKind.BAG, number=False, prior=prior)
 
 
-def _kind(schema: Schema) -> str:
-    if schema.text is not None:
-        return "text"
-    return "table" if schema.label_range is None else "number"
-
-
-_FIXED = {
-    "text": (TEXT_ROUNDS, OF_A_TEXT),
-    "number": (NUMBER_ROUNDS, OF_A_NUMBER),
-    "table": (DEVICE_ROUNDS, OF_A_DEVICE),
-}
-_KINDS = {"text": "bag", "number": "additive", "table": "logistic"}
-
-
-def _fixed(kind: str) -> tuple[int, Setting]:
-    """Where nothing is searched: the rounds and steps of a rule of thumb."""
-    return _FIXED[kind]
-
-
-def _values(budget: BudgetTerms, cohort: int, kind: str) -> dict[str, object]:
-    model: dict[str, object] = {"model.kind": _KINDS[kind]} | ({"model.hidden": [8]} if kind == "text" else {})
-    return model | {
+def _values(budget: BudgetTerms, cohort: int) -> dict[str, object]:
+    return {
         "privacy.unit": str(budget.unit),
         "privacy.epsilon": budget.epsilon,
         "privacy.delta": budget.delta,
         "privacy.clipping": "adaptive" if budget.by_device else "fixed",
         "training.cohort": cohort,
         "training.sampling_rate": 1.0,
-        "training.local_steps": 5 if budget.by_device else 0,
+        "training.local_steps": LOCAL_STEPS if budget.by_device else 0,
     }
 
 
-def _steps(rounds: int, setting: Setting, *, watched: bool) -> dict[str, object]:
+def _steps(rounds: int, setting: Setting) -> dict[str, object]:
     return {
         "training.rounds": rounds,
         "training.server_optimizer": setting.optimizer,
         "training.server_learning_rate": setting.learning_rate,
         "privacy.clipping_norm": setting.clipping_norm,
-        "drift.enabled": watched,
+        "drift.enabled": False,
         "drift.rounds": more_rounds(rounds),
     }
 
 
 def _dimension(scenario: Scenario, schema: Schema) -> int:
-    """Number of parameters: of a linear model by counting, of others from the model itself."""
-    if schema.text is None and schema.label_range is None:
-        return schema.classes * (inputs_of(schema) + 1)
+    """Number of parameters of a model of texts, from the model itself."""
     from fedinfer.training import load_trainer
 
     try:
         return load_trainer(scenario.model, schema, scenario.training, scenario.scenario.seed).dimension
     except MissingExtra:
-        if schema.text is None:
-            return scenario.model.knots * inputs_of(schema)
-        return 8 * (len(schema.text.vocabulary) + 1) + schema.classes * 9
+        words = 0 if schema.text is None else len(schema.text.vocabulary)
+        return 8 * (words + 1) + schema.classes * 9
 
 
 def _why(found: Found) -> str:
-    lost = found.without_noise - found.score
-    return f"chosen on synthetic rows of these columns; noise costs about {100 * lost:.0f} points there"
+    lost, of = found.without_noise - found.score, "the explained variance" if found.number else "AUC and accuracy"
+    return f"chosen on synthetic rows of these columns; noise costs about {100 * lost:.0f} points of {of} there"

@@ -12,6 +12,7 @@ from .engines.sampling import uniform as uniform
 from .inversion import first_inputs as first_inputs
 from .inversion import recovered as recovered
 from .load import load_trainer as load_trainer
+from .models.basis import bending as bending
 from .pooled import PooledTask as PooledTask
 from .pooled import pooled_weights as pooled_weights
 from .server_optimizers import OptimizerSettings as OptimizerSettings

@@ -153,7 +153,7 @@ def test_replay_finds_no_difference_under_any_rules(
         missing_values=(("x", (-200.0, 0.0)),),
         units=(("x", "%"),) if header else (),
     )
-    columns, rules = numeric_columns({"x": limits}, {"x": True}, rules)
+    columns, rules = numeric_columns({"x": limits}, {"x": True}, {}, rules)
     schema = Schema((columns["x"], Categorical("c", ("1", "yes", "NA", "ä;b"))), "y", ("0", "1"), reading=rules)
     assert replay(schema, Schema.from_json(schema.to_json())) > 0
     assert not math.isnan(columns["x"].low)

@@ -15,7 +15,7 @@ _WHOLE = 10  # grey levels and counts are whole
 
 
 def synthetic_rows(schema: Schema, rows: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Rows drawn evenly from the public ranges and category lists; every tenth cell of a table is missing if it may be.
+    """Rows drawn evenly from public ranges (by their breaks) and lists; every tenth cell of a table misses if it may.
 
     Args:
         schema: public description.
@@ -37,7 +37,7 @@ def synthetic_rows(schema: Schema, rows: int, rng: np.random.Generator) -> npt.N
     table = np.empty((rows, schema.width), np.float32)
     for place, column in enumerate(schema.columns):
         if isinstance(column, Numeric):
-            table[:, place] = rng.uniform(column.low, column.high, rows)
+            table[:, place] = column.at(rng.random(rows))
         elif isinstance(column, Categorical):
             table[:, place] = rng.integers(0, len(column.categories), rows)
     missing = rng.random(table.shape) < 0.1

@@ -1,6 +1,7 @@
 """Additive models: a function of each column, added up (Hastie and Tibshirani 1986; glass-box: Lou et al. 2012).
 
-The function of a numeric column is piecewise linear on K public knots, evenly spaced over its public range. Hat
+The function of a numeric column is piecewise linear on K public knots, evenly spaced over its public range (over the
+steps between its public breaks, where it has some). Hat
 functions h_1 .. h_K interpolate between knots; what is trained are K - 1 coordinates of the values at the knots in a
 fixed public basis, so the model is linear in its weights and trains like logistic or linear regression:
 
@@ -20,17 +21,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from fedinfer.config import ModelSection
 from fedinfer.errors import ConfigError
 from fedinfer.schema import Categorical, Numeric, Schema
+from fedinfer.training.models.basis import bending
 from fedinfer.training.models.preprocess import constants, fair_scale
-
-Floats = npt.NDArray[np.float64]
+from fedinfer.training.models.stretch import Stretch
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +43,6 @@ class Term:
 
     columns: tuple[str, ...]
     size: int
-
-
-def bending(knots: int) -> Floats:
-    """Values at the knots of each coordinate, float64 (knots, knots - 1): a line, then waves; see the module.
-
-    Args:
-        knots: K >= 2.
-
-    Returns:
-        Columns sum to zero; the first is the line from -1 to 1, column j (from 1) has largest absolute value 1 / j.
-    """
-    line = np.linspace(-1.0, 1.0, knots)
-    at = (np.arange(knots) + 0.5) / knots
-    waves = np.cos(np.pi * np.outer(at, np.arange(2, knots)))
-    raw = np.column_stack([np.ones(knots), line, waves])
-    basis = np.linalg.qr(raw)[0][:, 1:]
-    basis *= np.where((basis * raw[:, 1:]).sum(axis=0) < 0, -1.0, 1.0)  # the sign of QR is a matter of taste
-    return np.asarray(basis / (np.abs(basis).max(axis=0) * np.arange(1, knots)))
 
 
 def terms_of(section: ModelSection, schema: Schema) -> tuple[Term, ...]:
@@ -106,6 +87,7 @@ class AdditivePrepare(nn.Module):
 
     numeric_at: Tensor
     low: Tensor
+    high: Tensor
     scale: Tensor
     basis: Tensor
     category_at: Tensor
@@ -123,6 +105,7 @@ class AdditivePrepare(nn.Module):
         listed = [(i, c) for i, c in enumerate(schema.columns) if isinstance(c, Categorical)]
         self.knots, self.pair_knots = section.knots, section.pair_knots
         self.numeric = {c.name: place for place, (_, c) in enumerate(numeric)}
+        self.stretch = Stretch([c for _, c in numeric])
         self.levels = [len(c.categories) for _, c in listed]
         self.listed = {c.name: place for place, (_, c) in enumerate(listed)}
         self.pairs = section.pairs
@@ -130,6 +113,7 @@ class AdditivePrepare(nn.Module):
             self,
             numeric_at=torch.tensor([i for i, _ in numeric], dtype=torch.int64),
             low=torch.tensor([c.low for _, c in numeric]),
+            high=torch.tensor([c.high for _, c in numeric]),
             scale=torch.tensor([1.0 / (c.high - c.low) for _, c in numeric]),
             basis=torch.tensor(bending(section.knots), dtype=torch.float32),
             category_at=torch.tensor([i for i, _ in listed], dtype=torch.int64),
@@ -163,6 +147,8 @@ class AdditivePrepare(nn.Module):
         """Where numbers lie in their range, in [0, 1], 0 for missing ones, and the missing flags."""
         values = rows.index_select(1, self.numeric_at)
         missing = torch.isnan(values)
+        if self.stretch.needed:
+            values = self.stretch(torch.minimum(torch.maximum(values, self.low), self.high))
         placed = torch.clamp((values - self.low) * self.scale, 0.0, 1.0)
         return torch.where(missing, torch.zeros_like(placed), placed), missing.to(rows.dtype)
 

@@ -2,7 +2,8 @@
 
 Rules:
 * A row is float32 (width,), NaN where a value is missing; nothing outside the public ranges gets through.
-* Numeric columns are clamped to their range and scaled to [-1, 1]; a missing one becomes 0 and sets its indicator.
+* Numeric columns are clamped to their range and scaled to [-1, 1], in even steps between their breaks; a missing one
+  becomes 0 and sets its indicator.
 * Categorical columns become one-hot; anything that is not an index of a category counts as missing.
 * Pixels are clamped to [0, pixel_max] and scaled to [0, 1]; a missing one becomes 0.
 * Tokens are whole numbers up to the last of the vocabulary; 0 is padding, a missing or odd value counts as padding.
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from fedinfer.errors import ConfigError
 from fedinfer.schema import Categorical, Numeric, Schema
+from fedinfer.training.models.stretch import Stretch
 
 
 class TablePrepare(nn.Module):
@@ -43,6 +45,7 @@ class TablePrepare(nn.Module):
         pairs = [(i, code) for i, c in categorical for code in range(len(c.categories))]
         self.numbers, self.categories = len(numeric), len(categorical)
         self.features = 2 * len(numeric) + len(pairs) + len(categorical)
+        self.stretch = Stretch([c for _, c in numeric])
         constants(
             self,
             numeric_at=torch.tensor([i for i, _ in numeric], dtype=torch.int64),
@@ -65,7 +68,7 @@ class TablePrepare(nn.Module):
         """
         parts: list[Tensor] = []
         if self.numbers:
-            scaled, missing = _scale(rows.index_select(1, self.numeric_at), self.low, self.high)
+            scaled, missing = _scale(rows.index_select(1, self.numeric_at), self.low, self.high, self.stretch)
             parts += [scaled, missing]
         if self.categories:
             values = rows.index_select(1, self.category_at)
@@ -130,7 +133,7 @@ class SeriesPrepare(nn.Module):
         columns = [c for c in schema.columns if isinstance(c, Numeric)]
         if len(columns) != len(schema.columns):
             raise ConfigError("model.kind: a series takes numeric columns only", hint="use kind = 'mlp' for a table")
-        self.shape = (channels, length)
+        self.shape, self.stretch = (channels, length), Stretch(columns)
         constants(self, low=torch.tensor([c.low for c in columns]), high=torch.tensor([c.high for c in columns]))
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -142,7 +145,7 @@ class SeriesPrepare(nn.Module):
         Returns:
             (n, channels, length) float32.
         """
-        scaled, _ = _scale(rows, self.low, self.high)
+        scaled, _ = _scale(rows, self.low, self.high, self.stretch)
         return scaled.reshape(-1, *self.shape)
 
 
@@ -194,6 +197,7 @@ class FieldPrepare(nn.Module):
         numeric = [(i, c) for i, c in enumerate(schema.columns) if isinstance(c, Numeric)]
         sizes = [len(c.categories) + 1 for _, c in categorical]
         self.fields, self.numbers, self.rows = len(categorical), len(numeric), sum(sizes)
+        self.stretch = Stretch([c for _, c in numeric])
         self.special_rows = tuple(sum(sizes[:k]) for k in range(len(sizes)))  # missing and unseen, one per column
         constants(
             self,
@@ -219,15 +223,15 @@ class FieldPrepare(nn.Module):
         table_rows = torch.where(known, values + 1.0, torch.zeros_like(values)) + self.first
         if not self.numbers:
             return table_rows
-        scaled, _ = _scale(rows.index_select(1, self.numeric_at), self.low, self.high)
+        scaled, _ = _scale(rows.index_select(1, self.numeric_at), self.low, self.high, self.stretch)
         return torch.cat([table_rows, scaled], dim=1)
 
 
-def _scale(values: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def _scale(values: Tensor, low: Tensor, high: Tensor, stretch: Stretch) -> tuple[Tensor, Tensor]:
     """Values scaled to [-1, 1] with 0 for missing, and the missing flags."""
     missing = torch.isnan(values)
     clamped = torch.minimum(torch.maximum(values, low), high)
-    scaled = (clamped - low) * (2.0 / (high - low)) - 1.0
+    scaled = (stretch(clamped) - low) * (2.0 / (high - low)) - 1.0
     return torch.where(missing, torch.zeros_like(scaled), scaled), missing.to(values.dtype)
 
 

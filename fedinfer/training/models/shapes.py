@@ -15,7 +15,8 @@ from torch import nn
 from fedinfer.errors import ConfigError
 from fedinfer.reading import ReadingRules
 from fedinfer.schema import Categorical, Column, Numeric, Schema, Text
-from fedinfer.training.models.additive import AdditivePrepare, bending
+from fedinfer.training.models.additive import AdditivePrepare
+from fedinfer.training.models.basis import bending
 from fedinfer.training.objective import scale_of
 from fedinfer.training.server_optimizers import OptimizerSettings, apply, init_optimizer
 from fedinfer.types import FloatVector, Json
@@ -135,6 +136,6 @@ def _places(column: Column, knots: int, offset: float) -> list[float] | list[str
         case Categorical():
             return [*column.categories, MISSING]
         case Numeric():
-            return [offset + float(place) for place in np.linspace(column.low, column.high, knots)]
+            return [offset + float(place) for place in column.at(np.linspace(0.0, 1.0, knots))]
         case Text():
             raise ConfigError(f"column {column.name!r} is a text", hint="kind = 'additive' is for tables")

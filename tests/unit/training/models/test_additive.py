@@ -10,7 +10,8 @@ from fedinfer.config import ModelSection, ServerOptimizer, TrainingSection
 from fedinfer.errors import ConfigError
 from fedinfer.schema import Categorical, Numeric, Schema
 from fedinfer.training import GradientEngine, OptimizerSettings, apply, init_optimizer, load_trainer
-from fedinfer.training.models.additive import AdditivePrepare, TermSum, bending, hats
+from fedinfer.training.models.additive import AdditivePrepare, TermSum, hats
+from fedinfer.training.models.basis import bending
 from fedinfer.training.models.shapes import weight_deviation
 from tests.unit.training.factories import NUMBER, TABLE, rows
 
