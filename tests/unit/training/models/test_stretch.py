@@ -101,7 +101,7 @@ def test_an_exported_graph_answers_as_the_model(kind: str, tmp_path) -> None:
     "breaks", [(5000, 1000), (0.0, 1000), (1000, 100_000), (2000, 2000), (-5,), (1000, 1000 + 1e-9)]
 )
 def test_breaks_that_do_not_rise_inside_the_range_are_refused(breaks) -> None:
-    with pytest.raises(ConfigError, match="column income: breaks .* do not rise within"):
+    with pytest.raises(ConfigError, match=r"column income: breaks .* do not rise within"):
         Numeric("income", 0, 100_000, breaks=breaks)
 
 
