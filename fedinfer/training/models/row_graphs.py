@@ -16,6 +16,7 @@ from fedinfer.errors import ConfigError
 from fedinfer.ports import GraphWriter
 from fedinfer.training.models.additive import AdditivePrepare
 from fedinfer.training.models.preprocess import FieldPrepare, PixelPrepare, SeriesPrepare, TablePrepare, TokenPrepare
+from fedinfer.training.models.stretch import Stretch
 
 FLOAT = 1  # onnx.TensorProto.FLOAT
 
@@ -32,7 +33,7 @@ def table(module: TablePrepare, graph: GraphWriter, source: str) -> str:
     if module.numbers:
         values = _gather(graph, source, module.numeric_at)
         missing = graph.add("IsNaN", values)
-        parts += [_scaled(graph, values, missing, module.low, module.high), graph.add("Cast", missing, to=FLOAT)]
+        parts += [_scaled(graph, values, missing, module), graph.add("Cast", missing, to=FLOAT)]
     if module.categories:
         known = _known(graph, _gather(graph, source, module.category_at), module.last)
         chosen = graph.add("Equal", _gather(graph, source, module.pair_at), _floats(graph, module.pair_code))
@@ -50,7 +51,7 @@ def pixels(module: PixelPrepare, graph: GraphWriter, source: str) -> str:
 
 def series(module: SeriesPrepare, graph: GraphWriter, source: str) -> str:
     """Write `SeriesPrepare`; arguments as in `table`."""
-    scaled = _scaled(graph, source, graph.add("IsNaN", source), module.low, module.high)
+    scaled = _scaled(graph, source, graph.add("IsNaN", source), module)
     return graph.add("Reshape", scaled, ints(graph, -1, *module.shape))
 
 
@@ -70,7 +71,7 @@ def fields(module: FieldPrepare, graph: GraphWriter, source: str) -> str:
     if not module.numbers:
         return rows
     values = _gather(graph, source, module.numeric_at)
-    scaled = _scaled(graph, values, graph.add("IsNaN", values), module.low, module.high)
+    scaled = _scaled(graph, values, graph.add("IsNaN", values), module)
     return graph.add("Concat", rows, scaled, axis=1)
 
 
@@ -152,11 +153,25 @@ def part(graph: GraphWriter, source: str, axis: int, start: int, end: int) -> st
     return graph.add("Slice", source, ints(graph, start), ints(graph, end), ints(graph, axis))
 
 
-def _scaled(graph: GraphWriter, values: str, missing: str, low: Tensor, high: Tensor) -> str:
-    lowest = _floats(graph, low)
-    clamped = graph.add("Min", graph.add("Max", values, lowest), _floats(graph, high))
-    moved = graph.add("Mul", graph.add("Sub", clamped, lowest), _floats(graph, 2.0 / (high - low)))
+def _scaled(graph: GraphWriter, values: str, missing: str, module: TablePrepare | SeriesPrepare | FieldPrepare) -> str:
+    lowest, width = _floats(graph, module.low), module.high - module.low
+    even = _stretched(graph, _clamped(graph, values, module.low, module.high), module.stretch)
+    moved = graph.add("Mul", graph.add("Sub", even, lowest), _floats(graph, 2.0 / width))
     return graph.add("Where", missing, number(graph, 0.0), graph.add("Sub", moved, number(graph, 1.0)))
+
+
+def _clamped(graph: GraphWriter, values: str, low: Tensor, high: Tensor) -> str:
+    return graph.add("Min", graph.add("Max", values, _floats(graph, low)), _floats(graph, high))
+
+
+def _stretched(graph: GraphWriter, values: str, module: Stretch) -> str:
+    if not module.needed:
+        return values
+    last = ints(graph, 2)
+    from_start = graph.add("Sub", graph.add("Unsqueeze", values, last), _floats(graph, module.start))
+    risen = graph.add("Relu", graph.add("Mul", from_start, _floats(graph, module.slope)))
+    inside = graph.add("Min", risen, _floats(graph, module.step))
+    return graph.add("Add", _floats(graph, module.low), graph.add("ReduceSum", inside, last, keepdims=0))
 
 
 def _known(graph: GraphWriter, values: str, last: Tensor | float) -> str:
@@ -169,6 +184,8 @@ def _known(graph: GraphWriter, values: str, last: Tensor | float) -> str:
 def _placed(module: AdditivePrepare, graph: GraphWriter, source: str) -> tuple[str, str]:
     values = _gather(graph, source, module.numeric_at)
     missing = graph.add("IsNaN", values)
+    if module.stretch.needed:
+        values = _stretched(graph, _clamped(graph, values, module.low, module.high), module.stretch)
     moved = graph.add("Mul", graph.add("Sub", values, _floats(graph, module.low)), _floats(graph, module.scale))
     zero = number(graph, 0.0)
     placed = graph.add("Where", missing, zero, graph.add("Clip", moved, zero, number(graph, 1.0)))

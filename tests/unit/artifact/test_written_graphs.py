@@ -23,6 +23,17 @@ from fedinfer.training.models.parts import make_native
 from tests.unit.training.factories import BY_KIND, DIGITS, NUMBER, SHOP, TABLE
 
 NUMBERS = Schema((Numeric("a", 0.0, 0.3), Numeric("b", -1e4, 1e6), Numeric("c", 20, 45)), "ill", ("no", "yes"))
+CROWDED = Schema(
+    (
+        Numeric("a", 0.0, 3e5, breaks=(3e3, 6e3, 1e4)),
+        Numeric("b", -1e4, 1e6),
+        Numeric("c", 20, 45, breaks=(44.0,)),
+        Categorical("x", ("p", "q")),
+    ),
+    "ill",
+    ("no", "yes"),
+)
+CROWDED_NUMBERS = Schema(CROWDED.columns[:3], "ill", ("no", "yes"))
 LEVELS = Schema((Categorical("x", ("p", "q")), Categorical("y", ("r", "s", "t"))), "ill", ("no", "yes", "maybe"))
 WORDS = Schema(tuple(Categorical(f"w{at}", tuple("abcde")) for at in range(6)), "spam", ("ham", "spam"))
 ONE_CHANNEL = Schema(tuple(Numeric(f"r{at}", -2.0, 3.0) for at in range(9)), "move", ("a", "b"))
@@ -33,6 +44,10 @@ WIDE = Schema((*TABLE.columns, Categorical("ward", ("n", "s"))), TABLE.label, TA
 CASES: dict[str, tuple[ModelSection, Schema]] = {
     **{str(kind): (ModelSection(kind=kind, hidden=(6,)), BY_KIND[kind]) for kind in ModelKind},
     "numbers only": (ModelSection(kind=ModelKind.LOGISTIC), NUMBERS),
+    "columns with breaks": (ModelSection(kind=ModelKind.LOGISTIC), CROWDED),
+    "curves over breaks": (ModelSection(kind=ModelKind.ADDITIVE, pairs=(("a", "x"), ("a", "c"))), CROWDED),
+    "series with breaks": (ModelSection(kind=ModelKind.GRU, hidden=(5,)), CROWDED_NUMBERS),
+    "fields with breaks": (ModelSection(kind=ModelKind.RECOMMENDER, hidden=(4,)), CROWDED),
     "levels only": (ModelSection(kind=ModelKind.LOGISTIC), LEVELS),
     "no hidden layer": (ModelSection(kind=ModelKind.MLP, hidden=()), TABLE),
     "pixels in a row": (ModelSection(kind=ModelKind.MLP, hidden=(7, 5)), DIGITS),
