@@ -1,7 +1,8 @@
 """Tables as they are: `fedinfer init` and `fedinfer run` at their defaults beside pooled, non-private scikit-learn.
 
-Every table comes with a package or a generator, nothing is downloaded. The peers get the same columns, the training
-rows of all devices pooled and the same held-out rows: logistic regression and HistGradientBoosting.
+Every table comes with a package or a generator, nothing is downloaded. The peers get the same columns with the same
+ranges and breaks, the training rows of all devices pooled and the same held-out rows: logistic regression, or ridge
+regression of a number, and HistGradientBoosting.
 """
 
 from __future__ import annotations
@@ -83,6 +84,19 @@ TABLES: dict[str, tuple[Callable[[], pd.DataFrame], str, str]] = {
     "Mroz": (r("carData", "Mroz"), "lfp", ""),
     "Affairs": (r("AER", "Affairs"), "affairs", ""),
     "spam7": (r("DAAG", "spam7"), "yesno", ""),
+    "wa_churn": (r("modeldata", "wa_churn"), "churn", ""),
+    "cells": (r("modeldata", "cells"), "class", ""),
+    "email": (r("openintro", "email"), "spam", ""),
+    "SmokeBan": (r("AER", "SmokeBan"), "smoker", ""),
+    "ResumeNames": (r("AER", "ResumeNames"), "call", ""),
+    "nassCDS": (r("DAAG", "nassCDS"), "dead", ""),
+    "flchain": (r("survival", "flchain"), "death", ""),
+    "medpar": (r("COUNT", "medpar"), "died", ""),
+    "concrete": (r("modeldata", "concrete"), "compressive_strength", ""),
+    "ames": (r("modeldata", "ames"), "Sale_Price", ""),
+    "Sacramento": (r("modeldata", "Sacramento"), "price", ""),
+    "CPS1988": (r("AER", "CPS1988"), "wage", ""),
+    "diamonds": (r("ggplot2", "diamonds"), "price", ""),
     "straight": (made("straight"), "y", "site"),
     "curved": (made("curved"), "y", "site"),
     "rare": (made("rare"), "y", "site"),
@@ -117,8 +131,8 @@ def measured(folder: Path, frame: pd.DataFrame, label: str, device: str) -> dict
         "rows": len(frame),
         "devices": record["population"],
         "epsilon": float(re.search(r"(?m)^epsilon = ([\d.]+) # budget", text)[1]),
-        "accuracy": round(record["metrics"]["accuracy"], 3),
-        "auc": rounded(record["metrics"].get("auc")),
+        "kind": re.search(r'(?m)^kind = "(\w+)"', text)[1],
+        **{name: rounded(record["metrics"].get(name)) for name in ("accuracy", "auc", "r2")},
         "alarms": len(record["drift"]["alarms"]),
         "seconds": round(seconds, 1),
         "mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
@@ -136,11 +150,6 @@ def called(folder: Path, arguments: list[str]) -> str:
 def peers(scenario: Path) -> dict[str, Any]:
     """Pooled scikit-learn on the rows and columns of the scenario."""
     import torch
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     from fedinfer.config import load_scenario
     from fedinfer.data import load
@@ -151,16 +160,41 @@ def peers(scenario: Path) -> dict[str, Any]:
     x = np.concatenate([data.train_x for data in federation.devices.values()])
     y = np.concatenate([data.train_y for data in federation.devices.values()])
     test_x, test_y = federation.test
-    found = {"majority": round(float(np.mean(test_y == np.bincount(y).argmax())), 3)}
-    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    pairs = (("logistic", linear, lambda rows: prepare(torch.from_numpy(rows)).numpy()),
-             ("boosted", HistGradientBoostingClassifier(random_state=0), lambda rows: rows))  # fmt: skip
-    for name, model, ready in pairs:
+
+    def scaled(rows: np.ndarray) -> np.ndarray:
+        return prepare(torch.from_numpy(rows)).numpy()
+
+    number = federation.schema.label_range is not None
+    found = {} if number else {"majority": rounded(np.mean(test_y == np.bincount(y).argmax()))}
+    linear, boosted = of_numbers() if number else of_classes()
+    for name, model, ready in (("linear", linear, scaled), ("boosted", boosted, lambda rows: rows)):
         model.fit(ready(x), y)
-        found[f"{name}_accuracy"] = round(float(model.score(ready(test_x), test_y)), 3)
+        figure = "r2" if number else "accuracy"
+        found[f"{name}_{figure}"] = rounded(model.score(ready(test_x), test_y))
         if federation.schema.classes == 2:
+            from sklearn.metrics import roc_auc_score
+
             found[f"{name}_auc"] = rounded(roc_auc_score(test_y, model.predict_proba(ready(test_x))[:, 1]))
     return found
+
+
+def of_classes() -> tuple[Any, Any]:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    return linear, HistGradientBoostingClassifier(random_state=0)
+
+
+def of_numbers() -> tuple[Any, Any]:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), Ridge()), HistGradientBoostingRegressor(random_state=0)
 
 
 def rounded(value: float | None) -> float | None:

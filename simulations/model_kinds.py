@@ -27,11 +27,12 @@ from fedinfer.training import load_trainer
 POOLED_EPOCHS = (5, 15, 40)
 QUIET = ("drift.enabled=false", "training.pretrain_epochs=40")
 PUBLIC = ("data.public_fraction=0.1", "training.pretrain=true")
+SAMPLED = ("training.rounds=40", "training.sampling_rate=0.3", "privacy.clipping_norm=1")
 KINDS = {  # scenario, and what is changed in it
     "logistic": ("heart", ()),
     "linear": ("deliveries", ("model.pairs=[]", "secure_aggregation.mode=ideal")),
     "additive": ("churn", ("secure_aggregation.mode=ideal",)),
-    "mlp": ("credit", ("model.hidden=[32]", "training.rounds=40", "training.server_learning_rate=0.03")),
+    "mlp": ("credit", ("model.hidden=[32]", "training.server_learning_rate=0.03", *SAMPLED)),
     "cnn": ("digits", ("model.hidden=[8,16]", "training.tune=head", "training.learning_rate=0.3")),
     "tcn": ("watch", ()),
     "gru": ("watch", ("model.hidden=[24]", "training.rounds=60", "training.sampling_rate=0.5", *PUBLIC)),
