@@ -146,6 +146,8 @@ def _planned_notes(defaults: Defaults) -> tuple[str, ...]:
 
 def _because(guess: Guess) -> str:
     match guess.role:
+        case ColumnRole.NUMERIC if guess.time:
+            return guess.reason
         case ColumnRole.NUMERIC:
             counts_as_missing = guess.reason.partition("; ")[2] if guess.sentinels else ""
             return f"range {guess.low:g} to {guess.high:g}" + (f"; {counts_as_missing}" if counts_as_missing else "")

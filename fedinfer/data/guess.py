@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from fedinfer.data import suspicion
+from fedinfer.data import birth, suspicion
 from fedinfer.data.columns import round_outwards
 from fedinfer.data.skew import breaks_for
 from fedinfer.reading import is_number
@@ -18,6 +18,7 @@ from fedinfer.reading import is_number
 MOST_STRAY_TEXTS = 5
 NUMERIC_PART = 0.8
 UNIQUE_PART = 0.5
+DATES = "dates or times"
 MOST_PROPOSED = 20
 """Categories of one column: each is a weight of its own, and noise grows with the number of weights."""
 TEXT_WORDS, TEXT_CHARACTERS = 4, 20
@@ -60,6 +61,7 @@ class Guess:
         reason: why, in a few words for a comment.
         missing: number of missing cells.
         low, high: proposed range of a number.
+        time: rule that makes a number of a date; empty: none.
         breaks: proposed for a number whose values crowd at one end of the range.
         categories: proposed list of categories.
         stray: texts among numbers that probably mean `missing`.
@@ -82,6 +84,7 @@ class Guess:
     persons: int = 0
     alone: float = 0.0
     breaks: tuple[float, ...] = ()
+    time: str = ""
 
 
 def guess_column(name: str, cells: Sequence[str], missing: Collection[str], holders: Sequence[str] = ()) -> Guess:
@@ -98,7 +101,7 @@ def guess_column(name: str, cells: Sequence[str], missing: Collection[str], hold
     if len(counts) < 2:
         return Guess(name, ColumnRole.DROP, "empty" if not counts else "the same value everywhere", absent)
     if sum(count for cell, count in counts.items() if DATE.match(cell)) >= NUMERIC_PART * counts.total():
-        return Guess(name, ColumnRole.DROP, "dates or times", absent)
+        return _birth(name, counts, absent) or Guess(name, ColumnRole.DROP, DATES, absent)
     if private := _private(name, counts):
         return Guess(name, ColumnRole.DROP, private, absent, persons=_persons(counts))
     stray = tuple(sorted(cell for cell in counts if not is_finite_number(cell)))
@@ -107,6 +110,16 @@ def guess_column(name: str, cells: Sequence[str], missing: Collection[str], hold
         guess = _guess_number(name, counts, absent + strays, stray)
         return guess if guess is not None else _guess_category(name, cells, counts, absent, holders)
     return _guess_category(name, cells, counts, absent, holders)
+
+
+def _birth(name: str, counts: Counter[str], absent: int) -> Guess | None:
+    """A date of birth as a number; None for other dates."""
+    rule = birth.rule_of(counts) if birth.NAMES & set(suspicion.words_of(name)) else ""
+    if not rule:
+        return None
+    low, high = birth.decades(birth.days((cell.strip() for cell in counts), rule))
+    reason = "dates of birth: an age, as days since 1900; range of whole decades"
+    return Guess(name, ColumnRole.NUMERIC, reason, absent, low, high, time=rule)
 
 
 def _private(name: str, counts: Counter[str]) -> str:

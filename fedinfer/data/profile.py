@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedinfer.data.birth import days
 from fedinfer.data.guess import ColumnRole, Guess, is_finite_number
 from fedinfer.data.guess_reading import guess_reading, plain_cells
 from fedinfer.data.proposal import guessed
@@ -86,10 +87,16 @@ def _twice(raw: RawTable) -> int:
     return raw.rows - len(rows)
 
 
+def _numbers(guess: Guess, counts: Counter[str]) -> list[float]:
+    if guess.time:
+        return days((cell.strip() for cell in counts.elements()), guess.time)
+    return [float(cell) for cell in counts.elements() if is_finite_number(cell)]
+
+
 def _profile(guess: Guess, cells: Sequence[str]) -> Profile:
     counts = Counter(cell for cell in cells if cell not in MISSING_TEXT)
     if guess.role is ColumnRole.NUMERIC:
-        values = np.array([float(cell) for cell in counts.elements() if is_finite_number(cell)])
+        values = np.array(_numbers(guess, counts))
         values = values[~np.isin(values, guess.sentinels)]
         low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
         rows, edges = np.histogram(values, bins=BINS, range=(guess.low, guess.high))

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedinfer.data import giveaway, suspicion
-from fedinfer.data.guess import ColumnRole, Guess, guess_column, is_finite_number, settled
+from fedinfer.data import birth, giveaway, suspicion
+from fedinfer.data.guess import DATES, ColumnRole, Guess, guess_column, is_finite_number, settled
 from fedinfer.data.guess_reading import guess_reading, plain_cells, reading_lines
 from fedinfer.data.number_label import MOST_NUMERIC_CLASSES, number_lines, number_range
 from fedinfer.data.order import is_moment
@@ -32,7 +32,6 @@ IMBALANCE = 0.1
 LEAST_MOMENTS = 10
 """Different moments from which a table has an order of time."""
 TIME_NAMES = frozenset("time timestamp datetime date epoch ts unixtime".split())
-BIRTH = frozenset("birth born dob birthday birthdate geburtsdatum".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +130,9 @@ def _orders(guess: Guess, cells: Sequence[str]) -> bool:
     """Whether a column can say in which order rows happened: dates, or numbers called so that never go back."""
     words = set(suspicion.words_of(guess.name))
     different = {cell for cell in cells if cell not in MISSING_TEXT}
-    if len(different) < LEAST_MOMENTS or words & BIRTH:
+    if len(different) < LEAST_MOMENTS or words & birth.NAMES:
         return False
-    if guess.reason == "dates or times":
+    if guess.reason == DATES:
         return all(map(is_moment, different)) and not any(cell in MISSING_TEXT for cell in cells)
     if not words & TIME_NAMES or not all(is_finite_number(cell) for cell in cells):
         return False

@@ -161,6 +161,7 @@ def _confirm_lines(guesses: Sequence[Guess]) -> list[str]:
         f"# A category is listed where at least {LEAST_ROWS} rows have it, on at least {LEAST_DEVICES} devices.",
         "ranges_confirmed = false",
         *_table("data.ranges", [g for g in guesses if g.role is ColumnRole.NUMERIC], _range_line),
+        *_table("data.times", [g for g in guesses if g.time and g.role is ColumnRole.NUMERIC], _time_line),
         *_table("data.breaks", [g for g in guesses if g.breaks and g.role is ColumnRole.NUMERIC], _breaks_line),
         *_table("data.categories", [g for g in guesses if g.role is ColumnRole.CATEGORICAL], _categories_line),
     ]
@@ -172,6 +173,10 @@ def _table(name: str, guesses: Sequence[Guess], line: Callable[[Guess], str]) ->
 
 def _range_line(guess: Guess) -> str:
     return f"{quoted(guess.name)} = [{guess.low:.15g}, {guess.high:.15g}] # {guess.reason}{_missing(guess)}"
+
+
+def _time_line(guess: Guess) -> str:
+    return f"{quoted(guess.name)} = {quoted(guess.time)}"
 
 
 def _breaks_line(guess: Guess) -> str:

@@ -95,4 +95,4 @@ def test_init_proposes_the_order_of_time_but_not_of_birth(tmp_path: Path) -> Non
     text = (tmp_path / "t.csv").read_text().replace("when", "date of birth")
     (tmp_path / "t.csv").write_text(text)
     roles = {g.name: g.role for g in propose(tmp_path / "t.csv", tmp_path / "p", "y", "").columns}
-    assert roles["date of birth"] is ColumnRole.DROP
+    assert roles["date of birth"] is ColumnRole.NUMERIC
