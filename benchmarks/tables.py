@@ -53,11 +53,10 @@ def made(kind: str) -> Callable[[], pd.DataFrame]:
         rows = 8000
         x = rng.normal(size=(rows, 6))
         curved = np.sin(2 * x[:, 0]) + x[:, 1] * x[:, 2] - 0.5 * x[:, 3] ** 2
-        score = {"straight": x @ [1, -0.7, 0.5, 0.2, 0, 0], "curved": 1.5 * curved, "rare": x[:, 0] + x[:, 1] - 5.0}[
-            kind
-        ]
+        straight = x @ [1, -0.7, 0.5, 0.2, 0, 0]
+        score = {"straight": straight, "curved": 1.5 * curved, "rare": x[:, 0] + x[:, 1] - 5.0, "many": straight}[kind]
         frame = pd.DataFrame(np.round(x, 3), columns=[f"x{number}" for number in range(6)])
-        frame["site"] = rng.choice([f"s{number}" for number in range(12)], rows)
+        frame["site"] = rng.choice([f"s{number}" for number in range(300 if kind == "many" else 12)], rows)
         frame["y"] = np.where(score + rng.logistic(size=rows) > 0, "yes", "no")
         return frame
 
@@ -100,6 +99,7 @@ TABLES: dict[str, tuple[Callable[[], pd.DataFrame], str, str]] = {
     "straight": (made("straight"), "y", "site"),
     "curved": (made("curved"), "y", "site"),
     "rare": (made("rare"), "y", "site"),
+    "many": (made("many"), "y", "site"),
 }
 
 
