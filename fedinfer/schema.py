@@ -24,7 +24,6 @@ from fedinfer.reading import DEFAULT_RULES, CellRule, ReadingRules, told_apart
 from fedinfer.tensors import TensorSpec, bounds, check_tensors, total
 from fedinfer.types import Json
 
-
 MOST_BREAKS = 16
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-MOST, PART = 0.9, 0.25
-"""A column needs breaks where this part of its values lies in this part of the range, at one of its ends."""
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+PART = 0.25
+"""A column needs breaks where nine tenths of its values lie in this part of the range, at one of its ends."""
 
 
 def breaks_for(values: npt.NDArray[np.float64], low: float, high: float) -> tuple[float, ...]:
