@@ -45,18 +45,19 @@ SETTINGS = {  # (table, unit, trust): overrides of the built-in scenario
 
 def once(table: str, trust: str, settings: tuple[str, ...], seed: int, extra: tuple[str, ...]) -> dict[str, float]:
     """One run: the figures of its last round."""
-    overrides = [*COMMON, *settings, f"privacy.trust={trust}", f"scenario.seed={seed}", *extra]
+    pooled = trust == "central"  # the same for every trust
+    asked = (f"privacy.trust={trust}", f"scenario.seed={seed}", f"report.pooled={str(pooled).lower()}")
+    overrides = [*COMMON, *settings, *asked, *extra]
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         record = run_local(prepare_local(load_scenario(table, overrides)), Path(folder), SystemClock(), lambda *_: None)
     sent = [row["bytes_up_per_device"] for row in record["rounds"]]
-    return {
+    free = {f"pooled_{name}": record["pooled"]["scores"][name] for name in ("accuracy", "auc")} if pooled else {}
+    return free | {
         "accuracy": record["metrics"]["accuracy"],
         "auc": record["metrics"]["auc"],
         "epsilon": record["privacy"]["epsilon"],
         "noise_multiplier": record["privacy"]["noise_multiplier"],
-        "pooled_accuracy": record["pooled"]["scores"]["accuracy"],
-        "pooled_auc": record["pooled"]["scores"]["auc"],
         "bytes_up": statistics.mean(sent),
         "seconds": time.perf_counter() - started,
     }
@@ -67,10 +68,8 @@ def row(key: tuple[str, str, str], seeds: int, extra: tuple[str, ...]) -> dict[s
     table, unit, trust = key
     runs = [once(table, trust, SETTINGS[key], seed, extra) for seed in range(FIRST_SEED, FIRST_SEED + seeds)]
     means = {name: statistics.mean(run[name] for run in runs) for name in runs[0]}
-    spread = {
-        f"{name}_sd": statistics.stdev(run[name] for run in runs)
-        for name in ("accuracy", "auc", "pooled_accuracy", "pooled_auc")
-    }
+    judged = [name for name in runs[0] if name.endswith(("accuracy", "auc"))]
+    spread = {f"{name}_sd": statistics.stdev(run[name] for run in runs) for name in judged}
     return {"table": table, "unit": unit, "trust": trust, "seeds": seeds, **means, **spread}
 
 
@@ -91,6 +90,7 @@ if __name__ == "__main__":
             f"{r['seconds']:.1f}",
         ]
         print("|", " | ".join([*map(str, (r["table"], r["unit"], r["trust"])), *figures]), "|", flush=True)
-        free = [f"{r[name]:.3f} ± {r[name + '_sd']:.3f}" for name in ("pooled_accuracy", "pooled_auc")]
-        print("|", " | ".join([key[0], "", "no privacy", *free, "inf", "0", "", ""]), "|", flush=True)
+        if key[2] == "central":
+            free = [f"{r[name]:.3f} ± {r[name + '_sd']:.3f}" for name in ("pooled_accuracy", "pooled_auc")]
+            print("|", " | ".join([key[0], "", "no privacy", *free, "inf", "0", "", ""]), "|", flush=True)
     print(json.dumps({"mode": mode, "rows": rows}))
