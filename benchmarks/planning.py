@@ -25,10 +25,9 @@ from fedinfer.config import ModelKind, ModelSection, parse_scenario
 from fedinfer.data import Federation, load
 from fedinfer.errors import ConfigError
 from fedinfer.planning.facts import facts_of
-from fedinfer.planning.search import DEVICE_SETTINGS, SETTINGS, _terms, _tried, kinds_of
+from fedinfer.planning.search import DEVICE_SETTINGS, SETTINGS, _terms, _tried, _whole_devices, kinds_of
 from fedinfer.planning.trial import Rows, Setting, Terms, scores
 from fedinfer.training.models.build import build_model
-from fedinfer.types import Unit
 
 USUAL = (
     "credit_data", "mlc_churn", "breast_cancer", "attrition", "Default", "HMDA", "spam7", "curved", "Caravan", "OJ",
@@ -57,7 +56,7 @@ def compared(folder: Path, frame: Any, label: str, device: str) -> dict[str, Any
     scenario = parse_scenario(text, folder / "m", "m")
     federation = load(scenario)
     facts = facts_of(federation)
-    settings = SETTINGS if scenario.privacy.unit is Unit.EXAMPLE else DEVICE_SETTINGS
+    settings = DEVICE_SETTINGS if _whole_devices(scenario.privacy.unit) else SETTINGS
     swept: dict[tuple[int, ModelKind], npt.NDArray[Any]] = {}
     for kind, dimension in kinds_of(facts).items():
         train, judged = rows_of(federation, kind, held_out=False), rows_of(federation, kind, held_out=True)

@@ -153,6 +153,7 @@ def _sentinel_lines(sentinels: dict[str, tuple[float, ...]]) -> list[str]:
 
 
 def _confirm_lines(guesses: Sequence[Guess]) -> list[str]:
+    numbers = [g for g in guesses if g.role is ColumnRole.NUMERIC]
     return [
         "",
         "# PLEASE CONFIRM. Ranges, breaks and categories below were read off your data. The privacy statement holds",
@@ -160,9 +161,9 @@ def _confirm_lines(guesses: Sequence[Guess]) -> list[str]:
         "# then set this key to true. A simulation runs with a warning; a real deployment refuses to start until then.",
         f"# A category is listed where at least {LEAST_ROWS} rows have it, on at least {LEAST_DEVICES} devices.",
         "ranges_confirmed = false",
-        *_table("data.ranges", [g for g in guesses if g.role is ColumnRole.NUMERIC], _range_line),
-        *_table("data.times", [g for g in guesses if g.time and g.role is ColumnRole.NUMERIC], _time_line),
-        *_table("data.breaks", [g for g in guesses if g.breaks and g.role is ColumnRole.NUMERIC], _breaks_line),
+        *_table("data.ranges", numbers, _range_line),
+        *_table("data.times", [g for g in numbers if g.time], _time_line),
+        *_table("data.breaks", [g for g in numbers if g.breaks], _breaks_line),
         *_table("data.categories", [g for g in guesses if g.role is ColumnRole.CATEGORICAL], _categories_line),
     ]
 

@@ -86,14 +86,16 @@ class Defaults:
         )
 
     def _model(self) -> list[str]:
-        if self.kind is ModelKind.BAG:
-            words = '# the mean of word vectors; "transformer" needs more rows'
-            return ["", "[model]", f'kind = "{self.kind}" {words}', "hidden = [8]"]
+        more = {ModelKind.BAG: ["hidden = [8]"]}.get(self.kind, [])
+        return ["", "[model]", f'kind = "{self.kind}" # {self._about_kind()}', *more]
+
+    def _about_kind(self) -> str:
         simple = ModelKind.LINEAR if self.number else ModelKind.LOGISTIC
-        words = f'one curve per column, added up; or "{simple}", "mlp"'
-        if self.kind is not ModelKind.ADDITIVE:
-            words = 'curves ("additive") would say more than so few rows can through the noise'
-        return ["", "[model]", f'kind = "{self.kind}" # {words}']
+        about = {
+            ModelKind.BAG: 'the mean of word vectors; "transformer" needs more rows',
+            ModelKind.ADDITIVE: f'one curve per column, added up; or "{simple}", "mlp"',
+        }
+        return about.get(self.kind, 'on synthetic rows it did as well as curves ("additive"), with fewer weights')
 
     def _training(self) -> list[str]:
         by_row = not self.budget.by_device

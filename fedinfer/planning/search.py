@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def search(scenario: Scenario, facts: Facts) -> Found:
         ConfigError: no number of rounds can be planned within the budget; the reason is that of the fewest.
     """
     worlds = _worlds(scenario, facts)
-    settings = SETTINGS if scenario.privacy.unit is Unit.EXAMPLE else DEVICE_SETTINGS
+    settings = DEVICE_SETTINGS if _whole_devices(scenario.privacy.unit) else SETTINGS
     table: dict[tuple[int, ModelKind], np.ndarray] = {}
     refused: ConfigError | None = None
     for rounds in _tried(scenario, facts):
@@ -114,8 +115,19 @@ def search(scenario: Scenario, facts: Facts) -> Found:
 
 
 def _tried(scenario: Scenario, facts: Facts) -> tuple[int, ...]:
-    many = scenario.privacy.unit is not Unit.EXAMPLE or facts.devices > MANY_DEVICES
+    many = _whole_devices(scenario.privacy.unit) or facts.devices > MANY_DEVICES
     return DEVICE_ROUNDS if many else ROUNDS
+
+
+def _whole_devices(unit: Unit) -> bool:
+    """Whether devices descend by themselves and are protected as a whole, if at all."""
+    match unit:
+        case Unit.EXAMPLE:
+            return False
+        case Unit.DEVICE | Unit.NONE:
+            return True
+        case _:
+            assert_never(unit)
 
 
 def _terms(scenario: Scenario, facts: Facts, dimension: int, rounds: int) -> Terms:
@@ -124,14 +136,14 @@ def _terms(scenario: Scenario, facts: Facts, dimension: int, rounds: int) -> Ter
     plan = make_plan(tried, facts.population(dimension), "local", ())
     # Shares of devices that are alive though nobody counts on them are in the sum as well.
     everybody = math.sqrt(plan.cohort / max(plan.train.mechanism.contributors, 1))
-    units = plan.train.sampling_rate * facts.rows if scenario.privacy.unit is Unit.EXAMPLE else plan.cohort
+    units = plan.cohort if _whole_devices(scenario.privacy.unit) else plan.train.sampling_rate * facts.rows
     wider = math.sqrt(max(1.0, len(facts.schema.columns) / MOST_COLUMNS))
     noise = plan.noise_multiplier * everybody * wider / units
     return Terms(rounds, noise, _terms_devices(scenario, facts))
 
 
 def _terms_devices(scenario: Scenario, facts: Facts) -> int:
-    if scenario.privacy.unit is Unit.EXAMPLE:
+    if not _whole_devices(scenario.privacy.unit):
         return 0
     return min(scenario.training.cohort or facts.devices, facts.devices, MOST_DEVICES)
 
@@ -171,5 +183,5 @@ def _mean_scores(
 
 
 def _rows(world: World, kind: ModelKind, facts: Facts) -> Rows:
-    x = world.additive if kind is ModelKind.ADDITIVE else world.linear
+    x = {ModelKind.ADDITIVE: world.additive}.get(kind, world.linear)
     return Rows(x, world.y, facts.schema.label_range is not None)
