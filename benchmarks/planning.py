@@ -26,7 +26,7 @@ from fedinfer.data import Federation, load
 from fedinfer.errors import ConfigError
 from fedinfer.planning.facts import facts_of
 from fedinfer.planning.search import DEVICE_SETTINGS, SETTINGS, _terms, _tried, _whole_devices, kinds_of
-from fedinfer.planning.trial import Rows, Setting, Terms, scores
+from fedinfer.planning.trial import Setting, TrialRows, TrialTerms, scores
 from fedinfer.training.models.build import build_model
 
 USUAL = (
@@ -81,7 +81,7 @@ def compared(folder: Path, frame: Any, label: str, device: str) -> dict[str, Any
     }
 
 
-def rows_of(federation: Federation, kind: ModelKind, *, held_out: bool) -> Rows:
+def rows_of(federation: Federation, kind: ModelKind, *, held_out: bool) -> TrialRows:
     devices = federation.devices.values()
     x = federation.test[0] if held_out else np.concatenate([device.train_x for device in devices])
     y = federation.test[1] if held_out else np.concatenate([device.train_y for device in devices])
@@ -89,12 +89,14 @@ def rows_of(federation: Federation, kind: ModelKind, *, held_out: bool) -> Rows:
     prepared = model.prepare(torch.from_numpy(np.array(x, np.float32))).numpy()
     features = np.concatenate([prepared, np.ones((len(x), 1), np.float32)], axis=1)
     if federation.schema.label_range is None:
-        return Rows(features, y.astype(np.float32), number=False)
+        return TrialRows(features, y.astype(np.float32), number=False)
     low, high = federation.schema.label_range
-    return Rows(features, (2 * (np.clip(y, low, high) - low) / (high - low) - 1).astype(np.float32), number=True)
+    return TrialRows(features, (2 * (np.clip(y, low, high) - low) / (high - low) - 1).astype(np.float32), number=True)
 
 
-def mean_scores(train: Rows, judged: Rows, settings: tuple[Setting, ...], terms: Terms) -> npt.NDArray[Any]:
+def mean_scores(
+    train: TrialRows, judged: TrialRows, settings: tuple[Setting, ...], terms: TrialTerms
+) -> npt.NDArray[Any]:
     found = [scores(train, judged, settings, terms, np.random.default_rng(seed)) for seed in range(SEEDS)]
     return np.mean(found, axis=0)
 

@@ -13,7 +13,7 @@ from fedinfer.config import ModelKind, Scenario, override
 from fedinfer.coordinator import make_plan
 from fedinfer.errors import ConfigError
 from fedinfer.planning.facts import Facts
-from fedinfer.planning.trial import Rows, Setting, Terms, scores
+from fedinfer.planning.trial import Setting, TrialRows, TrialTerms, scores
 from fedinfer.planning.worlds import MOST_COLUMNS, World, cut, draw_world, hat_inputs_of, inputs_of
 from fedinfer.system import simulation_rng
 from fedinfer.types import Unit
@@ -107,7 +107,7 @@ def search(scenario: Scenario, facts: Facts) -> Found:
         raise refused or ConfigError("no number of rounds was tried")
     best = max(float(found.max()) for found in table.values())
     rounds, kind = next(tried for tried, found in table.items() if found.max() >= best - NEARLY)
-    freely = Terms(max(tried for tried, _ in table), 0.0, _terms_devices(scenario, facts))
+    freely = TrialTerms(max(tried for tried, _ in table), 0.0, _terms_devices(scenario, facts))
     bare = float(_mean_scores(worlds, kind, settings, freely, facts).max())
     chosen = int(table[rounds, kind].argmax())
     score = float(table[rounds, kind][chosen])
@@ -130,7 +130,7 @@ def _whole_devices(unit: Unit) -> bool:
             assert_never(unit)
 
 
-def _terms(scenario: Scenario, facts: Facts, dimension: int, rounds: int) -> Terms:
+def _terms(scenario: Scenario, facts: Facts, dimension: int, rounds: int) -> TrialTerms:
     """Rounds with the noise of their plan in one coordinate of a mean update, in clipping norms."""
     tried = override(scenario, {"training.rounds": rounds, "drift.rounds": more_rounds(rounds)})
     plan = make_plan(tried, facts.population(dimension), "local", ())
@@ -139,7 +139,7 @@ def _terms(scenario: Scenario, facts: Facts, dimension: int, rounds: int) -> Ter
     units = plan.cohort if _whole_devices(scenario.privacy.unit) else plan.train.sampling_rate * facts.rows
     wider = math.sqrt(max(1.0, len(facts.schema.columns) / MOST_COLUMNS))
     noise = plan.noise_multiplier * everybody * wider / units
-    return Terms(rounds, noise, _terms_devices(scenario, facts))
+    return TrialTerms(rounds, noise, _terms_devices(scenario, facts))
 
 
 def _terms_devices(scenario: Scenario, facts: Facts) -> int:
@@ -172,7 +172,7 @@ def _worlds(scenario: Scenario, facts: Facts) -> Sequence[tuple[World, World]]:
 
 
 def _mean_scores(
-    worlds: Sequence[tuple[World, World]], kind: ModelKind, settings: Sequence[Setting], terms: Terms, facts: Facts
+    worlds: Sequence[tuple[World, World]], kind: ModelKind, settings: Sequence[Setting], terms: TrialTerms, facts: Facts
 ) -> np.ndarray:
     total = np.zeros(len(settings))
     for number, (train, judged) in enumerate(worlds):
@@ -182,6 +182,6 @@ def _mean_scores(
     return total / len(worlds)
 
 
-def _rows(world: World, kind: ModelKind, facts: Facts) -> Rows:
+def _rows(world: World, kind: ModelKind, facts: Facts) -> TrialRows:
     x = {ModelKind.ADDITIVE: world.additive}.get(kind, world.linear)
-    return Rows(x, world.y, facts.schema.label_range is not None)
+    return TrialRows(x, world.y, facts.schema.label_range is not None)

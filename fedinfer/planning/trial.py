@@ -42,7 +42,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class TrialRows:
     """What is learned from, or judged on.
 
     Args:
@@ -57,7 +57,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class TrialTerms:
     """How private training is.
 
     Args:
@@ -71,7 +71,9 @@ class Terms:
     devices: int = 0
 
 
-def scores(train: Rows, judged: Rows, settings: Sequence[Setting], terms: Terms, rng: np.random.Generator) -> Floats:
+def scores(
+    train: TrialRows, judged: TrialRows, settings: Sequence[Setting], terms: TrialTerms, rng: np.random.Generator
+) -> Floats:
     """How well each setting answers rows that it was not trained on.
 
     Args:
@@ -94,7 +96,7 @@ def scores(train: Rows, judged: Rows, settings: Sequence[Setting], terms: Terms,
     return np.asarray((_auc(outputs, judged.y) + accurate) / 2, np.float32)
 
 
-def trained(train: Rows, settings: Sequence[Setting], terms: Terms, rng: np.random.Generator) -> Floats:
+def trained(train: TrialRows, settings: Sequence[Setting], terms: TrialTerms, rng: np.random.Generator) -> Floats:
     """Weights after training.
 
     Args:
@@ -128,7 +130,7 @@ Update = Callable[[Floats, Floats], tuple[Floats, Floats]]
 """Weights and norms to the mean clipped update of the last output, (features, B), and the part that was not clipped."""
 
 
-def _row_updates(train: Rows) -> Update:
+def _row_updates(train: TrialRows) -> Update:
     length = _outputs_length(train) * np.linalg.norm(train.x, axis=1)[:, None]
     turned = np.ascontiguousarray(train.x.T)
 
@@ -140,7 +142,7 @@ def _row_updates(train: Rows) -> Update:
     return update
 
 
-def _device_updates(train: Rows, devices: int) -> Update:
+def _device_updates(train: TrialRows, devices: int) -> Update:
     each = len(train.y) // devices
     x = train.x[: devices * each].reshape(devices, each, -1)
     y = train.y[: devices * each].reshape(devices, each, 1)
@@ -161,12 +163,12 @@ def _device_updates(train: Rows, devices: int) -> Update:
     return update
 
 
-def _outputs_length(train: Rows) -> np.float32:
+def _outputs_length(train: TrialRows) -> np.float32:
     """Two outputs move by the same amount in opposite directions: the whole is sqrt(2) times as long as one."""
     return np.float32(1.0 if train.number else np.sqrt(2.0))
 
 
-def _outputs(rows: Rows, weights: Floats) -> Floats:
+def _outputs(rows: TrialRows, weights: Floats) -> Floats:
     """The number, or the log odds of class 1; (n, B)."""
     found: Floats = rows.x @ (weights[0] if rows.number else weights[1] - weights[0])
     return found

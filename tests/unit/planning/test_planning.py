@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from fedinfer.config import ModelKind, ModelSection, TrainingSection, load_scenario, override
 from fedinfer.planning import Facts, plan_defaults
 from fedinfer.planning.search import _worlds, search
-from fedinfer.planning.trial import LOCAL_RATE, LOCAL_STEPS, Rows, Setting, Terms, _auc, scores, trained
+from fedinfer.planning.trial import LOCAL_RATE, LOCAL_STEPS, Setting, TrialRows, TrialTerms, _auc, scores, trained
 from fedinfer.planning.watching import WORTHWHILE, plan_watching
 from fedinfer.planning.worlds import draw_world, inputs_of
 from fedinfer.schema import Categorical, Numeric, Schema
@@ -31,17 +31,19 @@ def facts(rows: int = 3500, devices: int = 10) -> Facts:
     return Facts(SCHEMA, devices, rows, rows // devices, rows // devices // 2, in_order=False)
 
 
-def halves(seed: int, schema: Schema = SCHEMA, share: float = 0.3, *, additive: bool = False) -> tuple[Rows, Rows]:
+def halves(
+    seed: int, schema: Schema = SCHEMA, share: float = 0.3, *, additive: bool = False
+) -> tuple[TrialRows, TrialRows]:
     world = draw_world(schema, 4000, share, 1.5, np.random.default_rng(seed))
     x = world.additive if additive else world.linear
     number = schema.label_range is not None
-    return Rows(x[:2000], world.y[:2000], number), Rows(x[2000:], world.y[2000:], number)
+    return TrialRows(x[:2000], world.y[:2000], number), TrialRows(x[2000:], world.y[2000:], number)
 
 
 @pytest.mark.parametrize("additive", [False, True])
 def test_without_noise_the_trial_reaches_what_logistic_regression_reaches(additive: bool) -> None:
     train, judged = halves(3, additive=additive)
-    ours = scores(train, judged, (Setting("fedadam", 0.1, 2.0),), Terms(200, 0.0), np.random.default_rng(0))[0]
+    ours = scores(train, judged, (Setting("fedadam", 0.1, 2.0),), TrialTerms(200, 0.0), np.random.default_rng(0))[0]
     peer = LogisticRegression(C=1e6, max_iter=5000).fit(train.x[:, :-1], train.y)
     chance = peer.predict_proba(judged.x[:, :-1])[:, 1]
     theirs = (roc_auc_score(judged.y, chance) + ((chance > 0.5) == judged.y).mean()) / 2
@@ -50,7 +52,7 @@ def test_without_noise_the_trial_reaches_what_logistic_regression_reaches(additi
 
 def test_without_noise_the_trial_of_a_number_reaches_what_hubers_regression_reaches() -> None:
     train, judged = halves(4, NUMBER, additive=True)
-    ours = scores(train, judged, (Setting("fedadam", 0.1, 2.0),), Terms(300, 0.0), np.random.default_rng(0))[0]
+    ours = scores(train, judged, (Setting("fedadam", 0.1, 2.0),), TrialTerms(300, 0.0), np.random.default_rng(0))[0]
     peer = HuberRegressor(epsilon=1.35, alpha=1e-6, max_iter=2000).fit(train.x[:, :-1], train.y)
     assert abs(ours - peer.score(judged.x[:, :-1], judged.y)) < 0.02
 
@@ -68,12 +70,12 @@ def test_a_round_of_the_trial_is_a_round_of_the_trainer(schema: Schema, additive
     trainer = load_trainer(ModelSection(kind=kind), schema, training, 1)
     module = trainer.module(trainer.initial())
     features = module.prepare(torch.from_numpy(raw)).numpy()
-    rows = Rows(np.column_stack([features, np.ones(60)]).astype(np.float32), _scaled(y, number), number)
+    rows = TrialRows(np.column_stack([features, np.ones(60)]).astype(np.float32), _scaled(y, number), number)
     setting, start = (Setting("fedavgm", 1.0, 0.7),), trainer.initial()
-    ours = trained(rows, setting, Terms(1, 0.0), rng)[..., 0]
+    ours = trained(rows, setting, TrialTerms(1, 0.0), rng)[..., 0]
     theirs = -trainer.gradient_sums(start, [(raw, y)], 1.0, 0.7, [rng], GradientEngine.PER_EXAMPLE)[0] / 60
     np.testing.assert_allclose(_flat(ours), theirs, atol=1e-6)
-    alone = trained(rows, (Setting("fedavgm", 1.0, 1e6),), Terms(1, 0.0, devices=1), rng)[..., 0]
+    alone = trained(rows, (Setting("fedavgm", 1.0, 1e6),), TrialTerms(1, 0.0, devices=1), rng)[..., 0]
     np.testing.assert_allclose(_flat(alone), trainer.updates(start, [(raw, y)], [rng])[0], atol=1e-6)
 
 
@@ -96,14 +98,14 @@ def test_the_area_under_the_curve_is_that_of_scikit_learn() -> None:
 def test_noise_costs_and_more_of_it_costs_more(devices: int) -> None:
     train, judged = halves(3)
     settings, rng = (Setting("fedavgm", 1.0, 1.0),) * 16, np.random.default_rng(0)
-    found = [scores(train, judged, settings, Terms(40, noise, devices), rng).mean() for noise in (0.0, 0.05, 0.3)]
+    found = [scores(train, judged, settings, TrialTerms(40, noise, devices), rng).mean() for noise in (0.0, 0.05, 0.3)]
     assert found[0] > found[1] > found[2]
 
 
 def test_an_adaptive_norm_makes_up_for_a_start_ten_times_too_large() -> None:
     train, _ = halves(3)
     far, near = (
-        trained(train, (Setting("fedavgm", 1.0, norm),), Terms(80, 0.0, 100), np.random.default_rng(0))
+        trained(train, (Setting("fedavgm", 1.0, norm),), TrialTerms(80, 0.0, 100), np.random.default_rng(0))
         for norm in (50.0, 0.5)
     )
     assert np.linalg.norm(far - near) < 0.3 * np.linalg.norm(near)
