@@ -2,7 +2,7 @@
 
 Same data, same budget, several seeds. Drift reports are off, so the whole budget goes into the rounds; nobody drops.
 Settings are in SETTINGS; docs/comparisons.md says how they were found, with seeds that are not reported. Rows without
-privacy are the same model on pooled rows, trained until it no longer gets better.
+privacy are the same model on pooled rows after 1,500 steps of Adam (`fedinfer.training.pooled`).
 
     python simulations/six_combinations.py [SEEDS] [ROUNDS] [protocol|ideal] [TABLE-UNIT-TRUST ...]
 """
