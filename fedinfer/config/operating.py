@@ -186,7 +186,7 @@ class DriftSection(Section):
     epsilon: Positive = Field(
         default=0.3,
         description="Budget that the reports of all windows share. With unit `device` training has the rest; with unit "
-        "`example` it may be all of `privacy.epsilon`, because no row of a window is trained on.",
+        "`example` it may be all of `privacy.epsilon` (more counts as all), because no row of a window is trained on.",
     )
     false_alarm_rate: OpenFraction = Field(default=0.05, description="Probability of any alarm in a quiet run.")
     mode: Literal["auto", "suggest"] = Field(

@@ -77,7 +77,7 @@ def plan_drift(scenario: Scenario, population: Population, rows: WindowRows = Wi
         rows: what windows are made of.
 
     Raises:
-        ConfigError: `drift.epsilon` is all of the budget, or no noise fits it.
+        ConfigError: `drift.epsilon` is all of a budget that training shares, or no noise fits it.
     """
     privacy, count = scenario.privacy, windows(scenario)
     if not count:
@@ -91,13 +91,9 @@ def plan_drift(scenario: Scenario, population: Population, rows: WindowRows = Wi
 
     if privacy.unit is Unit.NONE:
         return DriftPlan(settings(0.0), channels=channels)
-    split, limit = split_of(scenario, rows), scenario.drift.epsilon
-    # Rows of windows that are not trained on have the whole budget to themselves.
-    if split and limit > privacy.epsilon:
-        raise ConfigError(
-            f"[drift] epsilon {scenario.drift.epsilon} is more than [privacy] epsilon {privacy.epsilon}",
-            hint=f"set drift.epsilon to {privacy.epsilon:g} at most, or drift.enabled = false",
-        )
+    split = split_of(scenario, rows)
+    # Rows of windows that are not trained on have the whole budget to themselves, and no more than that.
+    limit = min(scenario.drift.epsilon, privacy.epsilon) if split else scenario.drift.epsilon
     if not split and scenario.drift.epsilon >= privacy.epsilon:
         raise ConfigError(
             f"[drift] epsilon {scenario.drift.epsilon} leaves nothing of [privacy] epsilon {privacy.epsilon}",

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -110,7 +111,8 @@ def push_version(server: Server, plan: RunPlan, progress: Progress) -> None:
     finally:  # an interrupted rollout is in the record as far as it came
         record = replace(progress.models[-1], rollout=steps.record())
         progress.models[-1] = record
-    _offer(server, state)
+    if not server.simulated:
+        _offer(server.folder, state)
     if state.phase is not Phase.DONE:
         raise GateFailed(
             f"version {state.version} was {state.phase} in wave {state.wave + 1}: {state.reason}", hint=hint_of(state)
@@ -121,10 +123,10 @@ def push_version(server: Server, plan: RunPlan, progress: Progress) -> None:
     server.repository.prune(server.scenario.rollout.keep_versions, {previous, *active.values()})
 
 
-def _offer(server: Server, state: RolloutState) -> None:
+def _offer(folder: Path, state: RolloutState) -> None:
     """What a rollout ended with, for devices that belong to no wave."""
-    if not server.simulated and state.phase in (Phase.DONE, Phase.ROLLED_BACK):
-        mirror(server.folder / "artifacts", server.folder / RELEASED)
+    if state.phase in (Phase.DONE, Phase.ROLLED_BACK):
+        mirror(folder / "artifacts", folder / RELEASED)
 
 
 def publish(

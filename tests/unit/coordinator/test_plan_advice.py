@@ -56,9 +56,17 @@ def test_rounds_are_searched_without_trying_them_all() -> None:
 
 
 def test_drift_that_takes_the_whole_budget_says_what_to_set() -> None:
-    with pytest.raises(ConfigError, match=r"\[drift\] epsilon 0.2 leaves nothing") as caught:
-        plan(load_scenario("heart", ["privacy.epsilon=0.1"]), HOSPITALS)
-    assert "0.02 for instance" in caught.value.hint
+    shared = ["privacy.unit=device", "privacy.epsilon=20", "drift.epsilon=20"]
+    with pytest.raises(ConfigError, match=r"\[drift\] epsilon 20.0 leaves nothing") as caught:
+        plan(load_scenario("digits", shared), fleet(200))
+    assert "4 for instance" in caught.value.hint
+
+
+def test_windows_whose_rows_are_not_trained_on_have_the_whole_budget_and_no_more() -> None:
+    small = plan(load_scenario("heart", ["privacy.epsilon=0.5"]), HOSPITALS)
+    assert 0.45 < small.drift_epsilon <= 0.5
+    assert small.planned is not None
+    assert small.planned.epsilon <= 0.5
 
 
 def test_noise_that_no_drift_budget_allows_names_the_key() -> None:
