@@ -5,6 +5,9 @@ Models: MLP 64-256-128-10 (50,826 parameters, 64 devices) and CNN 28x28 (206,922
 The engines take turns within one process; the least processor time of several rounds counts (one thread: on an idle
 machine that is the time that passes). Opacus' modes are hooks and ghost clipping (Bu et al. 2022); the faster one
 counts. A part of benchmarks/simulation.py.
+
+Keys: dpsgd_mlp_vs_opacus, dpsgd_mlp_vs_opacus_hooks, dpsgd_mlp_vs_nonprivate, dpsgd_cnn_vs_opacus,
+dpsgd_cnn_vs_opacus_hooks, dpsgd_cnn_vs_nonprivate.
 """
 
 from __future__ import annotations

@@ -84,8 +84,15 @@ class Trainer:
         Args:
             wanted: what the host asks for.
         """
-        known = self._program is not None or wanted is GradientEngine.PER_EXAMPLE
-        return wanted if known else GradientEngine.OPACUS if self._together else GradientEngine.PER_EXAMPLE
+        match wanted:
+            case GradientEngine.PER_EXAMPLE:
+                return wanted
+            case GradientEngine.BATCHED | GradientEngine.OPACUS if self._program is not None:
+                return wanted
+            case GradientEngine.BATCHED | GradientEngine.OPACUS:
+                return GradientEngine.OPACUS if self._together else GradientEngine.PER_EXAMPLE
+            case _:
+                assert_never(wanted)
 
     @cached_property
     def _together(self) -> bool:

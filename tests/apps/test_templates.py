@@ -99,7 +99,9 @@ def test_a_template_gives_every_option_of_its_command_and_no_other(words: tuple[
     command: click.Command = typer.main.get_command(app)
     for word in words:
         assert isinstance(command, click.Group)
-        command = command.commands[word]
+        found = command.get_command(click.Context(command), word)
+        assert found is not None
+        command = found
     known = {name for parameter in command.params for name in parameter.opts if name.startswith("--")}
     text = re.sub(r"\s+(?:\\\n)?\s*(?:- )?", " ", template.read_text())
     given = options(text.split(" ".join(("fedinfer", *words)), 1)[1].split("Restart")[0].split("network_mode")[0])

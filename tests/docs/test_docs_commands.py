@@ -23,7 +23,7 @@ PLACEHOLDER = re.compile(r"\[|\||\.\.\.|<")
 def _walk(words: list[str]) -> tuple[click.Command, list[str]]:
     command: click.Command = COMMAND
     while words and isinstance(command, click.Group) and not words[0].startswith("-"):
-        child = command.commands.get(words[0])
+        child = command.get_command(click.Context(command), words[0])
         assert child is not None, f"there is no command {words[0]!r} under {command.name!r}"
         command, words = child, words[1:]
     return command, words

@@ -84,7 +84,7 @@ BAD = {
     "cohort": (("training.cohort=5",), "heart", ["cohort", "5", "4"]),
     "factory": (("model.factory=no_such_module:model",), "heart", ["no_such_module"]),
     "label": (("data.label=nothing",), "heart", ["nothing"]),
-    "no room for drift": (("drift.epsilon=2.0",), "heart", ["drift", "2.0", "1.0"]),
+    "no room for drift": (("drift.epsilon=8.0",), "digits", ["drift", "8.0"]),
     "too few to hide": (("secure_aggregation.corruption_rate=0.6",), "heart", ["corrupt"]),
     "override": (("rounds",), "heart", ["rounds"]),
 }
@@ -184,15 +184,15 @@ def test_devices_whose_owners_budget_is_gone_end_the_run_with_3(
 
 
 def test_a_device_budget_below_that_of_the_run_ends_it_with_3(tmp_path: Path) -> None:
-    """Owners allow less than the server plans: rounds are released until their ledgers say no."""
+    """Owners allow less than the server plans: their ledgers say no to the first request, and nothing is spent."""
     out = tmp_path / "run"
     result = start(out, "privacy.device_epsilon=0.3", "drift.enabled=false", "fleet.dropout=0.0")
     assert result.exit_code == 3, result.output
     record = json.loads((out / "run.json").read_text())
-    released = [row for row in record["rounds"] if row["status"] == "released"]
-    assert 1 <= len(released) < 20
-    assert released[-1]["epsilon"] <= 0.3
-    assert "0.3" in said(result)
+    assert [row["status"] for row in record["rounds"]] == ["aborted"]
+    assert record["rounds"][0]["refused"] == 4
+    assert "all that it may ask for costs" in said(result)
+    assert "budget 0.3" in said(result)
 
 
 # --- 4 ---

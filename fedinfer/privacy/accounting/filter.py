@@ -54,6 +54,7 @@ from fedinfer.privacy.accounting.events import Event, InPart, Repeated, Single, 
 from fedinfer.privacy.accounting.ledger_records import Budget
 from fedinfer.privacy.accounting.parallel import History, PlainHistory, either, worlds
 from fedinfer.privacy.accounting.rdp import ORDERS, Curve, event_curve
+from fedinfer.privacy.rounding import at_most
 from fedinfer.types import Relation
 
 FILTER_ORDERS = (3, 6, 12, 24, 48, 96)
@@ -125,14 +126,16 @@ def refusal(history: History, promise: Promise, budget: Budget, relation: Relati
     """
     if math.isinf(budget.epsilon):
         return ""
-    whole = promised_events(promise)
-    kept = _is_within(history, promise)
-    if kept and account_history(flatten(whole), budget.delta, relation).epsilon <= budget.epsilon:
-        return ""
+    kept, cost = _is_within(history, promise), 0.0
+    if kept:
+        cost = account_history(flatten(promised_events(promise)), budget.delta, relation).epsilon
+        if cost <= budget.epsilon:
+            return ""
     share = _filter_share(promise, budget, relation)
     if share > 0 and all(_fits(world, budget.epsilon, share, relation) for world in worlds(history)):
         return ""
-    return "within its promise" if kept else "beyond its promise"
+    # A promise that does not fit is worth nothing, so a run that would end halfway does not begin.
+    return f"all that it may ask for costs {at_most(cost, 6)}" if kept else "this is beyond its promise"
 
 
 def promised_events(promise: Promise) -> tuple[Event, ...]:

@@ -344,7 +344,7 @@ class Ledger:
         if promise is not None:
             if not (why := refusal(history, promise_at(self._connection, promise), budget, relation)):
                 return ""
-            why = f"; {why}, asked by a server that may choose noise by what it saw"
+            why = f"; the server may choose noise by what it saw, and {why}"
         # Rényi bounds are quick and valid; the costly accountant is asked only when they say no.
         elif rdp_history_epsilon(history, budget.delta, relation) <= budget.epsilon:
             return ""

@@ -15,7 +15,7 @@ from fedinfer.coordinator.agenda import RunStep
 from fedinfer.errors import ConfigError
 from fedinfer.simulation.folder import EVENTS, EventLog, alone_in, count_lines
 from fedinfer.simulation.world import (
-    World,
+    SimulationKeeper,
     begin_world,
     begun_scenario,
     put_back,
@@ -55,7 +55,7 @@ def begun(tmp_path: Path) -> Path:
 
 def test_what_came_after_the_last_step_is_gone_and_what_people_read_stays(begun: Path) -> None:
     log, entropy = EventLog(begun, SystemClock(), "run"), SimulatedEntropy(1)
-    world = World(begun, entropy)
+    world = SimulationKeeper(begun, entropy)
     write(begun, "first")
     world.keep(None, STATE)
     write(begun, "second")
@@ -80,11 +80,11 @@ def test_what_came_after_the_last_step_is_gone_and_what_people_read_stays(begun:
 
 
 def test_a_step_without_a_push_keeps_the_files_of_the_push_before(begun: Path) -> None:
-    world = World(begun, SimulatedEntropy(1))
+    world = SimulationKeeper(begun, SimulatedEntropy(1))
     write(begun, "pushed")
     world.keep(RunStep.ROLL_OUT, STATE)
     write(begun, "window")
-    World(begun, SimulatedEntropy(1)).keep(RunStep.WINDOW, STATE)
+    SimulationKeeper(begun, SimulatedEntropy(1)).keep(RunStep.WINDOW, STATE)
     write(begun, "killed")
     put_back(begun, federation())
     assert read(begun) == ("pushed", ["pushed", "window"])
@@ -99,7 +99,7 @@ def test_a_run_that_kept_nothing_begins_in_an_empty_folder(begun: Path) -> None:
 def test_keys_last_as_long_as_the_run(begun: Path) -> None:
     first, again = (simulation_keys(begun).of("targets")[0].public_key.keyid for _ in range(2))
     assert first == again
-    World(begun, SimulatedEntropy(1)).end()
+    SimulationKeeper(begun, SimulatedEntropy(1)).end()
     assert not was_begun(begun)
     assert not (begun / "state").exists()
 
