@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from html import escape
@@ -28,8 +28,9 @@ from fedinfer.types import Json
 if TYPE_CHECKING:
     from fedinfer.device import RecordedPredictor
     from fedinfer.inference import Installed, Predictor
+    from fedinfer.sweeps import Tick
 
-__all__ = ["Device", "Run", "load_scenario", "open_device", "open_run", "resume", "run"]
+__all__ = ["Device", "Run", "load_scenario", "open_device", "open_run", "resume", "run", "sweep"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +254,50 @@ def resume(folder: Path | str, *, progress: bool = True) -> Run:
     return _followed(path, clock, progress, lambda emit: resume_local(prepared, path, clock, emit))
 
 
+def sweep(
+    scenario: Scenario | Path | str,
+    axes: Mapping[str, Sequence[Any]],
+    *,
+    seeds: int = 3,
+    out: Path | str | None = None,
+    jobs: int = 0,
+    rows: str = "own",
+    progress: bool = True,
+    **overrides: Any,
+) -> Any:
+    """Run every combination of values and return its table (`fedinfer sweep`); the folder has page and plots too.
+
+    Args:
+        scenario: as for `run`.
+        axes: values by key, as `{"privacy.epsilon": [1, 2, math.inf], "privacy.trust": ["local", "central"]}`; the
+            short names `epsilon`, `unit` and `trust` do as well.
+        seeds: runs of every setting, >= 1, with seeds from `scenario.seed` on.
+        out: folder; what an earlier sweep left there is not run again. None: sweeps/<scenario>.
+        jobs: processes at a time; 0: one per core.
+        rows: "own", "public" or "synthetic": whose rows train and judge.
+        progress: show a bar, in a terminal or a notebook.
+        **overrides: values for all runs, as for `run`.
+
+    Returns:
+        One row per cell, settings that could not run included: a pandas DataFrame, or a list of dicts without pandas.
+
+    Raises:
+        ConfigError: axes, scenario or folder are wrong.
+        StoreError: the folder cannot be written.
+    """
+    from fedinfer.sweeps import SweepSettings, frame, named_axes, rows_of, run_sweep, write_pictures, write_tables
+
+    base = _loaded(scenario, overrides)
+    folder = Path("sweeps") / base.scenario.name if out is None else Path(out)
+    chosen = range(base.scenario.seed, base.scenario.seed + seeds)
+    settings = SweepSettings(named_axes(axes), tuple(chosen), jobs=jobs, rows=rows_of(rows))
+    with _counter(progress) as tick:
+        found = run_sweep(base, settings, folder, SystemClock(), tick)
+    write_tables(folder, found.rows, found.document["figures"])
+    write_pictures(folder, found.to_json())
+    return frame(found.rows, found.document["figures"])
+
+
 def open_run(folder: Path | str) -> Run:
     """A run that is over, from its folder.
 
@@ -325,6 +370,12 @@ def _table(rows: list[Json]) -> Any:
     except ImportError:
         return rows
     return pandas.DataFrame(rows)
+
+
+def _counter(wanted: bool) -> AbstractContextManager[Callable[[Tick], None]]:
+    from fedinfer.report import counting_bar
+
+    return counting_bar() if wanted else nullcontext(lambda tick: None)
 
 
 def _bar(wanted: bool) -> AbstractContextManager[Listener]:

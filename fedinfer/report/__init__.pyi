@@ -5,7 +5,11 @@ from .limits import limits as limits
 from .limits import one_more as one_more
 from .page import loop_of as loop_of
 from .page import write_report as write_report
+from .progress import counting_bar as counting_bar
 from .progress import progress_bar as progress_bar
+from .sweep_charts import sweep_plots as sweep_plots
+from .sweep_page import honest as honest
+from .sweep_page import render_sweep as render_sweep
 from .verdict import found_classes as found_classes
 from .verdict import metric_words as metric_words
 from .verdict import parts as parts

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -39,3 +40,16 @@ def progress_bar() -> Iterator[Listener]:
                     pass
 
         yield listen
+
+
+@contextmanager
+def counting_bar() -> Iterator[Callable[[Any], None]]:
+    """A bar for many runs.
+
+    Yields:
+        Takes a `fedinfer.sweeps.Tick`, or anything else with `done` and `total`.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task("runs", total=None)
+        yield lambda tick: bar.update(task, completed=tick.done, total=tick.total)

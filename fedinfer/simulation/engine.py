@@ -52,7 +52,19 @@ def prepare_local(scenario: Scenario) -> Prepared:
     Raises:
         FedInferError: scenario or data are wrong, or the plan is not possible.
     """
-    federation = load(scenario)
+    return prepare_federation(scenario, load(scenario))
+
+
+def prepare_federation(scenario: Scenario, federation: Federation) -> Prepared:
+    """Plan a run with rows that were read or made already, without writing anything.
+
+    Args:
+        scenario: what was asked for.
+        federation: its devices and rows.
+
+    Raises:
+        FedInferError: scenario and data do not fit, or the plan is not possible.
+    """
     check_against_data(scenario, federation)
     trainer = load_trainer(scenario.model, federation.schema, scenario.training, scenario.scenario.seed)
     plan_simulation(scenario, federation, trainer.dimension, LOCAL)
