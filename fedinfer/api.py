@@ -136,6 +136,33 @@ class Run:
             raise NoModel(f"{self.folder}: no device of this run has a model", hint="look at run.models and run.record")
         return max(found, key=lambda each: each.version)
 
+    def to_mlflow(self, uri: str = "", experiment: str = "fedinfer") -> None:
+        """Log the run to MLflow (`fedinfer compare --mlflow`): parameters, figures, one step per round, run.json.
+
+        Args:
+            uri: of the tracking server or store; empty: what MLFLOW_TRACKING_URI says.
+            experiment: name; made when it is missing.
+
+        Raises:
+            TransportError: the server or store refuses.
+        """
+        from fedinfer.sweeps import exported, to_mlflow
+
+        to_mlflow([exported(self.folder)], uri, experiment, SystemClock())
+
+    def to_tensorboard(self, folder: Path | str) -> None:
+        """Write event files for TensorBoard (`fedinfer compare --tensorboard`).
+
+        Args:
+            folder: what `tensorboard --logdir` gets; the run gets a folder of its own in it.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        from fedinfer.sweeps import exported, to_tensorboard
+
+        to_tensorboard([exported(self.folder)], Path(folder), SystemClock())
+
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self._headlines())
         title = escape(f"{self.record['scenario']}: {self.record['description']}")

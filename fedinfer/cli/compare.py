@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
+from fedinfer.cli.tracking import ExperimentOption, MlflowOption, TensorboardOption, track
 from fedinfer.errors import StoreError
 from fedinfer.types import Json
 
@@ -19,11 +20,14 @@ Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders that
 def compare(
     runs: Runs,
     out: Annotated[Path | None, typer.Option(help="write all figures to this CSV file")] = None,
+    mlflow: MlflowOption = None,
+    experiment: ExperimentOption = "fedinfer",
+    tensorboard: TensorboardOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show finished runs side by side, and what makes them not comparable."""
     with errors_to_exit():
-        from fedinfer.sweeps import compare_runs, csv_of
+        from fedinfer.sweeps import compare_runs, csv_of, exported
 
         found = compare_runs(runs)
         if out is not None:
@@ -31,6 +35,8 @@ def compare(
                 out.write_text(csv_of(found.rows, list(found.rows[0])), encoding="utf-8", newline="")
             except OSError as error:
                 raise StoreError(f"{out} cannot be written: {error}", hint="--out compared.csv") from error
+        if mlflow is not None or tensorboard is not None:
+            track([exported(run) for run in runs], mlflow, experiment, tensorboard)
     if json:
         print_json({"runs": list(found.rows), "notes": list(found.notes)})
         return

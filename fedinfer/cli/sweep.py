@@ -15,6 +15,7 @@ from rich.table import Table
 
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
 from fedinfer.cli.run import QUIET_ENVIRONMENT
+from fedinfer.cli.tracking import ExperimentOption, MlflowOption, TensorboardOption, track
 from fedinfer.config import load_scenario
 from fedinfer.errors import ConfigError
 from fedinfer.privacy import at_most
@@ -62,15 +63,34 @@ def sweep(
     budget: Annotated[
         float | None, typer.Option(callback=a_number, help="recommend the best setting with at most this epsilon")
     ] = None,
+    private_selection: Annotated[
+        float | None,
+        typer.Option(
+            callback=a_number,
+            help="expected number of runs: release the best setting alone, by its figure on public rows; charged for",
+        ),
+    ] = None,
     core_watts: Annotated[float, typer.Option(min=0.1, help="power of a busy core, W, to estimate energy")] = 10.0,
     keep_models: Annotated[bool, typer.Option("--keep-models", help="keep models and devices of every run")] = False,
+    mlflow: MlflowOption = None,
+    experiment: ExperimentOption = "fedinfer",
+    tensorboard: TensorboardOption = None,
     json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress, only the result")] = False,
 ) -> None:
     """Run every combination of privacy budgets and other values: a table, a page, a recommended setting."""
     with errors_to_exit():
         os.environ.update(QUIET_ENVIRONMENT)
-        from fedinfer.sweeps import SweepRows, SweepSettings, Wish, run_sweep, write_pictures, write_tables
+        from fedinfer.sweeps import (
+            SweepRows,
+            SweepSettings,
+            Wish,
+            run_sweep,
+            runs_of,
+            select_privately,
+            write_pictures,
+            write_tables,
+        )
 
         fixed, axes = _axes(epsilon, unit, trust, overrides or ())
         base = load_scenario(scenario, fixed)
@@ -84,11 +104,18 @@ def sweep(
             core_watts=core_watts,
             keep_models=keep_models,
         )
+        if private_selection is not None:
+            with _progress(not (json or quiet)) as tick:
+                chosen = select_privately(base, settings, private_selection, folder, SystemClock(), tick)
+            print_json(chosen) if json else _explain_selection(chosen, folder)
+            return
         with _progress(not (json or quiet)) as tick:
             found = run_sweep(base, settings, folder, SystemClock(), tick)
         document = found.to_json()
         write_tables(folder, found.rows, found.document["figures"])
         write_pictures(folder, document)
+        if mlflow is not None or tensorboard is not None:
+            track(runs_of(found, folder), mlflow, experiment, tensorboard)
     if json:
         print_json({**document, "results": list(found.rows)})
     else:
@@ -174,6 +201,17 @@ def _explain(found: Sweep, folder: Path) -> None:
     for line in honest(document):
         _say(line)
     _say(f"{folder}/sweep.html, results.csv, plots/")
+
+
+def _explain_selection(chosen: Json, folder: Path) -> None:
+    setting = ", ".join(f"{name} {value}" for name, value in chosen["setting"].items())
+    _say(
+        f"chosen: {setting}, {'no score' if chosen['score'] is None else format(chosen['score'], '.3f')} on public rows"
+    )
+    if chosen["refused"]:
+        _say(f"{len(chosen['refused'])} settings could not run; selection.json says why")
+    _say(chosen["said"])
+    _say(f"{folder}/selection.json, selected/")
 
 
 def _line(setting: Json, names: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ from fedinfer.privacy.accounting.filter import Promise, PromiseLine
 from fedinfer.privacy.accounting.group import group_epsilon, with_missing_shares
 from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Budget, Ledger, Protected, Refusal
 from fedinfer.privacy.accounting.parallel import either
+from fedinfer.privacy.accounting.selection import Repetitions, repetitions_of, selection_epsilon
 from fedinfer.privacy.charges import (
     TRAINED,
     WATCHED,
@@ -88,6 +89,7 @@ __all__ = [
     "Protected",
     "Refusal",
     "Repeated",
+    "Repetitions",
     "Rounding",
     "SecureStream",
     "SimulatedStream",
@@ -124,7 +126,9 @@ __all__ = [
     "protected_of",
     "read_event",
     "relation_of",
+    "repetitions_of",
     "rounding_of",
+    "selection_epsilon",
     "server_charge",
     "split_of",
     "start_noise",

@@ -129,7 +129,10 @@ def honest(sweep: Json) -> list[str]:
         )
     if unprotected:
         lines.append(f"{plural(unprotected, 'run')} without privacy protected nobody: show their figures to nobody.")
-    lines.append("If the rows are of real people, tune with --rows public or --rows synthetic.")
+    lines.append(
+        "If the rows are of real people, tune with --rows public or --rows synthetic, or let --private-selection "
+        "charge for the choice."
+    )
     return lines
 
 

@@ -15,6 +15,7 @@ from fedinfer.device import DeviceResponder
 from fedinfer.errors import ConfigError
 from fedinfer.flower import CohortClientApp, make_server_app
 from fedinfer.ports import Clock, Listener
+from fedinfer.privacy import Event
 from fedinfer.simulation.coordinate import plan_simulation, run_simulation
 from fedinfer.simulation.folder import alone_in
 from fedinfer.simulation.grid import LocalGrid
@@ -70,6 +71,20 @@ def prepare_federation(scenario: Scenario, federation: Federation) -> Prepared:
     plan_simulation(scenario, federation, trainer.dimension, LOCAL)
     rehearse(scenario, federation.schema, trainer, GradientEngine.BATCHED, SystemClock())
     return Prepared(scenario, federation)
+
+
+def planned_events(prepared: Prepared) -> tuple[Event, ...]:
+    """Everything that a run may release of private rows, triggered retraining included; nothing is run.
+
+    Args:
+        prepared: from `prepare_federation`.
+
+    Returns:
+        Events for the accountant; empty without privacy.
+    """
+    scenario, federation = prepared.scenario, prepared.federation
+    trainer = load_trainer(scenario.model, federation.schema, scenario.training, scenario.scenario.seed)
+    return plan_simulation(scenario, federation, trainer.dimension, LOCAL).events.all
 
 
 def run_local(prepared: Prepared, folder: Path, clock: Clock, emit: Listener) -> Json:

@@ -2,6 +2,10 @@
 
 from .advice import Wish as Wish
 from .compare import compare_runs as compare_runs
+from .export import Exported as Exported
+from .export import exported as exported
+from .export import to_mlflow as to_mlflow
+from .export import to_tensorboard as to_tensorboard
 from .grid import Axis as Axis
 from .grid import axis_of as axis_of
 from .grid import check_axes as check_axes
@@ -13,6 +17,8 @@ from .run import Sweep as Sweep
 from .run import SweepSettings as SweepSettings
 from .run import Tick as Tick
 from .run import run_sweep as run_sweep
+from .run import runs_of as runs_of
+from .selection import select_privately as select_privately
 from .tables import csv_of as csv_of
 from .tables import frame as frame
 from .tables import write_tables as write_tables

@@ -50,21 +50,35 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     Raises:
         ConfigError: one holds no run.json of this schema.
     """
-    records = [_read(folder) for folder in folders]
-    rows = tuple(_row(str(folder), record) for folder, record in zip(folders, records, strict=True))
+    records = [read_run(folder) for folder in folders]
+    rows = tuple(row_of_run(str(folder), record) for folder, record in zip(folders, records, strict=True))
     return Comparison(rows, (*_different(rows), *_chance(rows, records)))
 
 
-def _read(folder: Path) -> Json:
+def read_run(folder: Path) -> Json:
+    """run.json of a finished run.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        ConfigError: no run.json of this schema.
+    """
     try:
         record: Json = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        _row("", record)
+        row_of_run("", record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{folder / 'run.json'}: {error!r}", hint="give folders of finished runs") from error
     return record
 
 
-def _row(name: str, record: Json) -> Json:
+def row_of_run(name: str, record: Json) -> Json:
+    """`SETTINGS` and figures of a run.
+
+    Args:
+        name: for the column `run`.
+        record: run.json, schema 1.
+    """
     privacy, sums = record["privacy"], record["secure_aggregation"]
     settings = (
         name, record["scenario"], record["seed"], record["model"]["kind"], record["model"]["parameters"],

@@ -10,7 +10,7 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.config import Scenario
+from fedinfer.config import Scenario, override
 from fedinfer.data import DeviceData, Federation, load
 from fedinfer.errors import ConfigError
 from fedinfer.schema import Categorical, Numeric, Schema, Text
@@ -71,6 +71,20 @@ def prepared_for(scenario: Scenario, rows: str) -> Prepared:
             assert_never(unknown)
 
 
+def prepared_for_selection(scenario: Scenario, split: int) -> Prepared:
+    """A scenario for private selection: one fixed split of the rows, whatever the seed of the run is.
+
+    Args:
+        scenario: of a run, with its own seed.
+        split: seed by which rows are public and belong to devices.
+
+    Raises:
+        FedInferError: as `prepared_for`.
+    """
+    federation = load(override(scenario, {"scenario.seed": split}))
+    return prepare_federation(scenario, selection_federation(federation, simulation_rng(split, "selection", "judged")))
+
+
 def public_federation(federation: Federation, test_fraction: float, rng: np.random.Generator) -> Federation:
     """Devices as large as the real ones, whose rows are drawn with replacement from public rows.
 
@@ -85,11 +99,7 @@ def public_federation(federation: Federation, test_fraction: float, rng: np.rand
         ConfigError: too few public rows.
     """
     x, y = federation.public
-    if len(y) < FEWEST_PUBLIC:
-        raise ConfigError(
-            f"{len(y)} public rows: a sweep on them needs {FEWEST_PUBLIC}",
-            hint="[data] public_fraction makes a part of the table public; or --rows synthetic",
-        )
+    _check_enough(len(y), "[data] public_fraction makes a part of the table public; or --rows synthetic")
     order = rng.permutation(len(y))
     held = max(round(max(test_fraction, 0.1) * len(y)), 1)
     test, train = order[:held], order[held:]
@@ -124,6 +134,33 @@ def synthetic_federation(federation: Federation, rng: np.random.Generator) -> Fe
         for name, data in federation.devices.items()
     }
     return _with(replace(federation, public=make(len(federation.public[1]))), devices)
+
+
+def selection_federation(federation: Federation, rng: np.random.Generator) -> Federation:
+    """The devices' own training rows, and public rows wherever a run judges or predicts.
+
+    So everything that a run says follows from its private releases and from public rows.
+
+    Args:
+        federation: with public rows.
+        rng: the draw of the public rows that stand for held-out ones, with replacement.
+
+    Raises:
+        ConfigError: too few public rows.
+    """
+    x, y = federation.public
+    _check_enough(len(y), "[data] public_fraction makes a part of the table public")
+
+    def judged(data: DeviceData) -> DeviceData:
+        chosen = rng.choice(len(y), len(data.test_y))
+        return DeviceData(data.train_x, data.train_y, x[chosen], y[chosen], data.in_order)
+
+    return _with(federation, {name: judged(data) for name, data in federation.devices.items()})
+
+
+def _check_enough(count: int, hint: str) -> None:
+    if count < FEWEST_PUBLIC:
+        raise ConfigError(f"{count} public rows: this needs {FEWEST_PUBLIC}", hint=hint)
 
 
 class _Maker:

@@ -15,6 +15,7 @@ from fedinfer.ports import Clock
 from fedinfer.sweeps import folder as cells_folder
 from fedinfer.sweeps.advice import Advice, Wish, advise, looking
 from fedinfer.sweeps.content import code_version, content_key
+from fedinfer.sweeps.export import Exported, exported
 from fedinfer.sweeps.figures import FIGURES, row_of
 from fedinfer.sweeps.folder import CellStatus, Outcome
 from fedinfer.sweeps.grid import EPSILON, SEED, SHORT, TRUST, UNIT, Axis, Cell, cells, check_axes, columns, scenario_of
@@ -119,7 +120,7 @@ def run_sweep(
     grid = cells(settings.axes, settings.seeds)
     with cells_folder.opened(folder):
         keys, refusals, jobs = _resolve(base, grid, settings, folder)
-        failures = _carry_out(jobs, settings, folder, clock, tick, len(set(filter(None, keys))))
+        failures = carry_out(jobs, settings, folder, clock, tick, len(set(filter(None, keys))))
         rows = tuple(
             _row(base, cell, key, refusal or failures.get(key), settings, folder)
             for cell, key, refusal in zip(grid, keys, refusals, strict=True)
@@ -160,7 +161,7 @@ def _resolve(
     return keys, refusals, jobs
 
 
-def _carry_out(
+def carry_out(
     jobs: dict[str, Json],
     settings: SweepSettings,
     folder: Path,
@@ -168,7 +169,19 @@ def _carry_out(
     tick: Callable[[Tick], None],
     total: int,
 ) -> dict[str, Outcome]:
-    """Run the missing cells; returns those that left nothing behind."""
+    """Run the missing cells.
+
+    Args:
+        jobs: by key.
+        settings: of the sweep.
+        folder: of the sweep.
+        clock: for the pace.
+        tick: is told how far it is.
+        total: runs, with those that are there already.
+
+    Returns:
+        Cells that left nothing behind.
+    """
     names, failures, start = list(jobs), {}, clock.seconds()
     cached, refused = total - len(jobs), 0
     tick(Tick(cached, total, cached, 0, None))
@@ -222,3 +235,22 @@ def _summed(base: Scenario, settings: SweepSettings, rows: tuple[Json, ...]) -> 
 
 def _plain(value: object) -> object:
     return str(value) if isinstance(value, float) and math.isinf(value) else json.loads(json.dumps(value, default=str))
+
+
+def runs_of(sweep: Sweep, folder: Path) -> list[Exported]:
+    """Every run of a sweep once, for trackers; cells without a run are left out.
+
+    Args:
+        sweep: from `run_sweep`.
+        folder: of the sweep.
+    """
+    names = [*sweep.document["columns"], SHORT[SEED]]
+    ran = {row["key"]: row for row in reversed(sweep.rows) if row["utility"] is not None}
+    return [
+        exported(
+            folder / cells_folder.CELLS / key,
+            f"{sweep.document['scenario']}-{key[:8]}",
+            {name: row[name] for name in names},
+        )
+        for key, row in ran.items()
+    ]

@@ -48,7 +48,7 @@ def carry_out(job: Json) -> Json:
     """Run one cell and complete its folder.
 
     Args:
-        job: `scenario` (flat), `rows`, `part` (folder), `keep`.
+        job: `scenario` (flat), `rows`, `part` (folder), `keep`; for private selection the seed `split`.
 
     Returns:
         `status` and `reason`; the folder has everything else.
@@ -81,11 +81,12 @@ def _ended(job: Json, part: Path) -> tuple[CellStatus, str, str]:
 
 def _run(job: Json, part: Path) -> None:
     from fedinfer.simulation import EventLog, run_local
-    from fedinfer.sweeps.rows import prepared_for
+    from fedinfer.sweeps.rows import prepared_for, prepared_for_selection
     from fedinfer.system import SystemClock
 
     clock = SystemClock()
-    prepared = prepared_for(from_flat(job["scenario"]), job["rows"])
+    scenario, split = from_flat(job["scenario"]), job.get("split")
+    prepared = prepared_for(scenario, job["rows"]) if split is None else prepared_for_selection(scenario, split)
     run_local(prepared, part, clock, EventLog(part, clock))
 
 

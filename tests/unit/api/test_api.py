@@ -99,3 +99,16 @@ def test_every_name_at_the_door_opens() -> None:
         assert getattr(fedinfer, name) is not None
     with pytest.raises(AttributeError):
         fedinfer.nothing  # noqa: B018  # the access is the test
+
+
+@pytest.mark.slow
+def test_a_sweep_is_a_data_frame(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    table = fedinfer.sweep(
+        "heart", {"epsilon": [1, 4]}, seeds=1, jobs=1, out=tmp_path / "s", progress=False, rows="synthetic",
+        training__rounds=1, drift__windows=0,
+    )  # fmt: skip
+    assert isinstance(table, pandas.DataFrame)
+    assert list(table["epsilon"]) == [1.0, 4.0]
+    assert (table["status"] == "completed").all()
+    assert (tmp_path / "s" / "sweep.html").is_file()

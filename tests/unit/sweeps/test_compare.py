@@ -26,7 +26,10 @@ def a_run(folder: Path, *, seed: int = 1, unit: str = "example", interval: tuple
         "metrics": {"accuracy": 0.8}, "judgement": {"value": sum(interval) / 2, "interval": list(interval)},
         "pooled": {}, "privacy": privacy, "secure_aggregation": {"mode": "ideal", "robust": "mean"},
         "models": [], "drift": {"alarms": []},
-        "rounds": [{"status": "released", "bytes_up_per_device": 5, "bytes_down_per_device": 6}] * 2,
+        "rounds": [
+            {"round": number, "status": "released", "bytes_up_per_device": 5, "bytes_down_per_device": 6}
+            for number in (1, 2)
+        ],
     }  # fmt: skip
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps(record))

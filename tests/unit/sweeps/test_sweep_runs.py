@@ -14,7 +14,7 @@ import pytest
 
 from fedinfer.config import load_scenario
 from fedinfer.errors import ConfigError
-from fedinfer.sweeps import Axis, SweepSettings, Tick, run_sweep
+from fedinfer.sweeps import Axis, SweepSettings, Tick, run_sweep, select_privately
 from fedinfer.sweeps.folder import CellStatus, Outcome, finish, found, opened, part_of
 from fedinfer.sweeps.pool import carry_out_all
 from fedinfer.system import SystemClock
@@ -124,6 +124,47 @@ def test_a_process_that_dies_is_one_failed_cell(tmp_path: Path) -> None:
         sys.path.remove(str(tmp_path))
     assert [answers[n]["status"] for n in (0, 1)] == ["failed", "failed"]
     assert "exit code 9" in answers[0]["reason"]
+
+
+@pytest.mark.slow
+def test_private_selection_releases_the_best_run_alone_and_charges_more_than_one_run(tmp_path: Path) -> None:
+    base = load_scenario("heart", [*QUICK, "data.public_fraction=0.2"])
+    axes = (Axis("training.server_learning_rate", (0.01, 1.0)),)
+    ticks: list[Tick] = []
+    settings = SweepSettings(axes, jobs=1)
+    result = select_privately(base, settings, 3.0, tmp_path / "s", SystemClock(), ticks.append)
+    assert {path.name for path in (tmp_path / "s").iterdir()} == {
+        "cells", "selected", "selection.json", "workers.log", ".lock",
+    }  # fmt: skip
+    assert not list((tmp_path / "s" / "cells").iterdir())
+    assert result["epsilon"] > base.privacy.epsilon
+    assert result["candidates"] == 2
+    record = json.loads((tmp_path / "s" / "selected" / "run.json").read_text())
+    assert record["metrics"]["accuracy"] == result["score"]
+    assert "pooled" not in record  # it follows from private rows without noise
+    assert record["metrics"]["rows"] == sum(part["rows"] for part in record["judgement"]["devices"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "axes", "message"),
+    [
+        ([], [Axis("training.rounds", (1, 2))], "0 public rows"),
+        (["data.public_fraction=0.2"], [Axis("privacy.epsilon", (float("inf"),))], "without privacy"),
+        (["data.public_fraction=0.2"], [Axis("privacy.delta", (1e-5, 1e-6))], "different values of privacy.delta"),
+    ],
+)
+def test_what_no_selection_can_cover_is_refused(
+    overrides: list[str], axes: list[Axis], message: str, tmp_path: Path
+) -> None:
+    base = load_scenario("heart", [*QUICK, *overrides])
+    with pytest.raises(ConfigError, match=message):
+        select_privately(base, SweepSettings(tuple(axes)), 3.0, tmp_path / "s", SystemClock(), lambda tick: None)
+
+
+def test_a_selection_does_not_remove_a_sweep(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").touch()
+    with pytest.raises(ConfigError, match="holds a sweep"):
+        select_privately(load_scenario("heart"), SweepSettings(()), 3.0, tmp_path, SystemClock(), lambda tick: None)
 
 
 def _alive(pid: str) -> bool:
