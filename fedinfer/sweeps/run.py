@@ -198,8 +198,13 @@ def carry_out(
 
     finished: list[int] = []
     if jobs:
-        carry_out_all(list(jobs.values()), settings.jobs or os.cpu_count() or 1, folder, done)
+        carry_out_all(list(jobs.values()), settings.jobs or _cores(), folder, done)
     return failures
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _row(base: Scenario, cell: Cell, key: str, outcome: Outcome | None, settings: SweepSettings, folder: Path) -> Json:
