@@ -191,8 +191,9 @@ def _explain(found: Sweep, folder: Path) -> None:
     document = found.document
     names = document["columns"]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for title in (*names, "seeds", metric_words(document["metric"]), "worst group", "epsilon spent", ""):
-        table.add_column(title)
+    for title in (*names, "seeds", metric_words(document["metric"]), "worst", "spent"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("", overflow="fold")
     for each in found.settings:
         table.add_row(*_line(each.to_json(), names))
     stdout.print(table, markup=False, highlight=False)

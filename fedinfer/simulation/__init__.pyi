@@ -4,8 +4,8 @@ from .coordinate import RUN_ID as RUN_ID
 from .coordinate import open_server as open_server
 from .coordinate import run_simulation as run_simulation
 from .engine import Prepared as Prepared
-from .engine import prepare_again as prepare_again
 from .engine import planned_events as planned_events
+from .engine import prepare_again as prepare_again
 from .engine import prepare_federation as prepare_federation
 from .engine import prepare_local as prepare_local
 from .engine import resume_local as resume_local

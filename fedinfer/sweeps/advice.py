@@ -87,7 +87,7 @@ def _for_utility(unit: str, settings: Sequence[Setting], wish: Wish, sign: float
         f"The smallest epsilon whose 95 % interval lies on the right side of {target:g}{within}: {_words(chosen)}. "
         f"Among equal epsilons the one that trusts least."
     )
-    return Advice(unit, chosen, reason + _few(chosen))
+    return Advice(unit, chosen, reason + _useless(chosen, sign) + _few(chosen))
 
 
 def _for_budget(unit: str, settings: Sequence[Setting], budget: float, sign: float) -> Advice:
@@ -108,7 +108,7 @@ def _for_budget(unit: str, settings: Sequence[Setting], budget: float, sign: flo
             f"{_words(chosen)}. The best mean with epsilon up to {budget:g} is {_words(best)}; this one lies within "
             "its 95 % interval and trusts less, or as little with a smaller epsilon."
         )
-    return Advice(unit, chosen, reason + _few(chosen))
+    return Advice(unit, chosen, reason + _useless(chosen, sign) + _few(chosen))
 
 
 def looking(rows: Sequence[Json], rows_kind: str) -> Json:
@@ -157,6 +157,16 @@ def _words(setting: Setting) -> str:
     assert setting.utility is not None  # noqa: S101 - as above
     names = ", ".join(f"{name} {value}" for name, value in setting.settings.items() if name != "unit")
     return f"{names} ({setting.utility.mean:.4g} \u00b1 {setting.utility.error:.2g})"
+
+
+def _useless(setting: Setting, sign: float) -> str:
+    """A warning where one constant answer does as well."""
+    constant = setting.means["constant_utility"]
+    if constant is None or _worst_end(setting, sign) > sign * constant:
+        return ""
+    return (
+        f" It is not surely better than one constant answer, which has {constant:.4g}: no setting may be worth using."
+    )
 
 
 def _few(setting: Setting) -> str:

@@ -25,7 +25,7 @@ from fedinfer.types import Json
 
 CELLS, QUESTION, CELL, LOCK = "cells", "sweep.json", "cell.json", ".lock"
 PART = ".part"
-BULKY = ("artifacts", "checkpoints", "devices", "rollout.sqlite")
+BULKY = ("artifacts", "checkpoints", "devices", "rollout.sqlite", "state")
 """What a sweep removes from a run's folder unless it is told to keep it."""
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedinfer.config import Scenario, override, to_flat
-from fedinfer.errors import ConfigError
+from fedinfer.errors import ConfigError, StoreError
 from fedinfer.ports import Clock
 from fedinfer.privacy import Event, at_most, relation_of, repetitions_of, selection_epsilon
 from fedinfer.simulation import planned_events
@@ -65,7 +65,7 @@ def select_privately(
 
     Raises:
         ConfigError: no setting can run, one is not private, they differ in unit or delta, or no public rows.
-        FedInferError: the folder cannot be written.
+        StoreError: the folder cannot be written, or a run failed through the machine; the same call goes on.
     """
     check_axes(settings.axes)
     if (folder / cells_folder.QUESTION).exists():
@@ -84,7 +84,10 @@ def select_privately(
     with cells_folder.opened(folder):
         jobs = {key: job for place, seed in drawn for key, job in [_job(candidates[place], seed, split, folder)]}
         missing = {key: job for key, job in jobs.items() if cells_folder.found(folder, key) is None}
-        carry_out(missing, settings, folder, clock, tick, len(jobs))
+        failures = carry_out(missing, settings, folder, clock, tick, len(jobs))
+        if failures:  # leaving a run out would change the law of their number
+            reason = next(iter(failures.values())).reason
+            raise StoreError(f"{len(failures)} runs failed: {reason}", hint="the same command goes on with them")
         best, score = _best(folder, list(jobs))
         chosen = candidates[drawn[list(jobs).index(best)][0]]
         _release(folder, best)

@@ -80,14 +80,14 @@ def _ended(job: Json, part: Path) -> tuple[CellStatus, str, str]:
 
 
 def _run(job: Json, part: Path) -> None:
-    from fedinfer.simulation import EventLog, run_local
+    from fedinfer.simulation import RUN_ID, EventLog, run_local
     from fedinfer.sweeps.rows import prepared_for, prepared_for_selection
     from fedinfer.system import SystemClock
 
     clock = SystemClock()
     scenario, split = from_flat(job["scenario"]), job.get("split")
     prepared = prepared_for(scenario, job["rows"]) if split is None else prepared_for_selection(scenario, split)
-    run_local(prepared, part, clock, EventLog(part, clock))
+    run_local(prepared, part, clock, EventLog(part, clock, RUN_ID))
 
 
 if __name__ == "__main__":

@@ -148,7 +148,8 @@ def selection_curve(one: Curve, law: Repetitions) -> Curve:
 
 def _curve(events: Sequence[Event], relation: Relation) -> Curve:
     """Of one run, whatever parts a unit is in: at every order the worst of its worlds (`parallel`)."""
-    return np.max([_of_world(history, relation) for history in worlds(flatten(events))], axis=0)
+    worst: Curve = np.max([_of_world(history, relation) for history in worlds(flatten(events))], axis=0)
+    return worst
 
 
 def _of_world(history: PlainHistory, relation: Relation) -> Curve:

@@ -18,6 +18,7 @@ from fedinfer.privacy import (
     repetitions_of,
     selection_epsilon,
 )
+from fedinfer.privacy.accounting.events import InPart
 from fedinfer.privacy.accounting.rdp import ORDERS, event_curve
 from fedinfer.privacy.accounting.selection import selection_curve
 from fedinfer.types import Relation
@@ -128,3 +129,11 @@ def test_the_worst_candidate_decides_and_no_bound_is_infinite() -> None:
 def test_laws_that_are_none_are_refused(call: object) -> None:
     with pytest.raises(ConfigError):
         call()  # type: ignore[operator]
+
+
+def test_disjoint_parts_cost_the_worst_of_them() -> None:
+    law, noise = repetitions_of(10), GaussianEvent(3.0)
+    parts = [InPart("rows", "trained", noise), InPart("rows", "watched", GaussianEvent(9.0))]
+    alone = selection_epsilon([[noise]], law, 1e-5, Relation.ADD_REMOVE)
+    assert selection_epsilon([parts], law, 1e-5, Relation.ADD_REMOVE) == alone
+    assert selection_epsilon([[noise, GaussianEvent(9.0)]], law, 1e-5, Relation.ADD_REMOVE) > alone

@@ -90,6 +90,14 @@ def test_units_are_never_compared_and_no_privacy_is_never_recommended() -> None:
     ]
 
 
+def test_a_setting_that_a_constant_answer_equals_is_not_praised() -> None:
+    useless = found(rows(1.0, "central", [0.54, 0.58, 0.56], constant_utility=0.55))
+    (advice,) = advise(useless, Wish(), higher_is_better=True)
+    assert "not surely better than one constant answer, which has 0.55" in advice.reason
+    useful = found(rows(1.0, "central", [0.80, 0.81, 0.80], constant_utility=0.55))
+    assert "constant" not in advise(useful, Wish(), higher_is_better=True)[0].reason
+
+
 def test_looking_at_all_runs_costs_their_sum_and_shared_runs_count_once() -> None:
     private = rows(1.0, "central", [0.7, 0.8])
     shared = [row | {"epsilon_spent": math.inf, "key": "same"} for row in rows(math.inf, "local", [0.9, 0.9])]
