@@ -18,7 +18,7 @@ from fedinfer.config.operating import (
     RolloutSection,
     SimulationSection,
 )
-from fedinfer.config.rows import DataSection, PartitionSection
+from fedinfer.config.rows import DataSection, PartitionSection, SyntheticSection
 from fedinfer.config.sections import (
     Correlation,
     ModelKind,
@@ -57,6 +57,7 @@ __all__ = [
     "SecureAggregationSection",
     "ServerOptimizer",
     "SimulationSection",
+    "SyntheticSection",
     "TrainingSection",
     "Tune",
     "class_factors",

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from fedinfer.config.operating import InjectSection
-from fedinfer.config.rows import PartitionSection
+from fedinfer.config.rows import PartitionSection, SyntheticSection
 from fedinfer.config.sections import Scenario
 
 INTRODUCTION = """# Scenario reference
@@ -53,7 +53,7 @@ def sections_of_scenario() -> Iterator[tuple[str, type[BaseModel]]]:
 
 
 _inner: dict[str, tuple[tuple[str, type[BaseModel]], ...]] = {
-    "data": (("data.partition", PartitionSection),),
+    "data": (("data.partition", PartitionSection), ("data.synthetic", SyntheticSection)),
     "drift": (("drift.inject", InjectSection),),
 }
 

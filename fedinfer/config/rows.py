@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from fedinfer.config.fields import (
     Count,
     Finite,
+    NonNegative,
     OpenFraction,
     Positive,
     Probability,
@@ -33,13 +34,44 @@ class PartitionSection(Section):
     )
 
 
+class SyntheticSection(Section):
+    """[data.synthetic]: rows that are drawn, device by device, when they are needed; `source = "synthetic"`."""
+
+    task: Literal["classification", "regression"] = Field(
+        default="classification", description="What the label is: one of `classes`, or a number in [-1, 1]."
+    )
+    features: Annotated[int, Field(ge=1, le=10_000)] = Field(default=20, description="Numeric columns of a row.")
+    classes: Annotated[int, Field(ge=2, le=1_000)] = Field(default=4, description="Classes (`classification`).")
+    rows: Annotated[int, Field(ge=2, le=100_000)] = Field(default=30, description="Median of the rows of a device.")
+    rows_spread: Annotated[float, Field(ge=0, le=3)] = Field(
+        default=0.5, description="Standard deviation of the logarithm of the rows of a device; 0: all hold `rows`."
+    )
+    input_shift: Annotated[float, Field(ge=0, le=3)] = Field(
+        default=0.3,
+        description="How far the middle of a device's inputs lies from that of all (their own spread is 1).",
+    )
+    model_shift: Annotated[float, Field(ge=0, le=3)] = Field(
+        default=0.1, description="How much the rule from inputs to label differs between devices (the common one is 1)."
+    )
+    noise: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.05,
+        description="`classification`: part of the labels that are drawn at random. `regression`: standard deviation "
+        "of what is added to the label.",
+    )
+    drift_days: NonNegative = Field(
+        default=0.0,
+        description="Virtual days in which the common rule turns into another one (`fedinfer fleet`); 0: it stays. "
+        "`fedinfer run` has no clock: use `[drift.inject]`.",
+    )
+
+
 class DataSection(Section):
     """[data]: where rows come from and what is public about them."""
 
-    source: Literal["csv", "builtin"] = Field(
+    source: Literal["csv", "builtin", "synthetic"] = Field(
         default="builtin",
         description="`csv`: the file `path` (CSV, .gz, ARFF; Parquet and Arrow with pyarrow; .xlsx with pandas and "
-        "openpyxl). `builtin`: the table `name`.",
+        "openpyxl). `builtin`: the table `name`. `synthetic`: drawn from the seed, see [data.synthetic].",
     )
     name: str = Field(
         default="",
@@ -159,6 +191,7 @@ class DataSection(Section):
         description="Part of all rows that the server may hold (pre-training, calibration); taken out first.",
     )
     partition: PartitionSection = Field(default=PartitionSection(), description="See [data.partition].")
+    synthetic: SyntheticSection = Field(default=SyntheticSection(), description="See [data.synthetic].")
 
     @field_validator("ranges")
     @classmethod
@@ -202,6 +235,7 @@ class DataSection(Section):
             raise ValueError(f"column {min(without)!r} has breaks and no range: breaks lie inside a public range")
         if self.label_above is not None and len(self.labels) not in (0, 2):
             raise ValueError(f"label_above makes two classes: labels must name both or none, has {len(self.labels)}")
+        self._check_synthetic()
         self._check_reading()
         if self.label and self.label in (self.device, *self.drop):
             raise ValueError(f"label {self.label!r} cannot be the device column or a dropped column")
@@ -210,6 +244,21 @@ class DataSection(Section):
             raise ValueError(f"time = {self.time!r} must be a column of a csv that is neither label nor device")
         self._check_text()
         return self
+
+    def _check_synthetic(self) -> None:
+        if self.source != "synthetic":
+            if self.synthetic != SyntheticSection():
+                raise ValueError(f"[data.synthetic] is for source = 'synthetic', it is {self.source!r}")
+            return
+        described = {"name", "path", "label", "device", "time", "text", "ranges", "categories"}
+        given = sorted(key for key in described if getattr(self, key))
+        if given:
+            raise ValueError(f"source = 'synthetic' describes its own table: leave {', '.join(given)} out")
+        if self.partition.scheme != "iid":
+            raise ValueError(
+                f"source = 'synthetic' with partition scheme {self.partition.scheme!r}: each device draws its own "
+                "rows; input_shift and model_shift of [data.synthetic] make them differ"
+            )
 
     def _check_number(self) -> None:
         if self.label_unit and self.label_range is None:

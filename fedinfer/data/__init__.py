@@ -5,12 +5,14 @@ from fedinfer.data.drifted import drifting_devices, inject
 from fedinfer.data.federation import load
 from fedinfer.data.guess import ColumnRole, Guess
 from fedinfer.data.guess_reading import guess_reading, plain_cells, reading_lines
+from fedinfer.data.lazy import LazyRows, lazy_rows
 from fedinfer.data.own import all_slots, load_own, public_schema, training_slots
 from fedinfer.data.profile import Profile, TableProfile, profile_table
 from fedinfer.data.proposal import Proposal, propose
 from fedinfer.data.proposal_text import write_scenario
 from fedinfer.data.stream import stream_window
 from fedinfer.data.summary import summarize
+from fedinfer.data.synthetic import synthetic_schema
 from fedinfer.data.table import DeviceData, Federation, Table
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "DeviceData",
     "Federation",
     "Guess",
+    "LazyRows",
     "Profile",
     "Proposal",
     "Table",
@@ -29,6 +32,7 @@ __all__ = [
     "drifting_devices",
     "guess_reading",
     "inject",
+    "lazy_rows",
     "load",
     "load_own",
     "plain_cells",
@@ -38,6 +42,7 @@ __all__ = [
     "reading_lines",
     "stream_window",
     "summarize",
+    "synthetic_schema",
     "training_slots",
     "write_scenario",
 ]

@@ -12,6 +12,7 @@ from fedinfer.data.columns import numeric_columns, read_inputs
 from fedinfer.data.labels import TWO_CLASSES
 from fedinfer.data.order import check_in_order, moments
 from fedinfer.data.read import read_table
+from fedinfer.data.synthetic import synthetic_schema
 from fedinfer.data.table import DeviceData
 from fedinfer.data.targets import read_target
 from fedinfer.data.vocabulary import text_column, vocabulary_of
@@ -40,6 +41,8 @@ def public_schema(scenario: Scenario) -> Schema:
 def _described_schema(scenario: Scenario, words: tuple[str, ...]) -> Schema:
     if scenario.data.source == "builtin" and scenario.data.name in ARRAYS:
         return builtin_schema(scenario.data.name)
+    if scenario.data.source == "synthetic":
+        return synthetic_schema(scenario.data.synthetic)
     data = _described(scenario)
     _check_public(data)
     if data.text:

@@ -15,6 +15,7 @@ from fedinfer.data.builtin import ARRAYS, TEXT, complete
 from fedinfer.data.columns import describe_columns, device_ids, read_inputs
 from fedinfer.data.order import moments
 from fedinfer.data.read import read_table
+from fedinfer.data.synthetic import synthetic_table
 from fedinfer.data.table import Table
 from fedinfer.data.targets import check_varied, read_target
 from fedinfer.data.vocabulary import text_column, vocabulary_of
@@ -42,6 +43,8 @@ def read_source(scenario: Scenario) -> tuple[Schema, Table, tuple[str, ...]]:
         MissingExtra: the source needs a package that is not installed.
     """
     data = scenario.data
+    if data.source == "synthetic":
+        return synthetic_table(scenario)
     if data.source == "builtin" and data.name in ARRAYS:
         return (*ARRAYS[data.name](), ())
     if data.source == "builtin":
