@@ -32,6 +32,10 @@ COMMANDS = {
         "fedinfer.cli.run:run",
         "Train privately, push a signed int8 model, infer on every device, watch for drift: one whole run.",
     ),
+    "fleet": CommandEntry(
+        "fedinfer.cli.fleet:fleet",
+        "Train on a virtual fleet: availability, dropouts, batteries and time are simulated; up to millions of devices.",
+    ),
     "scenarios": CommandEntry("fedinfer.cli.scenarios:scenarios", "List the built-in scenarios."),
     "init": CommandEntry("fedinfer.cli.init:init", "Write a commented, working scenario for your own table."),
     "profile": CommandEntry(

@@ -7,12 +7,12 @@ from fedinfer.config.class_weights import class_factors, class_gain, resolve_wei
 from fedinfer.config.factory import import_factory
 from fedinfer.config.fields import Section
 from fedinfer.config.flat import from_flat, to_flat
+from fedinfer.config.fleet import FleetClockSection, FleetDeviceSection, FleetSection
 from fedinfer.config.load import FILE_IN_FOLDER, load_builtin, load_scenario, override, parse_scenario, scenario_names
 from fedinfer.config.operating import (
     Accelerator,
     ArtifactSection,
     DriftSection,
-    FleetSection,
     InjectSection,
     ReportSection,
     RolloutSection,
@@ -41,6 +41,8 @@ __all__ = [
     "Correlation",
     "DataSection",
     "DriftSection",
+    "FleetClockSection",
+    "FleetDeviceSection",
     "FleetSection",
     "InjectSection",
     "ModelKind",

@@ -220,17 +220,6 @@ class DriftSection(Section):
         return (channels,) if channels == "auto" else tuple(channels) if isinstance(channels, list) else channels
 
 
-class FleetSection(Section):
-    """[fleet]: how simulated devices behave."""
-
-    dropout: Probability = Field(
-        default=0.0, description="Probability that a cohort member drops out before it sends anything."
-    )
-    late_dropout: Probability = Field(
-        default=0.0, description="Probability that it drops out after sending its masked update."
-    )
-
-
 class Accelerator(StrEnum):
     """Where simulated devices train."""
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from fedinfer.config.fleet import FleetClockSection, FleetDeviceSection
 from fedinfer.config.operating import InjectSection
 from fedinfer.config.rows import PartitionSection, SyntheticSection
 from fedinfer.config.sections import Scenario
@@ -55,6 +56,7 @@ def sections_of_scenario() -> Iterator[tuple[str, type[BaseModel]]]:
 _inner: dict[str, tuple[tuple[str, type[BaseModel]], ...]] = {
     "data": (("data.partition", PartitionSection), ("data.synthetic", SyntheticSection)),
     "drift": (("drift.inject", InjectSection),),
+    "fleet": (("fleet.device", FleetDeviceSection), ("fleet.clock", FleetClockSection)),
 }
 
 

@@ -23,10 +23,10 @@ from fedinfer.config.fields import (
     Section,
     Seed,
 )
+from fedinfer.config.fleet import FleetSection
 from fedinfer.config.operating import (
     ArtifactSection,
     DriftSection,
-    FleetSection,
     ReportSection,
     RolloutSection,
     SimulationSection,

@@ -1,7 +1,7 @@
 """Populations whose devices have rows only while they are asked for: memory follows the cohort and the table.
 
-A table stays one block of memory; a device is a slice of an order of its rows. Drawn rows are not kept at all. The split
-into training and held-out rows follows from (run seed, number of the device).
+A table stays one block of memory; a device is a slice of an order of its rows. Drawn rows are not kept at all. The
+split into training and held-out rows follows from (run seed, number of the device).
 """
 
 from __future__ import annotations
@@ -88,10 +88,17 @@ class LazyRows:
         """How many devices there are."""
         return len(self.held.sizes)
 
-    @property
-    def training_sizes(self) -> npt.NDArray[np.int32]:
-        """Rows that each device trains with, (devices,), at least 1."""
-        return (self.held.sizes - self._held_out(self.held.sizes)).astype(np.int32)
+    def training_sizes_of(self, devices: Indices) -> npt.NDArray[np.int32]:
+        """Rows that some devices train with, at least 1.
+
+        Args:
+            devices: numbers, (k,).
+
+        Returns:
+            (k,) int32.
+        """
+        sizes = self.held.sizes[devices]
+        return (sizes - self._held_out(sizes)).astype(np.int32)
 
     def training(self, device: int, seconds: float) -> tuple[Rows, Targets]:
         """Rows and labels that a device trains with.
@@ -122,7 +129,8 @@ class LazyRows:
     def _held_out(self, sizes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         """One row at least stays for training, and one is held out where there are two."""
         wanted = np.maximum(np.rint(sizes * self.test_fraction), 1)
-        return np.minimum(wanted, sizes - 1).astype(np.int64)
+        held: npt.NDArray[np.int64] = np.minimum(wanted, sizes - 1).astype(np.int64)
+        return held
 
 
 def lazy_rows(scenario: Scenario) -> LazyRows:

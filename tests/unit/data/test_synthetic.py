@@ -124,20 +124,21 @@ def test_lazy_devices_share_out_the_rows_of_a_table(scheme: str) -> None:
     assert rows.devices == 50
     assert len(table) == 1797
     assert sorted(row.tobytes() for row in table) == sorted(row for k in range(50) for row in every_row(rows, k))
-    assert [len(rows.training(k, 0)[1]) for k in range(50)] == rows.training_sizes.tolist()
+    assert [len(rows.training(k, 0)[1]) for k in range(50)] == rows.training_sizes_of(np.arange(50)).tolist()
 
 
 def test_a_table_that_names_its_devices_keeps_them() -> None:
     rows = lazy_rows(from_flat({"data.source": "builtin", "data.name": "heart"}))
     assert rows.devices == 4
-    assert rows.training_sizes.min() >= 1
+    assert rows.training_sizes_of(np.arange(4)).min() >= 1
 
 
 def test_the_held_out_part_is_that_of_the_scenario_and_never_all() -> None:
     rows = lazy_rows(scenario(2_000, rows=10, rows_spread=1.0))
-    out = rows.held.sizes - rows.training_sizes
+    kept = rows.training_sizes_of(np.arange(2_000))
+    out = rows.held.sizes - kept
     assert out.sum() / rows.held.sizes.sum() == pytest.approx(0.3, abs=0.02)
-    assert (rows.training_sizes >= 1).all()
+    assert (kept >= 1).all()
     assert (out >= 1).all()
 
 
@@ -150,5 +151,5 @@ def test_a_lazy_population_says_what_it_cannot_do(key: str, value: float) -> Non
 def test_a_million_devices_cost_their_sizes_only() -> None:
     rows = lazy_rows(scenario(1_000_000))
     assert rows.held.sizes.nbytes == 4_000_000
-    assert len(rows.training(999_999, 0.0)[1]) == rows.training_sizes[999_999]
+    assert len(rows.training(999_999, 0.0)[1]) == rows.training_sizes_of(np.array([999_999]))[0]
     assert math.isclose(np.median(rows.held.sizes), 30, abs_tol=1)

@@ -1,0 +1,9 @@
+"""What other packages take from `fedinfer.fleet`; a name is loaded when it is first used."""
+
+from .budget import Budget as Budget
+from .run import PreparedFleet as PreparedFleet
+from .run import prepare_fleet as prepare_fleet
+from .run import run_fleet as run_fleet
+from .sums import Bench as Bench
+from .sums import Chunk as Chunk
+from .sums import Workers as Workers
