@@ -34,7 +34,7 @@ COMMANDS = {
     ),
     "fleet": CommandEntry(
         "fedinfer.cli.fleet:fleet",
-        "Train on a virtual fleet: availability, dropouts, batteries and time are simulated; up to millions of devices.",
+        "Train on a virtual fleet: availability, dropouts, batteries and time are simulated; millions of devices.",
     ),
     "scenarios": CommandEntry("fedinfer.cli.scenarios:scenarios", "List the built-in scenarios."),
     "init": CommandEntry("fedinfer.cli.init:init", "Write a commented, working scenario for your own table."),

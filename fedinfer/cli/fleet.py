@@ -38,7 +38,7 @@ def fleet(
     json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no live view, only the summary")] = False,
 ) -> None:
-    """Train on a virtual fleet: availability, dropouts, batteries and time are simulated; up to millions of devices."""
+    """Train on a virtual fleet: availability, dropouts, batteries and time are simulated; millions of devices."""
     with errors_to_exit():
         os.environ.update(QUIET_ENVIRONMENT)
         if address and engine is not Engine.RAY:

@@ -64,7 +64,7 @@ class DrawnAvailability:
         return end
 
     def _in_hour(self, devices: Devices, hour: int) -> npt.NDArray[np.bool_]:
-        angle = 2 * np.pi * (hour + self.zone[devices] - NIGHT_HOUR) / 24
+        angle = 2 * np.pi * (hour + self.zone[devices].astype(np.int64) - NIGHT_HOUR) / 24
         likely = self.mean * (1 + self.swing * np.cos(angle))
         return uniform_of(self.seed, "available", devices, hour) < likely
 

@@ -95,6 +95,8 @@ def run_buffered(server: Server) -> None:
             patience.wait("a full buffer")
             continue
         _arrive(flow, heapq.heappop(flow.coming))
+        while flow.coming and flow.coming[0].end <= server.now and len(flow.buffer) < server.fixed.budget.answers:
+            _arrive(flow, heapq.heappop(flow.coming))  # of the same moment: before anybody new begins
         patience.check("a full buffer")
         if len(flow.buffer) == server.fixed.budget.answers:
             _release(flow)

@@ -80,8 +80,8 @@ def _short(record: Json) -> Markup:
     metric, totals = section(record, "metric"), section(record, "totals")
     traffic = ((finite(totals.get("down_bytes")) or 0) + (finite(totals.get("up_bytes")) or 0)) / 1e6
     sentences = [
-        f"In {virtual_time(finite(record.get('seconds')) or 0.0)} of virtual time {words(metric.get('name'))} went from "
-        f"{decimal(metric.get('start'))} to {decimal(metric.get('end'))}.",
+        f"In {virtual_time(finite(record.get('seconds')) or 0.0)} of virtual time {words(metric.get('name'))} went "
+        f"from {decimal(metric.get('start'))} to {decimal(metric.get('end'))}.",
         f"Devices moved {traffic:.1f} MB and took {decimal(totals.get('watt_hours'))} Wh, "
         f"{decimal(totals.get('wasted_watt_hours'))} Wh of it for answers that are in no sum.",
         *_target(record),

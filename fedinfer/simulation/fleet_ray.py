@@ -7,6 +7,7 @@ integers add up in any order, so the record is that of one process, bit for bit.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -69,13 +70,14 @@ def ray_benches(scenario: Scenario, address: str) -> Iterator[Workers]:
 
     own: dict[str, Any] = {"address": address} if address else {"num_cpus": LOCAL_ACTORS, "include_dashboard": False}
     try:
-        ray.init(**own, log_to_driver=False, logging_level="error")
+        ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"no Ray cluster at {address!r}: {error}", hint="`ray start --head` prints the address"
         ) from error
     try:
-        count = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        count = max(1, int(resources.get("CPU", 1)))
         remote = ray.remote(num_cpus=1)(_RemoteBench)
         yield RayBenches([remote.remote(to_flat(scenario)) for _ in range(count)])
     finally:

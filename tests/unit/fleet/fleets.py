@@ -23,7 +23,6 @@ SMALL: dict[str, FlatValue] = {
     "fleet.clock.buffer": 20,
     "fleet.device.available": 0.5,
 }
-BUFFERED: dict[str, FlatValue] = {"fleet.clock.rounds": "buffered"}
 
 
 def scenario(**others: FlatValue) -> Scenario:
