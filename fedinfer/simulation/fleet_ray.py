@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from fedinfer.errors import ConfigError, MissingExtra, TransportError
 from fedinfer.fleet import Bench, Chunk, Workers
 from fedinfer.types import RingVector
 
+CONNECT_SECONDS = 10.0
 LOCAL_ACTORS = 2
 """Actors of a cluster that is started for one run."""
 
@@ -66,6 +68,8 @@ def ray_benches(scenario: Scenario, address: str) -> Iterator[Workers]:
     """
     if importlib.util.find_spec("ray") is None:
         raise MissingExtra("engine ray needs Ray", hint="pip install 'fedinfer[ray]'")
+    if address:
+        _check_reachable(address)
     import ray
 
     own: dict[str, Any] = {"address": address} if address else {"num_cpus": LOCAL_ACTORS, "include_dashboard": False}
@@ -82,6 +86,22 @@ def ray_benches(scenario: Scenario, address: str) -> Iterator[Workers]:
         yield RayBenches([remote.remote(to_flat(scenario)) for _ in range(count)])
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself waits for a minute and then ends the process when nobody answers.
+
+    Raises:
+        ConfigError: no host and port, or nobody listens there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    hint = "`ray start --head` prints the address, HOST:PORT"
+    if not host or not port.isdigit():
+        raise ConfigError(f"--address {address!r} is no HOST:PORT", hint=hint)
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"no Ray cluster at {address}: {error}", hint=hint) from error
 
 
 class _RemoteBench:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.unit.fleet.fleets import scenario
 
 from fedinfer.errors import ConfigError, DataError
 from fedinfer.fleet.availability import DrawnAvailability, availability_of
 from fedinfer.fleet.devices import capacities_of, costs_of
 from fedinfer.fleet.draws import uniform_of
+from tests.unit.fleet.fleets import scenario
 
 HOUR = 3600.0
 EVERYBODY = np.arange(40_000)
