@@ -1,7 +1,7 @@
 """Synchronous rounds beside buffered ones on one fleet: virtual time, traffic and energy to one accuracy.
 
 The shape is NVFlare's edge example: 40,000 devices, 200 at work, 20 answers in a buffer. The quartiles of speed differ
-by a factor of 4.7. Without noise, and with noise for a device in at most three sums. Step sizes are the same everywhere.
+by a factor of 4.7. Without noise, and with noise for a device in at most three sums. Step sizes are the same.
 
     python simulations/sync_against_async.py [SEEDS]
 """
@@ -33,7 +33,9 @@ COMMON: dict[str, FlatValue] = {
     "fleet.clock.target": 0.85,
 }
 MODES: dict[str, dict[str, FlatValue]] = {
-    "synchronous, 220 asked for 200": {"training.cohort": 200, "fleet.clock.over_selection": 1.1, "training.rounds": 60},
+    "synchronous, 220 asked for 200": {
+        "training.cohort": 200, "fleet.clock.over_selection": 1.1, "training.rounds": 60,
+    },
     "synchronous, 260 asked for 200": {"training.cohort": 200, "training.rounds": 60},
     "buffered, 20 of 200 at work": {
         "fleet.clock.rounds": "buffered", "fleet.clock.concurrency": 200, "fleet.clock.buffer": 20,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 from fedinfer.errors import ConfigError
@@ -9,7 +11,7 @@ from fedinfer.fleet import prepare_fleet, run_fleet
 from fedinfer.simulation import ray_benches
 from tests.unit.fleet.fleets import run, scenario
 
-pytest.importorskip("ray", reason="extra ray")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="extra ray")
 
 
 @pytest.mark.slow
@@ -25,6 +27,6 @@ def test_ray_gives_the_record_of_one_process_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "somewhere", "127.0.0.1:99999"])
 def test_an_address_without_a_cluster_is_refused(address: str) -> None:
-    with pytest.raises(ConfigError, match="address|cluster") as caught, ray_benches(scenario(), address):
+    with pytest.raises(ConfigError, match=r"address|cluster") as caught, ray_benches(scenario(), address):
         pass
     assert "ray start" in caught.value.hint
