@@ -1,11 +1,11 @@
 """What other packages take from `fedinfer.report`; a name is loaded when it is first used."""
 
 from .attack_page import render_attack as render_attack
-from .limits import limits as limits
-from .limits import one_more as one_more
 from .fleet_page import render_fleet as render_fleet
 from .fleet_page import virtual_time as virtual_time
 from .fleet_page import write_fleet as write_fleet
+from .limits import limits as limits
+from .limits import one_more as one_more
 from .page import loop_of as loop_of
 from .page import write_report as write_report
 from .progress import counting_bar as counting_bar
