@@ -37,7 +37,12 @@ class Held(Protocol):
         """Rows of each device, (devices,)."""
 
     def rows(self, device: int, seconds: float) -> tuple[Rows, Targets]:
-        """All rows of a device at a time of the virtual clock."""
+        """All rows of a device.
+
+        Args:
+            device: number, 0-based.
+            seconds: of the virtual clock, >= 0.
+        """
 
 
 class TableRows:

@@ -53,7 +53,7 @@ def prepare_fleet(scenario: Scenario) -> PreparedFleet:
         scenario: what was asked for.
 
     Raises:
-        FedInferError: scenario, data or traces are wrong, or the noise does not fit the budget.
+        ConfigError: scenario, data or traces are wrong, or the noise does not fit the budget.
     """
     rows = lazy_rows(scenario)
     _check(scenario, rows)
