@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fedinfer.config import Scenario, SyntheticSection
 from fedinfer.data.table import Rows, Table, Targets
+from fedinfer.errors import ConfigError
 from fedinfer.schema import Numeric, Schema
 from fedinfer.system import simulation_rng
 from fedinfer.types import DeviceId
@@ -23,6 +24,8 @@ LIMIT = 4.0
 """Public range of every column, [-LIMIT, LIMIT]; values beyond are clamped."""
 FEWEST, MOST = 2, 100_000
 """Rows of a device: one to train with, one to hold out."""
+MOST_ROWS = 5_000_000
+"""Of all devices together, where they exist all the time."""
 SECONDS_PER_DAY = 86_400.0
 
 Wide = npt.NDArray[np.float64]
@@ -105,9 +108,18 @@ def synthetic_table(scenario: Scenario) -> tuple[Schema, Table, tuple[str, ...]]
 
     Returns:
         (schema, table, warnings).
+
+    Raises:
+        ConfigError: so many rows do not belong into memory at once.
     """
     data = scenario.data
     drawn = SyntheticRows(data.synthetic, data.partition.devices, scenario.scenario.seed)
+    rows = int(drawn.sizes.sum(dtype=np.int64))
+    if rows > MOST_ROWS:
+        raise ConfigError(
+            f"[data.partition] devices = {data.partition.devices}: {rows} rows, at most {MOST_ROWS} are held at once",
+            hint="`fedinfer fleet` draws the rows of a device when it trains; or fewer --devices",
+        )
     pairs = [drawn.rows(device, 0.0) for device in range(data.partition.devices)]
     width = len(str(data.partition.devices - 1))
     holders = tuple(

@@ -96,6 +96,12 @@ def test_a_run_and_a_lazy_population_have_the_same_rows() -> None:
     assert federation.schema == synthetic_schema(found.data.synthetic)
 
 
+def test_a_population_that_is_too_large_for_a_run_is_sent_to_fleet() -> None:
+    with pytest.raises(ConfigError, match="rows, at most") as caught:
+        load(scenario(1_000_000))
+    assert "fedinfer fleet" in caught.value.hint
+
+
 def test_a_run_says_that_drift_days_need_a_clock() -> None:
     assert any("drift_days" in line for line in load(scenario(drift_days=3.0)).warnings)
 
