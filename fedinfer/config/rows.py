@@ -68,10 +68,11 @@ class SyntheticSection(Section):
 class DataSection(Section):
     """[data]: where rows come from and what is public about them."""
 
-    source: Literal["csv", "builtin", "synthetic"] = Field(
+    source: Literal["csv", "builtin", "synthetic", "arrays"] = Field(
         default="builtin",
         description="`csv`: the file `path` (CSV, .gz, ARFF; Parquet and Arrow with pyarrow; .xlsx with pandas and "
-        "openpyxl). `builtin`: the table `name`. `synthetic`: drawn from the seed, see [data.synthetic].",
+        "openpyxl). `builtin`: the table `name`. `synthetic`: drawn from the seed, see [data.synthetic]. "
+        "`arrays`: `x.npy` (float32, rows by columns) and `y.npy` in the folder `path`, memory-mapped.",
     )
     name: str = Field(
         default="",
@@ -164,6 +165,9 @@ class DataSection(Section):
     ranges_confirmed: bool = Field(
         default=True, description="False: ranges and categories were read off the data. A deployment refuses to start."
     )
+    array_range: tuple[Finite, Finite] | None = Field(
+        default=None, description="`[low, high]`: public range of every column of `x.npy`. Only with `arrays`."
+    )
     missing_text: tuple[str, ...] = Field(
         default=MISSING_TEXT, description="Cells that mean `missing` in every column."
     )
@@ -236,6 +240,7 @@ class DataSection(Section):
         if self.label_above is not None and len(self.labels) not in (0, 2):
             raise ValueError(f"label_above makes two classes: labels must name both or none, has {len(self.labels)}")
         self._check_synthetic()
+        self._check_arrays()
         self._check_reading()
         if self.label and self.label in (self.device, *self.drop):
             raise ValueError(f"label {self.label!r} cannot be the device column or a dropped column")
@@ -259,6 +264,19 @@ class DataSection(Section):
                 f"source = 'synthetic' with partition scheme {self.partition.scheme!r}: each device draws its own "
                 "rows; input_shift and model_shift of [data.synthetic] make them differ"
             )
+
+    def _check_arrays(self) -> None:
+        if self.source != "arrays":
+            if self.array_range is not None:
+                raise ValueError(f"array_range is for source = 'arrays', it is {self.source!r}")
+            return
+        if not self.path or self.array_range is None or not (self.labels or self.label_range):
+            raise ValueError("source = 'arrays' needs path, array_range, and labels (classes) or label_range (numbers)")
+        if not self.array_range[0] < self.array_range[1]:
+            raise ValueError(f"array_range {list(self.array_range)} is empty: low must be below high")
+        given = sorted(key for key in ("name", "label", "device", "time", "text", "ranges") if getattr(self, key))
+        if given:
+            raise ValueError(f"source = 'arrays' has columns x0, x1, ... and the label y: leave {', '.join(given)} out")
 
     def _check_number(self) -> None:
         if self.label_unit and self.label_range is None:

@@ -1,7 +1,7 @@
 """Populations whose devices have rows only while they are asked for: memory follows the cohort and the table.
 
-A table stays one block of memory; a device is a slice of an order of its rows. Drawn rows are not kept at all. The
-split into training and held-out rows follows from (run seed, number of the device).
+A table stays one block of memory, or is a memory-mapped file; a device is a slice of an order of its rows. Drawn rows
+are not kept at all. The split into training and held-out rows follows from (run seed, number of the device).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TableRows:
 
     Args:
         schema: of the table.
-        table: its rows.
+        table: its rows; they may be memory-mapped.
         order: numbers of rows, those of a device behind each other.
         ends: where the slice of each device ends in `order`, (devices,).
     """

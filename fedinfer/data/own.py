@@ -43,6 +43,8 @@ def _described_schema(scenario: Scenario, words: tuple[str, ...]) -> Schema:
         return builtin_schema(scenario.data.name)
     if scenario.data.source == "synthetic":
         return synthetic_schema(scenario.data.synthetic)
+    if scenario.data.source == "arrays":
+        raise DataError("[data] source = 'arrays' is for simulations", hint="describe the devices' tables as csv")
     data = _described(scenario)
     _check_public(data)
     if data.text:

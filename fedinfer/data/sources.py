@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.config import DataSection, Scenario
+from fedinfer.data.arrays import arrays_table
 from fedinfer.data.builtin import ARRAYS, TEXT, complete
 from fedinfer.data.columns import describe_columns, device_ids, read_inputs
 from fedinfer.data.order import moments
@@ -45,6 +46,8 @@ def read_source(scenario: Scenario) -> tuple[Schema, Table, tuple[str, ...]]:
     data = scenario.data
     if data.source == "synthetic":
         return synthetic_table(scenario)
+    if data.source == "arrays":
+        return arrays_table(scenario)
     if data.source == "builtin" and data.name in ARRAYS:
         return (*ARRAYS[data.name](), ())
     if data.source == "builtin":
