@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, assert_never
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
@@ -41,7 +41,7 @@ def fleet(
     """Train on a virtual fleet: availability, dropouts, batteries and time are simulated; millions of devices."""
     with errors_to_exit():
         os.environ.update(QUIET_ENVIRONMENT)
-        if address and engine is not Engine.RAY:
+        if address and engine != Engine.RAY:
             raise ConfigError(f"--address {address} without --engine ray", hint="--engine ray")
         chosen = chosen_scenario(scenario, overrides or (), devices, rounds, seed)
         record, folder = _run(chosen, engine, address, out, show=not (json or quiet))
@@ -54,13 +54,20 @@ def fleet(
 def _run(scenario: Scenario, engine: Engine, address: str, out: Path | None, *, show: bool) -> tuple[Json, Path]:
     clock = SystemClock()
     with announced("drawing the fleet and planning the noise", show=show):
-        from fedinfer.fleet import prepare_fleet, run_fleet
+        from fedinfer.fleet import Workers, prepare_fleet, run_fleet
         from fedinfer.simulation import EventLog, new_folder, ray_benches
 
         prepared = prepare_fleet(scenario)
     folder = new_folder(out, scenario.scenario.name, clock)
     log = EventLog(folder, clock, RUN_ID)
-    place = ray_benches(scenario, address) if engine is Engine.RAY else nullcontext()
+    place: AbstractContextManager[Workers | None]
+    match engine:
+        case Engine.RAY:
+            place = ray_benches(scenario, address)
+        case Engine.LOCAL:
+            place = nullcontext()
+        case _:
+            assert_never(engine)
     with place as workers, _live(scenario.training.rounds, show=show) as watch:
 
         def emit(name: str, fields: Json) -> None:

@@ -1,6 +1,6 @@
 """What other packages take from `fedinfer.fleet`; a name is loaded when it is first used."""
 
-from .budget import Budget as Budget
+from .budget import SumBudget as SumBudget
 from .run import PreparedFleet as PreparedFleet
 from .run import prepare_fleet as prepare_fleet
 from .run import run_fleet as run_fleet

@@ -49,7 +49,7 @@ LARGEST_SUM = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class SumBudget:
     """The noise of every sum, and what it costs.
 
     Args:
@@ -86,7 +86,7 @@ class Budget:
         return account([Repeated(self.event, sums)], self.delta, relation_of(self.model.unit)).epsilon
 
 
-def plan_budget(scenario: Scenario, dimension: int, answers: int) -> Budget:
+def plan_budget(scenario: Scenario, dimension: int, answers: int) -> SumBudget:
     """Choose ring and noise for a number of participations.
 
     Args:
@@ -110,14 +110,14 @@ def plan_budget(scenario: Scenario, dimension: int, answers: int) -> Budget:
 
     most = min(scenario.fleet.clock.participations or scenario.training.rounds, max(scenario.training.rounds, 1))
     if privacy.unit is Unit.NONE:
-        return Budget(model, ring(0.0), 0.0, answers, least, most, privacy.delta)
+        return SumBudget(model, ring(0.0), 0.0, answers, least, most, privacy.delta)
 
     def events(z: float) -> list[Event]:
         return [Repeated(model.event(ring(z), model.noise_outside(z)), most)]
 
     relation = relation_of(privacy.unit)
     z = calibrate(events, privacy.epsilon, privacy.delta, relation, BRACKET)
-    return Budget(model, ring(z), z, answers, least, most, privacy.delta)
+    return SumBudget(model, ring(z), z, answers, least, most, privacy.delta)
 
 
 def _check(scenario: Scenario, answers: int) -> None:

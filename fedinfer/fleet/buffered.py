@@ -16,7 +16,7 @@ import numpy as np
 
 from fedinfer.fleet.draws import Devices
 from fedinfer.fleet.jobs import Fate, begin_jobs
-from fedinfer.fleet.server import Server
+from fedinfer.fleet.server import VirtualServer
 from fedinfer.fleet.sums import Chunk, chunks_of
 from fedinfer.fleet.tally import TOO_STALE, USED
 from fedinfer.fleet.waiting import STEP_SECONDS, Patience
@@ -63,7 +63,7 @@ class Flow:
         begun: number of jobs so far.
     """
 
-    server: Server
+    server: VirtualServer
     rng: np.random.Generator
     coming: list[Arrival] = field(default_factory=list)
     buffer: list[Arrival] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Flow:
         return len(self.server.releases)
 
 
-def run_buffered(server: Server) -> None:
+def run_buffered(server: VirtualServer) -> None:
     """All releases of a scenario.
 
     Args:

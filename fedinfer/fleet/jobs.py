@@ -34,7 +34,7 @@ FATES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class JobSize:
     """What one job is, the same for all devices.
 
     Args:
@@ -91,7 +91,7 @@ class Jobs:
 def begin_jobs(
     registry: Registry,
     fleet: FleetSection,
-    work: Work,
+    work: JobSize,
     devices: Devices,
     rows: npt.NDArray[np.int64],
     now: float,

@@ -9,12 +9,12 @@ from fedinfer.config import Scenario, to_flat
 from fedinfer.data import LazyRows, lazy_rows
 from fedinfer.errors import ConfigError
 from fedinfer.fleet.availability import availability_of
-from fedinfer.fleet.budget import Budget, plan_budget
+from fedinfer.fleet.budget import SumBudget, plan_budget
 from fedinfer.fleet.buffered import run_buffered
 from fedinfer.fleet.devices import capacities_of
-from fedinfer.fleet.jobs import Work
+from fedinfer.fleet.jobs import JobSize
 from fedinfer.fleet.selection import Registry
-from fedinfer.fleet.server import Fixed, Server
+from fedinfer.fleet.server import Fixed, VirtualServer
 from fedinfer.fleet.sums import Bench, Workers
 from fedinfer.fleet.synchronous import run_synchronous
 from fedinfer.fleet.tally import fairness
@@ -41,7 +41,7 @@ class PreparedFleet:
 
     scenario: Scenario
     bench: Bench
-    budget: Budget
+    budget: SumBudget
     registry: Registry
     metric: Metric
 
@@ -102,18 +102,18 @@ def run_fleet(prepared: PreparedFleet, workers: Workers | None, emit: Listener) 
     server = _server(prepared, workers or prepared.bench, emit)
     emit("planned", _planned(prepared))
     start = server.judge()
-    modes: dict[str, Callable[[Server], None]] = {"synchronous": run_synchronous, "buffered": run_buffered}
+    modes: dict[str, Callable[[VirtualServer], None]] = {"synchronous": run_synchronous, "buffered": run_buffered}
     modes[prepared.scenario.fleet.clock.rounds](server)
     record = _record(prepared, server, start)
     emit("finished", {"seconds": server.now, "metric": record["metric"]["end"]})
     return record
 
 
-def _server(prepared: PreparedFleet, workers: Workers, emit: Listener) -> Server:
+def _server(prepared: PreparedFleet, workers: Workers, emit: Listener) -> VirtualServer:
     scenario, training, trainer = prepared.scenario, prepared.scenario.training, prepared.bench.trainer
     optimizer = OptimizerSettings(training.server_optimizer, training.server_learning_rate, training.server_momentum)
     mechanism = prepared.budget.mechanism
-    work = Work(
+    work = JobSize(
         passes=0 if training.local_steps else training.local_epochs,
         rows=training.local_steps * training.batch_size,
         down=FLOAT_BYTES * trainer.size,
@@ -122,7 +122,7 @@ def _server(prepared: PreparedFleet, workers: Workers, emit: Listener) -> Server
     fixed = Fixed(
         scenario, prepared.bench.rows, trainer, prepared.budget, work, optimizer, prepared.metric, workers, emit
     )
-    return Server(fixed, prepared.registry, trainer.initial(), init_optimizer(optimizer, trainer.dimension))
+    return VirtualServer(fixed, prepared.registry, trainer.initial(), init_optimizer(optimizer, trainer.dimension))
 
 
 def _planned(prepared: PreparedFleet) -> Json:
@@ -143,7 +143,7 @@ def _planned(prepared: PreparedFleet) -> Json:
     }
 
 
-def _record(prepared: PreparedFleet, server: Server, start: float) -> Json:
+def _record(prepared: PreparedFleet, server: VirtualServer, start: float) -> Json:
     found = fairness(server.registry)
     return {
         "schema": 1,
@@ -166,7 +166,7 @@ def _record(prepared: PreparedFleet, server: Server, start: float) -> Json:
     }
 
 
-def _target(server: Server) -> Json | None:
+def _target(server: VirtualServer) -> Json | None:
     wanted = server.fixed.scenario.fleet.clock.target
     if not wanted:
         return None

@@ -10,9 +10,9 @@ import numpy as np
 
 from fedinfer.config import Scenario
 from fedinfer.data import LazyRows
-from fedinfer.fleet.budget import Budget
+from fedinfer.fleet.budget import SumBudget
 from fedinfer.fleet.draws import Devices, Floats
-from fedinfer.fleet.jobs import Work
+from fedinfer.fleet.jobs import JobSize
 from fedinfer.fleet.selection import Registry
 from fedinfer.fleet.sums import Chunk, Workers, open_sum
 from fedinfer.fleet.tally import Tally
@@ -48,8 +48,8 @@ class Fixed:
     scenario: Scenario
     rows: LazyRows
     trainer: Trainer
-    budget: Budget
-    work: Work
+    budget: SumBudget
+    work: JobSize
     optimizer: OptimizerSettings
     metric: Metric
     workers: Workers
@@ -57,7 +57,7 @@ class Fixed:
 
 
 @dataclass(slots=True)
-class Server:
+class VirtualServer:
     """State of a run.
 
     Args:

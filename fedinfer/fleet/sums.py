@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fedinfer.config import Scenario
 from fedinfer.data import LazyRows
-from fedinfer.fleet.budget import Budget
+from fedinfer.fleet.budget import SumBudget
 from fedinfer.fleet.draws import Devices, Floats
 from fedinfer.privacy import IntegerMechanism, SimulatedStream, clip_rows, decode, encode_sum
 from fedinfer.system import SimulatedEntropy, child_seed, simulation_rng
@@ -125,7 +125,7 @@ def chunks_of(
     return [Chunk(release, devices[cut], began[cut], scales[cut], weights, mechanism) for cut in cuts]
 
 
-def open_sum(parts: Sequence[RingVector], budget: Budget, seed: int, release: int) -> FloatVector:
+def open_sum(parts: Sequence[RingVector], budget: SumBudget, seed: int, release: int) -> FloatVector:
     """Add up the chunks of a sum, decode it, and add the noise of a trusted server where there is one.
 
     Args:

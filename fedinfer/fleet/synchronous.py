@@ -11,14 +11,14 @@ import math
 import numpy as np
 
 from fedinfer.fleet.jobs import Fate, Jobs, begin_jobs
-from fedinfer.fleet.server import Server
+from fedinfer.fleet.server import VirtualServer
 from fedinfer.fleet.sums import chunks_of
 from fedinfer.fleet.tally import TOO_LATE, USED
 from fedinfer.fleet.waiting import Patience
 from fedinfer.system import simulation_rng
 
 
-def run_synchronous(server: Server) -> None:
+def run_synchronous(server: VirtualServer) -> None:
     """All rounds of a scenario.
 
     Args:
@@ -38,7 +38,7 @@ def run_synchronous(server: Server) -> None:
         number += 1
 
 
-def _round(server: Server, rng: np.random.Generator, number: int) -> bool:
+def _round(server: VirtualServer, rng: np.random.Generator, number: int) -> bool:
     """One round; False where it released nothing."""
     fixed, registry = server.fixed, server.registry
     wanted = fixed.budget.answers
@@ -81,7 +81,7 @@ def end_of_round(jobs: Jobs, wanted: int, deadline_seconds: float) -> tuple[floa
     return (float(jobs.end[used[-1]]) if len(used) == wanted else deadline), used
 
 
-def _count(server: Server, jobs: Jobs, used: np.ndarray, end: float) -> None:
+def _count(server: VirtualServer, jobs: Jobs, used: np.ndarray, end: float) -> None:
     """Bytes and energy: who is not through at the end of the round is told to stop."""
     tally, work, spent = server.tally, server.fixed.work, jobs.until(end)
     server.registry.spend(jobs.devices, spent, server.now)

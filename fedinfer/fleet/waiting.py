@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedinfer.errors import TooFewSurvivors
-from fedinfer.fleet.server import Server
+from fedinfer.fleet.server import VirtualServer
 
 STEP_SECONDS = 900.0
 PATIENCE_SECONDS = 7 * 86_400.0
@@ -16,7 +16,7 @@ class Patience:
         server: whose clock moves.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: VirtualServer) -> None:
         self._server, self._since = server, server.now
 
     def renew(self) -> None:

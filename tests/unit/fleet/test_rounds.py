@@ -16,7 +16,7 @@ from fedinfer.fleet.availability import DrawnAvailability
 from fedinfer.fleet.buffered import staleness_weight
 from fedinfer.fleet.devices import capacities_of
 from fedinfer.fleet.draws import Devices, Floats
-from fedinfer.fleet.jobs import Fate, Jobs, Work, begin_jobs
+from fedinfer.fleet.jobs import Fate, Jobs, JobSize, begin_jobs
 from fedinfer.fleet.selection import Registry
 from fedinfer.fleet.sums import open_sum
 from fedinfer.fleet.synchronous import end_of_round
@@ -107,7 +107,7 @@ def test_energy_is_taken_from_the_battery_of_the_day() -> None:
 def test_jobs_end_by_the_first_thing_that_happens() -> None:
     found, _ = registry(30_000)
     everybody, fleet = np.arange(30_000), scenario(fleet__dropout=0.1, fleet__device__crash_per_hour=0.5).fleet
-    jobs = begin_jobs(found, fleet, Work(1, 0, 0, 0), everybody, np.full(30_000, 100_000), 50.0, 0)
+    jobs = begin_jobs(found, fleet, JobSize(1, 0, 0, 0), everybody, np.full(30_000, 100_000), 50.0, 0)
     whole = 5 + 100_000 / found.capacities.rows_per_second.astype(np.float64)
     crashed = jobs.fate == Fate.CRASHED
     expected = 1 - np.exp(-0.5 * whole / 3600)
@@ -126,7 +126,7 @@ def test_a_device_that_is_no_longer_available_leaves() -> None:
     found, _ = registry(2_000)
     found.availability = DrawnAvailability(found.capacities.zone, 0.5, 0.5, 0.0, 1)
     there = np.flatnonzero(found.availability.until(np.arange(2_000), 3000.0) > 3000)
-    jobs = begin_jobs(found, scenario().fleet, Work(1, 0, 0, 0), there, np.full(len(there), 200_000), 3000.0, 0)
+    jobs = begin_jobs(found, scenario().fleet, JobSize(1, 0, 0, 0), there, np.full(len(there), 200_000), 3000.0, 0)
     left = jobs.fate == Fate.LEFT
     assert left.any()
     np.testing.assert_array_equal(jobs.end[left], found.availability.until(there, 3000.0)[left])
