@@ -23,6 +23,7 @@ from functools import cache, lru_cache
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from fedinfer.errors import BadMessage, VersionMismatch
 from fedinfer.printable import NAME_RULE, is_device_name, shown
@@ -34,6 +35,8 @@ MAX_DIMENSIONS = 4
 
 _MAGIC = b"FI"
 _DTYPES = (np.dtype("<f4"), np.dtype("<f8"), np.dtype("<u2"), np.dtype("<u4"), np.dtype("<i8"))
+_ARRAYS = (np.ndarray, npt.NDArray)
+"""Origins of array types; numpy 2.5 made NDArray an alias with a name of its own."""
 _LENGTH = struct.Struct("<I")
 _INT = struct.Struct("<q")
 _FLOAT = struct.Struct("<d")
@@ -255,7 +258,7 @@ def _writer(hint: Any) -> Writer:
     if origin is dict:
         key, item = _writer(arguments[0]), _writer(arguments[1])
         return lambda value, parts: _write_mapping(value, key, item, parts)
-    if origin is np.ndarray:
+    if origin in _ARRAYS:
         return _write_array
     if isinstance(hint, type):
         if issubclass(hint, StrEnum):
@@ -321,7 +324,7 @@ def _field_reader(hint: Any, what: str) -> Callable[[_Reader], Any]:
     if origin is dict:
         key, value = (_field_reader(argument, what) for argument in arguments)
         return lambda reader: _read_mapping(reader, key, value, most, what)
-    if origin is np.ndarray:
+    if origin in _ARRAYS:
         return lambda reader: _read_array(reader, most, what)
     if isinstance(hint, type):
         if issubclass(hint, StrEnum):

@@ -280,8 +280,8 @@ class Ledger:
         with self._lock:
             rows = self._connection.execute(
                 "SELECT owner, task, reference, event, reason, reserved_at, COALESCE(committed_at, '') "
-                "FROM ledger_entries WHERE ?1 IS NULL OR owner = ?1 ORDER BY id",
-                (owner,),
+                "FROM ledger_entries WHERE :owner IS NULL OR owner = :owner ORDER BY id",
+                {"owner": owner},
             ).fetchall()
             return [
                 Entry(name, task, reference, self._composed(event), reason, reserved, committed)
