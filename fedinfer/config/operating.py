@@ -203,6 +203,12 @@ class DriftSection(Section):
     rounds: Natural = Field(default=5, description="Rounds that an alarm triggers.")
     max_triggers: Natural = Field(default=1, description="Most alarms that start rounds in one run.")
     after_windows: Natural = Field(default=2, description="Windows watched after triggered rounds.")
+    wait_seconds: NonNegative = Field(
+        default=86_400.0,
+        description="Deployments: longest wait in a window for devices that have predicted too little to report; then "
+        "the others report alone. A simulation never waits.",
+    )
+    poll_seconds: Positive = Field(default=300.0, description="Pause before such devices are asked again.")
     inject: InjectSection | None = Field(default=None, description="See [drift.inject]; left out: a quiet run.")
 
     @field_validator("rollback_windows")

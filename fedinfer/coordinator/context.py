@@ -230,6 +230,7 @@ class Server:
         emit: receives every event.
         population: what was planned for, which a process that goes on with the run plans for again.
         keeper: keeps the state of the run after every step.
+        rest: waits so many seconds.
         given: the model, where it was trained elsewhere; the trainer is then never asked to train.
     """
 
@@ -259,6 +260,7 @@ class Server:
     emit: Listener
     population: Population
     keeper: Keeper
+    rest: Callable[[float], None]
     given: GivenModel | None = None
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from fedinfer.coordinator.aggregate.promise import sum_plans
 from fedinfer.coordinator.aggregate.release import Release, noise_std, release_groups
 from fedinfer.coordinator.context import Fleet, Progress, RunAccount, Server
 from fedinfer.coordinator.judging import window_score
+from fedinfer.coordinator.patience import ASKED_ONCE, Patience
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.plan.drift import monitor_plan, plan_drift
 from fedinfer.coordinator.plan.drift import windows as reported_windows
@@ -149,7 +150,7 @@ def window(server: Server, plan: RunPlan, progress: Progress, watch: Watch) -> p
     """
     progress.window += 1
     before = len(progress.latencies_us)
-    ready = _infer(server.fleet, progress, simulated=server.simulated)
+    ready = _infer(server, progress, _patience(server, plan, watch))
     if server.judged_by.metric is not Metric.ACCURACY:  # what devices count says nothing about it
         score = window_score(server.witness, server.judged_by.metric, progress)
         progress.window_metrics[-1] = math.nan if score is None else score
@@ -179,27 +180,50 @@ def relearn(watch: Watch) -> None:
     watch.policy = policy.pushed(policy.finished(watch.settings, watch.policy))
 
 
-def _infer(fleet: Fleet, progress: Progress, *, simulated: bool) -> tuple[DeviceId, ...]:
-    """All devices run their window on the device; returns those that have a report."""
-    common = encode(WindowRequest(progress.window))
-    asks = [Ask(device, Kind.WINDOW, common) for device in sorted(fleet.devices)]
-    ready: list[DeviceId] = []
+def _patience(server: Server, plan: RunPlan, watch: Watch) -> Patience:
+    if server.simulated or plan.drift is None:
+        return ASKED_ONCE
+    drift = server.scenario.drift
+    return Patience(watch.settings.least_devices, drift.wait_seconds, drift.poll_seconds)
+
+
+def _infer(server: Server, progress: Progress, patience: Patience) -> tuple[DeviceId, ...]:
+    """All devices finish their window; returns those that have a report, at the latest when patience ends."""
+    common, began, waiting = encode(WindowRequest(progress.window)), server.clock.seconds(), False
+    ready: set[DeviceId] = set()
+    while True:
+        replies = _replies(server.fleet, sorted(set(server.fleet.devices) - ready), common)
+        ready |= {device for device, reply in replies.items() if reply.ready}
+        idle = sum(reply.version > 0 and not reply.ready for reply in replies.values())
+        pause = patience.pause(len(ready), idle, server.clock.seconds() - began)
+        if pause is None:
+            break
+        if not waiting:
+            facts = {"ready": len(ready), "idle": idle, "least": patience.least, "seconds": patience.limit_seconds}
+            server.emit("waiting", {"window": progress.window, **facts})
+            waiting = True
+        server.rest(pause)
+    # Nobody can check what a real device says about its rows and times.
+    _note_simulated(progress, replies.values() if server.simulated else ())
+    return tuple(sorted(ready))
+
+
+def _replies(fleet: Fleet, devices: Sequence[DeviceId], common: bytes) -> dict[DeviceId, WindowReply]:
+    """What devices say about their window; one that failed, or sent something else, is left out."""
+    answers = fleet.ask([Ask(device, Kind.WINDOW, common) for device in devices])
+    read = {answer.device: _read(answer) for answer in answers}
+    return {device: reply for device, reply in read.items() if reply is not None}
+
+
+def _note_simulated(progress: Progress, replies: Iterable[WindowReply]) -> None:
     rows = correct = 0
-    for answer in fleet.ask(asks):
-        reply = _read(answer)
-        if reply is None:
-            continue
-        if reply.ready:
-            ready.append(answer.device)
-        if not simulated:  # nobody can check what a real device says about its rows and times
-            continue
+    for reply in replies:
         rows += reply.simulated_rows
         correct += reply.simulated_correct
         progress.latencies_us.extend(reply.simulated_latencies_us)
     progress.predictions += rows
     progress.correct += correct
     progress.window_metrics.append(correct / rows if rows else math.nan)
-    return tuple(sorted(ready))
 
 
 def _read(answer: Answer) -> WindowReply | None:

@@ -66,6 +66,7 @@ class Site:
         clock: time.
         emit: receives every event.
         keeper: keeps the state of the run after every step.
+        rest: waits so many seconds.
         given: the model, where it was trained elsewhere.
     """
 
@@ -91,6 +92,7 @@ class Site:
     clock: Clock
     emit: Listener
     keeper: Keeper
+    rest: Callable[[float], None]
     given: GivenModel | None = None
 
 
@@ -193,5 +195,6 @@ def _server(
         emit=site.emit,
         population=population,
         keeper=site.keeper,
+        rest=site.rest,
         given=site.given,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +58,14 @@ class Deployment:
     public_data: Path | None
 
 
-def run_deployment(grid: Grid, scenario: Scenario, deployment: Deployment, clock: Clock, emit: Listener) -> Json:
+def run_deployment(
+    grid: Grid,
+    scenario: Scenario,
+    deployment: Deployment,
+    clock: Clock,
+    emit: Listener,
+    rest: Callable[[float], None] = time.sleep,
+) -> Json:
     """Enrol the connected devices and run the scenario, or go on with the run of the folder that did not end.
 
     A device whose owner started it after the run began takes part as well; one that is away is left out. Both are
@@ -68,6 +77,7 @@ def run_deployment(grid: Grid, scenario: Scenario, deployment: Deployment, clock
         deployment: what the operator gives.
         clock: of the operating system.
         emit: gets every event of the run.
+        rest: waits so many seconds, while devices have not predicted enough for a window.
 
     Returns:
         What run.json holds.
@@ -107,6 +117,7 @@ def run_deployment(grid: Grid, scenario: Scenario, deployment: Deployment, clock
         clock=clock,
         emit=emit,
         keeper=StateFile(deployment.folder, _header(asked, run_id)),
+        rest=rest,
     )
     return carry_out(*start_up(site), kept)
 

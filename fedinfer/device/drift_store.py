@@ -14,19 +14,33 @@ from fedinfer.types import DeviceId, FloatVector
 SKETCH_MIGRATIONS = (
     """CREATE TABLE sketch (device TEXT NOT NULL, window INTEGER NOT NULL, counts BLOB NOT NULL,
         PRIMARY KEY (device, window))""",
+    "ALTER TABLE sketch ADD COLUMN origin TEXT NOT NULL DEFAULT ''",
 )
 
 
 class Sketches(Protocol):
     """Sketches by device and window."""
 
-    def put(self, device: DeviceId, window: int, sketch: FloatVector) -> None:
+    def put(self, device: DeviceId, window: int, sketch: FloatVector, origin: str = "") -> None:
         """Keep a sketch; a window that is observed again replaces the old one.
 
         Args:
             device: whose rows were observed.
             window: number of the inference window, from 1.
             sketch: float32, shape (width of a report,); no noise is in it yet.
+            origin: of real predictions: for which run, and by which version; it may then be carried over.
+        """
+
+    def carry(self, device: DeviceId, window: int, origin: str) -> bool:
+        """Hand the newest sketch that was never reported on to a later window, or leave it in its own.
+
+        Args:
+            device: whose sketch.
+            window: number of the inference window that asks.
+            origin: as it was put; not empty.
+
+        Returns:
+            False: there is none of this origin.
         """
 
     def take(self, device: DeviceId, window: int) -> FloatVector:
@@ -49,10 +63,23 @@ class MemorySketches:
 
     def __init__(self) -> None:
         self._sketches: dict[tuple[DeviceId, int], FloatVector] = {}
+        self._origins: dict[tuple[DeviceId, int], str] = {}
 
-    def put(self, device: DeviceId, window: int, sketch: FloatVector) -> None:
+    def put(self, device: DeviceId, window: int, sketch: FloatVector, origin: str = "") -> None:
         """As `Sketches.put`."""
-        self._sketches[(device, window)] = sketch
+        self._sketches[(device, window)], self._origins[(device, window)] = sketch, origin
+
+    def carry(self, device: DeviceId, window: int, origin: str) -> bool:
+        """As `Sketches.carry`."""
+        known = [key for key in self._sketches if key[0] == device and key[1] <= window]
+        fit = [key for key in known if self._origins[key] == origin]
+        if not fit:
+            return False
+        self.put(device, window, self._sketches[max(fit)], origin)
+        for key in known:
+            if key[1] < window:
+                del self._sketches[key]
+        return True
 
     def take(self, device: DeviceId, window: int) -> FloatVector:
         """As `Sketches.take`."""
@@ -71,11 +98,25 @@ class StoredSketches:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def put(self, device: DeviceId, window: int, sketch: FloatVector) -> None:
+    def put(self, device: DeviceId, window: int, sketch: FloatVector, origin: str = "") -> None:
         """As `Sketches.put`."""
         with transaction(self._connection) as database:
-            row = (device, window, sketch.astype("<f4").tobytes())
-            database.execute("INSERT OR REPLACE INTO sketch VALUES (?, ?, ?)", row)
+            row = (device, window, sketch.astype("<f4").tobytes(), origin)
+            database.execute("INSERT OR REPLACE INTO sketch (device, window, counts, origin) VALUES (?, ?, ?, ?)", row)
+
+    def carry(self, device: DeviceId, window: int, origin: str) -> bool:
+        """As `Sketches.carry`."""
+        with transaction(self._connection) as database:
+            query = "SELECT MAX(window) FROM sketch WHERE device = ? AND window <= ? AND origin = ?"
+            (found,) = database.execute(query, (device, window, origin)).fetchone()
+            if found is None:
+                return False
+            if found < window:
+                database.execute("DELETE FROM sketch WHERE device = ? AND window = ?", (device, window))
+            moved = "UPDATE sketch SET window = ? WHERE device = ? AND window = ?"
+            database.execute(moved, (window, device, found))
+            database.execute("DELETE FROM sketch WHERE device = ? AND window < ?", (device, window))
+            return True
 
     def take(self, device: DeviceId, window: int) -> FloatVector:
         """As `Sketches.take`."""

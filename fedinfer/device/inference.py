@@ -137,10 +137,13 @@ def _reported(host: Host, log: PredictionLog, device: DeviceId, window: int, ver
         log.set_rule(replace(log.rule(), rows=rows))
     found = log.take(version, *_accepted(task.scenario.privacy.unit, rows))
     histograms = None if found is None else found.histograms([(channel.name, channel.bins) for channel in channels])
-    if found is None or histograms is None:
-        return NOT_READY
-    host.sketches.put(device, window, window_report(histograms, task.scenario.privacy.unit, channels, found.rows))
-    return WindowReply(True, version, 0, 0, ())
+    origin = f"{task.run_id} {version}"
+    if found is not None and histograms is not None:
+        report = window_report(histograms, task.scenario.privacy.unit, channels, found.rows)
+        host.sketches.put(device, window, report, origin)
+        return WindowReply(True, version, 0, 0, ())
+    # One that was handed over before and never reported (the server stopped, or too few others had one) counts still.
+    return WindowReply(host.sketches.carry(device, window, origin), version, 0, 0, ())
 
 
 def _timed(host: Host, installed: Installed, row: npt.NDArray[Any]) -> float:

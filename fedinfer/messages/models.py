@@ -90,8 +90,8 @@ class WindowReply:
     """A window is full. The simulated facts are empty on a real device: nobody may see them there.
 
     Args:
-        ready: False when the device has no model yet.
-        version: model version that served.
+        ready: False when the device has no model, or has predicted too little for a window.
+        version: model version that served; 0: none.
         simulated_rows, simulated_correct: rows and correct labels of this window.
         simulated_latencies_us: one latency per row.
     """

@@ -202,6 +202,7 @@ def open_server(
         clock=clock,
         emit=emit,
         keeper=lasting.keeper,
+        rest=lambda _seconds: None,
         given=given,
     )
     return start_up(site)

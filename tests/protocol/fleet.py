@@ -71,6 +71,7 @@ corruption_rate = 0.1
 windows = 3
 window = 5
 epsilon = 1.0
+wait_seconds = 0
 """
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -55,6 +55,7 @@ class Pilot:
     events: list[tuple[str, Json]]
     predicts: bool = True
     window: int = 0
+    on_rest: Callable[[float], None] = lambda seconds: pytest.fail("nobody is waited for here")
 
     def find(self, context: Context) -> tuple[str, Responder]:
         """A fresh process for every message."""
@@ -90,7 +91,7 @@ class Pilot:
             public_data=table if public else None,
         )
         self.window = settings(extra).drift.window
-        return run_deployment(grid, settings(extra), deployment, clock or SystemClock(), self.heard)
+        return run_deployment(grid, settings(extra), deployment, clock or SystemClock(), self.heard, self.on_rest)
 
     def heard(self, event: str, fields: Json) -> None:
         self.events.append((event, fields))
@@ -147,16 +148,59 @@ def test_a_device_that_predicted_nothing_has_no_report_and_one_that_did_reports_
         use(store, 5)
     host = open_host(pilot.stores[0])
     (device,) = host.members
-    answers = [
-        DeviceResponder(host).answer([Ask(device, Kind.WINDOW, encode(WindowRequest(window)))])[0] for window in (8, 9)
-    ]
-    assert [decode(WindowReply, answer.body).ready for answer in answers] == [True, False]
+
+    def ready(window: int) -> bool:
+        answer = DeviceResponder(host).answer([Ask(device, Kind.WINDOW, encode(WindowRequest(window)))])[0]
+        return decode(WindowReply, answer.body).ready
+
+    assert ready(7)
+    assert ready(8)  # window 7 was never reported, so what was seen in it is reported in window 8
     channels = report_channels(2)
     sketch = Sketch(channels)
     raw = open_installed(Slots(pilot.stores[0] / "slots"), SessionCache(1)).predictor.predict(np.zeros((5, 3))).raw
     sketch.add(Outputs(raw.argmax(1), raw))
     expected = window_report(sketch.histograms(), host.joined().scenario.privacy.unit, channels)
     np.testing.assert_allclose(host.sketches.take(device, 8), expected)
+    with pytest.raises(Misbehaviour, match="no sketch of window 7"):
+        host.sketches.take(device, 7)
+    assert not ready(9)
+
+
+WATCHED = f"{SMALL}\ndrift.wait_seconds = 3600\ndrift.poll_seconds = 60"
+
+
+class Life:
+    """While the server waits, time passes and devices predict."""
+
+    def __init__(self, pilot: Pilot, uses: Sequence[Sequence[int]]) -> None:
+        self.pilot, self.clock, self.rests = pilot, FrozenClock(SystemClock().now()), list[float]()
+        self._uses = list(uses)
+
+    def rest(self, seconds: float) -> None:
+        self.rests.append(seconds)
+        self.clock.advance(seconds)
+        for device in self._uses.pop(0) if self._uses else ():
+            use(self.pilot.stores[device], self.pilot.window)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("uses", "rests", "reporters"),
+    [
+        ([[0, 1], [], [2, 3, 4]], [60.0] * 3, DEVICES),  # until everybody has closed a window
+        ([[0, 1, 2, 3]], [60.0] * 60, 4),  # one predicts nothing: the others report when the wait ends
+    ],
+)
+def test_a_window_waits_until_devices_have_predicted_enough_or_its_time_is_over(
+    pilot: Pilot, uses: list[list[int]], rests: list[float], reporters: int
+) -> None:
+    life = Life(pilot, uses)
+    pilot.predicts, pilot.on_rest = False, life.rest
+    record = pilot.run(WATCHED, clock=life.clock)
+    assert record["drift"]["timeline"][0]["reporters"] == reporters
+    assert life.rests == rests
+    waits = [fields for name, fields in pilot.events if name == "waiting"]
+    assert waits == [{"window": 1, "ready": 0, "idle": DEVICES, "least": waits[0]["least"], "seconds": 3600.0}]
 
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\u202e" * 10

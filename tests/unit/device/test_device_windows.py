@@ -57,6 +57,33 @@ def test_a_window_observed_again_replaces_the_old_sketch(sketches: Sketches) -> 
     np.testing.assert_array_equal(sketches.take("d", 1), ONE * 3)
 
 
+def test_what_was_never_reported_is_carried_to_a_later_window_and_older_ones_are_forgotten(sketches: Sketches) -> None:
+    for window in (1, 2):
+        sketches.put("d", window, ONE * window, "run 7")
+    assert sketches.carry("d", 4, "run 7")
+    np.testing.assert_array_equal(sketches.take("d", 4), ONE * 2)
+    assert not sketches.carry("d", 5, "run 7")
+    for window in (1, 2):
+        with pytest.raises(Misbehaviour):
+            sketches.take("d", window)
+
+
+def test_a_window_that_is_asked_again_keeps_its_sketch(sketches: Sketches) -> None:
+    sketches.put("d", 3, ONE, "run 7")
+    assert sketches.carry("d", 3, "run 7")
+    np.testing.assert_array_equal(sketches.take("d", 3), ONE)
+
+
+def test_sketches_of_another_run_version_device_or_a_later_window_are_not_carried(sketches: Sketches) -> None:
+    sketches.put("d", 3, ONE, "run 7")
+    assert not sketches.carry("d", 4, "run 8")
+    assert not sketches.carry("e", 4, "run 7")
+    assert not sketches.carry("d", 2, "run 7")
+    sketches.put("d", 4, ONE * 4, "other 7")
+    assert sketches.carry("d", 4, "run 7")
+    np.testing.assert_array_equal(sketches.take("d", 4), ONE)
+
+
 def test_a_stored_sketch_survives_its_process(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     StoredSketches(open_store(path, "sketches", SKETCH_MIGRATIONS)).put("d", 1, ONE)
