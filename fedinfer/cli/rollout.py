@@ -7,23 +7,32 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedinfer.cli.operators import admit, dismiss, operator, order_with_key, requests, signing_operators, told
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, printable, stdout
+from fedinfer.cli.secrets import PassphraseFile
 from fedinfer.errors import ConfigError
-from fedinfer.rollout import Command, Order, RolloutStore, log, read_devices, read_plan, status
+from fedinfer.rollout import Command, Handled, Order, RolloutStore, log, read_devices, read_plan, status
 from fedinfer.system import SystemClock
 from fedinfer.types import Json
 
 app = typer.Typer(no_args_is_help=True, help="Give a model to the fleet in waves, stop it, roll it back.")
 
+for command in (operator, admit, dismiss, requests):
+    app.command()(command)
+
 State = Annotated[Path, typer.Argument(help="state database (SQLite)")]
 Name = Annotated[str, typer.Argument(help="rollout; default: the newest")]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="for the audit log")]
 By = Annotated[str, typer.Option("--by", help="who says so, for the audit log; default: this user")]
+Key = Annotated[Path | None, typer.Option("--key", help="folder of the operator who signs the order")]
+Wait = Annotated[float, typer.Option("--wait", min=0, help="seconds to wait until a signed order is carried out")]
+WAIT_SECONDS = 10.0
 
 
 @app.command()
@@ -50,33 +59,78 @@ def show_status(state: State, rollout: Name = "", as_json: JsonOption = False) -
 
 
 @app.command()
-def approve(state: State, reason: Reason, rollout: Name = "", by: By = "", as_json: JsonOption = False) -> None:
+def approve(
+    state: State,
+    reason: Reason,
+    rollout: Name = "",
+    by: By = "",
+    key: Key = None,
+    wait: Wait = WAIT_SECONDS,
+    passphrase_file: PassphraseFile = None,
+    as_json: JsonOption = False,
+) -> None:
     """Let a waiting wave go, or pass a held one under your name."""
-    _order(Order.APPROVE, state, rollout, by, reason, as_json)
+    _order(Order.APPROVE, state, rollout, by, reason, Signing(key, wait, passphrase_file), as_json)
 
 
 @app.command()
-def pause(state: State, rollout: Name = "", reason: Reason = "", by: By = "", as_json: JsonOption = False) -> None:
+def pause(
+    state: State,
+    rollout: Name = "",
+    reason: Reason = "",
+    by: By = "",
+    key: Key = None,
+    wait: Wait = WAIT_SECONDS,
+    passphrase_file: PassphraseFile = None,
+    as_json: JsonOption = False,
+) -> None:
     """Push nothing until `resume`; a failing gate still rolls back."""
-    _order(Order.PAUSE, state, rollout, by, reason, as_json)
+    _order(Order.PAUSE, state, rollout, by, reason, Signing(key, wait, passphrase_file), as_json)
 
 
 @app.command()
-def resume(state: State, rollout: Name = "", reason: Reason = "", by: By = "", as_json: JsonOption = False) -> None:
+def resume(
+    state: State,
+    rollout: Name = "",
+    reason: Reason = "",
+    by: By = "",
+    key: Key = None,
+    wait: Wait = WAIT_SECONDS,
+    passphrase_file: PassphraseFile = None,
+    as_json: JsonOption = False,
+) -> None:
     """Go on where `pause` stopped."""
-    _order(Order.RESUME, state, rollout, by, reason, as_json)
+    _order(Order.RESUME, state, rollout, by, reason, Signing(key, wait, passphrase_file), as_json)
 
 
 @app.command()
-def abort(state: State, rollout: Name = "", reason: Reason = "", by: By = "", as_json: JsonOption = False) -> None:
+def abort(
+    state: State,
+    rollout: Name = "",
+    reason: Reason = "",
+    by: By = "",
+    key: Key = None,
+    wait: Wait = WAIT_SECONDS,
+    passphrase_file: PassphraseFile = None,
+    as_json: JsonOption = False,
+) -> None:
     """Stop for good, at once, without asking back. Devices that have the model keep it until `rollback`."""
-    _order(Order.ABORT, state, rollout, by, reason, as_json)
+    _order(Order.ABORT, state, rollout, by, reason, Signing(key, wait, passphrase_file), as_json)
 
 
 @app.command()
-def rollback(state: State, rollout: Name = "", reason: Reason = "", by: By = "", as_json: JsonOption = False) -> None:
+def rollback(
+    state: State,
+    rollout: Name = "",
+    reason: Reason = "",
+    by: By = "",
+    key: Key = None,
+    wait: Wait = WAIT_SECONDS,
+    passphrase_file: PassphraseFile = None,
+    as_json: JsonOption = False,
+) -> None:
     """Take the model back from every device that has it."""
-    _order(Order.ROLLBACK, state, rollout, by, reason, as_json)
+    _order(Order.ROLLBACK, state, rollout, by, reason, Signing(key, wait, passphrase_file), as_json)
 
 
 @app.command("log")
@@ -114,11 +168,45 @@ def _verify(path: Path, expected: log.Head | None) -> log.Head:
         return store.verify(expected)
 
 
-def _order(order: Order, state: Path, rollout: str, by: str, reason: str, as_json: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """How an order is signed.
+
+    Args:
+        key: folder of the operator; None: it is not.
+        wait: seconds until somebody carries it out.
+        passphrase_file: of the key.
+    """
+
+    key: Path | None
+    wait: float
+    passphrase_file: Path | None
+
+
+def _order(order: Order, state: Path, rollout: str, by: str, reason: str, signing: Signing, as_json: bool) -> None:
     with errors_to_exit(), _opened(state) as store:
-        name = rollout or _newest(store)
-        store.apply(name, Command(order, by or _user(), reason), SystemClock().now())
-        _show(store, name, as_json)
+        name, operators, handled = rollout or _newest(store), signing_operators(state), None
+        if operators is None:
+            _check_unsigned(signing)
+            store.apply(name, Command(order, by or _user(), reason), SystemClock().now())
+        else:
+            key = _key_of(signing, by)
+            request = (order, name, reason)
+            handled = order_with_key(store, operators, key, request, signing.wait, signing.passphrase_file)
+        _show(store, name, as_json, handled)
+
+
+def _check_unsigned(signing: Signing) -> None:
+    if signing.key is not None:
+        raise ConfigError("this server lists no operators, so nobody checks a signature", hint="fedinfer rollout admit")
+
+
+def _key_of(signing: Signing, by: str) -> Path:
+    if signing.key is None:
+        raise ConfigError("this server takes signed orders only", hint="--key DIR, the folder of an operator")
+    if by:
+        raise ConfigError("--by is not for signed orders: the key says who it is")
+    return signing.key
 
 
 def _user() -> str:
@@ -151,11 +239,14 @@ def _newest(store: RolloutStore) -> str:
     return names[-1]
 
 
-def _show(store: RolloutStore, rollout: str, as_json: bool) -> None:
+def _show(store: RolloutStore, rollout: str, as_json: bool, handled: Handled | None = None) -> None:
     facts = {**status(store.load(rollout)), "log_head": str(store.head())}
+    facts |= {} if handled is None else {"request": handled.to_json()}
     if as_json:
         print_json(facts)
     else:
+        if handled is not None:
+            stdout.print(told(handled), highlight=False, soft_wrap=True, markup=False)
         stdout.print(_sentences(facts), highlight=False, soft_wrap=True, markup=False)
 
 

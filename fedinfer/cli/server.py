@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedinfer.cli.files import read_bytes, write_bytes
-from fedinfer.cli.output import JsonOption, errors_to_exit, print_document, stderr
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_document, printable, stderr, stdout
 from fedinfer.cli.secrets import PassphraseFile, secrets
 from fedinfer.errors import ConfigError
+from fedinfer.ports import Clock
 from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
 
@@ -25,6 +28,7 @@ app = typer.Typer(no_args_is_help=True, help="Who belongs to the population: the
 
 Folder = Annotated[Path, typer.Option("--authority", help="folder of the authority; not on a server")]
 CERTIFICATE_DAYS, LIST_DAYS = 365, 30
+WATCH_SECONDS = 5.0
 
 
 @app.command()
@@ -97,6 +101,38 @@ def revoke(
             "expires": datetime.fromtimestamp(listed.expires, UTC).isoformat(),
         }
     print_document(document, as_json)
+
+
+@app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(help="run folder of the server")],
+    keys: Annotated[Path, typer.Option("--keys", help="folder with the online keys")],
+    once: Annotated[bool, typer.Option("--once", help="carry out what is waiting, and end")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="seconds between two looks")] = WATCH_SECONDS,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Carry out signed orders to rollouts while no run goes on: a version is taken back in the signed metadata."""
+    with errors_to_exit():
+        from fedinfer.cli.keys import open_repository
+        from fedinfer.deployment import has_work, stand_in
+        from fedinfer.simulation import FolderInUse, alone_in
+
+        secret, clock = secrets(passphrase_file), SystemClock()
+        open_repository(run / "artifacts", keys, secret)  # a wrong key is told now, not when it is needed
+        while True:
+            if has_work(run):
+                with suppress(FolderInUse), alone_in(run):  # a coordinator carries out orders itself
+                    for each in stand_in(run, lambda: open_repository(run / "artifacts", keys, secret), clock):
+                        stdout.print(_told(each.to_json(), clock), markup=False, highlight=False, soft_wrap=True)
+            if once:
+                return
+            time.sleep(every)
+
+
+def _told(order: Json, clock: Clock) -> str:
+    why = f" ({order['why']})" if order["why"] else ""
+    said = f"{order['order']} {order['rollout']} by {order['by']}: {order['standing']}{why}"
+    return printable(f"{clock.now():%Y-%m-%dT%H:%M:%SZ} {said}")
 
 
 def _signer(token: str, bare_key: Path | None, secret: Secret) -> Signer:

@@ -107,7 +107,10 @@ class RolloutSection(Section):
         description="When the figures decide nothing (few devices, much noise): `stop` the run, the wave keeps the "
         "model and nobody else gets it; or `proceed` under this setting's name, which the audit log keeps.",
     )
-
+    wait_seconds: NonNegative = Field(
+        default=86_400.0,
+        description="Deployments whose server has operators: longest wait of a held or paused rollout for an order.",
+    )
     max_public_drop: NonNegative = Field(
         default=0.0,
         description="A later run's version is not signed when its metric on labelled public rows is worse than that of "

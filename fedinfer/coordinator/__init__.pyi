@@ -28,6 +28,8 @@ from .plan.run_plan import make_plan as make_plan
 from .plan.sum_settings import SumSettings as SumSettings
 from .record import plain as plain
 from .rehearsal import rehearse as rehearse
+from .released import RELEASED as RELEASED
+from .released import mark_released as mark_released
 from .run import budget_of as budget_of
 from .run import carry_out as carry_out
 from .run import first_progress as first_progress

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from fedinfer.artifact import ChosenFile
 
 CHECKPOINTS, POINTER = "checkpoints", "released"
+RELEASED = "released"
+"""Folder of the run with a copy of the repository, as of the last rollout that is over."""
 FRESH, LATEST = "fresh", "latest"
 
 
@@ -62,7 +64,7 @@ def mark_released(folder: Path, version: int) -> None:
 
     Args:
         folder: of the run.
-        version: number, >= 1.
+        version: number, >= 0; 0: none, the first one was taken back.
 
     Raises:
         StoreError: the disk refuses.

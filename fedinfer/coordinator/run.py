@@ -17,6 +17,7 @@ from fedinfer.coordinator.checkpoint import RunState, to_checkpoint
 from fedinfer.coordinator.context import LEDGER_OWNER, Progress, Server
 from fedinfer.coordinator.judging import pooled_figures
 from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.coordinator.push.attention import attentive, heed
 from fedinfer.coordinator.push.publish import publish_version, push_version
 from fedinfer.coordinator.released import start_of
 from fedinfer.coordinator.resume import take_up
@@ -183,7 +184,8 @@ def _window(server: Server, plan: RunPlan, state: RunState) -> None:
     """One window; an alarm adds rounds, a push and some windows after it, or goes back first."""
     if state.watch is None:
         raise RuntimeError("a run without a watch has no windows")
-    decision = drift_loop.window(server, plan, state.progress, state.watch)
+    heed(server, state.progress)
+    decision = drift_loop.window(attentive(server, state.progress), plan, state.progress, state.watch)
     decision = drift_actions.answered(server.folder, state.watch) or decision
     match decision.action:
         case WatchAction.ROUND:

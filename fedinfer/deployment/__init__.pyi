@@ -13,9 +13,15 @@ from .coordinate import forget_run as forget_run
 from .coordinate import run_deployment as run_deployment
 from .coordinate import unfinished_run as unfinished_run
 from .node import open_host as open_host
+from .operator import CARD as CARD
+from .operator import make_operator as make_operator
+from .operator import open_operator as open_operator
+from .operator import read_card as read_card
 from .pinned import trusted_root as trusted_root
 from .request import Request as Request
 from .request import read_request as read_request
+from .standing import has_work as has_work
+from .standing import stand_in as stand_in
 from .store import Floors as Floors
 from .store import import_approval as import_approval
 from .store import open_device as open_device

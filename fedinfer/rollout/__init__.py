@@ -1,7 +1,8 @@
 """Giving a model to a fleet in steps, and rolling it back: bytes and figures in, decision out.
 
 `waves` (who is next), `gates` (is it good?), `controller` (what happens now, pure), `log` (what happened, in a hash
-chain), `state` (SQLite), `plan` (the file an operator writes). docs/how-to/rollout.md starts here.
+chain), `state` (SQLite), `plan` (the file an operator writes), `requests`,
+`operators` and `inbox` (signed orders). docs/how-to/rollout.md starts here.
 """
 
 from fedinfer.rollout.controller import (
@@ -21,13 +22,21 @@ from fedinfer.rollout.controller import (
 )
 from fedinfer.rollout.evaluations import NORM, WIDTH, gates_of, read_sum
 from fedinfer.rollout.gates import Bound, Gate, GateScope, GateSettings
+from fedinfer.rollout.inbox import Handled, Inbox
+from fedinfer.rollout.operators import OPERATORS, admit_operator, dismiss_operator, read_operators
 from fedinfer.rollout.plan import read_devices, read_plan
-from fedinfer.rollout.state import RolloutStore, status
+from fedinfer.rollout.requests import NONCE_BYTES, Operators, OrderRequest, Standing, sign_order
+from fedinfer.rollout.state import RolloutStore
+from fedinfer.rollout.summary import status
+from fedinfer.rollout.tables import WENT_BACK
 from fedinfer.rollout.waves import Wave, members, wave_sizes
 
 __all__ = [
     "INSTALL_FAILURE",
+    "NONCE_BYTES",
     "NORM",
+    "OPERATORS",
+    "WENT_BACK",
     "WIDTH",
     "Action",
     "Approval",
@@ -36,21 +45,30 @@ __all__ = [
     "Gate",
     "GateScope",
     "GateSettings",
+    "Handled",
+    "Inbox",
     "Measured",
+    "Operators",
     "Order",
+    "OrderRequest",
     "Phase",
     "RolledBack",
     "RolloutState",
     "RolloutStore",
+    "Standing",
     "Task",
     "Wave",
+    "admit_operator",
     "begin",
+    "dismiss_operator",
     "evidence",
     "gates_of",
     "members",
     "read_devices",
+    "read_operators",
     "read_plan",
     "read_sum",
+    "sign_order",
     "status",
     "todo",
     "wave_sizes",

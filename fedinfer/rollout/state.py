@@ -3,7 +3,8 @@
 Rules:
 * `apply` reads, steps, and writes state and log entry in one transaction, before anybody acts on the result. A server
   that is killed reads its state, asks `todo`, and goes on; every action may be done twice.
-* Acknowledgements are kept device by device, so a wave that was half delivered is continued, not started again.
+* Acknowledgements are kept device by device, so a wave that was half delivered is continued, not started again. The log
+  holds a digest of those of each wave, so no acknowledgement can be changed, added or removed without a trace.
 * Every entry holds the digest of the state after it. A state that somebody else wrote is not driven on, and `verify`
   reports it.
 * The log refuses UPDATE, DELETE and INSERT OR REPLACE in the database itself; the hash chain shows what went past that.
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import final
@@ -29,46 +31,13 @@ from fedinfer.rollout.controller import (
     Measured,
     RolledBack,
     RolloutState,
-    evidence,
     step,
     todo,
 )
+from fedinfer.rollout.summary import facts_of
+from fedinfer.rollout.tables import APPEND_ONLY, BOUND, REFUSED, ROLLOUT_MIGRATIONS, WENT_BACK, acknowledged
 from fedinfer.store import open_store, transaction
 from fedinfer.types import DeviceId, Json
-
-ROLLOUT_MIGRATIONS = (
-    """
-    CREATE TABLE rollout (
-        name TEXT PRIMARY KEY,
-        number INTEGER NOT NULL UNIQUE,
-        state BLOB NOT NULL,
-        changed TEXT NOT NULL
-    );
-    CREATE TABLE rollout_ack (
-        rollout TEXT NOT NULL REFERENCES rollout(name),
-        wave INTEGER NOT NULL,
-        device TEXT NOT NULL,
-        problem TEXT NOT NULL,
-        PRIMARY KEY (rollout, wave, device)
-    );
-    CREATE TABLE rollout_log (
-        seq INTEGER PRIMARY KEY,
-        rollout TEXT NOT NULL,
-        line TEXT NOT NULL
-    );
-    """,
-)
-_APPEND_ONLY = """
-    CREATE TRIGGER IF NOT EXISTS rollout_log_{verb} BEFORE {verb} ON rollout_log {when}
-    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END
-"""
-_REFUSED = {
-    "UPDATE": "",
-    "DELETE": "",
-    # INSERT OR REPLACE deletes without firing the trigger for DELETE.
-    "INSERT": "WHEN NEW.seq <= (SELECT COALESCE(MAX(seq), 0) FROM rollout_log)",
-}
-
 
 _KINDS: dict[type[Event], str] = {
     Command: "command",
@@ -91,8 +60,8 @@ class RolloutStore:
         self._connection = open_store(path, "rollout", ROLLOUT_MIGRATIONS)
         # Not part of the migrations: those are split at semicolons, and a trigger has one inside.
         try:
-            for verb, when in _REFUSED.items():
-                self._connection.execute(_APPEND_ONLY.format(verb=verb, when=when))
+            for verb, when in REFUSED.items():
+                self._connection.execute(APPEND_ONLY.format(verb=verb, when=when))
         except sqlite3.Error as error:
             self._connection.close()
             raise StoreError(f"{path}: {error}", hint="the database is not writable or not complete") from error
@@ -123,6 +92,7 @@ class RolloutStore:
             encoded = wire.encode(state)
             db.execute("INSERT INTO rollout VALUES (?, ?, ?, ?)", (state.rollout, number, encoded, now.isoformat()))
             body: Json = {"by": by, "version": state.version, "previous": state.previous, "phase": str(state.phase)}
+            body["format"] = BOUND
             body |= {"waves": [wave.size for wave in state.waves], "state": _digest(encoded)}
             self._append(db, now, "start", state.rollout, body)
         return todo(state)
@@ -164,23 +134,59 @@ class RolloutStore:
             LogTampered: the state is not the one that the last log entry speaks of.
             StoreError: nothing was written, so nothing must be done.
         """
+        with self.changing() as db:
+            return self.apply_in(db, rollout, event, now, {})
+
+    @contextmanager
+    def changing(self) -> Iterator[sqlite3.Connection]:
+        """One write transaction, for `apply_in`, `note_in` and other tables of this file.
+
+        Raises:
+            StoreError: nothing was written.
+        """
         with transaction(self._connection) as db:
-            before = self.load(rollout)
-            after, actions = step(before, event)
-            encoded = wire.encode(after)
-            changed = (encoded, now.isoformat(), rollout)
-            db.execute("UPDATE rollout SET state = ?, changed = ? WHERE name = ?", changed)
-            body = {"from": str(before.phase), "to": str(after.phase), "reason": after.reason, **_facts(before, event)}
-            self._append(db, now, _KINDS[type(event)], rollout, {**body, "state": _digest(encoded)})
+            yield db
+
+    def apply_in(
+        self, db: sqlite3.Connection, rollout: str, event: Event, now: datetime, extra: Json
+    ) -> tuple[RolloutState, tuple[Action, ...]]:
+        """As `apply`, as a part of a transaction.
+
+        Args:
+            db: from `changing`.
+            rollout: name.
+            event: an order or something that happened.
+            now: wall-clock time, timezone-aware.
+            extra: more facts for the log entry.
+        """
+        before = self.load(rollout)
+        after, actions = step(before, event)
+        changed = (wire.encode(after), now.isoformat(), rollout)
+        db.execute("UPDATE rollout SET state = ?, changed = ? WHERE name = ?", changed)
+        body = {"from": str(before.phase), "to": str(after.phase), "reason": after.reason, **facts_of(before, event)}
+        self.note_in(db, after, _KINDS[type(event)], {**body, **extra}, now)
         return after, actions
 
-    def acknowledge(self, rollout: str, wave: int, outcomes: Mapping[DeviceId, str]) -> None:
-        """Keep what devices answered to a push; the last answer of a device counts.
+    def note_in(self, db: sqlite3.Connection, state: RolloutState, kind: str, body: Json, now: datetime) -> None:
+        """Write a log entry, as a part of a transaction.
+
+        Args:
+            db: from `changing`.
+            state: of the rollout, as it is kept.
+            kind: what happened.
+            body: JSON-able facts.
+            now: wall-clock time, timezone-aware.
+        """
+        self._append(db, now, kind, state.rollout, {**body, "state": _digest(wire.encode(state))})
+
+    def acknowledge(self, rollout: str, wave: int, outcomes: Mapping[DeviceId, str], now: datetime) -> None:
+        """Keep what devices answered to a push, or to a rollback; the last answer of a device counts.
 
         Args:
             rollout: name.
-            wave: counted from 0.
-            outcomes: by device: "" for installed, else the problem in words.
+            wave: counted from 0; WENT_BACK for a rollback.
+            outcomes: by device: "" for done, else the problem in words.
+            now: wall-clock time, timezone-aware.
 
         Raises:
             StoreError: nothing was written.
@@ -191,6 +197,9 @@ class RolloutStore:
                 "ON CONFLICT(rollout, wave, device) DO UPDATE SET problem = excluded.problem",
                 [(rollout, wave, device, problem) for device, problem in outcomes.items()],
             )
+            failed, total, digest = acknowledged(db, rollout, wave)
+            body: Json = {"wave": wave + 1, "done": total - failed, "failed": failed, "acknowledged": digest}
+            self.note_in(db, self.load(rollout), "acknowledged", body, now)
 
     def waiting(self, rollout: str, wave: int, members: Iterable[DeviceId]) -> tuple[DeviceId, ...]:
         """Members of a wave that have not answered yet.
@@ -216,10 +225,7 @@ class RolloutStore:
             rollout: name.
             wave: counted from 0.
         """
-        failed, total = self._connection.execute(
-            "SELECT COALESCE(SUM(problem <> ''), 0), COUNT(*) FROM rollout_ack WHERE rollout = ? AND wave = ?",
-            (rollout, wave),
-        ).fetchone()
+        failed, total, _ = acknowledged(self._connection, rollout, wave)
         return Delivered(wave, total - failed, failed)
 
     def installed(self, rollout: str, wave: int | None = None) -> tuple[DeviceId, ...]:
@@ -233,9 +239,9 @@ class RolloutStore:
             Sorted, each once.
         """
         rows = self._connection.execute(
-            "SELECT DISTINCT device FROM rollout_ack WHERE rollout = ? AND problem = '' AND wave = COALESCE(?, wave) "
-            "ORDER BY device",
-            (rollout, wave),
+            "SELECT DISTINCT device FROM rollout_ack WHERE rollout = ? AND problem = '' "
+            "AND wave = COALESCE(?, wave) AND wave <> ? ORDER BY device",
+            (rollout, wave, WENT_BACK),
         )
         return tuple(row[0] for row in rows)
 
@@ -250,10 +256,20 @@ class RolloutStore:
         """
         return dict(
             self._connection.execute(
-                "SELECT device, problem FROM rollout_ack WHERE rollout = ? AND problem <> '' ORDER BY device",
-                (rollout,),
+                "SELECT device, problem FROM rollout_ack WHERE rollout = ? AND problem <> '' AND wave <> ? "
+                "ORDER BY device",
+                (rollout, WENT_BACK),
             ).fetchall()
         )
+
+    def went_back(self, rollout: str) -> dict[DeviceId, str]:
+        """What devices answered to a rollback: "" for done, else the problem in words.
+
+        Args:
+            rollout: name.
+        """
+        query = "SELECT device, problem FROM rollout_ack WHERE rollout = ? AND wave = ? ORDER BY device"
+        return dict(self._connection.execute(query, (rollout, WENT_BACK)).fetchall())
 
     def log_lines(self, rollout: str = "") -> list[str]:
         """Lines of the audit log, oldest first.
@@ -303,7 +319,27 @@ class RolloutStore:
         logged = {row[0] for row in self._connection.execute("SELECT DISTINCT rollout FROM rollout_log")}
         for rollout in sorted(logged | set(states), key=str):
             self._check_state(rollout, states.get(rollout))
+            self._check_acknowledged(rollout)
         return head
+
+    def _check_acknowledged(self, rollout: str) -> None:
+        """Raise LogTampered unless the acknowledgements of each wave are those that the log speaks of last."""
+        entries = [log.entry(line) for line in self.log_lines(rollout)]
+        if not entries or entries[0]["body"].get("format") != BOUND:
+            return
+        logged = {
+            entry["body"]["wave"] - 1: entry["body"]["acknowledged"]
+            for entry in entries
+            if entry["kind"] == "acknowledged"
+        }
+        query = "SELECT DISTINCT wave FROM rollout_ack WHERE rollout = ?"
+        kept = {row[0] for row in self._connection.execute(query, (rollout,))}
+        for wave in sorted(kept | set(logged)):
+            if logged.get(wave) != acknowledged(self._connection, rollout, wave)[2]:
+                raise LogTampered(
+                    f"rollout {rollout!r}: the acknowledgements of wave {wave + 1} are not those of its log",
+                    hint="the database was changed from outside; restore a backup and compare it with the kept head",
+                )
 
     def _check_state(self, rollout: str, state: object) -> None:
         """Raise LogTampered unless the last entry of a rollout holds the digest of this state."""
@@ -331,54 +367,3 @@ def _digest(state: bytes) -> str:
 def _text(line: str | bytes) -> str:
     """SQLite keeps any type in any column: bytes in the log are somebody else's, to be shown and not to fail on."""
     return line if isinstance(line, str) else str(line)
-
-
-def _facts(before: RolloutState, event: Event) -> Json:
-    """What the event brought, and what the gates made of it."""
-    if isinstance(event, Command):
-        return {"by": event.by, "order": str(event.order), "why": event.reason}
-    if isinstance(event, Delivered):
-        return {"wave": event.wave + 1, "installed": event.installed, "failed": event.failed}
-    if isinstance(event, Measured):
-        return {"wave": event.wave + 1, "look": len(before.evaluations) + 1, "groups": _groups(event)}
-    return {}
-
-
-def _groups(event: Measured) -> Sequence[Json]:
-    return [
-        {
-            "group": entry.group,
-            "judged": entry.judged,
-            "figures": {
-                figure.name: {"total": figure.total, "noise_std": figure.noise_std} for figure in entry.figures
-            },
-        }
-        for entry in event.groups
-    ]
-
-
-def status(state: RolloutState) -> Json:
-    """A rollout for people and programs.
-
-    Args:
-        state: of the rollout.
-
-    Returns:
-        JSON-able; waves are counted from 1 in it.
-    """
-    judged = evidence(state) if state.opened > state.wave else None
-    return {
-        "rollout": state.rollout,
-        "version": state.version,
-        "previous": state.previous,
-        "phase": str(state.phase),
-        "wave": state.wave + 1,
-        "waves": [{"devices": wave.size, "where": dict(wave.where)} for wave in state.waves],
-        "pushed_waves": state.opened,
-        "installed": state.installed,
-        "failed": state.failed,
-        "looks": len(state.evaluations),
-        "reason": state.reason,
-        "findings": [finding.to_json() for finding in judged.findings] if judged else [],
-        "todo": [{"task": str(action.task), "wave": action.wave + 1} for action in todo(state)],
-    }

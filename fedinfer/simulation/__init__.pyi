@@ -12,6 +12,7 @@ from .engine import resume_local as resume_local
 from .engine import run_local as run_local
 from .fleet_ray import ray_benches as ray_benches
 from .folder import EventLog as EventLog
+from .folder import FolderInUse as FolderInUse
 from .folder import alone_in as alone_in
 from .folder import new_folder as new_folder
 from .given import given_scenario as given_scenario

@@ -71,6 +71,10 @@ def count_lines(folder: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+class FolderInUse(ConfigError):
+    """Another process works on the run folder."""
+
+
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Be the one coordinator of a run folder; the system ends that when the process ends, however it ends.
@@ -79,7 +83,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         folder: of the run.
 
     Raises:
-        ConfigError: another process works on it.
+        FolderInUse: another process works on it.
         StoreError: the folder cannot be written.
     """
     path = folder / LOCK
@@ -89,7 +93,7 @@ def alone_in(folder: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
-                raise ConfigError(
+                raise FolderInUse(
                     f"{folder}: the process {file.read().strip() or '?'} works on this run folder",
                     hint="wait for its end, or stop it; two coordinators of one folder would undo each other's work",
                 ) from error

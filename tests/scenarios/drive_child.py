@@ -89,6 +89,7 @@ def main(folder: Path, kind: str, count: int) -> None:
         "devices": fleet.roster,
         "transport": Mortal(fleet, folder / "pushed.txt", kind, count),
         "clock": clock,
+        "simulated": True,
         "entropy": SystemEntropy(),
         "noise": lambda round_id: SecureStream(),
         "generator": lambda use: simulation_rng("killed", use),

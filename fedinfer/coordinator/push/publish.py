@@ -31,7 +31,7 @@ from fedinfer.coordinator.judging import confidence_calibration, judge_model
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.rollout import Steps, hint_of, reachable, roll_out
 from fedinfer.coordinator.record import ModelRecord
-from fedinfer.coordinator.released import check_not_worse, mark_released, save_version
+from fedinfer.coordinator.released import RELEASED, check_not_worse, mark_released, save_version
 from fedinfer.errors import GateFailed
 from fedinfer.manifest import Manifest, Privacy
 from fedinfer.privacy import at_most
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from fedinfer.artifact import Repository
 
 SYNTHETIC_ROWS = 256
-RELEASED = "released"
-"""Folder of the run with a copy of the repository, as of the last rollout that is over."""
 FEWEST_PUBLIC_ROWS = 32
 """With fewer public rows calibration and self-check rows are drawn from the public ranges."""
 

@@ -17,6 +17,7 @@ from fedinfer.coordinator.plan.canary import WRONG_PASS_RATE, WRONG_STOP_RATE
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.canary import evaluate_canaries
 from fedinfer.coordinator.push.delivery import Delivery, deliver
+from fedinfer.coordinator.push.orders import attended
 from fedinfer.coordinator.push.withdrawal import withdraw
 from fedinfer.coordinator.record import CanaryRecord, HoldRecord, RolloutRecord, WaveRecord, sent_by_kind
 from fedinfer.errors import BadMessage, TransportError
@@ -24,6 +25,7 @@ from fedinfer.messages import GateWork, HealthReply, HealthRequest, Kind
 from fedinfer.ports import Answer, Ask
 from fedinfer.rollout import (
     INSTALL_FAILURE,
+    WENT_BACK,
     Action,
     Approval,
     Bound,
@@ -135,7 +137,7 @@ def drive(
         BudgetExceeded: the server's budget does not cover a canary evaluation.
         StoreError: rollout.sqlite cannot be read or written.
     """
-    state = _past_hold(server, server.rollouts.load(name), steps)
+    state = _settled(server, name, steps)
     while actions := todo(state):
         action = actions[0]
         match action.task:
@@ -144,11 +146,10 @@ def drive(
             case Task.MEASURE:
                 state = _evaluate_wave(server, plan, progress, state, action, steps)
             case Task.ROLL_BACK:
-                _roll_back(server, progress, state)
-                state, _ = server.rollouts.apply(name, RolledBack(), server.clock.now())
+                state = take_back(server, progress, state)
             case _:
                 assert_never(action.task)
-        state = _past_hold(server, state, steps)
+        state = _settled(server, name, steps)
     return state
 
 
@@ -204,9 +205,10 @@ def _push_wave(
     delivery = deliver(
         server.repository, server.fleet, int(action.version), {device: fleet[device] for device in devices}
     )
-    server.rollouts.acknowledge(name, action.wave, dict.fromkeys(delivery.installed, "") | dict(delivery.failed))
+    now = server.clock.now()
+    server.rollouts.acknowledge(name, action.wave, dict.fromkeys(delivery.installed, "") | dict(delivery.failed), now)
     delivered = server.rollouts.delivered(name, action.wave)
-    after, _ = server.rollouts.apply(name, delivered, server.clock.now())
+    after, _ = server.rollouts.apply(name, delivered, now)
     record = WaveRecord(
         version=int(action.version),
         wave=action.wave + 1,
@@ -246,6 +248,15 @@ def _evaluate_wave(
     return after
 
 
+def _settled(server: Server, name: str, steps: Steps) -> RolloutState:
+    """The state after what operators ordered meanwhile, and past a hold where the scenario says so."""
+    while True:
+        state = attended(server, name)
+        after = _past_hold(server, state, steps)
+        if after == state:
+            return after
+
+
 def _past_hold(server: Server, state: RolloutState, steps: Steps) -> RolloutState:
     """A held wave waits for an operator, unless the scenario said beforehand that it may go on."""
     if state.phase is not Phase.HELD or server.scenario.rollout.on_hold == "stop":
@@ -258,20 +269,37 @@ def _past_hold(server: Server, state: RolloutState, steps: Steps) -> RolloutStat
     return after
 
 
-def _roll_back(server: Server, progress: Progress, state: RolloutState) -> None:
+def take_back(server: Server, progress: Progress, state: RolloutState) -> RolloutState:
     """The files of the version before go out again under a new number: versions never fall on a device.
 
-    The first version of all has none before it: it is withdrawn.
+    The first version of all has none before it: it is withdrawn. A device that is not reached learns either from the
+    signed metadata of the repository.
+
+    Args:
+        server: wiring of the run.
+        progress: of the run; its version is raised where there is one to go back to.
+        state: of a rollout that rolls back.
+
+    Returns:
+        The state after it.
+
+    Raises:
+        StoreError: rollout.sqlite or the repository cannot be written.
     """
-    devices = server.rollouts.installed(state.rollout)
-    if not state.previous:
-        withdraw(server.repository, server.fleet, server.emit, int(state.version), devices)
-        return
-    previous = int(state.previous)
-    manifest = server.repository.reissue(previous, server.clock.now())
-    progress.version = manifest.version
-    delivery = deliver(server.repository, server.fleet, manifest.version, dict.fromkeys(devices, int(state.version)))
-    server.emit("rolled_back", {"to": previous, "as": manifest.version, **_outcome(delivery)})
+    name, devices = state.rollout, server.rollouts.installed(state.rollout)
+    if state.previous:
+        previous = int(state.previous)
+        manifest = server.repository.reissue(previous, server.clock.now())
+        progress.version = manifest.version
+        delivery = deliver(
+            server.repository, server.fleet, manifest.version, dict.fromkeys(devices, int(state.version))
+        )
+        server.emit("rolled_back", {"to": previous, "as": manifest.version, **_outcome(delivery)})
+        outcomes = dict.fromkeys(delivery.installed, "") | dict(delivery.failed)
+    else:
+        outcomes = withdraw(server.repository, server.fleet, server.emit, int(state.version), devices)
+    server.rollouts.acknowledge(name, WENT_BACK, outcomes, server.clock.now())
+    return server.rollouts.apply(name, RolledBack(), server.clock.now())[0]
 
 
 def _outcome(delivery: Delivery) -> Json:

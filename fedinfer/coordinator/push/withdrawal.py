@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from fedinfer.artifact import Repository
 
 
-def withdraw(repository: Repository, fleet: Fleet, emit: Listener, version: int, devices: Sequence[DeviceId]) -> None:
+def withdraw(
+    repository: Repository, fleet: Fleet, emit: Listener, version: int, devices: Sequence[DeviceId]
+) -> dict[DeviceId, str]:
     """Sign that a version is withdrawn and send it to devices; a coordinator that was killed in between does it again.
 
     Args:
@@ -29,15 +31,19 @@ def withdraw(repository: Repository, fleet: Fleet, emit: Listener, version: int,
         emit: receives `withdrawn`: how many devices obeyed, who refused and who did not answer.
         version: >= 1.
         devices: that installed the version.
+
+    Returns:
+        By device that answered: "" when it obeyed, else why not.
     """
     repository.withdraw(version)
     common = encode(WithdrawRequest(version, repository.metadata()))
     asks = [Ask(device, Kind.WITHDRAW, common) for device in devices]
     answers = fleet.ask(asks)
     said = {answer.device: _why_not(answer) for answer in answers}
-    failed = {device: said.get(device, "no answer") for device in devices}
-    failed = {device: reason for device, reason in failed.items() if reason}
+    outcomes = {device: said.get(device, "no answer") for device in devices}
+    failed = {device: reason for device, reason in outcomes.items() if reason}
     emit("withdrawn", {"version": version, "devices": len(devices) - len(failed), "failed": failed})
+    return {device: reason for device, reason in outcomes.items() if device in said}
 
 
 def _why_not(answer: Answer) -> str:

@@ -28,7 +28,8 @@ from fedinfer.rollout.controller import (
     todo,
 )
 from fedinfer.rollout.gates import Bound, Figure, Gate, GateScope, GateSettings, GroupFigures
-from fedinfer.rollout.state import RolloutStore, status
+from fedinfer.rollout.state import RolloutStore
+from fedinfer.rollout.summary import status
 from fedinfer.rollout.waves import Wave
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -60,7 +61,7 @@ def evaluate_canaries(wave, judged, error):
 def test_state_log_and_acknowledgements_survive_reopening(tmp_path):
     first = RolloutStore(tmp_path / "s.sqlite")
     assert first.start(rollout(), "ann", NOW)[0].task is Task.PUSH
-    first.acknowledge("r", 0, {"d000": "", "d001": "disk full", "d002": ""})
+    first.acknowledge("r", 0, {"d000": "", "d001": "disk full", "d002": ""}, NOW)
     state, actions = first.apply("r", Delivered(0, 50, 0), NOW)
     first.close()
     second = RolloutStore(tmp_path / "s.sqlite")
@@ -70,14 +71,14 @@ def test_state_log_and_acknowledgements_survive_reopening(tmp_path):
     assert second.waiting("r", 0, ["d000", "d001", "d003"]) == ("d003",)
     assert second.problems("r") == {"d001": "disk full"}
     assert second.names() == ("r",)
-    assert second.verify(second.head()).count == 2
+    assert second.verify(second.head()).count == 3
     second.close()
 
 
 def test_the_last_word_of_a_device_counts(store):
     store.start(rollout(), "ann", NOW)
-    store.acknowledge("r", 0, {"d000": "disk full"})
-    store.acknowledge("r", 0, {"d000": ""})
+    store.acknowledge("r", 0, {"d000": "disk full"}, NOW)
+    store.acknowledge("r", 0, {"d000": ""}, NOW)
     assert store.delivered("r", 0) == Delivered(0, 1, 0)
 
 
@@ -175,7 +176,7 @@ SERVER = textwrap.dedent(
             for device in store.waiting("r", wave, members(FLEET, state.waves, "r", wave)):
                 with open(sys.argv[2], "a") as log:
                     log.write(f"{wave} {device}\\n")
-                store.acknowledge("r", wave, {device: ""})
+                store.acknowledge("r", wave, {device: ""}, NOW)
             store.apply("r", store.delivered("r", wave), NOW)
         else:
             look = (GroupFigures("", state.installed, (Figure("error", 0.02 * state.installed, 0.5),)),)
@@ -213,7 +214,7 @@ def test_a_server_killed_in_the_middle_of_a_wave_goes_on_where_it_was(tmp_path):
     assert len(pushed) <= 120 + kills  # at most the one device that was being told when the server died
     assert [int(line.split()[0]) for line in pushed] == sorted(int(line.split()[0]) for line in pushed)
     store = RolloutStore(tmp_path / "s.sqlite")
-    assert store.verify(store.head()).count == 7
+    assert store.verify(store.head()).count == 7 + 120
     store.close()
 
 

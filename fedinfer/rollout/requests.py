@@ -1,0 +1,251 @@
+"""Orders that travel: signed by an operator, for one rollout of one server, carried out once. Pure.
+
+Rules:
+* An operator is a name and an Ed25519 key that the server lists. A request of anybody else is refused.
+* A request names the server, the rollout and the wave that its operator saw. For another server it is refused;
+  `approve` and `resume` are refused when the rollout is in another wave by now. An order that stops something never
+  is: it counts in whichever wave the rollout stands.
+* What was carried out, or waits, is refused when it comes again; so is what was signed more than an hour ago, or by a
+  clock that is ahead.
+* Four eyes: `approve` and `resume`, which let a model go on, may need several operators, each with a request of their
+  own within a day. One operator is always enough to stop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated
+
+from fedinfer.errors import BadMessage
+from fedinfer.rollout.controller import Command, Order, RolloutState
+from fedinfer.wire import Most, Name, Shown, decode, encode
+
+MOST_BYTES = 4096
+MOST_AGE_SECONDS = 3600
+MOST_WAIT_SECONDS = 86_400
+SKEW_SECONDS = 300
+"""By how much the clock of an operator may be ahead."""
+NONCE_BYTES = 16
+FORWARD = frozenset({Order.APPROVE, Order.RESUME})
+"""Orders that let a model go on; the others stop it."""
+_LABEL = b"fedinfer/order/v1\0"
+
+Verify = Callable[[bytes, bytes, bytes], bool]
+"""Public key, message, signature -> whether the signature holds."""
+
+
+class Standing(StrEnum):
+    """What became of a request."""
+
+    SUBMITTED = "submitted"
+    WAITING = "waiting"
+    DONE = "carried_out"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRequest:
+    """What an operator asks for.
+
+    Args:
+        server: id of the server, from its list of operators.
+        rollout: name.
+        order: what shall happen.
+        wave: that the operator saw as current, from 1.
+        by: name of the operator.
+        reason: for the log.
+        at: seconds since 1970, by the operator's clock.
+        nonce: 16 random bytes; two equal orders are two requests.
+    """
+
+    server: Annotated[str, Most(64)]
+    rollout: Annotated[str, Most(200)]
+    order: Order
+    wave: int
+    by: Annotated[str, Name()]
+    reason: Annotated[str, Shown(500)]
+    at: int
+    nonce: Annotated[bytes, Most(NONCE_BYTES)]
+
+
+@dataclass(frozen=True, slots=True)
+class SignedOrder:
+    """A request and the signature of its operator.
+
+    Args:
+        request: what is asked.
+        signature: Ed25519 over a label and the request, 64 bytes.
+    """
+
+    request: OrderRequest
+    signature: Annotated[bytes, Most(64)]
+
+
+@dataclass(frozen=True, slots=True)
+class Operators:
+    """Who may give orders to a server.
+
+    Args:
+        server: its id.
+        keys: public key of each operator by name, 32 bytes.
+        approvers: different operators that must ask for `approve` or `resume`, >= 1.
+    """
+
+    server: str
+    keys: Mapping[str, bytes]
+    approvers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A request that was judged before.
+
+    Args:
+        request: as it was signed.
+        standing: what became of it.
+    """
+
+    request: OrderRequest
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What follows from a request.
+
+    Args:
+        standing: WAITING, DONE or REFUSED; DONE: `command` is to be given to the rollout.
+        why: of a refusal, or what is waited for; for people.
+        command: in the names of all who asked; None unless DONE.
+    """
+
+    standing: Standing
+    why: str = ""
+    command: Command | None = None
+
+
+def sign_order(request: OrderRequest, sign: Callable[[bytes], bytes]) -> bytes:
+    """The bytes of a signed request.
+
+    Args:
+        request: to sign.
+        sign: Ed25519 signature of a message, with the operator's key.
+
+    Returns:
+        At most MOST_BYTES.
+
+    Raises:
+        BadMessage: a field is too long, or the operator's name is none.
+    """
+    return encode(SignedOrder(request, sign(_LABEL + encode(request))))
+
+
+def read_order(data: bytes) -> SignedOrder:
+    """Read a signed request; its signature is not checked yet.
+
+    Args:
+        data: untrusted.
+
+    Raises:
+        BadMessage: malformed.
+    """
+    return decode(SignedOrder, data, limit_bytes=MOST_BYTES)
+
+
+def digest_of(data: bytes) -> str:
+    """By what a signed request is known.
+
+    Args:
+        data: encoded `SignedOrder`.
+
+    Returns:
+        SHA-256, 64 hexadecimal digits.
+    """
+    return hashlib.sha256(data).hexdigest()
+
+
+def judge_request(
+    operators: Operators,
+    earlier: Sequence[Earlier],
+    state: RolloutState | None,
+    data: bytes,
+    now: int,
+    verify: Verify,
+) -> Judged:
+    """What follows from a signed request; see the module's rules.
+
+    Args:
+        operators: who may give orders.
+        earlier: all requests that were judged before.
+        state: of the newest rollout; None: another one is named.
+        data: encoded `SignedOrder`, untrusted.
+        now: seconds since 1970.
+        verify: checks a signature.
+
+    Returns:
+        DONE with a command that the phase of the rollout may still refuse.
+    """
+    try:
+        signed = read_order(data)
+    except BadMessage as error:
+        return Judged(Standing.REFUSED, f"it cannot be read: {error}")
+    asked = signed.request
+    problem = _not_his(operators, signed, verify) or _not_now(earlier, state, asked, now)
+    if problem:
+        return Judged(Standing.REFUSED, problem)
+    names = sorted({asked.by, *(each.by for each in _same(earlier, asked, now))})
+    needed = operators.approvers if asked.order in FORWARD else 1
+    if len(names) < needed:
+        return Judged(Standing.WAITING, f"{len(names)} of {needed} operators asked for it")
+    return Judged(Standing.DONE, "", Command(asked.order, ", ".join(names), asked.reason))
+
+
+def joined_by(earlier: Sequence[Earlier], asked: OrderRequest, now: int) -> tuple[OrderRequest, ...]:
+    """Waiting requests of others for the same thing: they are carried out together.
+
+    Args:
+        earlier: all requests that were judged before.
+        asked: one more, that was judged DONE.
+        now: seconds since 1970.
+    """
+    return tuple(_same(earlier, asked, now))
+
+
+def _not_his(operators: Operators, signed: SignedOrder, verify: Verify) -> str:
+    asked = signed.request
+    if asked.server != operators.server:
+        return "it is for another server"
+    key = operators.keys.get(asked.by)
+    if key is None:
+        return f"{asked.by!r} is no operator of this server"
+    if not verify(key, _LABEL + encode(asked), signed.signature):
+        return f"it is not signed with the key of {asked.by!r}"
+    return ""
+
+
+def _not_now(earlier: Sequence[Earlier], state: RolloutState | None, asked: OrderRequest, now: int) -> str:
+    if any(each.request == asked and each.standing is not Standing.REFUSED for each in earlier):
+        return "it was handed in before"
+    if now - asked.at > MOST_AGE_SECONDS:
+        return f"it was signed {now - asked.at} s ago, which is too long"
+    if asked.at - now > SKEW_SECONDS:
+        return f"it was signed {asked.at - now} s in the future: check the operator's clock"
+    if state is None:
+        return "it is not about the newest rollout of this server"
+    if asked.order in FORWARD and asked.wave != state.wave + 1:
+        return f"its operator saw wave {asked.wave}, the rollout is in wave {state.wave + 1}"
+    return ""
+
+
+def _same(earlier: Sequence[Earlier], asked: OrderRequest, now: int) -> list[OrderRequest]:
+    wanted = (asked.rollout, asked.order, asked.wave)
+    return [
+        each.request
+        for each in earlier
+        if each.standing is Standing.WAITING
+        and (each.request.rollout, each.request.order, each.request.wave) == wanted
+        and now - each.request.at <= MOST_WAIT_SECONDS
+    ]

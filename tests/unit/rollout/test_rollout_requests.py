@@ -1,0 +1,266 @@
+"""Signed orders: whoever forges, replays, delays or redirects one changes nothing; what counts is carried out once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedinfer.errors import ConfigError, LogTampered
+from fedinfer.rollout import log
+from fedinfer.rollout.controller import Approval, Delivered, Order, Phase, RolloutState, begin
+from fedinfer.rollout.gates import Bound, Gate, GateScope, GateSettings
+from fedinfer.rollout.inbox import Handled, Inbox
+from fedinfer.rollout.operators import admit_operator, dismiss_operator, read_operators
+from fedinfer.rollout.requests import (
+    FORWARD,
+    MOST_AGE_SECONDS,
+    MOST_WAIT_SECONDS,
+    SKEW_SECONDS,
+    Earlier,
+    Operators,
+    OrderRequest,
+    Standing,
+    judge_request,
+    read_order,
+    sign_order,
+)
+from fedinfer.rollout.state import RolloutStore
+from fedinfer.rollout.waves import Wave
+from fedinfer.secagg import IdentityKey, verify_signature
+from fedinfer.system import SimulatedEntropy
+
+KEYS = {name: IdentityKey.generate(SimulatedEntropy(name)) for name in ("ann", "ben", "cem", "eve")}
+PUBLIC = {name: key.public_bytes for name, key in KEYS.items() if name != "eve"}
+ONE = Operators("here", PUBLIC)
+TWO = Operators("here", PUBLIC, approvers=2)
+T0 = 1_800_000_000
+GATES = GateSettings((Gate("install_failure", Bound.AT_MOST, 0.2, 0.2, 0.0, 1.0, GateScope.WAVE),), 1, 0.01, 0.01, 1)
+FLEET: dict[str, dict[str, str]] = {f"d{i}": {} for i in range(12)}
+
+
+def rollout(name: str = "r", approval: Approval = Approval.EACH_WAVE) -> RolloutState:
+    return begin(name, "2", "1", FLEET, (Wave(0.5), Wave(1.0)), GATES, approval)
+
+
+def order(what: Order = Order.APPROVE, by: str = "ann", wave: int = 1, at: int = T0, number: int = 0) -> OrderRequest:
+    return OrderRequest("here", "r", what, wave, by, "because", at, number.to_bytes(16, "big"))
+
+
+def signed(request: OrderRequest, key: str = "") -> bytes:
+    return sign_order(request, KEYS[key or request.by].sign)
+
+
+def why_not(data: bytes, now: int = T0, earlier: tuple[Earlier, ...] = (), state: RolloutState | None = None) -> str:
+    judged = judge_request(ONE, earlier, state or rollout(), data, now, verify_signature)
+    assert (judged.standing is Standing.REFUSED) == (judged.command is None)
+    return judged.why
+
+
+def test_an_order_of_an_operator_is_carried_out_in_their_name() -> None:
+    judged = judge_request(ONE, (), rollout(), signed(order()), T0, verify_signature)
+    assert judged.command is not None
+    assert (judged.standing, judged.command.by, judged.command.reason) == (Standing.DONE, "ann", "because")
+
+
+def test_what_is_not_an_operators_own_order_to_this_server_is_refused() -> None:
+    assert "no operator" in why_not(signed(order(by="eve")))
+    assert "not signed with the key of 'ann'" in why_not(signed(order(by="ann"), key="ben"))
+    assert "another server" in why_not(signed(replace(order(), server="there")))
+    assert "cannot be read" in why_not(b"")
+    good = signed(order())
+    assert not why_not(good)
+    for place in range(len(good)):  # every byte counts
+        assert why_not(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+
+
+def test_a_stale_order_and_one_of_a_fast_clock_are_refused() -> None:
+    data = signed(order())
+    assert not why_not(data, T0 + MOST_AGE_SECONDS)
+    assert "too long" in why_not(data, T0 + MOST_AGE_SECONDS + 1)
+    assert not why_not(data, T0 - SKEW_SECONDS)
+    assert "in the future" in why_not(data, T0 - SKEW_SECONDS - 1)
+
+
+@pytest.mark.parametrize("what", list(Order))
+def test_only_what_lets_a_model_go_on_is_bound_to_the_wave_that_was_seen(what: Order) -> None:
+    assert ("wave 2" in why_not(signed(order(what, wave=2)))) == (what in FORWARD)
+
+
+def test_an_order_about_an_older_rollout_is_refused() -> None:
+    judged = judge_request(ONE, (), None, signed(order()), T0, verify_signature)
+    assert "not about the newest rollout" in judged.why
+
+
+asked = st.builds(
+    order,
+    st.sampled_from(Order),
+    st.sampled_from(["ann", "ben", "cem"]),
+    st.integers(1, 2),
+    st.integers(T0 - MOST_WAIT_SECONDS, T0),
+    st.integers(0, 3),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(asked, max_size=14))
+def test_four_eyes_mean_two_names_and_nothing_is_carried_out_twice(requests: list[OrderRequest]) -> None:
+    """Against a plain model: who waits for what, by wave and order."""
+    earlier: list[Earlier] = []
+    model: dict[tuple[Order, int], dict[str, int]] = {}
+    accepted: set[bytes] = set()
+    for request in sorted(requests, key=lambda each: each.at):  # each arrives as soon as it is signed
+        data, now = signed(request), request.at
+        judged = judge_request(TWO, earlier, rollout(), data, now, verify_signature)
+        thing = (request.order, request.wave)
+        forward = request.order in FORWARD
+        if data in accepted or (forward and request.wave != 1):
+            assert judged.standing is Standing.REFUSED
+            continue
+        accepted.add(data)
+        names = {name for name, at in model.get(thing, {}).items() if now - at <= MOST_WAIT_SECONDS} | {request.by}
+        if forward and len(names) < 2:
+            assert judged.standing is Standing.WAITING
+            model.setdefault(thing, {})[request.by] = now
+        else:
+            assert judged.command is not None
+            assert judged.command.by == ", ".join(sorted(names))
+            model.pop(thing, None)
+            done = judged.standing
+            earlier = [
+                replace(each, standing=done) if (each.request.order, each.request.wave) == thing else each
+                for each in earlier
+            ]
+        earlier.append(Earlier(request, judged.standing))
+
+
+# --- in the database ---
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[RolloutStore]:
+    opened = RolloutStore(tmp_path / "rollout.sqlite")
+    opened.start(rollout(), "coordinator", moment())
+    yield opened
+    opened.close()
+
+
+def moment(seconds: int = 0) -> datetime:
+    return datetime.fromtimestamp(T0, UTC) + timedelta(seconds=seconds)
+
+
+def carried(store: RolloutStore, *requests: bytes, operators: Operators = ONE, seconds: int = 0) -> list[Handled]:
+    for data in requests:
+        Inbox(store).submit(data, moment(seconds))
+    return list(Inbox(store).carry_out(operators, moment(seconds), verify_signature))
+
+
+def test_an_order_acts_once_and_the_log_holds_it_as_it_was_signed(store: RolloutStore) -> None:
+    data = signed(order())
+    (handled,) = carried(store, data)
+    assert (handled.standing, store.load("r").phase) == (Standing.DONE, Phase.PUSHING)
+    body = log.entry(store.log_lines("r")[-1])["body"]
+    assert (body["by"], body["order"], body["requests"]) == ("ann", "approve", [data.hex()])
+    assert read_order(bytes.fromhex(body["requests"][0])).request == order()
+    assert carried(store) == []
+    with pytest.raises(ConfigError, match="handed in before"):
+        Inbox(store).submit(data, moment())
+    store.verify(store.head())
+
+
+def test_a_forged_order_is_logged_as_a_claim_and_changes_nothing(store: RolloutStore) -> None:
+    (handled,) = carried(store, signed(order(Order.ABORT, by="ann"), key="eve"))
+    assert (handled.standing, store.load("r").phase) == (Standing.REFUSED, Phase.READY)
+    entry = log.entry(store.log_lines("r")[-1])
+    assert (entry["kind"], entry["body"]["claimed"]) == ("refused", "ann")
+    assert "by" not in entry["body"]
+    store.verify(store.head())
+
+
+def test_an_order_that_the_phase_does_not_allow_is_refused_with_its_reason(store: RolloutStore) -> None:
+    (handled,) = carried(store, signed(order(Order.RESUME)))
+    assert (handled.standing, handled.why) == (Standing.REFUSED, "rollout 'r' is ready: resume is not possible now")
+
+
+def test_two_operators_approve_together_and_one_alone_stops(store: RolloutStore) -> None:
+    (first,) = carried(store, signed(order()), operators=TWO)
+    assert (first.standing, store.load("r").phase) == (Standing.WAITING, Phase.READY)
+    (again,) = carried(store, signed(order(number=1)), operators=TWO)
+    assert again.standing is Standing.WAITING  # the same person is not a second one
+    (second,) = carried(store, signed(order(by="ben")), operators=TWO)
+    assert (second.standing, store.load("r").phase) == (Standing.DONE, Phase.PUSHING)
+    assert log.entry(store.log_lines("r")[-1])["body"]["by"] == "ann, ben"
+    assert {each.standing for each in Inbox(store).requests()} == {Standing.DONE}
+    (stop,) = carried(store, signed(order(Order.ABORT, number=9)), operators=TWO)
+    assert (stop.standing, store.load("r").phase) == (Standing.DONE, Phase.ABORTED)
+
+
+def test_orders_are_carried_out_in_the_order_in_which_they_came(store: RolloutStore) -> None:
+    data = [signed(order(what, number=place)) for place, what in enumerate((Order.APPROVE, Order.PAUSE, Order.RESUME))]
+    assert [each.standing for each in carried(store, *data)] == [Standing.DONE] * 3
+    assert store.load("r").phase is Phase.PUSHING
+
+
+def test_an_approval_for_a_wave_that_is_over_is_refused(store: RolloutStore) -> None:
+    late = signed(order(number=5))
+    carried(store, signed(order()))
+    store.apply("r", Delivered(0, 6, 0), moment())
+    assert (store.load("r").phase, store.load("r").wave) == (Phase.READY, 1)
+    (handled,) = carried(store, late)
+    assert handled.standing is Standing.REFUSED
+    assert store.load("r").phase is Phase.READY
+
+
+def test_a_later_rollout_shuts_orders_about_the_one_before_out(store: RolloutStore) -> None:
+    store.start(rollout("s"), "coordinator", moment())
+    (handled,) = carried(store, signed(order(Order.ROLLBACK)))
+    assert "newest" in handled.why
+
+
+def test_an_acknowledgement_that_was_changed_added_or_removed_shows(tmp_path: Path, store: RolloutStore) -> None:
+    carried(store, signed(order()))
+    store.acknowledge("r", 0, {"d1": "", "d2": "disk full"}, moment())
+    store.verify(store.head())
+    for statement, back in (
+        ("UPDATE rollout_ack SET problem = '' WHERE device = 'd2'", "UPDATE rollout_ack SET problem = 'disk full' "
+         "WHERE device = 'd2'"),
+        ("INSERT INTO rollout_ack VALUES ('r', 1, 'd3', '')", "DELETE FROM rollout_ack WHERE device = 'd3'"),
+        ("DELETE FROM rollout_ack WHERE device = 'd1'", "INSERT INTO rollout_ack VALUES ('r', 0, 'd1', '')"),
+    ):  # fmt: skip
+        with store.changing() as db:
+            db.execute(statement)
+        with pytest.raises(LogTampered, match="acknowledgements of wave"):
+            store.verify(None)
+        with store.changing() as db:
+            db.execute(back)
+        store.verify(None)
+
+
+# --- the list of operators ---
+
+
+def test_operators_are_admitted_and_dismissed_and_the_id_of_the_server_stays(tmp_path: Path) -> None:
+    assert read_operators(tmp_path) is None
+    first = admit_operator(tmp_path, "ann", PUBLIC["ann"], None, SimulatedEntropy(1))
+    both = admit_operator(tmp_path, "ben", PUBLIC["ben"], 2, SimulatedEntropy(2))
+    assert read_operators(tmp_path) == both == Operators(first.server, {n: PUBLIC[n] for n in ("ann", "ben")}, 2)
+    with pytest.raises(ConfigError, match="another key"):
+        admit_operator(tmp_path, "ann", PUBLIC["cem"], None, SimulatedEntropy(3))
+    with pytest.raises(ConfigError, match="2 operators would have to approve, 1 are listed"):
+        dismiss_operator(tmp_path, "ben")
+    admit_operator(tmp_path, "ben", PUBLIC["ben"], 1, SimulatedEntropy(3))
+    assert dismiss_operator(tmp_path, "ben") == first
+    with pytest.raises(ConfigError, match="no operator"):
+        dismiss_operator(tmp_path, "ben")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"server": "x", "approvers": 0, "operators": {}}', '{"server": 1}'])
+def test_a_list_that_is_none_lets_nobody_in(tmp_path: Path, text: str) -> None:
+    (tmp_path / "operators.json").write_text(text)
+    with pytest.raises(ConfigError):
+        read_operators(tmp_path)
