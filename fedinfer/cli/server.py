@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedinfer.cli.console import console
 from fedinfer.cli.files import read_bytes, write_bytes
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_document, printable, stderr, stdout
 from fedinfer.cli.secrets import PassphraseFile, secrets
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fedinfer.deployment import Request
 
 app = typer.Typer(no_args_is_help=True, help="Who belongs to the population: the enrolment authority.")
+app.command()(console)
 
 Folder = Annotated[Path, typer.Option("--authority", help="folder of the authority; not on a server")]
 CERTIFICATE_DAYS, LIST_DAYS = 365, 30

@@ -27,7 +27,7 @@ from fedinfer.rollout.operators import OPERATORS, admit_operator, dismiss_operat
 from fedinfer.rollout.plan import read_devices, read_plan
 from fedinfer.rollout.requests import NONCE_BYTES, Operators, OrderRequest, Standing, sign_order
 from fedinfer.rollout.state import RolloutStore
-from fedinfer.rollout.summary import status
+from fedinfer.rollout.summary import possible_orders, status
 from fedinfer.rollout.tables import WENT_BACK
 from fedinfer.rollout.waves import Wave, members, wave_sizes
 
@@ -64,6 +64,7 @@ __all__ = [
     "evidence",
     "gates_of",
     "members",
+    "possible_orders",
     "read_devices",
     "read_operators",
     "read_plan",

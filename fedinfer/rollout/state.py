@@ -262,6 +262,18 @@ class RolloutStore:
             ).fetchall()
         )
 
+    def answers(self, rollout: str) -> tuple[tuple[DeviceId, int, str], ...]:
+        """What devices answered to pushes and rollbacks.
+
+        Args:
+            rollout: name.
+
+        Returns:
+            (device, wave counted from 0 or WENT_BACK, "" or the problem in words), by device.
+        """
+        query = "SELECT device, wave, problem FROM rollout_ack WHERE rollout = ? ORDER BY device, wave"
+        return tuple(self._connection.execute(query, (rollout,)).fetchall())
+
     def went_back(self, rollout: str) -> dict[DeviceId, str]:
         """What devices answered to a rollback: "" for done, else the problem in words.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedinfer.rollout.controller import Command, Delivered, Event, Measured, RolloutState, evidence, todo
+from fedinfer.errors import ConfigError
+from fedinfer.rollout.controller import Command, Delivered, Event, Measured, Order, RolloutState, evidence, step, todo
 from fedinfer.types import Json
 
 
@@ -62,3 +63,20 @@ def status(state: RolloutState) -> Json:
         "findings": [finding.to_json() for finding in judged.findings] if judged else [],
         "todo": [{"task": str(action.task), "wave": action.wave + 1} for action in todo(state)],
     }
+
+
+def possible_orders(state: RolloutState) -> tuple[Order, ...]:
+    """Orders that the phase of a rollout allows now.
+
+    Args:
+        state: of the rollout.
+    """
+    return tuple(order for order in Order if _is_possible(state, order))
+
+
+def _is_possible(state: RolloutState, order: Order) -> bool:
+    try:
+        step(state, Command(order, "", ""))
+    except ConfigError:
+        return False
+    return True
