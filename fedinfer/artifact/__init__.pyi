@@ -45,6 +45,7 @@ from .quantize.schemes import rounds_inputs as rounds_inputs
 from .release.delta import add_deltas as add_deltas
 from .release.mirror import mirror as mirror
 from .release.mirror import renew_mirror as renew_mirror
+from .release.pkcs8 import encrypted_pem as encrypted_pem
 from .release.releases import smallest_transfer as smallest_transfer
 from .release.repository import Repository as Repository
 from .release.root import RootChange as RootChange

@@ -78,7 +78,15 @@ COMMANDS = {
     "privacy": CommandEntry("fedinfer.cli.privacy:app", "Privacy: calibrate noise, account for it, read ledgers."),
     "artifact": CommandEntry("fedinfer.cli.artifact:app", "Export, quantize, sign, inspect and verify models."),
     "device": CommandEntry("fedinfer.cli.device:app", "The model on this device."),
-    "server": CommandEntry("fedinfer.cli.server:app", "Who belongs to the population: the enrolment authority."),
+    "server": CommandEntry("fedinfer.cli.server:app", "A site: make it, approve devices, start it, watch it."),
+    "preflight": CommandEntry(
+        "fedinfer.cli.preflight:preflight",
+        "Say what would fail on a server or a device, and why, before anything starts. Exit code 1: something would.",
+    ),
+    "pilot": CommandEntry(
+        "fedinfer.cli.pilot:pilot",
+        "Bring a whole real deployment up here (SuperLink, agents, TLS, keys), run heart on it, and take it down.",
+    ),
     "rollout": CommandEntry("fedinfer.cli.rollout:app", "Give a model to the fleet in waves, stop it, roll it back."),
     "drift": CommandEntry("fedinfer.cli.drift:app", "Drift: what a watch would see, and answers to what it suggests."),
 }

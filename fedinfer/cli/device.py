@@ -5,7 +5,6 @@ A store is a folder with `slots/` (two versions of the model) and `metadata/` (w
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedinfer.cli import enrolment, field, following
+from fedinfer.cli import device_service, enrolment, field, following
 from fedinfer.cli.answers import answer_fields, answer_lines
 from fedinfer.cli.labelled import read_rows_file
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
@@ -111,12 +110,16 @@ def status(
     stale_days: StaleDays = 7.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Which model is active, where it comes from, and whether the repository is still reached."""
+    """Its agent and site, which model is active, where it comes from, and whether the repository is still reached."""
     with errors_to_exit():
-        slots, clock = _slots(store), SystemClock()
-        document = _status(slots, store / "metadata", stale_days * DAY_SECONDS, clock)
-        if measure:
-            document |= _measured(open_installed(slots, SessionCache(1)), watts, clock)
+        document = device_service.part_in_runs(store)
+        if document and not (store / "slots").is_dir():
+            document |= {"state": "no model yet: the first run or `fedinfer device update` brings one"}
+        else:
+            slots, clock = _slots(store), SystemClock()
+            document |= _status(slots, store / "metadata", stale_days * DAY_SECONDS, clock)
+            if measure:
+                document |= _measured(open_installed(slots, SessionCache(1)), watts, clock)
     if as_json:
         print_json(document)
         return
@@ -264,9 +267,9 @@ def agent(
     with errors_to_exit():
         from fedinfer.apps import client_app
         from fedinfer.deployment import AgentSettings, run_agent
+        from fedinfer.flower import log_to_stderr
 
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per question otherwise
+        log_to_stderr()
         for path in (root_certificates, *([auth] if auth else [])):
             _bytes(path)
         settings = AgentSettings(superlink, root_certificates, auth, poll)
@@ -274,7 +277,8 @@ def agent(
 
 
 for command in (
-    field.label, field.windows, enrolment.request, enrolment.join, enrolment.renew, following.update, following.follow
+    field.label, field.windows, device_service.up, device_service.down, enrolment.request, enrolment.join,
+    enrolment.renew, following.update, following.follow,
 ):  # fmt: skip
     app.command()(command)
 

@@ -10,9 +10,11 @@ import typer
 
 from fedinfer.cli.files import read_bytes, write_bytes
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_document
+from fedinfer.errors import ConfigError
 from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
 
+DELTA = 1e-5
 Store = Annotated[Path, typer.Option("--store", help="folder of this device")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="file to write, for the authority; it holds no secret")]
 AuthorityFile = Annotated[
@@ -25,32 +27,59 @@ def request(
     out: Out,
     device: Annotated[str, typer.Option(help="name of this device")],
     data: Annotated[Path, typer.Option(help="its own table (CSV or Parquet)")],
-    epsilon: Annotated[float, typer.Option(min=0, callback=a_number, help="budget over all runs together")],
+    site: Annotated[
+        Path | None, typer.Option("--site", help="signed card of the site: pins its authority, and proposes the rest")
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(min=0, callback=a_number, help="budget over all runs; default: as the site proposes")
+    ] = None,
     min_survivors: Annotated[
-        int, typer.Option(min=2, help="minimum aggregation size: fewest devices in a sum that it joins")
-    ],
-    delta: Annotated[float, typer.Option(min=0, max=1, callback=a_number, help="budget over all runs together")] = 1e-5,
+        int | None,
+        typer.Option(min=2, help="minimum aggregation size: fewest devices in a sum; default: as the site proposes"),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(min=0, max=1, callback=a_number, help="default: as the site proposes, else 1e-5")
+    ] = None,
     authority: AuthorityFile = None,
     corruption_rate: Annotated[
         float, typer.Option(callback=a_number, help="part of all devices that may work for the attacker")
     ] = 0.1,
     dropout_rate: Annotated[float, typer.Option(callback=a_number, help="part of all devices that may drop out")] = 0.1,
-    task: Annotated[list[str] | None, typer.Option("--task", help="scenario that it takes part in; repeat")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="scenario that it takes part in; repeat; default: the site's")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make the store and the key of this device, and a request for the authority."""
     with errors_to_exit():
-        from fedinfer.deployment import request_enrolment
+        from fedinfer.deployment import read_card, request_enrolment
         from fedinfer.privacy import Budget
+        from fedinfer.secagg import fingerprint
 
         pinned = read_bytes(authority) if authority else b""
-        budget = Budget(epsilon, delta)
+        proposed = read_card(read_bytes(site), pinned) if site else None
+        if proposed is not None:
+            card, pinned = proposed.card, proposed.authority
+            epsilon, delta, min_survivors = (
+                epsilon or card.epsilon,
+                delta or card.delta,
+                min_survivors or card.min_survivors,
+            )
+            task = task or [card.task]
+        if epsilon is None or min_survivors is None:
+            raise ConfigError(
+                "the owner of a device says its budget: --epsilon and --min-survivors",
+                hint="or --site CARD, to agree to what the site proposes",
+            )
+        budget = Budget(epsilon, DELTA if delta is None else delta)
         floors = {"corruption_rate": corruption_rate, "dropout_rate": dropout_rate}
         asked = request_enrolment(
             store, device, data, budget, min_survivors, SystemEntropy(), pinned, **floors, tasks=tuple(task or ())
         )
         write_bytes(out, asked)
-    print_document(_asked(asked, out), as_json)
+    agreed = {"agreed": f"epsilon {budget.epsilon:g}, sums of {min_survivors} or more, tasks: {', '.join(task or ())}"}
+    pins = {"authority": fingerprint(pinned)} if pinned else {}
+    print_document(_asked(asked, out) | agreed | pins, as_json)
 
 
 def renew(

@@ -1,4 +1,4 @@
-"""`fedinfer server`: the enrolment authority's side. Its folder stays away from the server that coordinates."""
+"""`fedinfer server`: a site and its enrolment authority, whose folder stays away from the server that coordinates."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedinfer.cli import site_server
+from fedinfer.cli.authority_place import authority_place
 from fedinfer.cli.console import console
 from fedinfer.cli.files import read_bytes, write_bytes
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_document, printable, stderr, stdout
@@ -25,10 +27,13 @@ if TYPE_CHECKING:
     from fedinfer.artifact import Secret
     from fedinfer.deployment import Request
 
-app = typer.Typer(no_args_is_help=True, help="Who belongs to the population: the enrolment authority.")
+app = typer.Typer(no_args_is_help=True, help="A site: make it, approve devices, start it, watch it.")
 app.command()(console)
 
-Folder = Annotated[Path, typer.Option("--authority", help="folder of the authority; not on a server")]
+Folder = Annotated[Path | None, typer.Option("--authority", help="folder of the authority; not on a server")]
+SiteFolder = Annotated[
+    Path | None, typer.Option("--site", help="folder of a site, with offline/ and server/: in place of --authority")
+]
 CERTIFICATE_DAYS, LIST_DAYS = 365, 30
 WATCH_SECONDS = 5.0
 
@@ -59,8 +64,9 @@ def authority(
 @app.command()
 def approve(
     request: Annotated[Path, typer.Argument(help="what `fedinfer device request` or `renew` wrote")],
-    folder: Folder,
     out: Annotated[Path, typer.Option("--out", "-o", help="file to write, for the device; it holds no secret")],
+    folder: Folder = None,
+    site: SiteFolder = None,
     fingerprint: Annotated[
         str, typer.Option(help="that the device's owner gave you over another channel; else it is shown and asked for")
     ] = "",
@@ -68,36 +74,42 @@ def approve(
     passphrase_file: PassphraseFile = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Certify the key of a device. A new key for a device that has one revokes the old one."""
+    """Certify the key of a device, and let it connect. A new key for a device that has one revokes the old one."""
     with errors_to_exit():
         from fedinfer.deployment import approve as sign
         from fedinfer.deployment import open_authority, read_request
 
         asked = read_bytes(request)
         said = read_request(asked)
+        place = authority_place(folder, site, passphrase_file)
+        place.check_listed(said.device)
         _compare(fingerprint, said)
-        key = open_authority(folder, secrets(passphrase_file))
-        write_bytes(out, sign(folder, key, asked, SystemClock().now(), days))
+        key = open_authority(place.authority, place.secret)
+        write_bytes(out, sign(place.authority, key, asked, SystemClock().now(), days))
+        place.publish()
     print_document({"device": said.device, "approval": str(out)}, as_json)
 
 
 @app.command()
 def revoke(
-    folder: Folder,
     devices: Annotated[list[str] | None, typer.Argument(help="names; none: the same list with a later end")] = None,
+    folder: Folder = None,
+    site: SiteFolder = None,
     days: Annotated[int, typer.Option(min=1, help="days until the list ends; sign a new one before")] = LIST_DAYS,
     passphrase_file: PassphraseFile = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Sign a new revocation list, to be copied to the server: with these devices, or only fresh again."""
+    """Sign a new revocation list: with these devices, or only fresh again. --site gives it to the server as well."""
     with errors_to_exit():
         from fedinfer.deployment import REVOCATIONS, open_authority
         from fedinfer.deployment import revoke as sign
 
-        key = open_authority(folder, secrets(passphrase_file))
-        listed = sign(folder, key, devices or [], SystemClock().now(), days)
+        place = authority_place(folder, site, passphrase_file)
+        key = open_authority(place.authority, place.secret)
+        listed = sign(place.authority, key, devices or [], SystemClock().now(), days)
+        place.publish()
         document: Json = {
-            "list": str(folder / REVOCATIONS),
+            "list": str(place.authority / REVOCATIONS),
             "version": listed.version,
             "revoked_keys": len(listed.keys),
             "expires": datetime.fromtimestamp(listed.expires, UTC).isoformat(),
@@ -135,6 +147,13 @@ def _told(order: Json, clock: Clock) -> str:
     why = f" ({order['why']})" if order["why"] else ""
     said = f"{order['order']} {order['rollout']} by {order['by']}: {order['standing']}{why}"
     return printable(f"{clock.now():%Y-%m-%dT%H:%M:%SZ} {said}")
+
+
+for command in (
+    site_server.init, site_server.kit, site_server.up, site_server.down, site_server.status, site_server.run,
+    site_server.certificate,
+):  # fmt: skip
+    app.command()(command)
 
 
 def _signer(token: str, bare_key: Path | None, secret: Secret) -> Signer:

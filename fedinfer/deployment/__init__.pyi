@@ -1,18 +1,34 @@
 """What other packages take from `fedinfer.deployment`; a name is loaded when it is first used."""
 
+from .agent import LOCK as LOCK
 from .agent import AgentSettings as AgentSettings
+from .agent import pause_after as pause_after
 from .agent import run_agent as run_agent
+from .agreement import read_agreement as read_agreement
+from .authority import PUBLIC as PUBLIC
 from .authority import REVOCATIONS as REVOCATIONS
 from .authority import approve as approve
+from .authority import forget_node as forget_node
+from .authority import keep_node as keep_node
 from .authority import make_authority as make_authority
+from .authority import nodes_of as nodes_of
 from .authority import open_authority as open_authority
 from .authority import public_bytes as public_bytes
 from .authority import revoke as revoke
+from .card import CARD as CARD
+from .card import TLS_AUTHORITY as TLS_AUTHORITY
+from .card import SignedCard as SignedCard
+from .card import SiteCard as SiteCard
+from .card import card_of as card_of
+from .card import read_card as read_card
+from .card import sign_card as sign_card
 from .coordinate import Deployment as Deployment
 from .coordinate import forget_run as forget_run
 from .coordinate import run_deployment as run_deployment
 from .coordinate import unfinished_run as unfinished_run
 from .node import open_host as open_host
+from .node_key import NODE_KEY as NODE_KEY
+from .node_key import node_pem as node_pem
 from .operator import CARD as CARD
 from .operator import make_operator as make_operator
 from .operator import open_operator as open_operator
@@ -22,6 +38,7 @@ from .request import Request as Request
 from .request import read_request as read_request
 from .standing import has_work as has_work
 from .standing import stand_in as stand_in
+from .store import DeviceStore as DeviceStore
 from .store import Floors as Floors
 from .store import import_approval as import_approval
 from .store import open_device as open_device

@@ -9,27 +9,35 @@ that lived.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import select
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from types import FrameType
 from typing import Protocol
 
 from fedinfer.deployment.agreement import App, agreed_only, read_agreement
 from fedinfer.deployment.loopback import ADDRESS, Loopback, make_loopback
 from fedinfer.deployment.store import DeviceStore, open_device
-from fedinfer.errors import StoreError, TransportError
-from fedinfer.flower import CONTACT, MESSAGE, Handler, NodeTasks, RuntimeApi, environment, free_port, stop
+from fedinfer.errors import TransportError
+from fedinfer.flower import (
+    CONTACT,
+    MESSAGE,
+    Handler,
+    NodeTasks,
+    RuntimeApi,
+    environment,
+    free_port,
+    single,
+    stop,
+    until_stopped,
+)
 from fedinfer.ports import Clock, Entropy
 
 OFFLINE_SECONDS = 90.0
@@ -44,10 +52,6 @@ STEADY_SECONDS = 120.0
 """A node that lived so long does not count as a failed start."""
 LOCK = "agent.lock"
 _log = logging.getLogger(__name__)
-
-
-class Stopped(BaseException):
-    """SIGTERM or SIGINT came; not an Exception, so that nothing on the way takes it for an error of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +146,8 @@ def run_agent(store: Path, settings: AgentSettings, app: App, clock: Clock, entr
     """
     device = open_device(store)
     handle = agreed_only(read_agreement(device), app)
-    with _alone(device), tempfile.TemporaryDirectory(prefix="fedinfer-agent-") as name, _until_stopped():
+    lock = single(device.folder / LOCK, f"an agent for {device.device}")
+    with lock, tempfile.TemporaryDirectory(prefix="fedinfer-agent-") as name, until_stopped():
         folder = Path(name)
         loopback = make_loopback(folder, entropy, clock.now())
         failed = 0
@@ -245,39 +250,3 @@ def _start(arguments: list[str], wait_seconds: float, folder: Path, report: int)
         pass_fds=[report],
         start_new_session=True,
     )
-
-
-@contextlib.contextmanager
-def _alone(device: DeviceStore) -> Iterator[None]:
-    """Hold the lock of a store.
-
-    Raises:
-        StoreError: another agent holds it.
-    """
-    path = device.folder / LOCK
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StoreError(f"{path}: another agent runs for {device.device}", hint="stop it first") from error
-        yield
-
-
-@contextlib.contextmanager
-def _until_stopped() -> Iterator[None]:
-    """Leave the block at SIGTERM or SIGINT, wherever it is; further ones do not disturb the way out."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-
-    def leave(_number: int, _frame: FrameType | None) -> None:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-        raise Stopped
-
-    before = {number: signal.signal(number, leave) for number in numbers}
-    try:
-        yield
-    except Stopped:
-        _log.info("stopped")
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -15,7 +15,7 @@ from flwr.app import Context, Message
 
 from fedinfer.deployment.store import ANY_TASK, DeviceStore
 from fedinfer.errors import ConfigError, FedInferError, Misbehaviour
-from fedinfer.flower import Handler, RunFacts, refusal, reply_message
+from fedinfer.flower import Handler, RunFacts, refusal, reply_message, run_of_log
 from fedinfer.types import DeviceId
 
 App = Callable[[Message, Context], Message]
@@ -87,6 +87,8 @@ def agreed_only(agreement: Agreement, app: App) -> Handler:
     """
 
     def handle(message: Message, context: Context, run: RunFacts) -> Message:
+        run_of_log.set(str(context.run_id))
+        _log.info("%s: %s", agreement.device, message.metadata.message_type)
         try:
             agreement.check(run)
         except Misbehaviour as error:

@@ -4,6 +4,8 @@ authority.0.key   Ed25519 key under a passphrase, or authority.0.token: where th
 authority.pub     its public key, which server and devices pin
 revocations       its newest revocation list, signed; the server gets a copy after every change
 issued.json       whose keys were certified until when, so that a name is given once and can be revoked
+nodes/            public node keys of the devices that may connect; the server gets a copy after every change
+card              of the site, signed; goes with every approval
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from securesystemslib.signer import Signer
 
 from fedinfer.artifact import Keys, Protection, Secret, load_keys, save_keys
+from fedinfer.deployment.card import card_of
 from fedinfer.deployment.request import CERTIFICATE_DAYS, CLOCK_SKEW, EnrolmentApproval, read_request, renewed_enrolment
 from fedinfer.errors import ConfigError, FedInferError, StoreError
 from fedinfer.secagg import (
@@ -34,7 +38,7 @@ from fedinfer.types import DeviceId, Json
 from fedinfer.wire import encode
 
 ROLE = "authority"
-PUBLIC, REVOCATIONS, ISSUED = "authority.pub", "revocations", "issued.json"
+PUBLIC, REVOCATIONS, ISSUED, NODES = "authority.pub", "revocations", "issued.json", "nodes"
 LIST_DAYS = 30
 
 
@@ -158,7 +162,9 @@ def approve(folder: Path, authority: Authority, request: bytes, now: datetime, d
     _keep_issued(folder, {**issued, asked.device: [*others, entry]})
     if former and former.public_key != asked.public_key:
         _extend(folder, authority, [former.public_key], now, LIST_DAYS)
-    return encode(EnrolmentApproval(certificate, authority.public_bytes, _read(folder / REVOCATIONS)))
+    keep_node(folder, asked.device, asked.node_key)
+    approval = EnrolmentApproval(certificate, authority.public_bytes, _read(folder / REVOCATIONS), card_of(folder))
+    return encode(approval)
 
 
 def revoke(folder: Path, authority: Authority, devices: Sequence[DeviceId], now: datetime, days: int) -> RevocationList:
@@ -183,7 +189,61 @@ def revoke(folder: Path, authority: Authority, devices: Sequence[DeviceId], now:
     if unknown:
         raise ConfigError(f"no key of {unknown[0]!r} was ever certified", hint=f"there are: {', '.join(issued)}")
     keys = [bytes.fromhex(entry.public_key) for device in devices for entry in issued[device]]
-    return _extend(folder, authority, keys, now, days)
+    listed = _extend(folder, authority, keys, now, days)
+    for device in devices:
+        forget_node(folder, device)
+    return listed
+
+
+def node_file(folder: Path, device: DeviceId) -> Path:
+    """Where the public node key of a device lies.
+
+    Args:
+        folder: of an authority or a server.
+        device: its name; a character that a file name cannot have is percent-encoded.
+    """
+    return folder / NODES / f"{quote(device, safe='')}.pub"
+
+
+def keep_node(folder: Path, device: DeviceId, node_key: bytes) -> None:
+    """Note with which key a device may connect.
+
+    Args:
+        folder: of an authority or a server.
+        device: its name.
+        node_key: its public line.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    path = node_file(folder, device)
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path.parent}: {error.strerror}") from error
+    _write(path, node_key + b"\n")
+
+
+def forget_node(folder: Path, device: DeviceId) -> None:
+    """Let a device connect no more.
+
+    Args:
+        folder: of an authority or a server.
+        device: its name.
+    """
+    node_file(folder, device).unlink(missing_ok=True)
+
+
+def nodes_of(folder: Path) -> dict[DeviceId, bytes]:
+    """Which devices may connect with which public node keys.
+
+    Args:
+        folder: of an authority or a server.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    return {unquote(path.stem): _read(path).strip() for path in sorted((folder / NODES).glob("*.pub"))}
 
 
 def public_bytes(signer: Signer) -> bytes:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from fedinfer.config import Scenario
 from fedinfer.data import DeviceData, all_slots, load_own, training_slots
 from fedinfer.deployment.key_files import private_file
+from fedinfer.deployment.pinned import shipped_root
 from fedinfer.deployment.store import ANY_TASK, DATABASE, DeviceStore, open_device
 from fedinfer.device import (
     FLAG_MIGRATIONS,
@@ -157,7 +158,7 @@ def open_host(folder: Path) -> Host:
         folder=lambda _device: folder,
         model_cache=SessionCache(2),
         remember=lambda message: _remember(tasks, message),
-        trusted_root=bytes(pinned[0]) if pinned else b"",
+        trusted_root=bytes(pinned[0]) if pinned else shipped_root(folder),
         predictions=PredictionLog.open(folder, SystemClock()),
     )
     rows.host = host

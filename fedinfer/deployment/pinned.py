@@ -34,6 +34,30 @@ def trusted_root(store: Path, given: bytes) -> bytes:
     return known or given
 
 
+def knows_root(store: Path) -> bool:
+    """Whether a device trusts a root already.
+
+    Args:
+        store: folder of the device.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    return bool(shipped_root(store) or _of_first_run(store / DATABASE))
+
+
+def shipped_root(store: Path) -> bytes:
+    """The root that came with the device or with its approval; empty where none did.
+
+    Args:
+        store: folder of the device.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    return _read(store / SHIPPED)
+
+
 def _of_first_run(database: Path) -> bytes:
     if not database.exists():
         return b""

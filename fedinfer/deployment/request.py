@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from fedinfer.deployment.card import MOST_CARD_BYTES
+from fedinfer.deployment.node_key import node_pem
 from fedinfer.errors import BadMessage, ConfigError, Misbehaviour
 from fedinfer.messages import MOST_CERTIFICATE_BYTES, MOST_LIST_BYTES
 from fedinfer.printable import LONGEST_NAME, NAME_RULE, is_device_name, shown
@@ -20,7 +22,8 @@ CERTIFICATE_DAYS = 365
 CLOCK_SKEW = timedelta(hours=1)
 """A certificate counts from so long before it was signed, because clocks of devices differ."""
 MOST_REQUEST_BYTES = 4096
-_LABEL = b"fedinfer/request/v1\0"
+MOST_APPROVAL_BYTES = MOST_LIST_BYTES + MOST_CERTIFICATE_BYTES + MOST_REQUEST_BYTES + MOST_CARD_BYTES
+_LABEL = b"fedinfer/request/v2\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,13 @@ class Request:
         device: its name, 1 to 64 printable ASCII characters.
         public_key: Ed25519, made on the device; 32 bytes.
         previous: the certificate that is renewed; empty for a first one.
+        node_key: public line of the key with which the SuperLink lets it connect, see `node_key`.
     """
 
     device: DeviceId
     public_key: bytes
     previous: bytes
+    node_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +66,18 @@ class EnrolmentApproval:
         certificate: encoded.
         authority: its public key, which the device pins.
         revocations: its newest list.
+        card: of the site, signed by the same authority, see `card`; empty: the device is told an address otherwise.
     """
 
     certificate: bytes
     authority: bytes
     revocations: bytes
+    card: bytes
 
 
-def write_request(device: DeviceId, identity: IdentityKey, previous: bytes, former: IdentityKey | None) -> bytes:
+def write_request(
+    device: DeviceId, identity: IdentityKey, previous: bytes, former: IdentityKey | None, node_key: bytes
+) -> bytes:
     """The bytes of a request.
 
     Args:
@@ -76,12 +85,13 @@ def write_request(device: DeviceId, identity: IdentityKey, previous: bytes, form
         identity: the key to be certified.
         previous: certificate that is renewed, or empty.
         former: key of that certificate, or None.
+        node_key: public line.
 
     Raises:
         ConfigError: no session would accept the name.
     """
     check_name(device)
-    body = Request(device, identity.public_bytes, previous)
+    body = Request(device, identity.public_bytes, previous, node_key)
     message = _LABEL + encode(body)
     return encode(SignedRequest(body, identity.sign(message), former.sign(message) if former else b""))
 
@@ -93,7 +103,7 @@ def read_request(data: bytes) -> Request:
         data: encoded `SignedRequest`, at most MOST_REQUEST_BYTES.
 
     Raises:
-        ConfigError: malformed, or a name that no session would accept.
+        ConfigError: malformed, a name that no session would accept, or no node key.
         Misbehaviour: not signed with the key that it names.
     """
     try:
@@ -101,6 +111,7 @@ def read_request(data: bytes) -> Request:
     except BadMessage as error:
         raise ConfigError(f"this is no request of a device: {error}") from error
     check_name(signed.body.device)
+    node_pem(signed.body.node_key)
     if not verify_signature(signed.body.public_key, _LABEL + encode(signed.body), signed.proof):
         raise Misbehaviour(f"the request of {signed.body.device!r} is not signed with the key that it names")
     return signed.body
@@ -137,9 +148,7 @@ def read_approval(data: bytes) -> EnrolmentApproval:
         ConfigError: malformed.
     """
     try:
-        approval = decode(
-            EnrolmentApproval, data, limit_bytes=MOST_LIST_BYTES + MOST_CERTIFICATE_BYTES + MOST_REQUEST_BYTES
-        )
+        approval = decode(EnrolmentApproval, data, limit_bytes=MOST_APPROVAL_BYTES)
     except BadMessage as error:
         raise ConfigError(f"this is no approval of an authority: {error}") from error
     return approval

@@ -9,6 +9,8 @@ device.json       {"device": name, "data": table of the device, "budget": {"epsi
                    "tasks": names of scenarios that the owner agreed to, "*" for all,
                    "publishers": of app bundles (may be left out: fedinfer)}
 identity.key      Ed25519 private key, mode 0600
+node.key(.pub)    with which the SuperLink lets the device connect, mode 0600
+card ca.crt       where the site's SuperLink is and whose TLS certificate counts, as the approval brought it
 identity.next.key one that takes its place as soon as a certificate for it is here
 certificate       the enrolment authority's signature over name, key and time
 authority.pub     the authority's public key, pinned
@@ -25,6 +27,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from fedinfer.deployment.card import take_card
 from fedinfer.deployment.key_files import (
     AUTHORITY,
     CERTIFICATE,
@@ -39,6 +42,7 @@ from fedinfer.deployment.key_files import (
     replace_file,
     take_certificate,
 )
+from fedinfer.deployment.node_key import make_node_key
 from fedinfer.deployment.request import CERTIFICATE_DAYS, CLOCK_SKEW, check_name, read_approval, write_request
 from fedinfer.device import VALIDITY_MIGRATIONS, StoredKnown, believe, known_time
 from fedinfer.errors import ConfigError, Misbehaviour, StoreError
@@ -204,7 +208,7 @@ def request_enrolment(
     if authority:
         replace_file(folder / AUTHORITY, authority)
     replace_file(folder / "device.json", (json.dumps(settings, indent=2) + "\n").encode())
-    return write_request(device, identity, b"", None)
+    return write_request(device, identity, b"", None, make_node_key(folder))
 
 
 def request_again(folder: Path) -> bytes:
@@ -222,7 +226,7 @@ def request_again(folder: Path) -> bytes:
     """
     device, identity = _name_of(folder), IdentityKey(read_file(folder / IDENTITY))
     previous = certificate_of(folder)
-    return write_request(device, identity, previous, identity if previous else None)
+    return write_request(device, identity, previous, identity if previous else None, make_node_key(folder))
 
 
 def request_new_key(folder: Path, entropy: Entropy) -> bytes:
@@ -245,11 +249,13 @@ def request_new_key(folder: Path, entropy: Entropy) -> bytes:
     if not (folder / FOLLOWING).exists():
         create_private(folder / FOLLOWING, IdentityKey.generate(entropy).private_bytes)
     following = IdentityKey(read_file(folder / FOLLOWING))
-    return write_request(store.device, following, store.certificate, store.identity)
+    return write_request(store.device, following, store.certificate, store.identity, make_node_key(folder))
 
 
 def import_approval(folder: Path, data: bytes, now: datetime, authority: bytes = b"") -> Enrolment:
-    """Take what the authority answered: certificate, its key, its newest revocation list.
+    """Take what the authority answered: certificate, its key, its newest revocation list, the card of the site.
+
+    The root of the card is the one that the device's models rest on from then on, if it knew none.
 
     Args:
         folder: the store.
@@ -275,6 +281,8 @@ def import_approval(folder: Path, data: bytes, now: datetime, authority: bytes =
     known = StoredKnown(open_store(folder / DATABASE, "validity", VALIDITY_MIGRATIONS))
     against = believe(known, pinned, approval.revocations, known_time(known, folder / "metadata", now))
     verify_enrolment(against, device, enrolment.public_key, approval.certificate)
+    if approval.card:
+        take_card(folder, pinned, approval.card)
     take_certificate(folder, pinned, approval.certificate)
     return enrolment
 

@@ -2,17 +2,22 @@
 
 from .client_app import CohortClientApp as CohortClientApp
 from .client_app import Responder as Responder
+from .control import Control as Control
+from .control import RegisteredNode as RegisteredNode
+from .control import connect as connect
 from .node import CONTACT as CONTACT
 from .node import MESSAGE as MESSAGE
 from .node_tasks import Handler as Handler
 from .node_tasks import NodeTasks as NodeTasks
 from .node_tasks import RunFacts as RunFacts
 from .node_tasks import RuntimeApi as RuntimeApi
+from .processes import ask_to_end as ask_to_end
 from .processes import environment as environment
 from .processes import free_port as free_port
 from .processes import program as program
 from .processes import running as running
 from .processes import stop as stop
+from .processes import stop_marked as stop_marked
 from .processes import stop_strays as stop_strays
 from .processes import tail as tail
 from .processes import wait_for_port as wait_for_port
@@ -22,6 +27,12 @@ from .records import error_class as error_class
 from .records import refusal as refusal
 from .records import reply_message as reply_message
 from .server_app import make_server_app as make_server_app
+from .service import end as end
+from .service import holder as holder
+from .service import log_to_stderr as log_to_stderr
+from .service import run_of_log as run_of_log
+from .service import single as single
+from .service import until_stopped as until_stopped
 from .superlink import SuperLinkSettings as SuperLinkSettings
 from .superlink import address as address
 from .superlink import run_superlink as run_superlink

@@ -173,11 +173,13 @@ def main(arguments: Sequence[str]) -> None:
     own, rest = parser.parse_known_args(arguments)
     end_with_parent(own.parent)
 
+    from flwr.supercore.logger import update_console_handler
     from flwr.supernode import fleet_http_connection, start_client_internal
     from flwr.supernode.cli import flower_supernode
 
     from fedinfer.flower.prompt_grid import retry_soon
 
+    update_console_handler(timestamps=True, colored=False)
     adapt(start_client_internal, fleet_http_connection, Waits(own.wait), Reports(own.report).tell)
     retry_soon(start_client_internal, "pull_objects")
     threading.excepthook = end_with_any_thread

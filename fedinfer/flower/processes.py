@@ -113,13 +113,34 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.wait(STOP_SECONDS)
 
 
+def ask_to_end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    """Send SIGTERM to several processes at once, so that they end beside each other.
+
+    Args:
+        processes: leaders of their sessions; one that is gone is no error.
+    """
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+
+
 def stop_strays(home: Path) -> None:
     """End processes that left their session (Ray starts some) but carry our FLWR_HOME in their environment (Linux).
 
     Args:
         home: the FLWR_HOME.
     """
-    mark = f"FLWR_HOME={home}".encode()
+    stop_marked("FLWR_HOME", str(home))
+
+
+def stop_marked(name: str, value: str) -> None:
+    """End every process but this one that was started with a variable in its environment (Linux).
+
+    Args:
+        name: of the variable.
+        value: exactly.
+    """
+    mark = f"{name}={value}".encode()
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
             if mark in entry.read_bytes().split(b"\0") and int(entry.parent.name) != os.getpid():

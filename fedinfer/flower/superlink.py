@@ -115,10 +115,11 @@ def run_superlink(settings: SuperLinkSettings) -> None:
     if settings.fleet.port == settings.control.port:
         raise ConfigError(f"both addresses have port {settings.control.port}", hint="choose two ports")
     from flwr.supercore.http_logging import get_uvicorn_log_config
-    from flwr.supercore.logger import console_handler
+    from flwr.supercore.logger import console_handler, update_console_handler
     from flwr.superlink.cli import flower_superlink
     from flwr.superlink.main import create_app
 
+    update_console_handler(timestamps=True, colored=False)
     control = bind(settings.control.host, settings.control.port)
     fleet = bind(settings.fleet.host, settings.fleet.port)
     internals: Any = sys.modules[flower_superlink.__module__]
@@ -130,6 +131,7 @@ def run_superlink(settings: SuperLinkSettings) -> None:
         ssl_certfile=settings.certificate,
         ssl_keyfile=settings.key,
         workers=1,
+        access_log=False,  # a line for each of a device's questions, many a second
     )
     uvicorn.Server(config).run(sockets=[control, fleet])
 

@@ -1,6 +1,6 @@
 """Secure aggregation: SecAgg+ with authenticated keys. numpy and cryptography; no torch, no privacy accounting."""
 
-from fedinfer.secagg.authority import Authority, fingerprint
+from fedinfer.secagg.authority import Authority, fingerprint, verify_by_authority
 from fedinfer.secagg.device import answer_keys, answer_masked, answer_shares, answer_survivors, answer_unmask
 from fedinfer.secagg.enrolment import (
     Challenge,
@@ -114,6 +114,7 @@ __all__ = [
     "step",
     "unpack",
     "validation",
+    "verify_by_authority",
     "verify_enrolment",
     "verify_possession",
     "verify_signature",

@@ -20,7 +20,6 @@ from fedinfer.deployment.agent import (
     LOOKS_PER_QUESTION,
     AgentSettings,
     Signs,
-    Stopped,
     node_arguments,
     pause_after,
     run_agent,
@@ -30,6 +29,7 @@ from fedinfer.deployment.loopback import SECRET_BYTES, Loopback, make_loopback
 from fedinfer.errors import ConfigError, StoreError, TransportError
 from fedinfer.flower.node import CONTACT, MESSAGE
 from fedinfer.flower.node_tasks import Handler, RunFacts
+from fedinfer.flower.service import Stopped
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.system import FrozenClock, SystemClock, SystemEntropy
 from tests.protocol.fleet import enrolled
@@ -200,6 +200,6 @@ def test_a_device_has_one_agent(tmp_path: Path) -> None:
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:  # fmt: skip
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(StoreError, match="another agent"):
+        with pytest.raises(StoreError, match="is running already, as process"):
             start(store)
         other.communicate(b"\n")

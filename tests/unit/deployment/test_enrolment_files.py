@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from fedinfer.deployment.authority import (
     revoke,
 )
 from fedinfer.deployment.node import open_host
+from fedinfer.deployment.node_key import make_node_key
 from fedinfer.deployment.request import EnrolmentApproval, Request, SignedRequest, read_approval, read_request
 from fedinfer.deployment.store import (
     FOLLOWING,
@@ -105,10 +107,10 @@ def test_a_store_without_an_approval_is_no_device_yet(site: Site) -> None:
 def test_a_request_whose_key_was_replaced_on_its_way_is_refused(site: Site) -> None:
     signed = decode(SignedRequest, site.request())
     thief = IdentityKey.generate(SimulatedEntropy("thief"))
-    forged = SignedRequest(Request("d", thief.public_bytes, b""), signed.proof, b"")
+    forged = SignedRequest(replace(signed.body, public_key=thief.public_bytes), signed.proof, b"")
     with pytest.raises(Misbehaviour, match="not signed with the key that it names"):
         site.approve(encode(forged))
-    renamed = SignedRequest(Request("e", signed.body.public_key, b""), signed.proof, b"")
+    renamed = SignedRequest(replace(signed.body, device="e"), signed.proof, b"")
     with pytest.raises(Misbehaviour, match="not signed with the key that it names"):
         site.approve(encode(renamed))
     for garbage in (b"", b"garbage", encode(signed)[:-1]):
@@ -179,8 +181,8 @@ def test_a_new_key_is_not_given_to_somebody_without_the_old_one(site: Site) -> N
     site.enrol()
     certificate = open_device(site.store).certificate
     thief = IdentityKey.generate(SimulatedEntropy("thief"))
-    body = Request("d", thief.public_bytes, certificate)
-    proof = thief.sign(b"fedinfer/request/v1\0" + encode(body))
+    body = Request("d", thief.public_bytes, certificate, make_node_key(site.store))
+    proof = thief.sign(b"fedinfer/request/v2\0" + encode(body))
     for former in (b"", proof):
         with pytest.raises(Misbehaviour, match="not signed with its former key"):
             site.approve(encode(SignedRequest(body, proof, former)))
@@ -244,7 +246,7 @@ def test_an_approval_is_checked_against_time_and_list_when_it_is_taken(site: Sit
     fresh = revoke(site.folder, site.key, ["d"], NOW, 30)
     assert fresh.version == 2
     said = read_approval(answer)
-    mixed = encode(EnrolmentApproval(said.certificate, said.authority, (site.folder / REVOCATIONS).read_bytes()))
+    mixed = encode(EnrolmentApproval(said.certificate, said.authority, (site.folder / REVOCATIONS).read_bytes(), b""))
     with pytest.raises(Misbehaviour, match="was revoked"):
         import_approval(site.store, mixed, NOW)
     with pytest.raises(Misbehaviour, match="revocation list 1 is older than 2"):
