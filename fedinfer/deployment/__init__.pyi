@@ -26,6 +26,7 @@ from .coordinate import Deployment as Deployment
 from .coordinate import forget_run as forget_run
 from .coordinate import run_deployment as run_deployment
 from .coordinate import unfinished_run as unfinished_run
+from .key_files import CERTIFICATE as CERTIFICATE
 from .node import open_host as open_host
 from .node_key import NODE_KEY as NODE_KEY
 from .node_key import node_pem as node_pem

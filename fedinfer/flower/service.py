@@ -127,11 +127,19 @@ def end(path: Path, clock: Clock) -> int:
     except PermissionError as error:
         raise StoreError(f"process {process} belongs to another user", hint="stop it as that user") from error
     last = clock.seconds() + END_SECONDS
-    while holder(path) == process:
+    while _is_alive(process):
         if clock.seconds() > last:
             raise TransportError(f"process {process} has not ended {END_SECONDS:.0f} s after SIGTERM")
         time.sleep(LOOK_SECONDS)
     return process
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process runs; one that ended and waits for its parent does not (Linux)."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
