@@ -78,7 +78,7 @@ def test_the_page_and_the_node_template_name_the_files_of_a_store(tmp_path: Path
     comment = (CLIENTS / "node.env").read_text().split("The device's store: ")[1].split("\n")[0]
     table = PAGE.split("| file in the store |")[1].split("\n\n")[0]
     for text in (comment, table):
-        named = set(re.findall(r"[a-z]+(?:\.[a-z]+)?/?", text))
+        named = set(re.findall(r"[a-z]+(?:\.[a-z]+)*/?", text))
         assert written | {"slots/", "metadata/"} <= named
 
 
