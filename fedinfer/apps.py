@@ -34,6 +34,10 @@ FLAT = "flat:"
 NOTICES = "notices"
 NODES_SECONDS = 180.0
 POLL_SECONDS = 0.5
+SIMULATED_HINT = "a simulation needs num-supernodes equal to the number of devices"
+DEPLOYED_HINT = (
+    "`fedinfer server status DIR` names the devices that are offline; `fedinfer preflight STORE` there says why"
+)
 MOST_SHOWN = 1000
 """Characters of an error that is none of ours."""
 
@@ -146,7 +150,7 @@ def _coordinate(grid: Grid, context: Context, folder: Path, clock: Clock, emit: 
     federation = load(scenario)
     kept = put_back(folder, federation) if _goes_on(folder, scenario) else None
     begin_world(folder, scenario, federation, "ray")
-    _wait_for_nodes(grid, len(federation.devices), clock)
+    _wait_for_nodes(grid, len(federation.devices), clock, SIMULATED_HINT)
     run_simulation(grid, scenario, federation, folder, "ray", clock, emit, kept=kept)
 
 
@@ -185,7 +189,7 @@ def _deploy(grid: Grid, scenario: Scenario, context: Context, folder: Path, cloc
         secret=secret_from({PASSPHRASE: _path(config, "passphrase-file")}, os.environ),
         public_data=_path(config, "public-data"),
     )
-    _wait_for_nodes(grid, int(config["min-devices"]), clock)
+    _wait_for_nodes(grid, int(config["min-devices"]), clock, DEPLOYED_HINT)
     run_deployment(grid, scenario, deployment, clock, emit)
 
 
@@ -201,7 +205,7 @@ def _given(path: Path, what: str) -> bytes:
         raise ConfigError(f"{path}: {error.strerror}", hint=what) from error
 
 
-def _wait_for_nodes(grid: Grid, count: int, clock: Clock) -> None:
+def _wait_for_nodes(grid: Grid, count: int, clock: Clock, hint: str) -> None:
     """Wait until enough nodes are connected.
 
     Raises:
@@ -210,8 +214,5 @@ def _wait_for_nodes(grid: Grid, count: int, clock: Clock) -> None:
     end = clock.seconds() + NODES_SECONDS
     while len(found := list(grid.get_node_ids())) < count:
         if clock.seconds() > end:
-            raise TransportError(
-                f"{len(found)} of {count} nodes connected within {NODES_SECONDS:.0f} s",
-                hint="a simulation needs num-supernodes equal to the number of devices",
-            )
+            raise TransportError(f"{len(found)} of {count} nodes connected within {NODES_SECONDS:.0f} s", hint=hint)
         time.sleep(POLL_SECONDS)

@@ -49,7 +49,7 @@ def up(
     print_document({"agent": f"process {process.pid}", "log": str(log)}, as_json=False)
 
 
-def down(store: Store) -> None:
+def down(store: Annotated[Path, typer.Option("--store", help="folder of this device")]) -> None:
     """Stop the agent of this device."""
     with errors_to_exit():
         from fedinfer.deployment import LOCK

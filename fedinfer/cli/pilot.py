@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ def pilot(
     as_json: JsonOption = False,
 ) -> None:
     """Bring a whole real deployment up here (SuperLink, agents, TLS, keys), run heart on it, and take it down."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: everything is taken down
     with errors_to_exit(), _folder(out) as folder:
         from fedinfer.site import PilotSettings, run_pilot
 

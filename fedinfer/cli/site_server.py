@@ -86,7 +86,9 @@ def up(
     print_document({"server": server.plan.name, "process": str(process.pid), "log": str(server.log)}, as_json=False)
 
 
-def down(site: SiteArgument) -> None:
+def down(
+    site: Annotated[Path, typer.Argument(help="folder of the site, or of its server alone")],
+) -> None:
     """Stop the server of a site and everything that it started. A run that is under way goes on when it is up again."""
     with errors_to_exit():
         from fedinfer.flower import end

@@ -34,6 +34,7 @@ from fedinfer.flower import (
     RuntimeApi,
     environment,
     free_port,
+    relay,
     single,
     stop,
     until_stopped,
@@ -230,6 +231,8 @@ def _one_node(device: DeviceStore, settings: AgentSettings, handle: Handler, loo
         finally:
             os.close(writing)
         stack.callback(stop, process)
+        if process.stdout is not None:
+            relay(process.stdout)
         api = RuntimeApi(f"{ADDRESS}:{port}", loopback.certificate, loopback.secret)
         tasks = NodeTasks(api, {"store": str(device.folder.resolve())})
         stack.callback(tasks.close)
@@ -246,7 +249,8 @@ def _start(arguments: list[str], wait_seconds: float, folder: Path, report: int)
         cwd=folder,
         env=environment(folder / "flower"),
         stdin=subprocess.DEVNULL,
-        stdout=sys.stderr.fileno(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         pass_fds=[report],
         start_new_session=True,
     )

@@ -5,6 +5,7 @@ from .client_app import Responder as Responder
 from .control import Control as Control
 from .control import RegisteredNode as RegisteredNode
 from .control import connect as connect
+from .lines import relay as relay
 from .node import CONTACT as CONTACT
 from .node import MESSAGE as MESSAGE
 from .node_tasks import Handler as Handler

@@ -73,6 +73,28 @@ def test_the_pilot_is_a_whole_deployment_and_leaves_nothing_behind(tmp_path: Pat
     assert [line for line in logs if f"INFO run={run} fedinfer.deployment.agreement: hospital0: query." in line]
 
 
+def test_an_interrupted_pilot_takes_everything_down(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    variables = {
+        **os.environ,
+        **QUIET,
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+        "TMPDIR": str(tmp_path / "tmp"),
+    }
+    with subprocess.Popen(
+        [*FEDINFER, "pilot"], env=variables, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stderr is not None
+        assert any("server up" in line for line in running.stderr)
+        assert len(processes_of(tmp_path)) > 2
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=100)
+        assert running.returncode == 130
+    assert processes_of(tmp_path) == {}
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 def test_a_server_is_watched_and_a_device_is_seen_by_its_name(tmp_path: Path) -> None:
     set_up(tmp_path)
     try:
