@@ -1,0 +1,29 @@
+"""What other packages take from `fedinfer.site`; a name is loaded when it is first used."""
+
+from .checks import Checked as Checked
+from .devices import AGENT_LOG as AGENT_LOG
+from .devices import agent_settings as agent_settings
+from .devices import enrolled_status as enrolled_status
+from .kit import write_kit as write_kit
+from .make import AUTHORITY as AUTHORITY
+from .make import Maker as Maker
+from .make import make_site as make_site
+from .make import renew_certificate as renew_certificate
+from .pilot import PilotDevice as PilotDevice
+from .pilot import PilotSettings as PilotSettings
+from .pilot import run_pilot as run_pilot
+from .plan import PLAN as PLAN
+from .plan import TEMPLATE as TEMPLATE
+from .preflight_device import check_device as check_device
+from .preflight_server import check_server as check_server
+from .server import OFFLINE as OFFLINE
+from .server import ServerFolder as ServerFolder
+from .server import open_server as open_server
+from .supervise import serve_site as serve_site
+from .supervise import start_detached as start_detached
+from .supervise import wait_until_up as wait_until_up
+from .tls import SERVER_DAYS as SERVER_DAYS
+from .watch import begin_run as begin_run
+from .watch import follow_run as follow_run
+from .watch import read_events as read_events
+from .watch import status_of as status_of
