@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import shutil
 import stat
 import tarfile
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +49,28 @@ def test_nothing_that_travels_or_lies_on_the_server_opens_what_is_offline(site: 
     assert not [1 for secret in secrets for data in travels if secret in data]
     for name in ("server.key", "keys.pass", "keys/targets.0.key"):
         assert stat.S_IMODE((site / "site/server" / name).stat().st_mode) == 0o600
+
+
+def test_unit_connection_and_compose_file_start_this_site_where_it_lies(site: Path, made_site: Path) -> None:
+    server = site / "site/server"
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(server / "fedinfer-server.service")
+    program, *words = unit["Service"]["ExecStart"].split()
+    assert Path(program).name == "fedinfer"
+    assert words == ["server", "up", str(made_site / "site/server")]
+    assert unit["Service"]["ReadWritePaths"] == words[-1]
+    connection = tomllib.loads((server / "flower/config.toml").read_text())["superlink"]["pilot"]
+    assert connection["address"] == open_server(site / "site").plan.control
+    assert "command: [fedinfer, server, up, /site]" in (server / "compose.yaml").read_text()
+
+
+def test_the_app_of_a_run_has_every_key_of_the_run_config(site: Path) -> None:
+    server = open_server(site / "site")
+    config = tomllib.loads((server.write_app() / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    ours = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    assert set(config) == set(ours) == set(server.run_config())
+    assert {key: type(value) for key, value in config.items()} == {key: type(value) for key, value in ours.items()}
 
 
 def test_an_own_scenario_and_a_public_table_go_with_the_server(tmp_path: Path) -> None:
