@@ -159,7 +159,7 @@ def certificate(
     passphrase_file: OfflinePassphrase = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Sign the server's TLS certificate anew, with a new key, for the addresses in its site.toml."""
+    """Sign the server's TLS certificate, with a new key, and the card of the site anew, as its site.toml is now."""
     with errors_to_exit():
         from fedinfer.site import OFFLINE, open_server, renew_certificate
 

@@ -65,8 +65,8 @@ def write_kit(server: ServerFolder, device: str, out: Path, packages: Sequence[P
         "README.txt": _read_me(device, data, bool(wheels)).encode(),
         "fedinfer-device.service": unit(
             f"device {device} of {signed.card.site}",
-            "/opt/fedinfer/bin/fedinfer",
-            "device up --store /var/lib/fedinfer/store",
+            "fedinfer",
+            "/opt/fedinfer/bin/fedinfer device up --store /var/lib/fedinfer/store",
             Path("/var/lib/fedinfer"),
         ).encode(),
         **wheels,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import sys
 from dataclasses import dataclass
@@ -34,9 +35,11 @@ from fedinfer.deployment import (
     PUBLIC,
     REVOCATIONS,
     SiteCard,
+    card_of,
     make_authority,
     open_authority,
     public_bytes,
+    read_card,
     sign_card,
 )
 from fedinfer.errors import ConfigError, StoreError
@@ -114,7 +117,9 @@ def make_site(folder: Path, maker: Maker) -> MadeSite:
 
 
 def renew_certificate(folder: Path, offline: Path, passphrase: str, now: datetime, days: int) -> datetime:
-    """Sign the server's certificate anew, with a new key, for the addresses in its `site.toml`.
+    """Sign the server's certificate anew, with a new key, and the card, as its `site.toml` is now.
+
+    Devices get the card with their next approval; those that joined before keep the address that they have.
 
     Args:
         folder: of the server.
@@ -127,11 +132,16 @@ def renew_certificate(folder: Path, offline: Path, passphrase: str, now: datetim
         When it expires.
 
     Raises:
-        ConfigError: no such authority, or a wrong passphrase.
+        ConfigError: no such authority, a wrong passphrase, or a `site.toml` that is wrong.
     """
     plan = read_plan(folder / PLAN)
-    pair = sign_server(open_tls_authority(folder, offline, passphrase), plan.addresses, now, days)
+    tls = open_tls_authority(folder, offline, passphrase)
+    pair = sign_server(tls, plan.addresses, now, days)
+    authority = open_authority(offline / AUTHORITY, lambda _what: passphrase)
+    signed = sign_card(_card(folder, plan, tls, read_card(card_of(folder)).card.root), authority)
     _write_pair(folder, pair)
+    for place in (offline / AUTHORITY, folder):
+        (place / CARD).write_bytes(signed)
     return pair.certificate.not_valid_after_utc
 
 
@@ -240,7 +250,8 @@ def _write_configuration(server: Path, final: Path, plan: SitePlan) -> None:
     connection = f'[superlink.{plan.name}]\naddress = "{plan.control}"\nroot-certificates = "{final / "ca.crt"}"\n'
     (server / "flower" / "config.toml").write_text(connection)
     program = Path(sys.executable).with_name("fedinfer")
-    started = unit(f"server of {plan.name}", str(program), f"server up {final}", final)
+    user = pwd.getpwuid(os.getuid()).pw_name
+    started = unit(f"server of {plan.name}", user, f"{program} server up {final}", final)
     (server / "fedinfer-server.service").write_text(started)
     (server / "compose.yaml").write_text(compose(f"{os.getuid()}:{os.getgid()}"))
 

@@ -35,7 +35,8 @@ After=network-online.target
 Wants=network-online.target
 
 [Service]
-ExecStart={program} {words}
+User={user}
+ExecStart={command}
 Restart=always
 RestartSec=15
 # The program ends what it started; what is left after that ends with the unit.
@@ -86,16 +87,16 @@ def toml_lines(values: Mapping[str, str | int | bool]) -> str:
     return "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items())
 
 
-def unit(what: str, program: str, words: str, folder: Path) -> str:
+def unit(what: str, user: str, command: str, folder: Path) -> str:
     """A systemd unit for a program that runs in the foreground.
 
     Args:
         what: it is, for people.
-        program: path of `fedinfer`.
-        words: its arguments.
+        user: whose files it works on.
+        command: path of `fedinfer`, and its arguments.
         folder: the only one that it writes to.
     """
-    return _UNIT.format(what=what, program=program, words=words, folder=folder)
+    return _UNIT.format(what=what, user=user, command=command, folder=folder)
 
 
 def compose(user: str) -> str:

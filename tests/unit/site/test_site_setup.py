@@ -65,6 +65,19 @@ def test_unit_connection_and_compose_file_start_this_site_where_it_lies(site: Pa
     assert "command: [fedinfer, server, up, /site]" in (server / "compose.yaml").read_text()
 
 
+def test_another_address_reaches_a_device_with_its_next_approval(site: Path) -> None:
+    secret, plan = site / "offline.pass", site / "site/server/site.toml"
+    plan.write_text(plan.read_text().replace('["localhost"]', '["fl.example.org", "localhost"]'))
+    command("server", "certificate", site / "site", "--passphrase-file", secret)
+    assert agent_settings(site / "store", 1).superlink.startswith("localhost:")
+    told = command("device", "renew", "--store", site / "store", "--out", site / "r").output
+    shown = next(line[12:].strip() for line in told.splitlines() if line.startswith("fingerprint"))
+    words = ("--site", site / "site", "--out", site / "a", "--fingerprint", shown, "--passphrase-file", secret)
+    command("server", "approve", site / "r", *words)
+    command("device", "join", site / "a", "--store", site / "store")
+    assert agent_settings(site / "store", 1).superlink.startswith("fl.example.org:")
+
+
 def test_the_app_of_a_run_has_every_key_of_the_run_config(site: Path) -> None:
     server = open_server(site / "site")
     config = tomllib.loads((server.write_app() / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
