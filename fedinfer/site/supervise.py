@@ -30,6 +30,7 @@ from fedinfer.flower import (
     until_stopped,
     wait_for_port,
 )
+from fedinfer.inference import bind
 from fedinfer.ports import Clock
 from fedinfer.private_files import only_owner
 from fedinfer.site.plan import port_of
@@ -78,11 +79,14 @@ def serve_site(server: ServerFolder, clock: Clock) -> None:
 
     Raises:
         StoreError: another process does.
+        ConfigError: an address is taken, or not this machine's.
         TransportError: it does not come up the first time; later it is started again.
     """
     log_to_stderr()
     with single(server.lock, f"the server of {server.plan.name}"), until_stopped():
         stop_marked(MARK, str(server.folder))
+        for listening in (server.plan.fleet, server.plan.control):
+            bind(listening.rpartition(":")[0].strip("[]"), port_of(listening)).close()
         try:
             _keep_running(server, clock)
         finally:

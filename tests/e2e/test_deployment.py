@@ -124,9 +124,9 @@ def check_stranger(made: Pilot, publisher: str, name: str) -> None:
 def files_of_devices(made: Pilot) -> dict[str, bytes]:
     """All files of stores and agents with their content, but for those that an agent and its libraries make at once.
 
-    Flower keeps its `source` there, ONNX Runtime its `.ses`: random names of an installation, both.
+    An agent opens its databases. Flower keeps its `source` there, ONNX Runtime its `.ses`: random names, both.
     """
-    own = ("device.sqlite", "agent.lock", "runtime.", "source", ".ses")
+    own = ("device.sqlite", "predictions.sqlite", "agent.lock", "runtime.", "source", ".ses")
     folders = [*(made.store(number) for number in range(len(HOSPITALS))), made.folder / "tmp"]
     return {
         str(path): path.read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from fedinfer.flower.processes import QUIET
 from fedinfer.flower.service import holder
+from fedinfer.site.server import open_server
 from tests.e2e.pilot import FEDINFER, REPOSITORY
 from tests.unit.site.a_site import DEVICE, set_up
 
@@ -93,6 +95,16 @@ def test_an_interrupted_pilot_takes_everything_down(tmp_path: Path) -> None:
         assert running.returncode == 130
     assert processes_of(tmp_path) == {}
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_server_whose_address_is_taken_says_so_and_does_not_stay(tmp_path: Path) -> None:
+    set_up(tmp_path)
+    control = open_server(tmp_path / "site").plan.control.rpartition(":")[2]
+    with socket.create_server(("127.0.0.1", int(control))):
+        said = fedinfer(tmp_path, "preflight", tmp_path / "site", code=1)
+        assert f"127.0.0.1:{control}: Address already in use" in said
+        fedinfer(tmp_path, "server", "up", tmp_path / "site", "--detach", code=1)
+    assert processes_of(tmp_path) == {}
 
 
 def test_a_server_is_watched_and_a_device_is_seen_by_its_name(tmp_path: Path) -> None:
