@@ -41,12 +41,12 @@ def operator(
     """Make the key of an operator, who may then sign orders to rollouts."""
     with errors_to_exit():
         from fedinfer.artifact import Protection
-        from fedinfer.deployment import CARD, make_operator
+        from fedinfer.deployment import OPERATOR_CARD, make_operator
         from fedinfer.secagg import fingerprint
 
         protection = Protection(secrets(passphrase_file, new=True), SystemEntropy())
         public = make_operator(folder, name, protection)
-    print_document({"operator": name, "card": str(folder / CARD), "fingerprint": fingerprint(public)}, as_json)
+    print_document({"operator": name, "card": str(folder / OPERATOR_CARD), "fingerprint": fingerprint(public)}, as_json)
 
 
 def admit(
@@ -59,9 +59,9 @@ def admit(
 ) -> None:
     """Let an operator order the rollouts of a server about. From the first one on, only signed orders count."""
     with errors_to_exit():
-        from fedinfer.deployment import read_card
+        from fedinfer.deployment import read_operator_card
 
-        name, key = read_card(card)
+        name, key = read_operator_card(card)
         _print_list(admit_operator(run, name, key, approvers or None, SystemEntropy()), as_json)
 
 

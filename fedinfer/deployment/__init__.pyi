@@ -30,10 +30,10 @@ from .key_files import CERTIFICATE as CERTIFICATE
 from .node import open_host as open_host
 from .node_key import NODE_KEY as NODE_KEY
 from .node_key import node_pem as node_pem
-from .operator import CARD as CARD
+from .operator import OPERATOR_CARD as OPERATOR_CARD
 from .operator import make_operator as make_operator
 from .operator import open_operator as open_operator
-from .operator import read_card as read_card
+from .operator import read_operator_card as read_operator_card
 from .pinned import trusted_root as trusted_root
 from .request import Request as Request
 from .request import read_request as read_request

@@ -18,7 +18,7 @@ from fedinfer.deployment.request import check_name
 from fedinfer.errors import ConfigError
 from fedinfer.types import Json
 
-ROLE, CARD = "operator", "operator.json"
+ROLE, OPERATOR_CARD = "operator", "operator.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +50,16 @@ def make_operator(folder: Path, name: str, protection: Protection) -> bytes:
         StoreError: it cannot be written.
     """
     check_name(name)
-    if (folder / CARD).exists():
+    if (folder / OPERATOR_CARD).exists():
         raise ConfigError(f"{folder} is an operator's already", hint="a key is never overwritten")
     signer = new_signer(protection.entropy)
     save_keys(Keys({ROLE: (signer,)}), folder, protection)
     public = KeyAuthority(signer).public_bytes
-    replace_file(folder / CARD, (json.dumps({"name": name, "public_key": public.hex()}) + "\n").encode())
+    replace_file(folder / OPERATOR_CARD, (json.dumps({"name": name, "public_key": public.hex()}) + "\n").encode())
     return public
 
 
-def read_card(path: Path) -> tuple[str, bytes]:
+def read_operator_card(path: Path) -> tuple[str, bytes]:
     """Name and public key of an operator.
 
     Args:
@@ -85,8 +85,8 @@ def open_operator(folder: Path, secret: Secret) -> Operator:
     Raises:
         ConfigError: no operator, or a wrong passphrase.
     """
-    name, public = read_card(folder / CARD)
+    name, public = read_operator_card(folder / OPERATOR_CARD)
     key = KeyAuthority(load_keys(folder, secret).of(ROLE)[0])
     if key.public_bytes != public:
-        raise ConfigError(f"{folder / CARD} is not the public half of the operator's key")
+        raise ConfigError(f"{folder / OPERATOR_CARD} is not the public half of the operator's key")
     return Operator(name, key.sign)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fedinfer.artifact import Protection
-from fedinfer.deployment import CARD, make_operator, read_card
+from fedinfer.deployment import OPERATOR_CARD, make_operator, read_operator_card
 from fedinfer.rollout import Inbox, RolloutStore, Standing, admit_operator, read_operators
 from fedinfer.rollout.controller import Approval
 from fedinfer.secagg import verify_signature
@@ -98,7 +98,7 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
     make_operator(tmp_path / "ann", "ann", Protection(lambda _: PASSPHRASE, SystemEntropy()))
-    admit_operator(folder, *read_card(tmp_path / "ann" / CARD), None, SystemEntropy())
+    admit_operator(folder, *read_operator_card(tmp_path / "ann" / OPERATOR_CARD), None, SystemEntropy())
     store, now = RolloutStore(folder / "rollout.sqlite"), SystemClock().now()
     store.start(rollout(approval=Approval.NONE), "coordinator", now)
     store.acknowledge("r", 0, {"clinic-" + "north" * 11: "", "d2": "disk full " * 20}, now)
