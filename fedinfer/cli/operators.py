@@ -14,9 +14,9 @@ from fedinfer.errors import ConfigError
 from fedinfer.rollout import (
     NONCE_BYTES,
     Handled,
-    Inbox,
     Operators,
     Order,
+    OrderInbox,
     OrderRequest,
     RolloutStore,
     Standing,
@@ -82,7 +82,7 @@ def requests(
             raise ConfigError(f"{state}: no such file")
         store = RolloutStore(state)
         try:
-            found = [each.to_json() for each in Inbox(store).requests()]
+            found = [each.to_json() for each in OrderInbox(store).requests()]
         finally:
             store.close()
     if as_json:
@@ -126,7 +126,7 @@ def order_with_key(
         at=int(clock.now().timestamp()),
         nonce=SystemEntropy().take(NONCE_BYTES),
     )
-    inbox = Inbox(store)
+    inbox = OrderInbox(store)
     digest = inbox.submit(sign_order(asked, who.sign), clock.now())
     end = clock.seconds() + wait
     while (found := _found(inbox, digest)).standing is Standing.SUBMITTED and clock.seconds() < end:
@@ -159,7 +159,7 @@ def signing_operators(state: Path) -> Operators | None:
     return read_operators(state.parent)
 
 
-def _found(inbox: Inbox, digest: str) -> Handled:
+def _found(inbox: OrderInbox, digest: str) -> Handled:
     return next(each for each in inbox.requests() if each.digest == digest)
 
 

@@ -31,7 +31,7 @@ SAYING_EVERY = 10
 """Without a terminal so many lines, at most, tell how far it is."""
 
 
-class Rows(StrEnum):
+class TunedRows(StrEnum):
     """Whose rows train and judge."""
 
     OWN = "own"
@@ -54,9 +54,9 @@ def sweep(
     ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="processes at a time; 0: one per core")] = 0,
     rows: Annotated[
-        Rows,
+        TunedRows,
         typer.Option(help="rows that train and judge: the scenario's own, its public ones, or made from the schema"),
-    ] = Rows.OWN,
+    ] = TunedRows.OWN,
     target: Annotated[
         float | None, typer.Option(callback=a_number, help="recommend the least epsilon that reaches this figure")
     ] = None,

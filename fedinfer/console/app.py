@@ -17,12 +17,12 @@ from urllib.parse import parse_qs
 
 from fedinfer.console.metrics import CONTENT_TYPE, server_metrics
 from fedinfer.console.page import console_page, login_page
-from fedinfer.console.sessions import Role, Session, Sessions, Tokens, is_own_form
+from fedinfer.console.sessions import ConsoleRole, ConsoleSession, ConsoleSessions, Tokens, is_own_form
 from fedinfer.console.snapshot import fingerprint, read_snapshot
 from fedinfer.errors import ConfigError, FedInferError, MissingExtra
 from fedinfer.ports import Clock, Entropy
 from fedinfer.report import write_report
-from fedinfer.rollout import NONCE_BYTES, Inbox, Order, OrderRequest, RolloutStore, read_operators, sign_order
+from fedinfer.rollout import NONCE_BYTES, Order, OrderInbox, OrderRequest, RolloutStore, read_operators, sign_order
 
 try:
     from fastapi import FastAPI, Request, Response
@@ -73,11 +73,11 @@ class ConsoleSettings:
 @dataclass(frozen=True, slots=True)
 class _Console:
     settings: ConsoleSettings
-    sessions: Sessions
+    sessions: ConsoleSessions
     clock: Clock
     entropy: Entropy
 
-    def session(self, request: Request) -> Session | None:
+    def session(self, request: Request) -> ConsoleSession | None:
         return self.sessions.find(request.cookies.get(COOKIE, ""))
 
 
@@ -97,7 +97,7 @@ def make_console(settings: ConsoleSettings, clock: Clock, entropy: Entropy) -> F
     """
     if not settings.tokens.viewer or settings.tokens.viewer == settings.tokens.operator:
         raise ConfigError("viewers and operators need a token each, and not the same one")
-    console = _Console(settings, Sessions(settings.tokens, clock, entropy), clock, entropy)
+    console = _Console(settings, ConsoleSessions(settings.tokens, clock, entropy), clock, entropy)
     app = FastAPI(title="fedinfer console", docs_url=None, redoc_url=None, openapi_url=None)
     pages: dict[str, Handler] = {
         "/": _home(console),
@@ -181,7 +181,7 @@ def _order(console: _Console) -> Handler:
         session, form = console.session(request), await _form(request)
         if session is None or not is_own_form(session, form.get("secret", "")):
             return PlainTextResponse("this form is not of your session\n", 403)
-        if session.role is not Role.OPERATOR or not console.settings.signer:
+        if session.role is not ConsoleRole.OPERATOR or not console.settings.signer:
             return PlainTextResponse("only operators give orders, and only where the console has a key\n", 403)
         try:
             await run_in_threadpool(_submit, console, form)
@@ -218,7 +218,7 @@ def _submit(console: _Console, form: dict[str, str]) -> None:
     )
     store = RolloutStore(settings.folder / "rollout.sqlite")
     try:
-        Inbox(store).submit(sign_order(asked, settings.sign), now)
+        OrderInbox(store).submit(sign_order(asked, settings.sign), now)
     finally:
         store.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fedinfer.console.sessions import Role, Session
+from fedinfer.console.sessions import ConsoleRole, ConsoleSession
 from fedinfer.console.snapshot import DeviceRow, Snapshot
 from fedinfer.report import Markup, join, tag, text
 from fedinfer.rollout import Order
@@ -32,7 +32,7 @@ def login_page(problem: str = "") -> Markup:
     return _document("fedinfer console", tag("main", told, tag("p", "Your token:"), form), live=False)
 
 
-def console_page(snapshot: Snapshot, session: Session, signer: str) -> Markup:
+def console_page(snapshot: Snapshot, session: ConsoleSession, signer: str) -> Markup:
     """All there is to see, on one page.
 
     Args:
@@ -40,7 +40,7 @@ def console_page(snapshot: Snapshot, session: Session, signer: str) -> Markup:
         session: of who looks.
         signer: name of the operator whose key signs orders here; empty: none does.
     """
-    orders = session.role is Role.OPERATOR and bool(signer)
+    orders = session.role is ConsoleRole.OPERATOR and bool(signer)
     parts: dict[str, Markup] = {
         "rollouts": _rollouts(snapshot, session, signer if orders else ""),
         "devices": _devices(snapshot.devices),
@@ -59,7 +59,7 @@ def _document(title: str, body: Markup, *, live: bool) -> Markup:
     return join(Markup("<!doctype html>"), tag("html", head, tag("body", body), lang="en"))
 
 
-def _header(snapshot: Snapshot, session: Session) -> Markup:
+def _header(snapshot: Snapshot, session: ConsoleSession) -> Markup:
     run = snapshot.run
     about = f"{run.get('scenario', 'no run yet')}: {run.get('status', '')}" if run else "no run yet"
     links = [tag("a", name, href=f"#{name}") for name in SECTIONS]
@@ -71,13 +71,13 @@ def _header(snapshot: Snapshot, session: Session) -> Markup:
     )  # fmt: skip
 
 
-def _rollouts(snapshot: Snapshot, session: Session, signer: str) -> Markup:
+def _rollouts(snapshot: Snapshot, session: ConsoleSession, signer: str) -> Markup:
     if not snapshot.rollouts:
         return tag("p", "No rollout yet.", class_="muted")
     return join(*(_rollout(rollout, session, signer) for rollout in snapshot.rollouts), _requests(snapshot))
 
 
-def _rollout(rollout: Json, session: Session, signer: str) -> Markup:
+def _rollout(rollout: Json, session: ConsoleSession, signer: str) -> Markup:
     facts = (
         f"{rollout['phase']}, wave {rollout['wave']} of {len(rollout['waves'])}; {rollout['installed']} installed and "
         f"{rollout['failed']} failed in this wave; {rollout['went_back']} answered a rollback"
@@ -89,7 +89,7 @@ def _rollout(rollout: Json, session: Session, signer: str) -> Markup:
     return join(tag("h3", title), tag("p", facts), why, *gates, form)
 
 
-def _order_form(rollout: Json, session: Session, signer: str) -> Markup:
+def _order_form(rollout: Json, session: ConsoleSession, signer: str) -> Markup:
     buttons = [_order_button(order) for order in rollout["orders"]]
     reason = _input(name="reason", required="", maxlength="300", placeholder=f"reason, signed by {signer}",
                     aria_label="reason")  # fmt: skip

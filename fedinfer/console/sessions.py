@@ -24,7 +24,7 @@ MOST_SESSIONS = 256
 ID_BYTES = 32
 
 
-class Role(StrEnum):
+class ConsoleRole(StrEnum):
     """What a person may do."""
 
     VIEWER = "viewer"
@@ -45,7 +45,7 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class ConsoleSession:
     """One person who came in.
 
     Args:
@@ -54,12 +54,12 @@ class Session:
         until: seconds of the clock.
     """
 
-    role: Role
+    role: ConsoleRole
     secret: str
     until: float
 
 
-class Sessions:
+class ConsoleSessions:
     """All sessions of a console; many threads may use it.
 
     Args:
@@ -71,10 +71,10 @@ class Sessions:
     def __init__(self, tokens: Tokens, clock: Clock, entropy: Entropy) -> None:
         self._digests = [(role, _digest(token)) for role, token in _by_role(tokens) if token]
         self._clock, self._entropy, self._lock = clock, entropy, threading.Lock()
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, ConsoleSession] = {}
         self._failures: list[float] = []
 
-    def role_of(self, token: bytes) -> Role | None:
+    def role_of(self, token: bytes) -> ConsoleRole | None:
         """The role of a token, for a client without a session.
 
         Args:
@@ -110,10 +110,10 @@ class Sessions:
             while len(self._sessions) >= MOST_SESSIONS:
                 self._sessions.pop(next(iter(self._sessions)))
             name, secret = self._entropy.take(ID_BYTES).hex(), self._entropy.take(ID_BYTES).hex()
-            self._sessions[name] = Session(role, secret, self._clock.seconds() + SESSION_SECONDS)
+            self._sessions[name] = ConsoleSession(role, secret, self._clock.seconds() + SESSION_SECONDS)
             return name
 
-    def find(self, name: str) -> Session | None:
+    def find(self, name: str) -> ConsoleSession | None:
         """A session that is not over.
 
         Args:
@@ -136,7 +136,7 @@ class Sessions:
             self._sessions.pop(name, None)
 
 
-def is_own_form(session: Session, secret: str) -> bool:
+def is_own_form(session: ConsoleSession, secret: str) -> bool:
     """Whether a form was made for a session.
 
     Args:
@@ -146,8 +146,8 @@ def is_own_form(session: Session, secret: str) -> bool:
     return hmac.compare_digest(session.secret.encode(), secret.encode(errors="backslashreplace"))
 
 
-def _by_role(tokens: Tokens) -> tuple[tuple[Role, bytes], ...]:
-    return (Role.VIEWER, tokens.viewer), (Role.OPERATOR, tokens.operator)
+def _by_role(tokens: Tokens) -> tuple[tuple[ConsoleRole, bytes], ...]:
+    return (ConsoleRole.VIEWER, tokens.viewer), (ConsoleRole.OPERATOR, tokens.operator)
 
 
 def _digest(token: bytes) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedinfer.errors import ConfigError, FedInferError
 from fedinfer.report import read_run
-from fedinfer.rollout import WENT_BACK, Inbox, RolloutStore, log, possible_orders, read_operators, status
+from fedinfer.rollout import WENT_BACK, OrderInbox, RolloutStore, log, possible_orders, read_operators, status
 from fedinfer.types import Json
 
 FILES = (
@@ -104,7 +104,7 @@ def read_snapshot(folder: Path) -> Snapshot:
                 names = store.names()
                 devices = _devices(store, names)
                 rollouts = tuple(_rollout(store, name, name == names[-1]) for name in names[::-1][:MOST_ROLLOUTS])
-                requests = tuple(each.to_json() for each in Inbox(store).requests()[::-1][:MOST_LINES])
+                requests = tuple(each.to_json() for each in OrderInbox(store).requests()[::-1][:MOST_LINES])
                 lines = tuple(log.entry(line) for line in store.log_lines()[::-1][:MOST_LINES])
             finally:
                 store.close()

@@ -18,7 +18,16 @@ from fedinfer.artifact import Repository, mirror
 from fedinfer.coordinator import RELEASED, mark_released
 from fedinfer.errors import ConfigError
 from fedinfer.ports import Clock
-from fedinfer.rollout import Handled, Inbox, Phase, RolledBack, RolloutState, RolloutStore, Standing, read_operators
+from fedinfer.rollout import (
+    Handled,
+    OrderInbox,
+    Phase,
+    RolledBack,
+    RolloutState,
+    RolloutStore,
+    Standing,
+    read_operators,
+)
 from fedinfer.secagg import verify_signature
 
 DATABASE, ARTIFACTS = "rollout.sqlite", "artifacts"
@@ -36,7 +45,7 @@ def has_work(folder: Path) -> bool:
     """
     store = _opened(folder)
     try:
-        submitted = any(each.standing is Standing.SUBMITTED for each in Inbox(store).requests())
+        submitted = any(each.standing is Standing.SUBMITTED for each in OrderInbox(store).requests())
         newest = _newest(store)
         return submitted or (newest is not None and newest.phase is Phase.ROLLING_BACK)
     finally:
@@ -64,7 +73,7 @@ def stand_in(folder: Path, repository: Callable[[], Repository], clock: Clock) -
         raise ConfigError(f"{folder} lists no operators", hint="fedinfer rollout admit DIR FILE")
     store = _opened(folder)
     try:
-        handled = Inbox(store).carry_out(operators, clock.now(), verify_signature)
+        handled = OrderInbox(store).carry_out(operators, clock.now(), verify_signature)
         newest = _newest(store)
         if newest is not None and newest.phase is Phase.ROLLING_BACK:
             _take_back(folder, repository(), newest, clock)

@@ -19,7 +19,7 @@ from fedinfer.fleet.jobs import Fate, begin_jobs
 from fedinfer.fleet.server import VirtualServer
 from fedinfer.fleet.sums import Chunk, chunks_of
 from fedinfer.fleet.tally import TOO_STALE, USED
-from fedinfer.fleet.waiting import STEP_SECONDS, Patience
+from fedinfer.fleet.waiting import STEP_SECONDS, ClockPatience
 from fedinfer.system import simulation_rng
 from fedinfer.types import FloatVector
 
@@ -85,7 +85,7 @@ def run_buffered(server: VirtualServer) -> None:
     Raises:
         TooFewSurvivors: no buffer was filled for days of virtual time.
     """
-    flow, patience = Flow(server, simulation_rng(server.seed, "fleet", "selection")), Patience(server)
+    flow, patience = Flow(server, simulation_rng(server.seed, "fleet", "selection")), ClockPatience(server)
     look_again = 0.0
     while flow.version < server.fixed.scenario.training.rounds:
         # Where too few are ready, looking for them costs much: that is not done at every arrival.

@@ -14,7 +14,7 @@ from fedinfer.fleet.jobs import Fate, Jobs, begin_jobs
 from fedinfer.fleet.server import VirtualServer
 from fedinfer.fleet.sums import chunks_of
 from fedinfer.fleet.tally import TOO_LATE, USED
-from fedinfer.fleet.waiting import Patience
+from fedinfer.fleet.waiting import ClockPatience
 from fedinfer.system import simulation_rng
 
 
@@ -27,7 +27,7 @@ def run_synchronous(server: VirtualServer) -> None:
     Raises:
         TooFewSurvivors: no round could be made for days of virtual time.
     """
-    rng, patience = simulation_rng(server.seed, "fleet", "selection"), Patience(server)
+    rng, patience = simulation_rng(server.seed, "fleet", "selection"), ClockPatience(server)
     number = 0
     while len(server.releases) < server.fixed.scenario.training.rounds:
         if _round(server, rng, number):

@@ -9,7 +9,7 @@ STEP_SECONDS = 900.0
 PATIENCE_SECONDS = 7 * 86_400.0
 
 
-class Patience:
+class ClockPatience:
     """Waits in steps, and gives up after a week of virtual time without a release.
 
     Args:

@@ -172,7 +172,11 @@ def _worlds(scenario: Scenario, facts: Facts) -> Sequence[tuple[World, World]]:
 
 
 def _mean_scores(
-    worlds: Sequence[tuple[World, World]], kind: ModelKind, settings: Sequence[Setting], terms: TrialTerms, facts: Facts
+    worlds: Sequence[tuple[World, World]],
+    kind: ModelKind,
+    settings: Sequence[Setting],
+    terms: TrialTerms,
+    facts: Facts,
 ) -> np.ndarray:
     total = np.zeros(len(settings))
     for number, (train, judged) in enumerate(worlds):

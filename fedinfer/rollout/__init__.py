@@ -22,7 +22,7 @@ from fedinfer.rollout.controller import (
 )
 from fedinfer.rollout.evaluations import NORM, WIDTH, gates_of, read_sum
 from fedinfer.rollout.gates import Bound, Gate, GateScope, GateSettings
-from fedinfer.rollout.inbox import Handled, Inbox
+from fedinfer.rollout.inbox import Handled, OrderInbox
 from fedinfer.rollout.operators import OPERATORS, admit_operator, dismiss_operator, read_operators
 from fedinfer.rollout.plan import read_devices, read_plan
 from fedinfer.rollout.requests import NONCE_BYTES, Operators, OrderRequest, Standing, sign_order
@@ -46,10 +46,10 @@ __all__ = [
     "GateScope",
     "GateSettings",
     "Handled",
-    "Inbox",
     "Measured",
     "Operators",
     "Order",
+    "OrderInbox",
     "OrderRequest",
     "Phase",
     "RolledBack",

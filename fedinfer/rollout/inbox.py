@@ -62,7 +62,7 @@ class Handled:
         }
 
 
-class Inbox:
+class OrderInbox:
     """The requests to one server.
 
     Args:

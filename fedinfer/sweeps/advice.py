@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fedinfer.sweeps.statistics import Setting
+from fedinfer.sweeps.statistics import SweepSetting
 from fedinfer.types import Json, Trust
 
 LEAST_TRUST_FIRST = (Trust.LOCAL, Trust.DISTRIBUTED, Trust.CENTRAL)
@@ -37,7 +37,7 @@ class Advice:
     """
 
     unit: str
-    setting: Setting | None
+    setting: SweepSetting | None
     reason: str
 
     def to_json(self) -> Json:
@@ -49,7 +49,7 @@ class Advice:
         }
 
 
-def advise(settings: Sequence[Setting], wish: Wish, higher_is_better: bool) -> tuple[Advice, ...]:
+def advise(settings: Sequence[SweepSetting], wish: Wish, higher_is_better: bool) -> tuple[Advice, ...]:
     """One recommendation per unit that has a private setting with a figure.
 
     Args:
@@ -65,14 +65,14 @@ def advise(settings: Sequence[Setting], wish: Wish, higher_is_better: bool) -> t
     )
 
 
-def _for_unit(unit: str, settings: Sequence[Setting], wish: Wish, sign: float) -> Advice:
+def _for_unit(unit: str, settings: Sequence[SweepSetting], wish: Wish, sign: float) -> Advice:
     if wish.utility is not None:
         return _for_utility(unit, settings, wish, sign)
     budget = wish.epsilon if wish.epsilon is not None else max(each.settings["epsilon"] for each in settings)
     return _for_budget(unit, settings, budget, sign)
 
 
-def _for_utility(unit: str, settings: Sequence[Setting], wish: Wish, sign: float) -> Advice:
+def _for_utility(unit: str, settings: Sequence[SweepSetting], wish: Wish, sign: float) -> Advice:
     """The least epsilon whose whole interval reaches the target; then the least trust; then the best mean."""
     target = wish.utility or 0.0
     affordable = [each for each in settings if wish.epsilon is None or each.settings["epsilon"] <= wish.epsilon]
@@ -90,7 +90,7 @@ def _for_utility(unit: str, settings: Sequence[Setting], wish: Wish, sign: float
     return Advice(unit, chosen, reason + _useless(chosen, sign) + _few(chosen))
 
 
-def _for_budget(unit: str, settings: Sequence[Setting], budget: float, sign: float) -> Advice:
+def _for_budget(unit: str, settings: Sequence[SweepSetting], budget: float, sign: float) -> Advice:
     """The best mean; of what is as good within its interval, the least trust and then the least epsilon."""
     affordable = [each for each in settings if each.settings["epsilon"] <= budget]
     if not affordable:
@@ -139,27 +139,27 @@ def _spent(row: Json) -> float:
     return float(row["epsilon_spent"])
 
 
-def _trust(setting: Setting) -> int:
+def _trust(setting: SweepSetting) -> int:
     return LEAST_TRUST_FIRST.index(Trust(setting.settings["trust"]))
 
 
-def _mean(setting: Setting) -> float:
+def _mean(setting: SweepSetting) -> float:
     assert setting.utility is not None  # noqa: S101 - `advise` leaves the others out
     return setting.utility.mean
 
 
-def _worst_end(setting: Setting, sign: float) -> float:
+def _worst_end(setting: SweepSetting, sign: float) -> float:
     assert setting.utility is not None  # noqa: S101 - as above
     return min(sign * setting.utility.low, sign * setting.utility.high)
 
 
-def _words(setting: Setting) -> str:
+def _words(setting: SweepSetting) -> str:
     assert setting.utility is not None  # noqa: S101 - as above
     names = ", ".join(f"{name} {value}" for name, value in setting.settings.items() if name != "unit")
     return f"{names} ({setting.utility.mean:.4g} \u00b1 {setting.utility.error:.2g})"
 
 
-def _useless(setting: Setting, sign: float) -> str:
+def _useless(setting: SweepSetting, sign: float) -> str:
     """A warning where one constant answer does as well."""
     constant = setting.means["constant_utility"]
     if constant is None or _worst_end(setting, sign) > sign * constant:
@@ -169,5 +169,5 @@ def _useless(setting: Setting, sign: float) -> str:
     )
 
 
-def _few(setting: Setting) -> str:
+def _few(setting: SweepSetting) -> str:
     return " One seed alone says little: --seeds 5 gives intervals." if setting.runs < 2 else ""

@@ -29,7 +29,7 @@ SAME = {
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class RunComparison:
     """Runs side by side.
 
     Args:
@@ -41,7 +41,7 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def compare_runs(folders: Sequence[Path]) -> Comparison:
+def compare_runs(folders: Sequence[Path]) -> RunComparison:
     """Read runs and put them side by side.
 
     Args:
@@ -52,7 +52,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     """
     records = [read_run(folder) for folder in folders]
     rows = tuple(row_of_run(str(folder), record) for folder, record in zip(folders, records, strict=True))
-    return Comparison(rows, (*_different(rows), *_chance(rows, records)))
+    return RunComparison(rows, (*_different(rows), *_chance(rows, records)))
 
 
 def read_run(folder: Path) -> Json:

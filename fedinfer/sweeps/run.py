@@ -22,7 +22,7 @@ from fedinfer.sweeps.grid import EPSILON, SEED, SHORT, TRUST, UNIT, Axis, Cell, 
 from fedinfer.sweeps.grid import settings_of as privacy_of
 from fedinfer.sweeps.pool import carry_out_all
 from fedinfer.sweeps.rows import SweepRows
-from fedinfer.sweeps.statistics import Setting, settings_of
+from fedinfer.sweeps.statistics import SweepSetting, settings_of
 from fedinfer.types import Json
 
 CORE_WATTS = 10.0
@@ -83,7 +83,7 @@ class Sweep:
 
     document: Json
     rows: tuple[Json, ...]
-    settings: tuple[Setting, ...]
+    settings: tuple[SweepSetting, ...]
     advice: tuple[Advice, ...]
 
     def to_json(self) -> Json:
@@ -182,17 +182,16 @@ def carry_out(
     Returns:
         Cells that left nothing behind.
     """
-    names, failures, start = list(jobs), {}, clock.seconds()
+    failures: dict[str, Outcome] = {}
+    names, start = list(jobs), clock.seconds()
     cached, refused = total - len(jobs), 0
     tick(Tick(cached, total, cached, 0, None))
 
     def done(number: int, answer: Json) -> None:
         nonlocal refused
         finished.append(number)
-        if answer["status"] != CellStatus.COMPLETED:
-            refused += 1
-        if answer["status"] == CellStatus.FAILED:
-            failures[names[number]] = Outcome(CellStatus.FAILED, str(answer["reason"]))
+        refused += answer["status"] != CellStatus.COMPLETED
+        _keep_failure(failures, names[number], answer)
         left = (len(jobs) - len(finished)) * (clock.seconds() - start) / len(finished)
         tick(Tick(cached + len(finished), total, cached, refused, left))
 
@@ -259,3 +258,9 @@ def runs_of(sweep: Sweep, folder: Path) -> list[Exported]:
         )
         for key, row in ran.items()
     ]
+
+
+def _keep_failure(failures: dict[str, Outcome], name: str, answer: Json) -> None:
+    """A cell that failed is tried again next time, so no file remembers it."""
+    if answer["status"] == CellStatus.FAILED:
+        failures[name] = Outcome(CellStatus.FAILED, str(answer["reason"]))

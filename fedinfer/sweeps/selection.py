@@ -33,7 +33,7 @@ NOT_PRIVATE = ("pooled", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class SelectionCell:
     """A setting that can run.
 
     Args:
@@ -110,7 +110,7 @@ def select_privately(
     return result
 
 
-def _candidates(base: Scenario, settings: SweepSettings) -> tuple[list[Candidate], list[Json]]:
+def _candidates(base: Scenario, settings: SweepSettings) -> tuple[list[SelectionCell], list[Json]]:
     """Settings that have a plan. Plans follow from public facts alone: leaving others out costs nothing."""
     found, refused = [], []
     for cell in cells(settings.axes, (base.scenario.seed,)):
@@ -122,7 +122,7 @@ def _candidates(base: Scenario, settings: SweepSettings) -> tuple[list[Candidate
                     hint="leave inf out of --epsilon, and none out of --unit",
                 )
             prepared = prepared_for_selection(scenario, base.scenario.seed)
-            found.append(Candidate(cell, scenario, planned_events(prepared)))
+            found.append(SelectionCell(cell, scenario, planned_events(prepared)))
         except ConfigError as error:
             refused.append({**columns(cell.settings), "reason": str(error)})
     if refused and not found:
@@ -137,7 +137,7 @@ def _candidates(base: Scenario, settings: SweepSettings) -> tuple[list[Candidate
     return found, refused
 
 
-def _job(candidate: Candidate, seed: int, split: int, folder: Path) -> tuple[str, Json]:
+def _job(candidate: SelectionCell, seed: int, split: int, folder: Path) -> tuple[str, Json]:
     scenario = override(candidate.scenario, {SEED: seed})
     key = content_key(scenario, f"selection, split {split}")
     part = cells_folder.part_of(folder, key, os.getpid())

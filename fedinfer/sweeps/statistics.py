@@ -41,7 +41,7 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class SweepSetting:
     """One combination of values over its seeds.
 
     Args:
@@ -88,7 +88,7 @@ def interval_of(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, count)
 
 
-def settings_of(rows: Sequence[Json], names: Sequence[str]) -> tuple[Setting, ...]:
+def settings_of(rows: Sequence[Json], names: Sequence[str]) -> tuple[SweepSetting, ...]:
     """Group rows by their settings, in the order of their first row.
 
     Args:
@@ -101,10 +101,10 @@ def settings_of(rows: Sequence[Json], names: Sequence[str]) -> tuple[Setting, ..
     return tuple(_setting(dict(zip(names, values, strict=True)), group) for values, group in grouped.items())
 
 
-def _setting(settings: Json, rows: Sequence[Json]) -> Setting:
+def _setting(settings: Json, rows: Sequence[Json]) -> SweepSetting:
     useful = [row for row in rows if _finite(row["utility"]) and row["status"] == "completed"]
     reasons = tuple(dict.fromkeys(str(row["reason"]) for row in rows if row["reason"]))
-    return Setting(
+    return SweepSetting(
         settings,
         len(useful),
         len(rows),

@@ -15,7 +15,7 @@ import pytest
 
 from fedinfer.artifact import Protection
 from fedinfer.deployment import OPERATOR_CARD, make_operator, read_operator_card
-from fedinfer.rollout import Inbox, RolloutStore, Standing, admit_operator, read_operators
+from fedinfer.rollout import OrderInbox, RolloutStore, Standing, admit_operator, read_operators
 from fedinfer.rollout.controller import Approval
 from fedinfer.secagg import verify_signature
 from fedinfer.system import SystemClock, SystemEntropy
@@ -153,7 +153,7 @@ def test_an_operator_enters_looks_orders_and_sees_what_came_of_it(run: Path, add
     browser.value("document.documentElement.dataset.same = 'page'")
     store, operators = RolloutStore(run / "rollout.sqlite"), read_operators(run)
     assert operators is not None
-    (handled,) = Inbox(store).carry_out(operators, SystemClock().now(), verify_signature)
+    (handled,) = OrderInbox(store).carry_out(operators, SystemClock().now(), verify_signature)
     store.close()
     assert (handled.request.by, handled.request.reason, handled.standing) == ("ann", "wrong labels", Standing.DONE)
     browser.until("document.querySelector('#rollouts').innerText.includes('aborted')")  # told by the server

@@ -44,6 +44,12 @@ ALLOWED = {
     "rollout/controller.py: state.paused is Phase.PUSHING": "a transition: any other phase stays",
     "rollout/controller.py: state.phase is Phase.PUSHING": "a transition: any other phase stays",
     "rollout/controller.py: state.phase is Phase.ROLLING_BACK": "a transition: any other phase stays",
+    "coordinator/push/attention.py: heed: two tests of state.phase": "transitions: any other phase stays",
+    "rollout/inbox.py: each.standing is Standing.SUBMITTED": "picks the requests of one standing",
+    "rollout/inbox.py: each.standing is not Standing.SUBMITTED": "picks the requests of all other standings",
+    "rollout/requests.py: each.standing is Standing.WAITING and (each.request.rollout, each.request.order, "
+    "each.request.wave) == wanted and (now - each.request.at <= MOST_WAIT_SECONDS)": "picks the requests that wait",
+    "sweeps/folder.py: outcome.status is CellStatus.FAILED": "what failed is tried again, all else is kept",
     "rollout/gates.py: verdicts == {Verdict.PASS}": "all passed; after FAIL was looked for, anything else holds",
 }
 """Comparisons with one member that do not choose between behaviours of members, each with its reason."""

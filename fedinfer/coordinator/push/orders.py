@@ -7,7 +7,7 @@ rolled back by an operator ends the run: what it trained is what they do not wan
 from __future__ import annotations
 
 from fedinfer.coordinator.context import Server
-from fedinfer.rollout import Handled, Inbox, Phase, RolloutState, read_operators
+from fedinfer.rollout import Handled, OrderInbox, Phase, RolloutState, read_operators
 from fedinfer.secagg import verify_signature
 
 ATTENTION_SECONDS = 2.0
@@ -31,7 +31,7 @@ def attend(server: Server) -> tuple[Handled, ...]:
     operators = None if server.simulated else read_operators(server.folder)
     if operators is None:
         return ()
-    handled = Inbox(server.rollouts).carry_out(operators, server.clock.now(), verify_signature)
+    handled = OrderInbox(server.rollouts).carry_out(operators, server.clock.now(), verify_signature)
     for each in handled:
         server.emit("order", each.to_json())
     return handled

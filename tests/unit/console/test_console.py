@@ -16,14 +16,14 @@ from fedinfer.console.sessions import (
     FAILURE_SECONDS,
     MOST_FAILURES,
     SESSION_SECONDS,
-    Role,
-    Sessions,
+    ConsoleRole,
+    ConsoleSessions,
     Tokens,
     is_own_form,
 )
 from fedinfer.console.snapshot import fingerprint, read_snapshot
 from fedinfer.errors import ConfigError
-from fedinfer.rollout import WENT_BACK, Inbox, RolloutStore, Standing, admit_operator, read_operators
+from fedinfer.rollout import WENT_BACK, OrderInbox, RolloutStore, Standing, admit_operator, read_operators
 from fedinfer.rollout.controller import Approval, Delivered, Phase
 from fedinfer.secagg import verify_signature
 from fedinfer.system import FrozenClock, SimulatedEntropy
@@ -92,7 +92,7 @@ def form(client: Browser, **changes: str) -> dict[str, str]:
 
 def requests(folder: Path) -> list[tuple[str, Standing]]:
     store = RolloutStore(folder / "rollout.sqlite")
-    found = [(each.request.by, each.standing) for each in Inbox(store).requests()]
+    found = [(each.request.by, each.standing) for each in OrderInbox(store).requests()]
     store.close()
     return found
 
@@ -114,7 +114,7 @@ def test_a_wrong_token_lets_nobody_in_and_many_shut_the_door(folder: Path) -> No
 
 def test_the_door_opens_again_and_sessions_end() -> None:
     clock = FrozenClock(moment())
-    sessions = Sessions(Tokens(VIEWER, OPERATOR), clock, SimulatedEntropy(1))
+    sessions = ConsoleSessions(Tokens(VIEWER, OPERATOR), clock, SimulatedEntropy(1))
     for _ in range(MOST_FAILURES):
         assert sessions.open(b"guess") is None
     assert sessions.open(VIEWER) is None
@@ -123,7 +123,7 @@ def test_the_door_opens_again_and_sessions_end() -> None:
     assert name is not None
     session = sessions.find(name)
     assert session is not None
-    assert session.role is Role.VIEWER
+    assert session.role is ConsoleRole.VIEWER
     assert is_own_form(session, session.secret)
     assert not is_own_form(session, "")
     clock.advance(SESSION_SECONDS)
@@ -131,7 +131,7 @@ def test_the_door_opens_again_and_sessions_end() -> None:
 
 
 def test_an_empty_operator_token_is_no_door() -> None:
-    sessions = Sessions(Tokens(VIEWER), FrozenClock(moment()), SimulatedEntropy(1))
+    sessions = ConsoleSessions(Tokens(VIEWER), FrozenClock(moment()), SimulatedEntropy(1))
     assert sessions.role_of(b"") is None
 
 
@@ -177,7 +177,7 @@ def test_an_operator_orders_and_the_request_is_signed_with_the_consoles_key(fold
     assert requests(folder) == [("ann", Standing.SUBMITTED)]
     store, operators = RolloutStore(folder / "rollout.sqlite"), read_operators(folder)
     assert operators is not None
-    (handled,) = Inbox(store).carry_out(operators, moment(), verify_signature)
+    (handled,) = OrderInbox(store).carry_out(operators, moment(), verify_signature)
     assert (handled.standing, store.load("r").phase) == (Standing.DONE, Phase.ABORTED)
     store.close()
 
@@ -190,7 +190,7 @@ def test_an_approval_is_for_the_wave_that_the_page_showed(folder: Path) -> None:
     store.apply("r", Delivered(0, 12, 0), moment())
     assert store.load("r").wave == 1
     client.post("/order", data=asked)
-    (handled,) = Inbox(store).carry_out(operators, moment(), verify_signature)
+    (handled,) = OrderInbox(store).carry_out(operators, moment(), verify_signature)
     assert handled.why == "its operator saw wave 1, the rollout is in wave 2"
     store.close()
 

@@ -13,8 +13,8 @@ from fedinfer.inference.install.slots import Slots
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.rollout import (
     WENT_BACK,
-    Inbox,
     Order,
+    OrderInbox,
     OrderRequest,
     Phase,
     RolloutStore,
@@ -55,7 +55,7 @@ class Operated(Pilot):
         name = store.names()[-1]
         wave, at, nonce = store.load(name).wave + 1, int(now.now().timestamp()), SystemEntropy().take(16)
         asked = OrderRequest(operators.server, name, what, wave, "ann", "as told", at, nonce)
-        Inbox(store).submit(sign_order(asked, KEY.sign), now.now())
+        OrderInbox(store).submit(sign_order(asked, KEY.sign), now.now())
         store.close()
 
     def store(self) -> RolloutStore:

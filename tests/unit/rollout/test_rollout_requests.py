@@ -15,7 +15,7 @@ from fedinfer.errors import ConfigError, LogTampered
 from fedinfer.rollout import log
 from fedinfer.rollout.controller import Approval, Delivered, Order, Phase, RolloutState, begin
 from fedinfer.rollout.gates import Bound, Gate, GateScope, GateSettings
-from fedinfer.rollout.inbox import Handled, Inbox
+from fedinfer.rollout.inbox import Handled, OrderInbox
 from fedinfer.rollout.operators import admit_operator, dismiss_operator, read_operators
 from fedinfer.rollout.requests import (
     FORWARD,
@@ -156,8 +156,8 @@ def moment(seconds: int = 0) -> datetime:
 
 def carried(store: RolloutStore, *requests: bytes, operators: Operators = ONE, seconds: int = 0) -> list[Handled]:
     for data in requests:
-        Inbox(store).submit(data, moment(seconds))
-    return list(Inbox(store).carry_out(operators, moment(seconds), verify_signature))
+        OrderInbox(store).submit(data, moment(seconds))
+    return list(OrderInbox(store).carry_out(operators, moment(seconds), verify_signature))
 
 
 def test_an_order_acts_once_and_the_log_holds_it_as_it_was_signed(store: RolloutStore) -> None:
@@ -169,7 +169,7 @@ def test_an_order_acts_once_and_the_log_holds_it_as_it_was_signed(store: Rollout
     assert read_order(bytes.fromhex(body["requests"][0])).request == order()
     assert carried(store) == []
     with pytest.raises(ConfigError, match="handed in before"):
-        Inbox(store).submit(data, moment())
+        OrderInbox(store).submit(data, moment())
     store.verify(store.head())
 
 
@@ -195,7 +195,7 @@ def test_two_operators_approve_together_and_one_alone_stops(store: RolloutStore)
     (second,) = carried(store, signed(order(by="ben")), operators=TWO)
     assert (second.standing, store.load("r").phase) == (Standing.DONE, Phase.PUSHING)
     assert log.entry(store.log_lines("r")[-1])["body"]["by"] == "ann, ben"
-    assert {each.standing for each in Inbox(store).requests()} == {Standing.DONE}
+    assert {each.standing for each in OrderInbox(store).requests()} == {Standing.DONE}
     (stop,) = carried(store, signed(order(Order.ABORT, number=9)), operators=TWO)
     assert (stop.standing, store.load("r").phase) == (Standing.DONE, Phase.ABORTED)
 

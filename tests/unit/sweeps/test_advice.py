@@ -12,7 +12,7 @@ from fedinfer.report import honest
 from fedinfer.sweeps import Wish
 from fedinfer.sweeps.advice import advise, looking
 from fedinfer.sweeps.figures import FIGURES, fairness_of
-from fedinfer.sweeps.statistics import Setting, interval_of, settings_of
+from fedinfer.sweeps.statistics import SweepSetting, interval_of, settings_of
 
 NAMES = ("epsilon", "unit", "trust")
 
@@ -28,7 +28,7 @@ def rows(epsilon: float, trust: str, utilities: list[float], unit: str = "exampl
     ]
 
 
-def found(*groups: list[dict]) -> tuple[Setting, ...]:
+def found(*groups: list[dict]) -> tuple[SweepSetting, ...]:
     return settings_of([row for group in groups for row in group], NAMES)
 
 
