@@ -34,13 +34,15 @@ from fedinfer.privacy import Budget
 from fedinfer.site.make import AUTHORITY, Maker, make_site
 from fedinfer.site.plan import PLAN
 from fedinfer.site.server import OFFLINE, ServerFolder, open_server
-from fedinfer.site.supervise import MARK, command_line
+from fedinfer.site.supervise import command_line
 from fedinfer.site.templates import toml_lines
 from fedinfer.site.watch import begin_run, follow_run, read_events, status_of
 from fedinfer.types import Json
 
 HOSPITALS = ("Cleveland", "Hungary", "Switzerland", "VA Long Beach")
 FEWEST, MOST = 4, 32
+PILOT = "FEDINFER_PILOT"
+"""Environment variable of every process of a pilot."""
 POLL_SECONDS = 0.1
 LOOK_SECONDS = 0.3
 START_SECONDS = 240.0
@@ -172,10 +174,11 @@ def _plan(names: list[str], rounds: int) -> str:
 @contextlib.contextmanager
 def _everything_up(server: ServerFolder, devices: list[PilotDevice], clock: Clock, tell: Tell) -> Iterator[None]:
     """Server and agents as processes of their own; all of them end with the block."""
-    variables = environment(server.home) | {"OMP_NUM_THREADS": "1"}
+    variables = environment(server.home) | {"OMP_NUM_THREADS": "1", PILOT: str(server.folder)}
     folder = server.folder.parent
     with contextlib.ExitStack() as stack:
-        stack.callback(stop_marked, MARK, str(server.folder))
+        # Last of all: what an interruption met between its start and its entry in the stack.
+        stack.callback(stop_marked, PILOT, str(server.folder))
         own = os.getpid()
         words = command_line(["server", "up", str(server.folder)], parent=own)
         stack.enter_context(running(words, folder, variables, server.log))
