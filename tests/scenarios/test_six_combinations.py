@@ -176,7 +176,7 @@ def test_with_trust_local_noise_of_many_devices_averages_out(tmp_path: Path) -> 
         _world(*whole, "data.partition.devices=20")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_comparison_runs_small() -> None:
     done = subprocess.run(
         [sys.executable, "simulations/six_combinations.py", "2", "1", "ideal"],

@@ -14,7 +14,7 @@ from tests.unit.fleet.fleets import run, scenario
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="extra ray")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.filterwarnings("ignore")
 def test_ray_gives_the_record_of_one_process_bit_for_bit() -> None:
     found = scenario(
