@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedinfer.config import Scenario
+from fedinfer.config import DriftSection, Scenario
 from fedinfer.coordinator.aggregate.promise import sum_plans
 from fedinfer.coordinator.aggregate.release import Release, noise_std, release_groups
 from fedinfer.coordinator.context import Fleet, Progress, RunAccount, Server
@@ -150,7 +150,7 @@ def window(server: Server, plan: RunPlan, progress: Progress, watch: Watch) -> p
     """
     progress.window += 1
     before = len(progress.latencies_us)
-    ready = _infer(server, progress, _patience(server, plan, watch))
+    ready = _infer(server, progress, _patience(server.scenario.drift, plan, watch, simulated=server.simulated))
     if server.judged_by.metric is not Metric.ACCURACY:  # what devices count says nothing about it
         score = window_score(server.witness, server.judged_by.metric, progress)
         progress.window_metrics[-1] = math.nan if score is None else score
@@ -180,10 +180,9 @@ def relearn(watch: Watch) -> None:
     watch.policy = policy.pushed(policy.finished(watch.settings, watch.policy))
 
 
-def _patience(server: Server, plan: RunPlan, watch: Watch) -> Patience:
-    if server.simulated or plan.drift is None:
+def _patience(drift: DriftSection, plan: RunPlan, watch: Watch, *, simulated: bool) -> Patience:
+    if simulated or plan.drift is None:
         return ASKED_ONCE
-    drift = server.scenario.drift
     return Patience(watch.settings.least_devices, drift.wait_seconds, drift.poll_seconds)
 
 

@@ -17,6 +17,7 @@ from fedinfer.config import ModelSection
 from fedinfer.coordinator.context import Rows, Server
 from fedinfer.errors import ConfigError, GateFailed, StoreError
 from fedinfer.metrics import EVEN, Answers, Metric, loss_of, number_score
+from fedinfer.private_files import only_owner
 from fedinfer.schema import Schema
 from fedinfer.training import Checkpoint, load_checkpoint, save_checkpoint
 from fedinfer.types import FloatVector
@@ -72,7 +73,7 @@ def mark_released(folder: Path, version: int) -> None:
     path = folder / CHECKPOINTS / POINTER
     part = path.with_name(f"{POINTER}.part")
     try:
-        with open(part, "w", encoding="ascii") as file:
+        with open(part, "w", encoding="ascii", opener=only_owner) as file:
             file.write(f"{version}\n")
             file.flush()
             os.fsync(file.fileno())

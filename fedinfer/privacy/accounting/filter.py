@@ -202,7 +202,9 @@ def filter_limits(epsilon: float, share: float) -> Curve:
     Returns:
         (len(FILTER_ORDERS),) float64.
     """
-    left = share - (1 + math.exp(min(epsilon, 700.0))) * SAMPLER_DISTANCE
+    # What keeps a smaller epsilon keeps the larger one, and at a large one the distance would eat the share.
+    epsilon = min(epsilon, math.log(share / (2 * SAMPLER_DISTANCE)))
+    left = share - (1 + math.exp(epsilon)) * SAMPLER_DISTANCE
     if left <= 0:
         return np.full(len(FILTER_ORDERS), -1.0)
     alpha = np.array(FILTER_ORDERS, np.float64)

@@ -13,7 +13,8 @@ ROOT = Path(fedinfer.coordinator.__file__).parent
 FEWEST_FIELDS = 3
 """A function that reads fewer fields of the server takes those."""
 LEADS = {
-    "_evaluate_wave", "_first_state", "_one_step", "_report", "_settle", "_window", "build", "carry_out", "closing",
+    "_evaluate_wave", "_first_state", "_one_step", "_report", "_settle", "_settled", "_window", "attended", "attentive",
+    "build", "carry_out", "closing", "heed",
     "drive", "evaluate_canaries", "first_progress", "publish_version", "push_version", "release", "roll_out", "take_up",
     "training_round", "window", "write_unfinished",
 }  # fmt: skip

@@ -119,12 +119,13 @@ def test_doctor_reports_a_package_that_cannot_be_imported(monkeypatch: pytest.Mo
     assert "import failed: libonnxruntime.so" in " ".join(result.stdout.split())
 
 
+EXTRAS = ("device", "train", "data", "serve", "hsm", "image", "png", "mlflow", "tensorboard")
+
+
 def test_doctor_knows_every_dependency_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     known = {(package.name, package.extra) for package in PACKAGES}
-    groups = {"": project["dependencies"]} | {
-        extra: project["optional-dependencies"][extra] for extra in ("device", "train", "data", "serve", "hsm", "image")
-    }
+    groups = {"": project["dependencies"]} | {extra: project["optional-dependencies"][extra] for extra in EXTRAS}
     wanted = {(re.split(r"[\[<>=]", line)[0], extra) for extra, lines in groups.items() for line in lines}
     wanted.discard(("flwr", "train"))  # named once, for what it is for on a device
     assert wanted | {("ray", "ray")} == known

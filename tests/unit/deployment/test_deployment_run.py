@@ -102,7 +102,10 @@ class Pilot:
 
 def use(store: Path, count: int) -> None:
     """A program on a device predicts some rows with the model that is active now."""
-    installed, recorder = open_installed(Slots(store / "slots"), SessionCache(1)), recorder_of(store, SystemClock())
+    slots = Slots(store / "slots")
+    if slots.active() is None:  # a device that was left out
+        return
+    installed, recorder = open_installed(slots, SessionCache(1)), recorder_of(store, SystemClock())
     assert recorder is not None
     schema = installed.manifest.schema
     drawn = np.zeros((count, schema.width), np.float32)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedinfer.errors import DataError
 from fedinfer.inference.serve.encodings import accepted, is_known, packed, unpacked
-from fedinfer.inference.serve.protocol_v2 import InferRequest, Wanted, read_request, reply
+from fedinfer.inference.serve.protocol_v2 import InferRequest, WantedOutput, read_request, reply
 from fedinfer.inference.serve.tensors import DTYPES, BinaryData, read_tensor, tensor_binary, tensor_json
 from fedinfer.reading import ReadingRules
 from fedinfer.schema import Numeric, Schema
@@ -129,8 +129,11 @@ def test_outputs_are_as_each_one_is_asked_for():
         {"name": "probabilities", "parameters": {"binary_data": False, "classification": 9}},
     ]
     request = read_request({"inputs": inputs, "outputs": outputs, "parameters": {"binary_data_output": True}}, SCHEMA)
-    assert request.outputs == (Wanted("label", binary=True), Wanted("probabilities", classes=3))
-    assert read_request({"inputs": inputs, "outputs": []}, SCHEMA).outputs == (Wanted("label"), Wanted("probabilities"))
+    assert request.outputs == (WantedOutput("label", binary=True), WantedOutput("probabilities", classes=3))
+    assert read_request({"inputs": inputs, "outputs": []}, SCHEMA).outputs == (
+        WantedOutput("label"),
+        WantedOutput("probabilities"),
+    )
 
 
 def test_unknown_categories_are_parameters_of_the_reply():
