@@ -10,26 +10,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedinfer.cli.files import read_bytes
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stdout
 from fedinfer.errors import ArtifactRejected, StoreError, TransportError
-from fedinfer.inference import (
-    MOST_LATENCY_US,
-    Fetch,
-    InstallReport,
-    SessionCache,
-    Slots,
-    Updater,
-    UpdateSettings,
-    folder_fetch,
-    web_fetch,
-)
+from fedinfer.inference import MOST_LATENCY_US, SessionCache, Slots
 from fedinfer.ports import Entropy
 from fedinfer.system import SystemClock, SystemEntropy
+
+if TYPE_CHECKING:
+    from fedinfer.inference import Fetch, InstallReport
 
 Store = Annotated[Path, typer.Option("--store", help="folder of this device's model")]
 Source = Annotated[
@@ -116,6 +109,7 @@ def keep_following(once: Callable[[], InstallReport], between: Iterator[float], 
 
 def _updating(store: Path, source: str, root: Path | None, authority: Path | None) -> Callable[[], InstallReport]:
     from fedinfer.deployment import trusted_root
+    from fedinfer.inference import Updater, UpdateSettings
 
     trusted = trusted_root(store, b"" if root is None else read_bytes(root))
     fetch = _fetch(source, store / "fetched", authority)
@@ -125,4 +119,6 @@ def _updating(store: Path, source: str, root: Path | None, authority: Path | Non
 
 
 def _fetch(source: str, cache: Path, authority: Path | None) -> Fetch:
+    from fedinfer.inference import folder_fetch, web_fetch
+
     return web_fetch(source, cache, authority) if "://" in source else folder_fetch(Path(source))

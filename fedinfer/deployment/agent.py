@@ -115,9 +115,10 @@ class Signs:
         Returns:
             Whether a message waits.
         """
-        end = self._clock.seconds() + seconds
+        end, readable = self._clock.seconds() + seconds, select.poll()
+        readable.register(self._descriptor, select.POLLIN)
         while (left := end - self._clock.seconds()) > 0:
-            ready, _, _ = select.select([self._descriptor], [], [], left)
+            ready = readable.poll(1000 * left)
             reported = os.read(self._descriptor, select.PIPE_BUF) if ready else b""
             if CONTACT in reported:
                 self.connected, self._last = True, self._clock.seconds()

@@ -57,9 +57,11 @@ def taken(pipe: IO[bytes], size: int, seconds: float, clock: Clock) -> bytes | N
         clock: for the time limit.
     """
     parts, missing, deadline = [], size, clock.seconds() + seconds
+    ready = select.poll()  # unlike select, it knows descriptors above 1023
+    ready.register(pipe, select.POLLIN)
     while missing:
         left = deadline - clock.seconds()
-        if left <= 0 or not select.select([pipe], [], [], left)[0]:
+        if left <= 0 or not ready.poll(1000 * left):
             return None
         part = os.read(pipe.fileno(), min(missing, _PART))
         if not part:

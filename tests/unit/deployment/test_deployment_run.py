@@ -328,7 +328,7 @@ def test_later_runs_find_what_earlier_ones_spent(pilot: Pilot) -> None:
     failure: FedInferError | None = None
     for number in range(8):
         try:
-            pilot.run(name=f"run{number}")
+            pilot.run(SMALL + "\nrollout.max_public_drop = 1.0", name=f"run{number}")
         except FedInferError as error:
             failure = error
             break

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from onnx import TensorProto, helper, parser
 from fedinfer.errors import GateFailed, Refusal
 from fedinfer.model_file import CheckedModel, check_model
 from fedinfer.model_file.confinement import available
+from fedinfer.model_file.process import taken
 from fedinfer.model_file.sandbox import Question, RunLimits, SandboxRun, run_confined
 from fedinfer.system import SystemClock
 
@@ -272,3 +275,15 @@ def test_judged_models_pass(tmp_path: Path) -> None:
     question = Question("input", "probabilities", 2, np.zeros((3, 2), np.float32), alone=True)
     found = run_confined(check_model(softmax.SerializeToString()), question, SystemClock())
     assert np.array([run.probabilities for run in found]).ravel().tolist() == [0.5] * 6
+
+
+def test_a_descriptor_above_1023_is_read_too() -> None:
+    """`select` knows none; a server with many open files has them."""
+    reading, writing = os.pipe()
+    high = fcntl.fcntl(reading, fcntl.F_DUPFD, 1500)
+    os.close(reading)
+    os.write(writing, b"answer")
+    with os.fdopen(high, "rb") as pipe:
+        assert taken(pipe, 6, 5.0, SystemClock()) == b"answer"
+        assert taken(pipe, 1, 0.01, SystemClock()) is None
+    os.close(writing)
