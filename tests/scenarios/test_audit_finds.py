@@ -11,7 +11,6 @@ import torch
 
 from fedinfer.audit import AuditReport, AuditSettings, NoiseUnderAudit, opening, run_audit
 from fedinfer.config import load_scenario
-from fedinfer.coordinator.aggregate import release
 from fedinfer.coordinator.context import RunAccount
 from fedinfer.device.aggregate import stages
 from fedinfer.privacy import AuditMethod, NoiseKind
@@ -91,13 +90,14 @@ def _rows_not_clipped(monkeypatch: Patch) -> None:
 
 
 def _reports_not_charged(monkeypatch: Patch) -> None:
-    charge, commit = release._charge, RunAccount.commit
-    monkeypatch.setattr(
-        release, "_charge", lambda account, name, plan: None if plan.purpose == "drift" else charge(account, name, plan)
-    )
-    monkeypatch.setattr(
-        RunAccount, "commit", lambda self, name: None if name.startswith("window") else commit(self, name)
-    )
+    for method in ("reserve", "commit"):
+        real = getattr(RunAccount, method)
+
+        def patched(self: RunAccount, name: str, *rest: Any, real: Any = real) -> None:
+            if not name.startswith("window"):
+                real(self, name, *rest)
+
+        monkeypatch.setattr(RunAccount, method, patched)
 
 
 LOCAL = "privacy.trust=local"
