@@ -18,7 +18,7 @@ import numpy.typing as npt
 from fedinfer.artifact import Evidence, Judging, OutputHead, Templates, build_artifact, synthetic_rows
 from fedinfer.config import Scenario
 from fedinfer.coordinator.plan.sum_settings import noise_model_of
-from fedinfer.errors import ConfigError, FedInferError, MissingExtra
+from fedinfer.errors import ConfigError, FedInferError, MissingExtra, StoreError
 from fedinfer.metrics import Metric
 from fedinfer.ports import Clock
 from fedinfer.printable import shown
@@ -81,6 +81,10 @@ def _stage(what: str, work: partial[FloatVector]) -> FloatVector:
         return work()
     except MissingExtra:
         raise
+    except OSError as error:
+        raise StoreError(
+            f"the rehearsal cannot write its temporary files: {error}", hint="check free space, or set TMPDIR"
+        ) from error
     except Exception as error:  # a model of somebody else's may raise anything
         hint = error.hint if isinstance(error, FedInferError) else "see [model]"
         said = shown(f"{type(error).__name__}: {error}", MOST_SHOWN)

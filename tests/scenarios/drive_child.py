@@ -22,7 +22,7 @@ from fedinfer.coordinator.context import Fleet as Reached
 from fedinfer.coordinator.push.rollout import OPERATOR, Steps, drive, settings_of
 from fedinfer.messages import HealthReply, Kind, PushReply, PushRequest
 from fedinfer.ports import Answer, Ask
-from fedinfer.privacy import SecureStream
+from fedinfer.privacy import SecureStream, WindowRows
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Budget, Ledger
 from fedinfer.privacy.charges import protected_of
 from fedinfer.rollout.controller import Approval, begin
@@ -100,6 +100,8 @@ def main(folder: Path, kind: str, count: int) -> None:
             versions=lambda: (),
         ),
         "rollouts": rollouts,
+        "promise": b"",
+        "windows": WindowRows.HELD_OUT,
         "emit": lambda name, fields: None,
     }
     parts["account"] = RunAccount(ledger, "run", clock)
