@@ -9,8 +9,6 @@ import typer
 
 from fedinfer.cli.commands import CommandTable
 
-INTERRUPTED = 130
-
 app = typer.Typer(name="fedinfer", cls=CommandTable, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
@@ -20,14 +18,9 @@ def fedinfer() -> None:
 
 
 def main() -> None:
-    """Run the command line. A closed pipe and Ctrl-C end quietly."""
+    """Run the command line. A closed pipe ends quietly; Ctrl-C is told by the command (`cli.output.errors_to_exit`)."""
     try:
         app(standalone_mode=True)
-    except KeyboardInterrupt:
-        from fedinfer.cli.output import stderr
-
-        stderr.print("interrupted")
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

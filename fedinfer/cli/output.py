@@ -104,11 +104,22 @@ def a_number(value: float | None) -> float | None:
     return value
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as a shell gives it."""
+
+
 @contextmanager
-def errors_to_exit() -> Iterator[None]:
-    """Turn an expected error into a message, a hint and the exit code of its family."""
+def errors_to_exit(interrupted: str = "interrupted") -> Iterator[None]:
+    """Turn an expected error into a message, a hint and the exit code of its family; Ctrl-C into one line and 130.
+
+    Args:
+        interrupted: said after Ctrl-C; Typer itself would end without a word.
+    """
     try:
         yield
+    except KeyboardInterrupt:
+        stderr.print(interrupted, markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
     except FedInferError as error:
         _say(error)
         raise typer.Exit(error.exit_code) from error

@@ -15,7 +15,7 @@ import typer
 from fedinfer.cli.choice import DevicesOption, RoundsOption, SeedOption, SetOption, check_found, chosen_scenario
 from fedinfer.cli.imported import is_imported_folder, prepare_imported
 from fedinfer.cli.live import announced, live_view
-from fedinfer.cli.output import JsonOption, VerboseOption, errors_to_exit, print_json, stderr
+from fedinfer.cli.output import INTERRUPTED, JsonOption, VerboseOption, errors_to_exit, print_json, stderr
 from fedinfer.cli.summary import print_summary
 from fedinfer.errors import ConfigError, FedInferError, StoreError
 from fedinfer.ports import Clock, Listener
@@ -158,7 +158,7 @@ def _watched(
             failure = error
         except KeyboardInterrupt:
             stderr.print(f"interrupted; go on with: fedinfer run --resume {folder}", markup=False, soft_wrap=True)
-            raise
+            raise typer.Exit(INTERRUPTED) from None
     record = _record(folder, failure)
     write_report(folder)
     return record, folder, failure

@@ -79,7 +79,7 @@ def sweep(
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress, only the result")] = False,
 ) -> None:
     """Run every combination of privacy budgets and other values: a table, a page, a recommended setting."""
-    with errors_to_exit():
+    with errors_to_exit("interrupted; the same command goes on where it was"):
         os.environ.update(QUIET_ENVIRONMENT)
         from fedinfer.sweeps import (
             SweepRows,

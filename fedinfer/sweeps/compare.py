@@ -68,7 +68,8 @@ def read_run(folder: Path) -> Json:
         record: Json = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         row_of_run("", record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{folder / 'run.json'}: {error!r}", hint="give folders of finished runs") from error
+        why = error.strerror if isinstance(error, OSError) else "this is no record of a run"
+        raise ConfigError(f"{folder / 'run.json'}: {why}", hint="give folders of finished runs") from error
     return record
 
 
