@@ -16,6 +16,7 @@ from fedinfer.device import inference as observe
 from fedinfer.device import install, reported
 from fedinfer.device.aggregate import stages as sums
 from fedinfer.device.aggregate.cohort import add_up
+from fedinfer.device.aggregate.refusals import failure
 from fedinfer.device.host import Host
 from fedinfer.errors import BadMessage, FedInferError
 from fedinfer.messages import Kind
@@ -65,7 +66,7 @@ class DeviceResponder:
             kind = Kind(asks[0].kind)
         except ValueError:
             error = BadMessage(f"message type {asks[0].kind!r} has no use case")
-            return [sums.failure(ask.device, error) for ask in asks]
+            return [failure(ask.device, error) for ask in asks]
         if self.host.policy.reveals_simulation:
             return self._answers(kind, asks)
         try:
@@ -91,7 +92,7 @@ class DeviceResponder:
         try:
             return _USE_CASES[kind](self.host, asks)
         except FedInferError as error:
-            return [sums.failure(ask.device, error) for ask in asks]
+            return [failure(ask.device, error) for ask in asks]
 
 
 def _discreet(answer: Answer) -> Answer:

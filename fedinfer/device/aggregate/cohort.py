@@ -14,7 +14,8 @@ import numpy as np
 
 from fedinfer.device.aggregate.check_plan import check_member, check_plan_of_all
 from fedinfer.device.aggregate.contribution import private_vectors
-from fedinfer.device.aggregate.stages import begin_plain, check_work, failure, reserve, sorted_out
+from fedinfer.device.aggregate.refusals import failure, sorted_out
+from fedinfer.device.aggregate.stages import begin_plain, check_work, reserve
 from fedinfer.device.host import Host
 from fedinfer.errors import FedInferError
 from fedinfer.messages import Kind, PlainReply, PlainRequest, SumPlan

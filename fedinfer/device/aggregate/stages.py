@@ -22,6 +22,7 @@ from typing import TypeVar, assert_never
 
 from fedinfer.device.aggregate.check_plan import check_plan, corruption_rate
 from fedinfer.device.aggregate.contribution import private_vectors
+from fedinfer.device.aggregate.refusals import answered, failure, sorted_out
 from fedinfer.device.aggregate.spending import charged, divided
 from fedinfer.device.host import Host
 from fedinfer.device.session_store import Running
@@ -67,7 +68,7 @@ def answer_keys(host: Host, asks: Sequence[Ask]) -> list[Answer]:
         BadMessage: the common part cannot be decoded.
     """
     plan = decode(SumPlan, asks[0].common)
-    return [_answered(ask, lambda ask: _start(host, plan, ask)) for ask in asks]
+    return [answered(ask, lambda ask: _start(host, plan, ask)) for ask in asks]
 
 
 def answer_shares(host: Host, asks: Sequence[Ask]) -> list[Answer]:
@@ -91,7 +92,7 @@ def answer_shares(host: Host, asks: Sequence[Ask]) -> list[Answer]:
         _advance(host, ask.device, running, Kind.SHARES, after)
         return body
 
-    return [_answered(ask, step) for ask in asks]
+    return [answered(ask, step) for ask in asks]
 
 
 def answer_masked(host: Host, asks: Sequence[Ask]) -> list[Answer]:
@@ -205,7 +206,7 @@ def answer_survivors(host: Host, asks: Sequence[Ask]) -> list[Answer]:
         _advance(host, ask.device, running, Kind.SURVIVORS, after)
         return body
 
-    return [_answered(ask, step) for ask in asks]
+    return [answered(ask, step) for ask in asks]
 
 
 def answer_unmask(host: Host, asks: Sequence[Ask]) -> list[Answer]:
@@ -226,17 +227,7 @@ def answer_unmask(host: Host, asks: Sequence[Ask]) -> list[Answer]:
         _complete(host, ask.device, running)
         return body
 
-    return [_answered(ask, step) for ask in asks]
-
-
-def failure(device: DeviceId, error: FedInferError) -> Answer:
-    """A typed error as an ordinary reply.
-
-    Args:
-        device: that refuses.
-        error: why; its text is filtered later, in `fedinfer.device.dispatch`.
-    """
-    return Answer(device, b"", type(error).__name__, str(error))
+    return [answered(ask, step) for ask in asks]
 
 
 def _contribute(host: Host, plan: SumPlan, work: bytes, asks: Sequence[Ask], reply: Reply) -> dict[DeviceId, Answer]:
@@ -380,28 +371,3 @@ def _drop_out(host: Host, round_id: str, ask: Ask) -> None:
 
 def _position(kind: Kind) -> int:
     return STAGES.index(Kind.MASKED if kind is Kind.PLAIN else kind)
-
-
-def sorted_out(asks: Sequence[Ask], check: Callable[[Ask], object]) -> tuple[list[Ask], dict[DeviceId, Answer]]:
-    """Asks that pass a check, and the answers of those that do not.
-
-    Args:
-        asks: to devices of this process.
-        check: raises FedInferError for a device that does not take part.
-    """
-    alive: list[Ask] = []
-    answers: dict[DeviceId, Answer] = {}
-    for ask in asks:
-        try:
-            check(ask)
-            alive.append(ask)
-        except FedInferError as error:
-            answers[ask.device] = failure(ask.device, error)
-    return alive, answers
-
-
-def _answered(ask: Ask, body: Callable[[Ask], bytes]) -> Answer:
-    try:
-        return Answer(ask.device, body(ask))
-    except FedInferError as error:
-        return failure(ask.device, error)
