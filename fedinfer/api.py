@@ -28,33 +28,10 @@ from fedinfer.types import Json
 if TYPE_CHECKING:
     from fedinfer.device import RecordedPredictor
     from fedinfer.inference import Installed, Predictor
+    from fedinfer.report import Chart
     from fedinfer.sweeps import Tick
 
 __all__ = ["Device", "Run", "load_scenario", "open_device", "open_run", "resume", "run", "sweep"]
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A drawing, shown by a notebook as it is.
-
-    Args:
-        svg: the picture, with its own size and no script.
-    """
-
-    svg: str
-
-    def _repr_svg_(self) -> str:
-        return self.svg
-
-    def save(self, path: Path | str) -> Path:
-        """Write the picture as an SVG file and return its path.
-
-        Args:
-            path: of the file; an old one is replaced.
-        """
-        target = Path(path)
-        target.write_text(self.svg, encoding="utf-8")
-        return target
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +83,7 @@ class Run:
         Args:
             width: of the drawing, pixels.
         """
-        from fedinfer.report import loop_of
+        from fedinfer.report import Chart, loop_of
 
         return Chart(str(loop_of(self.folder, width)))
 

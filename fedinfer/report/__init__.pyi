@@ -1,6 +1,7 @@
 """What other packages take from `fedinfer.report`; a name is loaded when it is first used."""
 
 from .attack_page import render_attack as render_attack
+from .chart import Chart as Chart
 from .fleet_page import render_fleet as render_fleet
 from .fleet_page import virtual_time as virtual_time
 from .fleet_page import write_fleet as write_fleet

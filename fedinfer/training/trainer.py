@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 
 from fedinfer.config import TrainingSection, Tune
-from fedinfer.errors import ConfigError
 from fedinfer.metrics import figures, number_figures
 from fedinfer.schema import Schema
 from fedinfer.training.compression import CompressionPlan, compress
@@ -32,7 +31,7 @@ from fedinfer.training.engines import batched, device_by_device
 from fedinfer.training.engines.clipper import clipper_of, takes_rows_together
 from fedinfer.training.engines.gradient_engine import GradientEngine
 from fedinfer.training.engines.joined import Joined
-from fedinfer.training.engines.rules import check_private, finite_rows
+from fedinfer.training.engines.rules import check_private, check_weights, finite_rows, rows_together
 from fedinfer.training.engines.sampling import PrivateSteps, RandomSource
 from fedinfer.training.engines.seeding import threads
 from fedinfer.training.models.build import Model
@@ -232,7 +231,7 @@ class Trainer:
         """
         check_private(rate, clipping_norm)
         with threads(self._threads):
-            features, start = self._private_features(weights, data, engine), self.tuned(weights)
+            features, start = self._features(weights, data, rows_together(engine)), self.tuned(weights)
             if self._program is not None and engine is GradientEngine.BATCHED:
                 with torch.no_grad():
                     sums = batched.gradient_sums(self._program, start, features, rngs, rate, clipping_norm)
@@ -270,7 +269,7 @@ class Trainer:
         """
         check_private(private.rate, private.clipping_norm)
         with threads(self._threads):
-            features, start = self._private_features(weights, data, engine), self.tuned(weights)
+            features, start = self._features(weights, data, rows_together(engine)), self.tuned(weights)
             if self._program is not None and engine is GradientEngine.BATCHED:
                 with torch.no_grad():
                     moved = batched.private_updates(self._program, start, features, rngs, self._training, private)
@@ -380,15 +379,6 @@ class Trainer:
         make_native(model)
         return model.requires_grad_(True).eval()
 
-    def _private_features(self, weights: FloatVector, data: Data, engine: GradientEngine) -> Joined:
-        match engine:
-            case GradientEngine.PER_EXAMPLE:
-                return self._features(weights, data, together=1)
-            case GradientEngine.BATCHED | GradientEngine.OPACUS:
-                return self._features(weights, data)
-            case _:
-                assert_never(engine)
-
     def _features(self, weights: FloatVector, data: Data, together: int = 0) -> Joined:
         """Prepared rows of all devices, pushed through the layers that stay as they are, `together` at once or all."""
         self._load(weights)
@@ -401,9 +391,5 @@ class Trainer:
         return Joined(prepared, raw.y, raw.counts)
 
     def _load(self, weights: FloatVector) -> None:
-        broken = int(np.count_nonzero(~np.isfinite(weights)))
-        if broken:
-            raise ConfigError(
-                f"{broken} of {weights.size} weights are not finite", hint="training diverged: lower the learning rates"
-            )
+        check_weights(weights)
         set_vector(self._model, weights, Tune.ALL)

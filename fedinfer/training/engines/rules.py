@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import numpy as np
 
 from fedinfer.errors import ConfigError
+from fedinfer.training.engines.gradient_engine import GradientEngine
 from fedinfer.types import FloatVector
 
 
@@ -34,3 +37,34 @@ def check_private(rate: float, clipping_norm: float) -> None:
         raise ConfigError(f"sampling rate {rate} is not in (0, 1]")
     if not 0.0 < clipping_norm < float("inf"):
         raise ConfigError(f"clipping norm {clipping_norm} is not positive and finite")
+
+
+def check_weights(weights: FloatVector) -> None:
+    """Refuse weights that no step can start from.
+
+    Args:
+        weights: any length.
+
+    Raises:
+        ConfigError: some are NaN or infinite.
+    """
+    broken = int(np.count_nonzero(~np.isfinite(weights)))
+    if broken:
+        raise ConfigError(
+            f"{broken} of {weights.size} weights are not finite", hint="training diverged: lower the learning rates"
+        )
+
+
+def rows_together(engine: GradientEngine) -> int:
+    """How many rows of a device go through the layers that stay as they are at once; 0: all.
+
+    Args:
+        engine: that computes the gradients.
+    """
+    match engine:
+        case GradientEngine.PER_EXAMPLE:
+            return 1
+        case GradientEngine.BATCHED | GradientEngine.OPACUS:
+            return 0
+        case _:
+            assert_never(engine)
