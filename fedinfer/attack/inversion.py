@@ -53,7 +53,7 @@ class Inversion:
 
 
 def invert(
-    scenario: Scenario, federation: Federation, trainer: Trainer, clock: Clock
+    scenario: Scenario, federation: Federation, trainer: Trainer, clock: Clock, show_rows: bool
 ) -> tuple[tuple[Inversion, ...], str]:
     """Recover rows from three views, and from the mean row, which needs no attack.
 
@@ -62,6 +62,7 @@ def invert(
         federation: its data.
         trainer: of the model.
         clock: time.
+        show_rows: keep a few rows beside what was recovered.
 
     Returns:
         One entry per view, and a note; no entries for models whose first layer is of another kind.
@@ -82,7 +83,7 @@ def invert(
         ("the sum of a round, without noise", np.array(open_sums)),
         ("what the rounds release, with privacy", np.array(released)),
     )
-    found = [_inversion(name, trainer, gradients, inputs) for name, gradients in views]
+    found = [_inversion(name, trainer, gradients, inputs, SHOWN if show_rows else 0) for name, gradients in views]
     noise = simulation_rng(scenario.scenario.seed, "attack", "noise").standard_normal((ROWS, inputs.shape[1]))
     spread, mean = inputs.std(axis=0), inputs.mean(axis=0)
     likeness = float(np.mean([_likeness(row * spread + mean, inputs).max() for row in noise]))
@@ -98,7 +99,7 @@ def _gradients(
     return np.asarray(trainer.gradient_sums(weights, data, 1.0, FAR, rngs, GradientEngine.BATCHED), np.float64)
 
 
-def _inversion(view: str, trainer: Trainer, gradients: Floats, inputs: Floats) -> Inversion:
+def _inversion(view: str, trainer: Trainer, gradients: Floats, inputs: Floats, shown: int) -> Inversion:
     likenesses, pairs = [], []
     for gradient in gradients:
         row = recovered(trainer, gradient)
@@ -107,7 +108,7 @@ def _inversion(view: str, trainer: Trainer, gradients: Floats, inputs: Floats) -
         alike = _likeness(row, inputs)
         likenesses.append(float(alike.max()))
         pairs.append((inputs[int(alike.argmax())], row))
-    return Inversion(view, float(np.mean(likenesses)), tuple(pairs[:SHOWN]))
+    return Inversion(view, float(np.mean(likenesses)), tuple(pairs[:shown]))
 
 
 def _likeness(row: Floats, rows: Floats) -> Floats:

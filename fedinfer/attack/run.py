@@ -33,9 +33,11 @@ class AttackSettings:
 
     Args:
         runs: with privacy, and as many without; each with a random half of all units.
+        show_rows: keep a few real rows beside what was recovered; whoever gets the result then gets them.
     """
 
     runs: int = 32
+    show_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def run_attack(prepared: Prepared, settings: AttackSettings, clock: Clock, heard
         curves.append(_curves(scores, np.array(coins)))
     if planned is None:
         raise ConfigError("privacy.unit is none: there is no claim to attack")
-    inversions, note = invert(scenario, federation, trainer, clock)
+    inversions, note = invert(scenario, federation, trainer, clock, settings.show_rows)
     return AttackReport(
         scenario=scenario.scenario.name,
         unit=scenario.privacy.unit,

@@ -28,6 +28,9 @@ def attack(
     seed: Annotated[int | None, typer.Option(help="seed of everything random (scenario.seed)")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated")] = None,
     out: Annotated[Path | None, typer.Option(help="write the page with its plots to this HTML file")] = None,
+    show_rows: Annotated[
+        bool, typer.Option("--show-rows", help="put a few real rows into page and JSON, beside what was recovered")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Membership inference and gradient inversion: what an attacker gets, beside what the claim allows."""
@@ -40,7 +43,7 @@ def attack(
         from fedinfer.simulation import prepare_local
 
         prepared = prepare_local(load_scenario(scenario, texts))
-        report = run_attack(prepared, AttackSettings(runs), SystemClock(), _progress)
+        report = run_attack(prepared, AttackSettings(runs, show_rows), SystemClock(), _progress)
         if out is not None:
             _write(out, report)
     if json:

@@ -51,7 +51,7 @@ def _short(found: Json) -> Markup:
     unit = "row" if words(found.get("unit")) == "example" else "device"
     sentences = [
         f"Could an attacker tell whether one {unit} took part? Everything was run many times with a random half of "
-        "them, and the strongest test known was made on each.",
+        "them, and a likelihood ratio test was made on each.",
         *(
             f"{VIEWS[view].capitalize()} finds {_found(found, kind, view)} of them at one false alarm in a hundred, "
             f"{kind}."
@@ -183,14 +183,21 @@ def _inversion(found: Json) -> Markup:
     if not views:
         return tag("section", tag("h2", "What can be read back?"), tag("p", note, class_="empty"))
     how = (
-        "From the gradient of a linear layer the row behind it can be computed. Above: a row of the data, as the model "
-        "sees it, one cell per input; below: what was recovered. Likeness 1: the row itself; random numbers show what "
-        "the nearest of all rows gives by chance."
+        "From the gradient of a linear layer the row behind it can be computed. Likeness 1: the row itself; random "
+        "numbers show what the nearest of all rows gives by chance."
+    )
+    rows_shown = any(rows(view, "shown") for view in views)
+    cells = (
+        "Above: a row of the data, as the model sees it, one cell per input; below: what was recovered. This page has "
+        "real rows: keep it as you keep the data."
+        if rows_shown
+        else "No row of the data is on this page; --show-rows puts a few beside what was recovered."
     )
     return tag(
         "section",
         tag("h2", "What can be read back?"),
         tag("p", how, class_="how"),
+        tag("p", cells, class_="how"),
         *(_view(view) for view in views),
     )
 

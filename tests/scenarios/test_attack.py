@@ -16,6 +16,7 @@ from fedinfer.attack.targets import targets_of
 from fedinfer.cli.main import app
 from fedinfer.config import load_scenario
 from fedinfer.errors import ConfigError
+from fedinfer.report import render_attack
 from fedinfer.simulation import prepare_local
 from fedinfer.system import SystemClock
 from fedinfer.training import load_trainer
@@ -29,7 +30,10 @@ def _attack(*overrides: str, runs: int = 8) -> AttackReport:
 
 @pytest.mark.slow
 def test_a_row_is_read_back_from_its_gradient_and_not_from_what_is_released() -> None:
-    views = {view.view: view.likeness for view in _attack("training.rounds=1").inversions}
+    """And no row is in the result unless it is asked for."""
+    found = _attack("training.rounds=1").inversions
+    assert all(view.shown == () for view in found)
+    views = {view.view: view.likeness for view in found}
     assert views["one row's gradient, unprotected"] == pytest.approx(1.0, abs=1e-6)
     assert views["one device's sum, unprotected"] < 0.95
     chance = views["nothing: random numbers"]
@@ -75,7 +79,8 @@ def test_the_command_prints_one_document_and_writes_a_page_without_scripts(tmp_p
     html = page.read_text()
     assert "<script" not in html
     assert "what the claim allows" in html
-    assert html.count("<svg") > 10
+    assert "No row of the data is on this page" in html
+    assert all(view["shown"] == [] for view in document["inversion"])
 
 
 @pytest.mark.parametrize(
@@ -91,3 +96,9 @@ def test_too_few_runs_are_refused_before_anything_is_trained() -> None:
     said = CliRunner().invoke(app, ["attack", "heart", "--runs", "3"])
     assert said.exit_code == 2
     assert "--runs 32" in said.output
+
+
+def test_the_page_says_when_it_holds_rows() -> None:
+    pair = {"row": [0.0, 1.0], "recovered": [0.1, 0.9]}
+    for shown, said in (([pair], "keep it as you keep the data"), ([], "No row of the data is on this page")):
+        assert said in render_attack({"scenario": "s", "inversion": [{"view": "v", "likeness": 1.0, "shown": shown}]})
