@@ -20,9 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import DataError
+from fedinfer.tensors import MOST_SIZES
 from fedinfer.types import Json
 
 MOST_ROWS = 100_000
+_MOST_SHAPE = 1 + MOST_SIZES
+_MOST_SIZE = 2**31
+"""A product of a few bounded sizes is quick to compute and short to print; of a million sizes it takes hours."""
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
     "FP16": np.dtype("<f2"),
@@ -109,8 +113,12 @@ def read_tensor(document: Mapping[str, Any], binary: BinaryData) -> Tensor:
         raise DataError(f"tensor name {str(name)[:60]!r} is no text")
     if not isinstance(datatype, str) or (datatype not in DTYPES and datatype != TEXTS):
         raise DataError(f"tensor {name[:60]!r} has datatype {str(datatype)[:40]!r}, known are {', '.join(_known())}")
-    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        raise DataError(f"tensor {name[:60]!r}: shape is not a list of sizes")
+    if (
+        not isinstance(shape, list)
+        or not 1 <= len(shape) <= _MOST_SHAPE
+        or not all(type(size) is int and 0 <= size <= _MOST_SIZE for size in shape)
+    ):
+        raise DataError(f"tensor {name[:60]!r}: shape is not a list of 1 to {_MOST_SHAPE} sizes, 0 to {_MOST_SIZE}")
     parameters = document.get("parameters")
     size = parameters.get(_BINARY_SIZE) if isinstance(parameters, Mapping) else None
     values = (
@@ -118,7 +126,7 @@ def read_tensor(document: Mapping[str, Any], binary: BinaryData) -> Tensor:
         if size is None
         else _of_bytes(name[:60], datatype, math.prod(shape), binary.take(name[:60], size))
     )
-    if math.prod(shape) != len(values) or not shape or shape[0] > MOST_ROWS:
+    if math.prod(shape) != len(values) or shape[0] > MOST_ROWS:
         raise DataError(
             f"tensor {name[:60]!r}: {len(values)} values for shape {str(shape)[:80]}, at most {MOST_ROWS} rows"
         )

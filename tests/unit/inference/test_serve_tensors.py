@@ -185,3 +185,15 @@ def test_a_body_that_is_no_whole_stream_is_refused(bad):
 )
 def test_the_encoding_of_an_answer_is_one_that_the_client_takes(header, encoding):
     assert accepted(header) == encoding
+
+
+@pytest.mark.parametrize("shape", [[], [1] * 10, [9] * 2_000, [10**4000, 10**4000], [0, 2**31 + 1], [-1]])
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_shape_whose_product_nobody_can_compute_is_refused_before_it_is_computed(monkeypatch, shape, binary):
+    def computed(sizes):
+        raise AssertionError("sizes were multiplied")
+
+    monkeypatch.setattr("fedinfer.inference.serve.tensors.math.prod", computed)
+    data = {"parameters": {"binary_data_size": 0}} if binary else {"data": []}
+    with pytest.raises(DataError, match="shape is not a list of 1 to 9 sizes"):
+        read_tensor({"name": "x", "datatype": "FP32", "shape": shape, **data}, BinaryData())
