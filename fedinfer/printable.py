@@ -32,6 +32,19 @@ def shown(text: str, most: int) -> str:
     return "".join(character if character.isprintable() else " " for character in text[:most])
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: not with half of a surrogate pair, which JSON and Python can hold.
+
+    Args:
+        text: any text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_device_name(text: str) -> bool:
     """Tell whether a text may be the name of a device: the one rule of enrolment, sessions and rollouts (`NAME_RULE`).
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fedinfer.errors import DataError
 from fedinfer.inference import Naming
-from fedinfer.reading import Spellings
+from fedinfer.reading import LARGEST, Spellings
 from fedinfer.schema import Schema
 from fedinfer.types import FloatVector, Json
 
@@ -105,7 +105,8 @@ def truth_of(labels: Sequence[object], schema: Schema) -> npt.NDArray[np.int64] 
     """Labels as a client writes them.
 
     Args:
-        labels: class names, or finite numbers where the label is one; untrusted.
+        labels: class names, or numbers that float32 holds where the label is one, whose squares can be added up for ever;
+            untrusted.
         schema: of the model.
 
     Returns:
@@ -117,7 +118,7 @@ def truth_of(labels: Sequence[object], schema: Schema) -> npt.NDArray[np.int64] 
     if schema.label_range is not None:
         wrong = next((place for place, label in enumerate(labels) if not _is_number(label)), None)
         if wrong is not None:
-            raise DataError(f"label {wrong} is {str(labels[wrong])[:60]!r}, expected a finite number")
+            raise DataError(f"label {wrong} is {str(labels[wrong])[:60]!r}, expected a finite number of float32")
         return np.array(labels, np.float64)
     spellings = Spellings(schema.labels, schema.reading)
     places = [spellings.place(label) if isinstance(label, str) else None for label in labels]
@@ -131,4 +132,4 @@ def truth_of(labels: Sequence[object], schema: Schema) -> npt.NDArray[np.int64] 
 
 
 def _is_number(label: object) -> bool:
-    return isinstance(label, int | float) and not isinstance(label, bool) and abs(label) < 1e300
+    return isinstance(label, int | float) and not isinstance(label, bool) and abs(label) <= LARGEST

@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from fedinfer.errors import ConfigError, DataError
 from fedinfer.ports import Clock
+from fedinfer.printable import is_unicode
 from fedinfer.store import open_store, transaction
 from fedinfer.types import FloatVector
 
@@ -224,13 +225,13 @@ class PredictionLog:
         """Keep the answers to requests until their labels come; a second request with the same id takes its place.
 
         Args:
-            answered: by id of the request, which is untrusted. Under an empty or very long one nothing is kept, and
-                very many answers to one request are not.
+            answered: by id of the request, which is untrusted. Under an empty or very long one, or one that is not
+                Unicode, nothing is kept, and very many answers to one request are not.
         """
         fit = {
             request: (answers.version, len(answers.raw), data)
             for request, answers in answered.items()
-            if 0 < len(request) <= MOST_REQUEST and len(data := _packed(answers)) <= MOST_WAITING_BYTES
+            if _is_id(request) and len(data := _packed(answers)) <= MOST_WAITING_BYTES
         }
         with self._transaction() as database:
             (last,) = database.execute("SELECT COALESCE(MAX(number), 0) FROM waiting").fetchone()
@@ -249,7 +250,7 @@ class PredictionLog:
         """
         with self._transaction() as database:
             query = "SELECT version, rows, answers FROM waiting WHERE request = ?"
-            row = database.execute(query, (request,)).fetchone()
+            row = database.execute(query, (request,)).fetchone() if _is_id(request) else None
         if row is None:
             raise DataError(
                 f"no answers wait for the labels of request {request[:60]!r}",
@@ -336,6 +337,11 @@ class PredictionLog:
 
 
 _SELECT = "SELECT number, version, layout, rows, opened, closed, reported, counts FROM window"
+
+
+def _is_id(request: str) -> bool:
+    """Whether answers may wait under it; the database takes no half of a surrogate pair, which JSON can write."""
+    return 0 < len(request) <= MOST_REQUEST and is_unicode(request)
 
 
 def _packed(answers: WaitingAnswers) -> bytes:

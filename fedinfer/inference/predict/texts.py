@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import DataError
+from fedinfer.printable import is_unicode
 from fedinfer.reading import DEFAULT_RULES, RawTable, ReadingRules, read_text
 from fedinfer.schema import Text
 from fedinfer.text import MOST_CHARACTERS, column_of
@@ -112,16 +113,7 @@ class TextReader:
     def _text(self, number: int, value: Any) -> str:
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return ""
-        if isinstance(value, str) and len(value) <= MOST_CHARACTERS and _is_unicode(value):
+        if isinstance(value, str) and len(value) <= MOST_CHARACTERS and is_unicode(value):
             return str(value)
         size = f" ({len(value):,} characters)" if isinstance(value, str) else f" ({type(value).__name__})"
         raise DataError(f"row {number}, column {self._name}: {repr(value)[:60]}{size} breaks the rule: {RULE}")
-
-
-def _is_unicode(text: str) -> bool:
-    """False for half of a surrogate pair, which JSON and Python can write and UTF-8 cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -40,6 +40,7 @@ from fedinfer.inference.serve.tensors import (
     tensor_json,
 )
 from fedinfer.manifest import LABEL, PROBABILITIES, VALUE
+from fedinfer.printable import is_unicode
 from fedinfer.schema import Categorical, Schema, Text
 from fedinfer.types import Json
 
@@ -126,6 +127,8 @@ def read_request(body: Any, schema: Schema, binary: bytes = b"") -> InferRequest
     request_id, parameters = body.get("id", ""), body.get("parameters") or {}
     if not isinstance(request_id, str) or not isinstance(parameters, Mapping):
         raise DataError('"id" is not a text or "parameters" is not an object')
+    if not is_unicode(request_id):
+        raise DataError('"id" is not Unicode: it holds half of a surrogate pair')
     data = BinaryData(binary)
     tensors = [read_tensor(tensor, data) for tensor in inputs]
     data.end()

@@ -250,6 +250,13 @@ def test_what_waits_is_bounded(log: PredictionLog, monkeypatch: pytest.MonkeyPat
             log.recall(request)
 
 
+def test_under_an_id_that_cannot_be_written_nothing_waits_and_all_others_do(log: PredictionLog) -> None:
+    log.remember({"a": waiting(), "\ud800": waiting(), "b": waiting()})
+    assert len(log.recall("a").raw) == len(log.recall("b").raw) == 2
+    with pytest.raises(DataError, match="no answers wait for the labels of request '.ud800'"):
+        log.recall("\ud800")
+
+
 def test_figures_of_classes_are_those_of_their_definitions() -> None:
     rng = np.random.default_rng(3)
     raw = rng.dirichlet((1, 1, 1), 500).astype(np.float32)
@@ -279,11 +286,19 @@ def test_figures_of_numbers_are_those_of_their_definitions() -> None:
     assert figures_of(np.zeros(3), NUMBER).to_json() == {"rows": 0, "rmse": None, "coverage": None}
 
 
-@pytest.mark.parametrize("label", ["7", True, None, float("nan"), float("inf"), 10**400])
+@pytest.mark.parametrize("label", ["7", True, None, float("nan"), float("inf"), 10**400, 1e299, -4e38])
 def test_the_label_of_a_number_is_a_finite_number(label: object) -> None:
     assert truth_of([1, 2.5], NUMBER).tolist() == [1.0, 2.5]
     with pytest.raises(DataError, match="label 1 is"):
         truth_of([1, label], NUMBER)
+
+
+def test_no_label_of_a_client_makes_the_figures_of_a_version_infinite_for_good() -> None:
+    raw, largest = np.zeros((4, 1), np.float32), float(np.finfo(np.float32).max)
+    truth = truth_of([largest, -largest] * 2, NUMBER)
+    sums = number_sums(Naming((), bounds=(0.0, 100.0), interval=5.0), raw, np.asarray(truth, np.float64))
+    found = figures_of(sums * 1e9, NUMBER)
+    assert found.value == pytest.approx(largest)
 
 
 # --- from predictions to counts ---

@@ -197,3 +197,10 @@ def test_a_shape_whose_product_nobody_can_compute_is_refused_before_it_is_comput
     data = {"parameters": {"binary_data_size": 0}} if binary else {"data": []}
     with pytest.raises(DataError, match="shape is not a list of 1 to 9 sizes"):
         read_tensor({"name": "x", "datatype": "FP32", "shape": shape, **data}, BinaryData())
+
+
+def test_an_id_that_is_not_unicode_is_refused():
+    shape = {"name": "input", "datatype": "FP32", "shape": [1, SCHEMA.width], "data": [0] * SCHEMA.width}
+    assert read_request({"id": "42 \u00e9", "inputs": [shape]}, SCHEMA).id == "42 \u00e9"
+    with pytest.raises(DataError, match='"id" is not Unicode'):
+        read_request({"id": json.loads('"\\ud800"'), "inputs": [shape]}, SCHEMA)
