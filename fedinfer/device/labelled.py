@@ -105,8 +105,8 @@ def truth_of(labels: Sequence[object], schema: Schema) -> npt.NDArray[np.int64] 
     """Labels as a client writes them.
 
     Args:
-        labels: class names, or numbers that float32 holds where the label is one, whose squares can be added up for ever;
-            untrusted.
+        labels: class names, or numbers that float32 holds where the label is one (their squares can be added up for
+            ever); untrusted.
         schema: of the model.
 
     Returns:

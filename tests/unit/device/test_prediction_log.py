@@ -253,7 +253,7 @@ def test_what_waits_is_bounded(log: PredictionLog, monkeypatch: pytest.MonkeyPat
 def test_under_an_id_that_cannot_be_written_nothing_waits_and_all_others_do(log: PredictionLog) -> None:
     log.remember({"a": waiting(), "\ud800": waiting(), "b": waiting()})
     assert len(log.recall("a").raw) == len(log.recall("b").raw) == 2
-    with pytest.raises(DataError, match="no answers wait for the labels of request '.ud800'"):
+    with pytest.raises(DataError, match=r"no answers wait for the labels of request '.ud800'"):
         log.recall("\ud800")
 
 
