@@ -23,7 +23,6 @@ from fedinfer.rollout.requests import (
     Standing,
     Verify,
     digest_of,
-    joined_by,
     judge_request,
     read_order,
 )
@@ -129,12 +128,11 @@ class OrderInbox:
             data, asked = rows[digest][1], _handled(rows[digest]).request
             newest = self._store.names()[-1:] == (asked.rollout,)
             state = self._store.load(asked.rollout) if newest else None
-            earlier = [Earlier(each.request, each.standing) for row in rows.values() if (each := _handled(row))]
+            earlier = [Earlier(read_order(row[1]), Standing(row[2])) for row in rows.values()]
             earlier = [each for each in earlier if each.standing is not Standing.SUBMITTED]
             judged = judge_request(operators, earlier, state, data, int(now.timestamp()), verify)
             if judged.command is not None:
-                together = joined_by(earlier, asked, int(now.timestamp()))
-                others = {key: row[1] for key, row in rows.items() if _handled(row).request in together}
+                others = {key: row[1] for key, row in rows.items() if read_order(row[1]) in judged.together}
                 judged = self._obey(db, asked.rollout, judged.command, {**others, digest: data}, now)
             if judged.standing is not Standing.DONE and state is not None:
                 self._note(db, state, judged, data, now)

@@ -44,7 +44,7 @@ def read_operators(folder: Path) -> Operators | None:
 
 
 def admit_operator(folder: Path, name: str, key: bytes, approvers: int | None, entropy: Entropy) -> Operators:
-    """Put an operator on the list of a server, which is made with the first one.
+    """Put an operator on the list of a server, which is made with the first one. A key is one operator's alone.
 
     Args:
         folder: of the server's runs.
@@ -54,17 +54,21 @@ def admit_operator(folder: Path, name: str, key: bytes, approvers: int | None, e
         entropy: for the id of a new list.
 
     Raises:
-        ConfigError: the name belongs to another key, or more approvers are asked for than there are operators.
+        ConfigError: the name belongs to another key or the key to another name, or more approvers are asked for than
+            there are operators.
         StoreError: it cannot be written.
     """
     before = read_operators(folder) or Operators(entropy.take(ID_BYTES).hex(), {})
     if before.keys.get(name, key) != key:
         raise ConfigError(f"operator {name!r} has another key", hint=f"dismiss {name} first: fedinfer rollout dismiss")
+    for known, theirs in before.keys.items():
+        if theirs == key and known != name:
+            raise ConfigError(f"this is the key of operator {known!r}", hint="every operator makes a key of their own")
     return _write(folder, Operators(before.server, {**before.keys, name: key}, approvers or before.approvers))
 
 
 def dismiss_operator(folder: Path, name: str) -> Operators:
-    """Take an operator off the list; what they asked for and was not carried out is refused from now on.
+    """Take an operator off the list; what they asked for and was not carried out counts no more from now on.
 
     Args:
         folder: of the server's runs.

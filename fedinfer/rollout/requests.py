@@ -8,7 +8,8 @@ Rules:
 * What was carried out, or waits, is refused when it comes again; so is what was signed more than an hour ago, or by a
   clock that is ahead.
 * Four eyes: `approve` and `resume`, which let a model go on, may need several operators, each with a request of their
-  own within a day. One operator is always enough to stop.
+  own within a day. A request that waits counts as long as the server lists its operator with the key that signed it,
+  and one key counts once, under however many names. One operator is always enough to stop.
 """
 
 from __future__ import annotations
@@ -104,12 +105,17 @@ class Earlier:
     """A request that was judged before.
 
     Args:
-        request: as it was signed.
+        signed: as it was handed in.
         standing: what became of it.
     """
 
-    request: OrderRequest
+    signed: SignedOrder
     standing: Standing
+
+    @property
+    def request(self) -> OrderRequest:
+        """What was asked for."""
+        return self.signed.request
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +126,13 @@ class Judged:
         standing: WAITING, DONE or REFUSED; DONE: `command` is to be given to the rollout.
         why: of a refusal, or what is waited for; for people.
         command: in the names of all who asked; None unless DONE.
+        together: waiting requests of others for the same thing, which are carried out with it; empty unless DONE.
     """
 
     standing: Standing
     why: str = ""
     command: Command | None = None
+    together: tuple[SignedOrder, ...] = ()
 
 
 def sign_order(request: OrderRequest, sign: Callable[[bytes], bytes]) -> bytes:
@@ -196,22 +204,13 @@ def judge_request(
     problem = _not_his(operators, signed, verify) or _not_now(earlier, state, asked, now)
     if problem:
         return Judged(Standing.REFUSED, problem)
-    names = sorted({asked.by, *(each.by for each in _same(earlier, asked, now))})
+    together = tuple(each for each in _same(earlier, asked, now) if not _not_his(operators, each, verify))
+    names = sorted({asked.by, *(each.request.by for each in together)})
+    keys = {operators.keys[name] for name in names}
     needed = operators.approvers if asked.order in FORWARD else 1
-    if len(names) < needed:
-        return Judged(Standing.WAITING, f"{len(names)} of {needed} operators asked for it")
-    return Judged(Standing.DONE, "", Command(asked.order, ", ".join(names), asked.reason))
-
-
-def joined_by(earlier: Sequence[Earlier], asked: OrderRequest, now: int) -> tuple[OrderRequest, ...]:
-    """Waiting requests of others for the same thing: they are carried out together.
-
-    Args:
-        earlier: all requests that were judged before.
-        asked: one more, that was judged DONE.
-        now: seconds since 1970.
-    """
-    return tuple(_same(earlier, asked, now))
+    if len(keys) < needed:
+        return Judged(Standing.WAITING, f"{len(keys)} of {needed} operators asked for it")
+    return Judged(Standing.DONE, "", Command(asked.order, ", ".join(names), asked.reason), together)
 
 
 def _not_his(operators: Operators, signed: SignedOrder, verify: Verify) -> str:
@@ -240,10 +239,10 @@ def _not_now(earlier: Sequence[Earlier], state: RolloutState | None, asked: Orde
     return ""
 
 
-def _same(earlier: Sequence[Earlier], asked: OrderRequest, now: int) -> list[OrderRequest]:
+def _same(earlier: Sequence[Earlier], asked: OrderRequest, now: int) -> list[SignedOrder]:
     wanted = (asked.rollout, asked.order, asked.wave)
     return [
-        each.request
+        each.signed
         for each in earlier
         if each.standing is Standing.WAITING
         and (each.request.rollout, each.request.order, each.request.wave) == wanted

@@ -136,7 +136,7 @@ def test_four_eyes_mean_two_names_and_nothing_is_carried_out_twice(requests: lis
                 replace(each, standing=done) if (each.request.order, each.request.wave) == thing else each
                 for each in earlier
             ]
-        earlier.append(Earlier(request, judged.standing))
+        earlier.append(Earlier(read_order(data), judged.standing))
 
 
 # --- in the database ---
@@ -198,6 +198,42 @@ def test_two_operators_approve_together_and_one_alone_stops(store: RolloutStore)
     assert {each.standing for each in OrderInbox(store).requests()} == {Standing.DONE}
     (stop,) = carried(store, signed(order(Order.ABORT, number=9)), operators=TWO)
     assert (stop.standing, store.load("r").phase) == (Standing.DONE, Phase.ABORTED)
+
+
+def test_an_approval_that_waits_counts_only_while_its_operator_is_listed_with_its_key(store: RolloutStore) -> None:
+    assert carried(store, signed(order(by="ann")), operators=TWO)[0].standing is Standing.WAITING
+    dismissed = replace(TWO, keys={name: PUBLIC[name] for name in ("ben", "cem")})
+    assert carried(store, signed(order(by="ben")), operators=dismissed)[0].standing is Standing.WAITING
+    another_key = replace(TWO, keys={"ann": KEYS["eve"].public_bytes, "ben": PUBLIC["ben"]})
+    (again,) = carried(store, signed(order(by="ben", number=1)), operators=another_key)
+    assert (again.standing, store.load("r").phase) == (Standing.WAITING, Phase.READY)
+    (second,) = carried(store, signed(order(by="cem")), operators=dismissed)
+    assert second.standing is Standing.DONE
+    assert log.entry(store.log_lines("r")[-1])["body"]["by"] == "ben, cem"
+    asked = [(each.request.by, each.standing) for each in OrderInbox(store).requests()]
+    assert [name for name, standing in asked if standing is Standing.WAITING] == ["ann"]
+
+
+def test_a_forged_copy_of_an_approval_that_waits_is_not_carried_out_with_it(store: RolloutStore) -> None:
+    waits, forged = signed(order(by="ann")), signed(order(by="ann"), key="eve")
+    first, copy = carried(store, waits, forged, operators=TWO)
+    assert (first.standing, copy.standing) == (Standing.WAITING, Standing.REFUSED)
+    last = signed(order(by="ben"))
+    assert carried(store, last, operators=TWO)[0].standing is Standing.DONE
+    assert [each.standing for each in OrderInbox(store).requests()] == [Standing.DONE, Standing.REFUSED, Standing.DONE]
+    body = log.entry(store.log_lines("r")[-1])["body"]
+    assert body["requests"] == [waits.hex(), last.hex()]
+
+
+def test_one_key_under_two_names_is_one_operator(store: RolloutStore, tmp_path: Path) -> None:
+    twice = replace(TWO, keys={"ann": PUBLIC["ann"], "ben": PUBLIC["ann"]})
+    handled = carried(store, signed(order(by="ann")), signed(order(by="ben"), key="ann"), operators=twice)
+    assert [(each.standing, each.why) for each in handled] == [
+        (Standing.WAITING, "1 of 2 operators asked for it"),
+    ] * 2
+    admit_operator(tmp_path, "ann", PUBLIC["ann"], None, SimulatedEntropy(1))
+    with pytest.raises(ConfigError, match="the key of operator 'ann'"):
+        admit_operator(tmp_path, "ben", PUBLIC["ann"], 2, SimulatedEntropy(2))
 
 
 def test_orders_are_carried_out_in_the_order_in_which_they_came(store: RolloutStore) -> None:
