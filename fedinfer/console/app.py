@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -32,7 +33,9 @@ except ImportError as missing:
     raise MissingExtra("the console needs fastapi and uvicorn", hint="pip install 'fedinfer[serve]'") from missing
 
 COOKIE = "fedinfer_console"
-MOST_FORM_BYTES = 8192
+MOST_FORM_BYTES, MOST_FIELDS = 8192, 20
+MOST_STREAMS = 24
+"""Of a role at once: all roles together leave places among the connections of one address, which may be a proxy's."""
 LOOK_SECONDS, STREAM_SECONDS = 1.0, 60.0
 """Between two looks for changes; after how long a stream ends, which a browser opens again."""
 HEADERS = {
@@ -224,8 +227,17 @@ def _submit(console: _Console, form: dict[str, str]) -> None:
 
 
 def _changes(console: _Console) -> Handler:
-    async def stream() -> AsyncIterator[bytes]:
-        end = console.clock.seconds() + STREAM_SECONDS
+    ends: dict[ConsoleRole, list[float]] = {role: [] for role in ConsoleRole}
+
+    async def stream(role: ConsoleRole, end: float) -> AsyncIterator[bytes]:
+        try:
+            async for change in changes(end):
+                yield change
+        finally:
+            with suppress(ValueError):
+                ends[role].remove(end)
+
+    async def changes(end: float) -> AsyncIterator[bytes]:
         before = fingerprint(console.settings.folder)
         yield b": open\n\n"
         while console.clock.seconds() < end and not console.settings.stopping():
@@ -236,9 +248,15 @@ def _changes(console: _Console) -> Handler:
                 yield b"data: changed\n\n"
 
     async def answer(request: Request) -> Response:
-        if console.session(request) is None:
+        session = console.session(request)
+        if session is None:
             return PlainTextResponse("no session\n", 401)
-        return StreamingResponse(stream(), media_type="text/event-stream")
+        role, now = session.role, console.clock.seconds()
+        ends[role] = [end for end in ends[role] if end > now]  # one whose client left before it began has no other end
+        if len(ends[role]) >= MOST_STREAMS:
+            return PlainTextResponse("too many pages are open\n", 503)
+        ends[role].append(now + STREAM_SECONDS)
+        return StreamingResponse(stream(role, now + STREAM_SECONDS), media_type="text/event-stream")
 
     return answer
 
@@ -269,11 +287,14 @@ def _metrics(console: _Console) -> Handler:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """Fields of a form; of a field that comes twice the first. Nothing of a body that is too long."""
+    """Fields of a form; of a field that comes twice the first. Nothing of a body that is too long or has too many."""
     body = b""
     async for part in request.stream():
         body += part
         if len(body) > MOST_FORM_BYTES:
             return {}
-    fields = parse_qs(body.decode("utf-8", errors="replace"), keep_blank_values=True, max_num_fields=20)
+    try:
+        fields = parse_qs(body.decode("utf-8", errors="replace"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    except ValueError:
+        return {}
     return {name: values[0] for name, values in fields.items()}

@@ -4,6 +4,7 @@ Rules:
 * Of a token only its digest is compared, in constant time. After MOST_FAILURES wrong ones within a minute nobody gets
   in until the minute is over.
 * A session ends after SESSION_SECONDS, at a logout, or when the console stops. Its cookie says nothing but its id.
+  Beyond MOST_SESSIONS of a role the oldest one of that role ends.
 * Every form holds a secret of its session; an order without it is refused, whatever cookie came along.
 """
 
@@ -107,8 +108,9 @@ class ConsoleSessions:
         if role is None:
             return None
         with self._lock:
-            while len(self._sessions) >= MOST_SESSIONS:
-                self._sessions.pop(next(iter(self._sessions)))
+            own = [name for name, each in self._sessions.items() if each.role is role]
+            if len(own) >= MOST_SESSIONS:
+                del self._sessions[own[0]]
             name, secret = self._entropy.take(ID_BYTES).hex(), self._entropy.take(ID_BYTES).hex()
             self._sessions[name] = ConsoleSession(role, secret, self._clock.seconds() + SESSION_SECONDS)
             return name

@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from fedinfer.console.app import COOKIE, ConsoleSettings, make_console
+from fedinfer.console.app import COOKIE, MOST_STREAMS, STREAM_SECONDS, ConsoleSettings, make_console
 from fedinfer.console.sessions import (
     FAILURE_SECONDS,
     MOST_FAILURES,
+    MOST_SESSIONS,
     SESSION_SECONDS,
     ConsoleRole,
     ConsoleSessions,
@@ -57,14 +58,14 @@ class Browser:
     """Asks the application without a socket and keeps its cookies."""
 
     def __init__(self, app: Any) -> None:
-        self._http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
-        self.cookies = self._http.cookies
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
+        self.cookies = self.http.cookies
 
     def get(self, path: str, **more: Any) -> httpx.Response:
-        return asyncio.run(self._http.get(path, **more))
+        return asyncio.run(self.http.get(path, **more))
 
     def post(self, path: str, **more: Any) -> httpx.Response:
-        return asyncio.run(self._http.post(path, **more))
+        return asyncio.run(self.http.post(path, **more))
 
 
 def console(folder: Path, signer: str = "ann", **more: Any) -> Browser:
@@ -209,6 +210,46 @@ def test_a_viewer_a_foreign_form_and_nonsense_order_nothing(folder: Path) -> Non
     without_key = entered(folder, signer="")
     assert without_key.post("/order", data=form(without_key)).status_code == 403
     assert requests(folder) == []
+
+
+def test_a_form_with_too_many_fields_is_an_empty_one(folder: Path) -> None:
+    fields = {f"field{number}": "x" for number in range(30)}
+    client = entered(folder)
+    assert client.post("/order", data=fields).status_code == 403
+    assert client.post("/login", data=fields).status_code == 401
+
+
+def test_viewers_who_come_in_again_and_again_put_no_operator_out() -> None:
+    sessions = ConsoleSessions(Tokens(VIEWER, OPERATOR), FrozenClock(moment()), SimulatedEntropy(1))
+    operator, first = sessions.open(OPERATOR), sessions.open(VIEWER)
+    assert operator is not None
+    assert first is not None
+    for _ in range(MOST_SESSIONS):
+        newest = sessions.open(VIEWER)
+    assert newest is not None
+    assert [sessions.find(name) is not None for name in (operator, first, newest)] == [True, False, True]
+
+
+def test_streams_of_viewers_are_bounded_and_take_none_of_an_operators(folder: Path) -> None:
+    clock, settings = FrozenClock(moment()), ConsoleSettings(folder, Tokens(VIEWER, OPERATOR))
+    client = Browser(make_console(settings, clock, SimulatedEntropy("console")))
+    statuses: list[int] = []
+
+    async def ask(role: bytes, times: int) -> None:
+        await client.http.post("/login", data={"token": role.decode()})
+        asked = [asyncio.create_task(client.http.get("/changes")) for _ in range(times)]
+        await asyncio.sleep(0.05)
+        over, open_ = await asyncio.wait(asked, timeout=0)
+        statuses.extend(task.result().status_code for task in over)
+        statuses.extend([200] * len(open_))
+
+    async def all_of_them() -> None:
+        await ask(VIEWER, MOST_STREAMS + 2)
+        await ask(OPERATOR, 1)
+        clock.advance(STREAM_SECONDS)
+
+    asyncio.run(all_of_them())
+    assert statuses == [503] * 2 + [200] * (MOST_STREAMS + 1)
 
 
 def test_leaving_ends_the_session(folder: Path) -> None:
