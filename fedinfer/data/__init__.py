@@ -6,7 +6,7 @@ from fedinfer.data.federation import load
 from fedinfer.data.guess import ColumnRole, Guess
 from fedinfer.data.guess_reading import guess_reading, plain_cells, reading_lines
 from fedinfer.data.lazy import LazyRows, lazy_rows
-from fedinfer.data.own import all_slots, load_own, public_schema, training_slots
+from fedinfer.data.own import all_slots, cut_of, load_own, public_schema, training_slots
 from fedinfer.data.profile import Profile, TableProfile, profile_table
 from fedinfer.data.proposal import Proposal, propose
 from fedinfer.data.proposal_text import write_scenario
@@ -26,6 +26,7 @@ __all__ = [
     "Table",
     "TableProfile",
     "all_slots",
+    "cut_of",
     "check_against_data",
     "check_judging",
     "check_qat_rows",

@@ -17,7 +17,7 @@ from fedinfer.data.table import DeviceData
 from fedinfer.data.targets import read_target
 from fedinfer.data.vocabulary import text_column, vocabulary_of
 from fedinfer.errors import DataError, Misbehaviour
-from fedinfer.reading import ReadingRules
+from fedinfer.reading import DEFAULT_RULES, ReadingRules
 from fedinfer.schema import Categorical, Column, Numeric, Schema, Text
 
 _KEYS = {Numeric: "ranges", Categorical: "categories", Text: "text"}
@@ -129,6 +129,24 @@ def all_slots(scenario: Scenario, path: Path) -> int:
     """
     data = _described(scenario)
     return read_table(path, data.reading(), wanted=[data.label] if data.label else ()).rows
+
+
+def cut_of(scenario: Scenario) -> str:
+    """What the scenario says about where a row of a table ends, and so about which row has which place.
+
+    Args:
+        scenario: says how the file is read.
+
+    Returns:
+        Empty where it leaves that to the file, as most do.
+    """
+    data = _described(scenario)
+    rules = data.reading()
+    names = ("delimiter", "quote", "encoding", "header")
+    said = {name: getattr(rules, name) for name in names if getattr(rules, name) != getattr(DEFAULT_RULES, name)}
+    if rules.delimiter:  # it counts only where it finds the label in the header
+        said["label"] = data.label
+    return ", ".join(f"{name} {value!r}" for name, value in said.items())
 
 
 def _held_out(count: int, fraction: float, rng: np.random.Generator | None) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.config import Scenario
-from fedinfer.data import DeviceData, all_slots, load_own, training_slots
+from fedinfer.data import DeviceData, all_slots, cut_of, load_own, training_slots
 from fedinfer.deployment.key_files import private_file
 from fedinfer.deployment.pinned import shipped_root
 from fedinfer.deployment.store import ANY_TASK, DATABASE, DeviceStore, open_device
@@ -88,8 +88,9 @@ class OwnRows:
     def division(self, device: DeviceId) -> str:
         """As `Rows.division`: what the choice of held-out rows depends on, but the device's name, which stays.
 
-        It goes into the device's ledger only. Another length of the table, or another `test_fraction`, moves rows from
-        one part to the other. Only the length is read, because this is asked before the spend is written.
+        It goes into the device's ledger only. Another length of the table, another `test_fraction`, or other rules about
+        where a row ends move rows from one part to the other. Only the length is read, because this is asked before the
+        spend is written.
         """
         scenario = self._host().joined().scenario
         if self._divided is None or self._divided[0] is not scenario:
@@ -99,7 +100,9 @@ class OwnRows:
     def _division_now(self, scenario: Scenario) -> str:
         count, data = all_slots(scenario, self._store.data), scenario.data
         chosen = f"by {data.time}" if data.time else "drawn"
-        return f"{WindowRows.LIVE}: {data.test_fraction!r} of {count} rows, {chosen}"
+        # What comes last in it may hold anything: a name of a column is part of how a table is cut.
+        parts = (f"{data.test_fraction!r} of {count} rows", chosen, cut_of(scenario))
+        return f"{WindowRows.LIVE}: {', '.join(filter(None, parts))}"
 
     def _read(self) -> DeviceData:
         task = self._host().joined()
