@@ -88,9 +88,9 @@ class OwnRows:
     def division(self, device: DeviceId) -> str:
         """As `Rows.division`: what the choice of held-out rows depends on, but the device's name, which stays.
 
-        It goes into the device's ledger only. Another length of the table, another `test_fraction`, or other rules about
-        where a row ends move rows from one part to the other. Only the length is read, because this is asked before the
-        spend is written.
+        It goes into the device's ledger only. Another length of the table, another `test_fraction`, or another rule
+        about where a row ends moves rows from one part to the other. Only the length is read, because this is asked
+        before the spend is written.
         """
         scenario = self._host().joined().scenario
         if self._divided is None or self._divided[0] is not scenario:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,23 @@ PACKAGES = tuple(sorted(path.parent.name for path in ROOT.glob("*/__init__.py") 
 TREES = (ROOT, Path("clients"), Path("server"))
 
 
+@cache
+def all_imports() -> tuple[tuple[str, str, str], ...]:
+    """File, module and name of every import out of `fedinfer` in the product."""
+    return tuple(
+        (str(path), str(node.module), alias.name)
+        for path in sorted(path for tree in TREES for path in tree.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and f"{node.module}".startswith("fedinfer.")
+        for alias in node.names
+    )
+
+
 def imports(package: str) -> Iterator[tuple[str, str, str]]:
     """File, module and name of every import of `package` from outside of it."""
-    for path in sorted(path for tree in TREES for path in tree.rglob("*.py")):
-        if path.parts[:2] == ("fedinfer", package):
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"fedinfer.{package}."):
-                yield from ((str(path), str(node.module), alias.name) for alias in node.names)
+    for file, module, name in all_imports():
+        if Path(file).parts[:2] != ("fedinfer", package) and f"{module}.".startswith(f"fedinfer.{package}."):
+            yield file, module, name
 
 
 @pytest.mark.parametrize("package", PACKAGES)

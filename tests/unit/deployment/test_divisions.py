@@ -1,4 +1,4 @@
-"""Runs that divide the rows of a device differently are told apart in its ledger, whatever a server writes in a task."""
+"""Runs that divide the rows of a device differently are told apart in its ledger, whatever a task says."""
 
 from __future__ import annotations
 
