@@ -23,7 +23,15 @@ import numpy.typing as npt
 from fedinfer.artifact.evaluate.chosen_file import ChosenFile, answers_of
 from fedinfer.artifact.evaluate.gates import Figures, limits_of
 from fedinfer.artifact.evaluate.judging import Judging, decision_threshold, judging_of
-from fedinfer.artifact.evaluate.measure import Baseline, Candidate, EvaluationContext, Evidence, search
+from fedinfer.artifact.evaluate.measure import (
+    Baseline,
+    Candidate,
+    EvaluationContext,
+    Evidence,
+    Worth,
+    search,
+    worthwhile,
+)
 from fedinfer.artifact.evaluate.metrics import instruction_set, softmax
 from fedinfer.artifact.evaluate.numbers import interval_of, spread_rows, value_reference
 from fedinfer.artifact.evaluate.replay import replay
@@ -238,6 +246,7 @@ def build_from_core(
     clock: Clock,
     baseline: Baseline | None = None,
     judging: Judging | None = None,
+    worth: Worth = Worth.ANY_SIZE,
 ) -> Built:
     """As `build_artifact`, for a core that did not come from torch: trees, linear models, a user's own ONNX file.
 
@@ -250,6 +259,7 @@ def build_from_core(
         baseline: float model to compare with; None = this one.
         judging: metric of the gates, and how answers are decided (the head's threshold is replaced by it); None:
             accuracy, of numbers the root mean squared error, and the likeliest class.
+        worth: which of the variants that pass are kept.
 
     Raises:
         GateFailed: when not even the float file keeps the limits, or a finished file contradicts itself.
@@ -265,6 +275,7 @@ def build_from_core(
     head, floating = replace(head, threshold=threshold), baseline.figures if baseline else None
     context = EvaluationContext(head, evidence, limits_of(settings), clock, judging.metric, logits, floating)
     tried, kept = search(prepared, INT8_RECIPES[family] if settings.quantization == "int8" else (), context)
+    kept = worthwhile(kept, tried[0].bytes, worth)
     if not kept:
         reasons = "; ".join(f"{figures.recipe}: {', '.join(figures.failures)}" for figures in tried)
         raise GateFailed(f"version {head.version}: no variant passes: {reasons}", hint="see the limits in [artifact]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from fedinfer.artifact.build import Built
@@ -10,6 +11,7 @@ from fedinfer.artifact.release.files import read_file, write_file
 from fedinfer.artifact.release.releases import check_release
 from fedinfer.errors import ArtifactRejected
 from fedinfer.manifest import Manifest, Privacy
+from fedinfer.types import Json
 
 MANIFEST = "manifest.json"
 FIGURES = "figures.json"
@@ -28,11 +30,26 @@ def save_build(folder: Path, built: Built, privacy: Privacy, created: str) -> Ma
         StoreError: when the disk refuses.
     """
     manifest = built.manifest(privacy, created)
-    for path, data in built.targets().items():
-        write_file(folder, path, data)
-    write_file(folder, FIGURES, json.dumps(built.to_json(), indent=2).encode())
-    write_file(folder, MANIFEST, manifest.to_bytes())
+    save_version(folder, manifest, built.targets(), built.to_json())
     return manifest
+
+
+def save_version(folder: Path, manifest: Manifest, files: Mapping[str, bytes], figures: Json) -> None:
+    """As `save_build`, for a version whose manifest is made.
+
+    Args:
+        folder: made when it does not exist.
+        manifest: of the version.
+        files: target path to bytes of all its files.
+        figures: as `Built.to_json`.
+
+    Raises:
+        StoreError: when the disk refuses.
+    """
+    for path, data in files.items():
+        write_file(folder, path, data)
+    write_file(folder, FIGURES, json.dumps(figures, indent=2).encode())
+    write_file(folder, MANIFEST, manifest.to_bytes())
 
 
 def load_build(folder: Path) -> tuple[Manifest, dict[str, bytes]]:

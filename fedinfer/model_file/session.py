@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import onnxruntime as ort
 
 from fedinfer.errors import GateFailed, Refusal
@@ -9,6 +11,9 @@ from fedinfer.model_file.inspection import CheckedModel
 
 _FATAL_ONLY = 4  # ONNX Runtime writes to stderr by itself; a device's log belongs to the program that embeds us
 ort.disable_telemetry_events()  # for a program that loaded the runtime before fedinfer; see fedinfer/__init__.py
+_ABOUT = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_RUNNING = re.compile(r"Non-zero status code returned while running (\w+) node\. Name:'[^']*' Status Message: ")
+_SOURCE = re.compile(r"/\S+:\d+ [\w:~]+\([^()]*\) ?(?:const )?")
 NOWHERE = "/dev/null/no-file-belongs-to-a-model"
 """Where the runtime would look for data outside a model: below a file, so nothing can ever be there."""
 
@@ -41,7 +46,10 @@ def open_checked(model: CheckedModel, *, arena: bool = True) -> ort.InferenceSes
 def first_line(error: BaseException) -> str:
     """The first line of a foreign error, at most 200 characters: its text is long and repeats internals.
 
+    Of what the runtime says, its own codes and places in its source are left out, and a failing operator is named.
+
     Args:
         error: of ONNX Runtime or another library; one without a text gives its class name.
     """
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return _SOURCE.sub("", _RUNNING.sub(r"operator \1: ", _ABOUT.sub("", line)))[:200]

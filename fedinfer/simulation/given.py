@@ -21,7 +21,7 @@ from fedinfer.artifact import (
     Judging,
     OutputHead,
     answers_of,
-    build_from_core,
+    build_imported,
     finish,
     weights_of,
 )
@@ -131,9 +131,7 @@ def prepare_given(
 def _build(
     imported: Imported, section: ArtifactSection, clock: Clock, head: OutputHead, evidence: Evidence, judging: Judging
 ) -> Built:
-    if imported.facts.quantized:
-        section = section.model_copy(update={"quantization": "float"})
-    return build_from_core(imported.core, head, evidence, section, clock, judging=judging)
+    return build_imported(imported.core, head, imported.facts.quantized, evidence, section, clock, judging).built
 
 
 def _stand_in(imported: Imported, x: FloatVector) -> npt.NDArray[Any]:

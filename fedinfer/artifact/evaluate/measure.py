@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from enum import StrEnum
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -202,6 +203,30 @@ def search(
         best = _best(group, prepared, context, context.floating or floating.figures, tried)
         kept += [best] if best else []
     return tuple(tried), tuple(kept + [floating] * floating.figures.passed)
+
+
+class Worth(StrEnum):
+    """Which variants that pass the gates are kept."""
+
+    ANY_SIZE = "any size"
+    SMALLER = "smaller"  # than the float file, which is kept too
+
+
+def worthwhile(kept: tuple[Candidate, ...], float_bytes: int, worth: Worth) -> tuple[Candidate, ...]:
+    """The variants to keep.
+
+    Args:
+        kept: of `search`.
+        float_bytes: size of the float file.
+        worth: what to ask of a variant.
+    """
+    match worth:
+        case Worth.ANY_SIZE:
+            return kept
+        case Worth.SMALLER:
+            return tuple(item for item in kept if item.recipe is FLOAT or item.figures.bytes < float_bytes)
+        case _:
+            assert_never(worth)
 
 
 def _best(

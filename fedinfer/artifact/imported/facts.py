@@ -93,13 +93,42 @@ def _check(model: OnnxModel) -> None:
     onnx, opset = onnx_module(), _opset(model)
     if not OLDEST <= opset <= NEWEST:
         raise ArtifactRejected(
-            f"operator set {opset}, read are {OLDEST} to {NEWEST}", hint="export the model with a newer opset_version"
+            f"operator set {opset}, read are {OLDEST} to {NEWEST}",
+            hint=f"export the model with an opset_version of {OLDEST} to {NEWEST}",
         )
+    _check_order(model.graph)
     try:
         onnx.checker.check_model(model)
     except (ValueError, onnx.checker.ValidationError) as error:
         first = (str(error).splitlines() or ["no reason given"])[0]
         raise ArtifactRejected(f"not a valid ONNX graph: {ascii(first)[1:-1][:200]}") from error
+
+
+def _check_order(graph: Any) -> None:
+    """Every value is made once, before it is read, and something goes in and comes out."""
+    given = {tensor.name for tensor in graph.initializer} | {item.values.name for item in graph.sparse_initializer}
+    asked = [item.name for item in graph.input if item.name not in given]
+    for what, items in (("operator", graph.node), ("input", asked), ("output", graph.output)):
+        if not items:
+            raise ArtifactRejected(f"the graph has no {what}")
+    for what, names in (("inputs", asked), ("outputs", [item.name for item in graph.output])):
+        twice = next((name for name, count in Counter(names).items() if count > 1), None)
+        if twice is not None:
+            raise ArtifactRejected(f"two {what} of the graph are called {_cut(twice)}")
+    known, made = {"", *given, *asked}, {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        unknown = next((name for name in node.input if name not in known), None)
+        if unknown is not None:
+            why = "made later: a circle, or operators out of order" if unknown in made else "which nothing gives"
+            raise ArtifactRejected(f"operator {_cut(node.op_type)} reads {_cut(unknown)}, {why}")
+        for name in node.output:
+            if name and name in known:
+                raise ArtifactRejected(f"two parts of the graph make the value {_cut(name)}")
+            known.add(name)
+
+
+def _cut(name: str) -> str:
+    return ascii(name)[:80]
 
 
 def _opset(model: OnnxModel) -> int:

@@ -28,6 +28,8 @@ _HINTS = {
     Refusal.OPERATOR: "scikit-learn and LightGBM: convert with zipmap=False; else leave custom operators out",
     Refusal.OUTPUTS: "outputs are tensors of numbers; scikit-learn and LightGBM: convert with zipmap=False",
     Refusal.FUNCTIONS: "inline the functions of the model, for instance with onnx.inliner.inline_local_functions",
+    Refusal.MALFORMED: "is it whole, and ONNX? export it again",
+    Refusal.UNKNOWN_FIELD: "is it whole, and ONNX? export it again",
 }
 
 
@@ -48,7 +50,7 @@ def read_model(path: Path) -> bytes:
         return data
     except GateFailed as error:
         if error.refusal is not Refusal.EXTERNAL_DATA:
-            raise GateFailed(str(error), error.refusal, hint=_HINTS.get(error.refusal, "")) from error
+            raise _explained(error) from error
     check_model(data, replace(LIMITS, data_outside=True))
     folded = _folded(data, path.parent)
     check_model(folded)
@@ -72,9 +74,15 @@ def parse(data: bytes) -> OnnxModel:
         raise ArtifactRejected(f"not an ONNX file: {ascii(str(error))[1:200]}") from error
 
 
+def _explained(error: GateFailed) -> GateFailed:
+    malformed = error.refusal in (Refusal.MALFORMED, Refusal.UNKNOWN_FIELD)
+    text = f"no well-formed ONNX file: {error}" if malformed else str(error)
+    return GateFailed(text, error.refusal, hint=_HINTS.get(error.refusal, ""))
+
+
 def _whole(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             facts = os.fstat(file.fileno())
             if not stat.S_ISREG(facts.st_mode):
                 raise ConfigError(f"{path}: not a regular file", hint="give an ONNX file")

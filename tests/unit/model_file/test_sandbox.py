@@ -49,8 +49,8 @@ print(json.dumps(found))
 """
 ALL_LOCKS, ONLY_LANDLOCK, ONLY_SECCOMP = (
     "",
-    "confinement._filter = lambda: False",
-    "confinement._restrict = lambda _: False",
+    "confinement._filter = lambda *_: False",
+    "confinement._restrict = lambda *_: False",
 )
 NOTHING = "confinement.confine = lambda *_: confinement.Confinement(False, 0, False)"
 
@@ -93,6 +93,50 @@ def test_seccomp_alone_closes_everything(secret: Path) -> None:
     assert available().seccomp
     found = attempted(secret, ONLY_SECCOMP + "; confinement._limit = lambda *_: None", TRIES)
     assert "done" not in found.values()
+
+
+ROOM_TRIES = {
+    "own file": "open(folder + '/a', 'wb').write(b'x' * 9)",
+    "own folder": "os.mkdir(folder + '/b'); os.rename(folder + '/a', folder + '/b/a'); os.unlink(folder + '/b/a')",
+    "thread": "t = threading.Thread(target=len, args=('',)); t.start(); t.join()",
+    "module": "import decimal, wave",
+    **TRIES,
+    "local clone": "ctypes.CDLL(None, use_errno=True).syscall(CLONE, 17, 0, 0, 0, 0) >= 0 or os.unlink(sys.argv[1])",
+    "signal": "os.kill(os.getppid(), 0)",
+    "large file": "f = os.open(folder + '/l', os.O_CREAT | os.O_WRONLY); os.write(f, bytes(2**17)); os.write(f, b'x')",
+}
+ROOM_PROGRAM = """
+import ctypes, json, os, platform, signal, socket, sys, tempfile, threading
+sys.path.insert(0, {root!r})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from fedinfer.model_file import confinement
+from fedinfer.model_file.system_calls import MACHINES
+{before}
+CLONE = MACHINES[platform.machine()].clone
+folder = sys.argv[2]
+room = confinement.Room(folder, (sys.base_prefix, *sys.path[1:], "/nowhere"), 2**17)
+locks = confinement.confine(2**28, 60, room)
+found = {{"closed": locks.closed}}
+for name, text in {tries!r}.items():
+    try:
+        exec(text)
+        found[name] = "done"
+    except (OSError, ImportError) as error:
+        found[name] = type(error).__name__
+print(json.dumps(found))
+"""
+
+
+def test_a_room_is_all_that_a_process_with_one_can_reach(secret: Path, tmp_path: Path) -> None:
+    room = tmp_path / "room"
+    room.mkdir()
+    program = ROOM_PROGRAM.format(root=str(ROOT), before="", tries=ROOM_TRIES)
+    words = [sys.executable, "-I", "-c", program, str(secret), str(room)]
+    found = json.loads(subprocess.run(words, capture_output=True, check=True).stdout.splitlines()[-1])
+    assert found.pop("closed") is True
+    done = {name for name, what in found.items() if what == "done"}
+    assert done == {"own file", "own folder", "thread", "module"}, found
+    assert secret.exists()
 
 
 def test_the_runtime_reports_its_use_to_nobody() -> None:
