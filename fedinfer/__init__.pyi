@@ -8,6 +8,7 @@ from .api import open_run as open_run
 from .api import resume as resume
 from .api import run as run
 from .api import sweep as sweep
+from .artifact import convert as convert
 from .config import Scenario as Scenario
 from .config import load_scenario as load_scenario
 from .inference import Predictor as Predictor

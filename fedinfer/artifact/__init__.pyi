@@ -5,6 +5,9 @@ from .build import baseline_of as baseline_of
 from .build import build_artifact as build_artifact
 from .build import build_from_core as build_from_core
 from .choice import choose as choose
+from .conversion.convert import convert as convert
+from .conversion.convert import imported_from as imported_from
+from .conversion.source import load_source as load_source
 from .evaluate.chosen_file import ChosenFile as ChosenFile
 from .evaluate.chosen_file import answers_of as answers_of
 from .evaluate.judging import Judging as Judging
@@ -27,6 +30,7 @@ from .imported.build import build_imported as build_imported
 from .imported.confined import build_confined as build_confined
 from .imported.declaration import Image as Image
 from .imported.declaration import ModelTask as ModelTask
+from .imported.declaration import task_of as task_of
 from .imported.facts import GraphFacts as GraphFacts
 from .imported.folder import Imported as Imported
 from .imported.folder import describe_imported as describe_imported

@@ -15,6 +15,7 @@ import typer
 from fedinfer.cli import keys as signing_keys
 from fedinfer.cli.answers import answer_fields, answer_lines
 from fedinfer.cli.claims import claim_of
+from fedinfer.cli.converting import convert_command
 from fedinfer.cli.described import print_described
 from fedinfer.cli.files import read_bytes, write_bytes
 from fedinfer.cli.imported import describe_folder, is_imported_folder, quantize_imported
@@ -185,6 +186,7 @@ def withdraw(
 
 
 app.command("import")(import_command)
+app.command("convert")(convert_command)
 for command in (signing_keys.keys, signing_keys.root, signing_keys.rotate, signing_keys.adopt):
     app.command()(command)
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _Many = list[str] | None
-_NUMPY = (".npy", ".npz")
+Ranges = Annotated[_Many, typer.Option("--range", help="NAME=LOW:HIGH, public; repeat")]
+NUMPY = (".npy", ".npz")
 MOST_LABEL_BYTES = 2**22
 
 
@@ -37,7 +38,7 @@ def import_command(
     calibration: Annotated[Path | None, typer.Option(help="public rows: CSV, .npy or .npz")] = None,
     columns: Annotated[str, typer.Option(help="names of the values of the only input: A,B,...")] = "",
     outputs: Annotated[str, typer.Option(help="outputs that are answered: A,B,...; default: what fits the task")] = "",
-    ranges: Annotated[_Many, typer.Option("--range", help="NAME=LOW:HIGH, public; repeat")] = None,
+    ranges: Ranges = None,
     sizes: Annotated[_Many, typer.Option("--size", help="NAME=NUMBER of a free size (or INPUT:AXIS); repeat")] = None,
     constants: Annotated[_Many, typer.Option("--constant", help="INPUT=VALUE that never changes; repeat")] = None,
     states: Annotated[_Many, typer.Option("--state", help="INPUT=OUTPUT that feeds it row by row; repeat")] = None,
@@ -51,23 +52,23 @@ def import_command(
 ) -> None:
     """Read a model that was made elsewhere, try it confined, and describe it in a folder that `quantize` takes."""
     with errors_to_exit():
-        from fedinfer.artifact import ModelTask, Wishes
+        from fedinfer.artifact import Wishes, task_of
 
         wishes = Wishes(
-            task=_task(task, ModelTask),
-            labels=_labels(labels),
-            outputs=_names(outputs),
+            task=task_of(task),
+            labels=labels_of(labels),
+            outputs=names_of(outputs),
             sizes=_pairs(sizes, "--size", int),
-            ranges=_pairs(ranges, "--range", _range),
+            ranges=ranges_of(ranges),
             constants=_pairs(constants, "--constant", float),
             states=_pairs(states, "--state", str),
             axes=_pairs(axes, "--axis", int),
-            columns=_names(columns),
+            columns=names_of(columns),
             categories=_pairs(categories, "--categories", lambda text: tuple(text.split("|"))),
             missing=missing,
             images=_pairs(images, "--image", _image),
         )
-        described = _import(model, out, name or _name_of(model), label, wishes, calibration)
+        described = _import(model, out, name or model_name(model.stem), label, wishes, calibration)
     print_described(described, as_json)
 
 
@@ -105,7 +106,7 @@ def read_arrays(
 
     states = states_of(facts, wishes)
     asked = [port for port in facts.inputs if port.name not in (*wishes.constants, *states)]
-    if path.suffix in _NUMPY:
+    if path.suffix in NUMPY:
         return _numpy_arrays(path, [port.name for port in asked]), ()
     table = read_file(path, DEFAULT_RULES)
     if all(port.name in table.columns for port in asked):
@@ -130,31 +131,43 @@ def _plain(table: Any, name: str) -> npt.NDArray[np.float64]:
     return plain_numbers(table, name, DEFAULT_RULES, "an input of the model is a number")
 
 
-def _numpy_arrays(path: Path, asked: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+def read_numpy(path: Path) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]:
+    """The array of an .npy file, or the arrays of an .npz by name.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ConfigError: it cannot be read, or holds objects.
+    """
     try:
         with open(path, "rb") as file:
             found = np.load(file, allow_pickle=False)
-            if isinstance(found, np.ndarray):
-                if len(asked) != 1:
-                    raise ConfigError(
-                        f"{path}: one array for {len(asked)} inputs", hint="give an .npz with one for each"
-                    )
-                return {asked[0]: found}
-            return {name: found[name] for name in found.files}
+            return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
     except (ValueError, KeyError, EOFError) as error:
         raise ConfigError(f"{path}: not a numpy file of plain arrays: {str(error)[:80]}") from error
 
 
-def _task(text: str, tasks: Any) -> Any:
-    if text and text not in set(tasks):
-        raise ConfigError(f"--task {text}: not one of {', '.join(tasks)}")
-    return tasks(text) if text else None
+def _numpy_arrays(path: Path, asked: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    found = read_numpy(path)
+    if isinstance(found, dict):
+        return found
+    if len(asked) != 1:
+        raise ConfigError(f"{path}: one array for {len(asked)} inputs", hint="give an .npz with one for each")
+    return {asked[0]: found}
 
 
-def _labels(text: str) -> tuple[str, ...]:
-    """Names from a file with one per line, or with commas between them."""
+def labels_of(text: str) -> tuple[str, ...]:
+    """Names from a file with one per line, or with commas between them.
+
+    Args:
+        text: of the option.
+
+    Raises:
+        ConfigError: a file that cannot be read.
+    """
     path = Path(text)
     try:
         if text and len(text) < 4096 and path.is_file():
@@ -163,11 +176,28 @@ def _labels(text: str) -> tuple[str, ...]:
             return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--labels {path}: cannot be read: {error}") from error
-    return _names(text)
+    return names_of(text)
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names_of(text: str) -> tuple[str, ...]:
+    """Names with commas between them.
+
+    Args:
+        text: of the option.
+    """
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def ranges_of(items: _Many) -> dict[str, tuple[float, float]]:
+    """Public ranges by name.
+
+    Args:
+        items: of the option `--range`.
+
+    Raises:
+        ConfigError: one that is not NAME=LOW:HIGH.
+    """
+    return _pairs(items, "--range", _range)
 
 
 def _pairs(items: _Many, option: str, read: Callable[[str], T]) -> dict[str, T]:
@@ -200,5 +230,10 @@ def _image(text: str) -> Image:
     return Image(height, width, *(tuple(float(value) for value in part.split(",")) for part in scaling))
 
 
-def _name_of(path: Path) -> str:
-    return re.sub(r"[^a-z0-9_-]+", "-", path.stem.lower()).strip("-_")[:64] or "model"
+def model_name(text: str) -> str:
+    """A name of a task.
+
+    Args:
+        text: a file's name or another text.
+    """
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:64] or "model"

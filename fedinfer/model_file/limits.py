@@ -19,7 +19,7 @@ _MICROSOFT = frozenset(
      "DequantizeLinear", "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearConcat", "QLinearAveragePool",
      "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearReduceMean", "QLinearSoftmax", "QLinearWhere",
      "QAttention", "QEmbedLayerNormalization", "MatMulNBits", "Gelu", "FastGelu", "BiasGelu", "FusedMatMul",
-     "FusedGemm", "FusedConv", "SkipLayerNormalization", "LayerNormalization", "Attention"}
+     "FusedGemm", "FusedConv", "SkipLayerNormalization", "LayerNormalization", "Attention", "CDist"}
 )  # fmt: skip
 
 

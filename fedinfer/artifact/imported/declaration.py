@@ -34,6 +34,20 @@ class ModelTask(StrEnum):
     TENSORS = "tensors"
 
 
+def task_of(text: str) -> ModelTask | None:
+    """The task of a word.
+
+    Args:
+        text: of the owner; empty: nothing is said.
+
+    Raises:
+        ConfigError: no such task.
+    """
+    if text and text not in set(ModelTask):
+        raise ConfigError(f"task {text[:40]}: not one of {', '.join(ModelTask)}")
+    return ModelTask(text) if text else None
+
+
 class Use(StrEnum):
     """What an output of the graph becomes."""
 
