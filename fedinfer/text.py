@@ -11,7 +11,7 @@ The rule:
 
 It is made of what ONNX can do with strings (StringNormalizer, StringSplit, LabelEncoder): ONNX has neither regular
 expressions that find something nor Unicode tables. `fedinfer.artifact.export.tokenizer` writes it into graphs; a
-device never runs this module's `tokens`.
+device runs this module's `tokens` for nothing but the words that drift channels count.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
-    from fedinfer.inference import Explanations, Installed, Predictions, Predictor, Rows
+    from fedinfer.inference import Explanations, Installed, ObservationBuffer, Predictions, Predictor, Rows
 
 app = typer.Typer(no_args_is_help=True, help="The model on this device.")
 
@@ -188,7 +188,7 @@ def predict(
 
         installed = _open(store)
         if as_stream and str(rows) == "-":
-            answer_pipe(installed.predictor)
+            answer_pipe(installed.predictor, installed.info.version, _buffer(store) if counted else None)
             return
         if as_stream:
             matrix, answers = predict_streams(installed.predictor, rows)
@@ -200,13 +200,23 @@ def predict(
 
             recorder = recorder_of(store, SystemClock())
             if recorder is not None:
-                recorder([Observed(installed.info.version, answers.naming, matrix, answers.raw, request)])
+                schema = installed.predictor.schema
+                recorder([Observed(installed.info.version, answers.naming, schema, matrix, answers.raw, request)])
         reasons = explain(installed.predictor, matrix, reference_row(installed.manifest)) if with_reasons else None
         if as_json:
             lines = _with_summands(list(_lines(answers, reasons, nested=True)), reasons)
             print_json({"version": installed.info.version, "predictions": lines})
         else:
             _write(_csv(answers, reasons), output)
+
+
+def _buffer(store: Path) -> ObservationBuffer | None:
+    """Hands answers on to the device's window; None where that cannot be written."""
+    from fedinfer.device import BULK_ROWS, recorder_of
+    from fedinfer.inference import ObservationBuffer
+
+    recorder = recorder_of(store, SystemClock())
+    return None if recorder is None else ObservationBuffer(BULK_ROWS, recorder)
 
 
 @app.command()

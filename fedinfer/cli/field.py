@@ -30,7 +30,10 @@ def label(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Take labels that came later: of the rows in the file, or of requests that were answered with an id."""
+    """Take labels that came later: of the rows in the file, or of requests that were answered with an id.
+
+    They count in the window that is open now, where a run watches errors.
+    """
     with errors_to_exit():
         installed, log = _installed(store), PredictionLog.open(store, SystemClock())
         found = _labelled(installed, Recorder(log), read_rows_file(file, installed.manifest.schema))
@@ -68,7 +71,9 @@ def windows(
     for each in found:
         state = "open" if each.closed is None else "reported" if each.reported else "closed"
         counts = ", ".join(f"{name} {_counts(values)}" for name, values in each.counts.items())
-        stdout.print(f"{each.number} (version {each.version}, {state}): {each.rows} rows, {counts}", highlight=False)
+        with_labels = f" and labels of {each.labelled}" if each.labelled else ""
+        head = f"{each.number} (version {each.version}, {state}): {each.rows} rows{with_labels}"
+        stdout.print(f"{head}, {counts}", markup=False, highlight=False)
     for version, figures in labelled.items():
         facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())
         stdout.print(f"labels of version {version}: {facts}", highlight=False)
@@ -114,6 +119,7 @@ def _window_json(window: PredictionWindow) -> Json:
         "opened": window.opened,
         "closed": window.closed,
         "reported": window.reported,
+        "labelled": window.labelled,
         "counts": {name: values.tolist() for name, values in window.counts.items()},
     }
 

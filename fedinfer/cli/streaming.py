@@ -11,7 +11,16 @@ import numpy as np
 from fedinfer.cli.answers import answer_lines
 from fedinfer.cli.labelled import read_model_rows
 from fedinfer.errors import DataError
-from fedinfer.inference import Predictions, Predictor, Rows, Stream, row_files, streamed
+from fedinfer.inference import (
+    ObservationBuffer,
+    Observed,
+    Predictions,
+    Predictor,
+    Rows,
+    Stream,
+    row_files,
+    streamed,
+)
 
 MOST_LINE = 2**26
 
@@ -35,27 +44,40 @@ def predict_streams(predictor: Predictor, path: Path) -> tuple[Rows, Predictions
     return np.concatenate(streams), Predictions(np.concatenate(answers), predictor.naming)
 
 
-def answer_pipe(predictor: Predictor) -> None:
+def answer_pipe(predictor: Predictor, version: int, buffer: ObservationBuffer | None) -> None:
     """Answer JSON lines of standard input one by one, as one stream, each before the next is read.
 
     Args:
         predictor: of a model with state.
+        version: of the model.
+        buffer: gets rows and answers, for the device's window; None: nothing is counted.
 
     Raises:
         DataError: names the line.
         GateFailed: the model fails.
     """
+    try:
+        _answer_lines(predictor, version, buffer)
+    finally:
+        if buffer is not None:
+            buffer.flush()
+
+
+def _answer_lines(predictor: Predictor, version: int, buffer: ObservationBuffer | None) -> None:
     stream, number = Stream(predictor), 0
     while line := sys.stdin.readline(MOST_LINE):
         if not line.strip():
             continue
         number += 1
         try:
-            answers = stream.next(predictor.reader.one(json.loads(line)))
+            row = predictor.reader.one(json.loads(line))
+            answers = stream.next(row)
         except (ValueError, RecursionError) as error:
             raise DataError(f"line {number} is not JSON: {str(error)[:80]}") from error
         except DataError as error:
             raise DataError(f"line {number}: {error}", hint=error.hint) from error
+        if buffer is not None:
+            buffer.add(Observed(version, answers.naming, predictor.schema, row, answers.raw))
         for answer in answer_lines(answers, nested=True):
             sys.stdout.write(json.dumps({**answer, "row": number - 1}) + "\n")
         sys.stdout.flush()

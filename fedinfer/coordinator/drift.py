@@ -23,11 +23,13 @@ from fedinfer.coordinator.plan.sum_settings import SumSettings
 from fedinfer.coordinator.record import AlarmRecord, ReportRecord, WindowRecord
 from fedinfer.drift import (
     CONFIDENCE,
+    ERRORS,
     AccuracyEstimate,
     MonitorState,
     NoisySum,
     WindowResult,
     estimate_accuracy,
+    labelled_accuracy,
     monitor,
     policy,
     smallest_shift,
@@ -245,34 +247,41 @@ def _report(
         return policy.Decision(policy.WatchAction.NONE, f"no report: {error}", progress.window), None
     released, sums = release_groups(server, round_id, promises, work, PLAIN_MEAN)
     spent = server.account.spent().epsilon
-    result, estimated, decision = (
+    result, estimated, labelled, decision = (
+        None,
         None,
         None,
         policy.Decision(policy.WatchAction.NONE, "the report aborted: too few survivors", progress.window),
     )
     if released is not None:
         result = _test(server.scenario, settings, progress.window, watch, released)
-        estimated = _estimated(server.scenario, settings, watch, progress, released)
+        estimated, labelled = _accuracies(server, settings, watch, progress, released)
         alarms = [AlarmRecord.of(progress.window, channel) for channel in result.alarms]
         progress.alarms.extend(alarms)
         for alarm in alarms:
             server.emit("alarm", alarm.to_json())
         situation = _situation(server.account, progress, server.scenario.drift.rounds, ready)
         watch.policy, decision = policy.decide(watch.settings, watch.policy, result, situation)
-    return decision, ReportRecord(len(sums.survivors), len(sums.groups), len(sums.summed), spent, result, estimated)
+    figures = (len(sums.survivors), len(sums.groups), len(sums.summed), spent)
+    return decision, ReportRecord(*figures, result, estimated, labelled)
 
 
-def _estimated(
-    scenario: Scenario, settings: SumSettings, watch: Watch, progress: Progress, released: Release
-) -> AccuracyEstimate | None:
-    """Accuracy from the released confidence histogram: it costs nothing more, and decides nothing."""
-    pieces = split(released.total.astype(np.float64), watch.plan.channels)
-    if progress.calibration is None or CONFIDENCE not in pieces:
-        return None
-    reporters = len(released.survivors)
-    size = reporters * watch.plan.unit.counted(scenario.drift.window)
-    noise = noise_std(scenario, settings, reporters)
-    return estimate_accuracy(progress.calibration, NoisySum(pieces[CONFIDENCE], size, noise**2))
+def _accuracies(
+    server: Server, settings: SumSettings, watch: Watch, progress: Progress, released: Release
+) -> tuple[AccuracyEstimate | None, AccuracyEstimate | None]:
+    """Accuracy without labels and with them, from released histograms: they cost nothing more, and decide nothing."""
+    plan, reporters = watch.plan, len(released.survivors)
+    pieces = split(released.total.astype(np.float64), plan.channels)
+    size = reporters * plan.unit.counted(server.scenario.drift.window)
+    noise = noise_std(server.scenario, settings, reporters)
+    sums = {channel.name: (channel, NoisySum(pieces[channel.name], size, noise**2)) for channel in plan.channels}
+    estimated = labelled = None
+    if progress.calibration is not None and CONFIDENCE in sums:
+        estimated = estimate_accuracy(progress.calibration, sums[CONFIDENCE][1])
+    if ERRORS in sums and server.schema.label_range is None:  # a number is not right or wrong
+        channel, errors = sums[ERRORS]
+        labelled = labelled_accuracy(channel, plan.unit, errors)
+    return estimated, labelled
 
 
 def _test(scenario: Scenario, settings: SumSettings, window: int, watch: Watch, released: Release) -> WindowResult:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from statistics import median_low
 from typing import Any
 
-from fedinfer.drift import AccuracyEstimate, BinChange, ChannelResult, Decision, WindowResult
+from fedinfer.drift import BLIND_SPOT, AccuracyEstimate, BinChange, ChannelResult, Decision, WindowResult
 from fedinfer.types import Json
 
 
@@ -264,6 +264,7 @@ class ReportRecord:
         epsilon: spent by the run so far.
         result: verdict of the monitor; None when the report aborted.
         estimated: accuracy without labels; None where the report has no confidence or says too little.
+        labelled: accuracy on rows whose label came in the window; None where the report has no errors, or too few.
     """
 
     reporters: int
@@ -272,6 +273,7 @@ class ReportRecord:
     epsilon: float
     result: WindowResult | None
     estimated: AccuracyEstimate | None = None
+    labelled: AccuracyEstimate | None = None
 
 
 MOST_MOVED = 5
@@ -347,7 +349,9 @@ class WindowRecord:
                 "epsilon": report.epsilon,
             }
             row |= report.result.to_json() if report.result is not None else {}
-            row["estimated"] = report.estimated.to_json() if report.estimated is not None else None
+            estimated, labelled = report.estimated, report.labelled
+            row["estimated"] = None if estimated is None else estimated.to_json() | {"but": BLIND_SPOT}
+            row["labelled"] = None if labelled is None else labelled.to_json()
         return row | {"state": self.state, "decision": self.decision.to_json()}
 
 

@@ -23,8 +23,6 @@ from fedinfer.coordinator.plan.drift import AUTO, automatic_names
 from fedinfer.coordinator.plan.promised import promise_of
 from fedinfer.coordinator.plan.run_plan import RunPlan, make_plan
 from fedinfer.coordinator.plan.statement import make_statement
-from fedinfer.drift import report_channels
-from fedinfer.errors import ConfigError
 from fedinfer.manifest import Statement
 from fedinfer.ports import Clock, Entropy, Listener, Nodes
 from fedinfer.privacy import LEDGER_MIGRATIONS, Ledger, NoiseStream, protected_of
@@ -124,16 +122,7 @@ def start_up(site: Site) -> tuple[Server, RunPlan]:
 
 def _named(site: Site, devices: int) -> Scenario:
     """The scenario that devices get: they are told which channels a report has, not how to choose them."""
-    names = site.scenario.drift.channels
-    if not site.simulated:
-        answers = {channel.name for channel in report_channels(site.schema.classes)}
-        if names != AUTO and not answers.issuperset(names):
-            raise ConfigError(
-                f"[drift] channels = {list(names)}: devices count their answers only, as they predict",
-                hint=f"leave channels empty, or name {', '.join(sorted(answers))}; a simulation counts the others",
-            )
-        return override(site.scenario, {"drift.channels": []}) if names == AUTO else site.scenario
-    if names != AUTO:
+    if site.scenario.drift.channels != AUTO:
         return site.scenario
     who = Population(devices, devices, 1, site.trainer.dimension, site.schema.classes, schema=site.schema)
     population = site.population or who

@@ -17,8 +17,8 @@ from .host import Policy as Policy
 from .labelled import figures_of as figures_of
 from .prediction_log import PREDICTION_MIGRATIONS as PREDICTION_MIGRATIONS
 from .prediction_log import PredictionLog as PredictionLog
-from .prediction_log import PredictionWindow as PredictionWindow
-from .prediction_log import WindowRule as WindowRule
+from .prediction_window import PredictionWindow as PredictionWindow
+from .prediction_window import WindowRule as WindowRule
 from .recorder import BULK_ROWS as BULK_ROWS
 from .recorder import RecordedPredictor as RecordedPredictor
 from .recorder import Recorder as Recorder

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from fedinfer.config import Scenario, from_flat
 from fedinfer.device.host import Host, JoinedTask
+from fedinfer.device.inference import follow_watch
 from fedinfer.device.validity import believe
 from fedinfer.errors import BadMessage, Misbehaviour
 from fedinfer.inference import root_version
@@ -70,6 +71,9 @@ def answer_join(host: Host, asks: Sequence[Ask]) -> list[Answer]:
         host.task = _task(host, request, against)
         host.trusted_root = host.task.trusted_root
         host.remember(asks[0].common)
+        if host.predictions is not None:
+            # Before the first window is asked for: what is predicted until then is its content.
+            follow_watch(host.predictions, host.task.scenario.drift)
     count = len(host.task.pinned)
     return [Answer(ask.device, encode(_joined(host, challenge, ask.device, count))) for ask in asks]
 

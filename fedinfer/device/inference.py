@@ -19,18 +19,19 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
+from fedinfer.config import DriftSection
+from fedinfer.device.counted import answered, counted_truth, layout_of
 from fedinfer.device.host import Host
 from fedinfer.device.install import slots_of
-from fedinfer.device.prediction_log import MOST_WINDOW_ROWS, PredictionLog
+from fedinfer.device.own_test import raised, window_flag
+from fedinfer.device.prediction_log import PredictionLog
+from fedinfer.device.prediction_window import MOST_WINDOW_ROWS
 from fedinfer.drift import (
     Channel,
     Outputs,
     Sketch,
     chosen_channels,
-    judge_window,
     local_channels,
-    pack_reference,
-    unpack_reference,
     width,
     window_report,
 )
@@ -119,7 +120,7 @@ def _observe(host: Host, device: DeviceId, window: int) -> WindowReply:
     x = raw_rows(host.joined().schema, tokens)
     classes, answers = _predicted(host, installed.predictor, x)
     schema = host.joined().schema
-    counted = answers if schema.label_range is None else placed(schema, answers)
+    counted = answered(schema, classes, answers).probabilities
     seen = _Seen(classes, counted, tokens, _truth(schema, y, len(x)))
     host.sketches.put(device, window, _sketch(host, device, installed.info.version, seen))
     if not host.policy.reveals_simulation:
@@ -132,18 +133,50 @@ def _observe(host: Host, device: DeviceId, window: int) -> WindowReply:
 def _reported(host: Host, log: PredictionLog, device: DeviceId, window: int, version: int) -> WindowReply:
     """Put the newest window of real predictions where the report will ask for it."""
     task = host.joined()
-    rows, channels = task.scenario.drift.window, chosen_channels(task.schema, task.scenario.drift.channels)
-    if log.rule().rows != rows:
-        log.set_rule(replace(log.rule(), rows=rows))
-    found = log.take(version, *_accepted(task.scenario.privacy.unit, rows))
-    histograms = None if found is None else found.histograms([(channel.name, channel.bins) for channel in channels])
-    origin = f"{task.run_id} {version}"
+    unit, drift = task.scenario.privacy.unit, task.scenario.drift
+    channels, origin = chosen_channels(task.schema, drift.channels), f"{task.run_id} {version}"
+    follow_watch(log, drift)
+    fresh = [each for each in log.windows() if each.closed is not None and not each.reported]
+    found = log.take(version, *_accepted(unit, drift.window))
+    histograms = None if found is None else found.histograms(layout_of(_counted_by_rows(channels)))
     if found is not None and histograms is not None:
-        report = window_report(histograms, task.scenario.privacy.unit, channels, found.rows)
-        host.sketches.put(device, window, report, origin)
+        flag = False
+        if len(histograms) < len(channels):
+            # Taken first: a crash in between leaves a window out of the device's reference, never in it twice.
+            judged = [each for each in fresh if each.version == version and each.number <= found.number]
+            flag = window_flag(host, device, task.schema, judged)
+        whole = _with_flag(channels, histograms, flag, found.rows)
+        host.sketches.put(device, window, window_report(whole, unit, channels, found.rows), origin)
         return WindowReply(True, version, 0, 0, ())
     # One that was handed over before and never reported (the server stopped, or too few others had one) counts still.
     return WindowReply(host.sketches.carry(device, window, origin), version, 0, 0, ())
+
+
+def follow_watch(log: PredictionLog, drift: DriftSection) -> None:
+    """Count from now on what a run reports, in windows of its length.
+
+    Args:
+        log: of this device.
+        drift: of the run's scenario; a run that watches nothing changes nothing.
+    """
+    if not drift.enabled or not drift.windows:
+        return
+    if log.rule().rows != drift.window:
+        log.set_rule(replace(log.rule(), rows=drift.window))
+    if log.watched() != drift.channels:
+        log.watch(drift.channels)
+
+
+def _counted_by_rows(channels: Sequence[Channel]) -> list[Channel]:
+    return [channel for channel in channels if not channel.source.of_windows]
+
+
+def _with_flag(
+    channels: Sequence[Channel], histograms: Sequence[npt.NDArray[Any]], flag: bool, rows: int
+) -> list[npt.NDArray[Any]]:
+    """Histograms of all channels: those that rows were counted into, and the flag of the whole window."""
+    counted = iter(histograms)
+    return [np.full(1, flag * float(rows)) if channel.source.of_windows else next(counted) for channel in channels]
 
 
 def _timed(host: Host, installed: Installed, row: npt.NDArray[Any]) -> float:
@@ -205,35 +238,9 @@ def _together(unit: Unit, rows: int) -> int:
             assert_never(unit)
 
 
-def placed(schema: Schema, answers: FloatVector) -> FloatVector:
-    """Where answers lie from 0 to 1, one number per row: the histogram that a fleet's report counts.
-
-    Of a number its place in its range; of scores the place of the largest; of tensors which of their values is the
-    largest, as a part of all: it moves when the inputs do, also for vectors whose values are always of one length
-    (Rabanser, Guennemann, Lipton 2019, section 3, take the predicted class of a classifier for the same purpose). State
-    is left out.
-
-    Args:
-        schema: of a model that answers numbers.
-        answers: float32 (rows, outputs).
-
-    Returns:
-        (rows, 1); outside [0, 1] where a value is outside its range.
-    """
-    low, high = schema.ranges()
-    parts = (answers - low) / (high - low)
-    told = (
-        np.repeat([not t.feeds for t in schema.answers], [t.size for t in schema.answers]) if schema.answers else [True]
-    )
-    parts = parts[:, told]
-    if schema.kind == "tensors" and parts.shape[1] > 1:
-        return np.asarray((parts.argmax(axis=1)[:, None] + 0.5) / parts.shape[1])
-    return np.asarray(parts.max(axis=1, keepdims=True, initial=-np.inf))
-
-
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a window held: answers (classes -1 where there is none), inputs and labels, row by row."""
+    """What a window held, row by row: labels -1 where the model has no answer."""
 
     classes: npt.NDArray[np.int64]
     answers: npt.NDArray[np.floating[Any]]
@@ -252,10 +259,7 @@ def _truth(schema: Schema, y: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
     """Labels of the rows as channels count them; -1 or NaN where a device has none."""
     if len(y) != rows:
         return np.full(rows, np.nan if schema.label_range is not None else -1)
-    if schema.label_range is None:
-        return y
-    low, high = schema.label_range
-    return (y - low) / (high - low)
+    return counted_truth(schema, y)
 
 
 def _sketch(host: Host, device: DeviceId, version: int, seen: _Seen) -> FloatVector:
@@ -265,15 +269,6 @@ def _sketch(host: Host, device: DeviceId, version: int, seen: _Seen) -> FloatVec
         return np.zeros(width(channels), np.float32)
     sketch = seen.counted(channels)
     if any(channel.source.of_windows for channel in channels):
-        sketch.add_flag(_flag(host, device, version, seen))
+        own = seen.counted(local_channels(task.schema))
+        sketch.add_flag(raised(host, device, task.schema, version, own.histograms(), own.rows))
     return sketch.report(task.scenario.privacy.unit)
-
-
-def _flag(host: Host, device: DeviceId, version: int, seen: _Seen) -> bool:
-    """The device's own test; its reference is kept between windows and never leaves."""
-    channels = local_channels(host.joined().schema)
-    sketch, kept = seen.counted(channels), host.references.get(device)
-    before = unpack_reference(kept, channels) if kept is not None else None
-    after, raised = judge_window(channels, before, version, sketch.histograms(), sketch.rows)
-    host.references.put(device, pack_reference(after))
-    return raised

@@ -12,6 +12,8 @@ Rules:
 * A closed window is handed out for a report once, the newest first; older ones are then never handed out.
 * Of a request with an id the class (or value) and the raw answer of each row are kept until its labels come, for the
   last `MOST_WAITING` requests.
+* Labels that come later count in the window that is open then, if it is one of the version that answered; in one
+  transaction with the figures of that version, and of at most as many rows as a window has.
 """
 
 from __future__ import annotations
@@ -21,18 +23,25 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.errors import ConfigError, DataError
+from fedinfer.device.prediction_window import (
+    MOST_WINDOW_ROWS,
+    Counts,
+    LateCounts,
+    Layout,
+    PredictionWindow,
+    WaitingAnswers,
+    WindowRule,
+)
+from fedinfer.errors import DataError
 from fedinfer.ports import Clock
 from fedinfer.printable import is_unicode
 from fedinfer.store import open_store, transaction
-from fedinfer.types import FloatVector
 
 PREDICTION_MIGRATIONS = (
     """CREATE TABLE rule (id INTEGER PRIMARY KEY CHECK (id = 1), rows INTEGER NOT NULL, seconds REAL NOT NULL);
@@ -42,10 +51,11 @@ PREDICTION_MIGRATIONS = (
        CREATE TABLE waiting (request TEXT PRIMARY KEY, number INTEGER NOT NULL, version INTEGER NOT NULL,
            rows INTEGER NOT NULL, answers BLOB NOT NULL);
        CREATE TABLE labelled (version INTEGER PRIMARY KEY, sums BLOB NOT NULL)""",
+    """ALTER TABLE window ADD COLUMN labelled INTEGER NOT NULL DEFAULT 0;
+       CREATE TABLE watched (id INTEGER PRIMARY KEY CHECK (id = 1), names TEXT NOT NULL)""",
 )
 FILE = "predictions.sqlite"
 """In the folder of the store."""
-MOST_WINDOW_ROWS = 10**9
 MOST_CLOSED = 8
 MOST_WAITING = 10_000
 MOST_WAITING_BYTES = 64 * 2**10
@@ -54,77 +64,6 @@ MOST_REQUEST = 200
 """Characters of the id of a request."""
 MOST_VERSIONS = 8
 """Versions whose sums over labels are kept."""
-
-Counts = npt.NDArray[Any]
-"""Of whole rows, or of parts of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class WindowRule:
-    """When a window closes.
-
-    Args:
-        rows: in a window, >= 1.
-        seconds: after its first row, > 0.
-
-    Raises:
-        ConfigError: one is not in its range.
-    """
-
-    rows: int = 200
-    seconds: float = 86_400.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.rows <= MOST_WINDOW_ROWS or not 0 < self.seconds <= 10**9:
-            raise ConfigError(f"a window of {self.rows} rows or {self.seconds:g} s: both are 1 to 10^9")
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionWindow:
-    """Counts of predictions of one version.
-
-    Args:
-        number: from 1, never used again.
-        version: of the model.
-        rows: that were predicted.
-        opened: seconds since 1970.
-        closed: seconds since 1970; None: it is open.
-        reported: it, or a newer one, was handed out for a report.
-        counts: by channel, (bins,) float64.
-    """
-
-    number: int
-    version: int
-    rows: int
-    opened: int
-    closed: int | None
-    reported: bool
-    counts: Mapping[str, Counts]
-
-    def histograms(self, layout: Sequence[tuple[str, int]]) -> tuple[Counts, ...] | None:
-        """The counts of some channels in order; None when it does not have them all.
-
-        Args:
-            layout: name and bins of each.
-        """
-        nothing: Counts = np.empty(0)
-        found = tuple(self.counts.get(name, nothing) for name, _ in layout)
-        return found if [len(counts) for counts in found] == [bins for _, bins in layout] else None
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingAnswers:
-    """Answers to one request.
-
-    Args:
-        version: of the model.
-        chosen: class number of each row, 0 for numbers, int64 (n,).
-        raw: what the graph answered, float32 (n, outputs).
-    """
-
-    version: int
-    chosen: npt.NDArray[np.int64]
-    raw: FloatVector
 
 
 class PredictionLog:
@@ -169,9 +108,22 @@ class PredictionLog:
         with self._transaction() as database:
             database.execute("INSERT OR REPLACE INTO rule VALUES (1, ?, ?)", (rule.rows, rule.seconds))
 
-    def add(
-        self, version: int, layout: Sequence[tuple[str, int]], rows: int, count: Callable[[int, int], Sequence[Counts]]
-    ) -> None:
+    def watched(self) -> tuple[str, ...]:
+        """Names of the channels that a run reports; none: the answers."""
+        with self._transaction() as database:
+            row = database.execute("SELECT names FROM watched").fetchone()
+        return () if row is None else tuple(json.loads(row[0]))
+
+    def watch(self, names: Sequence[str]) -> None:
+        """Count other channels from the next prediction on; what the open window holds so far is dropped then.
+
+        Args:
+            names: replace those before.
+        """
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO watched VALUES (1, ?)", (json.dumps(list(names)),))
+
+    def add(self, version: int, layout: Layout, rows: int, count: Callable[[int, int], Sequence[Counts]]) -> None:
         """Count predictions, in as many windows as they fill.
 
         Args:
@@ -259,13 +211,16 @@ class PredictionLog:
         table = np.frombuffer(row[2], "<f4").reshape(row[1], -1)
         return WaitingAnswers(row[0], table[:, 0].astype(np.int64), table[:, 1:].astype(np.float32))
 
-    def add_labels(self, version: int, sums: npt.NDArray[np.float64], request: str = "") -> npt.NDArray[np.float64]:
+    def add_labels(
+        self, version: int, sums: npt.NDArray[np.float64], request: str = "", late: LateCounts | None = None
+    ) -> npt.NDArray[np.float64]:
         """Add up what labels say about answers.
 
         Args:
             version: that gave the answers.
             sums: of one shape for a version.
             request: whose answers then wait no more; empty: none did.
+            late: what the open window counts of them; None: nothing.
 
         Returns:
             All sums of the version.
@@ -287,6 +242,8 @@ class PredictionLog:
                 "(SELECT version FROM labelled ORDER BY version DESC LIMIT ?)",
                 (MOST_VERSIONS,),
             )
+            if late is not None:
+                self._count_late(database, version, late)
         return after
 
     def labels(self) -> dict[int, npt.NDArray[np.float64]]:
@@ -320,6 +277,20 @@ class PredictionLog:
         )
         return int(cursor.lastrowid or 0), 0, empty
 
+    def _count_late(self, database: sqlite3.Connection, version: int, late: LateCounts) -> None:
+        """Labels of another version, or of more rows than a window has, say nothing about the open window."""
+        self._close_late(database)
+        query = "SELECT version, layout, labelled FROM window WHERE closed IS NULL"
+        row = database.execute(query).fetchone()
+        known = (version, _text(late.layout)) if row is None else row[:2]
+        labelled = (0 if row is None else row[2]) + late.rows
+        if known != (version, _text(late.layout)) or labelled > _rule(database).rows:
+            return
+        number, _, counts = self._open(database, version, _text(late.layout))
+        after: Counts = counts + np.concatenate(late.counts)
+        change = "UPDATE window SET counts = ?, labelled = ? WHERE number = ?"
+        database.execute(change, (after.astype("<f8").tobytes(), labelled, number))
+
     def _end(self, database: sqlite3.Connection, number: int, *, keep: bool) -> None:
         """Close the open window, or drop it."""
         if keep:
@@ -336,7 +307,7 @@ class PredictionLog:
         database.execute(late, (*times, rule.rows))
 
 
-_SELECT = "SELECT number, version, layout, rows, opened, closed, reported, counts FROM window"
+_SELECT = "SELECT number, version, layout, rows, opened, closed, reported, labelled, counts FROM window"
 
 
 def _is_id(request: str) -> bool:
@@ -353,7 +324,7 @@ def _rule(database: sqlite3.Connection) -> WindowRule:
     return WindowRule() if row is None else WindowRule(*row)
 
 
-def _text(layout: Sequence[tuple[str, int]]) -> str:
+def _text(layout: Layout) -> str:
     return json.dumps([[name, bins] for name, bins in layout])
 
 
@@ -366,8 +337,8 @@ def _forget(database: sqlite3.Connection) -> None:
 
 
 def _window(row: Sequence[Any]) -> PredictionWindow:
-    number, version, layout, rows, opened, closed, reported, data = row
+    number, version, layout, rows, opened, closed, reported, labelled, data = row
     channels = json.loads(layout)
     pieces = np.split(np.frombuffer(data, "<f8").astype(np.float64), np.cumsum([bins for _, bins in channels])[:-1])
     counts = {name: piece for (name, _), piece in zip(channels, pieces, strict=True)}
-    return PredictionWindow(number, version, rows, opened, closed, bool(reported), counts)
+    return PredictionWindow(number, version, rows, opened, closed, bool(reported), labelled, counts)

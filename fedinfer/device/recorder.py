@@ -1,12 +1,15 @@
 """From answers to the prediction log: the one place where a device's predictions become counts.
 
 Whatever the log does (no space, no permission), predictions go on: it is said once, and these rows are not counted.
+The log knows which channels a run watches; a model of another task, whose columns they do not fit, has its answers
+counted.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedinfer.device.counted import CountedChannels, answered, counted_channels, counted_truth, inputs_of
 from fedinfer.device.labelled import LabelFigures, class_sums, figures_of, number_sums, truth_of
-from fedinfer.device.prediction_log import PredictionLog, WaitingAnswers
-from fedinfer.drift import Outputs, Sketch, report_channels
-from fedinfer.errors import DataError, StoreError
+from fedinfer.device.prediction_log import PredictionLog
+from fedinfer.device.prediction_window import LateCounts, WaitingAnswers
+from fedinfer.drift import Outputs, Sketch, Source, tally
+from fedinfer.errors import ConfigError, DataError, StoreError
 from fedinfer.inference import Installed, Naming, ObservationBuffer, Observed, Prediction, Predictions
 from fedinfer.ports import Clock
 from fedinfer.schema import Schema
@@ -27,15 +32,6 @@ from fedinfer.types import FloatVector
 BULK_ROWS = 256
 """Single predictions that are counted together."""
 _log = logging.getLogger(__name__)
-
-
-def layout_of(classes: int) -> tuple[tuple[str, int], ...]:
-    """Name and bins of the channels that are counted.
-
-    Args:
-        classes: of the label, >= 2; 0: it is a number.
-    """
-    return tuple((channel.name, channel.bins) for channel in report_channels(classes))
 
 
 class Recorder:
@@ -47,7 +43,8 @@ class Recorder:
 
     def __init__(self, log: PredictionLog) -> None:
         self._log = log
-        self._failed = False
+        self._failed = self._misfits = False
+        self._known: tuple[Schema, tuple[str, ...], CountedChannels] | None = None
 
     def __call__(self, found: Sequence[Observed]) -> None:
         """Count rows; full windows are closed on the way.
@@ -61,7 +58,7 @@ class Recorder:
             asked = {each.request: each for each in found if each.request and each.raw is not None}
             if asked:
                 self._log.remember({request: _waiting(each) for request, each in asked.items()})
-        except StoreError as error:
+        except (StoreError, DataError) as error:
             if not self._failed:
                 _log.warning("predictions are not counted: %s", error)
             self._failed = True
@@ -88,7 +85,8 @@ class Recorder:
         if answers.raw.shape[1] != schema.outputs:
             raise DataError(f"request {request[:60]!r} was answered by a model with other labels")
         sums = _sums(naming, answers.chosen, answers.raw, truth)
-        return figures_of(self._log.add_labels(answers.version, sums, request), schema)
+        late = self._late(schema, answers.chosen, answers.raw, truth)
+        return figures_of(self._log.add_labels(answers.version, sums, request, late), schema)
 
     def label_rows(self, version: int, answers: Predictions, truth: npt.NDArray[Any], schema: Schema) -> LabelFigures:
         """Take labels beside answers to their rows.
@@ -105,25 +103,55 @@ class Recorder:
         Raises:
             StoreError: the log cannot be written.
         """
-        sums = _sums(answers.naming, _chosen(answers.naming, answers.raw), answers.raw, truth)
-        return figures_of(self._log.add_labels(version, sums), schema)
+        chosen = _chosen(answers.naming, answers.raw)
+        sums, late = _sums(answers.naming, chosen, answers.raw, truth), self._late(schema, chosen, answers.raw, truth)
+        return figures_of(self._log.add_labels(version, sums, late=late), schema)
 
     def _count(self, group: Sequence[Observed]) -> None:
         """Rows of one version, all with an answer or all without."""
-        naming = group[0].naming
-        channels, layout = report_channels(len(naming.labels)), layout_of(len(naming.labels))
+        naming, schema = group[0].naming, group[0].schema
+        counted = self._counted(schema)
+        inputs = inputs_of(schema, np.concatenate([each.rows for each in group])) if counted.look_at_inputs else None
         answers = [each.raw for each in group if each.raw is not None]
-        outputs = _outputs(naming, np.concatenate(answers)) if answers else None
+        raw = np.concatenate(answers) if answers else None
+        outputs = None if raw is None else answered(schema, _chosen(naming, raw), raw)
 
         def counts(start: int, end: int) -> tuple[npt.NDArray[Any], ...]:
-            sketch = Sketch(channels)
+            sketch, seen = Sketch(counted.channels), None if inputs is None else inputs[start:end]
             if outputs is None:
-                sketch.add_unanswered(end - start)
+                sketch.add_unanswered(end - start, seen)
             else:
-                sketch.add(Outputs(outputs.labels[start:end], outputs.probabilities[start:end]))
+                sketch.add(Outputs(outputs.labels[start:end], outputs.probabilities[start:end], seen))
             return sketch.histograms()
 
-        self._log.add(group[0].version, layout, sum(len(each.rows) for each in group), counts)
+        self._log.add(group[0].version, counted.layout, sum(len(each.rows) for each in group), counts)
+
+    def _counted(self, schema: Schema) -> CountedChannels:
+        """The channels of the run, or the answers where they do not fit the model."""
+        names = self._log.watched()
+        if self._known is None or self._known[0] is not schema or self._known[1] != names:
+            try:
+                found = counted_channels(schema, names)
+            except ConfigError as error:
+                if not self._misfits:
+                    _log.warning("of this model only the answers are counted: %s", error)
+                self._misfits, found = True, counted_channels(schema, ())
+            self._known = schema, names, found
+        return self._known[2]
+
+    def _late(
+        self, schema: Schema, chosen: npt.NDArray[np.int64], raw: FloatVector, truth: npt.NDArray[Any]
+    ) -> LateCounts | None:
+        """What the channels of errors count of some labels; None where there is none or nothing was labelled."""
+        counted = self._counted(schema)
+        if not counted.look_at_labels or not len(truth):
+            return None
+        outputs = replace(answered(schema, chosen, raw), truth=counted_truth(schema, truth))
+        counts = tuple(
+            tally(channel, outputs) if channel.source is Source.ERROR else np.zeros(channel.bins)
+            for channel in counted.channels
+        )
+        return LateCounts(counted.layout, counts, len(truth))
 
 
 class RecordedPredictor:
@@ -152,7 +180,10 @@ class RecordedPredictor:
         matrix = self._predictor.reader.matrix(rows)
         answers = self._predictor.predict_matrix(matrix)
         if len(answers):
-            self._buffer.add(Observed(self._version, answers.naming, matrix.copy(), answers.raw.copy(), request))
+            schema = self._predictor.schema
+            self._buffer.add(
+                Observed(self._version, answers.naming, schema, matrix.copy(), answers.raw.copy(), request)
+            )
         return answers
 
     def predict_one(self, row: Any) -> Prediction:
@@ -166,7 +197,7 @@ class RecordedPredictor:
             GateFailed: when the model fails or answers NaN or infinity.
         """
         answer = self._predictor.predict_one(row)
-        self._buffer.add_one(self._version, self._predictor.last_row(), answer.raw, self._predictor.naming)
+        self._buffer.add_one(self._version, self._predictor, answer.raw)
         return answer
 
     def stream(
@@ -183,7 +214,7 @@ class RecordedPredictor:
             GateFailed: when the model fails or answers NaN or infinity.
         """
         for answer in self._predictor.stream(rows, on_error):
-            self._buffer.add_one(self._version, self._predictor.last_row(), answer.raw, self._predictor.naming)
+            self._buffer.add_one(self._version, self._predictor, answer.raw)
             yield answer
 
     def close(self) -> None:
@@ -214,14 +245,6 @@ def recorder_of(store: Path, clock: Clock) -> Recorder | None:
 def _waiting(observed: Observed) -> WaitingAnswers:
     raw = np.empty((0, 0), np.float32) if observed.raw is None else observed.raw
     return WaitingAnswers(observed.version, _chosen(observed.naming, raw), raw)
-
-
-def _outputs(naming: Naming, raw: FloatVector) -> Outputs:
-    """As channels count answers: a number by where it lies in its public range."""
-    if naming.bounds is None:
-        return Outputs(_chosen(naming, raw), raw)
-    low, high = naming.bounds
-    return Outputs(_chosen(naming, raw), (raw - low) / (high - low))
 
 
 def _chosen(naming: Naming, raw: FloatVector) -> npt.NDArray[np.int64]:

@@ -5,11 +5,18 @@ Device: `sketch` (what a window looks like). Both: `channels` (which histograms,
 docs/how-to/drift.md starts here.
 """
 
-from fedinfer.drift.channels import CONFIDENCE, Channel, Outputs, Source, report_channels, split, width
-from fedinfer.drift.estimate import AccuracyEstimate, ConfidenceCalibration, calibrate_confidence, estimate_accuracy
+from fedinfer.drift.channels import CONFIDENCE, Channel, Outputs, Source, report_channels, split, tally, width
+from fedinfer.drift.estimate import (
+    BLIND_SPOT,
+    AccuracyEstimate,
+    ConfidenceCalibration,
+    calibrate_confidence,
+    estimate_accuracy,
+    labelled_accuracy,
+)
 from fedinfer.drift.flags import judge_window, pack_reference, unpack_reference
 from fedinfer.drift.forecast import SHIFT, Forecast, chance, enough, forecast, stated_change
-from fedinfer.drift.inputs import chosen_channels, local_channels, possible_names
+from fedinfer.drift.inputs import ERRORS, chosen_channels, local_channels, possible_names
 from fedinfer.drift.monitor import MonitorPlan
 from fedinfer.drift.policy import Decision, WatchAction
 from fedinfer.drift.power import POWER, smallest_shift
@@ -19,7 +26,9 @@ from fedinfer.drift.statistics import NoisySum
 from fedinfer.drift.verdict import BinChange, ChannelResult, WindowResult
 
 __all__ = [
+    "BLIND_SPOT",
     "CONFIDENCE",
+    "ERRORS",
     "POWER",
     "SHIFT",
     "AccuracyEstimate",
@@ -44,6 +53,7 @@ __all__ = [
     "estimate_accuracy",
     "forecast",
     "judge_window",
+    "labelled_accuracy",
     "local_channels",
     "pack_reference",
     "possible_names",
@@ -52,6 +62,7 @@ __all__ = [
     "smallest_shift",
     "split",
     "stated_change",
+    "tally",
     "unpack_reference",
     "width",
     "window_report",

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import BadMessage, ConfigError, DataError
+from fedinfer.types import Unit
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Counts: TypeAlias = npt.NDArray[np.float64]
@@ -91,6 +92,17 @@ class Source(StrEnum):
             case Source.INPUT:
                 return True
             case Source.OUTPUT | Source.FLAG | Source.ERROR:
+                return False
+            case _:
+                assert_never(self)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether only rows with a label are counted: a report then says how they are shared out, not how many."""
+        match self:
+            case Source.ERROR:
+                return True
+            case Source.OUTPUT | Source.INPUT | Source.FLAG:
                 return False
             case _:
                 assert_never(self)
@@ -167,6 +179,25 @@ class Channel:
             raise ConfigError(f"drift channel {self.name}: rows without an answer in bin {self.unanswered}")
         if not 0.0 < self.most <= 1.0 or self.warm_up < 0:
             raise ConfigError(f"drift channel {self.name}: largest sum {self.most}, warm-up {self.warm_up} windows")
+
+    def scale(self, unit: Unit) -> float:
+        """By what a device multiplies its shares of labelled rows, so that even all rows in one bin keep the norm.
+
+        A clip would shorten the devices with few errors most, and the fleet's share of errors would be wrong.
+
+        Args:
+            unit: of a report.
+
+        Returns:
+            In (0, 1]; 1 for channels that are clipped, and for counts.
+        """
+        match unit:
+            case Unit.DEVICE | Unit.NONE:
+                return math.sqrt(self.clip_share) if self.source.labelled else 1.0
+            case Unit.EXAMPLE:
+                return 1.0
+            case _:
+                assert_never(unit)
 
     def bin_name(self, place: int) -> str:
         """What a bin is called in reports.

@@ -24,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.drift.channels import Channel, Floats, Outputs, tally
+from fedinfer.drift.labelled import measured
 from fedinfer.drift.statistics import NoisySum
 from fedinfer.errors import DataError
-from fedinfer.types import Json
+from fedinfer.types import Json, Unit
 
 BLIND_SPOT = "blind to a changed meaning of the same inputs (concept drift)"
 LEVEL = 0.95
@@ -55,11 +56,12 @@ class ConfidenceCalibration:
 
 @dataclass(frozen=True, slots=True)
 class AccuracyEstimate:
-    """Estimated accuracy of a window.
+    """Accuracy of a window.
 
     Args:
         value: in [0, 1].
-        low, high: interval that holds with probability 0.95 unless the meaning of inputs changed.
+        low, high: interval that holds with probability 0.95; for one without labels unless the meaning of inputs
+            changed.
     """
 
     value: float
@@ -67,8 +69,8 @@ class AccuracyEstimate:
     high: float
 
     def to_json(self) -> Json:
-        """For events and reports, with what it cannot see."""
-        return {"accuracy": self.value, "low": self.low, "high": self.high, "but": BLIND_SPOT}
+        """For events and reports."""
+        return {"accuracy": self.value, "low": self.low, "high": self.high}
 
 
 def calibrate_confidence(channel: Channel, outputs: Outputs, truth: npt.NDArray[Any]) -> ConfidenceCalibration:
@@ -99,19 +101,37 @@ def estimate_accuracy(calibration: ConfidenceCalibration, observed: NoisySum) ->
     Returns:
         None when the noise is as large as the sum: nothing can be said.
     """
-    sums, noise = observed.total, observed.noise_variance
+    accuracy = calibration.accuracy
+    return _ratio(accuracy, observed, accuracy * (1.0 - accuracy) / (calibration.rows + 1.0))
+
+
+def labelled_accuracy(channel: Channel, unit: Unit, observed: NoisySum) -> AccuracyEstimate | None:
+    """The accuracy on the rows whose label came in a window: that of the units that have labels, each counting alike.
+
+    Args:
+        channel: `errors`.
+        unit: of the report.
+        observed: its sum, (2,).
+
+    Returns:
+        None when the noise is as large as the sum, or nothing was labelled.
+    """
+    labelled = measured(channel, unit, observed)
+    return _ratio(np.array([1.0, 0.0]), labelled, np.zeros(2)) if observed.total.sum() > 0 else None
+
+
+def _ratio(accuracy: Floats, observed: NoisySum, uncertain: Floats) -> AccuracyEstimate | None:
+    """Mean accuracy over the bins of a sum, `uncertain` being the variance of each bin's accuracy."""
+    sums, noise, size = observed.total, observed.noise_variance, float(observed.size)
     whole = float(sums.sum())
     if whole <= _LEAST_SURE * math.sqrt(noise * len(sums)):
         return None
-    accuracy = calibration.accuracy
     shares = sums / whole
     value = float(np.clip(accuracy @ shares, 0.0, 1.0))
     gap = accuracy - value
     likely = np.maximum(sums, 0.0) + 0.5
-    likely = likely / max(float(likely.sum()), observed.size)
-    sampling = observed.size * (float(likely @ gap**2) - float(likely @ gap) ** 2)
-    uncertain = float(shares**2 @ (accuracy * (1.0 - accuracy) / (calibration.rows + 1.0)))
-    half = NormalDist().inv_cdf((1.0 + LEVEL) / 2.0) * math.sqrt(
-        (sampling + noise * float(gap @ gap)) / whole**2 + uncertain
-    )
+    likely = likely / max(float(likely.sum()), size)
+    sampling = size * (float(likely @ gap**2) - float(likely @ gap) ** 2)
+    variance = (sampling + noise * float(gap @ gap)) / whole**2 + float(shares**2 @ uncertain)
+    half = NormalDist().inv_cdf((1.0 + LEVEL) / 2.0) * math.sqrt(variance)
     return AccuracyEstimate(value, max(value - half, 0.0), min(value + half, 1.0))

@@ -22,6 +22,7 @@ from fedinfer.drift.power import POWER, at_the_end
 from fedinfer.drift.runs import Runs, watch_runs
 from fedinfer.drift.statistics import NoisySum, chi2_tail, contrasts, degrees_of_freedom, quadratic_form
 from fedinfer.system import simulation_rng
+from fedinfer.types import Unit
 
 SHIFT = 0.3
 """Standard deviations by which ordered bins shift unless somebody says otherwise."""
@@ -69,11 +70,12 @@ class Forecast:
     delay: float
 
 
-def stated_change(channel: Channel, shift: float) -> StatedChange:
-    """The change on which a channel is tried.
+def stated_change(channel: Channel, unit: Unit, shift: float) -> StatedChange:
+    """The change on which a channel is tried; of labelled rows, where every unit has labels.
 
     Args:
         channel: of a report.
+        unit: of the report.
         shift: standard deviations of an ordered channel, > 0; the others scale with it.
     """
     match channel.source:
@@ -85,8 +87,10 @@ def stated_change(channel: Channel, shift: float) -> StatedChange:
             text = f"{part:.0%} of the devices change and raise their flag in every other window"
             return StatedChange(text, np.array([LEVEL * channel.most]), np.array([min(raised, channel.most)]))
         case Source.ERROR:
-            part = min(FAULTY * shift, 0.5)
-            return StatedChange(f"{part:.0%} more errors", np.array([0.8, 0.2]), np.array([-part, part]))
+            part, half, scale = min(FAULTY * shift, 0.5), channel.bins // 2, channel.scale(unit)
+            # Right answers fill the first half of the bins, wrong ones the second, each evenly.
+            normal, change = (np.repeat(pair, half) / half * scale for pair in ([0.8, 0.2], [-part, part]))
+            return StatedChange(f"{part:.0%} more errors", normal, change)
         case _:
             assert_never(channel.source)
 
@@ -130,7 +134,7 @@ def chance(plan: MonitorPlan, place: int, stated: StatedChange, size: float, noi
     many = plan.reference_windows
     reference = NoisySum(window.total * many, size * many, window.noise_variance * many)
     covariance, threshold, reach = at_the_end(plan, channel, window, reference)
-    direction = reach * (contrasts(channel.bins, channel.kind).T @ stated.change)
+    direction = reach * (contrasts(channel.bins, channel.kind).T @ stated.change) / channel.scale(plan.unit)
     return noncentral_tail(threshold, degrees_of_freedom(channel), float(quadratic_form(direction, covariance)))
 
 
@@ -172,7 +176,7 @@ def enough(plan: MonitorPlan, size: float, noise_std: float, shift: float) -> tu
     Returns:
         Factor for the units, >= 1, and factor for the noise, <= 1; inf and 0 where none up to `MOST_FACTOR` is enough.
     """
-    stated = [stated_change(channel, shift) for channel in plan.channels]
+    stated = [stated_change(channel, plan.unit, shift) for channel in plan.channels]
 
     def seen(more: float, less: float) -> bool:
         return all(
@@ -207,7 +211,7 @@ def forecast(plan: MonitorPlan, size: float, noise_std: float, shift: float) -> 
     """
     begin = plan.reference_windows + max(channel.warm_up for channel in plan.channels)
     quiet_windows = plan.reference_windows + plan.windows
-    stated = [stated_change(channel, shift) for channel in plan.channels]
+    stated = [stated_change(channel, plan.unit, shift) for channel in plan.channels]
     moved = _watched(plan, stated, size, noise_std, (begin, max(quiet_windows - begin, 1)))
     quiet = _watched(plan, stated, size, noise_std, (quiet_windows, 0))
     told = [_told(plan, place, each, moved.alarms[:, begin:, place]) for place, each in enumerate(stated)]
@@ -223,8 +227,8 @@ def _watched(
     parts = [
         np.concatenate(
             [
-                _sums(channel, each.normal, size, before, rng),
-                _sums(channel, each.normal + each.change, size, after, rng),
+                _sums(channel.most * channel.scale(plan.unit), each.normal, size, before, rng),
+                _sums(channel.most * channel.scale(plan.unit), each.normal + each.change, size, after, rng),
             ],
             axis=1,
         )
@@ -237,12 +241,12 @@ def _watched(
     return watch_runs(plan, totals, devices, 1, noise_std)
 
 
-def _sums(channel: Channel, mean: Floats, size: float, windows: int, rng: np.random.Generator) -> Floats:
+def _sums(most: float, mean: Floats, size: float, windows: int, rng: np.random.Generator) -> Floats:
     """(runs, windows, bins): one sample per unit, `most` where it falls into a bin."""
-    share = np.clip(mean / channel.most, 0.0, 1.0)
+    share = np.clip(mean / most, 0.0, 1.0)
     values, vectors = np.linalg.eigh(np.diag(share) - np.outer(share, share))
-    draws = rng.standard_normal((MOST_RUNS, windows, channel.bins)) * np.sqrt(np.maximum(values, 0.0) * size)
-    sums: Floats = size * mean + channel.most * (draws @ vectors.T)
+    draws = rng.standard_normal((MOST_RUNS, windows, len(mean))) * np.sqrt(np.maximum(values, 0.0) * size)
+    sums: Floats = size * mean + most * (draws @ vectors.T)
     return sums
 
 

@@ -30,12 +30,14 @@ from fedinfer.drift.channels import (
     Floats,
     Outputs,
     Source,
+    confidence_edges,
     report_channels,
 )
 from fedinfer.drift.flags import LOCAL_WINDOWS
 from fedinfer.errors import ConfigError, DataError
 from fedinfer.schema import Categorical, Numeric, Schema
 from fedinfer.system import simulation_rng
+from fedinfer.tensors import bounds
 from fedinfer.types import FloatVector
 
 INPUT_BINS = 8
@@ -45,6 +47,11 @@ FAULT_SHARE = 0.04
 TEXT_SHARE = 0.16
 """The same for texts, of which some words are always unknown."""
 ERROR_SHARE = 0.32
+ERRORS = "errors"
+OF_LABELS = (ERRORS, "calibration")
+"""Channels that need labels."""
+CALIBRATION_BINS = 5
+"""Bins of confidence of the channel `calibration`, each once for right and once for wrong answers."""
 FLAG_SHARE = 0.25
 """Squared norm of a flag: a raised one counts one half. Larger shares cost the histograms more than they give flags."""
 PROJECTION_REACH = 2.0
@@ -76,7 +83,8 @@ def possible_names(schema: Schema) -> tuple[str, ...]:
         schema: of the task.
     """
     columns = [f"input:{column.name}" for column in schema.columns if isinstance(column, Numeric | Categorical)]
-    names = [channel.name for channel in _named_answers(schema)] + ["flags", "errors"]
+    names = [channel.name for channel in _named_answers(schema)] + ["flags", *OF_LABELS]
+    names = names[: None if schema.label_range is None else -1]  # calibration is about classes
     if schema.text is not None:
         return (*names, "faults", "length")
     return (*names, *(("faults",) if schema.columns else ()), *columns, "projection:1")
@@ -90,7 +98,7 @@ def local_channels(schema: Schema) -> tuple[Channel, ...]:
     Args:
         schema: of the task.
     """
-    names = [name for name in possible_names(schema) if name not in ("flags", "errors")]
+    names = [name for name in possible_names(schema) if name not in ("flags", *OF_LABELS)]
     fitting = [name for name in names if not (name.startswith("projection") and schema.columns)]
     return chosen_channels(schema, fitting)
 
@@ -142,7 +150,7 @@ def faults(schema: Schema, argument: str) -> Channel:
 
 
 def named_input(schema: Schema, argument: str) -> Channel:
-    """One column: even bins of a number's public range, or its public categories.
+    """One column: bins of a number's public range, even or between its breaks, or its public categories.
 
     Args:
         schema: with columns.
@@ -155,9 +163,9 @@ def named_input(schema: Schema, argument: str) -> Channel:
         if column.name != argument:
             continue
         if isinstance(column, Numeric):
-            edges = np.linspace(column.low, column.high, INPUT_BINS + 1)
+            edges = column.at(np.linspace(0.0, 1.0, INPUT_BINS + 1))
             names = tuple(f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges))
-            count = partial(_count_numbers, place=place, low=column.low, high=column.high, bins=INPUT_BINS)
+            count = partial(_count_numbers, place=place, column=column, bins=INPUT_BINS)
             return Channel("input", INPUT_BINS, Bins.ORDERED, Source.INPUT, count, SPREAD, names=names)
         if isinstance(column, Categorical):
             bins = len(column.categories)
@@ -222,6 +230,28 @@ def errors(schema: Schema, argument: str) -> Channel:
     return Channel("errors", 2, Bins.CATEGORIES, Source.ERROR, count, ERROR_SHARE, names=("right", "wrong"))
 
 
+def calibration(schema: Schema, argument: str) -> Channel:
+    """Rows whose label has arrived: answered right or wrong, per confidence of the answer.
+
+    A model whose confidence no longer means what it did moves it, also when as many answers are right as before.
+
+    Args:
+        schema: of classes.
+        argument: none.
+
+    Raises:
+        ConfigError: the label is a number.
+    """
+    _without_argument("calibration", argument)
+    if schema.label_range is not None:
+        raise ConfigError("[drift] channels: 'calibration' is for classes, the label is a number", hint="use errors")
+    edges = confidence_edges(schema.classes, CALIBRATION_BINS)
+    ends = np.concatenate([[1.0 / schema.classes], edges, [1.0]])
+    names = tuple(f"sure {low:.2f} to {high:.2f}, {so}" for so in ("right", "wrong") for low, high in pairwise(ends))
+    count = partial(_count_calibration, edges=edges)
+    return Channel("calibration", len(names), Bins.CATEGORIES, Source.ERROR, count, ERROR_SHARE, names=names)
+
+
 def flags(schema: Schema, argument: str) -> Channel:
     """Devices whose own test found the window unusual; see `fedinfer.drift.flags`.
 
@@ -242,7 +272,8 @@ CHOICES: dict[str, Callable[[Schema, str], Channel]] = {
     "input": named_input,
     "length": length,
     "projection": projection,
-    "errors": errors,
+    ERRORS: errors,
+    "calibration": calibration,
     "flags": flags,
 }
 """Channels that a scenario can add to the answers, by the name before the colon."""
@@ -267,9 +298,9 @@ def _count_faults(outputs: Outputs, numeric: npt.NDArray[np.intp], low: FloatVec
     return counts
 
 
-def _count_numbers(outputs: Outputs, place: int, low: float, high: float, bins: int) -> Counts:
+def _count_numbers(outputs: Outputs, place: int, column: Numeric, bins: int) -> Counts:
     values = _rows(outputs)[:, place].astype(np.float64)
-    return _placed((values[~np.isnan(values)] - low) / (high - low), bins)
+    return _placed(column.place(values[~np.isnan(values)]), bins)
 
 
 def _count_categories(outputs: Outputs, place: int, bins: int) -> Counts:
@@ -299,6 +330,8 @@ def _count_projection(outputs: Outputs, schema: Schema, number: int, bins: int) 
 
 
 def _ranges(schema: Schema) -> tuple[Floats, Floats]:
+    if schema.inputs:
+        return bounds(schema.inputs)
     if not schema.columns:
         return np.zeros(schema.width), np.full(schema.width, schema.pixel_max)
     low = [column.low if isinstance(column, Numeric) else 0.0 for column in schema.columns]
@@ -328,6 +361,17 @@ def _count_errors(outputs: Outputs, number: bool) -> Counts:
         known = truth >= 0
         right = outputs.labels[known] == truth[known]
     return np.array([float(right.sum()), float((~right).sum())])
+
+
+def _count_calibration(outputs: Outputs, edges: Floats) -> Counts:
+    bins = len(edges) + 1
+    if outputs.truth is None or len(outputs.truth) != len(outputs.labels):
+        return np.zeros(2 * bins)  # no label has arrived
+    known = outputs.truth >= 0
+    top = np.fmax(outputs.probabilities[known].max(axis=1, initial=-np.inf), -np.inf)
+    places = np.searchsorted(edges, top, side="right")
+    wrong = outputs.labels[known] != outputs.truth[known]
+    return np.bincount(places + bins * wrong, minlength=2 * bins).astype(np.float64)
 
 
 def _no_flag(outputs: Outputs) -> Counts:

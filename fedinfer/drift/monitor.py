@@ -7,7 +7,7 @@ Rules:
 * Open end: with `average_run_length` the reference is renewed after every `windows` watched windows, and the promise is
   that a quiet fleet raises a false alarm once in so many watched windows on average.
 * A model push changes the outputs, so it must `reset`; channels that look at inputs may keep their reference.
-* Windows come in order, each once.
+* Windows come in order, each once. One with too few labels is no window of a channel that looks at labels.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from fedinfer.drift import sequential
 from fedinfer.drift.channels import Channel, Floats, split
+from fedinfer.drift.labelled import bin_spread, measured, noise_spread, says_something
 from fedinfer.drift.reference import composition, extend
 from fedinfer.drift.state import ChannelState, MonitorState, fresh
 from fedinfer.drift.statistics import (
@@ -28,6 +29,7 @@ from fedinfer.drift.statistics import (
     cautious_covariance,
     cautious_variance,
     chi2_tail,
+    column,
     degrees_of_freedom,
     quadratic_form,
     rate,
@@ -156,18 +158,22 @@ def observe(plan: MonitorPlan, state: MonitorState, report: WindowSum) -> tuple[
         raise BadMessage(f"drift window {report.window} has no reporters")
     size = len(report.reporters) * plan.unit.counted(report.rows)
     pieces = split(report.total, plan.channels)
-    states, results, learning = [], [], []
+    states, results, learning, unlabelled = [], [], [], []
     for channel, before in zip(plan.channels, state.channels, strict=True):
         observed = NoisySum(pieces[channel.name], size, report.noise_std**2)
         old = renewed(plan, channel, before)
-        if learns(plan, channel, old):
+        if not says_something(channel, observed):
+            unlabelled.append(channel.name)
+            states.append(old)
+        elif learns(plan, channel, old):
             learning.append(channel.name)
             states.append(learn(plan, channel, old, observed, report.reporters))
         else:
             new, step = compare(plan, channel, old, observed, composition(old.reference, report.reporters))
             states.append(new)
-            results.append(_verdict(channel, new, step))
-    return MonitorState(tuple(states), report.window), WindowResult(report.window, tuple(results), tuple(learning))
+            results.append(_verdict(plan, channel, new, step))
+    result = WindowResult(report.window, tuple(results), tuple(learning), tuple(unlabelled))
+    return MonitorState(tuple(states), report.window), result
 
 
 def renewed(plan: MonitorPlan, channel: Channel, old: ChannelState) -> ChannelState:
@@ -251,33 +257,40 @@ def compare(
     Returns:
         The state after it, and the figures.
     """
-    reference = old.reference.sum
-    one_unit = cautious_covariance(channel, reference)
-    own, shared = rate_covariance(one_unit, observed), rate_covariance(one_unit, reference)
+    reference, observed = (measured(channel, plan.unit, each) for each in (old.reference.sum, observed))
+    one_unit, spread = cautious_covariance(channel, reference), noise_spread(channel, reference)
+    own, shared = (rate_covariance(one_unit, each, spread) for each in (observed, reference))
     # Linear like the rate itself: averaging scales a standard deviation by the weight, a variance by its square.
     moved = composed**0.5
     difference = rate(channel, observed) - rate(channel, reference)
     ewma = sequential.advance(old.ewma, plan.weight, difference, own, moved)
     part = np.trace(shared, axis1=-2, axis2=-1) / np.trace(own + shared, axis1=-2, axis2=-1)
     warning, alarm = _thresholds(plan, channel, part)
-    unit = cautious_variance(channel, reference)
+    unit, of_bins = cautious_variance(channel, reference), bin_spread(channel, reference)
     bins = sequential.advance(
-        old.bins, plan.weight, observed.total / observed.size - reference.total / reference.size,
-        _rate_variance(unit, observed), moved,
+        old.bins, plan.weight, _bin_rates(observed) - _bin_rates(reference),
+        _rate_variance(unit, observed, of_bins), moved,
     )  # fmt: skip
     figures = Comparison(
         alone=quadratic_form(difference, own + shared),
         statistic=sequential.statistic(ewma, shared, one_unit),
         warning=warning,
         alarm=alarm,
-        reference_variance=_rate_variance(unit, reference),
+        reference_variance=_rate_variance(unit, reference, of_bins),
         unit_variance=unit,
     )
     return replace(old, ewma=ewma, bins=bins, seen=old.seen + 1), figures
 
 
-def _rate_variance(unit: Floats, observed: NoisySum) -> Floats:
-    return unit / observed.size + observed.noise_variance / observed.size**2
+def _bin_rates(observed: NoisySum) -> Floats:
+    rates: Floats = observed.total / column(observed.size)
+    return rates
+
+
+def _rate_variance(unit: Floats, observed: NoisySum, spread: Floats) -> Floats:
+    size = column(observed.size)
+    variance: Floats = unit / size + observed.noise_variance / size**2 * spread
+    return variance
 
 
 def _thresholds(plan: MonitorPlan, channel: Channel, shared: Floats) -> tuple[Floats, Floats]:
@@ -302,7 +315,7 @@ def _thresholds(plan: MonitorPlan, channel: Channel, shared: Floats) -> tuple[Fl
     return table[..., 0], table[..., 1]
 
 
-def _verdict(channel: Channel, state: ChannelState, step: Comparison) -> ChannelResult:
+def _verdict(plan: MonitorPlan, channel: Channel, state: ChannelState, step: Comparison) -> ChannelResult:
     return ChannelResult(
         channel=channel.name,
         source=channel.source,
@@ -310,13 +323,13 @@ def _verdict(channel: Channel, state: ChannelState, step: Comparison) -> Channel
         statistic=float(step.statistic),
         warning_threshold=float(step.warning),
         threshold=float(step.alarm),
-        changes=_changes(channel, state, step),
+        changes=_changes(channel, state, _bin_rates(measured(channel, plan.unit, state.reference.sum)), step),
     )
 
 
-def _changes(channel: Channel, state: ChannelState, step: Comparison) -> tuple[BinChange, ...]:
+def _changes(channel: Channel, state: ChannelState, before: Floats, step: Comparison) -> tuple[BinChange, ...]:
     """Every bin's running mean difference with an interval; Sidak 1967 covers bins that depend on each other."""
-    bins, before = state.bins, state.reference.total / state.reference.size
+    bins = state.bins
     # The weights so far sum to `bins.reference`: dividing by it makes the mean one of the present difference.
     variance = (bins.own + bins.composition**2 * step.unit_variance) / bins.reference**2 + step.reference_variance
     half = NormalDist().inv_cdf((1 + COVERED ** (1 / channel.bins)) / 2) * np.sqrt(variance)

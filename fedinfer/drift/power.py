@@ -13,6 +13,7 @@ import numpy as np
 
 from fedinfer.drift import sequential
 from fedinfer.drift.channels import Channel, Floats
+from fedinfer.drift.labelled import measured, noise_spread
 from fedinfer.drift.monitor import MonitorPlan
 from fedinfer.drift.statistics import (
     NoisySum,
@@ -68,8 +69,9 @@ def at_the_end(
     Returns:
         Covariance of the running mean after the last window, alarm level, and how much of a lasting shift is in it.
     """
-    one_unit = unit_covariance(channel, reference.total, reference.size)
-    own, shared = rate_covariance(one_unit, window), rate_covariance(one_unit, reference)
+    window, reference = (measured(channel, plan.unit, each) for each in (window, reference))
+    one_unit, spread = unit_covariance(channel, reference.total, reference.size), noise_spread(channel, reference)
+    own, shared = (rate_covariance(one_unit, each, spread) for each in (window, reference))
     df, rest = degrees_of_freedom(channel), (1 - plan.weight) ** plan.windows
     variance = plan.weight**2 * sum((1 - plan.weight) ** (2 * window) for window in range(plan.windows))
     part = float(np.trace(shared) / np.trace(own + shared))

@@ -63,7 +63,7 @@ def extend(reference: ReferenceSum, observed: NoisySum, reporters: Sequence[Devi
         counts[device] = counts.get(device, 0) + 1
     return ReferenceSum(
         total=reference.total + observed.total,
-        size=reference.size + observed.size,
+        size=reference.size + float(observed.size),
         noise_variance=reference.noise_variance + observed.noise_variance,
         windows=reference.windows + 1,
         reporters=counts,

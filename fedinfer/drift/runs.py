@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.drift.channels import Floats, width
+from fedinfer.drift.labelled import says_something
 from fedinfer.drift.monitor import MonitorPlan, compare, learn, learns, renewed
 from fedinfer.drift.state import fresh
 from fedinfer.drift.statistics import NoisySum
@@ -40,6 +41,8 @@ class Runs:
 def watch_runs(plan: MonitorPlan, totals: Floats, devices: Sequence[int], rows: int, noise_std: float) -> Runs:
     """Watch many runs; the same devices report in every window of a run, or (unit `device`) any.
 
+    A window with too few labels in one of the runs is passed over in all of them.
+
     Args:
         plan: what is watched.
         totals: (runs, windows, width of the channels), decoded sums, noise included.
@@ -65,6 +68,8 @@ def watch_runs(plan: MonitorPlan, totals: Floats, devices: Sequence[int], rows: 
             size = devices[window] * plan.unit.counted(rows)
             observed = NoisySum(sums[:, window], size, noise_std**2)
             state = renewed(plan, channel, state)
+            if not says_something(channel, observed):
+                continue
             if learns(plan, channel, state):
                 state = learn(plan, channel, state, observed, ())
                 continue

@@ -4,6 +4,8 @@ Rules:
 * Unit `device`: each histogram is divided by its rows, those of one source are put side by side and clipped together to
   the L2 norm that their clip shares allow. One device can move the fleet's sum by at most the root of all clip shares,
   however many rows it has, and what is wrong with its inputs does not cut what it says about its answers.
+* Of rows with a label, which come late or for few of them, shares of the labelled rows are reported, scaled to the norm
+  instead of clipped; a device without labels reports zeros there.
 * Unit `example`: raw counts; one row adds one count to each of F histograms, so it moves the sum by sqrt(F).
 """
 
@@ -113,11 +115,21 @@ def _by_source(histograms: Sequence[Counts], channels: Sequence[Channel], rows: 
     pieces: dict[int, FloatVector] = {}
     for source in dict.fromkeys(channel.source for channel in channels):
         places = [place for place, channel in enumerate(channels) if channel.source is source]
+        if source.labelled:
+            pieces |= {place: _shares(histograms[place], channels[place]) for place in places}
+            continue
         norm = clip_norm([channels[place] for place in places])
         report = device_report([histograms[place] for place in places], norm, rows)
         ends = np.cumsum([channels[place].bins for place in places])[:-1]
         pieces |= zip(places, np.split(report, ends), strict=True)
     return np.concatenate([pieces[place] for place in range(len(channels))])
+
+
+def _shares(histogram: Counts, channel: Channel) -> FloatVector:
+    """How labelled rows are shared out, of L2 norm <= the root of the channel's clip share."""
+    shares = histogram * (channel.scale(Unit.DEVICE) / max(float(histogram.sum()), 1.0))
+    # Rounding to float32 may add to a norm that is exactly at its limit.
+    return np.nextafter(shares.astype(np.float32), np.float32(0.0))
 
 
 class Sketch:

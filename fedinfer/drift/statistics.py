@@ -40,16 +40,16 @@ class NoisySum:
 
     Args:
         total: shape (..., bins); may be negative where noise is.
-        size: units in it: devices, or rows for unit `example`; > 0.
+        size: units in it: devices, or rows for unit `example`; > 0; of many runs (...).
         noise_variance: variance of the summed noise per bin, >= 0, in squared units of `total`.
     """
 
     total: Floats
-    size: float
+    size: float | Floats
     noise_variance: float
 
     def __post_init__(self) -> None:
-        if not self.size > 0 or not self.noise_variance >= 0:
+        if not np.all(np.greater(self.size, 0)) or not self.noise_variance >= 0:
             raise ConfigError(f"sum over {self.size} units with noise variance {self.noise_variance} cannot be tested")
 
 
@@ -91,7 +91,19 @@ def degrees_of_freedom(channel: Channel) -> int:
     return int(contrasts(channel.bins, channel.kind).shape[1])
 
 
-def unit_covariance(channel: Channel, total: Floats, size: float) -> Floats:
+def column(size: float | Floats) -> Floats:
+    """Sizes beside their bins.
+
+    Args:
+        size: one, or (...) of many runs.
+
+    Returns:
+        (..., 1).
+    """
+    return np.asarray(size, np.float64)[..., None]
+
+
+def unit_covariance(channel: Channel, total: Floats, size: float | Floats) -> Floats:
     """A'VA: the covariance of ONE unit's report in contrast space, from a (noisy) sum.
 
     Half a count is added to every bin (Jeffreys), so that a bin nobody has used yet is possible, not infinitely
@@ -148,11 +160,11 @@ def cautious_variance(channel: Channel, reference: NoisySum) -> Floats:
 
 def _standard_error(reference: NoisySum) -> Floats:
     """Of the rate of each bin: one sample per unit, and the noise."""
-    error: Floats = np.sqrt(np.maximum(reference.total, 0.0) + reference.noise_variance) / reference.size
+    error: Floats = np.sqrt(np.maximum(reference.total, 0.0) + reference.noise_variance) / column(reference.size)
     return error
 
 
-def bin_variance(channel: Channel, total: Floats, size: float) -> Floats:
+def bin_variance(channel: Channel, total: Floats, size: float | Floats) -> Floats:
     """The variance of ONE unit's report in every bin, from a (noisy) sum; see `unit_covariance`.
 
     Args:
@@ -168,10 +180,10 @@ def bin_variance(channel: Channel, total: Floats, size: float) -> Floats:
     return variance
 
 
-def _likely(channel: Channel, total: Floats, size: float) -> Floats:
+def _likely(channel: Channel, total: Floats, size: float | Floats) -> Floats:
     """Mean report in units of its largest sum, smoothed: sums to at most 1, every bin above 0."""
     filled = np.maximum(total, 0.0) + 0.5
-    whole = channel.most * size + 0.5 * (channel.bins + (not channel.kind.exclusive))
+    whole = channel.most * column(size) + 0.5 * (channel.bins + (not channel.kind.exclusive))
     shares: Floats = filled / np.maximum(filled.sum(axis=-1, keepdims=True), whole)
     return shares
 
@@ -186,22 +198,25 @@ def rate(channel: Channel, observed: NoisySum) -> Floats:
     Returns:
         (..., df) float64.
     """
-    result: Floats = (observed.total / observed.size) @ contrasts(channel.bins, channel.kind)
+    result: Floats = (observed.total / column(observed.size)) @ contrasts(channel.bins, channel.kind)
     return result
 
 
-def rate_covariance(one_unit: Floats, observed: NoisySum) -> Floats:
+def rate_covariance(one_unit: Floats, observed: NoisySum, spread: Floats | None = None) -> Floats:
     """A'RA: covariance of a rate, from the sampling of `size` units plus the noise of the sum.
 
     Args:
         one_unit: from `unit_covariance`, (..., df, df).
         observed: the sum whose rate it is.
+        spread: of unit noise in contrast space, (..., df, df); None: the identity, see `labelled.noise_spread`.
 
     Returns:
         (..., df, df) float64.
     """
-    noise = observed.noise_variance / observed.size**2
-    return one_unit / observed.size + noise * np.eye(one_unit.shape[-1])
+    size = column(column(observed.size))
+    unit_noise = np.eye(one_unit.shape[-1]) if spread is None else spread
+    covariance: Floats = one_unit / size + observed.noise_variance / size**2 * unit_noise
+    return covariance
 
 
 def quadratic_form(difference: Floats, covariance: Floats) -> Floats:

@@ -97,11 +97,13 @@ class WindowResult:
         window: its number.
         channels: results of the channels that are being watched.
         learning: names of the channels that are still collecting their reference.
+        unlabelled: names of the channels of labelled rows for which too few labels came.
     """
 
     window: int
     channels: tuple[ChannelResult, ...]
     learning: tuple[str, ...]
+    unlabelled: tuple[str, ...] = ()
 
     @property
     def alarms(self) -> tuple[ChannelResult, ...]:
@@ -119,5 +121,6 @@ class WindowResult:
         return {
             "window": self.window,
             "learning": list(self.learning),
+            "unlabelled": list(self.unlabelled),
             "channels": [result.to_json() for result in self.channels],
         }

@@ -73,14 +73,7 @@ def test_a_channel_that_there_is_not_is_refused_before_the_run(tmp_path: Path) -
     assert "input:a" in refused.value.hint
 
 
-@pytest.mark.parametrize(
-    ("names", "left"), [(["auto"], ()), (["confidence"], ("confidence",)), (["confidence", "faults"], None)]
-)
-def test_real_devices_are_not_asked_for_what_they_do_not_count(names: list[str], left: tuple[str, ...] | None) -> None:
-    scenario = override(settings(), {"drift.channels": names})
+def test_real_devices_are_asked_for_every_channel_that_is_named() -> None:
+    scenario = override(settings(), {"drift.channels": ["confidence", "faults", "calibration"]})
     site: Any = SimpleNamespace(scenario=scenario, schema=SCHEMA, simulated=False)
-    if left is None:
-        with pytest.raises(ConfigError, match="devices count their answers only"):
-            _named(site, 8)
-    else:
-        assert _named(site, 8).drift.channels == left
+    assert _named(site, 8).drift.channels == ("confidence", "faults", "calibration")

@@ -206,7 +206,7 @@ def _mean_power(
     size = population.devices * plan.unit.counted(scenario.drift.window)
     noise_std = z * report_norm(plan.unit, plan.channels)
     seen = [
-        chance(plan, place, stated_change(channel, SHIFT), size, noise_std)
+        chance(plan, place, stated_change(channel, plan.unit, SHIFT), size, noise_std)
         for place, channel in enumerate(plan.channels)
     ]
     unseen = len([name for name in possible if name not in names])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fedinfer.inference.predict.answers import Naming
-from fedinfer.inference.predict.predictor import Rows
+from fedinfer.inference.predict.predictor import Predictor, Rows
 from fedinfer.inference.predict.rows import FloatArray
+from fedinfer.schema import Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Observed:
     Args:
         version: of the model.
         naming: how its answers become classes or numbers.
+        schema: of its rows.
         rows: raw, float32 (n, width), or texts (n, 1).
         raw: what the graph answered, float32 (n, outputs); None: it has no answer for these rows.
         request: under which labels of these rows may come later; empty: none will.
@@ -27,6 +29,7 @@ class Observed:
 
     version: int
     naming: Naming
+    schema: Schema
     rows: Rows
     raw: FloatArray | None
     request: str = ""
@@ -53,21 +56,21 @@ class ObservationBuffer:
         self._used = 0
         self._lock = threading.Lock()
 
-    def add_one(self, version: int, row: Rows, raw: FloatArray, naming: Naming) -> None:
-        """Take a copy of one row and its answer.
+    def add_one(self, version: int, predictor: Predictor, raw: FloatArray) -> None:
+        """Take a copy of the row that this thread predicted last, and of its answer.
 
         Args:
             version: of the model that answered.
-            row: raw, float32 (width,) or text (1,).
+            predictor: of this version.
             raw: what the graph answered, float32 (outputs,).
-            naming: of the model.
         """
+        row, naming = predictor.last_row(), predictor.naming
         with self._lock:
             single = self._single
             if single is None or version != single.version or naming is not single.naming:
                 self._collect()
                 rows, self._answers = (np.empty((self._size, x.size), x.dtype) for x in (row, raw))
-                single = self._single = Observed(version, naming, rows, self._answers)
+                single = self._single = Observed(version, naming, predictor.schema, rows, self._answers)
             single.rows[self._used] = row
             self._answers[self._used] = raw
             self._used += 1
@@ -96,7 +99,7 @@ class ObservationBuffer:
         """Put single rows behind what waits."""
         single, used = self._single, self._used
         if single is not None and used:
-            found = Observed(single.version, single.naming, single.rows[:used].copy(), self._answers[:used].copy())
+            found = replace(single, rows=single.rows[:used].copy(), raw=self._answers[:used].copy())
             self._waiting.append(found)
             self._waiting_rows += used
             self._used = 0

@@ -122,7 +122,7 @@ class Service:
         self._failures = 0
         self.telemetry.answered(version, self.clock.seconds() - start)
         if self._observations is not None:
-            self._observations.add_one(version, current.predictor.last_row(), answer.raw, current.predictor.naming)
+            self._observations.add_one(version, current.predictor, answer.raw)
         return answer
 
     def predict(self, rows: Any, request: str = "") -> tuple[Installed, Predictions]:
@@ -154,13 +154,15 @@ class Service:
         self._failures = 0
         self.telemetry.answered(version, self.clock.seconds() - start, len(answers))
         if self._observations is not None and len(answers):
-            self._observations.add(Observed(version, answers.naming, matrix, answers.raw, request))
+            schema = current.predictor.schema
+            self._observations.add(Observed(version, answers.naming, schema, matrix, answers.raw, request))
         return current, answers
 
     def _unanswered(self, current: Installed, rows: Rows) -> None:
         """A model that fails is drift, so such rows are observed as well."""
         if self._observations is not None:
-            self._observations.add(Observed(current.info.version, current.predictor.naming, rows, None))
+            predictor = current.predictor
+            self._observations.add(Observed(current.info.version, predictor.naming, predictor.schema, rows, None))
 
     def _failed(self, current: Installed, error: DataError | GateFailed) -> None:
         self.telemetry.failed(current.info.version, error)

@@ -21,7 +21,7 @@ from fedinfer.data.vocabulary import read_words
 from fedinfer.deployment.coordinate import Deployment, run_deployment
 from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import open_device, read_authority
-from fedinfer.device import RecordedPredictor, recorder_of
+from fedinfer.device import PredictionLog, RecordedPredictor, recorder_of
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.drift import Outputs, Sketch, report_channels, window_report
 from fedinfer.errors import BudgetExceeded, ConfigError, DataError, FedInferError, Misbehaviour, TransportError
@@ -167,6 +167,22 @@ def test_a_device_that_predicted_nothing_has_no_report_and_one_that_did_reports_
     with pytest.raises(Misbehaviour, match="no sketch of window 7"):
         host.sketches.take(device, 7)
     assert not ready(9)
+
+
+@pytest.mark.slow
+def test_named_channels_are_counted_by_real_devices_and_reported(pilot: Pilot) -> None:
+    named = 'drift.channels = ["confidence", "faults", "input:a", "errors"]\ndrift.reference_windows = 1'
+    record = pilot.run(f"{SMALL}\n{named}".replace("rounds = 2", "rounds = 1"))
+    (window,) = record["drift"]["timeline"]
+    assert window["reporters"] == DEVICES
+    assert window["learning"] == ["confidence", "faults", "input:a"]
+    assert window["unlabelled"] == ["errors"]
+    assert window["labelled"] is None
+    log = PredictionLog.open(pilot.stores[0], SystemClock())
+    assert log.watched() == ("confidence", "faults", "input:a", "errors")
+    (reported,) = log.windows()
+    assert reported.reported
+    assert reported.counts["input:a"].tolist() == [5, 0, 0, 0, 0, 0, 0, 0]
 
 
 WATCHED = f"{SMALL}\ndrift.wait_seconds = 3600\ndrift.poll_seconds = 60"

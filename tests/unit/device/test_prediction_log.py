@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedinfer.device.counted import layout_of
 from fedinfer.device.labelled import BINS, class_sums, figures_of, number_sums, truth_of
 from fedinfer.device.prediction_log import (
     MOST_CLOSED,
     MOST_REQUEST,
     MOST_WAITING_BYTES,
     PredictionLog,
-    WaitingAnswers,
-    WindowRule,
 )
-from fedinfer.device.recorder import RecordedPredictor, Recorder, layout_of, recorder_of
+from fedinfer.device.prediction_window import WaitingAnswers, WindowRule
+from fedinfer.device.recorder import RecordedPredictor, Recorder, recorder_of
 from fedinfer.drift import Outputs, Sketch, report_channels
 from fedinfer.errors import ConfigError, DataError, StoreError
 from fedinfer.inference import Naming, Observed, Predictions, SessionCache, Slots, open_installed
@@ -319,7 +319,7 @@ def expected(raw: np.ndarray) -> list[list[float]]:
 
 
 def counts_of(log: PredictionLog) -> list[list[float]]:
-    found = log.windows()[-1].histograms(layout_of(3))
+    found = log.windows()[-1].histograms(layout_of(report_channels(3)))
     assert found is not None
     return [counts.tolist() for counts in found]
 
@@ -351,7 +351,8 @@ def test_rows_without_an_answer_are_counted_where_the_channels_put_them(log: Pre
     log.set_rule(WindowRule(50, 100.0))
     recorder, raw = Recorder(log), np.array([[0.7, 0.2, 0.1]], np.float32)
     rows = np.zeros((1, 4), np.float32)
-    recorder([Observed(1, NAMING, rows, raw), Observed(1, NAMING, rows, None), Observed(1, NAMING, rows, None)])
+    answered, failed = Observed(1, NAMING, SCHEMA, rows, raw), Observed(1, NAMING, SCHEMA, rows, None)
+    recorder([answered, failed, failed])
     sketch = Sketch(report_channels(3))
     sketch.add(Outputs(raw.argmax(1), raw))
     sketch.add_unanswered(2)
@@ -360,8 +361,8 @@ def test_rows_without_an_answer_are_counted_where_the_channels_put_them(log: Pre
 
 
 def test_a_number_is_counted_by_its_place_in_its_range(log: PredictionLog) -> None:
-    naming = Naming((), bounds=(100.0, 200.0))
-    Recorder(log)([Observed(1, naming, np.zeros((2, 1)), np.array([[100.0], [199.0]], np.float32))])
+    naming, raw = Naming((), bounds=(0.0, 100.0)), np.array([[0.0], [99.0]], np.float32)
+    Recorder(log)([Observed(1, naming, NUMBER, np.zeros((2, 1)), raw)])
     assert log.windows()[-1].counts["value"].tolist() == [1, 0, 0, 0, 0, 0, 0, 1]
 
 
@@ -375,7 +376,7 @@ def test_a_log_that_fails_stops_no_prediction_and_is_said_once(
     recorder, raw = Recorder(log), np.array([[0.7, 0.2, 0.1]], np.float32)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            recorder([Observed(1, NAMING, np.zeros((1, 4)), raw)])
+            recorder([Observed(1, NAMING, SCHEMA, np.zeros((1, 4)), raw)])
     assert [record.getMessage() for record in caplog.records] == ["predictions are not counted: database: disk is full"]
 
 

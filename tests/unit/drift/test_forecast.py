@@ -37,7 +37,7 @@ def test_the_noncentral_tail_is_scipys(df, noncentrality):
 def test_a_stated_change_keeps_a_report_possible(name):
     (channel,) = chosen_channels(SCHEMA, [name])
     for shift in (0.1, SHIFT, 1.0, 3.0):
-        stated = stated_change(channel, shift)
+        stated = stated_change(channel, Unit.DEVICE, shift)
         after = stated.normal + stated.change
         assert after.min() >= -1e-12
         assert after.sum() <= 1 + 1e-12
@@ -54,7 +54,7 @@ def test_a_forecast_sees_more_with_less_noise_and_larger_shifts_and_agrees_with_
         assert b.seen[-1][1] >= a.seen[-1][1] >= c.seen[-1][1]
         assert a.delay >= b.delay
         # An alarm in any window until the last one is at least as likely as one in the last.
-        alone = chance(plan(), place, stated_change(plan().channels[place], SHIFT), 800, 14.0)
+        alone = chance(plan(), place, stated_change(plan().channels[place], Unit.DEVICE, SHIFT), 800, 14.0)
         if not plan().channels[place].warm_up:
             assert a.seen[-1][1] >= alone - 0.15
 
@@ -63,7 +63,7 @@ def test_flags_are_not_seen_in_a_run_that_ends_before_they_are_compared():
     told, _ = forecast(plan(windows=3), 2000, 1.0, SHIFT)
     assert told[3].seen[-1][1] == 0.0
     assert math.isinf(told[3].delay)
-    assert chance(plan(windows=3), 3, stated_change(plan().channels[3], SHIFT), 2000, 1.0) == 0.0
+    assert chance(plan(windows=3), 3, stated_change(plan().channels[3], Unit.DEVICE, SHIFT), 2000, 1.0) == 0.0
 
 
 def test_what_would_be_enough_is_enough_and_a_bit_less_is_not():
@@ -72,7 +72,10 @@ def test_what_would_be_enough_is_enough_and_a_bit_less_is_not():
     assert more > 1 > less
 
     def seen(size, noise):
-        return min(chance(small, place, stated_change(c, SHIFT), size, noise) for place, c in enumerate(small.channels))
+        return min(
+            chance(small, place, stated_change(c, Unit.DEVICE, SHIFT), size, noise)
+            for place, c in enumerate(small.channels)
+        )
 
     assert seen(300 * more, 14.0) >= POWER > seen(300 * more * 0.96, 14.0)
     assert seen(300, 14.0 * less) >= POWER > seen(300, 14.0 * less * 1.04)

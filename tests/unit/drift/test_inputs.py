@@ -13,6 +13,7 @@ from fedinfer.drift.inputs import CHOICES, possible_names
 from fedinfer.drift.sketch import Sketch, report_norm
 from fedinfer.errors import ConfigError, DataError
 from fedinfer.schema import Categorical, Numeric, Schema, Text
+from fedinfer.tensors import TensorSpec
 from fedinfer.types import Unit
 
 TABLE = Schema((Numeric("age", 0, 80), Categorical("sex", ("f", "m")), Numeric("dose", -1, 1)), "y", ("no", "yes"))
@@ -65,6 +66,22 @@ def test_a_projection_is_public_fixed_and_sees_a_shift_of_the_whole_row():
     assert sum(moved) >= 5
     assert counted(IMAGES, "projection:2", dark)[0] == counted(IMAGES, "projection:2", dark)[0]
     assert sum(counted(TABLE, "projection:1", ROWS)[0]) == 4  # missing cells count as the middle
+
+
+def test_a_number_with_breaks_is_binned_between_them():
+    schema = Schema((Numeric("income", 0, 1000, breaks=(10.0, 20.0, 40.0)),), "y", ("no", "yes"))
+    counts, channel = counted(schema, "input:income", np.array([[2.0], [7.0], [30.0], [900.0]]))
+    assert counts == [1, 1, 0, 0, 0, 1, 0, 1]
+    assert channel.bin_name(0) == "0 to 5"
+    assert channel.bin_name(7) == "520 to 1000"
+
+
+def test_a_projection_of_tensors_goes_by_their_ranges():
+    schema = Schema((), "y", (), label_range=(0.0, 1.0), inputs=(TensorSpec("x", "float32", (16,), -500.0, 500.0),))
+    low, high = np.full((5, 16), -400.0), np.full((5, 16), 400.0)
+    moved = [counted(schema, f"projection:{number}", low)[0] != counted(schema, f"projection:{number}", high)[0]
+             for number in range(1, 9)]  # fmt: skip
+    assert sum(moved) >= 5
 
 
 def test_errors_count_rows_whose_label_has_arrived():

@@ -16,6 +16,7 @@ from fedinfer.artifact.imported.outside import parse
 from fedinfer.cli.answers import answer_fields, answer_lines
 from fedinfer.cli.streaming import answer_pipe
 from fedinfer.errors import ConfigError, DataError
+from fedinfer.inference import ObservationBuffer
 from fedinfer.inference.predict.files import labelled_arrays, rows_in_file
 from fedinfer.inference.predict.predictor import Predictor
 from fedinfer.inference.predict.streaming import streamed
@@ -147,13 +148,19 @@ def test_state_goes_from_row_to_row_of_a_stream_and_rows_without_a_stream_begin_
 def test_a_pipe_of_frames_is_answered_line_by_line(monkeypatch, capsys):
     lines = "\n".join(json.dumps({"x": frame.tolist()}) for frame in FRAMES)
     monkeypatch.setattr("sys.stdin", io.StringIO(lines + "\n"))
-    answer_pipe(speech())
+    seen = []
+    answer_pipe(speech(), 7, ObservationBuffer(256, seen.extend))
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     np.testing.assert_allclose([line["p"][0] for line in told], by_hand(FRAMES), atol=1e-6)
     assert set(told[0]) == {"row", "p"}
+    assert [each.version for each in seen] == [7] * len(FRAMES)
+    np.testing.assert_array_equal(np.concatenate([each.rows for each in seen])[:, :3], FRAMES)
+    np.testing.assert_allclose([each.raw[0, 0] for each in seen], by_hand(FRAMES), atol=1e-6)
+    seen.clear()
     monkeypatch.setattr("sys.stdin", io.StringIO('{"x": [0, 0, 0]}\n{oops\n'))
     with pytest.raises(DataError, match="line 2 is not JSON"):
-        answer_pipe(speech())
+        answer_pipe(speech(), 7, ObservationBuffer(256, seen.extend))
+    assert len(seen) == 1  # what was answered before the bad line counts
 
 
 def test_answers_are_fields_by_name_without_state():

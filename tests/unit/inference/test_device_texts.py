@@ -208,7 +208,7 @@ def test_an_observer_gets_the_raw_texts() -> None:
     buffer = ObservationBuffer(2, lambda found: seen.extend(observed.rows[:, 0].tolist() for observed in found))
     for text in ("good", "bad\0"):
         answer = PREDICTOR.predict_one(text)
-        buffer.add_one(1, PREDICTOR.last_row(), answer.probabilities, PREDICTOR.naming)
+        buffer.add_one(1, PREDICTOR, answer.probabilities)
     assert seen == [["good", "bad\0"]]
 
 
