@@ -240,7 +240,7 @@ def test_an_image_is_whole_pixels_in_the_order_of_the_model(tmp_path):
 
 
 def test_the_likeliest_score_and_the_leading_value_are_what_a_fleet_counts():
-    from fedinfer.device.inference import placed
+    from fedinfer.device.counted import placed
 
     raw = np.array([[0.25, 0.75]], np.float32)
     scores = TensorSpec("p", "float32", (2,), 0, 1, names=("a", "b"))
