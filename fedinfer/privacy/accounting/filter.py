@@ -34,6 +34,19 @@ the promise at epsilon. Likewise for every order with its share. Adding up, the 
 the shares are delta together. So a promise that fills the budget leaves no room for anything else, and one that needs
 less than half of delta leaves the other half to the filter. []
 
+*Real samplers.* Integer noise is within statistical distance t = SAMPLER_DISTANCE of its law, over all draws of an
+account and whoever chose them: the law of one draw is replaced after the other, and every replacement moves the
+transcript by no more than that draw's distance. With E in the union of E_1, E_2, ...: P(E) <= e^x Q(E) + d of the laws
+becomes P(E) <= e^x Q(E) + d + (1 + e^x) t of the samplers, since both sides move by t. So of the filter's share s the
+orders have s - (1 + e^x) t together. The promise pays for its own part, E_0, in `account_history`.
+
+*Large budgets.* Nothing says that x has to be the budget: what is (x, s)-private is (epsilon, s)-private for every
+epsilon >= x. At x = log(s / 2t) the distance takes half of s, and beyond it the orders would have less and less until
+nothing is left at log(s / t - 1), although a larger budget is a weaker claim. So x = min(epsilon, log(s / 2t)). The
+limits then grow with the budget up to there and stay: order a allows x + log(left) / (a - 1) and a constant, whose
+derivative by x is 1 - e^x t / ((a - 1) left), and (a - 1) left >= 2 (s / 2 - t) >= s / 2 >= e^x t for a >= 3, s >= 4 t.
+With s <= 2 t nothing is left, and the filter allows nothing. []
+
 The server's own ledger needs none of this: its plan is fixed before the first release.
 tests/unit/privacy/test_privacy_filter.py tries every adversary of small mechanisms.
 """
@@ -202,7 +215,7 @@ def filter_limits(epsilon: float, share: float) -> Curve:
     Returns:
         (len(FILTER_ORDERS),) float64.
     """
-    # What keeps a smaller epsilon keeps the larger one, and at a large one the distance would eat the share.
+    # What keeps a smaller epsilon keeps the larger one; see "Large budgets".
     epsilon = min(epsilon, math.log(share / (2 * SAMPLER_DISTANCE)))
     left = share - (1 + math.exp(epsilon)) * SAMPLER_DISTANCE
     if left <= 0:

@@ -9,11 +9,13 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pytest
 
 from fedinfer.errors import BudgetExceeded, ConfigError, Misbehaviour
 from fedinfer.messages import Purpose
+from fedinfer.privacy.accounting import filter as privacy_filter
 from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.events import Event, GaussianEvent, InPart, PoissonSampled, Repeated, flatten
 from fedinfer.privacy.accounting.filter import (
@@ -70,6 +72,55 @@ def test_without_a_promise_the_filter_has_all_of_delta() -> None:
     assert why([GaussianEvent(1.0001 * z)], 2.0, Promise()) == ""
     assert why([GaussianEvent(0.9999 * z)], 2.0, Promise()) == "this is beyond its promise"
     assert account([GaussianEvent(z)], DELTA / len(FILTER_ORDERS), ZO).epsilon <= 2.0
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 8.0, 25.0, 33.5, 34.3, 35.0, 40.0, 200.0, 1e4, 1e300])
+@pytest.mark.parametrize("share", [1e-5, 1e-9, 1e-18, 2.0**-65])
+def test_what_the_orders_may_reach_costs_the_share_at_an_epsilon_within_the_budget(
+    epsilon: float, share: float
+) -> None:
+    """To 50 digits, from Canonne, Kamath and Steinke 2020, Proposition 12, and what inexact samplers add to it."""
+    mpmath.mp.dps = 50
+    t = mpmath.mpf(2) ** -68
+    x = min(mpmath.mpf(epsilon), mpmath.log(mpmath.mpf(share) / (2 * t)))
+    spent = (1 + mpmath.exp(x)) * t
+    for a, limit in zip(FILTER_ORDERS, filter_limits(epsilon, share), strict=True):
+        moment = (a - 1) * (mpmath.mpf(float(limit)) - x) + (a - 1) * mpmath.log(1 - mpmath.mpf(1) / a)
+        spent += mpmath.exp(moment) / a
+    assert abs(spent / share - 1) < 1e-9
+
+
+def test_a_larger_budget_allows_no_less() -> None:
+    budgets = [0.5, 2.0, 10.0, *np.linspace(30.0, 38.0, 81), 60.0, 800.0, 1e6]
+    limits = np.array([filter_limits(budget, DELTA) for budget in budgets])
+    assert (np.diff(limits, axis=0) >= 0).all()
+    assert (limits[-1] == limits[-2]).all()
+
+
+def test_a_share_that_inexact_samplers_use_up_allows_nothing() -> None:
+    for share in (2.0**-67, 2.0**-68, 2.0**-80, 1e-300):
+        assert (filter_limits(50.0, share) < 0).all()
+    assert (filter_limits(50.0, 2.0**-60) > 0).any()
+
+
+@pytest.mark.parametrize("budget", [0.5, 2.0, 3.8, 4.5, 9.0, 30.0])
+def test_no_law_that_an_order_allows_gets_past_the_budget_with_samplers_that_are_off(
+    budget: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two outcomes, every pair of laws on a grid, each sampler off by t in the direction that hurts most."""
+    t, share = 1e-4, 1e-2
+    monkeypatch.setattr(privacy_filter, "SAMPLER_DISTANCE", t)
+    limits = filter_limits.__wrapped__(budget, share)
+    p = np.concatenate([10.0 ** -np.arange(1, 7, 0.1), 1 - 10.0 ** -np.arange(0.4, 7, 0.1)])[:, None]
+    q = 10.0 ** -np.arange(0.1, 16, 0.02)[None, :]
+    worst = 0.0
+    for a, limit in zip(FILTER_ORDERS, limits, strict=True):
+        terms = [a * np.log(p) - (a - 1) * np.log(q), a * np.log1p(-p) - (a - 1) * np.log1p(-q)]
+        allowed = np.logaddexp(*terms) / (a - 1) <= limit
+        gained = np.minimum(p + t, 1) - math.exp(budget) * np.maximum(q - t, 0)
+        worst = max(worst, float(gained[allowed].max(initial=0.0)))
+    assert worst <= share
+    assert worst > 0.1 * share, "the grid has laws that come near"
 
 
 def test_a_unit_in_one_part_pays_for_that_part_by_both_rules() -> None:
