@@ -97,6 +97,9 @@ class Categorical:
     confirmed: bool = True
 
 
+CANARY = "canary "
+"""A category whose name begins so is a canary level: declared for an audit, and no row has it."""
+
 BREAKS = "\n\t"
 """Count as spaces between the words of a text."""
 OPENERS = '("'

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
@@ -18,14 +20,17 @@ from fedinfer.system import SystemClock
 from fedinfer.types import Unit
 
 if TYPE_CHECKING:
-    from fedinfer.audit import AuditReport
+    from fedinfer.audit import AuditReport, Check, RunAudit
 
 VIOLATED = 1
 """Exit code when the canaries refute the claim."""
 
 
 def audit(
-    scenario: Annotated[str, typer.Argument(help="built-in name (see `fedinfer scenarios`) or TOML file")],
+    scenario: Annotated[
+        str,
+        typer.Argument(help="built-in name (see `fedinfer scenarios`) or TOML file; or the folder of a run that was"),
+    ],
     method: Annotated[
         AuditMethod | None, typer.Option(help="default: one-run for unit example, canary for unit device")
     ] = None,
@@ -42,8 +47,13 @@ def audit(
 ) -> None:
     """Run a scenario with known vectors: test its noise, samples, clipping and ledgers, bound epsilon by canaries.
 
-    Ends with exit code 1 when anything refutes the claim.
+    Or measure the noise in the released weights of a run that was, of real devices too, by the levels that no row has
+    (`data.canary_levels`). Ends with exit code 1 when anything refutes the claim.
     """
+    folder = Path(scenario)
+    if (folder / "run.json").is_file():
+        given = (method, rounds, seed, overrides, canaries, trials, unsafe_no_noise)
+        return _audit_run(folder, any(given), json)
     with errors_to_exit():
         short = {"training.rounds": rounds, "scenario.seed": seed}
         texts = [*(overrides or ()), *(f"{key}={value}" for key, value in short.items() if value is not None)]
@@ -60,6 +70,37 @@ def audit(
         _explain(report)
     if report.violated:
         raise typer.Exit(VIOLATED)
+
+
+def _audit_run(folder: Path, has_options: bool, as_json: bool) -> None:
+    with errors_to_exit():
+        if has_options:
+            raise ConfigError(f"{folder} is a run that was: only --json goes with it", hint="or name a scenario")
+        from fedinfer.audit import audit_run
+
+        report = audit_run(folder)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        _say(
+            f"audit of run {report.run}: {report.scenario}, {report.rounds} rounds, {report.setting}",
+            f"claimed   epsilon <= {report.epsilon} at delta {report.delta} for the whole run",
+        )
+        _table(report.checks)
+        _say(f"verdict   {'violated' if report.found else 'consistent'}", _meaning_of_run(report))
+    if report.found:
+        raise typer.Exit(VIOLATED)
+
+
+def _meaning_of_run(report: RunAudit) -> str:
+    if not report.found:
+        return (
+            "The released weights hold the noise that was promised, as far as these weights show. A fault smaller than "
+            "what would be found (with probability 0.9), or of a kind that is not looked at, is not seen."
+        )
+    if "guaranteed noise" in report.found:
+        return "The rounds hold less noise than epsilon rests on: the claim does not hold for this run."
+    return "Some devices add less than their share of the noise. More of them, and the claim does not hold."
 
 
 def _method_for(scenario: Scenario) -> AuditMethod:
@@ -100,13 +141,17 @@ def _explain(report: AuditReport) -> None:
             f"trials    epsilon >= {at_least(report.trials.epsilon)} with confidence {report.trials.confidence:g} "
             f"({report.trials.canaries} runs of the mechanism alone)"
         )
+    _table(report.checks)
+    _say(f"verdict   {'violated' if report.violated else 'consistent'}", _meaning(report))
+
+
+def _table(checks: Sequence[Check]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for title in ("check", "seen", "would be found"):
         table.add_column(title, overflow="fold")
-    for check in report.checks:
+    for check in checks:
         table.add_row(check.name, check.seen, "FOUND" if check.failed else check.least)
     stdout.print(table, markup=False, highlight=False)
-    _say(f"verdict   {'violated' if report.violated else 'consistent'}", _meaning(report))
 
 
 def _say(*lines: str) -> None:

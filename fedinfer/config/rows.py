@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from fedinfer.config.fields import (
     Count,
@@ -17,7 +17,7 @@ from fedinfer.config.fields import (
 )
 from fedinfer.errors import ConfigError
 from fedinfer.reading import MISSING_TEXT, SAME_TEXT, ReadingRules
-from fedinfer.schema import MAX_WORDS
+from fedinfer.schema import CANARY, MAX_WORDS
 
 
 class PartitionSection(Section):
@@ -137,6 +137,12 @@ class DataSection(Section):
     )
     drop: tuple[str, ...] = Field(default=(), description="Columns that are not used (identifiers, dates, free text).")
     categorical: tuple[str, ...] = Field(default=(), description="Columns with categories; all others must be numbers.")
+    canary_levels: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=0,
+        description="So many categories that no row has are added to the first column of `categories`. Their weights "
+        "hold the noise of training and nothing else, so `fedinfer audit RUN` can measure it in a run of real devices; "
+        "40 show half of the noise.",
+    )
     categories: dict[str, tuple[str, ...]] = Field(
         default={}, description="`categories.COL = [..]`: public list of categories; others count as missing."
     )
@@ -214,11 +220,13 @@ class DataSection(Section):
 
     @field_validator("categories")
     @classmethod
-    def _categories_unique(cls, categories: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    def _categories_unique(
+        cls, categories: dict[str, tuple[str, ...]], info: ValidationInfo
+    ) -> dict[str, tuple[str, ...]]:
         for column, names in categories.items():
             if not names or len(set(names)) != len(names):
                 raise ValueError(f"categories of column {column!r} must be a list of one or more different names")
-        return categories
+        return _with_canary_levels(categories, info.data.get("canary_levels", 0))
 
     @field_validator("labels")
     @classmethod
@@ -239,6 +247,8 @@ class DataSection(Section):
             raise ValueError(f"column {min(without)!r} has breaks and no range: breaks lie inside a public range")
         if self.label_above is not None and len(self.labels) not in (0, 2):
             raise ValueError(f"label_above makes two classes: labels must name both or none, has {len(self.labels)}")
+        if self.canary_levels and not self.categories:
+            raise ValueError("canary_levels are added to the first column of `categories`, and there is none")
         self._check_synthetic()
         self._check_arrays()
         self._check_reading()
@@ -333,3 +343,13 @@ class DataSection(Section):
             raise ValueError(f"text = {self.text!r} cannot be the label, the device column or a dropped column")
         if self.vocabulary == self.path:
             raise ValueError("vocabulary names the table itself: words of its texts are private, use a public list")
+
+
+def _with_canary_levels(categories: dict[str, tuple[str, ...]], count: int) -> dict[str, tuple[str, ...]]:
+    """The same however often a section is written and read: levels that are there are not added again."""
+    if not count or not categories:
+        return categories
+    first, *_ = categories
+    wanted = (f"{CANARY}{number}" for number in range(1, count + 1))
+    added = (*categories[first], *(name for name in wanted if name not in categories[first]))
+    return {**categories, first: added}

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import numpy as np
 
 from fedinfer.config import PrivacySection, Scenario, SecureAggregationSection
+from fedinfer.coordinator.canaries import canaries_of
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.drift import least_seen
 from fedinfer.coordinator.given import KIND
@@ -88,6 +89,7 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
     """
     start = opening(server, plan)
     latencies = np.asarray(progress.latencies_us or [0.0])
+    canaries = canaries_of(server, plan, progress)
     found = shapes_of(server.trainer, server.scenario, server.rows, plan, progress, server.generator)
     return {
         "schema": SCHEMA,
@@ -117,6 +119,7 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
             "metric": progress.correct / progress.predictions if progress.predictions else None,
         },
         **({"shapes": found} if found else {}),
+        **({"canaries": canaries} if canaries else {}),
         "drift": _drift(server.scenario, len(server.devices), plan, progress),
         "devices": {"refused": progress.refused, "dropped": progress.dropped},
         "warnings": [*start["warnings"], *progress.notices],

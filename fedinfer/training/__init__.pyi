@@ -13,6 +13,8 @@ from .inversion import first_inputs as first_inputs
 from .inversion import recovered as recovered
 from .load import load_trainer as load_trainer
 from .models.basis import bending as bending
+from .models.canaries import canary_weights as canary_weights
+from .models.shapes import weight_deviation as weight_deviation
 from .pooled import PooledTask as PooledTask
 from .pooled import pooled_weights as pooled_weights
 from .server_optimizers import OptimizerSettings as OptimizerSettings

@@ -90,6 +90,11 @@ def test_a_plan_for_another_unit_is_refused(fleet: Fleet) -> None:
     assert "protects a device" in refusal(fleet, unit=Unit.DEVICE)
 
 
+def test_a_plan_of_another_run_is_refused(fleet: Fleet) -> None:
+    """Its charge would go to an account that has not paid for this run's rounds."""
+    assert "plan of run 'another', this device joined" in refusal(fleet, run_id="another")
+
+
 def test_several_local_steps_are_not_credited_to_a_gradient_sum(fleet: Fleet) -> None:
     assert "3 local steps" in refusal(fleet, local_steps=3)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from fedinfer.audit import AuditReport, AuditSettings, NoiseUnderAudit, opening, run_audit
+from fedinfer.audit import AuditReport, AuditSettings, NoiseUnderAudit, audit_run, opening, run_audit
 from fedinfer.config import load_scenario
 from fedinfer.coordinator.context import RunAccount
 from fedinfer.device.aggregate import stages
@@ -19,6 +20,7 @@ from fedinfer.privacy.mechanism.noise import whole_variance
 from fedinfer.simulation import population, prepare_local
 from fedinfer.system import SystemClock
 from fedinfer.training.engines import batched
+from tests.scenarios.runs import run, scenario
 
 Patch = pytest.MonkeyPatch
 
@@ -148,3 +150,22 @@ def test_trials_alone_refute_half_of_the_noise(monkeypatch: Patch) -> None:
     assert "trials" not in _audit(trials=60_000).found
     _share_of(0.5)(monkeypatch)
     assert "trials" in _audit(trials=60_000).found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["logistic", "additive"])
+def test_the_weights_of_levels_that_no_row_has_show_half_of_the_noise_of_a_run(
+    kind: str, monkeypatch: Patch, tmp_path: Path
+) -> None:
+    """As of a run of real devices: nothing is known but what was released."""
+    wanted = scenario(
+        "heart", "data.canary_levels=40", f"model.kind={kind}", "drift.enabled=false", "rollout.canary_epsilon=0",
+        "report.pooled=false", "secure_aggregation.mode=ideal", "fleet.dropout=0",
+    )  # fmt: skip
+    run(wanted, tmp_path / "whole")
+    whole = audit_run(tmp_path / "whole")
+    assert whole.found == ()
+    assert whole.checks[1].figures["noise_ratio"] == pytest.approx(1 / 0.95, abs=4 / (2 * 80) ** 0.5)
+    _share_of(0.5)(monkeypatch)
+    run(wanted, tmp_path / "half")
+    assert audit_run(tmp_path / "half").found == ("noise of all devices",)

@@ -134,6 +134,13 @@ def test_broken_bound_is_named(path):
         Manifest.from_bytes(changed(path, value))
 
 
+@pytest.mark.parametrize("text", ["", "-1", "+1", "nan", "0x1", "1 or so", "1e9999", "infinity"])
+def test_an_epsilon_is_a_decimal_number_that_nobody_can_misread(text):
+    with pytest.raises(ArtifactRejected, match="epsilon"):
+        Manifest.from_bytes(changed("privacy.epsilon", text))
+    Manifest.from_bytes(changed("privacy.epsilon", "inf"))
+
+
 @pytest.mark.parametrize(
     "data",
     [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"format": NaN}', b'{"format": 1e999}', b'{"format":1}'],

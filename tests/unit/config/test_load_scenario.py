@@ -213,3 +213,15 @@ def test_text_that_is_no_file_yet_is_checked_like_a_file(tmp_path: Path) -> None
 def test_a_scenario_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_scenario("heart").training.rounds = 3
+
+
+def test_canary_levels_are_added_once_to_the_first_list_and_need_one() -> None:
+    scenario = load_scenario("heart", ["data.canary_levels=3"])
+    levels = ("canary 1", "canary 2", "canary 3")
+    assert scenario.data.categories["sex"] == ("Female", "Male", *levels)
+    assert scenario.data.categories["fbs"] == ("FALSE", "TRUE")
+    again = Scenario.model_validate_json(scenario.model_dump_json())
+    assert again.data == scenario.data
+    assert again.data.canary_levels == 3
+    with pytest.raises(ConfigError, match="canary_levels"):
+        load_scenario("digits", ["data.canary_levels=3"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,6 +102,16 @@ def test_the_servers_noise_covers_what_a_unit_moves_after_rounding(unit: Unit) -
     assert ring.unit is unit
     assert model.std(ring, Z, NORM, DEVICES) >= Z * NORM
     assert model.std(ring, Z, NORM, DEVICES) == pytest.approx(Z * decoded_sensitivity(ring))
+
+
+@pytest.mark.parametrize("unit", [Unit.DEVICE, Unit.EXAMPLE])
+def test_the_servers_noise_grows_with_what_coarse_integers_add(unit: Unit) -> None:
+    model = Central(unit)
+    coarse = replace(ring_of(model), scale=2.0)
+    assert decoded_sensitivity(coarse) > 2 * NORM
+    stream = SimulatedStream(SimulatedEntropy("coarse", str(unit)))
+    seen = model.server_noise(np.zeros(20_000, np.float32), coarse, Z, lambda: stream)
+    assert seen.std() == pytest.approx(Z * decoded_sensitivity(coarse), rel=0.03)
 
 
 def test_local_noise_needs_a_ring_for_its_own_length() -> None:
