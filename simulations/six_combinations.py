@@ -26,8 +26,8 @@ ROWS = ("privacy.unit=example", "privacy.epsilon=2", "privacy.clipping_norm=1", 
 SAMPLED = (*ROWS, "training.sampling_rate=0.2", "training.server_learning_rate=5", "training.rounds=20")
 WHOLE = ("privacy.unit=device", "privacy.epsilon=8", "training.pretrain=false")
 LONG = (
-    *WHOLE, "privacy.clipping_norm=0.25", "training.local_steps=5", "training.server_learning_rate=8",
-    "training.rounds=64",
+    *WHOLE, "privacy.clipping_norm=0.5", "training.local_steps=5", "training.server_learning_rate=3",
+    "training.rounds=128", "model.pixels=standardized",
 )  # fmt: skip
 ALONE = (*WHOLE, "privacy.clipping_norm=2", "training.server_learning_rate=1", "training.rounds=10")
 SETTINGS = {  # (table, unit, trust): overrides of the built-in scenario

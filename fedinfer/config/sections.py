@@ -112,6 +112,11 @@ class ModelSection(Section):
     hidden: tuple[Count, ...] = Field(
         default=(32,), description="Sizes of the hidden layers (`mlp`, and the head of others)."
     )
+    pixels: Literal["scaled", "standardized"] = Field(
+        default="scaled",
+        description="Images of kinds `logistic`, `mlp` and `cnn`: `scaled` to [0, 1], or `standardized`: each image less "
+        "its mean, scaled to length 4, so that brightness and contrast do not count and all images weigh alike.",
+    )
     knots: Annotated[int, Field(ge=2, le=64)] = Field(
         default=8, description="`additive`: knots of the function of a numeric column, evenly spaced over its range."
     )

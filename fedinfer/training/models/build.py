@@ -158,7 +158,7 @@ def _check_label(section: ModelSection, schema: Schema) -> None:
 
 def _logistic(section: ModelSection, schema: Schema) -> Model:
     """Zero start: the problem is convex and zero needs no luck."""
-    prepare, features = _flat_prepare(schema)
+    prepare, features = _flat_prepare(section, schema)
     head = nn.Linear(features, schema.outputs)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -177,7 +177,7 @@ def _linear(section: ModelSection, schema: Schema) -> Model:
 
 
 def _mlp(section: ModelSection, schema: Schema) -> Model:
-    prepare, width = _flat_prepare(schema)
+    prepare, width = _flat_prepare(section, schema)
     layers: list[nn.Module] = []
     for size in section.hidden:
         layers += [nn.Linear(width, size), nn.ReLU()]
@@ -195,15 +195,19 @@ def _cnn(section: ModelSection, schema: Schema) -> Model:
         layers += [nn.Conv2d(channels, size, 3, stride, 1), nn.GroupNorm(math.gcd(size, 4), size), nn.ReLU()]
         channels, height, width = size, -(-height // stride), -(-width // stride)
     layers += [nn.Flatten(), nn.Linear(channels * height * width, schema.outputs)]
-    return Model(PixelPrepare(schema.pixel_max, schema.shape), nn.Sequential(*layers))
+    return Model(_pixels(section, schema, schema.shape), nn.Sequential(*layers))
 
 
-def _flat_prepare(schema: Schema) -> tuple[nn.Module, int]:
+def _flat_prepare(section: ModelSection, schema: Schema) -> tuple[nn.Module, int]:
     """Prepared rows as one vector, and its length."""
     if schema.columns:
         table = TablePrepare(schema)
         return table, table.features
-    return PixelPrepare(schema.pixel_max, (schema.width,)), schema.width
+    return _pixels(section, schema, (schema.width,)), schema.width
+
+
+def _pixels(section: ModelSection, schema: Schema, shape: tuple[int, ...]) -> PixelPrepare:
+    return PixelPrepare(schema.pixel_max, shape, section.pixels == "standardized")
 
 
 def _sequence(build: Callable[[ModelSection, Schema], tuple[nn.Module, nn.Module]]) -> Callable[..., Model]:
@@ -270,6 +274,11 @@ def _load(path: str) -> Callable[[Schema], Any]:
 
 def _check(model: Model, section: ModelSection) -> None:
     """Refuse what cannot be trained federated."""
+    if section.pixels == "standardized" and not getattr(model.prepare, "standardized", False):
+        raise ConfigError(
+            "model.pixels = 'standardized': there is no image to standardize",
+            hint="it is for images of kinds 'logistic', 'mlp' and 'cnn'",
+        )
     key = "factory" if section.factory else "kind"
     for module in model.core.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -91,20 +91,28 @@ def fair_scale(terms: int) -> float:
     return 1.0 / math.sqrt(max(terms, 1))
 
 
+LENGTH = 4.0
+"""L2 norm of a standardized image, whatever its size: about that of a drawing of 8 x 8 pixels in [0, 1]."""
+FLAT = 1e-6
+"""An image that differs from its mean by less is one of a single shade, and becomes zeros."""
+
+
 class PixelPrepare(nn.Module):
-    """(n, width) pixels to (n, *shape) in [0, 1].
+    """(n, width) pixels to (n, *shape), in [0, 1] or standardized.
 
     Args:
         pixel_max: largest pixel value, > 0.
         shape: shape of one prepared row.
+        standardized: each row less its own mean, scaled to the norm LENGTH. It depends on that row and on public numbers
+            alone, so the gradient of a row still does not depend on other rows.
     """
 
-    def __init__(self, pixel_max: float, shape: tuple[int, ...]) -> None:
+    def __init__(self, pixel_max: float, shape: tuple[int, ...], standardized: bool = False) -> None:
         super().__init__()
-        self.pixel_max, self.shape = pixel_max, shape
+        self.pixel_max, self.shape, self.standardized = pixel_max, shape, standardized
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Pixels scaled to [0, 1].
+        """Pixels scaled to [0, 1], or standardized.
 
         Args:
             rows: (n, width) float32 in [0, pixel_max], NaN for missing.
@@ -113,7 +121,12 @@ class PixelPrepare(nn.Module):
             (n, *shape) float32.
         """
         present = torch.where(torch.isnan(rows), torch.zeros_like(rows), rows)
-        return (torch.clamp(present, 0.0, self.pixel_max) / self.pixel_max).reshape(-1, *self.shape)
+        scaled = torch.clamp(present, 0.0, self.pixel_max) / self.pixel_max
+        if self.standardized:
+            centred = scaled - scaled.mean(dim=1, keepdim=True)
+            length = torch.sqrt((centred * centred).sum(dim=1, keepdim=True))
+            scaled = centred * LENGTH / torch.clamp(length, min=FLAT)
+        return scaled.reshape(-1, *self.shape)
 
 
 class SeriesPrepare(nn.Module):

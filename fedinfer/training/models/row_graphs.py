@@ -15,7 +15,15 @@ from torch import Tensor
 from fedinfer.errors import ConfigError
 from fedinfer.ports import GraphWriter
 from fedinfer.training.models.additive import AdditivePrepare
-from fedinfer.training.models.preprocess import FieldPrepare, PixelPrepare, SeriesPrepare, TablePrepare, TokenPrepare
+from fedinfer.training.models.preprocess import (
+    FLAT,
+    LENGTH,
+    FieldPrepare,
+    PixelPrepare,
+    SeriesPrepare,
+    TablePrepare,
+    TokenPrepare,
+)
 from fedinfer.training.models.stretch import Stretch
 
 FLOAT = 1  # onnx.TensorProto.FLOAT
@@ -46,6 +54,11 @@ def pixels(module: PixelPrepare, graph: GraphWriter, source: str) -> str:
     present = graph.add("Where", graph.add("IsNaN", source), number(graph, 0.0), source)
     inside = graph.add("Clip", present, number(graph, 0.0), number(graph, module.pixel_max))
     scaled = graph.add("Div", inside, number(graph, module.pixel_max))
+    if module.standardized:
+        centred = graph.add("Sub", scaled, graph.add("ReduceMean", scaled, ints(graph, 1), keepdims=1))
+        squares = graph.add("ReduceSum", graph.add("Mul", centred, centred), ints(graph, 1), keepdims=1)
+        length = graph.add("Max", graph.add("Sqrt", squares), number(graph, FLAT))
+        scaled = graph.add("Div", graph.add("Mul", centred, number(graph, LENGTH)), length)
     return graph.add("Reshape", scaled, ints(graph, -1, *module.shape))
 
 

@@ -51,6 +51,8 @@ CASES: dict[str, tuple[ModelSection, Schema]] = {
     "levels only": (ModelSection(kind=ModelKind.LOGISTIC), LEVELS),
     "no hidden layer": (ModelSection(kind=ModelKind.MLP, hidden=()), TABLE),
     "pixels in a row": (ModelSection(kind=ModelKind.MLP, hidden=(7, 5)), DIGITS),
+    "standardized pixels": (ModelSection(kind=ModelKind.LOGISTIC, pixels="standardized"), DIGITS),
+    "standardized images": (ModelSection(kind=ModelKind.CNN, hidden=(8, 6), pixels="standardized"), DIGITS),
     "three convolutions": (ModelSection(kind=ModelKind.CNN, hidden=(8, 6, 5)), DIGITS),
     "series of pixels": (ModelSection(kind=ModelKind.TCN, hidden=(8, 5)), SOUND),
     "series of one channel": (ModelSection(kind=ModelKind.GRU, hidden=(5,)), ONE_CHANNEL),

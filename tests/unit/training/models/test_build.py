@@ -120,6 +120,24 @@ def test_pixels_are_clamped_to_the_unit_interval():
     torch.testing.assert_close(prepared, torch.tensor([[[[0.5, 1.0], [0.0, 0.0]]]]))
 
 
+def test_standardized_images_do_not_know_brightness_and_contrast_and_all_weigh_alike():
+    prepare = PixelPrepare(16.0, (1, 2, 2), standardized=True)
+    rows = torch.tensor([[8.0, 12.0, 4.0, 6.0], [4.0, 6.0, 2.0, 3.0], [9.0, 13.0, 5.0, 7.0], [7.0, 7.0, 7.0, 7.0]])
+    prepared = prepare(rows).flatten(1)
+    torch.testing.assert_close(prepared[1], prepared[0])
+    torch.testing.assert_close(prepared[2], prepared[0])
+    torch.testing.assert_close(prepared[:3].norm(dim=1), torch.full((3,), 4.0))
+    torch.testing.assert_close(prepared.sum(dim=1), torch.zeros(4), atol=1e-5, rtol=0)
+    assert not prepared[3].any(), "an image of one shade has nothing to say"
+    torch.testing.assert_close(prepare(rows[:1]).flatten(1)[0], prepared[0])
+
+
+def test_only_images_are_standardized():
+    for section, schema in ((ModelSection(), TABLE), (ModelSection(kind="tcn"), BY_KIND["tcn"])):
+        with pytest.raises(ConfigError, match="no image to standardize"):
+            build_model(section.model_copy(update={"pixels": "standardized"}), schema, 1)
+
+
 def test_series_keep_their_channels_and_each_its_range():
     columns = (Numeric("x0", 0, 2), Numeric("x1", 0, 2), Numeric("y0", 0, 20), Numeric("y1", 0, 20))
     schema = Schema(columns, "m", ("a", "b"), (2, 1, 2))
