@@ -114,8 +114,8 @@ class ModelSection(Section):
     )
     pixels: Literal["scaled", "standardized"] = Field(
         default="scaled",
-        description="Images of kinds `logistic`, `mlp` and `cnn`: `scaled` to [0, 1], or `standardized`: each image less "
-        "its mean, scaled to length 4, so that brightness and contrast do not count and all images weigh alike.",
+        description="Images of kinds `logistic`, `mlp` and `cnn`: `scaled` to [0, 1], or `standardized`: each image "
+        "less its mean, scaled to length 4, so that brightness and contrast do not count and all images weigh alike.",
     )
     knots: Annotated[int, Field(ge=2, le=64)] = Field(
         default=8, description="`additive`: knots of the function of a numeric column, evenly spaced over its range."

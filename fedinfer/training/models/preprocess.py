@@ -103,8 +103,8 @@ class PixelPrepare(nn.Module):
     Args:
         pixel_max: largest pixel value, > 0.
         shape: shape of one prepared row.
-        standardized: each row less its own mean, scaled to the norm LENGTH. It depends on that row and on public numbers
-            alone, so the gradient of a row still does not depend on other rows.
+        standardized: each row less its own mean, scaled to the norm LENGTH: it depends on that row alone, so the
+            gradient of a row still does not depend on other rows.
     """
 
     def __init__(self, pixel_max: float, shape: tuple[int, ...], standardized: bool = False) -> None:
