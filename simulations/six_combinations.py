@@ -24,10 +24,10 @@ COMMON = ("drift.enabled=false", "rollout.canary_epsilon=0", "fleet.dropout=0")
 HEART = ("privacy.unit=example", "privacy.epsilon=1", "training.sampling_rate=0.5")
 ROWS = ("privacy.unit=example", "privacy.epsilon=2", "privacy.clipping_norm=1", "training.pretrain=false")
 SAMPLED = (*ROWS, "training.sampling_rate=0.2", "training.server_learning_rate=5", "training.rounds=20")
-WHOLE = ("privacy.unit=device", "privacy.epsilon=8", "training.pretrain=false")
+WHOLE = ("privacy.unit=device", "privacy.epsilon=8", "training.pretrain=false", "data.public_fraction=0")
 LONG = (
-    *WHOLE, "privacy.clipping_norm=0.5", "training.local_steps=5", "training.server_learning_rate=3",
-    "training.rounds=128", "model.pixels=standardized",
+    *WHOLE, "privacy.clipping_norm=0.5", "training.local_steps=10", "training.server_learning_rate=4",
+    "training.rounds=100", "model.pixels=standardized",
 )  # fmt: skip
 ALONE = (*WHOLE, "privacy.clipping_norm=2", "training.server_learning_rate=1", "training.rounds=10")
 SETTINGS = {  # (table, unit, trust): overrides of the built-in scenario

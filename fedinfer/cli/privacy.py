@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, assert_never
 
 import typer
@@ -28,9 +29,11 @@ from fedinfer.privacy import (
     at_most,
     calibrate,
     design,
+    epsilon_as_of_2017,
     flatten,
     gaussian_events,
     group_epsilon,
+    rdp_epsilon,
     read_event,
     relation_of,
     rounding_of,
@@ -104,14 +107,24 @@ def epsilon(
     dimension: Dimension = None,
     devices: Devices = None,
     scenario: ScenarioOption = "",
+    conversions: Annotated[
+        bool,
+        typer.Option("--conversions", help="also what older accounting says of the same noise, as figures in print"),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """What a noise multiplier costs."""
     with errors_to_exit():
         neighbours, rate = _relation(unit, relation), _charged_rate(unit, sampling_rate)
         events = _events(unit, trust, rounds, rate, *_size(scenario, dimension, devices))
-        spent = account(events(noise_multiplier), delta, neighbours)
-        _show(noise_multiplier, spent, rounds, sampling_rate, rate, unit, trust, as_json)
+        done = events(noise_multiplier)
+        spent, older = account(done, delta, neighbours), {}
+        if conversions:
+            older = {
+                "renyi, conversion of 2017": epsilon_as_of_2017(done, delta, neighbours),
+                "renyi, conversion used here": rdp_epsilon(done, delta, neighbours),
+            }
+        _show(noise_multiplier, spent, rounds, sampling_rate, rate, unit, trust, as_json, older)
 
 
 @app.command()
@@ -295,6 +308,7 @@ def _show(
     unit: Unit,
     trust: Trust,
     as_json: bool,
+    older: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
     notes = []
     if rate != asked_rate:
@@ -309,11 +323,13 @@ def _show(
         "notes": notes,
     }
     if as_json:
-        print_json(result)
+        print_json(result | ({"conversions": dict(older)} if older else {}))
         return
     stdout.print(f"noise multiplier {at_most(z, 6)}, epsilon {at_most(spent.epsilon, 6)} at delta {spent.delta:g}")
     stdout.print(f"{rounds} rounds, unit {unit}, trust {trust}, sampling rate {rate:g} ({spent.sampling})")
     stdout.print(f"accountant {spent.accountant}, relation {spent.relation}")
+    for name, epsilon in older.items():
+        stdout.print(f"{name}: epsilon {at_most(epsilon, 6)}")
     for note in notes:
         stdout.print(f"note: {note}")
 

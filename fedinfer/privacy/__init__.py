@@ -3,7 +3,7 @@
 The names below are what the other packages and a notebook need; each is explained where it is defined.
 """
 
-from fedinfer.privacy.accounting.accountant import Spent, account
+from fedinfer.privacy.accounting.accountant import Spent, account, epsilon_as_of_2017, rdp_epsilon
 from fedinfer.privacy.accounting.audit import AuditBound, AuditMethod, canary_device_bound, one_run_bound
 from fedinfer.privacy.accounting.calibration import calibrate, gaussian_events
 from fedinfer.privacy.accounting.events import (
@@ -113,6 +113,7 @@ __all__ = [
     "encode",
     "encode_promise",
     "encode_sum",
+    "epsilon_as_of_2017",
     "factorize",
     "flatten",
     "gaussian_events",
@@ -124,6 +125,7 @@ __all__ = [
     "pieces",
     "promise_in",
     "protected_of",
+    "rdp_epsilon",
     "read_event",
     "relation_of",
     "repetitions_of",

@@ -26,7 +26,7 @@ from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.events import Event, GaussianEvent, NonPrivate, Plain, PoissonSampled, flatten
 from fedinfer.privacy.accounting.gaussian import has_pld, pld_epsilon, profile_epsilon
 from fedinfer.privacy.accounting.parallel import History, PlainHistory, worlds
-from fedinfer.privacy.accounting.rdp import ORDERS, Curve, event_curve, to_epsilon
+from fedinfer.privacy.accounting.rdp import ORDERS, Curve, event_curve, to_epsilon, to_epsilon_as_of_2017
 from fedinfer.privacy.accounting.skellam_as_gaussian import exchange
 from fedinfer.types import Json, Relation, Sampling
 
@@ -147,6 +147,29 @@ def rdp_history_epsilon(history: History, delta: float, relation: Relation) -> f
     """
     _check_delta(delta)
     return max(_rdp_of_world(world, delta, relation) for world in worlds(history))
+
+
+def epsilon_as_of_2017(events: Sequence[Event], delta: float, relation: Relation) -> float:
+    """What the accounting of 2017 says of the same noise: to compare with figures in print, never to claim.
+
+    Args:
+        events: what was done.
+        delta: in (0, 1).
+        relation: neighbouring relation.
+
+    Returns:
+        Epsilon, never below that of `rdp_epsilon` for continuous noise.
+
+    Raises:
+        ConfigError: when delta is outside (0, 1).
+    """
+    _check_delta(delta)
+    totals = (sum((n * event_curve(e, relation) for e, n in world), np.zeros(ORDERS.size)) for world in _worlds(events))
+    return max((to_epsilon_as_of_2017(total, delta) for total in totals), default=0.0)
+
+
+def _worlds(events: Sequence[Event]) -> tuple[PlainHistory, ...]:
+    return tuple(world for world in worlds(flatten(events)) if world)
 
 
 @lru_cache(maxsize=65536)
