@@ -40,7 +40,8 @@ def encode(
             already clipped examples, taken as they are; float64, because in float32 the rounding of a sum of thousands
             of examples is no longer small beside one of them.
         mechanism: see `fedinfer.privacy.mechanism.design`.
-        rotation_seed: public, equal for all devices of the round, not under the control of a device.
+        rotation_seed: public, equal for all devices of the round, not under the control of a device; not used where
+            nothing is rotated.
         noise: source of the noise share; a `SecureStream` in a real deployment.
         rounding: source of the rounding; it need not be secret.
 
@@ -131,15 +132,13 @@ def _whole_numbers(
 ) -> Whole:
     """The rounded rows, (n, padded), still floating point; each row takes its words from its own stream."""
     scaled_norm = mechanism.scale * mechanism.clipping_norm
-    # The rotation spreads a vector over all coordinates, so that none is much larger than the others and the ring can
-    # be narrow (Kairouz et al. 2021, Algorithm 1); this Hadamard matrix exists for powers of two, hence the padding.
     match mechanism.rounding:
         case Rounding.CONDITIONAL:
             rows = clip_rows(rows.astype(np.float32, copy=False), mechanism.clipping_norm)
             # Privacy rests on the norm of the integers, which is checked exactly, so how the numbers before them were
             # rounded is a matter of accuracy alone; with this bound the error is below a tenth of one integer unit.
             exact = rows if scaled_norm <= SINGLE_PRECISION_NORM else rows.astype(np.float64)
-            scaled = rotate(exact, seed, mechanism.padded, mechanism.scale)
+            scaled = _scaled(exact, mechanism, seed)
             if scaled.dtype != np.float32:  # there the norm bounds every coordinate
                 _check_range(scaled)
             return _round_within(scaled, conditional_bound(scaled_norm, mechanism.padded), rounding)
@@ -147,11 +146,22 @@ def _whole_numbers(
             if not np.isfinite(row_norms(rows)).all():
                 raise DataError("a sum of examples holds NaN or infinity")
             # Double precision: what one example moves a coordinate by must not depend on the other examples.
-            scaled = rotate(rows.astype(np.float64, copy=False), seed, mechanism.padded, mechanism.scale)
+            scaled = _scaled(rows.astype(np.float64, copy=False), mechanism, seed)
             _check_range(scaled)
             return _floor_dithered(scaled, rounding)
         case _:
             assert_never(mechanism.rounding)
+
+
+def _scaled(rows: Whole, mechanism: IntegerMechanism, seed: bytes) -> Whole:
+    """Rows in integer units, (n, padded).
+
+    The rotation spreads a vector over all coordinates, so that none is much larger than the others and the ring can be
+    narrow (Kairouz et al. 2021, Algorithm 1); this Hadamard matrix exists for powers of two, hence the padding.
+    """
+    if mechanism.rotated:
+        return rotate(rows, seed, mechanism.padded, mechanism.scale)
+    return rows * rows.dtype.type(mechanism.scale)
 
 
 def draw_shares(count: int, mechanism: IntegerMechanism, noise: NoiseStream) -> Integers | int:
@@ -198,8 +208,10 @@ def decode(total: RingVector, mechanism: IntegerMechanism, rotation_seed: bytes)
     # Residues stand for integers in [-2^(bits-1), 2^(bits-1)): the sum is signed, and `design` keeps it in that range.
     half = 1 << (mechanism.bits - 1)
     centred = ((total.astype(np.int64) + half) & (2 * half - 1)) - half
-    rows = rotate_back(centred.astype(np.float64)[None, :], rotation_seed)
-    result: FloatVector = (rows[0, : mechanism.dimension] / mechanism.scale).astype(np.float32)
+    whole = centred.astype(np.float64)
+    if mechanism.rotated:
+        whole = rotate_back(whole[None, :], rotation_seed)[0, : mechanism.dimension]
+    result: FloatVector = (whole / mechanism.scale).astype(np.float32)
     return result
 
 

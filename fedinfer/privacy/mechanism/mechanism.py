@@ -2,6 +2,8 @@
 
     clip -> pad to a power of two -> randomized Hadamard -> scale -> round -> add a noise share -> mod 2^b
 
+A sum without noise shares is neither padded nor rotated: its ring holds whatever its devices may send (see `rotated`).
+
 Kairouz, Liu and Steinke 2021 (arXiv 2102.06387) with Skellam noise (Agarwal, Kairouz and Liu 2021, arXiv 2110.04995) or
 discrete Gaussian shares. Shares are sized so that `contributors` of them reach the promised variance; every further one
 is a bonus that is not accounted for. Reduction mod 2^b is post-processing and costs no privacy; wrapping costs utility,
@@ -129,9 +131,19 @@ class IntegerMechanism:
             raise ConfigError("a noise share protects a unit: unit `none` goes with noise kind `none`")
 
     @property
+    def rotated(self) -> bool:
+        """Whether vectors are rotated before they are rounded.
+
+        A rotation makes all coordinates alike, so that a sum fits a narrow ring (Kairouz et al. 2021, section 3). The
+        ring of a sum without shares has room for the largest possible coordinate (`design_without_noise`), so there it
+        would gain nothing. No bound on what one unit changes needs it: those hold for every vector.
+        """
+        return self.kind is not NoiseKind.NONE
+
+    @property
     def padded(self) -> int:
-        """Length of the encoded vector: the least power of two >= dimension."""
-        return 1 << (self.dimension - 1).bit_length()
+        """Length of the encoded vector: `dimension`, or where it is rotated the least power of two from there on."""
+        return 1 << (self.dimension - 1).bit_length() if self.rotated else self.dimension
 
     @property
     def share_variance(self) -> int:
