@@ -1,18 +1,21 @@
 """Flower's Ray simulation on the workload of _mlp.py, one actor per core.
 
+Seconds of the processor are those of this process and of all that it started: Ray's and the actors'.
+
 python benchmarks/_flower.py COHORT
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import torch
-from _mlp import BATCH, CLIP, NOISE, RATE, ROWS, draw, network, report
+from _mlp import BATCH, CLIP, NOISE, RATE, ROWS, Mark, draw, laps, network
 from torch.nn.functional import cross_entropy
 
 for name, value in (
@@ -33,7 +36,14 @@ from flwr.simulation import run_simulation  # noqa: E402
 NODES, ROUNDS = 200, 4
 client_app, server_app = ClientApp(), ServerApp()
 cache: dict[str, tuple] = {}
-ticks: list[float] = []
+marks: list[Mark] = []
+
+
+def busy() -> float:
+    """Processor seconds of this process and its descendants."""
+    own = psutil.Process()
+    used = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+    return sum(times.user + times.system for times in used)
 
 
 @client_app.train()
@@ -65,7 +75,7 @@ def main(grid: Grid, context: Context) -> None:
     )
 
     def tick(_: int, arrays: ArrayRecord) -> None:  # before the first round and after each
-        ticks.append(time.perf_counter())
+        marks.append((time.perf_counter(), busy()))
 
     strategy.start(grid=grid, initial_arrays=ArrayRecord(network().state_dict()), num_rounds=ROUNDS, evaluate_fn=tick)
 
@@ -74,4 +84,4 @@ if __name__ == "__main__":
     resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
     ray = {"num_cpus": os.cpu_count(), "include_dashboard": False, "log_to_driver": False}
     run_simulation(server_app, client_app, num_supernodes=NODES, backend_config={**resources, "init_args": ray})
-    report([after - before for before, after in pairwise(ticks)])
+    print(json.dumps(laps(marks)))

@@ -2,7 +2,7 @@
 
 FedAvg with central privacy on drawn rows: MLP 64-128-10 (9,610 parameters), 50 rows and 5 SGD steps per device, updates
 clipped to an L2 norm of 0.5, Gaussian noise of standard deviation 0.5 on their sum. Each engine's program prints one
-JSON object: the seconds of every round after the first.
+JSON object: the seconds of every round after the first, those that passed and those of the processor.
 
     python benchmarks/_mlp.py COHORT
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -34,25 +35,34 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES))
 
 
-def report(seconds: list[float], **more: object) -> None:
-    print(json.dumps({"seconds": seconds[1:], **more}), flush=True)
+Mark = tuple[float, float]
+"""Seconds on the clock, and seconds of the processor."""
+
+
+def now() -> Mark:
+    return time.perf_counter(), time.process_time()
+
+
+def laps(marks: list[Mark]) -> dict[str, list[float]]:
+    """Both durations of every round after the first; `marks` are those before the first round and after each."""
+    rounds = [(late - early, busy - idle) for (early, idle), (late, busy) in pairwise(marks[1:])]
+    return {"seconds": [passed for passed, _ in rounds], "cpu_seconds": [used for _, used in rounds]}
 
 
 def loop(cohort: int) -> None:
     """One device after the other with autograd, as short as it can be written."""
     torch.set_num_threads(1)
     x, y = (torch.from_numpy(part) for part in draw(USERS))
-    net, rng, seconds = network(), np.random.default_rng(1), []
+    net, rng, marks = network(), np.random.default_rng(1), [now()]
     weights = [parameter.detach().clone() for parameter in net.parameters()]
     for _ in range(ROUNDS):
-        start = time.perf_counter()
         total = [torch.zeros_like(weight) for weight in weights]
         for user in rng.choice(USERS, cohort, replace=False):
             _add_clipped(net, weights, x[user], y[user], total)
         for weight, change in zip(weights, total, strict=True):
             weight.add_((change + torch.randn_like(change) * NOISE * CLIP) / cohort)
-        seconds.append(time.perf_counter() - start)
-    report(seconds)
+        marks.append(now())
+    print(json.dumps(laps(marks)))
 
 
 def _add_clipped(net: nn.Module, weights: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor, total: list) -> None:

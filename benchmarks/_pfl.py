@@ -9,11 +9,11 @@ absl-py attrs dm-tree dill.
 
 from __future__ import annotations
 
+import json
 import sys
-import time
 
 import torch
-from _mlp import BATCH, CLIP, NOISE, RATE, ROUNDS, USERS, draw, network, report
+from _mlp import BATCH, CLIP, NOISE, RATE, ROUNDS, USERS, Mark, draw, laps, network, now
 from pfl.aggregate.simulate import SimulatedBackend
 from pfl.aggregate.weighting import WeightByUser
 from pfl.algorithm.base import NNAlgorithmParams
@@ -50,19 +50,17 @@ class Net(nn.Module):
 
 
 class Clock(TrainingProcessCallback):
-    """Seconds of each round."""
+    """Marks before the first round and after each."""
 
     def __init__(self) -> None:
-        self.seconds: list[float] = []
+        self.marks: list[Mark] = []
 
     def on_train_begin(self, *, model: object) -> Metrics:
-        self.last = time.perf_counter()
+        self.marks.append(now())
         return Metrics()
 
     def after_central_iteration(self, aggregate_metrics: object, model: object, *, central_iteration: int) -> tuple:
-        now = time.perf_counter()
-        self.seconds.append(now - self.last)
-        self.last = now
+        self.marks.append(now())
         return False, Metrics()
 
 
@@ -83,7 +81,7 @@ def main(cohort: int) -> None:
         model_eval_params=NNEvalHyperParams(local_batch_size=None),
         callbacks=[clock],
     )
-    report(clock.seconds)
+    print(json.dumps(laps(clock.marks)))
 
 
 if __name__ == "__main__":

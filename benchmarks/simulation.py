@@ -6,7 +6,9 @@ The workload is that of _mlp.py. A round of the product is a whole one of `fedin
 unit device): ledgers of server and devices, training, clipping, encoding in integers, the sum, noise, the server's
 step, and figures on 1,000 held-out rows, which no peer computes in these rounds. `kernel` is its local training alone.
 Everything runs in one process with one thread, except Flower, which has an actor per core. Engines take turns; the
-median round of each turn counts, and of the turns the better one, for every engine alike.
+median round of each turn counts, and of the turns the better one, for every engine alike. Ratios are those of processor
+time (of all processes of an engine), which other work on the machine changes least; devices per second are by the
+clock, and `_by_clock` are the ratios of those.
 
 pfl-research needs an environment of its own (_pfl.py says which), named by --pfl-python or FEDINFER_PFL_PYTHON. A peer
 that is not there gives null, and its reason is printed. The last line is one JSON object.
@@ -24,7 +26,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,60 +119,68 @@ def opened(cohort: int, folder: Path) -> tuple[Server, RunPlan, Progress]:
     return server, plan, first_progress(server, plan)
 
 
-def rounds(cohort: int, profile: bool = False) -> list[float]:
-    """Seconds of each round after the first."""
-    seconds, profiler = [], cProfile.Profile()
+Laps = dict[str, list[float]]
+"""As `_mlp.laps`."""
+
+
+def rounds(cohort: int) -> Laps:
+    """Of the product's rounds."""
     with tempfile.TemporaryDirectory() as name:
+        run, marks = opened(cohort, Path(name)), [_mlp.now()]
+        for _ in range(_mlp.ROUNDS):
+            training_round(*run, "initial")
+            marks.append(_mlp.now())
+    return _mlp.laps(marks)
+
+
+def profile(cohort: int) -> None:
+    """Print what rounds are made of."""
+    with tempfile.TemporaryDirectory() as name, cProfile.Profile() as profiler:
         run = opened(cohort, Path(name))
         training_round(*run, "initial")
+        profiler.clear()
         for _ in range(_mlp.ROUNDS - 1):
-            if profile:
-                profiler.enable()
-            start = time.perf_counter()
             training_round(*run, "initial")
-            seconds.append(time.perf_counter() - start)
-            profiler.disable()
-    if profile:
-        pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
-    return seconds
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
 
 
-def kernel(cohort: int) -> list[float]:
-    """Seconds of the local training of a cohort, weights in, updates out."""
-    wanted, (x, y), seconds = scenario(cohort), _mlp.draw(cohort), []
+def kernel(cohort: int) -> Laps:
+    """Of the local training of a cohort, weights in, updates out."""
+    wanted, (x, y), marks = scenario(cohort), _mlp.draw(cohort), [_mlp.now()]
     trainer = load_trainer(wanted.model, SCHEMA, wanted.training, 1)
     weights, data = trainer.initial(), list(zip(x, y, strict=True))
     for at in range(_mlp.ROUNDS):
         sources = [np.random.default_rng((at, device)) for device in range(cohort)]
-        start = time.perf_counter()
         trainer.updates(weights, data, sources)
-        seconds.append(time.perf_counter() - start)
-    return seconds[1:]
+        marks.append(_mlp.now())
+    return _mlp.laps(marks)
 
 
-def program(python: str, name: str, cohort: int) -> list[float] | None:
-    """Seconds of a peer's rounds, or None with the reason on the screen."""
+def program(python: str, name: str, cohort: int) -> Laps | None:
+    """Of a peer's rounds, or None with the reason on the screen."""
     command = [python, str(HERE / f"{name}.py"), str(cohort)]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
     if done.returncode:
         print(f"{name}: null, {(done.stderr.strip().splitlines() or ['no output'])[-1]}", flush=True)
         return None
-    seconds: list[float] = json.loads(done.stdout.strip().splitlines()[-1])["seconds"]
-    return seconds
+    found: Laps = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
-def rates(
-    engines: dict[str, Callable[[], list[float] | None]], cohorts: dict[str, int], turns: int
-) -> dict[str, float]:
-    """Devices per second of each engine: the better turn's median round."""
-    best: dict[str, float] = {}
+Rates = dict[str, dict[str, float]]
+"""Devices per second by what was measured (`seconds`, `cpu_seconds`) and engine."""
+
+
+def rates(engines: dict[str, Callable[[], Laps | None]], cohorts: dict[str, int], turns: int) -> Rates:
+    """Of each engine: the better turn's median round."""
+    best: Rates = {"seconds": {}, "cpu_seconds": {}}
     for _ in range(turns):
         for name, run in engines.items():
-            seconds = run()
-            if seconds is not None:
-                best[name] = max(best.get(name, 0.0), cohorts[name] / statistics.median(seconds))
-                print(f"{name}: {cohorts[name] / statistics.median(seconds):.0f} devices/s", flush=True)
+            for measured, seconds in (run() or {}).items():
+                rate = cohorts[name] / statistics.median(seconds)
+                best[measured][name] = max(best[measured].get(name, 0.0), rate)
+                print(f"{name}: {rate:.0f} devices per {measured.removesuffix('s')}", flush=True)
     return best
 
 
@@ -179,9 +188,20 @@ def ratio(found: dict[str, float], ours: str, peer: str) -> float | None:
     return round(found[ours] / found[peer], 2) if ours in found and peer in found else None
 
 
+RATIOS = {
+    "vs_pfl_50": ("fedinfer_50", "pfl_50"),
+    "vs_pfl_500": ("fedinfer_500", "pfl_500"),
+    "vs_flower_ray": ("fedinfer_50", "flower_50"),
+    "vs_loop_50": ("fedinfer_50", "loop_50"),
+    "vs_loop_500": ("fedinfer_500", "loop_500"),
+    "kernel_vs_pfl_50": ("kernel_50", "pfl_50"),
+    "kernel_vs_pfl_500": ("kernel_500", "pfl_500"),
+}
+
+
 def simulated(pfl: str, flower: bool, turns: int) -> dict[str, object]:
     """Rates of whole rounds, and their ratios."""
-    engines: dict[str, Callable[[], list[float] | None]] = {}
+    engines: dict[str, Callable[[], Laps | None]] = {}
     cohorts: dict[str, int] = {}
     for cohort in COHORTS:
         for name, run in (
@@ -196,17 +216,14 @@ def simulated(pfl: str, flower: bool, turns: int) -> dict[str, object]:
         print("pfl: null, no environment is named (--pfl-python)", flush=True)
     found = rates(engines, cohorts, turns)
     if flower:
-        found |= rates({"flower_50": lambda: program(sys.executable, "_flower", 50)}, {"flower_50": 50}, 1)
-    named = {f"{name}_devices_per_s": round(rate) for name, rate in found.items()}
+        beside = rates({"flower_50": lambda: program(sys.executable, "_flower", 50)}, {"flower_50": 50}, 1)
+        for measured, of_flower in beside.items():
+            found[measured] |= of_flower
+    by_clock, by_processor = found["seconds"], found["cpu_seconds"]
     return {
-        "vs_pfl_50": ratio(found, "fedinfer_50", "pfl_50"),
-        "vs_pfl_500": ratio(found, "fedinfer_500", "pfl_500"),
-        "vs_flower_ray": ratio(found, "fedinfer_50", "flower_50"),
-        "vs_loop_50": ratio(found, "fedinfer_50", "loop_50"),
-        "vs_loop_500": ratio(found, "fedinfer_500", "loop_500"),
-        "kernel_vs_pfl_50": ratio(found, "kernel_50", "pfl_50"),
-        "kernel_vs_pfl_500": ratio(found, "kernel_500", "pfl_500"),
-        **named,
+        **{name: ratio(by_processor, *sides) for name, sides in RATIOS.items()},
+        **{f"{name}_by_clock": ratio(by_clock, *sides) for name, sides in RATIOS.items()},
+        **{f"{name}_devices_per_s": round(rate) for name, rate in by_clock.items()},
     }
 
 
@@ -220,11 +237,12 @@ def main() -> None:
     flower = not chosen.skip_flower and importlib.util.find_spec("ray") is not None
     if not flower:
         print("flower: null, Ray is not installed or was skipped", flush=True)
+    load = os.getloadavg()[0]
     figures = simulated(chosen.pfl_python, flower, chosen.turns)
     private = _dpsgd.figures(3)
     print("what a round of 500 devices is made of:", flush=True)
-    rounds(500, profile=True)
-    print(json.dumps({**figures, **private}))
+    profile(500)
+    print(json.dumps({"load": round(max(load, os.getloadavg()[0]), 1), **figures, **private}))
 
 
 if __name__ == "__main__":
