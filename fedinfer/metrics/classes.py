@@ -137,11 +137,11 @@ def binary_auc(scores: npt.NDArray[Any], positive: npt.NDArray[np.bool_]) -> flo
     Returns:
         In [0, 1].
     """
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2.0
-    positives = int(positive.sum())
-    negatives = len(positive) - positives
-    rank_sum = float(ranks[inverse][positive].sum())
+    in_order, found = np.sort(scores), scores[positive]
+    positives, negatives = len(found), len(scores) - len(found)
+    # Equal scores share the mean of their ranks: half of how many are below plus how many are not above, plus a half.
+    below, not_above = (int(np.searchsorted(in_order, found, side).sum()) for side in ("left", "right"))
+    rank_sum = (below + not_above + positives) / 2.0
     return (rank_sum - positives * (positives + 1) / 2.0) / (positives * negatives)
 
 
@@ -171,7 +171,7 @@ def binary_average_precision(scores: npt.NDArray[Any], positive: npt.NDArray[np.
     Returns:
         In (0, 1].
     """
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores)
     last_of_ties = np.append(np.diff(scores[order]) != 0, True)
     found = np.cumsum(positive[order])[last_of_ties]
     looked_at = np.flatnonzero(last_of_ties) + 1

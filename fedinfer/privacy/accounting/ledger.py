@@ -321,10 +321,11 @@ class Ledger:
         """Owners with equal history, promise and budget share one computation: a fleet has few different histories."""
         counts = self._counts(list(terms), task)
         made = {} if offered is None else promises_of(self._connection, list(terms), task, offered, set(counts))
-        known: dict[tuple[tuple[tuple[int, int], ...], Terms, int | None], str] = {}
+        # Terms are one object for equal accounts (`_terms_of`), which is quicker to look up than what is in them.
+        known: dict[tuple[tuple[tuple[int, int], ...], int, int | None], str] = {}
         verdicts: dict[str, Refusal | None] = {}
         for owner, own in terms.items():
-            key = (counts.get(owner, ()), own, made.get(owner))
+            key = (counts.get(owner, ()), id(own), made.get(owner))
             if key not in known:
                 known[key] = self._excess(key[0], event, own.budget, own.protects.relation, key[2])
             verdicts[owner] = BudgetExceeded(f"{owner}/{task}: {known[key]}") if known[key] else None

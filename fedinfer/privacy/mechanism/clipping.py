@@ -38,11 +38,11 @@ def clip_rows(vectors: FloatRows, norm: float) -> FloatRows:
     long = np.flatnonzero(norms > norm)
     if not long.size:
         return vectors
-    clipped = vectors.astype(np.float32)
+    clipped = np.array(vectors, np.float32) if len(long) < len(vectors) else np.empty(vectors.shape, np.float32)
     # Rounding the products to float32 can lengthen a row by 2^-24 of its norm: aim a little lower.
     factors = norm * (1 - 2.0**-22) / norms[long]
-    for row, factor in zip(long, factors, strict=True):
-        np.multiply(clipped[row], factor, out=clipped[row], dtype=np.float64, casting="same_kind")
+    for row, factor in zip(long.tolist(), factors, strict=True):
+        clipped[row] = vectors[row].astype(np.float64) * factor
     return clipped
 
 

@@ -24,6 +24,7 @@ from fedinfer.system import SimulatedEntropy, SystemEntropy
 _CHUNK = 1 << 15
 """Samples per step: words, results and zeros stay in the second-level cache."""
 _ZEROS = memoryview(bytes(8 * _CHUNK))
+_FROM_ZERO = modes.CTR(bytes(16))
 
 
 NoiseStream = Words
@@ -35,7 +36,7 @@ class _Keystream:
 
     def __init__(self, entropy: Entropy) -> None:
         key = entropy.take(32)
-        self._cipher = Cipher(algorithms.AES(key), modes.CTR(b"\0" * 16)).encryptor()
+        self._cipher = Cipher(algorithms.AES(key), _FROM_ZERO).encryptor()
 
     def words(self, count: int) -> npt.NDArray[np.uint64]:
         out = np.empty(count, np.uint64)

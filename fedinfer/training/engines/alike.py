@@ -6,7 +6,7 @@ product of another shape may add up in another order, so this is what gives a de
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +78,28 @@ def groups(picks: Sequence[Rows], offsets: Sequence[int], usual: int) -> Iterato
     for (width, full), devices in found.items():
         own = [picks[device] for device in devices]
         starts = np.array([offsets[device] for device in devices], dtype=np.int64)
-        yield _stacked(_slice_of(devices), own, starts, width, full)
+        yield _stacked(slice_of(devices), own, starts, width, full)
+
+
+def stacked_steps(plans: Sequence[Sequence[Rows]], offsets: Sequence[int], usual: int) -> Iterator[Iterable[Alike]]:
+    """The groups of every step of devices' local work.
+
+    Args:
+        plans: the batches of each device, at least one, the longest plan first.
+        offsets: where the rows of each device begin.
+        usual: rows of a full batch.
+    """
+    widths = [len(batch) for batch in plans[0]]
+    if all(width == padded_width(width, usual) for width in widths) and all(
+        [len(batch) for batch in plan] == widths for plan in plans
+    ):  # most cohorts: devices with equal work, whose row numbers are laid out once for all steps
+        starts = np.array(offsets, dtype=np.int64)[:, None]
+        at = torch.from_numpy(np.stack([np.concatenate(plan) for plan in plans]) + starts)
+        for step in at.split(widths, 1):
+            yield [Alike(slice(0, len(plans)), step, None)]
+        return
+    for number in range(len(widths)):
+        yield groups([plan[number] for plan in plans if len(plan) > number], offsets, usual)
 
 
 def _stacked(devices: slice | list[int], picks: list[Rows], starts: np.ndarray, width: int, full: bool) -> Alike:
@@ -92,6 +113,11 @@ def _stacked(devices: slice | list[int], picks: list[Rows], starts: np.ndarray, 
     return Alike(devices, torch.from_numpy(at), torch.from_numpy(present))
 
 
-def _slice_of(devices: list[int]) -> slice | list[int]:
-    neighbours = devices[-1] - devices[0] + 1 == len(devices)
+def slice_of(devices: list[int]) -> slice | list[int]:
+    """The same devices as a slice where they are neighbours in order, so that nothing is copied.
+
+    Args:
+        devices: numbers, at least one, each once.
+    """
+    neighbours = devices == list(range(devices[0], devices[0] + len(devices)))
     return slice(devices[0], devices[-1] + 1) if neighbours else devices

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fedinfer.config import TrainingSection
-from fedinfer.training.engines.alike import Alike, groups
+from fedinfer.training.engines.alike import Alike, groups, slice_of, stacked_steps
 from fedinfer.training.engines.batched_layers import Tap, Views
 from fedinfer.training.engines.compile import Program, taps, views_of
 from fedinfer.training.engines.device_by_device import Features
@@ -57,14 +57,15 @@ def updates(
     rows = joined(data).to(program.device)
     begins = rows.offsets
     plans = [minibatches(source, count, training) for count, source in zip(rows.counts, sources, strict=True)]
-    result = np.zeros((len(plans), program.dimension), dtype=np.float32)
+    result = np.empty((len(plans), program.dimension), dtype=np.float32)
+    result[[row for row, plan in enumerate(plans) if not plan]] = 0.0
     widths = [len(plan[0]) if plan else 0 for plan in plans]
     working = [row for row, plan in enumerate(plans) if plan]
     working.sort(key=lambda row: (-len(plans[row]), -widths[row]))
     for chunk in _chunks(working, widths, program, _chunk_numbers(rows.x.device)):
         offsets = [begins[row] for row in chunk]
         weights = _descend(program, start, rows, offsets, [plans[row] for row in chunk], training)
-        result[chunk] = weights.sub_(_on(rows, start)).cpu().numpy()
+        result[slice_of(chunk)] = weights.sub_(_on(rows, start)).cpu().numpy()
     return result
 
 
@@ -95,7 +96,7 @@ def private_updates(
     order = sorted(range(len(widths)), key=lambda row: -widths[row])
     for chunk in _chunks(order, widths, program, _chunk_numbers(rows.x.device)):
         weights = _descend_privately(program, start, rows, chunk, [sources[row] for row in chunk], training, private)
-        result[chunk] = weights.sub_(_on(rows, start)).cpu().numpy()
+        result[slice_of(chunk)] = weights.sub_(_on(rows, start)).cpu().numpy()
     return result
 
 
@@ -158,10 +159,9 @@ def _descend(
 ) -> Tensor:
     """SGD of one chunk; plans are sorted by length, so the devices still at work are the first ones."""
     weights, anchor = _copies(rows, start, len(plans))
-    velocity = torch.zeros_like(weights) if training.momentum else weights
-    for step in range(len(plans[0])):
-        picks = [plan[step] for plan in plans if len(plan) > step]
-        for group in groups(picks, offsets, training.batch_size):
+    velocity = _velocity(weights, training)
+    for step in stacked_steps(plans, offsets, training.batch_size):
+        for group in step:
             own = group.devices
             now, speed = weights[own], velocity[own]
             _step(program, group.to(rows.x.device), rows, now, anchor, speed, training)
@@ -185,10 +185,11 @@ def _step(
     if isinstance(program, Mapped):
         _move(weights, program.gradients(weights, x, y, share), anchor, velocity, training)
         return
-    found = taps(program, views_of(program, weights), x, y, share)
+    views = views_of(program, weights)
+    found = taps(program, views, x, y, share)
     scale = 1.0 if share is not None else 1.0 / y.shape[1]
     if not training.momentum and not training.proximal:  # the products go straight into the weights
-        _accumulate(found, views_of(program, weights), None, _ALL, -training.learning_rate * scale)
+        _accumulate(found, views, None, _ALL, -training.learning_rate * scale)
         return
     gradient = torch.zeros_like(weights)
     _accumulate(found, views_of(program, gradient), None, _ALL, scale)
@@ -214,33 +215,54 @@ def _descend_privately(
     private: PrivateSteps,
 ) -> Tensor:
     weights, anchor = _copies(rows, start, len(chunk))
-    velocity, gradient = torch.zeros_like(weights) if training.momentum else weights, torch.empty_like(weights)
+    velocity, straight = _velocity(weights, training), not training.momentum and not training.proximal
     begins = rows.offsets
     counts, offsets = [rows.counts[row] for row in chunk], [begins[row] for row in chunk]
     expected = torch.tensor([max(1.0, private.rate * count) for count in counts], device=weights.device).unsqueeze(1)
     deviation = private.noise_multiplier * private.clipping_norm
     noises = [gaussian_noise(source, weights.device) for source in sources]
+    lengths = (-training.learning_rate / expected).squeeze(1).tolist()
+    drawn = torch.empty_like(anchor[0])
     for _ in range(private.steps):
         picks = [poisson_rows(source, count, private.rate) for source, count in zip(sources, counts, strict=True)]
-        # The noise goes in first and clipped gradients are added to it, which saves a second (devices, d) tensor.
+        alike = [group.to(rows.x.device) for group in groups(picks, offsets, 0)]
+        # Without momentum a step is a sum of clipped gradients and noise, each of which goes straight into the weights.
+        into, scale = (weights, -training.learning_rate / expected) if straight else (torch.zeros_like(weights), None)
+        for group in alike:
+            _add_clipped(program, group, rows, weights, into, scale, private.clipping_norm)
         for row, noise in enumerate(noises):
-            noise(gradient[row], deviation)
-        for group in groups(picks, offsets, 0):
-            _add_clipped(program, group.to(rows.x.device), rows, weights, gradient, private.clipping_norm)
-        _move(weights, gradient.div_(expected), anchor, velocity, training)
+            noise(drawn, deviation)
+            into[row].add_(drawn, alpha=lengths[row] if straight else 1.0)
+        if not straight:
+            _move(weights, into.div_(expected), anchor, velocity, training)
     return weights
 
 
+def _velocity(weights: Tensor, training: TrainingSection) -> Tensor:
+    """Where momentum is kept; without momentum nothing is, and the weights stand for it."""
+    return torch.zeros_like(weights) if training.momentum else weights
+
+
 def _add_clipped(
-    program: Program, group: Alike, rows: Joined, weights: Tensor, gradient: Tensor, clipping_norm: float
+    program: Program,
+    group: Alike,
+    rows: Joined,
+    weights: Tensor,
+    into: Tensor,
+    scale: Tensor | None,
+    clipping_norm: float,
 ) -> None:
-    """Add the clipped gradients of devices whose samples are alike to their rows of `gradient`."""
+    """Add the clipped gradients of devices whose samples are alike to their rows of `into`, times `scale` (devices, 1).
+
+    A device is in one group of a step, so `into` may be the weights themselves: gradients are known before they move.
+    """
     own = group.devices
     found = taps(program, views_of(program, weights[own]), *rows.picked(group.at), group.present)
-    total = gradient[own]
-    _accumulate(found, views_of(program, total), _clip_factor(found, clipping_norm), _ALL, 1.0)
+    factor = _clip_factor(found, clipping_norm)
+    total = into[own]
+    _accumulate(found, views_of(program, total), factor if scale is None else factor * scale[own], _ALL, 1.0)
     if isinstance(own, list):  # that was a copy
-        gradient[own] = total
+        into[own] = total
 
 
 def _accumulate(found: list[Tap | None], views: list[Views], factor: Tensor | None, rows: slice, scale: float) -> None:

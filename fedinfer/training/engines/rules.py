@@ -19,7 +19,10 @@ def finite_rows(updates: FloatVector) -> FloatVector:
     Args:
         updates: one row per device, (n, d).
     """
-    updates[~np.isfinite(updates).all(axis=1)] = 0.0
+    # A sum holds NaN or infinity where a number does, and rarely elsewhere: only such rows are looked at twice.
+    with np.errstate(over="ignore", invalid="ignore"):
+        odd = np.flatnonzero(~np.isfinite(updates.sum(axis=1)))
+    updates[odd[~np.isfinite(updates[odd]).all(axis=1)]] = 0.0
     return updates
 
 

@@ -386,3 +386,20 @@ def test_clipped_rows_never_exceed_the_norm_in_double_precision() -> None:
     assert row_norms(clipped)[~short].min() > 1 - 1e-5
     with pytest.raises(ConfigError):
         clip_rows(rows, 0.0)
+
+
+@pytest.mark.parametrize(("rounding", "unit"), [(Rounding.CONDITIONAL, Unit.DEVICE), (Rounding.DITHERED, Unit.EXAMPLE)])
+def test_without_shares_nothing_is_padded_or_rotated_and_the_worst_sum_fits(rounding: Rounding, unit: Unit) -> None:
+    """A rotation would spread what lies in one coordinate of all devices; here the ring has room for it."""
+    mechanism = design_without_noise(
+        rounding=rounding, unit=unit, dimension=9, clipping_norm=0.5, summands=40, units=40, max_loss=0.01
+    )
+    assert mechanism.padded == 9 < designed(dimension=9).padded
+    rows = np.zeros((40, 9), np.float32)
+    rows[:, 4] = -0.5
+    integers = to_integers(rows, mechanism, SEED, stream("worst"))
+    assert not integers[:, [0, 1, 2, 3, 5, 6, 7, 8]].any()
+    encoded = encode(rows, mechanism, SEED, stream("worst"), stream("worst"))
+    np.testing.assert_array_equal(encoded, encode(rows, mechanism, b"another", stream("worst"), stream("worst")))
+    total = decode(ring_sum(encoded, mechanism), mechanism, SEED)
+    np.testing.assert_allclose(total, rows.sum(0), atol=40 / mechanism.scale)

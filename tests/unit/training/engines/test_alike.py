@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedinfer.training.engines.alike import groups, padded_width
+from fedinfer.training.engines.alike import groups, padded_width, slice_of, stacked_steps
 
 
 def test_a_batch_grows_by_a_quarter_at_most_and_a_full_one_not_at_all() -> None:
@@ -44,3 +44,24 @@ def test_a_group_does_not_depend_on_its_company() -> None:
     for device, pick in enumerate(picks):
         (alone,) = groups([pick], [0], 12)
         assert (alone.at.shape[1], alone.present is None) == together[device]
+
+
+def test_steps_of_equal_work_are_laid_out_once_and_others_in_groups() -> None:
+    equal = [[np.array([2, 0]), np.array([1])], [np.array([1, 2]), np.array([0])]]
+    steps = [list(step) for step in stacked_steps(equal, [0, 3], 2)]
+    assert [group.at.tolist() for (group,) in steps] == [[[2, 0], [4, 5]], [[1], [3]]]
+    assert all(group.present is None and group.devices == slice(0, 2) for (group,) in steps)
+    ragged = [*equal, [np.array([0])]]
+    steps = [list(step) for step in stacked_steps(ragged, [0, 3, 6], 2)]
+    assert [[group.at.tolist() for group in step] for step in steps] == [[[[2, 0], [4, 5]], [[6]]], [[[1], [3]]]]
+    padded = [[np.arange(9)], [np.arange(9)]]
+    ((group,),) = ([*step] for step in stacked_steps(padded, [0, 9], 32))
+    assert group.at.shape == (2, 10)
+    assert group.present is not None
+
+
+def test_only_neighbours_in_order_are_a_slice() -> None:
+    assert slice_of([3, 4, 5]) == slice(3, 6)
+    assert slice_of([7]) == slice(7, 8)
+    assert slice_of([4, 3, 5]) == [4, 3, 5]
+    assert slice_of([3, 5]) == [3, 5]

@@ -5,6 +5,7 @@ from scipy import stats
 
 from fedinfer.config import TrainingSection
 from fedinfer.system import SimulatedEntropy, SystemEntropy
+from fedinfer.training.engines import noise
 from fedinfer.training.engines.noise import gaussian_noise
 from fedinfer.training.engines.sampling import PrivateSteps, minibatches, poisson_rows, uniform
 
@@ -129,3 +130,28 @@ def test_a_device_rounds_once_with_the_noise_in_the_sum(monkeypatch):
     assert drawn[0].dtype == torch.float64
     expected = (drawn[0] + (1.0 + 2.0**-40)).float() / 2.0
     assert torch.equal(kept[0], expected)
+
+
+def test_fast_normal_numbers_have_the_normal_distribution_function():
+    """By the characteristic function of the cells, without sampling (Gil-Pelaez 1951): within what is promised."""
+    cells = noise._cells(1.0).astype(np.float64)
+    grid = np.arange(1, 401) * 0.025
+    transform = np.array([np.cos(t * cells).mean() for t in grid]) ** 4
+    values = np.linspace(-5.0, 5.0, 41)
+    waves = np.sin(np.outer(values, grid)) * transform / grid
+    found = (
+        0.5 + (waves.sum(1) * 0.025 + values * 0.0125) / np.pi
+    )  # the trapezoid rule; at 0 the integrand is the value
+    np.testing.assert_allclose(found, stats.norm.cdf(values), atol=2e-6)
+    assert 4 * np.mean(cells**2) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 7, 1000])
+def test_fast_normal_numbers_are_orthogonal_sums_of_cells(count):
+    quarter = -(-count // 4)
+    words = np.frombuffer(SimulatedEntropy(5).take(8 * quarter), "<u2").reshape(4, quarter)
+    hadamard = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]])
+    expected = np.concatenate(hadamard @ noise._cells(3.0)[words].astype(np.float64))[:count]
+    found = noise.standard_normal(SimulatedEntropy(5), count, 3.0)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
