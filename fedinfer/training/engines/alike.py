@@ -6,7 +6,7 @@ product of another shape may add up in another order, so this is what gives a de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,25 +81,29 @@ def groups(picks: Sequence[Rows], offsets: Sequence[int], usual: int) -> Iterato
         yield _stacked(slice_of(devices), own, starts, width, full)
 
 
-def stacked_steps(plans: Sequence[Sequence[Rows]], offsets: Sequence[int], usual: int) -> Iterator[Iterable[Alike]]:
-    """The groups of every step of devices' local work.
+def laid_out(
+    plans: Sequence[Sequence[Rows]], offsets: Sequence[int], widths: Sequence[int]
+) -> tuple[Tensor, Tensor | None]:
+    """Row numbers of all steps of devices with equal work.
 
     Args:
-        plans: the batches of each device, at least one, the longest plan first.
+        plans: the batches of each device.
         offsets: where the rows of each device begin.
-        usual: rows of a full batch.
+        widths: rows of each step, as `padded_width` gives them.
+
+    Returns:
+        (G, rows of all steps) int64; and float32 of that shape, the weight of each row in its step's mean, 0 for
+        padding, or None where nothing is padded.
     """
-    widths = [len(batch) for batch in plans[0]]
-    if all(width == padded_width(width, usual) for width in widths) and all(
-        [len(batch) for batch in plan] == widths for plan in plans
-    ):  # most cohorts: devices with equal work, whose row numbers are laid out once for all steps
-        starts = np.array(offsets, dtype=np.int64)[:, None]
-        at = torch.from_numpy(np.stack([np.concatenate(plan) for plan in plans]) + starts)
-        for step in at.split(widths, 1):
-            yield [Alike(slice(0, len(plans)), step, None)]
-        return
-    for number in range(len(widths)):
-        yield groups([plan[number] for plan in plans if len(plan) > number], offsets, usual)
+    starts = np.array(offsets, dtype=np.int64)[:, None]
+    if all(len(batch) == width for plan in plans for batch, width in zip(plan, widths, strict=True)):
+        return torch.from_numpy(np.stack([np.concatenate(plan) for plan in plans]) + starts), None
+    steps = [
+        _stacked(slice(0, len(plans)), list(batches), starts[:, 0], width, full=False)
+        for batches, width in zip(zip(*plans, strict=True), widths, strict=True)
+    ]
+    shares = [step.share for step in steps]
+    return torch.cat([step.at for step in steps], 1), torch.cat([share for share in shares if share is not None], 1)
 
 
 def _stacked(devices: slice | list[int], picks: list[Rows], starts: np.ndarray, width: int, full: bool) -> Alike:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from fedinfer.config import TrainingSection
-from fedinfer.training.engines.alike import Alike, groups, slice_of, stacked_steps
+from fedinfer.training.engines import by_rows
+from fedinfer.training.engines.alike import Alike, groups, laid_out, padded_width, slice_of
 from fedinfer.training.engines.batched_layers import Tap, Views
 from fedinfer.training.engines.compile import Program, taps, views_of
 from fedinfer.training.engines.device_by_device import Features
@@ -59,14 +60,58 @@ def updates(
     plans = [minibatches(source, count, training) for count, source in zip(rows.counts, sources, strict=True)]
     result = np.empty((len(plans), program.dimension), dtype=np.float32)
     result[[row for row, plan in enumerate(plans) if not plan]] = 0.0
+    working, equal = _sorted_out(program, plans, training)
+    if isinstance(program, Program):
+        for layout, devices in equal.items():
+            _descend_by_rows(program, start, rows, plans, layout, devices, training, result)
     widths = [len(plan[0]) if plan else 0 for plan in plans]
-    working = [row for row, plan in enumerate(plans) if plan]
     working.sort(key=lambda row: (-len(plans[row]), -widths[row]))
     for chunk in _chunks(working, widths, program, _chunk_numbers(rows.x.device)):
         offsets = [begins[row] for row in chunk]
         weights = _descend(program, start, rows, offsets, [plans[row] for row in chunk], training)
         result[slice_of(chunk)] = weights.sub_(_on(rows, start)).cpu().numpy()
     return result
+
+
+Layout = tuple[tuple[int, ...], bool]
+"""Rows of each step of a device, and whether some of them are padding."""
+
+
+def _sorted_out(
+    program: Program | Mapped, plans: list[list[Rows]], training: TrainingSection
+) -> tuple[list[int], dict[Layout, list[int]]]:
+    """Devices that get weights of their own, and by their work those whose first layer is written out for nobody."""
+    working: list[int] = []
+    alike: dict[Layout, list[int]] = {}
+    for row, plan in enumerate(plans):
+        lengths = [len(batch) for batch in plan]
+        widths = tuple(padded_width(length, training.batch_size) for length in lengths)
+        if plan and by_rows.suits(program, sum(widths), training):
+            alike.setdefault((widths, sum(widths) > sum(lengths)), []).append(row)
+        elif plan:
+            working.append(row)
+    return working, alike
+
+
+def _descend_by_rows(
+    program: Program,
+    start: FloatVector,
+    rows: Joined,
+    plans: list[list[Rows]],
+    layout: Layout,
+    devices: list[int],
+    training: TrainingSection,
+    result: FloatVector,
+) -> None:
+    """Write the updates of devices with equal work to their rows of the result, (devices, d)."""
+    (widths, _), begins, first = layout, rows.offsets, _on(rows, start)
+    step = max(1, _chunk_numbers(rows.x.device) // by_rows.numbers(program, sum(widths)))
+    for begin in range(0, len(devices), step):
+        chunk = devices[begin : begin + step]
+        at, share = laid_out([plans[row] for row in chunk], [begins[row] for row in chunk], widths)
+        share = None if share is None else share.to(first.device)
+        moved = by_rows.descend(program, first, rows, at.to(first.device), share, widths, training.learning_rate)
+        result[slice_of(chunk)] = moved.cpu().numpy()
 
 
 def private_updates(
@@ -160,8 +205,9 @@ def _descend(
     """SGD of one chunk; plans are sorted by length, so the devices still at work are the first ones."""
     weights, anchor = _copies(rows, start, len(plans))
     velocity = _velocity(weights, training)
-    for step in stacked_steps(plans, offsets, training.batch_size):
-        for group in step:
+    for step in range(len(plans[0])):
+        picks = [plan[step] for plan in plans if len(plan) > step]
+        for group in groups(picks, offsets, training.batch_size):
             own = group.devices
             now, speed = weights[own], velocity[own]
             _step(program, group.to(rows.x.device), rows, now, anchor, speed, training)

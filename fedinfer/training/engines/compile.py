@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,17 +129,46 @@ def taps(program: Program, views: list[Views], x: Tensor, y: Tensor, weight: Ten
     Returns:
         None for a layer without parameters.
     """
-    h, saved = stacked_rows(x), []
-    for layer, own in zip(program.layers, views, strict=True):
+    _, found = propagate(program.layers, program.objective, views, stacked_rows(x), y, weight, lowest=True)
+    return found
+
+
+def propagate(
+    layers: Sequence[Layer],
+    objective: Objective,
+    views: Sequence[Views],
+    h: Tensor,
+    y: Tensor,
+    weight: Tensor | None,
+    *,
+    lowest: bool,
+) -> tuple[Tensor, list[Tap | None]]:
+    """Forward through some layers up to the loss, and back.
+
+    Args:
+        layers: in order, the last ones of a network; none: `h` is its output.
+        objective: the loss.
+        views: their parameters, (G, ...).
+        h: what goes in, (G, B, ...), channels last.
+        y: (G, B) class numbers or scaled labels.
+        weight: (G, B) factor of each example's loss, 0 for padding; None for one everywhere.
+        lowest: no layer lies below them.
+
+    Returns:
+        Error of what went in (unspecified where they are the lowest), and a tap per layer, None for one without
+        parameters.
+    """
+    saved = []
+    for layer, own in zip(layers, views, strict=True):
         h, kept = layer.forward(own, h)
         saved.append(kept)
-    delta = program.objective.error(h, y)
+    delta = objective.error(h, y)
     if weight is not None:
         delta = delta * weight.unsqueeze(2)
-    found: list[Tap | None] = [None] * len(program.layers)
-    for at in range(len(program.layers) - 1, -1, -1):
-        delta, found[at] = program.layers[at].backward(views[at], saved[at], delta, at == 0)
-    return found
+    found: list[Tap | None] = [None] * len(layers)
+    for at in range(len(layers) - 1, -1, -1):
+        delta, found[at] = layers[at].backward(views[at], saved[at], delta, lowest and at == 0)
+    return delta, found
 
 
 def _leaves(net: nn.Module) -> Iterator[nn.Module]:

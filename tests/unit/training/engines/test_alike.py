@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedinfer.training.engines.alike import groups, padded_width, slice_of, stacked_steps
+from fedinfer.training.engines.alike import groups, laid_out, padded_width, slice_of
 
 
 def test_a_batch_grows_by_a_quarter_at_most_and_a_full_one_not_at_all() -> None:
@@ -46,18 +46,14 @@ def test_a_group_does_not_depend_on_its_company() -> None:
         assert (alone.at.shape[1], alone.present is None) == together[device]
 
 
-def test_steps_of_equal_work_are_laid_out_once_and_others_in_groups() -> None:
-    equal = [[np.array([2, 0]), np.array([1])], [np.array([1, 2]), np.array([0])]]
-    steps = [list(step) for step in stacked_steps(equal, [0, 3], 2)]
-    assert [group.at.tolist() for (group,) in steps] == [[[2, 0], [4, 5]], [[1], [3]]]
-    assert all(group.present is None and group.devices == slice(0, 2) for (group,) in steps)
-    ragged = [*equal, [np.array([0])]]
-    steps = [list(step) for step in stacked_steps(ragged, [0, 3, 6], 2)]
-    assert [[group.at.tolist() for group in step] for step in steps] == [[[[2, 0], [4, 5]], [[6]]], [[[1], [3]]]]
-    padded = [[np.arange(9)], [np.arange(9)]]
-    ((group,),) = ([*step] for step in stacked_steps(padded, [0, 9], 32))
-    assert group.at.shape == (2, 10)
-    assert group.present is not None
+def test_steps_of_equal_work_are_laid_out_at_once() -> None:
+    plans = [[np.array([2, 0]), np.array([1])], [np.array([1, 2]), np.array([0])]]
+    at, share = laid_out(plans, [0, 3], [2, 1])
+    assert (at.tolist(), share) == ([[2, 0, 1], [4, 5, 3]], None)
+    at, share = laid_out([[np.arange(2), np.arange(9)]], [5], [2, 10])
+    assert at.tolist() == [[5, 6, 5, 6, 7, 8, 9, 10, 11, 12, 13, 0]]
+    assert share is not None
+    np.testing.assert_allclose(share[0], [0.5] * 2 + [1 / 9] * 9 + [0.0], rtol=1e-6)
 
 
 def test_only_neighbours_in_order_are_a_slice() -> None:
