@@ -161,7 +161,8 @@ def _scaled(rows: Whole, mechanism: IntegerMechanism, seed: bytes) -> Whole:
     """
     if mechanism.rotated:
         return rotate(rows, seed, mechanism.padded, mechanism.scale)
-    return rows * rows.dtype.type(mechanism.scale)
+    scaled: Whole = rows * rows.dtype.type(mechanism.scale)
+    return scaled
 
 
 def draw_shares(count: int, mechanism: IntegerMechanism, noise: NoiseStream) -> Integers | int:
