@@ -28,7 +28,6 @@ from .folders import save_build as save_build
 from .folders import save_version as save_version
 from .imported.build import build_imported as build_imported
 from .imported.confined import build_confined as build_confined
-from .imported.declaration import Image as Image
 from .imported.declaration import ModelTask as ModelTask
 from .imported.declaration import task_of as task_of
 from .imported.facts import GraphFacts as GraphFacts
@@ -40,6 +39,7 @@ from .imported.folder import is_imported as is_imported
 from .imported.folder import load_imported as load_imported
 from .imported.folder import save_imported as save_imported
 from .imported.folder import weights_of as weights_of
+from .imported.image import Image as Image
 from .imported.propose import Wishes as Wishes
 from .imported.propose import states_of as states_of
 from .inspection import describe_manifest as describe_manifest

@@ -174,7 +174,7 @@ def predict(
         ),
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="write the CSV here")] = None,
-    with_reasons: Annotated[bool, typer.Option("--explain", help="name the columns that carried each answer")] = False,
+    with_reasons: Annotated[bool, typer.Option("--explain", help="name what carried each answer")] = False,
     request: Annotated[str, typer.Option("--id", help="labels of these rows may come later under this name")] = "",
     counted: Annotated[bool, typer.Option("--count/--no-count", help="count the answers in the window")] = True,
     as_stream: Annotated[

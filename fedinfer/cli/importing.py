@@ -45,7 +45,7 @@ def import_command(
     axes: Annotated[_Many, typer.Option("--axis", help="INPUT=AXIS that counts rows; repeat")] = None,
     categories: Annotated[_Many, typer.Option("--categories", help="INPUT=A|B|... of a text input; repeat")] = None,
     images: Annotated[
-        _Many, typer.Option("--image", help="INPUT=HEIGHTxWIDTH[:MEAN,..:STD,..]: made of raw pixels; repeat")
+        _Many, typer.Option("--image", help="INPUT=HEIGHTxWIDTH[/CROPxCROP][:MEAN,..:STD,..]: of raw pixels; repeat")
     ] = None,
     missing: Annotated[bool, typer.Option("--missing", help="numbers may be missing: the graph gets NaN")] = False,
     as_json: JsonOption = False,
@@ -66,7 +66,7 @@ def import_command(
             columns=names_of(columns),
             categories=_pairs(categories, "--categories", lambda text: tuple(text.split("|"))),
             missing=missing,
-            images=_pairs(images, "--image", _image),
+            images=_pairs(images, "--image", image_of),
         )
         described = _import(model, out, name or model_name(model.stem), label, wishes, calibration)
     print_described(described, as_json)
@@ -220,14 +220,26 @@ def _range(text: str) -> tuple[float, float]:
     return low, high
 
 
-def _image(text: str) -> Image:
+def image_of(text: str) -> Image:
+    """The steps of an image from one word.
+
+    Args:
+        text: HEIGHTxWIDTH, then /HEIGHTxWIDTH of a crop and :MEAN,..:STD,.. where they are wanted; another form raises
+            ValueError.
+    """
     from fedinfer.artifact import Image
 
-    size, *scaling = text.split(":")
-    height, width = (int(edge) for edge in size.split("x"))
-    if len(scaling) not in (0, 2):
+    sizes, *scaling = text.split(":")
+    size, *crop = sizes.split("/")
+    if len(scaling) not in (0, 2) or len(crop) > 1:
         raise ValueError
-    return Image(height, width, *(tuple(float(value) for value in part.split(",")) for part in scaling))
+    mean, std = (tuple(float(value) for value in part.split(",")) for part in scaling or ("0", "1"))
+    return Image(*_edges(size), mean, std, _edges(crop[0]) if crop else ())
+
+
+def _edges(text: str) -> tuple[int, int]:
+    height, width = (int(edge) for edge in text.split("x"))
+    return height, width
 
 
 def model_name(text: str) -> str:

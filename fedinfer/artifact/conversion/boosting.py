@@ -6,10 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from fedinfer.artifact.conversion.converted import Converted, Model, Rows, Values, matrix_of, refused
+from fedinfer.artifact.conversion.converted import (
+    Converted,
+    Model,
+    Rows,
+    Values,
+    matrix_of,
+    raise_opset,
+    refused,
+    rounded_down,
+)
 from fedinfer.artifact.export.graph import onnx_module, quiet
 from fedinfer.artifact.imported.declaration import ModelTask
-from fedinfer.artifact.imported.facts import OLDEST
 from fedinfer.artifact.imported.propose import Wishes
 from fedinfer.errors import MissingExtra
 
@@ -31,7 +39,7 @@ def from_xgboost(model: Model, rows: Rows) -> Converted:
     """
     xgboost, onnxmltools = _library("xgboost"), _library("onnxmltools")
     matrix, columns = matrix_of(rows)
-    booster = (model.get_booster() if hasattr(model, "get_booster") else model).copy()
+    booster: Any = (model.get_booster() if hasattr(model, "get_booster") else model).copy()
     columns = columns or tuple(booster.feature_names or ())
     booster.feature_names = None  # onnxmltools takes the names f0, f1, ... only
     try:
@@ -55,9 +63,10 @@ def from_lightgbm(model: Model, rows: Rows) -> Converted:
     """
     onnxmltools = _library("onnxmltools")
     matrix, columns = matrix_of(rows)
-    booster: Any = getattr(model, "booster_", model)
+    trees: Any = getattr(model, "booster_", model)
+    booster = _single(_library("lightgbm"), trees)
     try:
-        answers = booster.predict(matrix)
+        answers = trees.predict(matrix)
         with quiet():
             graph = onnxmltools.convert_lightgbm(
                 booster, initial_types=_types(matrix), zipmap=False, target_opset=_OPSET
@@ -65,6 +74,18 @@ def from_lightgbm(model: Model, rows: Rows) -> Converted:
     except Exception as error:  # of several classes
         raise refused(type(model).__name__, error) from error
     return _converted(graph, matrix, columns, answers, getattr(model, "classes_", None))
+
+
+def _single(lightgbm: Any, booster: Any) -> Any:
+    """The same trees with thresholds that float32 holds."""
+    lines = booster.model_to_string(num_iteration=booster.best_iteration or None).splitlines()
+    for place, line in enumerate(lines):
+        if line.startswith("threshold="):
+            exact = np.array(line.removeprefix("threshold=").split(), np.float64)
+            lines[place] = "threshold=" + " ".join(repr(float(value)) for value in rounded_down(exact))
+        if line.startswith("tree_sizes="):
+            lines[place] = ""  # lengths in bytes, which have changed
+    return lightgbm.Booster(model_str="\n".join(lines) + "\n")
 
 
 def _library(name: str) -> Any:
@@ -82,15 +103,8 @@ def _types(matrix: Values) -> list[Any]:
     return [(INPUT, FloatTensorType([None, matrix.shape[1]]))]
 
 
-def _raised(graph: Any) -> None:
-    """Graphs of numbers say the operator set of their oldest operator, which is older than any that is read."""
-    for item in graph.opset_import:
-        if item.domain in ("", "ai.onnx"):
-            item.version = max(item.version, OLDEST)
-
-
 def _converted(graph: Any, matrix: Values, columns: tuple[str, ...], answers: Values, classes: Any) -> Converted:
-    _raised(graph)
+    raise_opset(graph)
     names = [item.name for item in graph.graph.output]
     feeds = {INPUT: matrix.astype(np.float32)}
     if PROBABILITIES not in names:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fedinfer.artifact.imported.facts import OLDEST
 from fedinfer.artifact.imported.propose import Wishes
 from fedinfer.errors import ConfigError, DataError, FedInferError
 
@@ -73,6 +74,30 @@ def matrix_of(rows: Rows) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
     if matrix.ndim != 2 or len(matrix) < LEAST_ROWS:
         raise DataError(f"example rows of shape {matrix.shape}; {LEAST_ROWS} rows of numbers at least")
     return matrix, tuple(columns)
+
+
+def rounded_down(thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The next numbers that float32 holds: x <= t says the same of them, for every x that float32 holds.
+
+    Converters round to the nearest, and what lies between the two then goes the other way.
+
+    Args:
+        thresholds: of any shape.
+    """
+    single = thresholds.astype(np.float32)
+    above = single > thresholds
+    return np.where(above, np.nextafter(single, np.float32(-np.inf)), single).astype(np.float64)
+
+
+def raise_opset(graph: Any) -> None:
+    """Some converters write the operator set of their oldest operator, which is older than any that is read.
+
+    Args:
+        graph: onnx.ModelProto; changed. That it still answers alike is compared later.
+    """
+    for item in graph.opset_import:
+        if item.domain in ("", "ai.onnx"):
+            item.version = max(item.version, OLDEST)
 
 
 def refused(what: str, error: Exception, hint: str = "") -> FedInferError:

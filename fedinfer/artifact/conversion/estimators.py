@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +18,9 @@ from fedinfer.artifact.conversion.converted import (
     Values,
     columns_of,
     matrix_of,
+    raise_opset,
     refused,
+    rounded_down,
 )
 from fedinfer.artifact.export.graph import onnx_module, quiet
 from fedinfer.artifact.imported.declaration import ModelTask
@@ -25,6 +29,7 @@ from fedinfer.errors import ConfigError, DataError, MissingExtra
 
 INPUT, PROBABILITIES, CLASS = "X", "probabilities", "class"
 _ML, _ENCODER = "ai.onnx.ml", 2  # version that knows lists of keys and values
+_HISTOGRAMS = ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor")
 _NEIGHBOURS = ("KNeighborsClassifier", "KNeighborsRegressor")
 
 
@@ -44,7 +49,7 @@ def from_sklearn(model: Model, rows: Rows) -> Converted:
     by_column = any(type(part).__name__ == "ColumnTransformer" for part in _parts(model))
     feeds, fitted_on, columns = _by_column(rows) if by_column else _matrix(model, rows)
     classes = _classes(model)
-    graph = _graph(model, feeds)
+    graph = _graph(_single(model), feeds)
     answers, decided = _answers(model, fitted_on, classes)
     output = _finish(graph, classes, answers is not None)
     wishes = Wishes(
@@ -63,6 +68,17 @@ def _parts(model: Model) -> Iterator[Any]:
     yield model
     for _, part in getattr(model, "steps", ()):
         yield from _parts(part)
+
+
+def _single(model: Model) -> Model:
+    """The same, with thresholds of histogram gradient boosting that float32 holds; of other trees skl2onnx does it."""
+    if not any(type(part).__name__ in _HISTOGRAMS for part in _parts(model)):
+        return model
+    copied = copy.deepcopy(model)
+    for part in _parts(copied):
+        for predictor in itertools.chain.from_iterable(getattr(part, "_predictors", ())):
+            predictor.nodes["num_threshold"] = rounded_down(predictor.nodes["num_threshold"])
+    return copied
 
 
 def _matrix(model: Model, rows: Rows) -> tuple[dict[str, Values], Any, tuple[str, ...]]:
@@ -132,6 +148,7 @@ def _finish(graph: Any, classes: Any, probabilities: bool) -> str:
     Without probabilities the graph's scores are no help: those of a support vector machine of two classes have the
     opposite sign. Its label is right, and becomes a number.
     """
+    raise_opset(graph)
     outputs = graph.graph.output
     kept = [item for item in outputs if item.name == PROBABILITIES] if probabilities else []
     if classes is not None and not kept:

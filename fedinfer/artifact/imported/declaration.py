@@ -15,14 +15,13 @@ from enum import StrEnum
 from typing import Any
 
 from fedinfer.artifact.imported.facts import TEXT
+from fedinfer.artifact.imported.image import Image
 from fedinfer.errors import ConfigError
 from fedinfer.printable import STEERING
 from fedinfer.tensors import FLOATING, WHOLE
 
 FORMAT = 1
 MOST_BYTES = 8 * 2**20
-MOST_EDGE = 4096
-"""Pixels of an edge of an image."""
 
 
 class ModelTask(StrEnum):
@@ -57,28 +56,6 @@ class Use(StrEnum):
     LOGIT = "logit"  # of the second of two classes, before the sigmoid
     CLASS = "class"  # the number of the class
     VALUE = "value"  # numbers as they are
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """Whole raw pixels in place of what the graph takes: resized, divided by 255, normalised, put into its order.
-
-    Args:
-        height, width: of the raw pixels, which lie (height, width, channels).
-        mean, std: of each channel, after the division; one for all or one for each.
-    """
-
-    height: int
-    width: int
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-
-    def __post_init__(self) -> None:
-        if not (1 <= self.height <= MOST_EDGE and 1 <= self.width <= MOST_EDGE):
-            raise ConfigError(f"an image of {self.height} x {self.width} pixels; edges have 1 to {MOST_EDGE}")
-        numbers = (*self.mean, *self.std)
-        if not (self.mean and self.std and all(abs(value) < 1e6 for value in numbers)) or min(self.std) <= 0:
-            raise ConfigError(f"mean {list(self.mean)} and std {list(self.std)}: numbers, std above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +201,8 @@ def _input_lines(spec: InputSpec) -> list[str]:
         return [*lines, f"categories = {_list(spec.categories)}"]
     if spec.image is not None:
         size, mean, std = [spec.image.height, spec.image.width], list(spec.image.mean), list(spec.image.std)
-        return [*lines, f"image = {size} # raw pixels of a row", f"mean = {mean}", f"std = {std}"]
+        crop = [f"crop = {list(spec.image.crop)} # kept from the middle, before the resize"] if spec.image.crop else []
+        return [*lines, f"image = {size} # raw pixels of a row", *crop, f"mean = {mean}", f"std = {std}"]
     lines.append(f"range = [{spec.low!r}, {spec.high!r}] # public")
     return [*lines, f"columns = {_list(spec.columns)}"] if spec.columns else lines
 
@@ -242,7 +220,8 @@ def _output_lines(spec: OutputSpec) -> list[str]:
 
 
 _KEYS = {"format", "name", "task", "label", "labels", "one_row", "missing", "sha256", "inputs", "outputs"}
-_INPUT = {"name", "dtype", "shape", "axis", "range", "columns", "categories", "constant", "image", "mean", "std"}
+_IMAGE = {"image", "crop", "mean", "std"}
+_INPUT = {"name", "dtype", "shape", "axis", "range", "columns", "categories", "constant"} | _IMAGE
 _OUTPUT = {"name", "dtype", "shape", "axis", "use", "range", "feeds", "names"}
 
 
@@ -282,10 +261,16 @@ def _input(item: Any, where: str) -> InputSpec:
 def _image(item: Mapping[str, Any], where: str) -> Image | None:
     if "image" not in item:
         return None
-    size = _typed(item, "image", list, where)
+    height, width = _edges(item, "image", where)
+    crop = _edges(item, "crop", where) if "crop" in item else ()
+    return Image(height, width, _numbers(item, "mean", where), _numbers(item, "std", where), crop)
+
+
+def _edges(item: Mapping[str, Any], key: str, where: str) -> tuple[int, int]:
+    size = _typed(item, key, list, where)
     if len(size) != 2 or not all(type(edge) is int for edge in size):
-        raise ConfigError(f"{where}: image is not [height, width]")
-    return Image(size[0], size[1], _numbers(item, "mean", where), _numbers(item, "std", where))
+        raise ConfigError(f"{where}: {key} is not [height, width]")
+    return size[0], size[1]
 
 
 def _numbers(table: Mapping[str, Any], key: str, where: str) -> tuple[float, ...]:

@@ -1,8 +1,9 @@
 """Raw pixels to what a vision model takes, as graph parts and once more in numpy, so that one is checked by the other.
 
-Order: raw (height, width, channels) in [0, 255], linear resize to the size of the model, divided by 255, minus mean,
-divided by std, channels where the model has them. Resize is ONNX "Resize" with mode "linear" and half-pixel centres: no
-smoothing, so an image that is much larger than the model's is better scaled by the program that has it.
+Order: raw (height, width, channels) in [0, 255], the middle of it, linear resize to the size of the model, divided by
+255, minus mean, divided by std, channels where the model has them. Resize is ONNX "Resize" with mode "linear" and
+half-pixel centres: no smoothing, so an image that is much larger than the model's is better scaled by the program that
+has it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.artifact.imported.declaration import Image, InputSpec
+from fedinfer.artifact.imported.declaration import InputSpec
+from fedinfer.artifact.imported.image import Image
 from fedinfer.errors import ConfigError
 from fedinfer.tensors import TensorSpec, channels_first
 
@@ -54,8 +56,12 @@ def add_pixels(spec: InputSpec, image: Image, values: str, node: Node, constant:
     height, width, channels = _sizes(spec)
     shape = np.array([batch, image.height, image.width, channels], np.int64)
     values = node("Transpose", [node("Reshape", [values, constant(shape)])], perm=[0, 3, 1, 2])
-    if (height, width) != (image.height, image.width):
-        scales = np.array([1, 1, height / image.height + _NUDGE, width / image.width + _NUDGE], np.float32)
+    top, left, kept_height, kept_width = image.window
+    if image.crop:
+        bounds = ([top, left], [top + kept_height, left + kept_width], [2, 3])
+        values = node("Slice", [values, *(constant(np.array(part, np.int64)) for part in bounds)])
+    if (height, width) != (kept_height, kept_width):
+        scales = np.array([1, 1, height / kept_height + _NUDGE, width / kept_width + _NUDGE], np.float32)
         nothing = constant(np.empty(0, np.float32))
         values = node(
             "Resize", [values, nothing, constant(scales)], mode="linear", coordinate_transformation_mode="half_pixel"
@@ -80,6 +86,8 @@ def prepared(spec: InputSpec, image: Image, rows: npt.NDArray[np.float32]) -> np
     """
     height, width, channels = _sizes(spec)
     pixels = np.moveaxis(rows.reshape(len(rows), image.height, image.width, channels), -1, 1).astype(np.float64)
+    top, left, kept_height, kept_width = image.window
+    pixels = pixels[:, :, top : top + kept_height, left : left + kept_width]
     pixels = _resized(_resized(pixels, 2, height), 3, width)
     factor, offset = _scaling(image, channels)
     pixels = pixels * factor - offset

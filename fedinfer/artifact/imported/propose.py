@@ -19,8 +19,9 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.artifact.imported.declaration import Image, InputSpec, ModelTask, OutputSpec, Use
+from fedinfer.artifact.imported.declaration import InputSpec, ModelTask, OutputSpec, Use
 from fedinfer.artifact.imported.facts import CLASSIFIERS, REGRESSORS, TEXT, GraphFacts, Port
+from fedinfer.artifact.imported.image import Image
 from fedinfer.errors import ConfigError, GateFailed, Refusal
 from fedinfer.tensors import WHOLE
 

@@ -4,8 +4,9 @@ The attribution of column j is the drop of the predicted class's probability whe
 the reference's: p(c | x) - p(c | x with x_j := r_j), in [-1, 1]. Positive = the value spoke for the class. Occlusion is
 the one-at-a-time case of removal-based explanation (Covert, Lundberg, Lee 2021, "Explaining by Removing", section 4);
 it is exact for what it says, and does not share out the effect of columns that act only together. In a text the words
-take the place of columns: one after the other is replaced by no word. Of a number the attribution is the change of the
-value, in its unit.
+take the place of columns: one after the other is replaced by no word; in an image patches do, in a series spans of
+time (`patches`). Of a number the attribution is the change of the value, in its unit; of scores and tensors, that of
+the one that lies highest in its range.
 
 An additive model needs no replacing: the graph says what each of its terms adds, and the terms with the intercept add
 up to the answer. Of classes that is the margin of the answered class: its logit minus the mean logit of the others, for
@@ -20,14 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import DataError
+from fedinfer.inference.predict.patches import patches_of
 from fedinfer.inference.predict.predictor import Predictor, Rows
 from fedinfer.inference.predict.rows import FloatArray
 from fedinfer.manifest import Manifest
 from fedinfer.schema import Categorical, Text
 from fedinfer.text import NOTHING, column_of, pieces
 
-MOST_ROWS = 65_536
-"""Rows given to the model in one run, which bounds the memory."""
+MOST_ROWS, MOST_VALUES = 65_536, 2**22
+"""Rows, and values of images and tensors, given to the model in one run, which bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,9 @@ class Explanations:
     """Attributions of many rows.
 
     Args:
-        columns: names of the columns; of a text "word 1", "word 2" and so on.
-        classes: explained class number of each row, int64 (rows,); 0 for numbers.
+        columns: names of the columns; of a text "word 1", "word 2" and so on; of images and tensors, of their patches.
+        classes: explained class number of each row, int64 (rows,); 0 for numbers; of scores and tensors the place of
+            the explained value.
         attributions: float32 (rows, columns): differences of probabilities, each in [-1, 1]; of numbers differences of
             values; of an additive model summands. 0 behind the end of a text.
         words: the words of each text as they are written; empty for tables.
@@ -101,7 +104,7 @@ def explain(predictor: Predictor, matrix: Rows, reference: Rows) -> Explanations
         reference: float32 (width,), NaN = missing, or for texts (1,); see `reference_row`.
 
     Raises:
-        DataError: for a model of images, or a reference of another width.
+        DataError: a reference of another width.
         GateFailed: when the model fails or answers NaN or infinity.
     """
     if predictor.terms:
@@ -109,10 +112,10 @@ def explain(predictor: Predictor, matrix: Rows, reference: Rows) -> Explanations
     if predictor.schema.text is not None:
         return _explain_texts(predictor, matrix, str(reference[0]), predictor.schema.text)
     width = predictor.schema.width
-    if not predictor.schema.columns:
-        raise DataError("explanations are for tables and texts; this model takes images or tensors")
     if reference.shape != (width,):
         raise DataError(f"reference of shape {reference.shape}, expected ({width},)")
+    if not predictor.schema.columns:
+        return _explain_patches(predictor, matrix, reference)
     classes = np.empty(len(matrix), np.int64)
     attributions = np.empty((len(matrix), width), np.float32)
     step = max(1, MOST_ROWS // (width + 1))
@@ -146,6 +149,33 @@ def _explain_texts(predictor: Predictor, matrix: Rows, nothing: str, column: Tex
         attributions[row, : len(found)] = answers[0, classes[row]] - answers[1:, classes[row]]
     names = tuple(f"word {place}" for place in range(1, column.length + 1))
     return Explanations(names, classes, attributions, words)
+
+
+def _explain_patches(predictor: Predictor, matrix: FloatArray, reference: FloatArray) -> Explanations:
+    patches = patches_of(predictor.schema)
+    classes, attributions = np.empty(len(matrix), np.int64), np.empty((len(matrix), len(patches)), np.float32)
+    step = max(1, min(MOST_ROWS, MOST_VALUES // matrix.shape[1]) - 1)
+    for row, values in enumerate(matrix):
+        before = predictor.predict_matrix(values[None]).raw
+        classes[row] = place = _explained(predictor, before)
+        for start in range(0, len(patches), step):
+            part = patches[start : start + step]
+            changed = np.repeat(values[None], len(part), axis=0)
+            for copy, patch in zip(changed, part, strict=True):
+                copy[patch.places] = reference[patch.places]
+            after = predictor.predict_matrix(changed).raw[:, place]
+            attributions[row, start : start + len(part)] = before[0, place] - after
+    return Explanations(tuple(patch.name for patch in patches), classes, attributions)
+
+
+def _explained(predictor: Predictor, answer: FloatArray) -> int:
+    """Which value of an answer (1, outputs) is explained."""
+    schema = predictor.schema
+    if not schema.answers:
+        return 0 if schema.label_range is not None else int(predictor.naming.decide(answer)[0])
+    low, high = schema.ranges()
+    told = np.concatenate([np.full(tensor.size, not tensor.feeds) for tensor in schema.answers])
+    return int(np.where(told, (answer[0] - low) / (high - low), -np.inf).argmax())
 
 
 def _explain_part(

@@ -9,9 +9,9 @@ A request carries rows in one of these ways:
 * one tensor per column, named after it, of shape [rows] or [rows, 1]: numbers, or BYTES for categories and texts.
 
 Data is JSON, flat or nested, or binary. The reply has "label" (BYTES) and "probabilities" (FP32), or the answered
-tensors, and, when the request's parameters ask with "explain": true, "attributions" (FP32, one value per column or per
-word of a text). An output with the parameter "classification": k becomes its k likeliest classes, each as the text
-"value:number:name".
+tensors, and, when the request's parameters ask with "explain": true, "attributions" (FP32, one value per column, per
+patch of a tensor, or per word of a text). An output with the parameter "classification": k becomes its k likeliest
+classes, each as the text "value:number:name".
 
 Sources: KServe, Open Inference Protocol (V2), Inference Protocol HTTP/REST; Triton's extensions "Binary Tensor Data"
 and "Classification".

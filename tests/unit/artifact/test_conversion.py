@@ -11,6 +11,8 @@ from fedinfer.artifact import ModelTask, Wishes, answers_of, convert, finish, im
 from fedinfer.artifact.conversion.boosting import from_lightgbm, from_xgboost
 from fedinfer.artifact.conversion.convert import compare, converter_of
 from fedinfer.artifact.conversion.estimators import from_sklearn
+from fedinfer.artifact.imported.facts import read_facts
+from fedinfer.artifact.imported.outside import parse
 from fedinfer.errors import ConfigError, DataError, GateFailed
 from fedinfer.schema import Categorical, Numeric
 from fedinfer.system import SystemClock, simulation_rng
@@ -65,7 +67,8 @@ def name_of(model):
 @pytest.mark.parametrize("model", CLASSIFIERS, ids=name_of)
 def test_a_classifier_of_scikit_learn_answers_as_its_graph(model, labels):
     found = from_sklearn(quietly(model, X, labels), X)
-    assert compare(found) < 1e-3
+    assert compare(found) < 1e-5
+    read_facts(parse(found.data))
     assert found.wishes.labels == tuple(str(label) for label in sorted(set(labels)))
     if hasattr(model, "predict_proba"):
         np.testing.assert_array_equal(found.expected["probabilities"], model.predict_proba(X))
@@ -76,7 +79,8 @@ def test_a_classifier_of_scikit_learn_answers_as_its_graph(model, labels):
 @pytest.mark.parametrize("model", REGRESSORS, ids=name_of)
 def test_a_regressor_of_scikit_learn_answers_as_its_graph(model):
     found = from_sklearn(quietly(model, X, NUMBER), X)
-    assert compare(found) < 1e-4
+    assert compare(found) < 1e-5
+    read_facts(parse(found.data))
     assert found.wishes.task is ModelTask.REGRESSION
 
 
@@ -167,6 +171,21 @@ def test_boosted_numbers_answer_as_their_graph_and_keep_their_columns(library):
     imported = imported_from(model, frame, "m", "label", wishes, SystemClock(), simulation_rng("m"))
     said = answers_of(finish(imported.core, imported.head(1)), X.astype(np.float32), imported.schema)
     np.testing.assert_allclose(said[:, 0], model.predict(frame), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["lightgbm", "xgboost", "forest", "histogram", "histogram in a pipeline"])
+def test_a_value_at_a_threshold_goes_the_same_way_in_float32(kind):
+    tenths = np.tile(np.arange(200.0) / 10, 4).astype(np.float32).astype(np.float64)[:, None]
+    number = np.sin(3 * tenths[:, 0])
+    between = (np.arange(199.0) / 10 + 0.05).astype(np.float32).astype(np.float64)[:, None]  # where thresholds are
+    if kind in ("lightgbm", "xgboost"):
+        _, model, convert_one = boosted(kind, "Regressor", number, tenths)
+    else:
+        histogram = ensemble.HistGradientBoostingRegressor(max_iter=20)
+        made = {"forest": ensemble.RandomForestRegressor(5), "histogram": histogram}
+        model = made.get(kind, make_pipeline(SimpleImputer(), histogram)).fit(tenths, number)
+        convert_one = from_sklearn
+    assert compare(convert_one(model, between)) < 1e-5
 
 
 def boosted(library, kind, labels, rows=X):

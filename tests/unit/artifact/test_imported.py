@@ -14,7 +14,6 @@ from fedinfer.artifact.export.graph import LOGITS, OutputHead, finish, run
 from fedinfer.artifact.imported.adapt import adapt, feeds_of, schema_of
 from fedinfer.artifact.imported.declaration import (
     Declaration,
-    Image,
     InputSpec,
     ModelTask,
     OutputSpec,
@@ -23,6 +22,7 @@ from fedinfer.artifact.imported.declaration import (
     to_toml,
 )  # fmt: skip
 from fedinfer.artifact.imported.facts import read_facts
+from fedinfer.artifact.imported.image import Image
 from fedinfer.artifact.imported.outside import parse, read_model
 from fedinfer.artifact.imported.propose import Wishes, propose_inputs, propose_outputs, states_of
 from fedinfer.artifact.imported.trial import answers_of, calibration_rows
@@ -296,16 +296,20 @@ def test_rows_of_a_model_that_knows_nothing_missing_are_drawn_complete_and_read_
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (4, 5, 3), (4, 5)], ids=["channels first", "channels last", "grey"])
-@pytest.mark.parametrize("raw", [(4, 5), (8, 10), (7, 3)], ids=["same", "half", "odd"])
+@pytest.mark.parametrize(
+    ("raw", "crop"),
+    [((4, 5), ()), ((8, 10), ()), ((7, 3), ()), ((9, 12), (4, 5)), ((9, 12), (6, 10))],
+    ids=["same", "half", "odd", "middle", "middle resized"],
+)
 @pytest.mark.parametrize("one_row", [False, True])
-def test_raw_pixels_are_resized_normalised_and_put_in_order_as_in_numpy(shape, raw, one_row):
+def test_raw_pixels_are_cropped_resized_normalised_and_put_in_order_as_in_numpy(shape, raw, crop, one_row):
     data = foreign.model_bytes(
         [("Flatten", ["image"], ["flat"]), ("Identity", ["flat"], ["y"])],
         [("image", foreign.F, [1 if one_row else "n", *shape])],
         [("y", foreign.F, [1 if one_row else "n", int(np.prod(shape))])],
     )  # fmt: skip
     channels = 3 if 3 in shape else 1
-    image = Image(*raw, mean=(0.5, 0.25, 0.1)[:channels], std=(0.2, 0.3, 0.5)[:channels])
+    image = Image(*raw, mean=(0.5, 0.25, 0.1)[:channels], std=(0.2, 0.3, 0.5)[:channels], crop=crop)
     size = int(np.prod(shape))
     found = Declaration(
         "m", ModelTask.TENSORS, "label", (), one_row, False, "",
@@ -317,8 +321,9 @@ def test_raw_pixels_are_resized_normalised_and_put_in_order_as_in_numpy(shape, r
     rows = simulation_rng("pixels").integers(0, 256, (3, schema.width)).astype(np.float32)
     said = run(finish(adapt(parse(data), found), OutputHead(schema, 1.0, "m", 1)), rows, VALUE)
     np.testing.assert_allclose(said, feeds_of(found, rows)["image"].reshape(3, -1), atol=2e-4)
-    if raw == (4, 5):
-        by_hand = (rows.reshape(3, *raw, channels)[1, 2, 3] / 255 - image.mean) / image.std
+    if (4, 5) in (raw, crop):  # nothing is resized: row 2, column 3 of what is left
+        top, left = (raw[0] - 4) // 2, (raw[1] - 5) // 2
+        by_hand = (rows.reshape(3, *raw, channels)[1, top + 2, left + 3] / 255 - image.mean) / image.std
         seen = feeds_of(found, rows)["image"][1]
         np.testing.assert_allclose(seen[:, 2, 3] if shape[0] == 3 else seen[2, 3], by_hand.squeeze(), atol=1e-5)
     assert from_toml(to_toml(found), "model.toml") == replace(
@@ -339,3 +344,38 @@ def test_pixels_for_what_is_no_image_are_refused(shape, image, said):
     found = Declaration("m", ModelTask.TENSORS, "l", (), False, False, "", (spec,), ())
     with pytest.raises(ConfigError, match=said):
         calibration_rows(found, {})
+
+
+@pytest.mark.parametrize("crop", [(5, 4), (4, 5), (0, 4)])
+def test_a_crop_lies_in_its_image(crop):
+    with pytest.raises(ConfigError, match=r"a crop of \[\d, \d\] out of 4 x 4 pixels"):
+        Image(4, 4, crop=crop)
+    with pytest.raises(ConfigError, match="crop is not"):
+        from_toml(IMAGE_TOML.replace("crop = [2, 2]", "crop = [2]"), "model.toml")
+
+
+IMAGE_TOML = """
+format = 1
+name = "m"
+task = "tensors"
+label = "l"
+one_row = false
+missing = false
+sha256 = ""
+[[inputs]]
+name = "x"
+dtype = "float32"
+shape = [3, 2, 2]
+axis = 0
+image = [4, 4]
+crop = [2, 2]
+mean = [0.0]
+std = [1.0]
+[[outputs]]
+name = "y"
+dtype = "float32"
+shape = [2]
+axis = 0
+use = "value"
+range = [0.0, 1.0]
+"""

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from fedinfer.artifact import Image
+from fedinfer.cli.importing import image_of
 from fedinfer.cli.main import app
 from tests.unit.artifact import foreign_models as foreign
 
@@ -163,3 +165,22 @@ def test_a_run_without_training_rolls_out_and_sees_the_rows_change(tmp_path):
     assert (tmp_path / "run/report.html").stat().st_size > 10_000
     code, text = call("run", tmp_path / "policy", "--devices", 5)
     assert (code, "--rows FILE" in text) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("8x6", Image(8, 6)),
+        ("8x6/4x4", Image(8, 6, crop=(4, 4))),
+        ("8x6/4x4:0.5:0.2,0.3,0.4", Image(8, 6, (0.5,), (0.2, 0.3, 0.4), (4, 4))),
+    ],
+)
+def test_an_image_is_said_in_one_word(words, expected):
+    assert image_of(words) == expected
+
+
+@pytest.mark.parametrize("words", ["8", "8x6x3", "8x6:0.5", "8x6/4", "8x6/4x4/2x2"])
+def test_an_image_that_is_said_otherwise_is_refused(tmp_path, words):
+    (tmp_path / "m.onnx").write_bytes(foreign.policy())
+    code, text = call("artifact", "import", tmp_path / "m.onnx", "-o", tmp_path / "m", "--image", f"obs={words}")
+    assert (code, "not NAME=VALUE" in " ".join(text.split())) == (2, True), text
