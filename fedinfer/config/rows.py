@@ -97,7 +97,9 @@ class DataSection(Section):
         "they differ from `decimal` and `thousands`.",
     )
     units: dict[str, str] = Field(
-        default={}, description='`units.COL = "%"`: text before or behind the numbers of that column; it is taken off.'
+        default={},
+        description='`units.COL = "%"`: text before or behind the numbers of that column; it is taken off. `"()"`, or in '
+        'front of it as in `"()$"`: numbers below zero stand in parentheses.',
     )
     quote: str = Field(
         default='"', max_length=1, description="Character around cells that hold delimiters; empty: quotes are letters."

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from fedinfer.data import birth, suspicion
+from fedinfer.data import birth, clock, suspicion
 from fedinfer.data.columns import round_outwards
 from fedinfer.data.skew import breaks_for
 from fedinfer.reading import is_number
@@ -37,7 +37,9 @@ PERSON_ROWS = 1.2
 DATE = re.compile(
     r"^\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?$"  # 2024-05-31, with or without a time
     r"|^\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}([T ].*)?$"  # 31.05.2024, 5/31/24
-    r"|^\d{1,2}:\d{2}(:\d{2})?$"  # 14:30
+    r"|^(\d{1,2}[- .]+)?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[- .,]+(\d{1,2},? +)?\d{4}([T ].*)?$"
+    r"|^\d{1,2}:\d{2}(:\d{2})?$",  # 31 May 2024, May 31, 2024, May-2024; 14:30
+    re.IGNORECASE,
 )
 
 
@@ -101,7 +103,8 @@ def guess_column(name: str, cells: Sequence[str], missing: Collection[str], hold
     if len(counts) < 2:
         return Guess(name, ColumnRole.DROP, "empty" if not counts else "the same value everywhere", absent)
     if sum(count for cell, count in counts.items() if DATE.match(cell)) >= NUMERIC_PART * counts.total():
-        return _birth(name, counts, absent) or Guess(name, ColumnRole.DROP, DATES, absent)
+        found = _birth(name, counts, absent) or _clock(name, counts, absent)
+        return found or Guess(name, ColumnRole.DROP, DATES, absent)
     if private := _private(name, counts):
         return Guess(name, ColumnRole.DROP, private, absent, persons=_persons(counts))
     stray = tuple(sorted(cell for cell in counts if not is_finite_number(cell)))
@@ -120,6 +123,15 @@ def _birth(name: str, counts: Counter[str], absent: int) -> Guess | None:
     low, high = birth.decades(birth.days((cell.strip() for cell in counts), rule))
     reason = "dates of birth: an age, as days since 1900; range of whole decades"
     return Guess(name, ColumnRole.NUMERIC, reason, absent, low, high, time=rule)
+
+
+def _clock(name: str, counts: Counter[str], absent: int) -> Guess | None:
+    """A time of day or a duration as a number of hours; None for what has a date."""
+    rule = clock.rule_of(counts)
+    if not rule:
+        return None
+    low, high = clock.hours(counts, rule)
+    return Guess(name, ColumnRole.NUMERIC, "times of day or durations, in hours", absent, low, high, time=rule)
 
 
 def _private(name: str, counts: Counter[str]) -> str:

@@ -14,9 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fedinfer.data.guess_spellings import one_spelled, spelling_lines
 from fedinfer.reading import (
     DEFAULT_RULES,
     DELIMITERS,
+    PARENTHESES,
     ReadingRules,
     as_text,
     guess_delimiter,
@@ -45,7 +47,9 @@ _UNITS = (
 )
 """Units that are taken off without a question. No single letter: `3m` is as often a code."""
 _BARE = "[0-9.,'\u2019 \u00a0\u202f\u2009]*[0-9]"
-_WITH_UNIT = re.compile(f"[+-]? ?(?:([%\u20ac$\u00a3\u00a5\u20b9]|EUR|USD|GBP|CHF) ?{_BARE}|{_BARE} ?({_UNITS}))")
+_CURRENCY = "[%\u20ac$\u00a3\u00a5\u20b9]|EUR|USD|GBP|CHF"
+_WITH_UNIT = re.compile(f"[+-]? ?(?:({_CURRENCY}) ?{_BARE}|{_BARE} ?({_UNITS}))")
+_IN_PARENTHESES = re.compile(rf"(?:{_CURRENCY})? ?\( ?((?:{_CURRENCY})? ?{_BARE} ?(?:{_UNITS})?) ?\)")
 _GROUP_MARKS = (
     (",", ",", r"\."),
     (".", r"\.", ","),
@@ -132,32 +136,29 @@ def reading_lines(rules: ReadingRules) -> list[str]:
         for name, marks in rules.marks
     ]
     own += [
-        f"units.{_key(name)} = {json.dumps(unit, ensure_ascii=False)} # stands beside its numbers"
+        f"units.{_key(name)} = {json.dumps(unit, ensure_ascii=False)} # {_about_unit(unit)}"
         for name, unit in rules.units
     ]
-    return own + [
-        f"{key} = {json.dumps(found[key], ensure_ascii=False)} # {reason}"
-        for key, reason in why.items()
-        if key in found
-    ]
+    common = [f"{key} = {json.dumps(found[key], ensure_ascii=False)} # {why[key]}" for key in why if key in found]
+    return [*own, *common, *spelling_lines(rules)]
 
 
 def plain_cells(name: str, cells: Iterable[str], rules: ReadingRules) -> list[str]:
-    """Cells with every number written as Python does, so that a look at them needs no marks; other cells as they are.
+    """Cells as a look at them needs them: every number written as Python does, one spelling for the same text.
 
     Args:
         name: of the column.
         cells: of the column.
-        rules: with the marks.
+        rules: with the marks and spellings.
     """
     marks, unit = rules.marks_of(name), rules.unit(name)
     if unit:
         cells = [without_unit(cell, unit) for cell in cells]
     if marks == (".", ""):
-        return list(cells)
+        return one_spelled(list(cells), rules)
     read = number_reader(*marks)
     plain = (repr(read(cell)) if is_number(cell, *marks) else cell for cell in cells)
-    return [text.removesuffix(".0") for text in as_text(plain)]
+    return one_spelled([text.removesuffix(".0") for text in as_text(plain)], rules)
 
 
 def _quote(text: str) -> str:
@@ -180,6 +181,10 @@ def _delimiter(text: str, quote: str) -> str:
     return found if found in text else DELIMITERS[0]
 
 
+def _about_unit(unit: str) -> str:
+    return "numbers in parentheses are below zero" if unit.startswith(PARENTHESES) else "stands beside its numbers"
+
+
 def _key(name: str) -> str:
     return name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
@@ -187,9 +192,13 @@ def _key(name: str) -> str:
 def _unit(cells: Sequence[str]) -> str:
     """A unit of the usual ones that stands beside most numbers of a column; empty: none."""
     present = [cell for cell in cells[:_LOOKED_AT] if cell not in DEFAULT_RULES.missing_text]
-    found = Counter(match[1] or match[2] for cell in present if (match := _WITH_UNIT.fullmatch(cell)))
+    below = {cell for cell in present if _IN_PARENTHESES.fullmatch(cell)}
+    # Parentheses around all numbers say nothing about their sign.
+    signed = PARENTHESES if 0 < sum(cell in below for cell in present) < len(present) else ""
+    bare = [re.sub("[()]", "", cell).strip() if signed and cell in below else cell for cell in present]
+    found = Counter(match[1] or match[2] for cell in bare if (match := _WITH_UNIT.fullmatch(cell)))
     unit, times = found.most_common(1)[0] if found else ("", 0)
-    return unit if times >= _LEAST_PART * len(present) else ""
+    return signed + (unit if times >= _LEAST_PART * len(present) else "")
 
 
 def _numeric_cells(cells: Sequence[str], unit: str) -> list[str]:

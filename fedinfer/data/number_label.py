@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 
@@ -40,18 +41,21 @@ def number_range(cells: Sequence[str]) -> tuple[float, float] | None:
     return round_outwards(float(low), float(high))
 
 
-def number_lines(cells: Sequence[str], bounds: tuple[float, float]) -> list[str]:
+def number_lines(cells: Sequence[str], bounds: tuple[float, float], unit: str) -> list[str]:
     """Lines of [data] for a numeric label.
 
     Args:
         cells: of the label column.
         bounds: its range.
+        unit: that stands beside its numbers; empty: none.
     """
     present = [float(cell) for cell in cells if cell not in MISSING_TEXT]
     outside = sum(not bounds[0] <= value <= bounds[1] for value in present)
     count = f"; {outside} of {len(present)} rows lie outside and count as its nearest end" if outside else ""
     return [
         f"label_range = [{bounds[0]:.15g}, {bounds[1]:.15g}] # the label is a number: replace by a public range{count}",
-        '# label_unit = "kg" # what it is measured in',
+        f"label_unit = {json.dumps(unit, ensure_ascii=False)} # as it stands beside the numbers"
+        if unit
+        else '# label_unit = "kg" # what it is measured in',
         "# Two classes instead: remove label_range and set label_above = NUMBER",
     ]

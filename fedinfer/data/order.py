@@ -1,8 +1,8 @@
 """The order of rows in time: which rows came last, so that they are held out and met after training.
 
 Only the order counts: the column is no input. Dates are read as ISO (2024-05-31, 2024-05-31T10:02:00Z), day first
-(31.05.2024, 31/5/24) or, where some second place is over 12, month first (5/31/24); a clock alone (14:30) and numbers
-are in order by themselves.
+(31.05.2024, 31/5/24) or, where some second place is over 12, month first (5/31/24), or with an English month (31 May
+2024, May 31, 2024, May-2024); a clock alone (14:30) and numbers are in order by themselves.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ from fedinfer.errors import DataError
 
 _YEAR_FIRST = re.compile(r"^(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[T ]+(.*))?$")
 _YEAR_LAST = re.compile(r"^(\d{1,2})[-/.](\d{1,2})[-/.](\d{4}|\d{2})(?:[T ]+(.*))?$")
+MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+_MONTH_NAMED = re.compile(
+    rf"^(?:(\d{{1,2}})[- .]+)?({'|'.join(MONTHS)})[a-z]*[- .,]+(?:(\d{{1,2}}),? +)?(\d{{4}})(?:[T ]+(.*))?$",
+    re.IGNORECASE,
+)
 _CLOCK = re.compile(r"^(\d{1,2})[:.](\d{2})(?:[:.](\d{2}(?:\.\d+)?))?\s*([AaPp][Mm])?\s*(Z|[+-]\d{2}:?\d{2})?$")
 FIRST_ROW = 2
 
@@ -120,9 +125,20 @@ def _date(cell: str, *, month_first: bool) -> float | None:
         first, second, year = int(match[1]), int(match[2]), int(match[3])
         day, month = (second, first) if month_first else (first, second)
         year += 0 if year >= 100 else 2000 if year < 70 else 1900
+    elif match := _MONTH_NAMED.match(cell):
+        return _month_named(match)
     else:
         return None
-    seconds = _clock(match[4].strip()) if match[4] else 0.0
+    return _at(year, month, day, match[4])
+
+
+def _month_named(match: re.Match[str]) -> float | None:
+    day, month = match[1] or match[3] or 1, MONTHS.index(match[2].lower()) + 1
+    return None if match[1] and match[3] else _at(int(match[4]), month, int(day), match[5])
+
+
+def _at(year: int, month: int, day: int, clock: str | None) -> float | None:
+    seconds = _clock(clock.strip()) if clock else 0.0
     try:
         start = datetime(year, month, day, tzinfo=UTC).timestamp()
     except ValueError:

@@ -18,12 +18,13 @@ import numpy as np
 from fedinfer.data import birth, giveaway, suspicion
 from fedinfer.data.guess import DATES, ColumnRole, Guess, guess_column, is_finite_number, settled
 from fedinfer.data.guess_reading import guess_reading, plain_cells, reading_lines
+from fedinfer.data.guess_spellings import spelling_notes, with_spellings
 from fedinfer.data.number_label import MOST_NUMERIC_CLASSES, number_lines, number_range
 from fedinfer.data.order import is_moment
 from fedinfer.data.proposal_text import DataLines, LabelLines, data_text
 from fedinfer.data.read import read_table
 from fedinfer.errors import DataError
-from fedinfer.reading import MISSING_TEXT, RawTable, ReadingRules, one_spelling
+from fedinfer.reading import MISSING_TEXT, PARENTHESES, RawTable, ReadingRules, one_spelling
 
 FEW_DEVICES = 10
 ROWS_PER_DEVICE = 20
@@ -76,12 +77,15 @@ def propose(
     Raises:
         DataError: the file cannot be read, a column is absent, or nothing is left to learn from.
     """
-    rules = guess_reading(csv, header)
-    raw = read_table(csv, rules)
-    target = _label(raw.column("label", label), label, rules, label_above)
+    guessed_rules = guess_reading(csv, header)
+    raw = read_table(csv, guessed_rules)
     holders = raw.column("device", device) if device else []
     devices = _devices(raw, device)
-    guesses = guessed(raw, [name for name in raw.columns if name not in (label, device)], holders, rules)
+    names = [name for name in raw.columns if name not in (label, device)]
+    guesses = guessed(raw, names, holders, guessed_rules)
+    rules = with_spellings(guessed_rules, [raw.column("label", label), *_listed(guesses)])
+    guesses = _respelled(raw, guesses, holders, rules) if rules != guessed_rules else guesses
+    target = _label(raw.column("label", label), label, rules, label_above)
     guesses = _without_giveaways(raw, guesses, target, rules)
     if all(guess.role in (ColumnRole.DROP, ColumnRole.TIME) for guess in guesses):
         reasons = ", ".join(f"{guess.name!r} ({guess.reason})" for guess in guesses) or "the label stands alone"
@@ -99,6 +103,7 @@ def propose(
     notes = (
         *raw.notes,
         *target.notes(raw.rows),
+        *spelling_notes(rules, guessed_rules),
         *_device_notes(raw, device),
         *_person_notes(guesses, raw),
         *_left(guesses),
@@ -121,6 +126,22 @@ def guessed(raw: RawTable, names: Sequence[str], holders: Sequence[str], rules: 
     )
     moment = next((guess for guess in guesses if _orders(guess, raw.columns[guess.name])), None)
     return tuple(replace(g, role=ColumnRole.TIME, reason=_TIME) if g is moment else g for g in guesses)
+
+
+def _listed(guesses: Sequence[Guess]) -> list[tuple[str, ...]]:
+    return [guess.categories for guess in guesses if guess.role is ColumnRole.CATEGORICAL]
+
+
+def _respelled(
+    raw: RawTable, guesses: Sequence[Guess], holders: Sequence[str], rules: ReadingRules
+) -> tuple[Guess, ...]:
+    """The guesses with the categories of the rules' spellings."""
+
+    def again(guess: Guess) -> Guess:
+        cells = plain_cells(guess.name, raw.columns[guess.name], rules)
+        return guess_column(guess.name, cells, MISSING_TEXT, holders)
+
+    return tuple(again(guess) if guess.role is ColumnRole.CATEGORICAL else guess for guess in guesses)
 
 
 _TIME = "when a row happened: the latest rows of each device are held out; no input"
@@ -183,9 +204,12 @@ class _Label:
         kinds = Counter(cell for cell in self.classes if cell not in MISSING_TEXT)
         (usual, most), (rare, least) = kinds.most_common()[0], kinds.most_common()[-1]
         if len(kinds) > 1 and least < IMBALANCE * kinds.total() and self.above is None and self.bounds is None:
+            about = f"Class {rare!r} is {least} of {kinds.total()} rows"
+            right = f"always answering {usual!r} is right in {most / kinds.total():.1%}"
             found.append(
-                f"Class {rare!r} is {least} of {kinds.total()} rows: always answering {usual!r} is right in "
-                f"{most / kinds.total():.1%}, so judge by recall and average precision, not by accuracy."
+                f"{about}: {right}, so judge by recall and average precision, not by accuracy."
+                if len(kinds) == 2
+                else f"{about}: accuracy says little about it, see its recall in the report; {right}."
             )
         return tuple(found)
 
@@ -197,7 +221,8 @@ def _label(cells: Sequence[str], name: str, rules: ReadingRules, label_above: fl
     few = len(counts) <= MOST_NUMERIC_CLASSES and label_above is None
     if few or not all(is_finite_number(cell) for cell in counts):
         written = Counter(cell for cell in cells if cell not in MISSING_TEXT)
-        names = one_spelling(written, ReadingRules(decimal=marks[0], thousands=marks[1]))
+        marked = ReadingRules(decimal=marks[0], thousands=marks[1], same_text=rules.same_text)
+        names = one_spelling(written, marked)
         classes = [names.get(cell, "") for cell in cells]
         return _Label(classes, Counter(filter(None, classes)), missing, None, None, (), (), marks)
     values = np.array([float(cell) for cell in counts.elements()])
@@ -205,7 +230,11 @@ def _label(cells: Sequence[str], name: str, rules: ReadingRules, label_above: fl
     kept = Counter({cell: count for cell, count in counts.items() if float(cell) not in found})
     above = _median(np.sort(values[~np.isin(values, found)])) if label_above is None else label_above
     bounds = number_range(list(kept.elements())) if label_above is None else None
-    numbers = tuple(number_lines(list(kept.elements()), bounds)) if bounds is not None else ()
+    numbers = (
+        tuple(number_lines(list(kept.elements()), bounds, rules.unit(name).removeprefix(PARENTHESES)))
+        if bounds is not None
+        else ()
+    )
     classes = ["" if cell not in kept else str(float(cell) > above) for cell in plain]
     return _Label(classes, kept, missing + counts.total() - kept.total(), label_above, bounds, numbers, found, marks)
 
@@ -263,8 +292,14 @@ def _device_notes(raw: RawTable, device: str) -> list[str]:
     single = sum(count == 1 for count in counts.values())
     if single:
         notes.append(
-            f"{single} of {len(counts)} devices have a single row: nothing of it can be held out, so they train and "
-            "are not judged. If a row is what you protect, leave --device out."
+            (
+                f"{single} of {len(counts)} devices have a single row: nothing of it can be held out, so they train "
+                "and are not judged."
+                if single > 1
+                else f"One of {len(counts)} devices has a single row: nothing of it can be held out, so it trains and "
+                "is not judged."
+            )
+            + " If a row is what you protect, leave --device out."
         )
     return notes
 

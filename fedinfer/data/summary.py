@@ -51,10 +51,16 @@ def remarks(scenario: Scenario, federation: Federation) -> tuple[str, ...]:
     found = []
     small = [device for device, data in federation.devices.items() if len(data.train_y) < FEW_ROWS]
     if small:
-        found.append(f"{len(small)} devices have a single training row, the first is {small[0]!r}")
+        several = f"{len(small)} devices have a single training row, the first is {small[0]!r}"
+        found.append(several if len(small) > 1 else f"Device {small[0]!r} has a single training row")
     silent = sum(not len(data.test_y) for data in federation.devices.values())
     if silent:
-        found.append(f"{silent} devices have no held-out row: they predict nothing in this simulation")
+        who = (
+            f"{silent} devices have no held-out row: they predict"
+            if silent > 1
+            else "One device has no held-out row: it predicts"
+        )
+        found.append(f"{who} nothing in this simulation")
     inject, windows = scenario.drift.inject, scenario.drift.windows
     if inject is not None and inject.kind != "none" and inject.at_window > windows:
         found.append(f"[drift.inject] at_window = {inject.at_window} lies after the last of {windows} windows")

@@ -237,5 +237,7 @@ def _dimension(scenario: Scenario, schema: Schema) -> int:
 
 
 def _why(found: Found) -> str:
-    lost, of = found.without_noise - found.score, "the explained variance" if found.number else "AUC and accuracy"
-    return f"chosen on synthetic rows of these columns; noise costs about {100 * lost:.0f} points of {of} there"
+    of = "the explained variance" if found.number else "AUC and accuracy"
+    lost = round(100 * (found.without_noise - found.score))
+    cost = "less than a point" if lost < 1 else "about a point" if lost == 1 else f"about {lost} points"
+    return f"chosen on synthetic rows of these columns; noise costs {cost} of {of} there"

@@ -11,10 +11,10 @@ from fedinfer.reading.cells import (
 from fedinfer.reading.decode import decoded, encoding_of, unpacked
 from fedinfer.reading.dialect import DELIMITERS, guess_delimiter, parsed, records
 from fedinfer.reading.files import read_bytes, read_file, read_text, stripped, text_of_file
-from fedinfer.reading.numbers import is_number, number_reader, without_unit
+from fedinfer.reading.numbers import PARENTHESES, is_number, number_reader, without_unit
 from fedinfer.reading.packed import pack
 from fedinfer.reading.rules import BLANKS, DEFAULT_RULES, MISSING_TEXT, SAME_TEXT, ReadingRules
-from fedinfer.reading.spellings import Spellings, as_text, one_spelling
+from fedinfer.reading.spellings import Spellings, alike, as_text, one_spelling
 from fedinfer.reading.table import FIRST_ROW, RawTable, number_hint, plain_numbers, read_column
 from fedinfer.reading.times import time_reader, written
 
@@ -25,12 +25,14 @@ __all__ = [
     "FIRST_ROW",
     "LARGEST",
     "MISSING_TEXT",
+    "PARENTHESES",
     "SAME_TEXT",
     "CellReader",
     "CellRule",
     "RawTable",
     "ReadingRules",
     "Spellings",
+    "alike",
     "as_text",
     "decoded",
     "encoding_of",

@@ -65,17 +65,29 @@ def number_reader(decimal: str = ".", thousands: str = "") -> Callable[[str], fl
     return read
 
 
+PARENTHESES = "()"
+"""At the front of a unit: numbers below zero stand in parentheses, as accountants write them."""
+
+
 def without_unit(text: str, unit: str) -> str:
     """A text without the unit before or behind its number, also between a sign and its number.
 
     Args:
         text: without blanks around it.
-        unit: not empty.
+        unit: not empty; `()` in front of it (or alone) reads parentheses as a minus.
 
     Examples:
         >>> [without_unit(text, "$") for text in ("$ 5.50", "-$5", "5$", "5")]
         ['5.50', '-5', '5', '5']
+        >>> [without_unit(text, "()$") for text in ("($5.50)", "$(5)", "$5", "(-5)")]
+        ['-5.50', '-5', '5', '(-5)']
     """
+    if unit.startswith(PARENTHESES):
+        rest = unit.removeprefix(PARENTHESES)
+        outer = without_unit(text, rest) if rest else text
+        inner = outer[1:-1].strip() if outer[:1] + outer[-1:] == PARENTHESES else ""
+        plain = without_unit(inner, rest) if inner and rest else inner
+        return f"-{plain}" if plain[:1].isdigit() or (plain[:1] in (".", ",") and plain[1:]) else outer
     sign = text[:1] if text[:1] in ("+", "-") else ""
     bare = text.removeprefix(sign).strip()
     bare = bare.removeprefix(unit) if bare.startswith(unit) else bare.removesuffix(unit)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from fedinfer.reading.rules import BLANKS, ReadingRules
 
 _WHOLE = re.compile(r"([+-]?)(0|[1-9][0-9]*)(?:\.0*)?")
+LEAST_LETTERS = 3
 _WHOLE_COMMA = re.compile(r"([+-]?)(0|[1-9][0-9]*)(?:,0*)?")
 
 
@@ -82,6 +84,45 @@ def one_spelling(counts: Mapping[str, int], rules: ReadingRules) -> dict[str, st
     ):
         chosen.setdefault(common(text), text)
     return {text: chosen[common(text)] for text in counts}
+
+
+def alike(texts: Iterable[str], known: Sequence[Sequence[str]] = ()) -> tuple[tuple[str, ...], ...]:
+    """Groups of texts that a person would read as the same words: in another case, without accents, with other blanks.
+
+    Texts of fewer than three letters are codes, which case may tell apart, unless they are words of a known group.
+
+    Args:
+        texts: different cells of one column.
+        known: groups that need not be found, as `ReadingRules.same_text`.
+
+    Returns:
+        For `same_text`: the spellings of each group that are not the same but for their case, sorted.
+
+    Examples:
+        >>> alike(["Fully Paid", "FULLY PAID", "fully  paid", "late", "a", "A"])
+        (('fully  paid', 'fully paid'),)
+        >>> alike(["s\u00ed", "SI", "no"], (("s\u00ed",), ("no",)))
+        (('s\u00ed', 'si'),)
+    """
+    usual = {_words(word): group for group in known for word in group}
+    found: dict[str, set[str]] = defaultdict(set)
+    for text in texts:
+        words = _words(text)
+        if words in usual or sum(map(str.isalpha, words)) >= LEAST_LETTERS:
+            found[words].add(text)
+    groups = []
+    for words, spellings in found.items():
+        known_ones = usual.get(words, ())
+        new = {text.casefold() for text in spellings} - {text.casefold() for text in known_ones}
+        if len(spellings) > 1 and new:
+            groups.append((*known_ones, *sorted(new)))
+    return tuple(sorted(groups))
+
+
+def _words(text: str) -> str:
+    """A text without case, accents and double blanks."""
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    return " ".join("".join(mark for mark in plain if not unicodedata.combining(mark)).split())
 
 
 def _case(text: str) -> str:

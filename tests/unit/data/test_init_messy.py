@@ -231,7 +231,7 @@ def test_a_table_that_moves_with_its_scenario_is_still_found(tmp_path: Path) -> 
         ("x", [f"name {row}" for row in range(40)], ColumnRole.DROP),
         ("x", ["31.05.2024", "1.6.2024"] * 20, ColumnRole.DROP),
         ("x", ["2024-05-31T10:00:00Z", "2024-06-01 11:00"] * 20, ColumnRole.DROP),
-        ("x", ["14:30", "15:45"] * 20, ColumnRole.DROP),
+        ("x", ["14:30", "15:45"] * 20, ColumnRole.NUMERIC),
         ("x", ["7"] * 40, ColumnRole.DROP),
         ("x", ["7", "7.0"] * 20, ColumnRole.DROP),
         ("x", ["", "NA"] * 20, ColumnRole.DROP),

@@ -1,0 +1,172 @@
+"""Cells as users bring them: one text spelled in several ways, minus in parentheses, clocks, months with names."""
+
+from __future__ import annotations
+
+import random
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedinfer.config import load_scenario
+from fedinfer.data import ColumnRole, Proposal, load, propose
+from fedinfer.data.order import moments
+from fedinfer.data.summary import remarks
+from fedinfer.reading import ReadingRules, Spellings, alike, plain_number_reader, without_unit
+
+ROWS = 240
+
+
+def proposed(folder: Path, columns: dict[str, Sequence[str]], label: str = "y", device: str = "") -> Proposal:
+    lines = [";".join(columns), *(";".join(cells) for cells in zip(*columns.values(), strict=True))]
+    (folder / "t.csv").write_text("\n".join(lines), encoding="utf-8")
+    return propose(folder / "t.csv", folder, label, device)
+
+
+def data_of(found: Proposal) -> dict[str, Any]:
+    return dict(tomllib.loads(found.text)["data"])
+
+
+def turns(*cells: str) -> list[str]:
+    return [cells[row * 7 % len(cells)] for row in range(ROWS)]
+
+
+def amounts() -> list[str]:
+    draw = random.Random(1)
+    return [f"{draw.uniform(1, 900):.2f}" for _ in range(ROWS)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "groups"),
+    [
+        (["Fully Paid", "FULLY PAID", "fully paid"], (("fully paid",),)),
+        (["fully paid", "fully  paid"], (("fully  paid", "fully paid"),)),
+        (["Málaga", "MALAGA", "Malaga"], (("malaga", "málaga"),)),
+        (["sí", "SI"], (("sí", "si"),)),
+        (["yes", "YES", "No"], ()),
+        (["a", "A", "CO", "Co", "1A", "1a"], ()),
+        (["north", "south"], ()),
+    ],
+)
+def test_what_is_spelled_alike(texts: list[str], groups: tuple[tuple[str, ...], ...]) -> None:
+    assert alike(texts, ReadingRules().same_text) == groups
+
+
+def test_a_label_and_a_category_of_several_spellings_are_read_as_one(tmp_path: Path) -> None:
+    columns = {
+        "x": amounts(),
+        "town": turns("Málaga", "MALAGA", "León"),
+        "member": turns("no", "NO", "SI", "sí", "Sí"),
+        "y": turns("Paid", "PAID", "paid", "late", "Late"),
+    }
+    found = proposed(tmp_path, columns)
+    data = data_of(found)
+    assert data["labels"] == ["late", "paid"]
+    assert data["categories"] == {"town": ["León", "Málaga"], "member": ["no", "sí"]}
+    assert any("'paid'" in note and "same_text" in note for note in found.notes)
+    rules = ReadingRules(same_text=tuple(map(tuple, data["same_text"])))
+    assert Spellings(("no", "sí"), rules).place("Si") == 1
+    assert Spellings(("León", "Málaga"), rules).place("malaga") == 1
+    (tmp_path / "scenario.toml").write_text(found.text)
+    federation = load(load_scenario(str(tmp_path)))
+    assert federation.schema.labels == ("late", "paid")
+    rows = sum(len(device.train_y) + len(device.test_y) for device in federation.devices.values())
+    assert rows == ROWS
+
+
+def test_a_rare_spelling_is_not_written_down(tmp_path: Path) -> None:
+    town = turns("Málaga", "León")
+    town[3] = "Malagá"
+    assert "malag\u00e1" not in proposed(tmp_path, {"x": amounts(), "town": town, "y": turns("a", "b")}).text.casefold()
+
+
+def test_names_of_persons_are_not_written_down_because_they_are_spelled_twice(tmp_path: Path) -> None:
+    columns = {"x": amounts(), "surname": turns("Muller", "MULLER", "Rossi"), "y": turns("a", "b")}
+    assert "muller" not in proposed(tmp_path, columns).text.casefold()
+
+
+def test_a_minus_in_parentheses_is_one(tmp_path: Path) -> None:
+    balance = [f"({cell})" if row % 3 == 0 else cell for row, cell in enumerate(amounts())]
+    cash = [f"(${cell})" if row % 3 else f"$ {cell}" for row, cell in enumerate(amounts())]
+    data = data_of(proposed(tmp_path, {"balance": balance, "cash": cash, "y": turns("a", "b")}))
+    assert data["units"] == {"balance": "()", "cash": "()$"}
+    assert data["ranges"]["balance"][0] < -800
+    read = plain_number_reader("cash", ReadingRules(units=(("cash", "()$"),)))
+    assert [read("($12.50)"), read("$ 3"), read("$(4)"), read("")][:3] == [-12.5, 3.0, -4.0]
+
+
+def test_parentheses_around_everything_are_no_sign(tmp_path: Path) -> None:
+    codes = [f"({cell})" for cell in amounts()]
+    data = data_of(proposed(tmp_path, {"x": amounts(), "code": codes, "y": turns("a", "b")}))
+    assert "units" not in data
+
+
+@pytest.mark.parametrize("text", ["(5", "5)", "()", "(-5)", "(a)"])
+def test_half_a_pair_of_parentheses_is_no_number(text: str) -> None:
+    assert without_unit(text, "()") == text
+
+
+def test_times_of_day_and_durations_are_hours(tmp_path: Path) -> None:
+    draw = random.Random(2)
+    columns = {
+        "at": [f"{draw.randrange(24)}:{draw.randrange(60):02d}" for _ in range(ROWS)],
+        "lasted": [f"0{draw.randrange(2)}:{draw.randrange(60):02d}:{draw.randrange(60):02d}" for _ in range(ROWS)],
+        "long": [f"{draw.randrange(60)}:{draw.randrange(60):02d}" for _ in range(ROWS)],
+        "y": turns("a", "b"),
+    }
+    found = proposed(tmp_path, columns)
+    data = data_of(found)
+    assert data["times"] == {
+        "at": "hours since 1900-01-01 as %H:%M",
+        "lasted": "hours since 1900-01-01 as %H:%M:%S",
+    }
+    assert data["ranges"] == {"at": [0, 24], "lasted": [0, 2]}
+    assert data["drop"] == ["long"]
+    read = plain_number_reader("at", ReadingRules(times=tuple(data["times"].items())))
+    assert [read("14:30"), read("9:15")] == [14.5, 9.25]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["Dec-2015", "Jan-2016", "February 2016"],
+        ["31 Dec 2015", "1 January 2016", "2-Feb-2016"],
+        ["Dec 31, 2015", "Jan 1 2016", "Jan 1 2016 10:30"],
+    ],
+)
+def test_months_with_names_grow_with_time(cells: list[str]) -> None:
+    values = moments("t", "when", cells, ("",)).tolist()
+    assert values == sorted(set(values))
+
+
+def test_months_with_names_are_the_order_of_time(tmp_path: Path) -> None:
+    months = [f"{name}-20{15 + row % 4}" for row in range(20) for name in ("Jan", "Apr", "Dec")]
+    found = proposed(tmp_path, {"x": amounts(), "issued": months * 4, "y": turns("a", "b")})
+    assert {guess.name: guess.role for guess in found.columns}["issued"] is ColumnRole.TIME
+
+
+def test_a_label_keeps_the_unit_beside_it(tmp_path: Path) -> None:
+    found = proposed(tmp_path, {"x": amounts(), "far": [f"{cell} km" for cell in amounts()]}, "far")
+    assert data_of(found)["label_unit"] == "km"
+
+
+def test_a_rare_class_of_many_is_no_reason_against_accuracy_alone(tmp_path: Path) -> None:
+    stars = ["1"] * 12 + ["2", "3", "4"] * 76
+    notes = proposed(tmp_path, {"x": amounts(), "y": stars}).notes
+    assert any("Class '1' is 12 of 240 rows: accuracy says little about it" in note for note in notes)
+
+
+def test_one_device_of_one_row_is_named_in_the_singular(tmp_path: Path) -> None:
+    site = turns("a", "b", "c")
+    site[5] = "alone"
+    found = proposed(tmp_path, {"x": amounts(), "site": site, "y": turns("p", "q")}, device="site")
+    assert any(note.startswith("One of 4 devices has a single row") for note in found.notes)
+    (tmp_path / "scenario.toml").write_text(found.text)
+    scenario = load_scenario(str(tmp_path))
+    said = remarks(scenario, load(scenario))
+    assert said == (
+        "Device 'alone' has a single training row",
+        "One device has no held-out row: it predicts nothing in this simulation",
+    )
