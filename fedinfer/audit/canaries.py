@@ -140,6 +140,15 @@ class CanaryTrainer:
     effects: Floats = field(default_factory=lambda: np.zeros(0))
     quiet: bool = False
 
+    def predict(self, weights: FloatVector, x: npt.NDArray[np.float32]) -> FloatVector:
+        """As `Trainer.predict`.
+
+        Args:
+            weights: of the model, float32 (all parameters,).
+            x: raw rows, float32 (n, width).
+        """
+        return self.inner.predict(weights, x)
+
     def updates(self, weights: FloatVector, data: Data, sources: Sequence[NamedSource]) -> FloatVector:
         """Unit `device`: real updates, except that canary devices send their own vectors.
 

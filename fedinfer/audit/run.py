@@ -35,6 +35,7 @@ from fedinfer.audit.opening import Audited, open_audit
 from fedinfer.audit.report import LEVEL, AuditReport, AuditSettings, audit_bounds
 from fedinfer.audit.residuals import Residuals
 from fedinfer.coordinator import LEDGER_OWNER, Group, SumSettings, apply_release, ask_next, noise_std, release, sum_plan
+from fedinfer.device import score_histograms, trainer_of
 from fedinfer.errors import TooFewSurvivors
 from fedinfer.messages import (
     INDEPENDENT,
@@ -46,7 +47,9 @@ from fedinfer.messages import (
     ReportWork,
     ScheduledRound,
     SumPlan,
+    ThresholdWork,
 )
+from fedinfer.metrics import edges_of
 from fedinfer.ports import Clock
 from fedinfer.privacy import (
     Event,
@@ -95,6 +98,7 @@ def run_audit(prepared: Prepared, settings: AuditSettings, clock: Clock) -> Audi
         _quiet_rounds(audit, seen)
         _reports(audit, seen)
         _evaluations(audit, seen)
+        _histograms(audit, seen)
         checks = [*seen.checks(), *engine_checks(audit, seen.promises[0]), _ledgers(audit, seen)]
     return _report(audit, settings, tuple(checks))
 
@@ -156,6 +160,7 @@ class Seen:
 LEAST_REPORTS = 20
 """More sums of small vectors than a plan has: five would not show half of their noise."""
 ROUNDS, QUIET, REPORTS, EVALUATIONS = "rounds", "quiet rounds", "drift reports", "canary evaluations"
+HISTOGRAMS = "choices of a threshold"
 
 
 def _promise(
@@ -245,6 +250,21 @@ def _evaluations(audit: Audited, seen: Seen) -> None:
         work = encode(GateWork(NO_MODEL, 0))
         kind = _Small(EVALUATIONS, settings, Purpose.GATE)
         _small_sum(audit, seen, kind, f"gate-{number + 1:04d}", work, cohort, staying, true)
+
+
+def _histograms(audit: Audited, seen: Seen) -> None:
+    """Choices of a threshold by the start weights."""
+    settings = audit.plan.threshold
+    if settings is None:
+        return
+    cohort, staying = audit.cohort(settings, len(audit.order))
+    edges = edges_of(np.linspace(-1.0, 1.0, 100))
+    message = ThresholdWork(audit.progress.weights, edges, 0)
+    counts = score_histograms(audit.host, trainer_of(audit.host), audit.server.scenario.privacy.unit, message, cohort)
+    true = dict(zip(cohort, counts.astype(np.float64), strict=True))
+    for number in range(LEAST_REPORTS):
+        kind = _Small(HISTOGRAMS, settings, Purpose.THRESHOLD)
+        _small_sum(audit, seen, kind, f"threshold-{number + 1:04d}", encode(message), cohort, staying, true)
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,11 +200,16 @@ class TrainingSection(Section):
         "is `average_precision` where one of two classes holds less than 20 % of the rows, else `accuracy`, and "
         "`rmse` where the label is a number.",
     )
-    threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["public"] = Field(
+    threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["public", "private"] = Field(
         default=0.5,
         description="Two classes: the second one is answered from this probability on. 0.5: the likeliest class. "
         "`public`: chosen on the public rows for `metric`; F1 stands for `average_precision`, balanced accuracy for "
-        "`auc`.",
+        "`auc`. `private`: chosen by a private histogram of the devices' held-out rows.",
+    )
+    threshold_epsilon: NonNegative = Field(
+        default=0.0,
+        description="Part of the budget that all private choices of a threshold share, one for every version that can "
+        "be published. With unit `example` it is of the budget of held-out rows, which training leaves alone.",
     )
     class_weights: Literal["none", "balanced"] | dict[str, Positive] = Field(
         default="none",

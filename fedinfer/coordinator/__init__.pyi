@@ -26,6 +26,7 @@ from .plan.cohort import Population as Population
 from .plan.run_plan import RunPlan as RunPlan
 from .plan.run_plan import make_plan as make_plan
 from .plan.sum_settings import SumSettings as SumSettings
+from .plan.threshold import plan_threshold as plan_threshold
 from .record import plain as plain
 from .rehearsal import rehearse as rehearse
 from .released import RELEASED as RELEASED

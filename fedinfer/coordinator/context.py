@@ -306,6 +306,7 @@ class Progress:
         pooled: figures of the pooled model; empty where there is none.
         aborted_in_a_row: training rounds without a release since the last one with a release.
         schedule: secret state of correlated noise; None: the noise of rounds is independent.
+        log_odds: from which on the newest version answers class 1, chosen in private; None: not chosen in private.
     """
 
     weights: FloatVector
@@ -335,3 +336,4 @@ class Progress:
     pooled: Json = field(default_factory=dict)
     aborted_in_a_row: int = 0
     schedule: ParticipationSchedule | None = field(default=None, repr=False)
+    log_odds: float | None = None

@@ -19,7 +19,7 @@ from fedinfer.artifact import Evidence, Judging, OutputHead, Templates, build_ar
 from fedinfer.config import Scenario
 from fedinfer.coordinator.plan.sum_settings import noise_model_of
 from fedinfer.errors import ConfigError, FedInferError, MissingExtra, StoreError
-from fedinfer.metrics import Metric
+from fedinfer.metrics import EVEN, Metric
 from fedinfer.ports import Clock
 from fedinfer.printable import shown
 from fedinfer.privacy import Work
@@ -128,7 +128,8 @@ def _built(
     section = scenario.artifact
     wide = section.model_copy(update={"max_metric_drop": 1.0, "max_calibration_gap": 1.0, "min_agreement": 0.0})
     head = OutputHead(schema, 1.0, scenario.scenario.name, 1, section.top, section.abstain_below, terms=trainer.terms)
-    evidence, judging = Evidence(x, y, x, x, y), Judging(_metric(schema), scenario.training.threshold)
+    asked = scenario.training.threshold
+    evidence, judging = Evidence(x, y, x, x, y), Judging(_metric(schema), EVEN if asked == "private" else asked)
     built = build_artifact(trainer.module(weights), head, evidence, wide, Templates(), clock, None, judging)
     answers = built.answers(x)
     if not np.isfinite(answers).all():

@@ -224,6 +224,8 @@ def privacy_of(privacy: PrivacySection, plan: RunPlan) -> Json:
         "drift_noise_multiplier": plan.drift_noise_multiplier,
         "gate_epsilon": plan.gate_epsilon,
         "gate_noise_multiplier": plan.gate_noise_multiplier,
+        "threshold_epsilon": plan.threshold_epsilon,
+        "threshold_noise_multiplier": plan.threshold_noise_multiplier,
         "mechanism": privacy.mechanism if privacy.trust == "distributed" else "gaussian",
         "guaranteed_noise_contributors": plan.train.mechanism.contributors,
         "private": privacy.unit is not Unit.NONE,

@@ -77,6 +77,11 @@ class OwnRows:
         chosen = (np.arange(min(rows, count)) + (window - 1) * rows) % max(count, 1)
         return data.test_x[chosen], data.test_y[chosen]
 
+    def unseen(self, device: DeviceId, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
+        """As `Rows.unseen`: the held-out rows of the table; they do not depend on the window."""
+        data = self._read()
+        return data.test_x, data.test_y
+
     def training_count(self, device: DeviceId) -> int:
         """As `Rows.training_count`, from the length of the table alone.
 

@@ -27,6 +27,7 @@ from .session_store import SESSION_MIGRATIONS as SESSION_MIGRATIONS
 from .session_store import MemorySessions as MemorySessions
 from .session_store import Sessions as Sessions
 from .session_store import StoredSessions as StoredSessions
+from .threshold import score_histograms as score_histograms
 from .validity import VALIDITY_MIGRATIONS as VALIDITY_MIGRATIONS
 from .validity import MemoryKnown as MemoryKnown
 from .validity import StoredKnown as StoredKnown

@@ -58,6 +58,17 @@ class Rows(Protocol):
             float32, shape (n, width of the schema), and int64 class numbers, shape (n,), empty where there are none.
         """
 
+    def unseen(self, device: DeviceId, window: int) -> tuple[FloatVector, np.ndarray]:
+        """Labelled rows that are not trained on.
+
+        Args:
+            device: one of the host's.
+            window: newest finished inference window, 0 before the first.
+
+        Returns:
+            float32, shape (n, width of the schema), and int64 class numbers, shape (n,); n may be 0.
+        """
+
     def training_count(self, device: DeviceId) -> int:
         """Number of training rows, declared public.
 

@@ -21,6 +21,8 @@ VERSION = 1
 """Of the JSON form. A reader that left a field out could make a claim look stronger, so it refuses other versions."""
 MOST_ROWS = 16
 """Of each of the tables, at most."""
+OPTIONAL = frozenset({"thresholds", "thresholds_epsilon"})
+"""Fields that are there only where they claim something."""
 SETTINGS = ("simulation", "deployment", "audit")
 PARTS = ("training", "windows")
 
@@ -59,6 +61,8 @@ class Statement:
         label_bits: bits that a device may give away, without noise, by saying whether its table fits a description.
         windows, windows_epsilon: drift reports, and what all of them cost by themselves.
         evaluations, evaluations_epsilon: canary evaluations of one unit, and what all of them cost by themselves.
+        thresholds, thresholds_epsilon: private choices of a decision threshold, and what all of them cost by
+            themselves; statements of earlier programs have none.
         earlier: runs before this one in the same ledger, whose rows may be the same.
         over_runs: epsilon of this run and those together.
     """
@@ -93,6 +97,8 @@ class Statement:
     evaluations_epsilon: str
     earlier: int
     over_runs: str
+    thresholds: int = 0
+    thresholds_epsilon: str = "0"
 
     def sentence(self) -> str:
         """The statement in one line, for people and logs that show one line."""
@@ -114,6 +120,8 @@ class Statement:
     def to_json(self) -> Json:
         """A JSON object that `read_statement` reads back; pairs become lists."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not self.thresholds:  # programs that know no such choice read the others
+            plain = {name: value for name, value in plain.items() if name not in OPTIONAL}
         return {"version": VERSION} | {
             name: [list(pair) for pair in value] if isinstance(value, tuple) else value for name, value in plain.items()
         }
@@ -133,9 +141,10 @@ def read_statement(data: Any) -> Statement:
     if found != VERSION:
         raise ArtifactRejected(f"privacy statement of version {found}, this program reads {VERSION}", hint="update")
     names = {field.name: str(field.type) for field in fields(Statement)}
-    odd = sorted(set(data) ^ {"version", *names})
+    needed = names.keys() if OPTIONAL & set(data) else names.keys() - OPTIONAL
+    odd = sorted(set(data) ^ {"version", *needed})
     demand(not odd, f"fields of the privacy statement: {', '.join(odd)[:80]}")
-    statement = Statement(**{name: _field(data, name, kind) for name, kind in names.items()})
+    statement = Statement(**{name: _field(data, name, kind) for name, kind in names.items() if name in data})
     _check(statement)
     return statement
 
@@ -170,13 +179,15 @@ def _check(statement: Statement) -> None:
     }  # fmt: skip
     for name, known in one_of.items():
         demand(getattr(statement, name) in known, f"{name} {getattr(statement, name)[:40]!r} of a privacy statement")
-    figures = ("epsilon", "delta", "budget", "windows_epsilon", "evaluations_epsilon", "over_runs")
+    figures = (
+        "epsilon", "delta", "budget", "windows_epsilon", "evaluations_epsilon", "thresholds_epsilon", "over_runs",
+    )  # fmt: skip
     for name in figures:
         demand(is_decimal(getattr(statement, name)), f"{name} {getattr(statement, name)[:40]!r}")
     rows = (*statement.parts, *statement.groups, *statement.missing)
     demand(all(is_decimal(epsilon) for _, epsilon in rows), "an epsilon of a privacy statement is no number")
     demand(all(name in PARTS for name, _ in statement.parts), "a part of a privacy statement is unknown")
     demand(all(count >= 1 for count, _ in (*statement.groups, *statement.missing)), "a count of a privacy statement")
-    counts = ("devices", "least", "corrupt", "honest", "label_bits", "windows", "evaluations", "earlier")
+    counts = ("devices", "least", "corrupt", "honest", "label_bits", "windows", "evaluations", "thresholds", "earlier")
     for name in (*counts, "clipping_norm", "noise_multiplier"):
         demand(getattr(statement, name) >= 0, f"{name} of a privacy statement is negative")

@@ -42,6 +42,7 @@ from fedinfer.messages.sums import (
     ScheduledRound,
     Split,
     SumPlan,
+    ThresholdWork,
 )
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "ScheduledRound",
     "Split",
     "SumPlan",
+    "ThresholdWork",
     "WindowReply",
     "WindowRequest",
     "WithdrawReply",

@@ -49,3 +49,4 @@ class Purpose(StrEnum):
     TRAIN = "train"
     DRIFT = "drift"
     GATE = "gate"
+    THRESHOLD = "threshold"

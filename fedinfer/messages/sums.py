@@ -141,11 +141,27 @@ class GateWork:
 
 
 @dataclass(frozen=True, slots=True)
+class ThresholdWork:
+    """Count held-out rows by class and by what these weights say of them, so that a decision threshold can be chosen.
+
+    Args:
+        weights: float32 (d,), the tuned parameters.
+        edges: float32, log odds between the bins.
+        window: inference window after which this is asked; public, it depends on no data.
+    """
+
+    MOST_BYTES: ClassVar[int] = MAX_BYTES
+    weights: Annotated[FloatVector, Most(MAX_BYTES)]
+    edges: Annotated[FloatVector, Most(KIB)]
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
 class MaskedSumWork:
     """Third stage of a private sum: the work, and what secure aggregation says to all.
 
     Args:
-        work: encoded `FitWork`, `ReportWork` or `GateWork`; its hash is that of the plan.
+        work: encoded `FitWork`, `ReportWork`, `GateWork` or `ThresholdWork`; its hash is that of the plan.
         secagg: encoded fedinfer.secagg.messages.MaskedRequest.
     """
 
@@ -160,7 +176,7 @@ class PlainRequest:
 
     Args:
         plan: what the server promises.
-        work: encoded `FitWork`, `ReportWork` or `GateWork`; its hash is that of the plan.
+        work: encoded `FitWork`, `ReportWork`, `GateWork` or `ThresholdWork`; its hash is that of the plan.
     """
 
     MOST_BYTES: ClassVar[int] = MAX_BYTES

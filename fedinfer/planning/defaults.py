@@ -11,6 +11,7 @@ from typing import assert_never
 from fedinfer.config import ModelKind, Scenario, override
 from fedinfer.coordinator import make_plan
 from fedinfer.errors import ConfigError, MissingExtra
+from fedinfer.planning.choosing import Choosing, plan_choosing
 from fedinfer.planning.facts import Facts
 from fedinfer.planning.search import Found, kinds_of, more_rounds, search
 from fedinfer.planning.trial import LOCAL_STEPS, Setting
@@ -67,6 +68,7 @@ class Defaults:
         kind: of model; `bag` for texts.
         number: whether the label is predicted as a number.
         prior: public share of each class; may be empty.
+        choosing: of a decision threshold.
     """
 
     budget: BudgetTerms
@@ -78,6 +80,7 @@ class Defaults:
     kind: ModelKind
     number: bool
     prior: Mapping[str, float]
+    choosing: Choosing
 
     def text(self) -> str:
         """The sections, TOML that starts with an empty line."""
@@ -109,10 +112,11 @@ class Defaults:
             f'server_optimizer = "{self.setting.optimizer}"',
             f"server_learning_rate = {self.setting.learning_rate:.3g}",
             *self._prior(),
+            *self.choosing.lines(),
         ]
 
     def _prior(self) -> list[str]:
-        """The metric follows it, and so do steps; `class_weights = "balanced"` would."""
+        """The metric follows it, and so do steps."""
         if not self.prior:
             return []
         shares = ", ".join(f"{json.dumps(name, ensure_ascii=False)} = {share:g}" for name, share in self.prior.items())
@@ -189,7 +193,10 @@ def _planned(scenario: Scenario, facts: Facts, budget: BudgetTerms) -> Defaults:
     base = override(scenario, _values(budget, cohort))
     watching = plan_watching(base, facts, max(kinds_of(facts).values()))
     found = search(override(base, watching.values()), facts)
-    return Defaults(budget, found.rounds, cohort, found.setting, watching, _why(found), found.kind, number, prior)
+    choosing = plan_choosing(override(base, watching.values()), facts)
+    return Defaults(
+        budget, found.rounds, cohort, found.setting, watching, _why(found), found.kind, number, prior, choosing
+    )
 
 
 def _planned_text(scenario: Scenario, facts: Facts, budget: BudgetTerms, cohort: int) -> Defaults:
@@ -199,7 +206,8 @@ def _planned_text(scenario: Scenario, facts: Facts, budget: BudgetTerms, cohort:
     watching = plan_watching(base, facts, dimension)
     make_plan(override(base, watching.values()), facts.population(dimension), "local", ())
     why, prior = "a rule of thumb", scenario.training.prior
-    return Defaults(budget, TEXT_ROUNDS, cohort, OF_A_TEXT, watching, why, ModelKind.BAG, number=False, prior=prior)
+    choosing = plan_choosing(override(base, watching.values()), facts)
+    return Defaults(budget, TEXT_ROUNDS, cohort, OF_A_TEXT, watching, why, ModelKind.BAG, False, prior, choosing)
 
 
 def _values(budget: BudgetTerms, cohort: int) -> dict[str, object]:

@@ -109,8 +109,8 @@ def split_of(scenario: Scenario, windows: WindowRows) -> str:
     This is the one place, with `touching`, that says which releases add up and which do not. Held-out rows follow from
     the table's length, `data.test_fraction` and the device's name (with `data.time`: from their order), for the whole
     run: a device refuses a run under which its division changes. So no row is in both parts, and `parallel` counts the
-    worse part instead of the sum. Canary evaluations are made of held-out rows, and so are the windows of simulations.
-    Windows of live predictions count for every row.
+    worse part instead of the sum. Canary evaluations and choices of a threshold are made of held-out rows, and so are
+    the windows of simulations. Windows of live predictions count for every row.
 
     Args:
         scenario: of the run; server and device have the same.
@@ -139,7 +139,7 @@ def touching(event: Event, purpose: Purpose, split: str) -> Event:
     match purpose:
         case Purpose.TRAIN:
             return InPart(split, TRAINED, event) if split else event
-        case Purpose.GATE:
+        case Purpose.GATE | Purpose.THRESHOLD:
             return InPart(split, WATCHED, event) if split else event
         case Purpose.DRIFT:
             return InPart(split, WATCHED, event) if split and not split.startswith(WindowRows.LIVE) else event

@@ -6,6 +6,7 @@ older release has not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedinfer.report.figures import count, words
@@ -113,9 +114,16 @@ def besides(told: Json) -> str:
     if looks := count(told.get("evaluations")):
         cost = words(told.get("evaluations_epsilon"))
         found.append(f"{plural(looks, 'canary evaluation')} of new models by each device (epsilon {cost})")
+    if choices := count(told.get("thresholds")):
+        cost = words(told.get("thresholds_epsilon"))
+        found.append(f"{plural(choices, 'private choice')} of a decision threshold (epsilon {cost})")
     if not found:
         return "" if told else " Drift reports go through the same path."
-    return f" At most {' and '.join(found)} are covered in the same way and are part of epsilon."
+    return f" At most {_listed(found)} are covered in the same way and are part of epsilon."
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def composition(told: Json) -> Item | None:

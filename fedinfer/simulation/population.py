@@ -100,6 +100,16 @@ class SimulatedRows:
         x, y = stream_window(data, window, self.window_rows, child_seed(self.seed, device))
         return self._seen(device, window, x, y, f"stream {window}")
 
+    def unseen(self, device: DeviceId, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
+        """As `Rows.unseen`, under the data distribution of a window.
+
+        Args:
+            device: of the federation.
+            window: number, from 1; 0: before the first.
+        """
+        data = self.federation.devices[device]
+        return self._seen(device, window, data.test_x, data.test_y, "judged")
+
     def training_count(self, device: DeviceId) -> int:
         """Number of training rows.
 
@@ -222,7 +232,7 @@ def _noise(seed: int, federation: Federation) -> Callable[[SumPlan, DeviceId, st
         match plan.purpose:
             case Purpose.DRIFT:
                 own: tuple[str, ...] = (table,)
-            case Purpose.TRAIN | Purpose.GATE:
+            case Purpose.TRAIN | Purpose.GATE | Purpose.THRESHOLD:
                 own = ()
             case _:
                 assert_never(plan.purpose)

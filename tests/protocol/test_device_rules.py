@@ -83,6 +83,9 @@ class SpiedRows:
     def stream(self, device: str, window: int) -> Any:
         return self.inner.stream(device, window)
 
+    def unseen(self, device: str, window: int) -> Any:
+        return self.inner.unseen(device, window)
+
     def training_count(self, device: str) -> int:
         return self.inner.training_count(device)
 

@@ -13,6 +13,9 @@ from fedinfer.errors import GateFailed
 from fedinfer.metrics import EVEN, Metric, best_threshold
 from fedinfer.schema import Schema
 
+LEAST = 1e-6
+"""Distance of a threshold from 0 and 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Judging:
@@ -22,10 +25,13 @@ class Judging:
         metric: gates compare it with the float model's.
         threshold: of two classes: class 1 is answered from this probability on, after calibration; 0.5: the likeliest
             class is; "public": the threshold is chosen on public rows for the metric.
+        log_odds: of two classes: class 1 is answered from these log odds of the uncalibrated float model on, as
+            calibration makes a probability of them; None: by `threshold`.
     """
 
     metric: Metric = Metric.ACCURACY
     threshold: float | Literal["public"] = EVEN
+    log_odds: float | None = None
 
 
 def judging_of(schema: Schema) -> Judging:
@@ -50,6 +56,9 @@ def decision_threshold(judging: Judging, evidence: Evidence, schema: Schema, jud
     Raises:
         GateFailed: it is to be chosen, and the public rows do not hold both classes.
     """
+    if judging.log_odds:
+        temperature, _ = calibrate(judged, evidence, judged, schema)
+        return float(np.clip(1.0 / (1.0 + np.exp(-judging.log_odds / temperature)), LEAST, 1.0 - LEAST))
     if judging.threshold != "public":
         return judging.threshold
     if len(np.unique(evidence.reference_y)) < 2:

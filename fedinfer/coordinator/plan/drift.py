@@ -82,7 +82,7 @@ def plan_drift(scenario: Scenario, population: Population, rows: WindowRows = Wi
     privacy, count = scenario.privacy, windows(scenario)
     if not count:
         return DriftPlan()
-    aggregation = _reporters(scenario, population)
+    aggregation = reporters(scenario, population)
     channels = watched_channels(scenario, population)
     norm = report_norm(privacy.unit, channels)
 
@@ -254,7 +254,13 @@ def windows(scenario: Scenario) -> int:
     return drift.windows + drift.max_triggers * drift.after_windows if drift.enabled and drift.windows else 0
 
 
-def _reporters(scenario: Scenario, population: Population) -> AggregationCohort:
+def reporters(scenario: Scenario, population: Population) -> AggregationCohort:
+    """Groups and graph of a sum that asks all devices.
+
+    Args:
+        scenario: with its [secure_aggregation] section.
+        population: who is enrolled.
+    """
     asked = aggregation_of(scenario, population)
     return (
         asked

@@ -12,7 +12,7 @@ from fedinfer.privacy import Event, PromiseLine, encode_promise
 
 
 def promise_of(scenario: Scenario, plan: RunPlan) -> bytes:
-    """Rounds, windows and canary evaluations of one device, with their events, as text.
+    """Rounds, windows, canary evaluations and histograms of one device, with their events, as text.
 
     A device marks the parts of its rows by itself, so the events here touch every unit.
 
@@ -26,6 +26,8 @@ def promise_of(scenario: Scenario, plan: RunPlan) -> bytes:
     if plan.gates:
         waves = dict.fromkeys(_event(scenario, each) for each in plan.gates)
         lines.append((Purpose.GATE, PromiseLine(pushes(scenario), tuple(waves))))
+    if plan.threshold:
+        lines.append((Purpose.THRESHOLD, PromiseLine(plan.thresholds, (_event(scenario, plan.threshold),))))
     return encode_promise(lines)
 
 

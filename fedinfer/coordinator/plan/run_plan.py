@@ -27,6 +27,7 @@ from fedinfer.coordinator.plan.cohort import (
 from fedinfer.coordinator.plan.drift import plan_drift
 from fedinfer.coordinator.plan.robust import Rule, rule_of
 from fedinfer.coordinator.plan.sum_settings import SumSettings
+from fedinfer.coordinator.plan.threshold import plan_threshold
 from fedinfer.coordinator.plan.training import (
     Rounds,
     events_of,
@@ -57,16 +58,18 @@ class PlannedEvents:
         rounds: of training, those of every allowed alarm included.
         windows: drift reports.
         evaluations: canary evaluations.
+        thresholds: private choices of a threshold.
     """
 
     rounds: tuple[Event, ...]
     windows: tuple[Event, ...]
     evaluations: tuple[Event, ...]
+    thresholds: tuple[Event, ...] = ()
 
     @property
     def all(self) -> tuple[Event, ...]:
         """All of them."""
-        return (*self.windows, *self.evaluations, *self.rounds)
+        return (*self.windows, *self.evaluations, *self.thresholds, *self.rounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,8 @@ class RunPlan:
         cohort: devices asked in a round.
         group_size: devices of its largest group; the cohort when there is one group.
         rule: how groups' means become one update.
-        train, drift: settings of the sums; drift is None when nothing is watched.
+        train, drift, threshold: settings of the sums; drift is None when nothing is watched, threshold when none is
+            chosen in private.
         channels: of every drift report; none when nothing is watched.
         gates: settings of the canary evaluation of each wave; empty when acknowledged installs alone decide.
         optimizer: the server's.
@@ -86,8 +90,11 @@ class RunPlan:
         events: everything that the run may do to one unit, by what it is for.
         push: what the canary evaluations of one push cost together; empty without them or without privacy.
         planned: what everything together costs; None without privacy.
-        drift_epsilon, gate_epsilon: what all reports, or all canary evaluations, alone would cost.
-        noise_multiplier, drift_noise_multiplier, gate_noise_multiplier: guaranteed standard deviation over norm.
+        thresholds: how many of them there are at most.
+        drift_epsilon, gate_epsilon, threshold_epsilon: what all reports, canary evaluations, or choices of a threshold
+            alone would cost.
+        noise_multiplier, drift_noise_multiplier, gate_noise_multiplier, threshold_noise_multiplier: guaranteed
+            standard deviation over norm.
         factorization: how the noise of training rounds is correlated; `noise_multiplier` is then that of the fresh
             noise. None: independent.
         relation, sampling: what epsilon means.
@@ -100,6 +107,7 @@ class RunPlan:
     rule: Rule
     train: SumSettings
     drift: SumSettings | None
+    threshold: SumSettings | None
     channels: tuple[Channel, ...]
     gates: tuple[SumSettings, ...]
     optimizer: OptimizerSettings
@@ -110,11 +118,14 @@ class RunPlan:
     events: PlannedEvents
     push: tuple[Event, ...]
     planned: Spent | None
+    thresholds: int
     drift_epsilon: float
     gate_epsilon: float
+    threshold_epsilon: float
     noise_multiplier: float
     drift_noise_multiplier: float
     gate_noise_multiplier: float
+    threshold_noise_multiplier: float
     factorization: Factorization | None
     relation: Relation
     sampling: str
@@ -139,12 +150,13 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
     rounds = plan_rounds(scenario, population, aggregation, windows)
     drift = plan_drift(scenario, population, windows)
     evaluations = plan_canaries(scenario, population.devices, windows)
-    watching = (*drift.events, *evaluations.events)
+    choices = plan_threshold(scenario, population, windows)
+    watching = (*drift.events, *evaluations.events, *choices.events)
     _check_watching(scenario, watching)
     _check_affordable(rounds, watching)
     noise = noise_for_training(rounds, watching)
     trained = events_of(rounds, noise, scenario.most_rounds) if scenario.most_rounds else ()
-    events = PlannedEvents(trained, drift.events, evaluations.events)
+    events = PlannedEvents(trained, drift.events, evaluations.events, choices.events)
     train = training_settings(rounds, noise)
     section = scenario.training
     together = aggregation.cohort if engine == IN_ONE_PROCESS else 1
@@ -156,6 +168,7 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
         rule=rule_of(scenario, aggregation.groups),
         train=train,
         drift=drift.settings,
+        threshold=choices.settings,
         channels=drift.channels,
         gates=evaluations.settings,
         optimizer=OptimizerSettings(section.server_optimizer, section.server_learning_rate, section.server_momentum),
@@ -166,11 +179,14 @@ def make_plan(scenario: Scenario, population: Population, engine: str, warnings:
         events=events,
         push=evaluations.push,
         planned=_planned(scenario, events.all),
+        thresholds=choices.count,
         drift_epsilon=drift.epsilon,
         gate_epsilon=evaluations.epsilon,
+        threshold_epsilon=choices.epsilon,
         noise_multiplier=noise,
         drift_noise_multiplier=drift.noise_multiplier,
         gate_noise_multiplier=evaluations.noise_multiplier,
+        threshold_noise_multiplier=choices.noise_multiplier,
         factorization=rounds.factorization,
         relation=relation_of(scenario.privacy.unit),
         sampling="poisson" if train.sampling_rate < 1 else "none",
@@ -222,10 +238,10 @@ def _check_tolerated(scenario: Scenario, engine: str, aggregation: AggregationCo
 
 
 def _check_watching(scenario: Scenario, watching: Sequence[Event]) -> None:
-    """Refuse windows and canary evaluations that together cost more than there is.
+    """Refuse windows, canary evaluations and choices of a threshold that together cost more than there is.
 
     Raises:
-        ConfigError: with both parts.
+        ConfigError: with all parts.
     """
     privacy = scenario.privacy
     if privacy.unit is Unit.NONE or not watching:
@@ -233,8 +249,9 @@ def _check_watching(scenario: Scenario, watching: Sequence[Event]) -> None:
     cost = account(watching, privacy.delta, relation_of(privacy.unit)).epsilon
     if cost > privacy.epsilon:
         raise ConfigError(
-            f"[drift] epsilon {scenario.drift.epsilon:g} and [rollout] canary_epsilon "
-            f"{scenario.rollout.canary_epsilon:g} together cost {cost:.3g}, [privacy] epsilon is {privacy.epsilon:g}",
+            f"[drift] epsilon {scenario.drift.epsilon:g}, [rollout] canary_epsilon {scenario.rollout.canary_epsilon:g} "
+            f"and [training] threshold_epsilon {scenario.training.threshold_epsilon:g} together cost {cost:.3g}, "
+            f"[privacy] epsilon is {privacy.epsilon:g}",
             hint="lower one of them, or raise privacy.epsilon",
         )
 
@@ -270,7 +287,11 @@ def _affordable(scenario: Scenario, population: Population) -> bool:
         rounds = plan_rounds(scenario, population, aggregation_of(scenario, population), windows)
         if scenario.privacy.unit is Unit.NONE or not scenario.most_rounds:
             return True
-        watching = (*plan_drift(scenario, population).events, *plan_canaries(scenario, population.devices).events)
+        watching = (
+            *plan_drift(scenario, population).events,
+            *plan_canaries(scenario, population.devices).events,
+            *plan_threshold(scenario, population).events,
+        )
         return least_cost(rounds, watching, scenario.most_rounds) <= scenario.privacy.epsilon
     except ConfigError:
         return False

@@ -88,6 +88,8 @@ def make_statement(
         windows_epsilon=_text(plan.drift_epsilon if protected or not plan.drift else math.inf),
         evaluations=pushes(scenario) if plan.gates else 0,
         evaluations_epsilon=_text(plan.gate_epsilon if protected or not plan.gates else math.inf),
+        thresholds=plan.thresholds,
+        thresholds_epsilon=_text(plan.threshold_epsilon if protected or not plan.thresholds else math.inf),
         earlier=runs,
         over_runs=_text(_epsilon((*earlier, *events), scenario) if protected else math.inf),
     )
@@ -111,7 +113,7 @@ def _mechanism(scenario: Scenario) -> str:
 
 def _sums(plan: RunPlan) -> tuple[SumSettings, ...]:
     """Settings of all kinds of sums: what is claimed must hold for each."""
-    return (plan.train, *((plan.drift,) if plan.drift else ()), *plan.gates)
+    return (plan.train, *(each for each in (plan.drift, plan.threshold) if each), *plan.gates)
 
 
 def _parts(scenario: Scenario, plan: RunPlan) -> tuple[tuple[str, str], ...]:
@@ -139,6 +141,8 @@ def _missing(scenario: Scenario, plan: RunPlan) -> Figures:
         counted.append((plan.drift.mechanism.contributors, planned.windows))
     if plan.gates:
         counted.append((min(each.mechanism.contributors for each in plan.gates), planned.evaluations))
+    if plan.threshold:
+        counted.append((plan.threshold.mechanism.contributors, planned.thresholds))
     found = []
     for missing in range(1, MOST_MISSING + 1):
         events = [event for count, own in counted for event in with_missing_shares(own, count, missing)]

@@ -75,7 +75,7 @@ def sum_settings(
 
 
 def report_settings(
-    scenario: Scenario, bins: int, norm: float, aggregation: AggregationCohort, z: float
+    scenario: Scenario, bins: int, norm: float, aggregation: AggregationCohort, z: float, most_rows: int = 0
 ) -> SumSettings:
     """Settings of a sum of small reports: nothing is sampled, and a device has one window of rows.
 
@@ -85,11 +85,12 @@ def report_settings(
         norm: largest L2 norm of one unit's report.
         aggregation: groups and graph.
         z: noise multiplier, >= 0.
+        most_rows: of a device in one report; 0: those of a window.
 
     Raises:
         ConfigError: no ring is large enough for so much noise.
     """
-    rows = scenario.privacy.unit.counted(scenario.drift.window)
+    rows = scenario.privacy.unit.counted(most_rows or scenario.drift.window)
     noised = norm * (rows + z * (math.sqrt(bins) + TAIL_DEVIATIONS))
     summands = Summands(bins, norm, noised, aggregation.largest, rows * aggregation.largest, aggregation.contributors)
     return sum_settings(scenario, aggregation, summands, z)

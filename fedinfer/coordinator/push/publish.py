@@ -30,10 +30,12 @@ from fedinfer.coordinator.given import PRIVACY
 from fedinfer.coordinator.judging import confidence_calibration, judge_model
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.rollout import Steps, hint_of, reachable, roll_out
+from fedinfer.coordinator.push.threshold import choose_log_odds
 from fedinfer.coordinator.record import ModelRecord
 from fedinfer.coordinator.released import RELEASED, check_not_worse, mark_released, save_version
 from fedinfer.errors import GateFailed
 from fedinfer.manifest import Manifest, Privacy
+from fedinfer.metrics import EVEN
 from fedinfer.privacy import at_most
 from fedinfer.rollout import Phase, RolloutState
 from fedinfer.types import DeviceId, FloatVector, Unit
@@ -65,6 +67,7 @@ def publish_version(server: Server, plan: RunPlan, progress: Progress) -> None:
     progress.version = max(progress.version, server.repository.newest_version) + 1
     reason = progress.rounds[-1].reason if progress.rounds else INITIAL
     save_version(server, progress.version, reason, progress.weights)
+    progress.log_odds = choose_log_odds(server, plan, progress)
     server.emit("phase", {"phase": f"export, quantization and gates of version {progress.version}"})
     built = build(server, progress)
     if (
@@ -157,7 +160,8 @@ def build(server: Server, progress: Progress) -> Built:
     """
     rng = server.generator(f"calibration {progress.version}")
     public_x, public_y = server.public
-    judging = Judging(server.judged_by.metric, server.scenario.training.threshold)
+    asked = server.scenario.training.threshold
+    judging = Judging(server.judged_by.metric, EVEN if asked == "private" else asked, progress.log_odds)
     enough = len(public_y) >= FEWEST_PUBLIC_ROWS
     calibration = public_x if enough else synthetic_rows(server.schema, SYNTHETIC_ROWS, rng)
     held_x, held_y = server.judged(progress.window)

@@ -23,6 +23,7 @@ from fedinfer.device.host import Host
 from fedinfer.drift import chosen_channels, report_norm
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import INDEPENDENT, Purpose, SumPlan
+from fedinfer.metrics import HISTOGRAM_NORM
 from fedinfer.privacy import Work, charge, clipping_of, mechanism_of, noise_model, promise_in
 from fedinfer.rollout import NORM
 from fedinfer.secagg import check_group, corrupt_among, most_corrupt, rate_of
@@ -164,6 +165,8 @@ def _own_norm(host: Host, plan: SumPlan) -> float:
             return clipping_of(task.scenario.privacy).bound
         case Purpose.GATE:
             return NORM
+        case Purpose.THRESHOLD:
+            return HISTOGRAM_NORM
         case Purpose.DRIFT:
             return report_norm(plan.unit, chosen_channels(task.schema, task.scenario.drift.channels))
         case _:

@@ -13,9 +13,11 @@ import numpy as np
 
 from fedinfer.device.canary import canary_answers
 from fedinfer.device.host import Host
+from fedinfer.device.threshold import score_histograms
 from fedinfer.drift import chosen_channels, report_norm
 from fedinfer.errors import Misbehaviour
-from fedinfer.messages import FitWork, GateWork, Purpose, ReportWork, SumPlan
+from fedinfer.messages import FitWork, GateWork, Purpose, ReportWork, SumPlan, ThresholdWork
+from fedinfer.metrics import HISTOGRAM_NORM
 from fedinfer.privacy import Work, clip_rows, clipping_of, noise_model
 from fedinfer.rollout import NORM
 from fedinfer.types import DeviceId, FloatVector, Unit, WideVector
@@ -31,7 +33,8 @@ def private_vectors(host: Host, plan: SumPlan, work: bytes, devices: Sequence[De
     Args:
         host: wiring of this process; it has joined the run.
         plan: checked (`check_plan`), and paid for in the devices' ledgers.
-        work: encoded `FitWork`, `ReportWork` or `GateWork`, as the plan's purpose says; its hash was checked.
+        work: encoded `FitWork`, `ReportWork`, `GateWork` or `ThresholdWork`, as the plan's purpose says; its hash was
+            checked.
         devices: of this process, whose vectors are wanted.
 
     Returns:
@@ -51,6 +54,9 @@ def private_vectors(host: Host, plan: SumPlan, work: bytes, devices: Sequence[De
         case Purpose.GATE:
             answers = canary_answers(host, plan, decode(GateWork, work), devices)
             return _noised(host, plan, answers, NORM, devices)
+        case Purpose.THRESHOLD:
+            counts = score_histograms(host, trainer_of(host), plan.unit, decode(ThresholdWork, work), devices)
+            return _noised(host, plan, counts, HISTOGRAM_NORM, devices)
         case _:
             assert_never(plan.purpose)
 

@@ -165,3 +165,14 @@ def test_a_threshold_in_the_file_that_is_none_is_refused(text: str, tmp_path: Pa
     next(item for item in model.metadata_props if item.key == "threshold").value = text
     with pytest.raises(GateFailed, match="threshold"):
         Predictor.open(model.SerializeToString())
+
+
+def test_log_odds_chosen_before_calibration_are_those_of_the_float_model() -> None:
+    """Whatever the temperature is, the same rows are answered as by the uncalibrated log odds."""
+    made = built(Judging(Metric.F1, log_odds=-1.5))
+    logits = run(CORE.SerializeToString(), EVIDENCE.held_x, "logits")
+    wanted = logits[:, 1] - logits[:, 0] >= -1.5
+    said = run(made.files[made.chosen.name], EVIDENCE.held_x, "label") == HEAD.schema.labels[1]
+    assert made.head.threshold != pytest.approx(1 / (1 + np.exp(1.5)), abs=1e-3)
+    assert (said.ravel() == wanted).mean() > 0.99
+    assert built(Judging(Metric.F1, log_odds=0.0)).head.threshold == EVEN

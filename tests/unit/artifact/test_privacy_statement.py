@@ -17,7 +17,7 @@ STATEMENT = Statement(
     clipping="fixed", clipping_norm=1.0, noise_multiplier=9.16, correlation="none", accountant="pld",
     sampling="poisson", trust="distributed", devices=4, least=3, corrupt=1, honest=2, missing=((1, "1.48"), (2, "inf")),
     mode="protocol", setting="simulation", confirmed=True, label_bits=0, windows=7, windows_epsilon="0.9",
-    evaluations=0, evaluations_epsilon="0", earlier=0, over_runs="0.999993",
+    evaluations=0, evaluations_epsilon="0", earlier=0, over_runs="0.999993", thresholds=1, thresholds_epsilon="0.2",
 )  # fmt: skip
 
 
@@ -50,6 +50,12 @@ def test_a_device_that_reads_format_1_alone_refuses_what_it_would_misread(monkey
     monkeypatch.setattr("fedinfer.manifest.document.FORMATS", (1,))
     with pytest.raises(ArtifactRejected, match="format 2, this program reads 1"):
         Manifest.from_bytes(release(3)[0].to_bytes())
+
+
+def test_a_statement_without_choices_of_a_threshold_is_that_of_earlier_programs() -> None:
+    without = replace(STATEMENT, thresholds=0, thresholds_epsilon="0")
+    assert not {name for name in without.to_json() if name.startswith("thresholds")}
+    assert read_statement(without.to_json()) == without
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Statement)])

@@ -1,0 +1,105 @@
+"""What a private choice of a threshold costs, and when it cannot be planned; what a device counts for it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedinfer.config import load_scenario
+from fedinfer.coordinator import make_plan
+from fedinfer.coordinator.plan.cohort import Population
+from fedinfer.coordinator.plan.promised import promise_of
+from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.device.aggregate.contribution import private_vectors, trainer_of
+from fedinfer.errors import BadMessage, ConfigError, Misbehaviour
+from fedinfer.messages import Purpose, ThresholdWork
+from fedinfer.metrics import HISTOGRAM_WIDTH, edges_of
+from fedinfer.privacy import WATCHED, InPart, flatten
+from fedinfer.types import Unit
+from fedinfer.wire import encode
+from tests.protocol.fleet import Fleet, settings, simulated
+
+PRIVATE = ("training.threshold='private'", "training.threshold_epsilon=0.3", "drift.epsilon=0.5")
+EDGES = edges_of(np.linspace(-2, 2, 50))
+
+
+def planned(*overrides: str, classes: int = 2, engine: str = "local") -> RunPlan:
+    scenario = load_scenario("heart", [*PRIVATE, *overrides])
+    return make_plan(scenario, Population(4, 600, 80, 40, classes), engine, ())
+
+
+def test_rows_that_are_not_trained_on_pay_for_it() -> None:
+    plan, bare = planned(), planned("training.threshold=0.5", "training.threshold_epsilon=0")
+    assert plan.thresholds == 1 + load_scenario("heart").drift.max_triggers
+    assert plan.threshold_epsilon == pytest.approx(0.3, abs=0.01)
+    assert plan.noise_multiplier == pytest.approx(bare.noise_multiplier, rel=1e-4)
+    for event, count in flatten(plan.events.thresholds):
+        assert isinstance(event, InPart)
+        assert event.name == WATCHED
+        assert count == plan.thresholds
+    promised = json.loads(promise_of(load_scenario("heart", list(PRIVATE)), plan))
+    lines = [line for line in promised if line["purpose"] == "threshold"]
+    assert [line["most"] for line in lines] == [plan.thresholds]
+    assert bare.threshold is None
+
+
+@pytest.mark.parametrize(
+    ("override", "classes", "message"),
+    [
+        ("training.threshold_epsilon=0", 2, "threshold_epsilon is not set"),
+        ("training.threshold_epsilon=1.5", 2, "leaves nothing"),
+        ("training.threshold_epsilon=0.95", 2, "together cost"),
+        ("training.metric='accuracy'", 3, "does not have two classes"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(override: str, classes: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        planned(override, classes=classes)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    return simulated(tmp_path, settings("[training]\nthreshold = 'private'\nthreshold_epsilon = 0.5"), 4)
+
+
+def counted(fleet: Fleet, unit: Unit, work: ThresholdWork) -> np.ndarray:
+    device = min(fleet.hosts)
+    encoded = encode(work)
+    plan = replace(fleet.promise("threshold-0001", encoded), purpose=Purpose.THRESHOLD, unit=unit)
+    return np.asarray(private_vectors(fleet.hosts[device], plan, encoded, [device])[0])
+
+
+def test_a_device_counts_its_held_out_rows_and_one_row_moves_one_count(fleet: Fleet) -> None:
+    device = min(fleet.hosts)
+    host = fleet.hosts[device]
+    weights = trainer_of(host).initial()
+    work = ThresholdWork(weights, EDGES, 0)
+    x, y = host.rows.unseen(device, 0)
+    whole = counted(fleet, Unit.EXAMPLE, work)
+    assert whole.shape == (HISTOGRAM_WIDTH,)
+    assert whole.sum() == len(y)
+    assert whole[HISTOGRAM_WIDTH // 2 :].sum() == y.sum()
+    data = host.rows.federation.devices[device]  # type: ignore[attr-defined]
+    host.rows.federation.devices[device] = replace(data, test_x=x[1:], test_y=y[1:])  # type: ignore[attr-defined]
+    difference = whole - counted(fleet, Unit.EXAMPLE, work)
+    assert sorted(difference.tolist()) == [0.0] * (HISTOGRAM_WIDTH - 1) + [1.0]
+    shares = counted(fleet, Unit.DEVICE, work)
+    assert shares.sum() == pytest.approx(1.0)
+    assert np.linalg.norm(shares) <= 1.0
+    host.rows.federation.devices[device] = replace(data, test_x=x[:0], test_y=y[:0])  # type: ignore[attr-defined]
+    assert not counted(fleet, Unit.DEVICE, work).any()
+
+
+def test_edges_that_are_none_and_labels_of_several_classes_are_refused(fleet: Fleet) -> None:
+    host = fleet.hosts[min(fleet.hosts)]
+    weights = trainer_of(host).initial()
+    with pytest.raises(BadMessage, match="growing numbers"):
+        counted(fleet, Unit.EXAMPLE, ThresholdWork(weights, EDGES[::-1].copy(), 0))
+    task = host.joined()
+    task.schema = replace(task.schema, labels=("a", "b", "c"))
+    with pytest.raises(Misbehaviour, match="3 classes"):
+        counted(fleet, Unit.EXAMPLE, ThresholdWork(weights, EDGES, 0))
