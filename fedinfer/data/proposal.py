@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 
@@ -129,7 +130,18 @@ def guessed(raw: RawTable, names: Sequence[str], holders: Sequence[str], rules: 
 
 
 def _listed(guesses: Sequence[Guess]) -> list[tuple[str, ...]]:
-    return [guess.categories for guess in guesses if guess.role is ColumnRole.CATEGORICAL]
+    return [guess.categories for guess in guesses if _is_listed(guess)]
+
+
+def _is_listed(guess: Guess) -> bool:
+    """Whether categories of a column are written down."""
+    match guess.role:
+        case ColumnRole.CATEGORICAL:
+            return True
+        case ColumnRole.NUMERIC | ColumnRole.TEXT | ColumnRole.TIME | ColumnRole.DROP:
+            return False
+        case _:
+            assert_never(guess.role)
 
 
 def _respelled(
@@ -141,7 +153,7 @@ def _respelled(
         cells = plain_cells(guess.name, raw.columns[guess.name], rules)
         return guess_column(guess.name, cells, MISSING_TEXT, holders)
 
-    return tuple(again(guess) if guess.role is ColumnRole.CATEGORICAL else guess for guess in guesses)
+    return tuple(again(guess) if _is_listed(guess) else guess for guess in guesses)
 
 
 _TIME = "when a row happened: the latest rows of each device are held out; no input"

@@ -17,6 +17,7 @@ from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.errors import BudgetExceeded, Misbehaviour, TooFewSurvivors
 from fedinfer.messages import Purpose, ThresholdWork
 from fedinfer.metrics import chosen_log_odds, edges_of, log_odds
+from fedinfer.schema import Schema
 from fedinfer.types import FloatVector
 from fedinfer.wire import encode
 
@@ -39,7 +40,7 @@ def choose_log_odds(server: Server, plan: RunPlan, progress: Progress) -> float 
         return None
     server.emit("phase", {"phase": f"private choice of a threshold for version {progress.version}"})
     rng, round_id = server.generator(f"threshold {progress.version}"), f"threshold-{progress.version:04d}"
-    edges = edges_of(log_odds(server.trainer.predict(progress.weights, _rows(server, rng))))
+    edges = edges_of(log_odds(server.trainer.predict(progress.weights, _rows(server.public[0], server.schema, rng))))
     work = encode(ThresholdWork(progress.weights, edges, progress.window))
     try:
         promises = sum_plans(server, plan.threshold, Purpose.THRESHOLD, round_id, tuple(sorted(server.devices)), work)
@@ -53,9 +54,8 @@ def choose_log_odds(server: Server, plan: RunPlan, progress: Progress) -> float 
     return found or _nothing(progress, "its noise hides whether another one is better")
 
 
-def _rows(server: Server, rng: np.random.Generator) -> FloatVector:
-    public = server.public[0][:EDGE_ROWS]
-    return public if len(public) >= EDGE_ROWS // 4 else synthetic_rows(server.schema, EDGE_ROWS, rng)
+def _rows(public: FloatVector, schema: Schema, rng: np.random.Generator) -> FloatVector:
+    return public[:EDGE_ROWS] if len(public) >= EDGE_ROWS // 4 else synthetic_rows(schema, EDGE_ROWS, rng)
 
 
 def _nothing(progress: Progress, why: str) -> float:

@@ -14,7 +14,7 @@ FEWEST_FIELDS = 3
 """A function that reads fewer fields of the server takes those."""
 LEADS = {
     "_evaluate_wave", "_first_state", "_one_step", "_report", "_settle", "_settled", "_window", "attended", "attentive",
-    "build", "carry_out", "closing", "heed",
+    "build", "carry_out", "choose_log_odds", "closing", "heed",
     "drive", "evaluate_canaries", "first_progress", "publish_version", "push_version", "release", "roll_out", "take_up",
     "training_round", "window", "write_unfinished",
 }  # fmt: skip
