@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import assert_never
 
-from fedinfer.config import Robust, class_gain
+from fedinfer.config import Robust, Scenario, class_gain
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.plan.sum_settings import noise_model_of
@@ -46,7 +46,8 @@ def canaries_of(server: Server, plan: RunPlan, progress: Progress) -> Json:
         return {}
     plain = server.scenario.training.robust is Robust.MEAN and plan.factorization is None
     released = [record for record in progress.rounds if record.released] if plain else []
-    least = [_least(server, plan, record) for record in released]
+    rows = sum(server.rows.values())
+    least = [_least(server.scenario, rows, plan, record) for record in released]
     model_of_noise, contributors = noise_model_of(server.scenario), plan.train.mechanism.contributors
     usual = [
         std * model_of_noise.spread(record.survivors, contributors * record.groups_released)
@@ -59,13 +60,12 @@ def canaries_of(server: Server, plan: RunPlan, progress: Progress) -> Json:
     return {"weights": weights.tolist(), **found}
 
 
-def _least(server: Server, plan: RunPlan, record: RoundRecord) -> float:
+def _least(scenario: Scenario, rows: int, plan: RunPlan, record: RoundRecord) -> float:
     """Of the guaranteed noise in one coordinate of the mean: it is divided by the rows of all devices at most."""
-    noise, work = plan.noise_multiplier * record.clipping_norm, noise_model_of(server.scenario).work
+    noise, work = plan.noise_multiplier * record.clipping_norm, noise_model_of(scenario).work
     match work:
         case Work.GRADIENT_SUMS:
-            rows = plan.train.sampling_rate * sum(server.rows.values())
-            return noise * class_gain(server.scenario.training) / max(rows, 1.0)
+            return noise * class_gain(scenario.training) / max(plan.train.sampling_rate * rows, 1.0)
         case Work.UPDATES:
             return noise / record.survivors
         case Work.PRIVATE_STEPS:  # its noise is in each device's steps

@@ -255,7 +255,9 @@ def _report(
     )
     if released is not None:
         result = _test(server.scenario, settings, progress.window, watch, released)
-        estimated, labelled = _accuracies(server, settings, watch, progress, released)
+        estimated, labelled = _accuracies(
+            server.scenario, settings, watch, progress, released, number=server.schema.label_range is not None
+        )
         alarms = [AlarmRecord.of(progress.window, channel) for channel in result.alarms]
         progress.alarms.extend(alarms)
         for alarm in alarms:
@@ -267,18 +269,18 @@ def _report(
 
 
 def _accuracies(
-    server: Server, settings: SumSettings, watch: Watch, progress: Progress, released: Release
+    scenario: Scenario, settings: SumSettings, watch: Watch, progress: Progress, released: Release, *, number: bool
 ) -> tuple[AccuracyEstimate | None, AccuracyEstimate | None]:
     """Accuracy without labels and with them, from released histograms: they cost nothing more, and decide nothing."""
     plan, reporters = watch.plan, len(released.survivors)
     pieces = split(released.total.astype(np.float64), plan.channels)
-    size = reporters * plan.unit.counted(server.scenario.drift.window)
-    noise = noise_std(server.scenario, settings, reporters)
+    size = reporters * plan.unit.counted(scenario.drift.window)
+    noise = noise_std(scenario, settings, reporters)
     sums = {channel.name: (channel, NoisySum(pieces[channel.name], size, noise**2)) for channel in plan.channels}
     estimated = labelled = None
     if progress.calibration is not None and CONFIDENCE in sums:
         estimated = estimate_accuracy(progress.calibration, sums[CONFIDENCE][1])
-    if ERRORS in sums and server.schema.label_range is None:  # a number is not right or wrong
+    if ERRORS in sums and not number:  # a number is not right or wrong
         channel, errors = sums[ERRORS]
         labelled = labelled_accuracy(channel, plan.unit, errors)
     return estimated, labelled
