@@ -5,29 +5,34 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Annotated, assert_never
+from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
 from fedinfer.cli.choice import DevicesOption, RoundsOption, SeedOption, SetOption, chosen_scenario
 from fedinfer.cli.live import announced
-from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stderr, stdout
-from fedinfer.cli.run import QUIET_ENVIRONMENT, Engine
+from fedinfer.cli.output import INTERRUPTED, JsonOption, errors_to_exit, print_json, stderr, stdout
+from fedinfer.cli.run import QUIET_ENVIRONMENT, Engine, check_alone
 from fedinfer.config import Scenario
 from fedinfer.errors import ConfigError
-from fedinfer.ports import Listener
+from fedinfer.ports import Clock, Listener
 from fedinfer.privacy import at_most
 from fedinfer.report import virtual_time, write_fleet
 from fedinfer.system import SystemClock
 from fedinfer.types import Json
 
+if TYPE_CHECKING:
+    from fedinfer.fleet import Workers
+    from fedinfer.simulation import FleetPlace
+
 RUN_ID = "fleet"
 
 
 def fleet(
-    scenario: Annotated[str, typer.Argument(help="built-in name (see `fedinfer scenarios`) or TOML file")],
+    scenario: Annotated[str, typer.Argument(help="built-in name (see `fedinfer scenarios`) or TOML file")] = "",
     engine: Annotated[Engine, typer.Option(help="where devices train: this process, or actors on Ray")] = Engine.LOCAL,
     address: Annotated[str, typer.Option(help="of an existing Ray cluster; without it one is started here")] = "",
     devices: DevicesOption = None,
@@ -35,6 +40,7 @@ def fleet(
     seed: SeedOption = None,
     overrides: SetOption = None,
     out: Annotated[Path | None, typer.Option(help="folder of the run; default runs/<scenario>-<time>")] = None,
+    resume: Annotated[Path | None, typer.Option(help="folder of a run that was interrupted: go on with it")] = None,
     json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no live view, only the summary")] = False,
 ) -> None:
@@ -43,8 +49,15 @@ def fleet(
         os.environ.update(QUIET_ENVIRONMENT)
         if address and engine != Engine.RAY:
             raise ConfigError(f"--address {address} without --engine ray", hint="--engine ray")
-        chosen = chosen_scenario(scenario, overrides or (), devices, rounds, seed)
-        record, folder = _run(chosen, engine, address, out, show=not (json or quiet))
+        show = not (json or quiet)
+        if resume is not None:
+            check_alone("fleet", scenario, overrides, devices, rounds, seed, out)
+            record, folder = _resume(resume, engine, address, show=show)
+        else:
+            if not scenario:
+                raise ConfigError("no scenario is named", hint="fedinfer fleet FILE, or fedinfer fleet --resume DIR")
+            chosen = chosen_scenario(scenario, overrides or (), devices, rounds, seed)
+            record, folder = _run(chosen, engine, address, out, show=show)
         if json:
             print_json(record)
         else:
@@ -54,29 +67,52 @@ def fleet(
 def _run(scenario: Scenario, engine: Engine, address: str, out: Path | None, *, show: bool) -> tuple[Json, Path]:
     clock = SystemClock()
     with announced("drawing the fleet and planning the noise", show=show):
-        from fedinfer.fleet import Workers, prepare_fleet, run_fleet
-        from fedinfer.simulation import EventLog, new_folder, ray_benches
+        from fedinfer.fleet import prepare_fleet
+        from fedinfer.simulation import begin_fleet, new_folder
 
         prepared = prepare_fleet(scenario)
     folder = new_folder(out, scenario.scenario.name, clock)
+    with _place(scenario, folder, clock, engine, address, show=show) as place:
+        return begin_fleet(prepared, place), folder
+
+
+def _resume(folder: Path, engine: Engine, address: str, *, show: bool) -> tuple[Json, Path]:
+    """As `_run`, from where another process left; it may have made its sums elsewhere."""
+    with announced("reading what was kept of the run", show=show):
+        from fedinfer.simulation import begun_fleet, resume_fleet
+
+        scenario = begun_fleet(folder)
+    with _place(scenario, folder, SystemClock(), engine, address, show=show) as place:
+        return resume_fleet(scenario, place), folder
+
+
+@contextmanager
+def _place(
+    scenario: Scenario, folder: Path, clock: Clock, engine: Engine, address: str, *, show: bool
+) -> Iterator[FleetPlace]:
+    """Who makes the sums, and who hears of it; Ctrl-C says how to go on."""
+    from fedinfer.simulation import EventLog, FleetPlace, ray_benches
+
     log = EventLog(folder, clock, RUN_ID)
-    place: AbstractContextManager[Workers | None]
+    engines: AbstractContextManager[Workers | None]
     match engine:
         case Engine.RAY:
-            place = ray_benches(scenario, address)
+            engines = ray_benches(scenario, address)
         case Engine.LOCAL:
-            place = nullcontext()
+            engines = nullcontext()
         case _:
             assert_never(engine)
-    with place as workers, _live(scenario.training.rounds, show=show) as watch:
+    with engines as workers, _live(scenario.training.rounds, show=show) as watch:
 
         def emit(name: str, fields: Json) -> None:
             log(name, fields)
             watch(name, fields)
 
-        record = run_fleet(prepared, workers, emit)
-    write_fleet(folder, record)
-    return record, folder
+        try:
+            yield FleetPlace(folder, clock, workers, emit, partial(write_fleet, folder))
+        except KeyboardInterrupt:
+            stderr.print(f"interrupted; go on with: fedinfer fleet --resume {folder}", markup=False, soft_wrap=True)
+            raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager

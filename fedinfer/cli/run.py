@@ -67,7 +67,7 @@ def run(
     with errors_to_exit():
         show = not (json or quiet)
         if resume is not None:
-            _check_alone(scenario, rows, overrides, devices, rounds, seed, out)
+            check_alone("run", scenario, rows, overrides, devices, rounds, seed, out)
             record, folder, failure = _resume(resume, show=show)
         else:
             if not scenario:
@@ -82,12 +82,20 @@ def run(
             raise failure
 
 
-def _check_alone(*given: object) -> None:
-    """A resumed run is the run that was begun: nothing of it can be chosen anew."""
+def check_alone(command: str, *given: object) -> None:
+    """A resumed run is the run that was begun: nothing of it can be chosen anew.
+
+    Args:
+        command: that goes on.
+        given: what was asked for besides.
+
+    Raises:
+        ConfigError: something was.
+    """
     if any(value not in (None, "", []) for value in given):
         raise ConfigError(
             "--resume takes no scenario and no options of one: they are those of the run",
-            hint="fedinfer run --resume DIR",
+            hint=f"fedinfer {command} --resume DIR",
         )
 
 

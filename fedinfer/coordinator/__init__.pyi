@@ -8,6 +8,7 @@ from .aggregate.release import noise_std as noise_std
 from .aggregate.release import release as release
 from .aggregate.release import release_groups as release_groups
 from .checkpoint import STATE_FOLDER as STATE_FOLDER
+from .checkpoint import STATE_VERSION as STATE_VERSION
 from .checkpoint import StateFile as StateFile
 from .checkpoint import planned_population as planned_population
 from .checkpoint import read_state as read_state

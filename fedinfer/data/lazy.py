@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,9 @@ class Held(Protocol):
             seconds: of the virtual clock, >= 0.
         """
 
+    def read(self) -> dict[str, npt.NDArray[Any]]:
+        """What was read from files, by name; nothing where rows are drawn."""
+
 
 class TableRows:
     """Devices as slices of one order of a table's rows.
@@ -65,6 +68,10 @@ class TableRows:
         """As `Held.rows`: a copy of the device's rows; a table does not change with time."""
         at = self._order[self._starts[device] : self._ends[device]]
         return np.asarray(self._table.x[at]), np.asarray(self._table.y[at])
+
+    def read(self) -> dict[str, npt.NDArray[Any]]:
+        """As `Held.read`: all rows, and who holds them."""
+        return {"x": self._table.x, "y": self._table.y, "order": self._order, "ends": self._ends}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ makes all devices alike. Everything of a device follows from (run seed, number o
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +80,10 @@ class SyntheticRows:
         x = np.clip(middle + rng.standard_normal((count, section.features)), -LIMIT, LIMIT).astype(np.float32)
         rule = self._rule(seconds) + section.model_shift * rng.standard_normal(self._rules[0].shape)
         return x, self._labels(x @ rule, rng)
+
+    def read(self) -> dict[str, npt.NDArray[Any]]:
+        """As `Held.read`: nothing, rows follow from the scenario alone."""
+        return {}
 
     def _rule(self, seconds: float) -> Wide:
         """The common rule: it turns by a quarter towards another one in `drift_days`, and then stays there."""

@@ -10,18 +10,24 @@ A device is busy until the sum that holds its answer is released, so no sum hold
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field, fields
+from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedinfer.fleet.draws import Devices
 from fedinfer.fleet.jobs import Fate, begin_jobs
 from fedinfer.fleet.server import VirtualServer
+from fedinfer.fleet.state import FleetKeeper, restore, to_checkpoint
 from fedinfer.fleet.sums import Chunk, chunks_of
 from fedinfer.fleet.tally import TOO_STALE, USED
 from fedinfer.fleet.waiting import STEP_SECONDS, ClockPatience
 from fedinfer.system import simulation_rng
-from fedinfer.types import FloatVector
+from fedinfer.training import Checkpoint
+from fedinfer.types import FloatVector, Json
 
 REFILL = 50
 """Free places are filled when at least a fiftieth of all is free: one draw then serves several."""
@@ -61,6 +67,7 @@ class Flow:
         buffer: answers that wait for their sum.
         versions: weights that jobs under way, or answers in the buffer, began with.
         begun: number of jobs so far.
+        look_again: virtual seconds before which nobody is looked for.
     """
 
     server: VirtualServer
@@ -69,6 +76,7 @@ class Flow:
     buffer: list[Arrival] = field(default_factory=list)
     versions: dict[int, FloatVector] = field(default_factory=dict)
     begun: int = 0
+    look_again: float = 0.0
 
     @property
     def version(self) -> int:
@@ -76,21 +84,26 @@ class Flow:
         return len(self.server.releases)
 
 
-def run_buffered(server: VirtualServer) -> None:
+def run_buffered(server: VirtualServer, keeper: FleetKeeper, kept: Checkpoint | None) -> None:
     """All releases of a scenario.
 
     Args:
         server: at its beginning; it is moved on.
+        keeper: gets the state after each sum.
+        kept: state of a process that is gone; None: the run begins.
 
     Raises:
+        ConfigError: the state is of another run.
         TooFewSurvivors: no buffer was filled for days of virtual time.
     """
-    flow, patience = Flow(server, simulation_rng(server.seed, "fleet", "selection")), ClockPatience(server)
-    look_again = 0.0
+    flow = Flow(server, simulation_rng(server.seed, "fleet", "selection"))
+    if kept is not None:
+        _take_up(flow, restore(server, flow.rng, kept), kept.arrays)
+    patience = ClockPatience(server)
     while flow.version < server.fixed.scenario.training.rounds:
         # Where too few are ready, looking for them costs much: that is not done at every arrival.
-        if server.now >= look_again and not _refill(flow):
-            look_again = server.now + STEP_SECONDS
+        if server.now >= flow.look_again and not _refill(flow):
+            flow.look_again = server.now + STEP_SECONDS
         if not flow.coming:
             patience.wait("a full buffer")
             continue
@@ -101,6 +114,30 @@ def run_buffered(server: VirtualServer) -> None:
         if len(flow.buffer) == server.fixed.budget.answers:
             _release(flow)
             patience.renew()
+            keeper.keep(partial(_state, flow))
+
+
+def _state(flow: Flow) -> Checkpoint:
+    """The state after a sum: the buffer is empty then."""
+    jobs = np.array([astuple(arrival) for arrival in flow.coming], dtype=np.float64).reshape(-1, len(fields(Arrival)))
+    numbers = sorted(flow.versions)
+    weights = [flow.versions[number] for number in numbers]
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "jobs": jobs,  # numbers below 2^53 are exact in double precision
+        "versions": np.array(numbers, np.int64),
+        "version_weights": np.stack(weights) if weights else np.zeros((0, len(flow.server.weights)), np.float32),
+    }
+    return to_checkpoint(flow.server, flow.rng, {"begun": flow.begun, "look_again": flow.look_again}, arrays)
+
+
+def _take_up(flow: Flow, mode: Json, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Inverse of `_state`; a heap stays one, because its order is kept."""
+    flow.begun, flow.look_again = int(mode["begun"]), float(mode["look_again"])
+    flow.coming = [
+        Arrival(end, int(number), int(device), began, int(version), int(fate), watt_hours)
+        for end, number, device, began, version, fate, watt_hours in arrays["jobs"].tolist()
+    ]
+    flow.versions = dict(zip(arrays["versions"].tolist(), arrays["version_weights"], strict=True))
 
 
 def _refill(flow: Flow) -> bool:

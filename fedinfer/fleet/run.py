@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from fedinfer.config import Scenario, to_flat
 from fedinfer.data import LazyRows, lazy_rows
@@ -15,13 +19,14 @@ from fedinfer.fleet.devices import capacities_of
 from fedinfer.fleet.jobs import JobSize
 from fedinfer.fleet.selection import Registry
 from fedinfer.fleet.server import Fixed, VirtualServer
+from fedinfer.fleet.state import FleetKeeper, NothingKept, fingerprint
 from fedinfer.fleet.sums import Bench, Workers
 from fedinfer.fleet.synchronous import run_synchronous
 from fedinfer.fleet.tally import fairness
 from fedinfer.metrics import Metric, judged_by
 from fedinfer.ports import Listener
 from fedinfer.secagg import packed_size
-from fedinfer.training import OptimizerSettings, init_optimizer
+from fedinfer.training import Checkpoint, OptimizerSettings, init_optimizer
 from fedinfer.types import Json, Unit
 
 FLOAT_BYTES = 4
@@ -85,26 +90,54 @@ def _check(scenario: Scenario, rows: LazyRows) -> None:
         raise ConfigError("[training] rounds = 0: a virtual fleet has nothing to do", hint="--rounds 20")
 
 
-def run_fleet(prepared: PreparedFleet, workers: Workers | None, emit: Listener) -> Json:
+def world_of(prepared: PreparedFleet) -> str:
+    """SHA-256 of what a run reads from files: rows, capacities, availability. A run goes on in the same world alone.
+
+    Args:
+        prepared: from `prepare_fleet`.
+    """
+    registry = prepared.registry
+    return fingerprint(prepared.bench.rows.held.read() | _arrays(registry.capacities) | _arrays(registry.availability))
+
+
+def _arrays(data: object) -> dict[str, npt.NDArray[Any]]:
+    found = {field.name: getattr(data, field.name) for field in fields(data)} if is_dataclass(data) else {}
+    return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+
+
+def run_fleet(
+    prepared: PreparedFleet,
+    workers: Workers | None,
+    emit: Listener,
+    keeper: FleetKeeper | None = None,
+    kept: Checkpoint | None = None,
+) -> Json:
     """Run under the virtual clock.
 
     Args:
         prepared: from `prepare_fleet`; a run changes its registry, so it serves once.
         workers: make the sums; None: this process.
-        emit: receives every event: `planned`, `released`, `finished`.
+        emit: receives every event: `planned` or `resumed`, `released`, `finished`.
+        keeper: gets the state after each sum; None: nobody goes on with this run.
+        kept: state of a process that is gone, of the same scenario; None: the run begins.
 
     Returns:
         The record, as it goes into fleet.json.
 
     Raises:
+        ConfigError: the state is of another run.
         TooFewSurvivors: too few devices were ready for days of virtual time.
     """
-    server = _server(prepared, workers or prepared.bench, emit)
-    emit("planned", _planned(prepared))
-    start = server.judge()
-    modes: dict[str, Callable[[VirtualServer], None]] = {"synchronous": run_synchronous, "buffered": run_buffered}
-    modes[prepared.scenario.fleet.clock.rounds](server)
-    record = _record(prepared, server, start)
+    server, keeper = _server(prepared, workers or prepared.bench, emit), keeper or NothingKept()
+    if kept is None:
+        emit("planned", _planned(prepared))
+        server.start = server.judge()
+    modes: dict[str, Callable[[VirtualServer, FleetKeeper, Checkpoint | None], None]] = {
+        "synchronous": run_synchronous,
+        "buffered": run_buffered,
+    }
+    modes[prepared.scenario.fleet.clock.rounds](server, keeper, kept)
+    record = _record(prepared, server)
     emit("finished", {"seconds": server.now, "metric": record["metric"]["end"]})
     return record
 
@@ -143,14 +176,14 @@ def _planned(prepared: PreparedFleet) -> Json:
     }
 
 
-def _record(prepared: PreparedFleet, server: VirtualServer, start: float) -> Json:
+def _record(prepared: PreparedFleet, server: VirtualServer) -> Json:
     found = fairness(server.registry)
     return {
         "schema": 1,
         "scenario": prepared.scenario.scenario.name,
         "settings": to_flat(prepared.scenario),
         "plan": _planned(prepared),
-        "metric": {"name": str(prepared.metric), "start": start, "end": server.releases[-1]["metric"]},
+        "metric": {"name": str(prepared.metric), "start": server.start, "end": server.releases[-1]["metric"]},
         "seconds": server.now,
         "target": _target(server),
         "failed_rounds": server.failed,

@@ -5,7 +5,9 @@ Devices are drawn and looked at until there are enough: the cost follows the coh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +55,31 @@ class Registry:
     def devices(self) -> int:
         """How many there are."""
         return len(self.capacities.zone)
+
+    def touched(self) -> dict[str, npt.NDArray[Any]]:
+        """What changed since the start, by names for a checkpoint: one number per device that was asked."""
+        at = np.flatnonzero(self.busy | (self.participations > 0) | (self._spent_day >= 0))
+        return {"asked": at} | {f"asked_{name}": array[at] for name, array in self._changing().items()}
+
+    def put_back(self, kept: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Inverse of `touched`, for a registry at its start.
+
+        Args:
+            kept: as `touched` made it.
+
+        Raises:
+            KeyError, ValueError, IndexError: it is not of this registry.
+        """
+        for name, array in self._changing().items():
+            array[kept["asked"]] = kept[f"asked_{name}"]
+
+    def _changing(self) -> dict[str, npt.NDArray[Any]]:
+        return {
+            "busy": self.busy,
+            "participations": self.participations,
+            "spent_wh": self._spent_wh,
+            "spent_day": self._spent_day,
+        }
 
     def select(self, wanted: int, seconds: float, rng: np.random.Generator) -> Devices:
         """Draw devices that can be asked now, without replacement.

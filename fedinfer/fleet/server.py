@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -69,6 +70,8 @@ class VirtualServer:
         tally: totals.
         releases: one record per released sum.
         failed: rounds that ended without a sum.
+        start: the metric before the first sum.
+        reached_target: record of the first sum with the wanted metric.
     """
 
     fixed: Fixed
@@ -79,6 +82,7 @@ class VirtualServer:
     tally: Tally = field(default_factory=Tally)
     releases: list[Json] = field(default_factory=list)
     failed: int = 0
+    start: float = math.nan
     reached_target: Json | None = None
     _judging: tuple[np.ndarray, np.ndarray] | None = None
 

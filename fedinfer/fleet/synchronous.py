@@ -7,35 +7,44 @@ later are thrown away: that is what over-selection costs. A round with too few a
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
 from fedinfer.fleet.jobs import Fate, Jobs, begin_jobs
 from fedinfer.fleet.server import VirtualServer
+from fedinfer.fleet.state import FleetKeeper, restore, to_checkpoint
 from fedinfer.fleet.sums import chunks_of
 from fedinfer.fleet.tally import TOO_LATE, USED
 from fedinfer.fleet.waiting import ClockPatience
 from fedinfer.system import simulation_rng
+from fedinfer.training import Checkpoint
 
 
-def run_synchronous(server: VirtualServer) -> None:
+def run_synchronous(server: VirtualServer, keeper: FleetKeeper, kept: Checkpoint | None) -> None:
     """All rounds of a scenario.
 
     Args:
         server: at its beginning; it is moved on.
+        keeper: gets the state after each sum.
+        kept: state of a process that is gone; None: the run begins.
 
     Raises:
+        ConfigError: the state is of another run.
         TooFewSurvivors: no round could be made for days of virtual time.
     """
-    rng, patience = simulation_rng(server.seed, "fleet", "selection"), ClockPatience(server)
-    number = 0
+    rng = simulation_rng(server.seed, "fleet", "selection")
+    number = 0 if kept is None else int(restore(server, rng, kept)["round"])
+    patience = ClockPatience(server)
     while len(server.releases) < server.fixed.scenario.training.rounds:
-        if _round(server, rng, number):
+        done = _round(server, rng, number)
+        number += 1
+        if done:
             patience.renew()
+            keeper.keep(partial(to_checkpoint, server, rng, {"round": number}, {}))
         else:
             server.failed += 1
             patience.wait("a round with enough answers")
-        number += 1
 
 
 def _round(server: VirtualServer, rng: np.random.Generator, number: int) -> bool:

@@ -11,6 +11,10 @@ from .engine import prepare_local as prepare_local
 from .engine import resume_local as resume_local
 from .engine import run_local as run_local
 from .fleet_ray import ray_benches as ray_benches
+from .fleet_state import FleetPlace as FleetPlace
+from .fleet_state import begin_fleet as begin_fleet
+from .fleet_state import begun_fleet as begun_fleet
+from .fleet_state import resume_fleet as resume_fleet
 from .folder import EventLog as EventLog
 from .folder import FolderInUse as FolderInUse
 from .folder import alone_in as alone_in

@@ -37,6 +37,8 @@ BEGUN, KEYS, FILES, DATABASES = "begun.json", "keys", "files", "databases"
 NOT_OF_THE_WORLD = frozenset({STATE_FOLDER, EVENTS, LOCK, "run.json", "report.html"})
 """What people read stays as it is; everything else is put back."""
 DATABASE = ".sqlite"
+FLEET = "fleet"
+"""Engine of a virtual fleet: where it makes its sums changes nothing."""
 
 
 class SimulationKeeper:
@@ -102,12 +104,27 @@ def begin_world(folder: Path, scenario: Scenario, federation: Federation, engine
     Raises:
         StoreError: the folder cannot be written.
     """
+    note_begun(folder, scenario, engine, _digest(federation))
+
+
+def note_begun(folder: Path, scenario: Scenario, engine: str, table: str) -> None:
+    """Write `begun.json`; the file is complete or absent.
+
+    Args:
+        folder: of the run.
+        scenario: with all its values.
+        engine: name of the grid, or of the command that has none.
+        table: digest of what the run reads.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
     begun = {
         "scenario": to_flat(scenario),
         "notices": scenario.notices,
         "engine": engine,
         "build": build_id(),
-        "table": _digest(federation),
+        "table": table,
     }
     try:
         private_folder(folder / STATE_FOLDER)
@@ -130,14 +147,15 @@ def was_begun(folder: Path) -> bool:
     return (folder / STATE_FOLDER / BEGUN).exists()
 
 
-def begun_scenario(folder: Path) -> tuple[Scenario, str]:
+def begun_scenario(folder: Path, *, fleet: bool = False) -> tuple[Scenario, str]:
     """The scenario of a simulation that did not come to its end, and the name of its engine.
 
     Args:
         folder: of the run.
+        fleet: whether a virtual fleet goes on, and not a run.
 
     Raises:
-        ConfigError: there is none to go on with, or another program began it.
+        ConfigError: there is none to go on with, another program began it, or it is one of the other kind.
     """
     begun = _read_begun(folder)
     if begun["build"] != build_id():
@@ -145,7 +163,24 @@ def begun_scenario(folder: Path) -> tuple[Scenario, str]:
             f"{folder} was begun by the program {begun['build']}, this one is {build_id()}",
             hint="go on with the same version, or run anew into another folder",
         )
+    if (begun["engine"] == FLEET) != fleet:
+        command = "fleet" if begun["engine"] == FLEET else "run"
+        raise ConfigError(f"{folder} was begun by `fedinfer {command}`", hint=f"fedinfer {command} --resume {folder}")
     return from_flat(begun["scenario"]).noticed(tuple(begun["notices"])), str(begun["engine"])
+
+
+def check_table(folder: Path, table: str) -> None:
+    """Refuse to go on with other rows than a simulation began with.
+
+    Args:
+        folder: of the run.
+        table: digest of what it would read now.
+
+    Raises:
+        ConfigError: it has changed.
+    """
+    if _read_begun(folder)["table"] != table:
+        raise ConfigError(f"{folder} was begun with other rows: its table, or a trace, has changed", hint="run anew")
 
 
 def put_back(folder: Path, federation: Federation) -> Checkpoint | None:
@@ -162,8 +197,7 @@ def put_back(folder: Path, federation: Federation) -> Checkpoint | None:
         ConfigError: the rows are others than the run began with, or the state cannot be read.
         StoreError: the disk refuses.
     """
-    if _read_begun(folder)["table"] != _digest(federation):
-        raise ConfigError(f"{folder} was begun with other rows: its table has changed", hint="run anew")
+    check_table(folder, _digest(federation))
     kept = read_state(folder)
     try:
         for path in _world(folder):
@@ -197,10 +231,10 @@ def _read_begun(folder: Path) -> Json:
     try:
         begun: Json = json.loads((folder / STATE_FOLDER / BEGUN).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        over = (folder / "run.json").exists()
+        over = (folder / "run.json").exists() or (folder / "fleet.json").exists()
         raise ConfigError(
             f"{folder}: {'this run is over' if over else 'no simulation was begun here'}, nothing is left to do",
-            hint="" if over else "give the folder of `fedinfer run`",
+            hint="" if over else "give the folder of `fedinfer run` or `fedinfer fleet`",
         ) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder / STATE_FOLDER / BEGUN}: {error}") from error

@@ -38,6 +38,15 @@ def test_a_killed_simulation_goes_on_to_the_same_end(tmp_path: Path) -> None:
     assert [(row["killed"], row["same"]) for row in found] == [(1, True), (2, True)]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("story", ["synchronous fleet", "buffered fleet"])
+def test_a_killed_fleet_goes_on_to_the_same_bytes(tmp_path: Path, story: str) -> None:
+    """Before the first state, in the middle, between two states and while one is written, and twice at the end."""
+    found = compare(tmp_path, story, "0.05,0.3,0.33,0.36,0.5,0.7,0.9")
+    assert [row for row in found if not row["same"]] == []
+    assert [row["killed"] for row in found] == [1, 1, 1, 1, 1, 1, 2]
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("story", ["loop", "correlated"])
 def test_a_hundred_killed_simulations_go_on_to_the_same_end(tmp_path: Path, story: str) -> None:
