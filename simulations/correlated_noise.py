@@ -3,9 +3,10 @@
 Same data, same budget per device, several seeds, no pre-training. Drift reports are off, nobody drops. How the step
 sizes of the server were found is said in docs/comparisons.md.
 
-    python simulations/correlated_noise.py [SEEDS]
+    python simulations/correlated_noise.py [SEEDS] [none|banded|blt ...]
 """
 
+import json
 import statistics
 import sys
 import tempfile
@@ -21,8 +22,9 @@ COMMON = (
     "rollout.canary_epsilon=0", "fleet.dropout=0",
 )  # fmt: skip
 ROWS = (  # epsilon, correlation, devices asked (0: all 200), rounds, step size of the server
-    (6, "none", 20, 64, 0.125), (6, "banded", 20, 64, 0.25), (6, "none", 0, 6, 2.0), (6, "none", 0, 64, 0.5),
-    (2, "banded", 20, 64, 0.125), (2, "none", 0, 6, 2.0), (2, "none", 0, 64, 0.25),
+    (6, "none", 20, 64, 0.125), (6, "banded", 20, 64, 0.25), (6, "blt", 20, 64, 0.25), (6, "none", 0, 6, 2.0),
+    (6, "none", 0, 64, 0.5), (2, "banded", 20, 64, 0.125), (2, "blt", 20, 64, 0.125), (2, "none", 0, 6, 2.0),
+    (2, "none", 0, 64, 0.25),
 )  # fmt: skip
 
 
@@ -42,7 +44,8 @@ if __name__ == "__main__":
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     print("| epsilon | correlation | devices asked | rounds | step size | noise z | accuracy |")
     print("|---|---|---|---|---|---|---|")
-    for row in ROWS:
+    wanted = sys.argv[2:] or [row[1] for row in ROWS]
+    for row in (row for row in ROWS if row[1] in wanted):
         runs = [once(row, seed) for seed in range(1, seeds + 1)]
         found = [run["metrics"]["accuracy"] for run in runs]
         epsilon, correlation, cohort, rounds, step = row
@@ -51,3 +54,4 @@ if __name__ == "__main__":
         print(
             f"| {epsilon} | {correlation} | {cohort or 200} | {rounds} | {step:g} | {noise} | {figures} |", flush=True
         )
+    print(json.dumps({"seeds": seeds}))

@@ -101,7 +101,7 @@ def whitened(releases: Floats, strategy: Sequence[float]) -> Floats:
 
     Args:
         releases: (rounds, n), row t belongs to round t of the strategy.
-        strategy: c_0 = 1, c_1, ...: the first column of the banded Toeplitz matrix C.
+        strategy: c_0 = 1, c_1, ...: the first column of the Toeplitz matrix C.
 
     Returns:
         float64 (rounds, n): row t is the sum of c_k times row t - k.

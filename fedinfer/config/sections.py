@@ -89,6 +89,7 @@ class Correlation(StrEnum):
 
     NONE = "none"
     BANDED = "banded"
+    BLT = "blt"
 
 
 class ScenarioSection(Section):
@@ -268,7 +269,8 @@ class PrivacySection(Section):
     correlation: Correlation = Field(
         default=Correlation.NONE,
         description="Noise of the training rounds. `none`: independent. `banded`: noise of a round cancels part of the "
-        "noise of rounds before it, for many rounds; needs trust `central`, `robust` `mean`, no sampling.",
+        "noise of rounds before it, for many rounds; needs trust `central`, `robust` `mean`, no sampling. `blt`: the "
+        "same with a few per cent more noise, and a memory of at most four vectors for any number of rounds.",
     )
     device_epsilon: NonNegative = Field(
         default=0.0, description="Budget that a device enforces for itself; 0: `epsilon`."

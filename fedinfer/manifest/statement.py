@@ -45,7 +45,7 @@ class Statement:
         clipping: fixed or adaptive.
         clipping_norm: C, > 0; of an adaptive run that of its first round.
         noise_multiplier: of training rounds: standard deviation of the guaranteed noise over C, >= 0.
-        correlation: how the noise of rounds is correlated: none or banded.
+        correlation: how the noise of rounds is correlated: none, banded or blt.
         accountant: by which bound: pld, rdp or none.
         sampling: poisson where amplification by sampling is claimed, else none.
         trust: who is trusted to add noise.
@@ -175,7 +175,7 @@ def _check(statement: Statement) -> None:
         "unit": list(Unit), "relation": list(Relation), "trust": list(Trust), "mode": list(AggregationMode),
         "setting": SETTINGS, "accountant": ("pld", "rdp", "none"), "sampling": ("poisson", "none"),
         "mechanism": ("skellam", "discrete_gaussian", "gaussian", "none"), "clipping": ("fixed", "adaptive"),
-        "correlation": ("none", "banded"),
+        "correlation": ("none", "banded", "blt"),
     }  # fmt: skip
     for name, known in one_of.items():
         demand(getattr(statement, name) in known, f"{name} {getattr(statement, name)[:40]!r} of a privacy statement")

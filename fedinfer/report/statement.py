@@ -198,7 +198,7 @@ def _mechanism(run: Json) -> Item:
     }
     trust = words(privacy.get("trust"))
     noise = sources[Trust(trust)] if trust in set(Trust) else "noise"
-    if (privacy.get("correlation") or {}).get("kind") == "banded":
+    if (privacy.get("correlation") or {}).get("kind") in ("banded", "blt"):
         noise += ", which takes away part of the noise of rounds before it"
     contributors = finite(privacy.get("guaranteed_noise_contributors"))
     sized = ""

@@ -105,8 +105,9 @@ def fresh_noise(run: Run, rounds: int) -> np.ndarray:
         {},
         {"secure_aggregation.group_size": 2, "secure_aggregation.corruption_rate": 0.0},
         {"privacy.clipping": "adaptive"},
+        {"privacy.correlation": "blt"},
     ],
-    ids=["one group", "two groups", "adaptive norm"],
+    ids=["one group", "two groups", "adaptive norm", "buffers"],
 )
 def test_released_noise_is_the_inverse_strategy_times_fresh_noise(tmp_path: Path, changes: dict[str, Any]) -> None:
     run = correlated(tmp_path, changes)

@@ -27,12 +27,12 @@ def correlate(scenario: Scenario, devices: int, cohort: int, rounds: int) -> Fac
     match correlation:
         case Correlation.NONE:
             return None
-        case Correlation.BANDED:
+        case Correlation.BANDED | Correlation.BLT:
             _check(scenario)
             if not rounds:
                 return None
             separation = devices // cohort
-            return factorize(Participation(rounds, -(-rounds // separation), separation))
+            return factorize(Participation(rounds, -(-rounds // separation), separation), correlation)
         case _:
             assert_never(correlation)
 
@@ -70,9 +70,12 @@ def describe(factorization: Factorization | None) -> Json:
     if factorization is None:
         return {"kind": str(Correlation.NONE)}
     pattern = factorization.participation
+    size = (
+        {"buffers": len(factorization.buffers)} if factorization.buffers else {"bands": len(factorization.coefficients)}
+    )
     return {
-        "kind": str(Correlation.BANDED),
-        "bands": len(factorization.coefficients),
+        "kind": str(factorization.kind),
+        **size,
         "rounds": pattern.rounds,
         "limit": pattern.most,
         "separation": pattern.separation,

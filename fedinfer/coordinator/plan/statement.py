@@ -71,7 +71,7 @@ def make_statement(
         clipping=privacy.clipping,
         clipping_norm=float(privacy.clipping_norm),
         noise_multiplier=float(plan.noise_multiplier),
-        correlation="none" if plan.factorization is None else "banded",
+        correlation="none" if plan.factorization is None else str(plan.factorization.kind),
         accountant=planned.accountant,
         sampling=planned.sampling,
         trust=str(privacy.trust),

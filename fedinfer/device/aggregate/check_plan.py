@@ -133,7 +133,7 @@ def _check_schedule(host: Host, plan: SumPlan) -> None:
     scenario, scheduled = host.joined().scenario, plan.scheduled
     correlation = scenario.privacy.correlation if plan.purpose is Purpose.TRAIN else Correlation.NONE
     match correlation:
-        case Correlation.BANDED:
+        case Correlation.BANDED | Correlation.BLT:
             if scheduled.rounds != scenario.most_rounds:
                 raise Misbehaviour(
                     f"noise is correlated over {scheduled.rounds} rounds, the run has {scenario.most_rounds}"

@@ -1,9 +1,9 @@
-"""Correlated noise for many rounds without sampling amplification: the matrix mechanism with a banded Toeplitz factor.
+"""Correlated noise for many rounds without sampling amplification: the matrix mechanism with a Toeplitz factor.
 
 The server releases sums G_t of clipped vectors for t = 0, 1, ..., and training uses their prefix sums A G. With A = B C
 it releases A G + B Z, that is G_t + (C^-1 Z)_t in round t: noise of a round cancels part of the noise of earlier ones
-(Kairouz et al. 2021, DP-FTRL; Choquette-Choo et al. 2023, banded; Kalinin and Lampert 2024, square root). Trust
-`central` only: one party has to remember the noise.
+(Kairouz et al. 2021, DP-FTRL; Choquette-Choo et al. 2023, banded; Kalinin and Lampert 2024, square root; Dvijotham et
+al. 2024 and McMahan et al. 2024, buffered linear Toeplitz). Trust `central` only: one party has to remember the noise.
 
 Privacy of all rounds together is that of ONE Gaussian mechanism on C G, also when later rounds depend on earlier ones
 (Denisov et al. 2022, Theorem 2.1). Its sensitivity depends on how often a unit takes part: at most
@@ -16,15 +16,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
 
+from fedinfer.config import Correlation
 from fedinfer.errors import ConfigError, Misbehaviour
 from fedinfer.privacy.accounting.events import GaussianEvent
 from fedinfer.privacy.mechanism.noise import NoiseStream, gaussian
+from fedinfer.privacy.mechanism.strategy_search import search_bands, search_buffers
 
 Floats = npt.NDArray[np.float64]
+MOST_BUFFERS = 4
+"""More bring less than one part in a thousand, for 2,000 rounds too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +73,35 @@ class Participation:
 
 @dataclass(frozen=True, slots=True)
 class Factorization:
-    """A banded Toeplitz strategy matrix C and the pattern it is used under.
+    """A Toeplitz strategy matrix C and the pattern it is used under.
 
     Args:
         coefficients: c_0 = 1, c_1, ..., not increasing, not negative: the first column of C.
         participation: see there.
+        buffers: (decay t_i, weight w_i) of a buffered linear strategy, whose coefficients are sum_i w_i t_i^(k-1), all
+            rounds of them; it remembers one vector per buffer. Empty: one per band.
     """
 
     coefficients: tuple[float, ...]
     participation: Participation
+    buffers: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         c = np.array(self.coefficients)
         if c.size == 0 or c[0] != 1 or not ((c >= 0).all() and (np.diff(c) <= 0).all()):  # NaN is neither
             raise ConfigError("coefficients must start with 1, fall, and not be negative")
+        if self.buffers and self.coefficients != _buffered_column(self.buffers, self.participation.rounds):
+            raise ConfigError("coefficients are not those of the buffers: noise and charge would differ")
+
+    @property
+    def kind(self) -> Correlation:
+        """What the scenario calls it."""
+        return Correlation.BLT if self.buffers else Correlation.BANDED
+
+    @property
+    def remembered(self) -> int:
+        """Vectors of noise that the server keeps from round to round."""
+        return len(self.buffers) or len(self.coefficients) - 1
 
     @property
     def sensitivity(self) -> float:
@@ -147,11 +167,12 @@ class Factorization:
         Relative to sensitivity: independent noise has sqrt(rounds * participations). Smaller is better.
         """
         rounds = self.participation.rounds
+        column = np.array(self.coefficients[:rounds])
         inverse = np.zeros(rounds)  # first column of C^-1
         inverse[0] = 1.0
         for t in range(1, rounds):
-            reach = min(t, len(self.coefficients) - 1)
-            inverse[t] = -np.dot(self.coefficients[1 : reach + 1], inverse[t - 1 :: -1][:reach])
+            reach = min(t, len(column) - 1)
+            inverse[t] = -np.dot(column[1 : reach + 1], inverse[t - 1 :: -1][:reach])
         return float(np.linalg.norm(np.cumsum(inverse))) * self.sensitivity
 
 
@@ -189,23 +210,56 @@ def square_root_coefficients(bands: int) -> tuple[float, ...]:
     return tuple(coefficients)
 
 
-@lru_cache(maxsize=64)
-def factorize(participation: Participation) -> Factorization:
-    """The number of bands with the least `prefix_error` for a pattern: powers of two, separation, and rounds are tried.
+def _buffered_column(buffers: tuple[tuple[float, float], ...], rounds: int) -> tuple[float, ...]:
+    """(1, sum_i w_i, sum_i w_i t_i, ...), one number per round."""
+    decays, weights = np.array(buffers).T
+    lags = np.arange(rounds - 1, dtype=np.float64)
+    return (1.0, *(weights @ decays[:, None] ** lags).tolist())
 
-    One band is independent noise, so the result is never worse than that.
+
+def buffered_linear(buffers: tuple[tuple[float, float], ...], participation: Participation) -> Factorization:
+    """The strategy of some buffers.
+
+    Args:
+        buffers: (decay in [0, 1), weight >= 0), the weights at most 1 together.
+        participation: how often a unit may take part.
+
+    Raises:
+        ConfigError: its coefficients do not fall, or are negative.
+    """
+    return Factorization(_buffered_column(buffers, participation.rounds), participation, buffers)
+
+
+@lru_cache(maxsize=64)
+def factorize(participation: Participation, correlation: Correlation = Correlation.BANDED) -> Factorization:
+    """The strategy of a family with the least `prefix_error` for a pattern.
+
+    `banded`: square roots cut off after 1, 2, 4, ... bands, and what a search finds for `separation` bands. One band is
+    independent noise, so the result is never worse than that. `blt`: one to four buffers.
 
     Args:
         participation: how often a unit may take part.
+        correlation: the family.
 
     Returns:
         The same object for equal patterns.
+
+    Raises:
+        ConfigError: `none` is no family.
     """
-    # The error changes slowly with the number of bands, so powers of two miss little. `separation` is the most bands
-    # for which the columns of two participations of a unit share no row of C (Choquette-Choo et al. 2023).
-    sizes = {2**i for i in range(participation.rounds.bit_length())}
-    sizes |= {min(participation.separation, participation.rounds), participation.rounds}
-    tried = [Factorization(square_root_coefficients(bands), participation) for bands in sorted(sizes)]
+    rounds, separation, most = participation.rounds, participation.separation, participation.most
+    match correlation:
+        case Correlation.BANDED:
+            columns = [square_root_coefficients(2**i) for i in range(rounds.bit_length())]
+            columns.append(search_bands(rounds, separation, most))
+            tried = [Factorization(column, participation) for column in columns]
+        case Correlation.BLT:
+            searches = (search_buffers(rounds, separation, most, count) for count in range(1, MOST_BUFFERS + 1))
+            tried = [buffered_linear(buffers, participation) for buffers in searches]
+        case Correlation.NONE:
+            raise ConfigError("independent noise has no strategy")
+        case _:
+            assert_never(correlation)
     return min(tried, key=Factorization.prefix_error)
 
 
@@ -215,7 +269,8 @@ class CorrelatedNoise:
 
     Args:
         round: number of the next round.
-        recent: (bands - 1, d) float64, newest first; zeros where there was no round yet.
+        recent: float64, zeros before the first round. Banded: noise of the last rounds, newest first, (bands - 1, d).
+            Buffered: sum_j t_i^(j-1) w_(t-j) for each buffer i, (buffers, d).
     """
 
     round: int
@@ -229,7 +284,7 @@ def start_noise(factorization: Factorization, dimension: int) -> CorrelatedNoise
         factorization: of the run.
         dimension: d of the vectors, with what adaptive clipping appends.
     """
-    return CorrelatedNoise(0, np.zeros((len(factorization.coefficients) - 1, dimension)))
+    return CorrelatedNoise(0, np.zeros((factorization.remembered, dimension)))
 
 
 def next_noise(
@@ -237,7 +292,8 @@ def next_noise(
 ) -> tuple[Floats, CorrelatedNoise]:
     """Noise of the next round, and the state after it.
 
-    Solves C W = Z row by row: w_t = z_t - c_1 w_(t-1) - c_2 w_(t-2) - ...
+    Solves C W = Z row by row: w_t = z_t - c_1 w_(t-1) - c_2 w_(t-2) - ... With buffers s_i that is w_t = z_t - sum_i
+    w_i s_i, and each becomes t_i s_i + w_t (Dvijotham et al. 2024).
 
     Args:
         state: from `start_noise` or the round before; never use one twice with different data.
@@ -254,6 +310,10 @@ def next_noise(
     if state.round >= factorization.participation.rounds:
         raise ConfigError(f"all {factorization.participation.rounds} rounds have had their noise")
     fresh = gaussian(std, (state.recent.shape[1],), stream)
+    if factorization.buffers:
+        decays, weights = np.array(factorization.buffers).T
+        made: Floats = fresh - weights @ state.recent
+        return made, CorrelatedNoise(state.round + 1, decays[:, None] * state.recent + made)
     noise: Floats = fresh - np.array(factorization.coefficients[1:]) @ state.recent
     recent = np.concatenate([noise[None, :], state.recent])[: state.recent.shape[0]]
     return noise, CorrelatedNoise(state.round + 1, recent)

@@ -123,6 +123,8 @@ def test_a_record_says_what_is_correlated() -> None:
     assert reported["bands"] > 1
     assert made.factorization is not None
     assert reported["sensitivity"] == made.factorization.sensitivity
+    buffered = describe(plan('privacy.correlation = "blt"').factorization)
+    assert (buffered["kind"], buffered["rounds"], 1 <= buffered["buffers"] <= 4) == ("blt", 35, True)
     assert describe(None) == {"kind": "none"}
     assert describe(Factorization((1.0,), Participation(5, 5, 1)))["bands"] == 1
 

@@ -10,18 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedinfer.config import Correlation
 from fedinfer.errors import ConfigError, Misbehaviour
 from fedinfer.privacy.accounting.accountant import account
 from fedinfer.privacy.accounting.events import GaussianEvent
 from fedinfer.privacy.mechanism.matrix_mechanism import (
     Factorization,
     Participation,
+    buffered_linear,
     factorize,
     next_noise,
     square_root_coefficients,
     start_noise,
 )
 from fedinfer.privacy.mechanism.noise import SimulatedStream
+from fedinfer.privacy.mechanism.strategy_search import loss_of
 from fedinfer.system import SimulatedEntropy, simulation_rng
 from fedinfer.types import Relation
 
@@ -75,6 +78,53 @@ def test_noise_solves_the_matrix_equation() -> None:
     assert np.allclose(matrix(factorization) @ np.array(rows), z)
     with pytest.raises(ConfigError, match="had their noise"):
         next_noise(state, factorization, 2.0, same)
+
+
+def test_noise_of_buffers_solves_the_matrix_equation_too() -> None:
+    from fedinfer.privacy.mechanism.noise import gaussian
+
+    chosen = buffered_linear(((0.9, 0.3), (0.4, 0.25)), Participation(12, 3, 4))
+    state, rows = start_noise(chosen, 3), []
+    same, fresh = stream("buffers"), stream("buffers")
+    z = np.array([gaussian(2.0, (3,), fresh) for _ in range(12)])
+    for _ in range(12):
+        noise, state = next_noise(state, chosen, 2.0, same)
+        rows.append(noise)
+    assert state.recent.shape == (2, 3)
+    assert np.allclose(matrix(chosen) @ np.array(rows), z)
+    assert chosen.coefficients[1:4] == pytest.approx((0.55, 0.37, 0.283))
+
+
+def test_buffers_and_coefficients_must_be_one_strategy() -> None:
+    chosen = buffered_linear(((0.9, 0.3),), Participation(4, 2, 2))
+    with pytest.raises(ConfigError, match="noise and charge would differ"):
+        Factorization((1.0, 0.2, 0.1, 0.05), chosen.participation, chosen.buffers)
+    with pytest.raises(ConfigError, match="must start with 1, fall"):
+        buffered_linear(((0.9, 1.2),), Participation(4, 2, 2))
+
+
+@pytest.mark.parametrize(("separation", "most"), [(3, 4), (12, 1), (1, 12)])
+def test_the_slope_of_the_search_is_that_of_differences(separation: int, most: int) -> None:
+    rng = simulation_rng("slope", separation)
+    column = np.concatenate([[1.0], np.sort(rng.uniform(0, 0.6, 11))[::-1]])
+    value, slope = loss_of(column, separation, most)
+    chosen = Factorization(tuple(column.tolist()), Participation(12, most, separation))
+    assert value == pytest.approx(math.log(chosen.prefix_error()))
+    for place in range(12):
+        moved = column + 1e-6 * np.eye(12)[place]
+        assert slope[place] == pytest.approx((loss_of(moved, separation, most)[0] - value) / 1e-6, abs=2e-5)
+
+
+@pytest.mark.parametrize(("rounds", "separation"), [(64, 10), (500, 10), (500, 50), (2000, 100)])
+def test_searched_bands_beat_cut_off_square_roots_and_buffers_need_no_memory(rounds: int, separation: int) -> None:
+    """The best number of bands of the square root is at least 2.5 % noisier; four buffers lose at most 6 %."""
+    pattern = Participation(rounds, -(-rounds // separation), separation)
+    sizes = {2**i for i in range(rounds.bit_length())} | {separation, rounds}
+    cut = min(Factorization(square_root_coefficients(bands), pattern).prefix_error() for bands in sizes)
+    banded, buffered = factorize(pattern), factorize(pattern, Correlation.BLT)
+    assert banded.prefix_error() < 0.975 * cut
+    assert buffered.prefix_error() < 1.06 * banded.prefix_error()
+    assert (banded.remembered, buffered.remembered <= 4) == (separation - 1, True)
 
 
 def independent_error(pattern: Participation) -> float:
@@ -260,14 +310,14 @@ def test_memory_of_the_noise_is_not_printed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "every", "schedule", "banded", "bands"),
+    ("asked", "every", "schedule", "banded", "bands", "buffered"),
     [
-        (200, 1.00, 1.00, 1.00, 1), (100, 2.00, 1.41, 1.05, 4), (50, 4.00, 2.00, 1.13, 8), (25, 8.00, 2.83, 1.27, 16),
-        (12, 16.67, 4.17, 1.53, 16),
+        (200, 1.00, 1.00, 1.00, 1, 1.00), (100, 2.00, 1.41, 1.03, 2, 1.03), (50, 4.00, 2.00, 1.09, 4, 1.13),
+        (25, 8.00, 2.83, 1.21, 8, 1.27), (12, 16.67, 4.17, 1.49, 16, 1.54),
     ],
 )  # fmt: skip
 def test_what_is_gained_is_what_the_documentation_says(
-    asked: int, every: float, schedule: float, banded: float, bands: int
+    asked: int, every: float, schedule: float, banded: float, bands: int, buffered: float
 ) -> None:
     """Noise in the sum of 64 rounds' means, over that of 200 devices in every round with independent noise."""
     separation, scale = 200 // asked, 200 / asked / 64
@@ -276,3 +326,4 @@ def test_what_is_gained_is_what_the_documentation_says(
     found = (64 * scale, independent_error(pattern) * scale, chosen.prefix_error() * scale)
     assert found == pytest.approx((every, schedule, banded), abs=0.005)
     assert len(chosen.coefficients) == bands
+    assert factorize(pattern, Correlation.BLT).prefix_error() * scale == pytest.approx(buffered, abs=0.005)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from fedinfer import wire
+from fedinfer.config import Correlation
 from fedinfer.errors import Misbehaviour
 from fedinfer.privacy.accounting.accountant import SAMPLER_DISTANCE, account, rdp_epsilon
 from fedinfer.privacy.accounting.events import (
@@ -28,7 +29,12 @@ from fedinfer.privacy.accounting.events import (
 )
 from fedinfer.privacy.accounting.rdp import ORDERS, event_curve, noise_curve, to_epsilon
 from fedinfer.privacy.mechanism.encoding import to_integers
-from fedinfer.privacy.mechanism.matrix_mechanism import Factorization, Participation, square_root_coefficients
+from fedinfer.privacy.mechanism.matrix_mechanism import (
+    Factorization,
+    Participation,
+    factorize,
+    square_root_coefficients,
+)
 from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind, Rounding, conditional_bound
 from fedinfer.privacy.mechanism.noise import SimulatedStream
 from fedinfer.privacy.mechanism.rotation import rotate, rotate_back
@@ -297,6 +303,35 @@ def test_matrix_mechanism_sensitivity_and_error_are_those_of_brute_force(
     assert ours.sensitivity**2 == pytest.approx(float(squared), rel=1e-12)
     error = matrix_mechanism.squared_prefix_error(exact, rounds) * squared
     assert ours.prefix_error() ** 2 == pytest.approx(float(error), rel=1e-12)
+
+
+@pytest.mark.parametrize("correlation", [Correlation.BANDED, Correlation.BLT])
+@pytest.mark.parametrize("separation", [1, 2, 3, 9])
+def test_searched_strategies_are_those_of_brute_force(correlation: Correlation, separation: int) -> None:
+    """What a search finds is charged and judged right: every schedule and all signs, in exact arithmetic."""
+    rounds = 7
+    ours = factorize(Participation(rounds, -(-rounds // separation), separation), correlation)
+    exact = [Fraction(c) for c in ours.coefficients]
+    squared = matrix_mechanism.squared_sensitivity(exact, rounds, ours.participation.limit, separation)
+    assert ours.sensitivity**2 == pytest.approx(float(squared), rel=1e-12)
+    error = matrix_mechanism.squared_prefix_error(exact, rounds) * squared
+    assert ours.prefix_error() ** 2 == pytest.approx(float(error), rel=1e-12)
+
+
+def test_no_other_coefficient_beats_the_search() -> None:
+    """Two bands leave one number free: all of a fine grid are tried in exact arithmetic."""
+    rounds, limit, separation = 7, 4, 2
+    found = factorize(Participation(rounds, limit, separation))
+    assert len(found.coefficients) == 2
+
+    def error(second: float) -> float:
+        column = [Fraction(1), Fraction(second)]
+        squared = matrix_mechanism.squared_sensitivity(column, rounds, limit, separation)
+        return math.sqrt(float(matrix_mechanism.squared_prefix_error(column, rounds) * squared))
+
+    grid = [error(place / 32) for place in range(33)]
+    assert found.prefix_error() <= min(grid)
+    assert min(grid) == pytest.approx(found.prefix_error(), rel=1e-3)
 
 
 @pytest.mark.parametrize(("limit", "separation"), [(2, 3), (3, 2), (7, 1)])
