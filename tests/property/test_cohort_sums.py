@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total, private_sum
+from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total, private_sums
 from fedinfer.device.aggregate import cohort
 from fedinfer.messages import FitWork, Kind, PlainRequest
 from fedinfer.privacy import SimulatedStream, encode, encode_sum
@@ -63,7 +63,7 @@ def sums(text: str) -> tuple[Total | AbortedSum, Total | AbortedSum, fleets.Flee
         )
         nodes = LocalNodes(together.post, next(iter(together.post.responders.values())))
         one_by_one = alone.sum(alone.promise("round-1", work), work)
-        together_sum = private_sum(together.promise("round-1", work), work, together.roster, nodes, 1.0)
+        together_sum = private_sums((together.promise("round-1", work),), work, together.roster, nodes, 1.0)[0]
         assert all(alone.ledger(device) == together.ledger(device) for device in alone.roster)
     return one_by_one, together_sum, together
 
@@ -118,7 +118,7 @@ def test_groups_of_devices_add_up_to_the_same(monkeypatch: pytest.MonkeyPatch, t
         fleet = fleets.simulated(tmp_path / str(numbers), fleets.settings('secure_aggregation.mode = "ideal"'))
         nodes = LocalNodes(fleet.post, next(iter(fleet.post.responders.values())))
         plan = fleet.promise("round-1", fleets.work())
-        found.append(private_sum(plan, fleets.work(), fleet.roster, nodes, 1.0))
+        found.append(private_sums((plan,), fleets.work(), fleet.roster, nodes, 1.0)[0])
     assert all(isinstance(total, Total) for total in found)
     np.testing.assert_array_equal(found[0].ring, found[1].ring)
 
@@ -146,7 +146,7 @@ def test_only_ideal_sums_are_made_where_the_devices_are(tmp_path: Path) -> None:
     nodes = LocalNodes(fleet.post, next(iter(fleet.post.responders.values())))
     plan = fleet.promise("round-1", fleets.work())
     assert plan.mode is AggregationMode.PROTOCOL
-    total = private_sum(plan, fleets.work(), fleet.roster, nodes, 1.0)
+    total = private_sums((plan,), fleets.work(), fleet.roster, nodes, 1.0)[0]
     assert isinstance(total, Total)
     assert len(fleet.post.answers(Kind.MASKED)) == len(fleet.roster)
 

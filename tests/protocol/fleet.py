@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fedinfer.config import Scenario, parse_scenario
-from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total, private_sum
+from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total, private_sums
 from fedinfer.coordinator.enrolment import join
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.plan.promised import promise_of
@@ -179,7 +179,7 @@ class Fleet:
         return replace(plan, **{"promise": b"", **changes}) if changes else plan
 
     def sum(self, plan: SumPlan, work: bytes) -> Total | AbortedSum:
-        return private_sum(plan, work, self.roster, self.post, 1.0)
+        return private_sums((plan,), work, self.roster, self.post, 1.0)[0]
 
     def ledger(self, device: str) -> list[str]:
         """References that a device's ledger holds."""

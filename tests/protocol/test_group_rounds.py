@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedinfer.coordinator.aggregate import secure_sum
 from fedinfer.coordinator.aggregate.groups import Group, group_at_random
 from fedinfer.coordinator.aggregate.promise import sum_plan, sum_plans
 from fedinfer.coordinator.aggregate.release import release_groups
@@ -103,6 +104,55 @@ def test_the_same_devices_in_the_plan_of_one_group_are_asked_alone(tmp_path: Pat
     assert len(sums.summed) == 3
     assert sums.survivors == tuple(sorted(run.server.devices))
     np.testing.assert_allclose(sums.total, sum(total.astype(np.float64) for _, total, _ in sums.summed))
+
+
+def asked_in(run: Run) -> list[tuple[Kind, int]]:
+    """Kind and number of the asks of every exchange from now on."""
+    seen: list[tuple[Kind, int]] = []
+
+    def watch(asks: Sequence[Ask], answers: list[Answer]) -> list[Answer]:
+        seen.append((Kind(asks[0].kind), len(asks)))
+        return answers
+
+    run.through(watch)
+    return seen
+
+
+def test_groups_go_through_the_stages_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three groups take the five exchanges of one, and each has the sum, bit for bit, that it has alone."""
+    changes = {"secure_aggregation.mode": "protocol"}
+    together, alone = grouped(tmp_path / "together", changes), grouped(tmp_path / "alone", changes)
+    seen, seen_alone = asked_in(together), asked_in(alone)
+    side_by_side = together.release()[1]
+    stages = [Kind.KEYS, Kind.SHARES, Kind.MASKED, Kind.SURVIVORS, Kind.UNMASK]
+    assert [kind for kind, _ in seen] == stages
+    assert seen[0] == (Kind.KEYS, 24)
+    monkeypatch.setattr(secure_sum, "MOST_BYTES_TOGETHER", 1)
+    one_by_one = alone.release()[1]
+    assert [kind for kind, _ in seen_alone] == stages * 3
+    for ours, theirs in zip(side_by_side.groups, one_by_one.groups, strict=True):
+        assert isinstance(ours.result, Total)
+        assert isinstance(theirs.result, Total)
+        assert np.array_equal(ours.result.ring, theirs.result.ring)
+        assert (ours.plan, ours.result.survivors) == (theirs.plan, theirs.result.survivors)
+        assert ours.result.traffic == theirs.result.traffic
+
+
+def test_a_group_that_ends_early_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    run = grouped(tmp_path, {"secure_aggregation.mode": "protocol"})
+    plans = run.plans()
+    gone = set(plans[1].cohort[:4])
+
+    def drop(asks: Sequence[Ask], answers: list[Answer]) -> list[Answer]:
+        return [answer for answer in answers if answer.device not in gone]
+
+    run.through(drop)
+    seen = asked_in(run)
+    _, sums = release_groups(run.server, "round-0001", plans, run.work, run.plan.rule)
+    assert [len(group.result.survivors) for group in sums.groups if isinstance(group.result, Total)] == [8, 8]
+    assert sums.left_out[0].startswith("round-0001/group-2: ")
+    assert [kind for kind, _ in seen] == [Kind.KEYS, Kind.SHARES, Kind.MASKED, Kind.SURVIVORS, Kind.UNMASK]
+    assert [count for _, count in seen][1:] == [16] * 4
 
 
 # --- what is charged ---

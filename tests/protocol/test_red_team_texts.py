@@ -15,7 +15,7 @@ import pytest
 from flwr.app import Context
 
 from fedinfer import messages, wire
-from fedinfer.coordinator.aggregate.secure_sum import Total, private_sum
+from fedinfer.coordinator.aggregate.secure_sum import Total, private_sums
 from fedinfer.coordinator.enrolment import enrol
 from fedinfer.deployment.store import enrol_device
 from fedinfer.device import dispatch
@@ -349,7 +349,7 @@ def test_a_sum_expects_of_each_answer_what_its_plan_needs_and_no_more(mode: Aggr
     fleet = simulated(tmp_path, settings(), 4)
     scales = Scales(fleet.post)
     assert isinstance(
-        private_sum(fleet.promise("round-1", work(), mode=mode), work(), fleet.roster, scales, 1.0), Total
+        private_sums((fleet.promise("round-1", work(), mode=mode),), work(), fleet.roster, scales, 1.0)[0], Total
     )
     assert scales.weighed
     assert all(0 < size <= most < size + 1000 for size, most in scales.weighed)

@@ -9,8 +9,8 @@ import numpy as np
 
 from fedinfer.config import Scenario
 from fedinfer.coordinator.aggregate.groups import AnyFloats, GroupSum, RoundSum
-from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total, private_sum
-from fedinfer.coordinator.context import Fleet, Server
+from fedinfer.coordinator.aggregate.secure_sum import AbortedSum, Total, private_sums
+from fedinfer.coordinator.context import Server
 from fedinfer.coordinator.plan.robust import PLAIN_MEAN, Rule
 from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of
 from fedinfer.messages import SumPlan
@@ -102,7 +102,8 @@ def release_groups(
     account, fleet = server.account, server.fleet
     events = server_charge(plans[0], split_of(server.scenario, server.windows)) if charged is None else charged
     account.reserve(round_id, events, f"{plans[0].purpose} {round_id}")
-    sums = RoundSum(round_id, tuple(_group_sum(fleet, server.emit, plan, work) for plan in plans))
+    results = private_sums(plans, work, fleet.devices, fleet.transport, fleet.deadline_seconds)
+    sums = RoundSum(round_id, tuple(_group_sum(server.emit, *pair) for pair in zip(plans, results, strict=True)))
     account.commit(round_id)
     if len(sums.summed) < rule.least_groups:
         return None, sums
@@ -117,8 +118,7 @@ def release_groups(
     return Release(whole.astype(np.float32), sums.survivors, np.stack(means)), sums
 
 
-def _group_sum(fleet: Fleet, emit: Listener, plan: SumPlan, work: bytes) -> GroupSum:
-    result = private_sum(plan, work, fleet.devices, fleet.transport, fleet.deadline_seconds)
+def _group_sum(emit: Listener, plan: SumPlan, result: Total | AbortedSum) -> GroupSum:
     for device, reason in result.blamed:
         emit("blamed", {"round": plan.round_id, "device": device, "reason": reason})
     if result.errors:

@@ -1,8 +1,12 @@
-"""One private sum: the server's side of the flow that training, drift reports and canary evaluations share.
+"""Private sums: the server's side of the flow that training, drift reports and canary evaluations share.
 
 plan -> keys -> shares -> masked vectors -> survivors -> unmask -> total (Bonawitz et al. 2017, figure 4; the sparse
 graph is that of Bell et al. 2020). The ledger has been charged before this is called. The pure state machine of
 fedinfer.secagg says what to ask; this module only carries it.
+
+The groups of a round go through the stages side by side: one exchange carries what all of them ask, so a round with
+groups takes five exchanges as one without, and waits in each for the slowest device of all groups. Every group has a
+state of its own and reads nothing but the answers of its own devices, so its sum is the one that it would have alone.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import numpy as np
 
 from fedinfer.errors import BadMessage, BudgetExceeded
 from fedinfer.messages import Kind, MaskedSumWork, PlainReply, PlainRequest, SumPlan
-from fedinfer.ports import Adder, Ask, Transport
+from fedinfer.ports import Adder, Answer, Ask, Transport
 from fedinfer.privacy import mechanism_of
 from fedinfer.secagg import (
     Aborted,
@@ -96,21 +100,25 @@ class AbortedSum:
     traffic: Traffic
 
 
-class _Meter:
-    """Adds up what was sent and received, and who refused."""
+MOST_BYTES_TOGETHER = 1 << 30
+"""Masked vectors that are waited for at once; groups beyond it wait for their turn."""
 
-    def __init__(self, transport: Transport, deadline_seconds: float, cohort: int) -> None:
-        self._transport = transport
-        self._deadline = deadline_seconds
+
+class _Meter:
+    """Adds up what was sent to one cohort and received, and who refused."""
+
+    def __init__(self, cohort: int) -> None:
         self._cohort = cohort
         self._up = self._down = 0
         self.refused: list[DeviceId] = []
         self.errors: list[tuple[DeviceId, str]] = []
 
-    def ask(self, asks: Sequence[Ask]) -> dict[DeviceId, bytes]:
-        """Bodies of the devices that answered without an error."""
+    def sent(self, asks: Sequence[Ask]) -> None:
+        """Count what is asked."""
         self._down += sum(len(ask.common) + len(ask.own) for ask in asks)
-        answers = self._transport.ask(asks, self._deadline)
+
+    def received(self, answers: Sequence[Answer]) -> dict[DeviceId, bytes]:
+        """Bodies of the devices that answered without an error."""
         self._up += sum(len(answer.body) for answer in answers)
         self.refused += [answer.device for answer in answers if answer.error == BudgetExceeded.__name__]
         self.errors += [(answer.device, f"{answer.error}: {answer.detail}") for answer in answers if answer.error]
@@ -122,50 +130,99 @@ class _Meter:
         return Traffic(self._up // self._cohort, self._down // self._cohort)
 
 
-def private_sum(
-    plan: SumPlan,
+def private_sums(
+    plans: Sequence[SumPlan],
     work: bytes,
     roster: Mapping[DeviceId, bytes],
     transport: Transport,
     deadline_seconds: float,
-) -> Total | AbortedSum:
-    """Run one sum, masked or in plaintext as the plan says.
+) -> tuple[Total | AbortedSum, ...]:
+    """Run the sums of a round, masked or in plaintext as the plans say, side by side.
 
     Args:
-        plan: the promise; every device of the cohort gets the same bytes.
-        work: encoded FitWork, ReportWork or GateWork with the SHA-256 that the plan carries.
+        plans: the promises, of one mode; every device of a cohort gets the same bytes.
+        work: encoded FitWork, ReportWork or GateWork with the SHA-256 that the plans carry.
         roster: Ed25519 public key of every enrolled device, 32 bytes each.
         transport: reaches the devices.
         deadline_seconds: longest wait in each stage, > 0.
 
     Returns:
-        The total; or why there is none. Too few survivors are no exception: the ledger must be committed either way.
+        Per plan the total; or why there is none. Too few survivors are no exception: the ledger must be committed
+        either way.
     """
-    meter = _Meter(transport, deadline_seconds, len(plan.cohort))
-    match plan.mode:
-        case AggregationMode.PROTOCOL:
-            return _masked_sum(plan, work, roster, meter)
-        case AggregationMode.IDEAL if isinstance(transport, Adder):
-            return _sum_where_they_are(plan, work, transport)
-        case AggregationMode.IDEAL | AggregationMode.OFF:
-            return _plain_sum(plan, work, meter)
+    found: list[Total | AbortedSum] = []
+    for some in _batches(plans):
+        exchange = _Exchange(transport, deadline_seconds, some)
+        match some[0].mode:
+            case AggregationMode.PROTOCOL:
+                found += _masked_sums(some, work, roster, exchange)
+            case AggregationMode.IDEAL if isinstance(transport, Adder):
+                found += [_sum_where_they_are(plan, work, transport) for plan in some]
+            case AggregationMode.IDEAL | AggregationMode.OFF:
+                found += _plain_sums(some, work, exchange)
+            case _:
+                assert_never(some[0].mode)
+    return tuple(found)
+
+
+def _batches(plans: Sequence[SumPlan]) -> list[list[SumPlan]]:
+    """Plans that go side by side: of different devices, and not more vectors than memory is for."""
+    batches: list[list[SumPlan]] = []
+    asked: set[DeviceId] = set()
+    held = 0
+    for plan in plans:
+        size = len(plan.cohort) * packed_size(plan.bits, plan.dimension)
+        if not batches or not asked.isdisjoint(plan.cohort) or held + size > MOST_BYTES_TOGETHER:
+            batches.append([])
+            asked, held = set(), 0
+        batches[-1].append(plan)
+        asked.update(plan.cohort)
+        held += size
+    return batches
+
+
+class _Exchange:
+    """Carries the asks of several sums at once, and gives each the answers of its own devices."""
+
+    def __init__(self, transport: Transport, deadline_seconds: float, plans: Sequence[SumPlan]) -> None:
+        self._transport, self._deadline = transport, deadline_seconds
+        self.meters = [_Meter(len(plan.cohort)) for plan in plans]
+        self._home = {device: place for place, plan in enumerate(plans) for device in plan.cohort}
+
+    def ask(self, wanted: Mapping[int, Sequence[Ask]]) -> dict[int, dict[DeviceId, bytes]]:
+        """Bodies by place of the plan and device."""
+        for place, asks in wanted.items():
+            self.meters[place].sent(asks)
+        every = [ask for asks in wanted.values() for ask in asks]
+        parts: dict[int, list[Answer]] = {place: [] for place in wanted}
+        for answer in self._transport.ask(every, self._deadline):
+            parts[self._home[answer.device]].append(answer)
+        return {place: self.meters[place].received(answers) for place, answers in parts.items()}
+
+
+def _masked_sums(
+    plans: Sequence[SumPlan], work: bytes, roster: Mapping[DeviceId, bytes], exchange: _Exchange
+) -> list[Total | AbortedSum]:
+    firsts, sessions = [encode(plan) for plan in plans], [session_of(plan) for plan in plans]
+    begun = [secagg.begin(session, roster) for session in sessions]
+    states: list[ServerState] = [state for state, _ in begun]
+    requests = dict(enumerate(requests for _, requests in begun))
+    while open_ := [place for place, state in enumerate(states) if not isinstance(state, Done | Aborted)]:
+        answers = exchange.ask({place: _asks(requests[place], firsts[place], work, sessions[place]) for place in open_})
+        for place in open_:
+            states[place], requests[place] = secagg.step(states[place], answers[place])
+    return [_masked_result(state, meter) for state, meter in zip(states, exchange.meters, strict=True)]
+
+
+def _masked_result(state: ServerState, meter: _Meter) -> Total | AbortedSum:
+    refused, errors = tuple(sorted(meter.refused)), tuple(meter.errors)
+    match state:
+        case Done():
+            return Total(state.total, state.survivors, refused, state.blamed, errors, meter.traffic)
+        case Aborted():
+            return AbortedSum(state.reason, state.stage, state.survivors, refused, state.blamed, errors, meter.traffic)
         case _:
-            assert_never(plan.mode)
-
-
-def _masked_sum(plan: SumPlan, work: bytes, roster: Mapping[DeviceId, bytes], meter: _Meter) -> Total | AbortedSum:
-    first = encode(plan)
-    state: ServerState
-    session = session_of(plan)
-    state, requests = secagg.begin(session, roster)
-    while not isinstance(state, Done | Aborted):
-        state, requests = secagg.step(state, meter.ask(_asks(requests, first, work, session)))
-    refused = tuple(sorted(meter.refused))
-    if isinstance(state, Aborted):
-        return AbortedSum(
-            state.reason, state.stage, state.survivors, refused, state.blamed, tuple(meter.errors), meter.traffic
-        )
-    return Total(state.total, state.survivors, refused, state.blamed, tuple(meter.errors), meter.traffic)
+            raise ValueError(f"a sum that is not over: {type(state).__name__}")
 
 
 def _asks(requests: Mapping[DeviceId, StageRequest], plan: bytes, work: bytes, session: Session) -> list[Ask]:
@@ -202,11 +259,18 @@ def _too_few(plan: SumPlan, survivors: Sequence[DeviceId]) -> str:
     return f"{len(survivors)} survivors, threshold {plan.min_survivors}"
 
 
-def _plain_sum(plan: SumPlan, work: bytes, meter: _Meter) -> Total | AbortedSum:
-    common = encode(PlainRequest(plan, work))
+def _plain_sums(plans: Sequence[SumPlan], work: bytes, exchange: _Exchange) -> list[Total | AbortedSum]:
+    wanted = {}
+    for place, plan in enumerate(plans):
+        common, mechanism = encode(PlainRequest(plan, work)), mechanism_of(plan)
+        most = packed_size(mechanism.bits, mechanism.padded) + _HEADER_BYTES
+        wanted[place] = [Ask(device, Kind.PLAIN, common, most_reply=most) for device in plan.cohort]
+    bodies = exchange.ask(wanted)
+    return [_plain_result(plan, bodies[place], exchange.meters[place]) for place, plan in enumerate(plans)]
+
+
+def _plain_result(plan: SumPlan, bodies: Mapping[DeviceId, bytes], meter: _Meter) -> Total | AbortedSum:
     mechanism = mechanism_of(plan)
-    most = packed_size(mechanism.bits, mechanism.padded) + _HEADER_BYTES
-    bodies = meter.ask([Ask(device, Kind.PLAIN, common, most_reply=most) for device in plan.cohort])
     rings: dict[DeviceId, RingVector] = {}
     blamed: list[tuple[DeviceId, str]] = []
     for device, body in sorted(bodies.items()):
