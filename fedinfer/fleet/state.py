@@ -91,10 +91,11 @@ def restore(server: VirtualServer, rng: np.random.Generator, kept: Checkpoint) -
     Raises:
         ConfigError: it is of another run, or malformed.
     """
+    arrays = kept.arrays
+    if "weights" not in arrays or arrays["weights"].shape != server.weights.shape:
+        raise ConfigError("the kept state has the weights of another model", hint="begin a new run")
     try:
-        facts, arrays = json.loads(kept.header["facts"]), kept.arrays
-        if arrays["weights"].shape != server.weights.shape:
-            raise ValueError(f"{len(arrays['weights'])} weights, this model has {len(server.weights)}")
+        facts = json.loads(kept.header["facts"])
         server.weights = arrays["weights"]
         server.state = OptimizerState(facts["optimizer"], arrays["optimizer_first"], arrays["optimizer_second"])
         server.registry.put_back(arrays)

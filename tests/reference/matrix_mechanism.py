@@ -58,8 +58,11 @@ def inverse(coefficients: Sequence[Fraction], rounds: int) -> list[list[Fraction
     return rows
 
 
-def squared_prefix_error(coefficients: Sequence[Fraction], rounds: int) -> Fraction:
-    """Largest variance in a prefix sum of C^-1 Z for Z of variance 1: squared row norms of A C^-1."""
+def squared_error(coefficients: Sequence[Fraction], rounds: int, kept: Fraction = Fraction(1)) -> Fraction:
+    """Largest variance, for Z of variance 1, in a sum of C^-1 Z whose terms fade by `kept` a round: 1, a prefix sum."""
     back = inverse(coefficients, rounds)
-    prefix = [[sum((back[s][j] for s in range(t + 1)), Fraction(0)) for j in range(rounds)] for t in range(rounds)]
-    return max(sum((x * x for x in row), Fraction(0)) for row in prefix)
+    faded = [
+        [sum((kept ** (t - s) * back[s][j] for s in range(t + 1)), Fraction(0)) for j in range(rounds)]
+        for t in range(rounds)
+    ]
+    return max(sum((x * x for x in row), Fraction(0)) for row in faded)

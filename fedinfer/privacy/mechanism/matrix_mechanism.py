@@ -25,7 +25,7 @@ from fedinfer.config import Correlation
 from fedinfer.errors import ConfigError, Misbehaviour
 from fedinfer.privacy.accounting.events import GaussianEvent
 from fedinfer.privacy.mechanism.noise import NoiseStream, gaussian
-from fedinfer.privacy.mechanism.strategy_search import search_bands, search_buffers
+from fedinfer.privacy.mechanism.strategy_search import KEPT, search_bands, search_buffers
 
 Floats = npt.NDArray[np.float64]
 MOST_BUFFERS = 4
@@ -162,9 +162,16 @@ class Factorization:
         return self.prefix_error() / self.sensitivity / math.sqrt(self.participation.rounds)
 
     def prefix_error(self) -> float:
-        """Largest standard deviation of the noise in a prefix sum, for one unit of epsilon-equivalent noise.
+        """`error` where nothing fades: of a sum of all rounds."""
+        return self.error(1.0)
 
-        Relative to sensitivity: independent noise has sqrt(rounds * participations). Smaller is better.
+    def error(self, kept: float) -> float:
+        """Largest standard deviation of the noise in a sum over rounds, for one unit of epsilon-equivalent noise.
+
+        Relative to sensitivity: of a plain sum independent noise has sqrt(rounds * participations). Smaller is better.
+
+        Args:
+            kept: part of a term that is left one round later, in [0, 1].
         """
         rounds = self.participation.rounds
         column = np.array(self.coefficients[:rounds])
@@ -173,7 +180,14 @@ class Factorization:
         for t in range(1, rounds):
             reach = min(t, len(column) - 1)
             inverse[t] = -np.dot(column[1 : reach + 1], inverse[t - 1 :: -1][:reach])
-        return float(np.linalg.norm(np.cumsum(inverse))) * self.sensitivity
+        row = inverse
+        for t in range(1, rounds):
+            row[t] += kept * row[t - 1]
+        return float(np.linalg.norm(row)) * self.sensitivity
+
+    def loss(self) -> float:
+        """What strategies are compared by: the mean of log `error` over models that pull back and that do not."""
+        return float(np.mean([math.log(self.error(kept)) for kept in KEPT]))
 
 
 @lru_cache(maxsize=64)
@@ -232,7 +246,7 @@ def buffered_linear(buffers: tuple[tuple[float, float], ...], participation: Par
 
 @lru_cache(maxsize=64)
 def factorize(participation: Participation, correlation: Correlation = Correlation.BANDED) -> Factorization:
-    """The strategy of a family with the least `prefix_error` for a pattern.
+    """The strategy of a family with the least `loss` for a pattern.
 
     `banded`: square roots cut off after 1, 2, 4, ... bands, and what a search finds for `separation` bands. One band is
     independent noise, so the result is never worse than that. `blt`: one to four buffers.
@@ -260,7 +274,7 @@ def factorize(participation: Participation, correlation: Correlation = Correlati
             raise ConfigError("independent noise has no strategy")
         case _:
             assert_never(correlation)
-    return min(tried, key=Factorization.prefix_error)
+    return min(tried, key=Factorization.loss)
 
 
 @dataclass(frozen=True, slots=True)

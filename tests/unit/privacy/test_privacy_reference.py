@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -301,8 +302,9 @@ def test_matrix_mechanism_sensitivity_and_error_are_those_of_brute_force(
     ours = Factorization(square_root_coefficients(bands), Participation(rounds, limit, separation))
     squared = matrix_mechanism.squared_sensitivity(exact, rounds, limit, separation)
     assert ours.sensitivity**2 == pytest.approx(float(squared), rel=1e-12)
-    error = matrix_mechanism.squared_prefix_error(exact, rounds) * squared
-    assert ours.prefix_error() ** 2 == pytest.approx(float(error), rel=1e-12)
+    for kept in (Fraction(1), Fraction(19, 20), Fraction(0)):
+        error = matrix_mechanism.squared_error(exact, rounds, kept) * squared
+        assert ours.error(float(kept)) ** 2 == pytest.approx(float(error), rel=1e-12)
 
 
 @pytest.mark.parametrize("correlation", [Correlation.BANDED, Correlation.BLT])
@@ -314,7 +316,7 @@ def test_searched_strategies_are_those_of_brute_force(correlation: Correlation, 
     exact = [Fraction(c) for c in ours.coefficients]
     squared = matrix_mechanism.squared_sensitivity(exact, rounds, ours.participation.limit, separation)
     assert ours.sensitivity**2 == pytest.approx(float(squared), rel=1e-12)
-    error = matrix_mechanism.squared_prefix_error(exact, rounds) * squared
+    error = matrix_mechanism.squared_error(exact, rounds) * squared
     assert ours.prefix_error() ** 2 == pytest.approx(float(error), rel=1e-12)
 
 
@@ -324,14 +326,15 @@ def test_no_other_coefficient_beats_the_search() -> None:
     found = factorize(Participation(rounds, limit, separation))
     assert len(found.coefficients) == 2
 
-    def error(second: float) -> float:
+    def loss(second: float) -> float:
         column = [Fraction(1), Fraction(second)]
         squared = matrix_mechanism.squared_sensitivity(column, rounds, limit, separation)
-        return math.sqrt(float(matrix_mechanism.squared_prefix_error(column, rounds) * squared))
+        errors = [matrix_mechanism.squared_error(column, rounds, kept) for kept in (Fraction(1), Fraction(19, 20))]
+        return statistics.mean(math.log(error * squared) / 2 for error in errors)
 
-    grid = [error(place / 32) for place in range(33)]
-    assert found.prefix_error() <= min(grid)
-    assert min(grid) == pytest.approx(found.prefix_error(), rel=1e-3)
+    grid = [loss(place / 16) for place in range(17)]
+    assert found.loss() <= min(grid)
+    assert min(grid) == pytest.approx(found.loss(), abs=1e-3)
 
 
 @pytest.mark.parametrize(("limit", "separation"), [(2, 3), (3, 2), (7, 1)])
