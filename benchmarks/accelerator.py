@@ -127,7 +127,8 @@ def main() -> None:
             rows.append(measured(case, cohort, device))
             print(rows[-1], flush=True)
     gpu = torch.cuda.get_device_name() if device is not None and device.type == "cuda" else None
-    print(json.dumps({"torch": torch.__version__, "gpu": gpu, "cohorts": rows}))
+    why = {} if device is not None else {"skipped": "torch sees no GPU"}
+    print(json.dumps({"torch": torch.__version__, "gpu": gpu, "cohorts": rows} | why))
 
 
 if __name__ == "__main__":

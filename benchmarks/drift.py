@@ -291,8 +291,10 @@ def main() -> None:
     )
     dependent = dependent_flags_false_alarms(300, 1.0, 60)
     print(f"flags of rows that follow each other, 40 quiet windows, n=300 epsilon=1: {dependent:.3f}")
+    digits = {}
     for devices in (200, 1000):
-        told = ", ".join(f"{name} {part:.2f}" for name, part in digits_power(devices, 1.0, runs).items())
+        digits[f"{devices} devices"] = {name: round(part, 3) for name, part in digits_power(devices, 1.0, runs).items()}
+        told = ", ".join(f"{name} {part:.2f}" for name, part in digits[f"{devices} devices"].items())
         print(f"digits, one window, n={devices} epsilon=1: {told}")
     result = {
         "us_per_sample": round(microseconds_per_sample(), 3),
@@ -301,6 +303,8 @@ def main() -> None:
         "power_1000_eps025": shift_power(1000, 0.25, 20 * runs),
         "flag_power": flag_power(1000, 1.0, runs),
         "missing_power": missing_power(1000, 1.0, min(runs, 400)),
+        "dependent_flags_false_alarms": dependent,
+        "digits_power": digits,
     }
     print(json.dumps(result))
 

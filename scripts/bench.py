@@ -1,8 +1,9 @@
-"""Run every benchmark and rewrite the tables between the markers in docs/benchmarks.md.
+"""Run what is measured and rewrite its tables between the markers in the documentation.
 
-Usage: python scripts/bench.py [NAME ...]. A benchmark is benchmarks/NAME.py; it runs the product beside its peer and
-prints one JSON object as its last line. A benchmark that fails or prints none is an error; the page keeps the section
-that it had.
+Usage: python scripts/bench.py [NAME or PAGE ...]. A benchmark is benchmarks/NAME.py; it runs the product beside its
+peer and prints one JSON object as its last line. A study of TABLES prints its tables, and then one JSON object. What
+fails or prints none is an error, and what cannot run on this machine says {"skipped": WHY}: the page keeps the section
+that it had. Pages: benchmarks, comparisons, reproductions, fleets; without arguments all of them, which takes hours.
 """
 
 from __future__ import annotations
@@ -11,43 +12,137 @@ import json
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 PAGE = Path("docs/benchmarks.md")
 FOLDER = Path("benchmarks")
 SECTION = "<!-- begin {name} -->\n{body}\n<!-- end {name} -->"
 
 
+class Study(NamedTuple):
+    """Tables that a program of simulations/ prints.
+
+    Args:
+        page: where they stand.
+        command: program and arguments.
+    """
+
+    page: Path
+    command: str
+
+
+COMPARISONS, REPRODUCTIONS = Path("docs/comparisons.md"), Path("docs/reproductions.md")
+FLEETS = Path("docs/how-to/fleet.md")
+TABLES = {
+    "epsilons": Study(REPRODUCTIONS, "reproduce_epsilons.py"),
+    "heart": Study(REPRODUCTIONS, "reproduce_heart.py 5"),
+    "means": Study(REPRODUCTIONS, "reproduce_means.py 20"),
+    "flute": Study(REPRODUCTIONS, "reproduce_flute.py 1"),
+    "asynchronous": Study(REPRODUCTIONS, "reproduce_asynchronous.py 1"),
+    "fashion": Study(REPRODUCTIONS, "reproduce_fashion.py 1 40"),
+    "six_combinations": Study(COMPARISONS, "six_combinations.py 5 0 ideal"),
+    "adaptive_clipping": Study(COMPARISONS, "adaptive_clipping.py 3 20"),
+    "correlated_noise": Study(COMPARISONS, "correlated_noise.py 3"),
+    "sync_against_async": Study(FLEETS, "sync_against_async.py 1"),
+    "million_devices": Study(FLEETS, "million_devices.py"),
+}
+GROUPS = {"benchmarks": PAGE, "comparisons": COMPARISONS, "reproductions": REPRODUCTIONS, "fleets": FLEETS}
+
+
 def main() -> int:
     """Run what is named, or all; return 1 if one failed."""
-    names = sys.argv[1:] or sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
     failed = []
-    for name in names:
+    for name in chosen(sys.argv[1:]):
         print(f"== {name}", flush=True)
-        figures = run(name)
-        if figures is None:
+        made = _study(name) if name in TABLES else _benchmark(name)
+        if made is None:
             failed.append(name)
-        else:
-            PAGE.write_text(replace_section(PAGE.read_text(), name, body(name, figures)))
+        elif made:
+            page = TABLES[name].page if name in TABLES else PAGE
+            page.write_text(replace_section(page.read_text(), name, made))
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))
 
 
+def chosen(wanted: list[str]) -> list[str]:
+    """Names of benchmarks and studies; a page stands for all that it shows."""
+    benchmarks = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+    names: list[str] = []
+    for word in wanted or list(GROUPS):
+        if word == "benchmarks":
+            names += benchmarks
+        elif word in GROUPS:
+            names += [name for name, study in TABLES.items() if study.page == GROUPS[word]]
+        elif word in TABLES or word in benchmarks:
+            names.append(word)
+        else:
+            known = ", ".join([*GROUPS, *TABLES, *benchmarks])
+            raise SystemExit(f"{word}: nothing of that name is measured; there are {known}")
+    return names
+
+
+def _benchmark(name: str) -> str | None:
+    """The section of a benchmark; empty where it cannot run here, None where it failed."""
+    figures = run(name)
+    if figures is None:
+        return None
+    return "" if skipped(figures) else body(name, figures)
+
+
+def _study(name: str) -> str | None:
+    """The section of a study, as `_benchmark`."""
+    program, *arguments = TABLES[name].command.split()
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    lines = last_lines([sys.executable, f"simulations/{program}", *arguments])
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    figures = _figures(lines)
+    if figures is None or skipped(figures):
+        return None if figures is None else ""
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    took = f"{time.perf_counter() - begin:,.0f} s, of which {cpu:,.0f} s of CPU"
+    day = datetime.now(UTC).date().isoformat()
+    head = f"Command: `python simulations/{TABLES[name].command}`. Run on {day}, {machine()}: {took}."
+    return f"{head}\n\n{printed_tables(lines)}"
+
+
+def printed_tables(lines: list[str]) -> str:
+    """The tables among the lines that a program printed, an empty line between two of them."""
+    text = "\n".join(line if line.startswith("|") else "" for line in lines)
+    return re.sub(r"\n{2,}", "\n\n", text).strip()
+
+
+def skipped(figures: dict[str, Any]) -> bool:
+    """Whether a program says that it cannot run on this machine; why is told."""
+    why = figures.get("skipped")
+    if why:
+        print(f"kept as it was: {why}", flush=True)
+    return bool(why)
+
+
 def run(name: str) -> dict[str, Any] | None:
     """The JSON object of the benchmark's last line, or None when it failed."""
-    command = [sys.executable, str(FOLDER / f"{name}.py")]
-    last = ""
+    return _figures(last_lines([sys.executable, str(FOLDER / f"{name}.py")]))
+
+
+def last_lines(command: list[str]) -> list[str]:
+    """What a program printed, shown as it comes; nothing when it failed."""
+    lines = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as process:
         for line in process.stdout or ():
             print(line, end="", flush=True)
-            last = line.strip() or last
-    if process.returncode != 0:
-        return None
+            lines.append(line.rstrip("\n"))
+    return lines if process.returncode == 0 else []
+
+
+def _figures(lines: list[str]) -> dict[str, Any] | None:
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     try:
         figures = json.loads(last)
     except json.JSONDecodeError:
@@ -63,7 +158,8 @@ def body(name: str, figures: dict[str, Any]) -> str:
     day = datetime.now(UTC).date().isoformat()
     head = f"Command: `python benchmarks/{name}.py`. Run on {day}, {machine()}."
     tables = [f"{title}:\n\n{table(value)}" for title, value in groups.items()]
-    return "\n\n".join([head, f"| figure | value |\n|---|---:|\n{rows}", *tables])
+    figures_table = [f"| figure | value |\n|---|---:|\n{rows}"] if rows else []
+    return "\n\n".join([head, *figures_table, *tables])
 
 
 def rows_of(figures: dict[str, Any], prefix: str = "") -> dict[str, list[dict[str, Any]]]:

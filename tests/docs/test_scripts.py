@@ -58,10 +58,56 @@ def test_a_failed_benchmark_keeps_the_page_and_is_an_error(tmp_path: Path, monke
     page.write_text("# Benchmarks\n")
     monkeypatch.setattr(context, "FOLDER", tmp_path)
     monkeypatch.setattr(context, "PAGE", page)
-    monkeypatch.setattr(sys, "argv", ["bench.py"])
+    monkeypatch.setattr(sys, "argv", ["bench.py", "benchmarks"])
     assert context.main() == 1
     assert "| ratio | 2 |" in page.read_text()
     assert "bad" not in page.read_text()
+
+
+def test_a_benchmark_that_cannot_run_here_keeps_its_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = _script("bench")
+    (tmp_path / "card.py").write_text('print(\'{"skipped": "no GPU", "ratio": 1}\')')
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin card -->\nold\n<!-- end card -->\n")
+    monkeypatch.setattr(context, "FOLDER", tmp_path)
+    monkeypatch.setattr(context, "PAGE", page)
+    monkeypatch.setattr(sys, "argv", ["bench.py", "card"])
+    assert context.main() == 0
+    assert page.read_text() == "<!-- begin card -->\nold\n<!-- end card -->\n"
+
+
+def test_every_measured_table_stands_on_its_page() -> None:
+    """`make bench` rewrites all of them: whatever it measures has its place."""
+    context = _script("bench")
+    pages = {name: study.page for name, study in context.TABLES.items()}
+    pages |= {path.stem: context.PAGE for path in (ROOT / context.FOLDER).glob("[!_]*.py")}
+    assert set(pages.values()) == set(context.GROUPS.values())
+    for name, page in pages.items():
+        text = (ROOT / page).read_text()
+        assert f"<!-- begin {name} -->" in text, (name, page)
+        assert f"<!-- end {name} -->" in text, (name, page)
+    with pytest.raises(SystemExit, match="nothing of that name is measured"):
+        context.chosen(["hearts"])
+
+
+def test_a_row_of_the_reproductions_is_made_again_by_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cheapest row, by the script that the page names; the rest of the page stays."""
+    context = _script("bench")
+    page = tmp_path / "reproductions.md"
+    text = (ROOT / context.TABLES["epsilons"].page).read_text()
+    page.write_text(text)
+    monkeypatch.setitem(context.TABLES, "epsilons", context.TABLES["epsilons"]._replace(page=page))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["bench.py", "epsilons"])
+    assert context.main() == 0
+    rows = [line for line in text.splitlines() if line.startswith(("| Opacus", "| Tram"))]
+    made = page.read_text()
+    assert len(rows) == 6
+    assert all(row in made for row in rows)
+    assert made.split("<!-- end epsilons -->")[1] == text.split("<!-- end epsilons -->")[1]
+    assert "Command: `python simulations/reproduce_epsilons.py`. Run on " in made
 
 
 def test_objects_of_objects_and_lists_become_tables() -> None:
