@@ -31,7 +31,7 @@ COMMON = (
     "privacy.trust=distributed", "privacy.epsilon=3", "privacy.delta=1e-5", "privacy.clipping_norm=0.1",
     "secure_aggregation.dropout_rate=0", "secure_aggregation.corruption_rate=0",
     "training.server_optimizer=fedavgm", "training.server_momentum=0.9", "training.server_learning_rate=4",
-    f"training.sampling_rate={BATCH / PICTURES}", "model.factory=reproduce_fashion:small_cnn",
+    f"training.sampling_rate={BATCH / PICTURES}",
 )  # fmt: skip
 
 
@@ -52,7 +52,15 @@ def once(seed: int, passes: float) -> dict[str, float]:
     order = simulation_rng(seed, "deal").permutation(PICTURES)
     held = federation(np.array_split(order, DEVICES))
     rounds = round(passes * PICTURES / BATCH)
-    scenario = load_scenario("digits", [*COMMON, f"training.rounds={rounds}", f"scenario.seed={seed}"])
+    scenario = load_scenario(
+        "digits",
+        [
+            *COMMON,
+            f"model.factory=reproduce_fashion:{small_cnn.__name__}",
+            f"training.rounds={rounds}",
+            f"scenario.seed={seed}",
+        ],
+    )
     scenario = scenario.model_copy(update={"base": Path(__file__).parent})
     begin = time.process_time()
     with tempfile.TemporaryDirectory() as folder:

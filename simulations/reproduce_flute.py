@@ -32,7 +32,7 @@ COMMON = (
     "report.pooled=false", "training.metric=accuracy", "training.pretrain=false", "privacy.unit=none",
     "privacy.clipping_norm=10", "training.cohort=10", "training.rounds=100", "training.local_epochs=1",
     "training.local_steps=0", "training.batch_size=10", "training.learning_rate=0.03",
-    "training.server_learning_rate=1", "model.factory=reproduce_flute:plain_regression",
+    "training.server_learning_rate=1",
 )  # fmt: skip
 PUBLISHED = (("FLUTE, CPU", 200), ("Flower 1.0, CPU", 1814), ("FedML 0.7, GPU", 189), ("FLUTE, GPU", 95))
 
@@ -59,7 +59,9 @@ def deal(seed: int) -> list[np.ndarray]:
 def once(seed: int) -> Json:
     """One run: seconds of its rounds and of the whole command, and accuracy on the 10,000 test pictures."""
     held = federation(deal(seed))
-    scenario = load_scenario("digits", [*COMMON, f"scenario.seed={seed}"])
+    scenario = load_scenario(
+        "digits", [*COMMON, f"model.factory=reproduce_flute:{plain_regression.__name__}", f"scenario.seed={seed}"]
+    )
     scenario = scenario.model_copy(update={"base": Path(__file__).parent})
     begin, cpu = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
