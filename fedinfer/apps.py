@@ -172,7 +172,7 @@ def _goes_on(folder: Path, scenario: Scenario) -> bool:
 
 def _deploy(grid: Grid, scenario: Scenario, context: Context, folder: Path, clock: Clock, emit: Listener) -> None:
     from fedinfer.artifact import PASSPHRASE, secret_from
-    from fedinfer.deployment import Deployment, forget_run, run_deployment
+    from fedinfer.deployment import Deployment, forget_run, run_deployment, run_orders
 
     config = context.run_config
     if not bool(config.get("resume", True)):
@@ -190,7 +190,8 @@ def _deploy(grid: Grid, scenario: Scenario, context: Context, folder: Path, cloc
         public_data=_path(config, "public-data"),
     )
     _wait_for_nodes(grid, int(config["min-devices"]), clock, DEPLOYED_HINT)
-    run_deployment(grid, scenario, deployment, clock, emit)
+    carry_out = run_orders if bool(config.get("orders", False)) else run_deployment
+    carry_out(grid, scenario, deployment, clock, emit)
 
 
 def _path(config: Mapping[str, object], key: str) -> Path | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
@@ -13,6 +15,7 @@ from fedinfer.cli.secrets import PassphraseFile, secrets
 from fedinfer.errors import ConfigError
 from fedinfer.rollout import (
     NONCE_BYTES,
+    Asked,
     Handled,
     Operators,
     Order,
@@ -20,6 +23,7 @@ from fedinfer.rollout import (
     OrderRequest,
     RolloutStore,
     Standing,
+    StartRequest,
     admit_operator,
     dismiss_operator,
     read_operators,
@@ -53,7 +57,8 @@ def admit(
     run: Run,
     card: Annotated[Path, typer.Argument(help="the operator's operator.json; it holds no secret")],
     approvers: Annotated[
-        int, typer.Option(min=0, help="operators that approve and resume need, each with an own key; 0: as before")
+        int,
+        typer.Option(min=0, help="operators that approve, resume and start need, each with an own key; 0: as before"),
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -92,17 +97,78 @@ def requests(
         stdout.print(_line(each), highlight=False, soft_wrap=True, markup=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What every signed request holds.
+
+    Args:
+        server: id of the server.
+        by: name of the operator.
+        at: seconds since 1970.
+        nonce: 16 random bytes.
+    """
+
+    server: str
+    by: str
+    at: int
+    nonce: bytes
+
+
+Ask: TypeAlias = Callable[[RolloutStore, Stamp], Asked]
+"""Makes a request about the rollouts as they are now."""
+
+
+def order_of(order: Order, rollout: str, reason: str) -> Ask:
+    """An order to a rollout, for the wave that it is in.
+
+    Args:
+        order: what shall happen.
+        rollout: name.
+        reason: for the log.
+    """
+
+    def ask(store: RolloutStore, stamp: Stamp) -> Asked:
+        wave = store.load(rollout).wave + 1
+        return OrderRequest(stamp.server, rollout, order, wave, stamp.by, reason, stamp.at, stamp.nonce)
+
+    return ask
+
+
+def start_of(version: int, waves: str, reason: str) -> Ask:
+    """A start after the newest rollout.
+
+    Args:
+        version: that the server's repository holds.
+        waves: fractions, separated by commas; empty: the scenario's.
+        reason: for the log.
+
+    Raises:
+        ConfigError: the waves are no numbers.
+    """
+    try:
+        fractions = tuple(float(part) for part in waves.split(",") if part.strip())
+    except ValueError as error:
+        raise ConfigError(f"--waves {waves!r}: {error}", hint="for instance --waves 0.1,0.5,1") from error
+
+    def ask(store: RolloutStore, stamp: Stamp) -> Asked:
+        newest = store.names()[-1:]
+        if not newest:
+            raise ConfigError("nothing was rolled out here yet", hint="the first version comes with a run")
+        return StartRequest(stamp.server, newest[0], version, fractions, stamp.by, reason, stamp.at, stamp.nonce)
+
+    return ask
+
+
 def order_with_key(
-    store: RolloutStore, operators: Operators, key: Path, request: tuple[Order, str, str], wait: float,
-    passphrase_file: Path | None,
-) -> Handled:  # fmt: skip
+    store: RolloutStore, operators: Operators, key: Path, ask: Ask, wait: float, passphrase_file: Path | None
+) -> Handled:
     """Sign an order, hand it in, and wait until somebody carries it out.
 
     Args:
         store: rollouts of the server.
         operators: of the server.
         key: folder of the operator.
-        request: order, name of the rollout, reason.
+        ask: makes the request.
         wait: seconds.
         passphrase_file: of the operator's key.
 
@@ -114,25 +180,16 @@ def order_with_key(
     """
     from fedinfer.deployment import open_operator
 
-    order, rollout, reason = request
     who, clock = open_operator(key, secrets(passphrase_file)), SystemClock()
-    asked = OrderRequest(
-        server=operators.server,
-        rollout=rollout,
-        order=order,
-        wave=store.load(rollout).wave + 1,
-        by=who.name,
-        reason=reason,
-        at=int(clock.now().timestamp()),
-        nonce=SystemEntropy().take(NONCE_BYTES),
-    )
+    stamp = Stamp(operators.server, who.name, int(clock.now().timestamp()), SystemEntropy().take(NONCE_BYTES))
+    asked = ask(store, stamp)
     inbox = OrderInbox(store)
     digest = inbox.submit(sign_order(asked, who.sign), clock.now())
     end = clock.seconds() + wait
     while (found := _found(inbox, digest)).standing is Standing.SUBMITTED and clock.seconds() < end:
         time.sleep(POLL_SECONDS)
     if found.standing is Standing.REFUSED:
-        raise ConfigError(f"{order} was refused: {found.why}")
+        raise ConfigError(f"{asked.order} was refused: {found.why}")
     return found
 
 
@@ -170,7 +227,7 @@ def _print_list(operators: Operators, as_json: bool) -> None:
 
 def _line(each: Json) -> str:
     why = f" ({each['why']})" if each["why"] else ""
-    return printable(
-        f"{each['request'][:12]} {each['order']} {each['rollout']} wave {each['wave']} by {each['by']}: "
-        f"{each['standing']}{why}"
-    )
+    about = f"version {each['version']} after" if "version" in each else ""
+    what = f"{each['order']} {about} {each['rollout']}" if about else f"{each['order']} {each['rollout']}"
+    wave = "" if about else f" wave {each['wave']}"
+    return printable(f"{each['request'][:12]} {what}{wave} by {each['by']}: {each['standing']}{why}")

@@ -13,7 +13,17 @@ from typing import Annotated
 
 import typer
 
-from fedinfer.cli.operators import admit, dismiss, operator, order_with_key, requests, signing_operators, told
+from fedinfer.cli.operators import (
+    admit,
+    dismiss,
+    operator,
+    order_of,
+    order_with_key,
+    requests,
+    signing_operators,
+    start_of,
+    told,
+)
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, printable, stdout
 from fedinfer.cli.secrets import PassphraseFile
 from fedinfer.errors import ConfigError
@@ -38,13 +48,42 @@ WAIT_SECONDS = 10.0
 @app.command()
 def start(
     state: State,
-    plan: Annotated[Path, typer.Argument(help="plan (TOML)")],
-    devices: Annotated[Path, typer.Argument(help="devices (CSV: device and attributes)")],
+    plan: Annotated[Path | None, typer.Argument(help="plan (TOML); without operators")] = None,
+    devices: Annotated[
+        Path | None, typer.Argument(help="devices (CSV: device and attributes); without operators")
+    ] = None,
+    version: Annotated[
+        int, typer.Option("--version", min=0, help="signed order: version that the server's repository holds")
+    ] = 0,
+    waves: Annotated[
+        str,
+        typer.Option("--waves", help="signed order: 0.1,0.5,1 - part of the fleet after each; default: the scenario's"),
+    ] = "",
+    reason: Reason = "",
     by: By = "",
+    key: Key = None,
+    wait: Wait = WAIT_SECONDS,
+    passphrase_file: PassphraseFile = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Begin a rollout."""
+    """Begin a rollout: from a plan, or on a live deployment by an operator's signed order (--version, --key)."""
     with errors_to_exit():
+        if (operators := signing_operators(state)) is not None:
+            if plan or devices or not version:
+                raise ConfigError(
+                    "this server takes signed orders only", hint="fedinfer rollout start STATE --version N --key DIR"
+                )
+            asked, who = start_of(version, waves, reason), _key_of(Signing(key, wait, passphrase_file), by)
+            with _opened(state) as store:
+                handled = order_with_key(store, operators, who, asked, wait, passphrase_file)
+                _show(store, _newest(store), as_json, handled)
+            return
+        _check_unsigned(Signing(key, wait, passphrase_file))
+        if version or waves or plan is None or devices is None:
+            raise ConfigError(
+                "a server without operators needs a plan and a list of devices",
+                hint="--version and --waves are for signed orders: fedinfer rollout admit DIR FILE",
+            )
         begun = read_plan(plan).begin(read_devices(devices))
         with _opened(state, new=True) as store:
             store.start(begun, by or _user(), SystemClock().now())
@@ -191,8 +230,8 @@ def _order(order: Order, state: Path, rollout: str, by: str, reason: str, signin
             store.apply(name, Command(order, by or _user(), reason), SystemClock().now())
         else:
             key = _key_of(signing, by)
-            request = (order, name, reason)
-            handled = order_with_key(store, operators, key, request, signing.wait, signing.passphrase_file)
+            asked = order_of(order, name, reason)
+            handled = order_with_key(store, operators, key, asked, signing.wait, signing.passphrase_file)
         _show(store, name, as_json, handled)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,10 +13,9 @@ from fedinfer.cli import site_server
 from fedinfer.cli.authority_place import authority_place
 from fedinfer.cli.console import console
 from fedinfer.cli.files import read_bytes, write_bytes
-from fedinfer.cli.output import JsonOption, errors_to_exit, print_document, printable, stderr, stdout
+from fedinfer.cli.output import JsonOption, errors_to_exit, print_document, stderr, stdout
 from fedinfer.cli.secrets import PassphraseFile, secrets
 from fedinfer.errors import ConfigError
-from fedinfer.ports import Clock
 from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
 
@@ -123,30 +121,31 @@ def watch(
     keys: Annotated[Path, typer.Option("--keys", help="folder with the online keys")],
     once: Annotated[bool, typer.Option("--once", help="carry out what is waiting, and end")] = False,
     every: Annotated[float, typer.Option("--every", min=0.1, help="seconds between two looks")] = WATCH_SECONDS,
+    site: Annotated[
+        Path | None,
+        typer.Option("--site", help="folder of the site: a coordinator is begun there for a started rollout"),
+    ] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Carry out signed orders to rollouts while no run goes on: a version is taken back in the signed metadata."""
+    """Carry out signed orders to rollouts while no run goes on: a version is taken back in the signed metadata.
+
+    With --site a rollout that was started reaches the devices: a run begins that trains nothing.
+    """
     with errors_to_exit():
         from fedinfer.cli.keys import open_repository
-        from fedinfer.deployment import has_work, stand_in
-        from fedinfer.simulation import FolderInUse, alone_in
+        from fedinfer.cli.standing import Standby
+        from fedinfer.site import open_server
 
         secret, clock = secrets(passphrase_file), SystemClock()
         open_repository(run / "artifacts", keys, secret)  # a wrong key is told now, not when it is needed
+        server = None if site is None else open_server(site)
+        standby = Standby(run, lambda: open_repository(run / "artifacts", keys, secret), server, clock)
         while True:
-            if has_work(run):
-                with suppress(FolderInUse), alone_in(run):  # a coordinator carries out orders itself
-                    for each in stand_in(run, lambda: open_repository(run / "artifacts", keys, secret), clock):
-                        stdout.print(_told(each.to_json(), clock), markup=False, highlight=False, soft_wrap=True)
+            for line in standby.look():
+                stdout.print(line, markup=False, highlight=False, soft_wrap=True)
             if once:
                 return
             time.sleep(every)
-
-
-def _told(order: Json, clock: Clock) -> str:
-    why = f" ({order['why']})" if order["why"] else ""
-    said = f"{order['order']} {order['rollout']} by {order['by']}: {order['standing']}{why}"
-    return printable(f"{clock.now():%Y-%m-%dT%H:%M:%SZ} {said}")
 
 
 for command in (

@@ -11,6 +11,7 @@ from fedinfer.cli.authority_place import OFFLINE_SECRET
 from fedinfer.cli.files import write_bytes
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_document, print_json, stdout
 from fedinfer.cli.secrets import secrets
+from fedinfer.errors import ConfigError
 from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
 
@@ -135,14 +136,19 @@ def run(
     site: SiteArgument,
     follow: Annotated[bool, typer.Option("--follow", help="show its events until it ends")] = False,
     fresh: Annotated[bool, typer.Option("--give-up", help="give up the run that did not end; else it goes on")] = False,
+    orders: Annotated[
+        bool, typer.Option("--orders", help="train nothing: carry out rollouts that operators started, and end")
+    ] = False,
 ) -> None:
     """Start a run on the devices of a site, or go on with the one that did not end."""
     with errors_to_exit():
         from fedinfer.site import begin_run, follow_run, open_server, read_events
 
+        if orders and fresh:
+            raise ConfigError("--orders begins no run that could replace the one that did not end", hint="one of both")
         server, clock = open_server(site), SystemClock()
         seen = len(read_events(server))
-        number = begin_run(server, resume=not fresh)
+        number = begin_run(server, resume=not fresh, orders=orders)
         stdout.print(f"run {number} started", highlight=False)
         last = ""
         for event in follow_run(server, seen, clock) if follow else ():

@@ -23,7 +23,18 @@ from fedinfer.console.snapshot import fingerprint, read_snapshot
 from fedinfer.errors import ConfigError, FedInferError, MissingExtra
 from fedinfer.ports import Clock, Entropy
 from fedinfer.report import write_report
-from fedinfer.rollout import NONCE_BYTES, Order, OrderInbox, OrderRequest, RolloutStore, read_operators, sign_order
+from fedinfer.rollout import (
+    NONCE_BYTES,
+    START,
+    Asked,
+    Order,
+    OrderInbox,
+    OrderRequest,
+    RolloutStore,
+    StartRequest,
+    read_operators,
+    sign_order,
+)
 
 try:
     from fastapi import FastAPI, Request, Response
@@ -205,25 +216,29 @@ def _submit(console: _Console, form: dict[str, str]) -> None:
     operators = read_operators(settings.folder)
     if operators is None:
         raise ConfigError("this server lists no operators")
-    try:
-        order, wave = Order(form.get("order", "")), int(form.get("wave", ""))
-    except ValueError as error:
-        raise ConfigError(f"this is no order: {error}") from error
-    asked = OrderRequest(
-        server=operators.server,
-        rollout=form.get("rollout", "")[:200],
-        order=order,
-        wave=wave,
-        by=settings.signer,
-        reason=form.get("reason", ""),
-        at=int(now.timestamp()),
-        nonce=console.entropy.take(NONCE_BYTES),
-    )
+    nonce, at = console.entropy.take(NONCE_BYTES), int(now.timestamp())
+    asked = _asked(form, operators.server, settings.signer, at, nonce)
     store = RolloutStore(settings.folder / "rollout.sqlite")
     try:
         OrderInbox(store).submit(sign_order(asked, settings.sign), now)
     finally:
         store.close()
+
+
+def _asked(form: dict[str, str], server: str, by: str, at: int, nonce: bytes) -> Asked:
+    """The request that a form asks for.
+
+    Raises:
+        ConfigError: the form is not ours.
+    """
+    rollout, reason, what = form.get("rollout", "")[:200], form.get("reason", ""), form.get("order", "")
+    try:
+        if what == START:
+            waves = tuple(float(part) for part in form.get("waves", "").split(",") if part.strip())
+            return StartRequest(server, rollout, int(form.get("version", "")), waves, by, reason, at, nonce)
+        return OrderRequest(server, rollout, Order(what), int(form.get("wave", "")), by, reason, at, nonce)
+    except ValueError as error:
+        raise ConfigError(f"this is no order: {error}") from error
 
 
 def _changes(console: _Console) -> Handler:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from fedinfer.console.sessions import ConsoleRole, ConsoleSession
 from fedinfer.console.snapshot import DeviceRow, Snapshot
 from fedinfer.report import Markup, join, tag, text
-from fedinfer.rollout import Order
+from fedinfer.rollout import START, Order
 from fedinfer.types import Json
 
 STOPS = frozenset({Order.PAUSE, Order.ABORT, Order.ROLLBACK})
@@ -86,16 +86,30 @@ def _rollout(rollout: Json, session: ConsoleSession, signer: str) -> Markup:
     gates = [tag("p", f"{each['verdict']}: {each['reason']}", class_="muted") for each in rollout["findings"]]
     title = f"{rollout['rollout']}: version {rollout['version']} after {rollout['previous'] or 'none'}"
     form = _order_form(rollout, session, signer) if signer and rollout["orders"] else None
-    return join(tag("h3", title), tag("p", facts), why, *gates, form)
+    start = _start_form(rollout, session, signer) if signer and rollout["may_start"] else None
+    return join(tag("h3", title), tag("p", facts), why, *gates, form, start)
+
+
+def _start_form(rollout: Json, session: ConsoleSession, signer: str) -> Markup:
+    """Another version, in a rollout of its own, after one that is over."""
+    version = _input(name="version", type="number", min="1", required="", placeholder="version", aria_label="version")
+    waves = _input(name="waves", maxlength="300", placeholder="waves: 0.1,0.5,1", aria_label="waves")
+    facts = {"secret": session.secret, "rollout": str(rollout["rollout"])}
+    hidden = [_hidden(name, value) for name, value in facts.items()]
+    parts = (*hidden, version, waves, _reason(signer), _order_button(START))
+    return tag("form", *parts, class_="orders", method="post", action="order")
+
+
+def _reason(signer: str) -> Markup:
+    return _input(name="reason", required="", maxlength="300", placeholder=f"reason, signed by {signer}",
+                  aria_label="reason")  # fmt: skip
 
 
 def _order_form(rollout: Json, session: ConsoleSession, signer: str) -> Markup:
     buttons = [_order_button(order) for order in rollout["orders"]]
-    reason = _input(name="reason", required="", maxlength="300", placeholder=f"reason, signed by {signer}",
-                    aria_label="reason")  # fmt: skip
     facts = {"secret": session.secret, "rollout": str(rollout["rollout"]), "wave": str(rollout["wave"])}
     hidden = [_hidden(name, value) for name, value in facts.items()]
-    return tag("form", *hidden, reason, *buttons, class_="orders", method="post", action="order")
+    return tag("form", *hidden, _reason(signer), *buttons, class_="orders", method="post", action="order")
 
 
 def _order_button(order: str) -> Markup:
@@ -106,11 +120,15 @@ def _order_button(order: str) -> Markup:
 def _requests(snapshot: Snapshot) -> Markup:
     listed = "nobody signs here" if snapshot.operators is None else ", ".join(snapshot.operators)
     cells = [
-        (each["order"], each["rollout"], each["by"], each["standing"], each["why"] or each["reason"])
+        (_what(each), each["rollout"], each["by"], each["standing"], each["why"] or each["reason"])
         for each in snapshot.requests
     ]
     heads = ("Order", "Rollout", "By", "Standing", "Why")
     return join(tag("h3", f"Orders (operators: {listed})"), _table(heads, cells, "No order yet."))
+
+
+def _what(order: Json) -> str:
+    return f"{order['order']} version {order['version']}" if "version" in order else str(order["order"])
 
 
 def _devices(devices: Sequence[DeviceRow]) -> Markup:

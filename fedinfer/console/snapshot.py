@@ -9,7 +9,16 @@ from pathlib import Path
 
 from fedinfer.errors import ConfigError, FedInferError
 from fedinfer.report import read_run
-from fedinfer.rollout import WENT_BACK, OrderInbox, RolloutStore, log, possible_orders, read_operators, status
+from fedinfer.rollout import (
+    WENT_BACK,
+    OrderInbox,
+    RolloutStore,
+    is_under_way,
+    log,
+    possible_orders,
+    read_operators,
+    status,
+)
 from fedinfer.types import Json
 
 FILES = (
@@ -125,7 +134,8 @@ def _operators(folder: Path, notes: list[str]) -> tuple[str, ...] | None:
 def _rollout(store: RolloutStore, name: str, newest: bool) -> Json:
     state = store.load(name)
     orders = [str(order) for order in possible_orders(state)] if newest else []
-    return {**status(state), "orders": orders, "went_back": len(store.went_back(name))}
+    may_start = newest and not is_under_way(state)
+    return {**status(state), "orders": orders, "may_start": may_start, "went_back": len(store.went_back(name))}
 
 
 def _devices(store: RolloutStore, names: Sequence[str]) -> tuple[DeviceRow, ...]:

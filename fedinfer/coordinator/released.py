@@ -60,6 +60,24 @@ def save_version(server: Server, version: int, reason: str, weights: FloatVector
     save_checkpoint(server.folder / CHECKPOINTS / f"v{version}.npz", Checkpoint({"weights": weights}, header))
 
 
+def keep_weights_as(folder: Path, version: int, number: int) -> None:
+    """Keep the weights of a version under another number as well; nothing where there are none.
+
+    Args:
+        folder: of the run.
+        version: whose weights are kept, >= 1.
+        number: under which its files were signed again.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    path = folder / CHECKPOINTS / f"v{version}.npz"
+    if path.exists():
+        kept = load_checkpoint(path)
+        again = Checkpoint(kept.arrays, {**kept.header, "version": number})
+        save_checkpoint(folder / CHECKPOINTS / f"v{number}.npz", again)
+
+
 def mark_released(folder: Path, version: int) -> None:
     """Note that the whole fleet got a version.
 

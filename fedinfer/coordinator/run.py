@@ -184,8 +184,8 @@ def _window(server: Server, plan: RunPlan, state: RunState) -> None:
     """One window; an alarm adds rounds, a push and some windows after it, or goes back first."""
     if state.watch is None:
         raise RuntimeError("a run without a watch has no windows")
-    heed(server, state.progress)
-    decision = drift_loop.window(attentive(server, state.progress), plan, state.progress, state.watch)
+    heed(server, plan, state.progress)
+    decision = drift_loop.window(attentive(server, plan, state.progress), plan, state.progress, state.watch)
     decision = drift_actions.answered(server.folder, state.watch) or decision
     match decision.action:
         case WatchAction.ROUND:

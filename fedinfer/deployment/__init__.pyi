@@ -25,6 +25,7 @@ from .card import sign_card as sign_card
 from .coordinate import Deployment as Deployment
 from .coordinate import forget_run as forget_run
 from .coordinate import run_deployment as run_deployment
+from .coordinate import run_orders as run_orders
 from .coordinate import unfinished_run as unfinished_run
 from .key_files import CERTIFICATE as CERTIFICATE
 from .node import open_host as open_host
@@ -38,6 +39,7 @@ from .pinned import trusted_root as trusted_root
 from .request import Request as Request
 from .request import read_request as read_request
 from .standing import has_work as has_work
+from .standing import needs_coordinator as needs_coordinator
 from .standing import stand_in as stand_in
 from .store import DeviceStore as DeviceStore
 from .store import Floors as Floors

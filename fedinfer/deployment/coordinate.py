@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,17 @@ from fedinfer.artifact import (
     save_keys,
 )
 from fedinfer.config import Scenario, to_flat, weighted
-from fedinfer.coordinator import Rows, Site, StateFile, carry_out, planned_population, read_state, rehearse, start_up
+from fedinfer.coordinator import (
+    Rows,
+    Site,
+    StateFile,
+    carry_out,
+    carry_out_starts,
+    planned_population,
+    read_state,
+    rehearse,
+    start_up,
+)
 from fedinfer.data import check_judging, check_qat_rows, load_own, public_schema
 from fedinfer.errors import ConfigError
 from fedinfer.flower import GridTransport, build_id
@@ -88,13 +98,55 @@ def run_deployment(
         FedInferError: as `fedinfer.coordinator.run.run`.
     """
     kept, run_id = kept_run(scenario, deployment)
-    schema = public_schema(scenario)
-    public, judged = _public_and_judged(scenario, schema, deployment.public_data)
-    asked, scenario = scenario, weighted(scenario, schema.labels, public[1])
-    entropy = SystemEntropy()
-    trainer = load_trainer(scenario.model, schema, scenario.training, scenario.scenario.seed)
-    rehearse(scenario, schema, trainer, GradientEngine.PER_EXAMPLE, clock)
-    site = Site(
+    site = _site(grid, scenario, deployment, run_id, clock, emit, rest)
+    rehearse(site.scenario, site.schema, site.trainer, GradientEngine.PER_EXAMPLE, clock)
+    site = replace(site, population=None if kept is None else planned_population(kept))
+    return carry_out(*start_up(site), kept)
+
+
+def run_orders(
+    grid: Grid,
+    scenario: Scenario,
+    deployment: Deployment,
+    clock: Clock,
+    emit: Listener,
+    rest: Callable[[float], None] = time.sleep,
+) -> str:
+    """Enrol the connected devices and bring them what operators started; nothing is trained and nothing is spent.
+
+    Args:
+        grid: of Flower, with the devices' nodes connected.
+        scenario: validated; its [rollout] section holds.
+        deployment: what the operator gives.
+        clock: of the operating system.
+        emit: gets every event of the run.
+        rest: waits so many seconds, while a held rollout waits for an operator.
+
+    Returns:
+        Name of the rollout; empty when none was started.
+
+    Raises:
+        ConfigError: a run of the folder did not end: that one carries out orders itself.
+        GateFailed: the rollout did not reach the whole fleet.
+        FedInferError: as `run_deployment`.
+    """
+    if unfinished := unfinished_run(deployment.folder):
+        raise ConfigError(
+            f"run {unfinished} did not end; it carries out orders itself",
+            hint="go on with it (`fedinfer server run DIR`), or give it up",
+        )
+    return carry_out_starts(*start_up(_site(grid, scenario, deployment, deployment.run_id, clock, emit, rest)))
+
+
+def _site(
+    grid: Grid, asked: Scenario, deployment: Deployment, run_id: str, clock: Clock, emit: Listener,
+    rest: Callable[[float], None],
+) -> Site:  # fmt: skip
+    """What the server has before it has met a device."""
+    schema, entropy = public_schema(asked), SystemEntropy()
+    public, judged = _public_and_judged(asked, schema, deployment.public_data)
+    scenario = weighted(asked, schema.labels, public[1])
+    return Site(
         engine="deployment",
         scenario=scenario,
         schema=schema,
@@ -103,7 +155,7 @@ def run_deployment(
         revocations=deployment.revocations,
         nodes=GridTransport(grid),
         repository=_repository(deployment, clock),
-        trainer=trainer,
+        trainer=load_trainer(scenario.model, schema, scenario.training, scenario.scenario.seed),
         public=public,
         judged=lambda _window: judged,
         witness=None,
@@ -111,7 +163,7 @@ def run_deployment(
         noise=lambda _round: SecureStream(entropy),
         generator=lambda use: simulation_rng(int.from_bytes(entropy.take(8), "little"), use),
         simulated=False,
-        population=None if kept is None else planned_population(kept),
+        population=None,
         warnings=(),
         folder=deployment.folder,
         clock=clock,
@@ -119,7 +171,6 @@ def run_deployment(
         keeper=StateFile(deployment.folder, _header(asked, run_id)),
         rest=rest,
     )
-    return carry_out(*start_up(site), kept)
 
 
 def unfinished_run(folder: Path) -> str:

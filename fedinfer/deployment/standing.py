@@ -1,7 +1,8 @@
 """What a server does with orders while no run goes on: it carries them out with its signing keys alone.
 
-It reaches no device. A version that is taken back is taken back in the signed metadata and in the copy of the
-repository that devices fetch from by themselves; a device that does not fetch learns it with the next push.
+It reaches no device; for what has to, a coordinator is needed. A version that is taken back is taken back in the signed
+metadata and in the copy of the repository that devices fetch from by themselves; a device that does not fetch learns it
+with the next push.
 
 Rules:
 * Signing, the copy and the note for the next run come before the rollout's own state, so a process that is killed does
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedinfer.artifact import Repository, mirror
-from fedinfer.coordinator import RELEASED, mark_released
+from fedinfer.coordinator import RELEASED, is_ordered, mark_released
 from fedinfer.errors import ConfigError
 from fedinfer.ports import Clock
 from fedinfer.rollout import (
@@ -26,7 +27,10 @@ from fedinfer.rollout import (
     RolloutState,
     RolloutStore,
     Standing,
+    StartRequest,
+    Task,
     read_operators,
+    todo,
 )
 from fedinfer.secagg import verify_signature
 
@@ -34,7 +38,7 @@ DATABASE, ARTIFACTS = "rollout.sqlite", "artifacts"
 
 
 def has_work(folder: Path) -> bool:
-    """Whether an order waits to be carried out, or a rollback to be signed.
+    """Whether an order waits to be carried out, a rollback to be signed, or a wave that was ordered to be pushed.
 
     Args:
         folder: of the server's runs.
@@ -47,7 +51,31 @@ def has_work(folder: Path) -> bool:
     try:
         submitted = any(each.standing is Standing.SUBMITTED for each in OrderInbox(store).requests())
         newest = _newest(store)
-        return submitted or (newest is not None and newest.phase is Phase.ROLLING_BACK)
+        return submitted or (newest is not None and (newest.phase is Phase.ROLLING_BACK or _pushes(newest)))
+    finally:
+        store.close()
+
+
+def needs_coordinator(folder: Path) -> str:
+    """What only a coordinator can do, who reaches the devices: a start that was handed in, or a wave of one.
+
+    Args:
+        folder: of the server's runs; `stand_in` judged what was handed in.
+
+    Returns:
+        By what it is known: the digest of the request, or the rollout and its log's head; empty: nothing.
+
+    Raises:
+        ConfigError: no run has begun a rollout here.
+        LogTampered: a rollout's state is not the one that its log speaks of.
+    """
+    store = _opened(folder)
+    try:
+        for each in OrderInbox(store).requests():
+            if each.standing is Standing.SUBMITTED and isinstance(each.request, StartRequest):
+                return each.digest
+        newest = _newest(store)
+        return f"{newest.rollout} {store.head()}" if newest is not None and _pushes(newest) else ""
     finally:
         store.close()
 
@@ -81,6 +109,11 @@ def stand_in(folder: Path, repository: Callable[[], Repository], clock: Clock) -
     finally:
         store.close()
     return handled
+
+
+def _pushes(state: RolloutState) -> bool:
+    """Whether a rollout that an operator started has something to do with devices."""
+    return is_ordered(state) and any(action.task is not Task.ROLL_BACK for action in todo(state))
 
 
 def _opened(folder: Path) -> RolloutStore:

@@ -22,12 +22,21 @@ from fedinfer.rollout.controller import (
 )
 from fedinfer.rollout.evaluations import NORM, WIDTH, gates_of, read_sum
 from fedinfer.rollout.gates import Bound, Gate, GateScope, GateSettings
-from fedinfer.rollout.inbox import Handled, OrderInbox
+from fedinfer.rollout.inbox import Begin, Handled, OrderInbox
 from fedinfer.rollout.operators import OPERATORS, admit_operator, dismiss_operator, read_operators
 from fedinfer.rollout.plan import read_devices, read_plan
-from fedinfer.rollout.requests import NONCE_BYTES, Operators, OrderRequest, Standing, sign_order
+from fedinfer.rollout.requests import (
+    NONCE_BYTES,
+    START,
+    Asked,
+    Operators,
+    OrderRequest,
+    Standing,
+    StartRequest,
+    sign_order,
+)
 from fedinfer.rollout.state import RolloutStore
-from fedinfer.rollout.summary import possible_orders, status
+from fedinfer.rollout.summary import is_under_way, possible_orders, status
 from fedinfer.rollout.tables import WENT_BACK
 from fedinfer.rollout.waves import Wave, members, wave_sizes
 
@@ -36,10 +45,13 @@ __all__ = [
     "NONCE_BYTES",
     "NORM",
     "OPERATORS",
+    "START",
     "WENT_BACK",
     "WIDTH",
     "Action",
     "Approval",
+    "Asked",
+    "Begin",
     "Bound",
     "Command",
     "Gate",
@@ -56,6 +68,7 @@ __all__ = [
     "RolloutState",
     "RolloutStore",
     "Standing",
+    "StartRequest",
     "Task",
     "Wave",
     "admit_operator",
@@ -63,6 +76,7 @@ __all__ = [
     "dismiss_operator",
     "evidence",
     "gates_of",
+    "is_under_way",
     "members",
     "possible_orders",
     "read_devices",

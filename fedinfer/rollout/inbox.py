@@ -5,22 +5,26 @@ Rules:
   that is killed has carried it out or not begun.
 * The log holds every request that was carried out, as it was signed, so whoever has the operators' keys can check it.
   Of a refused one it holds the digest and the reason.
+* A start is carried out by whoever reaches the devices; anybody else leaves it as it was handed in.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeAlias
 
-from fedinfer.errors import BadMessage, ConfigError
+from fedinfer.errors import ArtifactRejected, BadMessage, ConfigError
 from fedinfer.rollout.controller import Command, RolloutState
 from fedinfer.rollout.requests import (
+    Asked,
     Earlier,
     Judged,
     Operators,
-    OrderRequest,
     Standing,
+    StartRequest,
     Verify,
     digest_of,
     judge_request,
@@ -28,6 +32,9 @@ from fedinfer.rollout.requests import (
 )
 from fedinfer.rollout.state import RolloutStore
 from fedinfer.types import Json
+
+Begin: TypeAlias = Callable[[StartRequest], RolloutState]
+"""Signs the version that is asked for and plans its rollout; ConfigError and ArtifactRejected refuse the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +49,16 @@ class Handled:
     """
 
     digest: str
-    request: OrderRequest
+    request: Asked
     standing: Standing
     why: str
 
     def to_json(self) -> Json:
         """For people and programs."""
         asked = self.request
+        more: Json = {}
+        if isinstance(asked, StartRequest):
+            more = {"version": str(asked.version), "waves": list(asked.waves)}
         return {
             "request": self.digest,
             "rollout": asked.rollout,
@@ -58,6 +68,7 @@ class Handled:
             "reason": asked.reason,
             "standing": str(self.standing),
             "why": self.why,
+            **more,
         }
 
 
@@ -104,13 +115,16 @@ class OrderInbox:
         with self._store.changing() as db:
             return tuple(map(_handled, _rows(db)))
 
-    def carry_out(self, operators: Operators, now: datetime, verify: Verify) -> tuple[Handled, ...]:
+    def carry_out(
+        self, operators: Operators, now: datetime, verify: Verify, begin: Begin | None = None
+    ) -> tuple[Handled, ...]:
         """Judge all requests that were handed in, and give to the rollouts what is carried out.
 
         Args:
             operators: who may give orders.
             now: wall-clock time, timezone-aware.
             verify: checks a signature.
+            begin: of who reaches the devices; None: a start that nothing speaks against stays as it is.
 
         Returns:
             What was judged now, oldest first.
@@ -120,9 +134,10 @@ class OrderInbox:
             StoreError: one request, and those after it, are as before.
         """
         waiting = [each for each in self.requests() if each.standing is Standing.SUBMITTED]
-        return tuple(self._one(each.digest, operators, now, verify) for each in waiting)
+        found = (self._one(each.digest, operators, now, verify, begin) for each in waiting)
+        return tuple(each for each in found if each.standing is not Standing.SUBMITTED)
 
-    def _one(self, digest: str, operators: Operators, now: datetime, verify: Verify) -> Handled:
+    def _one(self, digest: str, operators: Operators, now: datetime, verify: Verify, begin: Begin | None) -> Handled:
         with self._store.changing() as db:
             rows = {row[0]: row for row in _rows(db)}
             data, asked = rows[digest][1], _handled(rows[digest]).request
@@ -131,9 +146,15 @@ class OrderInbox:
             earlier = [Earlier(read_order(row[1]), Standing(row[2])) for row in rows.values()]
             earlier = [each for each in earlier if each.standing is not Standing.SUBMITTED]
             judged = judge_request(operators, earlier, state, data, int(now.timestamp()), verify)
-            if judged.command is not None:
+            if judged.standing is Standing.DONE:
                 others = {key: row[1] for key, row in rows.items() if read_order(row[1]) in judged.together}
-                judged = self._obey(db, asked.rollout, judged.command, {**others, digest: data}, now)
+                signed = {**others, digest: data}
+                if judged.command is not None:
+                    judged = self._obey(db, asked.rollout, judged.command, signed, now)
+                elif isinstance(asked, StartRequest):
+                    if begin is None:
+                        return Handled(digest, asked, Standing.SUBMITTED, "")
+                    judged = self._begin(db, begin, asked, judged.by, signed, now)
             if judged.standing is not Standing.DONE and state is not None:
                 self._note(db, state, judged, data, now)
             _mark(db, digest, judged)
@@ -148,10 +169,20 @@ class OrderInbox:
             self._store.apply_in(db, rollout, command, now, facts)
         except ConfigError as error:
             return Judged(Standing.REFUSED, str(error))
-        done = Judged(Standing.DONE)
-        for digest in signed:
-            _mark(db, digest, done)
-        return done
+        return _all_done(db, signed)
+
+    def _begin(
+        self, db: sqlite3.Connection, begin: Begin, asked: StartRequest, by: str, signed: dict[str, bytes],
+        now: datetime,
+    ) -> Judged:  # fmt: skip
+        """Start a rollout; what is signed for it before this is written is signed again by a process after this one."""
+        requests = [data.hex() for data in signed.values()]
+        facts: Json = {"by": by, "order": asked.order, "repeats": asked.version, "why": asked.reason}
+        try:
+            self._store.start_in(db, begin(asked), {**facts, "requests": requests}, now)
+        except (ConfigError, ArtifactRejected) as error:
+            return Judged(Standing.REFUSED, str(error))
+        return _all_done(db, signed)
 
     def _note(self, db: sqlite3.Connection, state: RolloutState, judged: Judged, data: bytes, now: datetime) -> None:
         """A refused request is a claim: the log names who it says it is from, as such."""
@@ -168,6 +199,13 @@ def _rows(db: sqlite3.Connection) -> list[tuple[str, bytes, str, str]]:
 def _handled(row: tuple[str, bytes, str, str]) -> Handled:
     digest, data, standing, why = row
     return Handled(digest, read_order(data).request, Standing(standing), why)
+
+
+def _all_done(db: sqlite3.Connection, signed: dict[str, bytes]) -> Judged:
+    done = Judged(Standing.DONE)
+    for digest in signed:
+        _mark(db, digest, done)
+    return done
 
 
 def _mark(db: sqlite3.Connection, digest: str, judged: Judged) -> None:

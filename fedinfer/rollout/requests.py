@@ -5,11 +5,13 @@ Rules:
 * A request names the server, the rollout and the wave that its operator saw. For another server it is refused;
   `approve` and `resume` are refused when the rollout is in another wave by now. An order that stops something never
   is: it counts in whichever wave the rollout stands.
+* A start names the newest rollout that its operator saw. It is refused when another one came since, and while one is
+  open: that one ends, or is aborted, first.
 * What was carried out, or waits, is refused when it comes again; so is what was signed more than an hour ago, or by a
   clock that is ahead.
-* Four eyes: `approve` and `resume`, which let a model go on, may need several operators, each with a request of their
-  own within a day. A request that waits counts as long as the server lists its operator with the key that signed it,
-  and one key counts once, under however many names. One operator is always enough to stop.
+* Four eyes: `approve`, `resume` and a start, which let a model go on, may need several operators, each with a request
+  of their own within a day. A request that waits counts as long as the server lists its operator with the key that
+  signed it, and one key counts once, under however many names. One operator is always enough to stop.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from itertools import pairwise
+from typing import Annotated, ClassVar, TypeAlias
 
-from fedinfer.errors import BadMessage
+from fedinfer.errors import BadMessage, ConfigError
 from fedinfer.rollout.controller import Command, Order, RolloutState
+from fedinfer.rollout.summary import is_under_way
 from fedinfer.wire import Most, Name, Shown, decode, encode
 
 MOST_BYTES = 4096
@@ -32,6 +36,8 @@ SKEW_SECONDS = 300
 NONCE_BYTES = 16
 FORWARD = frozenset({Order.APPROVE, Order.RESUME})
 """Orders that let a model go on; the others stop it."""
+START = "start"
+MOST_WAVES = 50
 _LABEL = b"fedinfer/order/v1\0"
 
 Verify = Callable[[bytes, bytes, bytes], bool]
@@ -73,6 +79,47 @@ class OrderRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class StartRequest:
+    """What an operator asks for who wants a version on the devices: a rollout of its own.
+
+    Args:
+        server: id of the server, from its list of operators.
+        rollout: newest one that the operator saw; it is over.
+        version: that the server's repository holds, >= 1.
+        waves: part of the fleet that has the version after each wave, growing to 1; empty: the scenario's.
+        by: name of the operator.
+        reason: for the log.
+        at: seconds since 1970, by the operator's clock.
+        nonce: 16 random bytes.
+
+    Raises:
+        ConfigError: no version, or waves that do not grow to 1.
+    """
+
+    order: ClassVar[str] = START
+    wave: ClassVar[int] = 0
+
+    server: Annotated[str, Most(64)]
+    rollout: Annotated[str, Most(200)]
+    version: int
+    waves: Annotated[tuple[float, ...], Most(MOST_WAVES)]
+    by: Annotated[str, Name()]
+    reason: Annotated[str, Shown(500)]
+    at: int
+    nonce: Annotated[bytes, Most(NONCE_BYTES)]
+
+    def __post_init__(self) -> None:
+        if self.version < 1:
+            raise ConfigError(f"version {self.version}: versions are counted from 1")
+        grow = all(0 < a < b for a, b in pairwise(self.waves))
+        if self.waves and not (grow and self.waves[-1] == 1.0 and len(self.waves) <= MOST_WAVES):
+            raise ConfigError(f"waves {', '.join(f'{wave:g}' for wave in self.waves)}: they must grow and end at 1")
+
+
+Asked: TypeAlias = OrderRequest | StartRequest
+
+
+@dataclass(frozen=True, slots=True)
 class SignedOrder:
     """A request and the signature of its operator.
 
@@ -86,13 +133,29 @@ class SignedOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class SignedStart:
+    """As `SignedOrder`, of a start.
+
+    Args:
+        request: what is asked.
+        signature: Ed25519 over a label and the request, 64 bytes.
+    """
+
+    request: StartRequest
+    signature: Annotated[bytes, Most(64)]
+
+
+Signed: TypeAlias = SignedOrder | SignedStart
+
+
+@dataclass(frozen=True, slots=True)
 class Operators:
     """Who may give orders to a server.
 
     Args:
         server: its id.
         keys: public key of each operator by name, 32 bytes.
-        approvers: different operators that must ask for `approve` or `resume`, >= 1.
+        approvers: different operators that must ask for `approve`, `resume` or a start, >= 1.
     """
 
     server: str
@@ -109,11 +172,11 @@ class Earlier:
         standing: what became of it.
     """
 
-    signed: SignedOrder
+    signed: Signed
     standing: Standing
 
     @property
-    def request(self) -> OrderRequest:
+    def request(self) -> Asked:
         """What was asked for."""
         return self.signed.request
 
@@ -123,19 +186,21 @@ class Judged:
     """What follows from a request.
 
     Args:
-        standing: WAITING, DONE or REFUSED; DONE: `command` is to be given to the rollout.
+        standing: WAITING, DONE or REFUSED; DONE: `command` is to be given to the rollout, or one is to be started.
         why: of a refusal, or what is waited for; for people.
-        command: in the names of all who asked; None unless DONE.
+        by: names of all who asked, separated by commas; empty unless DONE.
+        command: in their names; None unless DONE, and for a start.
         together: waiting requests of others for the same thing, which are carried out with it; empty unless DONE.
     """
 
     standing: Standing
     why: str = ""
+    by: str = ""
     command: Command | None = None
-    together: tuple[SignedOrder, ...] = ()
+    together: tuple[Signed, ...] = ()
 
 
-def sign_order(request: OrderRequest, sign: Callable[[bytes], bytes]) -> bytes:
+def sign_order(request: Asked, sign: Callable[[bytes], bytes]) -> bytes:
     """The bytes of a signed request.
 
     Args:
@@ -148,10 +213,13 @@ def sign_order(request: OrderRequest, sign: Callable[[bytes], bytes]) -> bytes:
     Raises:
         BadMessage: a field is too long, or the operator's name is none.
     """
-    return encode(SignedOrder(request, sign(_LABEL + encode(request))))
+    signature = sign(_LABEL + encode(request))
+    if isinstance(request, StartRequest):
+        return encode(SignedStart(request, signature))
+    return encode(SignedOrder(request, signature))
 
 
-def read_order(data: bytes) -> SignedOrder:
+def read_order(data: bytes) -> Signed:
     """Read a signed request; its signature is not checked yet.
 
     Args:
@@ -160,6 +228,9 @@ def read_order(data: bytes) -> SignedOrder:
     Raises:
         BadMessage: malformed.
     """
+    # A message begins with two letters, its version and the length of its name.
+    if data[7:].startswith(SignedStart.__name__.encode()):
+        return decode(SignedStart, data, limit_bytes=MOST_BYTES)
     return decode(SignedOrder, data, limit_bytes=MOST_BYTES)
 
 
@@ -194,7 +265,7 @@ def judge_request(
         verify: checks a signature.
 
     Returns:
-        DONE with a command that the phase of the rollout may still refuse.
+        DONE with a command that the phase of the rollout may still refuse, or for a start without one.
     """
     try:
         signed = read_order(data)
@@ -207,13 +278,15 @@ def judge_request(
     together = tuple(each for each in _same(earlier, asked, now) if not _not_his(operators, each, verify))
     names = sorted({asked.by, *(each.request.by for each in together)})
     keys = {operators.keys[name] for name in names}
-    needed = operators.approvers if asked.order in FORWARD else 1
-    if len(keys) < needed:
+    forward = isinstance(asked, StartRequest) or asked.order in FORWARD
+    if len(keys) < (needed := operators.approvers if forward else 1):
         return Judged(Standing.WAITING, f"{len(keys)} of {needed} operators asked for it")
-    return Judged(Standing.DONE, "", Command(asked.order, ", ".join(names), asked.reason), together)
+    by = ", ".join(names)
+    command = None if isinstance(asked, StartRequest) else Command(asked.order, by, asked.reason)
+    return Judged(Standing.DONE, "", by, command, together)
 
 
-def _not_his(operators: Operators, signed: SignedOrder, verify: Verify) -> str:
+def _not_his(operators: Operators, signed: Signed, verify: Verify) -> str:
     asked = signed.request
     if asked.server != operators.server:
         return "it is for another server"
@@ -225,7 +298,7 @@ def _not_his(operators: Operators, signed: SignedOrder, verify: Verify) -> str:
     return ""
 
 
-def _not_now(earlier: Sequence[Earlier], state: RolloutState | None, asked: OrderRequest, now: int) -> str:
+def _not_now(earlier: Sequence[Earlier], state: RolloutState | None, asked: Asked, now: int) -> str:
     if any(each.request == asked and each.standing is not Standing.REFUSED for each in earlier):
         return "it was handed in before"
     if now - asked.at > MOST_AGE_SECONDS:
@@ -234,17 +307,26 @@ def _not_now(earlier: Sequence[Earlier], state: RolloutState | None, asked: Orde
         return f"it was signed {asked.at - now} s in the future: check the operator's clock"
     if state is None:
         return "it is not about the newest rollout of this server"
+    if isinstance(asked, StartRequest):
+        if is_under_way(state):
+            return f"rollout {state.rollout!r} is {state.phase}: it has to end, or be aborted, first"
+        return ""
     if asked.order in FORWARD and asked.wave != state.wave + 1:
         return f"its operator saw wave {asked.wave}, the rollout is in wave {state.wave + 1}"
     return ""
 
 
-def _same(earlier: Sequence[Earlier], asked: OrderRequest, now: int) -> list[SignedOrder]:
-    wanted = (asked.rollout, asked.order, asked.wave)
+def _same(earlier: Sequence[Earlier], asked: Asked, now: int) -> list[Signed]:
     return [
         each.signed
         for each in earlier
         if each.standing is Standing.WAITING
-        and (each.request.rollout, each.request.order, each.request.wave) == wanted
+        and _thing(each.request) == _thing(asked)
         and now - each.request.at <= MOST_WAIT_SECONDS
     ]
+
+
+def _thing(asked: Asked) -> tuple[object, ...]:
+    """What is asked for, whoever asks."""
+    more = (asked.version, asked.waves) if isinstance(asked, StartRequest) else ()
+    return (asked.rollout, asked.order, asked.wave, *more)

@@ -85,17 +85,28 @@ class RolloutStore:
             ConfigError: when the name is taken.
             StoreError: nothing was written.
         """
-        with transaction(self._connection) as db:
-            if db.execute("SELECT 1 FROM rollout WHERE name = ?", (state.rollout,)).fetchone():
-                raise ConfigError(f"rollout {state.rollout!r} exists already")
-            number = db.execute("SELECT COALESCE(MAX(number), 0) + 1 FROM rollout").fetchone()[0]
-            encoded = wire.encode(state)
-            db.execute("INSERT INTO rollout VALUES (?, ?, ?, ?)", (state.rollout, number, encoded, now.isoformat()))
-            body: Json = {"by": by, "version": state.version, "previous": state.previous, "phase": str(state.phase)}
-            body["format"] = BOUND
-            body |= {"waves": [wave.size for wave in state.waves], "state": _digest(encoded)}
-            self._append(db, now, "start", state.rollout, body)
+        with self.changing() as db:
+            self.start_in(db, state, {"by": by}, now)
         return todo(state)
+
+    def start_in(self, db: sqlite3.Connection, state: RolloutState, facts: Json, now: datetime) -> None:
+        """As `start`, as a part of a transaction.
+
+        Args:
+            db: from `changing`.
+            state: from `controller.begin`.
+            facts: for the log entry: who, and why.
+            now: wall-clock time, timezone-aware.
+        """
+        if db.execute("SELECT 1 FROM rollout WHERE name = ?", (state.rollout,)).fetchone():
+            raise ConfigError(f"rollout {state.rollout!r} exists already")
+        number = db.execute("SELECT COALESCE(MAX(number), 0) + 1 FROM rollout").fetchone()[0]
+        encoded = wire.encode(state)
+        db.execute("INSERT INTO rollout VALUES (?, ?, ?, ?)", (state.rollout, number, encoded, now.isoformat()))
+        body: Json = {**facts, "version": state.version, "previous": state.previous, "phase": str(state.phase)}
+        body["format"] = BOUND
+        body |= {"waves": [wave.size for wave in state.waves], "state": _digest(encoded)}
+        self._append(db, now, "start", state.rollout, body)
 
     def names(self) -> tuple[str, ...]:
         """All rollouts, oldest first."""

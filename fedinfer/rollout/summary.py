@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedinfer.errors import ConfigError
-from fedinfer.rollout.controller import Command, Delivered, Event, Measured, Order, RolloutState, evidence, step, todo
+from fedinfer.rollout.controller import (
+    OPEN,
+    Command,
+    Delivered,
+    Event,
+    Measured,
+    Order,
+    Phase,
+    RolloutState,
+    evidence,
+    step,
+    todo,
+)
 from fedinfer.types import Json
 
 
@@ -63,6 +75,15 @@ def status(state: RolloutState) -> Json:
         "findings": [finding.to_json() for finding in judged.findings] if judged else [],
         "todo": [{"task": str(action.task), "wave": action.wave + 1} for action in todo(state)],
     }
+
+
+def is_under_way(state: RolloutState) -> bool:
+    """Whether devices may still be sent something for a rollout; another one does not begin before its end.
+
+    Args:
+        state: of the rollout.
+    """
+    return state.phase in OPEN or state.phase is Phase.ROLLING_BACK
 
 
 def possible_orders(state: RolloutState) -> tuple[Order, ...]:

@@ -72,11 +72,12 @@ class ServerFolder:
         name = self.plan.run.public_data
         return self.folder / f"public{Path(name).suffix}" if name else None
 
-    def run_config(self, *, resume: bool = True) -> dict[str, str | int | bool]:
+    def run_config(self, *, resume: bool = True, orders: bool = False) -> dict[str, str | int | bool]:
         """What a run is told.
 
         Args:
             resume: go on with the run that did not end.
+            orders: train nothing, carry out what operators started.
         """
         return {
             "scenario": self.scenario,
@@ -90,6 +91,7 @@ class ServerFolder:
             "public-data": str(self.public_data or ""),
             "min-devices": self.plan.run.min_devices,
             "resume": resume,
+            "orders": orders,
         }
 
     def write_app(self) -> Path:

@@ -82,12 +82,13 @@ def _seen(device: str, key: bytes, nodes: dict[bytes, RegisteredNode] | None) ->
     return DeviceSeen(device, "online" if nodes[key].online else "offline", nodes[key].last_seen)
 
 
-def begin_run(server: ServerFolder, *, resume: bool = True) -> int:
+def begin_run(server: ServerFolder, *, resume: bool = True, orders: bool = False) -> int:
     """Start a run of a site; it goes on with the one that did not end.
 
     Args:
         server: of the site, which is up.
         resume: false: give the run that did not end up.
+        orders: train nothing, carry out what operators started.
 
     Returns:
         Flower's number of the run.
@@ -99,7 +100,7 @@ def begin_run(server: ServerFolder, *, resume: bool = True) -> int:
         raise TransportError(f"the server of {server.plan.name} is down", hint="fedinfer server up DIR --detach")
     server.run.mkdir(mode=0o700, exist_ok=True)
     with connect(server.plan.control, server.tls_authority) as control:
-        return control.start_run(server.write_app(), server.run_config(resume=resume))
+        return control.start_run(server.write_app(), server.run_config(resume=resume, orders=orders))
 
 
 def read_events(server: ServerFolder) -> list[Json]:

@@ -7,7 +7,7 @@ rolled back by an operator ends the run: what it trained is what they do not wan
 from __future__ import annotations
 
 from fedinfer.coordinator.context import Server
-from fedinfer.rollout import Handled, OrderInbox, Phase, RolloutState, read_operators
+from fedinfer.rollout import Begin, Handled, OrderInbox, Phase, RolloutState, read_operators
 from fedinfer.secagg import verify_signature
 
 ATTENTION_SECONDS = 2.0
@@ -15,11 +15,12 @@ ATTENTION_SECONDS = 2.0
 WAITS = frozenset({Phase.READY, Phase.HELD, Phase.PAUSED})
 
 
-def attend(server: Server) -> tuple[Handled, ...]:
+def attend(server: Server, begin: Begin | None = None) -> tuple[Handled, ...]:
     """Carry out what operators asked for since the last time.
 
     Args:
         server: wiring of the run; receives an event `order` for each request.
+        begin: begins a rollout that is to be started; None: that waits.
 
     Returns:
         What was judged, oldest first; nothing where no operators are listed.
@@ -31,7 +32,7 @@ def attend(server: Server) -> tuple[Handled, ...]:
     operators = None if server.simulated else read_operators(server.folder)
     if operators is None:
         return ()
-    handled = OrderInbox(server.rollouts).carry_out(operators, server.clock.now(), verify_signature)
+    handled = OrderInbox(server.rollouts).carry_out(operators, server.clock.now(), verify_signature, begin)
     for each in handled:
         server.emit("order", each.to_json())
     return handled

@@ -113,7 +113,7 @@ def push_version(server: Server, plan: RunPlan, progress: Progress) -> None:
         record = replace(progress.models[-1], rollout=steps.record())
         progress.models[-1] = record
     if not server.simulated:
-        _offer(server.folder, state)
+        offer(server.folder, state)
     if state.phase is not Phase.DONE:
         raise GateFailed(
             f"version {state.version} was {state.phase} in wave {state.wave + 1}: {state.reason}", hint=hint_of(state)
@@ -124,8 +124,13 @@ def push_version(server: Server, plan: RunPlan, progress: Progress) -> None:
     server.repository.prune(server.scenario.rollout.keep_versions, {previous, *active.values()})
 
 
-def _offer(folder: Path, state: RolloutState) -> None:
-    """What a rollout ended with, for devices that belong to no wave."""
+def offer(folder: Path, state: RolloutState) -> None:
+    """Copy what a rollout ended with for devices that belong to no wave.
+
+    Args:
+        folder: of the server's runs.
+        state: of a rollout; nothing is copied of one that did not reach everybody, or was not taken back.
+    """
     if state.phase in (Phase.DONE, Phase.ROLLED_BACK):
         mirror(folder / "artifacts", folder / RELEASED)
 

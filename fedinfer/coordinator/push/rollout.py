@@ -191,10 +191,19 @@ def settings_of(section: RolloutSection, plan: RunPlan, *, compared: bool) -> Ga
         plan: of the run; without canary evaluations in its budget installs alone decide.
         compared: whether there is a previous model to compare with.
     """
-    limit = section.max_failure_rate
-    installs = Gate(INSTALL_FAILURE, Bound.AT_MOST, limit, limit, 0.0, 1.0, GateScope.WAVE)
     figures = gates_of(section, compared=compared) if plan.gates else ()
-    return GateSettings((installs, *figures), section.min_judged, WRONG_PASS_RATE, WRONG_STOP_RATE, 1)
+    gates = (installs_gate(section), *figures)
+    return GateSettings(gates, section.min_judged, WRONG_PASS_RATE, WRONG_STOP_RATE, 1)
+
+
+def installs_gate(section: RolloutSection) -> Gate:
+    """The gate on acknowledged installs.
+
+    Args:
+        section: with the largest part of failed ones.
+    """
+    limit = section.max_failure_rate
+    return Gate(INSTALL_FAILURE, Bound.AT_MOST, limit, limit, 0.0, 1.0, GateScope.WAVE)
 
 
 def _push_wave(

@@ -24,7 +24,17 @@ from fedinfer.console.sessions import (
 )
 from fedinfer.console.snapshot import fingerprint, read_snapshot
 from fedinfer.errors import ConfigError
-from fedinfer.rollout import WENT_BACK, OrderInbox, RolloutStore, Standing, admit_operator, read_operators
+from fedinfer.rollout import (
+    WENT_BACK,
+    Command,
+    Order,
+    OrderInbox,
+    RolloutStore,
+    Standing,
+    StartRequest,
+    admit_operator,
+    read_operators,
+)
 from fedinfer.rollout.controller import Approval, Delivered, Phase
 from fedinfer.secagg import verify_signature
 from fedinfer.system import FrozenClock, SimulatedEntropy
@@ -193,6 +203,23 @@ def test_an_approval_is_for_the_wave_that_the_page_showed(folder: Path) -> None:
     client.post("/order", data=asked)
     (handled,) = OrderInbox(store).carry_out(operators, moment(), verify_signature)
     assert handled.why == "its operator saw wave 1, the rollout is in wave 2"
+    store.close()
+
+
+def test_a_version_is_started_when_the_rollout_before_is_over(folder: Path) -> None:
+    client = entered(folder)
+    assert 'name="version"' not in client.get("/").text
+    store = RolloutStore(folder / "rollout.sqlite")
+    store.apply("r", Command(Order.ABORT, "ann", ""), moment())
+    assert 'name="version"' in client.get("/").text
+    assert client.post("/order", data=form(client, order="start", version="5", waves="0.5, 1")).status_code == 303
+    (handed_in,) = OrderInbox(store).requests()
+    asked = handed_in.request
+    assert isinstance(asked, StartRequest)
+    assert (asked.rollout, asked.version, asked.waves, asked.by) == ("r", 5, (0.5, 1.0), "ann")
+    assert "start version 5" in client.get("/").text
+    for wrong in ({"version": "five"}, {"version": "5", "waves": "1,0.5"}, {"version": "5", "waves": "half"}):
+        assert client.post("/order", data=form(client, order="start", **wrong)).status_code == 400
     store.close()
 
 

@@ -73,6 +73,13 @@ class Pilot:
         clock: Clock | None = None,
     ) -> Json:
         grid = LocalGrid(OneByOne(self.find), len(self.stores), {})
+        deployment = self.deployment(name, public=public, authority=authority, revocations=revocations)
+        self.window = settings(extra).drift.window
+        return run_deployment(grid, settings(extra), deployment, clock or SystemClock(), self.heard, self.on_rest)
+
+    def deployment(
+        self, name: str, *, public: bool = True, authority: IdentityKey | None = None, revocations: bytes = b""
+    ) -> Deployment:
         signer = authority or read_authority(self.folder / "authority.key")
         folder = self.folder / "server"
         folder.mkdir(exist_ok=True)
@@ -81,7 +88,7 @@ class Pilot:
         keys = self.folder / "keys" / "online"
         if not keys.is_dir():
             save_new_keys(self.folder / "keys")
-        deployment = Deployment(
+        return Deployment(
             run_id=name,
             folder=folder,
             authority=signer.public_bytes,
@@ -90,8 +97,6 @@ class Pilot:
             secret=lambda _what: PASSPHRASE,
             public_data=table if public else None,
         )
-        self.window = settings(extra).drift.window
-        return run_deployment(grid, settings(extra), deployment, clock or SystemClock(), self.heard, self.on_rest)
 
     def heard(self, event: str, fields: Json) -> None:
         self.events.append((event, fields))

@@ -14,14 +14,18 @@ from fedinfer.artifact.release.delta import add_deltas
 from fedinfer.artifact.release.mirror import mirror
 from fedinfer.artifact.release.repository import Repository
 from fedinfer.artifact.release.signing import ROOT_METADATA
-from fedinfer.cli import device, rollout, server
+from fedinfer.cli import device, rollout, server, standing
 from fedinfer.coordinator.released import RELEASED, mark_released, released_version
-from fedinfer.rollout.controller import Approval, Delivered, Phase, begin
+from fedinfer.deployment import has_work, needs_coordinator
+from fedinfer.errors import ConfigError, TransportError
+from fedinfer.rollout.controller import Approval, Command, Delivered, Order, Phase, begin
 from fedinfer.rollout.gates import Bound, Gate, GateScope, GateSettings
 from fedinfer.rollout.state import RolloutStore
 from fedinfer.rollout.waves import Wave
 from fedinfer.simulation import alone_in
-from fedinfer.system import SystemClock
+from fedinfer.site.plan import TEMPLATE, SitePlan, read_plan
+from fedinfer.site.server import ServerFolder
+from fedinfer.system import FrozenClock, SystemClock
 from tests.unit.artifact.key_folders import PASSPHRASE, save_new_keys
 from tests.unit.inference.device_world import make_manifest, make_model
 from tests.unit.inference.test_web_source import Site, files_of
@@ -163,6 +167,69 @@ def test_a_watch_that_was_killed_after_signing_does_it_again(place: Place, monke
     place.watch()
     assert place.phase() is Phase.ROLLED_BACK
     assert released_version(place.run) == 1
+
+
+def test_a_start_waits_for_who_reaches_devices_and_the_watch_begins_a_coordinator_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, begun = place.operator("ann"), list[bool]()
+
+    def begin_run(server: ServerFolder, *, orders: bool) -> int:
+        begun.append(orders)
+        if len(begun) == 1:
+            raise TransportError("the server is down")
+        return 7
+
+    monkeypatch.setattr(standing, "begin_run", begin_run)
+    clock, server = FrozenClock(SystemClock().now()), ServerFolder(place.run.parent, plan_in(place.folder))
+    watch = standing.Standby(place.run, lambda: place.repository, server, clock)
+    assert watch.look() == []
+    place.order("start", "--version", "1", "--key", ann, "--reason", "as it was", *FAST)
+    assert "the server is down" in watch.look()[0]
+    assert "run 7 begun" in watch.look()[0]
+    clock.advance(standing.START_SECONDS + 1)
+    assert watch.look() == []  # what one coordinator could not do, the next one cannot either
+    assert begun == [True, True]
+    assert place.watch() == ""  # without a site it waits
+    (request,) = json.loads(place.order("requests", "--json"))["requests"]
+    assert (request["order"], request["version"], request["standing"]) == ("start", "1", "submitted")
+    assert "start version 1 after pilot-v2 by ann: submitted" in place.order("requests")
+
+
+def test_a_watch_of_another_site_begins_nothing(place: Place) -> None:
+    server = ServerFolder(place.folder / "elsewhere", plan_in(place.folder))
+    with pytest.raises(ConfigError, match="is not the run folder"):
+        standing.Standby(place.run, lambda: place.repository, server, SystemClock())
+
+
+def test_a_wave_that_was_ordered_and_not_pushed_needs_a_coordinator(place: Place) -> None:
+    place.operator("ann")
+    assert not has_work(place.run)
+    store = RolloutStore(place.run / "rollout.sqlite")
+    state = begin("ordered-v3", "3", "2", {"d": {}}, (Wave(1.0),), GATES, Approval.NONE)
+    store.start(state, "ann", place.clock.now())
+    assert has_work(place.run)
+    assert needs_coordinator(place.run).startswith("ordered-v3")
+    store.apply("ordered-v3", Command(Order.PAUSE, "ann", ""), place.clock.now())
+    assert not needs_coordinator(place.run)
+    store.close()
+
+
+def test_what_is_started_is_signed_where_operators_are_and_planned_where_none_are(place: Place) -> None:
+    rows = place.folder / "devices.csv"
+    rows.write_text("device\nd\n")
+    assert "a plan and a list" in place.order("start", "--version", "1", code=2)
+    ann = place.operator("ann")
+    assert "signed orders only" in place.order("start", str(rows), str(rows), code=2)
+    assert "signed orders only" in place.order("start", "--version", "1", code=2)
+    said = place.order("start", "--version", "1", "--waves", "half", "--key", ann, code=2)
+    assert "--waves 'half'" in said
+    assert "grow and end at 1" in place.order("start", "--version", "1", "--waves", "0.5", "--key", ann, code=2)
+
+
+def plan_in(folder: Path) -> SitePlan:
+    (folder / "site.toml").write_text(TEMPLATE)
+    return read_plan(folder / "site.toml")
 
 
 class _Killed(BaseException):

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedinfer.errors import ConfigError, LogTampered
+from fedinfer.errors import ArtifactRejected, ConfigError, LogTampered
 from fedinfer.rollout import log
-from fedinfer.rollout.controller import Approval, Delivered, Order, Phase, RolloutState, begin
+from fedinfer.rollout.controller import Approval, Command, Delivered, Order, Phase, RolloutState, begin
 from fedinfer.rollout.gates import Bound, Gate, GateScope, GateSettings
 from fedinfer.rollout.inbox import Handled, OrderInbox
 from fedinfer.rollout.operators import admit_operator, dismiss_operator, read_operators
@@ -26,6 +26,7 @@ from fedinfer.rollout.requests import (
     Operators,
     OrderRequest,
     Standing,
+    StartRequest,
     judge_request,
     read_order,
     sign_order,
@@ -52,14 +53,22 @@ def order(what: Order = Order.APPROVE, by: str = "ann", wave: int = 1, at: int =
     return OrderRequest("here", "r", what, wave, by, "because", at, number.to_bytes(16, "big"))
 
 
-def signed(request: OrderRequest, key: str = "") -> bytes:
+def start(by: str = "ann", version: int = 5, waves: tuple[float, ...] = (0.5, 1.0), after: str = "r") -> StartRequest:
+    return StartRequest("here", after, version, waves, by, "because", T0, bytes(16))
+
+
+def signed(request: OrderRequest | StartRequest, key: str = "") -> bytes:
     return sign_order(request, KEYS[key or request.by].sign)
 
 
 def why_not(data: bytes, now: int = T0, earlier: tuple[Earlier, ...] = (), state: RolloutState | None = None) -> str:
     judged = judge_request(ONE, earlier, state or rollout(), data, now, verify_signature)
-    assert (judged.standing is Standing.REFUSED) == (judged.command is None)
+    assert (judged.standing is Standing.REFUSED) == (not judged.by)
     return judged.why
+
+
+def over(phase: Phase = Phase.DONE) -> RolloutState:
+    return replace(rollout(), phase=phase)
 
 
 def test_an_order_of_an_operator_is_carried_out_in_their_name() -> None:
@@ -95,6 +104,47 @@ def test_only_what_lets_a_model_go_on_is_bound_to_the_wave_that_was_seen(what: O
 def test_an_order_about_an_older_rollout_is_refused() -> None:
     judged = judge_request(ONE, (), None, signed(order()), T0, verify_signature)
     assert "not about the newest rollout" in judged.why
+
+
+def test_a_start_is_judged_like_an_order() -> None:
+    good = signed(start())
+    judged = judge_request(ONE, (), over(), good, T0, verify_signature)
+    assert (judged.standing, judged.by, judged.command) == (Standing.DONE, "ann", None)
+    for place in range(len(good)):  # every byte counts
+        assert why_not(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :], state=over())
+    assert "no operator" in why_not(signed(start("eve")), state=over())
+    assert "not signed with the key of 'ann'" in why_not(signed(start(), key="ben"), state=over())
+    assert "another server" in why_not(signed(replace(start(), server="there")), state=over())
+    assert "too long" in why_not(good, T0 + MOST_AGE_SECONDS + 1, state=over())
+    again = (Earlier(read_order(good), Standing.DONE),)
+    assert "handed in before" in why_not(good, earlier=again, state=over())
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_nothing_is_started_while_a_rollout_is_under_way(phase: Phase) -> None:
+    allowed = {Phase.DONE, Phase.ABORTED, Phase.ROLLED_BACK}
+    assert ("has to end" not in why_not(signed(start()), state=over(phase))) == (phase in allowed)
+
+
+def test_four_eyes_see_the_same_version_and_the_same_waves() -> None:
+    def standing(second: StartRequest) -> Standing:
+        earlier = (Earlier(read_order(signed(start("ann"))), Standing.WAITING),)
+        return judge_request(TWO, earlier, over(), signed(second), T0, verify_signature).standing
+
+    assert judge_request(TWO, (), over(), signed(start()), T0, verify_signature).standing is Standing.WAITING
+    assert standing(replace(start(), nonce=b"1")) is Standing.WAITING  # the same person is not a second one
+    assert standing(start("ben", version=6)) is Standing.WAITING
+    assert standing(start("ben", waves=(1.0,))) is Standing.WAITING
+    assert standing(start("ben")) is Standing.DONE
+
+
+@pytest.mark.parametrize("waves", [(0.5,), (1.0, 0.5, 1.0), (0.0, 1.0), (0.5, 0.5, 1.0), (float("nan"), 1.0), (2.0,)])
+def test_waves_grow_and_end_with_everybody(waves: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="grow and end at 1"):
+        start(waves=waves)
+    assert start(waves=()).waves == ()
+    with pytest.raises(ConfigError, match="counted from 1"):
+        start(version=0)
 
 
 asked = st.builds(
@@ -275,6 +325,44 @@ def test_an_acknowledgement_that_was_changed_added_or_removed_shows(tmp_path: Pa
         with store.changing() as db:
             db.execute(back)
         store.verify(None)
+
+
+def test_a_start_begins_one_rollout_and_the_log_holds_it_as_it_was_signed(store: RolloutStore) -> None:
+    store.apply("r", Command(Order.ABORT, "ann", ""), moment())
+    inbox, data = OrderInbox(store), signed(start())
+    begun: list[StartRequest] = []
+
+    def begin_it(asked: StartRequest) -> RolloutState:
+        begun.append(asked)
+        return begin("ordered", "6", "2", FLEET, [Wave(each) for each in asked.waves], GATES, Approval.NONE)
+
+    inbox.submit(data, moment())
+    assert inbox.carry_out(ONE, moment(), verify_signature) == ()  # nobody here reaches a device
+    assert inbox.requests()[0].standing is Standing.SUBMITTED
+    (handled,) = inbox.carry_out(ONE, moment(), verify_signature, begin_it)
+    assert (handled.standing, handled.to_json()["version"], handled.to_json()["waves"]) == (
+        Standing.DONE,
+        "5",
+        [0.5, 1],
+    )
+    assert (store.names(), store.load("ordered").phase) == (("r", "ordered"), Phase.PUSHING)
+    body = log.entry(store.log_lines("ordered")[0])["body"]
+    assert (body["by"], body["order"], body["repeats"], body["why"]) == ("ann", "start", 5, "because")
+    assert read_order(bytes.fromhex(body["requests"][0])).request == begun[0] == start()
+    assert inbox.carry_out(ONE, moment(), verify_signature, begin_it) == ()
+    store.verify(store.head())
+
+
+def test_a_start_that_cannot_be_planned_is_refused_with_its_reason(store: RolloutStore) -> None:
+    def refuse(asked: StartRequest) -> RolloutState:
+        raise ArtifactRejected(f"version {asked.version} was withdrawn")
+
+    store.apply("r", Command(Order.ABORT, "ann", ""), moment())
+    OrderInbox(store).submit(signed(start()), moment())
+    (handled,) = OrderInbox(store).carry_out(ONE, moment(), verify_signature, refuse)
+    assert (handled.standing, handled.why) == (Standing.REFUSED, "version 5 was withdrawn")
+    assert store.names() == ("r",)
+    assert log.entry(store.log_lines("r")[-1])["body"]["claimed"] == "ann"
 
 
 # --- the list of operators ---
