@@ -10,9 +10,10 @@ import hashlib
 import os
 import time
 from datetime import UTC, datetime, timedelta
-from typing import final
+from typing import TYPE_CHECKING, final
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @final
@@ -106,4 +107,6 @@ def simulation_rng(*parts: int | str) -> np.random.Generator:
     Args:
         *parts: as for `child_seed`.
     """
+    import numpy as np  # here: an agent that waits needs the clock above and not the 13 MiB of this package
+
     return np.random.default_rng(child_seed(*parts))

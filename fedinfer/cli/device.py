@@ -275,15 +275,13 @@ def agent(
 ) -> None:
     """Take part in runs: keep a SuperNode running and answer with this program, never with one that a run brings."""
     with errors_to_exit():
-        from fedinfer.apps import client_app
-        from fedinfer.deployment import AgentSettings, run_agent
-        from fedinfer.flower import log_to_stderr
+        from fedinfer.cli.worker import COMMAND
+        from fedinfer.deployment import AgentSettings, become_agent
 
-        log_to_stderr()
         for path in (root_certificates, *([auth] if auth else [])):
             _bytes(path)
         settings = AgentSettings(superlink, root_certificates, auth, poll)
-        run_agent(store, settings, client_app(), SystemClock(), SystemEntropy())
+        become_agent(store, settings, COMMAND, SystemClock(), SystemEntropy())
 
 
 for command in (

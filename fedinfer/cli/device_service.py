@@ -73,10 +73,8 @@ def part_in_runs(store: Path) -> Json:
 
 
 def _agent(store: Path, poll: float) -> None:
-    from fedinfer.apps import client_app
-    from fedinfer.deployment import run_agent
-    from fedinfer.flower import log_to_stderr
+    from fedinfer.cli.worker import COMMAND
+    from fedinfer.deployment import become_agent
     from fedinfer.site import agent_settings
 
-    log_to_stderr()
-    run_agent(store, agent_settings(store, poll), client_app(), SystemClock(), SystemEntropy())
+    become_agent(store, agent_settings(store, poll), COMMAND, SystemClock(), SystemEntropy())

@@ -3,7 +3,6 @@
 from .agent import LOCK as LOCK
 from .agent import AgentSettings as AgentSettings
 from .agent import pause_after as pause_after
-from .agent import run_agent as run_agent
 from .agreement import read_agreement as read_agreement
 from .authority import PUBLIC as PUBLIC
 from .authority import REVOCATIONS as REVOCATIONS
@@ -28,6 +27,7 @@ from .coordinate import run_deployment as run_deployment
 from .coordinate import run_orders as run_orders
 from .coordinate import unfinished_run as unfinished_run
 from .key_files import CERTIFICATE as CERTIFICATE
+from .loopback_files import Loopback as Loopback
 from .node import open_host as open_host
 from .node_key import NODE_KEY as NODE_KEY
 from .node_key import node_pem as node_pem
@@ -49,3 +49,5 @@ from .store import request_again as request_again
 from .store import request_enrolment as request_enrolment
 from .store import request_new_key as request_new_key
 from .store import set_floors as set_floors
+from .worker import answer_messages as answer_messages
+from .worker import become_agent as become_agent

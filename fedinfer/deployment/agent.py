@@ -1,46 +1,53 @@
 """`fedinfer device agent`: one long-lived process that keeps a SuperNode running and answers in its place.
 
-The node is a child process. It carries messages and runs no program: its tasks are taken here and answered by the
-installed app. The agent ends the node and starts another one when it ended, when it has heard nothing from the
-SuperLink for too long, or when a message got lost between the two; every time a little later, and soon again after one
-that lived.
+The node is a child process. It carries messages and runs no program: its tasks are answered by the installed app, in a
+second child that is there while messages come. The agent ends the node and starts another one when it ended, when it
+has heard nothing from the SuperLink for too long, or when a message got lost between the two; every time a little
+later, and soon again after one that lived.
+
+An agent waits for months, so this module imports nothing but what it waits with: no Flower, no numpy, no cryptography
+(`python -m fedinfer.deployment.agent`, which `become_agent` turns a command into).
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import os
 import select
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
-from fedinfer.deployment.agreement import App, agreed_only, read_agreement
-from fedinfer.deployment.loopback import ADDRESS, Loopback, make_loopback
-from fedinfer.deployment.store import DeviceStore, open_device
-from fedinfer.errors import TransportError
+from fedinfer.deployment.loopback_files import ADDRESS, Loopback
+from fedinfer.errors import FedInferError, TransportError
 from fedinfer.flower import (
     CONTACT,
     MESSAGE,
-    Handler,
-    NodeTasks,
-    RuntimeApi,
     environment,
     free_port,
+    log_to_stderr,
     relay,
     single,
     stop,
     until_stopped,
 )
-from fedinfer.ports import Clock, Entropy
+from fedinfer.system import SystemClock
 
+if TYPE_CHECKING:
+    from fedinfer.ports import Clock
+
+ASK, ANSWERED, NOTHING = b"?\n", b"answered\n", b"nothing\n"
+"""What agent and worker say; any other line of the worker says why the node is of no use."""
+IDLE_SECONDS = 300.0
+"""A worker that nothing came for ends. It is longer than the pauses of a run: its start costs seconds."""
 OFFLINE_SECONDS = 90.0
 """Three of Flower's heartbeats: a node that has had no answer from the SuperLink for so long is started again."""
 LOOK_SECONDS = 1.0
@@ -77,11 +84,12 @@ class AgentSettings:
 class Tasks(Protocol):
     """Messages that wait for an answer."""
 
-    def answer_next(self, handle: Handler) -> bool:
-        """Answer one message, if one waits.
+    @property
+    def awake(self) -> bool:
+        """Whether there is a process that answers."""
 
-        Args:
-            handle: makes the reply.
+    def answer_next(self) -> bool:
+        """Answer one message, if one waits.
 
         Returns:
             Whether one was there.
@@ -89,6 +97,93 @@ class Tasks(Protocol):
         Raises:
             TransportError: the node does not answer, or a message stays without an answer.
         """
+
+    def rest(self) -> None:
+        """End the process that answers when nothing came for a while."""
+
+
+class Worker:
+    """Answers a node's messages in a process of its own: it holds what training needs, an idle agent nothing of it.
+
+    The process is started by the first message and ended when none came for a while. Of each question the agent learns
+    whether a message was there; the log lines of the process go where those of the agent go.
+
+    Args:
+        command: of the process; `--reply DESCRIPTOR` is put behind it.
+        variables: its environment.
+        clock: measures how long nothing came.
+        idle_seconds: after so long it ends.
+    """
+
+    def __init__(
+        self, command: Sequence[str], variables: Mapping[str, str], clock: Clock, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
+        self._command, self._variables, self._clock = list(command), dict(variables), clock
+        self._idle_seconds, self._last = idle_seconds, clock.seconds()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._replies: IO[bytes] | None = None
+
+    @property
+    def awake(self) -> bool:
+        """Whether there is a process that answers."""
+        return self._process is not None
+
+    def answer_next(self) -> bool:
+        """Answer one message, if one waits.
+
+        Returns:
+            Whether one was there.
+
+        Raises:
+            TransportError: the node does not answer, or the process ended over the message.
+        """
+        process, replies = self._started()
+        try:
+            process.stdin.write(ASK)  # type: ignore[union-attr]  # it was started with a pipe
+            process.stdin.flush()  # type: ignore[union-attr]
+        except OSError as error:
+            raise TransportError(f"the worker of the agent is gone: {error.strerror}") from error
+        said = replies.readline()
+        if said not in (ANSWERED, NOTHING):
+            raise TransportError(
+                said.decode(errors="replace").strip() or "the worker of the agent ended over a message"
+            )
+        if said == ANSWERED:
+            self._last = self._clock.seconds()
+        return said == ANSWERED
+
+    def rest(self) -> None:
+        """End the process when no message came for a while."""
+        if self.awake and self._clock.seconds() - self._last > self._idle_seconds:
+            self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        process, replies = self._process, self._replies
+        self._process = self._replies = None
+        if replies is not None:
+            replies.close()
+        if process is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()  # type: ignore[union-attr]
+            stop(process)
+
+    def _started(self) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+        if self._process is None or self._replies is None:
+            reading, writing = os.pipe()
+            try:
+                self._process = subprocess.Popen(
+                    [*self._command, "--reply", str(writing)],
+                    env=self._variables,
+                    stdin=subprocess.PIPE,
+                    pass_fds=[writing],
+                    start_new_session=True,
+                )
+            finally:
+                os.close(writing)
+                self._replies = os.fdopen(reading, "rb")
+            self._last = self._clock.seconds()
+        return self._process, self._replies
 
 
 class Signs:
@@ -132,30 +227,25 @@ class Signs:
         return self._clock.seconds() - self._last
 
 
-def run_agent(store: Path, settings: AgentSettings, app: App, clock: Clock, entropy: Entropy) -> None:
+def keep_node(store: Path, settings: AgentSettings, loopback: Loopback, worker: Sequence[str], clock: Clock) -> None:
     """Take part for a device until SIGTERM or SIGINT.
 
     Args:
-        store: of the device.
+        store: of the device; `check_agent` found nothing against it.
         settings: of its owner.
-        app: the installed app.
+        loopback: files that go with this agent.
+        worker: command of the process that answers; the address of the node is put behind it.
         clock: of the operating system.
-        entropy: of the operating system.
 
     Raises:
-        ConfigError: the folder is no device store, or its owner agreed to nothing.
         StoreError: another agent runs for it.
     """
-    device = open_device(store)
-    handle = agreed_only(read_agreement(device), app)
-    lock = single(device.folder / LOCK, f"an agent for {device.device}")
-    with lock, tempfile.TemporaryDirectory(prefix="fedinfer-agent-") as name, until_stopped():
-        folder = Path(name)
-        loopback = make_loopback(folder, entropy, clock.now())
+    lock = single(store / LOCK, f"an agent for {store}")
+    with lock, _folder_of(loopback), until_stopped():
         failed = 0
         while True:
             begin = clock.seconds()
-            reason = _one_node(device, settings, handle, loopback, clock)
+            reason = _one_node(settings, loopback, worker, clock)
             failed = 0 if clock.seconds() - begin >= STEADY_SECONDS else failed + 1
             pause = pause_after(failed)
             _log.warning("the node is started again in %.0f s: %s", pause, reason)
@@ -193,38 +283,45 @@ def node_arguments(settings: AgentSettings, loopback: Loopback, port: int) -> li
     return arguments
 
 
-def serve_node(
-    is_running: Callable[[], bool], signs: Signs, tasks: Tasks, handle: Handler, offline_seconds: float
-) -> str:
+def serve_node(is_running: Callable[[], bool], signs: Signs, tasks: Tasks, offline_seconds: float) -> str:
     """Answer a node's messages as long as it is of use.
 
     Args:
         is_running: whether its process is there.
         signs: its reports.
         tasks: its messages; asked for after the node's first contact, when its API answers.
-        handle: answers.
         offline_seconds: longest silence of the SuperLink.
 
     Returns:
         Why it is of no use any more.
     """
     for number in count(1):
-        waits = signs.wait(LOOK_SECONDS) or number % LOOKS_PER_QUESTION == 0
+        # No report is lost while nobody answers: the agent does nothing else than to read them.
+        waits = signs.wait(LOOK_SECONDS) or (tasks.awake and number % LOOKS_PER_QUESTION == 0)
         if not is_running():
             return "it ended"
         if signs.silence > offline_seconds:
             return f"the SuperLink did not answer for {signs.silence:.0f} s"
         try:
-            while waits and signs.connected and tasks.answer_next(handle):
+            while waits and signs.connected and tasks.answer_next():
                 pass
         except TransportError as error:
             return str(error)
+        tasks.rest()
     raise AssertionError("count() has no end")
 
 
-def _one_node(device: DeviceStore, settings: AgentSettings, handle: Handler, loopback: Loopback, clock: Clock) -> str:
+@contextlib.contextmanager
+def _folder_of(loopback: Loopback) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        shutil.rmtree(loopback.folder, ignore_errors=True)
+
+
+def _one_node(settings: AgentSettings, loopback: Loopback, worker: Sequence[str], clock: Clock) -> str:
     """Start a node, answer its messages, end it; why it is of no use any more."""
-    port, folder = free_port(), loopback.certificate.parent
+    port, folder = free_port(), loopback.folder
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb"), contextlib.ExitStack() as stack:
         try:
@@ -234,12 +331,11 @@ def _one_node(device: DeviceStore, settings: AgentSettings, handle: Handler, loo
         stack.callback(stop, process)
         if process.stdout is not None:
             relay(process.stdout)
-        api = RuntimeApi(f"{ADDRESS}:{port}", loopback.certificate, loopback.secret)
-        tasks = NodeTasks(api, {"store": str(device.folder.resolve())})
+        tasks = Worker([*worker, "--api", f"{ADDRESS}:{port}"], environment(folder / "flower"), clock)
         stack.callback(tasks.close)
-        _log.info("node %d of device %s is started", process.pid, device.device)
+        _log.info("node %d is started", process.pid)
         signs = Signs(reading, clock)
-        return serve_node(lambda: process.poll() is None, signs, tasks, handle, settings.offline_seconds)
+        return serve_node(lambda: process.poll() is None, signs, tasks, settings.offline_seconds)
 
 
 def _start(arguments: list[str], wait_seconds: float, folder: Path, report: int) -> subprocess.Popen[bytes]:
@@ -255,3 +351,51 @@ def _start(arguments: list[str], wait_seconds: float, folder: Path, report: int)
         pass_fds=[report],
         start_new_session=True,
     )
+
+
+def agent_words(store: Path, settings: AgentSettings, loopback: Loopback, worker: Sequence[str]) -> list[str]:
+    """Arguments of `python -m fedinfer.deployment.agent`.
+
+    Args:
+        store: of the device.
+        settings: of its owner.
+        loopback: files that go with this agent.
+        worker: command of the process that answers.
+    """
+    words = [
+        "--store", str(store), "--superlink", settings.superlink,
+        "--root-certificates", str(settings.root_certificates),
+        "--wait", repr(settings.wait_seconds), "--offline", repr(settings.offline_seconds),
+        "--folder", str(loopback.folder),
+    ]  # fmt: skip
+    if settings.node_key is not None:
+        words += ["--node-key", str(settings.node_key)]
+    return [*words, "--", *worker]
+
+
+def main(words: Sequence[str]) -> None:
+    """Be the agent.
+
+    Args:
+        words: of `agent_words`.
+    """
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for name in ("--store", "--root-certificates", "--folder"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--superlink", required=True)
+    parser.add_argument("--node-key", type=Path)
+    parser.add_argument("--wait", type=float, required=True)
+    parser.add_argument("--offline", type=float, required=True)
+    parser.add_argument("worker", nargs="+")
+    said = parser.parse_args(words)
+    log_to_stderr()
+    settings = AgentSettings(said.superlink, said.root_certificates, said.node_key, said.wait, said.offline)
+    try:
+        keep_node(said.store, settings, Loopback(said.folder), said.worker, SystemClock())
+    except FedInferError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

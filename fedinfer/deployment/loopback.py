@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -17,28 +16,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from fedinfer.deployment.loopback_files import ADDRESS, Loopback
 from fedinfer.ports import Entropy
 
-ADDRESS = "127.0.0.1"
 SECRET_BYTES = 32
 LIFETIME = timedelta(days=3650)
 CLOCK_ERROR = timedelta(days=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Loopback:
-    """Files for one node.
-
-    Args:
-        certificate, key: TLS, PEM; the certificate signed itself.
-        secret_file: the secret, as Flower reads it.
-        secret: SECRET_BYTES random bytes.
-    """
-
-    certificate: Path
-    key: Path
-    secret_file: Path
-    secret: bytes
 
 
 def make_loopback(folder: Path, entropy: Entropy, now: datetime) -> Loopback:
@@ -50,11 +33,9 @@ def make_loopback(folder: Path, entropy: Entropy, now: datetime) -> Loopback:
         now: the certificate is valid from a day before.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    loopback = Loopback(
-        folder / "runtime.crt", folder / "runtime.key", folder / "runtime.secret", entropy.take(SECRET_BYTES)
-    )
+    loopback, secret = Loopback(folder), entropy.take(SECRET_BYTES)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    for path, content in ((loopback.key, pem), (loopback.secret_file, loopback.secret)):
+    for path, content in ((loopback.key, pem), (loopback.secret_file, secret)):
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content)
     loopback.certificate.write_bytes(_certificate(key, now).public_bytes(serialization.Encoding.PEM))

@@ -16,11 +16,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from fedinfer.errors import MissingExtra, TransportError
-from fedinfer.ports import Clock
 from fedinfer.private_files import only_owner
+
+if TYPE_CHECKING:
+    from fedinfer.ports import Clock
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",

@@ -17,11 +17,13 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from fedinfer.errors import StoreError, TransportError
-from fedinfer.ports import Clock
 from fedinfer.private_files import only_owner
+
+if TYPE_CHECKING:
+    from fedinfer.ports import Clock
 
 END_SECONDS = 60.0
 """A process that was asked to end ends its children first, which has limits of its own."""

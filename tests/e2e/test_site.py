@@ -46,6 +46,21 @@ def processes_of(folder: Path) -> dict[int, bytes]:
     return found
 
 
+def resident_mib(process: int) -> int:
+    """Resident memory of a process and all that it started, in MiB (Linux)."""
+    total = 0
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            facts = (entry / "stat").read_text().rpartition(")")[2].split()
+            pages = int((entry / "statm").read_text().split()[1])
+        except OSError:
+            continue
+        own = int(entry.name) == process
+        total += pages * os.sysconf("SC_PAGESIZE") // 2**20 if own else 0
+        total += resident_mib(int(entry.name)) if not own and int(facts[1]) == process else 0
+    return total
+
+
 def superlink_of(folder: Path) -> int:
     """Process of the SuperLink of a site."""
     found = processes_of(folder).items()
@@ -114,6 +129,7 @@ def test_a_server_is_watched_and_a_device_is_seen_by_its_name(tmp_path: Path) ->
         fedinfer(tmp_path, "device", "up", "--store", tmp_path / "store", "--detach")
         wait_for_device(tmp_path, "online")
         assert "up, process" in fedinfer(tmp_path, "device", "status", "--store", tmp_path / "store")
+        assert resident_mib(holder(tmp_path / "store/agent.lock")) < 150  # an idle agent: about 125
         first = superlink_of(tmp_path)
         os.kill(first, signal.SIGKILL)
         wait_for_device(tmp_path, "online", other_than=first)

@@ -39,6 +39,7 @@ TOUCHED = {
     "flwr.superlink.cli.flower_superlink": "53a0528b289cbb7b",
     "flwr.superlink.grid.http_grid": "0c33918af5016310",
     "flwr.supercore.heartbeat": "5eee250956e13a9b",
+    "flwr.supercore.object_store.object_store_factory": "8b82de0f9f664f79",
     "flwr.supercore.protobuf.client": "0bb91b4a9336b8cc",
 }
 """Files of flwr whose inside fedinfer.flower changes or calls, by the digest of the text that was read (1.41, 1.42)."""
@@ -49,6 +50,17 @@ def test_flower_is_still_what_the_adapter_was_written_for(name: str) -> None:
     import_module(name)
     text = Path(str(sys.modules[name].__file__)).read_bytes()
     assert hashlib.sha256(text).hexdigest()[:16] == TOUCHED[name], "read the file again before changing the digest"
+
+
+def test_a_node_holds_no_database_library() -> None:
+    program = (
+        "import sys; from fedinfer.flower.node import SQL_STORE, without_sql; without_sql(); "
+        "from flwr.supernode.cli import flower_supernode; from flwr.supercore.object_store import ObjectStoreFactory; "
+        "print(sorted({'sqlalchemy', 'alembic', 'torch', 'onnxruntime'} & set(sys.modules))); "
+        "print(type(ObjectStoreFactory().store()).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "InMemoryObjectStore"]
 
 
 def test_the_loop_has_no_other_wait_than_the_ones_that_are_replaced() -> None:

@@ -23,7 +23,8 @@ from flwr.supernode import start_client_internal
 from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 
-from fedinfer.deployment.loopback import ADDRESS, Loopback, make_loopback
+from fedinfer.deployment.loopback import make_loopback
+from fedinfer.deployment.loopback_files import ADDRESS, Loopback
 from fedinfer.errors import TransportError
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.node_tasks import NodeTasks, RunFacts, RuntimeApi
