@@ -2,7 +2,8 @@
 
 Fast and slow tests run in two processes. The end-to-end and browser tests start processes of their own and run alone.
 Without chromium the browser tests are left out and the summary says so; FEDINFER_TEST_REQUIRE_BROWSER=1 (set by
-.ci/run) makes that a failure. The tests of keys on a token are left out in the same way without softhsm2. Generated
+.ci/run) makes that a failure. The tests of keys on a token are left out in the same way without softhsm2, those of
+the alert rules without promtool. Generated
 examples are the same in every run; `pytest tests/property` tries new ones, and `make soak` runs what is marked so.
 """
 
@@ -14,14 +15,14 @@ import subprocess
 import sys
 import time
 
-ALONE = "e2e or browser or token"
+ALONE = "e2e or browser or token or promtool"
 NOT_HERE = f"not soak and not ({ALONE})"
 GROUPS = {
     "fast": ["-n", "2", "-m", f"not slow and {NOT_HERE}"],
     "slow": ["-n", "2", "-m", f"slow and {NOT_HERE}"],
     "end to end": ["-m", ALONE],
 }
-NEEDED = {"browser": ("chromium", "chromium"), "token": ("softhsm2-util", "softhsm2")}
+NEEDED = {"browser": ("chromium", "chromium"), "token": ("softhsm2-util", "softhsm2"), "promtool": ("promtool", "prometheus")}
 """Program and Debian package that a group of tests needs."""
 
 
