@@ -22,7 +22,11 @@ GROUPS = {
     "slow": ["-n", "2", "-m", f"slow and {NOT_HERE}"],
     "end to end": ["-m", ALONE],
 }
-NEEDED = {"browser": ("chromium", "chromium"), "token": ("softhsm2-util", "softhsm2"), "promtool": ("promtool", "prometheus")}
+NEEDED = {
+    "browser": ("chromium", "chromium"),
+    "token": ("softhsm2-util", "softhsm2"),
+    "promtool": ("promtool", "prometheus"),
+}
 """Program and Debian package that a group of tests needs."""
 
 
