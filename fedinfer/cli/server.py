@@ -137,7 +137,10 @@ def watch(
         from fedinfer.site import open_server
 
         secret, clock = secrets(passphrase_file), SystemClock()
-        open_repository(run / "artifacts", keys, secret)  # a wrong key is told now, not when it is needed
+        if (run / "artifacts").exists():  # a wrong key is told now, not when it is needed
+            open_repository(run / "artifacts", keys, secret)
+        elif not run.is_dir():
+            raise ConfigError(f"{run}: no such folder", hint="give the run folder of a server")
         server = None if site is None else open_server(site)
         standby = Standby(run, lambda: open_repository(run / "artifacts", keys, secret), server, clock)
         while True:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedinfer.artifact import Repository
     from fedinfer.site import ServerFolder
 
+DATABASE = "rollout.sqlite"
 START_SECONDS = 120.0
 """So long a coordinator that was begun may need until it is alone in the run folder; meanwhile nobody else is in it."""
 
@@ -51,11 +52,12 @@ class Standby:
             What was done, in lines for people.
 
         Raises:
-            ConfigError: no operators are listed, or no run has begun a rollout here.
+            ConfigError: no operators are listed.
             LogTampered: a rollout's state is not the one that its log speaks of.
             StoreError: a file cannot be written.
         """
-        if self._clock.seconds() < self._quiet_until or not has_work(self._run):
+        begun = (self._run / DATABASE).exists()  # by a run: before there is nothing to order about
+        if not begun or self._clock.seconds() < self._quiet_until or not has_work(self._run):
             return []
         lines, need = list[str](), ""
         with suppress(FolderInUse), alone_in(self._run):  # a coordinator carries out orders itself

@@ -47,13 +47,14 @@ from fedinfer.ports import Entropy
 from fedinfer.private_files import only_owner, private_folder
 from fedinfer.secagg import fingerprint
 from fedinfer.site.plan import PLAN, SitePlan, read_plan
-from fedinfer.site.server import OFFLINE, SCENARIO, SERVER, ServerFolder
+from fedinfer.site.server import OFFLINE, SCENARIO, SERVER, VIEWER_TOKEN, ServerFolder
 from fedinfer.site.templates import compose, unit
 from fedinfer.site.tls import TlsPair, make_tls_authority, sign_server
 
 ROOT_DAYS = 365
 ROOT_THRESHOLD = 2
 PASSPHRASE_BYTES = 24
+TOKEN_BYTES = 32
 TLS_KEY, AUTHORITY, ROOT = "tls.key", "authority", "root"
 
 
@@ -170,8 +171,9 @@ def open_tls_authority(folder: Path, offline: Path, passphrase: str) -> TlsPair:
 
 def _fill(part: Path, final: Path, plan: SitePlan, maker: Maker) -> str:
     offline, server = part / OFFLINE, part / SERVER
-    for path in (offline, server, server / "flower", server / "nodes"):
+    for path in (offline, server, server / "flower", server / "nodes", server / "run"):
         private_folder(path)
+    _private(server / VIEWER_TOKEN, f"{maker.entropy.take(TOKEN_BYTES).hex()}\n".encode())
     (server / PLAN).write_bytes((final / PLAN).read_bytes())
     _copy_named(final, server, plan)
     authority = _write_tls(offline, server, plan, maker)
@@ -253,6 +255,12 @@ def _write_configuration(server: Path, final: Path, plan: SitePlan) -> None:
     user = pwd.getpwuid(os.getuid()).pw_name
     started = unit(f"server of {plan.name}", user, f"{program} server up {final}", final)
     (server / "fedinfer-server.service").write_text(started)
+    run = final / "run"
+    keys = f"--keys {final / 'keys'} --passphrase-file {final / 'keys.pass'}"
+    watch = f"{program} server watch {run} {keys} --site {final}"
+    (server / "fedinfer-watch.service").write_text(unit(f"orders of {plan.name}", user, watch, final))
+    console = f"{program} server console {run} --viewer-token-file {final / VIEWER_TOKEN}"
+    (server / "fedinfer-console.service").write_text(unit(f"console of {plan.name}", user, console, final))
     (server / "compose.yaml").write_text(compose(f"{os.getuid()}:{os.getgid()}"))
 
 

@@ -4,6 +4,7 @@ site.toml          what somebody decided, see `plan`
 ca.crt server.pem server.key   TLS
 authority.pub revocations card nodes/   of the enrolment authority: public
 keys/ keys.pass    online signing keys and what opens them
+viewer.token       who has it may look at the console
 app/               what Flower calls the app of a run
 superlink.sqlite flower/ run/ released in run/   written by Flower and by runs
 """
@@ -21,6 +22,7 @@ from fedinfer.site.templates import APP_FILES, app_toml
 
 SERVER, OFFLINE = "server", "offline"
 SCENARIO = "scenario.toml"
+VIEWER_TOKEN = "viewer.token"  # noqa: S105 - a file's name
 
 
 @dataclass(frozen=True, slots=True)

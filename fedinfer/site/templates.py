@@ -54,7 +54,7 @@ _COMPOSE = """\
 # docker build -f clients/Dockerfile -t fedinfer .   (in the checkout)
 # docker compose up -d
 services:
-  server:
+  server: &service
     image: fedinfer
     command: [fedinfer, server, up, /site]
     user: "{user}"
@@ -65,6 +65,15 @@ services:
     cap_drop: [ALL]
     security_opt: ["no-new-privileges:true"]
     restart: unless-stopped
+  watch: # docker compose --profile operate up -d: signed orders, and the console
+    <<: *service
+    profiles: [operate]
+    pid: "service:server" # the server is known by its process
+    command: [fedinfer, server, watch, /site/run, --keys, /site/keys, --passphrase-file, /site/keys.pass, --site, /site]
+  console:
+    <<: *service
+    profiles: [operate]
+    command: [fedinfer, server, console, /site/run, --viewer-token-file, /site/viewer.token]
 """
 
 

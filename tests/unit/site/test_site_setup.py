@@ -5,15 +5,21 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import re
 import shutil
 import stat
+import subprocess
 import tarfile
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
+import typer
+import yaml
 
+from fedinfer.cli.main import app
 from fedinfer.deployment.authority import nodes_of
 from fedinfer.deployment.card import CARD, SignedCard, read_card, sign_card
 from fedinfer.deployment.request import EnrolmentApproval, read_approval
@@ -62,7 +68,40 @@ def test_unit_connection_and_compose_file_start_this_site_where_it_lies(site: Pa
     assert unit["Service"]["ReadWritePaths"] == words[-1]
     connection = tomllib.loads((server / "flower/config.toml").read_text())["superlink"]["pilot"]
     assert connection["address"] == open_server(site / "site").plan.control
-    assert "command: [fedinfer, server, up, /site]" in (server / "compose.yaml").read_text()
+    services = yaml.safe_load((server / "compose.yaml").read_text())["services"]
+    assert [service["command"][1:3] for service in services.values()] == [
+        ["server", "up"], ["server", "watch"], ["server", "console"]
+    ]  # fmt: skip
+    assert all(service["cap_drop"] == ["ALL"] for service in services.values())
+
+
+def test_the_units_of_a_site_say_what_their_commands_understand(site: Path, tmp_path: Path) -> None:
+    server = site / "site/server"
+    token = server / "viewer.token"
+    assert (stat.S_IMODE(token.stat().st_mode), len(token.read_text().strip())) == (0o600, 64)
+    for name in ("server", "watch", "console"):
+        unit = server / f"fedinfer-{name}.service"
+        line = next(line for line in unit.read_text().splitlines() if line.startswith("ExecStart="))
+        words = line.split()[1:]
+        command: click.Command = typer.main.get_command(app)
+        while isinstance(command, click.Group):
+            found = command.get_command(click.Context(command), words.pop(0))
+            assert found is not None
+            command = found
+        assert command.make_context(name, words).params
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_finds_nothing_against_the_units(site: Path, tmp_path: Path) -> None:
+    for unit in (site / "site/server").glob("*.service"):
+        text = re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", unit.read_text())  # fedinfer may be installed nowhere
+        (tmp_path / unit.name).write_text(text)
+        done = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", str(tmp_path / unit.name)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert [line for line in done.stderr.splitlines() if unit.name in line] == [], done.stderr
+        assert done.returncode == 0
 
 
 def test_another_address_reaches_a_device_with_its_next_approval(site: Path) -> None:
