@@ -22,12 +22,13 @@ from flwr.serverapp import Grid, ServerApp
 from fedinfer.config import Scenario, from_flat, load_scenario, to_flat
 from fedinfer.device import DeviceResponder
 from fedinfer.errors import ConfigError, FedInferError, TransportError
-from fedinfer.flower import CohortClientApp, Responder, make_prompt_grid, make_server_app
-from fedinfer.ports import Clock, Listener
+from fedinfer.flower import CohortClientApp, GridTransport, Responder, make_prompt_grid, make_server_app
+from fedinfer.ports import Clock, Listener, Nodes, both
 from fedinfer.printable import shown
 from fedinfer.private_files import private_folder
 from fedinfer.simulation import RUN_ID, EventLog, alone_in
 from fedinfer.system import SystemClock
+from fedinfer.tracing import RunTrace, TracedNodes, provider_of
 from fedinfer.types import DeviceId
 
 FLAT = "flat:"
@@ -115,10 +116,14 @@ def _serve(grid: Grid, context: Context) -> None:
     """Run the coordinator; an error that stops it before its loop is an event too, so that whoever waits learns it."""
     clock, folder = SystemClock(), folder_of(context)
     private_folder(folder)
-    emit = EventLog(folder, clock, _run_id(context, folder))
+    run_id = _run_id(context, folder)
+    log = EventLog(folder, clock, run_id)
+    provider = provider_of(os.environ)
+    trace = None if provider is None else RunTrace(provider, run_id, clock)
+    emit = log if trace is None else both(log, trace)
     try:
         with alone_in(folder):
-            _coordinate(make_prompt_grid(grid, clock), context, folder, clock, emit)
+            _coordinate(make_prompt_grid(grid, clock), context, folder, clock, emit, trace)
     except FedInferError as error:
         emit("failed", {"error": type(error).__name__, "message": str(error), "hint": error.hint})
         raise
@@ -126,6 +131,9 @@ def _serve(grid: Grid, context: Context) -> None:
         hint = "start the server again: it goes on after the last finished step"
         emit("failed", {"error": type(error).__name__, "message": shown(str(error), MOST_SHOWN), "hint": hint})
         raise
+    finally:
+        if trace is not None:
+            trace.close()
 
 
 def _run_id(context: Context, folder: Path) -> str:
@@ -138,11 +146,13 @@ def _run_id(context: Context, folder: Path) -> str:
     return (unfinished_run(folder) if resumed else "") or str(context.run_id)
 
 
-def _coordinate(grid: Grid, context: Context, folder: Path, clock: Clock, emit: Listener) -> None:
+def _coordinate(
+    grid: Grid, context: Context, folder: Path, clock: Clock, emit: Listener, trace: RunTrace | None
+) -> None:
     config = context.run_config
     scenario = scenario_of(str(config["scenario"]), str(config.get("overrides", "")))
     if bool(config.get("deployment", False)):
-        _deploy(grid, scenario, context, folder, clock, emit)
+        _deploy(grid, scenario, context, folder, clock, emit, trace)
         return
     from fedinfer.data import load
     from fedinfer.simulation import begin_world, put_back, run_simulation
@@ -170,7 +180,10 @@ def _goes_on(folder: Path, scenario: Scenario) -> bool:
     return True
 
 
-def _deploy(grid: Grid, scenario: Scenario, context: Context, folder: Path, clock: Clock, emit: Listener) -> None:
+def _deploy(
+    grid: Grid, scenario: Scenario, context: Context, folder: Path, clock: Clock, emit: Listener,
+    trace: RunTrace | None,
+) -> None:  # fmt: skip
     from fedinfer.artifact import PASSPHRASE, secret_from
     from fedinfer.deployment import Deployment, forget_run, run_deployment, run_orders
 
@@ -191,7 +204,12 @@ def _deploy(grid: Grid, scenario: Scenario, context: Context, folder: Path, cloc
     )
     _wait_for_nodes(grid, int(config["min-devices"]), clock, DEPLOYED_HINT)
     carry_out = run_orders if bool(config.get("orders", False)) else run_deployment
-    carry_out(grid, scenario, deployment, clock, emit)
+
+    def nodes_of(grid: Grid) -> Nodes:
+        nodes = GridTransport(grid)
+        return nodes if trace is None else TracedNodes(nodes, trace)
+
+    carry_out(grid, scenario, deployment, clock, emit, nodes_of=nodes_of)
 
 
 def _path(config: Mapping[str, object], key: str) -> Path | None:

@@ -174,3 +174,18 @@ class GraphWriter(Protocol):
 
 Listener = Callable[[str, dict[str, Any]], None]
 """Called with (event name, JSON-able fields): the live view, events.jsonl and tests listen."""
+
+
+def both(first: Listener, second: Listener) -> Listener:
+    """A listener that tells two.
+
+    Args:
+        first: is told before the other.
+        second: is told after it.
+    """
+
+    def emit(name: str, fields: dict[str, Any]) -> None:
+        first(name, fields)
+        second(name, fields)
+
+    return emit

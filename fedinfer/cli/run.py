@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,9 @@ from fedinfer.cli.live import announced, live_view
 from fedinfer.cli.output import INTERRUPTED, JsonOption, VerboseOption, errors_to_exit, print_json, stderr
 from fedinfer.cli.summary import print_summary
 from fedinfer.errors import ConfigError, FedInferError, StoreError
-from fedinfer.ports import Clock, Listener
+from fedinfer.ports import Clock, Listener, both
 from fedinfer.system import SystemClock
+from fedinfer.tracing import RunTrace, provider_of
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
@@ -123,7 +125,8 @@ def _run(
 
                 run_ray(scenario, prepared.federation, folder, clock, watch)
             case Engine.LOCAL:
-                run_local(prepared, folder, clock, _both(EventLog(folder, clock, RUN_ID), watch))
+                with _traced(watch, clock) as watched:
+                    run_local(prepared, folder, clock, both(EventLog(folder, clock, RUN_ID), watched))
             case _:
                 assert_never(engine)
 
@@ -145,7 +148,8 @@ def _resume(folder: Path, *, show: bool) -> tuple[Json, Path, FedInferError | No
             case Engine.RAY:
                 run_ray(prepared.scenario, prepared.federation, folder, clock, watch)
             case Engine.LOCAL:
-                resume_local(prepared, folder, clock, _both(EventLog(folder, clock, RUN_ID), watch))
+                with _traced(watch, clock) as watched:
+                    resume_local(prepared, folder, clock, both(EventLog(folder, clock, RUN_ID), watched))
             case other:
                 assert_never(other)
 
@@ -211,9 +215,16 @@ def _record(folder: Path, failure: FedInferError | None) -> Json:
     return record
 
 
-def _both(log: Listener, watch: Listener) -> Listener:
-    def emit(name: str, fields: Json) -> None:
-        log(name, fields)
-        watch(name, fields)
+@contextmanager
+def _traced(watch: Listener, clock: Clock) -> Iterator[Listener]:
+    """Spans beside the live view, where OpenTelemetry's variables ask for them; on Ray the coordinator has its own."""
+    if (provider := provider_of(os.environ)) is None:
+        yield watch
+        return
+    from fedinfer.simulation import RUN_ID
 
-    return emit
+    trace = RunTrace(provider, RUN_ID, clock)
+    try:
+        yield both(watch, trace)
+    finally:
+        trace.close()

@@ -36,7 +36,7 @@ from fedinfer.data import check_judging, check_qat_rows, load_own, public_schema
 from fedinfer.errors import ConfigError
 from fedinfer.flower import GridTransport, build_id
 from fedinfer.inference import latest_known, note_refresh
-from fedinfer.ports import Clock, Listener
+from fedinfer.ports import Clock, Listener, Nodes
 from fedinfer.privacy import SecureStream
 from fedinfer.schema import Schema
 from fedinfer.secagg import Challenge, Validation, seconds_of, validation
@@ -75,6 +75,7 @@ def run_deployment(
     clock: Clock,
     emit: Listener,
     rest: Callable[[float], None] = time.sleep,
+    nodes_of: Callable[[Grid], Nodes] = GridTransport,
 ) -> Json:
     """Enrol the connected devices and run the scenario, or go on with the run of the folder that did not end.
 
@@ -88,6 +89,7 @@ def run_deployment(
         clock: of the operating system.
         emit: gets every event of the run.
         rest: waits so many seconds, while devices have not predicted enough for a window.
+        nodes_of: reaches the devices of a grid.
 
     Returns:
         What run.json holds.
@@ -98,7 +100,7 @@ def run_deployment(
         FedInferError: as `fedinfer.coordinator.run.run`.
     """
     kept, run_id = kept_run(scenario, deployment)
-    site = _site(grid, scenario, deployment, run_id, clock, emit, rest)
+    site = _site(nodes_of(grid), scenario, deployment, run_id, clock, emit, rest)
     rehearse(site.scenario, site.schema, site.trainer, GradientEngine.PER_EXAMPLE, clock)
     site = replace(site, population=None if kept is None else planned_population(kept))
     return carry_out(*start_up(site), kept)
@@ -111,6 +113,7 @@ def run_orders(
     clock: Clock,
     emit: Listener,
     rest: Callable[[float], None] = time.sleep,
+    nodes_of: Callable[[Grid], Nodes] = GridTransport,
 ) -> str:
     """Enrol the connected devices and bring them what operators started; nothing is trained and nothing is spent.
 
@@ -121,6 +124,7 @@ def run_orders(
         clock: of the operating system.
         emit: gets every event of the run.
         rest: waits so many seconds, while a held rollout waits for an operator.
+        nodes_of: reaches the devices of a grid.
 
     Returns:
         Name of the rollout; empty when none was started.
@@ -135,11 +139,13 @@ def run_orders(
             f"run {unfinished} did not end; it carries out orders itself",
             hint="go on with it (`fedinfer server run DIR`), or give it up",
         )
-    return carry_out_starts(*start_up(_site(grid, scenario, deployment, deployment.run_id, clock, emit, rest)))
+    return carry_out_starts(
+        *start_up(_site(nodes_of(grid), scenario, deployment, deployment.run_id, clock, emit, rest))
+    )
 
 
 def _site(
-    grid: Grid, asked: Scenario, deployment: Deployment, run_id: str, clock: Clock, emit: Listener,
+    nodes: Nodes, asked: Scenario, deployment: Deployment, run_id: str, clock: Clock, emit: Listener,
     rest: Callable[[float], None],
 ) -> Site:  # fmt: skip
     """What the server has before it has met a device."""
@@ -153,7 +159,7 @@ def _site(
         challenge=Challenge.draw(run_id, build_id(), entropy),
         against=_validation(deployment, clock),
         revocations=deployment.revocations,
-        nodes=GridTransport(grid),
+        nodes=nodes,
         repository=_repository(deployment, clock),
         trainer=load_trainer(scenario.model, schema, scenario.training, scenario.scenario.seed),
         public=public,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Context
+from flwr.serverapp import Grid
 
 from fedinfer.coordinator.push import publish as push
 from fedinfer.data import vocabulary
@@ -26,11 +27,12 @@ from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.drift import Outputs, Sketch, report_channels, window_report
 from fedinfer.errors import BudgetExceeded, ConfigError, DataError, FedInferError, Misbehaviour, TransportError
 from fedinfer.flower.client_app import CohortClientApp, Responder
+from fedinfer.flower.transport import GridTransport
 from fedinfer.inference.install.installed import open_installed
 from fedinfer.inference.install.slots import Slots
 from fedinfer.inference.predict.session import SessionCache
 from fedinfer.messages import HealthReply, Kind, PushReply, WindowReply, WindowRequest
-from fedinfer.ports import Answer, Ask, Clock
+from fedinfer.ports import Answer, Ask, Clock, Nodes
 from fedinfer.privacy.accounting.ledger import ANY_TASK, Budget, Ledger
 from fedinfer.schema import Text
 from fedinfer.secagg.keys import IdentityKey
@@ -55,6 +57,7 @@ class Pilot:
     events: list[tuple[str, Json]]
     predicts: bool = True
     window: int = 0
+    nodes_of: Callable[[Grid], Nodes] = GridTransport
     on_rest: Callable[[float], None] = lambda seconds: pytest.fail("nobody is waited for here")
 
     def find(self, context: Context) -> tuple[str, Responder]:
@@ -75,7 +78,9 @@ class Pilot:
         grid = LocalGrid(OneByOne(self.find), len(self.stores), {})
         deployment = self.deployment(name, public=public, authority=authority, revocations=revocations)
         self.window = settings(extra).drift.window
-        return run_deployment(grid, settings(extra), deployment, clock or SystemClock(), self.heard, self.on_rest)
+        return run_deployment(
+            grid, settings(extra), deployment, clock or SystemClock(), self.heard, self.on_rest, self.nodes_of
+        )
 
     def deployment(
         self, name: str, *, public: bool = True, authority: IdentityKey | None = None, revocations: bytes = b""
