@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from fedinfer.cli.output import a_number, errors_to_exit, print_document, stdout
-from fedinfer.errors import TransportError
+from fedinfer.errors import ConfigError, TransportError
 from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
 
 Store = Annotated[Path, typer.Option("--store", help="folder of this device, which joined a site")]
+JOIN = "`fedinfer device join FILE` with the approval of its request"
 STEADY_SECONDS = 3.0
 LOOK_SECONDS = 0.1
 
@@ -27,9 +28,11 @@ def up(
 ) -> None:
     """Take part in the runs of the site that this device joined; address, certificate and keys are in its store."""
     with errors_to_exit():
-        from fedinfer.deployment import open_device, read_agreement
+        from fedinfer.deployment import CERTIFICATE, open_device, read_agreement
         from fedinfer.site import AGENT_LOG, agent_settings, start_detached
 
+        if (store / "device.json").exists() and not (store / CERTIFICATE).exists():
+            raise ConfigError(f"{store} has joined no site yet", hint=JOIN)
         settings = agent_settings(store, poll)
         read_agreement(open_device(store))
         if not detach:
@@ -66,7 +69,7 @@ def part_in_runs(store: Path) -> Json:
         store: folder of the device.
     """
     if not (store / "certificate").exists():
-        return {}
+        return {"joined": f"no: {JOIN}"} if (store / "device.json").exists() else {}
     from fedinfer.site import enrolled_status
 
     return enrolled_status(store)

@@ -56,6 +56,13 @@ def request(
         from fedinfer.privacy import Budget
         from fedinfer.secagg import fingerprint
 
+        if not data.is_file():
+            raise ConfigError(f"{data}: no such file", hint="--data is the table of this device, CSV or Parquet")
+        if (store / "device.json").exists():
+            raise ConfigError(
+                f"{store} is the store of a device already",
+                hint="`fedinfer device renew` asks for its certificate again; another device has another --store",
+            )
         pinned = read_bytes(authority) if authority else b""
         proposed = read_card(read_bytes(site), pinned) if site else None
         if proposed is not None:

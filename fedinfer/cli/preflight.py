@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fedinfer.cli.output import JsonOption, errors_to_exit, print_json, stdout
+from fedinfer.errors import ConfigError
 from fedinfer.system import SystemClock
 
 
@@ -18,10 +19,15 @@ def preflight(
 ) -> None:
     """Say what would fail on a server or a device, and why, before anything starts. Exit code 1: something would."""
     with errors_to_exit():
-        from fedinfer.site import check_device, check_server, open_server
+        from fedinfer.site import SERVER, check_device, check_server, open_server
 
         now = SystemClock().now()
         is_device = (folder / "device.json").exists()
+        if not is_device and not any((folder / part / "server.pem").exists() for part in ("", SERVER)):
+            raise ConfigError(
+                f"{folder} is neither a site nor the store of a device",
+                hint="fedinfer server init DIR makes a site, fedinfer device request a store",
+            )
         findings = check_device(folder, now) if is_device else check_server(open_server(folder), now)
     failed = [finding for finding in findings if not finding.ok]
     if as_json:

@@ -258,7 +258,9 @@ def _user() -> str:
 
 def _file(path: Path) -> Path:
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file", hint="`fedinfer rollout start` makes the state database")
+        raise ConfigError(
+            f"{path}: no such file", hint="the first run of a server makes it, or `fedinfer rollout start` with a plan"
+        )
     return path
 
 

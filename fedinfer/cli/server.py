@@ -13,7 +13,7 @@ from fedinfer.cli import site_server
 from fedinfer.cli.authority_place import authority_place
 from fedinfer.cli.console import console
 from fedinfer.cli.files import read_bytes, write_bytes
-from fedinfer.cli.output import JsonOption, errors_to_exit, print_document, stderr, stdout
+from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_document, stderr, stdout
 from fedinfer.cli.secrets import PassphraseFile, secrets
 from fedinfer.errors import ConfigError
 from fedinfer.system import SystemClock, SystemEntropy
@@ -120,7 +120,9 @@ def watch(
     run: Annotated[Path, typer.Argument(help="run folder of the server")],
     keys: Annotated[Path, typer.Option("--keys", help="folder with the online keys")],
     once: Annotated[bool, typer.Option("--once", help="carry out what is waiting, and end")] = False,
-    every: Annotated[float, typer.Option("--every", min=0.1, help="seconds between two looks")] = WATCH_SECONDS,
+    every: Annotated[
+        float, typer.Option("--every", min=0.1, callback=a_number, help="seconds between two looks")
+    ] = WATCH_SECONDS,
     site: Annotated[
         Path | None,
         typer.Option("--site", help="folder of the site: a coordinator is begun there for a started rollout"),
@@ -132,15 +134,15 @@ def watch(
     With --site a rollout that was started reaches the devices: a run begins that trains nothing.
     """
     with errors_to_exit():
+        from fedinfer.artifact import load_keys
         from fedinfer.cli.keys import open_repository
         from fedinfer.cli.standing import Standby
         from fedinfer.site import open_server
 
         secret, clock = secrets(passphrase_file), SystemClock()
-        if (run / "artifacts").exists():  # a wrong key is told now, not when it is needed
-            open_repository(run / "artifacts", keys, secret)
-        elif not run.is_dir():
+        if not run.is_dir():
             raise ConfigError(f"{run}: no such folder", hint="give the run folder of a server")
+        load_keys(keys, secret)  # a wrong key is told now, not when it is needed
         server = None if site is None else open_server(site)
         standby = Standby(run, lambda: open_repository(run / "artifacts", keys, secret), server, clock)
         while True:
@@ -176,6 +178,11 @@ def _compare(reported: str, said: Request) -> None:
     if not reported:
         stderr.print(f"device {said.device}: {shown}", markup=False, highlight=False)
         reported = shown if typer.confirm("Is this the fingerprint that its owner has?", err=True) else "refused"
+        if reported == "refused":
+            raise ConfigError(
+                f"not approved: the owner of {said.device} has another fingerprint",
+                hint="have the request sent again; it may have been replaced on its way",
+            )
     if reported.replace(" ", "").lower() != shown.replace(" ", ""):
         raise ConfigError(
             f"the key in the request has the fingerprint {shown}, not {reported[:80]}",

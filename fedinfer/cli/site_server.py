@@ -38,6 +38,8 @@ def init(
     with errors_to_exit():
         from fedinfer.site import PLAN, TEMPLATE, Maker, make_site
 
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{folder} is a file", hint="give the folder of the site")
         if not (folder / PLAN).exists():
             write_bytes(folder / PLAN, TEMPLATE.encode())
             print_document({"written": str(folder / PLAN), "next": "edit it, then run this command again"}, as_json)

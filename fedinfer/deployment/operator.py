@@ -49,7 +49,7 @@ def make_operator(folder: Path, name: str, protection: Protection) -> bytes:
         ConfigError: the folder is an operator's already, or the name or the passphrase is not allowed.
         StoreError: it cannot be written.
     """
-    check_name(name)
+    check_name(name, "operator")
     if (folder / OPERATOR_CARD).exists():
         raise ConfigError(f"{folder} is an operator's already", hint="a key is never overwritten")
     signer = new_signer(protection.entropy)

@@ -154,14 +154,15 @@ def read_approval(data: bytes) -> EnrolmentApproval:
     return approval
 
 
-def check_name(device: DeviceId) -> None:
+def check_name(name: str, whose: str = "device") -> None:
     """Refuse a name with which every round would fail later.
 
     Args:
-        device: any text.
+        name: any text.
+        whose: for the error.
 
     Raises:
         ConfigError: it is not 1 to 64 printable ASCII characters.
     """
-    if not is_device_name(device):
-        raise ConfigError(f"device {shown(device, LONGEST_NAME)!r} of {len(device)} characters", hint=NAME_RULE)
+    if not is_device_name(name):
+        raise ConfigError(f"{whose} {shown(name, LONGEST_NAME)!r} of {len(name)} characters", hint=NAME_RULE)

@@ -17,6 +17,7 @@ from .plan import TEMPLATE as TEMPLATE
 from .preflight_device import check_device as check_device
 from .preflight_server import check_server as check_server
 from .server import OFFLINE as OFFLINE
+from .server import SERVER as SERVER
 from .server import ServerFolder as ServerFolder
 from .server import open_server as open_server
 from .supervise import serve_site as serve_site

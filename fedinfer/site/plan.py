@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from fedinfer.errors import ConfigError
 from fedinfer.printable import NAME_RULE, is_device_name
@@ -36,7 +38,9 @@ epsilon = 5.0
 delta = 1e-5
 min_survivors = 3 # fewest devices in a sum
 """
+HINT = "`fedinfer server init NEWDIR` writes an example with every key"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
+MOST_NAME = 253
 _HOST_PORT = re.compile(r"(\S+):(\d{1,5})")
 
 
@@ -49,6 +53,17 @@ def _name(text: str) -> str:
 def _device(text: str) -> str:
     if not is_device_name(text):
         raise ValueError(NAME_RULE)
+    return text
+
+
+def _address(text: str) -> str:
+    """A name or an IP address that a certificate can hold and a device can reach."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        labels = text.split(".")
+        if len(text) > MOST_NAME or not all(_NAME.fullmatch(label) and label[-1] != "-" for label in labels):
+            raise ValueError("a DNS name or an IP address, without a port") from None
     return text
 
 
@@ -109,12 +124,25 @@ class SitePlan(BaseModel):
 
     model_config = _STRICT
     name: Annotated[str, AfterValidator(_name)]
-    addresses: tuple[str, ...] = Field(min_length=1)
+    addresses: tuple[Annotated[str, AfterValidator(_address)], ...] = Field(min_length=1)
     fleet: Listening
     control: Listening = "127.0.0.1:9501"
     devices: tuple[Annotated[str, AfterValidator(_device)], ...] = ()
     run: SiteRun
     budget: ProposedBudget
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(set(self.devices)) < len(self.devices):
+            raise ValueError("devices: a name stands twice")
+        if self.devices and max(self.run.min_devices, self.budget.min_survivors) > len(self.devices):
+            raise ValueError(
+                f"{len(self.devices)} devices are listed, run.min_devices is {self.run.min_devices} and "
+                f"budget.min_survivors {self.budget.min_survivors}: no run would ever start"
+            )
+        if port_of(self.fleet) == port_of(self.control):
+            raise ValueError(f"fleet and control have one port, {port_of(self.fleet)}: choose two")
+        return self
 
     @property
     def superlink(self) -> str:
@@ -146,10 +174,25 @@ def read_plan(path: Path) -> SitePlan:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", hint="fedinfer server init DIR") from error
     except ValidationError as error:
-        wrong = (f"{'.'.join(map(str, at['loc']))}: {at['msg']}" for at in error.errors())
-        raise ConfigError(f"{path}: {'; '.join(wrong)}") from error
+        raise ConfigError(f"{path}: {'; '.join(map(_told, error.errors()))}", hint=HINT) from error
     except ValueError as error:
         raise ConfigError(f"{path} is no TOML file: {error}") from error
-    if port_of(plan.fleet) == port_of(plan.control):
-        raise ConfigError(f"{path}: fleet and control have one port, {port_of(plan.fleet)}", hint="choose two ports")
     return plan
+
+
+def _told(problem: ErrorDetails) -> str:
+    """A problem that pydantic found, in words."""
+    key = ".".join(map(str, problem["loc"]))
+    match problem["type"]:
+        case "missing":
+            return f"{key} is missing"
+        case "extra_forbidden":
+            return f"unknown key {key}"
+        case "too_short":
+            return f"{key} is empty"
+        case "tuple_type":
+            return f"{key} must be a list"
+        case "model_type":
+            return f"[{key}] must be a table"
+    rule = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return f"{key}: {rule}" if key else rule

@@ -104,7 +104,7 @@ def begin_run(server: ServerFolder, *, resume: bool = True, orders: bool = False
 
 
 def read_events(server: ServerFolder) -> list[Json]:
-    """Events of all runs of a site; the half line of a process that was killed is left out.
+    """Events of all runs of a site; what is no whole event, as of a process that was killed, is left out.
 
     Args:
         server: of the site.
@@ -114,9 +114,11 @@ def read_events(server: ServerFolder) -> list[Json]:
     for line in text.splitlines(keepends=True):
         if line.endswith("\n"):
             try:
-                events.append(json.loads(line))
+                event = json.loads(line)
             except ValueError:
                 continue
+            if isinstance(event, dict) and {"event", "time", "run_id"} <= event.keys():
+                events.append(event)
     return events
 
 

@@ -16,8 +16,8 @@ PASSPHRASE = "offline: four words nobody guesses"
 DEVICE = "hospital0"
 
 
-def command(*words: object, code: int = 0) -> Result:
-    done = CliRunner().invoke(app, [str(word) for word in words])
+def command(*words: object, code: int = 0, said: str | None = None) -> Result:
+    done = CliRunner().invoke(app, [str(word) for word in words], input=said)
     assert done.exit_code == code, (words, done.output, done.exception)
     return done
 
