@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.unit.rollout.test_rollout_requests import moment
 
 MONITORING = Path(__file__).parents[3] / "server" / "monitoring"
 TESTS = MONITORING / "alerts.test.yaml"
+WITH_PROMTOOL = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 NAME = re.compile(r"fedinfer_[a-z_]+[a-z]")
 
 
@@ -61,12 +63,14 @@ def test_every_alert_is_shown_raised_and_not_raised() -> None:
 
 
 @pytest.mark.promtool
+@WITH_PROMTOOL
 def test_each_alert_is_raised_by_what_it_is_about_and_by_nothing_else() -> None:
     assert "SUCCESS" in promtool("test", "rules", TESTS)
     assert f"{len(rules())} rules found" in promtool("check", "rules", MONITORING / "alerts.yaml")
 
 
 @pytest.mark.promtool
+@WITH_PROMTOOL
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: str(rule["alert"]))
 def test_the_tests_of_an_alert_miss_it_when_it_is_gone(tmp_path: Path, rule: dict[str, Any]) -> None:
     document = yaml.safe_load((MONITORING / "alerts.yaml").read_text())
@@ -79,6 +83,7 @@ def test_the_tests_of_an_alert_miss_it_when_it_is_gone(tmp_path: Path, rule: dic
 
 
 @pytest.mark.promtool
+@WITH_PROMTOOL
 def test_promtool_finds_nothing_against_what_server_and_device_say(folder: Path) -> None:  # noqa: F811
     buckets = (3,) * (len(EDGES_SECONDS) + 1)
     hostile = VersionFigures(1, sum(buckets), 0.5, buckets, {'a"\n\\b': 2}, unknown={'colour "x"': 4})
@@ -92,6 +97,7 @@ def test_promtool_finds_nothing_against_what_server_and_device_say(folder: Path)
 
 
 @pytest.mark.promtool
+@WITH_PROMTOOL
 def test_every_expression_of_the_dashboard_is_one(tmp_path: Path) -> None:
     panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
     asked = [target["expr"] for panel in panels for target in panel["targets"]]
