@@ -101,7 +101,7 @@ def imported_from(
     """
     found = converter_of(model)(model, rows)
     compare(found)
-    facts = read_facts(parse(found.data))
+    facts = read_facts(parse(found.data), found.data)
     return import_model(found.data, facts, name, label, _merged(found.wishes, wishes), found.feeds, clock, rng)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.artifact.export.heads import add_contributions, add_value, terms_tensor
+from fedinfer.artifact.export.large_weights import copy_small, written
 from fedinfer.artifact.export.tokenizer import Prefixes, tokenizer_parts
 from fedinfer.errors import ArtifactRejected, ConfigError, MissingExtra
 from fedinfer.manifest import CONTRIBUTIONS, INPUT, LABEL, PROBABILITIES, TOP, VALUE
@@ -185,9 +186,7 @@ def finish(core: OnnxModel, head: OutputHead) -> bytes:
         ConfigError: a text schema and a core of an operator set without string operators, or terms and a core that is
             no sum of them.
     """
-    onnx = onnx_module()
-    model = onnx.ModelProto()
-    model.CopyFrom(core)
+    model, large = copy_small(core)
     graph = model.graph
     del graph.output[:]
     if head.schema.label_range is not None:
@@ -202,7 +201,7 @@ def finish(core: OnnxModel, head: OutputHead) -> bytes:
     if head.schema.text is not None:
         _take_text(model, head.schema.text)
     _metadata(model, head)
-    return bytes(model.SerializeToString(deterministic=True))
+    return written(model, large)
 
 
 def tokens_in(file: bytes, texts: Sequence[str]) -> npt.NDArray[np.float32]:

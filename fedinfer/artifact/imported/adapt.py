@@ -117,7 +117,7 @@ def adapt(model: OnnxModel, found: Declaration) -> OnnxModel:
     """The core of a model.
 
     Args:
-        model: onnx.ModelProto, checked; not changed.
+        model: onnx.ModelProto, checked; it becomes the core, because two of them may be a lot of memory.
         found: its declaration.
 
     Returns:
@@ -128,8 +128,7 @@ def adapt(model: OnnxModel, found: Declaration) -> OnnxModel:
         ConfigError: the declaration names what the graph does not have.
     """
     onnx, schema = onnx_module(), schema_of(found)
-    core = onnx.ModelProto()
-    core.CopyFrom(model)
+    core = model
     names = _rename(core)
     parts = _Parts(onnx, core, names, 1 if found.one_row else -1)
     _front(parts, found)

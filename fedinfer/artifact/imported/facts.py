@@ -64,17 +64,18 @@ class GraphFacts:
         return any(name in self.operators for name in _QUANTIZED)
 
 
-def read_facts(model: OnnxModel) -> GraphFacts:
+def read_facts(model: OnnxModel, data: bytes | None = None) -> GraphFacts:
     """Read a parsed graph.
 
     Args:
         model: onnx.ModelProto of a file that `check_model` accepted; its texts are still untrusted.
+        data: that file, where the caller has it; None: it is written once more.
 
     Raises:
         ArtifactRejected: another operator set, a type that rows cannot have, a name that cannot be shown, or a graph
             that onnx finds wrong (operators that do not exist, an input that nobody gives, a cycle).
     """
-    _check(model)
+    _check(model, data)
     graph = model.graph
     given = {tensor.name for tensor in graph.initializer}
     made = {name: node for node in graph.node for name in node.output}
@@ -89,7 +90,7 @@ def read_facts(model: OnnxModel) -> GraphFacts:
     )
 
 
-def _check(model: OnnxModel) -> None:
+def _check(model: OnnxModel, data: bytes | None) -> None:
     onnx, opset = onnx_module(), _opset(model)
     if not OLDEST <= opset <= NEWEST:
         raise ArtifactRejected(
@@ -98,7 +99,7 @@ def _check(model: OnnxModel) -> None:
         )
     _check_order(model.graph)
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(model if data is None else data)
     except (ValueError, onnx.checker.ValidationError) as error:
         first = (str(error).splitlines() or ["no reason given"])[0]
         raise ArtifactRejected(f"not a valid ONNX graph: {ascii(first)[1:-1][:200]}") from error

@@ -72,7 +72,7 @@ def facts_of(path: Path) -> tuple[bytes, GraphFacts]:
         ConfigError, GateFailed, ArtifactRejected: as `read_model` and `read_facts`.
     """
     data = read_model(path)
-    return data, read_facts(parse(data))
+    return data, read_facts(parse(data), data)
 
 
 def import_model(
