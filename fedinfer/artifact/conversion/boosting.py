@@ -11,6 +11,7 @@ from fedinfer.artifact.conversion.converted import (
     Model,
     Rows,
     Values,
+    lacks,
     matrix_of,
     raise_opset,
     refused,
@@ -108,7 +109,7 @@ def _converted(graph: Any, matrix: Values, columns: tuple[str, ...], answers: Va
     names = [item.name for item in graph.graph.output]
     feeds = {INPUT: matrix.astype(np.float32)}
     if PROBABILITIES not in names:
-        wishes = Wishes(task=ModelTask.REGRESSION, columns=columns)
+        wishes = Wishes(task=ModelTask.REGRESSION, columns=columns, missing=lacks(feeds))
         expected = {names[0]: answers.reshape(len(matrix), -1)}
         return Converted(bytes(graph.SerializeToString()), feeds, expected, None, "", wishes)
     kept = next(item for item in graph.graph.output if item.name == PROBABILITIES)
@@ -119,6 +120,6 @@ def _converted(graph: Any, matrix: Values, columns: tuple[str, ...], answers: Va
     if answers.ndim == 1:
         answers = np.stack([1 - answers, answers], axis=1)
     labels = tuple(str(label) for label in (range(answers.shape[1]) if classes is None else classes))
-    wishes = Wishes(task=ModelTask.CLASSIFICATION, labels=labels, columns=columns)
+    wishes = Wishes(task=ModelTask.CLASSIFICATION, labels=labels, columns=columns, missing=lacks(feeds))
     data = bytes(graph.SerializeToString())
     return Converted(data, feeds, {PROBABILITIES: answers}, answers.argmax(axis=1), PROBABILITIES, wishes)

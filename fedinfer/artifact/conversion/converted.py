@@ -76,6 +76,15 @@ def matrix_of(rows: Rows) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
     return matrix, tuple(columns)
 
 
+def lacks(feeds: Mapping[str, Values]) -> bool:
+    """Whether numbers are missing in example rows: a model that answers such rows knows what that is.
+
+    Args:
+        feeds: rows by input.
+    """
+    return any(values.dtype.kind == "f" and bool(np.isnan(values).any()) for values in feeds.values())
+
+
 def rounded_down(thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The next numbers that float32 holds: x <= t says the same of them, for every x that float32 holds.
 

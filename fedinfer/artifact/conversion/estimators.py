@@ -17,6 +17,7 @@ from fedinfer.artifact.conversion.converted import (
     Rows,
     Values,
     columns_of,
+    lacks,
     matrix_of,
     raise_opset,
     refused,
@@ -56,6 +57,7 @@ def from_sklearn(model: Model, rows: Rows) -> Converted:
         task=ModelTask.REGRESSION if classes is None else ModelTask.CLASSIFICATION,
         labels=() if classes is None else tuple(str(label) for label in classes),
         columns=() if by_column else columns,
+        missing=lacks(feeds),
         categories={name: _categories(values) for name, values in feeds.items() if values.dtype == object},
     )
     expected = {} if answers is None else {output: answers}
@@ -103,6 +105,8 @@ def _by_column(rows: Rows) -> tuple[dict[str, Values], Any, tuple[str, ...]]:
     feeds = {}
     for name, values in columns.items():
         number = values.dtype.kind in "fiub"
+        if not number and not all(isinstance(value, str) for value in values):
+            raise DataError(f"column {name}: a text is missing, or is no text", hint="name it, or leave such rows out")
         feeds[name] = values[:, None].astype(np.float32) if number else values[:, None].astype(str).astype(object)
     return feeds, _frame(columns), ()
 

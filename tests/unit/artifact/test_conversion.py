@@ -94,6 +94,26 @@ def test_a_graph_that_answers_otherwise_is_refused():
         compare(replace(found, decided=1 - found.decided))
 
 
+HOLES = np.where(RNG.random(X.shape) < 0.1, np.nan, X)
+
+
+@pytest.mark.parametrize("kind", ["histogram", "imputer", "xgboost", "lightgbm"])
+def test_a_model_that_knows_missing_numbers_answers_them_on_a_device_too(kind):
+    if kind in ("xgboost", "lightgbm"):
+        _, model, convert_one = boosted(kind, "Classifier", TWO, HOLES)
+    else:
+        made = make_pipeline(SimpleImputer(), linear_model.LogisticRegression())
+        model = (made if kind == "imputer" else ensemble.HistGradientBoostingClassifier(max_iter=8)).fit(HOLES, TWO)
+        convert_one = from_sklearn
+    found = convert_one(model, HOLES)
+    assert compare(found) < 1e-5
+    assert found.wishes.missing
+    assert not convert_one(model, X).wishes.missing
+    if kind == "imputer":
+        imported = imported_from(model, HOLES, "m", "label", Wishes(), SystemClock(), simulation_rng("m"))
+        assert not imported.schema.complete
+
+
 def test_names_of_classes_and_columns_come_from_the_model(tmp_path):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(X, columns=["age", "bmi", "pulse", "sugar"])
@@ -124,6 +144,9 @@ def test_a_pipeline_with_texts_gets_an_input_per_column_and_its_categories():
     rows = np.stack([np.searchsorted(ward.categories, wards), X[:, 0], X[:, 1]], axis=1).astype(np.float32)
     said = answers_of(finish(imported.core, imported.head(1)), rows, imported.schema)
     np.testing.assert_allclose(said, model.predict_proba(frame), atol=1e-5)
+    frame.loc[3, "ward"] = None
+    with pytest.raises(DataError, match="column ward: a text is missing"):
+        from_sklearn(model, frame)
     with pytest.raises(DataError, match="takes columns by name"):
         from_sklearn(model, X)
 
