@@ -6,7 +6,8 @@ record says which. Nothing that is found out here moves a weight, a threshold or
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -30,9 +31,11 @@ from fedinfer.metrics import (
     number_scores,
     owners,
     part_of,
+    part_of_numbers,
+    residuals,
 )
 from fedinfer.schema import Categorical, Numeric, Schema, Text
-from fedinfer.types import Json
+from fedinfer.types import DeviceId, Json
 
 if TYPE_CHECKING:
     from fedinfer.artifact import Built
@@ -79,14 +82,20 @@ def judge_model(server: Server, progress: Progress, built: Built) -> Json:
     start = {"version": progress.version, "on": on, "simulation_knowledge": server.simulated}
     metric, rng = server.judged_by.metric, server.generator(f"judgement {progress.version}")
     if metric.of_numbers:
-        return start | judge_numbers(metric, said[:, 0], y, rng)
+        own = partial(_own_numbers, metric, said[:, 0], y)
+        found_numbers = judge_numbers(metric, said[:, 0], y, rng) | {"residuals": residuals(said[:, 0], y)}
+        return start | found_numbers | {"devices": _of_devices(server.witness, progress.window, own)}
     threshold = None if built.head.threshold == EVEN else built.head.threshold
     answers = Answers.of(said, y, threshold)
     found = judge(metric, answers, threshold, rng)
     return {
         **start,
         **found.to_json(server.schema.labels),
-        "devices": _devices(server.witness, progress.window, answers, metric),
+        "devices": _of_devices(
+            server.witness,
+            progress.window,
+            lambda device, rows: part_of(device, answers.part(rows), metric).to_json(),
+        ),
         "groups": [
             attribute_of(name, answers, members(server.schema, name, x), metric).to_json()
             for name in server.scenario.report.groups
@@ -116,13 +125,19 @@ def confidence_calibration(schema: Schema, judged: Rows, built: Built) -> Confid
     return calibrate_confidence(channel, Outputs(answers.chosen, answers.probabilities), answers.y)
 
 
-def _devices(witness: Witness | None, window: int, answers: Answers, metric: Metric) -> list[Json]:
+def _own_numbers(
+    metric: Metric, predicted: npt.NDArray[Any], y: npt.NDArray[Any], device: DeviceId, rows: slice
+) -> Json:
+    return part_of_numbers(device, metric, predicted[rows], y[rows])
+
+
+def _of_devices(witness: Witness | None, window: int, figures: Callable[[DeviceId, slice], Json]) -> list[Json]:
     """Figures per device; a deployment does not know whose rows are whose."""
     counts = {} if witness is None else witness.held_out(window)
     if not 0 < len(counts) <= MOST_DEVICES:
         return []
     places = owners(list(counts), list(counts.values()))
-    return [part_of(device, answers.part(rows), metric).to_json() for device, rows in places.items()]
+    return [figures(device, rows) for device, rows in places.items()]
 
 
 def members(schema: Schema, name: str, x: npt.NDArray[Any]) -> Mapping[str, npt.NDArray[np.bool_]]:
@@ -204,7 +219,7 @@ def pooled_figures(server: Server, progress: Progress) -> Json:
         return {"value": scores.get(str(server.judged_by.metric)), "scores": scores, **start}
     asked, public = server.scenario.training.threshold, server.public
     threshold = None if asked == EVEN else asked
-    if isinstance(threshold, str):  # in private the file's own rows of training say it, as the sum of all would
+    if isinstance(threshold, str):  # the pooled model knows the rows of all: what a private choice asks of them
         seen_x, seen_y = public if threshold == "public" else (train_x, train_y)
         threshold = best_threshold(server.judged_by.metric, server.trainer.predict(weights, seen_x), seen_y)
     answers = Answers.of(predicted, y, threshold)

@@ -4,7 +4,7 @@ from fedinfer.metrics.choice import RARE, JudgedBy, judged_by
 from fedinfer.metrics.classes import Labels, Probabilities, binary_auc, confusion, figures, precisions, recalls
 from fedinfer.metrics.judgement import Answers, ClassJudgement, judge
 from fedinfer.metrics.metric import Metric, class_score, likeliest, loss_of, number_score
-from fedinfer.metrics.number_judgement import judge_numbers, number_scores
+from fedinfer.metrics.number_judgement import judge_numbers, number_scores, part_of_numbers, residuals
 from fedinfer.metrics.numbers import number_figures
 from fedinfer.metrics.parts import Attribute, Part, attribute_of, owners, part_of
 from fedinfer.metrics.private_threshold import (
@@ -57,6 +57,8 @@ __all__ = [
     "number_scores",
     "owners",
     "part_of",
+    "part_of_numbers",
     "precisions",
     "recalls",
+    "residuals",
 ]

@@ -11,6 +11,11 @@ from fedinfer.metrics.judgement import MOST_RESAMPLED, RESAMPLES
 from fedinfer.metrics.metric import Metric, number_score
 from fedinfer.types import Json
 
+RESIDUAL_PARTS = 10
+"""Parts of equally many rows in which errors are described, from the smallest answers to the largest."""
+TAILS = (0.05, 0.5, 0.95)
+"""Quantiles of the errors of a part."""
+
 
 def judge_numbers(metric: Metric, predicted: npt.NDArray[Any], y: npt.NDArray[Any], rng: np.random.Generator) -> Json:
     """Judge a regression beside the mean of the labels, which only somebody who knows all of them can answer.
@@ -59,3 +64,44 @@ def number_scores(predicted: npt.NDArray[Any], y: npt.NDArray[Any]) -> dict[str,
     """
     found = {str(metric): number_score(metric, predicted, y) for metric in Metric if metric.of_numbers}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def part_of_numbers(name: str, metric: Metric, predicted: npt.NDArray[Any], y: npt.NDArray[Any]) -> Json:
+    """Figures of a device, for run.json.
+
+    Args:
+        name: of the device.
+        metric: of numbers, by which the task is judged.
+        predicted: (n,), in the label's unit; n >= 1.
+        y: labels, (n,).
+
+    Returns:
+        `value` of the metric, `rmse`, and `bias`: how much too large the answers are in the mean.
+    """
+    return {
+        "name": name,
+        "rows": len(y),
+        "value": number_score(metric, predicted, y),
+        "rmse": number_score(Metric.RMSE, predicted, y),
+        "bias": float(np.mean(predicted - y, dtype=np.float64)),
+    }
+
+
+def residuals(predicted: npt.NDArray[Any], y: npt.NDArray[Any]) -> list[Json]:
+    """How far labels lie from answers, in parts from the smallest answers to the largest, for run.json.
+
+    Args:
+        predicted: (n,), in the label's unit; n >= 1.
+        y: labels, (n,).
+
+    Returns:
+        Of each part its `rows`, the mean answer `predicted`, and `low`, `middle`, `high`: 5 %, median and 95 % of label
+        minus answer.
+    """
+    order = np.argsort(predicted, kind="stable")
+    found = []
+    for rows in np.array_split(order, min(RESIDUAL_PARTS, len(order))):
+        low, middle, high = np.quantile(y[rows].astype(np.float64) - predicted[rows], TAILS)
+        mean = float(np.mean(predicted[rows], dtype=np.float64))
+        found.append({"rows": len(rows), "predicted": mean, "low": low, "middle": middle, "high": high})
+    return [{key: float(value) if key != "rows" else value for key, value in part.items()} for part in found]

@@ -15,6 +15,7 @@ from fedinfer.report.quality_charts import (
     loss_chart,
     precision_recall_chart,
     reliability_chart,
+    residual_chart,
     roc_chart,
     rows_chart,
     spread_chart,
@@ -36,6 +37,12 @@ CLASSES: tuple[tables.Column, ...] = (
     ("Answered", "answered", whole),
     ("Recall: found", "recall", decimal),
     ("Precision: right", "precision", decimal),
+)
+NUMBER_PARTS: tuple[tables.Column, ...] = (
+    ("Device", "name", words),
+    ("Rows", "rows", whole),
+    ("Root mean squared error", "rmse", decimal),
+    ("Too large by", "bias", decimal),
 )
 PARTS: tuple[tables.Column, ...] = (
     ("Group", "name", words),
@@ -68,6 +75,8 @@ def judged_section(run: Json) -> Markup | None:
         _curves(found),
         _calibration(run, found),
         _devices(found),
+        _number_devices(found),
+        _residuals(run, found),
         _groups(found),
     )
 
@@ -278,6 +287,31 @@ def _devices(found: Json) -> Markup | None:
     words_ = "Held-out rows of each simulated device; lines are 95 % intervals: so much is chance."
     words_ = words_ if few else "Held-out rows of each simulated device, from the worst to the best."
     return join(tag("p", words_, class_="how"), both(draw, FULL))
+
+
+def _number_devices(found: Json) -> Markup | None:
+    shown = [row for row in rows(found, "devices") if finite(row.get("rmse")) is not None]
+    if len(shown) < 2:
+        return None
+    listed = sorted(shown, key=lambda row: -(finite(row.get("rmse")) or 0.0))[:MOST_ROWS]
+    which = "each simulated device" if len(listed) == len(shown) else f"the {MOST_ROWS} worst of {len(shown)} devices"
+    how = f"Held-out rows of {which}, the worst first. Too large by: how far answers are above labels in the mean."
+    return join(tag("p", how, class_="how"), tables.table("Error per device", NUMBER_PARTS, listed, ""))
+
+
+def _residuals(run: Json, found: Json) -> Markup | None:
+    keys = ("predicted", "low", "middle", "high")
+    parts_ = [tuple(finite(part.get(key)) for key in keys) for part in rows(found, "residuals")]
+    whole_ = [part for part in parts_ if None not in part]
+    if len(whole_) < 2:
+        return None
+    unit, label = words(section(run, "task").get("unit"), ""), words(section(run, "task").get("label"))
+    how = (
+        f"Label minus answer{f' in {unit}' if unit else ''}, in parts of equally many rows from the smallest answers "
+        "to the largest: median, and where nine of ten lie. A line that bends is something the model does not know."
+    )
+    draw: Callable[[float], Markup] = lambda width: residual_chart(whole_, f"answer: {label}", width)  # type: ignore[arg-type]  # noqa: E731
+    return join(tag("p", how, class_="how"), both(draw, FULL))
 
 
 def _groups(found: Json) -> Markup | None:

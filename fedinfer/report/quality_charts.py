@@ -149,6 +149,42 @@ def loss_chart(values: Sequence[tuple[str, float]], width: float) -> Markup:
     )
 
 
+def residual_chart(parts: Sequence[tuple[float, float, float, float]], across: str, width: float) -> Markup:
+    """Errors of a regression over its answers: the median as a line, the middle 90 % as bars.
+
+    Args:
+        parts: mean answer, and 5 %, median and 95 % of label minus answer; at least two, finite.
+        across: what the answers are.
+        width: px.
+    """
+    low, high = axes.padded([end for _, *ends in parts for end in ends] + [0.0], least=1e-9)
+    left, height = 64.0, 190.0
+    bottom = height - 40
+    first, last = min(part[0] for part in parts), max(part[0] for part in parts)
+    x = axes.Scale(first, last if last > first else first + 1.0, left + 8, width - 18)
+    y = axes.Scale(low, high, bottom, TOP)
+    middles = [(x(answer), y(middle)) for answer, _, middle, _ in parts]
+    said = ", ".join(f"{significant(middle)} at {significant(answer)}" for answer, _, middle, _ in parts)
+    return axes.drawing(
+        width,
+        height,
+        "Residuals",
+        f"Median of label minus answer: {said}.",
+        axes.label(0, 14, f"Label minus answer (axis from {low:.3g} to {high:.3g})", "panel"),
+        *_levels(y, axes.ticks(low, high, 4), left, width - 10),
+        axes.path([(left, y(0.0)), (width - 10, y(0.0))], "#5b6b7b", "5 4"),
+        *(
+            axes.path([(x(answer), y(least)), (x(answer), y(most))], axes.PALETTE[0])
+            for answer, least, _, most in parts
+        ),
+        axes.path(middles, axes.PALETTE[1]),
+        axes.markers(middles, axes.dot(axes.PALETTE[1], 2.6)),
+        tag("rect", x=left, y=TOP, width=width - 10 - left, height=bottom - TOP, class_="frame"),
+        *(axes.label(x(at), bottom + 14, f"{at:.3g}", "tick", "middle") for at in axes.ticks(first, last, 5)),
+        axes.label(width / 2, height - 6, across, "tick", "middle"),
+    )
+
+
 def rows_chart(title: str, rows: Sequence[Row], width: float) -> Markup:
     """Shares of devices or groups under each other, each with its 95 % interval.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fedinfer.report.figures import count, decimal, finite, matrix, names, percent, rows, section, significant, words
 from fedinfer.types import Json
 
@@ -156,9 +158,21 @@ def _devices(found: Json) -> tuple[str, ...]:
         (accuracy, words(row.get("name"))) for row in large if (accuracy := finite(row.get("accuracy"))) is not None
     ]
     if len(named) < 2:
-        return ()
+        return _number_devices(large)
     (low, worst), (high, best) = min(named), max(named)
     return (f"Accuracy is {decimal(low)} on the worst device ({worst}) and {decimal(high)} on the best ({best}).",)
+
+
+def _number_devices(large: Sequence[Json]) -> tuple[str, ...]:
+    named = [(error, words(row.get("name"))) for row in large if (error := finite(row.get("rmse"))) is not None]
+    if len(named) < 2:
+        return ()
+    (low, best), (high, worst) = min(named), max(named)
+    name = metric_words("rmse")
+    return (
+        f"{name[:1].upper()}{name[1:]} is {decimal(high)} on the worst device ({worst}) and {decimal(low)} on the best "
+        f"({best}).",
+    )
 
 
 def _attribute(attribute: Json) -> str:

@@ -80,3 +80,32 @@ def test_names_of_devices_are_escaped_and_shortened() -> None:
     assert "<b>" not in drawn
     assert "\u2026" in drawn
     assert "3 devices" in spread_chart("Accuracy", [Row(str(n), n / 3, 9) for n in range(3)], 326.0)
+
+
+def regression(**changes: Any) -> tuple[dict[str, Any], list[Any]]:
+    run, events = sample_runs.heart()
+    parts = [{"rows": 50, "predicted": 10.0 * n, "low": -3.0, "middle": n - 2.0, "high": 4.0} for n in range(5)]
+    devices = [{"name": f"d{n}", "rows": 40, "value": 2.0 + n, "rmse": 2.0 + n, "bias": -0.5} for n in range(3)]
+    judged = {
+        "version": 1, "on": "held-out rows", "simulation_knowledge": True, "metric": "rmse", "rows": 250, "value": 3.0,
+        "interval": [2.5, 3.5], "better": True, "baseline": {"answer": 20.0, "value": 9.0, "scores": {"rmse": 9.0}},
+        "scores": {"rmse": 3.0}, "devices": devices, "residuals": parts,
+    }  # fmt: skip
+    task = {"kind": "regression", "metric": "rmse", "why": "the label is a number", "label": "weight", "unit": "kg"}
+    return {**run, "task": task, "judgement": {**judged, **changes}}, events
+
+
+def test_a_regression_shows_its_devices_and_where_its_answers_are_off() -> None:
+    text = page(regression)
+    assert "Root mean squared error is 4.000 on the worst device (d2) and 2.000 on the best (d0)." in text
+    assert "Error per device" in text
+    assert "Label minus answer in kg" in text
+    assert "Median of label minus answer: -2 at 0, -1 at 10, 0 at 20, 1 at 30, 2 at 40." in text
+    assert "answer: weight" in text
+
+
+def test_a_damaged_record_of_a_regression_is_left_out() -> None:
+    damaged = [{"rows": 1, "predicted": None, "low": 1, "middle": 1, "high": 1}, {"rows": "x"}, 3]
+    text = page(lambda: regression(residuals=damaged, devices=[{"name": "d0", "rmse": "no"}, 7]))
+    assert "Label minus answer" not in text
+    assert "Error per device" not in text
