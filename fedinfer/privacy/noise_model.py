@@ -20,6 +20,7 @@ from typing import TypeAlias, assert_never
 import numpy as np
 import numpy.typing as npt
 
+from fedinfer.lattice_noise import lattice_gaussian
 from fedinfer.privacy.accounting.events import Event, GaussianEvent, NonPrivate, PoissonSampled, Repeated
 from fedinfer.privacy.mechanism.design import design, design_without_noise
 from fedinfer.privacy.mechanism.mechanism import (
@@ -45,6 +46,7 @@ __all__ = [
     "noise_model",
 ]
 
+FRACTION_BITS = 40  # noise of one device has units of about 2^-40 of its deviation
 AnyFloats: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 
@@ -147,6 +149,8 @@ class Local:
     ) -> FloatVector:
         """Each row with noise of standard deviation `std` from its device's own stream.
 
+        Both are whole multiples of one unit, the row cut to them towards zero: see `fedinfer.lattice_noise`.
+
         Args:
             vectors: float32 (n, d), one row per device.
             std: per coordinate, in the unit of the vectors.
@@ -155,8 +159,9 @@ class Local:
         Returns:
             float32 (n, d).
         """
-        noise = [gaussian(std, (vectors.shape[1],), stream) for stream in streams()]
-        return (vectors + np.stack(noise)).astype(np.float32)
+        unit = math.ldexp(1.0, math.frexp(std)[1] - FRACTION_BITS)
+        noise = [lattice_gaussian(std, unit, vectors.shape[1], stream.words) for stream in streams()]
+        return (np.trunc(vectors / np.float64(unit)) * unit + np.stack(noise)).astype(np.float32)
 
     def server_noise(
         self, total: AnyFloats, mechanism: IntegerMechanism, z: float, stream: Callable[[], NoiseStream]

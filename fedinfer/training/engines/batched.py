@@ -25,7 +25,7 @@ from fedinfer.training.engines.compile import Program, taps, views_of
 from fedinfer.training.engines.device_by_device import Features
 from fedinfer.training.engines.joined import Joined, joined
 from fedinfer.training.engines.mapped import Mapped
-from fedinfer.training.engines.noise import gaussian_noise
+from fedinfer.training.engines.noise import gaussian_noise, grid_unit
 from fedinfer.training.engines.sampling import PrivateSteps, RandomSource, Rows, minibatches, poisson_rows
 from fedinfer.types import FloatVector, WideVector
 
@@ -266,7 +266,7 @@ def _descend_privately(
     counts, offsets = [rows.counts[row] for row in chunk], [begins[row] for row in chunk]
     expected = torch.tensor([max(1.0, private.rate * count) for count in counts], device=weights.device).unsqueeze(1)
     deviation = private.noise_multiplier * private.clipping_norm
-    noises = [gaussian_noise(source, weights.device) for source in sources]
+    noises = [gaussian_noise(source, grid_unit(private.clipping_norm), weights.device) for source in sources]
     lengths = (-training.learning_rate / expected).squeeze(1).tolist()
     drawn = torch.empty_like(anchor[0])
     for _ in range(private.steps):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedinfer.config import TrainingSection
-from fedinfer.training.engines.noise import gaussian_noise
+from fedinfer.training.engines.noise import gaussian_noise, grid_unit
 from fedinfer.training.engines.sampling import PrivateSteps, RandomSource, Rows, minibatches, poisson_rows, uniform
 from fedinfer.training.engines.seeding import seeded
 from fedinfer.training.objective import Objective
@@ -145,11 +145,14 @@ def _descend_privately(
     # The expected size of a sample, not its real one: that depends on who is in it, and the sensitivity would with it.
     expected = max(1.0, private.rate * len(y))
     deviation = private.noise_multiplier * private.clipping_norm
-    noise, noisy = gaussian_noise(source), torch.empty(size(work.parameters), dtype=torch.float64)
+    noise = gaussian_noise(source, grid_unit(private.clipping_norm))
+    noisy = torch.empty(size(work.parameters), dtype=torch.float64)
     for _ in range(private.steps):
         rows = poisson_rows(source, len(y), private.rate)
         noise(noisy, deviation)
-        total = (work.clipped_sum(x, y, rows, source) + noisy).float()  # rounded once, when the noise is in it
+        total = (
+            work.clipped_sum(x, y, rows, source) + noisy
+        ).float()  # exact, and rounded once, when the noise is in it
         _set_gradients(work.parameters, total / expected)
         _pull(work.parameters, anchor, training.proximal)
         optimizer.step()

@@ -1,9 +1,8 @@
 """Gaussian noise for DP-SGD.
 
 Rule: a numpy generator (simulation) seeds a fast stream in single precision, see `standard_normal`; entropy
-(deployment) is used as it comes, no seed, and its noise is double precision: a real device adds it to a sum in double
-precision and rounds once, afterwards, which is post-processing. Noise on the grid of float32 would show where the sum
-lies between its points (Mironov 2012).
+(deployment) is used as it comes, no seed, and its noise lies on the grid of the sums of clipped gradients
+(`fedinfer.lattice_noise`): a real device adds it without an error and rounds once, afterwards, as post-processing.
 """
 
 from __future__ import annotations
@@ -13,12 +12,14 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fedinfer.lattice_noise import lattice_gaussian
 from fedinfer.ports import Entropy
 from fedinfer.system import SimulatedEntropy
-from fedinfer.training.engines.sampling import RandomSource, uniform
+from fedinfer.training.engines.sampling import RandomSource
 from fedinfer.types import FloatVector
 
 CPU = torch.device("cpu")
@@ -27,16 +28,31 @@ Noise = Callable[[Tensor, float], None]
 """Called with a flat tensor and a deviation, overwrites it with independent N(0, deviation^2) values."""
 
 
-def gaussian_noise(source: RandomSource, device: torch.device = CPU) -> Noise:
+_FRACTION_BITS = 32
+_SMALLEST_EXPONENT = -126  # of float32: a finer grid has nothing to hold, and 1 / unit must not overflow
+
+
+def grid_unit(clipping_norm: float) -> float:
+    """Unit of the grid of clipped gradients, a power of two in (2^-33 C, 2^-32 C]: scaling by it rounds nothing.
+
+    Args:
+        clipping_norm: C, > 0.
+    """
+    exponent = max(math.frexp(clipping_norm)[1], _SMALLEST_EXPONENT)
+    return math.ldexp(1.0, exponent - 1 - _FRACTION_BITS)
+
+
+def gaussian_noise(source: RandomSource, unit: float, device: torch.device = CPU) -> Noise:
     """The noise of one device for one call of private training.
 
     Args:
         source: a seeded generator gives one number, the seed of all this noise; entropy is asked again for every
             vector.
+        unit: of the grid of the sum that it is added to, see `grid_unit`; noise of entropy lies on it.
         device: of torch, where a seeded generator draws; its draws are those of this kind of device.
     """
     if not isinstance(source, np.random.Generator):
-        return lambda into, deviation: _fill_securely(source, into, deviation)
+        return lambda into, deviation: _fill_securely(source, unit, into, deviation)
     seed = int(source.integers(2**63))
     if device.type == "cpu":
         entropy = SimulatedEntropy("gaussian", seed)
@@ -82,25 +98,6 @@ def _cells(deviation: float) -> FloatVector:
     return halves
 
 
-def secure_gaussian(entropy: Entropy, count: int) -> Tensor:
-    """Standard normal numbers without a seed.
-
-    Each value is the sum of four Box-Muller draws over two, which closes the floating-point channel of Mironov 2012 in
-    the way of Holohan and Braghin 2021, section 4 (the same as Opacus' secure mode).
-
-    Args:
-        entropy: of the operating system; 64 bytes are taken per number.
-        count: >= 0.
-
-    Returns:
-        (count,) float64, independent N(0, 1).
-    """
-    # log(1 - u) with u in [0, 1): the argument is never 0, so no value is infinite.
-    radius = np.sqrt(-2.0 * np.log1p(-uniform(entropy, 4 * count)))
-    draws = radius * np.cos(2.0 * np.pi * uniform(entropy, 4 * count))
-    return torch.from_numpy(draws.reshape(4, count).sum(axis=0) / 2.0)
-
-
 def _fill(entropy: Entropy, into: Tensor, deviation: float) -> None:
     if deviation > 0:  # drawn in float32, whatever it is written to, so that all engines draw the same
         into.copy_(torch.from_numpy(standard_normal(entropy, into.numel(), deviation)))
@@ -115,8 +112,11 @@ def _fill_there(generator: torch.Generator, into: Tensor, deviation: float) -> N
         into.zero_()
 
 
-def _fill_securely(entropy: Entropy, into: Tensor, deviation: float) -> None:
+def _fill_securely(entropy: Entropy, unit: float, into: Tensor, deviation: float) -> None:
+    def words(count: int) -> npt.NDArray[np.uint64]:
+        return np.frombuffer(entropy.take(8 * count), dtype="<u8").astype(np.uint64)
+
     if deviation > 0:
-        into.copy_(secure_gaussian(entropy, into.numel()) * deviation)
+        into.copy_(torch.from_numpy(lattice_gaussian(deviation, unit, into.numel(), words)))
     else:
         into.zero_()

@@ -20,13 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from fedinfer.errors import ConfigError
+from fedinfer.training.engines.noise import grid_unit
 from fedinfer.training.engines.sampling import RandomSource, Rows, uniform
 from fedinfer.training.engines.seeding import reseed, seeded
 from fedinfer.training.objective import Objective
 from fedinfer.training.update import size, trainable
 
-_FRACTION_BITS = 32
-_SMALLEST_EXPONENT = -126  # of float32: a finer grid has nothing to hold, and 1 / unit must not overflow
 _SEEDS = 2**53
 
 
@@ -58,7 +57,7 @@ class RowsAlone:
         Returns:
             (d,) float64, whole multiples of the grid's unit; no rows give zeros.
         """
-        unit = _unit(self.clipping_norm)
+        unit = grid_unit(self.clipping_norm)
         total = torch.zeros(size(self.parameters), dtype=torch.float64)
         seeds = (uniform(source, len(y)) * _SEEDS).astype(np.int64).tolist()
         with seeded(0):
@@ -97,9 +96,3 @@ def work_alone(net: nn.Module, clipping_norm: float, objective: Objective) -> Ro
             )
     work = copy.deepcopy(net).train()
     return RowsAlone(work, trainable(work), clipping_norm, objective)
-
-
-def _unit(clipping_norm: float) -> float:
-    """The grid's unit, a power of two in (2^-33 C, 2^-32 C]: scaling by it rounds nothing."""
-    exponent = max(math.frexp(clipping_norm)[1], _SMALLEST_EXPONENT)
-    return math.ldexp(1.0, exponent - 1 - _FRACTION_BITS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import replace
 
@@ -112,6 +113,23 @@ def test_the_servers_noise_grows_with_what_coarse_integers_add(unit: Unit) -> No
     stream = SimulatedStream(SimulatedEntropy("coarse", str(unit)))
     seen = model.server_noise(np.zeros(20_000, np.float32), coarse, Z, lambda: stream)
     assert seen.std() == pytest.approx(Z * decoded_sensitivity(coarse), rel=0.03)
+
+
+def test_noise_of_one_device_is_added_to_its_update_without_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The update is cut to the grid of the noise, towards zero; with no noise at all the cut update would be sent."""
+    units: list[float] = []
+
+    def silent(std: float, unit: float, count: int, _words: object) -> np.ndarray:
+        units.append(unit)
+        return np.zeros(count)
+
+    monkeypatch.setattr(importlib.import_module("fedinfer.privacy.noise_model"), "lattice_gaussian", silent)
+    update = np.array([[0.3, -0.7, 1e-13, 2.0**-41, -1.0]], np.float32)
+    sent = Local(Unit.DEVICE).device_noise(update, 1.5, lambda: [SimulatedStream(SimulatedEntropy("none"))])
+    assert units == [2.0**-39]
+    assert sent[0, 2:4].tolist() == [0.0, 0.0], "what is below the unit is not there any more"
+    assert np.array_equal(sent[0, :2], update[0, :2])
+    assert (np.abs(sent) <= np.abs(update)).all()
 
 
 def test_local_noise_needs_a_ring_for_its_own_length() -> None:

@@ -6,8 +6,10 @@ from scipy import stats
 from fedinfer.config import TrainingSection
 from fedinfer.system import SimulatedEntropy, SystemEntropy
 from fedinfer.training.engines import noise
-from fedinfer.training.engines.noise import gaussian_noise
+from fedinfer.training.engines.noise import gaussian_noise, grid_unit
 from fedinfer.training.engines.sampling import PrivateSteps, minibatches, poisson_rows, uniform
+
+UNIT = 2.0**-32
 
 
 def sources():
@@ -16,7 +18,7 @@ def sources():
 
 @pytest.mark.parametrize("source", [np.random.default_rng(3), SimulatedEntropy(3)], ids=["generator", "entropy"])
 def test_gaussian_is_standard_normal(source):
-    noise, first, second = gaussian_noise(source), torch.empty(100_000), torch.empty(100_000)
+    noise, first, second = gaussian_noise(source, UNIT), torch.empty(100_000), torch.empty(100_000)
     noise(first, 3.0)
     noise(second, 1.0)
     first, second = first.numpy(), second.numpy()
@@ -36,7 +38,7 @@ def test_uniform_is_uniform(source):
 def test_equal_seeds_give_equal_draws_and_entropy_does_not_repeat():
     def drawn(source):
         into = torch.empty(9)
-        gaussian_noise(source)(into, 1.0)
+        gaussian_noise(source, UNIT)(into, 1.0)
         return into
 
     assert torch.equal(drawn(SimulatedEntropy(7)), drawn(SimulatedEntropy(7)))
@@ -47,7 +49,7 @@ def test_equal_seeds_give_equal_draws_and_entropy_does_not_repeat():
 @pytest.mark.parametrize("source", sources(), ids=["generator", "simulated", "system"])
 def test_no_deviation_no_noise(source):
     into = torch.ones(5)
-    gaussian_noise(source)(into, 0.0)
+    gaussian_noise(source, UNIT)(into, 0.0)
     assert into.tolist() == [0.0] * 5
 
 
@@ -89,15 +91,18 @@ def test_no_rows_no_batches():
     assert minibatches(np.random.default_rng(0), 0, TrainingSection(local_steps=5)) == []
 
 
-def test_the_noise_of_a_real_device_is_double_precision_until_it_is_in_the_sum():
-    """On the grid of float32 a value tells, by its last bits, where the sum without it was (Mironov 2012)."""
+def test_the_noise_of_a_real_device_lies_on_the_grid_of_the_sum_and_uses_all_of_it():
+    """On a grid of its own a value tells, by its last bits, where the sum without it was (Mironov 2012)."""
     noise = torch.empty(1000, dtype=torch.float64)
-    gaussian_noise(SystemEntropy())(noise, 3.0)
+    gaussian_noise(SystemEntropy(), UNIT)(noise, 3.0)
+    units = noise / UNIT
+    assert torch.equal(units, units.trunc())
+    assert 0.4 < (units.abs() % 2).mean() < 0.6, "the last bit is a fair coin"
     assert (noise != noise.float().double()).double().mean() > 0.99
 
 
 def test_a_device_rounds_once_with_the_noise_in_the_sum(monkeypatch):
-    """Sums of clipped gradients are whole multiples of a fine unit, noise has more bits: both are kept till then."""
+    """Sums of clipped gradients and noise are whole multiples of one unit: they are added without an error."""
     from fedinfer.training.engines import device_by_device
 
     kept = []
@@ -106,15 +111,16 @@ def test_a_device_rounds_once_with_the_noise_in_the_sum(monkeypatch):
         parameters = [torch.nn.Parameter(torch.zeros(500))]
 
         def clipped_sum(self, x, y, rows, source):
-            return torch.full((500,), 1.0 + 2.0**-40, dtype=torch.float64)
+            return torch.full((500,), 1.0 + 2.0**-32, dtype=torch.float64)
 
     monkeypatch.setattr(device_by_device, "_set_gradients", lambda parameters, total: kept.append(total))
     monkeypatch.setattr(device_by_device, "_pull", lambda *_: None)
     monkeypatch.setattr(device_by_device, "_optimizer", lambda *_: torch.optim.SGD(Work.parameters, lr=1.0))
     drawn = []
 
-    def recorded(source):
-        noise = gaussian_noise(source)
+    def recorded(source, unit):
+        assert unit == grid_unit(1.0) == 2.0**-32
+        noise = gaussian_noise(source, unit)
 
         def draw(into, deviation):
             noise(into, deviation)
@@ -128,7 +134,7 @@ def test_a_device_rounds_once_with_the_noise_in_the_sum(monkeypatch):
         Work(), torch.zeros(4, 1), torch.zeros(4), SystemEntropy(), TrainingSection(proximal=0.0), steps
     )
     assert drawn[0].dtype == torch.float64
-    expected = (drawn[0] + (1.0 + 2.0**-40)).float() / 2.0
+    expected = (drawn[0] + (1.0 + 2.0**-32)).float() / 2.0
     assert torch.equal(kept[0], expected)
 
 
