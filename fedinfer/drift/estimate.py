@@ -68,6 +68,11 @@ class AccuracyEstimate:
     low: float
     high: float
 
+    @property
+    def error(self) -> float:
+        """Half the width of the interval, where it is not cut at 0 or 1."""
+        return max(self.high - self.value, self.value - self.low)
+
     def to_json(self) -> Json:
         """For events and reports."""
         return {"accuracy": self.value, "low": self.low, "high": self.high}

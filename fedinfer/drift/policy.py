@@ -9,15 +9,20 @@ Rules:
   otherwise the decision is DEFER and says why, window after window, until the alarm is over or the reason is gone.
 * WARN and ALARM are left only after `calm_windows` windows below the warning level.
 * In mode `suggest` a person approves the round.
+* Rounds are trained on the data of their time. When the change went on while they were trained, the new reference would
+  be learned from what is wrong with them, so the fleet's accuracy is compared once with that before the alarm: where it
+  is surely lower, the rounds are started again, on the same conditions.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
 
 from fedinfer.drift.channels import Source
+from fedinfer.drift.estimate import AccuracyEstimate
 from fedinfer.drift.verdict import WindowResult
 from fedinfer.errors import ConfigError
 from fedinfer.types import Json
@@ -106,6 +111,8 @@ class PolicyState:
         cooldown: windows of cooldown left.
         triggers: rounds of retraining started so far.
         rolled_back: True when the present model is one that was rolled back to.
+        healthy, healthy_error: accuracy of the fleet before the alarm that started the last rounds, and half the width
+            of its interval; 0 when there is nothing to get back.
     """
 
     phase: WatchPhase = WatchPhase.OK
@@ -114,6 +121,8 @@ class PolicyState:
     cooldown: int = 0
     triggers: int = 0
     rolled_back: bool = False
+    healthy: float = 0.0
+    healthy_error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +204,61 @@ def finished(settings: PolicySettings, state: PolicyState) -> PolicyState:
     return replace(state, phase=phase, cooldown=settings.cooldown_windows, calm=0)
 
 
+def expect(state: PolicyState, before: AccuracyEstimate | None) -> PolicyState:
+    """Remember what rounds are to bring back.
+
+    Args:
+        state: with a pending round.
+        before: accuracy of the fleet in the reference windows; None when nothing is known of it.
+    """
+    if before is None:
+        return replace(state, healthy=0.0, healthy_error=0.0)
+    # A second alarm, or an unhealed fleet, has a lower reference: what was lost at first is still to be got back.
+    if before.value <= state.healthy:
+        return state
+    return replace(state, healthy=before.value, healthy_error=before.error)
+
+
+def is_due(state: PolicyState, decision: Decision) -> bool:
+    """Whether `recheck` has something to compare and the window asks for nothing else.
+
+    Args:
+        state: after the window.
+        decision: of `decide`.
+    """
+    idle = decision.action is WatchAction.NONE and state.phase is not WatchPhase.ROUND_PENDING
+    return idle and state.healthy > 0.0
+
+
+def recheck(
+    settings: PolicySettings, state: PolicyState, now: AccuracyEstimate, window: int, situation: Situation
+) -> tuple[PolicyState, Decision]:
+    """Whether rounds that drift started have brought the accuracy back; asked once per push.
+
+    Args:
+        settings: what is allowed.
+        state: after the first windows with the new model; `healthy` is above 0.
+        now: accuracy of the fleet in those windows.
+        window: the last of them.
+        situation: budget and devices.
+
+    Returns:
+        The state after it, and ROUND, SUGGEST_ROUND or DEFER where accuracy is surely lower than before; else NONE.
+    """
+    missing = state.healthy - now.value
+    if missing <= math.hypot(state.healthy_error, now.error):
+        return replace(state, healthy=0.0, healthy_error=0.0), Decision(WatchAction.NONE, "", window)
+    cause = (
+        f"window {window}: accuracy {now.value:.3f} ({now.low:.3f} to {now.high:.3f}) after the rounds, "
+        f"{state.healthy:.3f} before the alarm"
+    )
+    obstacle = _obstacle(settings, state, situation)
+    if obstacle:
+        given_up = replace(state, healthy=0.0, healthy_error=0.0)
+        return given_up, Decision(WatchAction.DEFER, f"{cause}; deferred: {obstacle}", window)
+    return _started(settings, state, cause, window)
+
+
 def pushed(state: PolicyState) -> PolicyState:
     """A new model reached the devices: count windows from here.
 
@@ -213,7 +277,8 @@ def rolled_back(state: PolicyState) -> PolicyState:
     Args:
         state: before the rollback.
     """
-    return replace(state, phase=WatchPhase.OK, since_push=0, calm=0, rolled_back=True)
+    back = replace(state, phase=WatchPhase.OK, since_push=0, calm=0, rolled_back=True)
+    return replace(back, healthy=0.0, healthy_error=0.0)
 
 
 def _alarmed(
@@ -232,6 +297,10 @@ def _alarmed(
     obstacle = _obstacle(settings, state, situation)
     if obstacle:
         return state, Decision(WatchAction.DEFER, f"{cause}; deferred: {obstacle}", result.window)
+    return _started(settings, state, cause, result.window)
+
+
+def _started(settings: PolicySettings, state: PolicyState, cause: str, window: int) -> tuple[PolicyState, Decision]:
     state = replace(state, phase=WatchPhase.ROUND_PENDING, triggers=state.triggers + 1)
     match settings.mode:
         case Mode.AUTO:
@@ -240,7 +309,7 @@ def _alarmed(
             action = WatchAction.SUGGEST_ROUND
         case _:
             assert_never(settings.mode)
-    return state, Decision(action, cause, result.window)
+    return state, Decision(action, cause, window)
 
 
 def _may_act(source: Source) -> bool:

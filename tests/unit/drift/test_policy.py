@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from fedinfer.drift.channels import Source
+from fedinfer.drift.estimate import AccuracyEstimate
 from fedinfer.drift.monitor import ChannelResult, WindowResult
 from fedinfer.drift.policy import (
     Mode,
@@ -13,8 +14,11 @@ from fedinfer.drift.policy import (
     WatchPhase,
     approve,
     decide,
+    expect,
     finished,
+    is_due,
     pushed,
+    recheck,
     rolled_back,
 )
 from fedinfer.errors import ConfigError
@@ -186,3 +190,52 @@ def test_the_least_settings_are_accepted():
     assert (state.phase, actions) == (WatchPhase.OK, [WatchAction.WARN, WatchAction.NONE])
     _, decision = decide(least, PolicyState(), result(0, ALARM), READY)
     assert decision.action is WatchAction.DEFER
+
+
+# --- rounds whose data went on changing ---
+
+BEFORE = AccuracyEstimate(0.9, 0.87, 0.93)
+LOWER, SIMILAR = AccuracyEstimate(0.8, 0.76, 0.84), AccuracyEstimate(0.86, 0.82, 0.9)
+HEALING = PolicyState(phase=WatchPhase.COOLDOWN, cooldown=1, triggers=1, healthy=0.9, healthy_error=0.03)
+TWICE = replace(SETTINGS, max_triggers=2)
+
+
+def test_an_alarm_keeps_what_is_to_be_got_back_until_it_is() -> None:
+    state, _ = run(TWICE, [ALARM])
+    state = expect(state, BEFORE)
+    assert (state.healthy, state.healthy_error) == (0.9, pytest.approx(0.03))
+    assert not is_due(state, decide(TWICE, state, result(1, QUIET), READY)[1])  # the rounds are not over
+    state = pushed(finished(TWICE, state))
+    assert is_due(state, decide(TWICE, state, result(2, QUIET), READY)[1])
+    assert expect(state, SIMILAR) == state
+    assert expect(state, None).healthy == 0.0
+    assert rolled_back(state).healthy == 0.0
+
+
+def test_rounds_start_again_where_accuracy_is_surely_lower_than_before_the_alarm() -> None:
+    state, decision = recheck(TWICE, HEALING, LOWER, 9, READY)
+    assert (decision.action, decision.window) == (WatchAction.ROUND, 9)
+    assert "accuracy 0.800 (0.760 to 0.840) after the rounds, 0.900 before the alarm" in decision.reason
+    assert (state.phase, state.triggers, state.healthy) == (WatchPhase.ROUND_PENDING, 2, 0.9)
+    suggested = recheck(replace(TWICE, mode=Mode.SUGGEST), HEALING, LOWER, 9, READY)[1]
+    assert suggested.action is WatchAction.SUGGEST_ROUND
+
+
+def test_a_fleet_that_is_back_is_left_alone() -> None:
+    for now in (SIMILAR, BEFORE, AccuracyEstimate(0.95, 0.93, 0.97)):
+        state, decision = recheck(TWICE, HEALING, now, 9, READY)
+        assert decision.action is WatchAction.NONE
+        assert state == replace(HEALING, healthy=0.0, healthy_error=0.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "situation", "says"),
+    [(SETTINGS, READY, "1 of 1 triggered rounds used"), (TWICE, replace(READY, epsilon_left=0.5), "epsilon 1 needed")],
+)
+def test_rounds_that_may_not_start_again_are_deferred_once(
+    settings: PolicySettings, situation: Situation, says: str
+) -> None:
+    state, decision = recheck(settings, HEALING, LOWER, 9, situation)
+    assert decision.action is WatchAction.DEFER
+    assert says in decision.reason
+    assert (state.healthy, state.phase) == (0.0, WatchPhase.COOLDOWN)
