@@ -205,6 +205,11 @@ class DriftSection(Section):
         "no alarm.",
     )
     rounds: Natural = Field(default=5, description="Rounds that an alarm triggers.")
+    settle_windows: Natural = Field(
+        default=0,
+        description="Windows between an alarm and its rounds, while it lasts: rounds train on the data of their time, "
+        "so a change that still grows would be learned halfway.",
+    )
     max_triggers: Natural = Field(default=1, description="Most alarms that start rounds in one run.")
     after_windows: Natural = Field(default=2, description="Windows watched after triggered rounds.")
     wait_seconds: NonNegative = Field(

@@ -75,6 +75,7 @@ def start_watch(scenario: Scenario, plan: RunPlan) -> Watch:
         cooldown_windows=drift.reference_windows,
         calm_windows=2,
         least_devices=plan.train.groups * plan.train.min_survivors,
+        settle_windows=drift.settle_windows,
     )
     return Watch(watched, monitor.begin(watched), settings, policy.PolicyState())
 

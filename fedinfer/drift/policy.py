@@ -67,6 +67,8 @@ class PolicySettings:
         cooldown_windows: windows without a new trigger after a round, >= 0; at least the reference windows is sensible.
         calm_windows: windows below the warning level that end a warning or an alarm, >= 1.
         least_devices: devices that must be ready for a round, >= 1.
+        settle_windows: windows between an alarm and its rounds, >= 0: a change that still grows is not trained on
+            halfway.
     """
 
     mode: Mode
@@ -75,9 +77,10 @@ class PolicySettings:
     cooldown_windows: int
     calm_windows: int
     least_devices: int
+    settle_windows: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.max_triggers, self.rollback_windows, self.cooldown_windows) < 0:
+        if min(self.max_triggers, self.rollback_windows, self.cooldown_windows, self.settle_windows) < 0:
             raise ConfigError("drift policy: triggers and windows must not be negative")
         if min(self.calm_windows, self.least_devices) < 1:
             raise ConfigError("drift policy: calm_windows and least_devices must be at least 1")
@@ -110,6 +113,7 @@ class PolicyState:
         calm: windows in a row below the warning level.
         cooldown: windows of cooldown left.
         triggers: rounds of retraining started so far.
+        since_alarm: windows since the alarm that lasts.
         rolled_back: True when the present model is one that was rolled back to.
         healthy, healthy_error: accuracy of the fleet before the alarm that started the last rounds, and half the width
             of its interval; 0 when there is nothing to get back.
@@ -120,6 +124,7 @@ class PolicyState:
     calm: int = 0
     cooldown: int = 0
     triggers: int = 0
+    since_alarm: int = 0
     rolled_back: bool = False
     healthy: float = 0.0
     healthy_error: float = 0.0
@@ -289,12 +294,15 @@ def _alarmed(
         return state, Decision(
             WatchAction.DEFER, f"{cause}; deferred: {state.cooldown} windows of cooldown left", result.window
         )
-    state = replace(state, phase=WatchPhase.ALARM)
+    since = state.since_alarm + 1 if state.phase is WatchPhase.ALARM else 0
+    state = replace(state, phase=WatchPhase.ALARM, since_alarm=since)
     after_push = state.since_push <= settings.rollback_windows and not state.rolled_back
     if after_push and situation.previous_model:
         reason = f"{cause}; {state.since_push} windows after a push, going back to the model before"
         return state, Decision(WatchAction.ROLLBACK, reason, result.window)
     obstacle = _obstacle(settings, state, situation)
+    if not obstacle and since < settings.settle_windows:
+        obstacle = f"{since} of {settings.settle_windows} windows since the alarm, the change may still grow"
     if obstacle:
         return state, Decision(WatchAction.DEFER, f"{cause}; deferred: {obstacle}", result.window)
     return _started(settings, state, cause, result.window)

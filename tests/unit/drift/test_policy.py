@@ -192,6 +192,17 @@ def test_the_least_settings_are_accepted():
     assert decision.action is WatchAction.DEFER
 
 
+def test_rounds_wait_until_a_change_may_have_settled_and_not_for_an_alarm_that_is_over() -> None:
+    settling = replace(SETTINGS, settle_windows=2)
+    state, actions = run(settling, [ALARM, ALARM, WARNING, QUIET])
+    assert actions == [WatchAction.DEFER, WatchAction.DEFER, WatchAction.ROUND, WatchAction.NONE]
+    decision = decide(settling, PolicyState(since_push=10), result(4, ALARM), READY)[1]
+    assert "deferred: 0 of 2 windows since the alarm, the change may still grow" in decision.reason
+    state, actions = run(settling, [ALARM, QUIET, QUIET, QUIET, ALARM])
+    assert actions[1:] == [WatchAction.DEFER, WatchAction.NONE, WatchAction.NONE, WatchAction.DEFER]
+    assert state.since_alarm == 0
+
+
 # --- rounds whose data went on changing ---
 
 BEFORE = AccuracyEstimate(0.9, 0.87, 0.93)
