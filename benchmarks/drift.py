@@ -84,6 +84,25 @@ def equal_devices_false_alarms(devices: int, epsilon: float, runs: int, windows:
     return float((found.first_alarm() >= 0).mean())
 
 
+def run_length(devices: int, epsilon: float, runs: int, promised: float = 200.0, period: int = 50) -> float:
+    """Mean number of watched windows to a false alarm of a watch without an end, devices alike with one row each.
+
+    The reference is renewed after every 50 watched windows, so a run of 10 periods is 10 draws of one: Wald's equation,
+    E[N] = E[min(T, W)] / P(T <= W).
+    """
+    rng, channels = np.random.default_rng(8), chosen_channels(SCHEMA, ())
+    sigma, windows = NOISE[epsilon] * clip_norm(channels), 10 * (REFERENCE + period)
+    watch = MonitorPlan(channels, Unit.DEVICE, REFERENCE, period, 0.05, 0.2, 0.2, average_run_length=promised)
+    size = (runs, windows)
+    totals = np.concatenate(
+        [rng.multinomial(devices, np.full(channel.bins, 1 / channel.bins), size) for channel in channels], axis=2
+    ) + sigma * rng.standard_normal((*size, sum(channel.bins for channel in channels)))
+    alarms = watch_runs(watch, totals, [devices] * windows, 1, sigma).alarms.any(axis=2)
+    watched = alarms.reshape(-1, REFERENCE + period)[:, REFERENCE:]
+    ended = watched.any(axis=1)
+    return float(np.where(ended, watched.argmax(axis=1) + 1, period).sum() / max(ended.sum(), 1))
+
+
 def shift_power(devices: int, epsilon: float, runs: int, shift: float = 0.3, seed: int = 3) -> float:
     """One window at level 0.01 against an exact reference: one ordered channel of ten bins, one row per device."""
     rng, sigma = np.random.default_rng(seed), NOISE[epsilon]
@@ -285,6 +304,9 @@ def main() -> None:
                 f"one row from devices that are alike {alike:.3f}"
             )
             quiet[devices, epsilon] = max(quiet[devices, epsilon], alike)
+    for devices, epsilon in ((100, 0.25), (1000, 0.25), (1000, 1.0)):
+        length = run_length(devices, epsilon, min(runs, 400))
+        print(f"  without an end, promised one in 200: n={devices} epsilon={epsilon} per window, one in {length:.0f}")
     index, plain = cut_off_false_alarms(100, 1.0, 20 * runs)
     print(
         f"not offered, n=100 epsilon=1, per quiet window: PSI > 0.25 {index:.3f}, plain chi-square at 0.01 {plain:.3f}"

@@ -134,10 +134,11 @@ class RolloutSection(Section):
 class InjectSection(Section):
     """[drift.inject]: change the data distribution of a simulation from a stated window on."""
 
-    kind: Literal["none", "rotate", "shift", "scale", "noise", "label", "missing", "stuck"] = Field(
+    kind: Literal["none", "rotate", "shift", "scale", "noise", "label", "prior", "missing", "stuck"] = Field(
         default="none",
         description="`rotate` images; `shift`, `scale` or add `noise` to numeric columns or pixels; move `label` "
-        "numbers by one (the inputs stay the same, their meaning changes); cells of columns go `missing`; a numeric "
+        "numbers by one (the inputs stay the same, their meaning changes); `prior`: rows of the upper half of the "
+        "classes (or values) become rarer, their inputs stay alike; cells of columns go `missing`; a numeric "
         "column is `stuck` at the low end of its range in a part of the rows, as with a broken sensor; `none`: a quiet "
         "run.",
     )
@@ -158,6 +159,7 @@ class InjectSection(Section):
         default=None,
         description="How much: `rotate` degrees (default 30), `shift` part of the public range (0.25), `scale` factor "
         "about the middle of the range (1.5), `noise` sd as part of the range (0.2), `label` part of the rows (1), "
+        "`prior` part of the upper rows that are replaced (0.8), "
         "`missing` and `stuck` part of the cells (0.3).",
     )
     column: str = Field(

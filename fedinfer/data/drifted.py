@@ -21,7 +21,7 @@ from fedinfer.tensors import bounds
 from fedinfer.types import DeviceId
 
 DEFAULT_AMOUNTS = {
-    "none": 0.0, "rotate": 30.0, "shift": 0.25, "scale": 1.5, "noise": 0.2, "label": 1.0,
+    "none": 0.0, "rotate": 30.0, "shift": 0.25, "scale": 1.5, "noise": 0.2, "label": 1.0, "prior": 0.8,
     "missing": 0.3, "stuck": 0.3,
 }  # fmt: skip
 
@@ -64,7 +64,7 @@ def inject(
         schema: columns with their public ranges, or the image shape.
         inject: kind, amount, first window.
         window: number of the window the rows belong to.
-        rng: for `noise`, `label`, `missing` and `stuck`.
+        rng: for `noise`, `label`, `prior`, `missing` and `stuck`.
 
     Returns:
         (x, y), new arrays where something changed.
@@ -80,6 +80,9 @@ def inject(
     amount = 1.0 + (whole - 1.0) * reached if inject.kind == "scale" else whole * reached
     if inject.kind == "label":
         return x, _moved_labels(y, schema, amount, rng)
+    if inject.kind == "prior":
+        taken = _fewer_above(y, schema, amount, rng)
+        return x[taken], y[taken]
     if inject.kind == "rotate":
         return rotated(x, schema, amount), y
     return _conformed(_CHANGES[inject.kind](x, *places(schema, inject), amount, rng), schema), y
@@ -180,6 +183,16 @@ def _moved_labels(y: Targets, schema: Schema, part: float, rng: np.random.Genera
     if schema.label_range is not None:
         return np.where(moved, sum(schema.label_range) - y, y)
     return np.where(moved, (y + 1) % schema.classes, y).astype(np.int64)
+
+
+def _fewer_above(y: Targets, schema: Schema, part: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Places of rows where a part of those with upper labels gave way to others of the device: p(y) changes alone."""
+    middle = (schema.classes - 1) / 2 if schema.label_range is None else sum(schema.label_range) / 2
+    upper, lower = y > middle, np.flatnonzero(y <= middle)
+    gone = upper & (rng.random(len(y)) < part) & bool(lower.size)
+    places = np.arange(len(y))
+    places[gone] = rng.choice(lower, int(gone.sum())) if lower.size else places[gone]
+    return places
 
 
 def _shifted(

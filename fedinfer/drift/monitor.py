@@ -39,6 +39,8 @@ from fedinfer.drift.verdict import BinChange, ChannelResult, WindowResult
 from fedinfer.errors import BadMessage, ConfigError
 from fedinfer.types import DeviceId, Unit
 
+KEEPING, MEETING = 1.0, 0.25
+"""Standard errors on top of a covariance, for a false-alarm rate that is a bound and for a mean run length."""
 COVERED = 0.95
 """Probability with which the intervals of all bins of a channel hold together."""
 
@@ -84,6 +86,11 @@ class MonitorPlan:
             )
         if self.average_run_length and not self.average_run_length > 1:
             raise ConfigError(f"average run length {self.average_run_length} must be above 1 window, or 0")
+
+    @property
+    def caution(self) -> float:
+        """Standard errors by which the covariance is widened: an upper bound is kept, a mean is met (measured)."""
+        return MEETING if self.average_run_length else KEEPING
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +265,7 @@ def compare(
         The state after it, and the figures.
     """
     reference, observed = (measured(channel, plan.unit, each) for each in (old.reference.sum, observed))
-    one_unit, spread = cautious_covariance(channel, reference), noise_spread(channel, reference)
+    one_unit, spread = cautious_covariance(channel, reference, plan.caution), noise_spread(channel, reference)
     own, shared = (rate_covariance(one_unit, each, spread) for each in (observed, reference))
     # Linear like the rate itself: averaging scales a standard deviation by the weight, a variance by its square.
     moved = composed**0.5
@@ -266,7 +273,7 @@ def compare(
     ewma = sequential.advance(old.ewma, plan.weight, difference, own, moved)
     part = np.trace(shared, axis1=-2, axis2=-1) / np.trace(own + shared, axis1=-2, axis2=-1)
     warning, alarm = _thresholds(plan, channel, part)
-    unit, of_bins = cautious_variance(channel, reference), bin_spread(channel, reference)
+    unit, of_bins = cautious_variance(channel, reference, plan.caution), bin_spread(channel, reference)
     bins = sequential.advance(
         old.bins, plan.weight, _bin_rates(observed) - _bin_rates(reference),
         _rate_variance(unit, observed, of_bins), moved,

@@ -125,8 +125,8 @@ def unit_covariance(channel: Channel, total: Floats, size: float | Floats) -> Fl
     return covariance
 
 
-def cautious_covariance(channel: Channel, reference: NoisySum) -> Floats:
-    """`unit_covariance` from a reference that is itself noisy, with one standard error of every bin on top.
+def cautious_covariance(channel: Channel, reference: NoisySum, caution: float) -> Floats:
+    """`unit_covariance` from a reference that is itself noisy, with a part of the standard error of every bin on top.
 
     A covariance that comes out too small by chance raises more false alarms than one that is too large saves (as with
     Hotelling's T, whose tail is longer than chi-square's).
@@ -134,27 +134,29 @@ def cautious_covariance(channel: Channel, reference: NoisySum) -> Floats:
     Args:
         channel: of a report.
         reference: sum of the reference windows, (..., bins).
+        caution: standard errors, >= 0.
 
     Returns:
         (..., df, df) float64, positive definite.
     """
     a = contrasts(channel.bins, channel.kind)
-    extra = channel.most * _standard_error(reference)
+    extra = caution * channel.most * _standard_error(reference)
     widened: Floats = (a.T * extra[..., None, :]) @ a
     return unit_covariance(channel, reference.total, reference.size) + widened
 
 
-def cautious_variance(channel: Channel, reference: NoisySum) -> Floats:
+def cautious_variance(channel: Channel, reference: NoisySum, caution: float) -> Floats:
     """The diagonal of `cautious_covariance` in the space of bins.
 
     Args:
         channel: of a report.
         reference: sum of the reference windows, (..., bins).
+        caution: standard errors, >= 0.
 
     Returns:
         (..., bins) float64, > 0.
     """
-    extra = channel.most * _standard_error(reference)
+    extra = caution * channel.most * _standard_error(reference)
     return bin_variance(channel, reference.total, reference.size) + extra
 
 

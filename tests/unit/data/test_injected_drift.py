@@ -101,6 +101,23 @@ def test_labels_move_by_one_class_and_inputs_stay() -> None:
     assert abs(np.mean(half != y) - 0.5) < 0.05
 
 
+def test_upper_labels_become_rarer_and_rows_keep_their_inputs() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 4, 4000)
+    x = np.stack([y, -y], axis=1).astype(np.float32)
+    schema = Schema((Numeric("a", 0, 3), Numeric("b", -3, 0)), "y", ("p", "q", "r", "s"))
+    moved_x, moved_y = inject(x, y, schema, InjectSection(kind="prior", at_window=1, amount=0.8), 1, rng)
+    np.testing.assert_array_equal(moved_x[:, 0], moved_y)
+    np.testing.assert_array_equal(moved_x[:, 1], -moved_y.astype(np.float32))
+    assert np.mean(moved_y >= 2) == pytest.approx(0.2 * 0.5, abs=0.02)
+    upper = y >= 2
+    alone = inject(x[upper], y[upper], schema, InjectSection(kind="prior", at_window=1), 1, rng)
+    np.testing.assert_array_equal(alone[1], y[upper])  # a device that has nothing else keeps what it has
+    number = Schema((Numeric("a", 0, 3), Numeric("b", -3, 0)), "y", (), label_range=(0.0, 3.0))
+    values = inject(x, y.astype(float), number, InjectSection(kind="prior", at_window=1, amount=1.0), 1, rng)[1]
+    assert values.max() <= 1.5
+
+
 def test_kinds_that_do_not_fit_the_rows_are_refused() -> None:
     with pytest.raises(ConfigError, match="'rotate': the rows are no images"):
         changed("rotate")

@@ -166,6 +166,13 @@ def test_a_watch_without_an_end_alarms_once_in_the_promised_number_of_windows(sh
     assert lasted / first.sum() == pytest.approx(length, rel=0.1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "epsilon"), [(100, 0.25), (1000, 1.0)])
+def test_a_whole_watch_without_an_end_meets_its_average_run_length(devices, epsilon):
+    """Reference, noise and covariance as they are; 2,500 periods know the mean to 4 %."""
+    assert bench.run_length(devices, epsilon, 250) == pytest.approx(200.0, rel=0.1)
+
+
 def test_the_average_run_length_is_walds():
     """By hand: half of the periods alarm in their second and last window: an alarm in every other period of 2."""
     reached = np.array([[1.0, 5.0], [1.0, 2.0]])
