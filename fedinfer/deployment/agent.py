@@ -22,7 +22,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
@@ -52,9 +51,6 @@ OFFLINE_SECONDS = 90.0
 """Three of Flower's heartbeats: a node that has had no answer from the SuperLink for so long is started again."""
 LOOK_SECONDS = 1.0
 """How often the agent checks whether the node is there."""
-LOOKS_PER_QUESTION = 30
-"""After so many checks without a report it asks for messages all the same. More often would meet messages that the node
-is still receiving."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 STEADY_SECONDS = 120.0
 """A node that lived so long does not count as a failed start."""
@@ -286,6 +282,9 @@ def node_arguments(settings: AgentSettings, loopback: Loopback, port: int) -> li
 def serve_node(is_running: Callable[[], bool], signs: Signs, tasks: Tasks, offline_seconds: float) -> str:
     """Answer a node's messages as long as it is of use.
 
+    Only a message that the node has reported is asked for. One that is still on its way would be met otherwise, and
+    its rest may never come.
+
     Args:
         is_running: whether its process is there.
         signs: its reports.
@@ -295,9 +294,8 @@ def serve_node(is_running: Callable[[], bool], signs: Signs, tasks: Tasks, offli
     Returns:
         Why it is of no use any more.
     """
-    for number in count(1):
-        # No report is lost while nobody answers: the agent does nothing else than to read them.
-        waits = signs.wait(LOOK_SECONDS) or (tasks.awake and number % LOOKS_PER_QUESTION == 0)
+    while True:
+        waits = signs.wait(LOOK_SECONDS)
         if not is_running():
             return "it ended"
         if signs.silence > offline_seconds:
@@ -308,7 +306,6 @@ def serve_node(is_running: Callable[[], bool], signs: Signs, tasks: Tasks, offli
         except TransportError as error:
             return str(error)
         tasks.rest()
-    raise AssertionError("count() has no end")
 
 
 @contextlib.contextmanager

@@ -19,8 +19,10 @@ from flwr.cli.build import build_fab_from_disk
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
+    ListRunsRequest,
     RegisterNodeRequest,
     StartRunRequest,
+    StopRunRequest,
     UnregisterNodeRequest,
 )
 from flwr.supercore.control import ControlHttpClient
@@ -29,7 +31,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from fedinfer.errors import TransportError
 
-ONLINE = "online"
+ONLINE, RUNNING = "online", "running"
 T = TypeVar("T")
 
 
@@ -91,6 +93,34 @@ class Control:
             TransportError: the SuperLink does not answer.
         """
         _asked(lambda: self._client.UnregisterNode(UnregisterNodeRequest(node_id=node)))
+
+    def running(self, app: str) -> list[int]:
+        """Runs that count as going on; the newest ones are looked at.
+
+        A run whose server's app was killed is among them until the SuperLink has missed it for a minute.
+
+        Args:
+            app: whose runs: publisher/name.
+
+        Returns:
+            Flower's numbers of the runs.
+
+        Raises:
+            TransportError: the SuperLink does not answer.
+        """
+        runs = _asked(lambda: self._client.ListRuns(ListRunsRequest())).run_dict
+        return [number for number, run in runs.items() if run.fab_id == app and run.status.status == RUNNING]
+
+    def stop_run(self, run: int) -> None:
+        """End a run: its devices forget what they have of its messages.
+
+        Args:
+            run: Flower's number of it.
+
+        Raises:
+            TransportError: the SuperLink does not answer, or the run is over.
+        """
+        _asked(lambda: self._client.StopRun(StopRunRequest(run_id=run)))
 
     def start_run(self, app: Path, config: Mapping[str, str | int | bool]) -> int:
         """Start a run.

@@ -1,6 +1,6 @@
 """Flower's SuperNode as a child process of the device agent: `python -m fedinfer.flower.node`.
 
-The same program as `flower-supernode`, changed in six places that Flower has no option for. They touch internals of
+The same program as `flower-supernode`, changed in seven places that Flower has no option for. They touch internals of
 flwr, so flwr is pinned and `tests/unit/flower/test_node_adapter.py` fails when the touched files change:
 
 * the loop waits as long as the owner says where Flower waits three seconds (or half a second for a reply), and soon
@@ -10,8 +10,11 @@ flwr, so flwr is pinned and `tests/unit/flower/test_node_adapter.py` fails when 
   and the node then stays alive and offline for good;
 * a message whose run ended while it came is forgotten. Flower keeps it without its content, and the ClientApp would
   wait for that for ever: a coordinator that was killed and started again would find no device that answers;
+* the rest of a message that does not come is given up after REST_SECONDS, where Flower waits up to two hours;
 * every answer of the SuperLink and every message that waits for the ClientApp is reported to the agent;
 * the object store in SQL is left out, and SQLAlchemy and Alembic with it, 24 MiB: a node keeps its objects in memory.
+
+It ends with its agent, and says goodbye to the SuperLink first: one that does not is turned away for a minute.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from types import ModuleType
 from typing import Any
 
@@ -37,6 +41,12 @@ IDLE_SECONDS, REPLY_SECONDS = 3, 0.5
 """The waits in Flower's loop: nothing to do; the ClientApp has not answered yet."""
 SHORT_SECONDS = 0.05
 """How often the node checks whether the ClientApp has answered; only while a message is being worked on."""
+SHORT_WAITS_PER_REPORT = 20
+"""So often a message that is not answered yet is reported again, in case that its report got lost."""
+REST_SECONDS = 120.0
+"""After so long the rest of a message does not come any more: its sender, on the server, was killed."""
+GOODBYE_SECONDS = 10.0
+"""What a node whose agent is gone may take to say goodbye."""
 PR_SET_PDEATHSIG = 1
 SQL_STORE = "flwr.supercore.object_store.sql_object_store"
 _OF_ONE_MESSAGE = ("pull_object", "confirm_message_received")
@@ -50,10 +60,12 @@ class Waits:
     Args:
         idle: seconds between two questions to the SuperLink when there is nothing to do, > 0.
         pause: waits so many seconds.
+        remind: called before each wait for the ClientApp's answer.
     """
 
     idle: float
     pause: Callable[[float], None] = time.sleep
+    remind: Callable[[], None] = lambda: None
 
     def sleep(self, seconds: float) -> None:
         """Wait as long as the owner says in place of Flower's two waits; any other wait stays as it is.
@@ -61,6 +73,8 @@ class Waits:
         Args:
             seconds: what Flower asks for.
         """
+        if seconds == REPLY_SECONDS:
+            self.remind()
         own = {IDLE_SECONDS: self.idle, REPLY_SECONDS: min(self.idle, SHORT_SECONDS)}
         self.pause(own.get(seconds, seconds))
 
@@ -86,6 +100,22 @@ class Reports:
             os.write(self._descriptor, sign)
         except (BlockingIOError, BrokenPipeError):
             return
+
+
+def seldom(call: Callable[[], None], every: int) -> Callable[[], None]:
+    """A function that does nothing but each so many calls.
+
+    Args:
+        call: what it does then.
+        every: number of calls, >= 1.
+    """
+    numbers = count(1)
+
+    def counted() -> None:
+        if next(numbers) % every == 0:
+            call()
+
+    return counted
 
 
 def adapt(loop: ModuleType, connection: ModuleType, waits: Waits, tell: Callable[[bytes], None]) -> None:
@@ -156,15 +186,29 @@ def end_of_run_is_an_error(call: Callable[..., Any]) -> Callable[..., Any]:
     return asked
 
 
-def end_with_parent(parent: int) -> None:
+def end_with_parent(parent: int, sign: signal.Signals = signal.SIGKILL) -> None:
     """Have the kernel end this process when the agent ends, however it ends (Linux, prctl(2)).
 
     Args:
         parent: process id of the agent; if it is gone already, this process ends here.
+        sign: with which it ends.
     """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, sign)
     if os.getppid() != parent:
         sys.exit(LOST)
+
+
+def insist(parent: int, goodbye_seconds: float) -> None:
+    """End this process when its parent has been gone for a while, whatever it still waits for.
+
+    Args:
+        parent: process id of the agent.
+        goodbye_seconds: how long it may take to end by itself, >= 0.
+    """
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    time.sleep(goodbye_seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def end_with_any_thread(arguments: Any) -> None:
@@ -188,7 +232,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--report", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     own, rest = parser.parse_known_args(arguments)
-    end_with_parent(own.parent)
+    end_with_parent(own.parent, signal.SIGTERM)
+    threading.Thread(target=insist, args=(own.parent, GOODBYE_SECONDS), name="end with the agent", daemon=True).start()
 
     without_sql()
     from flwr.supercore.logger import update_console_handler
@@ -198,8 +243,10 @@ def main(arguments: Sequence[str]) -> None:
     from fedinfer.flower.prompt_grid import retry_soon
 
     update_console_handler(timestamps=True, colored=False)
-    adapt(start_client_internal, fleet_http_connection, Waits(own.wait), Reports(own.report).tell)
-    retry_soon(start_client_internal, "pull_objects")
+    tell = Reports(own.report).tell
+    waits = Waits(own.wait, remind=seldom(lambda: tell(MESSAGE), SHORT_WAITS_PER_REPORT))
+    adapt(start_client_internal, fleet_http_connection, waits, tell)
+    retry_soon(start_client_internal, "pull_objects", max_time=REST_SECONDS)
     threading.excepthook = end_with_any_thread
     sys.argv = ["flower-supernode", *rest]
     flower_supernode()

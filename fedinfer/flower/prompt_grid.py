@@ -6,6 +6,7 @@ Polling more often meets more replies whose parts are still on their way, for wh
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -24,15 +25,29 @@ FIRST_RETRY, LONGEST_RETRY = 0.05, 1.0
 """Seconds before a part of a message that is still on its way is asked for again; doubled each time."""
 
 
-def retry_soon(module: ModuleType, function: str) -> None:
+def retry_soon(module: ModuleType, function: str, **more: float) -> None:
     """Shorten the waits of one of flwr's functions that pull the parts of a message, for callers in one module.
 
     Args:
         module: of flwr; its own name for the function is replaced.
         function: takes initial_backoff and backoff_cap, in seconds.
+        more: further arguments of it, for instance max_time.
     """
     pull = vars(module)[function]
-    setattr(module, function, partial(pull, initial_backoff=FIRST_RETRY, backoff_cap=LONGEST_RETRY))
+    setattr(module, function, partial(pull, initial_backoff=FIRST_RETRY, backoff_cap=LONGEST_RETRY, **more))
+
+
+def retry_until(module: ModuleType, function: str, left: Callable[[], float]) -> None:
+    """As `retry_soon`; a part that has not come when no time is left is given up.
+
+    Args:
+        module: of flwr; its own name for the function is replaced.
+        function: takes max_time too, in seconds.
+        left: seconds that are left now, >= 0.
+    """
+    retry_soon(module, function)
+    pull = vars(module)[function]
+    setattr(module, function, lambda *args, **named: pull(*args, **{"max_time": left(), **named}))
 
 
 def make_prompt_grid(grid: Grid, clock: Clock) -> Grid:
@@ -44,8 +59,9 @@ def make_prompt_grid(grid: Grid, clock: Clock) -> Grid:
     """
     from flwr.superlink.grid import http_grid
 
-    retry_soon(http_grid, "pull_objects")
-    return PromptGrid(grid, clock)
+    prompt = PromptGrid(grid, clock)
+    retry_until(http_grid, "pull_objects", lambda: prompt.seconds_left)
+    return prompt
 
 
 class PromptGrid(Grid):
@@ -61,6 +77,15 @@ class PromptGrid(Grid):
         self._grid = grid
         self._clock = clock
         self._sleep = sleep
+        self._end = math.inf
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the exchange that goes on ends, >= 0; infinite when it has no end.
+
+        A device that is killed while it answers leaves half a reply; its rest would be waited for beyond the deadline.
+        """
+        return max(self._end - self._clock.seconds(), 0.0)
 
     def set_run(self, run: Any) -> None:
         """As `flwr.serverapp.Grid.set_run`."""
@@ -102,16 +127,19 @@ class PromptGrid(Grid):
             The replies in order of arrival.
         """
         begin = self._clock.seconds()
+        self._end = math.inf if timeout is None else begin + timeout
         open_ids = [number for number in self._grid.push_messages(messages) if number]
         replies: list[Message] = []
         while open_ids:
+            over = self._clock.seconds() >= self._end  # after a long pull another one finds what came meanwhile
             found = list(self._grid.pull_messages(open_ids))
             replies += found
             answered = {message.metadata.reply_to_message_id for message in found}
             open_ids = [number for number in open_ids if number not in answered]
             waited = self._clock.seconds() - begin
-            if not open_ids or (timeout is not None and waited >= timeout):
+            if not open_ids or over:
                 break
             wait = min(max(waited / 10, SHORTEST_WAIT), LONGEST_WAIT)
-            self._sleep(wait if timeout is None else min(wait, timeout - waited))
+            self._sleep(min(wait, self.seconds_left))
+        self._end = math.inf
         return replies

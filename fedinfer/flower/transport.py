@@ -35,7 +35,7 @@ class GridTransport:
         first: dict[int, Message] = {}
         for message in self._grid.send_and_receive(messages, timeout=timeout_seconds):
             first.setdefault(message.metadata.src_node_id, message)
-        silent = Answer("", b"", TransportError.__name__, f"no answer within {timeout_seconds:.0f} s")
+        silent = Answer("", b"", TransportError.__name__, f"no answer; it had {timeout_seconds:.0f} s, or went offline")
         return [(node, _introduction(first[node]) if node in first else silent) for node in asked]
 
     def settle(self, homes: Mapping[DeviceId, int]) -> None:

@@ -1,7 +1,8 @@
 """`server up`: keeps Flower's SuperLink running, and lets exactly those devices connect that the authority approved.
 
 The SuperLink is a child that ends with this process, however it ends. When it ends by itself it is started again, a
-little later each time. Node keys in the folder `nodes/` are registered, others are not let in any more.
+little later each time. Node keys in the folder `nodes/` are registered, others are not let in any more. A run whose
+coordinator was killed, alone or with the SuperLink, is started again and goes on (`carry_on`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from fedinfer.flower import (
 from fedinfer.inference import bind
 from fedinfer.ports import Clock
 from fedinfer.private_files import only_owner
+from fedinfer.site.carry_on import CarryOn, carry_on
 from fedinfer.site.plan import port_of
 from fedinfer.site.server import ServerFolder
 
@@ -95,10 +97,12 @@ def serve_site(server: ServerFolder, clock: Clock) -> None:
 
 def _keep_running(server: ServerFolder, clock: Clock) -> None:
     failed, came_up = 0, False
+    carried = CarryOn()
     while True:
         begin = clock.seconds()
-        reason, answered = _one_superlink(server, clock)
+        reason, answered = _one_superlink(server, carried, clock)
         came_up = came_up or answered
+        carried.server_died()
         if not came_up:
             raise TransportError(f"the SuperLink did not come up: {reason}", hint="fedinfer preflight DIR")
         failed = 0 if clock.seconds() - begin >= STEADY_SECONDS else failed + 1
@@ -107,7 +111,7 @@ def _keep_running(server: ServerFolder, clock: Clock) -> None:
         time.sleep(pause)
 
 
-def _one_superlink(server: ServerFolder, clock: Clock) -> tuple[str, bool]:
+def _one_superlink(server: ServerFolder, carried: CarryOn, clock: Clock) -> tuple[str, bool]:
     """Start it, register devices, wait for its end: why it ended, and whether it ever answered."""
     answered = False
     process = subprocess.Popen(
@@ -125,7 +129,7 @@ def _one_superlink(server: ServerFolder, clock: Clock) -> tuple[str, bool]:
         wait_for_port(port_of(server.plan.control), process, server.log, clock)
         _log.info("the SuperLink is process %d, devices reach it at %s", process.pid, server.plan.superlink)
         with connect(server.plan.control, server.tls_authority) as control:
-            answered = _follow_nodes(server, control, process, clock)
+            answered = _follow_nodes(server, control, process, carried, clock)
     except TransportError as error:
         return str(error), answered
     finally:
@@ -133,8 +137,10 @@ def _one_superlink(server: ServerFolder, clock: Clock) -> tuple[str, bool]:
     return f"it ended with code {process.returncode}", answered
 
 
-def _follow_nodes(server: ServerFolder, control: Control, process: subprocess.Popen[bytes], clock: Clock) -> bool:
-    """Let approved devices connect as long as the SuperLink runs; whether it ever answered."""
+def _follow_nodes(
+    server: ServerFolder, control: Control, process: subprocess.Popen[bytes], carried: CarryOn, clock: Clock
+) -> bool:
+    """Let approved devices connect and killed runs go on as long as the SuperLink runs; whether it ever answered."""
     known: Mapping[str, bytes] | None = None
     next_look = 0.0
     while process.poll() is None:
@@ -147,6 +153,8 @@ def _follow_nodes(server: ServerFolder, control: Control, process: subprocess.Po
                     known = wanted
                 except FedInferError as error:
                     _log.error("devices are not registered yet: %s", error)
+        if known is not None:
+            carry_on(server, carried, clock)
         time.sleep(LOOK_SECONDS)
     return known is not None
 

@@ -10,13 +10,17 @@ from datetime import datetime
 
 from fedinfer.deployment import node_pem, nodes_of
 from fedinfer.errors import FedInferError, TransportError
-from fedinfer.flower import RegisteredNode, connect, holder, tail
+from fedinfer.flower import Control, RegisteredNode, connect, holder, tail
 from fedinfer.ports import Clock
 from fedinfer.site.server import ServerFolder
 from fedinfer.types import Json
 
-EVENTS = "events.jsonl"
+EVENTS, COORDINATOR_LOCK = "events.jsonl", "coordinator.lock"
+OWN_APP = "fedinfer/fedinfer"
+"""Publisher and name of the app of a site's runs."""
 LAST = frozenset({"finished", "failed"})
+LONGEST_EVENT = 1 << 20
+"""Bytes at the end of the events, among which is a whole one."""
 LOOK_SECONDS = 0.3
 LONGEST_SILENCE_SECONDS = 900.0
 
@@ -85,6 +89,9 @@ def _seen(device: str, key: bytes, nodes: dict[bytes, RegisteredNode] | None) ->
 def begin_run(server: ServerFolder, *, resume: bool = True, orders: bool = False) -> int:
     """Start a run of a site; it goes on with the one that did not end.
 
+    A run whose coordinator was killed is ended for Flower first: until then devices wait for the rest of what it was
+    sending them.
+
     Args:
         server: of the site, which is up.
         resume: false: give the run that did not end up.
@@ -94,13 +101,59 @@ def begin_run(server: ServerFolder, *, resume: bool = True, orders: bool = False
         Flower's number of the run.
 
     Raises:
-        TransportError: the server is down, or refuses.
+        TransportError: the server is down or refuses, or a run goes on.
     """
     if not holder(server.lock):
         raise TransportError(f"the server of {server.plan.name} is down", hint="fedinfer server up DIR --detach")
+    if process := coordinator_of(server):
+        raise TransportError(
+            f"process {process} works on the run folder of {server.plan.name}",
+            hint="wait for its end; or fedinfer server down DIR, then up and run: it goes on after its last step",
+        )
     server.run.mkdir(mode=0o700, exist_ok=True)
     with connect(server.plan.control, server.tls_authority) as control:
+        end_orphans(control)
         return control.start_run(server.write_app(), server.run_config(resume=resume, orders=orders))
+
+
+def coordinator_of(server: ServerFolder) -> int:
+    """Process of the coordinator that works on the run folder of a site; 0: none.
+
+    Args:
+        server: of the site.
+    """
+    return holder(server.run / COORDINATOR_LOCK)
+
+
+def end_orphans(control: Control) -> None:
+    """End the runs that Flower takes for running; the caller knows that no coordinator works.
+
+    Args:
+        control: of the SuperLink.
+
+    Raises:
+        TransportError: it does not answer.
+    """
+    for run in control.running(OWN_APP):
+        try:
+            control.stop_run(run)
+        except TransportError:  # Flower has noticed meanwhile
+            continue
+
+
+def newest_event(server: ServerFolder) -> Json:
+    """The last whole event; empty when there is none.
+
+    Args:
+        server: of the site.
+    """
+    path = server.run / EVENTS
+    if not path.exists():
+        return {}
+    with open(path, "rb") as file:
+        file.seek(max(path.stat().st_size - LONGEST_EVENT, 0))
+        lines = file.read().splitlines(keepends=True)
+    return next((event for line in reversed(lines) if (event := _event(line.decode(errors="replace")))), {})
 
 
 def read_events(server: ServerFolder) -> list[Json]:
@@ -109,17 +162,18 @@ def read_events(server: ServerFolder) -> list[Json]:
     Args:
         server: of the site.
     """
-    path, events = server.run / EVENTS, []
+    path = server.run / EVENTS
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    for line in text.splitlines(keepends=True):
-        if line.endswith("\n"):
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict) and {"event", "time", "run_id"} <= event.keys():
-                events.append(event)
-    return events
+    return [event for line in text.splitlines(keepends=True) if (event := _event(line))]
+
+
+def _event(line: str) -> Json:
+    """Empty for what is no whole event."""
+    try:
+        event = json.loads(line) if line.endswith("\n") else {}
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) and {"event", "time", "run_id"} <= event.keys() else {}
 
 
 def follow_run(server: ServerFolder, seen: int, clock: Clock) -> Iterator[Json]:

@@ -28,6 +28,7 @@ from fedinfer.flower.node import (
     Reports,
     Waits,
     adapt,
+    seldom,
 )
 from fedinfer.flower.node import LOST as LOST_CODE
 
@@ -107,6 +108,15 @@ def test_the_owners_wait_replaces_flowers_and_no_other() -> None:
     paused.clear()
     Waits(0.01, paused.append).sleep(0.5)
     assert paused == [0.01]
+
+
+def test_a_message_that_waits_for_its_answer_is_reported_again_in_case_its_report_got_lost() -> None:
+    reported: list[bytes] = []
+    waits = Waits(0.2, lambda _seconds: None, seldom(lambda: reported.append(MESSAGE), 20))
+    for _ in range(41):
+        waits.sleep(REPLY_SECONDS)
+        waits.sleep(IDLE_SECONDS)
+    assert reported == [MESSAGE] * 2
 
 
 def test_the_bundle_of_a_run_is_not_opened() -> None:
@@ -230,6 +240,49 @@ def test_a_node_ends_with_its_agent_even_when_that_is_killed() -> None:
             return
         time.sleep(0.05)
     raise AssertionError("the node outlived its agent")
+
+
+FAREWELL = """
+import os, signal, sys, time
+from fedinfer.flower import node
+import flwr.supernode.cli
+
+HOW = sys.argv[1]
+
+def serve():
+    signal.signal(signal.SIGTERM, lambda *_: told() if HOW == "polite" else None)
+    print("started", flush=True)
+    while True:
+        time.sleep(60)
+
+def told():
+    os.write(2, b"goodbye")
+    os._exit(0)
+
+flwr.supernode.cli.flower_supernode = serve
+node.GOODBYE_SECONDS = 0.5
+report = os.open(os.devnull, os.O_WRONLY)
+node.main(["--wait", "1", "--report", str(report), "--parent", str(os.getppid())])
+"""
+KILLED_AGENT = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2]], stdout=subprocess.PIPE)
+while child.stdout.readline() != b"started\\n":
+    pass
+print(child.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "said"), [("polite", "goodbye"), ("stubborn", "")])
+def test_a_node_whose_agent_is_killed_says_goodbye_and_does_not_stay(how: str, said: str) -> None:
+    """A node that is gone without a word is turned away for a minute when its device is back."""
+    agent = subprocess.run(
+        [sys.executable, "-c", KILLED_AGENT, FAREWELL, how], capture_output=True, text=True, timeout=50, check=False
+    )  # fmt: skip
+    assert agent.stderr == said  # its end is open as long as the node lives
+    assert not alive(int(agent.stdout))
 
 
 def alive(pid: int) -> bool:

@@ -13,7 +13,15 @@ from flwr.superlink.grid import http_grid
 from flwr.supernode.runtime import run_clientapp
 
 from fedinfer.flower.client_app import CohortClientApp
-from fedinfer.flower.prompt_grid import FIRST_RETRY, LONGEST_RETRY, LONGEST_WAIT, SHORTEST_WAIT, PromptGrid, retry_soon
+from fedinfer.flower.prompt_grid import (
+    FIRST_RETRY,
+    LONGEST_RETRY,
+    LONGEST_WAIT,
+    SHORTEST_WAIT,
+    PromptGrid,
+    retry_soon,
+    retry_until,
+)
 from fedinfer.flower.records import request_message
 from fedinfer.messages import Kind
 from fedinfer.ports import Answer, Ask
@@ -105,11 +113,47 @@ def test_a_part_that_is_still_on_its_way_is_asked_for_again_soon() -> None:
     retry_soon(module, "pull")
     module.pull(["a"])
     assert asked == [{"initial_backoff": FIRST_RETRY, "backoff_cap": LONGEST_RETRY}]
+    retry_soon(module, "pull", max_time=7.0)
+    module.pull(["a"])
+    assert asked[1]["max_time"] == 7.0
 
 
 @pytest.mark.parametrize("pull", [http_grid.pull_objects, run_clientapp.pull_and_inflate_object_from_tree])
 def test_flower_has_the_waits_that_are_shortened(pull: Callable[..., object]) -> None:
-    assert {"initial_backoff", "backoff_cap"} <= set(inspect.signature(pull).parameters)
+    assert {"initial_backoff", "backoff_cap", "max_time"} <= set(inspect.signature(pull).parameters)
+
+
+def test_the_rest_of_a_reply_is_waited_for_until_the_exchange_ends_and_no_longer() -> None:
+    """A device that was killed while it answered must not keep the replies of the others from the round."""
+    clock, left = FrozenClock(datetime(2026, 1, 1, tzinfo=UTC)), list[float]()
+    module = ModuleType("of flwr")
+
+    def pull(_ids: object, *, max_time: float, **_waits: float) -> None:
+        left.append(max_time)
+
+    vars(module)["pull"] = pull
+    grid = SlowGrid(clock, {2: 0.0, 3: 7.0, 4: 0.0})
+    prompt = PromptGrid(grid, clock, clock.advance)
+    for _ in range(2):  # a process may make more than one
+        retry_until(module, "pull", lambda: prompt.seconds_left)
+    whole, halves = grid.pull_messages, iter([True])
+
+    def half(ids: Iterable[str]) -> list[Message]:
+        """The reply of node 4 never comes whole: it takes all the time there is, and is given up."""
+        module.pull(ids)
+        found = whole(ids)
+        if next(halves, False):
+            clock.advance(left[0])
+            return [message for message in found if message.metadata.src_node_id != 4]
+        return found
+
+    grid.pull_messages = half  # type: ignore[method-assign]
+    messages = [request_message(Ask("a", Kind.KEYS, b"", b""), node, "g") for node in (2, 3, 4)]
+    replies = prompt.send_and_receive(messages, timeout=30.0)
+    assert sorted(reply.metadata.src_node_id for reply in replies)[:2] == [2, 3]
+    assert left == [30.0, 0.0]
+    assert clock.seconds() - grid.begin == 30.0
+    assert prompt.seconds_left == float("inf")
 
 
 def test_everything_else_is_the_other_grids() -> None:

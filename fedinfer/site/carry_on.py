@@ -1,0 +1,126 @@
+"""A run whose coordinator was killed is started again by `server up`, without a person.
+
+What was seen decides: a coordinator was at work, is gone, and said nothing of an end. Nobody else's decision is undone:
+a run that failed says why and stays where it is, because it would fail again; a run that nobody saw at work, for
+instance because the server was taken down meanwhile, waits for `fedinfer server run`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from fedinfer.deployment import pause_after
+from fedinfer.errors import FedInferError
+from fedinfer.ports import Clock
+from fedinfer.site.server import ServerFolder
+from fedinfer.site.watch import LAST, begin_run, coordinator_of, newest_event
+
+STATE = "state/state.npz"
+MOST_STARTS = 5
+"""Starts in a row after which no step was finished; then a person has to look."""
+START_SECONDS = 60.0
+"""A coordinator that was started is waited for so long before the next start."""
+_log = logging.getLogger(__name__)
+
+
+class Advice(StrEnum):
+    """What to do about a run."""
+
+    WAIT = "wait"
+    START = "start"
+    GIVE_UP = "give_up"
+
+
+@dataclass(frozen=True, slots=True)
+class RunSeen:
+    """A run folder at a moment.
+
+    Args:
+        at_work: whether a coordinator works on it.
+        step: changes with every finished step of a run.
+        ended: whether the newest event is the last one of a run.
+    """
+
+    at_work: bool
+    step: int
+    ended: bool
+
+
+class CarryOn:
+    """When a run is started again. Pure: it is shown what there is."""
+
+    def __init__(self) -> None:
+        self._at_work = False
+        self._starts, self._step, self._next = 0, 0, 0.0
+        self._forgiven = False
+
+    def server_died(self) -> None:
+        """The SuperLink ended by itself: a coordinator that said so at its end was in the right and goes on."""
+        self._forgiven = self._at_work
+
+    def look(self, seen: RunSeen, now: float) -> Advice:
+        """What to do now.
+
+        Args:
+            seen: of the run folder.
+            now: seconds, of any clock that does not go back.
+        """
+        if seen.at_work:
+            self._at_work, self._forgiven = True, False
+            self._next = now + pause_after(self._starts)  # what it says last may come after its lock is free
+            return Advice.WAIT
+        if not self._at_work or now < self._next:
+            return Advice.WAIT
+        if seen.step != self._step:
+            self._starts, self._step = 0, seen.step
+        if seen.ended and not self._forgiven:
+            self._at_work = False
+            return Advice.WAIT
+        if self._starts == MOST_STARTS:
+            self._at_work = False
+            return Advice.GIVE_UP
+        self._starts += 1
+        self._next = now + START_SECONDS
+        return Advice.START
+
+
+def carry_on(server: ServerFolder, carried: CarryOn, clock: Clock) -> None:
+    """Start the run of a site again if its coordinator was killed.
+
+    Args:
+        server: of the site; its SuperLink answers.
+        carried: what was seen so far.
+        clock: measures pauses.
+    """
+    advice = carried.look(run_seen(server), clock.seconds())
+    if advice is Advice.GIVE_UP:
+        _log.error("the run does not get on: %d coordinators ended before a step was finished", MOST_STARTS)
+    if advice is not Advice.START:
+        return
+    _log.warning("the coordinator was killed: its run goes on")
+    try:
+        begin_run(server)
+    except FedInferError as error:
+        _log.error("the run does not go on yet: %s", error)
+
+
+def run_seen(server: ServerFolder) -> RunSeen:
+    """The run folder of a site now.
+
+    Args:
+        server: of the site.
+    """
+    state, process = server.run / STATE, coordinator_of(server)
+    step = state.stat().st_mtime_ns if state.exists() else 0
+    return RunSeen(process > 0 and _is_server_app(process), step, newest_event(server).get("event") in LAST)
+
+
+def _is_server_app(process: int) -> bool:
+    """Whether it is Flower's process for a coordinator, and not one that carries out orders meanwhile (Linux)."""
+    try:
+        return b"flwr-serverapp" in Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False

@@ -1,0 +1,126 @@
+"""A run whose coordinator was killed is started again; one that ended by itself, or that nobody saw at work, is not."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedinfer.deployment import pause_after
+from fedinfer.errors import TransportError
+from fedinfer.site.carry_on import MOST_STARTS, START_SECONDS, Advice, CarryOn, RunSeen, run_seen
+from fedinfer.site.server import open_server
+from fedinfer.site.watch import begin_run, end_orphans, newest_event
+
+AT_WORK = RunSeen(True, 1, False)
+KILLED = RunSeen(False, 1, False)
+ENDED = RunSeen(False, 1, True)
+PAUSE = pause_after(0)
+
+
+def seen_at_work() -> CarryOn:
+    carried = CarryOn()
+    assert carried.look(AT_WORK, 0.0) is Advice.WAIT
+    return carried
+
+
+def test_a_killed_run_is_started_once_and_again_only_when_that_came_to_nothing() -> None:
+    carried = seen_at_work()
+    assert carried.look(KILLED, PAUSE / 2) is Advice.WAIT  # its last words may still come
+    assert carried.look(KILLED, PAUSE) is Advice.START
+    assert carried.look(KILLED, PAUSE + START_SECONDS - 1) is Advice.WAIT
+    assert carried.look(KILLED, PAUSE + START_SECONDS) is Advice.START
+
+
+@pytest.mark.parametrize("seen", [KILLED, ENDED])
+def test_a_run_that_nobody_saw_at_work_waits_for_its_operator(seen: RunSeen) -> None:
+    """The server was taken down meanwhile, perhaps because of that run."""
+    assert CarryOn().look(seen, 1000.0) is Advice.WAIT
+
+
+def test_a_run_that_ended_by_itself_is_left_alone_also_later() -> None:
+    carried = seen_at_work()
+    assert carried.look(ENDED, 10.0) is Advice.WAIT
+    assert carried.look(KILLED, 1000.0) is Advice.WAIT
+
+
+def test_a_run_that_failed_because_the_superlink_died_goes_on() -> None:
+    carried = seen_at_work()
+    carried.server_died()
+    assert carried.look(ENDED, 10.0) is Advice.START
+    carried = seen_at_work()
+    carried.look(ENDED, 10.0)
+    carried.server_died()  # long after
+    assert carried.look(ENDED, 1000.0) is Advice.WAIT
+
+
+def test_starts_without_a_step_come_to_an_end_and_a_step_begins_the_count_anew() -> None:
+    carried, now, step = CarryOn(), 0.0, 1
+
+    def one_more() -> Advice:
+        nonlocal now
+        assert carried.look(RunSeen(True, step, False), now) is Advice.WAIT
+        now += START_SECONDS + 100
+        return carried.look(RunSeen(False, step, False), now)
+
+    assert [one_more() for _ in range(MOST_STARTS + 1)] == [Advice.START] * MOST_STARTS + [Advice.GIVE_UP]
+    assert carried.look(RunSeen(False, step, False), now + 1000) is Advice.WAIT
+    for step in range(2, 9):  # noqa: B007
+        assert one_more() is Advice.START
+
+
+def test_what_is_seen_of_a_run_folder(site: Path) -> None:
+    server = open_server(site / "site")
+    assert run_seen(server) == RunSeen(False, 0, False)
+    (server.run / "state").mkdir(parents=True)
+    (server.run / "state" / "state.npz").write_bytes(b"a step")
+    events = server.run / "events.jsonl"
+    events.write_text(json.dumps({"event": "round"}) + "\n" + '{"event": "fini')
+    seen = run_seen(server)
+    assert (seen.at_work, seen.ended, seen.step > 0) == (False, False, True)
+    assert newest_event(server) == {"event": "round"}
+    events.write_text(json.dumps({"event": "round"}) + "\n" + json.dumps({"event": "failed"}) + "\n")
+    assert run_seen(server).ended
+    with (server.run / "coordinator.lock").open("w") as lock:  # `fedinfer server watch`, which carries out an order
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("1\n")
+        lock.flush()
+        assert not run_seen(server).at_work
+
+
+class Runs:
+    """The control API of a SuperLink with two runs, one of which ends meanwhile."""
+
+    def __init__(self) -> None:
+        self.stopped: list[int] = []
+
+    def running(self, app: str) -> list[int]:
+        assert app == "fedinfer/fedinfer"
+        return [7, 8]
+
+    def stop_run(self, run: int) -> None:
+        if run == 7:
+            raise TransportError("it is over")
+        self.stopped.append(run)
+
+
+def test_what_flower_takes_for_running_without_a_coordinator_is_ended() -> None:
+    control: Any = Runs()
+    end_orphans(control)
+    assert control.stopped == [8]
+
+
+def test_a_second_run_is_refused_before_anything_is_started(site: Path) -> None:
+    """Its coordinator would be refused too, but by an event that looks like the end of the first run."""
+    server = open_server(site / "site")
+    server.run.mkdir()
+    with server.lock.open("w") as up, (server.run / "coordinator.lock").open("w") as lock:
+        for file in (up, lock):
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write("1\n")
+            file.flush()
+        with pytest.raises(TransportError, match="process 1 works on the run folder"):
+            begin_run(server)
