@@ -66,6 +66,11 @@ class PilotSettings:
     devices: int
     rounds: int
 
+    @property
+    def names(self) -> list[str]:
+        """Of the devices."""
+        return [f"hospital{number}" for number in range(self.devices)]
+
 
 @dataclass(frozen=True, slots=True)
 class PilotDevice:
@@ -102,7 +107,9 @@ def run_pilot(settings: PilotSettings, clock: Clock, entropy: Entropy, tell: Tel
         raise ConfigError(f"{settings.devices} devices, a pilot has {FEWEST} to {MOST}")
     if settings.folder.exists() and any(settings.folder.iterdir()):
         raise ConfigError(f"{settings.folder} is not empty", hint="choose another --out")
-    devices = _set_up(settings, clock, entropy, tell)
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    (settings.folder / PLAN).write_text(_plan(settings.names, settings.rounds))
+    devices = set_up(settings, clock, entropy, tell)
     server = open_server(settings.folder)
     with _everything_up(server, devices, clock, tell):
         events = list(_one_run(server, clock, tell))
@@ -129,13 +136,18 @@ def deal(count: int) -> tuple[list[list[dict[str, str]]], list[dict[str, str]]]:
     return [private[number::count] for number in range(count)], rows[::PUBLIC_ROWS]
 
 
-def _set_up(settings: PilotSettings, clock: Clock, entropy: Entropy, tell: Tell) -> list[PilotDevice]:
-    folder = settings.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [f"hospital{number}" for number in range(settings.devices)]
+def set_up(settings: PilotSettings, clock: Clock, entropy: Entropy, tell: Tell) -> list[PilotDevice]:
+    """Make the site of a pilot from the plan in its folder, and its devices, which join it.
+
+    Args:
+        settings: of a person.
+        clock: of the operating system.
+        entropy: of the operating system.
+        tell: gets a line for each step.
+    """
+    folder, names = settings.folder, settings.names
     tables, public = deal(settings.devices)
     _write_table(folder / "public.csv", public)
-    (folder / PLAN).write_text(_plan(names, settings.rounds))
     passphrase = entropy.take(PASSPHRASE_BYTES).hex()
     made = make_site(folder, Maker(passphrase, entropy, clock.now()))
     tell(f"site made: TLS, authority {made.fingerprint}, signing keys")

@@ -1,0 +1,85 @@
+"""Do to a real deployment on this machine what a field does to it, and show what was lost and what was spent twice.
+
+Usage: python -m scripts.faults [STORY ...] [--write]. A site with four devices is made in a temporary folder and taken
+down at the end; half an hour for all stories. The exit code is 1 when a row lost something or spent twice. --write puts
+the table, with the date, into docs/testing.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from scripts.bench import machine, replace_section
+from tests.e2e import device_faults, server_faults
+from tests.e2e.fault_row import Row, Story
+from tests.e2e.field import in_the_field, spent_in
+
+PAGE, SECTION = Path("docs/testing.md"), "faults"
+STORIES: dict[str, Story] = {
+    "coordinator": server_faults.coordinator_killed,
+    "superlink": server_faults.superlink_killed,
+    "away": server_faults.superlink_away,
+    "stopped": server_faults.superlink_stopped,
+    "everything": server_faults.everything_killed,
+    "agents": device_faults.agents_killed,
+    "two": server_faults.two_runs,
+    "keys": server_faults.lost_keys,
+    "clocks": device_faults.clocks,
+    "installs": device_faults.installs,
+    "server-disk": server_faults.disk_full,
+    "device-disk": device_faults.disk_full,
+    "strangers": device_faults.strangers,
+    "start": device_faults.away_at_the_start,
+}
+HEADER = "| # | fault | observed | lost | spent twice | s |\n|---|---|---|---|---|---:|"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the stories that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("story", nargs="*", choices=[[], *STORIES], help="; ".join(STORIES))
+    parser.add_argument("--write", action="store_true", help=f"into {PAGE}")
+    parser.add_argument("--keep", type=Path, help="make the site in this folder, which stays")
+    asked = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="fedinfer-faults-") as name:
+        rows = run(asked.keep or Path(name) / "site", asked.story or list(STORIES))
+    if asked.write:
+        PAGE.write_text(replace_section(PAGE.read_text(), SECTION, body(rows)))
+    return int(any(row.lost or row.twice for row in rows))
+
+
+def run(folder: Path, stories: Sequence[str]) -> list[Row]:
+    """Rows of the stories; each is printed when it is over."""
+    rows: list[Row] = []
+    print(HEADER, flush=True)
+    with in_the_field(folder) as made:
+        whole = spent_in(made, made.one_run()["run_id"])
+        for story in stories:
+            made.online()
+            for row in STORIES[story](made, whole):
+                rows.append(row)
+                print(line(row), flush=True)
+    return sorted(rows, key=lambda row: int(row.number.split(",")[0]) if row.number[0].isdigit() else 99)
+
+
+def line(row: Row) -> str:
+    """A row of the table."""
+    lost, twice = ("; ".join(each) or "nothing" for each in (row.lost, row.twice))
+    cells = (row.number, row.fault, row.observed, lost, twice, f"{row.seconds:.0f}")
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def body(rows: Sequence[Row]) -> str:
+    """The section of the page."""
+    day = datetime.now(UTC).date().isoformat()
+    head = f"Command: `python -m scripts.faults --write`. Run on {day}, {machine()}."
+    return "\n".join([head, "", HEADER, *map(line, rows)])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
