@@ -30,6 +30,7 @@ from .plan.sum_settings import SumSettings as SumSettings
 from .plan.threshold import plan_threshold as plan_threshold
 from .push.ordered import carry_out_starts as carry_out_starts
 from .push.ordered import is_ordered as is_ordered
+from .push.rollout import reachable as reachable
 from .record import plain as plain
 from .rehearsal import rehearse as rehearse
 from .released import RELEASED as RELEASED

@@ -33,6 +33,7 @@ from fedinfer.coordinator import (
     start_up,
 )
 from fedinfer.data import check_judging, check_qat_rows, load_own, public_schema
+from fedinfer.deployment.older_copy import check_not_older
 from fedinfer.errors import ConfigError
 from fedinfer.flower import GridTransport, build_id
 from fedinfer.inference import latest_known, note_refresh
@@ -95,7 +96,8 @@ def run_deployment(
         What run.json holds.
 
     Raises:
-        ConfigError: signing keys are missing, root keys lie among them, or `qat_steps` has no public rows.
+        ConfigError: signing keys are missing, root keys lie among them, `qat_steps` has no public rows, or the folder
+            is an old copy.
         Misbehaviour: the revocation list is missing, not the authority's, or has ended.
         FedInferError: as `fedinfer.coordinator.run.run`.
     """
@@ -103,7 +105,9 @@ def run_deployment(
     site = _site(nodes_of(grid), scenario, deployment, run_id, clock, emit, rest)
     rehearse(site.scenario, site.schema, site.trainer, GradientEngine.PER_EXAMPLE, clock)
     site = replace(site, population=None if kept is None else planned_population(kept))
-    return carry_out(*start_up(site), kept)
+    server, plan = start_up(site)
+    check_not_older(server)
+    return carry_out(server, plan, kept)
 
 
 def run_orders(
