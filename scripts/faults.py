@@ -8,44 +8,50 @@ the table, with the date, into docs/testing.md.
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import tempfile
+import types
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scripts.bench import machine, replace_section
-from tests.e2e import device_faults, server_faults
-from tests.e2e.fault_row import Row, Story
-from tests.e2e.field import in_the_field, spent_in
+
+if TYPE_CHECKING:
+    from tests.e2e.fault_row import Row, Story
 
 PAGE, SECTION = Path("docs/testing.md"), "faults"
-STORIES: dict[str, Story] = {
-    "coordinator": server_faults.coordinator_killed,
-    "superlink": server_faults.superlink_killed,
-    "away": server_faults.superlink_away,
-    "stopped": server_faults.superlink_stopped,
-    "everything": server_faults.everything_killed,
-    "agents": device_faults.agents_killed,
-    "two": server_faults.two_runs,
-    "keys": server_faults.lost_keys,
-    "clocks": device_faults.clocks,
-    "installs": device_faults.installs,
-    "server-disk": server_faults.disk_full,
-    "device-disk": device_faults.disk_full,
-    "strangers": device_faults.strangers,
-    "start": device_faults.away_at_the_start,
-}
 HEADER = "| # | fault | observed | lost | spent twice | s |\n|---|---|---|---|---|---:|"
+STORIES = {
+    "coordinator": "server_faults.coordinator_killed",
+    "superlink": "server_faults.superlink_killed",
+    "away": "server_faults.superlink_away",
+    "stopped": "server_faults.superlink_stopped",
+    "everything": "server_faults.everything_killed",
+    "agents": "device_faults.agents_killed",
+    "two": "server_faults.two_runs",
+    "keys": "server_faults.lost_keys",
+    "clocks": "device_faults.clocks",
+    "installs": "device_faults.installs",
+    "server-disk": "server_faults.disk_full",
+    "device-disk": "device_faults.disk_full",
+    "strangers": "device_faults.strangers",
+    "start": "device_faults.away_at_the_start",
+}
+"""Functions below tests/e2e."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the stories that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("story", nargs="*", choices=[[], *STORIES], help="; ".join(STORIES))
+    parser.add_argument("story", nargs="*", help="; ".join(STORIES))
     parser.add_argument("--write", action="store_true", help=f"into {PAGE}")
     parser.add_argument("--keep", type=Path, help="make the site in this folder, which stays")
     asked = parser.parse_args(arguments)
+    if unknown := set(asked.story) - set(STORIES):
+        parser.error(f"no story {sorted(unknown)}")
     with tempfile.TemporaryDirectory(prefix="fedinfer-faults-") as name:
         rows = run(asked.keep or Path(name) / "site", asked.story or list(STORIES))
     if asked.write:
@@ -55,13 +61,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(folder: Path, stories: Sequence[str]) -> list[Row]:
     """Rows of the stories; each is printed when it is over."""
+    _find_tests()
+    from tests.e2e.field import in_the_field, spent_in
+
     rows: list[Row] = []
     print(HEADER, flush=True)
     with in_the_field(folder) as made:
         whole = spent_in(made, made.one_run()["run_id"])
         for story in stories:
             made.online()
-            for row in STORIES[story](made, whole):
+            for row in _story(story)(made, whole):
                 rows.append(row)
                 print(line(row), flush=True)
     return sorted(rows, key=lambda row: int(row.number.split(",")[0]) if row.number[0].isdigit() else 99)
@@ -79,6 +88,19 @@ def body(rows: Sequence[Row]) -> str:
     day = datetime.now(UTC).date().isoformat()
     head = f"Command: `python -m scripts.faults --write`. Run on {day}, {machine()}."
     return "\n".join([head, "", HEADER, *map(line, rows)])
+
+
+def _story(name: str) -> Story:
+    module, _, function = STORIES[name].partition(".")
+    story: Story = getattr(importlib.import_module(f"tests.e2e.{module}"), function)
+    return story
+
+
+def _find_tests() -> None:
+    """A package called `tests` that some distribution installs would win over the folder, which has no __init__.py."""
+    tests = types.ModuleType("tests")
+    tests.__path__ = [str(Path(__file__).parents[1] / "tests")]
+    sys.modules["tests"] = tests
 
 
 if __name__ == "__main__":
