@@ -41,8 +41,10 @@ check: $(ALL_STAMP) ## format, lint, types, rooms, dead code, documentation
 e2e: $(ALL_STAMP) ## a real SuperLink and SuperNodes on loopback
 	$(BIN)/python -m pytest -m e2e
 
-soak: $(ALL_STAMP) ## long searches: decoders, drift, and for about an hour attacks on secure aggregation
-	$(BIN)/python -m pytest -m soak -n 2
+soak: $(ALL_STAMP) ## long searches: decoders, drift, killed processes, faults, and for an hour attacks on secure aggregation
+	$(BIN)/python -m pytest -m "soak and not e2e" -n 2
+	$(BIN)/python -m pytest -s -m "soak and e2e"
+	$(BIN)/python -m scripts.faults
 	$(BIN)/python -m pytest --hypothesis-profile=soak tests/protocol/test_secagg_adversary.py
 
 bench: $(ALL_STAMP) ## measure everything again, for hours, and rewrite all tables of measurements in the documentation

@@ -24,7 +24,7 @@ from fedinfer.messages import Kind
 from fedinfer.ports import Ask
 from fedinfer.privacy.accounting.ledger import LEDGER_MIGRATIONS, Ledger
 from fedinfer.simulation.grid import FIRST_NODE, LocalGrid
-from fedinfer.store import open_store
+from fedinfer.store import open_store, read_store
 from tests.e2e.pilot import FEDINFER, HOSPITALS, PATIENCE, REPOSITORY, Pilot, pilot, wait_for_event
 from tests.e2e.stranger import write_stranger
 
@@ -43,10 +43,11 @@ def test_four_hospitals_take_part_in_the_owners_run_and_in_no_strangers(tmp_path
             for number in range(len(HOSPITALS))
         ]
         check_addresses(made)
-        before = files_of_devices(made)
+        before, kept = files_of_devices(made), rows_of_devices(made)
         check_stranger(made, "nobody", "stranger")
         check_stranger(made, "fedinfer", "fedinfer")
         assert files_of_devices(made) == before
+        assert rows_of_devices(made) == kept
 
         made.start(REPOSITORY, made.values(made.run, f"training.rounds=3;training.deadline_seconds={DEADLINE}"))
         wait_for_event(made, "round", 2)
@@ -124,7 +125,9 @@ def check_stranger(made: Pilot, publisher: str, name: str) -> None:
 def files_of_devices(made: Pilot) -> dict[str, bytes]:
     """All files of stores and agents with their content, but for those that an agent and its libraries make at once.
 
-    An agent opens its databases. Flower keeps its `source` there, ONNX Runtime its `.ses`: random names, both.
+    The first message of fedinfer's own app, whoever sent it, opens the device's databases, which makes their files and
+    empty tables: their rows are compared by `rows_of_devices`. Flower keeps its `source` there, ONNX Runtime its
+    `.ses`: random names, both.
     """
     own = ("device.sqlite", "predictions.sqlite", "agent.lock", "runtime.", "source", ".ses")
     folders = [*(made.store(number) for number in range(len(HOSPITALS))), made.folder / "tmp"]
@@ -134,6 +137,20 @@ def files_of_devices(made: Pilot) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file() and not path.name.startswith(own)
     }
+
+
+def rows_of_devices(made: Pilot) -> dict[str, list[Any]]:
+    """Every row in the databases of all stores, by file and table; a table without rows is as good as none."""
+    found = {}
+    for number in range(len(HOSPITALS)):
+        for path in (made.store(number) / name for name in ("device.sqlite", "predictions.sqlite")):
+            connection = read_store(path) if path.exists() else None
+            tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'") if connection else ()
+            for (table,) in list(tables):
+                rows = connection.execute(f"SELECT * FROM {table}").fetchall() if connection else []
+                if rows and table != "schema_version":
+                    found[f"{number}/{path.name}/{table}"] = rows
+    return found
 
 
 def check_end(made: Pilot, agent: int) -> None:
