@@ -99,7 +99,7 @@ def _story(name: str) -> Story:
 def _find_tests() -> None:
     """A package called `tests` that some distribution installs would win over the folder, which has no __init__.py."""
     tests = types.ModuleType("tests")
-    tests.__path__ = [str(Path(__file__).parents[1] / "tests")]
+    vars(tests)["__path__"] = [str(Path(__file__).parents[1] / "tests")]
     sys.modules["tests"] = tests
 
 

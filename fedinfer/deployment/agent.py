@@ -54,6 +54,10 @@ LOOK_SECONDS = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 STEADY_SECONDS = 120.0
 """A node that lived so long does not count as a failed start."""
+NOT_LET_IN = (
+    "was not let in: `fedinfer preflight STORE` says if name, certificate, network or clock are wrong; else the "
+    "server does not know its node key, or takes it for connected, for a minute after a crash"
+)
 LOCK = "agent.lock"
 _log = logging.getLogger(__name__)
 
@@ -332,7 +336,8 @@ def _one_node(settings: AgentSettings, loopback: Loopback, worker: Sequence[str]
         stack.callback(tasks.close)
         _log.info("node %d is started", process.pid)
         signs = Signs(reading, clock)
-        return serve_node(lambda: process.poll() is None, signs, tasks, settings.offline_seconds)
+        reason = serve_node(lambda: process.poll() is None, signs, tasks, settings.offline_seconds)
+    return reason if signs.connected else f"{reason}, and {NOT_LET_IN}"
 
 
 def _start(arguments: list[str], wait_seconds: float, folder: Path, report: int) -> subprocess.Popen[bytes]:

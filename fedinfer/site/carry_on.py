@@ -57,6 +57,11 @@ class CarryOn:
         self._starts, self._step, self._next = 0, 0, 0.0
         self._forgiven = False
 
+    @property
+    def seen_at_work(self) -> bool:
+        """Whether a coordinator was seen whose end nobody has looked at yet."""
+        return self._at_work
+
     def server_died(self) -> None:
         """The SuperLink ended by itself: a coordinator that said so at its end was in the right and goes on."""
         self._forgiven = self._at_work
@@ -95,6 +100,8 @@ def carry_on(server: ServerFolder, carried: CarryOn, clock: Clock) -> None:
         carried: what was seen so far.
         clock: measures pauses.
     """
+    if not (carried.seen_at_work or coordinator_of(server)):
+        return
     advice = carried.look(run_seen(server), clock.seconds())
     if advice is Advice.GIVE_UP:
         _log.error("the run does not get on: %d coordinators ended before a step was finished", MOST_STARTS)

@@ -23,7 +23,7 @@ from fedinfer.types import Json
 from tests.e2e.field import Field, Spent, lost, spent_twice
 from tests.e2e.pilot import REPOSITORY
 
-ROUNDS, WINDOWS = 3, 2
+ROUNDS, WINDOWS = 3, 1
 UNLIMITED = resource.RLIM_INFINITY
 
 

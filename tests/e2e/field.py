@@ -40,10 +40,10 @@ from tests.unit.deployment.test_deployment_run import use
 DEVICES = 4
 SHORT = (
     "training.rounds=3", "training.deadline_seconds=60", "fleet.dropout=0", "rollout.waves=[0.5,1.0]",
-    "rollout.max_public_drop=1.0", "rollout.max_failure_rate=0.5", "drift.windows=2", "drift.window=5",
-    "drift.wait_seconds=30", "drift.poll_seconds=0.5", "drift.reference_windows=1", "drift.rounds=0",
+    "rollout.max_public_drop=1.0", "rollout.max_failure_rate=0.5", "drift.windows=1", "drift.window=5",
+    "drift.wait_seconds=30", "drift.poll_seconds=0.5", "drift.reference_windows=1", "drift.max_triggers=0",
 )  # fmt: skip
-"""A run with everything in it: rounds, a push in two waves, windows of what devices really predict."""
+"""A run with everything in it: rounds, a push in two waves, a window of what devices really predict."""
 PATIENCE = 240.0
 TARGETS = {"coordinator": b"flwr-serverapp", "superlink": b"\0superlink\0", "superexec": b"flower-superexec"}
 """Words in the command line of what the server starts."""
@@ -70,7 +70,7 @@ class Field:
         log = self.server.log
         if name != "server":
             store = self.device(name).store
-            words, log = ["device", "up", "--store", str(store), "--poll", "0.1"], self.log(name)
+            words, log = ["device", "up", "--store", str(store), "--poll", "0.5"], self.log(name)
         path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, PILOT: str(self.server.folder)}
         command = command_line(words, parent=os.getpid())

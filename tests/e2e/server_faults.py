@@ -19,7 +19,7 @@ def coordinator_killed(made: Field, whole: Spent) -> list[Row]:
     """Three times in one run."""
     begin, took = len(made.events()), list[float]()
     made.begin()
-    for before, after in (("round", "round"), ("wave", "pushed"), ("window", "started")):
+    for before, after in (("round", "round"), ("wave", "pushed"), ("pushed", "started")):
         made.wait_for(begin, before)
         time.sleep(1.0)
         told, watch = len(made.events()), Watch()

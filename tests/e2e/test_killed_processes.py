@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.field import Field, in_the_field, lost, spent_in, spent_twice
 
 pytestmark = pytest.mark.e2e
-ROUNDS, WINDOWS = 3, 2
+ROUNDS, WINDOWS = 3, 1
 KILLS = int(os.environ.get("FEDINFER_KILLS", "100"))
 SEED = int(os.environ.get("FEDINFER_SEED", "1"))
 

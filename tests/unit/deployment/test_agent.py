@@ -20,6 +20,7 @@ from fedinfer.deployment.agent import (
     AgentSettings,
     Signs,
     Worker,
+    _one_node,
     agent_words,
     keep_node,
     main,
@@ -271,6 +272,14 @@ def test_a_node_that_was_given_up_is_started_again(tmp_path: Path, monkeypatch: 
     assert not keep(store).exists()
     assert reasons == []
     assert pauses == [FIRST_PAUSE, 2 * FIRST_PAUSE]
+
+
+@pytest.mark.slow
+def test_a_node_that_never_reached_its_server_says_what_to_look_at(tmp_path: Path) -> None:
+    """Flower's own word for a wrong key is a number."""
+    nobody = AgentSettings("127.0.0.1:1", tmp_path / "ca.crt", None, 0.2, offline_seconds=0.5)
+    reason = _one_node(nobody, loopback(tmp_path), ["true"], SystemClock())
+    assert ", and was not let in: `fedinfer preflight STORE` says" in reason
 
 
 def test_a_device_has_one_agent(tmp_path: Path) -> None:
