@@ -39,7 +39,7 @@ check: $(ALL_STAMP) ## format, lint, types, rooms, dead code, documentation
 	$(BIN)/python scripts/build_docs.py
 
 e2e: $(ALL_STAMP) ## a real SuperLink and SuperNodes on loopback
-	$(BIN)/python -m pytest -m e2e
+	$(BIN)/python -m pytest -m "e2e and not soak"
 
 soak: $(ALL_STAMP) ## long searches: decoders, drift, killed processes, faults, and for an hour attacks on secure aggregation
 	$(BIN)/python -m pytest -m "soak and not e2e" -n 2

@@ -128,6 +128,7 @@ def test_the_test_groups_cover_every_marker_once() -> None:
             names = {"slow": slow, "e2e": alone, "browser": False, "token": False, "soak": False}
             chosen = [eval(expression, {}, names) for expression in expressions]
             assert chosen.count(True) == 1, names
+            assert not any(eval(expression, {}, names | {"soak": True}) for expression in expressions)
 
 
 def test_pins_cover_what_the_project_asks_for() -> None:
