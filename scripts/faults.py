@@ -2,7 +2,7 @@
 
 Usage: python -m scripts.faults [STORY ...] [--write]. A site with four devices is made in a temporary folder and taken
 down at the end; half an hour for all stories. The exit code is 1 when a row lost something or spent twice. --write puts
-the table, with the date, into docs/testing.md.
+the rows, with the date, into the table in docs/testing.md; rows of stories that were not run stay as they are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.e2e.fault_row import Row, Story
 
 PAGE, SECTION = Path("docs/testing.md"), "faults"
-HEADER = "| # | fault | observed | lost | spent twice | s |\n|---|---|---|---|---|---:|"
+HEADER = "| # | fault | observed | lost | spent twice | s | date |\n|---|---|---|---|---|---:|---|"
 STORIES = {
     "coordinator": "server_faults.coordinator_killed",
     "superlink": "server_faults.superlink_killed",
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="fedinfer-faults-") as name:
         rows = run(asked.keep or Path(name) / "site", asked.story or list(STORIES))
     if asked.write:
-        PAGE.write_text(replace_section(PAGE.read_text(), SECTION, body(rows)))
+        write([line(row) for row in rows])
     return int(any(row.lost or row.twice for row in rows))
 
 
@@ -73,21 +73,37 @@ def run(folder: Path, stories: Sequence[str]) -> list[Row]:
             for row in _story(story)(made, whole):
                 rows.append(row)
                 print(line(row), flush=True)
-    return sorted(rows, key=lambda row: int(row.number.split(",")[0]) if row.number[0].isdigit() else 99)
+    return rows
 
 
 def line(row: Row) -> str:
     """A row of the table."""
     lost, twice = ("; ".join(each) or "nothing" for each in (row.lost, row.twice))
-    cells = (row.number, row.fault, row.observed, lost, twice, f"{row.seconds:.0f}")
+    day = datetime.now(UTC).date().isoformat()
+    cells = (row.number, row.fault, row.observed, lost, twice, f"{row.seconds:.0f}", day)
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
-def body(rows: Sequence[Row]) -> str:
-    """The section of the page."""
-    day = datetime.now(UTC).date().isoformat()
-    head = f"Command: `python -m scripts.faults --write`. Run on {day}, {machine()}."
-    return "\n".join([head, "", HEADER, *map(line, rows)])
+def write(lines: Sequence[str]) -> None:
+    """Put lines into the table of the page; a line takes the place of the one with its number."""
+    page = PAGE.read_text()
+    section = page.partition(f"<!-- begin {SECTION} -->")[2].partition(f"<!-- end {SECTION} -->")[0]
+    kept = [text for text in section.splitlines() if text.startswith("| ") and not text.startswith("| #")]
+    merged = {number_of(text): text for text in (*kept, *lines)}
+    head = f"Command: `python -m scripts.faults --write`, on {machine()}."
+    table = "\n".join([head, "", HEADER, *(merged[number] for number in sorted(merged, key=place_of))])
+    PAGE.write_text(replace_section(page, SECTION, table))
+
+
+def number_of(text: str) -> str:
+    """The first cell of a line."""
+    return text.split("|")[1].strip()
+
+
+def place_of(number: str) -> int:
+    """Where a row stands: by its first number, rows without one at the end."""
+    first = number.split(",")[0]
+    return int(first) if first.isdigit() else 99
 
 
 def _story(name: str) -> Story:

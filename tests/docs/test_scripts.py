@@ -131,6 +131,20 @@ def test_the_test_groups_cover_every_marker_once() -> None:
             assert not any(eval(expression, {}, names | {"soak": True}) for expression in expressions)
 
 
+def test_the_table_of_faults_keeps_the_rows_that_were_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults, page = _script("faults"), tmp_path / "page.md"
+    old = ["| 10 | a | b | nothing | nothing | 3 | d |", "| new | a | b | nothing | nothing | 3 | d |"]
+    page.write_text("\n".join(["before", "<!-- begin faults -->", faults.HEADER, *old, "<!-- end faults -->", "after"]))
+    monkeypatch.setattr(faults, "PAGE", page)
+    faults.write(["| 3, 4 | c | b | nothing | nothing | 3 | d |", "| 10 | again | b | nothing | nothing | 3 | d |"])
+    text = page.read_text()
+    assert [line.split(" | ")[:2] for line in text.splitlines() if line.startswith("| ")][1:] == [
+        ["| 3, 4", "c"], ["| 10", "again"], ["| new", "a"],
+    ]  # fmt: skip
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter")
+
+
 def test_pins_cover_what_the_project_asks_for() -> None:
     done = _script("freeze")
     pins = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
