@@ -76,7 +76,7 @@ def up(
         bool, typer.Option("--detach", help="return when it answers; it goes on in the background")
     ] = False,
 ) -> None:
-    """Start Flower's SuperLink and keep it running; approved devices may connect, others not."""
+    """Start Flower's SuperLink and keep it running: approved devices may connect, a run that is killed goes on."""
     with errors_to_exit():
         from fedinfer.site import open_server, serve_site, start_detached, wait_until_up
 

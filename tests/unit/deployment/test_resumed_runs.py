@@ -100,6 +100,16 @@ def test_another_scenario_does_not_go_on_with_the_run_and_spends_nothing(pilot: 
     assert (earlier["run_id"], earlier["status"]) == ("pilot", "unfinished")
 
 
+def test_an_upgraded_server_does_not_go_on_with_the_run_of_the_version_before(
+    pilot: Mortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(pilot, dies_after("round", round=1))
+    monkeypatch.setattr("fedinfer.deployment.coordinate.build_id", lambda: "0.2.0+other")
+    with pytest.raises(ConfigError, match=r"was begun by .*, this is 0\.2\.0\+other") as caught:
+        pilot.run(THREE)
+    assert "resume = false" in caught.value.hint
+
+
 def test_a_device_that_is_away_at_the_second_start_does_not_change_the_plan(pilot: Mortal) -> None:
     killed(pilot, dies_after("round", round=1))
     planned = pilot.events[0][1]["privacy"]
