@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -22,7 +23,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedinfer.config import Scenario, from_flat, load_scenario, to_flat
 from fedinfer.device import DeviceResponder
 from fedinfer.errors import ConfigError, FedInferError, TransportError
-from fedinfer.flower import CohortClientApp, GridTransport, Responder, make_prompt_grid, make_server_app
+from fedinfer.flower import CohortClientApp, GridTransport, Responder, insist, make_prompt_grid, make_server_app
 from fedinfer.ports import Clock, Listener, Nodes, both
 from fedinfer.printable import shown
 from fedinfer.private_files import private_folder
@@ -188,6 +189,8 @@ def _deploy(
     from fedinfer.deployment import Deployment, forget_run, run_deployment, run_orders
 
     config = context.run_config
+    # Flower leaves the coordinator of a SuperLink that was killed behind, and with it the lock of the run folder.
+    threading.Thread(target=insist, args=(os.getppid(), 0.0), name="end with the SuperLink", daemon=True).start()
     if not bool(config.get("resume", True)):
         forget_run(folder)
     authority = Path(str(config["authority"]))

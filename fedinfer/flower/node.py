@@ -202,7 +202,7 @@ def insist(parent: int, goodbye_seconds: float) -> None:
     """End this process when its parent has been gone for a while, whatever it still waits for.
 
     Args:
-        parent: process id of the agent.
+        parent: process id.
         goodbye_seconds: how long it may take to end by itself, >= 0.
     """
     while os.getppid() == parent:
