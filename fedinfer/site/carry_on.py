@@ -2,7 +2,8 @@
 
 What was seen decides: a coordinator was at work, is gone, and said nothing of an end. Nobody else's decision is undone:
 a run that failed says why and stays where it is, because it would fail again; a run that nobody saw at work, for
-instance because the server was taken down meanwhile, waits for `fedinfer server run`.
+instance because the server was taken down meanwhile, waits for `fedinfer server run`. So does one that had not begun:
+what was at work may have been a coordinator that carries out orders, and nobody asked for training.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class RunSeen:
 
     Args:
         at_work: whether a coordinator works on it.
-        step: changes with every finished step of a run.
+        step: changes with every finished step of a run; 0: no run waits to be gone on with.
         ended: whether the newest event is the last one of a run.
     """
 
@@ -81,7 +82,7 @@ class CarryOn:
             return Advice.WAIT
         if seen.step != self._step:
             self._starts, self._step = 0, seen.step
-        if seen.ended and not self._forgiven:
+        if not seen.step or (seen.ended and not self._forgiven):
             self._at_work = False
             return Advice.WAIT
         if self._starts == MOST_STARTS:

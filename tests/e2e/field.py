@@ -44,7 +44,7 @@ SHORT = (
     "drift.wait_seconds=30", "drift.poll_seconds=0.5", "drift.reference_windows=1", "drift.max_triggers=0",
 )  # fmt: skip
 """A run with everything in it: rounds, a push in two waves, a window of what devices really predict."""
-PATIENCE = 240.0
+PATIENCE = 600.0
 TARGETS = {"coordinator": b"flwr-serverapp", "superlink": b"\0superlink\0", "superexec": b"flower-superexec"}
 """Words in the command line of what the server starts."""
 

@@ -155,7 +155,7 @@ def disk_full(made: Field, whole: Spent) -> list[Row]:
     limited(made.processes("superexec"), most)
     made.begin()
     made.wait("the coordinator works", lambda: bool(made.processes("coordinator")))
-    made.wait("the coordinator stops", lambda: not made.processes("coordinator"), 600)
+    made.wait("the coordinator stops", lambda: not made.processes("coordinator"))
     failed, told = made.since(begin, "failed"), tail(made.server.log, 50000)
     said = [event["message"] for event in failed] or [line for line in told.splitlines() if "File too large" in line]
     watch = Watch()

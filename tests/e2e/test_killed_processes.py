@@ -80,6 +80,8 @@ def disturbed(
         target = kills[-1] if kills[-1] != "agent" else drawn.choice(made.names)
         if made.kill(target):
             met[kills.pop(), str(told[-1]["event"]) if told else "start"] += 1
+            if target in ("coordinator", "superlink") and not made.since(begin, "started"):
+                made.begin()  # nothing had begun: its operator asks again
     return made.finish(begin)["run_id"], met
 
 

@@ -235,8 +235,12 @@ def test_a_node_ends_with_its_agent_even_when_that_is_killed() -> None:
         [sys.executable, "-c", PARENT, textwrap.dedent(ORPHAN)], capture_output=True, text=True, timeout=50, check=False
     )
     assert parent.returncode == -signal.SIGKILL
+    wait_for_end(int(parent.stdout))
+
+
+def wait_for_end(pid: int) -> None:
     for _ in range(600):
-        if not alive(int(parent.stdout)):
+        if not alive(pid):
             return
         time.sleep(0.05)
     raise AssertionError("the node outlived its agent")
@@ -282,7 +286,7 @@ def test_a_node_whose_agent_is_killed_says_goodbye_and_does_not_stay(how: str, s
         [sys.executable, "-c", KILLED_AGENT, FAREWELL, how], capture_output=True, text=True, timeout=50, check=False
     )  # fmt: skip
     assert agent.stderr == said  # its end is open as long as the node lives
-    assert not alive(int(agent.stdout))
+    wait_for_end(int(agent.stdout))
 
 
 def alive(pid: int) -> bool:

@@ -47,6 +47,11 @@ def test_a_run_that_ended_by_itself_is_left_alone_also_later() -> None:
     assert carried.look(KILLED, 1000.0) is Advice.WAIT
 
 
+def test_nothing_is_begun_where_no_run_had_begun() -> None:
+    """A coordinator that carries out orders was killed: training would spend what nobody asked for."""
+    assert seen_at_work().look(RunSeen(False, 0, False), 10.0) is Advice.WAIT
+
+
 def test_a_run_that_failed_because_the_superlink_died_goes_on() -> None:
     carried = seen_at_work()
     carried.server_died()
@@ -78,11 +83,12 @@ def test_what_is_seen_of_a_run_folder(site: Path) -> None:
     (server.run / "state").mkdir(parents=True)
     (server.run / "state" / "state.npz").write_bytes(b"a step")
     events = server.run / "events.jsonl"
-    events.write_text(json.dumps({"event": "round"}) + "\n" + '{"event": "fini')
+    told = {"event": "round", "time": "2026-01-01T00:00:00+00:00", "run_id": "7"}
+    events.write_text(json.dumps(told) + "\n" + '{"event": "fini')
     seen = run_seen(server)
     assert (seen.at_work, seen.ended, seen.step > 0) == (False, False, True)
-    assert newest_event(server) == {"event": "round"}
-    events.write_text(json.dumps({"event": "round"}) + "\n" + json.dumps({"event": "failed"}) + "\n")
+    assert newest_event(server) == told
+    events.write_text(json.dumps(told) + "\n" + json.dumps(told | {"event": "failed"}) + "\n")
     assert run_seen(server).ended
     with (server.run / "coordinator.lock").open("w") as lock:  # `fedinfer server watch`, which carries out an order
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -116,7 +122,7 @@ def test_what_flower_takes_for_running_without_a_coordinator_is_ended() -> None:
 def test_a_second_run_is_refused_before_anything_is_started(site: Path) -> None:
     """Its coordinator would be refused too, but by an event that looks like the end of the first run."""
     server = open_server(site / "site")
-    server.run.mkdir()
+    server.run.mkdir(exist_ok=True)
     with server.lock.open("w") as up, (server.run / "coordinator.lock").open("w") as lock:
         for file in (up, lock):
             fcntl.flock(file, fcntl.LOCK_EX)
