@@ -125,24 +125,9 @@ def test_the_test_groups_cover_every_marker_once() -> None:
     expressions = [group[group.index("-m") + 1] for group in groups.values()]
     for slow in (False, True):
         for alone in (False, True):
-            names = {"slow": slow, "e2e": alone, "browser": False, "token": False, "promtool": False, "soak": False}
+            names = {"slow": slow, "e2e": alone, "browser": False, "token": False, "soak": False}
             chosen = [eval(expression, {}, names) for expression in expressions]
             assert chosen.count(True) == 1, names
-            assert not any(eval(expression, {}, names | {"soak": True}) for expression in expressions)
-
-
-def test_the_table_of_faults_keeps_the_rows_that_were_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    faults, page = _script("faults"), tmp_path / "page.md"
-    old = ["| 10 | a | b | nothing | nothing | 3 | d |", "| new | a | b | nothing | nothing | 3 | d |"]
-    page.write_text("\n".join(["before", "<!-- begin faults -->", faults.HEADER, *old, "<!-- end faults -->", "after"]))
-    monkeypatch.setattr(faults, "PAGE", page)
-    faults.write(["| 3, 4 | c | b | nothing | nothing | 3 | d |", "| 10 | again | b | nothing | nothing | 3 | d |"])
-    text = page.read_text()
-    assert [line.split(" | ")[:2] for line in text.splitlines() if line.startswith("| ")][1:] == [
-        ["| 3, 4", "c"], ["| 10", "again"], ["| new", "a"],
-    ]  # fmt: skip
-    assert text.startswith("before\n")
-    assert text.endswith("\nafter")
 
 
 def test_pins_cover_what_the_project_asks_for() -> None:
