@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fedinfer import __version__
 from fedinfer.cli.output import stderr
-from fedinfer.device import BULK_ROWS, Recorder, recorder_of
+from fedinfer.device import SERVED_ROWS, WRITE_SECONDS, Recorder, recorder_of
 from fedinfer.errors import ConfigError, FedInferError
 from fedinfer.inference import (
     Access,
@@ -32,7 +32,6 @@ from fedinfer.types import Json
 if TYPE_CHECKING:
     from fedinfer.inference import HttpExchange, SocketServer, TakeLabels
 
-FOLLOW_SECONDS = 2.0
 """How often a serving process checks for a model that another process installed."""
 
 
@@ -91,7 +90,7 @@ def serve_model(source: ModelSource, endpoint: Endpoint, *, has_token: bool) -> 
 
     clock, host, tls = SystemClock(), endpoint.host, endpoint.tls
     recorder = recorder_of(source.store, clock)
-    buffer = ObservationBuffer(BULK_ROWS, recorder) if recorder is not None else None
+    buffer = ObservationBuffer(SERVED_ROWS, recorder) if recorder is not None else None
     service = Service(source.slots, SessionCache(4), clock, Telemetry(), source.most_failures, buffer)
     name = source.name or service.current.manifest.task
     metadata = source.store / "metadata"
@@ -172,7 +171,7 @@ def _follow(service: Service, stop: threading.Event, buffer: ObservationBuffer |
     A model that cannot be opened is reported and not taken.
     """
     reported = ""
-    while not stop.wait(FOLLOW_SECONDS):
+    while not stop.wait(WRITE_SECONDS):
         if buffer is not None:
             buffer.flush()
         try:
@@ -181,6 +180,6 @@ def _follow(service: Service, stop: threading.Event, buffer: ObservationBuffer |
                 stderr.print(f"now serving {now}")
             reported = ""
         except FedInferError as error:
-            if str(error) != reported:  # once, not every two seconds until somebody repairs the store
+            if str(error) != reported:  # once, not every second until somebody repairs the store
                 stderr.print(str(error), markup=False, soft_wrap=True)
             reported = str(error)

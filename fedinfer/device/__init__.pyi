@@ -20,6 +20,8 @@ from .prediction_log import PredictionLog as PredictionLog
 from .prediction_window import PredictionWindow as PredictionWindow
 from .prediction_window import WindowRule as WindowRule
 from .recorder import BULK_ROWS as BULK_ROWS
+from .recorder import SERVED_ROWS as SERVED_ROWS
+from .recorder import WRITE_SECONDS as WRITE_SECONDS
 from .recorder import RecordedPredictor as RecordedPredictor
 from .recorder import Recorder as Recorder
 from .recorder import recorder_of as recorder_of

@@ -133,14 +133,23 @@ class PredictionLog:
             count: called with places of the first row and of the one behind the last; gives the counts of each channel.
         """
         with self._transaction() as database:
-            done, most = 0, _rule(database).rows
+            if not rows:
+                return
+            most, now, text = _rule(database).rows, self._now(), _text(layout)
+            number, before, counts = self._open(database, version, text)
+            done = min(rows, most - before)
+            first: Counts = counts + np.concatenate(count(0, done))
+            query = "UPDATE window SET rows = ?, counts = ?, closed = ? WHERE number = ?"
+            closed = now if before + done == most else None
+            database.execute(query, (before + done, first.astype("<f8").tobytes(), closed, number))
+            # Of many windows in one batch the last ones alone are kept: the others are not counted at all.
+            passed = max((rows - done) // most - MOST_CLOSED, 0)
+            done, number = done + passed * most, number + passed
             while done < rows:
-                number, before, counts = self._open(database, version, _text(layout))
-                end = min(rows, done + most - before)
-                after: Counts = counts + np.concatenate(count(done, end))
-                closed = self._now() if before + end - done == most else None
-                query = "UPDATE window SET rows = ?, counts = ?, closed = ? WHERE number = ?"
-                database.execute(query, (before + end - done, after.astype("<f8").tobytes(), closed, number))
+                end, number = min(rows, done + most), number + 1
+                more: Counts = np.concatenate(count(done, end))
+                closed = now if end - done == most else None
+                _insert(database, version, text, more, end - done, now, closed, number)
                 done = end
             _forget(database)
 
@@ -271,11 +280,7 @@ class PredictionLog:
             self._end(database, row[0], keep=row[3:] == (version, layout))
         bins = sum(bins for _, bins in json.loads(layout))
         empty: Counts = np.zeros(bins)
-        cursor = database.execute(
-            "INSERT INTO window (version, layout, rows, opened, counts) VALUES (?, ?, 0, ?, ?)",
-            (version, layout, self._now(), empty.astype("<f8").tobytes()),
-        )
-        return int(cursor.lastrowid or 0), 0, empty
+        return _insert(database, version, layout, empty, 0, self._now(), None), 0, empty
 
     def _count_late(self, database: sqlite3.Connection, version: int, late: LateCounts) -> None:
         """Labels of another version, or of more rows than a window has, say nothing about the open window."""
@@ -326,6 +331,18 @@ def _rule(database: sqlite3.Connection) -> WindowRule:
 
 def _text(layout: Layout) -> str:
     return json.dumps([[name, bins] for name, bins in layout])
+
+
+def _insert(
+    database: sqlite3.Connection, version: int, layout: str, counts: Counts, rows: int, now: int, closed: int | None,
+    number: int | None = None,
+) -> int:  # fmt: skip
+    """A new window; its number, which follows the last one where none is given."""
+    cursor = database.execute(
+        "INSERT INTO window (number, version, layout, rows, opened, closed, counts) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (number, version, layout, rows, now, closed, counts.astype("<f8").tobytes()),
+    )
+    return int(cursor.lastrowid or 0)
 
 
 def _forget(database: sqlite3.Connection) -> None:

@@ -30,7 +30,10 @@ from fedinfer.schema import Schema
 from fedinfer.types import FloatVector
 
 BULK_ROWS = 256
-"""Single predictions that are counted together."""
+"""Predictions of a program that are counted together."""
+SERVED_ROWS = 8192
+"""As many of a server, which writes them every `WRITE_SECONDS` all the same: one transaction for many requests."""
+WRITE_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 

@@ -63,6 +63,29 @@ def fill(log: PredictionLog, numbers: Sequence[int], version: int = 1, layout: A
     log.add(version, layout, len(numbers), letters(numbers))
 
 
+@pytest.mark.parametrize("before", [0, 3, 5])
+@pytest.mark.parametrize("rows", [1, 2, 5, 7, 44, 45, 46, 50, 123])
+def test_a_long_batch_fills_the_windows_that_its_rows_would_fill_one_by_one(
+    tmp_path: Path, clock: FrozenClock, before: int, rows: int
+) -> None:
+    """Whatever is left out of a batch that fills more windows than are kept is what would be gone in the end."""
+    kept = []
+    numbers = np.random.default_rng(rows).integers(0, 3, before + rows).tolist()
+    for name, pieces in (("whole", [numbers[:before], numbers[before:]]), ("single", [[each] for each in numbers])):
+        (tmp_path / name).mkdir()
+        log = PredictionLog.open(tmp_path / name, clock)
+        log.set_rule(WindowRule(5, 100.0))
+        for piece in pieces:
+            fill(log, piece)
+        windows = log.windows()
+        kept.append([
+            (window.number, window.rows, window.closed is None, *(counts.tolist() for counts in window.counts.values()))
+            for window in windows
+        ])  # fmt: skip
+    assert kept[0] == kept[1]
+    assert len(kept[0]) <= MOST_CLOSED + 1
+
+
 def test_windows_close_at_their_number_of_rows_and_no_row_is_counted_twice(log: PredictionLog) -> None:
     numbers = [0, 1, 2, 2, 0, 1, 1, 1, 1, 1, 2, 2]
     fill(log, numbers[:3])
