@@ -3,8 +3,9 @@
     python benchmarks/serving.py [--seconds 3]
 
 Each server runs in a process of its own, behind uvicorn with the same settings. They get the same requests, in bursts
-and in turns, over one connection that stays open; the processor time of all threads of the server's process is read
-around each burst. Means, because what is counted is written once a second, and that second's burst pays for all.
+and in turns, over one connection that stays open; the processor time of the thread that answers is read around each
+burst. Medians, because a busy machine interrupts. What other threads did, as the one that writes once a second what was
+counted, is shared among all requests and added.
 
 "bare" reads the JSON of a request, makes an array, calls `session.run` for label and probabilities, and writes JSON: no
 schema, no checks, no counting.
@@ -93,9 +94,13 @@ class Asked:
         listening.close()
 
     def seconds(self) -> float:
-        """Processor time of the server so far."""
+        """Processor time of the thread that answers so far."""
+        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[0]) / 1e9
+
+    def others(self) -> float:
+        """Processor time of all other threads so far."""
         threads = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
-        return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
+        return sum(int(path.read_text().split()[0]) for path in threads) / 1e9 - self.seconds()
 
     def cost(self, body: bytes, headers: dict[str, str]) -> float:
         """Seconds of processor time of one request, with what the server does after its reply."""
@@ -170,11 +175,19 @@ def measure(name: str, folder: Path, seconds: float) -> dict[str, dict[str, floa
         turns = {key: (server, asked["json"]) for key, server in servers.items()}
         turns["binary_us"] = servers["us"], asked["binary"]
         times: dict[str, list[float]] = {key: [] for key in turns}
+        before = {key: server.others() for key, (server, _) in turns.items()}
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             for key, (server, (body, headers)) in turns.items():
                 times[key].append(server.cost(body, headers))
-        figures = {key: round(statistics.fmean(values) * 1e6, 1) for key, values in times.items()}
+        time.sleep(2 * WRITE_SECONDS)  # what the last bursts left is written as well
+        for server in servers.values():
+            server.to.close()  # servers end connections that say nothing
+        asked_of = {server: 0 for server, _ in turns.values()}
+        for key, (server, _) in turns.items():
+            asked_of[server] += len(times[key]) * BURST
+        beside = {key: (server.others() - before[key]) / asked_of[server] for key, (server, _) in turns.items()}
+        figures = {key: round((statistics.median(values) + beside[key]) * 1e6, 1) for key, values in times.items()}
         ratios = {"ratio": "us", "recorded_ratio": "recorded_us"}
         found[str(count)] = figures | {
             name: round(figures[key] / figures["bare_us"], 2) for name, key in ratios.items()

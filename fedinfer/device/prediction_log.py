@@ -38,7 +38,7 @@ from fedinfer.device.prediction_window import (
     WaitingAnswers,
     WindowRule,
 )
-from fedinfer.errors import DataError
+from fedinfer.errors import DataError, StoreError
 from fedinfer.ports import Clock
 from fedinfer.printable import is_unicode
 from fedinfer.store import open_store, transaction
@@ -110,7 +110,7 @@ class PredictionLog:
 
     def watched(self) -> tuple[str, ...]:
         """Names of the channels that a run reports; none: the answers."""
-        with self._transaction() as database:
+        with self._reading() as database:
             row = database.execute("SELECT names FROM watched").fetchone()
         return () if row is None else tuple(json.loads(row[0]))
 
@@ -265,6 +265,15 @@ class PredictionLog:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock, transaction(self._connection) as database:
             yield database
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """For one SELECT, which needs no transaction and keeps no other program waiting."""
+        try:
+            with self._lock:
+                yield self._connection
+        except sqlite3.Error as error:
+            raise StoreError(f"{FILE}: {error}") from error
 
     def _now(self) -> int:
         return int(self._clock.now().timestamp())
