@@ -180,7 +180,7 @@ Written by `python -m scripts.model_zoo`, row by row where packages are installe
 to simulated devices, predicted, watched while its rows changed, published a second time and rolled back. Latency is of one
 row on one core, median in microseconds; memory is the peak of a process that opens the file and predicts, in MiB (an
 interpreter with the runtime alone takes about 60); seconds are those of the import. Rows without labels are judged by
-agreement with the model as it came. [Bring your model](tutorials/bring-your-model.md) shows the same by hand.
+agreement with the model as it came. The machine did other work at the same time: times are upper bounds. [Bring your model](tutorials/bring-your-model.md) shows the same by hand.
 
 | model | source | task | chosen scheme | float / chosen | bytes, float / chosen | us | MiB | import, s | alarm (rows change in window 6) | rolled back to | checked |
 |---|---|---|---|---|---|---|---|---|---|---|---|

@@ -59,14 +59,17 @@ def main() -> None:
 def room(folder: str, file_bytes: int) -> Room:
     """What the process may reach: its folder, the interpreter, installed packages, this package.
 
+    Of a checkout that is its package alone: beside it lies whatever its owner works on.
+
     Args:
         folder: its own.
         file_bytes: largest file that it may write.
     """
     paths = sysconfig.get_paths()
-    modules = {*sys.path, *site.getsitepackages(), paths["stdlib"], paths["platstdlib"]} - {str(_ROOT), ""}
-    own = str(_ROOT / "fedinfer")
-    return Room(folder, (*sorted(modules), os.path.join(sys.base_prefix, "lib"), own, *_SYSTEM), file_bytes)
+    modules = {*sys.path, *site.getsitepackages(), paths["stdlib"], paths["platstdlib"]} - {""}
+    if (_ROOT / "pyproject.toml").exists():
+        modules = modules - {str(_ROOT)} | {str(_ROOT / "fedinfer")}
+    return Room(folder, (*sorted(modules), os.path.join(sys.base_prefix, "lib"), *_SYSTEM), file_bytes)
 
 
 def _load_libraries() -> None:

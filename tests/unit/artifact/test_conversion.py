@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from fedinfer.artifact.conversion.convert import compare, converter_of
 from fedinfer.artifact.conversion.estimators import from_sklearn
 from fedinfer.artifact.imported.facts import read_facts
 from fedinfer.artifact.imported.outside import parse
-from fedinfer.errors import ConfigError, DataError, GateFailed
+from fedinfer.errors import ConfigError, DataError, GateFailed, MissingExtra
 from fedinfer.schema import Categorical, Numeric
 from fedinfer.system import SystemClock, simulation_rng
 
@@ -221,6 +222,15 @@ def boosted(library, kind, labels, rows=X):
         )
     made = getattr(module, f"LGBM{kind}")(n_estimators=8, n_jobs=1, verbose=-1)
     return module, made.fit(rows, labels), from_lightgbm
+
+
+@pytest.mark.parametrize(("package", "extra"), [("skl2onnx", "sklearn"), ("onnxmltools", "boosting")])
+def test_a_package_that_is_absent_is_named_with_its_extra(monkeypatch, package, extra):
+    model = linear_model.LogisticRegression().fit(X, TWO)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtra, match=package) as caught:
+        (from_sklearn if extra == "sklearn" else from_lightgbm)(model, X)
+    assert f"fedinfer[{extra}]" in caught.value.hint
 
 
 def test_an_object_that_is_no_model_is_refused():

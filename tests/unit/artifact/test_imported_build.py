@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from fedinfer.artifact import (
     synthetic_rows,
 )
 from fedinfer.artifact.evaluate import measure
-from fedinfer.artifact.imported import confined
+from fedinfer.artifact.imported import confined, confined_build
 from fedinfer.artifact.imported.confined_build import ANSWER
 from fedinfer.artifact.imported.facts import read_facts
 from fedinfer.artifact.imported.outside import parse
@@ -121,6 +122,18 @@ def test_an_error_inside_keeps_its_words_and_its_code(policy):
     few = replace(evidence(policy), calibration_x=np.zeros((1, 4), np.float32))
     with pytest.raises(ConfigError, match="1 calibration rows, at least 2 are needed"):
         build_confined(policy, 1, few, SETTINGS, CLAIM, CLOCK)
+
+
+def test_the_room_holds_installed_packages_and_of_a_checkout_the_package_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(confined_build, "_ROOT", tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), "/usr/lib/python3", ""])
+    installed = confined_build.room("/room", 9).programs
+    assert {str(tmp_path), "/usr/lib/python3"} <= set(installed)
+    (tmp_path / "pyproject.toml").touch()
+    checkout = confined_build.room("/room", 9).programs
+    assert str(tmp_path) not in checkout
+    assert str(tmp_path / "fedinfer") in checkout
+    assert not {"", "/", os.path.expanduser("~")} & {*installed, *checkout}
 
 
 def answered(monkeypatch, head, data=b""):

@@ -82,6 +82,8 @@ def test_a_model_with_state_goes_from_its_file_to_a_stream_on_a_device_and_back(
     assert abs(last["p"][0] - alone["predictions"][-1]["p"][0]) > 5e-2
     code, text = call("device", "predict", "--store", folder / "store", folder / "frames.npy", "--stream")
     assert (code, text.splitlines()[0]) == (0, "row,speech")
+    explained = asked("device", "predict", "--store", folder / "store", folder / "frames.npy", "--explain")
+    assert {word.split(":", 1)[0] for word in explained["predictions"][0]["reasons"].split()} == {"x[0", "x[1", "x[2"}
     assert asked("device", "rollback", "--store", folder / "store")["version"] == 1
 
 
