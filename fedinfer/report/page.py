@@ -205,7 +205,13 @@ def _drift(run: Json) -> Markup:
     drift = section(run, "drift")
     if not count(drift.get("windows")):
         return _section("Drift", tag("p", "Drift was not watched in this run.", class_="empty"))
-    return _section("Drift", _drift_story(run, drift), tables.alarms_table(run))
+    how = tag(
+        "p",
+        "Accuracy by confidence needs no labels and is blind to a changed meaning of the same inputs; accuracy by "
+        "labels is that of rows whose label came in the window. Both with the interval that noise and sampling leave.",
+        class_="how",
+    )
+    return _section("Drift", _drift_story(run, drift), tables.alarms_table(run), how, tables.windows_table(run))
 
 
 def _drift_story(run: Json, drift: Json) -> Markup | None:

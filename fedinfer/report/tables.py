@@ -23,6 +23,8 @@ from fedinfer.report.figures import (
 from fedinfer.report.markup import Child, Markup, join, tag
 from fedinfer.types import Json
 
+MOST_SHOWN = 200
+"""Windows in the table; a watch may go on for ever."""
 Show = Callable[[Any], str]
 Column = tuple[str, str, Show]
 """Heading, key of the row, and how the value is written."""
@@ -50,6 +52,22 @@ def _moved(value: object) -> str:
         f"{change['bin']} {change['change']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})" for change in changes
     ]
     return ", ".join(parts) or ABSENT
+
+
+def _accuracy(value: object) -> str:
+    """An accuracy with its interval."""
+    found = value if isinstance(value, dict) else {}
+    figures = [finite(found.get(name)) for name in ("accuracy", "low", "high")]
+    if None in figures:
+        return ABSENT
+    return f"{decimal(figures[0])} ({decimal(figures[1])} to {decimal(figures[2])})"
+
+
+def _decided(value: object) -> str:
+    """What the watch decided about a window, and why."""
+    decision = value if isinstance(value, dict) else {}
+    action = words(decision.get("action")).replace("_", " ")
+    return f"{action}: {words(decision.get('reason'))}" if decision.get("reason") else action
 
 
 def _pushed(value: object) -> str:
@@ -102,6 +120,13 @@ ALARMS: tuple[Column, ...] = (
     ("p-value", "p_value", significant),
     ("What moved (share of rows, interval)", "moved", _moved),
 )
+WINDOWS: tuple[Column, ...] = (
+    ("Window", "window", words),
+    ("Reports", "reporters", whole),
+    ("Accuracy by confidence", "estimated", _accuracy),
+    ("Accuracy by labels", "labelled", _accuracy),
+    ("Decision", "decision", _decided),
+)
 WAVES: tuple[Column, ...] = (
     ("Version", "version", words),
     ("Wave", "wave", words),
@@ -117,6 +142,8 @@ BLAMED: tuple[Column, ...] = (
     ("Device", "device", words),
     ("Reason", "reason", words),
 )
+LONG = frozenset({_figures, _moved, _accuracy, _decided, _pushed})
+"""Texts that need the whole width of a phone."""
 NUMERIC = frozenset({bound, lower_bound, decimal, significant, whole, data_size, seconds})
 
 
@@ -170,6 +197,17 @@ def alarms_table(run: Json) -> Markup:
         run: run.json, schema 1.
     """
     return table("Alarms", ALARMS, rows(section(run, "drift"), "alarms"), "No alarm was raised.")
+
+
+def windows_table(run: Json) -> Markup:
+    """What each window said about the fleet, and what was decided.
+
+    Args:
+        run: run.json, schema 1.
+    """
+    lines = rows(section(run, "drift"), "timeline")
+    caption = "Windows" if len(lines) <= MOST_SHOWN else f"The last {MOST_SHOWN} of {len(lines)} windows"
+    return table(caption, WINDOWS, lines[-MOST_SHOWN:], "No window was recorded.")
 
 
 def table(caption: str, columns: Sequence[Column], lines: Sequence[Json], empty: str) -> Markup:
@@ -253,7 +291,7 @@ def _cells(columns: Sequence[Column], line: Json) -> list[Markup]:
 
 
 def _align(show: Show) -> str | None:
-    return "num" if show in NUMERIC else None
+    return "num" if show in NUMERIC else "wide-cell" if show in LONG else None
 
 
 def boxed(caption: str, *parts: Markup, kind: str = "list") -> Markup:

@@ -202,6 +202,28 @@ def test_every_round_model_and_alarm_is_in_a_table() -> None:
     assert first[:5] == ["3", "initial", "\u2715 aborted", "40", "21"]
 
 
+def test_windows_say_which_accuracy_is_known_and_what_was_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, events = sample_runs.digits()
+    first, second, *_ = run["drift"]["timeline"]
+    first |= {
+        "estimated": {"accuracy": 0.9, "low": 0.85, "high": 0.95},
+        "labelled": None,
+        "decision": {"action": "none"},
+    }
+    second |= {
+        "labelled": {"accuracy": 0.5, "low": 0.4, "high": 0.6},
+        "decision": {"action": "suggest_round", "reason": "errors"},
+    }
+    table = next(each for each in _body(_render(run, events)).iter("table") if each.findtext("caption") == "Windows")
+    lines = [["".join(cell.itertext()) for cell in line] for line in table.iter("tr")]
+    assert len(lines) == 1 + len(run["drift"]["timeline"])
+    assert lines[1][2:] == ["0.900 (0.850 to 0.950)", "\u2013", "none"]
+    assert lines[2][2:] == ["\u2013", "0.500 (0.400 to 0.600)", "suggest round: errors"]
+    monkeypatch.setattr("fedinfer.report.tables.MOST_SHOWN", 2)
+    captions = [each.findtext("caption") for each in _body(_render(run, events)).iter("table")]
+    assert f"The last 2 of {len(run['drift']['timeline'])} windows" in captions
+
+
 def test_waves_blame_and_the_reason_of_a_stop_are_shown() -> None:
     text = "".join(_body(_render(*sample_runs.aborted())).itertext())
     assert "5 rounds in a row aborted. Hint: see docs." in text
