@@ -23,6 +23,7 @@ from .drift import least_seen as least_seen
 from .drift import planned_watch as planned_watch
 from .drift_actions import answer_suggestion as answer_suggestion
 from .given import GivenModel as GivenModel
+from .plan.advice import noise_seconds as noise_seconds
 from .plan.cohort import Population as Population
 from .plan.run_plan import RunPlan as RunPlan
 from .plan.run_plan import make_plan as make_plan

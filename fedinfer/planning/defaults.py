@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from fedinfer.config import ModelKind, Scenario, override
-from fedinfer.coordinator import make_plan
+from fedinfer.coordinator import make_plan, noise_seconds
 from fedinfer.errors import ConfigError, MissingExtra
 from fedinfer.planning.choosing import Choosing, plan_choosing
 from fedinfer.planning.facts import Facts
@@ -25,6 +25,10 @@ LARGEST_COHORT = 200
 LARGEST_EPSILON = 16.0
 TEXT_ROUNDS, OF_A_TEXT = 20, Setting("fedadam", 0.03, 1.0)
 """No synthetic texts: a rule of thumb."""
+LEAST_WIDTH, MOST_WIDTH = 4, 8
+"""Numbers per word, as many as classes within these: noise, and the time to draw it, grow with their count."""
+TEXT_SECONDS = 15.0
+"""Of one core, for the noise of a round: with more a run takes a quarter of an hour and longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class Defaults:
         number: whether the label is predicted as a number.
         prior: public share of each class; may be empty.
         choosing: of a decision threshold.
+        hidden: widths of the model; empty for kinds without any.
     """
 
     budget: BudgetTerms
@@ -81,6 +86,7 @@ class Defaults:
     number: bool
     prior: Mapping[str, float]
     choosing: Choosing
+    hidden: tuple[int, ...] = ()
 
     def text(self) -> str:
         """The sections, TOML that starts with an empty line."""
@@ -89,7 +95,7 @@ class Defaults:
         )
 
     def _model(self) -> list[str]:
-        more = {ModelKind.BAG: ["hidden = [8]"]}.get(self.kind, [])
+        more = [f"hidden = {list(self.hidden)}"] if self.hidden else []
         return ["", "[model]", f'kind = "{self.kind}" # {self._about_kind()}', *more]
 
     def _about_kind(self) -> str:
@@ -168,7 +174,8 @@ def plan_defaults(scenario: Scenario, facts: Facts) -> Defaults:
             return _planned(scenario, facts, budget)
         except ConfigError as error:
             refused = error
-        budget = replace(budget, epsilon=2 * budget.epsilon, why=f"{_budget(facts).why}; a smaller epsilon has no plan")
+        why = f"{_budget(facts).why}; a smaller epsilon has no plan, or rounds of minutes"
+        budget = replace(budget, epsilon=2 * budget.epsilon, why=why)
     raise refused
 
 
@@ -200,14 +207,20 @@ def _planned(scenario: Scenario, facts: Facts, budget: BudgetTerms) -> Defaults:
 
 
 def _planned_text(scenario: Scenario, facts: Facts, budget: BudgetTerms, cohort: int) -> Defaults:
-    bag = {"model.kind": "bag", "model.hidden": [8]}
+    width = min(max(LEAST_WIDTH, facts.schema.classes), MOST_WIDTH)
+    bag = {"model.kind": "bag", "model.hidden": [width]}
     base = override(scenario, _values(budget, cohort) | bag | _steps(TEXT_ROUNDS, OF_A_TEXT))
     dimension = _dimension(base, facts.schema)
     watching = plan_watching(base, facts, dimension)
-    make_plan(override(base, watching.values()), facts.population(dimension), "local", ())
+    plan = make_plan(override(base, watching.values()), facts.population(dimension), "local", ())
+    slow = noise_seconds(plan.train.mechanism, plan.cohort) > TEXT_SECONDS
+    if slow and 2 * budget.epsilon <= LARGEST_EPSILON:
+        raise ConfigError(f"the noise of a round takes more than {TEXT_SECONDS:g} s of one core")
     why, prior = "a rule of thumb", scenario.training.prior
     choosing = plan_choosing(override(base, watching.values()), facts)
-    return Defaults(budget, TEXT_ROUNDS, cohort, OF_A_TEXT, watching, why, ModelKind.BAG, False, prior, choosing)
+    return Defaults(
+        budget, TEXT_ROUNDS, cohort, OF_A_TEXT, watching, why, ModelKind.BAG, False, prior, choosing, (width,)
+    )
 
 
 def _values(budget: BudgetTerms, cohort: int) -> dict[str, object]:
@@ -241,7 +254,8 @@ def _dimension(scenario: Scenario, schema: Schema) -> int:
         return load_trainer(scenario.model, schema, scenario.training, scenario.scenario.seed).dimension
     except MissingExtra:
         words = 0 if schema.text is None else len(schema.text.vocabulary)
-        return 8 * (words + 1) + schema.classes * 9
+        width = scenario.model.hidden[0]
+        return width * (words + 1) + schema.classes * (width + 1)
 
 
 def _why(found: Found) -> str:

@@ -92,10 +92,10 @@ def noise_effort(mechanism: IntegerMechanism, devices: int) -> tuple[str, ...]:
     Raises:
         ConfigError: when it would take more than `MOST_SECONDS` a round.
     """
-    if mechanism.kind is NoiseKind.NONE:
+    seconds = noise_seconds(mechanism, devices)
+    if not seconds:
         return ()
     parts = pieces(mechanism.share_variance)
-    seconds = devices * mechanism.padded * parts / SAMPLES_PER_SECOND
     reported = (
         f"the integer noise of a round needs about {seconds:.3g} s of one core: {mechanism.padded} coordinates with "
         f"variance {mechanism.share_variance:.3g}, {parts} samples each, on {devices} device(s) in a process"
@@ -104,6 +104,18 @@ def noise_effort(mechanism: IntegerMechanism, devices: int) -> tuple[str, ...]:
     if seconds > MOST_SECONDS:
         raise ConfigError(f"{reported}; at most {MOST_SECONDS:g} s are accepted", hint=way_out)
     return (f"{reported}; {way_out}",) if seconds > LONG_SECONDS else ()
+
+
+def noise_seconds(mechanism: IntegerMechanism, devices: int) -> float:
+    """How long one core draws the integer noise of a round, about; 0 without such noise.
+
+    Args:
+        mechanism: of a sum.
+        devices: that share one process.
+    """
+    if mechanism.kind is NoiseKind.NONE:
+        return 0.0
+    return devices * mechanism.padded * pieces(mechanism.share_variance) / SAMPLES_PER_SECOND
 
 
 def _untrained(scenario: Scenario) -> tuple[str, ...]:
