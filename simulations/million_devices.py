@@ -1,6 +1,6 @@
 """A million registered devices: memory, and what a sum costs in populations of a thousand to a million.
 
-Each row is a process of its own, so that its peak memory is its own. Wall time is that of one thread.
+Each row is a process of its own, so that its peak memory is its own. Times are of the processor, one thread.
 
     python simulations/million_devices.py
 """
@@ -21,13 +21,13 @@ ROWS = ((1_000, 100), (10_000, 100), (100_000, 100), (1_000_000, 100), (1_000_00
 
 
 def once(devices: int, cohort: int) -> Json:
-    """One run: seconds to prepare, seconds per sum, peak memory, accuracy."""
+    """One run: processor seconds to prepare and per sum, peak memory, accuracy."""
     overrides = [f"data.partition.devices={devices}", f"training.cohort={cohort}", "fleet.clock.participations=30"]
-    started = time.perf_counter()
+    started = time.process_time()
     prepared = prepare_fleet(load_scenario(str(SCENARIO), overrides))
-    ready = time.perf_counter()
+    ready = time.process_time()
     record = run_fleet(prepared, None, lambda *_: None)
-    end = time.perf_counter()
+    end = time.process_time()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {
         "devices": devices,
@@ -46,7 +46,7 @@ def main() -> None:
         command = [sys.executable, __file__, *map(str, row)]
         answer = subprocess.run(command, check=True, capture_output=True, text=True)
         found.append(json.loads(answer.stdout))
-    print("| registered devices | answers in a sum | to prepare, s | one sum, ms | peak memory, GiB | accuracy |")
+    print("| registered devices | answers in a sum | to prepare, CPU s | one sum, CPU ms | peak memory, GiB | accuracy |")
     print("|---|---|---|---|---|---|")
     for each in found:
         print(
