@@ -46,7 +46,7 @@ def main() -> None:
         command = [sys.executable, __file__, *map(str, row)]
         answer = subprocess.run(command, check=True, capture_output=True, text=True)
         found.append(json.loads(answer.stdout))
-    print("| registered devices | answers in a sum | to prepare, CPU s | one sum, CPU ms | peak memory, GiB | accuracy |")
+    print("| registered devices | answers in a sum | to prepare, CPU s | one sum, CPU ms | peak, GiB | accuracy |")
     print("|---|---|---|---|---|---|")
     for each in found:
         print(
