@@ -22,13 +22,16 @@ def main(words: Sequence[str]) -> None:
     for name in ("--store", "--folder"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--api", required=True)
+    parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--reply", type=int, required=True)
     said = parser.parse_args(words)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the agent ends this process
+    from fedinfer.flower import end_with_parent, log_to_stderr
+
+    end_with_parent(said.parent)  # also in the middle of a message: the next agent has a worker of its own
 
     from fedinfer.apps import client_app
     from fedinfer.deployment import Loopback, answer_messages
-    from fedinfer.flower import log_to_stderr
 
     log_to_stderr()
     with os.fdopen(said.reply, "wb") as replies:

@@ -109,7 +109,7 @@ class Worker:
     whether a message was there; the log lines of the process go where those of the agent go.
 
     Args:
-        command: of the process; `--reply DESCRIPTOR` is put behind it.
+        command: of the process; `--parent PID --reply DESCRIPTOR` is put behind it.
         variables: its environment.
         clock: measures how long nothing came.
         idle_seconds: after so long it ends.
@@ -173,7 +173,7 @@ class Worker:
             reading, writing = os.pipe()
             try:
                 self._process = subprocess.Popen(
-                    [*self._command, "--reply", str(writing)],
+                    [*self._command, "--parent", str(os.getpid()), "--reply", str(writing)],
                     env=self._variables,
                     stdin=subprocess.PIPE,
                     pass_fds=[writing],

@@ -8,6 +8,7 @@ from .control import connect as connect
 from .lines import relay as relay
 from .node import CONTACT as CONTACT
 from .node import MESSAGE as MESSAGE
+from .node import end_with_parent as end_with_parent
 from .node import insist as insist
 from .node_tasks import Handler as Handler
 from .node_tasks import NodeTasks as NodeTasks

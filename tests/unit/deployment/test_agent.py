@@ -164,6 +164,19 @@ def test_a_worker_answers_until_the_node_or_the_worker_is_gone() -> None:
     tasks.close()
 
 
+def test_a_worker_ends_with_its_agent_also_in_the_middle_of_a_message() -> None:
+    """The worker's own module, whose parent is gone before it has read a word."""
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as gone:
+        gone.wait(30)
+    words = ["--store", "s", "--folder", "f", "--api", "a", "--reply", "1", "--parent", str(gone.pid)]
+    done = subprocess.run([sys.executable, "-m", "fedinfer.cli.worker", *words], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")
+    said = worker(FrozenClock(NOW), "import os, sys; os.write(int(sys.argv[-1]), f'{sys.argv[1:3]}'.encode())")
+    with pytest.raises(TransportError, match=rf"'--parent', '{os.getpid()}'"):
+        said.answer_next()
+    said.close()
+
+
 def test_a_worker_ends_when_nothing_came_for_a_while() -> None:
     clock = FrozenClock(NOW)
     tasks = worker(clock)
