@@ -1,7 +1,7 @@
 """Detectors of others on pooled rows, with their defaults; a program for whatever environment they are installed in.
 
 Evidently 0.7.23 breaks with pandas 3 and NannyML 0.13.1 pins older packages, so neither can be installed beside the
-product: `pip install evidently==0.7.23 "pandas<3"` and `pip install nannyml==0.13.1` in environments of their own.
+product: `pip install evidently==0.7.23 "pandas<3"` and `pip install nannyml==0.13.1 statsmodels`, each apart.
 
     python benchmarks/_drift_peers.py NAME ROWS.npz
 """
@@ -47,7 +47,7 @@ def nannyml(x: np.ndarray, errors: np.ndarray, reference: int) -> Bits:
     found = nml.UnivariateDriftCalculator(column_names=["x"], chunk_size=size)
     found.fit(pd.DataFrame({"x": x[:reference].ravel()}))
     table = found.calculate(pd.DataFrame({"x": x[reference:].ravel()})).filter(period="analysis").to_df()
-    return np.asarray(table[("x", "jensen_shannon", "alarm")], bool)
+    return np.asarray(table[("x", "jensen_shannon", "alert")], bool)
 
 
 def ks(x: np.ndarray, errors: np.ndarray, reference: int) -> Bits:

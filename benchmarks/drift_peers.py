@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,8 @@ SCHEMA = Schema((Numeric("x", -4.0, 4.0),), "y", ("a", "b"))
 DEVICES, ROWS, SPREAD = 1000, 5, 0.5
 REFERENCE, QUIET, AFTER = 5, 15, 10
 SHIFTS = (0.1, 0.2, 0.3)
+QUIET_PEERS = {"NML_DISABLE_USAGE_LOGGING": "1", "DO_NOT_TRACK": "1"}
+"""NannyML and Evidently tell their makers about their use unless these are set."""
 NOISE = 4.22
 """Noise multiplier of one release at epsilon 1, delta 1e-6 (Balle and Wang 2018)."""
 
@@ -130,7 +133,9 @@ def peers(runs: int, pythons: dict[str, str]) -> tuple[dict[str, dict[str, dict[
         np.savez(path, **rows)  # type: ignore[arg-type]
         for name in ("scipy", "evidently", "nannyml", "river"):
             command = [pythons.get(name, sys.executable), str(PEERS), name, str(path)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, env={**os.environ, **QUIET_PEERS}
+            )
             if done.returncode:
                 missing[name] = (done.stderr.strip().splitlines() or ["ended without a word"])[-1]
                 continue
