@@ -25,8 +25,8 @@ from fedinfer.secagg import packed_size
 from fedinfer.types import DeviceId, RingVector
 from fedinfer.wire import decode, encode
 
-_GROUP_NUMBERS = 1 << 22
-"""Numbers of all vectors that are held at once (16 MB of float32): they stay in the last cache until they are added."""
+_GROUP_NUMBERS = 1 << 21
+"""Numbers of all vectors that are held at once (8 MB of float32): they stay in the last cache until they are added."""
 
 
 def add_up(host: Host, common: bytes, devices: Sequence[DeviceId]) -> Added:
