@@ -166,7 +166,8 @@ def disk_full(made: Field, whole: Spent) -> list[Row]:
     record, _ = made.finish_as_operator(begin)
     gone, twice = judged(made, record, whole)
     again = "started again, it goes on" if failed else "goes on by itself when there is space"
-    observed = f"stops and says {said[0] if said else 'nothing'}; {again}: {rounds_of(record)}"
+    reason = said[0].replace(f"{made.folder}/", "") if said else "nothing"
+    observed = f"stops and says `{reason}`; {again}: {rounds_of(record)}"
     return [
         Row(
             "15", "server's disk full in a run", observed, gone if said else (*gone, "the reason"), twice, watch.seconds
