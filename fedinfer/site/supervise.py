@@ -7,6 +7,7 @@ coordinator was killed, alone or with the SuperLink, is started again and goes o
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -40,6 +41,7 @@ from fedinfer.site.server import ServerFolder
 
 MARK = "FEDINFER_SERVER"
 """Environment variable of everything that a server starts: what a killed one left behind is found by it."""
+SUPEREXEC = b"flower-superexec"
 LOOK_SECONDS = 0.5
 SYNC_SECONDS = 5.0
 STEADY_SECONDS = 120.0
@@ -142,10 +144,14 @@ def _follow_nodes(
 ) -> bool:
     """Let approved devices connect and killed runs go on as long as the SuperLink runs; whether it ever answered."""
     known: Mapping[str, bytes] | None = None
-    next_look = 0.0
+    next_look, starts = 0.0, False
     while process.poll() is None:
         if clock.seconds() >= next_look:
             next_look = clock.seconds() + SYNC_SECONDS
+            before, starts = starts, starts_runs(process.pid)
+            if before and not starts:
+                _log.error("the SuperLink lost the process that starts runs, and does not start another one")
+                break
             wanted = nodes_of(server.folder)
             if wanted != known:
                 try:
@@ -157,6 +163,20 @@ def _follow_nodes(
             carry_on(server, carried, clock)
         time.sleep(LOOK_SECONDS)
     return known is not None
+
+
+def starts_runs(superlink: int) -> bool:
+    """Whether a SuperLink has the child that starts coordinators; it ends when nobody answers it for a while (Linux).
+
+    Args:
+        superlink: process.
+    """
+    for children in Path(f"/proc/{superlink}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in children.read_text().split():
+                if SUPEREXEC in Path(f"/proc/{child}/cmdline").read_bytes():
+                    return True
+    return False
 
 
 def admit_nodes(control: Control, wanted: Mapping[str, bytes]) -> None:

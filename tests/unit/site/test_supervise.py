@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fedinfer.errors import ConfigError, StoreError
 from fedinfer.flower.control import RegisteredNode
 from fedinfer.flower.service import end, holder, single
-from fedinfer.site.supervise import admit_nodes, command_line
+from fedinfer.site.supervise import admit_nodes, command_line, starts_runs
 from fedinfer.system import SystemClock
 
 
@@ -73,6 +76,32 @@ def test_one_process_works_on_a_folder_and_is_ended_by_its_lock(tmp_path: Path) 
     assert holder(lock) == 0
     with single(lock, "a test"):
         pass
+
+
+def test_a_superlink_that_starts_no_runs_is_told_from_one_that_does() -> None:
+    """Its helper ended when the SuperLink was stopped for a minute, and every later run stayed pending for ever."""
+    program = (
+        "import subprocess, sys, threading\n"
+        "def child(): print(subprocess.Popen(['sleep', '60', ], executable='/bin/sleep').pid, flush=True)\n"
+        "start = threading.Thread(target=child); start.start(); start.join(); sys.stdin.read()"
+    )
+    assert not starts_runs(os.getpid())
+    with subprocess.Popen(
+        [sys.executable, "-c", program.replace("'sleep', '60', ", "'flower-superexec', '60'")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as superlink:  # fmt: skip
+        assert superlink.stdout is not None
+        helper = int(superlink.stdout.readline())
+        try:
+            assert starts_runs(superlink.pid)
+        finally:
+            os.kill(helper, signal.SIGKILL)
+        for _ in range(100):
+            if not starts_runs(superlink.pid):
+                break
+            time.sleep(0.05)
+        assert not starts_runs(superlink.pid)
+        superlink.communicate()
 
 
 def test_a_child_of_a_server_ends_with_it() -> None:
