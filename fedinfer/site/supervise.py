@@ -171,11 +171,11 @@ def starts_runs(superlink: int) -> bool:
     Args:
         superlink: process.
     """
-    for children in Path(f"/proc/{superlink}/task").glob("*/children"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            for child in children.read_text().split():
-                if SUPEREXEC in Path(f"/proc/{child}/cmdline").read_bytes():
-                    return True
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == superlink and SUPEREXEC in (process / "cmdline").read_bytes():
+                return True
     return False
 
 
