@@ -18,7 +18,7 @@ SMALL = ("training.rounds=3", "drift.windows=2", "fleet.dropout=0.15", "scenario
 ADAPTIVE = (
     "training.rounds=3", "drift.windows=2", "fleet.dropout=0.03", "scenario.seed=6",
     "data.partition.devices=30", "privacy.clipping=adaptive", "privacy.epsilon=60", "privacy.delta=1e-4",
-    "drift.epsilon=20", "rollout.canary_epsilon=0",
+    "drift.epsilon=20", "rollout.canary_epsilon=0", "secure_aggregation.mode=ideal",
 )  # fmt: skip
 
 

@@ -245,15 +245,17 @@ def install_until_killed(folder, repository, cache):
         os._exit(1)
 
 
-@pytest.mark.slow
-def test_kill_9_at_200_random_points_leaves_a_working_model(tmp_path):
+@pytest.mark.parametrize(
+    "points", [pytest.param(60, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.soak)]
+)
+def test_kill_9_at_random_points_leaves_a_working_model(tmp_path, points):
     """Real processes, real fsync. The longest delay follows the speed of the machine, so about half of them finish."""
     repository, cache = Repository(), SessionCache(4)
     repository.publish(1)
     device(tmp_path, repository, cache).install(repository.fetch, NOW)
     rng, longest_seconds, killed_at_work, finished = random.Random(7), 0.05, 0, 0
     rows, active = make_rows(count=4), 1
-    for version in range(2, 202):
+    for version in range(2, 2 + points):
         repository.publish_patch(version, active) if version % 2 else repository.publish(version)
         (tmp_path / "done").unlink(missing_ok=True)
         child = os.fork()
@@ -272,8 +274,8 @@ def test_kill_9_at_200_random_points_leaves_a_working_model(tmp_path):
         assert not done or found.manifest.version == version
         expected = softmax_of(make_model(seed=found.manifest.version), rows)
         np.testing.assert_allclose(found.predictor.predict(rows).probabilities, expected, atol=1e-5)
-    assert killed_at_work > 50  # the signals hit the work, not only its end
-    assert finished > 50  # and many installs got through
+    assert killed_at_work > points / 4  # the signals hit the work, not only its end
+    assert finished > points / 4  # and many installs got through
     repository.publish(300)
     assert device(tmp_path, repository, cache).install(repository.fetch, NOW).version == 300
 
