@@ -34,7 +34,7 @@ from fedinfer.coordinator import (
 )
 from fedinfer.data import check_judging, check_qat_rows, load_own, public_schema
 from fedinfer.deployment.older_copy import check_not_older
-from fedinfer.errors import ConfigError
+from fedinfer.errors import ConfigError, TransportError
 from fedinfer.flower import GridTransport, build_id
 from fedinfer.inference import latest_known, note_refresh
 from fedinfer.ports import Clock, Listener, Nodes
@@ -107,6 +107,11 @@ def run_deployment(
     site = replace(site, population=None if kept is None else planned_population(kept))
     server, plan = start_up(site)
     check_not_older(server)
+    if kept is not None and len(server.devices) < plan.train.min_survivors:  # going on would end the run
+        raise TransportError(
+            f"{len(server.devices)} devices joined, a sum of run {run_id} needs {plan.train.min_survivors}",
+            hint="start it again when they are back: it waits, and nothing was spent",
+        )
     return carry_out(server, plan, kept)
 
 

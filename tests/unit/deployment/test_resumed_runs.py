@@ -100,6 +100,19 @@ def test_another_scenario_does_not_go_on_with_the_run_and_spends_nothing(pilot: 
     assert (earlier["run_id"], earlier["status"]) == ("pilot", "unfinished")
 
 
+def test_a_run_whose_devices_are_not_back_yet_waits_for_them(pilot: Mortal) -> None:
+    """After a power cut it went on with two of four devices, aborted, and was over."""
+    killed(pilot, dies_after("round", round=1))
+    before, everybody = references(pilot.folder), list(pilot.stores)
+    pilot.stores = everybody[:2]
+    with pytest.raises(TransportError, match="2 devices joined, a sum of run pilot needs"):
+        pilot.run(THREE)
+    assert references(pilot.folder) == before
+    assert unfinished_run(pilot.folder / "server") == "pilot"
+    pilot.stores = everybody
+    killed(pilot, dies_after("round", round=2))
+
+
 def test_an_upgraded_server_does_not_go_on_with_the_run_of_the_version_before(
     pilot: Mortal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
