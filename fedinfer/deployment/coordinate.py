@@ -99,6 +99,7 @@ def run_deployment(
         ConfigError: signing keys are missing, root keys lie among them, `qat_steps` has no public rows, or the folder
             is an old copy.
         Misbehaviour: the revocation list is missing, not the authority's, or has ended.
+        TransportError: a run is gone on with, and too few devices joined for a sum.
         FedInferError: as `fedinfer.coordinator.run.run`.
     """
     kept, run_id = kept_run(scenario, deployment)
