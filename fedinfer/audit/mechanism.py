@@ -15,10 +15,10 @@ from fedinfer.privacy import (
     AuditBound,
     Distributed,
     IntegerMechanism,
-    NoiseKind,
     NoiseStream,
     SimulatedStream,
     Work,
+    decode,
     encode,
     noise_model,
 )
@@ -85,8 +85,5 @@ def _ring_sum(mechanism: IntegerMechanism, true: Floats, stream: Callable[[int],
 
 
 def _sign(mechanism: IntegerMechanism) -> float:
-    """The random sign of the one coordinate: that of a large number, encoded without noise."""
-    silent = replace(mechanism, kind=NoiseKind.NONE, noise_multiplier=0.0)
-    own = SimulatedStream(SimulatedEntropy(0, "sign"))
-    ring = int(encode(np.array([mechanism.clipping_norm], np.float32), silent, _SEED, own, own)[0])
-    return 1.0 if ring < 1 << (mechanism.bits - 1) else -1.0
+    """The random sign of the one coordinate."""
+    return 1.0 if decode(np.ones(1, np.uint32), mechanism, _SEED)[0] > 0 else -1.0

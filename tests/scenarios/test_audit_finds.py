@@ -13,8 +13,7 @@ import torch
 from fedinfer.audit import AuditReport, AuditSettings, NoiseUnderAudit, audit_run, opening, run_audit
 from fedinfer.config import load_scenario
 from fedinfer.coordinator.context import RunAccount
-from fedinfer.device.aggregate import stages
-from fedinfer.privacy import AuditMethod, NoiseKind
+from fedinfer.privacy import AuditMethod
 from fedinfer.privacy.mechanism import encoding
 from fedinfer.privacy.mechanism.noise import whole_variance
 from fedinfer.simulation import population, prepare_local
@@ -43,14 +42,14 @@ def _share_of(part: float) -> Callable[[Patch], None]:
 
 def _first_device_alone(monkeypatch: Patch) -> None:
     """The first of three hospitals adds all the noise, the others none: the sum looks as it should."""
-    real, calls = stages.encode_vectors, iter(range(10**9))
+    real, calls = encoding.draw_shares, iter(range(10**9))
 
-    def encode(vector: Any, mechanism: Any, *rest: Any) -> Any:
+    def shares(count: int, mechanism: Any, noise: Any) -> Any:
         if next(calls) % 3:
-            return real(vector, replace(mechanism, kind=NoiseKind.NONE, noise_multiplier=0.0), *rest)
-        return real(vector, replace(mechanism, noise_multiplier=mechanism.noise_multiplier * 3**0.5), *rest)
+            return 0
+        return real(count, replace(mechanism, noise_multiplier=mechanism.noise_multiplier * 3**0.5), noise)
 
-    monkeypatch.setattr(stages, "encode_vectors", encode)
+    monkeypatch.setattr(encoding, "draw_shares", shares)
 
 
 def _noise_again(monkeypatch: Patch) -> None:

@@ -14,6 +14,7 @@ from fedinfer.privacy.mechanism.mechanism import (
     IntegerMechanism,
     NoiseKind,
     Rounding,
+    largest_sum,
     loss,
     magnitude,
 )
@@ -115,25 +116,6 @@ def design_without_noise(
     )
     needed = _least_scale(start, max_loss)
     return _fit(start, needed, math.inf, largest_sum)
-
-
-def largest_sum(mechanism: IntegerMechanism) -> float:
-    """Certain bound on |coordinate of the integer sum| without noise.
-
-    Args:
-        mechanism: without noise in the ring.
-
-    Returns:
-        Integer units, at the mechanism's scale.
-    """
-    scaled = mechanism.scale * mechanism.clipping_norm
-    match mechanism.rounding:
-        case Rounding.CONDITIONAL:
-            return (scaled + 1) * mechanism.summands
-        case Rounding.DITHERED:
-            return scaled * 1.001 * mechanism.units + mechanism.summands
-        case _:
-            assert_never(mechanism.rounding)
 
 
 def _least_scale(start: IntegerMechanism, max_loss: float) -> float:

@@ -135,10 +135,10 @@ class IntegerMechanism:
         """Whether vectors are rotated before they are rounded.
 
         A rotation makes all coordinates alike, so that a sum fits a narrow ring (Kairouz et al. 2021, section 3). The
-        ring of a sum without shares has room for the largest possible coordinate (`design_without_noise`), so there it
-        would gain nothing. No bound on what one unit changes needs it: those hold for every vector.
+        ring that `design_without_noise` gives has room for the largest possible coordinate, so there it would gain
+        nothing. No bound on what one unit changes needs it: those hold for every vector.
         """
-        return self.kind is not NoiseKind.NONE
+        return self.kind is not NoiseKind.NONE or largest_sum(self) >= 1 << (self.bits - 1)
 
     @property
     def padded(self) -> int:
@@ -228,6 +228,25 @@ def decoded_sensitivity(mechanism: IntegerMechanism) -> float:
     if mechanism.unit is Unit.NONE:
         raise ConfigError("this mechanism bounds no unit's influence: its decoded sum has no sensitivity")
     return mechanism.l2 / mechanism.scale + 2.0**-23 * mechanism.units * mechanism.clipping_norm
+
+
+def largest_sum(mechanism: IntegerMechanism) -> float:
+    """Certain bound on |coordinate of the integer sum| without noise.
+
+    Args:
+        mechanism: without noise in the ring.
+
+    Returns:
+        Integer units, at the mechanism's scale.
+    """
+    scaled = mechanism.scale * mechanism.clipping_norm
+    match mechanism.rounding:
+        case Rounding.CONDITIONAL:
+            return (scaled + 1) * mechanism.summands
+        case Rounding.DITHERED:
+            return scaled * 1.001 * mechanism.units + mechanism.summands
+        case _:
+            assert_never(mechanism.rounding)
 
 
 def magnitude(mechanism: IntegerMechanism) -> float:

@@ -403,3 +403,14 @@ def test_without_shares_nothing_is_padded_or_rotated_and_the_worst_sum_fits(roun
     np.testing.assert_array_equal(encoded, encode(rows, mechanism, b"another", stream("worst"), stream("worst")))
     total = decode(ring_sum(encoded, mechanism), mechanism, SEED)
     np.testing.assert_allclose(total, rows.sum(0), atol=40 / mechanism.scale)
+
+
+def test_a_ring_that_is_too_narrow_for_every_sum_needs_the_rotation_without_shares_too() -> None:
+    """An audit takes the shares out of a mechanism whose ring counts on the rotation."""
+    with_shares = designed(dimension=1024, summands=200, units=200, contributors=120)
+    silent = replace(with_shares, kind=NoiseKind.NONE, noise_multiplier=0.0)
+    assert silent.rotated
+    rows = np.zeros((200, 1024), np.float32)
+    rows[:, 3] = 0.7
+    encoded = encode(rows, silent, SEED, stream("silent"), stream("silent"))
+    np.testing.assert_allclose(decode(ring_sum(encoded, silent), silent, SEED), rows.sum(0), atol=200 / silent.scale)
