@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 from fedinfer.types import DeviceId
 from fedinfer.wire import MAX_BYTES, Most, Name, Shown
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 KIB, MIB = 1 << 10, 1 << 20
 MOST_DEVICES = 100_000
 """Devices of one run."""

@@ -27,7 +27,7 @@ START_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
 
-class Advice(StrEnum):
+class RestartDecision(StrEnum):
     """What to do about a run."""
 
     WAIT = "wait"
@@ -67,7 +67,7 @@ class CarryOn:
         """The SuperLink ended by itself: a coordinator that said so at its end was in the right and goes on."""
         self._forgiven = self._at_work
 
-    def look(self, seen: RunSeen, now: float) -> Advice:
+    def look(self, seen: RunSeen, now: float) -> RestartDecision:
         """What to do now.
 
         Args:
@@ -77,20 +77,20 @@ class CarryOn:
         if seen.at_work:
             self._at_work, self._forgiven = True, False
             self._next = now + pause_after(self._starts)  # what it says last may come after its lock is free
-            return Advice.WAIT
+            return RestartDecision.WAIT
         if not self._at_work or now < self._next:
-            return Advice.WAIT
+            return RestartDecision.WAIT
         if seen.step != self._step:
             self._starts, self._step = 0, seen.step
         if not seen.step or (seen.ended and not self._forgiven):
             self._at_work = False
-            return Advice.WAIT
+            return RestartDecision.WAIT
         if self._starts == MOST_STARTS:
             self._at_work = False
-            return Advice.GIVE_UP
+            return RestartDecision.GIVE_UP
         self._starts += 1
         self._next = now + START_SECONDS
-        return Advice.START
+        return RestartDecision.START
 
 
 def carry_on(server: ServerFolder, carried: CarryOn, clock: Clock) -> None:
@@ -104,9 +104,9 @@ def carry_on(server: ServerFolder, carried: CarryOn, clock: Clock) -> None:
     if not (carried.seen_at_work or coordinator_of(server)):
         return
     advice = carried.look(run_seen(server), clock.seconds())
-    if advice is Advice.GIVE_UP:
+    if advice is RestartDecision.GIVE_UP:
         _log.error("the run does not get on: %d coordinators ended before a step was finished", MOST_STARTS)
-    if advice is not Advice.START:
+    if advice is not RestartDecision.START:
         return
     _log.warning("the coordinator was killed: its run goes on")
     try:

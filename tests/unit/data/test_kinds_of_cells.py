@@ -12,6 +12,7 @@ import pytest
 
 from fedinfer.config import load_scenario
 from fedinfer.data import ColumnRole, Proposal, load, propose
+from fedinfer.data.clock import hours, rule_of
 from fedinfer.data.order import moments
 from fedinfer.data.summary import remarks
 from fedinfer.reading import ReadingRules, Spellings, alike, plain_number_reader, without_unit
@@ -126,6 +127,15 @@ def test_times_of_day_and_durations_are_hours(tmp_path: Path) -> None:
     assert data["drop"] == ["long"]
     read = plain_number_reader("at", ReadingRules(times=tuple(data["times"].items())))
     assert [read("14:30"), read("9:15")] == [14.5, 9.25]
+
+
+@pytest.mark.parametrize(("longest", "most"), [("11:00", 11.0), ("11:59", 12.0), ("12:00", 24.0), ("23:59", 24.0)])
+def test_from_noon_on_cells_are_times_of_day_and_before_it_durations(longest: str, most: float) -> None:
+    """Durations have the range that they show; times of day have the day, which says nothing about the rows."""
+    cells = ["9:05", "10:30", longest]
+    low, high = hours(cells, rule_of(cells))
+    assert high == most
+    assert (low == 0.0) is (most == 24.0)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from fedinfer.deployment import pause_after
 from fedinfer.errors import TransportError
-from fedinfer.site.carry_on import MOST_STARTS, START_SECONDS, Advice, CarryOn, RunSeen, run_seen
+from fedinfer.site.carry_on import MOST_STARTS, START_SECONDS, CarryOn, RestartDecision, RunSeen, run_seen
 from fedinfer.site.server import open_server
 from fedinfer.site.watch import begin_run, end_orphans, newest_event
 
@@ -23,58 +23,60 @@ PAUSE = pause_after(0)
 
 def seen_at_work() -> CarryOn:
     carried = CarryOn()
-    assert carried.look(AT_WORK, 0.0) is Advice.WAIT
+    assert carried.look(AT_WORK, 0.0) is RestartDecision.WAIT
     return carried
 
 
 def test_a_killed_run_is_started_once_and_again_only_when_that_came_to_nothing() -> None:
     carried = seen_at_work()
-    assert carried.look(KILLED, PAUSE / 2) is Advice.WAIT  # its last words may still come
-    assert carried.look(KILLED, PAUSE) is Advice.START
-    assert carried.look(KILLED, PAUSE + START_SECONDS - 1) is Advice.WAIT
-    assert carried.look(KILLED, PAUSE + START_SECONDS) is Advice.START
+    assert carried.look(KILLED, PAUSE / 2) is RestartDecision.WAIT  # its last words may still come
+    assert carried.look(KILLED, PAUSE) is RestartDecision.START
+    assert carried.look(KILLED, PAUSE + START_SECONDS - 1) is RestartDecision.WAIT
+    assert carried.look(KILLED, PAUSE + START_SECONDS) is RestartDecision.START
 
 
 @pytest.mark.parametrize("seen", [KILLED, ENDED])
 def test_a_run_that_nobody_saw_at_work_waits_for_its_operator(seen: RunSeen) -> None:
     """The server was taken down meanwhile, perhaps because of that run."""
-    assert CarryOn().look(seen, 1000.0) is Advice.WAIT
+    assert CarryOn().look(seen, 1000.0) is RestartDecision.WAIT
 
 
 def test_a_run_that_ended_by_itself_is_left_alone_also_later() -> None:
     carried = seen_at_work()
-    assert carried.look(ENDED, 10.0) is Advice.WAIT
-    assert carried.look(KILLED, 1000.0) is Advice.WAIT
+    assert carried.look(ENDED, 10.0) is RestartDecision.WAIT
+    assert carried.look(KILLED, 1000.0) is RestartDecision.WAIT
 
 
 def test_nothing_is_begun_where_no_run_had_begun() -> None:
     """A coordinator that carries out orders was killed: training would spend what nobody asked for."""
-    assert seen_at_work().look(RunSeen(False, 0, False), 10.0) is Advice.WAIT
+    assert seen_at_work().look(RunSeen(False, 0, False), 10.0) is RestartDecision.WAIT
 
 
 def test_a_run_that_failed_because_the_superlink_died_goes_on() -> None:
     carried = seen_at_work()
     carried.server_died()
-    assert carried.look(ENDED, 10.0) is Advice.START
+    assert carried.look(ENDED, 10.0) is RestartDecision.START
     carried = seen_at_work()
     carried.look(ENDED, 10.0)
     carried.server_died()  # long after
-    assert carried.look(ENDED, 1000.0) is Advice.WAIT
+    assert carried.look(ENDED, 1000.0) is RestartDecision.WAIT
 
 
 def test_starts_without_a_step_come_to_an_end_and_a_step_begins_the_count_anew() -> None:
     carried, now, step = CarryOn(), 0.0, 1
 
-    def one_more() -> Advice:
+    def one_more() -> RestartDecision:
         nonlocal now
-        assert carried.look(RunSeen(True, step, False), now) is Advice.WAIT
+        assert carried.look(RunSeen(True, step, False), now) is RestartDecision.WAIT
         now += START_SECONDS + 100
         return carried.look(RunSeen(False, step, False), now)
 
-    assert [one_more() for _ in range(MOST_STARTS + 1)] == [Advice.START] * MOST_STARTS + [Advice.GIVE_UP]
-    assert carried.look(RunSeen(False, step, False), now + 1000) is Advice.WAIT
+    assert [one_more() for _ in range(MOST_STARTS + 1)] == [RestartDecision.START] * MOST_STARTS + [
+        RestartDecision.GIVE_UP
+    ]
+    assert carried.look(RunSeen(False, step, False), now + 1000) is RestartDecision.WAIT
     for step in range(2, 9):  # noqa: B007
-        assert one_more() is Advice.START
+        assert one_more() is RestartDecision.START
 
 
 def test_what_is_seen_of_a_run_folder(site: Path) -> None:
