@@ -1,10 +1,10 @@
 """Run every test in three groups and print one summary line per group; the exit code is 0 only if all pass.
 
-Fast and slow tests run in two processes. The end-to-end and browser tests start processes of their own and run alone.
-Without chromium the browser tests are left out and the summary says so; FEDINFER_TEST_REQUIRE_BROWSER=1 (set by
-.ci/run) makes that a failure. The tests of keys on a token are left out in the same way without softhsm2, those of
-the alert rules without promtool. Generated
-examples are the same in every run; `pytest tests/property` tries new ones, and `make soak` runs what is marked so.
+All run in two processes. The end-to-end and browser tests start programs of their own and come last, a file in one
+process. Without chromium the browser tests are left out and the summary says so; FEDINFER_TEST_REQUIRE_BROWSER=1 (set
+by .ci/run) makes that a failure. The tests of keys on a token are left out in the same way without softhsm2, those of
+the alert rules without promtool. Generated examples are the same in every run; `pytest tests/property` tries new ones,
+and `make soak` runs what is marked so.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import time
 
 ALONE = "(e2e or browser or token or promtool) and not soak"
 NOT_HERE = "not soak and not (e2e or browser or token or promtool)"
+IN_PAIRS = ("-n", "2", "--dist", "loadfile")
+"""Tests of a file share pages and programs."""
 GROUPS = {
     "fast": ["-n", "2", "-m", f"not slow and {NOT_HERE}"],
     "slow": ["-n", "2", "-m", f"slow and {NOT_HERE}"],
-    "end to end": ["-m", ALONE],
+    "end to end": [*IN_PAIRS, "-m", ALONE],
 }
 NEEDED = {
     "browser": ("chromium", "chromium"),
@@ -36,7 +38,7 @@ def main() -> int:
     absent = [mark for mark, (program, _) in NEEDED.items() if shutil.which(program) is None]
     for name, arguments in GROUPS.items():
         if name == "end to end":
-            arguments = ["-m", " and ".join([ALONE, *(f"not {mark}" for mark in absent)])]
+            arguments = [*IN_PAIRS, "-m", " and ".join([ALONE, *(f"not {mark}" for mark in absent)])]
         code, summary, seconds = _pytest(arguments)
         failed = failed or code != 0
         lines.append(f"{name}: {summary} (exit code {code}, {seconds:.0f} s)")
