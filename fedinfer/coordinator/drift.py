@@ -39,6 +39,7 @@ from fedinfer.errors import BadMessage, ConfigError, TooFewSurvivors
 from fedinfer.messages import Kind, Purpose, ReportWork, WindowReply, WindowRequest
 from fedinfer.metrics import Metric
 from fedinfer.ports import Answer, Ask
+from fedinfer.schema import Schema
 from fedinfer.types import DeviceId, Unit
 from fedinfer.wire import decode, encode
 
@@ -264,7 +265,7 @@ def _report(
         for alarm in alarms:
             server.emit("alarm", alarm.to_json())
         situation = _situation(server.account, progress, server.scenario.drift.rounds, ready)
-        decision = _decide(server, progress, watch, result, situation)
+        decision = _decide(server.schema, progress, watch, result, situation)
     figures = (len(sums.survivors), len(sums.groups), len(sums.summed), spent)
     return decision, ReportRecord(*figures, result, estimated, labelled)
 
@@ -273,11 +274,11 @@ _STARTING = (policy.WatchAction.ROUND, policy.WatchAction.SUGGEST_ROUND)
 
 
 def _decide(
-    server: Server, progress: Progress, watch: Watch, result: WindowResult, situation: policy.Situation
+    schema: Schema, progress: Progress, watch: Watch, result: WindowResult, situation: policy.Situation
 ) -> policy.Decision:
     """The policy's word on a window; where rounds start, what they are to bring back is kept."""
     watch.policy, decision = policy.decide(watch.settings, watch.policy, result, situation)
-    known = _reference_accuracy(server, watch, progress)
+    known = _reference_accuracy(schema, watch, progress)
     if decision.action in _STARTING:
         watch.policy = policy.expect(watch.policy, known)
     elif known is not None and policy.is_due(watch.policy, decision):
@@ -285,13 +286,13 @@ def _decide(
     return decision
 
 
-def _reference_accuracy(server: Server, watch: Watch, progress: Progress) -> AccuracyEstimate | None:
+def _reference_accuracy(schema: Schema, watch: Watch, progress: Progress) -> AccuracyEstimate | None:
     """Of all reference windows together, with labels where there are any; None before the last of them."""
     plan, found = watch.plan, None
     for channel, state in zip(plan.channels, watch.state.channels, strict=True):
         if state.reference.windows < plan.reference_windows:
             continue
-        if channel.name == ERRORS and server.schema.label_range is None:
+        if channel.name == ERRORS and schema.label_range is None:
             return labelled_accuracy(channel, plan.unit, state.reference.sum)
         if channel.name == CONFIDENCE and progress.calibration is not None:
             found = estimate_accuracy(progress.calibration, state.reference.sum)

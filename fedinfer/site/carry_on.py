@@ -12,6 +12,7 @@ import logging
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import assert_never
 
 from fedinfer.deployment import pause_after
 from fedinfer.errors import FedInferError
@@ -103,16 +104,20 @@ def carry_on(server: ServerFolder, carried: CarryOn, clock: Clock) -> None:
     """
     if not (carried.seen_at_work or coordinator_of(server)):
         return
-    advice = carried.look(run_seen(server), clock.seconds())
-    if advice is RestartDecision.GIVE_UP:
-        _log.error("the run does not get on: %d coordinators ended before a step was finished", MOST_STARTS)
-    if advice is not RestartDecision.START:
-        return
-    _log.warning("the coordinator was killed: its run goes on")
-    try:
-        begin_run(server)
-    except FedInferError as error:
-        _log.error("the run does not go on yet: %s", error)
+    decision = carried.look(run_seen(server), clock.seconds())
+    match decision:
+        case RestartDecision.WAIT:
+            return
+        case RestartDecision.GIVE_UP:
+            _log.error("the run does not get on: %d coordinators ended before a step was finished", MOST_STARTS)
+        case RestartDecision.START:
+            _log.warning("the coordinator was killed: its run goes on")
+            try:
+                begin_run(server)
+            except FedInferError as error:
+                _log.error("the run does not go on yet: %s", error)
+        case _:
+            assert_never(decision)
 
 
 def run_seen(server: ServerFolder) -> RunSeen:

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -63,6 +64,14 @@ def test_a_cohort_is_dealt_to_groups_with_plans_of_their_own(tmp_path: Path) -> 
     assert {mechanism_of(plan).contributors for plan in plans} == {6}, "noise counts on one group, not on all"
     assert {mechanism_of(plan).summands for plan in plans} == {8}
     assert len({plan.rotation_seed for plan in plans}) == 3
+
+
+def test_an_answer_of_nobody_or_of_a_group_whose_sum_is_over_is_ignored() -> None:
+    """Groups go through the stages side by side: here the second one is over, and a device of it still talks."""
+    said = [Answer("a", b"1"), Answer("c", b"2"), Answer("stranger", b"3")]
+    transport, plans = SimpleNamespace(ask=lambda asks, seconds: said), [SimpleNamespace(cohort=c) for c in ("ab", "c")]
+    exchange = secure_sum._Exchange(cast(Any, transport), 1.0, cast(Any, plans))
+    assert exchange.ask({0: [Ask("a", Kind.KEYS, b"")]}) == {0: {"a": b"1"}}
 
 
 def test_groups_change_from_round_to_round(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ ALLOWED = {
     "artifact/release/metadata.py: role == Role.TARGETS": "else a cohort's role, whose names are not in the enum",
     "coordinator/push/delivery.py: sent[device].way is TransferMode.PATCH": "only after a patch comes a whole file",
     "coordinator/push/rollout.py: state.phase is Phase.ROLLED_BACK": "in every other phase the devices are counted",
+    "coordinator/push/ordered.py: state.phase is Phase.DONE": "any other end is told by its own name",
     "data/guess.py: guess.role is ColumnRole.TEXT": "picks the columns of one role",
     "data/proposal.py: guess.role is ColumnRole.DROP": "picks the columns of one role",
     "data/proposal_text.py: guess.role is ColumnRole.DROP": "picks the columns of one role",
@@ -38,6 +39,8 @@ ALLOWED = {
     "data/proposal_text.py: g.role is ColumnRole.CATEGORICAL": "picks the columns of one role",
     "device/aggregate/check_plan.py: plan.purpose is Purpose.TRAIN": "only training may correlate noise; else refused",
     "device/aggregate/stages.py: kind is Kind.PLAIN": "the plain message stands where the masked one does",
+    "device/recorder.py: channel.source is Source.ERROR": "only these count labels that come later",
+    "drift/policy.py: state.phase is WatchPhase.ALARM": "counts how long an alarm lasts",
     "drift/policy.py: state.phase in (WatchPhase.WARN, WatchPhase.ALARM)": "a transition: any other phase stays",
     "drift/policy.py: decide: two tests of state.phase": "transitions: any other phase stays",
     "drift/policy.py: _quiet: two tests of state.phase": "transitions: any other phase stays",
@@ -47,8 +50,8 @@ ALLOWED = {
     "coordinator/push/attention.py: heed: two tests of state.phase": "transitions: any other phase stays",
     "rollout/inbox.py: each.standing is Standing.SUBMITTED": "picks the requests of one standing",
     "rollout/inbox.py: each.standing is not Standing.SUBMITTED": "picks the requests of all other standings",
-    "rollout/requests.py: each.standing is Standing.WAITING and (each.request.rollout, each.request.order, "
-    "each.request.wave) == wanted and (now - each.request.at <= MOST_WAIT_SECONDS)": "picks the requests that wait",
+    "rollout/requests.py: each.standing is Standing.WAITING and _thing(each.request) == _thing(asked) and "
+    "(now - each.request.at <= MOST_WAIT_SECONDS)": "picks the requests that wait",
     "sweeps/folder.py: outcome.status is CellStatus.FAILED": "what failed is tried again, all else is kept",
     "rollout/gates.py: verdicts == {Verdict.PASS}": "all passed; after FAIL was looked for, anything else holds",
 }

@@ -196,7 +196,9 @@ class _Exchange:
         every = [ask for asks in wanted.values() for ask in asks]
         parts: dict[int, list[Answer]] = {place: [] for place in wanted}
         for answer in self._transport.ask(every, self._deadline):
-            parts[self._home[answer.device]].append(answer)
+            home = self._home.get(answer.device)
+            if home is not None and home in parts:  # else nobody asked, or its sum is over
+                parts[home].append(answer)
         return {place: self.meters[place].received(answers) for place, answers in parts.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,10 @@ ROOT = Path(fedinfer.coordinator.__file__).parent
 FEWEST_FIELDS = 3
 """A function that reads fewer fields of the server takes those."""
 LEADS = {
-    "_evaluate_wave", "_first_state", "_one_step", "_report", "_settle", "_settled", "_window", "attended", "attentive",
-    "build", "carry_out", "choose_log_odds", "closing", "heed",
-    "drive", "evaluate_canaries", "first_progress", "publish_version", "push_version", "release", "roll_out", "take_up",
-    "training_round", "window", "write_unfinished",
+    "_evaluate_wave", "_first_state", "_one_step", "_report", "_settle", "_settled", "_window", "attended",
+    "attentive", "build", "carry_out", "carry_out_starts", "choose_log_odds", "closing", "drive", "drive_ordered",
+    "evaluate_canaries", "first_progress", "heed", "publish_version", "push_version", "release", "roll_out",
+    "starter", "take_up", "training_round", "window", "write_unfinished",
 }  # fmt: skip
 """Functions that hand the whole server on: each leads several steps that need different parts of it."""
 
@@ -41,7 +42,8 @@ def uses() -> Iterator[Use]:
 def takes_server(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     arguments = function.args
     everything = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
-    return any("Server" in ast.unparse(each.annotation) for each in everything if each.annotation is not None)
+    hints = [ast.unparse(each.annotation) for each in everything if each.annotation is not None]
+    return any(re.search(r"\bServer\b", hint) for hint in hints)
 
 
 def use_of(function: ast.FunctionDef | ast.AsyncFunctionDef, where: str) -> Use:

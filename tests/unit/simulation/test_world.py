@@ -108,7 +108,7 @@ def test_other_rows_are_refused(begun: Path) -> None:
     rows = federation()
     data = rows.devices["d00"]
     changed = replace(rows, devices={**rows.devices, "d00": replace(data, train_x=data.train_x + 1)})
-    with pytest.raises(ConfigError, match="table has changed"):
+    with pytest.raises(ConfigError, match="begun with other rows"):
         put_back(begun, changed)
 
 
