@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedinfer.cli.spreadsheet import csv_text
 from fedinfer.tensors import TensorSpec, total
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
-    from fedinfer.inference import Naming, Predictions
+    from fedinfer.inference import Explanations, Naming, Predictions
 
 MOST_FIELDS = 64
 """Values of answered tensors that get a field of their own; with more, a tensor is one field."""
+REASONS = 3
+"""Columns named as reasons beside a prediction."""
 
 
 def answer_fields(naming: Naming) -> tuple[str, ...]:
@@ -53,6 +56,48 @@ def answer_lines(answers: Predictions, *, nested: bool = False) -> Iterator[Json
             if answers.naming.interval
             else line
         )
+
+
+def reasoned_lines(answers: Predictions, reasons: Explanations | None, *, nested: bool = False) -> Iterator[Json]:
+    """Lines with the columns that moved an answer most.
+
+    Args:
+        answers: as `answer_lines` takes them.
+        reasons: of the same rows; None: no line has any.
+        nested: as in `answer_lines`.
+    """
+    form = "+.3f" if answers.naming.bounds is None else "+.4g"
+    for row, line in enumerate(answer_lines(answers, nested=nested)):
+        if reasons is not None:
+            line["reasons"] = " ".join(f"{name}:{value:{form}}" for name, value in reasons.strongest(row, REASONS))
+        yield line
+
+
+def with_summands(lines: list[Json], reasons: Explanations | None) -> list[Json]:
+    """The lines with everything that an additive model added up; other models have no such list.
+
+    Args:
+        lines: one per row.
+        reasons: of the same rows.
+    """
+    if reasons is None or reasons.intercepts is None:
+        return lines
+    rows = zip(lines, reasons.attributions.tolist(), reasons.intercepts.tolist(), strict=True)
+    return [
+        {**line, "contributions": dict(zip(reasons.columns, own, strict=True)), "intercept": rest}
+        for line, own, rest in rows
+    ]
+
+
+def answers_csv(answers: Predictions, reasons: Explanations | None) -> str:
+    """A table with a header, safe for spreadsheets.
+
+    Args:
+        answers: as `answer_lines` takes them.
+        reasons: of the same rows; None: there is no such column.
+    """
+    fields = [*answer_fields(answers.naming), *(["reasons"] if reasons is not None else [])]
+    return csv_text(fields, reasoned_lines(answers, reasons))
 
 
 def _told(naming: Naming) -> list[TensorSpec]:

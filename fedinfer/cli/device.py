@@ -6,7 +6,6 @@ A store is a folder with `slots/` (two versions of the model) and `metadata/` (w
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,10 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedinfer.cli import device_service, enrolment, field, following
-from fedinfer.cli.answers import answer_fields, answer_lines
+from fedinfer.cli.answers import answers_csv, reasoned_lines, with_summands
 from fedinfer.cli.labelled import read_rows_file
 from fedinfer.cli.output import JsonOption, a_number, errors_to_exit, print_json, stderr, stdout
-from fedinfer.cli.spreadsheet import csv_text
 from fedinfer.cli.streaming import answer_pipe, predict_streams
 from fedinfer.errors import ConfigError
 from fedinfer.inference import (
@@ -37,13 +35,11 @@ from fedinfer.system import SystemClock, SystemEntropy
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
-    from fedinfer.inference import Explanations, Installed, ObservationBuffer, Predictions, Predictor, Rows
+    from fedinfer.inference import Installed, ObservationBuffer, Predictor, Rows
 
 app = typer.Typer(no_args_is_help=True, help="The model on this device.")
 
 DAY_SECONDS = 86_400
-REASONS = 3
-"""Columns named as reasons beside a prediction."""
 
 Store = Annotated[Path, typer.Option("--store", help="folder of this device's model")]
 StaleDays = Annotated[
@@ -204,10 +200,10 @@ def predict(
                 recorder([Observed(installed.info.version, answers.naming, schema, matrix, answers.raw, request)])
         reasons = explain(installed.predictor, matrix, reference_row(installed.manifest)) if with_reasons else None
         if as_json:
-            lines = _with_summands(list(_lines(answers, reasons, nested=True)), reasons)
+            lines = with_summands(list(reasoned_lines(answers, reasons, nested=True)), reasons)
             print_json({"version": installed.info.version, "predictions": lines})
         else:
-            _write(_csv(answers, reasons), output)
+            _write(answers_csv(answers, reasons), output)
 
 
 def _buffer(store: Path) -> ObservationBuffer | None:
@@ -365,30 +361,6 @@ def _matrix(predictor: Predictor, path: Path) -> Rows:
             soft_wrap=True,
         )
     return matrix
-
-
-def _lines(answers: Predictions, reasons: Explanations | None, *, nested: bool = False) -> Iterator[Json]:
-    form = "+.3f" if answers.naming.bounds is None else "+.4g"
-    for row, line in enumerate(answer_lines(answers, nested=nested)):
-        if reasons is not None:
-            line["reasons"] = " ".join(f"{name}:{value:{form}}" for name, value in reasons.strongest(row, REASONS))
-        yield line
-
-
-def _with_summands(lines: list[Json], reasons: Explanations | None) -> list[Json]:
-    """The lines with everything that an additive model added up; other models have no such list."""
-    if reasons is None or reasons.intercepts is None:
-        return lines
-    rows = zip(lines, reasons.attributions.tolist(), reasons.intercepts.tolist(), strict=True)
-    return [
-        {**line, "contributions": dict(zip(reasons.columns, own, strict=True)), "intercept": rest}
-        for line, own, rest in rows
-    ]
-
-
-def _csv(answers: Predictions, reasons: Explanations | None) -> str:
-    fields = [*answer_fields(answers.naming), *(["reasons"] if reasons is not None else [])]
-    return csv_text(fields, _lines(answers, reasons))
 
 
 def _write(text: str, output: Path | None) -> None:

@@ -301,15 +301,14 @@ def test_synthetic_rows_suffice_without_any_held_out_row() -> None:
 
 
 def test_the_command_line_writes_values_and_all_summands() -> None:
-    from fedinfer.cli.answers import answer_fields, answer_lines
-    from fedinfer.cli.device import _lines, _with_summands
+    from fedinfer.cli.answers import answer_fields, answer_lines, reasoned_lines, with_summands
 
     predictor, manifest = opened(build_of("additive"))
     x, _ = rows(NUMBER, 3, 12)
     answers, reasons = predictor.predict(x), explain(predictor, x, reference_row(manifest))
     assert answer_fields(answers.naming) == ("row", "value", "low", "high")
     assert [line["value"] for line in answer_lines(answers)] == [float(text) for text in answers.labels]
-    lines = _with_summands(list(_lines(answers, reasons)), reasons)
+    lines = with_summands(list(reasoned_lines(answers, reasons)), reasons)
     for line in lines:
         total = sum(line["contributions"].values()) + line["intercept"]
         assert np.clip(total, 100, 300) == pytest.approx(line["value"], rel=1e-4)
