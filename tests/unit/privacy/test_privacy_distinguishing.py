@@ -84,8 +84,9 @@ def projections(vectors: np.ndarray, mechanism: IntegerMechanism, name: str, dir
         total += encode(rows, mechanism, SEED, stream(name, "noise", index), stream(name, "round", index))
     half = 1 << (mechanism.bits - 1)
     centred = ((total.astype(np.int64) + half) & (2 * half - 1)) - half
-    decoded = rotate_back(centred.astype(np.float64), SEED)[:, : mechanism.dimension] / mechanism.scale
-    return decoded @ direction
+    whole = centred.astype(np.float64)
+    decoded = rotate_back(whole, SEED)[:, : mechanism.dimension] if mechanism.rotated else whole
+    return decoded / mechanism.scale @ direction
 
 
 def worlds(vector: np.ndarray, mechanism: IntegerMechanism, rate: float) -> tuple[np.ndarray, np.ndarray]:
