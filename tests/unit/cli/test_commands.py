@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,13 +23,17 @@ sys.argv = ["fedinfer", *{words!r}]
 from fedinfer.cli.main import main
 main()
 """
+NAMED_SHELL = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+"""The shell is the one that is named, not the one that started the tests: there may be none."""
 HEAVY = ("numpy", "torch", "scipy", "sympy", "onnx", "onnxruntime", "pydantic", "tuf", "flwr", "cryptography", "pandas")
 
 
 def imported(words: list[str], watched: tuple[str, ...]) -> str:
     """Which of the watched modules a command has imported when it ends."""
     program = PROGRAM.format(watched=watched, words=words)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ | NAMED_SHELL
+    )
     return done.stderr.splitlines()[-1]
 
 

@@ -31,12 +31,11 @@ def story(names: tuple[str, ...], windows: list[tuple[np.ndarray, float]]) -> tu
     """Windows of a fleet: where rounds start, the next window is the first with a new model."""
     plan = MonitorPlan(chosen_channels(SCHEMA, names), Unit.DEVICE, 2, 10, 0.05, 0.2, 0.6)
     watch, decisions = Watch(plan, begin(plan), SETTINGS, policy.PolicyState()), []
-    server: Any = SimpleNamespace(schema=SCHEMA)
     progress: Any = SimpleNamespace(calibration=CALIBRATION)
     for number, (sure, right) in enumerate(windows, 1):
         total = report(sure, right, names)
         watch.state, result = observe(plan, watch.state, WindowSum(number, total, ("d",) * DEVICES, 20, 4.0))
-        decisions.append(_decide(server, progress, watch, result, READY))
+        decisions.append(_decide(SCHEMA, progress, watch, result, READY))
         if decisions[-1].action is policy.WatchAction.ROUND:
             relearn(watch)
     return watch, decisions
