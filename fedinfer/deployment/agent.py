@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import logging
 import os
-import select
 import shutil
 import subprocess
 import sys
@@ -26,10 +25,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
 from fedinfer.deployment.loopback_files import ADDRESS, Loopback
+from fedinfer.deployment.signs import Signs
 from fedinfer.errors import FedInferError, TransportError
 from fedinfer.flower import (
-    CONTACT,
-    MESSAGE,
     environment,
     free_port,
     log_to_stderr,
@@ -184,47 +182,6 @@ class Worker:
                 self._replies = os.fdopen(reading, "rb")
             self._last = self._clock.seconds()
         return self._process, self._replies
-
-
-class Signs:
-    """The reading end of the node's reports.
-
-    Args:
-        descriptor: of the pipe.
-        clock: measures the silence, from now.
-    """
-
-    def __init__(self, descriptor: int, clock: Clock) -> None:
-        self._descriptor = descriptor
-        self._clock = clock
-        self._last = clock.seconds()
-        self.connected = False
-        """Whether the SuperLink ever answered; the node's Runtime API answers from then on."""
-
-    def wait(self, seconds: float) -> bool:
-        """Read reports until a message waits for an answer, the time is over, or the node closed its end.
-
-        Args:
-            seconds: longest wait, >= 0.
-
-        Returns:
-            Whether a message waits.
-        """
-        end, readable = self._clock.seconds() + seconds, select.poll()
-        readable.register(self._descriptor, select.POLLIN)
-        while (left := end - self._clock.seconds()) > 0:
-            ready = readable.poll(1000 * left)
-            reported = os.read(self._descriptor, select.PIPE_BUF) if ready else b""
-            if CONTACT in reported:
-                self.connected, self._last = True, self._clock.seconds()
-            if MESSAGE in reported or not reported:
-                return MESSAGE in reported
-        return False
-
-    @property
-    def silence(self) -> float:
-        """Seconds since the SuperLink answered."""
-        return self._clock.seconds() - self._last
 
 
 def keep_node(store: Path, settings: AgentSettings, loopback: Loopback, worker: Sequence[str], clock: Clock) -> None:

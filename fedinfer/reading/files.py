@@ -64,7 +64,7 @@ def read_file(path: Path, rules: ReadingRules, verbatim: str = "", wanted: Seque
             path, path.read_bytes(), rules, verbatim, wanted
         )
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}", hint="see [data] path") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}", hint="check the path") from error
 
 
 def text_of_file(path: Path) -> tuple[str | None, str]:
@@ -208,7 +208,7 @@ def _arrow_file(path: Path, kind: str, verbatim: str) -> RawTable:
         else:
             table = feather.read_table(path)
     except (OSError, arrow.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read: {error}", hint="see [data] path") from error
+        raise DataError(f"{path}: cannot be read: {error}", hint="check the path") from error
     check_header(str(path), table.column_names)
     return RawTable(str(path), PackedColumns(table, verbatim), 1)
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from fedinfer.artifact.conversion.converted import LEAST_ROWS, Converted, Model, Rows, Values, columns_of, refused
-from fedinfer.artifact.export.graph import onnx_module, quiet
+from fedinfer.artifact.export.graph import quiet
+from fedinfer.artifact.export.torch import bare
 from fedinfer.artifact.imported.propose import Wishes
 from fedinfer.errors import ConfigError, DataError, MissingExtra
 
@@ -73,7 +74,7 @@ def _converted(torch: Any, model: Model, module: Any, program: bool, rows: Rows)
         raise refused(type(model).__name__, error, _HINT) from error
     if len(feeds) != len(graph.graph.input):
         raise ConfigError(f"{len(graph.graph.input)} inputs of the graph, {len(feeds)} are given")
-    data = _bare(graph)
+    data = bytes(bare(graph).SerializeToString())
     return Converted(data, feeds, answers, None, "", replace(Wishes(), columns=columns))
 
 
@@ -122,17 +123,3 @@ def _export(torch: Any, model: Model, program: bool, example: list[Any], inputs:
             output_names=outputs, dynamic_shapes=tuple({0: batch} for _ in example),
         )  # fmt: skip
     return done.model_proto
-
-
-def _bare(graph: Any) -> bytes:
-    """Without the source lines that torch notes at every node: most of a small file, and not public."""
-    onnx = onnx_module()
-    model = onnx.ModelProto()
-    model.CopyFrom(graph)
-    del model.metadata_props[:]
-    del model.graph.metadata_props[:]
-    del model.graph.value_info[:]
-    for item in (*model.graph.node, *model.graph.input, *model.graph.output):
-        item.doc_string = ""
-        del item.metadata_props[:]
-    return bytes(model.SerializeToString())

@@ -276,11 +276,15 @@ def _export(module: Module, probe: npt.NDArray[np.float32]) -> OnnxModel:
         ) from error
     finally:
         module.train(was_training)
-    return _bare(program.model_proto)
+    return bare(program.model_proto)
 
 
-def _bare(model: OnnxModel) -> OnnxModel:
-    """Without the source lines and shapes that torch notes at every node: most of a small file, and not public."""
+def bare(model: OnnxModel) -> OnnxModel:
+    """Without the source lines and shapes that torch notes at every node: most of a small file, and not public.
+
+    Args:
+        model: onnx.ModelProto; it is changed.
+    """
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
     del model.graph.value_info[:]

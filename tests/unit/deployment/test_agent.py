@@ -18,7 +18,6 @@ from fedinfer.deployment.agent import (
     LOCK,
     LONGEST_PAUSE,
     AgentSettings,
-    Signs,
     Worker,
     _one_node,
     agent_words,
@@ -30,6 +29,7 @@ from fedinfer.deployment.agent import (
 )
 from fedinfer.deployment.loopback import SECRET_BYTES, make_loopback
 from fedinfer.deployment.loopback_files import Loopback
+from fedinfer.deployment.signs import Signs
 from fedinfer.deployment.worker import check_agent
 from fedinfer.errors import ConfigError, StoreError, TransportError
 from fedinfer.flower.node import CONTACT, MESSAGE
