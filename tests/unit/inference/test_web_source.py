@@ -57,13 +57,13 @@ class Site:
             status, body = 304, b""
         elif data is not None and request.headers.get("If-Range") == tag:
             status, body = 206, data[int(str(request.headers["Range"]).removeprefix("bytes=").removesuffix("-")) :]
+        self.sent.append((path, status, len(body[: self.most])))  # before the client can have read it
         request.send_response(status)
         request.send_header("ETag", tag)
         request.send_header("Location", "http://127.0.0.1:1/elsewhere")
         request.send_header("Content-Length", str(len(body)))
         request.end_headers()
         request.wfile.write(body[: self.most])
-        self.sent.append((path, status, len(body[: self.most])))
 
 
 @pytest.fixture
