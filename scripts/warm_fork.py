@@ -223,6 +223,7 @@ def _child(tree: Path, arguments: list[str], chosen: _Chosen, output: Path) -> N
         settings.register_profile("first", settings.get_profile("ci"), phases=(Phase.explicit, Phase.generate))
         options = ["-q", "--hypothesis-profile=first", "-p", "no:cacheprovider", "-n", "0"]
         options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        options += ["-o", "timeout=0"]  # the alarm is needed for the limits here
         options += [f"--basetemp={tree.parent / 'tmp'}", f"--rootdir={tree}"]
         code = int(pytest.main([*options, *arguments], plugins=[chosen]))
         home = str(sys.modules["fedinfer"].__file__) if "fedinfer" in sys.modules else str(tree)
