@@ -49,7 +49,10 @@ OFFLINE_SECONDS = 90.0
 """Three of Flower's heartbeats: a node that has had no answer from the SuperLink for so long is started again."""
 LOOK_SECONDS = 1.0
 """How often the agent checks whether the node is there."""
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+FIRST_PAUSE, EARLY_PAUSE, LONGEST_PAUSE = 1.0, 15.0, 60.0
+EARLY_STARTS = 15
+"""So many starts are at most EARLY_PAUSE apart. After a crash the SuperLink takes a node for connected until three of
+its heartbeats are missing; whoever waits ever longer meanwhile comes back long after it was free to."""
 STEADY_SECONDS = 120.0
 """A node that lived so long does not count as a failed start."""
 NOT_LET_IN = (
@@ -216,9 +219,10 @@ def pause_after(failed: int) -> float:
         failed: such starts so far, >= 0.
 
     Returns:
-        In [FIRST_PAUSE, LONGEST_PAUSE].
+        In [FIRST_PAUSE, LONGEST_PAUSE]; at most EARLY_PAUSE after the first EARLY_STARTS.
     """
-    return min(FIRST_PAUSE * 2.0 ** max(failed - 1, 0), LONGEST_PAUSE)
+    longest = EARLY_PAUSE if failed <= EARLY_STARTS else LONGEST_PAUSE
+    return min(FIRST_PAUSE * 2.0 ** min(max(failed - 1, 0), EARLY_STARTS), longest)  # days of failures are no overflow
 
 
 def node_arguments(settings: AgentSettings, loopback: Loopback, port: int) -> list[str]:

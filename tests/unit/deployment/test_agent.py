@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
 
 from fedinfer.deployment.agent import (
+    EARLY_PAUSE,
     FIRST_PAUSE,
     LOCK,
     LONGEST_PAUSE,
@@ -219,11 +221,17 @@ def test_a_node_that_lost_a_message_is_started_again(pipe: tuple[int, int]) -> N
 
 
 def test_starts_that_fail_come_later_each_time_up_to_a_minute() -> None:
-    pauses = [pause_after(failed) for failed in range(12)]
+    pauses = [pause_after(failed) for failed in range(40)]
     assert pauses == sorted(pauses)
     assert pauses[0] == pauses[1] == 1.0
     assert pauses[3] == 4.0
-    assert max(pauses) == LONGEST_PAUSE
+    assert max(pauses) == pause_after(100_000) == LONGEST_PAUSE
+
+
+def test_a_node_that_the_superlink_takes_for_connected_for_a_while_comes_back_soon_after() -> None:
+    starts = list(itertools.accumulate(pause_after(failed) for failed in range(1, 20)))
+    for held in range(1, 151):
+        assert next(start for start in starts if start >= held) - held <= EARLY_PAUSE
 
 
 def loopback(folder: Path) -> Loopback:
