@@ -96,7 +96,7 @@ def holder(path: Path) -> int:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
-                text = file.read().strip()
+                text = file.readline().strip()
                 return int(text) if text.isdigit() else 0
     except FileNotFoundError:
         return 0

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from fedinfer.coordinator import plain
 from fedinfer.errors import ConfigError, StoreError
 from fedinfer.ports import Clock
+from fedinfer.printable import shown
 from fedinfer.private_files import only_owner, private_folder
 
 EVENTS = "events.jsonl"
 LOCK = "coordinator.lock"
+MOST_LAST_WORDS = 1000
+"""Characters; with the number of the process they stay within the first block of the file."""
+LONGEST_LINE = 1 << 24
+"""Bytes of an event, in which devices may be named one by one."""
 
 
 class EventLog:
@@ -39,26 +45,49 @@ class EventLog:
         """
         time = self._clock.now().isoformat(timespec="milliseconds")
         stamped = {"event": name, "time": time, "run_id": self._run_id, **fields}
-        if not self._mended:
-            self._mend()
+        line = (json.dumps(plain(stamped), allow_nan=False) + "\n").encode()
         try:
-            with open(self._path, "a", encoding="utf-8", opener=only_owner) as file:
-                file.write(json.dumps(plain(stamped), allow_nan=False) + "\n")
+            if not self._mended:
+                _take_off_half_a_line(self._path)
+                self._mended = True
+            with open(self._path, "ab", buffering=0, opener=only_owner) as file:
+                _append(file, line)
         except OSError as error:
             raise StoreError(f"{self._path}: {error.strerror}", hint="free space, or choose another --out") from error
 
-    def _mend(self) -> None:
-        """End the half line of a process that was killed, so that the next event has a line of its own."""
-        self._mended = True
-        try:
-            with open(self._path, "rb+", opener=only_owner) as file:
-                size = file.seek(0, os.SEEK_END)
-                if size and (file.seek(size - 1), file.read(1))[1] != b"\n":
-                    file.write(b"\n")
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StoreError(f"{self._path}: {error.strerror}") from error
+
+def _append(file: io.FileIO, line: bytes) -> None:
+    """Write all of a line, or nothing: what was written before the disk refused the rest is taken off again."""
+    before, written = file.tell(), 0
+    try:
+        while written < len(line):
+            written += file.write(line[written:]) or 0
+    except OSError:
+        with suppress(OSError):  # a device cannot be cut
+            os.ftruncate(file.fileno(), before)
+        raise
+
+
+def _take_off_half_a_line(path: Path) -> None:
+    """Of a process that was killed while it wrote: its event was told to nobody. A whole line gets its end."""
+    try:
+        with open(path, "rb+", buffering=0, opener=only_owner) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - LONGEST_LINE, 0))
+            last = file.read(min(size, LONGEST_LINE)).rpartition(b"\n")[2]
+            if last and _is_json(last):
+                file.write(b"\n")
+            elif last:
+                file.truncate(size - len(last))
+    except FileNotFoundError:
+        return
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def count_lines(folder: Path) -> int:
@@ -94,15 +123,28 @@ def alone_in(folder: Path) -> Iterator[None]:
             except BlockingIOError as error:
                 file.seek(0)
                 raise FolderInUse(
-                    f"{folder}: the process {file.read().strip() or '?'} works on this run folder",
+                    f"{folder}: the process {file.readline().strip() or '?'} works on this run folder",
                     hint="wait for its end, or stop it; two coordinators of one folder would undo each other's work",
                 ) from error
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
             file.flush()
-            yield
+            with _last_words(file):
+                yield
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}", hint="choose a folder you may write to") from error
+
+
+@contextmanager
+def _last_words(file: TextIO) -> Iterator[None]:
+    """Leave in the file why the block ended: on a full disk it has room where events.jsonl has none."""
+    try:
+        yield
+    except Exception as error:
+        with suppress(OSError):
+            file.write(shown(f"{type(error).__name__}: {error}", MOST_LAST_WORDS) + "\n")
+            file.flush()
+        raise
 
 
 def new_folder(wanted: Path | None, scenario: str, clock: Clock) -> Path:

@@ -18,7 +18,7 @@ from fedinfer.deployment import pause_after
 from fedinfer.errors import FedInferError
 from fedinfer.ports import Clock
 from fedinfer.site.server import ServerFolder
-from fedinfer.site.watch import LAST, begin_run, coordinator_of, newest_event
+from fedinfer.site.watch import LAST, begin_run, coordinator_of, last_words, newest_event
 
 STATE = "state/state.npz"
 MOST_STARTS = 5
@@ -111,7 +111,8 @@ def carry_on(server: ServerFolder, carried: CarryOn, clock: Clock) -> None:
         case RestartDecision.GIVE_UP:
             _log.error("the run does not get on: %d coordinators ended before a step was finished", MOST_STARTS)
         case RestartDecision.START:
-            _log.warning("the coordinator was killed: its run goes on")
+            said = last_words(server)
+            _log.warning("the coordinator %s: its run goes on", f"ended ({said})" if said else "was killed")
             try:
                 begin_run(server)
             except FedInferError as error:

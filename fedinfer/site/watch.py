@@ -125,6 +125,19 @@ def coordinator_of(server: ServerFolder) -> int:
     return holder(server.run / COORDINATOR_LOCK)
 
 
+def last_words(server: ServerFolder) -> str:
+    """Why the last coordinator of a site ended; empty while one works, and when it ended well or was killed.
+
+    Args:
+        server: of the site.
+    """
+    try:
+        with open(server.run / COORDINATOR_LOCK, encoding="utf-8", errors="replace") as file:
+            return file.read().partition("\n")[2].strip()
+    except OSError:
+        return ""
+
+
 def end_orphans(control: Control) -> None:
     """End the runs that Flower takes for running; the caller knows that no coordinator works.
 

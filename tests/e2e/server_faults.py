@@ -8,7 +8,6 @@ import time
 
 from fedinfer.errors import FedInferError
 from fedinfer.flower.control import connect
-from fedinfer.flower.processes import tail
 from fedinfer.site.watch import begin_run
 from tests.e2e.fault_row import UNLIMITED, Row, Watch, entries, judged, limited, rounds_of
 from tests.e2e.field import Field, Spent, half_written
@@ -156,15 +155,22 @@ def lost_keys(made: Field, _whole: Spent) -> list[Row]:
     return [Row("12", "a new run folder with other signing keys", observed, gone, twice, took)]
 
 
+def told_why(made: Field, begin: int) -> list[str]:
+    """Lines of the server's log after some bytes that name the full disk."""
+    lines = made.server.log.read_bytes()[begin:].decode(errors="replace").splitlines()
+    return [line for line in lines if "File too large" in line]
+
+
 def disk_full(made: Field, whole: Spent) -> list[Row]:
-    begin = len(made.events())
+    begin, already = len(made.events()), made.server.log.stat().st_size
     most = (made.server.run / "events.jsonl").stat().st_size + 6000
     limited(made.processes("superexec"), most)
     made.begin()
     made.wait("the coordinator works", lambda: bool(made.processes("coordinator")))
     made.wait("the coordinator stops", lambda: not made.processes("coordinator"))
-    failed, told = made.since(begin, "failed"), tail(made.server.log, 50000)
-    said = [event["message"] for event in failed] or [line for line in told.splitlines() if "File too large" in line]
+    made.wait("the server says why", lambda: bool(made.since(begin, "failed") or told_why(made, already)))
+    failed = made.since(begin, "failed")
+    said = [event["message"] for event in failed] or told_why(made, already)
     watch = Watch()
     limited(made.processes("superexec"), UNLIMITED)
     if failed:

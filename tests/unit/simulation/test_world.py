@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 
 from fedinfer.coordinator.agenda import RunStep
-from fedinfer.errors import ConfigError
-from fedinfer.simulation.folder import EVENTS, EventLog, alone_in, count_lines
+from fedinfer.errors import ConfigError, StoreError
+from fedinfer.simulation.folder import EVENTS, LOCK, EventLog, alone_in, count_lines
 from fedinfer.simulation.world import (
     SimulationKeeper,
     begin_world,
@@ -142,9 +143,39 @@ def test_one_process_works_on_a_folder_and_a_killed_one_lets_it_go(tmp_path: Pat
         pass
 
 
-def test_half_a_line_of_a_killed_process_is_ended(tmp_path: Path) -> None:
-    (tmp_path / EVENTS).write_text('{"event": "round"}\n{"event": "ro')
+def test_a_coordinator_that_fails_leaves_why_in_its_lock(tmp_path: Path) -> None:
+    with pytest.raises(StoreError), alone_in(tmp_path):
+        raise StoreError("events.jsonl: No space\nleft")
+    first, second = (tmp_path / LOCK).read_text().splitlines()
+    assert (first, second) == (str(os.getpid()), "StoreError: events.jsonl: No space left")
+    with alone_in(tmp_path), pytest.raises(ConfigError, match=rf"process {os.getpid()} works"), alone_in(tmp_path):
+        pass
+    assert (tmp_path / LOCK).read_text() == f"{os.getpid()}\n"
+
+
+@pytest.mark.parametrize("size", range(20))
+def test_half_a_line_of_a_killed_process_is_taken_off_and_a_whole_one_gets_its_end(tmp_path: Path, size: int) -> None:
+    (tmp_path / EVENTS).write_text('{"event": "first"}\n' + '{"event": "round"}\n'[:size])
     EventLog(tmp_path, SystemClock(), "run")("window", {"window": 1})
-    lines = (tmp_path / EVENTS).read_text().splitlines()
-    assert lines[1] == '{"event": "ro'
-    assert json.loads(lines[2])["run_id"] == "run"
+    told = [json.loads(line)["event"] for line in (tmp_path / EVENTS).read_text().splitlines()]
+    assert told == ["first", *(["round"] if size >= 18 else []), "window"]
+
+
+@pytest.mark.parametrize("room", [0, 1, 50, 150])
+def test_a_line_that_the_disk_has_no_room_for_leaves_nothing(tmp_path: Path, room: int) -> None:
+    log = EventLog(tmp_path, SystemClock(), "run")
+    log("round", {"round": 1})
+    before = (tmp_path / EVENTS).read_bytes()
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + room, resource.RLIM_INFINITY))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            log("round", {"text": "x" * 200})
+        except StoreError:
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert (tmp_path / EVENTS).read_bytes() == before
+    log("finished", {})
+    assert [json.loads(line)["event"] for line in (tmp_path / EVENTS).read_text().splitlines()] == ["round", "finished"]

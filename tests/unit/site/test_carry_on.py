@@ -13,7 +13,7 @@ from fedinfer.deployment import pause_after
 from fedinfer.errors import TransportError
 from fedinfer.site.carry_on import MOST_STARTS, START_SECONDS, CarryOn, RestartDecision, RunSeen, run_seen
 from fedinfer.site.server import open_server
-from fedinfer.site.watch import begin_run, end_orphans, newest_event
+from fedinfer.site.watch import begin_run, coordinator_of, end_orphans, last_words, newest_event
 
 AT_WORK = RunSeen(True, 1, False)
 KILLED = RunSeen(False, 1, False)
@@ -97,6 +97,20 @@ def test_what_is_seen_of_a_run_folder(site: Path) -> None:
         lock.write("1\n")
         lock.flush()
         assert not run_seen(server).at_work
+
+
+def test_why_a_coordinator_ended_is_read_and_a_killed_one_said_nothing(site: Path) -> None:
+    server = open_server(site / "site")
+    assert last_words(server) == ""
+    server.run.mkdir(parents=True, exist_ok=True)
+    lock = server.run / "coordinator.lock"
+    lock.write_text("17\n")
+    assert last_words(server) == ""
+    lock.write_text("17\nStoreError: events.jsonl: No space left on device\n")
+    assert last_words(server) == "StoreError: events.jsonl: No space left on device"
+    with lock.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert coordinator_of(server) == 17
 
 
 class Runs:
