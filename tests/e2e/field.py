@@ -302,7 +302,7 @@ def spent_twice(made: Field, run: str, undisturbed: Spent) -> list[str]:
         found += [f"{owner} paid for {reference}" for reference in own if own[reference] != allowed.get(reference)]
         found += [f"{owner} paid for {each}, which the server did not" for each in own if each not in spent["server"]]
     record = record_of(made, run)
-    for device in made.devices:
+    for device in (device for device in made.devices if spent[device.name]):  # the others took no part
         epsilon = Ledger(read_store(device.store / "device.sqlite")).spent(device.name, run).epsilon
         if epsilon > record["privacy"]["epsilon"] + 1e-9:
             found.append(f"{device.name} spent {epsilon:.4f}, the statement is {record['privacy']['epsilon']:.4f}")
