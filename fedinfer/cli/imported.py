@@ -108,12 +108,12 @@ def prepare_imported(
         ConfigError, DataError, GateFailed: the folder, the rows or an override is wrong.
     """
     from fedinfer.artifact import load_imported
-    from fedinfer.simulation import given_scenario, prepare_given
+    from fedinfer.simulation import given_scenario, prepare_given, watched_channels
 
     clock = SystemClock()
     imported = load_imported(folder, clock, simulation_rng("import"))
     seeds = [] if seed is None else [f"scenario.seed={seed}"]
-    scenario = given_scenario(imported.declaration.name, devices, [*overrides, *seeds])
+    scenario = given_scenario(imported.declaration.name, devices, [*overrides, *seeds], watched_channels(imported))
     x, y = _rows_and_labels(rows, imported)
     return prepare_given(imported, x, y, scenario, clock)
 

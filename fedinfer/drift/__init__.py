@@ -16,7 +16,7 @@ from fedinfer.drift.estimate import (
 )
 from fedinfer.drift.flags import judge_window, pack_reference, unpack_reference
 from fedinfer.drift.forecast import SHIFT, Forecast, chance, enough, forecast, stated_change
-from fedinfer.drift.inputs import ERRORS, chosen_channels, local_channels, possible_names
+from fedinfer.drift.inputs import ERRORS, chosen_channels, local_channels, possible_names, report_names
 from fedinfer.drift.monitor import MonitorPlan
 from fedinfer.drift.policy import Decision, WatchAction
 from fedinfer.drift.power import POWER, smallest_shift
@@ -58,6 +58,7 @@ __all__ = [
     "pack_reference",
     "possible_names",
     "report_channels",
+    "report_names",
     "report_norm",
     "smallest_shift",
     "split",

@@ -1,4 +1,4 @@
-"""Channels beside the answers: named inputs, faults of columns, texts, projections, errors, flags.
+"""Channels beside the answers: named inputs, faults of columns, texts, statistics, projections, errors, flags.
 
 `CHOICES` is the table of them: a scenario names one as `name` or `name:argument` in `[drift] channels`. Everything a
 channel needs is public: ranges and categories of the schema, or a projection drawn from a fixed seed.
@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +32,10 @@ from fedinfer.drift.channels import (
     confidence_edges,
     report_channels,
 )
+from fedinfer.drift.counting import on_even_bins, rows_of
 from fedinfer.drift.flags import LOCAL_WINDOWS
+from fedinfer.drift.row_statistics import CHOICES as STATISTIC_CHOICES
+from fedinfer.drift.row_statistics import statistic_names
 from fedinfer.errors import ConfigError, DataError
 from fedinfer.schema import Categorical, Numeric, Schema
 from fedinfer.system import simulation_rng
@@ -48,6 +50,7 @@ TEXT_SHARE = 0.16
 """The same for texts, of which some words are always unknown."""
 ERROR_SHARE = 0.32
 ERRORS = "errors"
+MOST_WATCHED_CLASSES = 64
 OF_LABELS = (ERRORS, "calibration")
 """Channels that need labels."""
 CALIBRATION_BINS = 5
@@ -76,6 +79,25 @@ def chosen_channels(schema: Schema, names: Sequence[str]) -> tuple[Channel, ...]
     return tuple(answers[name] if name in answers else _choice(schema, name) for name in names)
 
 
+def report_names(schema: Schema, more: Sequence[str]) -> tuple[str, ...]:
+    """The channels of a report of the answers and something more, for a model whose owner named none.
+
+    More than `MOST_WATCHED_CLASSES` classes are left out: their histogram has more bins than a fleet has devices, each
+    too thin to tell anything, and a third of the norm.
+
+    Args:
+        schema: of the task.
+        more: names of channels of inputs; none: the answers alone.
+
+    Returns:
+        Entries of `[drift] channels`; none for the answers.
+    """
+    if not more:
+        return ()
+    told = [channel.name for channel in report_channels(schema.classes) if channel.bins <= MOST_WATCHED_CLASSES]
+    return (*told, *more)
+
+
 def possible_names(schema: Schema) -> tuple[str, ...]:
     """Every name that `chosen_channels` accepts for a schema, projections (`projection:1`, `projection:2`...) by one.
 
@@ -87,7 +109,7 @@ def possible_names(schema: Schema) -> tuple[str, ...]:
     names = names[: None if schema.label_range is None else -1]  # calibration is about classes
     if schema.text is not None:
         return (*names, "faults", "length")
-    return (*names, *(("faults",) if schema.columns else ()), *columns, "projection:1")
+    return (*names, *(("faults",) if schema.columns else ()), *columns, *statistic_names(schema), "projection:1")
 
 
 def local_channels(schema: Schema) -> tuple[Channel, ...]:
@@ -275,6 +297,7 @@ CHOICES: dict[str, Callable[[Schema, str], Channel]] = {
     ERRORS: errors,
     "calibration": calibration,
     "flags": flags,
+    **STATISTIC_CHOICES,
 }
 """Channels that a scenario can add to the answers, by the name before the colon."""
 
@@ -284,14 +307,8 @@ def _without_argument(name: str, argument: str) -> None:
         raise ConfigError(f"[drift] channels: '{name}' stands alone, not '{name}:{argument}'")
 
 
-def _rows(outputs: Outputs) -> npt.NDArray[np.floating[Any]]:
-    if outputs.inputs is None or len(outputs.inputs) != len(outputs.labels):
-        raise DataError("a drift channel looks at inputs, and the rows did not come with the answers")
-    return outputs.inputs
-
-
 def _count_faults(outputs: Outputs, numeric: npt.NDArray[np.intp], low: FloatVector, high: FloatVector) -> Counts:
-    rows = _rows(outputs)
+    rows = rows_of(outputs)
     values = rows[:, numeric]
     found = np.concatenate([np.isnan(rows), (values < low) | (values > high)], axis=1)
     counts: Counts = found.T @ (1.0 / np.maximum(found.sum(axis=1), 1))
@@ -299,12 +316,12 @@ def _count_faults(outputs: Outputs, numeric: npt.NDArray[np.intp], low: FloatVec
 
 
 def _count_numbers(outputs: Outputs, place: int, column: Numeric, bins: int) -> Counts:
-    values = _rows(outputs)[:, place].astype(np.float64)
-    return _placed(column.place(values[~np.isnan(values)]), bins)
+    values = rows_of(outputs)[:, place].astype(np.float64)
+    return on_even_bins(column.place(values[~np.isnan(values)]), bins)
 
 
 def _count_categories(outputs: Outputs, place: int, bins: int) -> Counts:
-    values = _rows(outputs)[:, place]
+    values = rows_of(outputs)[:, place]
     known = values[~np.isnan(values)].astype(np.int64)
     if known.size and (known.min() < 0 or known.max() >= bins):
         raise DataError(f"categories {known.min()} to {known.max()} in column {place}, allowed are 0 to {bins - 1}")
@@ -312,21 +329,21 @@ def _count_categories(outputs: Outputs, place: int, bins: int) -> Counts:
 
 
 def _count_words(outputs: Outputs) -> Counts:
-    tokens = _rows(outputs)
+    tokens = rows_of(outputs)
     words = (tokens > 0).sum(axis=1)
     return np.array([((tokens == 1).sum(axis=1) / np.maximum(words, 1)).sum(), float((words == 0).sum())])
 
 
 def _count_length(outputs: Outputs, most: int, bins: int) -> Counts:
-    return _placed((_rows(outputs) > 0).sum(axis=1) / most, bins)
+    return on_even_bins((rows_of(outputs) > 0).sum(axis=1) / most, bins)
 
 
 def _count_projection(outputs: Outputs, schema: Schema, number: int, bins: int) -> Counts:
-    rows = _rows(outputs).astype(np.float64)
+    rows = rows_of(outputs).astype(np.float64)
     low, high = _ranges(schema)
     placed = np.nan_to_num((rows - low) / (high - low) - 0.5, nan=0.0, posinf=0.5, neginf=-0.5).clip(-0.5, 0.5)
     seen = placed @ _direction(schema.width, number)
-    return _placed(seen / (2 * PROJECTION_REACH) + 0.5, bins)
+    return on_even_bins(seen / (2 * PROJECTION_REACH) + 0.5, bins)
 
 
 def _ranges(schema: Schema) -> tuple[Floats, Floats]:
@@ -377,9 +394,3 @@ def _count_calibration(outputs: Outputs, edges: Floats) -> Counts:
 def _no_flag(outputs: Outputs) -> Counts:
     del outputs  # a flag belongs to the window, not to a row: `Sketch.add_flag`
     return np.zeros(1)
-
-
-def _placed(shares: Floats, bins: int) -> Counts:
-    """Even bins of [0, 1]; values outside count in the end bins."""
-    places = np.clip(shares * bins, 0, bins - 1).astype(np.int64)
-    return np.bincount(places, minlength=bins).astype(np.float64)

@@ -6,7 +6,9 @@ is then the agreement with that, also after the rows have changed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from fedinfer.artifact import (
 from fedinfer.config import ArtifactSection, Scenario, parse_scenario
 from fedinfer.coordinator import GivenModel
 from fedinfer.data import DeviceData, Federation, check_against_data
+from fedinfer.drift import report_names
 from fedinfer.errors import ConfigError, DataError
 from fedinfer.ports import Clock
 from fedinfer.schema import Schema
@@ -39,6 +42,8 @@ from fedinfer.types import DeviceId, FloatVector
 DEVICES = 50
 LEAST_ROWS = 3
 """Rows of a device: one that stands for training rows, and some to infer on."""
+FEWEST_PUBLIC, MOST_PUBLIC = 2, 256
+"""Public rows of an import by which ranges inside the model are measured; with fewer they are drawn."""
 UNLABELLED = (
     "the rows have no label: what the imported model answered to them stands in for it, and the metric is agreement "
     "with that"
@@ -69,6 +74,7 @@ clipping_norm = 1.0
 mode = "ideal" # "protocol" gives the same integers with keys and masks
 
 [drift]
+channels = {channels}
 windows = 10
 window = 20
 epsilon = 6.0
@@ -85,22 +91,32 @@ pooled = false
 """
 
 
-def given_scenario(name: str, devices: int | None, overrides: Sequence[str]) -> Scenario:
+def given_scenario(name: str, devices: int | None, overrides: Sequence[str], channels: Sequence[str] = ()) -> Scenario:
     """The scenario of such a run.
 
     Args:
         name: of the task.
         devices: simulated; None: DEVICES.
+        channels: of `watched_channels`; none: the answers.
         overrides: texts `section.key=value`, laid on top.
 
     Raises:
         ConfigError: an unknown key, a value that its rule refuses, or rounds of training.
     """
-    text = _SCENARIO.format(name=name, devices=devices or DEVICES)
+    text = _SCENARIO.format(name=name, devices=devices or DEVICES, channels=json.dumps(list(channels)))
     scenario = parse_scenario(text, Path.cwd(), name, overrides)
     if scenario.most_rounds:
         raise ConfigError("a model that was trained elsewhere has no rounds", hint="leave --rounds out")
     return scenario
+
+
+def watched_channels(imported: Imported) -> tuple[str, ...]:
+    """Entries of `[drift] channels` for a model: its answers, and the statistics of its rows that `model.toml` names.
+
+    Args:
+        imported: the model.
+    """
+    return report_names(imported.schema, imported.watched)
 
 
 def prepare_given(
@@ -131,6 +147,8 @@ def prepare_given(
 def _build(
     imported: Imported, section: ArtifactSection, clock: Clock, head: OutputHead, evidence: Evidence, judging: Judging
 ) -> Built:
+    if len(imported.public) >= FEWEST_PUBLIC:
+        evidence = replace(evidence, calibration_x=imported.public[:MOST_PUBLIC])
     return build_imported(imported.core, head, imported.facts.quantized, evidence, section, clock, judging).built
 
 

@@ -14,11 +14,13 @@ import numpy.typing as npt
 
 from fedinfer.artifact.export.graph import OnnxModel, OutputHead, finish
 from fedinfer.artifact.imported.adapt import adapt, schema_of
-from fedinfer.artifact.imported.declaration import MOST_BYTES, Declaration, ModelTask, from_toml, to_toml
+from fedinfer.artifact.imported.declaration import Declaration, ModelTask
 from fedinfer.artifact.imported.facts import GraphFacts, read_facts
+from fedinfer.artifact.imported.model_toml import MOST_BYTES, from_toml, to_toml
 from fedinfer.artifact.imported.outside import parse, read_model
 from fedinfer.artifact.imported.propose import Wishes, propose_inputs, propose_outputs, states_of
 from fedinfer.artifact.imported.trial import Trial, calibration_rows, check_core, trial_rows, try_graph
+from fedinfer.artifact.imported.watch import watched_of, with_watch
 from fedinfer.artifact.release.files import write_file
 from fedinfer.errors import ArtifactRejected, ConfigError
 from fedinfer.manifest import is_name
@@ -52,6 +54,11 @@ class Imported:
     schema: Schema
     public: npt.NDArray[np.float32]
     parity: float
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Channels of the rows' statistics that a watch for drift counts beside the answers."""
+        return watched_of(self.declaration)
 
     def head(self, version: int) -> OutputHead:
         """What a published file of it ends with.
@@ -103,7 +110,7 @@ def import_model(
     rows = trial_rows(started, calibration, rng)
     trial = try_graph(check_model(data), started, rows, states_of(facts, wishes), clock)
     task, labels, outputs = propose_outputs(facts, wishes, trial.seen, trial.axes, inputs)
-    found = replace(started, task=task, labels=labels, outputs=outputs)
+    found = with_watch(replace(started, task=task, labels=labels, outputs=outputs))
     return _imported(found, facts, data, trial, calibration_rows(found, calibration), clock)
 
 
@@ -125,6 +132,7 @@ def load_imported(folder: Path, clock: Clock, rng: np.random.Generator) -> Impor
     if hashlib.sha256(data).hexdigest() != found.sha256:
         raise ArtifactRejected(f"{folder / MODEL} is not the model of its {DECLARATION}", hint="import it again")
     schema_of(found)
+    watched_of(found)
     states = {spec.feeds: spec.name for spec in found.outputs if spec.feeds}
     trial = try_graph(check_model(data), found, trial_rows(found, {}, rng), states, clock)
     return _imported(found, facts, data, trial, trial.rows[:0], clock)
@@ -180,6 +188,7 @@ def describe_imported(imported: Imported) -> Json:
         "inputs": [_shown(spec.name, spec.dtype, spec.shape, _input_note(spec)) for spec in found.inputs],
         "outputs": [_shown(spec.name, spec.dtype, spec.shape, _output_note(spec)) for spec in found.outputs],
         "labels": list(found.labels),
+        "watched": list(imported.watched),
         "row_values": imported.schema.width,
         "parity": imported.parity,
         "operators": dict(facts.operators),

@@ -12,20 +12,14 @@ import pytest
 
 from fedinfer.artifact.export.graph import LOGITS, OutputHead, finish, run
 from fedinfer.artifact.imported.adapt import adapt, feeds_of, schema_of
-from fedinfer.artifact.imported.declaration import (
-    Declaration,
-    InputSpec,
-    ModelTask,
-    OutputSpec,
-    Use,
-    from_toml,
-    to_toml,
-)  # fmt: skip
+from fedinfer.artifact.imported.declaration import Declaration, InputSpec, ModelTask, OutputSpec, Use
 from fedinfer.artifact.imported.facts import read_facts
 from fedinfer.artifact.imported.image import Image
+from fedinfer.artifact.imported.model_toml import from_toml, to_toml
 from fedinfer.artifact.imported.outside import parse, read_model
 from fedinfer.artifact.imported.propose import Wishes, propose_inputs, propose_outputs, states_of
 from fedinfer.artifact.imported.trial import answers_of, calibration_rows
+from fedinfer.artifact.imported.watch import watched_of, with_watch
 from fedinfer.errors import ArtifactRejected, ConfigError, GateFailed
 from fedinfer.manifest import PROBABILITIES, VALUE
 from fedinfer.model_file import check_model, open_checked
@@ -202,7 +196,8 @@ def test_a_declaration_comes_back_from_its_file_and_odd_names_stay_texts():
     wishes = Wishes(task=ModelTask.SCORES, labels=('quo"te\\',), ranges={"x": (-1, 1)}, constants={})
     found = declared(data, wishes, seen, {"p": 0, "hN": 1})
     constant = replace(found.inputs[0], name="sr", dtype="int64", shape=(), axis=None, constant=16000.0)
-    found = replace(found, inputs=(*found.inputs, constant))
+    found = with_watch(replace(found, inputs=(*found.inputs, constant)))
+    assert found.inputs[0].watch == ("mean", "spread")
     text = to_toml(found)
     read = from_toml(text, "model.toml")
     assert read == replace(found, inputs=(*found.inputs[:2], replace(constant, low=0.0, high=1.0)))
@@ -217,6 +212,7 @@ def test_a_declaration_comes_back_from_its_file_and_odd_names_stay_texts():
         ("range = [-1, 1]", "range = [1, 1]", "range .* is empty"),
         ("shape = [3]", "shape = [0]", "shape is not a list of sizes"),
         ("shape = [3]", "shape = [3]\nfile = '/etc/passwd'", "unknown key 'file'"),
+        ("shape = [3]", "shape = [3]\nwatch = ['median']", "watch names 'median'"),
         ('use = "value"', 'use = "gold"', "use = 'gold' must be one of"),
         ('dtype = "float32"', 'dtype = "object"', "dtype 'object'"),
         ('name = "p"', 'name = "p\\u001b[2J"', "name holds a control character"),
@@ -232,6 +228,29 @@ def test_a_changed_declaration_is_read_strictly(old, new, said):
     assert old in text
     with pytest.raises(ConfigError, match=said):
         from_toml(text.replace(old, new), "model.toml")
+
+
+def test_of_the_largest_tensor_statistics_are_watched_and_never_of_state_or_columns():
+    outputs = (
+        OutputSpec("p", "float32", (1,), 0, Use.VALUE),
+        OutputSpec("hN", "float32", (9,), 0, Use.VALUE, feeds="h"),
+    )
+    image, gain = InputSpec("image", "uint8", (2, 2, 1), 0, 0, 255), InputSpec("gain", "float32", (1,), 0)
+    state = InputSpec("h", "float32", (9,), 0)
+    found = with_watch(
+        Declaration("m", ModelTask.SCORES, "y", (), False, False, "0" * 64, (gain, image, state), outputs)
+    )
+    assert watched_of(found) == ("mean:image", "spread:image")
+    with pytest.raises(ConfigError, match="watch of input h: it is state"):
+        watched_of(replace(found, inputs=(gain, image, replace(state, watch=("mean",)))))
+    table = declared(
+        foreign.policy(), Wishes(task=ModelTask.CLASSIFICATION, ranges={"obs": (-1, 1)}),
+        {"action_logits": np.array([[1.0, 2.0, -3.0]] * 6)}, {"action_logits": 0},
+    )  # fmt: skip
+    assert watched_of(with_watch(table)) == ()
+    with pytest.raises(ConfigError, match="its values are columns") as refused:
+        watched_of(replace(table, inputs=(replace(table.inputs[0], watch=("mean",)),)))
+    assert "input:COLUMN" in refused.value.hint
 
 
 def test_weights_beside_the_model_are_folded_in(tmp_path):

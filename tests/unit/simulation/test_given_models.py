@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedinfer.data import inject
+from fedinfer.drift import report_names
 from fedinfer.errors import ConfigError, DataError
 from fedinfer.schema import Schema
 from fedinfer.simulation import engine
@@ -24,6 +25,17 @@ def test_such_a_run_has_no_rounds_and_takes_overrides():
     assert (scenario.data.partition.devices, scenario.drift.windows) == (7, 12)
     with pytest.raises(ConfigError, match="has no rounds"):
         given_scenario("policy", 7, ["training.rounds=1"])
+
+
+def test_the_statistics_of_a_declaration_are_watched_unless_somebody_names_channels():
+    chosen = report_names(SCHEMA, ("mean:t",))
+    assert chosen == ("predicted_class", "confidence", "mean:t")
+    assert given_scenario("m", 7, [], chosen).drift.channels == chosen
+    named = given_scenario("m", 7, ['drift.channels=["confidence"]'], chosen)
+    assert named.drift.channels == ("confidence",)
+    many = Schema((), "label", tuple(f"class {place}" for place in range(65)), inputs=SCHEMA.inputs)
+    assert report_names(many, ("mean:t",)) == ("confidence", "mean:t")
+    assert report_names(many, ()) == ()
 
 
 def test_it_does_not_go_on_after_it_was_killed(monkeypatch, tmp_path):
