@@ -83,7 +83,7 @@ def file_type(folder: Path) -> Made:
 
 
 def policy(folder: Path) -> Made:
-    """CartPole by PPO of Stable-Baselines3 (settings of its zoo), trained until twelve episodes return 475 on average."""
+    """CartPole by PPO of Stable-Baselines3 (settings of its zoo), until twelve episodes return 475 on average."""
     import gymnasium
     from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewardThreshold

@@ -26,6 +26,8 @@ from .export.torch import export_core as export_core
 from .folders import load_build as load_build
 from .folders import save_build as save_build
 from .folders import save_version as save_version
+from .imported.audio import Audio as Audio
+from .imported.audio import audio_from as audio_from
 from .imported.build import build_imported as build_imported
 from .imported.confined import build_confined as build_confined
 from .imported.declaration import ModelTask as ModelTask

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,13 +94,14 @@ def _evidence(imported: Imported, rows: Path | None, calibration: Path | None) -
 
 
 def prepare_imported(
-    folder: Path, rows: Path, overrides: Sequence[str], devices: int | None, seed: int | None
+    folder: Path, rows: Path, calibration: Path | None, overrides: Sequence[str], devices: int | None, seed: int | None
 ) -> Prepared:
     """A simulation of an imported model on the rows of a file.
 
     Args:
         folder: of the imported model.
         rows: file of rows, with a label column (or an array of that name) where labels are known.
+        calibration: public rows by which it is quantized; None: drawn from the public ranges.
         overrides: texts `section.key=value`.
         devices: simulated; None: 50.
         seed: of everything random; None: that of the scenario.
@@ -115,6 +117,8 @@ def prepare_imported(
     seeds = [] if seed is None else [f"scenario.seed={seed}"]
     scenario = given_scenario(imported.declaration.name, devices, [*overrides, *seeds], watched_channels(imported))
     x, y = _rows_and_labels(rows, imported)
+    if calibration is not None:
+        imported = replace(imported, public=read_model_rows(calibration, imported.schema))
     return prepare_given(imported, x, y, scenario, clock)
 
 

@@ -19,7 +19,7 @@ from fedinfer.system import SystemClock, simulation_rng
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
-    from fedinfer.artifact import GraphFacts, Image, Wishes
+    from fedinfer.artifact import Audio, GraphFacts, Image, Wishes
 
 T = TypeVar("T")
 _Many = list[str] | None
@@ -47,6 +47,9 @@ def import_command(
     images: Annotated[
         _Many, typer.Option("--image", help="INPUT=HEIGHTxWIDTH[/CROPxCROP][:MEAN,..:STD,..]: of raw pixels; repeat")
     ] = None,
+    audios: Annotated[
+        _Many, typer.Option("--audio", help="INPUT=samples:N,rate:N,frame:N,hop:N,bands:N,...: of raw samples; repeat")
+    ] = None,
     missing: Annotated[bool, typer.Option("--missing", help="numbers may be missing: the graph gets NaN")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,6 +70,7 @@ def import_command(
             categories=_pairs(categories, "--categories", lambda text: tuple(text.split("|"))),
             missing=missing,
             images=_pairs(images, "--image", image_of),
+            audios=_pairs(audios, "--audio", audio_of),
         )
         described = _import(model, out, name or model_name(model.stem), label, wishes, calibration)
     print_described(described, as_json)
@@ -235,6 +239,23 @@ def image_of(text: str) -> Image:
         raise ValueError
     mean, std = (tuple(float(value) for value in part.split(",")) for part in scaling or ("0", "1"))
     return Image(*_edges(size), mean, std, _edges(crop[0]) if crop else ())
+
+
+def audio_of(text: str) -> Audio:
+    """The steps of audio from words.
+
+    Args:
+        text: NAME:VALUE with commas between them; another form raises ValueError.
+
+    Raises:
+        ConfigError: an unknown or missing name, or a rule that is broken.
+    """
+    from fedinfer.artifact import audio_from
+
+    words = [word.split(":") for word in text.split(",")]
+    if any(len(word) != 2 for word in words):
+        raise ValueError
+    return audio_from(dict(words), "--audio")
 
 
 def _edges(text: str) -> tuple[int, int]:

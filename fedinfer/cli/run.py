@@ -57,6 +57,9 @@ def run(
     rows: Annotated[
         Path | None, typer.Option(help="rows that devices infer on; only, and always, with an imported model")
     ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="public rows by which an imported model is quantized; default: drawn ones")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="run folder; default runs/<scenario>-<time>")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="folder of a run that was interrupted: go on after its last finished step")
@@ -69,12 +72,12 @@ def run(
     with errors_to_exit():
         show = not (json or quiet)
         if resume is not None:
-            check_alone("run", scenario, rows, overrides, devices, rounds, seed, out)
+            check_alone("run", scenario, rows, calibration, overrides, devices, rounds, seed, out)
             record, folder, failure = _resume(resume, show=show)
         else:
             if not scenario:
                 raise ConfigError("no scenario is named", hint="fedinfer run heart, or fedinfer run --resume DIR")
-            source = _source(scenario, rows, overrides or (), devices, rounds, seed)
+            source = _source(scenario, rows, calibration, overrides or (), devices, rounds, seed)
             record, folder, failure = _run(source, engine, out, devices, show=show)
         if json:
             print_json(record)
@@ -177,12 +180,14 @@ def _watched(
 
 
 def _source(
-    name: str, rows: Path | None, overrides: Sequence[str], devices: int | None, rounds: int | None, seed: int | None
-) -> Source:
+    name: str, rows: Path | None, calibration: Path | None, overrides: Sequence[str],
+    devices: int | None, rounds: int | None, seed: int | None,
+) -> Source:  # fmt: skip
     """What reads the data and plans the run: of a scenario, or of an imported model and the rows of a file."""
     if not is_imported_folder(Path(name)):
-        if rows is not None:
-            raise ConfigError(f"--rows {rows}: the scenario {name} brings its own rows", hint="leave --rows out")
+        for option, given in (("--rows", rows), ("--calibration", calibration)):
+            if given is not None:
+                raise ConfigError(f"{option} {given}: the scenario {name} brings its own rows", hint="leave it out")
         loaded = chosen_scenario(name, overrides, devices, rounds, seed)
 
         def of_scenario() -> Prepared:
@@ -195,7 +200,7 @@ def _source(
         raise ConfigError(
             "an imported model is not trained: it needs rows to infer on, and no rounds", hint="--rows FILE"
         )
-    return partial(prepare_imported, Path(name), rows, overrides, devices, seed)
+    return partial(prepare_imported, Path(name), rows, calibration, overrides, devices, seed)
 
 
 def _record(folder: Path, failure: FedInferError | None) -> Json:

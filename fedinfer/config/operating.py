@@ -184,8 +184,9 @@ class DriftSection(Section):
     channels: tuple[str, ...] = Field(
         default=(),
         description="What a report holds: `predicted_class`, `confidence` (a number: `value`), `faults` (missing, "
-        "unseen and out-of-range cells), `input:COLUMN`, `length` of texts, `projection:1`, `errors` and `calibration` "
-        "of rows whose label is known, `flags` of devices' own tests. Empty: the answers alone. `auto`: the answers, "
+        "unseen and out-of-range cells), `input:COLUMN`, `length` of texts, `mean:TENSOR`, `spread:TENSOR` and "
+        "`ends:TENSOR` (of images without the name), `projection:1`, `errors` and `calibration` of rows whose label is "
+        "known, `flags` of devices' own tests. Empty: the answers alone. `auto`: the answers, "
         "and each of faults and flags that raises the expected power; see "
         "[Watch for drift](../how-to/drift.md#channels).",
     )

@@ -147,9 +147,15 @@ def prepare_given(
 def _build(
     imported: Imported, section: ArtifactSection, clock: Clock, head: OutputHead, evidence: Evidence, judging: Judging
 ) -> Built:
-    if len(imported.public) >= FEWEST_PUBLIC:
-        evidence = replace(evidence, calibration_x=imported.public[:MOST_PUBLIC])
-    return build_imported(imported.core, head, imported.facts.quantized, evidence, section, clock, judging).built
+    evidence, quantized = _calibrated(evidence, imported.public), imported.facts.quantized
+    return build_imported(imported.core, head, quantized, evidence, section, clock, judging).built
+
+
+def _calibrated(evidence: Evidence, public: FloatVector) -> Evidence:
+    """With the public rows of the import where there are any: what is drawn from ranges is noise to most models."""
+    if len(public) < FEWEST_PUBLIC:
+        return evidence
+    return replace(evidence, calibration_x=np.ascontiguousarray(public[:MOST_PUBLIC]))
 
 
 def _stand_in(imported: Imported, x: FloatVector) -> npt.NDArray[Any]:

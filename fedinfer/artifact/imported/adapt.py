@@ -17,7 +17,8 @@ import numpy.typing as npt
 from fedinfer.artifact.export.graph import LOGITS, OnnxModel, onnx_module
 from fedinfer.artifact.imported.declaration import Declaration, InputSpec, ModelTask, OutputSpec, Use
 from fedinfer.artifact.imported.facts import OLDEST
-from fedinfer.artifact.imported.pixels import add_pixels, prepared, raw_tensor
+from fedinfer.artifact.imported.steps import add_steps, made, made_of_raw, raw_of, with_steps_known
+from fedinfer.artifact.quantize.schemes import AROUND
 from fedinfer.errors import ConfigError
 from fedinfer.manifest import INPUT
 from fedinfer.schema import Categorical, Numeric, Schema
@@ -99,8 +100,8 @@ def feeds_of(found: Declaration, rows: npt.NDArray[np.float32]) -> dict[str, npt
         if spec.constant is not None:
             feeds[spec.name] = np.full(spec.shape, spec.constant, spec.dtype)
             continue
-        if spec.image is not None:
-            values = prepared(spec, spec.image, rows[:, parts[spec.name]])
+        if made_of_raw(spec):
+            values = made(spec, rows[:, parts[spec.name]])
             feeds[spec.name] = np.moveaxis(values.astype(spec.dtype), 0, spec.axis or 0)
             continue
         values = rows[:, parts[spec.name]].reshape(len(rows), *spec.shape)
@@ -128,7 +129,7 @@ def adapt(model: OnnxModel, found: Declaration) -> OnnxModel:
         ConfigError: the declaration names what the graph does not have.
     """
     onnx, schema = onnx_module(), schema_of(found)
-    core = model
+    core = with_steps_known(model, found.inputs)
     names = _rename(core)
     parts = _Parts(onnx, core, names, 1 if found.one_row else -1)
     _front(parts, found)
@@ -150,8 +151,8 @@ def _asked(found: Declaration) -> list[InputSpec]:
 def _tensor(spec: InputSpec) -> TensorSpec:
     if spec.categories:
         return TensorSpec(spec.name, "int64", spec.shape, 0.0, float(max(len(spec.categories) - 1, 1)))
-    if spec.image is not None:
-        return raw_tensor(spec, spec.image)
+    if made_of_raw(spec):
+        return raw_of(spec)
     return TensorSpec(spec.name, spec.dtype, spec.shape, spec.low, spec.high)
 
 
@@ -205,7 +206,7 @@ class _Parts:
     def node(self, kind: str, inputs: list[str], output: str = "", *, first: bool = False, **attributes: Any) -> str:
         """Add a node behind the graph, or before it, and give the name of its output."""
         output = output or self.fresh()
-        made = self.onnx.helper.make_node(kind, inputs, [output], name=f"around/{output}", **attributes)
+        made = self.onnx.helper.make_node(kind, inputs, [output], name=f"{AROUND}{output}", **attributes)
         (self.front if first else self.core.graph.node).append(made)
         return output
 
@@ -266,9 +267,8 @@ def _cut(parts: _Parts, spec: InputSpec, place: slice, whole: bool, name: str) -
     if not whole:
         ends = [parts.constant(np.array([end], np.int64)) for end in (place.start, place.stop, 1)]
         values = parts.node("Slice", [values, *ends], first=True)
-    if spec.image is not None:
-        node, constant = partial(parts.node, first=True), parts.constant
-        values = add_pixels(spec, spec.image, values, node, constant, parts.batch)
+    if made_of_raw(spec):
+        values = add_steps(spec, values, partial(parts.node, first=True), parts.constant, parts.batch)
     elif len(spec.shape) != 1:
         shape = parts.constant(np.array([parts.batch, *spec.shape], np.int64))
         values = parts.node("Reshape", [values, shape], first=True)

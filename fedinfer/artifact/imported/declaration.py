@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from fedinfer.artifact.imported.audio import Audio
 from fedinfer.artifact.imported.image import Image
 from fedinfer.errors import ConfigError
 
@@ -57,6 +58,7 @@ class InputSpec:
         categories: of an input of texts, in the order of their indices.
         constant: value that it always has; None: rows bring it.
         image: raw pixels that it is made of; None: rows bring it as it is.
+        audio: raw samples that it is made of; None: rows bring it as it is.
         watch: statistics of its values that a watch for drift counts beside the answers, of
             `fedinfer.tensors.STATISTICS`.
     """
@@ -71,6 +73,7 @@ class InputSpec:
     categories: tuple[str, ...] = ()
     constant: float | None = None
     image: Image | None = None
+    audio: Audio | None = None
     watch: tuple[str, ...] = ()
 
     @property

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
+from fedinfer.artifact.imported.audio import Audio, audio_from, audio_values
 from fedinfer.artifact.imported.declaration import Declaration, InputSpec, ModelTask, OutputSpec, Use
 from fedinfer.artifact.imported.facts import TEXT
 from fedinfer.artifact.imported.image import Image
@@ -76,6 +77,8 @@ def _input_lines(spec: InputSpec) -> list[str]:
         return [*lines, f"categories = {_list(spec.categories)}"]
     if spec.image is not None:
         return [*lines, *_image_lines(spec.image), *_watch_lines(spec)]
+    if spec.audio is not None:
+        return [*lines, f"audio = {_audio(spec.audio)} # raw samples of a row", *_watch_lines(spec)]
     lines.append(f"range = [{spec.low!r}, {spec.high!r}] # public")
     return [*lines, f"columns = {_list(spec.columns)}"] if spec.columns else [*lines, *_watch_lines(spec)]
 
@@ -84,6 +87,11 @@ def _image_lines(image: Image) -> list[str]:
     size, mean, std = [image.height, image.width], list(image.mean), list(image.std)
     crop = [f"crop = {list(image.crop)} # kept from the middle, before the resize"] if image.crop else []
     return [f"image = {size} # raw pixels of a row", *crop, f"mean = {mean}", f"std = {std}"]
+
+
+def _audio(audio: Audio) -> str:
+    """An inline table."""
+    return "{ " + ", ".join(f"{name} = {json.dumps(value)}" for name, value in audio_values(audio).items()) + " }"
 
 
 def _watch_lines(spec: InputSpec) -> list[str]:
@@ -104,7 +112,7 @@ def _output_lines(spec: OutputSpec) -> list[str]:
 
 _KEYS = {"format", "name", "task", "label", "labels", "one_row", "missing", "sha256", "inputs", "outputs"}
 _IMAGE = {"image", "crop", "mean", "std"}
-_INPUT = {"name", "dtype", "shape", "axis", "range", "columns", "categories", "constant", "watch"} | _IMAGE
+_INPUT = {"name", "dtype", "shape", "axis", "range", "columns", "categories", "constant", "watch", "audio"} | _IMAGE
 _OUTPUT = {"name", "dtype", "shape", "axis", "use", "range", "feeds", "names"}
 
 
@@ -138,6 +146,7 @@ def _input(item: Any, where: str) -> InputSpec:
     return InputSpec(
         _text(item, "name", where), dtype, _shape(item, where), _typed(item, "axis", int, where), low, high,
         _texts(item, "columns", where), _texts(item, "categories", where), image=_image(item, where),
+        audio=audio_from(_typed(item, "audio", dict, where), where) if "audio" in item else None,
         watch=_watch(item, where),
     )  # fmt: skip
 

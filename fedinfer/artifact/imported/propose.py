@@ -19,6 +19,7 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
+from fedinfer.artifact.imported.audio import Audio
 from fedinfer.artifact.imported.declaration import InputSpec, ModelTask, OutputSpec, Use
 from fedinfer.artifact.imported.facts import CLASSIFIERS, REGRESSORS, TEXT, GraphFacts, Port
 from fedinfer.artifact.imported.image import Image
@@ -51,6 +52,7 @@ class Wishes:
         categories: of inputs of texts.
         missing: numbers of a table may be missing.
         images: inputs that are made of raw pixels.
+        audios: inputs that are made of raw samples.
     """
 
     task: ModelTask | None = None
@@ -65,6 +67,7 @@ class Wishes:
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     missing: bool = False
     images: Mapping[str, Image] = field(default_factory=dict)
+    audios: Mapping[str, Audio] = field(default_factory=dict)
 
 
 def propose_inputs(facts: GraphFacts, wishes: Wishes, calibration: Arrays) -> tuple[tuple[InputSpec, ...], bool]:
@@ -174,6 +177,7 @@ def _check_wishes(facts: GraphFacts, wishes: Wishes) -> None:
     for option, names, known in (
         ("--constant", wishes.constants, inputs), ("--state", wishes.states, inputs), ("--axis", wishes.axes, inputs),
         ("--categories", wishes.categories, inputs), ("--image", wishes.images, inputs),
+        ("--audio", wishes.audios, inputs),
         ("--outputs", wishes.outputs, outputs),
         ("--state", wishes.states.values(), outputs),
     ):  # fmt: skip
@@ -206,9 +210,11 @@ def _input(
     shape = tuple(int(size) for _, size in rest)
     if name in wishes.constants:
         return InputSpec(name, port.dtype, shape, None, constant=wishes.constants[name])
-    spec = InputSpec(name, port.dtype, shape, axis, image=wishes.images.get(name))
+    spec = InputSpec(name, port.dtype, shape, axis, image=wishes.images.get(name), audio=wishes.audios.get(name))
     if spec.image is not None:
         return replace(spec, low=0.0, high=255.0)
+    if spec.audio is not None:
+        return spec
     if port.dtype == TEXT:
         return _categorical(spec, facts, wishes, missing)
     return _with_range(spec, wishes, calibration, state, missing)

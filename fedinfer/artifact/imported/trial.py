@@ -83,7 +83,7 @@ def calibration_rows(found: Declaration, calibration: Arrays) -> npt.NDArray[np.
     rows = np.zeros((counts.pop() if counts else 0, sum(tensor.size for tensor in row_tensors(found))), np.float32)
     for name, place in row_parts(found).items():
         if name in calibration:
-            rows[:, place] = _cells(specs[name], calibration[name])
+            rows[:, place] = _cells(specs[name], calibration[name], place.stop - place.start)
     return rows
 
 
@@ -198,15 +198,15 @@ def _probabilities(spec: OutputSpec, values: npt.NDArray[np.float64], classes: i
             assert_never(spec.use)
 
 
-def _cells(spec: InputSpec, values: Values) -> Values:
+def _cells(spec: InputSpec, values: Values, size: int) -> Values:
     if spec.categories:
         numbers = {category: place for place, category in enumerate(spec.categories)}
         return np.array([[numbers.get(str(value), np.nan)] for value in values.ravel()])
-    if values.dtype.kind not in "fiub" or values[0].size != spec.size:
+    if values.dtype.kind not in "fiub" or values[0].size != size:
         raise ConfigError(
-            f"calibration: input {spec.name} has {values.dtype} {values.shape}, expected {spec.shape} a row"
+            f"calibration: input {spec.name} has {values.dtype} {values.shape}, expected {size} values a row"
         )
-    return values.reshape(len(values), spec.size)
+    return values.reshape(len(values), size)
 
 
 def _moving(shapes: list[tuple[int, ...]]) -> int | None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.artifact.export.graph import OnnxModel, batch_rows, onnx_module, quiet
-from fedinfer.artifact.quantize.schemes import Activation, Method, QuantizedNodes, Scheme
+from fedinfer.artifact.quantize.schemes import AROUND, Activation, Method, QuantizedNodes, Scheme
 from fedinfer.errors import ArtifactRejected
 from fedinfer.manifest import INPUT
 
@@ -113,7 +113,8 @@ def _onnxruntime_quantize(
 def _dynamic(recipe: Scheme, prepared: OnnxModel, path: Path, calibration: npt.NDArray[np.float32]) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(_copy(prepared), path, per_channel=True, weight_type=QuantType.QInt8)
+    around = _around(prepared)
+    quantize_dynamic(_copy(prepared), path, per_channel=True, weight_type=QuantType.QInt8, nodes_to_exclude=around)
 
 
 def _static(recipe: Scheme, prepared: OnnxModel, path: Path, calibration: npt.NDArray[np.float32]) -> None:
@@ -125,7 +126,7 @@ def _static(recipe: Scheme, prepared: OnnxModel, path: Path, calibration: npt.ND
     quantize_static(
         _copy(prepared), path, reader, quant_format=QuantFormat.QDQ, activation_type=kind, weight_type=kind,
         op_types_to_quantize=[*_WEIGHTED, "Gather"] if constant_only else list(_WEIGHTED),
-        nodes_to_exclude=excluded,
+        nodes_to_exclude=[*excluded, *_around(prepared)],
         per_channel=True, calibrate_method=CalibrationMethod.MinMax, extra_options={"MatMulConstBOnly": constant_only},
     )  # fmt: skip
 
@@ -171,8 +172,14 @@ def _one_row(model: OnnxModel) -> bool:
 
 
 def _ends(model: OnnxModel) -> list[str]:
-    names = [node.name for node in model.graph.node if node.op_type in _WEIGHTED]
+    around = set(_around(model))
+    names = [node.name for node in model.graph.node if node.op_type in _WEIGHTED and node.name not in around]
     return names[:1] + names[-1:]
+
+
+def _around(model: OnnxModel) -> list[str]:
+    """Nodes that stay as they are: a rounded filter bank, or rounded pixels, would be other rows."""
+    return [node.name for node in model.graph.node if node.name.startswith(AROUND)]
 
 
 def _store_weights(
@@ -185,6 +192,8 @@ def _store_weights(
     stored = 0
     for tensor in list(model.graph.initializer):
         if tensor.name not in consumers or tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        if consumers[tensor.name].name.startswith(AROUND):
             continue
         value = onnx.numpy_helper.to_array(tensor)
         if value.ndim < 2 or value.size < _SMALLEST:

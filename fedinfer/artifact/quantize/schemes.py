@@ -17,6 +17,9 @@ from fedinfer.artifact.export.graph import LOGITS, OnnxModel
 from fedinfer.artifact.export.heads import terms_tensor
 from fedinfer.types import GraphFamily
 
+AROUND = "around/"
+"""Names of nodes begin so that were put around a model of another tool, and that stay as they are."""
+
 
 class Method(StrEnum):
     """How weights and activations are stored."""
@@ -109,7 +112,8 @@ def family_of(core: OnnxModel) -> GraphFamily:
     """
     if terms_tensor(core.graph, LOGITS):
         return GraphFamily.ADDITIVE
-    kinds = Counter(node.op_type for node in core.graph.node)
+    nodes = [node for node in core.graph.node if not node.name.startswith(AROUND)]
+    kinds = Counter(node.op_type for node in nodes)
     if kinds["GRU"] or kinds["LSTM"] or kinds["RNN"]:
         return GraphFamily.RECURRENT
     if kinds["Softmax"] and kinds["MatMul"]:
@@ -117,6 +121,6 @@ def family_of(core: OnnxModel) -> GraphFamily:
     if kinds["Conv"]:
         return GraphFamily.CONVOLUTION
     tables = {tensor.name for tensor in core.graph.initializer if len(tensor.dims) == 2}
-    if any(node.op_type == "Gather" and node.input[0] in tables for node in core.graph.node):
+    if any(node.op_type == "Gather" and node.input[0] in tables for node in nodes):
         return GraphFamily.EMBEDDING
     return GraphFamily.DENSE if kinds["Gemm"] or kinds["MatMul"] else GraphFamily.OTHER

@@ -154,7 +154,7 @@ def test_a_run_without_training_rolls_out_and_sees_the_rows_change(tmp_path):
     )
     record = asked(
         "run", tmp_path / "policy", "--rows", tmp_path / "rows.csv", "--devices", 40, "--out", tmp_path / "run",
-        "--set", "drift.inject.amount=0.7",
+        "--set", "drift.inject.amount=0.7", "--calibration", tmp_path / "rows.csv",
     )  # fmt: skip
     assert record["status"] == "completed"
     assert record["model"]["kind"] == "imported"
@@ -167,6 +167,8 @@ def test_a_run_without_training_rolls_out_and_sees_the_rows_change(tmp_path):
     assert (tmp_path / "run/report.html").stat().st_size > 10_000
     code, text = call("run", tmp_path / "policy", "--devices", 5)
     assert (code, "--rows FILE" in text) == (2, True)
+    code, text = call("run", "heart", "--calibration", tmp_path / "rows.csv")
+    assert (code, "the scenario heart brings its own rows" in " ".join(text.split())) == (2, True), text
 
 
 @pytest.mark.parametrize(
@@ -179,6 +181,24 @@ def test_a_run_without_training_rolls_out_and_sees_the_rows_change(tmp_path):
 )
 def test_an_image_is_said_in_one_word(words, expected):
     assert image_of(words) == expected
+
+
+def test_a_model_of_spectrograms_takes_raw_samples(tmp_path):
+    data = foreign.model_bytes(
+        [("Flatten", ["mel"], ["flat"]), ("MatMul", ["flat", "w"], ["y"])],
+        [("mel", foreign.F, ["n", 1, 8, 13])], [("y", foreign.F, ["n", 3])], {"w": foreign.weights(104, 3)},
+    )  # fmt: skip
+    (tmp_path / "m.onnx").write_bytes(data)
+    words = "samples:2000,rate:16000,frame:400,hop:160,bands:8"
+    said = asked(
+        "artifact", "import", tmp_path / "m.onnx", "-o", tmp_path / "m", "--task", "scores", "--audio", f"mel={words}"
+    )
+    assert said["inputs"] == ["mel: float32 [1, 8, 13], made of 2000 raw samples"]
+    assert (said["row_values"], said["watched"]) == (2000, ["mean:mel", "spread:mel"])
+    assert asked("artifact", "verify", tmp_path / "m")["verified"]
+    for wrong, told in ((words.replace("hop", "step"), "audio has no 'step'"), ("2000", "not NAME=VALUE")):
+        code, text = call("artifact", "import", tmp_path / "m.onnx", "-o", tmp_path / "n", "--audio", f"mel={wrong}")
+        assert (code, told in " ".join(text.split())) == (2, True), text
 
 
 @pytest.mark.parametrize("words", ["8", "8x6x3", "8x6:0.5", "8x6/4", "8x6/4x4/2x2"])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fedinfer.artifact import Evidence
 from fedinfer.data import inject
 from fedinfer.drift import report_names
 from fedinfer.errors import ConfigError, DataError
 from fedinfer.schema import Schema
 from fedinfer.simulation import engine
-from fedinfer.simulation.given import _federation, given_scenario
+from fedinfer.simulation.given import _calibrated, _federation, given_scenario
 from fedinfer.system import simulation_rng
 from fedinfer.tensors import TensorSpec
 
@@ -36,6 +37,14 @@ def test_the_statistics_of_a_declaration_are_watched_unless_somebody_names_chann
     many = Schema((), "label", tuple(f"class {place}" for place in range(65)), inputs=SCHEMA.inputs)
     assert report_names(many, ("mean:t",)) == ("confidence", "mean:t")
     assert report_names(many, ()) == ()
+
+
+def test_public_rows_of_the_import_take_the_place_of_drawn_ones():
+    rows, nothing = np.zeros((4, 3), np.float32), np.empty((0, 3), np.float32)
+    evidence = Evidence(nothing, np.empty(0, np.int64), rows, nothing)
+    assert _calibrated(evidence, nothing) is evidence
+    public = np.ones((300, 3), np.float32)
+    assert _calibrated(evidence, public).calibration_x.tolist() == public[:256].tolist()
 
 
 def test_it_does_not_go_on_after_it_was_killed(monkeypatch, tmp_path):
