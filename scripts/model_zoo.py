@@ -33,7 +33,7 @@ from fedinfer.config import ArtifactSection
 from fedinfer.inference import Predictor, SessionCache, Slots, Updater, UpdateSettings, folder_fetch
 from fedinfer.manifest import Privacy
 from fedinfer.model_file import Isolation
-from fedinfer.simulation import RUN_ID, EventLog, given_scenario, prepare_given, run_local, watched_channels
+from fedinfer.simulation import RUN_ID, EventLog, given_scenario, prepare_given, run_local, settings_of
 from fedinfer.system import SystemClock, SystemEntropy, simulation_rng
 from scripts import zoo_models as models
 from scripts import zoo_text
@@ -104,8 +104,8 @@ def run(entry: Entry, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     imported = made.bring()
     seconds = time.perf_counter() - started
-    overrides = (f"artifact.max_bytes={MOST_BYTES}", *entry.scenario)
-    scenario = given_scenario("zoo", entry.devices, overrides, watched_channels(imported))
+    overrides = (*settings_of(imported), f"artifact.max_bytes={MOST_BYTES}", *entry.scenario)
+    scenario = given_scenario("zoo", entry.devices, overrides)
     prepared = prepare_given(imported, made.rows, made.labels, scenario, clock)
     record = run_local(prepared, folder / "run", clock, EventLog(folder / "run", clock, RUN_ID))
     built = record["models"][-1]

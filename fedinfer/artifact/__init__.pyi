@@ -30,6 +30,7 @@ from .imported.audio import Audio as Audio
 from .imported.audio import audio_from as audio_from
 from .imported.build import build_imported as build_imported
 from .imported.confined import build_confined as build_confined
+from .imported.declaration import Deciding as Deciding
 from .imported.declaration import ModelTask as ModelTask
 from .imported.declaration import task_of as task_of
 from .imported.facts import GraphFacts as GraphFacts

@@ -110,12 +110,12 @@ def prepare_imported(
         ConfigError, DataError, GateFailed: the folder, the rows or an override is wrong.
     """
     from fedinfer.artifact import load_imported
-    from fedinfer.simulation import given_scenario, prepare_given, watched_channels
+    from fedinfer.simulation import given_scenario, prepare_given, settings_of
 
     clock = SystemClock()
     imported = load_imported(folder, clock, simulation_rng("import"))
     seeds = [] if seed is None else [f"scenario.seed={seed}"]
-    scenario = given_scenario(imported.declaration.name, devices, [*overrides, *seeds], watched_channels(imported))
+    scenario = given_scenario(imported.declaration.name, devices, [*settings_of(imported), *overrides, *seeds])
     x, y = _rows_and_labels(rows, imported)
     if calibration is not None:
         imported = replace(imported, public=read_model_rows(calibration, imported.schema))

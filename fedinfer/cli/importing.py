@@ -50,12 +50,15 @@ def import_command(
     audios: Annotated[
         _Many, typer.Option("--audio", help="INPUT=samples:N,rate:N,frame:N,hop:N,bands:N,...: of raw samples; repeat")
     ] = None,
+    top: Annotated[int, typer.Option(min=0, help="classes that are listed, the likeliest first; 0: none")] = 0,
+    threshold: Annotated[float, typer.Option(help="of two classes: the second from this probability on")] = 0.5,
+    abstain_below: Annotated[float, typer.Option(help="nothing is decided below this probability; 0: always")] = 0.0,
     missing: Annotated[bool, typer.Option("--missing", help="numbers may be missing: the graph gets NaN")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read a model that was made elsewhere, try it confined, and describe it in a folder that `quantize` takes."""
     with errors_to_exit():
-        from fedinfer.artifact import Wishes, task_of
+        from fedinfer.artifact import Deciding, Wishes, task_of
 
         wishes = Wishes(
             task=task_of(task),
@@ -70,6 +73,7 @@ def import_command(
             categories=_pairs(categories, "--categories", lambda text: tuple(text.split("|"))),
             missing=missing,
             images=_pairs(images, "--image", image_of),
+            deciding=Deciding(top, threshold, abstain_below),
             audios=_pairs(audios, "--audio", audio_of),
         )
         described = _import(model, out, name or model_name(model.stem), label, wishes, calibration)

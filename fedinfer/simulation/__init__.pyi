@@ -21,7 +21,7 @@ from .folder import alone_in as alone_in
 from .folder import new_folder as new_folder
 from .given import given_scenario as given_scenario
 from .given import prepare_given as prepare_given
-from .given import watched_channels as watched_channels
+from .given import settings_of as settings_of
 from .grid import LocalGrid as LocalGrid
 from .population import Processes as Processes
 from .population import simulated_host as simulated_host

@@ -74,7 +74,6 @@ clipping_norm = 1.0
 mode = "ideal" # "protocol" gives the same integers with keys and masks
 
 [drift]
-channels = {channels}
 windows = 10
 window = 20
 epsilon = 6.0
@@ -91,32 +90,40 @@ pooled = false
 """
 
 
-def given_scenario(name: str, devices: int | None, overrides: Sequence[str], channels: Sequence[str] = ()) -> Scenario:
+def given_scenario(name: str, devices: int | None, overrides: Sequence[str]) -> Scenario:
     """The scenario of such a run.
 
     Args:
         name: of the task.
         devices: simulated; None: DEVICES.
-        channels: of `watched_channels`; none: the answers.
-        overrides: texts `section.key=value`, laid on top.
+        overrides: texts `section.key=value`, laid on top; those of `settings_of` come first.
 
     Raises:
         ConfigError: an unknown key, a value that its rule refuses, or rounds of training.
     """
-    text = _SCENARIO.format(name=name, devices=devices or DEVICES, channels=json.dumps(list(channels)))
+    text = _SCENARIO.format(name=name, devices=devices or DEVICES)
     scenario = parse_scenario(text, Path.cwd(), name, overrides)
     if scenario.most_rounds:
         raise ConfigError("a model that was trained elsewhere has no rounds", hint="leave --rounds out")
     return scenario
 
 
-def watched_channels(imported: Imported) -> tuple[str, ...]:
-    """Entries of `[drift] channels` for a model: its answers, and the statistics of its rows that `model.toml` names.
+def settings_of(imported: Imported) -> list[str]:
+    """What `model.toml` says of a run: the statistics of rows that are watched, and how classes are answered.
 
     Args:
         imported: the model.
+
+    Returns:
+        Overrides `section.key=value` of the scenario.
     """
-    return report_names(imported.schema, imported.watched)
+    deciding, channels = imported.declaration.deciding, list(report_names(imported.schema, imported.watched))
+    return [
+        f"drift.channels={json.dumps(channels)}",
+        f"artifact.top={deciding.top}",
+        f"artifact.abstain_below={deciding.abstain_below}",
+        f"training.threshold={deciding.threshold}",
+    ]
 
 
 def prepare_given(

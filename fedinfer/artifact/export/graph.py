@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fedinfer.artifact.export.heads import add_contributions, add_value, terms_tensor
+from fedinfer.artifact.export.heads import add_contributions, add_decision, add_value, terms_tensor
 from fedinfer.artifact.export.large_weights import copy_small, written
 from fedinfer.artifact.export.tokenizer import Prefixes, tokenizer_parts
 from fedinfer.errors import ArtifactRejected, ConfigError, MissingExtra
@@ -344,28 +344,19 @@ def _label(graph: Any, head: OutputHead) -> None:
     onnx = onnx_module()
     name = LABEL if head.abstain_below == 0 else "fedinfer_name"
     _constant(graph, "fedinfer_labels", np.array(head.schema.labels, dtype=object))
-    _decide(graph, head.threshold)
+    add_decision(head.threshold, PROBABILITIES, "fedinfer_class", partial(_node, graph), partial(_constant, graph))
     _node(graph, "Gather", ["fedinfer_labels", "fedinfer_class"], [name])
     if name != LABEL:
-        _constant(graph, "fedinfer_last_axis", np.array([-1], np.int64))
+        _constant(graph, "fedinfer_single", np.array([1], np.int64))
+        _constant(graph, "fedinfer_each_row", np.array([-1], np.int64))
         _constant(graph, "fedinfer_abstain_below", np.array(head.abstain_below, np.float32))
         _constant(graph, "fedinfer_abstain_label", np.array([head.abstain_label], dtype=object))
-        _node(graph, "ReduceMax", [PROBABILITIES, "fedinfer_last_axis"], ["fedinfer_confidence"], keepdims=0)
+        # ReduceMax says its axes in one way up to operator set 17 and in another after it.
+        _node(graph, "TopK", [PROBABILITIES, "fedinfer_single"], ["fedinfer_largest", "fedinfer_likeliest"], axis=-1)
+        _node(graph, "Reshape", ["fedinfer_largest", "fedinfer_each_row"], ["fedinfer_confidence"])
         _node(graph, "Less", ["fedinfer_confidence", "fedinfer_abstain_below"], ["fedinfer_unsure"])
         _node(graph, "Where", ["fedinfer_unsure", "fedinfer_abstain_label", name], [LABEL])
     _output(graph, LABEL, onnx.TensorProto.STRING, ["batch"])
-
-
-def _decide(graph: Any, threshold: float) -> None:
-    onnx = onnx_module()
-    if threshold == EVEN:
-        _node(graph, "ArgMax", [PROBABILITIES], ["fedinfer_class"], axis=-1, keepdims=0)
-        return
-    _constant(graph, "fedinfer_one", np.array(1, np.int64))
-    _constant(graph, "fedinfer_threshold", np.array(threshold, np.float32))
-    _node(graph, "Gather", [PROBABILITIES, "fedinfer_one"], ["fedinfer_second"], axis=1)
-    _node(graph, "GreaterOrEqual", ["fedinfer_second", "fedinfer_threshold"], ["fedinfer_reached"])
-    _node(graph, "Cast", ["fedinfer_reached"], ["fedinfer_class"], to=onnx.TensorProto.INT64)
 
 
 def _top(graph: Any, top: int) -> None:

@@ -1,4 +1,4 @@
-"""What `finish` appends to a core whose answer is a number, or whose answer is a sum of terms.
+"""What `finish` appends to a core: how a class is decided, an answer that is a number, or one that is a sum of terms.
 
 * number: "value" = middle + half * clip(logits, -1, 1), float32 (batch, 1), in the label's unit and within its range;
 * tensors: "value" = middle + half * logits, float32 (batch, values), each with its own middle and half, not clipped;
@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedinfer.metrics import EVEN
 from fedinfer.schema import Schema
 
 ADDED = "fedinfer_added"
+_INT64 = 7  # onnx.TensorProto.INT64
 AddNode = Callable[..., None]
 AddConstant = Callable[[str, npt.NDArray[Any]], None]
 
@@ -66,6 +68,28 @@ def add_value(schema: Schema, logits: str, value: str, node: AddNode, constant: 
         node("Mul", [source, "fedinfer_half"], [f"fedinfer_wide_{name}"])
         node("Add", [f"fedinfer_wide_{name}", "fedinfer_middle"], [name])
     return "fedinfer_unclipped"
+
+
+def add_decision(threshold: float, probabilities: str, chosen: str, node: AddNode, constant: AddConstant) -> None:
+    """The number of the class that is answered, in operators of set 11.
+
+    Args:
+        threshold: of two classes, the second from this probability on; 0.5: the likeliest of all.
+        probabilities: name of the probabilities, (batch, classes).
+        chosen: name of the number, int64 (batch,).
+        node: appends a node.
+        constant: appends a constant.
+    """
+    if threshold == EVEN:
+        node("ArgMax", [probabilities], [chosen], axis=-1, keepdims=0)
+        return
+    constant("fedinfer_one", np.array(1, np.int64))
+    constant("fedinfer_threshold", np.array(threshold, np.float32))
+    node("Gather", [probabilities, "fedinfer_one"], ["fedinfer_second"], axis=1)
+    node("Greater", ["fedinfer_second", "fedinfer_threshold"], ["fedinfer_beyond"])
+    node("Equal", ["fedinfer_second", "fedinfer_threshold"], ["fedinfer_met"])
+    node("Or", ["fedinfer_beyond", "fedinfer_met"], ["fedinfer_reached"])
+    node("Cast", ["fedinfer_reached"], [chosen], to=_INT64)
 
 
 def add_contributions(

@@ -40,6 +40,7 @@ def schema_of(found: Declaration) -> Schema:
     Raises:
         ConfigError: when the parts do not fit together.
     """
+    found.deciding.check(len(found.labels))
     columns = _columns(found)
     inputs = () if columns else tuple(_tensor(spec) for spec in _asked(found))
     match found.task:

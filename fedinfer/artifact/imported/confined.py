@@ -18,6 +18,7 @@ from typing import IO, Any
 from fedinfer.artifact.evaluate.measure import Evidence
 from fedinfer.artifact.export.graph import finish
 from fedinfer.artifact.imported.confined_build import ANSWER, SIZES
+from fedinfer.artifact.imported.declaration import Deciding
 from fedinfer.artifact.imported.folder import Imported
 from fedinfer.artifact.release.releases import check_release
 from fedinfer.config import ArtifactSection
@@ -81,6 +82,7 @@ def build_confined(
             "folder": folder,
             "quantized": imported.facts.quantized,
             "settings": settings.model_dump(mode="json"),
+            "deciding": asdict(imported.declaration.deciding),
             "rows": [item for item, _ in rows],
             "memory_bytes": limits.memory_bytes + limits.memory_per_byte * len(model),
             "processor_seconds": int(limits.run_seconds) + 1,
@@ -129,6 +131,8 @@ def _judged(answer: Json, files: dict[str, bytes]) -> ConfinedBuild:
 
 
 def _check_asked(manifest: Manifest, imported: Imported, version: int) -> None:
-    asked = (imported.declaration.name, version, asdict(imported.schema))
-    if (manifest.task, manifest.version, asdict(manifest.schema)) != asked or manifest.deltas:
+    deciding = imported.declaration.deciding
+    asked = (imported.declaration.name, version, asdict(imported.schema), deciding)
+    decided = Deciding(manifest.top, manifest.threshold, manifest.abstain_below)
+    if (manifest.task, manifest.version, asdict(manifest.schema), decided) != asked or manifest.deltas:
         raise GateFailed("the confined process answers with another model than it got", Refusal.CONFINED)

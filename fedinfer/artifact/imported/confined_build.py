@@ -13,12 +13,15 @@ import struct
 import sys
 import sysconfig
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fedinfer.artifact.evaluate.judging import judging_of
 from fedinfer.artifact.evaluate.measure import Evidence
 from fedinfer.artifact.export.graph import core_of, head_of, load
 from fedinfer.artifact.imported.build import ImportedBuild, build_imported
+from fedinfer.artifact.imported.declaration import Deciding
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import FedInferError
 from fedinfer.manifest import Privacy
@@ -82,8 +85,11 @@ def _answer(model: bytes, head: Json, arrays: dict[str, Any]) -> tuple[Json, lis
     try:
         parsed = load(model)
         settings = ArtifactSection.model_validate(head["settings"])
-        core, ends = core_of(parsed), head_of(parsed)
-        return _said(build_imported(core, ends, head["quantized"], Evidence(**arrays), settings, SystemClock()))
+        core, ends, deciding = core_of(parsed), head_of(parsed), Deciding(**head["deciding"])
+        ends = replace(ends, top=deciding.top, abstain_below=deciding.abstain_below)
+        judging = replace(judging_of(ends.schema), threshold=deciding.threshold)
+        evidence = Evidence(**arrays)
+        return _said(build_imported(core, ends, head["quantized"], evidence, settings, SystemClock(), judging))
     except FedInferError as error:
         return {"error": str(error), "hint": error.hint, "code": error.exit_code}, []
     except Exception as error:  # whatever it is, it is the model's

@@ -9,6 +9,7 @@ from enum import StrEnum
 from fedinfer.artifact.imported.audio import Audio
 from fedinfer.artifact.imported.image import Image
 from fedinfer.errors import ConfigError
+from fedinfer.metrics import EVEN
 
 
 class ModelTask(StrEnum):
@@ -113,6 +114,46 @@ class OutputSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Deciding:
+    """How classes are answered, after the model has given each a probability.
+
+    Args:
+        top: so many classes are listed, the likeliest first; 0: none are.
+        threshold: of two classes: the second one is answered from this probability on, in (0, 1); 0.5: the likeliest.
+        abstain_below: nothing is decided where the largest probability is smaller, in [0, 1); 0: always decided.
+    """
+
+    top: int = 0
+    threshold: float = EVEN
+    abstain_below: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.top < 0 or not 0 < self.threshold < 1 or not 0 <= self.abstain_below < 1:
+            raise ConfigError(
+                f"top {self.top}, threshold {self.threshold:g} and abstain_below {self.abstain_below:g}: "
+                "top is not negative, threshold between 0 and 1, abstain_below from 0 to below 1"
+            )
+
+    def check(self, labels: int) -> None:
+        """Whether it fits a model.
+
+        Args:
+            labels: classes that it tells apart; 0: it answers no classes.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if self == Deciding():
+            return
+        if self.top > labels or (self.threshold != EVEN and labels != 2) or not labels:
+            raise ConfigError(
+                f"top {self.top}, threshold {self.threshold:g} and abstain_below {self.abstain_below:g} do not fit a "
+                f"model of {labels} classes",
+                hint="they are for classifications: top lists at most every class, threshold is for two",
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Declaration:
     """A whole `model.toml`.
 
@@ -125,6 +166,7 @@ class Declaration:
         missing: numbers of a table may be missing; the graph then gets NaN.
         sha256: of the model file that this describes.
         inputs, outputs: in the order of the graph.
+        deciding: how classes are answered.
     """
 
     name: str
@@ -136,3 +178,4 @@ class Declaration:
     sha256: str
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
+    deciding: Deciding = Deciding()

@@ -66,7 +66,11 @@ class Imported:
         Args:
             version: number of the file, >= 1.
         """
-        return OutputHead(self.schema, 1.0, self.declaration.name, version)
+        deciding = self.declaration.deciding
+        return OutputHead(
+            self.schema, 1.0, self.declaration.name, version, deciding.top, deciding.abstain_below,
+            threshold=deciding.threshold,
+        )  # fmt: skip
 
 
 def facts_of(path: Path) -> tuple[bytes, GraphFacts]:
@@ -110,7 +114,8 @@ def import_model(
     rows = trial_rows(started, calibration, rng)
     trial = try_graph(check_model(data), started, rows, states_of(facts, wishes), clock)
     task, labels, outputs = propose_outputs(facts, wishes, trial.seen, trial.axes, inputs)
-    found = with_watch(replace(started, task=task, labels=labels, outputs=outputs))
+    whole = replace(started, task=task, labels=labels, outputs=outputs, deciding=wishes.deciding)
+    found = with_watch(whole)
     return _imported(found, facts, data, trial, calibration_rows(found, calibration), clock)
 
 

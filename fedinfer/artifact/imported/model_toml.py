@@ -13,10 +13,11 @@ from enum import StrEnum
 from typing import Any
 
 from fedinfer.artifact.imported.audio import Audio, audio_from, audio_values
-from fedinfer.artifact.imported.declaration import Declaration, InputSpec, ModelTask, OutputSpec, Use
+from fedinfer.artifact.imported.declaration import Deciding, Declaration, InputSpec, ModelTask, OutputSpec, Use
 from fedinfer.artifact.imported.facts import TEXT
 from fedinfer.artifact.imported.image import Image
 from fedinfer.errors import ConfigError
+from fedinfer.metrics import EVEN
 from fedinfer.printable import STEERING
 from fedinfer.tensors import FLOATING, STATISTICS, WHOLE
 
@@ -39,6 +40,7 @@ def to_toml(found: Declaration) -> str:
         f"label = {_quoted(found.label)} # column of labelled tables",
         *([f"labels = {_list(found.labels)}"] if found.labels else []),
         f"one_row = {_flag(found.one_row)} # the graph takes one row at a time",
+        *_deciding_lines(found.deciding),
         f"missing = {_flag(found.missing)} # numbers of a table may be missing: the graph gets NaN",
         f"sha256 = {_quoted(found.sha256)}",
     ]  # fmt: skip
@@ -66,6 +68,15 @@ def from_toml(text: str, where: str) -> Declaration:
         raise ConfigError(f"{where}: not TOML: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}", hint=error.hint) from error
+
+
+def _deciding_lines(deciding: Deciding) -> list[str]:
+    said = (
+        ("top", deciding.top, "classes are listed, the likeliest first"),
+        ("threshold", deciding.threshold, "the second class is answered from this probability on"),
+        ("abstain_below", deciding.abstain_below, "nothing is decided below this probability"),
+    )
+    return [f"{key} = {value!r} # {why}" for key, value, why in said if value != getattr(Deciding(), key)]
 
 
 def _input_lines(spec: InputSpec) -> list[str]:
@@ -110,7 +121,21 @@ def _output_lines(spec: OutputSpec) -> list[str]:
     return [*lines, f"names = {_list(spec.names)}"] if spec.names else lines
 
 
-_KEYS = {"format", "name", "task", "label", "labels", "one_row", "missing", "sha256", "inputs", "outputs"}
+_KEYS = {
+    "format",
+    "name",
+    "task",
+    "label",
+    "labels",
+    "one_row",
+    "missing",
+    "sha256",
+    "inputs",
+    "outputs",
+    "top",
+    "threshold",
+    "abstain_below",
+}
 _IMAGE = {"image", "crop", "mean", "std"}
 _INPUT = {"name", "dtype", "shape", "axis", "range", "columns", "categories", "constant", "watch", "audio"} | _IMAGE
 _OUTPUT = {"name", "dtype", "shape", "axis", "use", "range", "feeds", "names"}
@@ -132,6 +157,11 @@ def _declaration(table: Mapping[str, Any]) -> Declaration:
         sha256=_text(table, "sha256", "the file"),
         inputs=inputs,
         outputs=outputs,
+        deciding=Deciding(
+            _typed({"top": 0, **table}, "top", int, "the file"),
+            _number({"threshold": EVEN, **table}, "threshold", "the file"),
+            _number({"abstain_below": 0.0, **table}, "abstain_below", "the file"),
+        ),
     )
 
 

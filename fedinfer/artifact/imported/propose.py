@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.artifact.imported.audio import Audio
-from fedinfer.artifact.imported.declaration import InputSpec, ModelTask, OutputSpec, Use
+from fedinfer.artifact.imported.declaration import Deciding, InputSpec, ModelTask, OutputSpec, Use
 from fedinfer.artifact.imported.facts import CLASSIFIERS, REGRESSORS, TEXT, GraphFacts, Port
 from fedinfer.artifact.imported.image import Image
 from fedinfer.errors import ConfigError, GateFailed, Refusal
@@ -53,6 +53,7 @@ class Wishes:
         missing: numbers of a table may be missing.
         images: inputs that are made of raw pixels.
         audios: inputs that are made of raw samples.
+        deciding: how classes are answered.
     """
 
     task: ModelTask | None = None
@@ -68,6 +69,7 @@ class Wishes:
     missing: bool = False
     images: Mapping[str, Image] = field(default_factory=dict)
     audios: Mapping[str, Audio] = field(default_factory=dict)
+    deciding: Deciding = field(default_factory=Deciding)
 
 
 def propose_inputs(facts: GraphFacts, wishes: Wishes, calibration: Arrays) -> tuple[tuple[InputSpec, ...], bool]:

@@ -21,7 +21,7 @@ from fedinfer.artifact.imported.propose import Wishes, propose_inputs, propose_o
 from fedinfer.artifact.imported.trial import answers_of, calibration_rows
 from fedinfer.artifact.imported.watch import watched_of, with_watch
 from fedinfer.errors import ArtifactRejected, ConfigError, GateFailed
-from fedinfer.manifest import PROBABILITIES, VALUE
+from fedinfer.manifest import LABEL, PROBABILITIES, TOP, VALUE
 from fedinfer.model_file import check_model, open_checked
 from fedinfer.schema import Categorical, Numeric
 from fedinfer.system import simulation_rng
@@ -398,3 +398,21 @@ axis = 0
 use = "value"
 range = [0.0, 1.0]
 """
+
+
+@pytest.mark.parametrize("opset", [11, 17, 23])
+def test_top_threshold_and_abstention_work_in_every_operator_set(opset):
+    data = foreign.model_bytes(
+        [("Identity", ["x"], ["z"])], [("x", foreign.F, ["n", 2])], [("z", foreign.F, ["n", 2])], opset=opset
+    )
+    found = Declaration(
+        "m", ModelTask.CLASSIFICATION, "label", ("no", "yes"), False, False, "",
+        (InputSpec("x", "float32", (2,), 0, -9.0, 9.0),), (OutputSpec("z", "float32", (2,), 0, Use.LOGITS),),
+    )  # fmt: skip
+    core, schema = adapt(parse(data), found), schema_of(found)
+    rows = np.log(np.array([[0.75, 0.25], [0.6, 0.4], [0.1, 0.9]], np.float32))
+    decided = finish(core, OutputHead(schema, 1.0, "m", 1, threshold=0.3))
+    assert run(decided, rows, LABEL).tolist() == ["no", "yes", "yes"]
+    careful = finish(core, OutputHead(schema, 1.0, "m", 1, top=2, abstain_below=0.7))
+    assert run(careful, rows, LABEL).tolist() == ["no", "abstain", "yes"]
+    assert run(careful, rows, TOP).tolist() == [[0, 1], [0, 1], [1, 0]]

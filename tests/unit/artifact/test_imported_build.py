@@ -6,12 +6,13 @@ import contextlib
 import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from fedinfer.artifact import (
+    Deciding,
     Evidence,
     ModelTask,
     Wishes,
@@ -26,6 +27,7 @@ from fedinfer.artifact.evaluate import measure
 from fedinfer.artifact.imported import confined, confined_build
 from fedinfer.artifact.imported.confined_build import ANSWER
 from fedinfer.artifact.imported.facts import read_facts
+from fedinfer.artifact.imported.model_toml import from_toml, to_toml
 from fedinfer.artifact.imported.outside import parse
 from fedinfer.config import ArtifactSection
 from fedinfer.errors import ArtifactRejected, ConfigError, GateFailed
@@ -110,6 +112,31 @@ def test_no_graph_is_run_or_quantized_in_the_process_that_asks(policy, monkeypat
         monkeypatch.setattr(measure, name, forbidden)
     built = build_confined(policy, 1, evidence(policy), SETTINGS, CLAIM, CLOCK)
     assert built.manifest.chosen.name == "int8"
+
+
+def test_what_is_declared_of_the_decision_is_in_the_files_and_nothing_else_is_taken(policy, monkeypatch):
+    deciding = Deciding(top=2, abstain_below=0.4)
+    declared = replace(policy, declaration=replace(policy.declaration, deciding=deciding))
+    assert from_toml(to_toml(declared.declaration), "model.toml").deciding == deciding
+    manifest = build_confined(declared, 1, evidence(policy), SETTINGS, CLAIM, CLOCK).manifest
+    assert (manifest.top, manifest.threshold, manifest.abstain_below) == (2, 0.5, 0.4)
+    monkeypatch.setattr(confined, "asdict", lambda value: {} if isinstance(value, Deciding) else asdict(value))
+    with pytest.raises(GateFailed, match="another model than it got"):
+        build_confined(declared, 1, evidence(policy), SETTINGS, CLAIM, CLOCK)
+
+
+@pytest.mark.parametrize(
+    ("deciding", "labels", "said"),
+    [
+        (Deciding(top=4), 3, "do not fit a model of 3 classes"), (Deciding(threshold=0.3), 3, "do not fit"),
+        (Deciding(abstain_below=0.2), 0, "do not fit a model of 0 classes"),
+    ],
+)  # fmt: skip
+def test_a_decision_that_does_not_fit_is_refused(deciding, labels, said):
+    with pytest.raises(ConfigError, match=said):
+        deciding.check(labels)
+    with pytest.raises(ConfigError, match="threshold between 0 and 1"):
+        Deciding(threshold=1.0)
 
 
 def test_a_build_that_takes_too_much_is_ended_with_one_line(policy):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
-from fedinfer.artifact import Evidence
+from fedinfer.artifact import Deciding, Evidence
 from fedinfer.data import inject
 from fedinfer.drift import report_names
 from fedinfer.errors import ConfigError, DataError
 from fedinfer.schema import Schema
 from fedinfer.simulation import engine
-from fedinfer.simulation.given import _calibrated, _federation, given_scenario
+from fedinfer.simulation.given import _calibrated, _federation, given_scenario, settings_of
 from fedinfer.system import simulation_rng
 from fedinfer.tensors import TensorSpec
 
@@ -31,8 +34,13 @@ def test_such_a_run_has_no_rounds_and_takes_overrides():
 def test_the_statistics_of_a_declaration_are_watched_unless_somebody_names_channels():
     chosen = report_names(SCHEMA, ("mean:t",))
     assert chosen == ("predicted_class", "confidence", "mean:t")
-    assert given_scenario("m", 7, [], chosen).drift.channels == chosen
-    named = given_scenario("m", 7, ['drift.channels=["confidence"]'], chosen)
+    imported: Any = SimpleNamespace(
+        schema=SCHEMA, watched=("mean:t",), declaration=SimpleNamespace(deciding=Deciding(2, 0.3, 0.4))
+    )
+    said = given_scenario("m", 7, settings_of(imported))
+    assert said.drift.channels == chosen
+    assert (said.artifact.top, said.training.threshold, said.artifact.abstain_below) == (2, 0.3, 0.4)
+    named = given_scenario("m", 7, [*settings_of(imported), 'drift.channels=["confidence"]'])
     assert named.drift.channels == ("confidence",)
     many = Schema((), "label", tuple(f"class {place}" for place in range(65)), inputs=SCHEMA.inputs)
     assert report_names(many, ("mean:t",)) == ("confidence", "mean:t")
