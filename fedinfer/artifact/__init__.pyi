@@ -33,6 +33,8 @@ from .imported.confined import build_confined as build_confined
 from .imported.declaration import Deciding as Deciding
 from .imported.declaration import ModelTask as ModelTask
 from .imported.declaration import task_of as task_of
+from .imported.detections import Detections as Detections
+from .imported.detections import detections_from as detections_from
 from .imported.facts import GraphFacts as GraphFacts
 from .imported.folder import Imported as Imported
 from .imported.folder import describe_imported as describe_imported

@@ -19,7 +19,7 @@ from fedinfer.system import SystemClock, simulation_rng
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
-    from fedinfer.artifact import Audio, GraphFacts, Image, Wishes
+    from fedinfer.artifact import Audio, Detections, GraphFacts, Image, Wishes
 
 T = TypeVar("T")
 _Many = list[str] | None
@@ -50,6 +50,10 @@ def import_command(
     audios: Annotated[
         _Many, typer.Option("--audio", help="INPUT=samples:N,rate:N,frame:N,hop:N,bands:N,...: of raw samples; repeat")
     ] = None,
+    detections: Annotated[
+        str,
+        typer.Option(help="boxes:OUTPUT,scores:OUTPUT,most:N[,overlap:N,least:N,form:centre] of an object detector"),
+    ] = "",
     top: Annotated[int, typer.Option(min=0, help="classes that are listed, the likeliest first; 0: none")] = 0,
     threshold: Annotated[float, typer.Option(help="of two classes: the second from this probability on")] = 0.5,
     abstain_below: Annotated[float, typer.Option(help="nothing is decided below this probability; 0: always")] = 0.0,
@@ -73,6 +77,7 @@ def import_command(
             categories=_pairs(categories, "--categories", lambda text: tuple(text.split("|"))),
             missing=missing,
             images=_pairs(images, "--image", image_of),
+            detections=detections_of(detections),
             deciding=Deciding(top, threshold, abstain_below),
             audios=_pairs(audios, "--audio", audio_of),
         )
@@ -243,6 +248,23 @@ def image_of(text: str) -> Image:
         raise ValueError
     mean, std = (tuple(float(value) for value in part.split(",")) for part in scaling or ("0", "1"))
     return Image(*_edges(size), mean, std, _edges(crop[0]) if crop else ())
+
+
+def detections_of(text: str) -> Detections | None:
+    """The step of an object detector from words.
+
+    Args:
+        text: NAME:VALUE with commas between them; empty: there is none.
+
+    Raises:
+        ConfigError: another form, an unknown or missing name, or a rule that is broken.
+    """
+    from fedinfer.artifact import detections_from
+
+    words = [word.partition(":") for word in text.split(",")] if text else []
+    if any(not separator for _, separator, _ in words):
+        raise ConfigError(f"--detections {text[:80]}: not NAME:VALUE with commas between them", hint="see --help")
+    return detections_from({name: value for name, _, value in words}, "--detections") if words else None
 
 
 def audio_of(text: str) -> Audio:

@@ -7,7 +7,6 @@ replaced: no text of somebody else reaches a log or a page by way of a node, and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, assert_never
 
@@ -16,9 +15,10 @@ import numpy.typing as npt
 
 from fedinfer.artifact.export.graph import LOGITS, OnnxModel, onnx_module
 from fedinfer.artifact.imported.declaration import Declaration, InputSpec, ModelTask, OutputSpec, Use
+from fedinfer.artifact.imported.detections import CLASSES, add_detections, detected_tensors, sizes_of
 from fedinfer.artifact.imported.facts import OLDEST
+from fedinfer.artifact.imported.parts import Parts, rename
 from fedinfer.artifact.imported.steps import add_steps, made, made_of_raw, raw_of, with_steps_known
-from fedinfer.artifact.quantize.schemes import AROUND
 from fedinfer.errors import ConfigError
 from fedinfer.manifest import INPUT
 from fedinfer.schema import Categorical, Numeric, Schema
@@ -41,6 +41,8 @@ def schema_of(found: Declaration) -> Schema:
         ConfigError: when the parts do not fit together.
     """
     found.deciding.check(len(found.labels))
+    if found.detections is not None and found.task is not ModelTask.TENSORS:
+        raise ConfigError(f"detections of a model with task {found.task}", hint='task = "tensors"')
     columns = _columns(found)
     inputs = () if columns else tuple(_tensor(spec) for spec in _asked(found))
     match found.task:
@@ -54,10 +56,7 @@ def schema_of(found: Declaration) -> Schema:
             bounds = (found.outputs[0].low, found.outputs[0].high)
             return Schema(columns, found.label, (), label_range=bounds, inputs=inputs, complete=not found.missing)
         case ModelTask.SCORES | ModelTask.TENSORS:
-            answers = tuple(
-                TensorSpec(spec.name, spec.dtype, spec.shape, spec.low, spec.high, spec.feeds, spec.names)
-                for spec in found.outputs
-            )
+            answers = _answers(found)
             lows, highs = [tensor.low for tensor in answers], [tensor.high for tensor in answers]
             bounds = (min(lows), max(highs))
             return Schema(
@@ -66,6 +65,21 @@ def schema_of(found: Declaration) -> Schema:
             )  # fmt: skip
         case _:
             assert_never(found.task)
+
+
+def _answers(found: Declaration) -> tuple[TensorSpec, ...]:
+    """The tensors that are answered: detections in place of their two outputs, then the others as they are."""
+    told = {
+        spec.name: TensorSpec(spec.name, spec.dtype, spec.shape, spec.low, spec.high, spec.feeds, spec.names)
+        for spec in found.outputs
+    }
+    if found.detections is None:
+        return tuple(told.values())
+    absent = [name for name in (found.detections.boxes, found.detections.scores) if name not in told]
+    if absent:
+        raise ConfigError(f"detections: there is no output {absent[0]}")
+    first = detected_tensors(found.detections, told.pop(found.detections.boxes), told.pop(found.detections.scores))
+    return (*first, *told.values())
 
 
 def row_tensors(found: Declaration) -> list[TensorSpec]:
@@ -131,8 +145,8 @@ def adapt(model: OnnxModel, found: Declaration) -> OnnxModel:
     """
     onnx, schema = onnx_module(), schema_of(found)
     core = with_steps_known(model, found.inputs)
-    names = _rename(core)
-    parts = _Parts(onnx, core, names, 1 if found.one_row else -1)
+    names = rename(core)
+    parts = Parts(onnx, core, names, 1 if found.one_row else -1)
     _front(parts, found)
     _back(parts, found)
     graph = core.graph
@@ -180,74 +194,7 @@ def _of_input(spec: InputSpec) -> Iterator[Numeric | Categorical]:
     yield from (Numeric(name, spec.low, spec.high) for name in names)
 
 
-@dataclass(slots=True)
-class _Parts:
-    """Nodes and constants that are put around a graph.
-
-    Args:
-        onnx: the package.
-        core: the graph, already renamed.
-        names: old name of a value to its new one.
-        batch: first size of a Reshape: -1, or 1 where the graph takes one row at a time.
-    """
-
-    onnx: Any
-    core: OnnxModel
-    names: dict[str, str]
-    batch: int
-    count: int = 0
-    front: list[Any] = field(default_factory=list)
-
-    def constant(self, values: npt.NDArray[Any], name: str = "") -> str:
-        """Add a constant and give its name."""
-        name = name or self.fresh()
-        self.core.graph.initializer.append(self.onnx.numpy_helper.from_array(values, name))
-        return name
-
-    def node(self, kind: str, inputs: list[str], output: str = "", *, first: bool = False, **attributes: Any) -> str:
-        """Add a node behind the graph, or before it, and give the name of its output."""
-        output = output or self.fresh()
-        made = self.onnx.helper.make_node(kind, inputs, [output], name=f"{AROUND}{output}", **attributes)
-        (self.front if first else self.core.graph.node).append(made)
-        return output
-
-    def fresh(self) -> str:
-        """A name that nothing has."""
-        self.count += 1
-        return f"around_{self.count}"
-
-    def kind(self, dtype: str) -> int:
-        """Number of a numpy dtype in ONNX."""
-        return int(self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
-
-
-def _rename(core: OnnxModel) -> dict[str, str]:
-    """Give every value and node a number for a name, and drop every text that says something to people."""
-    graph, names = core.graph, {"": ""}
-
-    def new(name: str) -> str:
-        return names.setdefault(name, f"v{len(names)}")
-
-    for item in (*graph.input, *graph.initializer, *graph.output):
-        item.name = new(item.name)
-    for sparse in graph.sparse_initializer:
-        sparse.values.name = new(sparse.values.name)
-    for place, node in enumerate(graph.node):
-        for side in (node.input, node.output):
-            renamed = [new(name) for name in side]
-            del side[:]
-            side.extend(renamed)
-        node.name, node.doc_string = f"n{place}", ""
-        del node.metadata_props[:]
-    for texts in (graph.value_info, graph.quantization_annotation, graph.metadata_props, core.metadata_props):
-        del texts[:]
-    graph.name, graph.doc_string, core.doc_string = "core", "", ""
-    for told in ("producer_name", "producer_version", "domain"):
-        core.ClearField(told)
-    return names
-
-
-def _front(parts: _Parts, found: Declaration) -> None:
+def _front(parts: Parts, found: Declaration) -> None:
     at, asked = row_parts(found), _asked(found)
     for spec in found.inputs:
         name = parts.names.get(spec.name)
@@ -262,7 +209,7 @@ def _front(parts: _Parts, found: Declaration) -> None:
         parts.core.graph.node.insert(0, node)
 
 
-def _cut(parts: _Parts, spec: InputSpec, place: slice, whole: bool, name: str) -> None:
+def _cut(parts: Parts, spec: InputSpec, place: slice, whole: bool, name: str) -> None:
     """The values of one input out of a row."""
     values = INPUT
     if not whole:
@@ -285,7 +232,7 @@ def _cut(parts: _Parts, spec: InputSpec, place: slice, whole: bool, name: str) -
         parts.node("Identity", [values], name, first=True)
 
 
-def _look_up(parts: _Parts, values: str, categories: tuple[str, ...], name: str) -> None:
+def _look_up(parts: Parts, values: str, categories: tuple[str, ...], name: str) -> None:
     """Texts for indices; a missing one is the empty text."""
     texts = parts.constant(np.array([*categories, ""], object))
     missing = parts.node("IsNaN", [values], first=True)
@@ -295,7 +242,7 @@ def _look_up(parts: _Parts, values: str, categories: tuple[str, ...], name: str)
     parts.node("Gather", [texts, index], name, first=True, axis=0)
 
 
-def _back(parts: _Parts, found: Declaration) -> None:
+def _back(parts: Parts, found: Declaration) -> None:
     for spec in found.outputs:
         if spec.name not in parts.names:
             raise ConfigError(f"the graph has no output {spec.name}")
@@ -306,22 +253,36 @@ def _back(parts: _Parts, found: Declaration) -> None:
         return
     if any(spec.use is not Use.VALUE for spec in found.outputs):
         raise ConfigError(f"outputs of {found.task} have use = 'value'")
-    scaled = [_scaled(parts, spec) for spec in found.outputs]
+    made = _detected(parts, found) if found.detections is not None else {}
+    specs = {spec.name: spec for spec in found.outputs}
+    scaled = [
+        _scaled(parts, made.get(tensor.name) or _flat(parts, specs[tensor.name]), tensor) for tensor in _answers(found)
+    ]
     if len(scaled) == 1:
         parts.node("Identity", scaled, LOGITS)
     else:
         parts.node("Concat", scaled, LOGITS, axis=1)
 
 
-def _scaled(parts: _Parts, spec: OutputSpec) -> str:
+def _detected(parts: Parts, found: Declaration) -> dict[str, str]:
+    """Names of the values that detections make, by the tensors that are answered."""
+    step, specs = found.detections, {spec.name: spec for spec in found.outputs}
+    assert step is not None  # noqa: S101  # the caller asks only then
+    boxes, scores = specs[step.boxes], specs[step.scores]
+    sizes = sizes_of(step, boxes.shape, scores.shape)
+    flat = _flat(parts, boxes), _flat(parts, scores)
+    names = add_detections(step, *flat, sizes, parts.batch, parts.nodes, parts.constant)
+    return dict(zip((step.boxes, step.scores, CLASSES), names, strict=True))
+
+
+def _scaled(parts: Parts, values: str, spec: TensorSpec) -> str:
     """Values side by side, so that their range is [-1, 1]."""
-    values = _flat(parts, spec)
     middle = parts.constant(np.array((spec.high + spec.low) / 2, np.float32))
     half = parts.constant(np.array((spec.high - spec.low) / 2, np.float32))
     return parts.node("Div", [parts.node("Sub", [values, middle]), half])
 
 
-def _flat(parts: _Parts, spec: OutputSpec, name: str = "") -> str:
+def _flat(parts: Parts, spec: OutputSpec, name: str = "") -> str:
     """The values of one output, float32 (batch, size)."""
     values = name or parts.names[spec.name]
     if spec.dtype != "float32":
@@ -333,7 +294,7 @@ def _flat(parts: _Parts, spec: OutputSpec, name: str = "") -> str:
     return parts.node("Reshape", [values, shape])
 
 
-def _logits(parts: _Parts, spec: OutputSpec, classes: int) -> None:
+def _logits(parts: Parts, spec: OutputSpec, classes: int) -> None:
     wanted = {Use.PROBABILITIES: classes, Use.LOGITS: classes}.get(spec.use, 1)
     if spec.size != wanted or spec.use is Use.VALUE or (wanted == 1 and spec.use is not Use.CLASS and classes != 2):
         raise ConfigError(f"output {spec.name}: {spec.size} values as {spec.use} of {classes} classes")
@@ -364,12 +325,12 @@ def _logits(parts: _Parts, spec: OutputSpec, classes: int) -> None:
             assert_never(spec.use)
 
 
-def _log(parts: _Parts, values: str) -> None:
+def _log(parts: Parts, values: str) -> None:
     least = parts.constant(np.array(LEAST_PROBABILITY, np.float32))
     parts.node("Log", [parts.node("Clip", [values, least])], LOGITS)
 
 
-def _before_softmax(parts: _Parts, spec: OutputSpec) -> str:
+def _before_softmax(parts: Parts, spec: OutputSpec) -> str:
     """What a softmax over the classes reads, where it makes the output; empty where something else does."""
     name = parts.names[spec.name]
     node = next((node for node in parts.core.graph.node if name in node.output), None)

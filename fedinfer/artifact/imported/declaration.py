@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fedinfer.artifact.imported.audio import Audio
+from fedinfer.artifact.imported.detections import Detections
 from fedinfer.artifact.imported.image import Image
 from fedinfer.errors import ConfigError
 from fedinfer.metrics import EVEN
@@ -167,6 +168,7 @@ class Declaration:
         sha256: of the model file that this describes.
         inputs, outputs: in the order of the graph.
         deciding: how classes are answered.
+        detections: which boxes of an object detector are answered; None: it is none.
     """
 
     name: str
@@ -179,3 +181,4 @@ class Declaration:
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
     deciding: Deciding = Deciding()
+    detections: Detections | None = None

@@ -114,8 +114,8 @@ def import_model(
     rows = trial_rows(started, calibration, rng)
     trial = try_graph(check_model(data), started, rows, states_of(facts, wishes), clock)
     task, labels, outputs = propose_outputs(facts, wishes, trial.seen, trial.axes, inputs)
-    whole = replace(started, task=task, labels=labels, outputs=outputs, deciding=wishes.deciding)
-    found = with_watch(whole)
+    decided = replace(started, deciding=wishes.deciding, detections=wishes.detections)
+    found = with_watch(replace(decided, task=task, labels=labels, outputs=outputs))
     return _imported(found, facts, data, trial, calibration_rows(found, calibration), clock)
 
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from fedinfer.artifact.imported.audio import Audio, audio_from, audio_values
+from fedinfer.artifact.imported.audio import audio_from, audio_values
 from fedinfer.artifact.imported.declaration import Deciding, Declaration, InputSpec, ModelTask, OutputSpec, Use
+from fedinfer.artifact.imported.detections import Detections, detections_from, detections_values
 from fedinfer.artifact.imported.facts import TEXT
 from fedinfer.artifact.imported.image import Image
 from fedinfer.errors import ConfigError
@@ -41,6 +42,7 @@ def to_toml(found: Declaration) -> str:
         *([f"labels = {_list(found.labels)}"] if found.labels else []),
         f"one_row = {_flag(found.one_row)} # the graph takes one row at a time",
         *_deciding_lines(found.deciding),
+        *([f"detections = {_inline(detections_values(found.detections))}"] if found.detections is not None else []),
         f"missing = {_flag(found.missing)} # numbers of a table may be missing: the graph gets NaN",
         f"sha256 = {_quoted(found.sha256)}",
     ]  # fmt: skip
@@ -89,7 +91,7 @@ def _input_lines(spec: InputSpec) -> list[str]:
     if spec.image is not None:
         return [*lines, *_image_lines(spec.image), *_watch_lines(spec)]
     if spec.audio is not None:
-        return [*lines, f"audio = {_audio(spec.audio)} # raw samples of a row", *_watch_lines(spec)]
+        return [*lines, f"audio = {_inline(audio_values(spec.audio))} # raw samples of a row", *_watch_lines(spec)]
     lines.append(f"range = [{spec.low!r}, {spec.high!r}] # public")
     return [*lines, f"columns = {_list(spec.columns)}"] if spec.columns else [*lines, *_watch_lines(spec)]
 
@@ -100,9 +102,9 @@ def _image_lines(image: Image) -> list[str]:
     return [f"image = {size} # raw pixels of a row", *crop, f"mean = {mean}", f"std = {std}"]
 
 
-def _audio(audio: Audio) -> str:
+def _inline(values: Mapping[str, Any]) -> str:
     """An inline table."""
-    return "{ " + ", ".join(f"{name} = {json.dumps(value)}" for name, value in audio_values(audio).items()) + " }"
+    return "{ " + ", ".join(f"{name} = {json.dumps(value)}" for name, value in values.items()) + " }"
 
 
 def _watch_lines(spec: InputSpec) -> list[str]:
@@ -135,6 +137,7 @@ _KEYS = {
     "top",
     "threshold",
     "abstain_below",
+    "detections",
 }
 _IMAGE = {"image", "crop", "mean", "std"}
 _INPUT = {"name", "dtype", "shape", "axis", "range", "columns", "categories", "constant", "watch", "audio"} | _IMAGE
@@ -157,12 +160,18 @@ def _declaration(table: Mapping[str, Any]) -> Declaration:
         sha256=_text(table, "sha256", "the file"),
         inputs=inputs,
         outputs=outputs,
+        detections=_detections(table),
         deciding=Deciding(
             _typed({"top": 0, **table}, "top", int, "the file"),
             _number({"threshold": EVEN, **table}, "threshold", "the file"),
             _number({"abstain_below": 0.0, **table}, "abstain_below", "the file"),
         ),
     )
+
+
+def _detections(table: Mapping[str, Any]) -> Detections | None:
+    where = "the file"
+    return detections_from(_typed(table, "detections", dict, where), where) if "detections" in table else None
 
 
 def _input(item: Any, where: str) -> InputSpec:

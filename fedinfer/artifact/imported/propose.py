@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from fedinfer.artifact.imported.audio import Audio
 from fedinfer.artifact.imported.declaration import Deciding, InputSpec, ModelTask, OutputSpec, Use
+from fedinfer.artifact.imported.detections import Detections
 from fedinfer.artifact.imported.facts import CLASSIFIERS, REGRESSORS, TEXT, GraphFacts, Port
 from fedinfer.artifact.imported.image import Image
 from fedinfer.errors import ConfigError, GateFailed, Refusal
@@ -54,6 +55,7 @@ class Wishes:
         images: inputs that are made of raw pixels.
         audios: inputs that are made of raw samples.
         deciding: how classes are answered.
+        detections: which boxes of an object detector are answered.
     """
 
     task: ModelTask | None = None
@@ -70,6 +72,7 @@ class Wishes:
     images: Mapping[str, Image] = field(default_factory=dict)
     audios: Mapping[str, Audio] = field(default_factory=dict)
     deciding: Deciding = field(default_factory=Deciding)
+    detections: Detections | None = None
 
 
 def propose_inputs(facts: GraphFacts, wishes: Wishes, calibration: Arrays) -> tuple[tuple[InputSpec, ...], bool]:
@@ -144,11 +147,13 @@ def propose_outputs(
     ]
     fed = [replace(s, feeds=states[s.name]) for s in specs if s.name in states and s.shape == shapes[states[s.name]]]
     free = [s for s in specs if s.name not in {state.name for state in fed}]
-    told = [spec for spec in free if not wishes.outputs or spec.name in wishes.outputs]
+    step = wishes.detections
+    asked = wishes.outputs or ((step.boxes, step.scores) if step is not None else ())
+    told = [spec for spec in free if not asked or spec.name in asked]
     if not told:
         raise ConfigError("no output is left to answer with: outputs are tensors of numbers with an axis of rows")
     _check_finite([*told, *fed], seen)
-    task = wishes.task or _task(facts, told, seen, stateful=bool(fed))
+    task = (ModelTask.TENSORS if step is not None else wishes.task) or _task(facts, told, seen, stateful=bool(fed))
     match task:
         case ModelTask.CLASSIFICATION:
             spec, labels = _classes(facts, wishes, told, seen)
@@ -181,6 +186,7 @@ def _check_wishes(facts: GraphFacts, wishes: Wishes) -> None:
         ("--categories", wishes.categories, inputs), ("--image", wishes.images, inputs),
         ("--audio", wishes.audios, inputs),
         ("--outputs", wishes.outputs, outputs),
+        ("--detections", (wishes.detections.boxes, wishes.detections.scores) if wishes.detections else (), outputs),
         ("--state", wishes.states.values(), outputs),
     ):  # fmt: skip
         unknown = [name for name in names if name not in known]

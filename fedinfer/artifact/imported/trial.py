@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fedinfer.artifact.evaluate.metrics import softmax
 from fedinfer.artifact.imported.adapt import feeds_of, row_parts, row_tensors, schema_of
 from fedinfer.artifact.imported.declaration import Declaration, InputSpec, ModelTask, OutputSpec, Use
+from fedinfer.artifact.imported.detections import detected
 from fedinfer.artifact.quantize.calibration import synthetic_tensors
 from fedinfer.errors import ConfigError, GateFailed, Refusal
 from fedinfer.manifest import INPUT, answer_name
@@ -175,9 +176,19 @@ def answers_of(found: Declaration, seen: Arrays) -> npt.NDArray[np.float64]:
         case ModelTask.REGRESSION:
             return np.clip(flat[0], found.outputs[0].low, found.outputs[0].high)
         case ModelTask.SCORES | ModelTask.TENSORS:
-            return np.concatenate(flat, axis=1)
+            return np.concatenate(_detected(found, seen) or flat, axis=1)
         case _:
             assert_never(found.task)
+
+
+def _detected(found: Declaration, seen: Arrays) -> list[npt.NDArray[np.float64]]:
+    """The answers of an object detector, side by side; empty where the model is none."""
+    step = found.detections
+    if step is None:
+        return []
+    made = detected(step, seen[step.boxes], seen[step.scores])
+    others = [seen[spec.name] for spec in found.outputs if spec.name not in (step.boxes, step.scores)]
+    return [values.reshape(len(values), -1).astype(np.float64) for values in (*made, *others)]
 
 
 def _probabilities(spec: OutputSpec, values: npt.NDArray[np.float64], classes: int) -> npt.NDArray[np.float64]:

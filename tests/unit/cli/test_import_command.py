@@ -183,6 +183,23 @@ def test_an_image_is_said_in_one_word(words, expected):
     assert image_of(words) == expected
 
 
+def test_a_decision_and_detections_are_said_and_refused_in_one_line(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(foreign.policy())
+    words = ("artifact", "import", tmp_path / "m.onnx", "-o", tmp_path / "m", "--range", "obs=-1:1")
+    asked(*words, "--task", "classification", "--top", 2, "--abstain-below", 0.4)
+    text = (tmp_path / "m/model.toml").read_text()
+    assert "top = 2 #" in text
+    assert "abstain_below = 0.4 #" in text
+    assert "threshold" not in text
+    for more, told in (
+        (("--task", "classification", "--threshold", 0.3), "do not fit a model of 3 classes"),
+        (("--detections", "boxes:gone,scores:action_logits,most:3"), "the graph has no such name"),
+        (("--detections", "boxes"), "not NAME:VALUE with commas between them"),
+    ):
+        code, said = call(*words, *more)
+        assert (code, told in " ".join(said.split())) == (2, True), said
+
+
 def test_a_model_of_spectrograms_takes_raw_samples(tmp_path):
     data = foreign.model_bytes(
         [("Flatten", ["mel"], ["flat"]), ("MatMul", ["flat", "w"], ["y"])],
