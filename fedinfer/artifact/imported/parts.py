@@ -31,20 +31,40 @@ class Parts:
     front: list[Any] = field(default_factory=list)
 
     def constant(self, values: npt.NDArray[Any], name: str = "") -> str:
-        """Add a constant and give its name."""
+        """Add a constant and give its name.
+
+        Args:
+            values: of the constant.
+            name: that it gets; empty: a fresh one.
+        """
         name = name or self.fresh()
         self.core.graph.initializer.append(self.onnx.numpy_helper.from_array(values, name))
         return name
 
     def node(self, kind: str, inputs: list[str], output: str = "", *, first: bool = False, **attributes: Any) -> str:
-        """Add a node behind the graph, or before it, and give the name of its output."""
+        """Add a node behind the graph, or before it, and give the name of its output.
+
+        Args:
+            kind: operator.
+            inputs: names of what it reads.
+            output: name that it gets; empty: a fresh one.
+            first: it comes before the graph.
+            attributes: of the operator.
+        """
         output = output or self.fresh()
         made = self.onnx.helper.make_node(kind, inputs, [output], name=f"{AROUND}{output}", **attributes)
         (self.front if first else self.core.graph.node).append(made)
         return output
 
     def nodes(self, kind: str, inputs: list[str], *, outputs: int = 1, **attributes: Any) -> list[str]:
-        """Add a node with several outputs behind the graph, and give their names."""
+        """Add a node with several outputs behind the graph, and give their names.
+
+        Args:
+            kind: operator.
+            inputs: names of what it reads.
+            outputs: how many.
+            attributes: of the operator.
+        """
         names = [self.fresh() for _ in range(outputs)]
         made = self.onnx.helper.make_node(kind, inputs, names, name=f"{AROUND}{names[0]}", **attributes)
         self.core.graph.node.append(made)
@@ -56,12 +76,23 @@ class Parts:
         return f"around_{self.count}"
 
     def kind(self, dtype: str) -> int:
-        """Number of a numpy dtype in ONNX."""
+        """Number of a numpy dtype in ONNX.
+
+        Args:
+            dtype: its name.
+        """
         return int(self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
 def rename(core: OnnxModel) -> dict[str, str]:
-    """Give every value and node a number for a name, and drop every text that says something to people."""
+    """Give every value and node a number for a name, and drop every text that says something to people.
+
+    Args:
+        core: onnx.ModelProto; it is changed.
+
+    Returns:
+        New name of each value, by its old one.
+    """
     graph, names = core.graph, {"": ""}
 
     def new(name: str) -> str:

@@ -54,6 +54,9 @@ def made(spec: InputSpec, raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float3
 
     Returns:
         float32 (n, *shape of the input).
+
+    Raises:
+        ConfigError: nothing is declared that makes it.
     """
     if spec.image is not None:
         return prepared(spec, spec.image, raw)
@@ -71,6 +74,9 @@ def add_steps(spec: InputSpec, values: str, node: Node, constant: Constant, batc
         node: appends a node and gives the name of its output.
         constant: appends a constant and gives its name.
         batch: first size of a Reshape.
+
+    Raises:
+        ConfigError: nothing is declared that makes it.
     """
     if spec.image is not None:
         return add_pixels(spec, spec.image, values, node, constant, batch)
