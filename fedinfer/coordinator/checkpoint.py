@@ -126,7 +126,9 @@ def to_checkpoint(state: RunState) -> Checkpoint:
     arrays: dict[str, npt.NDArray[Any]] = {"weights": progress.weights, **progress.optimizer.arrays()}
     arrays |= {name: np.asarray(getattr(progress, name), np.float64) for name in _SERIES}
     if state.watch is not None:
-        arrays |= {"monitor": _bytes(encode(state.watch.state)), "policy": _bytes(encode(state.watch.policy))}
+        watch = state.watch
+        kept_watch = {"monitor": watch.state, "policy": watch.policy, "worlds": watch.worlds}
+        arrays |= {name: _bytes(encode(value)) for name, value in kept_watch.items()}
     if progress.calibration is not None:
         arrays["calibration"] = np.stack([progress.calibration.right, progress.calibration.rows])
     schedule: Json = {}
@@ -168,6 +170,7 @@ def from_checkpoint(kept: Checkpoint, watch: Watch | None, schedule: Participati
         if watch is not None:
             watch.state = _decoded(watch.state, arrays["monitor"])
             watch.policy = _decoded(watch.policy, arrays["policy"])
+            watch.worlds = _decoded(watch.worlds, arrays["worlds"])
         if schedule is not None:
             schedule.go_on(_schedule_state(facts["schedule"], arrays["schedule_noise"]))
         progress = Progress(

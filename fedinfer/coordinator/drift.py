@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -28,10 +28,12 @@ from fedinfer.drift import (
     MonitorState,
     NoisySum,
     WindowResult,
+    Worlds,
     estimate_accuracy,
     labelled_accuracy,
     monitor,
     policy,
+    recall,
     smallest_shift,
     split,
 )
@@ -53,12 +55,14 @@ class Watch:
         state: of the monitor; replaced by every report.
         settings: of the policy.
         policy: its state; replaced by every decision.
+        worlds: what windows looked like while earlier versions served.
     """
 
     plan: monitor.MonitorPlan
     state: MonitorState
     settings: policy.PolicySettings
     policy: policy.PolicyState
+    worlds: Worlds = field(default_factory=Worlds)
 
 
 def start_watch(scenario: Scenario, plan: RunPlan) -> Watch:
@@ -77,6 +81,7 @@ def start_watch(scenario: Scenario, plan: RunPlan) -> Watch:
         calm_windows=2,
         least_devices=plan.train.groups * plan.train.min_survivors,
         settle_windows=drift.settle_windows,
+        recall=drift.recall,
     )
     return Watch(watched, monitor.begin(watched), settings, policy.PolicyState())
 
@@ -174,12 +179,14 @@ def window(server: Server, plan: RunPlan, progress: Progress, watch: Watch) -> p
     return decision
 
 
-def relearn(watch: Watch) -> None:
+def relearn(watch: Watch, replaced: int) -> None:
     """A new model is on the devices: its outputs need a new reference.
 
     Args:
         watch: its monitor forgets the reference, its policy starts the cooldown.
+        replaced: version that served before, whose world is remembered.
     """
+    watch.worlds = recall.remember(watch.plan, watch.worlds, replaced, watch.state)
     watch.state = monitor.reset(watch.plan, watch.state, keep=())
     watch.policy = policy.pushed(policy.finished(watch.settings, watch.policy))
 
@@ -256,7 +263,8 @@ def _report(
         policy.Decision(policy.WatchAction.NONE, "the report aborted: too few survivors", progress.window),
     )
     if released is not None:
-        result = _test(server.scenario, settings, progress.window, watch, released)
+        summed = _window_sum(server.scenario, settings, progress.window, released)
+        watch.state, result = monitor.observe(watch.plan, watch.state, summed)
         estimated, labelled = _accuracies(
             server.scenario, settings, watch, progress, released, number=server.schema.label_range is not None
         )
@@ -264,7 +272,10 @@ def _report(
         progress.alarms.extend(alarms)
         for alarm in alarms:
             server.emit("alarm", alarm.to_json())
-        situation = _situation(server.account, progress, server.scenario.drift.rounds, ready)
+        situation = replace(
+            _situation(server.account, progress, server.scenario.drift.rounds, ready),
+            earlier=_recallable(server, watch, summed) if result.alarms else (),
+        )
         decision = _decide(server.schema, progress, watch, result, situation)
     figures = (len(sums.survivors), len(sums.groups), len(sums.summed), spent)
     return decision, ReportRecord(*figures, result, estimated, labelled)
@@ -317,22 +328,29 @@ def _accuracies(
     return estimated, labelled
 
 
-def _test(scenario: Scenario, settings: SumSettings, window: int, watch: Watch, released: Release) -> WindowResult:
-    report = monitor.WindowSum(
+def _window_sum(scenario: Scenario, settings: SumSettings, window: int, released: Release) -> monitor.WindowSum:
+    return monitor.WindowSum(
         window,
         released.total.astype(np.float64),
         released.survivors,
         scenario.drift.window,
         noise_std(scenario, settings, len(released.survivors)),
     )
-    watch.state, result = monitor.observe(watch.plan, watch.state, report)
-    return result
+
+
+def _recallable(server: Server, watch: Watch, summed: monitor.WindowSum) -> tuple[int, ...]:
+    """Versions whose world may be back, and which the repository still holds; none where nobody asks for them."""
+    if not watch.settings.recall:
+        return ()
+    held = set(server.repository.versions())
+    return tuple(version for version in recall.possible(watch.plan, watch.worlds, summed) if version in held)
 
 
 def _situation(account: RunAccount, progress: Progress, rounds: int, ready: Sequence[DeviceId]) -> policy.Situation:
     # The rounds of every allowed trigger are part of the plan, so what is left is enough unless something else spent.
     needed = account.price_of_more(f"{Purpose.TRAIN} ", rounds)
-    return policy.Situation(account.remaining(), needed, len(ready), previous_version(progress) > 0)
+    version = progress.models[-1].version if progress.models else 0
+    return policy.Situation(account.remaining(), needed, len(ready), previous_version(progress) > 0, version)
 
 
 def previous_version(progress: Progress) -> int:

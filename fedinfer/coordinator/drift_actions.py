@@ -34,14 +34,15 @@ def roll_back(server: Server, progress: Progress, watch: Watch, decision: policy
         decision: of the policy, with its reason.
     """
     newest, previous = progress.models[-1].version, previous_version(progress)
-    withdraw(server.repository, server.fleet, server.emit, newest, sorted(server.devices))
+    outcomes = withdraw(server.repository, server.fleet, server.emit, newest, sorted(server.devices))
     weights = load_checkpoint(server.folder / CHECKPOINTS / f"v{previous}.npz").arrays["weights"]
     progress.weights = weights.astype(np.float32)
     progress.newest = ChosenFile.of(server.repository.manifest(previous), server.repository.model_files(previous))
     progress.calibration = None  # of the version that is gone
     mark_released(server.folder, previous)
-    figures = {"window": decision.window, "reason": decision.reason, "version": newest, "back_to": previous}
-    server.emit("rolled_back", figures)
+    went_back = sum(not reason for reason in outcomes.values())
+    figures = {"window": decision.window, "reason": decision.reason, "version": newest, "to": previous}
+    server.emit("rolled_back", figures | {"devices": went_back})
     watch.state = monitor.reset(watch.plan, watch.state, keep=())
     watch.policy = policy.rolled_back(watch.policy)
 

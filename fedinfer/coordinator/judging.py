@@ -38,7 +38,7 @@ from fedinfer.schema import Categorical, Numeric, Schema, Text
 from fedinfer.types import DeviceId, Json
 
 if TYPE_CHECKING:
-    from fedinfer.artifact import Built
+    from fedinfer.artifact import Built, ChosenFile
 
 QUARTERS = 4
 MOST_DEVICES = 1000
@@ -103,13 +103,13 @@ def judge_model(server: Server, progress: Progress, built: Built) -> Json:
     }
 
 
-def confidence_calibration(schema: Schema, judged: Rows, built: Built) -> ConfidenceCalibration | None:
-    """How often the published file's answers of each confidence are right, on the first rows that are judged by.
+def confidence_calibration(schema: Schema, judged: Rows, file: ChosenFile) -> ConfidenceCalibration | None:
+    """How often a published file's answers of each confidence are right, on the first rows that are judged by.
 
     Args:
         schema: names the classes.
         judged: rows with labels that this side judges by; may be empty.
-        built: the version.
+        file: of the version.
 
     Returns:
         None for numbers, without labelled rows, and for a file that does not answer in finite numbers.
@@ -117,10 +117,10 @@ def confidence_calibration(schema: Schema, judged: Rows, built: Built) -> Confid
     x, y = judged
     if not len(y) or not schema.classes:
         return None
-    said = built.answers(x[:MOST_CALIBRATION_ROWS])
+    said = file.answers(x[:MOST_CALIBRATION_ROWS])
     if not np.isfinite(said).all():
         return None
-    answers = Answers.of(said, y[: len(said)], None if built.head.threshold == EVEN else built.head.threshold)
+    answers = Answers.of(said, y[: len(said)], None if file.threshold == EVEN else file.threshold)
     channel = next(each for each in report_channels(schema.classes) if each.name == CONFIDENCE)
     return calibrate_confidence(channel, Outputs(answers.chosen, answers.probabilities), answers.y)
 

@@ -1,5 +1,7 @@
 """The whole run in reading order: weights -> rounds -> artifact -> push -> windows -> (alarm -> rounds -> push).
 
+An alarm may also bring back an earlier version, or withdraw the newest one.
+
 `agenda` knows which step is next; after every step the state is kept, and a process that was killed leaves a run that
 another process goes on with (docs/adr/0014).
 """
@@ -7,6 +9,7 @@ another process goes on with (docs/adr/0014).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import assert_never
 
 from fedinfer.config import Scenario
@@ -19,6 +22,7 @@ from fedinfer.coordinator.judging import pooled_figures
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.attention import attentive, heed
 from fedinfer.coordinator.push.publish import publish_version, push_version
+from fedinfer.coordinator.recall import recall_version
 from fedinfer.coordinator.released import start_of
 from fedinfer.coordinator.resume import take_up
 from fedinfer.coordinator.train.round import start_schedule, training_round
@@ -159,9 +163,13 @@ def _one_step(server: Server, plan: RunPlan, state: RunState, step: RunStep) -> 
         case RunStep.ROLL_OUT:
             push_version(server, plan, progress)
             if state.watch is not None and progress.window:
-                drift_loop.relearn(state.watch)
+                drift_loop.relearn(state.watch, drift_loop.previous_version(progress))
         case RunStep.WINDOW:
             _window(server, plan, state)
+        case RunStep.RECALL:
+            if state.watch is None:
+                raise RuntimeError("a run without a watch recalls nothing")
+            recall_version(server, plan, progress, state.watch, agenda.recall)
         case _:
             assert_never(step)
 
@@ -197,6 +205,8 @@ def _window(server: Server, plan: RunPlan, state: RunState) -> None:
             pass
         case WatchAction.ROLLBACK:
             drift_actions.roll_back(server, state.progress, state.watch, decision)
+        case WatchAction.RECALL:
+            state.agenda = replace(state.agenda, recall=decision.version)
         case WatchAction.SUGGEST_ROUND:
             drift_actions.suggest(server.folder, decision)
             server.emit("suggested", decision.to_json())

@@ -5,6 +5,8 @@
 Rules:
 * Drift of inputs alone warns; it starts nothing. Outputs, flags and errors can alarm.
 * An alarm soon after a push of a new model rolls back first: that costs no privacy.
+* Where an earlier version served in a world that may have come back, it is recalled: that costs no privacy either. Each
+  is tried once; when none is left, rounds start.
 * A round is started only when the budget, the ready devices, the cooldown and the number of triggers allow it;
   otherwise the decision is DEFER and says why, window after window, until the alarm is over or the reason is gone.
 * WARN and ALARM are left only after `calm_windows` windows below the warning level.
@@ -51,6 +53,7 @@ class WatchAction(StrEnum):
     NONE = "none"
     WARN = "warn"
     ROLLBACK = "rollback"
+    RECALL = "recall"
     ROUND = "round"
     SUGGEST_ROUND = "suggest_round"
     DEFER = "defer"
@@ -69,6 +72,7 @@ class PolicySettings:
         least_devices: devices that must be ready for a round, >= 1.
         settle_windows: windows between an alarm and its rounds, >= 0: a change that still grows is not trained on
             halfway.
+        recall: earlier versions are tried before rounds.
     """
 
     mode: Mode
@@ -78,6 +82,7 @@ class PolicySettings:
     calm_windows: int
     least_devices: int
     settle_windows: int = 0
+    recall: bool = False
 
     def __post_init__(self) -> None:
         if min(self.max_triggers, self.rollback_windows, self.cooldown_windows, self.settle_windows) < 0:
@@ -95,12 +100,16 @@ class Situation:
         epsilon_needed: what retraining would cost.
         ready_devices: devices that could take part now.
         previous_model: True when devices hold an older model to go back to.
+        version: that devices run.
+        earlier: versions whose world may have come back, the likeliest first.
     """
 
     epsilon_left: float
     epsilon_needed: float
     ready_devices: int
     previous_model: bool
+    version: int = 0
+    earlier: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +123,10 @@ class PolicyState:
         cooldown: windows of cooldown left.
         triggers: rounds of retraining started so far.
         since_alarm: windows since the alarm that lasts.
-        rolled_back: True when the present model is one that was rolled back to.
+        rolled_back: True when the present model is one that was rolled back to, or recalled.
         healthy, healthy_error: accuracy of the fleet before the alarm that started the last rounds, and half the width
             of its interval; 0 when there is nothing to get back.
+        tried: versions that do not fit the present world: they served when it alarmed, or were recalled.
     """
 
     phase: WatchPhase = WatchPhase.OK
@@ -128,6 +138,7 @@ class PolicyState:
     rolled_back: bool = False
     healthy: float = 0.0
     healthy_error: float = 0.0
+    tried: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +149,18 @@ class Decision:
         action: what to do.
         reason: one sentence with numbers; empty for NONE.
         window: window that led to it.
+        version: that is recalled; 0 for other actions.
     """
 
     action: WatchAction
     reason: str
     window: int
+    version: int = 0
 
     def to_json(self) -> Json:
         """For events and reports."""
-        return {"action": str(self.action), "reason": self.reason, "window": self.window}
+        row: Json = {"action": str(self.action), "reason": self.reason, "window": self.window}
+        return row | {"version": self.version} if self.version else row
 
 
 def decide(
@@ -273,7 +287,7 @@ def pushed(state: PolicyState) -> PolicyState:
         state: before the push.
     """
     phase = WatchPhase.OK if state.phase in (WatchPhase.WARN, WatchPhase.ALARM) else state.phase
-    return replace(state, phase=phase, since_push=0, calm=0, rolled_back=False)
+    return replace(state, phase=phase, since_push=0, calm=0, rolled_back=False, tried=())
 
 
 def rolled_back(state: PolicyState) -> PolicyState:
@@ -284,6 +298,16 @@ def rolled_back(state: PolicyState) -> PolicyState:
     """
     back = replace(state, phase=WatchPhase.OK, since_push=0, calm=0, rolled_back=True)
     return replace(back, healthy=0.0, healthy_error=0.0)
+
+
+def recalled(state: PolicyState, version: int) -> PolicyState:
+    """An earlier version is on the devices again; an alarm about it tries the next one, or trains.
+
+    Args:
+        state: after the decision RECALL.
+        version: number under which it went out again.
+    """
+    return replace(rolled_back(state), tried=(*state.tried, version))
 
 
 def _alarmed(
@@ -300,6 +324,11 @@ def _alarmed(
     if after_push and situation.previous_model:
         reason = f"{cause}; {state.since_push} windows after a push, going back to the model before"
         return state, Decision(WatchAction.ROLLBACK, reason, result.window)
+    left = [version for version in situation.earlier if version not in (*state.tried, situation.version)]
+    if settings.recall and left:
+        state = replace(state, tried=(*state.tried, situation.version, left[0]))
+        reason = f"{cause}; the world of version {left[0]} may be back"
+        return state, Decision(WatchAction.RECALL, reason, result.window, left[0])
     obstacle = _obstacle(settings, state, situation)
     if not obstacle and since < settings.settle_windows:
         obstacle = f"{since} of {settings.settle_windows} windows since the alarm, the change may still grow"
@@ -337,7 +366,10 @@ def _quiet(settings: PolicySettings, state: PolicyState, result: WindowResult) -
         return replace(state, phase=WatchPhase.WARN), Decision(WatchAction.WARN, _cause(result), result.window)
     if state.phase is WatchPhase.WARN and state.calm < settings.calm_windows:
         return state, Decision(WatchAction.NONE, "", result.window)
-    return replace(state, phase=WatchPhase.OK), Decision(WatchAction.NONE, "", result.window)
+    # A version that stays quiet fits this world; what was tried before may fit the next one.
+    fits = state.calm >= settings.cooldown_windows + settings.calm_windows
+    tried = () if fits else state.tried
+    return replace(state, phase=WatchPhase.OK, tried=tried), Decision(WatchAction.NONE, "", result.window)
 
 
 def _obstacle(settings: PolicySettings, state: PolicyState, situation: Situation) -> str:

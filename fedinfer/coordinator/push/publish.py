@@ -87,7 +87,7 @@ def publish_version(server: Server, plan: RunPlan, progress: Progress) -> None:
     progress.newest = built.chosen_file
     server.emit("built", progress.models[-1].to_json())
     progress.judgement = judge_model(server, progress, built)
-    progress.calibration = confidence_calibration(server.schema, server.judged(progress.window), built)
+    progress.calibration = confidence_calibration(server.schema, server.judged(progress.window), built.chosen_file)
 
 
 def push_version(server: Server, plan: RunPlan, progress: Progress) -> None:
