@@ -127,5 +127,6 @@ def _fit(plan: MonitorPlan, world: World, report: WindowSum) -> float:
         observed = NoisySum(pieces[channel.name], size, report.noise_std**2)
         moved = composition(reference, report.reporters)
         _, figures = compare(plan, channel, replace(fresh(channel), reference=reference), observed, moved)
-        values.append(chi2_tail(float(figures.alone), degrees_of_freedom(channel)))
+        # Of a first window the running mean is that window; its statistic knows of other reporters too.
+        values.append(chi2_tail(float(figures.statistic), degrees_of_freedom(channel)))
     return min(values)

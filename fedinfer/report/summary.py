@@ -191,9 +191,10 @@ def _drift(run: Json) -> str:
     first, later = alarms[0], sum(row.get("reason") == "drift" for row in rows(run, "rounds"))
     again = sum(row.get("reason") == "recall" for row in rows(run, "models"))
     recalls = f" An earlier version was brought back {plural(again, 'time')}." if again else ""
+    followed = f"and {plural(later, 'round')} of training followed.{recalls}"
     return (
         f"{plural(windows, 'window')} of inference, watched for drift. Window {words(first.get('window'))} raised an "
-        f"alarm ({words(first.get('channel')).replace('_', ' ')}), and {plural(later, 'round')} of training followed.{recalls}"
+        f"alarm ({words(first.get('channel')).replace('_', ' ')}), {followed}"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from fedinfer.cli.live import RunView
 from fedinfer.cli.main import app
 from fedinfer.config import Scenario
 from fedinfer.coordinator.drift_actions import ANSWER, SUGGESTED
@@ -59,19 +60,61 @@ def decisions(record: dict[str, Any]) -> list[str]:
 
 def test_an_alarm_soon_after_a_push_goes_back_first_and_costs_nothing(weather: Weather, tmp_path: Path) -> None:
     scenario = quick("drift.windows = 3\ndrift.after_windows = 5\ndrift.rollback_windows = 4", tmp_path)
-    record, failure = whole_run(tmp_path, scenario, by_window(weather, {1: 0, 3: 1, 5: 2}))
+    view = RunView(tmp_path)
+    record, failure = whole_run(tmp_path, scenario, by_window(weather, {1: 0, 3: 1, 5: 2}), listen=view.take)
     assert failure is None
+    assert ("roll-back", "to version 1 on 8 devices") in view.recent
     actions = decisions(record)
     assert actions[2] == "round"
     assert "rollback" in actions[3:]
     at = actions.index("rollback")
     assert "going back to the model before" in record["drift"]["timeline"][at]["decision"]["reason"]
-    slots = [Slots(tmp_path / "devices" / f"d{number:02d}" / "slots", lambda _: None) for number in range(8)]
-    assert {slot.active().version for slot in slots} == {1}
+    assert versions_on_devices(tmp_path) == {1}
     assert record["drift"]["triggered_rounds"] == 1
     (alarm, *_) = record["drift"]["alarms"]
     assert {change["bin"] for change in alarm["moved"]} <= {f"bin {place} of 3" for place in (1, 2, 3)}
     assert all(change["low"] <= change["change"] <= change["high"] for change in alarm["moved"])
+
+
+def versions_on_devices(folder: Path) -> set[int]:
+    slots = [Slots(folder / "devices" / f"d{number:02d}" / "slots", lambda _: None) for number in range(8)]
+    return {slot.active().version for slot in slots}
+
+
+def test_a_world_that_comes_back_gets_its_version_back_and_costs_no_training(weather: Weather, tmp_path: Path) -> None:
+    scenario = quick("drift.windows = 8\ndrift.max_triggers = 1\ndrift.recall = true", tmp_path)
+    view = RunView(tmp_path)
+    record, failure = whole_run(tmp_path, scenario, by_window(weather, {1: 0, 3: 1, 6: 0}), listen=view.take)
+    assert failure is None
+    actions = decisions(record)
+    assert actions[2] == "round"
+    at = actions.index("recall")
+    decision = record["drift"]["timeline"][at]["decision"]
+    assert decision["version"] == 1
+    assert "the world of version 1 may be back" in decision["reason"]
+    assert set(actions[at + 1 :]) == {"none"}
+    assert [(model["version"], model["reason"]) for model in record["models"]] == [
+        (1, "initial"), (2, "drift"), (3, "recall"),
+    ]  # fmt: skip
+    assert record["models"][2]["sha256"] == record["models"][0]["sha256"]
+    assert record["models"][2]["devices_active"] == 8
+    assert versions_on_devices(tmp_path) == {3}
+    assert (tmp_path / "checkpoints" / "released").read_text() == "3\n"
+    assert record["drift"]["triggered_rounds"] == 1
+    # Its own reference is back: the next window is compared at once, not learned.
+    after = record["drift"]["timeline"][at + 1]
+    assert after["learning"] == []
+    assert [channel["channel"] for channel in after["channels"]] == ["predicted_class", "confidence", "weather"]
+    assert ("recall", "version 1 serves again as 3") in view.recent
+
+
+def test_a_version_that_does_not_fit_either_is_followed_by_rounds(weather: Weather, tmp_path: Path) -> None:
+    scenario = quick("drift.windows = 8\ndrift.max_triggers = 2\ndrift.recall = true", tmp_path)
+    record, failure = whole_run(tmp_path, scenario, by_window(weather, {1: 0, 3: 1, 6: 2}))
+    assert failure is None
+    started = [action for action in decisions(record) if action not in ("none", "warn")]
+    assert started == ["round", "recall", "round"]
+    assert [model["reason"] for model in record["models"]] == ["initial", "drift", "recall", "drift"]
 
 
 @pytest.mark.parametrize("decline", [False, True])

@@ -21,7 +21,7 @@ from fedinfer.errors import FedInferError, TooFewSurvivors, TransportError
 from fedinfer.flower.client_app import CohortClientApp
 from fedinfer.flower.records import RECORD
 from fedinfer.messages import Kind, MaskedSumWork, SumPlan
-from fedinfer.ports import Answer, Ask
+from fedinfer.ports import Answer, Ask, Listener
 from fedinfer.privacy.accounting.events import GaussianEvent
 from fedinfer.privacy.accounting.ledger import ANY_TASK, LEDGER_MIGRATIONS, Ledger
 from fedinfer.privacy.charges import protected_of
@@ -331,7 +331,11 @@ class BadGrid(LocalGrid):
 
 
 def whole_run(
-    folder: Path, scenario: Scenario, change: Change, names: Callable[[int], str] = "d{:02d}".format
+    folder: Path,
+    scenario: Scenario,
+    change: Change,
+    names: Callable[[int], str] = "d{:02d}".format,
+    listen: Listener = lambda name, fields: None,
 ) -> tuple[Json, FedInferError | None]:
     """A run of eight devices to its end; the record is {} when the run did not begin."""
     folder.mkdir(exist_ok=True)
@@ -342,7 +346,7 @@ def whole_run(
     grid.change = change
     failure: FedInferError | None = None
     try:
-        run_simulation(grid, scenario, rows, folder, "local", clock, lambda name, fields: None)
+        run_simulation(grid, scenario, rows, folder, "local", clock, listen)
     except FedInferError as error:
         failure = error
     record = folder / "run.json"

@@ -38,6 +38,10 @@ def test_rounds_that_belong_together_are_remembered_until_their_version_is_publi
     assert after(agenda).together == 0
 
 
+def test_an_earlier_version_is_brought_back_before_the_next_window() -> None:
+    assert walked(Agenda(windows=2, recall=1)) == [RunStep.RECALL, RunStep.WINDOW, RunStep.WINDOW]
+
+
 @given(left=st.integers(0, 5), rounds=st.integers(0, 4), wanted=st.integers(0, 6))
 def test_an_alarm_adds_rounds_a_push_and_the_windows_that_are_missing(left: int, rounds: int, wanted: int) -> None:
     agenda, more = retrained(Agenda(windows=left), rounds, wanted)

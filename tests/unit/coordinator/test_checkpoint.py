@@ -37,7 +37,7 @@ from fedinfer.coordinator.record import (
     WaveRecord,
     WindowRecord,
 )
-from fedinfer.drift import ConfidenceCalibration, Decision, WatchAction, monitor, policy, report_channels
+from fedinfer.drift import ConfidenceCalibration, Decision, WatchAction, monitor, policy, recall, report_channels
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.mechanism.matrix_mechanism import Participation, factorize
 from fedinfer.privacy.mechanism.noise import SimulatedStream
@@ -67,6 +67,8 @@ def seen_watch() -> Watch:
         watch.state, result = monitor.observe(PLAN, watch.state, report)
         situation = policy.Situation(1.0, 0.0, 2, previous_model=False)
         watch.policy, _ = policy.decide(watch.settings, watch.policy, result, situation)
+    watch.worlds = recall.remember(PLAN, watch.worlds, 1, watch.state)
+    assert [world.version for world in watch.worlds.known] == [1]
     return watch
 
 
@@ -133,6 +135,8 @@ def test_monitor_policy_and_schedule_go_on_as_if_nothing_had_happened() -> None:
     assert state.watch is not None
     assert back.watch is not None
     assert back.watch.policy == state.watch.policy
+    assert to_checkpoint(back).arrays["worlds"].tobytes() == to_checkpoint(state).arrays["worlds"].tobytes()
+    assert [world.version for world in back.watch.worlds.known] == [1]
     report = monitor.WindowSum(4, np.arange(WIDTH) + 1.0, ("a", "c"), 5, 0.7)
     one, other = (monitor.observe(PLAN, watch.state, report)[1] for watch in (state.watch, back.watch))
     assert one == other

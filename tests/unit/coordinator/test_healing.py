@@ -37,7 +37,7 @@ def story(names: tuple[str, ...], windows: list[tuple[np.ndarray, float]]) -> tu
         watch.state, result = observe(plan, watch.state, WindowSum(number, total, ("d",) * DEVICES, 20, 4.0))
         decisions.append(_decide(SCHEMA, progress, watch, result, READY))
         if decisions[-1].action is policy.WatchAction.ROUND:
-            relearn(watch)
+            relearn(watch, 1)
     return watch, decisions
 
 

@@ -91,6 +91,17 @@ def test_a_step_without_a_push_keeps_the_files_of_the_push_before(begun: Path) -
     assert read(begun) == ("pushed", ["pushed", "window"])
 
 
+def test_a_version_that_was_brought_back_is_on_the_devices_of_whoever_goes_on(begun: Path) -> None:
+    world = SimulationKeeper(begun, SimulatedEntropy(1))
+    write(begun, "trained")
+    world.keep(RunStep.ROLL_OUT, STATE)
+    write(begun, "recalled")
+    world.keep(RunStep.RECALL, STATE)
+    write(begun, "killed")
+    put_back(begun, federation())
+    assert read(begun) == ("recalled", ["trained", "recalled"])
+
+
 def test_a_run_that_kept_nothing_begins_in_an_empty_folder(begun: Path) -> None:
     write(begun, "first")
     assert put_back(begun, federation()) is None
