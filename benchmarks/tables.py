@@ -1,27 +1,40 @@
 """Tables as they are: `fedinfer init` and `fedinfer run` at their defaults beside pooled, non-private scikit-learn.
 
+    python benchmarks/tables.py [--fresh | --keep] [NAME ...]
+
 Every table comes with a package or a generator, nothing is downloaded. The peers get the same columns with the same
 ranges and breaks, the training rows of all devices pooled and the same held-out rows: logistic regression, or ridge
 regression of a number, and HistGradientBoosting.
+
+One process at a time. A table that is done is kept in build/tables, with a digest of the code that measured it: what
+was stopped goes on with the next table, and what other code measured is measured again. --fresh measures all again,
+--keep takes rows of other code too and says how many. A command that takes more than MOST_CPU_SECONDS of a processor
+ends, and its row says so.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+DONE = REPOSITORY / "build" / "tables"
 FEDINFER = [sys.executable, "-c", "from fedinfer.cli.main import main; main()"]
+MOST_CPU_SECONDS = 600
 
 
 def r(package: str, item: str) -> Callable[[], pd.DataFrame]:
@@ -103,52 +116,128 @@ TABLES: dict[str, tuple[Callable[[], pd.DataFrame], str, str]] = {
 }
 
 
-USUAL = ("breast_cancer", "wine", "Default", "OJ", "straight", "rare", "credit_data", "mlc_churn", "spam7")
-"""Nine of them take about five minutes; `all`, or names, as arguments."""
-
-
 def main() -> int:
-    wanted = list(TABLES) if sys.argv[1:] == ["all"] else sys.argv[1:] or USUAL
-    results = {}
+    options = {word for word in sys.argv[1:] if word.startswith("--")}
+    wanted = [word for word in sys.argv[1:] if word not in options] or list(TABLES)
+    if unknown := [word for word in (*options, *wanted) if word not in ("--fresh", "--keep", *TABLES)]:
+        raise SystemExit(f"{', '.join(unknown)}: no such table or option; there are {', '.join(TABLES)}")
+    results, code, older = {}, digest(), 0
     for name in wanted:
-        read, label, device = TABLES[name]
-        with tempfile.TemporaryDirectory() as folder:
-            results[name] = measured(Path(folder), read(), label, device)
-        print(name, json.dumps(results[name]), flush=True)
-    print(json.dumps({"false_alarms": sum(row["alarms"] for row in results.values()), "tables": results}))
+        made_by, row = ("", None) if "--fresh" in options else kept(name)
+        if row is None or (made_by != code and "--keep" not in options):
+            made_by, row = code, measure(name, code)
+        older += made_by != code
+        results[name] = row
+        print(name, json.dumps(row), flush=True)
+    print(json.dumps({**summary(results), "rows_of_earlier_code": older, "tables": results}))
     return 0
+
+
+def digest() -> str:
+    """Of all code that a row depends on."""
+    found = hashlib.sha256()
+    for path in [*sorted((REPOSITORY / "fedinfer").rglob("*.py")), Path(__file__)]:
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def kept(name: str) -> tuple[str, dict[str, Any] | None]:
+    """The row of a table that was measured before, if any, and the digest of the code that did."""
+    path = DONE / f"{name}.json"
+    record = json.loads(path.read_text()) if path.exists() else {"code": "", "row": None}
+    return record["code"], record["row"]
+
+
+def measure(name: str, code: str) -> dict[str, Any]:
+    """The row of a table, which is kept."""
+    read, label, device = TABLES[name]
+    with tempfile.TemporaryDirectory() as folder:
+        row = measured(Path(folder), read(), label, device)
+    DONE.mkdir(parents=True, exist_ok=True)
+    (DONE / f"{name}.json").write_text(json.dumps({"code": code, "row": row}))
+    return row
+
+
+def summary(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """How often the defaults are within two points of each peer, by the task's own metric."""
+    rows = [row for row in results.values() if "fedinfer" in row]
+    return {
+        "tables_run": len(rows),
+        "tables_stopped": len(results) - len(rows),
+        "false_alarms": sum(row["alarms"] for row in rows),
+        **{f"within_0.02_of_{peer}": sum(row["fedinfer"] >= row[peer] - 0.02 for row in rows) for peer in PEERS},
+    }
+
+
+PEERS = ("linear", "boosted")
+
+
+class Spent(NamedTuple):
+    """What a command took, by the system's own account of its process."""
+
+    seconds: float
+    cpu_seconds: float
+    mb: float
 
 
 def measured(folder: Path, frame: pd.DataFrame, label: str, device: str) -> dict[str, Any]:
     frame.to_csv(folder / "table.csv", index=False)
     asked = ["init", "pilot", "--csv", "table.csv", "--label", label, *(["--device", device] if device else [])]
-    called(folder, asked)
-    start = time.perf_counter()
-    record = json.loads(called(folder, ["run", "pilot", "--json", "--out", "out"]))
-    seconds = time.perf_counter() - start
-    text = (folder / "pilot" / "scenario.toml").read_text()
-    found = {
+    try:
+        _, planned = called(folder, asked)
+        printed, spent = called(folder, ["run", "pilot", "--json", "--out", "out"])
+    except TimeoutError as error:
+        return {"rows": len(frame), "stopped": str(error)}
+    record, text = json.loads(printed), (folder / "pilot" / "scenario.toml").read_text()
+    judgement = record["judgement"]
+    metric = "r2" if record["task"]["kind"] == "regression" else judgement["metric"]
+    others = peers(folder / "pilot", metric)
+    return {
         "rows": len(frame),
         "devices": record["population"],
         "epsilon": float(re.search(r"(?m)^epsilon = ([\d.]+) # budget", text)[1]),
         "kind": re.search(r'(?m)^kind = "(\w+)"', text)[1],
-        **{name: rounded(record["metrics"].get(name)) for name in ("accuracy", "auc", "r2")},
+        "metric": metric,
+        "baseline": rounded(judgement["baseline"]["scores"].get(metric)),
+        "fedinfer": rounded(judgement["scores"][metric]),
+        **{peer: others.pop(peer) for peer in PEERS},
+        **({"auc": rounded(judgement["scores"].get("auc"))} if "linear_auc" in others else {}),
+        **others,
         "alarms": len(record["drift"]["alarms"]),
-        "seconds": round(seconds, 1),
-        "mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
+        "init_seconds": round(planned.seconds, 1),
+        "run_seconds": round(spent.seconds, 1),
+        "cpu_seconds": round(planned.cpu_seconds + spent.cpu_seconds, 1),
+        "mb": round(max(planned.mb, spent.mb)),
     }
-    return found | peers(folder / "pilot")
 
 
-def called(folder: Path, arguments: list[str]) -> str:
-    done = subprocess.run([*FEDINFER, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"fedinfer {' '.join(arguments)}: exit {done.returncode}\n{done.stderr}")
-    return done.stdout
+def called(folder: Path, arguments: list[str]) -> tuple[str, Spent]:
+    """What a command printed, and what it took.
+
+    Raises:
+        TimeoutError: it took MOST_CPU_SECONDS.
+        SystemExit: it failed.
+    """
+    said, complained = folder / "stdout", folder / "stderr"
+    begin = time.perf_counter()
+    with said.open("w") as out, complained.open("w") as err:
+        process = subprocess.Popen([*FEDINFER, *arguments], cwd=folder, stdout=out, stderr=err, preexec_fn=bounded)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # the object does not wait again
+    spent = Spent(time.perf_counter() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    if process.returncode == -signal.SIGXCPU:
+        raise TimeoutError(f"fedinfer {arguments[0]} took more than {MOST_CPU_SECONDS} s of a processor")
+    if process.returncode:
+        raise SystemExit(f"fedinfer {' '.join(arguments)}: exit {process.returncode}\n{complained.read_text()}")
+    return said.read_text(), spent
 
 
-def peers(scenario: Path) -> dict[str, Any]:
-    """Pooled scikit-learn on the rows and columns of the scenario."""
+def bounded() -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_SECONDS, MOST_CPU_SECONDS + 10))
+
+
+def peers(scenario: Path, metric: str) -> dict[str, Any]:
+    """Pooled scikit-learn on the rows and columns of the scenario: `metric`, and the AUC of two classes."""
     import torch
 
     from fedinfer.config import load_scenario
@@ -164,18 +253,26 @@ def peers(scenario: Path) -> dict[str, Any]:
     def scaled(rows: np.ndarray) -> np.ndarray:
         return prepare(torch.from_numpy(rows)).numpy()
 
-    number = federation.schema.label_range is not None
-    found = {} if number else {"majority": rounded(np.mean(test_y == np.bincount(y).argmax()))}
+    number, classes = federation.schema.label_range is not None, federation.schema.classes
     linear, boosted = of_numbers() if number else of_classes()
-    for name, model, ready in (("linear", linear, scaled), ("boosted", boosted, lambda rows: rows)):
+    found: dict[str, Any] = {}
+    for name, model, ready in zip(PEERS, (linear, boosted), (scaled, np.asarray), strict=True):
         model.fit(ready(x), y)
-        figure = "r2" if number else "accuracy"
-        found[f"{name}_{figure}"] = rounded(model.score(ready(test_x), test_y))
-        if federation.schema.classes == 2:
-            from sklearn.metrics import roc_auc_score
-
-            found[f"{name}_auc"] = rounded(roc_auc_score(test_y, model.predict_proba(ready(test_x))[:, 1]))
+        if number:
+            found[name] = rounded(model.score(ready(test_x), test_y))
+            continue
+        probabilities = np.zeros((len(test_y), classes))
+        probabilities[:, model.classes_] = model.predict_proba(ready(test_x))
+        found[name] = rounded(of_answers(metric, probabilities, test_y))
+        if classes == 2:
+            found[f"{name}_auc"] = rounded(of_answers("auc", probabilities, test_y))
     return found
+
+
+def of_answers(metric: str, probabilities: np.ndarray, y: np.ndarray) -> float | None:
+    from fedinfer.metrics import Metric, class_score
+
+    return class_score(Metric(metric), probabilities, probabilities.argmax(axis=1), y)
 
 
 def of_classes() -> tuple[Any, Any]:

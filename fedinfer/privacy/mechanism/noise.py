@@ -187,8 +187,11 @@ def _sum_of(table: SamplingTable, parts: int, shape: tuple[int, ...], stream: No
     out = np.zeros(math.prod(shape), np.int64)
     for start in range(0, out.size, _CHUNK):
         piece: Any = out[start : start + _CHUNK]
-        for _ in range(parts):
-            piece += table.look_up(stream.words(piece.size), stream)
+        at_once = _CHUNK // piece.size  # of a short vector: a step per part would cost more than its samples
+        for done in range(0, parts, at_once):
+            count = min(at_once, parts - done)
+            samples = table.look_up(stream.words(count * piece.size), stream)
+            piece += samples.reshape(count, piece.size).sum(axis=0, dtype=np.int64)
     return out.reshape(shape)
 
 

@@ -14,6 +14,7 @@ from fedinfer.errors import ConfigError
 from fedinfer.privacy.mechanism.noise import (
     SecureStream,
     SimulatedStream,
+    _sum_of,
     discrete_gaussian,
     gaussian,
     pieces,
@@ -37,6 +38,17 @@ class Fixed:
     def words(self, count: int) -> np.ndarray:
         played, self.left = self.left[:count], self.left[count:]
         return np.array(played, np.uint64)
+
+
+class Counted:
+    """A stream that counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.stream, self.asked = simulated("parts"), 0
+
+    def words(self, count: int) -> np.ndarray:
+        self.asked += 1
+        return self.stream.words(count)
 
 
 def test_a_seeded_source_cannot_make_real_noise() -> None:
@@ -199,6 +211,19 @@ def test_large_variances_are_sums_of_equal_parts() -> None:
         pieces(MAX_VARIANCE + 1)
     with pytest.raises(ConfigError):
         skellam(0, (3,), simulated("zero"))
+
+
+@pytest.mark.parametrize(("size", "parts"), [(1, 700), (100, 700), (40_000, 3)])
+def test_parts_of_short_vectors_are_drawn_together(size: int, parts: int) -> None:
+    """From the same words as one part after the other, in steps of many samples: their number is what takes time."""
+    table, together, alone = skellam_table(1 << 10), Counted(), simulated("parts")
+    drawn = _sum_of(table, parts, (size,), together)
+    one_by_one = [
+        sum(table.look_up(alone.words(count), alone).astype(np.int64) for _ in range(parts))
+        for count in ([size] if size <= 1 << 15 else [1 << 15, size - (1 << 15)])
+    ]
+    assert np.array_equal(drawn, np.concatenate(one_by_one))
+    assert together.asked <= 2 * parts * size / (1 << 15) + 1
 
 
 def test_continuous_gaussian() -> None:
