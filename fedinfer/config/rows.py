@@ -99,7 +99,8 @@ class DataSection(Section):
     units: dict[str, str] = Field(
         default={},
         description='`units.COL = "%"`: text before or behind the numbers of that column; it is taken off. `"()"`, or '
-        'in front of it as in `"()$"`: numbers below zero stand in parentheses.',
+        'in front of it as in `"()$"`: numbers below zero stand in parentheses. `"<>"`, or in front of these: `<0.6` '
+        "and `> 300`, beyond what could be measured, are read as the limit.",
     )
     quote: str = Field(
         default='"', max_length=1, description="Character around cells that hold delimiters; empty: quotes are letters."

@@ -18,6 +18,7 @@ from fedinfer.data.guess_spellings import one_spelled, spelling_lines
 from fedinfer.reading import (
     DEFAULT_RULES,
     DELIMITERS,
+    LIMITS,
     PARENTHESES,
     ReadingRules,
     as_text,
@@ -129,8 +130,9 @@ def reading_lines(rules: ReadingRules) -> list[str]:
         "header": "the first row is data",
     }
     found = rules.to_json()
-    if found.get("delimiter") == ",":
-        del found["delimiter"]
+    found.pop("delimiter", None)
+    if rules.delimiter not in ("", ","):
+        found["delimiter"] = rules.delimiter
     own = [
         f"marks.{_key(name)} = {json.dumps(marks, ensure_ascii=False)} # its own decimal mark"
         for name, marks in rules.marks
@@ -182,7 +184,10 @@ def _delimiter(text: str, quote: str) -> str:
 
 
 def _about_unit(unit: str) -> str:
-    return "numbers in parentheses are below zero" if unit.startswith(PARENTHESES) else "stands beside its numbers"
+    found = ["`<5` and `>5` are read as the limit, 5"] if unit.startswith(LIMITS) else []
+    unit = unit.removeprefix(LIMITS)
+    found += ["numbers in parentheses are below zero"] if unit.startswith(PARENTHESES) else []
+    return "; ".join(found + (["stands beside its numbers"] if unit and not unit.startswith(PARENTHESES) else []))
 
 
 def _key(name: str) -> str:
@@ -192,6 +197,19 @@ def _key(name: str) -> str:
 def _unit(cells: Sequence[str]) -> str:
     """A unit of the usual ones that stands beside most numbers of a column; empty: none."""
     present = [cell for cell in cells[:_LOOKED_AT] if cell not in DEFAULT_RULES.missing_text]
+    measured = [without_unit(cell, LIMITS) for cell in present]
+    beyond = sum(bare != cell for bare, cell in zip(measured, present, strict=True))
+    # A column that knows limits alone holds categories.
+    limited = LIMITS if 0 < beyond <= len(present) / 2 and _numeric_part(measured) >= _LEAST_PART else ""
+    return limited + _plain_unit(measured if limited else present)
+
+
+def _numeric_part(cells: Sequence[str]) -> float:
+    """Part of some cells, >= 1, that are numbers or numbers with a unit."""
+    return sum(bool(_SHAPE.fullmatch(cell) or _WITH_UNIT.fullmatch(cell)) for cell in cells) / len(cells)
+
+
+def _plain_unit(present: Sequence[str]) -> str:
     below = {cell for cell in present if _IN_PARENTHESES.fullmatch(cell)}
     # Parentheses around all numbers say nothing about their sign.
     signed = PARENTHESES if 0 < sum(cell in below for cell in present) < len(present) else ""

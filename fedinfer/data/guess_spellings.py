@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from fedinfer.reading import MISSING_TEXT, ReadingRules, alike, one_spelling
 
+SHORT_FORMS = (
+    (("yes", "y"), ("no", "n")),
+    (("true", "t"), ("false", "f")),
+    (("ja", "j"), ("nein", "n")),
+    (("oui", "o"), ("non", "n")),
+    (("s\u00ed", "s"), ("no", "n")),
+)
+"""Yes and no with their first letters, language by language."""
 MOST_SHOWN = 3
 """Groups in one note."""
 
@@ -41,11 +49,32 @@ def with_spellings(rules: ReadingRules, columns: Iterable[Iterable[str]]) -> Rea
         rules: of the table.
         columns: different texts of each column that may be written down.
     """
-    found = {group for texts in columns for group in alike(set(texts) - set(MISSING_TEXT), rules.same_text)}
-    # A wider group stands for a narrower one: a text is of one group only.
-    new = tuple(sorted(group for group in found if not any(set(group) < set(other) for other in found)))
+    present = [set(texts) - set(MISSING_TEXT) for texts in columns]
+    found = {group for texts in present for group in (*alike(texts, rules.same_text), *shortened(texts))}
+    # A text is of one group only: a wider group stands for a narrower one, and "n" is no or nein.
+    new: tuple[tuple[str, ...], ...] = ()
+    for group in sorted(found, key=lambda group: (-len(group), group)):
+        new += () if any(set(group) & set(other) for other in new) else (group,)
+    new = tuple(sorted(new))
     kept = tuple(group for group in rules.same_text if not any(set(group) <= set(other) for other in new))
     return replace(rules, same_text=(*kept, *new))
+
+
+def shortened(texts: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """Words of yes and no that stand in a column beside their first letter, where it holds nothing else.
+
+    Args:
+        texts: different cells of one column.
+
+    Examples:
+        >>> shortened({"Yes", "Y", "no"}), shortened({"yes", "Y", "maybe"}), shortened({"Y", "N"})
+        ((('yes', 'y'),), (), ())
+    """
+    words = {text.casefold() for text in texts}
+    for language in SHORT_FORMS:
+        if words <= {word for pair in language for word in pair}:
+            return tuple(pair for pair in language if words >= set(pair))
+    return ()
 
 
 def spelling_notes(rules: ReadingRules, before: ReadingRules) -> list[str]:

@@ -16,7 +16,7 @@ from typing import assert_never
 
 import numpy as np
 
-from fedinfer.data import birth, giveaway, suspicion
+from fedinfer.data import birth, class_order, giveaway, suspicion
 from fedinfer.data.guess import DATES, ColumnRole, Guess, guess_column, is_finite_number, settled
 from fedinfer.data.guess_reading import guess_reading, plain_cells, reading_lines
 from fedinfer.data.guess_spellings import spelling_notes, with_spellings
@@ -25,7 +25,7 @@ from fedinfer.data.order import is_moment
 from fedinfer.data.proposal_text import DataLines, LabelLines, data_text
 from fedinfer.data.read import read_table
 from fedinfer.errors import DataError
-from fedinfer.reading import MISSING_TEXT, PARENTHESES, RawTable, ReadingRules, one_spelling
+from fedinfer.reading import LIMITS, MISSING_TEXT, PARENTHESES, RawTable, ReadingRules, one_spelling
 
 FEW_DEVICES = 10
 ROWS_PER_DEVICE = 20
@@ -103,7 +103,7 @@ def propose(
     )
     notes = (
         *raw.notes,
-        *target.notes(raw.rows),
+        *target.notes(label, raw.rows),
         *spelling_notes(rules, guessed_rules),
         *_device_notes(raw, device),
         *_person_notes(guesses, raw),
@@ -198,7 +198,21 @@ class _Label:
     marks: tuple[str, str]
 
     def lines(self, name: str) -> LabelLines:
-        return LabelLines(name, tuple(self.counts), self.missing, self.above, self.numbers, self.sentinels, self.marks)
+        names = tuple(self.counts) if self.numbers else class_order.listed(self.counts, self.marks)
+        return LabelLines(
+            name,
+            names,
+            self.missing,
+            self.above,
+            self.numbers,
+            self.sentinels,
+            class_order.range_of(self.grades(name), self.marks),
+        )
+
+    def grades(self, name: str) -> tuple[str, ...]:
+        """Its classes from low to high; empty where they are none, or have no order."""
+        classes = not self.numbers and self.above is None
+        return class_order.grades(self.counts, name, self.marks) if classes else ()
 
     def prior(self) -> Mapping[str, float]:
         """Share of each of two classes; a threshold that the person gave names its classes otherwise."""
@@ -208,7 +222,7 @@ class _Label:
         share = float(f"{least / self.counts.total():.0e}")
         return {usual: round(1.0 - share, 6), rare: share} if 0 < share < 1 else {}
 
-    def notes(self, rows: int) -> tuple[str, ...]:
+    def notes(self, name: str, rows: int) -> tuple[str, ...]:
         found = [f"{self.missing} of {rows} rows have no label and are left out."] if self.missing else []
         if self.sentinels:
             texts = ", ".join(f"{value:g}" for value in self.sentinels)
@@ -222,6 +236,11 @@ class _Label:
                 f"{about}: {right}, so judge by recall and average precision, not by accuracy."
                 if len(kinds) == 2
                 else f"{about}: accuracy says little about it, see its recall in the report; {right}."
+            )
+        if grades := self.grades(name):
+            found.append(
+                f"The label has an order: {' < '.join(grades)}. It is learned as classes, which were right more often "
+                "than a rounded number; a miss by one grade counts as much as a miss by all."
             )
         return tuple(found)
 
@@ -243,7 +262,9 @@ def _label(cells: Sequence[str], name: str, rules: ReadingRules, label_above: fl
     above = _median(np.sort(values[~np.isin(values, found)])) if label_above is None else label_above
     bounds = number_range(list(kept.elements())) if label_above is None else None
     numbers = (
-        tuple(number_lines(list(kept.elements()), bounds, rules.unit(name).removeprefix(PARENTHESES)))
+        tuple(
+            number_lines(list(kept.elements()), bounds, rules.unit(name).removeprefix(LIMITS).removeprefix(PARENTHESES))
+        )
         if bounds is not None
         else ()
     )

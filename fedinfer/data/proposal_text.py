@@ -11,7 +11,6 @@ from pathlib import Path
 
 from fedinfer.config import FILE_IN_FOLDER
 from fedinfer.data.guess import LEAST_DEVICES, LEAST_ROWS, ColumnRole, Guess
-from fedinfer.data.labels import in_order
 from fedinfer.errors import ConfigError, StoreError
 from fedinfer.reading import MISSING_TEXT
 
@@ -22,12 +21,12 @@ class LabelLines:
 
     Args:
         name: column.
-        found: different cells that are labels.
+        found: different cells that are labels, classes in order.
         missing: rows without a label.
         above: threshold that makes two classes of a number; None for class labels.
         numbers: lines about a label that is predicted as a number; empty for classes.
         sentinels: numbers that mean that there is no label.
-        marks: decimal and thousands mark of its cells.
+        range_instead: `[low, high]` of grades that could be predicted as a number; empty: they could not.
     """
 
     name: str
@@ -36,7 +35,7 @@ class LabelLines:
     above: float | None
     numbers: tuple[str, ...]
     sentinels: tuple[float, ...]
-    marks: tuple[str, str]
+    range_instead: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +109,15 @@ def _label_lines(label: LabelLines) -> list[str]:
         return [*lines, *label.numbers]
     if label.above is not None:
         return [*lines, f"label_above = {label.above!r} # {len(label.found)} values made two classes"]
-    return (
-        [*lines, f"labels = {_list(in_order(label.found, label.marks))} # class names, in order"]
-        if len(label.found) > 1
-        else lines
-    )
+    if len(label.found) < 2:
+        return lines
+    last = f"; AUC, precision and F1 are those of {quoted(label.found[-1])}" if len(label.found) == 2 else ""
+    as_number = f"# As a number instead: remove labels, and prior below, and set label_range = {label.range_instead}"
+    return [
+        *lines,
+        f"labels = {_list(label.found)} # class names, in order{last}",
+        *([as_number] if label.range_instead else []),
+    ]
 
 
 def _column_lines(guesses: Sequence[Guess], label: LabelLines) -> list[str]:

@@ -11,7 +11,7 @@ from fedinfer.reading.cells import (
 from fedinfer.reading.decode import decoded, encoding_of, unpacked
 from fedinfer.reading.dialect import DELIMITERS, guess_delimiter, parsed, records
 from fedinfer.reading.files import read_bytes, read_file, read_text, stripped, text_of_file
-from fedinfer.reading.numbers import PARENTHESES, is_number, number_reader, without_unit
+from fedinfer.reading.numbers import LIMITS, PARENTHESES, is_number, number_reader, without_unit
 from fedinfer.reading.packed import pack
 from fedinfer.reading.rules import BLANKS, DEFAULT_RULES, MISSING_TEXT, SAME_TEXT, ReadingRules
 from fedinfer.reading.spellings import Spellings, alike, as_text, one_spelling
@@ -24,6 +24,7 @@ __all__ = [
     "DELIMITERS",
     "FIRST_ROW",
     "LARGEST",
+    "LIMITS",
     "MISSING_TEXT",
     "PARENTHESES",
     "SAME_TEXT",

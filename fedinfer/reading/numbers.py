@@ -68,20 +68,32 @@ def number_reader(decimal: str = ".", thousands: str = "") -> Callable[[str], fl
 PARENTHESES = "()"
 """At the front of a unit: numbers below zero stand in parentheses, as accountants write them."""
 
+_LIMIT_SIGNS = ("<", ">", "\u2264", "\u2265")
+LIMITS = "<>"
+"""At the front of a unit: `<0.6` and `> 300`, as a laboratory writes what its method cannot measure, are the limit."""
+
 
 def without_unit(text: str, unit: str) -> str:
     """A text without the unit before or behind its number, also between a sign and its number.
 
     Args:
         text: without blanks around it.
-        unit: not empty; `()` in front of it (or alone) reads parentheses as a minus.
+        unit: not empty; `()` in front of it (or alone) reads parentheses as a minus, `<>` in front of both reads the
+            limit of what could not be measured.
 
     Examples:
         >>> [without_unit(text, "$") for text in ("$ 5.50", "-$5", "5$", "5")]
         ['5.50', '-5', '5', '5']
         >>> [without_unit(text, "()$") for text in ("($5.50)", "$(5)", "$5", "(-5)")]
         ['-5.50', '-5', '5', '(-5)']
+        >>> [without_unit(text, "<>mg") for text in ("<0.6", "≥ 300 mg", "5", "<", "<<5")]
+        ['0.6', '300', '5', '<', '<<5']
     """
+    if unit.startswith(LIMITS):
+        rest = unit.removeprefix(LIMITS)
+        number = text[1:].removeprefix("=").strip() if text[:1] in _LIMIT_SIGNS else ""
+        number = number if number[:1].isdigit() or number[:1] in ("-", ".", ",") else text
+        return without_unit(number, rest) if rest else number
     if unit.startswith(PARENTHESES):
         rest = unit.removeprefix(PARENTHESES)
         outer = without_unit(text, rest) if rest else text

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fedinfer.errors import ConfigError
+from fedinfer.printable import STEERING
 from fedinfer.reading.times import time_reader
 from fedinfer.types import Json
 
@@ -22,6 +23,8 @@ BLANKS = "".join(map(chr, (*range(9, 14), *range(28, 33), 0x85, 0xA0, 0x1680, *r
 )
 """Taken off both ends of a cell, as `str.strip` does, but for a column of free text."""
 MOST_ENTRIES, LONGEST_TEXT = 10_000, 1_000
+TAB = "tab"
+"""The delimiter of .tsv files by its name: no document that is signed holds a control character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +126,12 @@ class ReadingRules:
 
     def to_json(self) -> Json:
         """What differs from the defaults, as a JSON object that `from_json` reads back."""
-        return {
+        found = {
             field.name: _plain(getattr(self, field.name))
             for field in fields(self)
             if getattr(self, field.name) != field.default
         }
+        return found | {"delimiter": TAB} if self.delimiter == "\t" else found
 
     @staticmethod
     def from_json(data: Json) -> ReadingRules:
@@ -151,10 +155,11 @@ class ReadingRules:
 def _check_marks(rules: ReadingRules) -> None:
     for name, least in (("delimiter", 0), ("decimal", 1), ("thousands", 0), ("quote", 0)):
         mark = getattr(rules, name)
-        if not least <= len(mark) <= 1 or mark in ("\r", "\n", "\0") or (mark and mark.isalnum()):
+        steers = STEERING.search(mark) is not None and (name, mark) != ("delimiter", "\t")
+        if not least <= len(mark) <= 1 or steers or mark.isalnum():
             raise ConfigError(f"{name} = {mark[:10]!r}: {'one' if least else 'no or one'} character that is a mark")
     for column, own in (("", rules.decimal + rules.thousands), *rules.marks):
-        if not 1 <= len(own) <= 2 or any(mark.isalnum() or mark in "+-\r\n\0" for mark in own):
+        if not 1 <= len(own) <= 2 or any(mark.isalnum() or mark in "+-" or STEERING.search(mark) for mark in own):
             raise ConfigError(
                 f"marks of column {column[:60]!r}: {own[:10]!r} is no decimal mark, perhaps with another one"
             )
@@ -185,6 +190,8 @@ def _value(name: str, value: Any) -> Any:
             return tuple((_text(column), tuple(map(float, _list(found)))) for column, found in value)
         case "offsets", list():
             return tuple((_text(column), float(offset)) for column, offset in value)
+        case "delimiter", "tab":
+            return "\t"
         case (("delimiter" | "decimal" | "thousands" | "encoding" | "quote" | "spellings"), str()):
             return value
         case _:

@@ -66,7 +66,7 @@ class Spellings:
 
 
 def one_spelling(counts: Mapping[str, int], rules: ReadingRules) -> dict[str, str]:
-    """For every text the spelling that stands for it: of words in the most usual case, else the most frequent one.
+    """For every text the spelling that stands for it: a word, in the most usual case, else the most frequent one.
 
     Args:
         counts: how often each text is there.
@@ -75,13 +75,18 @@ def one_spelling(counts: Mapping[str, int], rules: ReadingRules) -> dict[str, st
     Examples:
         >>> one_spelling({"True": 5, "TRUE": 6, "False": 7, "1": 1, "1.0": 2}, ReadingRules())
         {'True': 'True', 'TRUE': 'True', 'False': 'False', '1': '1', '1.0': '1'}
+        >>> one_spelling({"Y": 9, "yes": 1}, ReadingRules(same_text=(("yes", "y"),)))
+        {'Y': 'yes', 'yes': 'yes'}
     """
     common, cases, chosen = spelling_of(rules), Counter[str](), dict[str, str]()
     for text, count in counts.items():
         cases[_case(text)] += count
-    for text in sorted(
-        counts, key=lambda text: (-cases[_case(text)], _case(text), _has_point(text), -counts[text], text)
-    ):
+
+    def order(text: str) -> tuple[bool, int, str, bool, int, str]:
+        letter = len(text) == 1 and text.isalpha()  # `yes` says more than `y`
+        return letter, -cases[_case(text)], _case(text), _has_point(text), -counts[text], text
+
+    for text in sorted(counts, key=order):
         chosen.setdefault(common(text), text)
     return {text: chosen[common(text)] for text in counts}
 

@@ -63,13 +63,13 @@ def test_from_a_spreadsheet_to_answers(tmp_path: Path) -> None:
     scenario = load_scenario(str(folder), list(OVERRIDES))
     data = scenario.data
     assert (data.delimiter, data.decimal, data.thousands, data.encoding) == (";", ",", ".", "cp1252")
-    assert [label.lower() for label in data.labels] == ["ja", "nein"]
+    assert [label.lower() for label in data.labels] == ["nein", "ja"]
     done = run(scenario, tmp_path / "run")
     assert done.failure is None
     record = done.record
     assert record["models"][0]["float_metric"] > 0.85
     store = min((done.folder / DEVICES_FOLDER).glob("*/slots")).parent
-    yes, no = data.labels
+    no, yes = data.labels
     second, place = 1_700_000_030, "Köln"
     head = "lab;sekunde;station\n"
     cells = ["1.900,5", MISSING, "", SENTINEL, "-200,0", "90,25", "1.100.000,0"]
@@ -84,3 +84,19 @@ def test_from_a_spreadsheet_to_answers(tmp_path: Path) -> None:
     assert refused.exit_code == 2
     assert "column 'lab', row 2: '1900.5' is not a number" in refused.stderr
     assert 'decimal = "."' in refused.stderr
+
+
+def test_a_file_of_tabs_is_published_and_its_devices_read_such_files(tmp_path: Path) -> None:
+    draw = random.Random(3)
+    rows = [(draw.randint(1, 72), draw.choice(["basic", "pro"])) for _ in range(300)]
+    told = [f"{draw.choice(('Yes', 'Y') if at < 30 else ('no', 'N'))}\t{at}\t{plan}\n" for at, plan in rows]
+    table = tmp_path / "plans.tsv"
+    table.write_text("churned\ttenure\tplan\n" + "".join(told))
+    made = CliRunner().invoke(app, ["init", str(tmp_path / "task"), "--csv", str(table), "--label", "churned"])
+    assert made.exit_code == 0, made.output
+    scenario = load_scenario(str(tmp_path / "task"), ["drift.enabled=false", "training.rounds=3"])
+    assert scenario.data.delimiter == "\t"
+    done = run(scenario, tmp_path / "run")
+    assert done.failure is None
+    store = min((done.folder / DEVICES_FOLDER).glob("*/slots")).parent
+    assert len(predicted(store, "plan\ttenure\nbasic\t3\npro\t70\n", "q.tsv")) == 2

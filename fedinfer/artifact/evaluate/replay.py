@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fedinfer.errors import DataError, GateFailed
-from fedinfer.reading import CellRule, RawTable, pack, read_column, read_text, written
+from fedinfer.reading import LIMITS, PARENTHESES, CellRule, RawTable, pack, read_column, read_text, written
 from fedinfer.schema import Numeric, Schema
 
 _STEPS = 24
@@ -122,7 +122,8 @@ def _numbers(column: Numeric, rule: CellRule) -> Iterator[_Drawn]:
         value = math.nan if float(plain) in sentinels else float(plain) - offset
         grouped = f"{float(plain):,.3f}" if thousands and abs(raw) < 1e12 else ""
         unit = rule.rules.unit(rule.name)
-        yield plain.replace(".", decimal) + (f" {unit}" if step % 2 else ""), _fed(value)
+        cell = plain.replace(".", decimal)
+        yield (_with_unit(cell, unit, step) if step % 2 else cell), _fed(value)
         if grouped:
             number = float(grouped.replace(",", ""))
             marked = grouped.replace(",", "\0").replace(".", decimal).replace("\0", thousands)
@@ -130,6 +131,15 @@ def _numbers(column: Numeric, rule: CellRule) -> Iterator[_Drawn]:
     for sentinel in sentinels:
         yield repr(sentinel).replace(".", decimal), math.nan
     yield "nan", math.nan
+
+
+def _with_unit(cell: str, unit: str, step: int) -> str:
+    """A number as its column may write it: beside its unit, and now and then as a limit of measurement."""
+    beside = unit.removeprefix(LIMITS).removeprefix(PARENTHESES)
+    limit = ("", "<", "> ", "\u2264")[step // 2 % 4] if unit.startswith(LIMITS) else ""
+    if unit.removeprefix(LIMITS).startswith(PARENTHESES) and cell.startswith("-"):
+        return f"({cell[1:]} {beside})"
+    return f"{limit}{cell} {beside}".strip()
 
 
 def _times(column: Numeric, rule: CellRule, time: str) -> Iterator[_Drawn]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from fedinfer.config import Scenario
 from fedinfer.coordinator.plan.cohort import AggregationCohort, least_devices
 from fedinfer.errors import ConfigError
+from fedinfer.metrics import RARE, Metric
 from fedinfer.privacy import IntegerMechanism, NoiseKind, pieces
 from fedinfer.types import AggregationMode
 
@@ -79,7 +80,8 @@ def warnings_of(scenario: Scenario, aggregation: AggregationCohort, *, given: bo
         given: the model was trained elsewhere.
     """
     untrained = () if given else _untrained(scenario)
-    return (*scenario.notices, *untrained, *_unmasked(scenario), *_often_aborted(scenario, aggregation))
+    common = (*_unmasked(scenario), *_often_aborted(scenario, aggregation))
+    return (*scenario.notices, *untrained, *_of_the_usual_class(scenario), *common)
 
 
 def noise_effort(mechanism: IntegerMechanism, devices: int) -> tuple[str, ...]:
@@ -123,6 +125,18 @@ def _untrained(scenario: Scenario) -> tuple[str, ...]:
         return ()
     start = "the model trained on public rows" if scenario.training.pretrain else "a model that nobody trained"
     return (f"training.rounds = 0: version 1 is {start}",)
+
+
+def _of_the_usual_class(scenario: Scenario) -> tuple[str, ...]:
+    """Average precision of a class that most rows have is near 1 whatever a model does."""
+    labels, prior, asked = scenario.data.labels, scenario.training.prior, scenario.training.metric
+    follows = not asked or asked in (Metric.AVERAGE_PRECISION, Metric.F1)
+    if len(labels) != 2 or set(prior) != set(labels) or not follows or prior[labels[0]] >= RARE:
+        return ()
+    return (
+        f"average precision, precision and F1 are those of {labels[1]!r}, the last of [data] labels, which "
+        f"{prior[labels[1]]:.0%} of the rows have: list the rare {labels[0]!r} last",
+    )
 
 
 def _unmasked(scenario: Scenario) -> tuple[str, ...]:

@@ -89,6 +89,22 @@ def test_sums_in_the_open_are_a_warning() -> None:
     assert not plan(load_scenario("heart"), HOSPITALS).warnings
 
 
+@pytest.mark.parametrize(
+    ("shares", "more", "warned"),
+    [
+        ((0.1, 0.9), [], True),
+        ((0.1, 0.9), ["training.metric=f1"], True),
+        ((0.1, 0.9), ["training.metric=balanced_accuracy"], False),
+        ((0.9, 0.1), [], False),
+        ((0.3, 0.7), [], False),
+    ],
+)
+def test_figures_of_the_usual_class_are_a_warning(shares: tuple[float, float], more: list[str], warned: bool) -> None:
+    stated = ['data.labels=["ill", "well"]', f'training.prior={{"ill" = {shares[0]}, "well" = {shares[1]}}}']
+    warnings = plan(load_scenario("heart", [*stated, *more]), HOSPITALS).warnings
+    assert any("those of 'well', the last of [data] labels, which 90%" in text for text in warnings) == warned
+
+
 @pytest.mark.parametrize(("knob", "released"), [("dropout", "31%"), ("late_dropout", "34%")])
 def test_more_dropouts_than_planned_are_a_warning_with_the_odds(knob: str, released: str) -> None:
     """Three of four must stay: 4 p^3 (1 - p) + p^4, with 10 % early dropouts in the scenario itself."""

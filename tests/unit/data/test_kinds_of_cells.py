@@ -77,6 +77,20 @@ def test_a_label_and_a_category_of_several_spellings_are_read_as_one(tmp_path: P
     assert rows == ROWS
 
 
+def test_yes_and_its_first_letter_are_one_label(tmp_path: Path) -> None:
+    columns = {"x": amounts(), "member": turns("True", "F", "T"), "y": turns("Yes", "No", "Y", "yes", "no")}
+    found = proposed(tmp_path, columns)
+    data = data_of(found)
+    assert [label.casefold() for label in data["labels"]] == ["no", "yes"]
+    assert ["yes", "y"] in data["same_text"]
+    assert ["true", "t"] in data["same_text"]
+    assert set(data["categories"]["member"]) == {"F", "True"}
+    (tmp_path / "scenario.toml").write_text(found.text)
+    assert load(load_scenario(str(tmp_path))).schema.classes == 2
+    codes = data_of(proposed(tmp_path, columns | {"y": turns("Y", "yes", "maybe")}))
+    assert len(codes["labels"]) == 3
+
+
 def test_a_rare_spelling_is_not_written_down(tmp_path: Path) -> None:
     town = turns("Málaga", "León")
     town[3] = "Malagá"
@@ -102,6 +116,35 @@ def test_parentheses_around_everything_are_no_sign(tmp_path: Path) -> None:
     codes = [f"({cell})" for cell in amounts()]
     data = data_of(proposed(tmp_path, {"x": amounts(), "code": codes, "y": turns("a", "b")}))
     assert "units" not in data
+
+
+def test_what_could_not_be_measured_is_its_limit(tmp_path: Path) -> None:
+    """As a laboratory writes it, beside decimal commas and a spelling of missing."""
+    draw = random.Random(4)
+    values = [draw.expovariate(1 / 30) for _ in range(ROWS)]
+    crp = ["<0,6" if v < 6 else "> 80" if v > 80 else f"{v:.1f}".replace(".", ",") for v in values]
+    crp[5::17] = ["n.b."] * len(crp[5::17])
+    dose = [f"<{v:.0f} mg" if v < 10 else f"{v:.0f} mg" for v in values]
+    found = proposed(tmp_path, {"crp": crp, "dose": dose, "y": turns("a", "b")})
+    data = data_of(found)
+    assert data["units"] == {"crp": "<>", "dose": "<>mg"}
+    assert "n.b." in data["missing_text"]
+    assert data["ranges"]["crp"] == [0, 80]
+    assert not any("names persons" in note for note in found.notes)
+    read = plain_number_reader("crp", ReadingRules(decimal=",", units=(("crp", "<>"),)))
+    assert [read(cell) for cell in ("<0,6", "> 80", ">=80", "12,5")] == [0.6, 80.0, 80.0, 12.5]
+
+
+def test_bands_are_no_numbers(tmp_path: Path) -> None:
+    columns = {
+        "x": amounts(),
+        "band": turns("<18", "18-25", ">25"),
+        "only": turns("<5", ">5", "<9"),
+        "y": turns("a", "b"),
+    }
+    data = data_of(proposed(tmp_path, columns))
+    assert "units" not in data
+    assert data["categories"]["only"] == ["<5", "<9", ">5"]
 
 
 @pytest.mark.parametrize("text", ["(5", "5)", "()", "(-5)", "(a)"])

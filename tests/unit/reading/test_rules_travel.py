@@ -7,6 +7,7 @@ import json
 import pytest
 
 from fedinfer.errors import ConfigError
+from fedinfer.manifest.fields import demand_plain
 from fedinfer.reading import DEFAULT_RULES, ReadingRules, offset_for
 from fedinfer.schema import Categorical, Numeric, Schema
 
@@ -33,6 +34,14 @@ def test_rules_come_back_as_they_went() -> None:
     assert DEFAULT_RULES.to_json() == {}
     schema = Schema((Numeric("x", 0, 1), Categorical("c", ("a",))), "y", ("no", "yes"), reading=FULL)
     assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
+
+
+def test_a_tab_travels_by_its_name() -> None:
+    """What is signed holds no control character, and tables with tabs are published."""
+    rules = ReadingRules(delimiter="\t")
+    assert rules.to_json() == {"delimiter": "tab"}
+    assert ReadingRules.from_json({"delimiter": "tab"}) == ReadingRules.from_json({"delimiter": "\t"}) == rules
+    demand_plain(Schema((Numeric("x", 0, 1),), "y", ("no", "yes"), reading=rules).to_json())
 
 
 def test_other_rules_are_another_schema() -> None:
@@ -70,6 +79,10 @@ def test_other_rules_are_another_schema() -> None:
         {"same_text": [["a", 1]]},
         {"spellings": "alike"},
         {"quote": "\n"},
+        {"quote": "\t"},
+        {"delimiter": "\x1b"},
+        {"delimiter": "semicolon"},
+        {"marks": [["x", "\t"]]},
         {"delimiter": '"'},
         {"encoding": "x" * 50},
         [],
