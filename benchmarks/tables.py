@@ -16,14 +16,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import resource
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -218,22 +215,28 @@ def called(folder: Path, arguments: list[str]) -> tuple[str, Spent]:
         TimeoutError: it took MOST_CPU_SECONDS.
         SystemExit: it failed.
     """
-    said, complained = folder / "stdout", folder / "stderr"
-    begin = time.perf_counter()
-    with said.open("w") as out, complained.open("w") as err:
-        process = subprocess.Popen([*FEDINFER, *arguments], cwd=folder, stdout=out, stderr=err, preexec_fn=bounded)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)  # the object does not wait again
-    spent = Spent(time.perf_counter() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
-    if process.returncode == -signal.SIGXCPU:
+    limits = [str(MOST_CPU_SECONDS), str(folder / "stdout"), str(folder / "stderr")]
+    command = [sys.executable, "-I", "-S", "-c", WATCHED, *limits, *FEDINFER, *arguments]
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
+    code, *figures = json.loads(done.stdout)
+    if code == -signal.SIGXCPU:
         raise TimeoutError(f"fedinfer {arguments[0]} took more than {MOST_CPU_SECONDS} s of a processor")
-    if process.returncode:
-        raise SystemExit(f"fedinfer {' '.join(arguments)}: exit {process.returncode}\n{complained.read_text()}")
-    return said.read_text(), spent
+    if code:
+        raise SystemExit(f"fedinfer {' '.join(arguments)}: exit {code}\n{(folder / 'stderr').read_text()}")
+    return (folder / "stdout").read_text(), Spent(*figures)
 
 
-def bounded() -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_SECONDS, MOST_CPU_SECONDS + 10))
+WATCHED = """
+import json, os, resource, subprocess, sys, time
+limit, out, err, *command = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 10))
+begin = time.perf_counter()
+process = subprocess.Popen(command, stdout=open(out, "w"), stderr=open(err, "w"))
+_, status, used = os.wait4(process.pid, 0)
+took = time.perf_counter() - begin
+print(json.dumps([os.waitstatus_to_exitcode(status), took, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+"""
+"""A small process in between: the system counts the size of the one that starts another for the other's own."""
 
 
 def peers(scenario: Path, metric: str) -> dict[str, Any]:
