@@ -11,6 +11,7 @@ from fedinfer.audit.canaries import LOUD, clipped
 from fedinfer.audit.opening import Audited
 from fedinfer.config import PrivacySection
 from fedinfer.coordinator import SumSettings
+from fedinfer.drift import chosen_channels
 from fedinfer.system import simulation_rng
 from fedinfer.types import DeviceId, Unit
 
@@ -70,6 +71,9 @@ def known_reports(
         case Unit.EXAMPLE | Unit.NONE:
             rows = rng.integers(0, 10, (len(devices), width)).astype(np.float64)
             due = rows
+    task = audit.host.joined()
+    channels = chosen_channels(task.schema, task.scenario.drift.channels)
+    layout = tuple((channel.name, channel.bins) for channel in channels)
     for device, row in zip(devices, rows, strict=True):
-        audit.host.sketches.put(device, window, row.astype(np.float32))
+        audit.host.sketches.put(device, window, row.astype(np.float32), layout)
     return dict(zip(devices, due, strict=True))

@@ -1,4 +1,8 @@
-"""Finished windows that wait for their report, in the device's database: they survive a restart, once read they go."""
+"""Finished windows that wait for their report, in the device's database: they survive a restart, once read they go.
+
+A sketch may wait since another run. What one row moves in it follows from the channels that were counted, so it is
+handed out for a report of the same channels only: the noise of another report may be for fewer.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fedinfer.device.prediction_window import Layout, layout_text
 from fedinfer.errors import Misbehaviour
 from fedinfer.store import transaction
 from fedinfer.types import DeviceId, FloatVector
@@ -15,19 +20,21 @@ SKETCH_MIGRATIONS = (
     """CREATE TABLE sketch (device TEXT NOT NULL, window INTEGER NOT NULL, counts BLOB NOT NULL,
         PRIMARY KEY (device, window))""",
     "ALTER TABLE sketch ADD COLUMN origin TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE sketch ADD COLUMN layout TEXT NOT NULL DEFAULT ''",
 )
 
 
 class Sketches(Protocol):
     """Sketches by device and window."""
 
-    def put(self, device: DeviceId, window: int, sketch: FloatVector, origin: str = "") -> None:
+    def put(self, device: DeviceId, window: int, sketch: FloatVector, layout: Layout, origin: str = "") -> None:
         """Keep a sketch; a window that is observed again replaces the old one.
 
         Args:
             device: whose rows were observed.
             window: number of the inference window, from 1.
             sketch: float32, shape (width of a report,); no noise is in it yet.
+            layout: name and bins of each channel that is counted in it.
             origin: of real predictions: for which run, and by which version; it may then be carried over.
         """
 
@@ -43,18 +50,19 @@ class Sketches(Protocol):
             False: there is none of this origin.
         """
 
-    def take(self, device: DeviceId, window: int) -> FloatVector:
+    def take(self, device: DeviceId, window: int, layout: Layout) -> FloatVector:
         """Hand a sketch out and forget it, so that no window is reported twice.
 
         Args:
             device: whose sketch.
             window: number of the inference window, from 1.
+            layout: name and bins of each channel of the report.
 
         Returns:
             float32, shape (width of a report,).
 
         Raises:
-            Misbehaviour: there is none, or it was reported already.
+            Misbehaviour: there is none, it was reported already, or it counts other channels.
         """
 
 
@@ -62,12 +70,12 @@ class MemorySketches:
     """Sketches of simulated devices in this process."""
 
     def __init__(self) -> None:
-        self._sketches: dict[tuple[DeviceId, int], FloatVector] = {}
+        self._sketches: dict[tuple[DeviceId, int], tuple[FloatVector, str]] = {}
         self._origins: dict[tuple[DeviceId, int], str] = {}
 
-    def put(self, device: DeviceId, window: int, sketch: FloatVector, origin: str = "") -> None:
+    def put(self, device: DeviceId, window: int, sketch: FloatVector, layout: Layout, origin: str = "") -> None:
         """As `Sketches.put`."""
-        self._sketches[(device, window)], self._origins[(device, window)] = sketch, origin
+        self._sketches[(device, window)], self._origins[(device, window)] = (sketch, layout_text(layout)), origin
 
     def carry(self, device: DeviceId, window: int, origin: str) -> bool:
         """As `Sketches.carry`."""
@@ -75,17 +83,20 @@ class MemorySketches:
         fit = [key for key in known if self._origins[key] == origin]
         if not fit:
             return False
-        self.put(device, window, self._sketches[max(fit)], origin)
+        self._sketches[(device, window)], self._origins[(device, window)] = self._sketches[max(fit)], origin
         for key in known:
             if key[1] < window:
                 del self._sketches[key]
         return True
 
-    def take(self, device: DeviceId, window: int) -> FloatVector:
+    def take(self, device: DeviceId, window: int, layout: Layout) -> FloatVector:
         """As `Sketches.take`."""
-        if (device, window) not in self._sketches:
-            raise Misbehaviour(f"device {device} has no sketch of window {window} to report")
-        return self._sketches.pop((device, window))
+        sketch, kept = self._sketches.get((device, window), (None, ""))
+        if sketch is None:
+            raise _none(device, window)
+        _check_layout(device, window, kept, layout)
+        del self._sketches[(device, window)]
+        return sketch
 
 
 class StoredSketches:
@@ -98,11 +109,12 @@ class StoredSketches:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def put(self, device: DeviceId, window: int, sketch: FloatVector, origin: str = "") -> None:
+    def put(self, device: DeviceId, window: int, sketch: FloatVector, layout: Layout, origin: str = "") -> None:
         """As `Sketches.put`."""
         with transaction(self._connection) as database:
-            row = (device, window, sketch.astype("<f4").tobytes(), origin)
-            database.execute("INSERT OR REPLACE INTO sketch (device, window, counts, origin) VALUES (?, ?, ?, ?)", row)
+            row = (device, window, sketch.astype("<f4").tobytes(), origin, layout_text(layout))
+            query = "INSERT OR REPLACE INTO sketch (device, window, counts, origin, layout) VALUES (?, ?, ?, ?, ?)"
+            database.execute(query, row)
 
     def carry(self, device: DeviceId, window: int, origin: str) -> bool:
         """As `Sketches.carry`."""
@@ -118,12 +130,23 @@ class StoredSketches:
             database.execute("DELETE FROM sketch WHERE device = ? AND window < ?", (device, window))
             return True
 
-    def take(self, device: DeviceId, window: int) -> FloatVector:
+    def take(self, device: DeviceId, window: int, layout: Layout) -> FloatVector:
         """As `Sketches.take`."""
         with transaction(self._connection) as database:
             key = (device, window)
-            row = database.execute("SELECT counts FROM sketch WHERE device = ? AND window = ?", key).fetchone()
+            query = "SELECT counts, layout FROM sketch WHERE device = ? AND window = ?"
+            row = database.execute(query, key).fetchone()
             if row is None:
-                raise Misbehaviour(f"device {device} has no sketch of window {window} to report")
+                raise _none(device, window)
+            _check_layout(device, window, row[1], layout)
             database.execute("DELETE FROM sketch WHERE device = ? AND window = ?", key)
         return np.frombuffer(row[0], "<f4").astype(np.float32)
+
+
+def _none(device: DeviceId, window: int) -> Misbehaviour:
+    return Misbehaviour(f"device {device} has no sketch of window {window} to report")
+
+
+def _check_layout(device: DeviceId, window: int, kept: str, wanted: Layout) -> None:
+    if kept != layout_text(wanted):
+        raise Misbehaviour(f"the sketch of window {window} on device {device} counts other channels than this report")

@@ -122,7 +122,8 @@ def _observe(host: Host, device: DeviceId, window: int) -> WindowReply:
     schema = host.joined().schema
     counted = answered(schema, classes, answers).probabilities
     seen = _Seen(classes, counted, tokens, _truth(schema, y, len(x)))
-    host.sketches.put(device, window, _sketch(host, device, installed.info.version, seen))
+    layout = layout_of(chosen_channels(schema, host.joined().scenario.drift.channels))
+    host.sketches.put(device, window, _sketch(host, device, installed.info.version, seen), layout)
     if not host.policy.reveals_simulation:
         return WindowReply(True, installed.info.version, 0, 0, ())
     latencies = [_timed(host, installed, row) for row in x[:TIMED_ROWS]]
@@ -146,7 +147,8 @@ def _reported(host: Host, log: PredictionLog, device: DeviceId, window: int, ver
             judged = [each for each in fresh if each.version == version and each.number <= found.number]
             flag = window_flag(host, device, task.schema, judged)
         whole = _with_flag(channels, histograms, flag, found.rows)
-        host.sketches.put(device, window, window_report(whole, unit, channels, found.rows), origin)
+        report = window_report(whole, unit, channels, found.rows)
+        host.sketches.put(device, window, report, layout_of(channels), origin)
         return WindowReply(True, version, 0, 0, ())
     # One that was handed over before and never reported (the server stopped, or too few others had one) counts still.
     return WindowReply(host.sketches.carry(device, window, origin), version, 0, 0, ())

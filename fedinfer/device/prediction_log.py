@@ -37,6 +37,7 @@ from fedinfer.device.prediction_window import (
     PredictionWindow,
     WaitingAnswers,
     WindowRule,
+    layout_text,
 )
 from fedinfer.errors import DataError, StoreError
 from fedinfer.ports import Clock
@@ -135,7 +136,7 @@ class PredictionLog:
         with self._transaction() as database:
             if not rows:
                 return
-            most, now, text = _rule(database).rows, self._now(), _text(layout)
+            most, now, text = _rule(database).rows, self._now(), layout_text(layout)
             number, before, counts = self._open(database, version, text)
             done = min(rows, most - before)
             first: Counts = counts + np.concatenate(count(0, done))
@@ -296,11 +297,11 @@ class PredictionLog:
         self._close_late(database)
         query = "SELECT version, layout, labelled FROM window WHERE closed IS NULL"
         row = database.execute(query).fetchone()
-        known = (version, _text(late.layout)) if row is None else row[:2]
+        known = (version, layout_text(late.layout)) if row is None else row[:2]
         labelled = (0 if row is None else row[2]) + late.rows
-        if known != (version, _text(late.layout)) or labelled > _rule(database).rows:
+        if known != (version, layout_text(late.layout)) or labelled > _rule(database).rows:
             return
-        number, _, counts = self._open(database, version, _text(late.layout))
+        number, _, counts = self._open(database, version, layout_text(late.layout))
         after: Counts = counts + np.concatenate(late.counts)
         change = "UPDATE window SET counts = ?, labelled = ? WHERE number = ?"
         database.execute(change, (after.astype("<f8").tobytes(), labelled, number))
@@ -336,10 +337,6 @@ def _packed(answers: WaitingAnswers) -> bytes:
 def _rule(database: sqlite3.Connection) -> WindowRule:
     row = database.execute("SELECT rows, seconds FROM rule").fetchone()
     return WindowRule() if row is None else WindowRule(*row)
-
-
-def _text(layout: Layout) -> str:
-    return json.dumps([[name, bins] for name, bins in layout])
 
 
 def _insert(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -18,6 +19,15 @@ Counts: TypeAlias = npt.NDArray[Any]
 """Of whole rows, or of parts of them."""
 Layout: TypeAlias = Sequence[tuple[str, int]]
 """Name and bins of each channel, in order."""
+
+
+def layout_text(layout: Layout) -> str:
+    """A layout as databases keep it: equal layouts give equal texts.
+
+    Args:
+        layout: name and bins of each channel.
+    """
+    return json.dumps([[name, bins] for name, bins in layout])
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.drift.channels import Channel, Counts, Outputs, clip_norm, tally
-from fedinfer.errors import DataError
+from fedinfer.errors import ConfigError, DataError
 from fedinfer.types import FloatVector, Unit
 
 
@@ -66,7 +66,15 @@ def example_sensitivity(channels: Sequence[Channel]) -> float:
 
     Returns:
         sqrt(F).
+
+    Raises:
+        ConfigError: one of them is about whole windows, which one row can turn round.
     """
+    if any(channel.source.of_windows for channel in channels):
+        raise ConfigError(
+            "[drift] channels: 'flags' needs [privacy] unit = 'device': one row of many can raise a device's flag",
+            hint="leave flags out",
+        )
     return math.sqrt(len(channels))
 
 
@@ -76,6 +84,9 @@ def report_norm(unit: Unit, channels: Sequence[Channel]) -> float:
     Args:
         unit: what is protected.
         channels: of the report.
+
+    Raises:
+        ConfigError: unit `example`, and a channel that no row moves by one count at most.
     """
     match unit:
         case Unit.EXAMPLE:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fedinfer.config import override
 from fedinfer.device.aggregate import stages
 from fedinfer.errors import Misbehaviour, TransportError
 from fedinfer.messages import Kind, Purpose, ReportWork
@@ -59,6 +60,16 @@ def test_a_mechanism_for_another_norm_is_refused_in_drift_reports(fleet: Fleet) 
     mechanism = replace(fleet.plan.drift.mechanism, clipping_norm=0.1)
     text = refusal(fleet, purpose=Purpose.DRIFT, mechanism=encode(mechanism))
     assert "clipping norm 0.1" in text
+
+
+@pytest.mark.parametrize("trust", ["distributed", "local"])
+def test_a_report_with_a_flag_is_refused_where_rows_are_protected(tmp_path: Path, trust: str) -> None:
+    """One row of a window can turn the flag round, and then every row of it counts otherwise."""
+    fleet = simulated(tmp_path, settings(f'privacy.trust = "{trust}"'), 4)
+    for host in fleet.hosts.values():
+        task = host.joined()
+        task.scenario = override(task.scenario, {"drift.channels": ["predicted_class", "confidence", "flags"]})
+    assert "'flags' needs [privacy] unit = 'device'" in refusal(fleet, purpose=Purpose.DRIFT)
 
 
 def test_noise_that_fits_the_ring_but_takes_years_to_draw_is_refused(fleet: Fleet) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from fedinfer.config import to_flat
 from fedinfer.deployment.node import OwnRows
+from fedinfer.device.counted import layout_of
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.device.session_store import SESSION_MIGRATIONS, MemorySessions, Running, StoredSessions
@@ -266,7 +267,8 @@ def reports(fleet: Fleet, device: str, round_id: str, purpose: Purpose) -> Answe
     job = work() if purpose is Purpose.TRAIN else encode(ReportWork(1))
     for each in fleet.hosts:
         host = fleet.hosts[each]
-        host.sketches.put(each, 1, np.zeros(width(report_channels(SCHEMA.classes)), np.float32))
+        channels = report_channels(SCHEMA.classes)
+        host.sketches.put(each, 1, np.zeros(width(channels), np.float32), layout_of(channels))
     fleet.sum(fleet.promise(round_id, job, purpose=purpose), job)
     return fleet.post.answers(Kind.MASKED)[device]
 
@@ -558,11 +560,9 @@ def test_a_window_that_was_not_observed_cannot_be_reported(fleet: Fleet) -> None
 
 
 def test_a_window_is_reported_once(fleet: Fleet) -> None:
-    from fedinfer.drift.channels import report_channels, width
-
-    report, bins = encode(ReportWork(1)), width(report_channels(SCHEMA.classes))
+    report, channels = encode(ReportWork(1)), report_channels(SCHEMA.classes)
     for device, host in fleet.hosts.items():
-        host.sketches.put(device, 1, np.full(bins, 0.1, np.float32))
+        host.sketches.put(device, 1, np.full(width(channels), 0.1, np.float32), layout_of(channels))
     once = fleet.sum(fleet.promise("window-1", report, Purpose.DRIFT), report)
     twice = fleet.sum(fleet.promise("window-1-again", report, Purpose.DRIFT), report)
     assert hasattr(once, "ring")

@@ -15,6 +15,7 @@ import pytest
 from fedinfer.coordinator import drift
 from fedinfer.coordinator.context import LEDGER_OWNER
 from fedinfer.device.aggregate.contribution import private_vectors
+from fedinfer.device.counted import layout_of
 from fedinfer.device.host import Host
 from fedinfer.drift import report_channels, width
 from fedinfer.messages import FitWork, Kind, PlainReply, PlainRequest, Purpose, ReportWork
@@ -38,7 +39,9 @@ def noise_of_round(fleet: Fleet, number: int) -> np.ndarray:
     plan, answers = fleet.promise(f"window-{number}", job, Purpose.DRIFT), []
     mechanism = mechanism_of(plan)
     for device in sorted(fleet.hosts):
-        fleet.hosts[device].sketches.put(device, number, np.zeros(width(report_channels(SCHEMA.classes)), np.float32))
+        channels = report_channels(SCHEMA.classes)
+        zeros = np.zeros(width(channels), np.float32)
+        fleet.hosts[device].sketches.put(device, number, zeros, layout_of(channels))
     asks = [Ask(device, Kind.PLAIN, encode(PlainRequest(plan, job))) for device in sorted(fleet.hosts)]
     for answer in next(iter(fleet.post.responders.values())).answer(asks):  # all at once, as one process is asked
         assert not answer.error, answer
@@ -132,7 +135,8 @@ def test_every_report_of_a_window_is_charged_to_the_run(tmp_path: Path) -> None:
 
 def put_report(host: Host) -> None:
     for device in host.members:
-        host.sketches.put(device, 1, np.ones(width(report_channels(SCHEMA.classes)), np.float32))
+        channels = report_channels(SCHEMA.classes)
+        host.sketches.put(device, 1, np.ones(width(channels), np.float32), layout_of(channels))
 
 
 def window_one(progress: drift.Progress) -> drift.Progress:

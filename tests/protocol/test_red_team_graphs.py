@@ -28,6 +28,7 @@ from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import create_authority, enrol_device, read_authority
 from fedinfer.device import dispatch, install, reported
 from fedinfer.device.canary import canary_answers
+from fedinfer.device.counted import layout_of
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.drift.channels import report_channels, width
@@ -230,7 +231,8 @@ def test_a_text_model_tells_nothing_about_a_chosen_word(kind: str, worlds: dict[
         windows = world.post.ask([Ask("r0", Kind.WINDOW, encode(WindowRequest(1)))], 1.0)
         assert {answer.body for answer in windows} == {encode(WindowReply(True, version, 0, 0, ()))}
         host = world.hosts["r0"]
-        assert host.sketches.take("r0", 1).shape == (width(report_channels(2)),)
+        channels = report_channels(2)
+        assert host.sketches.take("r0", 1, layout_of(channels)).shape == (width(channels),)
         seen.append([len(answer.body) for _, answer in sorted(masked.items())])
         errors = canary_answers(
             host, replace(world.fleet.promise("x", b""), unit=Unit.EXAMPLE), GateWork(version, 1), ["r0"]

@@ -17,6 +17,7 @@ from fedinfer.config import Scenario, to_flat
 from fedinfer.data import load_own, public_schema
 from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import create_authority, enrol_device, read_authority
+from fedinfer.device.counted import layout_of
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.device.reported import MAX_DETAIL, SENTENCES, UNTOLD
@@ -297,13 +298,13 @@ def test_counts_of_a_run_that_protects_rows_are_cut_in_a_run_that_protects_devic
     fleet: Fleet = simulated(tmp_path, scenario, 4)
     device, job = min(fleet.hosts), encode(ReportWork(1))
     host = fleet.hosts[device]
-    counts = np.full(width(report_channels(SCHEMA.classes)), 500.0, np.float32)
-    host.sketches.put(device, 1, counts)
+    channels = report_channels(SCHEMA.classes)
+    host.sketches.put(device, 1, np.full(width(channels), 500.0, np.float32), layout_of(channels))
     module = importlib.import_module("fedinfer.privacy.noise_model")
     monkeypatch.setattr(module, "lattice_gaussian", lambda std, unit, count, words: np.zeros(count))
     plan = fleet.promise("window-1", job, Purpose.DRIFT)
     vector = private_vectors(host, plan, job, [device])[0]
-    norm = clip_norm(report_channels(SCHEMA.classes))
+    norm = clip_norm(channels)
     assert np.linalg.norm(vector) <= norm + 1e-3
     assert mechanism_of(plan).clipping_norm > norm, "the ring would not have cut it"
 

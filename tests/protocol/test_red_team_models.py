@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fedinfer.device import inference as observe
+from fedinfer.device.counted import layout_of
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.host import Host
 from fedinfer.drift.channels import report_channels, width
@@ -57,6 +58,10 @@ def window(host: Host, device: str, x: np.ndarray) -> Answer:
     return DeviceResponder(host).answer([Ask(device, Kind.WINDOW, encode(WindowRequest(1)))])[0]
 
 
+def taken(host: Host, device: str) -> np.ndarray:
+    return host.sketches.take(device, 1, layout_of(report_channels(SCHEMA.classes)))
+
+
 def table(*firsts: float) -> np.ndarray:
     return np.array([[first, 0.0, 1.0] for first in firsts])
 
@@ -72,7 +77,7 @@ def test_a_model_that_fails_on_chosen_rows_tells_the_server_nothing(
         host, device = watching(tmp_path / str(number), monkeypatch, unit, Spy())
         answer = window(host, device, x)
         replies.add((answer.body, answer.error, answer.detail))
-        assert host.sketches.take(device, 1).shape == (width(report_channels(SCHEMA.classes)),)
+        assert taken(host, device).shape == (width(report_channels(SCHEMA.classes)),)
     assert replies == {(encode(WindowReply(True, 3, 0, 0, ())), "", "")}
 
 
@@ -87,7 +92,7 @@ def test_a_window_without_rows_is_answered_like_any_other(
     host.policy = replace(host.policy, reveals_simulation=simulated, isolation=isolation)
     answer = window(host, device, table().reshape(0, 3))
     assert (answer.body, answer.error, answer.detail) == (encode(WindowReply(True, 3, 0, 0, ())), "", "")
-    sketch = host.sketches.take(device, 1)
+    sketch = taken(host, device)
     assert sketch.shape == (width(report_channels(SCHEMA.classes)),)
     assert not sketch.any()
 
@@ -101,7 +106,7 @@ def test_one_row_moves_its_own_counts_only(model: Any, tmp_path: Path, monkeypat
         sketches = []
         for firsts in (base, [*base, extra]):
             assert decode(WindowReply, window(host, device, table(*firsts)).body).ready
-            sketches.append(host.sketches.take(device, 1))
+            sketches.append(taken(host, device))
         assert np.linalg.norm(sketches[1] - sketches[0]) <= np.sqrt(2) + 1e-6
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
+from fedinfer.device.counted import layout_of
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.drift import channels
 from fedinfer.drift.channels import Bins, Channel, Counts, Outputs, Source, report_channels, split, width
@@ -70,7 +71,7 @@ def test_a_device_counts_and_cuts_it(
     host, device = watching(tmp_path, monkeypatch, unit, Crowd())
     weather.today = 2
     DeviceResponder(host).answer([Ask(device, Kind.WINDOW, encode(WindowRequest(1)))])
-    report = host.sketches.take(device, 1)
+    report = host.sketches.take(device, 1, layout_of(report_channels(SCHEMA.classes)))
     pieces = split(report.astype(np.float64), report_channels(SCHEMA.classes))
     if unit == "example":
         assert pieces["weather"].tolist() == [0, 0, pieces["predicted_class"].sum()]

@@ -145,11 +145,7 @@ def watched_channels(scenario: Scenario, population: Population) -> tuple[Channe
             )
         return report_channels(population.classes)
     channels = chosen_channels(population.schema, names)
-    if not _fits(channels, scenario.privacy.unit):
-        raise ConfigError(
-            "[drift] channels: 'flags' needs [privacy] unit = 'device': one row of many can raise a device's flag",
-            hint="leave flags out",
-        )
+    report_norm(scenario.privacy.unit, channels)  # refuses channels that have none for the unit
     return channels
 
 

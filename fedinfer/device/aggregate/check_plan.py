@@ -9,6 +9,7 @@ Rules, each with a test in tests/protocol/test_device_plans.py. A plan is refuse
   make an epsilon appear smaller by naming another norm;
 * whose cohort is a group that the published seed does not give;
 * that claims sampling or local steps for work that has none;
+* that asks for a report in which one row moves more than a count in each histogram (unit `example`);
 * that counts noise of more devices than are honest and present by the owner's own assumption;
 * that correlates noise where the run it joined does not, or over other rounds. The participation schedule is kept by
   fedinfer.device.session_store, which remembers the device's last round.
@@ -40,6 +41,7 @@ def check_plan(host: Host, plan: SumPlan, device: DeviceId) -> None:
 
     Raises:
         Misbehaviour: says what is wrong, with numbers.
+        ConfigError: as `check_plan_of_all`.
     """
     check_plan_of_all(host, plan)
     check_member(plan, device)
@@ -68,11 +70,13 @@ def check_plan_of_all(host: Host, plan: SumPlan) -> None:
 
     Raises:
         Misbehaviour: says what is wrong, with numbers.
+        ConfigError: the run names channels that there are not, or that bound nobody's influence.
     """
     _check_place(host, plan)
     _check_promise(host, plan)
     _check_work(plan)
     _check_schedule(host, plan)
+    _own_norm(host, plan)  # whoever adds the noise: without a norm there is none that fits
     if noise_model(plan.trust, plan.unit).noise_in_ring:
         _check_mechanism(host, plan)
     charge(plan)  # refuses a plan whose parts contradict each other

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 import numpy as np
 
 from fedinfer.device.canary import canary_answers
+from fedinfer.device.counted import layout_of
 from fedinfer.device.host import Host
 from fedinfer.device.threshold import score_histograms
 from fedinfer.drift import chosen_channels, report_norm
@@ -120,9 +121,10 @@ def _bounded(
 
 
 def _reported(host: Host, plan: SumPlan, work: ReportWork, devices: Sequence[DeviceId]) -> FloatVector:
-    sketches = np.stack([host.sketches.take(device, work.window) for device in devices])
     task = host.joined()
-    norm = report_norm(plan.unit, chosen_channels(task.schema, task.scenario.drift.channels))
+    channels = chosen_channels(task.schema, task.scenario.drift.channels)
+    sketches = np.stack([host.sketches.take(device, work.window, layout_of(channels)) for device in devices])
+    norm = report_norm(plan.unit, channels)
     match plan.unit:
         case Unit.DEVICE:  # a sketch may wait since a task that protects rows: then it holds counts
             sketches = clip_rows(sketches, norm)

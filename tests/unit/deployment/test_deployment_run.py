@@ -23,6 +23,7 @@ from fedinfer.deployment.coordinate import Deployment, run_deployment
 from fedinfer.deployment.node import open_host
 from fedinfer.deployment.store import open_device, read_authority
 from fedinfer.device import PredictionLog, RecordedPredictor, recorder_of
+from fedinfer.device.counted import layout_of
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.drift import Outputs, Sketch, report_channels, window_report
 from fedinfer.errors import BudgetExceeded, ConfigError, DataError, FedInferError, Misbehaviour, TransportError
@@ -173,9 +174,9 @@ def test_a_device_that_predicted_nothing_has_no_report_and_one_that_did_reports_
     raw = open_installed(Slots(pilot.stores[0] / "slots"), SessionCache(1)).predictor.predict(np.zeros((5, 3))).raw
     sketch.add(Outputs(raw.argmax(1), raw))
     expected = window_report(sketch.histograms(), host.joined().scenario.privacy.unit, channels)
-    np.testing.assert_allclose(host.sketches.take(device, 8), expected)
+    np.testing.assert_allclose(host.sketches.take(device, 8, layout_of(channels)), expected)
     with pytest.raises(Misbehaviour, match="no sketch of window 7"):
-        host.sketches.take(device, 7)
+        host.sketches.take(device, 7, layout_of(channels))
     assert not ready(9)
 
 

@@ -332,14 +332,14 @@ def test_a_real_device_reports_what_a_simulated_one_does_for_the_same_rows(host:
         with RecordedPredictor(open_installed(Slots(folder / "slots"), SessionCache(1)), recorder_in(folder)) as it:
             it.predict(rows)
         assert ask(host, number).ready
-        reports.append(host.sketches.take(device, number))
+        reports.append(host.sketches.take(device, number, layout_of(channels)))
     assert not ask(host, 7).ready
     host.references.put(device, np.zeros(1))  # of another task: forgotten
     host.predictions, host.rows = None, Given(windows)
     host.policy = replace(host.policy, isolation=Isolation.NONE)
     for number, report in enumerate(reports, 1):
         assert ask(host, number).ready
-        np.testing.assert_array_equal(host.sketches.take(device, number), report)
+        np.testing.assert_array_equal(host.sketches.take(device, number, layout_of(channels)), report)
     assert [report[width(channels) - 1] for report in reports] == [0, 0, 0, 0, 0.5, 0.5]
 
 

@@ -26,6 +26,7 @@ from fedinfer.wire import decode, encode
 from tests.protocol.fleet import Fleet, enrolled, real, settings, simulated
 
 ONE = np.arange(8, dtype=np.float32)
+LAYOUT = (("a", 2), ("b", 6))
 
 
 @pytest.fixture(params=["memory", "stored"])
@@ -36,58 +37,70 @@ def sketches(request: pytest.FixtureRequest, tmp_path: Path) -> Sketches:
 
 
 def test_a_sketch_is_handed_out_once(sketches: Sketches) -> None:
-    sketches.put("d", 1, ONE)
-    np.testing.assert_array_equal(sketches.take("d", 1), ONE)
+    sketches.put("d", 1, ONE, LAYOUT)
+    np.testing.assert_array_equal(sketches.take("d", 1, LAYOUT), ONE)
     with pytest.raises(Misbehaviour, match="no sketch of window 1"):
-        sketches.take("d", 1)
+        sketches.take("d", 1, LAYOUT)
+
+
+@pytest.mark.parametrize("other", [(("a", 8),), (("b", 2), ("a", 6)), ()])
+def test_a_sketch_of_other_channels_is_not_handed_out_and_waits_on(
+    sketches: Sketches, other: tuple[tuple[str, int], ...]
+) -> None:
+    """Even with as many bins: one row moves two channels further than one, for which the noise would be."""
+    sketches.put("d", 1, ONE, LAYOUT, "run 7")
+    assert sketches.carry("d", 2, "run 7")
+    with pytest.raises(Misbehaviour, match="window 2 on device d counts other channels"):
+        sketches.take("d", 2, other)
+    np.testing.assert_array_equal(sketches.take("d", 2, LAYOUT), ONE)
 
 
 def test_windows_and_devices_are_kept_apart(sketches: Sketches) -> None:
     for device in ("d", "e"):
         for window in (1, 2):
-            sketches.put(device, window, ONE * window)
-    np.testing.assert_array_equal(sketches.take("e", 2), ONE * 2)
-    np.testing.assert_array_equal(sketches.take("d", 2), ONE * 2)
-    np.testing.assert_array_equal(sketches.take("d", 1), ONE)
+            sketches.put(device, window, ONE * window, LAYOUT)
+    np.testing.assert_array_equal(sketches.take("e", 2, LAYOUT), ONE * 2)
+    np.testing.assert_array_equal(sketches.take("d", 2, LAYOUT), ONE * 2)
+    np.testing.assert_array_equal(sketches.take("d", 1, LAYOUT), ONE)
 
 
 def test_a_window_observed_again_replaces_the_old_sketch(sketches: Sketches) -> None:
-    sketches.put("d", 1, ONE)
-    sketches.put("d", 1, ONE * 3)
-    np.testing.assert_array_equal(sketches.take("d", 1), ONE * 3)
+    sketches.put("d", 1, ONE, LAYOUT)
+    sketches.put("d", 1, ONE * 3, LAYOUT)
+    np.testing.assert_array_equal(sketches.take("d", 1, LAYOUT), ONE * 3)
 
 
 def test_what_was_never_reported_is_carried_to_a_later_window_and_older_ones_are_forgotten(sketches: Sketches) -> None:
     for window in (1, 2):
-        sketches.put("d", window, ONE * window, "run 7")
+        sketches.put("d", window, ONE * window, LAYOUT, "run 7")
     assert sketches.carry("d", 4, "run 7")
-    np.testing.assert_array_equal(sketches.take("d", 4), ONE * 2)
+    np.testing.assert_array_equal(sketches.take("d", 4, LAYOUT), ONE * 2)
     assert not sketches.carry("d", 5, "run 7")
     for window in (1, 2):
         with pytest.raises(Misbehaviour):
-            sketches.take("d", window)
+            sketches.take("d", window, LAYOUT)
 
 
 def test_a_window_that_is_asked_again_keeps_its_sketch(sketches: Sketches) -> None:
-    sketches.put("d", 3, ONE, "run 7")
+    sketches.put("d", 3, ONE, LAYOUT, "run 7")
     assert sketches.carry("d", 3, "run 7")
-    np.testing.assert_array_equal(sketches.take("d", 3), ONE)
+    np.testing.assert_array_equal(sketches.take("d", 3, LAYOUT), ONE)
 
 
 def test_sketches_of_another_run_version_device_or_a_later_window_are_not_carried(sketches: Sketches) -> None:
-    sketches.put("d", 3, ONE, "run 7")
+    sketches.put("d", 3, ONE, LAYOUT, "run 7")
     assert not sketches.carry("d", 4, "run 8")
     assert not sketches.carry("e", 4, "run 7")
     assert not sketches.carry("d", 2, "run 7")
-    sketches.put("d", 4, ONE * 4, "other 7")
+    sketches.put("d", 4, ONE * 4, LAYOUT, "other 7")
     assert sketches.carry("d", 4, "run 7")
-    np.testing.assert_array_equal(sketches.take("d", 4), ONE)
+    np.testing.assert_array_equal(sketches.take("d", 4, LAYOUT), ONE)
 
 
 def test_a_stored_sketch_survives_its_process(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
-    StoredSketches(open_store(path, "sketches", SKETCH_MIGRATIONS)).put("d", 1, ONE)
-    taken = StoredSketches(open_store(path, "sketches", SKETCH_MIGRATIONS)).take("d", 1)
+    StoredSketches(open_store(path, "sketches", SKETCH_MIGRATIONS)).put("d", 1, ONE, LAYOUT)
+    taken = StoredSketches(open_store(path, "sketches", SKETCH_MIGRATIONS)).take("d", 1, LAYOUT)
     np.testing.assert_array_equal(taken, ONE)
     taken[0] = 1  # it is the caller's own copy
 

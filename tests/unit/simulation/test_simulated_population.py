@@ -115,10 +115,10 @@ def test_keys_of_secure_aggregation_are_real_even_here(tmp_path: Path) -> None:
 def test_many_processes_find_the_running_round_of_a_device(tmp_path: Path, processes: Processes, kept: bool) -> None:
     first, second = (simulated_host(settings(), federation(), tmp_path, CLOCK, processes) for _ in range(2))
     first.sessions.begin("d00", Running("round-1", Kind.KEYS, b"plan", b"state"))
-    first.sketches.put("d00", 1, np.ones(3, np.float32))
+    first.sketches.put("d00", 1, np.ones(3, np.float32), (("a", 3),))
     if kept:
         assert second.sessions.load("d00").state == b"state"
-        np.testing.assert_array_equal(second.sketches.take("d00", 1), np.ones(3, np.float32))
+        np.testing.assert_array_equal(second.sketches.take("d00", 1, (("a", 3),)), np.ones(3, np.float32))
     else:
         assert not (tmp_path / "d00").exists()
 
