@@ -54,6 +54,12 @@ PREDICTION_MIGRATIONS = (
        CREATE TABLE labelled (version INTEGER PRIMARY KEY, sums BLOB NOT NULL)""",
     """ALTER TABLE window ADD COLUMN labelled INTEGER NOT NULL DEFAULT 0;
        CREATE TABLE watched (id INTEGER PRIMARY KEY CHECK (id = 1), names TEXT NOT NULL)""",
+    # A number is never given twice: it says which answers labels were compared with.
+    """ALTER TABLE waiting RENAME TO former;
+       CREATE TABLE waiting (number INTEGER PRIMARY KEY AUTOINCREMENT, request TEXT NOT NULL UNIQUE,
+           version INTEGER NOT NULL, rows INTEGER NOT NULL, answers BLOB NOT NULL);
+       INSERT INTO waiting SELECT number, request, version, rows, answers FROM former ORDER BY number;
+       DROP TABLE former""",
 )
 FILE = "predictions.sqlite"
 """In the folder of the store."""
@@ -196,10 +202,11 @@ class PredictionLog:
             if _is_id(request) and len(data := _packed(answers)) <= MOST_WAITING_BYTES
         }
         with self._transaction() as database:
-            (last,) = database.execute("SELECT COALESCE(MAX(number), 0) FROM waiting").fetchone()
-            rows = [(request, number, *facts) for number, (request, facts) in enumerate(fit.items(), last + 1)]
-            database.executemany("INSERT OR REPLACE INTO waiting VALUES (?, ?, ?, ?, ?)", rows)
-            database.execute("DELETE FROM waiting WHERE number <= ?", (last + len(rows) - MOST_WAITING,))
+            rows = [(request, *facts) for request, facts in fit.items()]
+            query = "INSERT OR REPLACE INTO waiting (request, version, rows, answers) VALUES (?, ?, ?, ?)"
+            database.executemany(query, rows)
+            old = "DELETE FROM waiting WHERE number <= (SELECT MAX(number) FROM waiting) - ?"
+            database.execute(old, (MOST_WAITING,))
 
     def recall(self, request: str) -> WaitingAnswers:
         """The answers that wait for the labels of a request.
@@ -211,7 +218,7 @@ class PredictionLog:
             DataError: none wait.
         """
         with self._transaction() as database:
-            query = "SELECT version, rows, answers FROM waiting WHERE request = ?"
+            query = "SELECT version, rows, answers, number FROM waiting WHERE request = ?"
             row = database.execute(query, (request,)).fetchone() if _is_id(request) else None
         if row is None:
             raise DataError(
@@ -219,10 +226,15 @@ class PredictionLog:
                 hint=f"it was never answered, has its labels, or is not among the last {MOST_WAITING}",
             )
         table = np.frombuffer(row[2], "<f4").reshape(row[1], -1)
-        return WaitingAnswers(row[0], table[:, 0].astype(np.int64), table[:, 1:].astype(np.float32))
+        return WaitingAnswers(row[0], table[:, 0].astype(np.int64), table[:, 1:].astype(np.float32), row[3])
 
     def add_labels(
-        self, version: int, sums: npt.NDArray[np.float64], request: str = "", late: LateCounts | None = None
+        self,
+        version: int,
+        sums: npt.NDArray[np.float64],
+        request: str = "",
+        number: int = 0,
+        late: LateCounts | None = None,
     ) -> npt.NDArray[np.float64]:
         """Add up what labels say about answers.
 
@@ -230,17 +242,20 @@ class PredictionLog:
             version: that gave the answers.
             sums: of one shape for a version.
             request: whose answers then wait no more; empty: none did.
+            number: of these answers, as `recall` gave them.
             late: what the open window counts of them; None: nothing.
 
         Returns:
             All sums of the version.
 
         Raises:
-            DataError: another program was quicker with the labels of this request.
+            DataError: another program was quicker with the labels of this request; other answers may wait under it.
         """
         with self._transaction() as database:
             if request:
-                gone = database.execute("DELETE FROM waiting WHERE request = ?", (request,)).rowcount
+                # Not whatever waits under this id by now: two calls that read the same answers would both count them.
+                which = "DELETE FROM waiting WHERE request = ? AND number = ?"
+                gone = database.execute(which, (request, number)).rowcount
                 if not gone:
                     raise DataError(f"request {request[:60]!r} has its labels already")
             row = database.execute("SELECT sums FROM labelled WHERE version = ?", (version,)).fetchone()

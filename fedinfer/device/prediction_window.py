@@ -93,11 +93,13 @@ class WaitingAnswers:
         version: of the model.
         chosen: class number of each row, 0 for numbers, int64 (n,).
         raw: what the graph answered, float32 (n, outputs).
+        number: given when they began to wait, and never again.
     """
 
     version: int
     chosen: npt.NDArray[np.int64]
     raw: FloatVector
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class Recorder:
             raise DataError(f"request {request[:60]!r} was answered by a model with other labels")
         sums = _sums(naming, answers.chosen, answers.raw, truth)
         late = self._late(schema, answers.chosen, answers.raw, truth)
-        return figures_of(self._log.add_labels(answers.version, sums, request, late), schema)
+        return figures_of(self._log.add_labels(answers.version, sums, request, answers.number, late), schema)
 
     def label_rows(self, version: int, answers: Predictions, truth: npt.NDArray[Any], schema: Schema) -> LabelFigures:
         """Take labels beside answers to their rows.

@@ -17,9 +17,11 @@ import pytest
 from fedinfer.device.counted import layout_of
 from fedinfer.device.labelled import BINS, class_sums, figures_of, number_sums, truth_of
 from fedinfer.device.prediction_log import (
+    FILE,
     MOST_CLOSED,
     MOST_REQUEST,
     MOST_WAITING_BYTES,
+    PREDICTION_MIGRATIONS,
     PredictionLog,
 )
 from fedinfer.device.prediction_window import WaitingAnswers, WindowRule
@@ -28,7 +30,8 @@ from fedinfer.drift import Outputs, Sketch, report_channels
 from fedinfer.errors import ConfigError, DataError, StoreError
 from fedinfer.inference import Naming, Observed, Predictions, SessionCache, Slots, open_installed
 from fedinfer.schema import Numeric, Schema
-from fedinfer.system import FrozenClock
+from fedinfer.store import open_store
+from fedinfer.system import FrozenClock, SystemClock
 from tests.unit.inference.device_world import NOW, SCHEMA, Repository, make_rows, make_updater
 
 LAYOUT = (("letters", 3), ("flags", 2))
@@ -243,6 +246,29 @@ def test_answers_wait_for_their_labels_and_are_labelled_once(log: PredictionLog)
         recorder.label("a", ["well", "ill"], SCHEMA, NAMING)
     assert recorder.label("b", ["well", "unclear"], SCHEMA, NAMING).value == 1.0
     assert sorted(log.labels()) == [1, 2]
+
+
+def test_labels_count_once_though_others_wait_under_the_same_id_by_then(log: PredictionLog) -> None:
+    """Two calls that label one request at once, and a new request under its id between them."""
+    sums = np.ones((3, BINS))
+    log.remember({"a": waiting()})
+    first, second = log.recall("a"), log.recall("a")
+    log.add_labels(1, sums, "a", first.number)
+    log.remember({"a": waiting(rows=1)})
+    with pytest.raises(DataError, match="request 'a' has its labels already"):
+        log.add_labels(1, sums, "a", second.number)
+    np.testing.assert_array_equal(log.labels()[1], sums.ravel())
+    assert len(log.recall("a").raw) == 1, "its own labels can still come"
+
+
+def test_answers_that_waited_in_an_earlier_version_still_do(tmp_path: Path) -> None:
+    before = open_store(tmp_path / FILE, "predictions", PREDICTION_MIGRATIONS[:2])
+    data = np.array([[1, 0.25, 0.75]], "<f4").tobytes()
+    before.execute("INSERT INTO waiting VALUES ('a', 7, 3, 1, ?)", (data,))
+    before.commit()
+    before.close()
+    found = PredictionLog.open(tmp_path, SystemClock()).recall("a")
+    assert (found.version, found.chosen.tolist(), found.raw.tolist(), found.number) == (3, [1], [[0.25, 0.75]], 7)
 
 
 @pytest.mark.parametrize(
