@@ -177,10 +177,16 @@ def _step_by_step(history: History, delta: float, units: int) -> float:
         one = rdp_history_epsilon(history, delta * math.exp(-smaller), Relation.ZERO_OUT)
         if math.isinf(one):
             break
-        growth = units * one + math.log1p(-math.exp(-units * one)) - one - math.log1p(-math.exp(-one)) if one else 0.0
-        if growth <= smaller:
+        if _growth(one, units) <= smaller:
             best = min(best, units * one)
     return best
+
+
+def _growth(one: float, units: int) -> float:
+    """log of (exp(k e) - 1) / (exp(e) - 1), which is log k at e = 0: without epsilon the deltas add up all the same."""
+    if one == 0:
+        return math.log(units)
+    return (units - 1) * one + math.log(-math.expm1(-units * one)) - math.log(-math.expm1(-one))
 
 
 def _gaussian_epsilon(spread: Sized, delta: float, near: float) -> float:

@@ -36,6 +36,14 @@ def test_gaussian_noise_against_the_exact_profile(z: float, units: int) -> None:
     assert float(gaussian.profile(mpmath.mpf(epsilon), z / units)) == pytest.approx(DELTA, rel=1e-6)
 
 
+@pytest.mark.parametrize(("z", "delta", "units"), [(100.0, 1e-2, 5), (1e4, 1e-4, 10), (10.0, 0.1, 10)])
+def test_units_that_cost_nothing_one_by_one_cost_something_together(z: float, delta: float, units: int) -> None:
+    """One unit is within (0, delta); k of them are within (0, k delta), which is not (0, delta)."""
+    assert group_epsilon([GaussianEvent(z)], delta, 1) == 0
+    epsilon = group_epsilon([GaussianEvent(z)], delta, units)
+    assert float(gaussian.profile(mpmath.mpf(epsilon), z / units)) == pytest.approx(delta, rel=1e-6)
+
+
 def test_what_an_independent_check_computed_for_heart() -> None:
     """Epsilon .885 for one row at delta 1e-5: 1.91, 5.43, 12.6 and 31.4 for 2, 5, 10 and 20 rows; k epsilon is less."""
     z = 4.17  # one release with the epsilon of all rounds, rounded as there
