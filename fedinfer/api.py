@@ -157,7 +157,7 @@ class Run:
         return [
             ("status", str(self.record["status"])),
             (name, "unknown" if figure is None else f"{figure:.4g}" if name == "rmse" else f"{figure:.3f}"),
-            ("epsilon", f"{at_most(self.epsilon)} of {privacy['budget']:g} at delta {privacy['delta']:g}"),
+            ("epsilon", f"{at_most(self.epsilon)} of {privacy['budget']:g} at delta {at_most(privacy['delta'], 6)}"),
             ("rounds", str(len(self.record["rounds"]))),
             ("versions", str(len(self.record["models"]))),
             ("alarms", str(len(self.record["drift"]["alarms"]))),

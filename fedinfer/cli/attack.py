@@ -71,7 +71,7 @@ def _explain(report: AttackReport, out: Path | None) -> None:
     _say(
         f"attack on {report.scenario}: {report.rounds} rounds, unit {report.unit}, trust {report.trust}, "
         f"{report.targets} units guessed",
-        f"claimed   epsilon <= {at_most(planned.epsilon)} at delta {planned.delta:g}",
+        f"claimed   epsilon <= {at_most(planned.epsilon)} at delta {at_most(planned.delta, 6)}",
         "members found at so many false alarms (guessing finds as many as it accuses):",
     )
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)

@@ -131,7 +131,7 @@ def _explain(report: AuditReport) -> None:
     _say(
         f"audit of {report.scenario}: {report.rounds} rounds, unit {report.unit}, trust {report.trust}, "
         f"noise {report.noise}",
-        f"claimed   epsilon <= {at_most(claimed.epsilon)} at delta {claimed.delta:g} "
+        f"claimed   epsilon <= {at_most(claimed.epsilon)} at delta {at_most(claimed.delta, 6)} "
         f"({claimed.accountant}, {claimed.relation}, sampling {claimed.sampling})",
         f"canaries  epsilon >= {at_least(bound.epsilon)} with confidence {bound.confidence:g} "
         f"({bound.method}, {bound.canaries} of them)",

@@ -17,7 +17,7 @@ from fedinfer.coordinator import Population, answer_suggestion, planned_watch
 from fedinfer.data import load
 from fedinfer.drift import POWER, SHIFT, Forecast, MonitorPlan, enough, forecast, report_channels, report_norm
 from fedinfer.errors import ConfigError
-from fedinfer.privacy import GaussianEvent, Repeated, account, calibrate, relation_of
+from fedinfer.privacy import GaussianEvent, Repeated, account, at_most, calibrate, relation_of
 from fedinfer.types import Json, Unit
 
 app = typer.Typer(no_args_is_help=True, help="Drift: what a watch would see, and answers to what it suggests.")
@@ -163,7 +163,7 @@ def _advice(watch: _Watch, shift: float) -> str:
 
 def _show(content: Json) -> None:
     epsilon = content["epsilon"]
-    spent = "no noise" if epsilon is None else f"epsilon {epsilon:.3g} at delta {content['delta']:g}"
+    spent = "no noise" if epsilon is None else f"epsilon {at_most(epsilon)} at delta {at_most(content['delta'], 6)}"
     stdout.print(
         f"{content['devices']} devices, {content['reference_windows']} reference and {content['watched_windows']} "
         f"watched windows, {spent} for all {content['reports']} reports; noise of a sum: standard deviation "

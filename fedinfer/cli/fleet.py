@@ -172,6 +172,6 @@ def _privacy_line(record: Json) -> str:
     if plan["unit"] == "none":
         return "privacy  none: no noise (unit none)"
     return (
-        f"privacy  epsilon <= {at_most(privacy['planned_epsilon'])} at delta {plan['delta']:g} for a device in "
-        f"{plan['participations']} sums; nobody spent more than {at_most(privacy['most_spent_epsilon'])}"
+        f"privacy  epsilon <= {at_most(privacy['planned_epsilon'])} at delta {at_most(plan['delta'], 6)} for a "
+        f"device in {plan['participations']} sums; nobody spent more than {at_most(privacy['most_spent_epsilon'])}"
     )

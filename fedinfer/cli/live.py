@@ -85,7 +85,7 @@ class RunView:
         self._budget = f" of {privacy['budget']:g}" if privacy["private"] else ""
         self._facts["privacy"] = (
             f"per {privacy['unit']}, trust {privacy['trust']}, budget epsilon {privacy['budget']:g} at delta "
-            f"{privacy['delta']:g}"
+            f"{at_most(privacy['delta'], 6)}"
         )
         self._facts["aggregation"] = f"{sums['mode']}, at least {sums['threshold']} survivors, {sums['bits']} bits"
         for warning in fields["warnings"]:

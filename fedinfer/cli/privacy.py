@@ -222,7 +222,7 @@ def _groups_table(found: Sequence[Json]) -> Table:
             unit = row["unit"] if row["unit"] == "device" else "row"
             together = f"{count} {unit}{'s' if count != '1' else ''}"
             told = "-" if epsilon is None else at_most(epsilon, 4)
-            table.add_row(f"{row['owner']}{others}", row["task"], together, told, f"{row['delta']:g}")
+            table.add_row(f"{row['owner']}{others}", row["task"], together, told, at_most(row["delta"], 6))
     return table
 
 
@@ -325,7 +325,8 @@ def _show(
     if as_json:
         print_json(result | ({"conversions": dict(older)} if older else {}))
         return
-    stdout.print(f"noise multiplier {at_most(z, 6)}, epsilon {at_most(spent.epsilon, 6)} at delta {spent.delta:g}")
+    cost = f"epsilon {at_most(spent.epsilon, 6)} at delta {at_most(spent.delta, 6)}"
+    stdout.print(f"noise multiplier {at_most(z, 6)}, {cost}")
     stdout.print(f"{rounds} rounds, unit {unit}, trust {trust}, sampling rate {rate:g} ({spent.sampling})")
     stdout.print(f"accountant {spent.accountant}, relation {spent.relation}")
     for name, epsilon in older.items():
@@ -374,7 +375,7 @@ def _accounts_table(accounts: Sequence[Json]) -> Table:
     for row in accounts:
         spent, budget = row["spent"], row["budget"]
         figures = [f"{budget['epsilon']:g}", at_most(spent["epsilon"], 4), at_least(row["remaining_epsilon"], 4)]
-        rest = [f"{budget['delta']:g}", spent["accountant"], spent["relation"]]
+        rest = [at_most(budget["delta"], 6), spent["accountant"], spent["relation"]]
         table.add_row(row["ledger"], row["owner"], row["task"], *figures, *rest)
     return table
 

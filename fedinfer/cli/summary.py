@@ -120,7 +120,8 @@ def _privacy(record: Json) -> str:
         return "NONE: this run added no noise"
     trusted = UNMASKED if privacy["trust"] == "distributed" and mode == "off" else TRUST[privacy["trust"]]
     return (
-        f"epsilon {at_most(privacy['epsilon'])} of {privacy['budget']:g} spent at delta {privacy['delta']:g}, per "
+        f"epsilon {at_most(privacy['epsilon'])} of {privacy['budget']:g} spent at delta "
+        f"{at_most(privacy['delta'], 6)}, per "
         f"{privacy['unit']} ({privacy['relation']}, accountant {privacy['accountant']}); "
         f"trusted to add noise: {trusted}"
     )

@@ -130,7 +130,7 @@ def _lines(summary: Json) -> list[tuple[str, str]]:
             f"{training['rounds']}, {training['cohort']} devices asked; {after}",
         ),
         ("privacy", f"unit {privacy['unit']} ({privacy['units']} of them), trust {privacy['trust']}"),
-        ("budget", f"epsilon {privacy['epsilon_budget']:g} at delta {privacy['delta']:g} for the whole run"),
+        ("budget", f"epsilon {privacy['epsilon_budget']:g} at delta {at_most(privacy['delta'], 6)} for the whole run"),
         ("plan", _plan_text(summary["plan"])),
         (
             "drift",

@@ -12,7 +12,7 @@ ACCOUNTS: tuple[Column, ...] = (
     ("Budget", "budget", significant),
     ("Spent", "spent", bound),
     ("Left", "left", lower_bound),
-    ("Delta", "delta", significant),
+    ("Delta", "delta", bound),
     ("Relation", "relation", words),
     ("Accountant", "accountant", words),
 )

@@ -127,7 +127,7 @@ def _guarantee(privacy: Json, told: Json) -> Item:
         value = "epsilon is infinite: no differential privacy"
         return Item("Guarantee", value, "What was released may reveal any row that a device trained on.")
     epsilon, delta = claim
-    value = f"epsilon {bound(epsilon)} at delta {significant(delta)}, budget {significant(privacy.get('budget'))}"
+    value = f"epsilon {bound(epsilon)} at delta {bound(delta)}, budget {significant(privacy.get('budget'))}"
     if "epsilon" in told:
         value += f"; at most {words(told.get('epsilon'))} over the whole run, whatever happens in it"
     if parts := pairs(told, "parts"):
@@ -136,7 +136,7 @@ def _guarantee(privacy: Json, told: Json) -> Item:
     guess = guess_bound(epsilon, delta)
     meaning = (
         f"Compare two worlds, {relation}. Each possible outcome of the whole run is at most "
-        f"{_factor(epsilon)} times as likely in the one as in the other, up to a remainder of {significant(delta)}. "
+        f"{_factor(epsilon)} times as likely in the one as in the other, up to a remainder of {bound(delta)}. "
         "Somebody who sees every release and has to say which of the two data sets was used, starting from 50 : 50, "
         f"is right at most {_of_hundred(guess)} times in 100."
     )

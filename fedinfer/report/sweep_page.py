@@ -114,7 +114,7 @@ def honest(sweep: Json) -> list[str]:
             "chosen setting on the private rows costs its own epsilon and nothing more."
         ]
     sums = [
-        f"epsilon {bound(epsilon)} at delta {significant(section(found, 'delta').get(unit))} for unit {unit}"
+        f"epsilon {bound(epsilon)} at delta {bound(section(found, 'delta').get(unit))} for unit {unit}"
         for unit, epsilon in section(found, "epsilon").items()
     ]
     unprotected = int(finite(found.get("unprotected")) or 0)

@@ -186,7 +186,8 @@ def _release(folder: Path, key: str) -> None:
 def _said(epsilon: float, delta: float, unit: str, candidates: int, mean: float) -> str:
     return (
         f"Private selection among {candidates} settings with {mean:.3g} expected runs: the chosen setting, its model "
-        f"and its score on public rows together cost epsilon {at_most(epsilon)} at delta {delta:g} per {unit}, when "
+        f"and its score on public rows together cost epsilon {at_most(epsilon)} at delta {at_most(delta, 6)} "
+        f"per {unit}, when "
         "nothing else of it is shown: neither other runs nor how many there were. Noise follows from the seed, as in "
         "every simulation: keep the seed secret."
     )

@@ -37,7 +37,7 @@ MOST_MISSING = 3
 TOGETHER = (2, 5, 10)
 """Units together for which epsilon is stated: rows of one person, or devices of one owner."""
 _DIGITS = 6
-"""Significant digits of an epsilon, rounded up."""
+"""Significant digits of an epsilon and a delta, rounded up."""
 
 
 def make_statement(
@@ -61,7 +61,7 @@ def make_statement(
     events = plan.events.all
     return Statement(
         epsilon=_text(planned.epsilon),
-        delta=f"{planned.delta:g}",
+        delta=at_most(planned.delta, _DIGITS),
         budget=_text(privacy.epsilon if protected else math.inf),
         unit=str(privacy.unit),
         relation=str(plan.relation),

@@ -219,4 +219,4 @@ def _guarantee(server: Server) -> Privacy:
     statement, spent = server.statement, server.account.spent()
     if server.scenario.privacy.unit is Unit.NONE:
         return Privacy("inf", "1", statement.sentence(), statement)
-    return Privacy(at_most(spent.epsilon, 6), f"{spent.delta:g}", statement.sentence(), statement)
+    return Privacy(at_most(spent.epsilon, 6), at_most(spent.delta, 6), statement.sentence(), statement)

@@ -104,9 +104,10 @@ class DiscreteGaussianEvent:
 
     def __post_init__(self) -> None:
         _positive("discrete_gaussian", variance_per_share=self.variance_per_share, l2=self.l2, l1=self.l1)
-        if self.shares < 1 or self.dimension < 1:
+        counts = (self.shares, self.dimension)
+        if any(isinstance(count, bool) or not isinstance(count, int) or count < 1 for count in counts):
             raise ConfigError(
-                f"discrete_gaussian: {self.shares} shares, {self.dimension} coordinates; both must be >= 1"
+                f"discrete_gaussian: {self.shares!r} shares, {self.dimension!r} coordinates; needed are numbers >= 1"
             )
 
 

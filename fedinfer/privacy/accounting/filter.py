@@ -74,6 +74,8 @@ FILTER_ORDERS = (3, 6, 12, 24, 48, 96)
 """Orders of the filter. Each has an equal share of delta, so they are few; a budget's best order lies near one."""
 MOST_LINES = 64
 """Of a promise, which a server makes."""
+MOST_RELEASES = 1 << 40
+"""Of one line, counted with their repetitions: far more than a run has, and few enough to be counted exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class PromiseLine:
     """So many releases at most, each of one of several kinds.
 
     Args:
-        most: releases, >= 1.
+        most: releases, >= 1; with the repetitions of each at most MOST_RELEASES.
         events: what one release may cost, each one event, repeated or not, in one part or none.
     """
 
@@ -89,7 +91,8 @@ class PromiseLine:
     events: tuple[Event, ...]
 
     def __post_init__(self) -> None:
-        if self.most < 1 or not self.events or any(len(flatten([event])) != 1 for event in self.events):
+        kinds = [flatten([event]) for event in self.events]
+        if self.most < 1 or not kinds or any(len(one) != 1 or self.most * one[0][1] > MOST_RELEASES for one in kinds):
             raise ConfigError(f"a promise of {self.most} releases of {len(self.events)} kinds cannot be kept")
 
 
@@ -124,7 +127,7 @@ def read_promise(text: str) -> Promise:
         if not isinstance(lines, list) or len(lines) > MOST_LINES:
             raise ConfigError(f"a promise of {len(lines)} lines, at most {MOST_LINES}")
         return Promise(tuple(PromiseLine(int(line["most"]), tuple(map(from_json, line["events"]))) for line in lines))
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(f"promise cannot be read: {error!r}") from error
 
 

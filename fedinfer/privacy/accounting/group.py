@@ -183,7 +183,7 @@ def _step_by_step(history: History, delta: float, units: int) -> float:
 
 
 def _growth(one: float, units: int) -> float:
-    """log of (exp(k e) - 1) / (exp(e) - 1), which is log k at e = 0: without epsilon the deltas add up all the same."""
+    """Log of (exp(k e) - 1) / (exp(e) - 1), which is log k at e = 0: without epsilon the deltas add up all the same."""
     if one == 0:
         return math.log(units)
     return (units - 1) * one + math.log(-math.expm1(-units * one)) - math.log(-math.expm1(-one))

@@ -201,11 +201,12 @@ def to_epsilon(curve: Curve, delta: float) -> float:
         delta: in (0, 1).
 
     Returns:
-        Epsilon >= 0.
+        Epsilon >= 0; infinite when one of the bounds is not a number.
     """
     alpha = ORDERS.astype(np.float64)
     epsilons = curve + np.log1p(-1 / alpha) - (math.log(delta) + np.log(alpha)) / (alpha - 1)
-    return max(0.0, float(epsilons.min()))
+    least = float(epsilons.min())
+    return math.inf if math.isnan(least) else max(0.0, least)  # `max` would make 0 of what is not a number
 
 
 def to_epsilon_as_of_2017(curve: Curve, delta: float) -> float:

@@ -44,6 +44,11 @@ def digits(*overrides: str) -> tuple[Scenario, RunPlan]:
     return scenario, make_plan(scenario, DEVICES, "local", ())
 
 
+def test_its_delta_is_rounded_up() -> None:
+    scenario, plan = digits("privacy.delta=1.0000004e-5")
+    assert stated(scenario, plan).delta == "1.00001e-05"
+
+
 def test_it_claims_the_whole_plan_and_its_tables_follow_from_the_planned_events() -> None:
     scenario, plan = digits()
     said, delta = stated(scenario, plan), scenario.privacy.delta

@@ -150,6 +150,13 @@ def test_conversion_covers_the_exact_profile_of_a_gaussian() -> None:
     assert to_epsilon(ORDERS / (2 * 1.0), 1e-5) == pytest.approx(4.75, abs=0.01)
 
 
+@pytest.mark.parametrize("place", [0, 60, -1])
+def test_a_bound_that_is_not_a_number_proves_nothing(place: int) -> None:
+    curve = ORDERS / 2.0
+    curve[place] = math.nan
+    assert to_epsilon(curve, 1e-5) == math.inf
+
+
 def test_discrete_gaussian_gap_counts_every_share() -> None:
     from fedinfer.privacy.accounting.rdp import discrete_gaussian_gap
 

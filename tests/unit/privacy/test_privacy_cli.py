@@ -73,6 +73,12 @@ def test_plain_words_name_accountant_and_relation() -> None:
         assert word in shown
 
 
+def test_a_delta_is_not_shown_smaller_than_it_is() -> None:
+    """An epsilon is claimed at a delta; at a smaller one it would be larger."""
+    shown = call("epsilon", "--noise-multiplier", 3, "--delta", 1.0000004e-5, "--rounds", 10).stdout
+    assert "at delta 1.00001e-05" in shown
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

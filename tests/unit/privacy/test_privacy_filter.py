@@ -268,5 +268,11 @@ def test_a_promise_travels_in_the_plan_and_the_device_marks_its_own_parts() -> N
     for bad in (b"[]x", b'[{"most":0,"events":[],"purpose":"train"}]', b"7", b'[{"most":1}]', b'[{"purpose":"x"}]'):
         with pytest.raises(Misbehaviour, match="promise of the run"):
             promise_in(replace(PLAN, promise=bad), "")
+    for endless in ("Infinity", "1e400", "1" + "0" * 400, str(1 << 41)):
+        line = f'[{{"most":{endless},"events":[{{"kind":"non_private"}}],"purpose":"train"}}]'
+        with pytest.raises(Misbehaviour, match="promise of the run"):
+            promise_in(replace(PLAN, promise=line.encode()), "")
+    with pytest.raises(ConfigError, match="promise"):
+        PromiseLine(2, (Repeated(ROUND, 1 << 40),))
     with pytest.raises(ConfigError, match="lines"):
         read_promise("[" + ",".join('{"most":1,"events":[{"kind":"non_private"}]}' for _ in range(65)) + "]")

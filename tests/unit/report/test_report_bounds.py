@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedinfer.report.figures import bound, lower_bound
 from fedinfer.report.ledger import ACCOUNTS, ENTRIES, ledger_tables
-from fedinfer.report.statement import _factor
+from fedinfer.report.statement import _factor, _guarantee
 from fedinfer.report.tables import ROUNDS, rounds_table
 
 EPSILONS = st.floats(min_value=1e-6, max_value=1e6)
@@ -31,6 +31,7 @@ def test_the_tables_of_rounds_and_ledger_round_epsilons_to_the_safe_side() -> No
     shown = {name: show for name, _, show in (*ROUNDS, *ACCOUNTS, *ENTRIES)}
     assert shown["Epsilon after"] is shown["Spent"] is shown["Epsilon alone"] is bound
     assert shown["Left"] is lower_bound
+    assert shown["Delta"] is bound
     page = rounds_table({"rounds": [{"round": 1, "epsilon": 0.8781768932444778}]})
     assert "0.879" in str(page)
     assert "0.878" not in str(page)
@@ -42,6 +43,13 @@ def test_the_tables_of_rounds_and_ledger_round_epsilons_to_the_safe_side() -> No
     }
     text = str(ledger_tables({"accounts": [account], "entries": [{"reference": "r", "epsilon_alone": 0.19211}]}))
     assert all(figure in text for figure in ("0.903", "0.0978", "0.193"))
+
+
+def test_a_delta_is_rounded_up_beside_its_epsilon() -> None:
+    privacy = {"unit": "example", "epsilon": 1.0, "delta": 1.0049e-5, "budget": 2.0}
+    item = _guarantee(privacy, {})
+    assert "epsilon 1 at delta 1.01e-5" in item.value
+    assert "remainder of 1.01e-5" in str(item)
 
 
 @given(st.floats(min_value=1e-3, max_value=30.0))
