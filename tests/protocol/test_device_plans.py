@@ -62,6 +62,18 @@ def test_a_mechanism_for_another_norm_is_refused_in_drift_reports(fleet: Fleet) 
     assert "clipping norm 0.1" in text
 
 
+def test_a_mechanism_for_another_norm_is_refused_in_choices_of_a_threshold(fleet: Fleet) -> None:
+    """A row adds one count, so a mechanism for half a count would make a choice look half as dear."""
+    assert fleet.plan.drift is not None
+    mechanism = replace(fleet.plan.drift.mechanism, clipping_norm=0.5)
+    plan = fleet.promise("threshold-1", work(), purpose=Purpose.DRIFT, mechanism=encode(mechanism))
+    plan = replace(plan, purpose=Purpose.THRESHOLD)
+    device = min(fleet.hosts)
+    answer = fleet.post.ask([Ask(device, Kind.KEYS, encode(plan))], 1.0)[0]
+    assert "clipping norm 0.5, this device clips to 1.0" in answer.detail
+    assert not fleet.ledger(device)
+
+
 @pytest.mark.parametrize("trust", ["distributed", "local"])
 def test_a_report_with_a_flag_is_refused_where_rows_are_protected(tmp_path: Path, trust: str) -> None:
     """One row of a window can turn the flag round, and then every row of it counts otherwise."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,10 +17,12 @@ from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.plan.promised import promise_of
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.device.aggregate.contribution import private_vectors, trainer_of
+from fedinfer.device.threshold import score_histograms
 from fedinfer.errors import BadMessage, ConfigError, Misbehaviour
-from fedinfer.messages import Purpose, ThresholdWork
+from fedinfer.messages import Purpose, SumPlan, ThresholdWork
 from fedinfer.metrics import HISTOGRAM_WIDTH, edges_of
-from fedinfer.privacy import WATCHED, InPart, flatten
+from fedinfer.privacy import ANY_TASK, WATCHED, InPart, charge, flatten
+from fedinfer.training import Trainer
 from fedinfer.types import Unit
 from fedinfer.wire import encode
 from tests.protocol.fleet import Fleet, settings, simulated
@@ -92,6 +96,59 @@ def test_a_device_counts_its_held_out_rows_and_one_row_moves_one_count(fleet: Fl
     assert np.linalg.norm(shares) <= 1.0
     host.rows.federation.devices[device] = replace(data, test_x=x[:0], test_y=y[:0])  # type: ignore[attr-defined]
     assert not counted(fleet, Unit.DEVICE, work).any()
+
+
+class Crowd:
+    """A model in which one row changes the answers of all others of its batch."""
+
+    def predict(self, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
+        likely = 0.9 if (x[:, 0] > 0).any() else 0.1
+        return np.tile(np.float32([1 - likely, likely]), (len(x), 1))
+
+
+def test_a_row_moves_its_own_count_only_whatever_a_model_does_with_a_batch(fleet: Fleet) -> None:
+    device = min(fleet.hosts)
+    host = fleet.hosts[device]
+    x, y = host.rows.unseen(device, 0)
+    quiet, loud = np.full_like(x, -1.0), np.full_like(x, -1.0)
+    loud[0] = 1.0
+    found = []
+    for rows in (quiet, loud):
+        host.rows = SimpleNamespace(unseen=lambda *_, rows=rows: (rows, y))  # type: ignore[assignment]  # all that is asked for
+        work = ThresholdWork(np.zeros(1, np.float32), EDGES, 0)
+        found.append(score_histograms(host, cast(Trainer, Crowd()), Unit.EXAMPLE, work, [device])[0])
+    assert np.abs(found[0] - found[1]).sum() == 2, "one row left its bin for another one"
+
+
+def chosen(fleet: Fleet, round_id: str, work: bytes) -> SumPlan:
+    """What the coordinator would promise for a choice."""
+    settings = fleet.plan.threshold
+    assert settings is not None
+    plan = fleet.promise(round_id, work)
+    changes = {name: getattr(settings, name) for name in ("noise_multiplier", "sampling_rate", "local_steps")}
+    mechanism = settings.mechanism
+    ring = {"bits": mechanism.bits, "dimension": mechanism.padded, "mechanism": encode(mechanism)}
+    return replace(plan, purpose=Purpose.THRESHOLD, **changes, **ring)
+
+
+def test_a_server_that_asks_again_gets_nothing_or_pays_again(fleet: Fleet) -> None:
+    device = min(fleet.hosts)
+    job = encode(ThresholdWork(trainer_of(fleet.hosts[device]).initial(), EDGES, 0))
+    ledger = fleet.hosts[device].ledger
+    assert hasattr(fleet.sum(chosen(fleet, "threshold-0001", job), job), "ring")
+    once = ledger.spent(device, ANY_TASK).epsilon
+    assert once > 0
+    assert not hasattr(fleet.sum(chosen(fleet, "threshold-0001", job), job), "ring")
+    assert fleet.ledger(device) == ["threshold-0001"]
+    assert hasattr(fleet.sum(chosen(fleet, "threshold-0002", job), job), "ring")
+    assert ledger.spent(device, ANY_TASK).epsilon > once
+
+
+def test_a_choice_is_paid_out_of_what_held_out_rows_have(fleet: Fleet) -> None:
+    """Marked as trained on, it would be free beside windows and canary evaluations of the same rows."""
+    (event,) = charge(chosen(fleet, "threshold-0001", b""), "mine")
+    assert isinstance(event, InPart)
+    assert (event.split, event.name) == ("mine", WATCHED)
 
 
 def test_edges_that_are_none_and_labels_of_several_classes_are_refused(fleet: Fleet) -> None:
