@@ -13,6 +13,8 @@ FloatVector: TypeAlias = npt.NDArray[np.float32]
 """A flat update or model, shape (d,)."""
 WideVector: TypeAlias = npt.NDArray[np.float64]
 """Floats in double precision; sums whose rounding would count."""
+AnyFloats: TypeAlias = FloatVector | WideVector
+"""Either of both."""
 RingVector: TypeAlias = npt.NDArray[np.uint32]
 """Integers mod 2^bits held in wrapping 32-bit words, shape (d,)."""
 Json: TypeAlias = dict[str, Any]

@@ -21,12 +21,12 @@ from fedinfer.messages import GateWork, SumPlan
 from fedinfer.model_file import Isolation
 from fedinfer.rollout import evaluations
 from fedinfer.text import raw_rows
-from fedinfer.types import DeviceId, FloatVector, Unit
+from fedinfer.types import AnyFloats, DeviceId, Unit, WideVector
 
 Table = npt.NDArray[np.float64]
 
 
-def canary_answers(host: Host, plan: SumPlan, work: GateWork, devices: Sequence[DeviceId]) -> FloatVector:
+def canary_answers(host: Host, plan: SumPlan, work: GateWork, devices: Sequence[DeviceId]) -> WideVector:
     """Evaluate the version of the work on the devices' own rows, beside the one before it.
 
     Args:
@@ -36,13 +36,13 @@ def canary_answers(host: Host, plan: SumPlan, work: GateWork, devices: Sequence[
         devices: of this process.
 
     Returns:
-        float32, shape (devices, evaluations.WIDTH), without noise; zeros of a device that does not run the version or
+        float64, shape (devices, evaluations.WIDTH), without noise; zeros of a device that does not run the version or
         has no rows.
     """
-    return np.stack([_answer(host, plan.unit, work, device) for device in devices])
+    return np.stack([_answer(host, plan.unit, work, device) for device in devices]).astype(np.float64)
 
 
-def _answer(host: Host, unit: Unit, work: GateWork, device: DeviceId) -> FloatVector:
+def _answer(host: Host, unit: Unit, work: GateWork, device: DeviceId) -> AnyFloats:
     installed, section = installed_of(host, device), host.joined().scenario.rollout
     x, y = host.rows.stream(device, max(work.window, 1))
     rows = min(len(x), host.joined().scenario.drift.window)

@@ -14,26 +14,27 @@ import numpy as np
 from fedinfer.device.prediction_window import Layout, layout_text
 from fedinfer.errors import Misbehaviour
 from fedinfer.store import transaction
-from fedinfer.types import DeviceId, FloatVector
+from fedinfer.types import AnyFloats, DeviceId
 
 SKETCH_MIGRATIONS = (
     """CREATE TABLE sketch (device TEXT NOT NULL, window INTEGER NOT NULL, counts BLOB NOT NULL,
         PRIMARY KEY (device, window))""",
     "ALTER TABLE sketch ADD COLUMN origin TEXT NOT NULL DEFAULT ''",
-    "ALTER TABLE sketch ADD COLUMN layout TEXT NOT NULL DEFAULT ''",
+    # What waits since an earlier version does not say what it counts, and is in single precision.
+    "DELETE FROM sketch; ALTER TABLE sketch ADD COLUMN layout TEXT NOT NULL DEFAULT ''",
 )
 
 
 class Sketches(Protocol):
     """Sketches by device and window."""
 
-    def put(self, device: DeviceId, window: int, sketch: FloatVector, layout: Layout, origin: str = "") -> None:
+    def put(self, device: DeviceId, window: int, sketch: AnyFloats, layout: Layout, origin: str = "") -> None:
         """Keep a sketch; a window that is observed again replaces the old one.
 
         Args:
             device: whose rows were observed.
             window: number of the inference window, from 1.
-            sketch: float32, shape (width of a report,); no noise is in it yet.
+            sketch: of `window_report`, shape (width of a report,); no noise is in it yet.
             layout: name and bins of each channel that is counted in it.
             origin: of real predictions: for which run, and by which version; it may then be carried over.
         """
@@ -50,7 +51,7 @@ class Sketches(Protocol):
             False: there is none of this origin.
         """
 
-    def take(self, device: DeviceId, window: int, layout: Layout) -> FloatVector:
+    def take(self, device: DeviceId, window: int, layout: Layout) -> AnyFloats:
         """Hand a sketch out and forget it, so that no window is reported twice.
 
         Args:
@@ -59,7 +60,7 @@ class Sketches(Protocol):
             layout: name and bins of each channel of the report.
 
         Returns:
-            float32, shape (width of a report,).
+            What was put, shape (width of a report,).
 
         Raises:
             Misbehaviour: there is none, it was reported already, or it counts other channels.
@@ -70,10 +71,10 @@ class MemorySketches:
     """Sketches of simulated devices in this process."""
 
     def __init__(self) -> None:
-        self._sketches: dict[tuple[DeviceId, int], tuple[FloatVector, str]] = {}
+        self._sketches: dict[tuple[DeviceId, int], tuple[AnyFloats, str]] = {}
         self._origins: dict[tuple[DeviceId, int], str] = {}
 
-    def put(self, device: DeviceId, window: int, sketch: FloatVector, layout: Layout, origin: str = "") -> None:
+    def put(self, device: DeviceId, window: int, sketch: AnyFloats, layout: Layout, origin: str = "") -> None:
         """As `Sketches.put`."""
         self._sketches[(device, window)], self._origins[(device, window)] = (sketch, layout_text(layout)), origin
 
@@ -89,7 +90,7 @@ class MemorySketches:
                 del self._sketches[key]
         return True
 
-    def take(self, device: DeviceId, window: int, layout: Layout) -> FloatVector:
+    def take(self, device: DeviceId, window: int, layout: Layout) -> AnyFloats:
         """As `Sketches.take`."""
         sketch, kept = self._sketches.get((device, window), (None, ""))
         if sketch is None:
@@ -109,10 +110,10 @@ class StoredSketches:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def put(self, device: DeviceId, window: int, sketch: FloatVector, layout: Layout, origin: str = "") -> None:
+    def put(self, device: DeviceId, window: int, sketch: AnyFloats, layout: Layout, origin: str = "") -> None:
         """As `Sketches.put`."""
         with transaction(self._connection) as database:
-            row = (device, window, sketch.astype("<f4").tobytes(), origin, layout_text(layout))
+            row = (device, window, sketch.astype("<f8").tobytes(), origin, layout_text(layout))
             query = "INSERT OR REPLACE INTO sketch (device, window, counts, origin, layout) VALUES (?, ?, ?, ?, ?)"
             database.execute(query, row)
 
@@ -130,7 +131,7 @@ class StoredSketches:
             database.execute("DELETE FROM sketch WHERE device = ? AND window < ?", (device, window))
             return True
 
-    def take(self, device: DeviceId, window: int, layout: Layout) -> FloatVector:
+    def take(self, device: DeviceId, window: int, layout: Layout) -> AnyFloats:
         """As `Sketches.take`."""
         with transaction(self._connection) as database:
             key = (device, window)
@@ -140,7 +141,7 @@ class StoredSketches:
                 raise _none(device, window)
             _check_layout(device, window, row[1], layout)
             database.execute("DELETE FROM sketch WHERE device = ? AND window = ?", key)
-        return np.frombuffer(row[0], "<f4").astype(np.float32)
+        return np.frombuffer(row[0], "<f8").astype(np.float64)
 
 
 def _none(device: DeviceId, window: int) -> Misbehaviour:

@@ -42,7 +42,7 @@ from fedinfer.model_file import Isolation
 from fedinfer.ports import Answer, Ask
 from fedinfer.schema import Schema
 from fedinfer.text import raw_rows
-from fedinfer.types import DeviceId, FloatVector, Unit
+from fedinfer.types import AnyFloats, DeviceId, FloatVector, Unit
 from fedinfer.wire import decode, encode
 
 TIMED_ROWS = 5
@@ -264,7 +264,7 @@ def _truth(schema: Schema, y: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
     return counted_truth(schema, y)
 
 
-def _sketch(host: Host, device: DeviceId, version: int, seen: _Seen) -> FloatVector:
+def _sketch(host: Host, device: DeviceId, version: int, seen: _Seen) -> AnyFloats:
     task = host.joined()
     channels = chosen_channels(task.schema, task.scenario.drift.channels)
     if not seen.classes.size:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from fedinfer.drift.channels import Channel, Counts, Outputs, clip_norm, tally
 from fedinfer.errors import ConfigError, DataError
-from fedinfer.types import FloatVector, Unit
+from fedinfer.types import AnyFloats, FloatVector, Unit, WideVector
 
 
 def device_report(histograms: Sequence[Counts], clipping_norm: float, rows: int = 0) -> FloatVector:
@@ -46,16 +46,18 @@ def device_report(histograms: Sequence[Counts], clipping_norm: float, rows: int 
     return (report * (clipping_norm / max(norm, clipping_norm))).astype(np.float32)
 
 
-def example_report(histograms: Sequence[Counts]) -> FloatVector:
+def example_report(histograms: Sequence[Counts]) -> WideVector:
     """Unit `example`: raw counts side by side.
+
+    In single precision one more row could move a large count by more than 1, and parts of rows by more than the part.
 
     Args:
         histograms: counts, one array per channel, in order.
 
     Returns:
-        (sum of bins,) float32.
+        (sum of bins,) float64.
     """
-    return np.concatenate(histograms).astype(np.float32)
+    return np.concatenate(histograms).astype(np.float64)
 
 
 def example_sensitivity(channels: Sequence[Channel]) -> float:
@@ -97,7 +99,7 @@ def report_norm(unit: Unit, channels: Sequence[Channel]) -> float:
             assert_never(unit)
 
 
-def window_report(histograms: Sequence[Counts], unit: Unit, channels: Sequence[Channel], rows: int = 0) -> FloatVector:
+def window_report(histograms: Sequence[Counts], unit: Unit, channels: Sequence[Channel], rows: int = 0) -> AnyFloats:
     """The report of one window for a unit of privacy.
 
     Args:
@@ -107,7 +109,7 @@ def window_report(histograms: Sequence[Counts], unit: Unit, channels: Sequence[C
         rows: of the window; 0: the fullest histogram counts every row.
 
     Returns:
-        (width of the channels,) float32, of L2 norm <= `report_norm` for unit `device`.
+        (width of the channels,): float64 for unit `example`, else float32, of L2 norm <= `report_norm` for `device`.
 
     Raises:
         DataError: a window without rows, for units `device` and `none`.
@@ -198,7 +200,7 @@ class Sketch:
         """Copies of the counts, in the order of the channels."""
         return tuple(counts.copy() for counts in self._counts)
 
-    def report(self, unit: Unit) -> FloatVector:
+    def report(self, unit: Unit) -> AnyFloats:
         """`window_report` of what was counted.
 
         Args:

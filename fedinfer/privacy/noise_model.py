@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
 import numpy as np
-import numpy.typing as npt
 
 from fedinfer.lattice_noise import lattice_gaussian
 from fedinfer.privacy.accounting.events import Event, GaussianEvent, NonPrivate, PoissonSampled, Repeated
@@ -32,7 +31,7 @@ from fedinfer.privacy.mechanism.mechanism import (
 )
 from fedinfer.privacy.mechanism.noise import NoiseStream, gaussian
 from fedinfer.privacy.summands import Summands, Work
-from fedinfer.types import FloatVector, Trust, Unit
+from fedinfer.types import AnyFloats, FloatVector, Trust, Unit
 
 __all__ = [
     "AnyFloats",
@@ -47,7 +46,6 @@ __all__ = [
 ]
 
 FRACTION_BITS = 40  # noise of one device has units of about 2^-40 of its deviation
-AnyFloats: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +142,13 @@ class Local:
         """
         return least * math.sqrt(cohort)
 
-    def device_noise(
-        self, vectors: FloatVector, std: float, streams: Callable[[], Sequence[NoiseStream]]
-    ) -> FloatVector:
+    def device_noise(self, vectors: AnyFloats, std: float, streams: Callable[[], Sequence[NoiseStream]]) -> AnyFloats:
         """Each row with noise of standard deviation `std` from its device's own stream.
 
         Both are whole multiples of one unit, the row cut to them towards zero: see `fedinfer.lattice_noise`.
 
         Args:
-            vectors: float32 (n, d), one row per device.
+            vectors: float32 or float64 (n, d), one row per device.
             std: per coordinate, in the unit of the vectors.
             streams: gives one stream per row; called only where noise is needed.
 
@@ -227,9 +223,7 @@ class Distributed:
         """As `Local.signal`: every group has noise of its own."""
         return total / math.sqrt(groups)
 
-    def device_noise(
-        self, vectors: FloatVector, std: float, streams: Callable[[], Sequence[NoiseStream]]
-    ) -> FloatVector:
+    def device_noise(self, vectors: AnyFloats, std: float, streams: Callable[[], Sequence[NoiseStream]]) -> AnyFloats:
         """As `Local.device_noise`: the vectors are unchanged, because a share is added to their integers later."""
         return vectors
 
@@ -286,9 +280,7 @@ class Central:
         """As `Local.signal`: all groups are added up before the one noise."""
         return total
 
-    def device_noise(
-        self, vectors: FloatVector, std: float, streams: Callable[[], Sequence[NoiseStream]]
-    ) -> FloatVector:
+    def device_noise(self, vectors: AnyFloats, std: float, streams: Callable[[], Sequence[NoiseStream]]) -> AnyFloats:
         """As `Local.device_noise`: the vectors are unchanged."""
         return vectors
 
@@ -347,9 +339,7 @@ class Noiseless:
         """As `Local.signal`: over C, because there is no noise."""
         return total
 
-    def device_noise(
-        self, vectors: FloatVector, std: float, streams: Callable[[], Sequence[NoiseStream]]
-    ) -> FloatVector:
+    def device_noise(self, vectors: AnyFloats, std: float, streams: Callable[[], Sequence[NoiseStream]]) -> AnyFloats:
         """As `Local.device_noise`: the vectors are unchanged."""
         return vectors
 

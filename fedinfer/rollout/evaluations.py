@@ -22,7 +22,7 @@ import numpy.typing as npt
 from fedinfer.config import RolloutSection
 from fedinfer.errors import BadMessage
 from fedinfer.rollout.gates import Bound, Figure, Gate, GateScope, GroupFigures
-from fedinfer.types import FloatVector, Unit
+from fedinfer.types import FloatVector, Unit, WideVector
 
 ERROR, SLOW, DISAGREEMENT, SHIFT, WRONG = range(5)
 WIDTH = 5
@@ -93,14 +93,14 @@ def device_answer(figures: npt.NDArray[np.floating], slow: float, section: Rollo
     return answer
 
 
-def example_answer(figures: npt.NDArray[np.floating], section: RolloutSection) -> FloatVector:
-    """Unit `example`: the sum of the answers of single rows, float32 (5,). Each row moves it by at most L2 norm 1.
+def example_answer(figures: npt.NDArray[np.floating], section: RolloutSection) -> WideVector:
+    """Unit `example`: the sum of the answers of single rows, float64 (5,). Each row moves it by at most L2 norm 1.
 
     Args:
         figures: (rows, 5), NaN where a row has nothing to say.
         section: the limits.
     """
-    total: FloatVector = _cut(figures - centres(section)).sum(axis=0, dtype=np.float64).astype(np.float32)
+    total: WideVector = _cut(figures - centres(section)).sum(axis=0, dtype=np.float64)
     return total
 
 

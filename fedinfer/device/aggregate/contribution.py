@@ -21,14 +21,14 @@ from fedinfer.messages import FitWork, GateWork, Purpose, ReportWork, SumPlan, T
 from fedinfer.metrics import HISTOGRAM_NORM
 from fedinfer.privacy import Work, clip_rows, clipping_of, noise_model
 from fedinfer.rollout import NORM
-from fedinfer.types import DeviceId, FloatVector, Unit, WideVector
+from fedinfer.types import AnyFloats, DeviceId, FloatVector, Unit
 from fedinfer.wire import decode
 
 if TYPE_CHECKING:
     from fedinfer.training import Trainer
 
 
-def private_vectors(host: Host, plan: SumPlan, work: bytes, devices: Sequence[DeviceId]) -> FloatVector | WideVector:
+def private_vectors(host: Host, plan: SumPlan, work: bytes, devices: Sequence[DeviceId]) -> AnyFloats:
     """Compute what each device contributes to a private sum. With trust `local` the vectors already carry their noise.
 
     Args:
@@ -83,7 +83,7 @@ def trainer_of(host: Host) -> Trainer:
     return trainer
 
 
-def _fitted(host: Host, plan: SumPlan, work: FitWork, devices: Sequence[DeviceId]) -> FloatVector | WideVector:
+def _fitted(host: Host, plan: SumPlan, work: FitWork, devices: Sequence[DeviceId]) -> AnyFloats:
     from fedinfer.training import PrivateSteps
 
     trainer = trainer_of(host)
@@ -102,9 +102,7 @@ def _fitted(host: Host, plan: SumPlan, work: FitWork, devices: Sequence[DeviceId
             assert_never(kind)
 
 
-def _bounded(
-    host: Host, plan: SumPlan, work: FitWork, updates: FloatVector, devices: Sequence[DeviceId]
-) -> FloatVector:
+def _bounded(host: Host, plan: SumPlan, work: FitWork, updates: FloatVector, devices: Sequence[DeviceId]) -> AnyFloats:
     """Updates of whole devices as they leave: clipped and noised, or as they are where nothing is protected."""
     match plan.unit:
         case Unit.NONE:
@@ -120,22 +118,22 @@ def _bounded(
             assert_never(plan.unit)
 
 
-def _reported(host: Host, plan: SumPlan, work: ReportWork, devices: Sequence[DeviceId]) -> FloatVector:
+def _reported(host: Host, plan: SumPlan, work: ReportWork, devices: Sequence[DeviceId]) -> AnyFloats:
     task = host.joined()
     channels = chosen_channels(task.schema, task.scenario.drift.channels)
-    sketches = np.stack([host.sketches.take(device, work.window, layout_of(channels)) for device in devices])
-    norm = report_norm(plan.unit, channels)
+    layout = layout_of(channels)
+    kept = [host.sketches.take(device, work.window, layout).astype(np.float64) for device in devices]
+    sketches, norm = np.stack(kept), report_norm(plan.unit, channels)
     match plan.unit:
         case Unit.DEVICE:  # a sketch may wait since a task that protects rows: then it holds counts
-            sketches = clip_rows(sketches, norm)
+            return _noised(host, plan, clip_rows(sketches.astype(np.float32), norm), norm, devices)
         case Unit.EXAMPLE | Unit.NONE:
-            pass
+            return _noised(host, plan, sketches, norm, devices)
         case _:
             assert_never(plan.unit)
-    return _noised(host, plan, sketches, norm, devices)
 
 
-def _noised(host: Host, plan: SumPlan, vectors: FloatVector, norm: float, devices: Sequence[DeviceId]) -> FloatVector:
+def _noised(host: Host, plan: SumPlan, vectors: AnyFloats, norm: float, devices: Sequence[DeviceId]) -> AnyFloats:
     """Trust `local`: each device adds the whole noise itself, before anything else happens to its vector."""
     model, std = noise_model(plan.trust, plan.unit), plan.noise_multiplier * norm
     return model.device_noise(vectors, std, lambda: [host.noise(plan, device, "local") for device in devices])

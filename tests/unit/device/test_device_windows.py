@@ -9,6 +9,7 @@ import pytest
 
 from fedinfer.device.dispatch import DeviceResponder
 from fedinfer.device.drift_store import SKETCH_MIGRATIONS, MemorySketches, Sketches, StoredSketches
+from fedinfer.drift import report_channels, window_report
 from fedinfer.errors import Misbehaviour
 from fedinfer.messages import (
     HealthReply,
@@ -22,6 +23,7 @@ from fedinfer.messages import (
 from fedinfer.ports import Ask
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.store import open_store
+from fedinfer.types import Unit
 from fedinfer.wire import decode, encode
 from tests.protocol.fleet import Fleet, enrolled, real, settings, simulated
 
@@ -53,6 +55,17 @@ def test_a_sketch_of_other_channels_is_not_handed_out_and_waits_on(
     with pytest.raises(Misbehaviour, match="window 2 on device d counts other channels"):
         sketches.take("d", 2, other)
     np.testing.assert_array_equal(sketches.take("d", 2, LAYOUT), ONE)
+
+
+def test_one_row_moves_a_report_of_millions_by_its_own_counts(sketches: Sketches) -> None:
+    """In single precision the next number after 2^24 is two further, and after 4,000,000 a quarter."""
+    channels, layout = report_channels(2), (("a", 1), ("b", 1))
+    before = [np.array([2.0**24 + 1]), np.array([4e6 + 0.3])]
+    for window, more in enumerate((0.0, 1.0), 1):
+        counts = [histogram + more / place for place, histogram in enumerate(before, 1)]
+        sketches.put("d", window, window_report(counts, Unit.EXAMPLE, channels), layout)
+    moved = sketches.take("d", 2, layout).astype(np.float64) - sketches.take("d", 1, layout)
+    np.testing.assert_allclose(moved, [1.0, 0.5], atol=1e-8)
 
 
 def test_windows_and_devices_are_kept_apart(sketches: Sketches) -> None:
