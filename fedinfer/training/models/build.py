@@ -30,6 +30,7 @@ from fedinfer.training.models.graphs import GraphPlace, NotWritten, write
 from fedinfer.training.models.preprocess import (
     FieldPrepare,
     PixelPrepare,
+    RawPrepare,
     SeriesPrepare,
     TablePrepare,
     TokenPrepare,
@@ -39,6 +40,8 @@ from fedinfer.training.models.sequence import build_bag, build_gru, build_recomm
 from fedinfer.types import GraphFamily
 
 MAX_PARAMETERS = 50_000_000
+RAW_ROWS = "raw_rows"
+"""Attribute of a factory's module: true where it takes rows as they are, as a model that was trained elsewhere does."""
 _FOR_NUMBERS = "use kind = 'linear', 'additive' or 'mlp'"
 _FOR_CLASSES = "use kind = 'logistic', or give the label's public range: [data] label_range = [low, high]"
 
@@ -114,7 +117,7 @@ def build_model(section: ModelSection, schema: Schema, seed: int) -> Model:
     Args:
         section: kind and hidden sizes, or a factory "package.module:callable" that is called with the schema and
             returns the core: it gets (n, features) for a table, (n, channels, height, width) for an image and
-            (n, length) token numbers for a text.
+            (n, length) token numbers for a text; rows as they are, (n, width), where its attribute `raw_rows` is true.
         schema: what a row looks like.
         seed: seed of the start weights.
 
@@ -245,7 +248,8 @@ def _from_factory(path: str, schema: Schema) -> Model:
         raise ConfigError(f"model.factory = {path!r} failed: {error!r}") from error
     if not isinstance(core, nn.Module):
         raise ConfigError(f"model.factory = {path!r} returned {type(core).__name__}, a torch.nn.Module is needed")
-    return Model(_factory_prepare(schema), core, own=True)
+    prepare = RawPrepare(schema) if getattr(core, RAW_ROWS, False) else _factory_prepare(schema)
+    return Model(prepare, core, own=True)
 
 
 def _factory_prepare(schema: Schema) -> nn.Module:

@@ -6,19 +6,63 @@ Rules:
   becomes 0 and sets its indicator.
 * Categorical columns become one-hot; anything that is not an index of a category counts as missing.
 * Pixels are clamped to [0, pixel_max] and scaled to [0, 1]; a missing one becomes 0.
+* A module that was trained elsewhere prepares rows itself: they are filled, clamped, and stay as they are.
 * Tokens are whole numbers up to the last of the vocabulary; 0 is padding, a missing or odd value counts as padding.
 """
 
 from __future__ import annotations
 
 import math
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 
 from fedinfer.errors import ConfigError
-from fedinfer.schema import Categorical, Numeric, Schema
+from fedinfer.schema import Categorical, Column, Numeric, Schema, Text
 from fedinfer.training.models.stretch import Stretch
+
+
+class RawPrepare(nn.Module):
+    """(n, width) raw to the same, within the public ranges; a missing number is the middle of its range.
+
+    Args:
+        schema: of any rows; a missing category is the first, a missing token none, a missing pixel black.
+    """
+
+    low: Tensor
+    high: Tensor
+    filled: Tensor
+
+    def __init__(self, schema: Schema) -> None:
+        super().__init__()
+        ranges = [_ends(column) for column in schema.columns] or [(0.0, schema.pixel_max)]
+        low, high = (torch.tensor(ends) for ends in zip(*ranges, strict=True))
+        numeric = torch.tensor([isinstance(column, Numeric) for column in schema.columns] or [False])
+        constants(self, low=low, high=high, filled=torch.where(numeric, (low + high) / 2, 0.0))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Rows without a missing value, within their ranges.
+
+        Args:
+            rows: (n, width) float32, NaN for missing.
+
+        Returns:
+            (n, width) float32.
+        """
+        return torch.where(torch.isnan(rows), self.filled, torch.minimum(torch.maximum(rows, self.low), self.high))
+
+
+def _ends(column: Column) -> tuple[float, float]:
+    match column:
+        case Numeric():
+            return column.low, column.high
+        case Categorical():
+            return 0.0, len(column.categories) - 1.0
+        case Text():
+            return 0.0, float(column.last)
+        case _:
+            assert_never(column)
 
 
 class TablePrepare(nn.Module):

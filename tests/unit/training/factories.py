@@ -72,6 +72,13 @@ def generators(count, seed=0):
     return [np.random.default_rng((seed, device)) for device in range(count)]
 
 
+def raw_linear(schema):
+    """A linear model of rows as they are."""
+    core = nn.Sequential(nn.Linear(schema.width, schema.outputs))
+    core.raw_rows = True
+    return core
+
+
 def residual(schema):
     """A user's module that the stacked engine does not know."""
     return Residual(2 * 2 + 3 + 1, schema.outputs)

@@ -5,7 +5,7 @@ from torch import nn
 
 from fedinfer.config import ModelSection, Tune
 from fedinfer.errors import ConfigError
-from fedinfer.schema import Categorical, Numeric, Schema
+from fedinfer.schema import Categorical, Numeric, Schema, Text
 from fedinfer.training.models.build import build_model
 from fedinfer.training.models.preprocess import FieldPrepare, PixelPrepare, SeriesPrepare, TablePrepare, TokenPrepare
 from fedinfer.training.update import get_vector, set_vector, tuned_parameters
@@ -227,6 +227,20 @@ def test_user_factory_becomes_the_core():
     model = build_model(ModelSection(factory=f"{HERE}:residual"), TABLE, 0)
     assert type(model.core).__name__ == "Residual"
     assert model(torch.zeros(2, 3)).shape == (2, 2)
+
+
+def test_a_factory_that_takes_raw_rows_gets_them_within_their_ranges():
+    schema = Schema((Numeric("age", 20, 80), Categorical("sex", ("f", "m"))), "y", ("no", "yes"))
+    prepare = build_model(ModelSection(factory=f"{HERE}:raw_linear"), schema, 0).prepare
+    seen = prepare(torch.tensor([[30.0, 1.0], [NAN, NAN], [-float("inf"), 9.0], [90.0, 0.0]]))
+    assert seen.tolist() == [[30, 1], [50, 0], [20, 1], [80, 0]]
+    pixels = Schema((), "y", ("no", "yes"), shape=(1, 1, 2), pixel_max=16.0)
+    prepare = build_model(ModelSection(factory=f"{HERE}:raw_linear"), pixels, 0).prepare
+    assert prepare(torch.tensor([[NAN, 20.0]])).tolist() == [[0, 16]]
+    text = Schema((Text("said", 2, ("good",)),), "y", ("no", "yes"))
+    assert build_model(ModelSection(factory=f"{HERE}:raw_linear"), text, 0).prepare(
+        torch.tensor([[NAN, 3.0]])
+    ).tolist() == [[0, 2]]
 
 
 @pytest.mark.parametrize(
