@@ -42,7 +42,7 @@ from scripts.zoo_models import Made
 PAGE = Path(__file__).parents[1] / "docs/model-zoo.md"
 DEVICES, MOST_BYTES = 30, 200_000_000
 SHORT = ("drift.window=3", "drift.windows=8")
-OUTAGE = ("drift.inject.kind=missing", "drift.inject.amount=0.9")
+OUTAGE = ("drift.windows=8", "drift.inject.kind=missing", "drift.inject.amount=0.9")
 """Evidence is yes, no or absent: what changes is how much of it arrives."""
 
 
@@ -86,8 +86,14 @@ ZOO = (
         (*SHORT, "privacy.unit=none"),
         12,
     ),
-    Entry("policy", ("stable_baselines3", "gymnasium"), "PPO of Stable-Baselines3 on CartPole-v1", models.policy),
-    Entry("Bayesian network", ("pgmpy", "skbase"), "pgmpy, five edges", models.network, OUTAGE),
+    Entry(
+        "policy", ("stable_baselines3", "gymnasium"), "PPO of Stable-Baselines3 on CartPole-v1", models.policy,
+        ("drift.windows=8",), 60,
+    ),
+    Entry(
+        "Bayesian network", ("pgmpy", "skbase"), "pgmpy, five edges; nine of ten values stay away", models.network,
+        OUTAGE, 240,
+    ),
     Entry("SVM", ("skl2onnx",), "scikit-learn through skl2onnx, breast cancer", models.svm, ("drift.window=5",)),
     Entry("boosting", ("xgboost", "onnxmltools"), "XGBoost through onnxmltools", models.boosting, ("drift.window=5",)),
     Entry(

@@ -88,6 +88,6 @@ def installed_manifest(loaded: Loaded) -> Manifest:
     Raises:
         ArtifactRejected: when it or the model file is missing, or it is malformed.
     """
-    if MANIFEST_FILE not in loaded.files or MODEL_FILE not in loaded.files:
+    if MANIFEST_FILE not in loaded.files or MODEL_FILE not in loaded.info.sha256:
         raise ArtifactRejected(f"version {loaded.info.version}: the slot lacks {MODEL_FILE} or {MANIFEST_FILE}")
     return Manifest.from_bytes(loaded.files[MANIFEST_FILE])

@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +78,7 @@ class Loaded:
 
     Args:
         info: of the slot.
-        files: content by plain file name.
+        files: content by plain file name, of those that were asked for.
         damaged: why the active slot could not be used; empty = it was.
     """
 
@@ -139,8 +139,12 @@ class Slots:
         with writing(self.folder):
             yield
 
-    def load(self) -> Loaded | None:
+    def load(self, kept: Collection[str] | None = None) -> Loaded | None:
         """Files of the active slot, checked; of the previous slot when the active one is damaged; None when empty.
+
+        Args:
+            kept: names of the files whose content is given; the others are checked as they are read, and not held.
+                None: all.
 
         Raises:
             ArtifactRejected: when no slot holds what the pointer promises.
@@ -150,11 +154,11 @@ class Slots:
         if active is None:
             return None
         try:
-            return Loaded(active, self._read_slot(active))
+            return Loaded(active, self._read_slot(active, kept))
         except ArtifactRejected as error:
             if previous is None:
                 raise
-            return Loaded(previous, self._read_slot(previous), damaged=str(error))
+            return Loaded(previous, self._read_slot(previous, kept), damaged=str(error))
 
     def stage(self, version: int, variant: str, files: Mapping[str, bytes]) -> SlotInfo:
         """Write a version into the idle slot and flush it: the previous version is given up, the active one serves on.
@@ -307,19 +311,22 @@ class Slots:
         except OSError as error:
             raise _store_error(self.folder / POINTER, error) from error
 
-    def _read_slot(self, info: SlotInfo) -> Mapping[str, bytes]:
+    def _read_slot(self, info: SlotInfo, kept: Collection[str] | None = None) -> Mapping[str, bytes]:
         files = {}
         for name, expected in info.sha256.items():
             path = self.folder / info.slot / name
             try:
-                files[name] = path.read_bytes()
+                if kept is None or name in kept:
+                    files[name] = path.read_bytes()
+                    found, size = hashlib.sha256(files[name]).hexdigest(), len(files[name])
+                else:
+                    with path.open("rb") as file:
+                        found, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
             except OSError as error:
                 raise ArtifactRejected(f"version {info.version}: {path} cannot be read: {error.strerror}") from error
-            found = hashlib.sha256(files[name]).hexdigest()
             if found != expected:
                 raise ArtifactRejected(
-                    f"version {info.version}: {path} of {len(files[name])} bytes has digest {found[:16]}, "
-                    f"expected {expected[:16]}",
+                    f"version {info.version}: {path} of {size} bytes has digest {found[:16]}, expected {expected[:16]}",
                     hint="the disk is damaged: install again; a rollback would refuse this version here for good",
                 )
         return files

@@ -15,6 +15,7 @@ Order, and what stops it:
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -235,11 +236,13 @@ class Updater:
         self, channel: ModelChannel, manifest: Manifest, manifest_bytes: bytes, loaded: Loaded | None
     ) -> InstallReport:
         candidate, rejected = self._choose(channel, manifest, loaded)
+        variant, delta = candidate.variant, candidate.delta
         staged = self._slots.stage(
-            manifest.version, candidate.variant.name, {MODEL_FILE: candidate.model, MANIFEST_FILE: manifest_bytes}
+            manifest.version, variant.name, {MODEL_FILE: candidate.model, MANIFEST_FILE: manifest_bytes}
         )
+        del candidate  # a large model is in memory once: what is checked is what the disk has
         try:
-            check = self._check(self._slots.read(staged)[MODEL_FILE], manifest, candidate.variant)
+            check = self._check(self._slots.read(staged)[MODEL_FILE], manifest, variant)
         except ArtifactRejected:
             self._slots.discard(staged)
             raise
@@ -251,7 +254,7 @@ class Updater:
             installed=True,
             variant=staged.variant,
             received_bytes=channel.received_bytes,
-            delta=candidate.delta,
+            delta=delta,
             check=check,
             rejected=rejected,
         )
@@ -295,8 +298,11 @@ class Updater:
     def _fetch_variant(
         self, channel: ModelChannel, manifest: Manifest, variant: Variant, loaded: Loaded | None
     ) -> _Candidate:
-        old = loaded.files[MODEL_FILE] if loaded is not None else b""
         old_digest = loaded.info.sha256[MODEL_FILE] if loaded is not None else ""
+
+        def old() -> bytes:
+            return b"" if loaded is None else self._slots.read(loaded.info)[MODEL_FILE]
+
         model = _by_delta(channel, manifest, variant, old, old_digest)
         delta = model is not None
         if model is None:
@@ -304,7 +310,9 @@ class Updater:
         return _Candidate(variant, model, delta)
 
 
-def _by_delta(channel: ModelChannel, manifest: Manifest, variant: Variant, old: bytes, old_digest: str) -> bytes | None:
+def _by_delta(
+    channel: ModelChannel, manifest: Manifest, variant: Variant, old: Callable[[], bytes], old_digest: str
+) -> bytes | None:
     """The model by the smallest delta that fits and is there; None = fetch the whole file."""
     fitting = [
         delta
@@ -313,7 +321,8 @@ def _by_delta(channel: ModelChannel, manifest: Manifest, variant: Variant, old: 
     ]
     for delta in sorted(fitting, key=lambda item: item.bytes):
         try:
-            return _signed(expand(delta, channel.download(delta.path, delta.bytes), old, variant.bytes), variant)
+            data, base = channel.download(delta.path, delta.bytes), old() if delta.from_sha256 else b""
+            return _signed(expand(delta, data, base, variant.bytes), variant)
         except TransportError:
             continue  # a pruned delta is no loss: the whole file follows
         except BadSignature as error:
@@ -337,7 +346,7 @@ def _signed(model: bytes, variant: Variant) -> bytes:
 def _usable(slots: Slots) -> Loaded | None:
     """What the device has; with both slots damaged it installs as if it were new."""
     try:
-        loaded = slots.load()
+        loaded = slots.load((MANIFEST_FILE,))
     except ArtifactRejected:
         return None
     if loaded is not None:

@@ -372,3 +372,15 @@ def test_without_a_model_the_error_has_a_type(tmp_path):
     slots.withdraw(1)
     with pytest.raises(NoModel, match="version 1 was withdrawn"):
         open_installed(slots, SessionCache(1))
+
+
+def test_files_that_nobody_keeps_are_checked_all_the_same(tmp_path):
+    slots = Slots(tmp_path)
+    with slots.exclusive():
+        for version in (1, 2):
+            slots.swap(slots.stage(version, "int8", {"model.onnx": b"model", "manifest.json": b"%d" % version}))
+    assert slots.load(("manifest.json",)).files == {"manifest.json": b"2"}
+    (tmp_path / slots.active().slot / "model.onnx").write_bytes(b"other")
+    found = slots.load(("manifest.json",))
+    assert (found.info.version, found.files) == (1, {"manifest.json": b"1"})
+    assert "of 5 bytes has digest" in found.damaged
