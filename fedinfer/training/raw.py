@@ -59,7 +59,8 @@ def joined_rows(data: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[Any]]]
         _check(x, len(y), schema)
     x = np.concatenate([x for x, _ in data]) if data else np.empty((0, schema.width), np.float32)
     y = np.concatenate([y for _, y in data]) if data else np.empty(0, np.int64)
-    return Joined(*rows_and_labels(x, y, schema), tuple(len(labels) for _, labels in data))
+    rows = torch.from_numpy(x.astype(np.float32, copy=False))  # joined just now: nobody else has them
+    return Joined(rows, labels_of(y, schema), tuple(len(labels) for _, labels in data))
 
 
 def _check(x: npt.NDArray[np.float32], labels: int, schema: Schema) -> None:

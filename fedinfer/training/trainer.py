@@ -387,8 +387,8 @@ class Trainer:
             self._frozen.eval()
             # Copies: where a row lies in memory can matter to rounding.
             pieces = [piece.clone() for piece in raw.x.split(together)] if together and len(raw.x) else [raw.x]
-            prepared = torch.cat([self._frozen(self._model.prepare(piece)) for piece in pieces])
-        return Joined(prepared, raw.y, raw.counts)
+            prepared = [self._frozen(self._model.prepare(piece)) for piece in pieces]
+        return Joined(prepared[0] if len(prepared) == 1 else torch.cat(prepared), raw.y, raw.counts)
 
     def _load(self, weights: FloatVector) -> None:
         check_weights(weights)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedinfer.training.engines.sampling import Rows
+from fedinfer.training.engines.sampling import Rows, pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +82,26 @@ def groups(picks: Sequence[Rows], offsets: Sequence[int], usual: int) -> Iterato
 
 
 def laid_out(
-    plans: Sequence[Sequence[Rows]], offsets: Sequence[int], widths: Sequence[int]
+    orders: Sequence[Rows], offsets: Sequence[int], lengths: Sequence[Sequence[int]], widths: Sequence[int]
 ) -> tuple[Tensor, Tensor | None]:
     """Row numbers of all steps of devices with equal work.
 
     Args:
-        plans: the batches of each device.
+        orders: of each device the rows that its steps use, one step behind the other.
         offsets: where the rows of each device begin.
-        widths: rows of each step, as `padded_width` gives them.
+        lengths: rows of each step, per device.
+        widths: the same as `padded_width` gives it, for all of them.
 
     Returns:
         (G, rows of all steps) int64; and float32 of that shape, the weight of each row in its step's mean, 0 for
         padding, or None where nothing is padded.
     """
-    starts = np.array(offsets, dtype=np.int64)[:, None]
-    if all(len(batch) == width for plan in plans for batch, width in zip(plan, widths, strict=True)):
-        return torch.from_numpy(np.stack([np.concatenate(plan) for plan in plans]) + starts), None
+    starts = np.array(offsets, dtype=np.int64)
+    if all(len(order) == sum(widths) for order in orders):
+        return torch.from_numpy(np.stack(orders) + starts[:, None]), None
+    plans = [pieces(order, own) for order, own in zip(orders, lengths, strict=True)]
     steps = [
-        _stacked(slice(0, len(plans)), list(batches), starts[:, 0], width, full=False)
+        _stacked(slice(0, len(plans)), list(batches), starts, width, full=False)
         for batches, width in zip(zip(*plans, strict=True), widths, strict=True)
     ]
     shares = [step.share for step in steps]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,12 +27,22 @@ from fedinfer.training.engines.device_by_device import Features
 from fedinfer.training.engines.joined import Joined, joined
 from fedinfer.training.engines.mapped import Mapped
 from fedinfer.training.engines.noise import gaussian_noise, grid_unit
-from fedinfer.training.engines.sampling import PrivateSteps, RandomSource, Rows, minibatches, poisson_rows
+from fedinfer.training.engines.sampling import (
+    PrivateSteps,
+    RandomSource,
+    Rows,
+    batch_lengths,
+    pieces,
+    poisson_rows,
+    row_orders,
+)
 from fedinfer.types import FloatVector, WideVector
 
 _CHUNK_NUMBERS = 6_000_000
 """Numbers (float32) of weights and activations that one chunk may hold (24 MB): it stays in the last cache, and fewer,
 larger steps suffer least from other work on the machine."""
+_BY_ROWS_NUMBERS = 1_500_000
+"""The same of devices that work by rows (6 MB): they write little but their updates, and stay in the faster caches."""
 _GPU_NUMBERS = 1 << 28
 """The same on a GPU (1 GB), where few large steps are faster than many that fit a cache."""
 _ALL = slice(None)
@@ -57,17 +68,16 @@ def updates(
         New minus old weights, (devices, d) float32; zeros for a device without rows.
     """
     rows = joined(data).to(program.device)
-    begins = rows.offsets
-    plans = [minibatches(source, count, training) for count, source in zip(rows.counts, sources, strict=True)]
-    result = np.empty((len(plans), program.dimension), dtype=np.float32)
-    result[[row for row, plan in enumerate(plans) if not plan]] = 0.0
-    working, equal = _sorted_out(program, plans, training)
+    work, begins = _work(program, rows, sources, training), rows.offsets
+    result = np.empty((len(rows.counts), program.dimension), dtype=np.float32)
+    result[[row for row, count in enumerate(rows.counts) if not count]] = 0.0
     if isinstance(program, Program):
-        for layout, devices in equal.items():
-            _descend_by_rows(program, start, rows, plans, layout, devices, training, result)
-    widths = [len(plan[0]) if plan else 0 for plan in plans]
-    working.sort(key=lambda row: (-len(plans[row]), -widths[row]))
-    for chunk in _chunks(working, widths, program, _chunk_numbers(rows.x.device)):
+        for layout, devices in work.alike.items():
+            _descend_by_rows(program, start, rows, work, layout, devices, training, result)
+    plans = {row: pieces(work.orders[row], work.lengths[row]) for row in work.others}
+    widths = [max(own, default=0) for own in work.lengths]
+    order = sorted(work.others, key=lambda row: (-len(plans[row]), -widths[row]))
+    for chunk in _chunks(order, widths, program, _chunk_numbers(rows.x.device)):
         offsets = [begins[row] for row in chunk]
         weights = _descend(program, start, rows, offsets, [plans[row] for row in chunk], training)
         result[slice_of(chunk)] = weights.sub_(_on(rows, start)).cpu().numpy()
@@ -78,27 +88,47 @@ Layout = tuple[tuple[int, ...], bool]
 """Rows of each step of a device, and whether some of them are padding."""
 
 
-def _sorted_out(
-    program: Program | Mapped, plans: list[list[Rows]], training: TrainingSection
-) -> tuple[list[int], dict[Layout, list[int]]]:
-    """Devices that get weights of their own, and by their work those whose first layer is written out for nobody."""
-    working: list[int] = []
-    alike: dict[Layout, list[int]] = {}
-    for row, plan in enumerate(plans):
-        lengths = [len(batch) for batch in plan]
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What the devices of a cohort have to do.
+
+    Args:
+        orders: per device the rows that its steps use, one step behind the other.
+        lengths: per device the rows of each step.
+        alike: devices whose first layer is written out for nobody, by their work.
+        others: devices that get weights of their own.
+    """
+
+    orders: list[Rows]
+    lengths: list[tuple[int, ...]]
+    alike: dict[Layout, list[int]]
+    others: list[int]
+
+
+def _work(program: Program | Mapped, rows: Joined, sources: Sequence[RandomSource], training: TrainingSection) -> _Work:
+    """Devices with equally many rows are planned together: a plan follows from that number and the device's source."""
+    empty = np.empty(0, dtype=np.int64)
+    work = _Work([empty] * len(rows.counts), [()] * len(rows.counts), {}, [])
+    same: dict[int, list[int]] = {}
+    for row, count in enumerate(rows.counts):
+        same.setdefault(count, []).append(row)
+    for count, devices in same.items():
+        lengths = batch_lengths(count, training)
         widths = tuple(padded_width(length, training.batch_size) for length in lengths)
-        if plan and by_rows.suits(program, sum(widths), training):
-            alike.setdefault((widths, sum(widths) > sum(lengths)), []).append(row)
-        elif plan:
-            working.append(row)
-    return working, alike
+        for row, order in zip(devices, row_orders([sources[row] for row in devices], count, training), strict=True):
+            work.orders[row], work.lengths[row] = order, lengths
+        if lengths and by_rows.suits(program, sum(widths), training):
+            work.alike.setdefault((widths, sum(widths) > sum(lengths)), []).extend(devices)
+        elif lengths:
+            work.others.extend(devices)
+    return work
 
 
 def _descend_by_rows(
     program: Program,
     start: FloatVector,
     rows: Joined,
-    plans: list[list[Rows]],
+    work: _Work,
     layout: Layout,
     devices: list[int],
     training: TrainingSection,
@@ -106,13 +136,18 @@ def _descend_by_rows(
 ) -> None:
     """Write the updates of devices with equal work to their rows of the result, (devices, d)."""
     (widths, _), begins, first = layout, rows.offsets, _on(rows, start)
-    step = max(1, _chunk_numbers(rows.x.device) // by_rows.numbers(program, sum(widths)))
+    most = _BY_ROWS_NUMBERS if first.device.type == "cpu" else _GPU_NUMBERS
+    step = max(1, most // by_rows.numbers(program, sum(widths)))
     for begin in range(0, len(devices), step):
         chunk = devices[begin : begin + step]
-        at, share = laid_out([plans[row] for row in chunk], [begins[row] for row in chunk], widths)
-        share = None if share is None else share.to(first.device)
-        moved = by_rows.descend(program, first, rows, at.to(first.device), share, widths, training.learning_rate)
-        result[slice_of(chunk)] = moved.cpu().numpy()
+        own = [work.orders[row] for row in chunk]
+        at, share = laid_out(own, [begins[row] for row in chunk], [work.lengths[row] for row in chunk], widths)
+        share, place = None if share is None else share.to(first.device), slice_of(chunk)
+        straight = isinstance(place, slice) and first.device.type == "cpu"  # a copy would leave the cache and come back
+        into = torch.from_numpy(result[place]) if straight else first.new_empty(len(chunk), len(first))
+        by_rows.descend(program, first, rows, at.to(first.device), share, widths, training.learning_rate, into)
+        if not straight:
+            result[place] = into.cpu().numpy()
 
 
 def private_updates(

@@ -60,7 +60,8 @@ def descend(
     share: Tensor | None,
     widths: Sequence[int],
     rate: float,
-) -> Tensor:
+    into: Tensor,
+) -> None:
     """SGD of devices with equal work.
 
     Args:
@@ -71,21 +72,17 @@ def descend(
         share: (G, R) weight of each row in its step's mean, 0 for padding; None: all rows of a step count alike.
         widths: rows of each step; they add up to R.
         rate: step size.
-
-    Returns:
-        New minus old weights, (G, d).
+        into: (G, d), gets new minus old weights.
     """
     (x, y), own = rows.picked(at), views_of(program, start.unsqueeze(0))
     deeper = [[parameter.repeat(len(at), *(1,) * (parameter.dim() - 1)) for parameter in views] for views in own[1:]]
     moved = _moved(program, own[0], deeper, x, y, share, widths, rate)
-    result = start.new_empty(len(at), program.dimension)
-    lowest, *above = views_of(program, result)
+    lowest, *above = views_of(program, into)
     lowest[0].copy_(torch.bmm(moved.transpose(1, 2), x))
     if len(lowest) > 1:  # the bias
         lowest[1].copy_(moved.sum(1))
     for view, new, old in _matched(above, deeper, own[1:]):
         torch.sub(new, old, out=view)
-    return result
 
 
 def _moved(
@@ -110,12 +107,12 @@ def _moved(
         weight = None if share is None else share[:, begin:end]
         scale = -rate if share is not None else -rate / (end - begin)
         delta, found = propagate(
-            program.layers[1:], program.objective, deeper, h, y[:, begin:end], weight, lowest=False
+            program.layers[1:], program.objective, deeper, h, y[:, begin:end], weight, scale, lowest=False
         )
-        torch.mul(delta, scale, out=moved[:, begin:end])
+        moved[:, begin:end] = delta
         for tap, own in zip(found, deeper, strict=True):
             if tap is not None:
-                tap.accumulate(own, None, slice(None), scale)
+                tap.accumulate(own, None, slice(None), 1.0)
     return moved
 
 

@@ -129,7 +129,7 @@ def taps(program: Program, views: list[Views], x: Tensor, y: Tensor, weight: Ten
     Returns:
         None for a layer without parameters.
     """
-    _, found = propagate(program.layers, program.objective, views, stacked_rows(x), y, weight, lowest=True)
+    _, found = propagate(program.layers, program.objective, views, stacked_rows(x), y, weight, 1.0, lowest=True)
     return found
 
 
@@ -140,6 +140,7 @@ def propagate(
     h: Tensor,
     y: Tensor,
     weight: Tensor | None,
+    scale: float,
     *,
     lowest: bool,
 ) -> tuple[Tensor, list[Tap | None]]:
@@ -152,6 +153,7 @@ def propagate(
         h: what goes in, (G, B, ...), channels last.
         y: (G, B) class numbers or scaled labels.
         weight: (G, B) factor of each example's loss, 0 for padding; None for one everywhere.
+        scale: of all errors and gradients, for instance minus the step size.
         lowest: no layer lies below them.
 
     Returns:
@@ -165,6 +167,8 @@ def propagate(
     delta = objective.error(h, y)
     if weight is not None:
         delta = delta * weight.unsqueeze(2)
+    if scale != 1.0:  # here errors are fewest numbers
+        delta = delta * scale
     found: list[Tap | None] = [None] * len(layers)
     for at in range(len(layers) - 1, -1, -1):
         delta, found[at] = layers[at].backward(views[at], saved[at], delta, lowest and at == 0)

@@ -6,7 +6,9 @@ The two types differ, so a seeded generator cannot slip into a deployment unseen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TypeAlias
 
 import numpy as np
@@ -72,24 +74,64 @@ def poisson_rows(source: RandomSource, count: int, rate: float) -> Rows:
     return np.flatnonzero(uniform(source, count) < rate)
 
 
+def batch_lengths(count: int, training: TrainingSection) -> tuple[int, ...]:
+    """Rows of each batch of a device's local work, in order.
+
+    Args:
+        count: rows of the device.
+        training: local_epochs passes over all rows, or exactly local_steps batches when that is > 0.
+
+    Returns:
+        batch_size for each batch but the last one of a pass; nothing for no rows.
+    """
+    if count == 0:
+        return ()
+    whole, rest = divmod(count, training.batch_size)
+    one_pass = (training.batch_size,) * whole + ((rest,) if rest else ())
+    steps = training.local_steps or training.local_epochs * len(one_pass)
+    return (one_pass * -(-steps // len(one_pass)))[:steps]
+
+
+def row_orders(sources: Sequence[RandomSource], count: int, training: TrainingSection) -> Rows:
+    """The rows of devices with equally many, in the order in which their local work uses them.
+
+    Args:
+        sources: one source of randomness per device, of this round.
+        count: rows of each of them.
+        training: as in `batch_lengths`, which says how many rows each batch takes off the front.
+
+    Returns:
+        (devices, rows used) int64.
+    """
+    used = sum(batch_lengths(count, training))
+    ranks = np.empty((len(sources), -(-used // count) if count else 0, count))
+    for passes, source in zip(ranks, sources, strict=True):
+        for own in passes:
+            own[:] = uniform(source, count)
+    # Ranks of uniform numbers are a uniform permutation, and entropy can give them as well as a generator.
+    return np.argsort(ranks, axis=2, kind="stable").reshape(len(sources), -1)[:, :used]
+
+
 def minibatches(source: RandomSource, count: int, training: TrainingSection) -> list[Rows]:
     """The batches of one device's local work, in order.
 
     Args:
         source: randomness of this device and round.
         count: rows of the device.
-        training: local_epochs passes over all rows, or exactly local_steps batches when that is > 0.
+        training: as in `batch_lengths`.
 
     Returns:
-        Arrays of row numbers, each of batch_size rows except the last of a pass; no batches for no rows.
+        Arrays of row numbers; no batches for no rows.
     """
-    if count == 0:
-        return []
-    per_pass = -(-count // training.batch_size)
-    steps = training.local_steps or training.local_epochs * per_pass
-    batches: list[Rows] = []
-    while len(batches) < steps:
-        # Ranks of uniform numbers are a uniform permutation, and entropy can give them as well as a generator.
-        order = np.argsort(uniform(source, count), kind="stable")
-        batches += [order[i : i + training.batch_size] for i in range(0, count, training.batch_size)]
-    return batches[:steps]
+    return pieces(row_orders([source], count, training)[0], batch_lengths(count, training))
+
+
+def pieces(order: Rows, lengths: Sequence[int]) -> list[Rows]:
+    """An order of rows cut into batches, which share its memory.
+
+    Args:
+        order: (rows used,), from `row_orders`.
+        lengths: of the batches; they add up to all of it.
+    """
+    ends = list(accumulate(lengths))
+    return [order[end - length : end] for end, length in zip(ends, lengths, strict=True)]

@@ -164,8 +164,7 @@ class PixelPrepare(nn.Module):
         Returns:
             (n, *shape) float32.
         """
-        present = torch.where(torch.isnan(rows), torch.zeros_like(rows), rows)
-        scaled = torch.clamp(present, 0.0, self.pixel_max) / self.pixel_max
+        scaled = rows.masked_fill(torch.isnan(rows), 0.0).clamp_(0.0, self.pixel_max).div_(self.pixel_max)
         if self.standardized:
             centred = scaled - scaled.mean(dim=1, keepdim=True)
             length = torch.sqrt((centred * centred).sum(dim=1, keepdim=True))

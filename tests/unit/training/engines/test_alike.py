@@ -47,10 +47,9 @@ def test_a_group_does_not_depend_on_its_company() -> None:
 
 
 def test_steps_of_equal_work_are_laid_out_at_once() -> None:
-    plans = [[np.array([2, 0]), np.array([1])], [np.array([1, 2]), np.array([0])]]
-    at, share = laid_out(plans, [0, 3], [2, 1])
+    at, share = laid_out([np.array([2, 0, 1]), np.array([1, 2, 0])], [0, 3], [(2, 1)] * 2, [2, 1])
     assert (at.tolist(), share) == ([[2, 0, 1], [4, 5, 3]], None)
-    at, share = laid_out([[np.arange(2), np.arange(9)]], [5], [2, 10])
+    at, share = laid_out([np.append(np.arange(2), np.arange(9))], [5], [(2, 9)], [2, 10])
     assert at.tolist() == [[5, 6, 5, 6, 7, 8, 9, 10, 11, 12, 13, 0]]
     assert share is not None
     np.testing.assert_allclose(share[0], [0.5] * 2 + [1 / 9] * 9 + [0.0], rtol=1e-6)
