@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
     import numpy as np
+    from cryptography.hazmat.primitives.ciphers import CipherContext
 
 
 @final
@@ -66,16 +69,22 @@ class SystemEntropy:
         return os.urandom(count)
 
 
+@cache
+def _keystream() -> Callable[[bytes], CipherContext]:
+    """Makes AES-256-CTR from zero under a key; simulations make one for each device of a round."""
+    # Imported here: a device that only predicts needs the clock above and not the 7 MiB of this package.
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    start = modes.CTR(bytes(16))
+    return lambda key: Cipher(algorithms.AES(key), start).encryptor()
+
+
 @final
 class SimulatedEntropy:
     """A reproducible stream, AES-256-CTR keyed by a hash of the seed. Simulation only: the seed undoes it."""
 
     def __init__(self, *seed: int | str) -> None:
-        # Imported here: a device that only predicts needs the clock above and not the 7 MiB of this package.
-        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
-        key = hashlib.sha256(repr(seed).encode()).digest()
-        self._stream = Cipher(algorithms.AES(key), modes.CTR(b"\0" * 16)).encryptor()
+        self._stream = _keystream()(hashlib.sha256(repr(seed).encode()).digest())
         self.taken = 0
         """Bytes so far; who takes as many from a new stream of the same seed is where this one is."""
 

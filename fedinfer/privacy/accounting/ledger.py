@@ -30,8 +30,18 @@ from fedinfer.privacy.accounting.events import (
     flatten,
 )
 from fedinfer.privacy.accounting.filter import Promise, refusal
-from fedinfer.privacy.accounting.ledger_promises import keep_promises, promise_at, promise_id, promises_of, select_in
+from fedinfer.privacy.accounting.ledger_promises import (
+    keep_promises,
+    number_of,
+    promise_at,
+    promise_id,
+    promises_of,
+    select_in,
+    without_promise,
+)
 from fedinfer.privacy.accounting.ledger_records import (
+    COUNTS_OF_ALL,
+    COUNTS_OF_TASK,
     LEDGER_MIGRATIONS,
     TERMS,
     TERMS_WITHOUT_UNIT,
@@ -169,7 +179,8 @@ class Ledger:
             )
             if offered is not None:
                 for key in (task, ANY_TASK):
-                    keep_promises(self._connection, granted, key, offered, self._counts(granted, key))
+                    new = without_promise(self._connection, granted, key)
+                    keep_promises(self._connection, new, key, offered, self._counts(new, key))
         return verdicts
 
     def commit(self, owners: Sequence[str], task: str, reference: str, now: datetime) -> None:
@@ -189,12 +200,11 @@ class Ledger:
             missing = set(owners) - self._used(owners, task, reference)
             if missing:
                 raise Misbehaviour(f"{sorted(missing)[0]}/{task}: reference {reference!r} was never reserved")
-            at = now.isoformat()
-            db.executemany(
+            update = (
                 "UPDATE ledger_entries SET committed_at = ? "
-                "WHERE owner = ? AND task = ? AND reference = ? AND committed_at IS NULL",
-                [(at, owner, task, reference) for owner in owners],
+                "WHERE task = ? AND reference = ? AND committed_at IS NULL AND owner IN ({})"
             )
+            select_in(db, update, owners, now.isoformat(), task, reference)
 
     def spent(self, owner: str, task: str) -> Spent:
         """What was spent, at the delta of the account's budget.
@@ -368,20 +378,15 @@ class Ledger:
 
     def _counts(self, owners: Sequence[str], task: str) -> dict[str, tuple[tuple[int, int], ...]]:
         """How often each owner reserved each event: ((event id, count), ...) sorted by id."""
-        query = (
-            "SELECT owner, event, SUM(count) FROM ledger_totals WHERE (? = '*' OR task = ?) AND owner IN ({}) "
-            "GROUP BY owner, event ORDER BY owner, event"
-        )
         counts: dict[str, list[tuple[int, int]]] = {}
-        for owner, event, count in select_in(self._connection, query, owners, task, task):
+        named = () if task == ANY_TASK else (task,)
+        query = COUNTS_OF_TASK if named else COUNTS_OF_ALL
+        for owner, event, count in select_in(self._connection, query, owners, *named):
             counts.setdefault(owner, []).append((event, count))
         return {owner: tuple(pairs) for owner, pairs in counts.items()}
 
     def _event_id(self, event: Composed) -> int:
-        text = event_to_json(event)
-        self._connection.execute("INSERT INTO ledger_events (json) VALUES (?) ON CONFLICT DO NOTHING", (text,))
-        row = self._connection.execute("SELECT id FROM ledger_events WHERE json = ?", (text,)).fetchone()
-        return int(row[0])
+        return number_of(self._connection, "ledger_events", event_to_json(event))
 
     def _history(self, counts: Iterable[tuple[int, int]]) -> History:
         return flatten([Repeated(self._composed(event), count) for event, count in counts])

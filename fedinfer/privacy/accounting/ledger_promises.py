@@ -38,9 +38,21 @@ def promise_id(connection: sqlite3.Connection, promise: Promise) -> int:
         connection: of a ledger, in a transaction.
         promise: as it was made.
     """
-    text = promise.to_text()
-    connection.execute("INSERT INTO ledger_promise_texts (json) VALUES (?) ON CONFLICT DO NOTHING", (text,))
-    return int(connection.execute("SELECT id FROM ledger_promise_texts WHERE json = ?", (text,)).fetchone()[0])
+    return number_of(connection, "ledger_promise_texts", promise.to_text())
+
+
+def number_of(connection: sqlite3.Connection, table: str, text: str) -> int:
+    """Number of a text in a table of texts; it is written when it is new.
+
+    Args:
+        connection: of a ledger, in a transaction.
+        table: `ledger_promise_texts` or `ledger_events`.
+        text: JSON.
+    """
+    row = connection.execute(f"SELECT id FROM {table} WHERE json = ?", (text,)).fetchone()  # noqa: S608  # no input
+    if row is None:
+        row = connection.execute(f"INSERT INTO {table} (json) VALUES (?) RETURNING id", (text,)).fetchone()  # noqa: S608
+    return int(row[0])
 
 
 def promise_at(connection: sqlite3.Connection, number: int) -> Promise:
@@ -69,6 +81,22 @@ def promises_of(
     query = "SELECT owner, promise FROM ledger_promises WHERE task = ? AND owner IN ({})"
     kept = dict(select_in(connection, query, owners, task))
     return {owner: kept.get(owner, 0 if owner in spent else offered) for owner in owners}
+
+
+def without_promise(connection: sqlite3.Connection, owners: Sequence[str], task: str) -> list[str]:
+    """Owners of accounts for which no promise is kept.
+
+    Args:
+        connection: of a ledger.
+        owners: of the accounts, each named once.
+        task: of the accounts.
+    """
+    counted = select_in(connection, "SELECT COUNT(*) FROM ledger_promises WHERE task = ? AND owner IN ({})", owners, task)
+    if sum(count for (count,) in counted) == len(owners):  # after the first round: nobody has to be named
+        return []
+    query = "SELECT owner FROM ledger_promises WHERE task = ? AND owner IN ({})"
+    kept = {owner for (owner,) in select_in(connection, query, owners, task)}
+    return [owner for owner in owners if owner not in kept]
 
 
 def keep_promises(

@@ -42,8 +42,8 @@ from fedinfer.privacy.accounting.events import (
     Plain,
     Single,
     SkellamEvent,
-    event_to_json,
     flatten,
+    place_of,
 )
 
 History: TypeAlias = tuple[tuple[Single, int], ...]
@@ -98,7 +98,7 @@ def _seen(history: History, own: dict[str, str]) -> PlainHistory:
         if isinstance(event, InPart) and own.get(event.split, event.name) != event.name:
             continue
         counts[plain] = counts.get(plain, 0) + count  # type: ignore[index,arg-type]  # `flatten` leaves plain events
-    return tuple(sorted(counts.items(), key=lambda pair: event_to_json(pair[0])))
+    return tuple(sorted(counts.items(), key=lambda pair: place_of(pair[0])))
 
 
 def either(events: Sequence[Event]) -> Event:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 FloatRows = npt.NDArray[np.float32]
 """One float32 vector per row, shape (n, d)."""
 
+_NORMAL = 2.0**-100
+"""Factors and norms above it are far from where float32 has fewer digits: there what is lost is less than 2^-24 too."""
+
 
 def clip_rows(vectors: FloatRows, norm: float) -> FloatRows:
     """Scale rows down to an L2 norm of at most `norm`; shorter rows are unchanged.
@@ -38,11 +41,14 @@ def clip_rows(vectors: FloatRows, norm: float) -> FloatRows:
     long = np.flatnonzero(norms > norm)
     if not long.size:
         return vectors
-    clipped = np.array(vectors, np.float32) if len(long) < len(vectors) else np.empty(vectors.shape, np.float32)
-    # Rounding the products to float32 can lengthen a row by 2^-24 of its norm: aim a little lower.
-    factors = norm * (1 - 2.0**-22) / norms[long]
-    for row, factor in zip(long.tolist(), factors, strict=True):
-        clipped[row] = vectors[row].astype(np.float64) * factor
+    # Rounding a factor and its products to float32 can lengthen a row by 2^-23 of its norm: aim a little lower.
+    factors = np.ones(len(vectors))
+    factors[long] = norm * (1 - 2.0**-22) / norms[long]
+    if min(norm, factors.min()) > _NORMAL:
+        return vectors * factors.astype(np.float32)[:, None]
+    clipped = np.array(vectors, np.float32)
+    for row in long.tolist():
+        clipped[row] = vectors[row].astype(np.float64) * factors[row]
     return clipped
 
 
