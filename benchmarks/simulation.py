@@ -4,7 +4,8 @@
 
 The workload is that of _mlp.py. A round of the product is a whole one of `fedinfer run` (trust central, mode ideal,
 unit device): ledgers of server and devices, training, clipping, encoding in integers, the sum, noise, the server's
-step, and figures on 1,000 held-out rows, which no peer computes in these rounds. `kernel` is its local training alone.
+step. No engine evaluates in these rounds (`evaluate_every`); `figures` are rounds of the product with figures on 1,000
+held-out rows after each. `kernel` is its local training alone.
 Everything runs in one process with one thread, except Flower, which has an actor per core. Engines take turns; the
 median round of each turn counts, and of the turns the better one, for every engine alike. Ratios are those of processor
 time (of all processes of an engine), which other work on the machine changes least; devices per second are by the
@@ -69,6 +70,7 @@ cohort = {cohort}
 local_epochs = 1
 batch_size = {batch}
 learning_rate = {rate}
+evaluate_every = {every}
 [privacy]
 unit = "device"
 trust = "central"
@@ -80,10 +82,10 @@ mode = "ideal"
 """
 
 
-def scenario(cohort: int) -> Scenario:
+def scenario(cohort: int, every: int = _mlp.ROUNDS) -> Scenario:
     text = SCENARIO.format(
         hidden=_mlp.HIDDEN, rounds=_mlp.ROUNDS, cohort=cohort, batch=_mlp.BATCH, rate=_mlp.RATE, delta=_mlp.DELTA,
-        clip=_mlp.CLIP,
+        clip=_mlp.CLIP, every=every,
     )  # fmt: skip
     return parse_scenario(text, HERE, "benchmark")
 
@@ -104,9 +106,9 @@ def federation() -> Federation:
 SCHEMA = Schema((), "digit", tuple("0123456789"), (1, 8, 8))
 
 
-def opened(cohort: int, folder: Path) -> tuple[Server, RunPlan, Progress]:
+def opened(cohort: int, folder: Path, every: int = _mlp.ROUNDS) -> tuple[Server, RunPlan, Progress]:
     """A run before its first round, wired as `fedinfer.simulation.engine.run_local` does."""
-    wanted, data, clock = scenario(cohort), federation(), SystemClock()
+    wanted, data, clock = scenario(cohort, every), federation(), SystemClock()
     names = sorted(data.devices)
     responder = DeviceResponder(simulated_host(wanted, data, folder / "devices", clock, Processes.ONE))
 
@@ -123,24 +125,24 @@ Laps = dict[str, list[float]]
 """As `_mlp.laps`."""
 
 
-def rounds(cohort: int) -> Laps:
-    """Of the product's rounds."""
+def rounds(cohort: int, every: int = _mlp.ROUNDS) -> Laps:
+    """Of the product's rounds, with figures on held-out rows after so many; the last round is left out."""
     with tempfile.TemporaryDirectory() as name:
-        run, marks = opened(cohort, Path(name)), [_mlp.now()]
-        for _ in range(_mlp.ROUNDS):
-            training_round(*run, "initial")
+        run, marks = opened(cohort, Path(name), every), [_mlp.now()]
+        for left in range(_mlp.ROUNDS, 0, -1):
+            training_round(*run, "initial", left)
             marks.append(_mlp.now())
-    return _mlp.laps(marks)
+    return _mlp.laps(marks[:-1])
 
 
 def profile(cohort: int) -> None:
     """Print what rounds are made of."""
     with tempfile.TemporaryDirectory() as name, cProfile.Profile() as profiler:
         run = opened(cohort, Path(name))
-        training_round(*run, "initial")
+        training_round(*run, "initial", _mlp.ROUNDS)
         profiler.clear()
-        for _ in range(_mlp.ROUNDS - 1):
-            training_round(*run, "initial")
+        for left in range(_mlp.ROUNDS - 1, 1, -1):
+            training_round(*run, "initial", left)
     pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
 
 
@@ -191,6 +193,8 @@ def ratio(found: dict[str, float], ours: str, peer: str) -> float | None:
 RATIOS = {
     "vs_pfl_50": ("fedinfer_50", "pfl_50"),
     "vs_pfl_500": ("fedinfer_500", "pfl_500"),
+    "figures_vs_pfl_50": ("figures_50", "pfl_50"),
+    "figures_vs_pfl_500": ("figures_500", "pfl_500"),
     "vs_flower_ray": ("fedinfer_50", "flower_50"),
     "vs_loop_50": ("fedinfer_50", "loop_50"),
     "vs_loop_500": ("fedinfer_500", "loop_500"),
@@ -206,6 +210,7 @@ def simulated(pfl: str, flower: bool, turns: int) -> dict[str, object]:
     for cohort in COHORTS:
         for name, run in (
             ("fedinfer", lambda cohort=cohort: rounds(cohort)),
+            ("figures", lambda cohort=cohort: rounds(cohort, 1)),
             ("kernel", lambda cohort=cohort: kernel(cohort)),
             ("pfl", lambda cohort=cohort: program(pfl, "_pfl", cohort)),
             ("loop", lambda cohort=cohort: program(sys.executable, "_mlp", cohort)),

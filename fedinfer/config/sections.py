@@ -195,6 +195,11 @@ class TrainingSection(Section):
     deadline_seconds: Positive = Field(
         default=3600.0, description="Longest wait for the devices in one stage of a round."
     )
+    evaluate_every: Count = Field(
+        default=1,
+        description="Rounds from one set of figures on held-out rows to the next. Where rounds are short, figures take "
+        "a good part of their time. The last of the planned rounds, and of those after an alarm, always has them.",
+    )
     metric: Metric | Literal[""] = Field(
         default="",
         description="Figure by which rounds, gates, drift figures and reports judge. Empty: it follows the data, which "

@@ -54,7 +54,8 @@ class RoundRecord:
         released: the weights were moved.
         detail: why groups have no sum.
         metric: name of the one that the task is judged by.
-        metrics: of the weights after the round, by name; empty at a server that holds no labelled rows.
+        metrics: of the weights after the round, by name; empty at a server that holds no labelled rows, and in rounds
+            without figures (`training.evaluate_every`).
         clipping_norm: of this round.
         unclipped: noisy fraction of devices that were not clipped; None where the norm is fixed.
         epsilon: spent by the run so far.

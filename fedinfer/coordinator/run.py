@@ -156,7 +156,7 @@ def _one_step(server: Server, plan: RunPlan, state: RunState, step: RunStep) -> 
     state.agenda, agenda = after(state.agenda), state.agenda
     match step:
         case RunStep.ROUND:
-            training_round(server, plan, progress, agenda.reason)
+            training_round(server, plan, progress, agenda.reason, state.agenda.rounds)
         case RunStep.PUBLISH:
             _check_released(agenda, progress)
             publish_version(server, plan, progress)

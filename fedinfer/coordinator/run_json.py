@@ -103,7 +103,7 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
         "task": start["task"],
         "model": start["model"],
         "population": start["population"],
-        "metrics": dict(progress.rounds[-1].metrics) if progress.rounds else {},
+        "metrics": _last_figures(server, progress),
         "start": progress.start,
         "judgement": progress.judgement,
         "pooled": progress.pooled,
@@ -124,6 +124,14 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
         "devices": {"refused": progress.refused, "dropped": progress.dropped},
         "warnings": [*start["warnings"], *progress.notices],
     }
+
+
+def _last_figures(server: Server, progress: Progress) -> Json:
+    """Of the weights after the last round; a run that ended early may have left them out (`evaluate_every`)."""
+    if not progress.rounds:
+        return {}
+    found = progress.rounds[-1].metrics
+    return dict(found or server.trainer.evaluate(progress.weights, *server.judged(progress.window)))
 
 
 def write(folder: Path, record: Json) -> None:

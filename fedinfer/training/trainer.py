@@ -381,7 +381,10 @@ class Trainer:
 
     def _features(self, weights: FloatVector, data: Data, together: int = 0) -> Joined:
         """Prepared rows of all devices, pushed through the layers that stay as they are, `together` at once or all."""
-        self._load(weights)
+        if next(self._frozen.parameters(), None) is not None:
+            self._load(weights)
+        else:  # nothing here uses them; engines write them into what they train
+            check_weights(weights, self.size)
         raw = joined_rows(data, self._schema)
         with torch.no_grad():
             self._frozen.eval()
@@ -391,5 +394,5 @@ class Trainer:
         return Joined(prepared[0] if len(prepared) == 1 else torch.cat(prepared), raw.y, raw.counts)
 
     def _load(self, weights: FloatVector) -> None:
-        check_weights(weights)
+        check_weights(weights, self.size)
         set_vector(self._model, weights, Tune.ALL)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ MOST_ABORTS_IN_A_ROW = 5
 """More are no bad luck any more: every aborted round costs budget and teaches nothing."""
 
 
-def training_round(server: Server, plan: RunPlan, progress: Progress, reason: str) -> None:
+def training_round(server: Server, plan: RunPlan, progress: Progress, reason: str, left: int = 0) -> None:
     """Run one round and record it; an aborted round leaves the weights as they are.
 
     Args:
@@ -33,6 +33,7 @@ def training_round(server: Server, plan: RunPlan, progress: Progress, reason: st
         plan: of the run.
         progress: of the run; weights, optimizer, clipping norm and records move on.
         reason: why there is a round: "initial" or "drift".
+        left: rounds that follow before a version is published, >= 0; the last one always has figures.
 
     Raises:
         BudgetExceeded: the server's budget does not cover the round (no device was asked), or so many devices refuse
@@ -56,7 +57,8 @@ def training_round(server: Server, plan: RunPlan, progress: Progress, reason: st
     clipping = _Clipping(released is not None, norm, unclipped)
     progress.dropped += sums.dropped
     progress.refused += len(sums.refused)
-    progress.rounds.append(_record(server, progress, reason, sums, started, clipping))
+    metrics = _figures(server, progress, left)
+    progress.rounds.append(_record(server, progress, reason, sums, started, clipping, metrics))
     server.emit("round", progress.rounds[-1].to_json())
     progress.aborted_in_a_row = 0 if clipping.released else progress.aborted_in_a_row + 1
     if not clipping.released:
@@ -142,8 +144,20 @@ def ask_next(
     return Asked(drawn(generator, tuple(sorted(devices)), count, round_id))
 
 
+def _figures(server: Server, progress: Progress, left: int) -> Mapping[str, float]:
+    if left and progress.round % server.scenario.training.evaluate_every:
+        return {}
+    return server.trainer.evaluate(progress.weights, *server.judged(progress.window))
+
+
 def _record(
-    server: Server, progress: Progress, reason: str, sums: RoundSum, started: float, clipping: _Clipping
+    server: Server,
+    progress: Progress,
+    reason: str,
+    sums: RoundSum,
+    started: float,
+    clipping: _Clipping,
+    metrics: Mapping[str, float],
 ) -> RoundRecord:
     return RoundRecord(
         round=progress.round,
@@ -156,7 +170,7 @@ def _record(
         released=clipping.released,
         detail="; ".join(sums.left_out),
         metric=str(server.judged_by.metric),
-        metrics=server.trainer.evaluate(progress.weights, *server.judged(progress.window)),
+        metrics=metrics,
         clipping_norm=clipping.norm,
         unclipped=clipping.unclipped,
         epsilon=server.account.spent().epsilon,

@@ -91,7 +91,9 @@ def without_promise(connection: sqlite3.Connection, owners: Sequence[str], task:
         owners: of the accounts, each named once.
         task: of the accounts.
     """
-    counted = select_in(connection, "SELECT COUNT(*) FROM ledger_promises WHERE task = ? AND owner IN ({})", owners, task)
+    counted = select_in(
+        connection, "SELECT COUNT(*) FROM ledger_promises WHERE task = ? AND owner IN ({})", owners, task
+    )
     if sum(count for (count,) in counted) == len(owners):  # after the first round: nobody has to be named
         return []
     query = "SELECT owner FROM ledger_promises WHERE task = ? AND owner IN ({})"

@@ -73,12 +73,9 @@ TERMS_WITHOUT_UNIT = (
 )
 """A run folder of an earlier version is read as it is; the second migration says what its relation meant."""
 
-COUNTS_OF_TASK = (
-    "SELECT owner, event, count FROM ledger_totals WHERE task = ? AND owner IN ({}) ORDER BY owner, event"
-)
+COUNTS_OF_TASK = "SELECT owner, event, count FROM ledger_totals WHERE task = ? AND owner IN ({}) ORDER BY owner, event"
 COUNTS_OF_ALL = (
-    "SELECT owner, event, SUM(count) FROM ledger_totals WHERE owner IN ({}) "
-    "GROUP BY owner, event ORDER BY owner, event"
+    "SELECT owner, event, SUM(count) FROM ledger_totals WHERE owner IN ({}) GROUP BY owner, event ORDER BY owner, event"
 )
 """How often owners reserved each event: for one task, and for all tasks together."""
 

@@ -211,11 +211,32 @@ def gaussian(std: float, shape: tuple[int, ...], stream: NoiseStream) -> npt.NDA
         float64 array.
     """
     size = math.prod(shape)
-    out = np.empty(size)
+    out = np.zeros(size)
     for start in range(0, size, _CHUNK):
-        count = min(_CHUNK, size - start)
-        uniform = (stream.words(4 * count).astype(np.float64) + 1.0) * 2.0**-64
-        radius = np.sqrt(-2.0 * np.log(uniform)).reshape(4, count)
-        angle = (2 * math.pi * 2.0**-64) * stream.words(4 * count).astype(np.float64).reshape(4, count)
-        out[start : start + count] = (radius * np.cos(angle)).sum(axis=0) * (std / 2)
+        piece = out[start : start + _CHUNK]
+        radii, angles = (stream.words(4 * piece.size).reshape(4, -1) for _ in range(2))
+        for draw, turn in zip(radii, angles, strict=True):
+            uniform = (draw.astype(np.float64) + 1.0) * 2.0**-64
+            piece += np.sqrt(-2.0 * np.log(uniform)) * _cosine_of_turns(turn)
+        piece *= std / 2
     return out.reshape(shape)
+
+
+def _cosine_of_turns(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """cos(2 pi w / 2^64) within 4e-16; numpy's cosine takes any angle, and several times as long."""
+    # As signed numbers words are turns v in [-1/2, 1/2), and cos(2 pi v) = sin(2 pi (1/4 - |v|)).
+    turns = words.view(np.int64).astype(np.float64)
+    np.abs(turns, out=turns)
+    turns *= -(2.0**-64)
+    turns += 0.25
+    squared = turns * turns
+    sine = np.full_like(turns, _SINE[-1])
+    for coefficient in _SINE[-2::-1]:
+        sine *= squared
+        sine += coefficient
+    sine *= turns
+    return sine
+
+
+_SINE = tuple((-1) ** k * (2 * math.pi) ** (2 * k + 1) / math.factorial(2 * k + 1) for k in range(12))
+"""Of sin(2 pi x) in odd powers of x (Taylor); for |x| <= 1/4 the next term is below 4e-21."""

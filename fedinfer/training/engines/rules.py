@@ -42,17 +42,19 @@ def check_private(rate: float, clipping_norm: float) -> None:
         raise ConfigError(f"clipping norm {clipping_norm} is not positive and finite")
 
 
-def check_weights(weights: FloatVector) -> None:
+def check_weights(weights: FloatVector, size: int) -> None:
     """Refuse weights that no step can start from.
 
     Args:
-        weights: any length.
+        weights: of a whole model.
+        size: of the model.
 
     Raises:
-        ConfigError: some are NaN or infinite.
+        ConfigError: some are NaN or infinite, or they are of another model.
     """
-    broken = int(np.count_nonzero(~np.isfinite(weights)))
-    if broken:
+    if weights.shape != (size,):
+        raise ConfigError(f"weights of shape {weights.shape}, the model has {size} parameters")
+    if broken := int(np.count_nonzero(~np.isfinite(weights))):
         raise ConfigError(
             f"{broken} of {weights.size} weights are not finite", hint="training diverged: lower the learning rates"
         )

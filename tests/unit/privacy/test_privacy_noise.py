@@ -15,6 +15,7 @@ from fedinfer.privacy.mechanism.noise import (
     SecureStream,
     SimulatedStream,
     _sum_of,
+    _cosine_of_turns,
     discrete_gaussian,
     gaussian,
     pieces,
@@ -224,6 +225,17 @@ def test_parts_of_short_vectors_are_drawn_together(size: int, parts: int) -> Non
     ]
     assert np.array_equal(drawn, np.concatenate(one_by_one))
     assert together.asked <= 2 * parts * size / (1 << 15) + 1
+
+
+def test_cosines_of_turns_are_cosines() -> None:
+    edges = np.array([0, 1, 2**62 - 1, 2**62, 2**63 - 1, 2**63, 2**63 + 1, 3 << 62, 2**64 - 1], np.uint64)
+    words = np.concatenate([edges, simulated("turns").words(2000)])
+    with mpmath.workprec(120):
+        exact = [mpmath.cos(2 * mpmath.pi * word / 2**64) for word in words.tolist()]
+        worst = max(
+            abs(value - mpmath.mpf(found)) for value, found in zip(exact, _cosine_of_turns(words).tolist(), strict=True)
+        )
+    assert worst < 4e-16
 
 
 def test_continuous_gaussian() -> None:
