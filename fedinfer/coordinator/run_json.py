@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -16,7 +17,7 @@ import numpy as np
 
 from fedinfer.config import PrivacySection, Scenario, SecureAggregationSection
 from fedinfer.coordinator.canaries import canaries_of
-from fedinfer.coordinator.context import Progress, Server
+from fedinfer.coordinator.context import Progress, Rows, Server
 from fedinfer.coordinator.drift import least_seen
 from fedinfer.coordinator.given import KIND
 from fedinfer.coordinator.plan.correlation import describe
@@ -103,7 +104,7 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
         "task": start["task"],
         "model": start["model"],
         "population": start["population"],
-        "metrics": _last_figures(server, progress),
+        "metrics": _last_figures(server.trainer, server.judged, progress),
         "start": progress.start,
         "judgement": progress.judgement,
         "pooled": progress.pooled,
@@ -126,12 +127,12 @@ def closing(server: Server, plan: RunPlan, progress: Progress, status: str, seco
     }
 
 
-def _last_figures(server: Server, progress: Progress) -> Json:
+def _last_figures(trainer: Trainer, judged: Callable[[int], Rows], progress: Progress) -> Json:
     """Of the weights after the last round; a run that ended early may have left them out (`evaluate_every`)."""
     if not progress.rounds:
         return {}
     found = progress.rounds[-1].metrics
-    return dict(found or server.trainer.evaluate(progress.weights, *server.judged(progress.window)))
+    return dict(found or trainer.evaluate(progress.weights, *judged(progress.window)))
 
 
 def write(folder: Path, record: Json) -> None:
