@@ -32,6 +32,7 @@ from fedinfer.types import Json, Unit
 
 if TYPE_CHECKING:
     from fedinfer.artifact import Repository
+    from fedinfer.training import Trainer
 
 SCHEMA = 1
 UNFINISHED = "unfinished"
