@@ -14,8 +14,8 @@ from fedinfer.errors import ConfigError
 from fedinfer.privacy.mechanism.noise import (
     SecureStream,
     SimulatedStream,
-    _sum_of,
     _cosine_of_turns,
+    _sum_of,
     discrete_gaussian,
     gaussian,
     pieces,
