@@ -47,6 +47,7 @@ from .imported.folder import weights_of as weights_of
 from .imported.image import Image as Image
 from .imported.propose import Wishes as Wishes
 from .imported.propose import states_of as states_of
+from .imported.vocabulary import Vocabulary as Vocabulary
 from .inspection import describe_manifest as describe_manifest
 from .inspection import describe_model as describe_model
 from .inspection import describe_repository as describe_repository

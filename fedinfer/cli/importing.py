@@ -19,7 +19,7 @@ from fedinfer.system import SystemClock, simulation_rng
 from fedinfer.types import Json
 
 if TYPE_CHECKING:
-    from fedinfer.artifact import Audio, Detections, GraphFacts, Image, Wishes
+    from fedinfer.artifact import Audio, Detections, GraphFacts, Image, Vocabulary, Wishes
 
 T = TypeVar("T")
 _Many = list[str] | None
@@ -50,6 +50,9 @@ def import_command(
     audios: Annotated[
         _Many, typer.Option("--audio", help="INPUT=samples:N,rate:N,frame:N,hop:N,bands:N,...: of raw samples; repeat")
     ] = None,
+    vocabularies: Annotated[
+        _Many, typer.Option("--vocabulary", help="INPUT=FILE[:PADDING:UNKNOWN] of token numbers: a word per line")
+    ] = None,
     detections: Annotated[
         str,
         typer.Option(help="boxes:OUTPUT,scores:OUTPUT,most:N[,overlap:N,least:N,form:centre] of an object detector"),
@@ -77,6 +80,7 @@ def import_command(
             categories=_pairs(categories, "--categories", lambda text: tuple(text.split("|"))),
             missing=missing,
             images=_pairs(images, "--image", image_of),
+            vocabularies=_pairs(vocabularies, "--vocabulary", vocabulary_of),
             detections=detections_of(detections),
             deciding=Deciding(top, threshold, abstain_below),
             audios=_pairs(audios, "--audio", audio_of),
@@ -183,13 +187,10 @@ def labels_of(text: str) -> tuple[str, ...]:
     """
     path = Path(text)
     try:
-        if text and len(text) < 4096 and path.is_file():
-            if path.stat().st_size > MOST_LABEL_BYTES:
-                raise ConfigError(f"--labels {path}: more than {MOST_LABEL_BYTES} bytes")
-            return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--labels {path}: cannot be read: {error}") from error
-    return names_of(text)
+        named = bool(text) and path.is_file()
+    except OSError:  # a list that is too long to be the name of a file
+        named = False
+    return tuple(line for line in _lines(path, "--labels") if line) if named else names_of(text)
 
 
 def names_of(text: str) -> tuple[str, ...]:
@@ -248,6 +249,33 @@ def image_of(text: str) -> Image:
         raise ValueError
     mean, std = (tuple(float(value) for value in part.split(",")) for part in scaling or ("0", "1"))
     return Image(*_edges(size), mean, std, _edges(crop[0]) if crop else ())
+
+
+def vocabulary_of(text: str) -> Vocabulary:
+    """The words of a model from a file.
+
+    Args:
+        text: FILE, then :PADDING:UNKNOWN where these numbers are not 0 and 1; another form raises ValueError.
+
+    Raises:
+        ConfigError: the file cannot be read, or a rule is broken.
+    """
+    from fedinfer.artifact import Vocabulary
+
+    name, *numbers = text.split(":")
+    if len(numbers) not in (0, 2):
+        raise ValueError
+    return Vocabulary(_lines(Path(name), "--vocabulary"), *map(int, numbers))
+
+
+def _lines(path: Path, option: str) -> tuple[str, ...]:
+    """The lines of a text file, without blanks around them."""
+    try:
+        if path.stat().st_size > MOST_LABEL_BYTES:
+            raise ConfigError(f"{option} {path}: more than {MOST_LABEL_BYTES} bytes")
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{option} {path}: cannot be read: {error}") from error
 
 
 def detections_of(text: str) -> Detections | None:

@@ -51,6 +51,8 @@ TEXT_SHARE = 0.16
 ERROR_SHARE = 0.32
 ERRORS = "errors"
 MOST_WATCHED_CLASSES = 64
+"""With 1,000 devices and a budget of 6 for ten windows, one of 32 classes that vanishes is found in 65 of 100 runs, one
+of 64 in 4."""
 OF_LABELS = (ERRORS, "calibration")
 """Channels that need labels."""
 CALIBRATION_BINS = 5

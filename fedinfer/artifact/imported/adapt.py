@@ -19,9 +19,10 @@ from fedinfer.artifact.imported.detections import CLASSES, add_detections, detec
 from fedinfer.artifact.imported.facts import OLDEST
 from fedinfer.artifact.imported.parts import Parts, rename
 from fedinfer.artifact.imported.steps import add_steps, made, made_of_raw, raw_of, with_steps_known
+from fedinfer.artifact.imported.vocabulary import text_column
 from fedinfer.errors import ConfigError
 from fedinfer.manifest import INPUT
-from fedinfer.schema import Categorical, Numeric, Schema
+from fedinfer.schema import Categorical, Column, Numeric, Schema, Text
 from fedinfer.tensors import FLOATING, TensorSpec, places
 
 LEAST_PROBABILITY = 1e-7
@@ -171,9 +172,11 @@ def _tensor(spec: InputSpec) -> TensorSpec:
     return TensorSpec(spec.name, spec.dtype, spec.shape, spec.low, spec.high)
 
 
-def _columns(found: Declaration) -> tuple[Numeric | Categorical, ...]:
+def _columns(found: Declaration) -> tuple[Column, ...]:
     """Columns of a table, where the rows are one: a vector of real numbers, or one value per input. Else none."""
     asked, fed = _asked(found), any(spec.feeds for spec in found.outputs)
+    if any(spec.vocabulary is not None for spec in asked):
+        return _text(asked, fed)
     real = all(spec.dtype in FLOATING for spec in asked)
     vector = len(asked) == 1 and len(asked[0].shape) == 1 and asked[0].size <= MOST_COLUMNS and real
     single = all(spec.size == 1 for spec in asked) and (real or any(spec.categories for spec in asked))
@@ -182,6 +185,14 @@ def _columns(found: Declaration) -> tuple[Numeric | Categorical, ...]:
             raise ConfigError("categories are columns of a table: every other input is one value then")
         return ()
     return tuple(column for spec in asked for column in _of_input(spec))
+
+
+def _text(asked: list[InputSpec], fed: bool) -> tuple[Text]:
+    """The only column of a model of texts."""
+    [spec, *others] = asked
+    if others or fed or spec.vocabulary is None:
+        raise ConfigError("a text is all that a row is: every other input is a constant", hint="--constant INPUT=VALUE")
+    return (text_column(spec.name, spec.shape, spec.vocabulary),)
 
 
 def _of_input(spec: InputSpec) -> Iterator[Numeric | Categorical]:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from fedinfer.artifact.imported.audio import Audio
 from fedinfer.artifact.imported.detections import Detections
 from fedinfer.artifact.imported.image import Image
+from fedinfer.artifact.imported.vocabulary import Vocabulary
 from fedinfer.errors import ConfigError
 from fedinfer.metrics import EVEN
 
@@ -61,6 +62,7 @@ class InputSpec:
         constant: value that it always has; None: rows bring it.
         image: raw pixels that it is made of; None: rows bring it as it is.
         audio: raw samples that it is made of; None: rows bring it as it is.
+        vocabulary: words that its token numbers stand for; None: rows bring it as it is.
         watch: statistics of its values that a watch for drift counts beside the answers, of
             `fedinfer.tensors.STATISTICS`.
     """
@@ -76,6 +78,7 @@ class InputSpec:
     constant: float | None = None
     image: Image | None = None
     audio: Audio | None = None
+    vocabulary: Vocabulary | None = None
     watch: tuple[str, ...] = ()
 
     @property

@@ -226,6 +226,8 @@ def _input_note(spec: Any) -> str:
         return f" = {spec.constant:g}"
     if spec.image is not None:
         return f", made of raw pixels {spec.image.height} x {spec.image.width}"
+    if spec.vocabulary is not None:
+        return f", looked up for {len(spec.vocabulary.found)} words of a text"
     if spec.audio is not None:
         return f", made of {spec.audio.samples} raw samples"
     return f", {len(spec.categories)} categories" if spec.categories else f" in [{spec.low:g}, {spec.high:g}]"

@@ -17,6 +17,7 @@ from fedinfer.artifact.imported.declaration import Deciding, Declaration, InputS
 from fedinfer.artifact.imported.detections import Detections, detections_from, detections_values
 from fedinfer.artifact.imported.facts import TEXT
 from fedinfer.artifact.imported.image import Image
+from fedinfer.artifact.imported.vocabulary import Vocabulary
 from fedinfer.errors import ConfigError
 from fedinfer.metrics import EVEN
 from fedinfer.printable import STEERING
@@ -90,10 +91,20 @@ def _input_lines(spec: InputSpec) -> list[str]:
         return [*lines, f"categories = {_list(spec.categories)}"]
     if spec.image is not None:
         return [*lines, *_image_lines(spec.image), *_watch_lines(spec)]
+    if spec.vocabulary is not None:
+        return [*lines, *_vocabulary_lines(spec.vocabulary)]
     if spec.audio is not None:
         return [*lines, f"audio = {_inline(audio_values(spec.audio))} # raw samples of a row", *_watch_lines(spec)]
     lines.append(f"range = [{spec.low!r}, {spec.high!r}] # public")
     return [*lines, f"columns = {_list(spec.columns)}"] if spec.columns else [*lines, *_watch_lines(spec)]
+
+
+def _vocabulary_lines(vocabulary: Vocabulary) -> list[str]:
+    return [
+        f"words = {_list(vocabulary.words)} # rows are texts: the place of a word is its number",
+        f"padding = {vocabulary.padding} # number of no word",
+        f"unknown = {vocabulary.unknown} # number of any other word",
+    ]
 
 
 def _image_lines(image: Image) -> list[str]:
@@ -140,7 +151,21 @@ _KEYS = {
     "detections",
 }
 _IMAGE = {"image", "crop", "mean", "std"}
-_INPUT = {"name", "dtype", "shape", "axis", "range", "columns", "categories", "constant", "watch", "audio"} | _IMAGE
+_INPUT = {
+    "name",
+    "dtype",
+    "shape",
+    "axis",
+    "range",
+    "columns",
+    "categories",
+    "constant",
+    "watch",
+    "audio",
+    "words",
+    "padding",
+    "unknown",
+} | _IMAGE
 _OUTPUT = {"name", "dtype", "shape", "axis", "use", "range", "feeds", "names"}
 
 
@@ -186,8 +211,19 @@ def _input(item: Any, where: str) -> InputSpec:
         _text(item, "name", where), dtype, _shape(item, where), _typed(item, "axis", int, where), low, high,
         _texts(item, "columns", where), _texts(item, "categories", where), image=_image(item, where),
         audio=audio_from(_typed(item, "audio", dict, where), where) if "audio" in item else None,
+        vocabulary=_vocabulary(item, where),
         watch=_watch(item, where),
     )  # fmt: skip
+
+
+def _vocabulary(item: Mapping[str, Any], where: str) -> Vocabulary | None:
+    if "words" not in item:
+        return None
+    padding, unknown = (_typed({"padding": 0, "unknown": 1, **item}, key, int, where) for key in ("padding", "unknown"))
+    words = _typed(item, "words", list, where)
+    if not all(isinstance(word, str) and not STEERING.search(word) for word in words):
+        raise ConfigError(f"{where}: words is not a list of texts")
+    return Vocabulary(tuple(words), padding, unknown)
 
 
 def _watch(item: Mapping[str, Any], where: str) -> tuple[str, ...]:

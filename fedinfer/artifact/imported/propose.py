@@ -24,6 +24,7 @@ from fedinfer.artifact.imported.declaration import Deciding, InputSpec, ModelTas
 from fedinfer.artifact.imported.detections import Detections
 from fedinfer.artifact.imported.facts import CLASSIFIERS, REGRESSORS, TEXT, GraphFacts, Port
 from fedinfer.artifact.imported.image import Image
+from fedinfer.artifact.imported.vocabulary import Vocabulary
 from fedinfer.errors import ConfigError, GateFailed, Refusal
 from fedinfer.tensors import WHOLE
 
@@ -54,6 +55,7 @@ class Wishes:
         missing: numbers of a table may be missing.
         images: inputs that are made of raw pixels.
         audios: inputs that are made of raw samples.
+        vocabularies: inputs of token numbers that rows bring as texts.
         deciding: how classes are answered.
         detections: which boxes of an object detector are answered.
     """
@@ -71,6 +73,7 @@ class Wishes:
     missing: bool = False
     images: Mapping[str, Image] = field(default_factory=dict)
     audios: Mapping[str, Audio] = field(default_factory=dict)
+    vocabularies: Mapping[str, Vocabulary] = field(default_factory=dict)
     deciding: Deciding = field(default_factory=Deciding)
     detections: Detections | None = None
 
@@ -184,7 +187,7 @@ def _check_wishes(facts: GraphFacts, wishes: Wishes) -> None:
     for option, names, known in (
         ("--constant", wishes.constants, inputs), ("--state", wishes.states, inputs), ("--axis", wishes.axes, inputs),
         ("--categories", wishes.categories, inputs), ("--image", wishes.images, inputs),
-        ("--audio", wishes.audios, inputs),
+        ("--audio", wishes.audios, inputs), ("--vocabulary", wishes.vocabularies, inputs),
         ("--outputs", wishes.outputs, outputs),
         ("--detections", (wishes.detections.boxes, wishes.detections.scores) if wishes.detections else (), outputs),
         ("--state", wishes.states.values(), outputs),
@@ -221,7 +224,9 @@ def _input(
     spec = InputSpec(name, port.dtype, shape, axis, image=wishes.images.get(name), audio=wishes.audios.get(name))
     if spec.image is not None:
         return replace(spec, low=0.0, high=255.0)
-    if spec.audio is not None:
+    if name in wishes.vocabularies:
+        spec = replace(spec, vocabulary=wishes.vocabularies[name])
+    if spec.audio is not None or spec.vocabulary is not None:
         return spec
     if port.dtype == TEXT:
         return _categorical(spec, facts, wishes, missing)

@@ -8,13 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.artifact.export.graph import OnnxModel, onnx_module
+from fedinfer.artifact.imported import log_mel as log_mel_steps
+from fedinfer.artifact.imported import vocabulary
 from fedinfer.artifact.imported.declaration import InputSpec
-from fedinfer.artifact.imported.log_mel import OPSET, add_log_mel, log_mel, raw_samples
+from fedinfer.artifact.imported.log_mel import add_log_mel, log_mel, raw_samples
 from fedinfer.artifact.imported.pixels import Constant, Node, add_pixels, prepared, raw_tensor
+from fedinfer.artifact.imported.vocabulary import add_look_up, looked_up, token_tensor
 from fedinfer.errors import ConfigError
 from fedinfer.tensors import TensorSpec
 
-_FORMAT = 8  # of ONNX files, that came with operator set 17
+_FORMAT = 9  # of ONNX files, that came with operator set 20
 _NO_STEPS = "input {}: nothing is declared that makes it of raw values"
 
 
@@ -24,7 +27,7 @@ def made_of_raw(spec: InputSpec) -> bool:
     Args:
         spec: of the input.
     """
-    return spec.image is not None or spec.audio is not None
+    return spec.image is not None or spec.audio is not None or spec.vocabulary is not None
 
 
 def raw_of(spec: InputSpec) -> TensorSpec:
@@ -36,12 +39,14 @@ def raw_of(spec: InputSpec) -> TensorSpec:
     Raises:
         ConfigError: the steps do not end in what the input takes, or it is made of pixels and of samples.
     """
-    if spec.image is not None and spec.audio is not None:
-        raise ConfigError(f"input {spec.name} is made of an image and of audio: one of them")
+    if sum(step is not None for step in (spec.image, spec.audio, spec.vocabulary)) > 1:
+        raise ConfigError(f"input {spec.name} is made of several of an image, audio and words: one of them")
     if spec.image is not None:
         return raw_tensor(spec, spec.image)
     if spec.audio is not None:
         return raw_samples(spec, spec.audio)
+    if spec.vocabulary is not None:
+        return token_tensor(spec.name, spec.shape, spec.vocabulary)
     raise ConfigError(_NO_STEPS.format(spec.name))
 
 
@@ -62,6 +67,8 @@ def made(spec: InputSpec, raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float3
         return prepared(spec, spec.image, raw)
     if spec.audio is not None:
         return log_mel(spec, spec.audio, raw)
+    if spec.vocabulary is not None:
+        return looked_up(spec.vocabulary, raw)
     raise ConfigError(_NO_STEPS.format(spec.name))
 
 
@@ -82,6 +89,8 @@ def add_steps(spec: InputSpec, values: str, node: Node, constant: Constant, batc
         return add_pixels(spec, spec.image, values, node, constant, batch)
     if spec.audio is not None:
         return add_log_mel(spec, spec.audio, values, node, constant, batch)
+    if spec.vocabulary is not None:
+        return add_look_up(spec.vocabulary, values, node, constant)
     raise ConfigError(_NO_STEPS.format(spec.name))
 
 
@@ -97,14 +106,22 @@ def with_steps_known(model: OnnxModel, inputs: Sequence[InputSpec]) -> OnnxModel
     """
     onnx = onnx_module()
     found = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=0)
-    if found >= OPSET or all(spec.audio is None for spec in inputs):
+    needed = max((_opset(spec) for spec in inputs), default=0)
+    if found >= needed:
         return model
     try:
-        raised = onnx.version_converter.convert_version(model, OPSET)
+        raised = onnx.version_converter.convert_version(model, needed)
     except Exception as error:  # of the converter, whatever its class
         raise ConfigError(
-            f"audio needs operator set {OPSET}, and this model cannot be raised to it: {str(error)[:120]}",
-            hint=f"export it with operator set {OPSET} or later",
+            f"the declared steps need operator set {needed}, and the model cannot be raised to it: {str(error)[:120]}",
+            hint=f"export it with operator set {needed} or later",
         ) from error
     raised.ir_version = max(raised.ir_version, _FORMAT)
     return raised
+
+
+def _opset(spec: InputSpec) -> int:
+    """The operator set that the steps of an input need."""
+    if spec.vocabulary is not None:
+        return vocabulary.OPSET
+    return log_mel_steps.OPSET if spec.audio is not None else 0

@@ -18,6 +18,7 @@ from fedinfer.errors import ConfigError, GateFailed, Refusal
 from fedinfer.manifest import INPUT, answer_name
 from fedinfer.model_file import CheckedModel, Question, check_model, run_confined, run_named
 from fedinfer.ports import Clock
+from fedinfer.text import raw_rows
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Values = npt.NDArray[Any]
@@ -140,7 +141,7 @@ def check_core(file: bytes, found: Declaration, trial: Trial, clock: Clock) -> f
         raise GateFailed(
             f"the model answers NaN or infinity for {bad} of {len(expected)} trial rows", Refusal.NOT_FINITE
         )
-    question = Question(INPUT, answer_name(schema), schema.outputs, trial.rows, alone=True)
+    question = Question(INPUT, answer_name(schema), schema.outputs, raw_rows(schema, trial.rows), alone=True)
     runs = run_confined(check_model(file), question, clock)
     failed = sum(run.probabilities is None for run in runs)
     if failed:

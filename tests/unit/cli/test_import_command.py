@@ -87,6 +87,36 @@ def test_a_model_with_state_goes_from_its_file_to_a_stream_on_a_device_and_back(
     assert asked("device", "rollback", "--store", folder / "store")["version"] == 1
 
 
+@pytest.mark.slow
+def test_a_model_of_words_answers_texts_on_a_device(tmp_path):
+    data = foreign.model_bytes(
+        [
+            ("Gather", ["table", "tokens"], ["e"]), ("Transpose", ["e"], ["t"], {"perm": [0, 2, 1]}),
+            ("GlobalAveragePool", ["t"], ["m"]), ("Flatten", ["m"], ["y"]),
+        ],
+        [("tokens", foreign.INT, ["n", 4])], [("y", foreign.F, ["n", 2])],
+        {"table": np.array([[0, 0], [0, 0], [0, 8], [8, 0]], np.float32)},
+    )  # fmt: skip
+    (tmp_path / "m.onnx").write_bytes(data)
+    (tmp_path / "words.txt").write_text("[PAD]\n[UNK]\ngood\nbad\n")
+    (tmp_path / "said.csv").write_text('tokens\nGood thing\n"Bad, very bad"\n')
+    asked(
+        "artifact", "import", tmp_path / "m.onnx", "-o", tmp_path / "m", "--task", "classification",
+        "--labels", "no,yes", "--vocabulary", f"tokens={tmp_path / 'words.txt'}",
+    )  # fmt: skip
+    asked("artifact", "keys", tmp_path / "keys")
+    asked("artifact", "quantize", tmp_path / "m", "-o", tmp_path / "build")
+    asked(
+        "artifact", "publish", tmp_path / "build", "--repository", tmp_path / "site", "--keys", tmp_path / "keys/online"
+    )
+    asked(
+        "device", "install", "--store", tmp_path / "store", "--repository", tmp_path / "site", "--root",
+        tmp_path / "site/metadata/1.root.json",
+    )  # fmt: skip
+    said = asked("device", "predict", "--store", tmp_path / "store", tmp_path / "said.csv")
+    assert [answer["label"] for answer in said["predictions"]] == ["yes", "no"]
+
+
 def test_what_cannot_be_quantized_is_pushed_as_it_is_and_says_so(tmp_path):
     data = foreign.model_bytes([("Neg", ["x"], ["y"])], [("x", foreign.F, ["n", 2])], [("y", foreign.F, ["n", 2])])
     (tmp_path / "m.onnx").write_bytes(data)
