@@ -1,6 +1,6 @@
 """Take every guard away, one at a time, and see the tests that are named for it fail.
 
-    .venv/bin/python -m scripts.sabotage [--only TEXT] [--changed] [--write] [--jobs N]
+    .venv/bin/python -m scripts.sabotage [--only TEXT] [--changed] [--jobs N] | --write
 
 The entries are in tests/sabotage/*.toml (`scripts/sabotage_entries.py` says what they hold). Each is applied to a copy
 of the tree and meets the tests that it names. It is found when every one of them fails as a test fails: by an
@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     entries, _ = load(ROOT)
     if asked.write:
         write_table(entries)
+        return 0
     found = set(json.loads(RESULTS.read_text(encoding="utf-8"))) if RESULTS.exists() else set()
     chosen = [entry for entry in entries if asked.only.lower() in entry.title.lower()]
     chosen = [entry for entry in chosen if not (asked.changed and digest(entry, ROOT) in found)]
@@ -74,7 +75,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="TEXT", help="entries with this text in file, claim or name")
     parser.add_argument("--changed", action="store_true", help="leave out what was found with the same files")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="entries at a time")
-    parser.add_argument("--write", action="store_true", help="write the table in docs/testing.md first")
+    parser.add_argument("--write", action="store_true", help="write the table in docs/testing.md and end")
     return parser.parse_args(arguments)
 
 

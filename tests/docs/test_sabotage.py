@@ -59,7 +59,7 @@ def test_exemptions_are_few_and_give_reasons() -> None:
 
 
 def test_the_table_of_the_page_is_that_of_the_entries() -> None:
-    """`python -m scripts.sabotage --write --only nothing` writes it."""
+    """`python -m scripts.sabotage --write` writes it."""
     assert sabotage.table(ENTRIES) in sabotage.TABLE_PAGE.read_text(encoding="utf-8")
 
 
