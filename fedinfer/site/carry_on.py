@@ -21,10 +21,10 @@ from fedinfer.site.server import ServerFolder
 from fedinfer.site.watch import LAST, begin_run, coordinator_of, last_words, newest_event
 
 STATE = "state/state.npz"
-MOST_STARTS = 5
-"""Starts in a row after which no step was finished; then a person has to look."""
-START_SECONDS = 60.0
-"""A coordinator that was started is waited for so long before the next start."""
+SOON_STARTS = 5
+"""Starts in a row after which no step was finished; later ones are ever further apart, and a person should look."""
+START_SECONDS, LONGEST_PAUSE = 60.0, 900.0
+"""A coordinator that was started is waited for so long before the next start; the longest pause between two."""
 _log = logging.getLogger(__name__)
 
 
@@ -33,7 +33,6 @@ class RestartDecision(StrEnum):
 
     WAIT = "wait"
     START = "start"
-    GIVE_UP = "give_up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,11 @@ class CarryOn:
         """Whether a coordinator was seen whose end nobody has looked at yet."""
         return self._at_work
 
+    @property
+    def starts(self) -> int:
+        """Starts in a row after which no step was finished."""
+        return self._starts
+
     def server_died(self) -> None:
         """The SuperLink ended by itself: a coordinator that said so at its end was in the right and goes on."""
         self._forgiven = self._at_work
@@ -77,7 +81,7 @@ class CarryOn:
         """
         if seen.at_work:
             self._at_work, self._forgiven = True, False
-            self._next = now + pause_after(self._starts)  # what it says last may come after its lock is free
+            self._next = now + pause_before_start(self._starts)  # what it says last may come after its lock is free
             return RestartDecision.WAIT
         if not self._at_work or now < self._next:
             return RestartDecision.WAIT
@@ -86,12 +90,20 @@ class CarryOn:
         if not seen.step or (seen.ended and not self._forgiven):
             self._at_work = False
             return RestartDecision.WAIT
-        if self._starts == MOST_STARTS:
-            self._at_work = False
-            return RestartDecision.GIVE_UP
         self._starts += 1
-        self._next = now + START_SECONDS
+        self._next = now + max(START_SECONDS, pause_before_start(self._starts))
         return RestartDecision.START
+
+
+def pause_before_start(starts: int) -> float:
+    """Seconds between the end of a coordinator and the start of the next one, in [1, LONGEST_PAUSE].
+
+    Args:
+        starts: in a row after which no step was finished, >= 0.
+    """
+    if starts <= SOON_STARTS:
+        return pause_after(starts)
+    return min(START_SECONDS * 2.0 ** min(starts - SOON_STARTS, 10), LONGEST_PAUSE)
 
 
 def carry_on(server: ServerFolder, carried: CarryOn, clock: Clock) -> None:
@@ -108,10 +120,10 @@ def carry_on(server: ServerFolder, carried: CarryOn, clock: Clock) -> None:
     match decision:
         case RestartDecision.WAIT:
             return
-        case RestartDecision.GIVE_UP:
-            _log.error("the run does not get on: %d coordinators ended before a step was finished", MOST_STARTS)
         case RestartDecision.START:
             said = last_words(server)
+            if carried.starts > SOON_STARTS:
+                _log.error("the run does not get on: %d coordinators ended before a step was finished", carried.starts)
             _log.warning("the coordinator %s: its run goes on", f"ended ({said})" if said else "was killed")
             try:
                 begin_run(server)

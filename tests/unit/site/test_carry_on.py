@@ -11,7 +11,15 @@ import pytest
 
 from fedinfer.deployment import pause_after
 from fedinfer.errors import TransportError
-from fedinfer.site.carry_on import MOST_STARTS, START_SECONDS, CarryOn, RestartDecision, RunSeen, run_seen
+from fedinfer.site.carry_on import (
+    LONGEST_PAUSE,
+    SOON_STARTS,
+    START_SECONDS,
+    CarryOn,
+    RestartDecision,
+    RunSeen,
+    run_seen,
+)
 from fedinfer.site.server import open_server
 from fedinfer.site.watch import begin_run, coordinator_of, end_orphans, last_words, newest_event
 
@@ -62,21 +70,28 @@ def test_a_run_that_failed_because_the_superlink_died_goes_on() -> None:
     assert carried.look(ENDED, 1000.0) is RestartDecision.WAIT
 
 
-def test_starts_without_a_step_come_to_an_end_and_a_step_begins_the_count_anew() -> None:
+def test_starts_without_a_step_are_ever_further_apart_and_a_step_begins_the_count_anew() -> None:
     carried, now, step = CarryOn(), 0.0, 1
 
-    def one_more() -> RestartDecision:
+    def seconds_to_the_next() -> float:
+        """Of a coordinator that is gone as soon as it was seen."""
         nonlocal now
         assert carried.look(RunSeen(True, step, False), now) is RestartDecision.WAIT
-        now += START_SECONDS + 100
-        return carried.look(RunSeen(False, step, False), now)
+        gone = now
+        while carried.look(RunSeen(False, step, False), now) is RestartDecision.WAIT:
+            now += 0.5
+        return now - gone
 
-    assert [one_more() for _ in range(MOST_STARTS + 1)] == [RestartDecision.START] * MOST_STARTS + [
-        RestartDecision.GIVE_UP
-    ]
-    assert carried.look(RunSeen(False, step, False), now + 1000) is RestartDecision.WAIT
-    for step in range(2, 9):  # noqa: B007
-        assert one_more() is RestartDecision.START
+    pauses = [seconds_to_the_next() for _ in range(40)]
+    assert pauses == sorted(pauses)
+    assert max(pauses[: SOON_STARTS + 1]) <= START_SECONDS
+    assert pauses[SOON_STARTS + 1] > START_SECONDS
+    assert pauses[-1] == LONGEST_PAUSE
+    assert carried.starts == 40
+    step = 2
+    seconds_to_the_next()
+    assert carried.starts == 1
+    assert seconds_to_the_next() <= 1
 
 
 def test_what_is_seen_of_a_run_folder(site: Path) -> None:
