@@ -86,13 +86,14 @@ def start_watch(scenario: Scenario, plan: RunPlan) -> Watch:
     return Watch(watched, monitor.begin(watched), settings, policy.PolicyState())
 
 
-def least_seen(scenario: Scenario, devices: int, plan: RunPlan) -> float:
+def least_seen(scenario: Scenario, devices: int, plan: RunPlan, silent: int = 0) -> float:
     """The least part of the answers whose lasting change the watch of a run finds with probability 0.9.
 
     Args:
         scenario: with its [drift] section.
         devices: that report in a window.
         plan: of the run.
+        silent: of these devices, those without rows: they send noise alone.
 
     Returns:
         In (0, 1]; inf when nothing is watched, or no change of the answers would be seen.
@@ -100,7 +101,7 @@ def least_seen(scenario: Scenario, devices: int, plan: RunPlan) -> float:
     if plan.drift is None or plan.windows <= scenario.drift.reference_windows:
         return math.inf
     watch = monitor_plan(scenario, plan.channels)
-    size = devices * watch.unit.counted(scenario.drift.window)
+    size = (devices - silent) * watch.unit.counted(scenario.drift.window)
     return smallest_shift(watch, size, noise_std(scenario, plan.drift, devices))
 
 

@@ -18,7 +18,7 @@ class Facts:
         devices: how many.
         rows: training rows of all devices.
         least_rows: of the device with the fewest, >= 1.
-        least_held_out: held-out rows of the device with the fewest, >= 0.
+        held_out: held-out rows of each device, the fewest first.
         in_order: held-out rows come in the order of time, each once before any comes again.
     """
 
@@ -26,7 +26,7 @@ class Facts:
     devices: int
     rows: int
     least_rows: int
-    least_held_out: int
+    held_out: tuple[int, ...]
     in_order: bool
 
     def population(self, dimension: int) -> Population:
@@ -51,6 +51,6 @@ def facts_of(federation: Federation) -> Facts:
         devices=len(devices),
         rows=sum(rows),
         least_rows=min(rows),
-        least_held_out=min(len(device.test_y) for device in devices),
+        held_out=tuple(sorted(len(device.test_y) for device in devices)),
         in_order=any(device.in_order for device in devices),
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from fedinfer.config import Scenario, override
 from fedinfer.coordinator import least_seen, make_plan
 from fedinfer.drift import POWER
@@ -20,6 +22,10 @@ SHARES = (0.1, 0.2, 0.3, 0.4)
 """Parts of the budget that are tried. Costs of reports and rounds add up nearly as squares: 0.3 costs training 5 %."""
 WANTED, WORTHWHILE = 0.1, 0.3
 """Change of the answers that shall be seen; a watch that sees only more than the second is not worth its budget."""
+LEFT_OUT = 0.1
+"""Part of the devices, or one of them, that may have fewer rows than a window: what they report counts for nothing."""
+LEAST_WATCHED = 3
+"""Devices that must have rows for every window."""
 MOST_ROWS = 1000
 """Rows of a window: more take time and are not needed to see a change of `WANTED`."""
 
@@ -66,12 +72,12 @@ def plan_watching(scenario: Scenario, facts: Facts, dimension: int) -> Watching:
         dimension: number of tuned parameters.
     """
     reference, windows = MANY if facts.devices > MANY_DEVICES else FEW
-    rows = min(facts.least_held_out // (windows if facts.in_order else 1), MOST_ROWS)
+    rows, silent = _window_rows(scenario, facts, windows)
     if not rows:
-        return Watching(0, 0, 0, 0.0, math.inf, "some devices have too few held-out rows for windows of inference")
+        return Watching(0, 0, 0, 0.0, math.inf, "many devices have too few held-out rows for windows of inference")
     shares = [float(f"{share * scenario.privacy.epsilon:.2g}") for share in SHARES]
     plans = [Watching(reference, windows, rows, epsilon, math.inf, "") for epsilon in shares]
-    tried = [_tried(scenario, facts, dimension, plan) for plan in plans]
+    tried = [_tried(scenario, facts, dimension, plan, silent) for plan in plans]
     good = [watching for watching in tried if watching.least_seen <= WANTED]
     best = good[0] if good else min(tried, key=lambda watching: watching.least_seen)
     if best.least_seen <= WORTHWHILE:
@@ -84,12 +90,24 @@ def plan_watching(scenario: Scenario, facts: Facts, dimension: int) -> Watching:
     )  # fmt: skip
 
 
-def _tried(scenario: Scenario, facts: Facts, dimension: int, watching: Watching) -> Watching:
+def _window_rows(scenario: Scenario, facts: Facts, windows: int) -> tuple[int, int]:
+    """Rows of a window, and devices that have fewer: as many units as can be counted on, with few devices left out."""
+    whole = [min(held // (windows if facts.in_order else 1), MOST_ROWS) for held in facts.held_out]
+    most_left = min(max(1, int(LEFT_OUT * len(whole))), max(len(whole) - LEAST_WATCHED, 0))
+    unit = scenario.privacy.unit
+    counted = [unit.counted(rows) * (len(whole) - place) if rows else 0 for place, rows in enumerate(whole)]
+    place = int(np.argmax(counted[: most_left + 1]))
+    return whole[place], place
+
+
+def _tried(scenario: Scenario, facts: Facts, dimension: int, watching: Watching, silent: int) -> Watching:
     with_windows = override(scenario, {**watching.values(), "drift.enabled": True})
     try:
         plan = make_plan(with_windows, facts.population(dimension), "local", ())
     except ConfigError:
         return watching
-    least = least_seen(with_windows, facts.devices, plan)
+    least = least_seen(with_windows, facts.devices, plan, silent)
     why = f"a change of {least:.0%} of the answers that lasts is seen with probability {POWER:g}"
+    if silent:
+        why += f"; {silent} device{'s have' if silent > 1 else ' has'} fewer held-out rows than a window"
     return replace(watching, least_seen=least, why=why)

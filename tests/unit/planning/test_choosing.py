@@ -15,7 +15,7 @@ SCHEMA = Schema((Numeric("x", 0, 1),), "y", ("no", "yes"))
 
 
 def facts(rows: int) -> Facts:
-    return Facts(SCHEMA, 10, rows, rows // 10, rows // 25, in_order=False)
+    return Facts(SCHEMA, 10, rows, rows // 10, (rows // 25,) * 10, in_order=False)
 
 
 def wanted(*overrides: str) -> Scenario:

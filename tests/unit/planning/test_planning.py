@@ -28,7 +28,7 @@ BASE = load_scenario("heart", ["drift.enabled=false", "training.sampling_rate=1.
 
 
 def facts(rows: int = 3500, devices: int = 10) -> Facts:
-    return Facts(SCHEMA, devices, rows, rows // devices, rows // devices // 2, in_order=False)
+    return Facts(SCHEMA, devices, rows, rows // devices, (rows // devices // 2,) * devices, in_order=False)
 
 
 def halves(
@@ -156,6 +156,29 @@ def test_a_watch_that_sees_nothing_is_off_with_its_reason() -> None:
     assert many.rows > 0
     assert many.least_seen <= WORTHWHILE
     assert f"a change of {many.least_seen:.0%}" in many.why
+
+
+@pytest.mark.parametrize(
+    ("held_out", "rows", "silent"),
+    [
+        ((0, *(1000,) * 6), 1000, 1),  # one of seven, as a device of one row
+        ((5, *(1000,) * 6), 1000, 1),
+        ((900, *(1000,) * 6), 900, 0),
+        ((0, 0, *(1000,) * 18), 1000, 2),
+        ((0, 0, *(1000,) * 6), 0, 0),  # a quarter of the devices is no exception
+        ((0, 1000, 1000), 0, 0),  # two are too few to be watched
+    ],
+)
+def test_few_devices_without_rows_leave_the_others_watched(held_out: tuple[int, ...], rows: int, silent: int) -> None:
+    fleet = replace(facts(7000), devices=len(held_out), held_out=held_out)
+    watching = plan_watching(BASE, fleet, DIMENSION)
+    assert watching.rows == rows
+    assert (f"{silent} device" in watching.why) == bool(silent)
+    if rows:
+        everybody = plan_watching(BASE, replace(fleet, held_out=(rows,) * len(held_out)), DIMENSION)
+        assert watching.least_seen >= everybody.least_seen
+    else:
+        assert "too few held-out rows" in watching.why
 
 
 @pytest.mark.parametrize(("rows", "epsilon"), [(150, 4.0), (400, 2.0), (2000, 1.0)])

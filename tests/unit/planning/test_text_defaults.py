@@ -13,7 +13,7 @@ from fedinfer.schema import Schema, Text
 
 WORDS = tuple(f"w{number}" for number in range(1000))
 SCHEMA = Schema((Text("message", 64, WORDS),), "y", ("ham", "spam"))
-FACTS = Facts(SCHEMA, 10, 1750, 175, 75, in_order=False)
+FACTS = Facts(SCHEMA, 10, 1750, 175, (75,) * 10, in_order=False)
 
 
 def planned(monkeypatch: pytest.MonkeyPatch, seconds: float) -> tuple[Defaults, Scenario]:
