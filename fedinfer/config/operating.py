@@ -94,7 +94,10 @@ class RolloutSection(Section):
         default=1.0, description="Largest mean change of the confidence against the previous model; 1: no limit."
     )
     min_metric: Probability = Field(
-        default=0.0, description="Least part of right answers where devices have labels; 0: reported, decides nothing."
+        default=0.0,
+        description="Least part of right answers where devices have labels; 0: reported, decides nothing. With unit "
+        "`device`, where `training.metric` or a rare class in `training.prior` asks for another figure than accuracy "
+        "or log loss: the mean over the classes of a device's rows.",
     )
     unjudgeable: Literal["refuse", "acknowledge", "hold"] = Field(
         default="refuse",

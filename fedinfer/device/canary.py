@@ -18,6 +18,7 @@ from fedinfer.device.inference import installed_of
 from fedinfer.device.install import slots_of
 from fedinfer.inference import Naming, Prediction, Predictor, RowAnswer, Telemetry, open_previous, row_answers
 from fedinfer.messages import GateWork, SumPlan
+from fedinfer.metrics import Metric, judged_by
 from fedinfer.model_file import Isolation
 from fedinfer.rollout import evaluations
 from fedinfer.text import raw_rows
@@ -61,9 +62,19 @@ def _answer(host: Host, unit: Unit, work: GateWork, device: DeviceId) -> AnyFloa
         case Unit.EXAMPLE:
             return evaluations.example_answer(figures, section)
         case Unit.DEVICE | Unit.NONE:
-            return evaluations.device_answer(figures, _slow(telemetry, section.max_latency_us), section)
+            classes = y[:rows].astype(np.int64) if len(y) and _by_class(host) else None
+            return evaluations.device_answer(figures, _slow(telemetry, section.max_latency_us), section, classes)
         case _:
             assert_never(unit)
+
+
+def _by_class(host: Host) -> bool:
+    """Whether each class counts alike, as far as the scenario says by what the task is judged."""
+    task = host.joined()
+    training, schema = task.scenario.training, task.schema
+    shares = [training.prior[name] for name in schema.labels] if training.prior else []
+    judged = judged_by(training.metric or None, shares, schema.classes).metric
+    return not judged.of_numbers and judged not in (Metric.ACCURACY, Metric.LOG_LOSS)
 
 
 def _answers(host: Host, predictor: Predictor, x: npt.NDArray[Any]) -> list[RowAnswer | None]:

@@ -2,20 +2,22 @@
 
 Classes: answers are put into `BINS` bins of even width by the probability of the class that was answered (Naeini,
 Cooper, Hauskrecht 2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning", section 2: expected
-calibration error). Numbers: errors, and how many labels lie in the interval that was answered.
+calibration error), and counted by right and answered class: accuracy praises a model that never finds a rare one.
+Numbers: errors, and how many labels lie in the interval that was answered.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from fedinfer.errors import DataError
 from fedinfer.inference import Naming
+from fedinfer.metrics import confusion, f1_of, mean_recall, recalls
 from fedinfer.reading import LARGEST, Spellings
 from fedinfer.schema import Schema
 from fedinfer.types import FloatVector, Json
@@ -34,6 +36,8 @@ class LabelFigures:
         value: of the figure; in the unit of the label for numbers.
         calibration: `calibration_error`, or `coverage` of the intervals for numbers.
         calibration_value: in [0, 1].
+        found: of classes, from labels whose class was counted: `balanced_accuracy`, `f1` (of the last of two classes,
+            else the mean) and `recall NAME` of every class that occurs; empty where nothing is known.
     """
 
     rows: int
@@ -41,11 +45,13 @@ class LabelFigures:
     value: float
     calibration: str
     calibration_value: float
+    found: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> Json:
         """For people and programs; without labels the figures are null."""
         value, calibration = (None if math.isnan(x) else round(x, 6) for x in (self.value, self.calibration_value))
-        return {"rows": self.rows, self.metric: value, self.calibration: calibration}
+        more = {name: round(figure, 6) for name, figure in self.found.items()}
+        return {"rows": self.rows, self.metric: value, **more, self.calibration: calibration}
 
 
 def class_sums(chosen: npt.NDArray[np.int64], raw: FloatVector, truth: npt.NDArray[np.int64]) -> Sums:
@@ -57,12 +63,14 @@ def class_sums(chosen: npt.NDArray[np.int64], raw: FloatVector, truth: npt.NDArr
         truth: right class numbers, (n,).
 
     Returns:
-        (3, BINS): rows, sum of the probabilities of the answered class, right answers, of each bin of that probability.
+        (3 * BINS + classes^2,): rows, sum of the probabilities of the answered class, right answers, of each bin of
+        that probability; then rows by right class and answered class.
     """
     confidence = np.clip(np.take_along_axis(raw, chosen[:, None], axis=1)[:, 0].astype(np.float64), 0.0, 1.0)
     places = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     weights = (np.ones(len(places)), confidence, (chosen == truth).astype(np.float64))
-    return np.stack([np.bincount(places, weight, BINS) for weight in weights])
+    binned = [np.bincount(places, weight, BINS) for weight in weights]
+    return np.concatenate([*binned, confusion(chosen, truth, raw.shape[1]).ravel()])
 
 
 def number_sums(naming: Naming, raw: FloatVector, truth: npt.NDArray[np.float64]) -> Sums:
@@ -85,7 +93,7 @@ def figures_of(sums: Sums, schema: Schema) -> LabelFigures:
     """Metric and calibration.
 
     Args:
-        sums: of `class_sums` or `number_sums`, of any shape.
+        sums: of `class_sums` or `number_sums`; those of earlier releases, without counts by class, too.
         schema: of the model.
     """
     if schema.label_range is not None:
@@ -93,12 +101,23 @@ def figures_of(sums: Sums, schema: Schema) -> LabelFigures:
         known = rows > 0
         value, covered = (math.sqrt(squares / rows), inside / rows) if known else (math.nan, math.nan)
         return LabelFigures(int(rows), "rmse", value, "coverage", covered)
-    rows_of, confidence, right = sums.reshape(3, BINS)
+    rows_of, confidence, right = sums[: 3 * BINS].reshape(3, BINS)
     rows = float(rows_of.sum())
     if not rows:
         return LabelFigures(0, "accuracy", math.nan, "calibration_error", math.nan)
     error = float(np.abs(right - confidence).sum() / rows)
-    return LabelFigures(int(rows), "accuracy", float(right.sum() / rows), "calibration_error", error)
+    found = _found(np.asarray(sums[3 * BINS :]), int(rows), schema)
+    return LabelFigures(int(rows), "accuracy", float(right.sum() / rows), "calibration_error", error, found)
+
+
+def _found(counts: Sums, rows: int, schema: Schema) -> dict[str, float]:
+    """Figures that say what becomes of a rare class; none where some rows were not counted by class."""
+    if len(counts) != schema.classes**2 or counts.sum() != rows:
+        return {}
+    table = counts.astype(np.int64).reshape(schema.classes, schema.classes)
+    named = zip(schema.labels, recalls(table).tolist(), strict=True)
+    each = {f"recall {name}": value for name, value in named if not math.isnan(value)}
+    return {"balanced_accuracy": mean_recall(table), "f1": f1_of(table), **each}
 
 
 def truth_of(labels: Sequence[object], schema: Schema) -> npt.NDArray[np.int64] | npt.NDArray[np.float64]:

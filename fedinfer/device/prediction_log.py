@@ -240,7 +240,7 @@ class PredictionLog:
 
         Args:
             version: that gave the answers.
-            sums: of one shape for a version.
+            sums: (n,), n the same for a version.
             request: whose answers then wait no more; empty: none did.
             number: of these answers, as `recall` gave them.
             late: what the open window counts of them; None: nothing.
@@ -259,8 +259,10 @@ class PredictionLog:
                 if not gone:
                     raise DataError(f"request {request[:60]!r} has its labels already")
             row = database.execute("SELECT sums FROM labelled WHERE version = ?", (version,)).fetchone()
-            before = np.zeros_like(sums) if row is None else np.frombuffer(row[0], "<f8").reshape(sums.shape)
-            after: npt.NDArray[np.float64] = before + sums
+            after = sums.copy()
+            if row is not None:
+                before = np.frombuffer(row[0], "<f8")  # an earlier release summed less: what it lacks stays unknown
+                after[: len(before)] += before
             database.execute("INSERT OR REPLACE INTO labelled VALUES (?, ?)", (version, after.astype("<f8").tobytes()))
             database.execute(
                 "DELETE FROM labelled WHERE version NOT IN "

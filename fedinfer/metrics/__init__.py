@@ -1,7 +1,17 @@
 """Metrics: figures of merit of classes and of numbers, numpy only."""
 
 from fedinfer.metrics.choice import RARE, JudgedBy, judged_by
-from fedinfer.metrics.classes import Labels, Probabilities, binary_auc, confusion, figures, precisions, recalls
+from fedinfer.metrics.classes import (
+    Labels,
+    Probabilities,
+    binary_auc,
+    confusion,
+    f1_of,
+    figures,
+    mean_recall,
+    precisions,
+    recalls,
+)
 from fedinfer.metrics.judgement import Answers, ClassJudgement, judge
 from fedinfer.metrics.metric import Metric, class_score, likeliest, loss_of, number_score
 from fedinfer.metrics.number_judgement import judge_numbers, number_scores, part_of_numbers, residuals
@@ -43,6 +53,7 @@ __all__ = [
     "confusion",
     "decided_by",
     "edges_of",
+    "f1_of",
     "figures",
     "histogram_of",
     "judge",
@@ -52,6 +63,7 @@ __all__ = [
     "likeliest",
     "log_odds",
     "loss_of",
+    "mean_recall",
     "number_figures",
     "number_score",
     "number_scores",

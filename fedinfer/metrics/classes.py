@@ -69,7 +69,16 @@ def balanced_accuracy(chosen: Labels, y: Labels) -> float:
         y: (n,), labels.
     """
     size = int(max(chosen.max(), y.max())) + 1
-    return float(np.nanmean(recalls(confusion(chosen, y, size))))
+    return mean_recall(confusion(chosen, y, size))
+
+
+def mean_recall(table: Counts) -> float:
+    """`balanced_accuracy` from counts.
+
+    Args:
+        table: as `confusion` gives it, with a row at least.
+    """
+    return float(np.nanmean(recalls(table)))
 
 
 def f1(chosen: Labels, y: Labels, classes: int) -> float:
@@ -83,10 +92,18 @@ def f1(chosen: Labels, y: Labels, classes: int) -> float:
     Returns:
         In [0, 1]; 0 where nothing is found.
     """
-    table = confusion(chosen, y, classes)
+    return f1_of(confusion(chosen, y, classes))
+
+
+def f1_of(table: Counts) -> float:
+    """`f1` from counts.
+
+    Args:
+        table: as `confusion` gives it, with a row at least.
+    """
     both = table.sum(axis=0) + table.sum(axis=1)
     values = np.where(both > 0, 2 * np.diag(table) / np.maximum(both, 1), 0.0)
-    return float(values[1]) if classes == 2 else float(values[both > 0].mean())
+    return float(values[1]) if len(table) == 2 else float(values[both > 0].mean())
 
 
 def log_loss(probabilities: Probabilities, y: Labels) -> float:

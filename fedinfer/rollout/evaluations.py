@@ -3,7 +3,8 @@
 Rules:
 * A figure is a number in [0, 1], small is good: `error` (part of the rows on which the model fails), `slow` (1 when
   95 % of the predictions are not faster than the limit), `disagreement` with the model before, `shift` of the
-  confidence against it, `wrong` answers where there are labels.
+  confidence against it, `wrong` answers where there are labels: their part, or
+  with unit `device` the mean of the parts of each class, where the task is not judged by accuracy or log loss.
 * A device answers each figure minus its centre. The centre of a figure with a limit is that limit, so a device that
   has no value for it (no labels, no model before) answers 0 and moves the mean towards neither verdict.
 * The answers of one unit of privacy together are cut to L2 norm 1. Who is bad in several figures at once is cut, who is
@@ -75,13 +76,20 @@ def gates_of(section: RolloutSection, *, compared: bool) -> tuple[Gate, ...]:
     return tuple(Gate(name, bound, limit, limit, 0.0, 1.0, GateScope.WAVE) for name, bound, limit in judged)
 
 
-def device_answer(figures: npt.NDArray[np.floating], slow: float, section: RolloutSection) -> FloatVector:
+def device_answer(
+    figures: npt.NDArray[np.floating],
+    slow: float,
+    section: RolloutSection,
+    classes: npt.NDArray[np.int64] | None = None,
+) -> FloatVector:
     """Unit `device`: the means over the rows.
 
     Args:
         figures: (rows, 5), NaN where a row has nothing to say; its column `slow` is not used.
         slow: the device's own figure of slowness, NaN when nothing was timed.
         section: the limits.
+        classes: (rows,), labels: `wrong` is then the mean over the classes that occur, so that a model that never finds
+            a rare class shows; None: every row counts alike.
 
     Returns:
         float32 (5,) of L2 norm <= 1.
@@ -89,8 +97,17 @@ def device_answer(figures: npt.NDArray[np.floating], slow: float, section: Rollo
     known = ~np.isnan(figures)
     means = np.where(known, figures, 0.0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), math.nan)
     means[SLOW] = slow
+    if classes is not None:
+        means[WRONG] = _mean_of_classes(figures[:, WRONG], classes)
     answer: FloatVector = _cut(means[None, :] - centres(section))[0]
     return answer
+
+
+def _mean_of_classes(values: npt.NDArray[np.floating], classes: npt.NDArray[np.int64]) -> float:
+    """Mean over the classes that occur of the means of their rows; NaN where no row has anything to say."""
+    known = ~np.isnan(values)
+    means = [values[known & (classes == each)].mean() for each in np.unique(classes[known])]
+    return float(np.mean(means)) if means else math.nan
 
 
 def example_answer(figures: npt.NDArray[np.floating], section: RolloutSection) -> WideVector:

@@ -276,3 +276,33 @@ def test_every_accepted_mutant_is_one_that_can_be_made() -> None:
     made = {mutant.entry for mutant in mutate.draw(10**9, 1, list(mutate.TARGETS))}
     assert [key for key in mutate.accepted() if key not in made] == []
     assert all(len(reason) > 20 for reason in mutate.accepted().values())
+
+
+def test_a_picture_shows_one_section_of_a_report() -> None:
+    context = _script("report_pictures")
+    page = '<head></head><section class="w"><h2>A</h2>a</section><section><h2>B</h2>b</section>'
+    alone = context.only(page, "B")
+    assert '<section style="display:none" class="w"><h2>A</h2>' in alone
+    assert "<section><h2>B</h2>" in alone
+    assert context.only(page, "") == page
+    with pytest.raises(SystemExit, match="no section 'C'"):
+        context.only(page, "C")
+
+
+def test_every_picture_is_drawn_by_the_script_and_shown_on_a_page() -> None:
+    context = _script("report_pictures")
+    drawn = {picture.name for story in context.STORIES.values() for picture in story.pictures}
+    assert drawn == {path.name for path in (ROOT / "docs/pictures").iterdir()}
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))
+    assert [name for name in drawn if f"pictures/{name})" not in pages] == []
+
+
+def test_what_a_story_runs_stands_on_its_page() -> None:
+    """The pictures of a tutorial are of what its reader runs."""
+    context = _script("report_pictures")
+    assert context.first_block((ROOT / "docs/tutorials/finance.md").read_text()).startswith("import csv")
+    for name in ("healthcare", "finance", "edge-fleet", "research"):
+        page = (ROOT / f"docs/tutorials/{name}.md").read_text()
+        for command in context.STORIES[name].commands:
+            words = [word for word in command if word not in ("--out", "sweep", "--quiet")]
+            assert " ".join(words[:3]) in page, command

@@ -128,6 +128,35 @@ def test_the_sum_that_the_server_reads_is_that_of_the_devices(tmp_path: Path, se
     assert means["metric"] < section.min_metric
 
 
+RARE = '[training]\nprior = { "no" = 0.9, "yes" = 0.1 }\n'
+
+
+@pytest.mark.parametrize(
+    ("training", "by_class"),
+    [
+        ("", False),
+        ('[training]\nmetric = "f1"\n', True),
+        ('[training]\nmetric = "log_loss"\n', False),
+        (RARE, True),
+        (RARE + 'metric = "accuracy"\n', False),
+    ],
+)
+def test_a_model_that_answers_one_class_fails_where_classes_count_alike(
+    tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch, training: str, by_class: bool
+) -> None:
+    """All rows but one are `yes`, which it always answers."""
+    fleet = simulated(tmp_path, settings(LOOKS + training))
+    serve(2, Model(0.9), None)
+    host = fleet.hosts[min(fleet.hosts)]
+    x, _ = host.rows.stream(min(fleet.hosts), 1)
+    labels = np.array([0] + [1] * (len(x) - 1))
+    assert len(x) > 2
+    monkeypatch.setattr(type(host.rows), "stream", lambda self, device, window: (x, labels))
+    centre = evaluations.centres(fleet.scenario.rollout)[evaluations.WRONG]
+    expected = 0.5 if by_class else 1 - labels.mean()
+    assert answer(fleet, Unit.DEVICE)[evaluations.WRONG] + centre == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("unit", [Unit.DEVICE, Unit.EXAMPLE])
 def test_figures_of_models_that_differ(fleet: Fleet, serve: Any, unit: Unit) -> None:
     centres = evaluations.centres(fleet.scenario.rollout)

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score
 
 from fedinfer.device.counted import layout_of
 from fedinfer.device.labelled import BINS, class_sums, figures_of, number_sums, truth_of
@@ -321,8 +323,33 @@ def test_figures_of_classes_are_those_of_their_definitions() -> None:
         if inside.any():
             error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
     assert found.calibration_value == pytest.approx(error, abs=1e-9)
+    assert found.found == pytest.approx(
+        {
+            "balanced_accuracy": balanced_accuracy_score(truth, chosen),
+            "f1": f1_score(truth, chosen, average="macro"),
+            **{f"recall {SCHEMA.labels[c]}": recall_score(truth == c, chosen == c) for c in range(3)},
+        }
+    )
     nothing = figures_of(np.zeros((3, BINS)), SCHEMA)
     assert nothing.to_json() == {"rows": 0, "accuracy": None, "calibration_error": None}
+
+
+def test_a_model_that_never_finds_the_rare_class_is_not_praised() -> None:
+    two = replace(SCHEMA, labels=("ok", "leak"))
+    truth = np.array([0] * 97 + [1] * 3)
+    raw = np.tile(np.array([[0.9, 0.1]], np.float32), (100, 1))
+    found = figures_of(class_sums(np.zeros(100, np.int64), raw, truth), two).to_json()
+    assert found["accuracy"] == 0.97
+    assert (found["balanced_accuracy"], found["f1"], found["recall ok"], found["recall leak"]) == (0.5, 0.0, 1.0, 0.0)
+
+
+def test_labels_that_an_earlier_release_did_not_count_by_class_say_nothing_about_classes(log: PredictionLog) -> None:
+    raw, truth = np.tile(np.array([[0.2, 0.7, 0.1]], np.float32), (4, 1)), np.array([1, 1, 0, 2])
+    sums = class_sums(np.ones(4, np.int64), raw, truth)
+    log.add_labels(1, sums[: 3 * BINS])
+    both = figures_of(log.add_labels(1, sums), SCHEMA)
+    assert (both.rows, both.value, both.found) == (8, 0.5, {})
+    assert figures_of(log.add_labels(2, sums), SCHEMA).found["recall " + SCHEMA.labels[1]] == 1.0
 
 
 def test_figures_of_numbers_are_those_of_their_definitions() -> None:

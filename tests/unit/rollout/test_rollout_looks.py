@@ -58,6 +58,20 @@ def test_cutting_keeps_the_side_of_every_limit(figures: np.ndarray, slow: float)
     assert (answer[silent] == 0).all()
 
 
+def test_a_rare_class_that_is_never_found_counts_as_much_as_the_usual_one() -> None:
+    figures = np.full((20, evaluations.WIDTH), np.nan)
+    classes = np.array([0] * 18 + [1] * 2)
+    figures[:, evaluations.WRONG] = classes == 1
+    centre = evaluations.centres(SECTION)[evaluations.WRONG]
+    by_row = evaluations.device_answer(figures, float("nan"), SECTION)[evaluations.WRONG]
+    by_class = evaluations.device_answer(figures, float("nan"), SECTION, classes)[evaluations.WRONG]
+    assert (by_row + centre, by_class + centre) == (pytest.approx(0.1), pytest.approx(0.5))
+    figures[18:, evaluations.WRONG] = np.nan  # the rows of the rare class say nothing
+    assert evaluations.device_answer(figures, float("nan"), SECTION, classes)[evaluations.WRONG] + centre < 1e-6
+    figures[:, evaluations.WRONG] = np.nan
+    assert not evaluations.device_answer(figures, float("nan"), SECTION, classes).any()
+
+
 def test_who_has_nothing_to_say_answers_zero_and_that_holds() -> None:
     silent = np.full((5, evaluations.WIDTH), np.nan)
     assert not evaluations.device_answer(silent, float("nan"), SECTION).any()
