@@ -90,7 +90,7 @@ STORIES = {
              "--seeds", "3", "--out", "sweep", "--quiet"),
         ),
         "sweep/sweep.html",
-        (Picture("sweep-utility.png", 980, 700),),
+        (Picture("sweep-utility.png", 980, 1400, "Utility against epsilon"),),
     ),
 }  # fmt: skip
 

@@ -30,6 +30,8 @@ OUTLIER_FACTOR = 10.0
 
 LEAST_ROWS, LEAST_DEVICES = 10, 2
 """Rows and devices that have a category, at least, before `init` writes it down: a rare one names somebody."""
+LEAST_TICKED = 0.02
+"""Part of the rows in which a box is ticked, and in which it is not, at least."""
 COVERED = 0.5
 """Part of the rows that the listed categories of a long list hold, at least."""
 PERSON_ROWS = 1.2
@@ -101,7 +103,9 @@ def guess_column(name: str, cells: Sequence[str], missing: Collection[str], hold
     counts = Counter(cell for cell in cells if cell not in missing)
     absent = len(cells) - counts.total()
     if len(counts) < 2:
-        return Guess(name, ColumnRole.DROP, "empty" if not counts else "the same value everywhere", absent)
+        return _ticked(name, cells, counts, holders) or Guess(
+            name, ColumnRole.DROP, "empty" if not counts else "the same value everywhere", absent
+        )
     if sum(count for cell, count in counts.items() if DATE.match(cell)) >= NUMERIC_PART * counts.total():
         found = _birth(name, counts, absent) or _clock(name, counts, absent)
         return found or Guess(name, ColumnRole.DROP, DATES, absent)
@@ -113,6 +117,20 @@ def guess_column(name: str, cells: Sequence[str], missing: Collection[str], hold
         guess = _guess_number(name, counts, absent + strays, stray)
         return guess if guess is not None else _guess_category(name, cells, counts, absent, holders)
     return _guess_category(name, cells, counts, absent, holders)
+
+
+def _ticked(name: str, cells: Sequence[str], counts: Counter[str], holders: Sequence[str]) -> Guess | None:
+    """A box that is ticked in some rows and empty in the others; None for a number, and where most rows are alike."""
+    ticked, mark = counts.total(), next(iter(counts), "")
+    if (is_finite_number(mark) and mark != "1") or min(ticked, len(cells) - ticked) < max(
+        LEAST_ROWS, LEAST_TICKED * len(cells)
+    ):
+        return None
+    categories = common_categories(cells, counts, holders)
+    reason = f"ticked in {ticked} rows, empty in the others, which counts as an answer too"
+    return (
+        Guess(name, ColumnRole.CATEGORICAL, reason, len(cells) - ticked, categories=categories) if categories else None
+    )
 
 
 def _birth(name: str, counts: Counter[str], absent: int) -> Guess | None:

@@ -50,6 +50,10 @@ _UNITS = (
 _BARE = "[0-9.,'\u2019 \u00a0\u202f\u2009]*[0-9]"
 _CURRENCY = "[%\u20ac$\u00a3\u00a5\u20b9]|EUR|USD|GBP|CHF"
 _WITH_UNIT = re.compile(f"[+-]? ?(?:({_CURRENCY}) ?{_BARE}|{_BARE} ?({_UNITS}))")
+_WITH_WORD = re.compile(f"[+-]? ?{_BARE}(?: ([^\\W\\d_][^\\s0-9+-]{{0,11}})|([^\\W\\d_]{{2}}[^\\s0-9+-]{{0,10}}))")
+"""A word behind a number: a unit where nearly all cells of a column have the same. One letter needs a blank."""
+_LEAST_AMOUNTS = 10
+"""Different numbers of a column whose unit is none of the usual ones."""
 _IN_PARENTHESES = re.compile(rf"(?:{_CURRENCY})? ?\( ?((?:{_CURRENCY})? ?{_BARE} ?(?:{_UNITS})?) ?\)")
 _GROUP_MARKS = (
     (",", ",", r"\."),
@@ -206,7 +210,9 @@ def _unit(cells: Sequence[str]) -> str:
 
 def _numeric_part(cells: Sequence[str]) -> float:
     """Part of some cells, >= 1, that are numbers or numbers with a unit."""
-    return sum(bool(_SHAPE.fullmatch(cell) or _WITH_UNIT.fullmatch(cell)) for cell in cells) / len(cells)
+    return sum(
+        bool(_SHAPE.fullmatch(cell) or _WITH_UNIT.fullmatch(cell) or _WITH_WORD.fullmatch(cell)) for cell in cells
+    ) / len(cells)
 
 
 def _plain_unit(present: Sequence[str]) -> str:
@@ -216,7 +222,16 @@ def _plain_unit(present: Sequence[str]) -> str:
     bare = [re.sub("[()]", "", cell).strip() if signed and cell in below else cell for cell in present]
     found = Counter(match[1] or match[2] for cell in bare if (match := _WITH_UNIT.fullmatch(cell)))
     unit, times = found.most_common(1)[0] if found else ("", 0)
-    return signed + (unit if times >= _LEAST_PART * len(present) else "")
+    unit = unit if times >= _LEAST_PART * len(present) else _word(bare)
+    return signed + unit
+
+
+def _word(present: Sequence[str]) -> str:
+    """What stands behind nearly all of many different numbers: m², mmHg, Stück; empty: nothing does."""
+    words = [match[1] or match[2] for cell in present if (match := _WITH_WORD.fullmatch(cell))]
+    word, times = Counter(words).most_common(1)[0] if words else ("", 0)
+    amounts = {cell.removesuffix(word).strip() for cell in present if word and cell.endswith(word)}
+    return word if times >= _LEAST_PART * len(present) and len(amounts) >= _LEAST_AMOUNTS else ""
 
 
 def _numeric_cells(cells: Sequence[str], unit: str) -> list[str]:

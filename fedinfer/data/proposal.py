@@ -30,7 +30,7 @@ from fedinfer.reading import LIMITS, MISSING_TEXT, PARENTHESES, RawTable, Readin
 FEW_DEVICES = 10
 ROWS_PER_DEVICE = 20
 IMBALANCE = 0.1
-"""Part of the rows from which a class is called rare."""
+"""Part of the rows from which one of two classes is called rare; of more classes in proportion."""
 LEAST_MOMENTS = 10
 """Different moments from which a table has an order of time."""
 TIME_NAMES = frozenset("time timestamp datetime date epoch ts unixtime".split())
@@ -229,7 +229,12 @@ class _Label:
             found.append(f"A label of {texts} is taken for `not measured`; its rows count as rows without a label.")
         kinds = Counter(cell for cell in self.classes if cell not in MISSING_TEXT)
         (usual, most), (rare, least) = kinds.most_common()[0], kinds.most_common()[-1]
-        if len(kinds) > 1 and least < IMBALANCE * kinds.total() and self.above is None and self.bounds is None:
+        if (
+            len(kinds) > 1
+            and least <= IMBALANCE * 2 / len(kinds) * kinds.total()
+            and self.above is None
+            and self.bounds is None
+        ):
             about = f"Class {rare!r} is {least} of {kinds.total()} rows"
             right = f"always answering {usual!r} is right in {most / kinds.total():.1%}"
             found.append(

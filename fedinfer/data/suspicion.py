@@ -24,7 +24,7 @@ PERSONAL_PAIRS = frozenset(
      ("zip", "code"), ("postal", "code"), ("customer", "name"), ("patient", "name"), ("maiden", "name")}
 )  # fmt: skip
 CODE_ENDS = frozenset(
-    "code cd type class category group zone region district ward dept department plan channel".split()
+    "code cd type class category group zone region district ward dept department plan channel status".split()
 )
 """Last words of a name whose numbers are names."""
 MOST_CODES = 50

@@ -135,6 +135,39 @@ def test_what_could_not_be_measured_is_its_limit(tmp_path: Path) -> None:
     assert [read(cell) for cell in ("<0,6", "> 80", ">=80", "12,5")] == [0.6, 80.0, 80.0, 12.5]
 
 
+def test_any_word_behind_nearly_all_numbers_is_a_unit(tmp_path: Path) -> None:
+    draw = random.Random(6)
+    values = [draw.uniform(20, 180) for _ in range(ROWS)]
+    columns = {
+        "area": [f"{v:.1f} m²".replace(".", ",") for v in values],
+        "pressure": [f"{v:.0f}mmHg" for v in values],
+        "depth": [f"{v:.0f} m" for v in values],
+        "seat": [f"{v:.0f}B" for v in values],  # one letter without a blank: a code
+        "shelf": turns("1 AB", "2 AB", "3 AB"),  # a few of them: codes
+        "y": turns("a", "b"),
+    }
+    data = data_of(proposed(tmp_path, columns))
+    assert data["units"] == {"area": "m²", "pressure": "mmHg", "depth": "m"}
+    assert data["ranges"]["area"][1] == 180
+    assert data["categories"]["shelf"] == ["1 AB", "2 AB", "3 AB"]
+
+
+def test_a_box_that_is_ticked_or_empty_is_an_input(tmp_path: Path) -> None:
+    columns = {"x": amounts(), "fever": turns("x", "", ""), "once": ["x", *[""] * (ROWS - 1)], "y": turns("a", "b")}
+    found = proposed(tmp_path, columns)
+    assert data_of(found)["categories"]["fever"] == ["x"]
+    assert "once" in data_of(found)["drop"]
+    (tmp_path / "scenario.toml").write_text(found.text)
+    load(load_scenario(str(tmp_path)))
+
+
+def test_many_classes_of_a_size_are_not_called_rare(tmp_path: Path) -> None:
+    columns = {"x": amounts(), "y": turns(*(f"kind {number}" for number in range(12)))}
+    assert not any("is 20 of 240 rows" in note for note in proposed(tmp_path, columns).notes)
+    rare = [("a", "b", "c", "d")[row % 4] if row > 4 else "e" for row in range(ROWS)]
+    assert any("'e' is 5 of 240 rows" in note for note in proposed(tmp_path, columns | {"y": rare}).notes)
+
+
 def test_bands_are_no_numbers(tmp_path: Path) -> None:
     columns = {
         "x": amounts(),
