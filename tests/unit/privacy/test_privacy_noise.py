@@ -42,13 +42,13 @@ class Fixed:
 
 
 class Counted:
-    """A stream that counts how often it is asked."""
+    """A stream that counts how often it is asked, and for how many words at most."""
 
     def __init__(self) -> None:
-        self.stream, self.asked = simulated("parts"), 0
+        self.stream, self.asked, self.most = simulated("parts"), 0, 0
 
     def words(self, count: int) -> np.ndarray:
-        self.asked += 1
+        self.asked, self.most = self.asked + 1, max(self.most, count)
         return self.stream.words(count)
 
 
@@ -225,6 +225,7 @@ def test_parts_of_short_vectors_are_drawn_together(size: int, parts: int) -> Non
     ]
     assert np.array_equal(drawn, np.concatenate(one_by_one))
     assert together.asked <= 2 * parts * size / (1 << 15) + 1
+    assert together.most <= 1 << 15, "words, results and zeros stay in the cache"
 
 
 def test_cosines_of_turns_are_cosines() -> None:
