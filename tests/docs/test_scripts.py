@@ -304,5 +304,4 @@ def test_what_a_story_runs_stands_on_its_page() -> None:
     for name in ("healthcare", "finance", "edge-fleet", "research"):
         page = (ROOT / f"docs/tutorials/{name}.md").read_text()
         for command in context.STORIES[name].commands:
-            words = [word for word in command if word not in ("--out", "sweep", "--quiet")]
-            assert " ".join(words[:3]) in page, command
+            assert " ".join(("fedinfer", *command[:2])) in page
