@@ -10,7 +10,7 @@ from fedinfer.data.own import all_slots, cut_of, load_own, public_schema, traini
 from fedinfer.data.profile import Profile, TableProfile, profile_table
 from fedinfer.data.proposal import Proposal, propose
 from fedinfer.data.proposal_text import write_scenario
-from fedinfer.data.stream import stream_window
+from fedinfer.data.stream import collected, stream_window, upcoming
 from fedinfer.data.summary import summarize
 from fedinfer.data.synthetic import synthetic_schema
 from fedinfer.data.table import DeviceData, Federation, Table
@@ -29,6 +29,7 @@ __all__ = [
     "check_against_data",
     "check_judging",
     "check_qat_rows",
+    "collected",
     "cut_of",
     "drifting_devices",
     "guess_reading",
@@ -45,5 +46,6 @@ __all__ = [
     "summarize",
     "synthetic_schema",
     "training_slots",
+    "upcoming",
     "write_scenario",
 ]

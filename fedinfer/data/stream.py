@@ -1,10 +1,10 @@
-"""What a device meets after training: windows of rows it has never trained on."""
+"""What a device meets after training: windows of rows it has never trained on, and what it knows once they are over."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from fedinfer.data.table import DeviceData, Labels, Rows
+from fedinfer.data.table import DeviceData, Indices, Labels, Rows
 from fedinfer.system import simulation_rng
 
 
@@ -26,8 +26,44 @@ def stream_window(data: DeviceData, window: int, rows: int, seed: int) -> tuple[
     """
     count = len(data.test_y)
     if data.in_order:
-        chosen = np.arange(min(rows, count)) + (window - 1) * min(rows, count)
-        chosen = chosen % max(count, 1)
+        chosen = _in_turn(count, window, rows)
     else:
         chosen = simulation_rng(seed, "stream", window).permutation(count)[:rows]
     return data.test_x[chosen], data.test_y[chosen]
+
+
+def collected(data: DeviceData, window: int, rows: int) -> tuple[Rows, Labels]:
+    """The newest labelled rows of a device in the order of time, as many as it had for training at first.
+
+    Args:
+        data: the device, in order.
+        window: number of the last window that is over, from 1; 0: before the first.
+        rows: rows of a window, >= 0.
+
+    Returns:
+        (x, y) of as many rows as `data.train_y`.
+    """
+    size, met = len(data.train_y), min(window * rows, len(data.test_y))
+    x, y = (np.concatenate(pair) for pair in ((data.train_x, data.test_x[:met]), (data.train_y, data.test_y[:met])))
+    return x[len(y) - size :], y[len(y) - size :]
+
+
+def upcoming(data: DeviceData, window: int, rows: int) -> tuple[Rows, Labels]:
+    """The rows that a device in the order of time meets next: those of the window that follows.
+
+    Args:
+        data: the device, in order.
+        window: number of the last window that is over, from 1; 0: before the first.
+        rows: rows of a window, >= 0.
+
+    Returns:
+        (x, y) of min(rows, held-out rows) rows; from the start again after the last.
+    """
+    chosen = _in_turn(len(data.test_y), window + 1, rows)
+    return data.test_x[chosen], data.test_y[chosen]
+
+
+def _in_turn(count: int, window: int, rows: int) -> Indices:
+    size = min(rows, count)
+    places: Indices = (np.arange(size) + (window - 1) * size) % max(count, 1)
+    return places

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.config import FleetSection, InjectSection, Scenario
-from fedinfer.data import Federation, drifting_devices, inject, stream_window
+from fedinfer.data import Federation, collected, drifting_devices, inject, stream_window, upcoming
 from fedinfer.device import (
     FLAG_MIGRATIONS,
     SESSION_MIGRATIONS,
@@ -65,13 +65,25 @@ class Processes(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SimulatedRows:
-    """Rows of a federation seen through a world that changes at a stated window."""
+    """Rows of a federation seen through a world that changes at a stated window.
+
+    Args:
+        federation: all rows.
+        change: of the world; None: none but what time brings.
+        drifting: devices whose rows change.
+        window_rows: rows of a window.
+        seed: of the run.
+        time_passes: rows in the order of time that a window has shown are trained on from then on, the oldest are
+            forgotten, and the next window's are judged by. Not with unit `example`: there a row is of a window or is
+            trained on, and the accounting rests on it.
+    """
 
     federation: Federation
     change: InjectSection | None
     drifting: frozenset[DeviceId]
     window_rows: int
     seed: int
+    time_passes: bool = False
 
     def training(self, device: DeviceId, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
         """Labelled rows under the data distribution of now: what a device would have collected after the change.
@@ -84,7 +96,10 @@ class SimulatedRows:
             Inputs float32 (n, features) and classes int64 (n,).
         """
         data = self.federation.devices[device]
-        return self._seen(device, window, data.train_x, data.train_y, "training")
+        x, y = data.train_x, data.train_y
+        if self.time_passes and data.in_order:
+            x, y = collected(data, window, self.window_rows)
+        return self._seen(device, window, x, y, "training")
 
     def stream(self, device: DeviceId, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
         """Rows of one inference window.
@@ -108,7 +123,10 @@ class SimulatedRows:
             window: number, from 1; 0: before the first.
         """
         data = self.federation.devices[device]
-        return self._seen(device, window, data.test_x, data.test_y, "judged")
+        x, y = data.test_x, data.test_y
+        if self.time_passes and data.in_order:
+            x, y = upcoming(data, window, self.window_rows)
+        return self._seen(device, window, x, y, "judged")
 
     def training_count(self, device: DeviceId) -> int:
         """Number of training rows.
@@ -135,20 +153,18 @@ class SimulatedRows:
         Returns:
             Inputs float32 (n, features) and classes int64 (n,), sorted by device: for the metric of a simulation.
         """
-        if self.change is None or window < self.change.at_window:
+        if not self.time_passes and (self.change is None or window < self.change.at_window):
             return self.federation.test
-        parts = [
-            self._seen(device, window, data.test_x, data.test_y, "judged")
-            for device, data in sorted(self.federation.devices.items())
-        ]
-        return _joined(parts)
+        return _joined([self.unseen(device, window) for device in sorted(self.federation.devices)])
 
     def held_out(self, window: int) -> dict[DeviceId, int]:
         """Number of held-out rows per device, in the order of `judged`.
 
         Args:
-            window: number; held-out rows change with the world, their number does not.
+            window: number, from 1; 0: before the first.
         """
+        if self.time_passes:
+            return {device: len(self.unseen(device, window)[1]) for device in sorted(self.federation.devices)}
         return {device: len(data.test_y) for device, data in sorted(self.federation.devices.items())}
 
     def pooled(self, window: int) -> tuple[FloatVector, npt.NDArray[np.int64]]:
@@ -195,7 +211,9 @@ def simulated_rows(scenario: Scenario, federation: Federation) -> SimulatedRows:
     """
     change, seed = scenario.drift.inject, scenario.scenario.seed
     drifting = drifting_devices(sorted(federation.devices), change, seed) if change else frozenset()
-    return SimulatedRows(federation, change, drifting, scenario.drift.window, seed)
+    in_order = any(data.in_order for data in federation.devices.values())
+    passes = in_order and scenario.privacy.unit is not Unit.EXAMPLE
+    return SimulatedRows(federation, change, drifting, scenario.drift.window, seed, passes)
 
 
 def vanishing(fleet: FleetSection, seed: int, round_id: str, device: DeviceId) -> Kind | None:
