@@ -102,6 +102,7 @@ CASES: dict[str, World] = {
         SERIES
         | {
             "data.partition.devices": 100, "data.test_fraction": 0.86, "drift.window": 4, "drift.windows": 12,
+            "drift.settle_windows": 1,
         },
         series="riders",
     ),

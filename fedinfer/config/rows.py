@@ -136,7 +136,9 @@ class DataSection(Section):
     time: str = Field(
         default="",
         description="Column that says when a row happened (dates, times or numbers; no input): each device holds out "
-        "its latest rows, and inference meets them in that order. A device's own table must be in that order.",
+        "its latest rows, and inference meets them in that order. A device's own table must be in that order. In a "
+        "simulation whose unit is not `example`, rounds after a window train on the newest rows that a device has met, "
+        "as many as at first.",
     )
     drop: tuple[str, ...] = Field(default=(), description="Columns that are not used (identifiers, dates, free text).")
     categorical: tuple[str, ...] = Field(default=(), description="Columns with categories; all others must be numbers.")

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from fedinfer.config import Scenario, load_scenario
-from fedinfer.data import ColumnRole, load, load_own, propose, public_schema, stream_window
+from fedinfer.data import (
+    ColumnRole,
+    DeviceData,
+    collected,
+    load,
+    load_own,
+    propose,
+    public_schema,
+    stream_window,
+    upcoming,
+)
 from fedinfer.data.order import moments
 from fedinfer.errors import DataError
 
@@ -46,6 +56,21 @@ def test_windows_come_in_the_order_of_time(tmp_path: Path) -> None:
     met = np.concatenate([stream_window(data, window, 3, seed=1)[0][:, 0] for window in (1, 2, 3)])
     assert met.tolist() == data.test_x[:, 0].tolist()
     assert stream_window(data, 4, 3, seed=1)[0][:, 0].tolist() == data.test_x[:3, 0].tolist()
+
+
+def test_a_device_learns_from_the_newest_rows_and_is_judged_by_the_next(tmp_path: Path) -> None:
+    data = load(scenario_of(tmp_path, np.arange(ROWS))).devices["s0"]  # even days: 21 to train with, 9 held out
+    everything = np.concatenate([data.train_x, data.test_x])[:, 0]
+    for window, met in ((0, 0), (1, 4), (2, 8), (3, 9), (9, 9)):
+        x, y = collected(data, window, 4)
+        assert x[:, 0].tolist() == everything[met : met + 21].tolist()
+        assert y.tolist() == (x[:, 0] * 7 % 2).tolist()
+    for window in range(4):
+        x, y = upcoming(data, window, 4)
+        assert x.tolist() == stream_window(data, window + 1, 4, seed=1)[0].tolist()
+        assert y.tolist() == (x[:, 0] * 7 % 2).tolist()
+    few = DeviceData(data.train_x[:2], data.train_y[:2], data.test_x, data.test_y, in_order=True)
+    assert collected(few, 2, 4)[0][:, 0].tolist() == data.test_x[6:8, 0].tolist()
 
 
 def test_a_device_holds_out_what_the_simulation_does(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.simulation.folder import EVENTS, EventLog, new_folder
 from fedinfer.simulation.population import (
     Processes,
+    SimulatedRows,
     device_budget,
     simulated_host,
     simulated_rows,
@@ -100,6 +102,35 @@ def test_the_metric_is_judged_on_all_held_out_rows_in_the_world_of_now() -> None
     np.testing.assert_array_equal(rows.judged(0)[1], whole.test[1])
     assert not np.array_equal(rows.judged(3)[0], whole.test[0])
     assert rows.training_count("d03") == 16
+
+
+def in_order(unit: str) -> SimulatedRows:
+    rows = federation()
+    devices = {name: replace(data, in_order=True) for name, data in rows.devices.items()}
+    scenario = settings(f'privacy.unit = "{unit}"\nprivacy.epsilon = 50.0\ndrift.window = 3')
+    return simulated_rows(scenario, replace(rows, devices=devices))
+
+
+@pytest.mark.parametrize("unit", ["device", "none"])
+def test_where_rows_have_an_order_devices_train_on_what_they_have_met_and_are_judged_by_what_comes(unit: str) -> None:
+    rows, data = in_order(unit), federation().devices["d03"]
+    np.testing.assert_array_equal(rows.training("d03", 0)[0], data.train_x)
+    np.testing.assert_array_equal(rows.training("d03", 2)[0], np.concatenate([data.train_x[6:], data.test_x[:6]]))
+    assert len(rows.training("d03", 2)[1]) == rows.training_count("d03")
+    np.testing.assert_array_equal(rows.unseen("d03", 2)[0], rows.stream("d03", 3)[0])
+    np.testing.assert_array_equal(
+        rows.judged(2)[0], np.concatenate([rows.unseen(d, 2)[0] for d in sorted(rows.federation.devices)])
+    )
+    assert rows.held_out(2) == dict.fromkeys(sorted(rows.federation.devices), 3)
+    assert rows.pooled(2)[0].shape == (8 * 16, 3)
+
+
+def test_where_rows_are_the_unit_a_row_of_a_window_is_never_trained_on() -> None:
+    """Windows and rounds are charged side by side: a row pays for one of them."""
+    rows, data = in_order("example"), federation().devices["d03"]
+    np.testing.assert_array_equal(rows.training("d03", 9)[0], data.train_x)
+    np.testing.assert_array_equal(rows.unseen("d03", 9)[0], data.test_x)
+    np.testing.assert_array_equal(rows.judged(9)[0], federation().test[0])
 
 
 # --- the host ---
