@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import signal, stats
 
-from fedinfer.drift import Outputs, Sketch, chosen_channels
+from fedinfer.drift import Outputs, Sketch, chosen_channels, judge_window, named
 from fedinfer.drift.channels import Channel, clip_norm
 from fedinfer.drift.flags import LEVEL, LOCAL_WINDOWS
 from fedinfer.drift.monitor import MonitorPlan
@@ -201,6 +201,26 @@ def _raised(
     return quadratic_form(rate(channel, now) - rate(channel, before), spread) > stats.chi2.isf(level, 3)
 
 
+def named_sensors(devices: int = 400, windows: int = 8, rows: int = 20, seed: int = 8) -> tuple[float, float]:
+    """One of ten columns is stuck at the low end of its range: how often a device names it, and it alone, after two
+    windows, and in which part of its windows a sound device names anything."""
+    rng, channels = np.random.default_rng(seed), chosen_channels(SCHEMA, [f"input:x{column}" for column in range(10)])
+    right = wrong = 0
+    for broken in (True, False):
+        for _ in range(devices):
+            middle, reference = rng.normal(0, 0.5, COLUMNS), None
+            for window in range(LOCAL_WINDOWS + (2 if broken else windows)):
+                x = (middle + rng.standard_normal((rows, COLUMNS))).astype(np.float32)
+                if broken and window >= LOCAL_WINDOWS:
+                    x[:, 3] = -4.0
+                outputs = Outputs(np.zeros(rows, np.int64), np.ones((rows, 1)), x)
+                counts = [channel.count(outputs) for channel in channels]
+                reference, _ = judge_window(channels, reference, 1, counts, rows)
+                wrong += not broken and bool(named(channels, reference))
+            right += broken and named(channels, reference) == ("input:x3",)
+    return right / devices, wrong / (devices * windows)
+
+
 def digits_power(devices: int, epsilon: float, runs: int, seed: int = 9) -> dict[str, float]:
     """One window of handwritten digits, one image per device: chance of an alarm by what was done to the images."""
     from scipy import ndimage
@@ -313,6 +333,12 @@ def main() -> None:
     )
     dependent = dependent_flags_false_alarms(300, 1.0, 60)
     print(f"flags of rows that follow each other, 40 quiet windows, n=300 epsilon=1: {dependent:.3f}")
+    few = flag_power(1000, 1.0, runs, part=0.03, shift=-8.0)
+    told, untrue = named_sensors()
+    print(
+        f"a sensor stuck on 3 % of 1,000 devices, epsilon=1: flags alarm within two windows {few:.3f}; after two windows "
+        f"the device names the column {told:.3f}, a sound device names any in {untrue:.4f} of its windows"
+    )
     digits = {}
     for devices in (200, 1000):
         digits[f"{devices} devices"] = {name: round(part, 3) for name, part in digits_power(devices, 1.0, runs).items()}
@@ -324,6 +350,9 @@ def main() -> None:
         "power_300_eps1": shift_power(300, 1.0, 20 * runs),
         "power_1000_eps025": shift_power(1000, 0.25, 20 * runs),
         "flag_power": flag_power(1000, 1.0, runs),
+        "flag_power_3_percent": few,
+        "sensor_named": told,
+        "sensor_named_wrongly": untrue,
         "missing_power": missing_power(1000, 1.0, min(runs, 400)),
         "dependent_flags_false_alarms": dependent,
         "digits_power": digits,

@@ -62,10 +62,11 @@ def windows(
         rule = WindowRule(before.rows if rows is None else rows, seconds)
         if rule != before:
             log.set_rule(rule)
-        found, labelled = log.windows(), _figures(store, log)
+        found, labelled, unusual = log.windows(), _figures(store, log), _unusual(store)
     if as_json:
         rule_json = {"rows": rule.rows, "hours": rule.seconds / HOUR_SECONDS}
-        print_json({"rule": rule_json, "windows": [_window_json(each) for each in found], "labelled": labelled})
+        listed = [_window_json(each) for each in found]
+        print_json({"rule": rule_json, "windows": listed, "labelled": labelled, "unusual": list(unusual)})
         return
     stdout.print(f"a window closes at {rule.rows} predictions or after {rule.seconds / HOUR_SECONDS:g} hours")
     for each in found:
@@ -77,6 +78,11 @@ def windows(
     for version, figures in labelled.items():
         facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())
         stdout.print(f"labels of version {version}: {facts}", highlight=False)
+    if unusual:
+        names = ", ".join(unusual)
+        stdout.print(
+            f"unusual, compared with the first windows of this version: {names}", markup=False, highlight=False
+        )
 
 
 def _labelled(installed: Installed, recorder: Recorder, table: RawTable) -> Json:
@@ -109,6 +115,17 @@ def _figures(store: Path, log: PredictionLog) -> Json:
     except NoModel:
         return {}
     return {str(version): figures_of(sums, schema).to_json() for version, sums in log.labels().items()}
+
+
+def _unusual(store: Path) -> tuple[str, ...]:
+    """What the device's own test names, for a store that still has a model."""
+    try:
+        schema = _installed(store).manifest.schema
+    except NoModel:
+        return ()
+    from fedinfer.deployment import unusual_inputs
+
+    return unusual_inputs(store, schema)
 
 
 def _window_json(window: PredictionWindow) -> Json:

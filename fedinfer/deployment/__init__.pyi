@@ -29,6 +29,7 @@ from .coordinate import unfinished_run as unfinished_run
 from .key_files import CERTIFICATE as CERTIFICATE
 from .loopback_files import Loopback as Loopback
 from .node import open_host as open_host
+from .node import unusual_inputs as unusual_inputs
 from .node_key import NODE_KEY as NODE_KEY
 from .node_key import node_pem as node_pem
 from .operator import OPERATOR_CARD as OPERATOR_CARD

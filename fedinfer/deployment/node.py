@@ -29,12 +29,14 @@ from fedinfer.device import (
     StoredSessions,
     StoredSketches,
     rejoin,
+    unusual_channels,
 )
 from fedinfer.errors import FedInferError, Misbehaviour
 from fedinfer.flower import build_id
 from fedinfer.inference import SessionCache
 from fedinfer.messages import MOST_DESCRIPTIONS, JoinRequest
 from fedinfer.privacy import LEDGER_MIGRATIONS, Ledger, NoiseStream, SecureStream, WindowRows
+from fedinfer.schema import Schema
 from fedinfer.store import open_store, transaction
 from fedinfer.system import SystemClock, SystemEntropy, child_seed, simulation_rng
 from fedinfer.training import GradientEngine
@@ -127,6 +129,25 @@ class OwnRows:
         if self.host is None:
             raise RuntimeError("OwnRows belongs to no host yet")
         return self.host
+
+
+def unusual_inputs(folder: Path, schema: Schema) -> tuple[str, ...]:
+    """What this device's own test has found unusual in its last windows; for its owner, it is never sent.
+
+    Args:
+        folder: of the device's store.
+        schema: of the model that serves.
+
+    Returns:
+        Names of channels, `input:COLUMN` for a column; none for a device that is in no run, or compares nothing.
+
+    Raises:
+        StoreError: a file of the store cannot be read.
+    """
+    if not (folder / DATABASE).exists():
+        return ()
+    references = StoredFlagReferences(open_store(folder / DATABASE, "flags", FLAG_MIGRATIONS))
+    return unusual_channels(references, open_device(folder).device, schema)
 
 
 def open_host(folder: Path) -> Host:

@@ -15,6 +15,7 @@ from .host import Host as Host
 from .host import Member as Member
 from .host import Policy as Policy
 from .labelled import figures_of as figures_of
+from .own_test import unusual_channels as unusual_channels
 from .prediction_log import PREDICTION_MIGRATIONS as PREDICTION_MIGRATIONS
 from .prediction_log import PredictionLog as PredictionLog
 from .prediction_window import PredictionWindow as PredictionWindow

@@ -8,9 +8,10 @@ from typing import Any
 import numpy.typing as npt
 
 from fedinfer.device.counted import layout_of
+from fedinfer.device.flag_store import FlagReferences
 from fedinfer.device.host import Host
 from fedinfer.device.prediction_window import PredictionWindow
-from fedinfer.drift import judge_window, local_channels, pack_reference, unpack_reference
+from fedinfer.drift import judge_window, local_channels, named, pack_reference, unpack_reference
 from fedinfer.schema import Schema
 from fedinfer.types import DeviceId
 
@@ -33,6 +34,19 @@ def raised(
     after, flag = judge_window(channels, before, version, counts, rows)
     host.references.put(device, pack_reference(after))
     return flag
+
+
+def unusual_channels(references: FlagReferences, device: DeviceId, schema: Schema) -> tuple[str, ...]:
+    """What has been unusual on a device in its last windows, by name; for its owner, nothing of it leaves.
+
+    Args:
+        references: of the device.
+        device: whose.
+        schema: of the task.
+    """
+    channels, kept = local_channels(schema), references.get(device)
+    reference = None if kept is None else unpack_reference(kept, channels)
+    return () if reference is None else named(channels, reference)
 
 
 def window_flag(host: Host, device: DeviceId, schema: Schema, windows: Sequence[PredictionWindow]) -> bool:

@@ -15,7 +15,7 @@ from fedinfer.drift.estimate import (
     estimate_accuracy,
     labelled_accuracy,
 )
-from fedinfer.drift.flags import judge_window, pack_reference, unpack_reference
+from fedinfer.drift.flags import judge_window, named, pack_reference, unpack_reference
 from fedinfer.drift.forecast import SHIFT, Forecast, chance, enough, forecast, stated_change
 from fedinfer.drift.inputs import ERRORS, chosen_channels, local_channels, possible_names, report_names
 from fedinfer.drift.monitor import MonitorPlan
@@ -58,6 +58,7 @@ __all__ = [
     "judge_window",
     "labelled_accuracy",
     "local_channels",
+    "named",
     "pack_reference",
     "possible_names",
     "report_channels",

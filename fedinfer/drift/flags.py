@@ -10,12 +10,14 @@ Rules:
   depend on: the fleet's test needs no nominal level.
 * The statistic is that of `statistics` with rows as units and no noise; the flag goes up when the least p-value over F
   channels is below `LEVEL` / F.
+* Which channels were unusual stays on the device, for its owner: one that is unusual in two windows in a row is named.
+  By chance that is rare (`benchmarks/drift.py` counts it), and a device does not decide by it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +36,8 @@ LEVEL = 0.05
 """About how often a device raises its flag without drift."""
 LOCAL_WINDOWS = 4
 """Windows of a device's own reference."""
+NAMED_AFTER = 2
+"""Unusual windows in a row after which a channel is named to the owner of the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +49,14 @@ class LocalReference:
         counts: of its reference windows, one array per local channel.
         rows: in them.
         windows: how many.
+        unusual: in how many windows in a row each channel has been unusual, up to the last one.
     """
 
     version: int
     counts: tuple[Counts, ...]
     rows: int
     windows: int
+    unusual: tuple[int, ...] = ()
 
 
 def judge_window(
@@ -73,17 +79,32 @@ def judge_window(
         The reference after it, and whether the flag goes up.
     """
     if reference is None or reference.version != version:
-        reference = LocalReference(version, tuple(np.zeros(channel.bins) for channel in channels), 0, 0)
+        nothing = tuple(np.zeros(channel.bins) for channel in channels)
+        reference = LocalReference(version, nothing, 0, 0, (0,) * len(channels))
     if reference.windows < LOCAL_WINDOWS:
         both = tuple(old + new for old, new in zip(reference.counts, counts, strict=True))
-        return LocalReference(version, both, reference.rows + rows, reference.windows + 1), False
+        learned = replace(reference, counts=both, rows=reference.rows + rows, windows=reference.windows + 1)
+        return learned, False
     if not rows or not reference.rows:
         return reference, False
-    least = min(
-        _p_value(channel, old, reference.rows, new, rows)
+    found = [
+        _p_value(channel, old, reference.rows, new, rows) < LEVEL / len(channels)
         for channel, old, new in zip(channels, reference.counts, counts, strict=True)
-    )
-    return reference, least < LEVEL / len(channels)
+    ]
+    before = reference.unusual or (0,) * len(channels)
+    lasting = tuple((old + 1) * now for old, now in zip(before, found, strict=True))
+    return replace(reference, unusual=lasting), any(found)
+
+
+def named(channels: Sequence[Channel], reference: LocalReference) -> tuple[str, ...]:
+    """Channels that have been unusual for `NAMED_AFTER` windows or more, up to the last one.
+
+    Args:
+        channels: compared on the device.
+        reference: of the device.
+    """
+    pairs = zip(channels, reference.unusual, strict=False)
+    return tuple(channel.name for channel, windows in pairs if windows >= NAMED_AFTER)
 
 
 def pack_reference(reference: LocalReference) -> Floats:
@@ -92,8 +113,9 @@ def pack_reference(reference: LocalReference) -> Floats:
     Args:
         reference: of the device.
     """
-    head = [float(reference.version), float(reference.rows), float(reference.windows)]
-    return np.concatenate([np.array(head), *reference.counts])
+    head = [reference.version, reference.rows, reference.windows]
+    unusual = reference.unusual or (0,) * len(reference.counts)
+    return np.concatenate([np.array([*head, *unusual], np.float64), *reference.counts])
 
 
 def unpack_reference(vector: Floats, channels: Sequence[Channel]) -> LocalReference | None:
@@ -104,13 +126,15 @@ def unpack_reference(vector: Floats, channels: Sequence[Channel]) -> LocalRefere
         channels: compared on the device.
 
     Returns:
-        None when it is the reference of other channels: the device has taken up another task.
+        None when it is the reference of other channels: the device has taken up another task, or another release of
+        this program.
     """
-    bins = [channel.bins for channel in channels]
-    if vector.shape != (3 + sum(bins),):
+    bins, many = [channel.bins for channel in channels], len(channels)
+    if vector.shape != (3 + many + sum(bins),):
         return None
-    counts = tuple(np.split(vector[3:], np.cumsum(bins)[:-1]))
-    return LocalReference(int(vector[0]), counts, int(vector[1]), int(vector[2]))
+    version, rows, windows, *unusual = map(int, vector[: 3 + many])
+    counts = tuple(np.split(vector[3 + many :], np.cumsum(bins)[:-1]))
+    return LocalReference(version, counts, rows, windows, tuple(unusual))
 
 
 def _p_value(channel: Channel, old: Counts, old_rows: int, new: Counts, rows: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import subprocess
@@ -12,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from fedinfer.cli.main import app
 from fedinfer.device.counted import counted_channels, inputs_of, layout_of
 from fedinfer.device.host import Host
 from fedinfer.device.inference import answer_window
@@ -316,6 +319,16 @@ def ask(host: Host, window: int) -> WindowReply:
     return decode(WindowReply, answer_window(host, [Ask(device, Kind.WINDOW, encode(WindowRequest(window)))])[0].body)
 
 
+def unusual_on(folder: Path) -> list[str]:
+    """What the owner of a device is told."""
+    said = CliRunner().invoke(app, ["device", "windows", "--store", str(folder)]).stdout
+    found: list[str] = json.loads(
+        CliRunner().invoke(app, ["device", "windows", "--store", str(folder), "--json"]).stdout
+    )["unusual"]
+    assert f"unusual, compared with the first windows of this version: {', '.join(found)}" in " ".join(said.split())
+    return found
+
+
 def test_a_real_device_reports_what_a_simulated_one_does_for_the_same_rows(host: Host) -> None:
     device = min(host.members)
     folder, channels = host.folder(device), chosen_channels(SCHEMA, WATCHED)
@@ -334,6 +347,8 @@ def test_a_real_device_reports_what_a_simulated_one_does_for_the_same_rows(host:
         assert ask(host, number).ready
         reports.append(host.sketches.take(device, number, layout_of(channels)))
     assert not ask(host, 7).ready
+    unusual = unusual_on(folder)
+    assert {"input:age", "input:ward"} <= set(unusual), unusual
     host.references.put(device, np.zeros(1))  # of another task: forgotten
     host.predictions, host.rows = None, Given(windows)
     host.policy = replace(host.policy, isolation=Isolation.NONE)

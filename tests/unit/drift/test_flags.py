@@ -1,10 +1,12 @@
 """A device's own test: one bit, raised equally often while nothing changes, more often when it does."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from fedinfer.drift import chosen_channels, judge_window, local_channels, pack_reference, unpack_reference
+from fedinfer.drift import chosen_channels, judge_window, local_channels, named, pack_reference, unpack_reference
 from fedinfer.drift.channels import Outputs, tally
 from fedinfer.drift.flags import LEVEL, LOCAL_WINDOWS, LocalReference
 from fedinfer.schema import Numeric, Schema
@@ -63,7 +65,9 @@ def test_a_reference_is_packed_and_read_and_that_of_another_task_is_forgotten():
     rng = np.random.default_rng(2)
     reference, _ = judge_window(CHANNELS, None, 3, counts(rng, 20), 20)
     again = unpack_reference(pack_reference(reference), CHANNELS)
-    assert (again.version, again.rows, again.windows) == (3, 20, 1)
+    assert (again.version, again.rows, again.windows, again.unusual) == (3, 20, 1, (0, 0))
+    lasting = replace(reference, unusual=(0, 7))
+    assert unpack_reference(pack_reference(lasting), CHANNELS).unusual == (0, 7)
     assert all(np.array_equal(a, b) for a, b in zip(again.counts, reference.counts, strict=True))
     assert unpack_reference(pack_reference(reference), local_channels(SCHEMA)) is None
 
@@ -79,3 +83,28 @@ def test_the_first_windows_are_the_devices_own_reference(window):
     for _ in range(window):
         reference, _ = judge_window(CHANNELS, reference, 1, counts(rng, 50), 50)
     assert judge_window(CHANNELS, reference, 1, counts(rng, 50, 5.0), 50)[1] is False
+
+
+def test_a_column_that_stays_unusual_is_named_and_one_that_was_is_not():
+    rng, reference = np.random.default_rng(4), None
+    for shift in (0.0,) * LOCAL_WINDOWS + (2.0,):
+        reference, _ = judge_window(CHANNELS, reference, 1, counts(rng, 50, shift), 50)
+    assert (reference.unusual, named(CHANNELS, reference)) == ((1, 0), ())
+    for _ in range(3):
+        reference, _ = judge_window(CHANNELS, reference, 1, counts(rng, 50, 2.0), 50)
+    assert (reference.unusual, named(CHANNELS, reference)) == ((4, 0), ("input:a",))
+    reference, flag = judge_window(CHANNELS, reference, 1, counts(rng, 50), 50)
+    assert (reference.unusual, named(CHANNELS, reference), flag) == ((0, 0), (), False)
+    again, _ = judge_window(CHANNELS, replace(reference, unusual=(3, 3)), 2, counts(rng, 50), 50)
+    assert named(CHANNELS, again) == ()
+
+
+def test_a_quiet_device_names_nothing_in_nearly_all_windows():
+    rng, found, windows = np.random.default_rng(5), 0, 0
+    for _ in range(150):
+        reference = None
+        for window in range(LOCAL_WINDOWS + 8):
+            reference, _ = judge_window(CHANNELS, reference, 1, counts(rng, 30), 30)
+            found += bool(named(CHANNELS, reference)) and window >= LOCAL_WINDOWS
+            windows += window >= LOCAL_WINDOWS
+    assert found / windows <= 0.0025 + 3 * (0.0025 / windows) ** 0.5
