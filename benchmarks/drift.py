@@ -336,8 +336,8 @@ def main() -> None:
     few = flag_power(1000, 1.0, runs, part=0.03, shift=-8.0)
     told, untrue = named_sensors()
     print(
-        f"a sensor stuck on 3 % of 1,000 devices, epsilon=1: flags alarm within two windows {few:.3f}; after two windows "
-        f"the device names the column {told:.3f}, a sound device names any in {untrue:.4f} of its windows"
+        f"a sensor stuck on 3 % of 1,000 devices, epsilon=1: flags alarm within two windows {few:.3f}; after two "
+        f"windows the device names the column {told:.3f}, a sound device names any in {untrue:.4f} of its windows"
     )
     digits = {}
     for devices in (200, 1000):
