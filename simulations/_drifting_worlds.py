@@ -31,6 +31,8 @@ TABLE: dict[str, Any] = {
     "drift.window": 20, "drift.epsilon": 3.0, "drift.rounds": 20,
 }  # fmt: skip
 DRAWN = TABLE | {
+    "privacy.epsilon": 16.0, "drift.epsilon": 6.0,
+    "training.rounds": 12, "drift.rounds": 12, "training.server_learning_rate": 2.0,
     "data.source": "synthetic", "data.partition.devices": 200,
     "data.synthetic.features": FEATURES, "data.synthetic.classes": CLASSES, "data.synthetic.rows": ROWS,
     "data.synthetic.rows_spread": 0.0,
