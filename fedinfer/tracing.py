@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from fedinfer.ports import Answer, Ask, Clock, Nodes
 
 EXPORTER = "OTEL_TRACES_EXPORTER"
-STEPS = frozenset({"started", "round", "built", "wave", "gate", "window", "rolled_back", "recalled", "withdrawn"})
+STEPS = frozenset({"started", "round", "built", "wave", "gate", "window", "rolled_back", "reused", "withdrawn"})
 """Events at the end of a step; any other is noted in the step in which it happens."""
 LAST = frozenset({"finished", "failed"})
 WORDS = frozenset({"status", "state", "reason", "phase", "error", "engine", "order", "standing", "version", "metric"})
 """Fields of events whose text the coordinator chose."""
-REASONS = frozenset({"initial", "drift", "recall"})
+REASONS = frozenset({"initial", "drift", "reuse"})
 SCOPE = "fedinfer"
 
 

@@ -76,7 +76,7 @@ CASES: dict[str, World] = {
             "drift.channels": ["predicted_class", "confidence", "errors"],
         },
     ),
-    "recurring": World("", DRAWN | RECURRING | {"drift.recall": True}, returns=(10, 16)),
+    "recurring": World("", DRAWN | RECURRING | {"drift.reuse": True}, returns=(10, 16)),
     "recurring, only trained": World("", DRAWN | RECURRING, returns=(10, 16)),
     "one region": World("", TABLE | REGION, regions=True),
     "one region, unknown to the model": World("", TABLE | REGION, regions=False),
@@ -196,7 +196,7 @@ def figures(record: Mapping[str, Any], world: World) -> dict[str, Any]:
         "false_alarm": any(window < world.at for window in alarms),
         "channels": sorted({alarm["channel"] for alarm in record["drift"]["alarms"] if alarm["window"] >= world.at}),
         "retrained": sum(model["reason"] == "drift" for model in record["models"]),
-        "recalled": sum(model["reason"] == "recall" for model in record["models"]),
+        "reused": sum(model["reason"] == "reuse" for model in record["models"]),
         "metrics": metrics,
         "epsilon": privacy["epsilon"],
         "epsilon_watching": privacy["drift_epsilon"],
@@ -207,7 +207,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
     """One line per case."""
     lines = [
         "| change | runs | before | during | after | ceiling | back (median) | 90 % back | seen | median delay "
-        "| trained, recalled | epsilon of it all, of watching |",
+        "| trained, reused | epsilon of it all, of watching |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     known = list(rows)
@@ -221,7 +221,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
 def _line(case: str, mine: Sequence[Mapping[str, Any]]) -> str:
     mean = {
         name: statistics.fmean(row[name] for row in mine)
-        for name in ("before", "during", "after", "retrained", "recalled")
+        for name in ("before", "during", "after", "retrained", "reused")
     }
     ceilings = [row["ceiling"] for row in mine if row["ceiling"] is not None]
     back = [row["back"] for row in mine]
@@ -232,7 +232,7 @@ def _line(case: str, mine: Sequence[Mapping[str, Any]]) -> str:
         f"| {case} | {len(mine)} | {mean['before']:.3f} | {mean['during']:.3f} | {mean['after']:.3f} "
         f"| {f'{statistics.fmean(ceilings):.3f}' if ceilings else '-'} "
         f"| {statistics.median(back):.2f} | {sum(part >= 0.9 for part in back)} of {len(mine)} "
-        f"| {len(delays)} of {len(mine)} | {delay} | {mean['retrained']:.1f}, {mean['recalled']:.1f} "
+        f"| {len(delays)} of {len(mine)} | {delay} | {mean['retrained']:.1f}, {mean['reused']:.1f} "
         f"| {spent:.2f}, {mine[0]['epsilon_watching']:.2f} |"
     )
 

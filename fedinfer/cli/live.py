@@ -160,9 +160,9 @@ class RunView:
     def _on_rolled_back(self, fields: dict[str, Any]) -> None:
         self._say("roll-back", f"to version {fields['to']} on {fields['devices']} devices")
 
-    def _on_recalled(self, fields: dict[str, Any]) -> None:
+    def _on_reused(self, fields: dict[str, Any]) -> None:
         self._facts["model"] = f"v{fields['version']} on {fields['devices_active']} devices"
-        self._say("recall", f"version {fields['recalled']} serves again as {fields['version']}")
+        self._say("reuse", f"version {fields['reused']} serves again as {fields['version']}")
 
     def _on_not_joined(self, fields: dict[str, Any]) -> None:
         self._say("left out", f"{fields['device']}: {fields['reason']}")

@@ -210,7 +210,7 @@ class DriftSection(Section):
         "first, so that devices go back to the one before; 0: never. Must be more than reference_windows, which raise "
         "no alarm.",
     )
-    recall: bool = Field(
+    reuse: bool = Field(
         default=False,
         description="After an alarm first bring back an earlier version whose world may have come back (seasons, "
         "shifts), which costs one push and no epsilon; rounds follow where none fits. See "

@@ -1,7 +1,7 @@
 """What a run has still to do, as a value: which step is next, and what follows from a step. Pure.
 
     rounds -> publish -> roll out -> windows -> (alarm -> rounds -> publish -> roll out -> windows)
-                                             -> (alarm -> recall -> windows)
+                                             -> (alarm -> reuse -> windows)
 
 A run is kept after every step together with its agenda, so whoever goes on with it needs no other memory of the order.
 """
@@ -13,7 +13,7 @@ from enum import StrEnum
 
 INITIAL, DRIFT = "initial", "drift"
 """Why there are training rounds."""
-RECALL = "recall"
+REUSE = "reuse"
 """Why a version serves that was not trained anew."""
 
 
@@ -24,7 +24,7 @@ class RunStep(StrEnum):
     PUBLISH = "publish"
     ROLL_OUT = "roll_out"
     WINDOW = "window"
-    RECALL = "recall"
+    REUSE = "reuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Agenda:
         publish: a version is to be built and signed after them.
         roll_out: the newest version is to be brought to the devices.
         windows: inference windows that are due, >= 0.
-        recall: an earlier version that is to serve again; 0: none.
+        reuse: an earlier version that is to serve again; 0: none.
     """
 
     reason: str = INITIAL
@@ -47,13 +47,13 @@ class Agenda:
     publish: bool = False
     roll_out: bool = False
     windows: int = 0
-    recall: int = 0
+    reuse: int = 0
 
     @property
     def next(self) -> RunStep | None:
         """The next step; None when the run is over."""
-        if self.recall:
-            return RunStep.RECALL
+        if self.reuse:
+            return RunStep.REUSE
         if self.rounds:
             return RunStep.ROUND
         if self.publish:
@@ -88,8 +88,8 @@ def after(agenda: Agenda) -> Agenda:
             return replace(agenda, roll_out=False)
         case RunStep.WINDOW:
             return replace(agenda, windows=agenda.windows - 1)
-        case RunStep.RECALL:
-            return replace(agenda, recall=0)
+        case RunStep.REUSE:
+            return replace(agenda, reuse=0)
         case None:
             return agenda
 

@@ -33,7 +33,7 @@ from fedinfer.drift import (
     labelled_accuracy,
     monitor,
     policy,
-    recall,
+    reuse,
     smallest_shift,
     split,
 )
@@ -81,7 +81,7 @@ def start_watch(scenario: Scenario, plan: RunPlan) -> Watch:
         calm_windows=2,
         least_devices=plan.train.groups * plan.train.min_survivors,
         settle_windows=drift.settle_windows,
-        recall=drift.recall,
+        reuse=drift.reuse,
     )
     return Watch(watched, monitor.begin(watched), settings, policy.PolicyState())
 
@@ -187,7 +187,7 @@ def relearn(watch: Watch, replaced: int) -> None:
         watch: its monitor forgets the reference, its policy starts the cooldown.
         replaced: version that served before, whose world is remembered.
     """
-    watch.worlds = recall.remember(watch.plan, watch.worlds, replaced, watch.state)
+    watch.worlds = reuse.remember(watch.plan, watch.worlds, replaced, watch.state)
     watch.state = monitor.reset(watch.plan, watch.state, keep=())
     watch.policy = policy.pushed(policy.finished(watch.settings, watch.policy))
 
@@ -275,7 +275,7 @@ def _report(
             server.emit("alarm", alarm.to_json())
         situation = replace(
             _situation(server.account, progress, server.scenario.drift.rounds, ready),
-            earlier=_recallable(server, watch, summed) if result.alarms else (),
+            earlier=_reusable(server, watch, summed) if result.alarms else (),
         )
         decision = _decide(server.schema, progress, watch, result, situation)
     figures = (len(sums.survivors), len(sums.groups), len(sums.summed), spent)
@@ -339,12 +339,12 @@ def _window_sum(scenario: Scenario, settings: SumSettings, window: int, released
     )
 
 
-def _recallable(server: Server, watch: Watch, summed: monitor.WindowSum) -> tuple[int, ...]:
+def _reusable(server: Server, watch: Watch, summed: monitor.WindowSum) -> tuple[int, ...]:
     """Versions whose world may be back, and which the repository still holds; none where nobody asks for them."""
-    if not watch.settings.recall:
+    if not watch.settings.reuse:
         return ()
     held = set(server.repository.versions())
-    return tuple(version for version in recall.possible(watch.plan, watch.worlds, summed) if version in held)
+    return tuple(version for version in reuse.possible(watch.plan, watch.worlds, summed) if version in held)
 
 
 def _situation(account: RunAccount, progress: Progress, rounds: int, ready: Sequence[DeviceId]) -> policy.Situation:

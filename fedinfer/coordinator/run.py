@@ -22,9 +22,9 @@ from fedinfer.coordinator.judging import pooled_figures
 from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.attention import attentive, heed
 from fedinfer.coordinator.push.publish import publish_version, push_version
-from fedinfer.coordinator.recall import recall_version
 from fedinfer.coordinator.released import start_of
 from fedinfer.coordinator.resume import take_up
+from fedinfer.coordinator.reuse import reuse_version
 from fedinfer.coordinator.train.round import start_schedule, training_round
 from fedinfer.drift import WatchAction
 from fedinfer.errors import (
@@ -166,10 +166,10 @@ def _one_step(server: Server, plan: RunPlan, state: RunState, step: RunStep) -> 
                 drift_loop.relearn(state.watch, drift_loop.previous_version(progress))
         case RunStep.WINDOW:
             _window(server, plan, state)
-        case RunStep.RECALL:
+        case RunStep.REUSE:
             if state.watch is None:
-                raise RuntimeError("a run without a watch recalls nothing")
-            recall_version(server, plan, progress, state.watch, agenda.recall)
+                raise RuntimeError("a run without a watch reuses nothing")
+            reuse_version(server, plan, progress, state.watch, agenda.reuse)
         case _:
             assert_never(step)
 
@@ -205,8 +205,8 @@ def _window(server: Server, plan: RunPlan, state: RunState) -> None:
             pass
         case WatchAction.ROLLBACK:
             drift_actions.roll_back(server, state.progress, state.watch, decision)
-        case WatchAction.RECALL:
-            state.agenda = replace(state.agenda, recall=decision.version)
+        case WatchAction.REUSE:
+            state.agenda = replace(state.agenda, reuse=decision.version)
         case WatchAction.SUGGEST_ROUND:
             drift_actions.suggest(server.folder, decision)
             server.emit("suggested", decision.to_json())

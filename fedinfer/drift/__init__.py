@@ -1,7 +1,7 @@
 """Watching for drift without seeing data. numpy only, so a device can import all of it.
 
 Device: `sketch` (what a window looks like). Both: `channels` (which histograms, in which order). Server: `reference`,
-`statistics`, `sequential`, `monitor` (is it drift?), `power` (what it can see), `recall` (has this been before?),
+`statistics`, `sequential`, `monitor` (is it drift?), `power` (what it can see), `reuse` (has this been before?),
 `policy` (what to do about it).
 docs/how-to/drift.md starts here.
 """
@@ -21,7 +21,7 @@ from fedinfer.drift.inputs import ERRORS, chosen_channels, local_channels, possi
 from fedinfer.drift.monitor import MonitorPlan
 from fedinfer.drift.policy import Decision, WatchAction
 from fedinfer.drift.power import POWER, smallest_shift
-from fedinfer.drift.recall import Worlds
+from fedinfer.drift.reuse import Worlds
 from fedinfer.drift.sketch import Sketch, report_norm, window_report
 from fedinfer.drift.state import MonitorState
 from fedinfer.drift.statistics import NoisySum

@@ -5,7 +5,7 @@
 Rules:
 * Drift of inputs alone warns; it starts nothing. Outputs, flags and errors can alarm.
 * An alarm soon after a push of a new model rolls back first: that costs no privacy.
-* Where an earlier version served in a world that may have come back, it is recalled: that costs no privacy either. Each
+* Where an earlier version served in a world that may have come back, it is reused: that costs no privacy either. Each
   is tried once; when none is left, rounds start.
 * A round is started only when the budget, the ready devices, the cooldown and the number of triggers allow it;
   otherwise the decision is DEFER and says why, window after window, until the alarm is over or the reason is gone.
@@ -53,7 +53,7 @@ class WatchAction(StrEnum):
     NONE = "none"
     WARN = "warn"
     ROLLBACK = "rollback"
-    RECALL = "recall"
+    REUSE = "reuse"
     ROUND = "round"
     SUGGEST_ROUND = "suggest_round"
     DEFER = "defer"
@@ -72,7 +72,7 @@ class PolicySettings:
         least_devices: devices that must be ready for a round, >= 1.
         settle_windows: windows between an alarm and its rounds, >= 0: a change that still grows is not trained on
             halfway.
-        recall: earlier versions are tried before rounds.
+        reuse: earlier versions are tried before rounds.
     """
 
     mode: Mode
@@ -82,7 +82,7 @@ class PolicySettings:
     calm_windows: int
     least_devices: int
     settle_windows: int = 0
-    recall: bool = False
+    reuse: bool = False
 
     def __post_init__(self) -> None:
         if min(self.max_triggers, self.rollback_windows, self.cooldown_windows, self.settle_windows) < 0:
@@ -123,10 +123,10 @@ class PolicyState:
         cooldown: windows of cooldown left.
         triggers: rounds of retraining started so far.
         since_alarm: windows since the alarm that lasts.
-        rolled_back: True when the present model is one that was rolled back to, or recalled.
+        rolled_back: True when the present model is one that was rolled back to, or reused.
         healthy, healthy_error: accuracy of the fleet before the alarm that started the last rounds, and half the width
             of its interval; 0 when there is nothing to get back.
-        tried: versions that do not fit the present world: they served when it alarmed, or were recalled.
+        tried: versions that do not fit the present world: they served when it alarmed, or were reused.
     """
 
     phase: WatchPhase = WatchPhase.OK
@@ -149,7 +149,7 @@ class Decision:
         action: what to do.
         reason: one sentence with numbers; empty for NONE.
         window: window that led to it.
-        version: that is recalled; 0 for other actions.
+        version: that is reused; 0 for other actions.
     """
 
     action: WatchAction
@@ -300,11 +300,11 @@ def rolled_back(state: PolicyState) -> PolicyState:
     return replace(back, healthy=0.0, healthy_error=0.0)
 
 
-def recalled(state: PolicyState, version: int) -> PolicyState:
+def reused(state: PolicyState, version: int) -> PolicyState:
     """An earlier version is on the devices again; an alarm about it tries the next one, or trains.
 
     Args:
-        state: after the decision RECALL.
+        state: after the decision REUSE.
         version: number under which it went out again.
     """
     return replace(rolled_back(state), tried=(*state.tried, version))
@@ -325,10 +325,10 @@ def _alarmed(
         reason = f"{cause}; {state.since_push} windows after a push, going back to the model before"
         return state, Decision(WatchAction.ROLLBACK, reason, result.window)
     left = [version for version in situation.earlier if version not in (*state.tried, situation.version)]
-    if settings.recall and left:
+    if settings.reuse and left:
         state = replace(state, tried=(*state.tried, situation.version, left[0]))
         reason = f"{cause}; the world of version {left[0]} may be back"
-        return state, Decision(WatchAction.RECALL, reason, result.window, left[0])
+        return state, Decision(WatchAction.REUSE, reason, result.window, left[0])
     obstacle = _obstacle(settings, state, situation)
     if not obstacle and since < settings.settle_windows:
         obstacle = f"{since} of {settings.settle_windows} windows since the alarm, the change may still grow"

@@ -189,9 +189,9 @@ def _drift(run: Json) -> str:
         watched = f"{plural(windows, 'window')} of inference, watched for drift; no alarm was raised."
         return f"{watched} {_seen(drift)}".rstrip()
     first, later = alarms[0], sum(row.get("reason") == "drift" for row in rows(run, "rounds"))
-    again = sum(row.get("reason") == "recall" for row in rows(run, "models"))
-    recalls = f" An earlier version was brought back {plural(again, 'time')}." if again else ""
-    followed = f"and {plural(later, 'round')} of training followed.{recalls}"
+    again = sum(row.get("reason") == "reuse" for row in rows(run, "models"))
+    reuses = f" An earlier version was brought back {plural(again, 'time')}." if again else ""
+    followed = f"and {plural(later, 'round')} of training followed.{reuses}"
     return (
         f"{plural(windows, 'window')} of inference, watched for drift. Window {words(first.get('window'))} raised an "
         f"alarm ({words(first.get('channel')).replace('_', ' ')}), {followed}"

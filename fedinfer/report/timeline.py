@@ -1,8 +1,8 @@
 """The loop as one sequence of steps: training rounds and drift windows in the order in which they happened.
 
 The order comes from events.jsonl: `round` events (rows of run.json `rounds`), `window` events (rows of run.json
-`drift.timeline`) and `pushed` events (rows of `models`). Without them it is put together from run.json: first rounds,
-windows up to the first alarm, the rounds that the alarm started, the other windows.
+`drift.timeline`), `pushed` and `reused` events (rows of `models`). Without them it is put together from run.json: first
+rounds, windows up to the first alarm, the rounds that the alarm started, the other windows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from fedinfer.report.figures import count, finite, rows, section, words
 from fedinfer.types import Json
 
 MOST_WINDOWS = 10_000
-ROUND, WINDOW, PUSHED = "round", "window", "pushed"
+ROUND, WINDOW = "round", "window"
+PUSHED = ("pushed", "reused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def _from_events(run: Json, events: Sequence[Json]) -> tuple[LoopStep, ...]:
             found.append(_round_step(event))
         elif name == WINDOW:
             found.append(_window_step(event, alarms.get(words(event.get("window")), ())))
-        elif name == PUSHED and found:
+        elif name in PUSHED and found:
             found[-1] = replace(found[-1], versions=(*found[-1].versions, words(event.get("version"))))
     return tuple(found)
 
@@ -90,7 +91,7 @@ def _from_run(run: Json) -> tuple[LoopStep, ...]:
     rounds = [_round_step(row) for row in rows(run, "rounds")]
     first = [step for step in rounds if step.phase == "initial"]
     later = [step for step in rounds if step.phase != "initial"]
-    models = [words(row.get("version")) for row in rows(run, "models")]
+    models = [words(row.get("version")) for row in rows(run, "models") if row.get("reason") != "reuse"]
     return (*_pushed(first, models[:1]), *windows[:split], *_pushed(later, models[1:]), *windows[split:])
 
 

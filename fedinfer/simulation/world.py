@@ -63,7 +63,7 @@ class SimulationKeeper:
         match done:
             case RunStep.PUBLISH:
                 return
-            case None | RunStep.ROLL_OUT | RunStep.RECALL:
+            case None | RunStep.ROLL_OUT | RunStep.REUSE:
                 self._write(state, done, installed=True)
             case RunStep.ROUND | RunStep.WINDOW:
                 self._write(state, done, installed=False)

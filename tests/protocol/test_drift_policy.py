@@ -82,19 +82,19 @@ def versions_on_devices(folder: Path) -> set[int]:
 
 
 def test_a_world_that_comes_back_gets_its_version_back_and_costs_no_training(weather: Weather, tmp_path: Path) -> None:
-    scenario = quick("drift.windows = 8\ndrift.max_triggers = 1\ndrift.recall = true", tmp_path)
+    scenario = quick("drift.windows = 8\ndrift.max_triggers = 1\ndrift.reuse = true", tmp_path)
     view = RunView(tmp_path)
     record, failure = whole_run(tmp_path, scenario, by_window(weather, {1: 0, 3: 1, 6: 0}), listen=view.take)
     assert failure is None
     actions = decisions(record)
     assert actions[2] == "round"
-    at = actions.index("recall")
+    at = actions.index("reuse")
     decision = record["drift"]["timeline"][at]["decision"]
     assert decision["version"] == 1
     assert "the world of version 1 may be back" in decision["reason"]
     assert set(actions[at + 1 :]) == {"none"}
     assert [(model["version"], model["reason"]) for model in record["models"]] == [
-        (1, "initial"), (2, "drift"), (3, "recall"),
+        (1, "initial"), (2, "drift"), (3, "reuse"),
     ]  # fmt: skip
     assert record["models"][2]["sha256"] == record["models"][0]["sha256"]
     assert record["models"][2]["devices_active"] == 8
@@ -105,16 +105,16 @@ def test_a_world_that_comes_back_gets_its_version_back_and_costs_no_training(wea
     after = record["drift"]["timeline"][at + 1]
     assert after["learning"] == []
     assert [channel["channel"] for channel in after["channels"]] == ["predicted_class", "confidence", "weather"]
-    assert ("recall", "version 1 serves again as 3") in view.recent
+    assert ("reuse", "version 1 serves again as 3") in view.recent
 
 
 def test_a_version_that_does_not_fit_either_is_followed_by_rounds(weather: Weather, tmp_path: Path) -> None:
-    scenario = quick("drift.windows = 8\ndrift.max_triggers = 2\ndrift.recall = true", tmp_path)
+    scenario = quick("drift.windows = 8\ndrift.max_triggers = 2\ndrift.reuse = true", tmp_path)
     record, failure = whole_run(tmp_path, scenario, by_window(weather, {1: 0, 3: 1, 6: 2}))
     assert failure is None
     started = [action for action in decisions(record) if action not in ("none", "warn")]
-    assert started == ["round", "recall", "round"]
-    assert [model["reason"] for model in record["models"]] == ["initial", "drift", "recall", "drift"]
+    assert started == ["round", "reuse", "round"]
+    assert [model["reason"] for model in record["models"]] == ["initial", "drift", "reuse", "drift"]
 
 
 @pytest.mark.parametrize("decline", [False, True])

@@ -39,7 +39,7 @@ def test_rounds_that_belong_together_are_remembered_until_their_version_is_publi
 
 
 def test_an_earlier_version_is_brought_back_before_the_next_window() -> None:
-    assert walked(Agenda(windows=2, recall=1)) == [RunStep.RECALL, RunStep.WINDOW, RunStep.WINDOW]
+    assert walked(Agenda(windows=2, reuse=1)) == [RunStep.REUSE, RunStep.WINDOW, RunStep.WINDOW]
 
 
 @given(left=st.integers(0, 5), rounds=st.integers(0, 4), wanted=st.integers(0, 6))

@@ -37,7 +37,7 @@ from fedinfer.coordinator.record import (
     WaveRecord,
     WindowRecord,
 )
-from fedinfer.drift import ConfidenceCalibration, Decision, WatchAction, monitor, policy, recall, report_channels
+from fedinfer.drift import ConfidenceCalibration, Decision, WatchAction, monitor, policy, report_channels, reuse
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.mechanism.matrix_mechanism import Participation, factorize
 from fedinfer.privacy.mechanism.noise import SimulatedStream
@@ -67,7 +67,7 @@ def seen_watch() -> Watch:
         watch.state, result = monitor.observe(PLAN, watch.state, report)
         situation = policy.Situation(1.0, 0.0, 2, previous_model=False)
         watch.policy, _ = policy.decide(watch.settings, watch.policy, result, situation)
-    watch.worlds = recall.remember(PLAN, watch.worlds, 1, watch.state)
+    watch.worlds = reuse.remember(PLAN, watch.worlds, 1, watch.state)
     assert [world.version for world in watch.worlds.known] == [1]
     return watch
 

@@ -18,8 +18,8 @@ from fedinfer.drift.policy import (
     finished,
     is_due,
     pushed,
-    recalled,
     recheck,
+    reused,
     rolled_back,
 )
 from fedinfer.errors import ConfigError
@@ -253,55 +253,55 @@ def test_rounds_that_may_not_start_again_are_deferred_once(
     assert (state.healthy, state.phase) == (0.0, WatchPhase.COOLDOWN)
 
 
-# ------------------------------------------------------------------ recall
-RECALLING = replace(SETTINGS, recall=True, rollback_windows=0, cooldown_windows=1)
+# ------------------------------------------------------------------ reuse
+REUSING = replace(SETTINGS, reuse=True, rollback_windows=0, cooldown_windows=1)
 TWO_BEFORE = replace(READY, version=3, earlier=(1, 2, 3))
 
 
 def test_earlier_versions_are_tried_before_rounds_each_once():
-    state, decision = decide(RECALLING, PolicyState(since_push=10), result(1, ALARM), TWO_BEFORE)
-    assert (decision.action, decision.version, decision.window) == (WatchAction.RECALL, 1, 1)
+    state, decision = decide(REUSING, PolicyState(since_push=10), result(1, ALARM), TWO_BEFORE)
+    assert (decision.action, decision.version, decision.window) == (WatchAction.REUSE, 1, 1)
     assert decision.to_json()["version"] == 1
-    state = recalled(state, 4)
-    state, decision = decide(RECALLING, state, result(2, ALARM), replace(READY, version=4, earlier=(3, 4, 2)))
-    assert (decision.action, decision.version) == (WatchAction.RECALL, 2)
-    state = recalled(state, 5)
-    state, decision = decide(RECALLING, state, result(3, ALARM), replace(READY, version=5, earlier=(3, 4, 5)))
+    state = reused(state, 4)
+    state, decision = decide(REUSING, state, result(2, ALARM), replace(READY, version=4, earlier=(3, 4, 2)))
+    assert (decision.action, decision.version) == (WatchAction.REUSE, 2)
+    state = reused(state, 5)
+    state, decision = decide(REUSING, state, result(3, ALARM), replace(READY, version=5, earlier=(3, 4, 5)))
     assert decision.action is WatchAction.ROUND
     assert "version" not in decision.to_json()
     assert pushed(state).tried == ()
 
 
 def test_a_version_that_stays_quiet_fits_and_what_was_tried_may_fit_the_next_world():
-    state, _ = decide(RECALLING, PolicyState(since_push=10), result(1, ALARM), TWO_BEFORE)
-    state = recalled(state, 4)
+    state, _ = decide(REUSING, PolicyState(since_push=10), result(1, ALARM), TWO_BEFORE)
+    state = reused(state, 4)
     assert state.phase is WatchPhase.OK
-    quiet = RECALLING.calm_windows + RECALLING.cooldown_windows
-    early, _ = run(RECALLING, [QUIET] * (quiet - 1), state=state)
-    _, decision = decide(RECALLING, early, result(9, ALARM), replace(READY, version=4, earlier=(3,)))
+    quiet = REUSING.calm_windows + REUSING.cooldown_windows
+    early, _ = run(REUSING, [QUIET] * (quiet - 1), state=state)
+    _, decision = decide(REUSING, early, result(9, ALARM), replace(READY, version=4, earlier=(3,)))
     assert decision.action is WatchAction.ROUND
-    late, _ = run(RECALLING, [QUIET] * quiet, state=state)
-    _, decision = decide(RECALLING, late, result(9, ALARM), replace(READY, version=4, earlier=(3,)))
-    assert (decision.action, decision.version) == (WatchAction.RECALL, 3)
+    late, _ = run(REUSING, [QUIET] * quiet, state=state)
+    _, decision = decide(REUSING, late, result(9, ALARM), replace(READY, version=4, earlier=(3,)))
+    assert (decision.action, decision.version) == (WatchAction.REUSE, 3)
 
 
-def test_nothing_is_recalled_unasked_in_a_cooldown_or_for_inputs_alone():
+def test_nothing_is_reused_unasked_in_a_cooldown_or_for_inputs_alone():
     _, decision = decide(SETTINGS, PolicyState(since_push=10), result(1, ALARM), TWO_BEFORE)
     assert decision.action is WatchAction.ROUND
     cooling = PolicyState(phase=WatchPhase.COOLDOWN, cooldown=3)
-    assert decide(RECALLING, cooling, result(1, ALARM), TWO_BEFORE)[1].action is WatchAction.DEFER
+    assert decide(REUSING, cooling, result(1, ALARM), TWO_BEFORE)[1].action is WatchAction.DEFER
     inputs = result(1, ALARM, Source.INPUT)
-    assert decide(RECALLING, PolicyState(since_push=10), inputs, TWO_BEFORE)[1].action is WatchAction.WARN
+    assert decide(REUSING, PolicyState(since_push=10), inputs, TWO_BEFORE)[1].action is WatchAction.WARN
 
 
-def test_a_recalled_version_is_not_rolled_back():
-    settings = replace(RECALLING, rollback_windows=3)
-    state = recalled(PolicyState(since_push=10, tried=(3, 1)), 4)
+def test_a_reused_version_is_not_rolled_back():
+    settings = replace(REUSING, rollback_windows=3)
+    state = reused(PolicyState(since_push=10, tried=(3, 1)), 4)
     situation = replace(READY, previous_model=True, version=4)
     assert decide(settings, state, result(2, ALARM), situation)[1].action is WatchAction.ROUND
 
 
-def test_a_new_recall_needs_no_budget_no_devices_and_no_trigger():
+def test_a_new_reuse_needs_no_budget_no_devices_and_no_trigger():
     nothing = replace(TWO_BEFORE, epsilon_left=0.0, ready_devices=0)
     state = PolicyState(since_push=10, triggers=1)
-    assert decide(RECALLING, state, result(1, ALARM), nothing)[1].action is WatchAction.RECALL
+    assert decide(REUSING, state, result(1, ALARM), nothing)[1].action is WatchAction.REUSE

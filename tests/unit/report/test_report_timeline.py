@@ -27,6 +27,15 @@ def test_without_events_run_json_gives_the_same_steps() -> None:
     assert steps(run, []) == steps(run, events)
 
 
+def test_a_version_that_serves_again_stands_at_its_window() -> None:
+    run, events = sample_runs.digits(initial=3, after=2, windows=6, inject_at=3)
+    run["models"].append(run["models"][0] | {"version": 3, "reason": "reuse"})
+    with_it = steps(run, [*events, {"event": "reused", "version": 3}])
+    assert [step.versions for step in with_it if step.versions] == [("1",), ("2",), ("3",)]
+    assert with_it[-1].versions == ("3",)
+    assert [step.versions for step in steps(run, []) if step.versions] == [("1",), ("2",)], "its window is not known"
+
+
 def test_without_events_and_timeline_the_windows_are_counted() -> None:
     run, events = sample_runs.digits(initial=4, after=2, windows=6, inject_at=3)
     del run["drift"]["timeline"]

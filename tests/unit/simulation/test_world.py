@@ -95,11 +95,11 @@ def test_a_version_that_was_brought_back_is_on_the_devices_of_whoever_goes_on(be
     world = SimulationKeeper(begun, SimulatedEntropy(1))
     write(begun, "trained")
     world.keep(RunStep.ROLL_OUT, STATE)
-    write(begun, "recalled")
-    world.keep(RunStep.RECALL, STATE)
+    write(begun, "reused")
+    world.keep(RunStep.REUSE, STATE)
     write(begun, "killed")
     put_back(begun, federation())
-    assert read(begun) == ("recalled", ["trained", "recalled"])
+    assert read(begun) == ("reused", ["trained", "reused"])
 
 
 def test_a_run_that_kept_nothing_begins_in_an_empty_folder(begun: Path) -> None:

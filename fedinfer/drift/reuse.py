@@ -8,7 +8,7 @@ Rules:
 * A version's references are kept when another version takes its place.
 * What channels of inputs count is the same whichever model answers. A world is possible when the last window fits its
   references of every such channel. Without any, nothing is known before the push: the one that served last goes first.
-* Answers of two models cannot be compared. So the recalled version gets its own references back, and its first window
+* Answers of two models cannot be compared. So the reused version gets its own references back, and its first window
   is tested at once: a wrong choice alarms, and is not tried again while the change lasts.
 """
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedinfer.artifact import ChosenFile
-from fedinfer.coordinator.agenda import RECALL
+from fedinfer.coordinator.agenda import REUSE
 from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.drift import Watch
 from fedinfer.coordinator.judging import confidence_calibration
@@ -25,13 +25,13 @@ from fedinfer.coordinator.plan.run_plan import RunPlan
 from fedinfer.coordinator.push.publish import offer
 from fedinfer.coordinator.push.rollout import OPERATOR, Steps, drive, installs_gate, reachable
 from fedinfer.coordinator.released import CHECKPOINTS, keep_weights_as, mark_released
-from fedinfer.drift import policy, recall
+from fedinfer.drift import policy, reuse
 from fedinfer.errors import GateFailed
 from fedinfer.rollout import Approval, GateSettings, Phase, Wave, begin
 from fedinfer.training import load_checkpoint
 
 
-def recall_version(server: Server, plan: RunPlan, progress: Progress, watch: Watch, version: int) -> None:
+def reuse_version(server: Server, plan: RunPlan, progress: Progress, watch: Watch, version: int) -> None:
     """Bring an earlier version back to every device that can be reached.
 
     Args:
@@ -57,13 +57,13 @@ def recall_version(server: Server, plan: RunPlan, progress: Progress, watch: Wat
     progress.calibration = confidence_calibration(server.schema, server.judged(progress.window), progress.newest)
     mark_released(server.folder, number)
     before = next(model for model in progress.models if model.version == version)
-    record = replace(before, version=number, reason=RECALL, window=progress.window, rollout=steps.record())
+    record = replace(before, version=number, reason=REUSE, window=progress.window, rollout=steps.record())
     progress.models.append(record)
-    server.emit("recalled", record.to_json() | {"recalled": version})
-    known = recall.renumbered(recall.remember(watch.plan, watch.worlds, left, watch.state), version, number)
+    server.emit("reused", record.to_json() | {"reused": version})
+    known = reuse.renumbered(reuse.remember(watch.plan, watch.worlds, left, watch.state), version, number)
     watch.worlds = known
-    watch.state = recall.resumed(watch.plan, known, number, watch.state.last_window)
-    watch.policy = policy.recalled(watch.policy, number)
+    watch.state = reuse.resumed(watch.plan, known, number, watch.state.last_window)
+    watch.policy = policy.reused(watch.policy, number)
 
 
 def _roll_out(server: Server, plan: RunPlan, progress: Progress) -> Steps:

@@ -7,7 +7,7 @@ import pytest
 
 from fedinfer.drift.inputs import chosen_channels
 from fedinfer.drift.monitor import MonitorPlan, WindowSum, begin, observe
-from fedinfer.drift.recall import MOST_WORLDS, Worlds, possible, remember, renumbered, resumed
+from fedinfer.drift.reuse import MOST_WORLDS, Worlds, possible, remember, renumbered, resumed
 from fedinfer.schema import Numeric, Schema
 from fedinfer.types import Unit
 
@@ -84,7 +84,7 @@ def test_a_world_is_known_once_and_few_are(rng: np.random.Generator) -> None:
     assert [world.version for world in renumbered(worlds, 5, 11).known] == [3, 4, 6, 7, 8, 9, 10, 11]
 
 
-def test_the_first_window_after_a_recall_is_tested_on_the_references_of_the_version(rng: np.random.Generator) -> None:
+def test_the_first_window_after_a_reuse_is_tested_on_the_references_of_the_version(rng: np.random.Generator) -> None:
     plan = plan_of("input:x", "flags")
     # The flags of devices begin anew, because each compares with its own first windows of a version.
     before = served(plan, SUMMER, 0, rng, windows=8)
