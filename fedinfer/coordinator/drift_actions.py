@@ -13,7 +13,7 @@ from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.drift import Watch, previous_version
 from fedinfer.coordinator.push.withdrawal import withdraw
 from fedinfer.coordinator.released import CHECKPOINTS, mark_released
-from fedinfer.drift import monitor, policy
+from fedinfer.drift import monitor, policy, reuse
 from fedinfer.errors import ConfigError
 from fedinfer.training import load_checkpoint
 from fedinfer.types import Json
@@ -45,6 +45,7 @@ def roll_back(server: Server, progress: Progress, watch: Watch, decision: policy
     server.emit("rolled_back", figures | {"devices": went_back})
     watch.state = monitor.reset(watch.plan, watch.state, keep=())
     watch.policy = policy.rolled_back(watch.policy)
+    watch.worlds = reuse.without(watch.worlds, previous)
 
 
 def suggest(folder: Path, decision: policy.Decision) -> None:

@@ -63,8 +63,17 @@ def remember(plan: MonitorPlan, worlds: Worlds, version: int, state: MonitorStat
     if any(channel.reference.windows < plan.reference_windows for channel in answers):
         return worlds
     left = World(version, tuple(channel.reference for channel in state.channels))
-    others = tuple(world for world in worlds.known if world.version != version)
-    return Worlds((*others, left)[-MOST_WORLDS:])
+    return Worlds((*without(worlds, version).known, left)[-MOST_WORLDS:])
+
+
+def without(worlds: Worlds, version: int) -> Worlds:
+    """A version serves again without having been chosen here: it is no earlier one.
+
+    Args:
+        worlds: known.
+        version: that serves.
+    """
+    return Worlds(tuple(world for world in worlds.known if world.version != version))
 
 
 def renumbered(worlds: Worlds, old: int, new: int) -> Worlds:

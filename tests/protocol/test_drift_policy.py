@@ -108,6 +108,16 @@ def test_a_world_that_comes_back_gets_its_version_back_and_costs_no_training(wea
     assert ("reuse", "version 1 serves again as 3") in view.recent
 
 
+def test_a_version_that_was_gone_back_to_is_no_earlier_one(weather: Weather, tmp_path: Path) -> None:
+    """Going back leaves one version, which serves: when the world changes again, nothing is left to reuse."""
+    keys = "drift.windows = 8\ndrift.max_triggers = 2\ndrift.rollback_windows = 3\ndrift.reuse = true"
+    record, failure = whole_run(tmp_path, quick(keys, tmp_path), by_window(weather, {1: 0, 3: 1, 5: 2, 7: 0}))
+    assert failure is None
+    started = [action for action in decisions(record) if action not in ("none", "warn", "defer")]
+    assert started[:2] == ["round", "rollback"]
+    assert "reuse" not in started
+
+
 def test_a_version_that_does_not_fit_either_is_followed_by_rounds(weather: Weather, tmp_path: Path) -> None:
     scenario = quick("drift.windows = 8\ndrift.max_triggers = 2\ndrift.reuse = true", tmp_path)
     record, failure = whole_run(tmp_path, scenario, by_window(weather, {1: 0, 3: 1, 6: 2}))
