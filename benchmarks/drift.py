@@ -334,10 +334,10 @@ def main() -> None:
     dependent = dependent_flags_false_alarms(300, 1.0, 60)
     print(f"flags of rows that follow each other, 40 quiet windows, n=300 epsilon=1: {dependent:.3f}")
     few = flag_power(1000, 1.0, runs, part=0.03, shift=-8.0)
-    told, untrue = named_sensors()
+    exact, untrue = named_sensors()
     print(
         f"a sensor stuck on 3 % of 1,000 devices, epsilon=1: flags alarm within two windows {few:.3f}; after two "
-        f"windows the device names the column {told:.3f}, a sound device names any in {untrue:.4f} of its windows"
+        f"windows the device names the column {exact:.3f}, a sound device names any in {untrue:.4f} of its windows"
     )
     digits = {}
     for devices in (200, 1000):
@@ -351,7 +351,7 @@ def main() -> None:
         "power_1000_eps025": shift_power(1000, 0.25, 20 * runs),
         "flag_power": flag_power(1000, 1.0, runs),
         "flag_power_3_percent": few,
-        "sensor_named": told,
+        "sensor_named": exact,
         "sensor_named_wrongly": untrue,
         "missing_power": missing_power(1000, 1.0, min(runs, 400)),
         "dependent_flags_false_alarms": dependent,
