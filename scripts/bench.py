@@ -3,7 +3,8 @@
 Usage: python scripts/bench.py [NAME or PAGE ...]. A benchmark is benchmarks/NAME.py; it runs the product beside its
 peer and prints one JSON object as its last line. A study of TABLES prints its tables, and then one JSON object. What
 fails or prints none is an error, and what cannot run on this machine says {"skipped": WHY}: the page keeps the section
-that it had. Pages: benchmarks, comparisons, reproductions, fleets; without arguments all of them, which takes hours.
+that it had. Pages: benchmarks, comparisons, reproductions, fleets, watch; without arguments all of them, which takes
+hours.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Study(NamedTuple):
 
 
 COMPARISONS, REPRODUCTIONS = Path("docs/comparisons.md"), Path("docs/reproductions.md")
-FLEETS = Path("docs/how-to/fleet.md")
+FLEETS, WATCH = Path("docs/how-to/fleet.md"), Path("docs/how-to/drift.md")
 TABLES = {
     "epsilons": Study(REPRODUCTIONS, "reproduce_epsilons.py"),
     "heart": Study(REPRODUCTIONS, "reproduce_heart.py 5"),
@@ -51,8 +52,15 @@ TABLES = {
     "correlated_noise": Study(COMPARISONS, "correlated_noise.py 3"),
     "sync_against_async": Study(FLEETS, "sync_against_async.py 1"),
     "million_devices": Study(FLEETS, "million_devices.py"),
+    "drift_recovery": Study(WATCH, "drift_recovery.py"),
 }
-GROUPS = {"benchmarks": PAGE, "comparisons": COMPARISONS, "reproductions": REPRODUCTIONS, "fleets": FLEETS}
+GROUPS = {
+    "benchmarks": PAGE,
+    "comparisons": COMPARISONS,
+    "reproductions": REPRODUCTIONS,
+    "fleets": FLEETS,
+    "watch": WATCH,
+}
 
 
 def main() -> int:

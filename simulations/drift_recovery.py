@@ -9,7 +9,7 @@ in one place without privacy. A series changes by itself and all the time: over 
 `during` is what the first version would have been worth, `after` what the loop was, and the `ceiling` is a logistic
 regression that is trained anew before every window, on the newest rows of all devices in one place without privacy.
 The seed changes the rows or who holds them, the noise and the draw of everything. Results are appended to --out line by
-line, so a run that was stopped goes on.
+line, so a run that was stopped goes on. The last line is one JSON object.
 
     python simulations/drift_recovery.py [--cases "abrupt;gradual"] [--seeds 20] [--out drift-recovery.jsonl]
     python simulations/drift_recovery.py --table --out drift-recovery.jsonl
@@ -38,6 +38,8 @@ from fedinfer.simulation.population import simulated_rows
 from fedinfer.training import load_checkpoint, load_trainer
 
 Rows = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+RECOVERED = 0.9
+"""Part of what was lost that must be back."""
 LOST = 0.1
 """A series has changed in the first window in which the first version is worth so much less than at first."""
 
@@ -231,7 +233,7 @@ def _line(case: str, mine: Sequence[Mapping[str, Any]]) -> str:
     return (
         f"| {case} | {len(mine)} | {mean['before']:.3f} | {mean['during']:.3f} | {mean['after']:.3f} "
         f"| {f'{statistics.fmean(ceilings):.3f}' if ceilings else '-'} "
-        f"| {statistics.median(back):.2f} | {sum(part >= 0.9 for part in back)} of {len(mine)} "
+        f"| {statistics.median(back):.2f} | {sum(part >= RECOVERED for part in back)} of {len(mine)} "
         f"| {len(delays)} of {len(mine)} | {delay} | {mean['retrained']:.1f}, {mean['reused']:.1f} "
         f"| {spent:.2f}, {mine[0]['epsilon_watching']:.2f} |"
     )
@@ -256,6 +258,8 @@ def main() -> None:
                 file.write(json.dumps(rows[-1]) + "\n")
             print(json.dumps(rows[-1]), flush=True)
     print(table(rows))
+    backs = {case: [row["back"] >= RECOVERED for row in rows if row["case"] == case] for case in CASES}
+    print(json.dumps({case: {"runs": len(each), "recovered": sum(each)} for case, each in backs.items() if each}))
 
 
 if __name__ == "__main__":
