@@ -1,7 +1,9 @@
 """The private choice of a decision threshold: devices count their held-out rows, the server reads the noisy sum.
 
-The server's ledger is charged for every version before it is built. What the choice decides is one number of the
-published file; without a sum, or without an edge that is better beyond doubt, the likeliest class is answered.
+The server's ledger is charged once for each push that was planned, before its version is built: whoever goes on with a
+run that was killed builds the version anew, under another number, and does not ask again. What the choice decides is
+one number of the published file; without a sum, or without an edge that is better beyond doubt, the likeliest class is
+answered.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def choose_log_odds(server: Server, plan: RunPlan, progress: Progress) -> float 
     if plan.threshold is None or server.given is not None:
         return None
     server.emit("phase", {"phase": f"private choice of a threshold for version {progress.version}"})
-    rng, round_id = server.generator(f"threshold {progress.version}"), f"threshold-{progress.version:04d}"
+    # By the push, not by the version: a version that was signed and not recorded leaves its number used up.
+    rng, round_id = server.generator(f"threshold {progress.version}"), f"threshold-{progress.triggered + 1:04d}"
     edges = edges_of(log_odds(server.trainer.predict(progress.weights, _rows(server.public[0], server.schema, rng))))
     work = encode(ThresholdWork(progress.weights, edges, progress.window))
     try:

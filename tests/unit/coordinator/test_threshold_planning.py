@@ -13,19 +13,21 @@ import pytest
 
 from fedinfer.config import load_scenario
 from fedinfer.coordinator import make_plan
+from fedinfer.coordinator.context import Progress, Server
 from fedinfer.coordinator.plan.cohort import Population
 from fedinfer.coordinator.plan.promised import promise_of
 from fedinfer.coordinator.plan.run_plan import RunPlan
+from fedinfer.coordinator.push import threshold as choosing
 from fedinfer.device.aggregate.contribution import private_vectors, trainer_of
 from fedinfer.device.threshold import score_histograms
-from fedinfer.errors import BadMessage, ConfigError, Misbehaviour
+from fedinfer.errors import BadMessage, ConfigError, Misbehaviour, TooFewSurvivors
 from fedinfer.messages import Purpose, SumPlan, ThresholdWork
 from fedinfer.metrics import HISTOGRAM_WIDTH, edges_of
 from fedinfer.privacy import ANY_TASK, WATCHED, InPart, charge, flatten
 from fedinfer.training import Trainer
 from fedinfer.types import Unit
 from fedinfer.wire import encode
-from tests.protocol.fleet import Fleet, settings, simulated
+from tests.protocol.fleet import SCHEMA, Fleet, settings, simulated
 
 PRIVATE = ("training.threshold='private'", "training.threshold_epsilon=0.3", "drift.epsilon=0.5")
 EDGES = edges_of(np.linspace(-2, 2, 50))
@@ -160,3 +162,22 @@ def test_edges_that_are_none_and_labels_of_several_classes_are_refused(fleet: Fl
     task.schema = replace(task.schema, labels=("a", "b", "c"))
     with pytest.raises(Misbehaviour, match="3 classes"):
         counted(fleet, Unit.EXAMPLE, ThresholdWork(weights, EDGES, 0))
+
+
+def test_a_choice_is_named_by_its_push_and_not_by_its_version(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that was signed and not recorded uses its number up: the next process builds the next one."""
+    asked: list[str] = []
+
+    def nobody(server: object, settings: object, purpose: object, round_id: str, *rest: object) -> None:
+        asked.append(round_id)
+        raise TooFewSurvivors("nobody is asked here")
+
+    monkeypatch.setattr(choosing, "sum_plans", nobody)
+    trainer = trainer_of(fleet.hosts[min(fleet.hosts)])
+    parts = {"given": None, "emit": lambda *_: None, "generator": lambda _: np.random.default_rng(0), "devices": {}}
+    parts |= {"trainer": trainer, "schema": SCHEMA, "public": (np.zeros((0, 3), np.float32), np.zeros(0, np.int64))}
+    server = cast(Server, SimpleNamespace(**parts))
+    for version, triggered in ((1, 0), (2, 0), (7, 0), (8, 1)):
+        progress = Progress(trainer.initial(), None, 1.0, version=version, triggered=triggered)
+        assert choosing.choose_log_odds(server, fleet.plan, progress) == 0.0
+    assert asked == ["threshold-0001"] * 3 + ["threshold-0002"]

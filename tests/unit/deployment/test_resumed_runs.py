@@ -54,12 +54,12 @@ def references(folder: Path) -> list[str]:
     return [entry.reference for entry in ledger(folder).entries(None)]
 
 
-def killed(pilot: Mortal, when: Callable[[str, Json], bool], **named: Any) -> Json:
+def killed(pilot: Mortal, when: Callable[[str, Json], bool], extra: str = THREE, **named: Any) -> Json:
     """Run until the server dies; what run.json says then, {} when there is none yet."""
     pilot.events.clear()
     pilot.dies = when
     with pytest.raises(Killed):
-        pilot.run(THREE, **named)
+        pilot.run(extra, **named)
     pilot.dies = lambda event, fields: False
     path = pilot.folder / "server" / "run.json"
     record: Json = json.loads(path.read_text()) if path.exists() else {}
@@ -167,6 +167,20 @@ def test_a_version_that_was_signed_and_not_recorded_is_followed_by_the_next(pilo
     killed(pilot, dies_after("pushed"))
     pushed = pilot.events[-1][1]
     assert (pushed["version"], pushed["devices_active"]) == (2, DEVICES)
+
+
+@pytest.mark.slow
+def test_a_threshold_is_chosen_once_for_a_push_however_often_its_version_is_built(pilot: Mortal) -> None:
+    """Chosen by version, each process that died here asked once more than the run's statement says."""
+    choosing = "training.threshold = 'private'\ntraining.threshold_epsilon = 0.5\nsecure_aggregation.dropout_rate = 0.2"
+    extra = f"training.rounds = 1\ndrift.enabled = false\n{choosing}"
+    killed(pilot, dies_after("built", version=1), extra=extra)
+    killed(pilot, dies_after("built", version=2), extra=extra)
+    record = pilot.run(extra)
+    assert [row["version"] for row in record["models"]] == [3]
+    assert references(pilot.folder) == ["round-0001", "threshold-0001"]
+    assert record["statement"]["thresholds"] == 1
+    assert "version 3 answers the likeliest class: no private threshold" in " ".join(record["warnings"])
 
 
 @pytest.mark.slow
