@@ -122,6 +122,13 @@ def test_several_local_steps_are_not_credited_to_a_gradient_sum(fleet: Fleet) ->
     assert "3 local steps" in refusal(fleet, local_steps=3)
 
 
+@pytest.mark.parametrize("steps", [0, -1])
+def test_a_vector_without_a_step_that_costs_nothing_is_refused(tmp_path: Path, steps: int) -> None:
+    fleet = simulated(tmp_path, settings('[privacy]\ntrust = "local"\n'), 4)
+    assert refusal(fleet) == ": "
+    assert f"Misbehaviour: {steps} local steps, a device makes 1 or more" in refusal(fleet, local_steps=steps)
+
+
 def test_noise_of_devices_that_may_be_corrupt_is_not_counted(fleet: Fleet) -> None:
     host = fleet.hosts[min(fleet.hosts)]
     host.policy = replace(host.policy, corruption_rate=0.25)

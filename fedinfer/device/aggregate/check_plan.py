@@ -131,6 +131,8 @@ def _check_work(plan: SumPlan) -> None:
         raise Misbehaviour(f"sampling rate {plan.sampling_rate} for work that samples nothing")
     if not (training and model.work is Work.PRIVATE_STEPS) and plan.local_steps != 1:
         raise Misbehaviour(f"{plan.local_steps} local steps for work that has one")
+    if plan.local_steps < 1:  # a vector that costs nothing
+        raise Misbehaviour(f"{plan.local_steps} local steps, a device makes 1 or more")
 
 
 def _check_schedule(host: Host, plan: SumPlan) -> None:
