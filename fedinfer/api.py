@@ -150,14 +150,17 @@ class Run:
         return f"Run({self.record['scenario']}: {facts}; {self.folder})"
 
     def _headlines(self) -> list[tuple[str, str]]:
-        from fedinfer.privacy import at_most
+        from fedinfer.privacy import at_most, exactly
 
         privacy, name = self.record["privacy"], self.record.get("task", {}).get("metric", "accuracy")
         figure = self.metrics.get(name)
         return [
             ("status", str(self.record["status"])),
             (name, "unknown" if figure is None else f"{figure:.4g}" if name == "rmse" else f"{figure:.3f}"),
-            ("epsilon", f"{at_most(self.epsilon)} of {privacy['budget']:g} at delta {at_most(privacy['delta'], 6)}"),
+            (
+                "epsilon",
+                f"{at_most(self.epsilon)} of {exactly(privacy['budget'])} at delta {at_most(privacy['delta'], 6)}",
+            ),
             ("rounds", str(len(self.record["rounds"]))),
             ("versions", str(len(self.record["models"]))),
             ("alarms", str(len(self.record["drift"]["alarms"]))),

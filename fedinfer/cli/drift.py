@@ -17,7 +17,7 @@ from fedinfer.coordinator import Population, answer_suggestion, planned_watch
 from fedinfer.data import load
 from fedinfer.drift import POWER, SHIFT, Forecast, MonitorPlan, enough, forecast, report_channels, report_norm
 from fedinfer.errors import ConfigError
-from fedinfer.privacy import GaussianEvent, Repeated, account, at_most, calibrate, relation_of
+from fedinfer.privacy import GaussianEvent, Repeated, account, at_most, calibrate, exactly, relation_of
 from fedinfer.types import Json, Unit
 
 app = typer.Typer(no_args_is_help=True, help="Drift: what a watch would see, and answers to what it suggests.")
@@ -106,7 +106,7 @@ def _of_scenario(name: str, overrides: list[str] | None) -> _Watch:
 def _of_figures(devices: int, epsilon: float, windows: int, reference: int) -> _Watch:
     if devices < 2 or not epsilon > 0:
         raise ConfigError(
-            f"{devices} devices at epsilon {epsilon:g} make no watch",
+            f"{devices} devices at epsilon {exactly(epsilon)} make no watch",
             hint="name a scenario, or give --devices (2 or more) and --epsilon (above 0)",
         )
     channels, reports = report_channels(CLASSES), reference + windows
@@ -155,7 +155,7 @@ def _advice(watch: _Watch, shift: float) -> str:
     if less > 0.0 and watch.noise_std > 0.0:
         event = Repeated(GaussianEvent(watch.noise_multiplier * less), watch.reports)
         epsilon = account((event,), watch.delta, relation_of(watch.plan.unit)).epsilon
-        ways.append(f"epsilon {epsilon:.2g} for all reports")
+        ways.append(f"epsilon {at_most(epsilon, 2)} for all reports")
     ways += ["fewer channels"] if len(watch.plan.channels) > 2 else []
     ways += ["a larger change is all that can be asked for"] if not ways else []
     return f"not every stated change is seen with probability {POWER:g}: about " + ", or ".join(ways) + " would do it"

@@ -53,7 +53,7 @@ def request(
     """Make the store and the key of this device, and a request for the authority."""
     with errors_to_exit():
         from fedinfer.deployment import read_card, request_enrolment
-        from fedinfer.privacy import Budget
+        from fedinfer.privacy import Budget, exactly
         from fedinfer.secagg import fingerprint
 
         if not data.is_file():
@@ -84,7 +84,9 @@ def request(
             store, device, data, budget, min_survivors, SystemEntropy(), pinned, **floors, tasks=tuple(task or ())
         )
         write_bytes(out, asked)
-    agreed = {"agreed": f"epsilon {budget.epsilon:g}, sums of {min_survivors} or more, tasks: {', '.join(task or ())}"}
+    agreed = {
+        "agreed": f"epsilon {exactly(budget.epsilon)}, sums of {min_survivors} or more, tasks: {', '.join(task or ())}"
+    }
     pins = {"authority": fingerprint(pinned)} if pinned else {}
     print_document(_asked(asked, out) | agreed | pins, as_json)
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fedinfer.cli.output import stderr
 from fedinfer.ports import Clock, Listener
-from fedinfer.privacy import at_most
+from fedinfer.privacy import at_most, exactly
 from fedinfer.report import metric_words, plural
 
 RECENT = 8
@@ -82,9 +82,9 @@ class RunView:
         self._progress.update(self._steps, total=fields["rounds"] + fields["windows"], description="rounds and windows")
         self._task = fields["task"]["metric"]
         self._metric = metric_words(self._task)
-        self._budget = f" of {privacy['budget']:g}" if privacy["private"] else ""
+        self._budget = f" of {exactly(privacy['budget'])}" if privacy["private"] else ""
         self._facts["privacy"] = (
-            f"per {privacy['unit']}, trust {privacy['trust']}, budget epsilon {privacy['budget']:g} at delta "
+            f"per {privacy['unit']}, trust {privacy['trust']}, budget epsilon {exactly(privacy['budget'])} at delta "
             f"{at_most(privacy['delta'], 6)}"
         )
         self._facts["aggregation"] = f"{sums['mode']}, at least {sums['threshold']} survivors, {sums['bits']} bits"

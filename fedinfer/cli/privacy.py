@@ -30,6 +30,7 @@ from fedinfer.privacy import (
     calibrate,
     design,
     epsilon_as_of_2017,
+    exactly,
     flatten,
     gaussian_events,
     group_epsilon,
@@ -374,7 +375,7 @@ def _accounts_table(accounts: Sequence[Json]) -> Table:
     )
     for row in accounts:
         spent, budget = row["spent"], row["budget"]
-        figures = [f"{budget['epsilon']:g}", at_most(spent["epsilon"], 4), at_least(row["remaining_epsilon"], 4)]
+        figures = [exactly(budget["epsilon"]), at_most(spent["epsilon"], 4), at_least(row["remaining_epsilon"], 4)]
         rest = [at_most(budget["delta"], 6), spent["accountant"], spent["relation"]]
         table.add_row(row["ledger"], row["owner"], row["task"], *figures, *rest)
     return table

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedinfer.cli.output import shortened, stdout
-from fedinfer.privacy import at_most
+from fedinfer.privacy import at_most, exactly
 from fedinfer.report import found_classes, metric_words, one_more, parts, plural, pooled, verdict
 from fedinfer.types import Json
 
@@ -120,7 +120,7 @@ def _privacy(record: Json) -> str:
         return "NONE: this run added no noise"
     trusted = UNMASKED if privacy["trust"] == "distributed" and mode == "off" else TRUST[privacy["trust"]]
     return (
-        f"epsilon {at_most(privacy['epsilon'])} of {privacy['budget']:g} spent at delta "
+        f"epsilon {at_most(privacy['epsilon'])} of {exactly(privacy['budget'])} spent at delta "
         f"{at_most(privacy['delta'], 6)}, per "
         f"{privacy['unit']} ({privacy['relation']}, accountant {privacy['accountant']}); "
         f"trusted to add noise: {trusted}"

@@ -24,7 +24,7 @@ from fedinfer.config import Scenario
 from fedinfer.coordinator import Population, RunPlan, least_seen, make_plan
 from fedinfer.data import Federation, check_against_data, load, summarize
 from fedinfer.errors import MissingExtra
-from fedinfer.privacy import at_most
+from fedinfer.privacy import at_most, exactly
 from fedinfer.report import plural
 from fedinfer.training import load_trainer
 from fedinfer.types import Json
@@ -94,9 +94,9 @@ def _unseen(scenario: Scenario, devices: int, plan: RunPlan) -> tuple[str, ...]:
     if math.isfinite(least_seen(scenario, devices, plan)):
         return ()
     return (
-        f"[drift] epsilon {scenario.drift.epsilon:g} is spent on reports of {plural(devices, 'device')} in which no "
-        f"change of the answers would be seen: `fedinfer drift plan {scenario.scenario.name}` says what would do, "
-        "or set drift.enabled = false",
+        f"[drift] epsilon {exactly(scenario.drift.epsilon)} is spent on reports of {plural(devices, 'device')} in "
+        f"which no change of the answers would be seen: `fedinfer drift plan {scenario.scenario.name}` says what would "
+        "do, or set drift.enabled = false",
     )
 
 
@@ -115,6 +115,7 @@ def _lines(summary: Json) -> list[tuple[str, str]]:
     parts = f"{data['train_rows']} train, {data['test_rows']} held out, {data['public_rows']} public"
     after = f"{training['rounds_per_alarm']} more per alarm"
     classes = ", ".join(f"{name}: {count}" for name, count in data["classes"].items())
+    windows = plural(privacy["drift_windows"], "window", "0") if privacy["drift_windows"] else ""
     return [
         ("scenario", f"{summary['scenario']} (seed {summary['seed']})"),
         (
@@ -130,13 +131,14 @@ def _lines(summary: Json) -> list[tuple[str, str]]:
             f"{training['rounds']}, {training['cohort']} devices asked; {after}",
         ),
         ("privacy", f"unit {privacy['unit']} ({privacy['units']} of them), trust {privacy['trust']}"),
-        ("budget", f"epsilon {privacy['epsilon_budget']:g} at delta {at_most(privacy['delta'], 6)} for the whole run"),
+        (
+            "budget",
+            f"epsilon {exactly(privacy['epsilon_budget'])} at delta {at_most(privacy['delta'], 6)} for the whole run",
+        ),
         ("plan", _plan_text(summary["plan"])),
         (
             "drift",
-            f"{plural(privacy['drift_windows'], 'window', '0')}, epsilon {privacy['epsilon_for_drift']:g} of it for all"
-            if privacy["drift_windows"]
-            else "not watched",
+            f"{windows}, epsilon {exactly(privacy['epsilon_for_drift'])} of it for all" if windows else "not watched",
         ),
         ("sums", summary["secure_aggregation"]),
     ]

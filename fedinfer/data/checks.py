@@ -122,7 +122,7 @@ def _check_delta(scenario: Scenario, federation: Federation) -> None:
     count = units(scenario, federation)
     if unit is not Unit.NONE and delta >= 1 / count:
         raise ConfigError(
-            f"[privacy] delta = {delta:g}: must be below 1/n = {1 / count:.3g} for n = {count} units ({unit})",
+            f"[privacy] delta = {delta}: must be below 1/n = {1 / count:.3g} for n = {count} units ({unit})",
             hint=f"for instance delta = {0.1 / count:.0e}",
         )
 

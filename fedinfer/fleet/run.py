@@ -82,7 +82,7 @@ def prepare_fleet(scenario: Scenario) -> PreparedFleet:
 def _check(scenario: Scenario, rows: LazyRows) -> None:
     if scenario.privacy.unit is Unit.DEVICE and scenario.privacy.delta >= 1 / rows.devices:
         raise ConfigError(
-            f"[privacy] delta = {scenario.privacy.delta:g}: with {rows.devices} devices it must be below "
+            f"[privacy] delta = {scenario.privacy.delta}: with {rows.devices} devices it must be below "
             f"{1 / rows.devices:g}",
             hint=f"--set privacy.delta={0.1 / rows.devices:.0e}",
         )

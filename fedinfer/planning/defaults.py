@@ -136,7 +136,7 @@ class Defaults:
             f'unit = "{self.budget.unit}" # {self.budget.why}',
             'trust = "distributed" # devices add the noise inside secure aggregation; nobody sees a single update',
             f"epsilon = {self.budget.epsilon} # budget of the whole run; smaller is more private, larger learns more",
-            f"delta = {self.budget.delta:g}",
+            f"delta = {self.budget.delta}",
             f"clipping_norm = {self.setting.clipping_norm:g}",
             *(adaptive if self.budget.by_device else []),
         ]

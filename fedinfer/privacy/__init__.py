@@ -53,7 +53,7 @@ from fedinfer.privacy.mechanism.matrix_mechanism import (
 from fedinfer.privacy.mechanism.mechanism import IntegerMechanism, NoiseKind, Rounding, decoded_sensitivity, rounding_of
 from fedinfer.privacy.mechanism.noise import NoiseStream, SecureStream, SimulatedStream, pieces
 from fedinfer.privacy.noise_model import Central, Distributed, Local, Noiseless, NoiseModel, Summands, Work, noise_model
-from fedinfer.privacy.rounding import at_least, at_most
+from fedinfer.privacy.rounding import at_least, at_most, exactly
 
 __all__ = [
     "ANY_TASK",
@@ -114,6 +114,7 @@ __all__ = [
     "encode_promise",
     "encode_sum",
     "epsilon_as_of_2017",
+    "exactly",
     "factorize",
     "flatten",
     "gaussian_events",

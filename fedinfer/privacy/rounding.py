@@ -5,6 +5,18 @@ from __future__ import annotations
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 
 
+def exactly(value: float) -> str:
+    """A figure that somebody chose (a budget), with all of its digits and no more.
+
+    >>> exactly(4.0), exactly(1e-05), exactly(2.0000049), exactly(float("inf"))
+    ('4', '1e-05', '2.0000049', 'inf')
+
+    Args:
+        value: may be infinite.
+    """
+    return repr(float(value)).removesuffix(".0")
+
+
 def at_most(value: float, digits: int = 3) -> str:
     """An upper bound (epsilon spent) with so many significant digits, rounded up.
 

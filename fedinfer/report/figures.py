@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedinfer.privacy import at_least, at_most
+from fedinfer.privacy import at_least, at_most, exactly
 from fedinfer.types import Json
 
 ABSENT = "\u2013"
@@ -142,6 +142,16 @@ def significant(value: object, digits: int = 3) -> str:
     if result is None:
         return ABSENT
     return _EXPONENT.sub(r"e\1", f"{result:.{digits}g}") if math.isfinite(result) else _infinite(result)
+
+
+def exact_figure(value: object) -> str:
+    """A figure that somebody chose, a budget for instance, with all of its digits.
+
+    Args:
+        value: of a JSON document that may be damaged.
+    """
+    result = number(value)
+    return significant(value) if result is None or not math.isfinite(result) else _EXPONENT.sub(r"e\1", exactly(result))
 
 
 def bound(value: object) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fedinfer.report.figures import bound, lower_bound, number, rows, section, significant, whole, words
+from fedinfer.report.figures import bound, exact_figure, lower_bound, number, rows, section, significant, whole, words
 from fedinfer.report.markup import Markup, join
 from fedinfer.report.tables import Column, table
 from fedinfer.types import Json
 
 ACCOUNTS: tuple[Column, ...] = (
     ("Account", "owner", words),
-    ("Budget", "budget", significant),
+    ("Budget", "budget", exact_figure),
     ("Spent", "spent", bound),
     ("Left", "left", lower_bound),
     ("Delta", "delta", bound),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedinfer.report import axes
-from fedinfer.report.figures import bound, significant
+from fedinfer.report.figures import bound, exact_figure, significant
 from fedinfer.report.markup import Markup, join
 from fedinfer.report.markup import tag as element
 from fedinfer.report.timeline import ROUND, WINDOW, LoopStep, phases
@@ -132,7 +132,7 @@ def _epsilon_panel(
     places.append((frame.right, places[-1][1]))
     limit = None
     if budget is not None:
-        words = f"budget {significant(budget)}"
+        words = f"budget {exact_figure(budget)}"
         limit = join(
             axes.line(frame.left, y(budget), frame.right, y(budget), "limit", "7 4"),
             axes.label(frame.left + 4, y(budget) - 5, words, "note"),
@@ -285,5 +285,5 @@ def _description(sequence: Sequence[LoopStep], metric: str, budget: float | None
     spent = next((step.epsilon for step in reversed(sequence) if step.epsilon is not None), None)
     return (
         f"{rounds} rounds and {len(sequence) - rounds} drift windows, {alarms} with an alarm. "
-        f"Last {metric} {significant(last)}, epsilon spent {bound(spent)} of {significant(budget)}."
+        f"Last {metric} {significant(last)}, epsilon spent {bound(spent)} of {exact_figure(budget)}."
     )

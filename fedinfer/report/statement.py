@@ -13,7 +13,18 @@ from __future__ import annotations
 import math
 from typing import assert_never
 
-from fedinfer.report.figures import bound, count, finite, lower_bound, number, section, significant, whole, words
+from fedinfer.report.figures import (
+    bound,
+    count,
+    exact_figure,
+    finite,
+    lower_bound,
+    number,
+    section,
+    significant,
+    whole,
+    words,
+)
 from fedinfer.report.limits import Item, against, besides, composition, groups, pairs, uncovered
 from fedinfer.types import AggregationMode, Json, Trust, Unit
 
@@ -127,7 +138,7 @@ def _guarantee(privacy: Json, told: Json) -> Item:
         value = "epsilon is infinite: no differential privacy"
         return Item("Guarantee", value, "What was released may reveal any row that a device trained on.")
     epsilon, delta = claim
-    value = f"epsilon {bound(epsilon)} at delta {bound(delta)}, budget {significant(privacy.get('budget'))}"
+    value = f"epsilon {bound(epsilon)} at delta {bound(delta)}, budget {exact_figure(privacy.get('budget'))}"
     if "epsilon" in told:
         value += f"; at most {words(told.get('epsilon'))} over the whole run, whatever happens in it"
     if parts := pairs(told, "parts"):

@@ -12,13 +12,13 @@ from fedinfer.report.figures import (
     count,
     data_size,
     decimal,
+    exact_figure,
     finite,
     microseconds,
     number,
     percent,
     rows,
     section,
-    significant,
     whole,
     words,
 )
@@ -147,7 +147,7 @@ def _protection(run: Json) -> str:
         return "No differential privacy was in force: what was released may reveal what a device trained on."
     return (
         f"What anyone can learn from the releases about {unit_words(privacy)} is limited to epsilon "
-        f"{bound(privacy.get('epsilon'))} of a budget of {significant(privacy.get('budget'))}."
+        f"{bound(privacy.get('epsilon'))} of a budget of {exact_figure(privacy.get('budget'))}."
     )
 
 
@@ -216,7 +216,7 @@ def _privacy_tile(run: Json) -> Tile:
         return Tile("Privacy spent", "\u221e", "no differential privacy")
     epsilon, budget = number(privacy.get("epsilon")), finite(privacy.get("budget"))
     share = epsilon / budget if epsilon is not None and budget else None
-    remark = f"epsilon, of {significant(budget)}; unit: {words(privacy.get('unit'))}"
+    remark = f"epsilon, of {exact_figure(budget)}; unit: {words(privacy.get('unit'))}"
     return Tile("Privacy spent", bound(epsilon), remark, share if share is None or math.isfinite(share) else None)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from fedinfer import __version__
 from fedinfer.deployment import CARD, card_of, read_card
 from fedinfer.errors import ConfigError, StoreError
+from fedinfer.privacy import exactly
 from fedinfer.secagg import fingerprint
 from fedinfer.site.server import ServerFolder
 from fedinfer.site.templates import unit
@@ -23,7 +24,7 @@ Device {device} of the site {site}. fedinfer {version} on both sides.
 2. Install fedinfer: {install}
 3. On the device; the key is made there and never leaves it:
    fedinfer device request --store STORE --out request --device {device} --data TABLE --site card
-   By this its owner agrees to the task {task}, with epsilon {epsilon:g} and delta {delta:g} over all runs, in sums of
+   By this its owner agrees to the task {task}, with epsilon {epsilon} and delta {delta} over all runs, in sums of
    {min_survivors} devices or more. --epsilon, --delta, --min-survivors and --task say otherwise.
 4. Carry `request` to the authority and tell it the fingerprint that was shown; it answers with one file.
 5. fedinfer device join FILE --store STORE
@@ -86,7 +87,7 @@ def _read_me(device: str, data: bytes, has_wheels: bool) -> str:
     )  # fmt: skip
     return _READ_ME.format(
         device=device, site=card.site, version=__version__, fingerprint=fingerprint(signed.authority), install=install,
-        task=card.task, epsilon=card.epsilon, delta=card.delta, min_survivors=card.min_survivors,
+        task=card.task, epsilon=exactly(card.epsilon), delta=exactly(card.delta), min_survivors=card.min_survivors,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from fedinfer.config import from_flat
 from fedinfer.data import load_own, public_schema
 from fedinfer.deployment import CERTIFICATE, NODE_KEY, TLS_AUTHORITY, DeviceStore, SiteCard, open_device
 from fedinfer.errors import ConfigError, TransportError
+from fedinfer.privacy import exactly
 from fedinfer.secagg import read_certificate
 from fedinfer.site.checks import Checked, checked, disk, lasting, packages
 from fedinfer.site.devices import site_of
@@ -79,7 +80,7 @@ def _tasks(device: DeviceStore, card: SiteCard) -> str:
 
 def _budget(device: DeviceStore, card: SiteCard) -> str:
     mine, floor = device.budget.epsilon, device.floors.min_survivors
-    said = f"epsilon {mine:g} (proposed: {card.epsilon:g}), sums of {floor} devices or more"
+    said = f"epsilon {exactly(mine)} (proposed: {exactly(card.epsilon)}), sums of {floor} devices or more"
     if floor > card.min_survivors:
         return f"{said}; the site plans with {card.min_survivors}, so smaller rounds go on without this device"
     return said

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from fedinfer.privacy import exactly
 from fedinfer.sweeps.statistics import SweepSetting
 from fedinfer.types import Json, Trust
 
@@ -76,7 +77,7 @@ def _for_utility(unit: str, settings: Sequence[SweepSetting], wish: Wish, sign: 
     """The least epsilon whose whole interval reaches the target; then the least trust; then the best mean."""
     target = wish.utility or 0.0
     affordable = [each for each in settings if wish.epsilon is None or each.settings["epsilon"] <= wish.epsilon]
-    within = "" if wish.epsilon is None else f" within epsilon {wish.epsilon:g}"
+    within = "" if wish.epsilon is None else f" within epsilon {exactly(wish.epsilon)}"
     sure = [each for each in affordable if _worst_end(each, sign) >= sign * target]
     if not sure:
         best = max(affordable, key=lambda each: sign * _mean(each), default=None)
@@ -92,20 +93,18 @@ def _for_utility(unit: str, settings: Sequence[SweepSetting], wish: Wish, sign: 
 
 def _for_budget(unit: str, settings: Sequence[SweepSetting], budget: float, sign: float) -> Advice:
     """The best mean; of what is as good within its interval, the least trust and then the least epsilon."""
-    affordable = [each for each in settings if each.settings["epsilon"] <= budget]
+    affordable, most = [each for each in settings if each.settings["epsilon"] <= budget], exactly(budget)
     if not affordable:
-        return Advice(unit, None, f"Nothing was run with epsilon up to {budget:g}.")
+        return Advice(unit, None, f"Nothing was run with epsilon up to {most}.")
     best = max(affordable, key=lambda each: sign * _mean(each))
     slack = best.utility.error if best.utility is not None else 0.0
     equal = [each for each in affordable if sign * _mean(each) >= sign * _mean(best) - slack]
     chosen = min(equal, key=lambda each: (_trust(each), each.settings["epsilon"], -sign * _mean(each)))
     if chosen is best:
-        reason = (
-            f"The best mean with epsilon up to {budget:g}: {_words(best)}; nothing as good trusts less or costs less."
-        )
+        reason = f"The best mean with epsilon up to {most}: {_words(best)}; nothing as good trusts less or costs less."
     else:
         reason = (
-            f"{_words(chosen)}. The best mean with epsilon up to {budget:g} is {_words(best)}; this one lies within "
+            f"{_words(chosen)}. The best mean with epsilon up to {most} is {_words(best)}; this one lies within "
             "its 95 % interval and trusts less, or as little with a smaller epsilon."
         )
     return Advice(unit, chosen, reason + _useless(chosen, sign) + _few(chosen))

@@ -12,7 +12,7 @@ from fedinfer.config import Scenario
 from fedinfer.coordinator.plan.cohort import AggregationCohort, least_devices
 from fedinfer.errors import ConfigError
 from fedinfer.metrics import RARE, Metric
-from fedinfer.privacy import IntegerMechanism, NoiseKind, pieces
+from fedinfer.privacy import IntegerMechanism, NoiseKind, at_most, exactly, pieces
 from fedinfer.types import AggregationMode
 
 SAMPLES_PER_SECOND = 5e6
@@ -49,8 +49,8 @@ def too_little(
     if enough is not None and (larger := least_devices(enough, devices)) is not None:
         found.append(f"{larger} devices")
     return ConfigError(
-        f"epsilon {budget:g} is too small {what}: with {noise}, and even then {rounds} rounds cost epsilon "
-        f"{whole:.3g}, one round {one:.3g}",
+        f"epsilon {exactly(budget)} is too small {what}: with {noise}, and even then {rounds} rounds cost epsilon "
+        f"{at_most(whole)}, one round {at_most(one)}",
         hint=f"it would do, barely, with {' or '.join(found) or 'a larger privacy.epsilon and fewer rounds'}; more "
         "rows help too and, per example, another training.sampling_rate",
     )

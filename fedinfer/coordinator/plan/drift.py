@@ -30,7 +30,9 @@ from fedinfer.privacy import (
     Repeated,
     WindowRows,
     account,
+    at_most,
     calibrate,
+    exactly,
     relation_of,
     split_of,
     touching,
@@ -113,15 +115,15 @@ def plan_drift(scenario: Scenario, population: Population, rows: WindowRows = Wi
         z = calibrate(events, limit, privacy.delta, relation, NOISE_BRACKET)
     except ConfigError as error:
         hint = "raise drift.epsilon, plan fewer windows (drift.windows), or set drift.enabled = false"
-        raise ConfigError(f"[drift] epsilon {scenario.drift.epsilon:g}: {error}", hint=hint) from error
+        raise ConfigError(f"[drift] epsilon {exactly(scenario.drift.epsilon)}: {error}", hint=hint) from error
     return DriftPlan(settings(z), events(z), z, account(events(z), privacy.delta, relation).epsilon, warnings, channels)
 
 
 def _shared(scenario: Scenario, limit: float) -> str:
     return (
-        f"drift.epsilon = {scenario.drift.epsilon:g} is the whole budget, which windows have to themselves in a "
+        f"drift.epsilon = {exactly(scenario.drift.epsilon)} is the whole budget, which windows have to themselves in a "
         "simulation only: a deployment's windows are made of live predictions, which may be of training rows. They "
-        f"have {limit:g} of it here, and training pays for them too"
+        f"have {at_most(limit, 6)} of it here, and training pays for them too"
     )
 
 

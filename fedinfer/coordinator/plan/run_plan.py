@@ -40,7 +40,18 @@ from fedinfer.coordinator.plan.training import (
 )
 from fedinfer.drift import Channel
 from fedinfer.errors import ConfigError
-from fedinfer.privacy import Distributed, Event, Factorization, Spent, WindowRows, account, noise_model, relation_of
+from fedinfer.privacy import (
+    Distributed,
+    Event,
+    Factorization,
+    Spent,
+    WindowRows,
+    account,
+    at_most,
+    exactly,
+    noise_model,
+    relation_of,
+)
 from fedinfer.training import OptimizerSettings
 from fedinfer.types import Relation, Unit
 
@@ -249,9 +260,10 @@ def _check_watching(scenario: Scenario, watching: Sequence[Event]) -> None:
     cost = account(watching, privacy.delta, relation_of(privacy.unit)).epsilon
     if cost > privacy.epsilon:
         raise ConfigError(
-            f"[drift] epsilon {scenario.drift.epsilon:g}, [rollout] canary_epsilon {scenario.rollout.canary_epsilon:g} "
-            f"and [training] threshold_epsilon {scenario.training.threshold_epsilon:g} together cost {cost:.3g}, "
-            f"[privacy] epsilon is {privacy.epsilon:g}",
+            f"[drift] epsilon {exactly(scenario.drift.epsilon)}, [rollout] canary_epsilon "
+            f"{exactly(scenario.rollout.canary_epsilon)} and [training] threshold_epsilon "
+            f"{exactly(scenario.training.threshold_epsilon)} together cost {at_most(cost)}, [privacy] epsilon is "
+            f"{exactly(privacy.epsilon)}",
             hint="lower one of them, or raise privacy.epsilon",
         )
 

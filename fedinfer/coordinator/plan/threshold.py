@@ -16,7 +16,7 @@ from fedinfer.coordinator.plan.sum_settings import SumSettings, noise_model_of, 
 from fedinfer.errors import ConfigError
 from fedinfer.messages import Purpose
 from fedinfer.metrics import HISTOGRAM_NORM, HISTOGRAM_WIDTH, MOST_COUNTED
-from fedinfer.privacy import Event, Repeated, WindowRows, account, calibrate, relation_of, split_of, touching
+from fedinfer.privacy import Event, Repeated, WindowRows, account, calibrate, exactly, relation_of, split_of, touching
 from fedinfer.types import Unit
 
 PRIVATE = "private"
@@ -87,5 +87,6 @@ def _check_share(scenario: Scenario, *, all_of_it: bool) -> None:
         raise ConfigError("[training] threshold = 'private': threshold_epsilon is not set", hint=hint)
     if asked > budget or (all_of_it and asked == budget):
         raise ConfigError(
-            f"[training] threshold_epsilon {asked:g} leaves nothing of [privacy] epsilon {budget:g}", hint=hint
+            f"[training] threshold_epsilon {exactly(asked)} leaves nothing of [privacy] epsilon {exactly(budget)}",
+            hint=hint,
         )

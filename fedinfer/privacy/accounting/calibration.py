@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.accountant import account, rdp_epsilon
 from fedinfer.privacy.accounting.events import Event, GaussianEvent, PoissonSampled, Repeated
+from fedinfer.privacy.rounding import at_most, exactly
 from fedinfer.types import Relation
 
 TOLERANCE = 1e-4
@@ -72,7 +73,7 @@ def calibrate(
     most = exact(high)
     if most > target_epsilon:
         raise ConfigError(
-            f"noise multiplier {high:g} still costs epsilon {most:g}, target {target_epsilon:g}",
+            f"noise multiplier {high:g} still costs epsilon {at_most(most, 6)}, target {exactly(target_epsilon)}",
             hint="raise epsilon or delta, or plan fewer rounds",
         )
     if exact(low) <= target_epsilon:

@@ -52,7 +52,7 @@ from fedinfer.privacy.accounting.ledger_records import (
 )
 from fedinfer.privacy.accounting.ledger_view import ledger_json, left_of
 from fedinfer.privacy.accounting.parallel import History, splits_of
-from fedinfer.privacy.rounding import at_most
+from fedinfer.privacy.rounding import at_most, exactly
 from fedinfer.store import transaction
 from fedinfer.types import Json, Relation, Unit
 
@@ -365,7 +365,7 @@ class Ledger:
         before = account_history(self._history(counts), budget.delta, relation).epsilon
         return (
             f"epsilon {at_most(before, 6)} spent, {at_most(after, 6)} with this request, "
-            f"budget {budget.epsilon:g} at {budget.delta:g}{why}"
+            f"budget {exactly(budget.epsilon)} at {exactly(budget.delta)}{why}"
         )
 
     def _terms(self, owners: Sequence[str], task: str) -> dict[str, Terms]:

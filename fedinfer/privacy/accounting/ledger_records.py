@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.events import Event
+from fedinfer.privacy.rounding import exactly
 from fedinfer.types import Relation, Unit
 
 LEDGER_MIGRATIONS = (
@@ -128,7 +129,7 @@ class Terms:
     protects: Protected
 
     def __str__(self) -> str:
-        return f"epsilon {self.budget.epsilon:g} at delta {self.budget.delta:g} for {self.protects}"
+        return f"epsilon {exactly(self.budget.epsilon)} at delta {exactly(self.budget.delta)} for {self.protects}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedinfer.privacy.rounding import at_least, at_most
+from fedinfer.privacy.rounding import at_least, at_most, exactly
 
 FIGURES = st.floats(1e-12, 1e12)
 
@@ -17,6 +17,16 @@ def test_a_told_bound_is_on_the_safe_side_and_near(value: float, digits: int) ->
     above, below = float(at_most(value, digits)), float(at_least(value, digits))
     assert below <= value <= above
     assert above - below <= 10.0 ** (math.floor(math.log10(value)) - digits + 2)
+
+
+@given(st.floats(allow_nan=False))
+def test_what_was_chosen_is_told_with_all_of_its_digits(value: float) -> None:
+    """With six digits an owner's budget of 0.9999996 was told as 1."""
+    assert float(exactly(value)) == value
+
+
+def test_what_was_chosen_is_told_as_short_as_it_was_written() -> None:
+    assert [exactly(value) for value in (4, 4.0, 0.1, 1e-5, 0.9999996)] == ["4", "4", "0.1", "1e-05", "0.9999996"]
 
 
 @given(FIGURES)
