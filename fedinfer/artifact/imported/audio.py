@@ -10,6 +10,8 @@ from typing import Any
 from fedinfer.errors import ConfigError
 
 MOST_SAMPLES, MOST_FFT, MOST_BANDS = 2**20, 2**13, 512
+MOST_FRAMED = 2**24
+"""Values of all frames of a row, before their transform and in their bands: an hour of speech has less in one row."""
 LOGS = ("none", "ln", "log10", "db")
 """Of the energies: as they are, natural and decimal logarithm, and ten times the decimal one."""
 SCALES = ("htk", "slaney")
@@ -81,6 +83,12 @@ class Audio:
             raise ConfigError("audio: the logarithm of nothing: give a floor or an offset")
         if self.samples < (self.pad + 1 if self.centred else self.size):
             raise ConfigError(f"audio: {self.samples} samples are fewer than a transform of {self.size} needs")
+        if self.frames * max(self.size, self.bands) > MOST_FRAMED:
+            raise ConfigError(
+                f"audio: {self.frames} frames of {self.size} samples and {self.bands} bands: at most {MOST_FRAMED} "
+                "values",
+                hint="a larger hop, or fewer samples in a row",
+            )
 
     @property
     def size(self) -> int:
@@ -141,9 +149,9 @@ def _typed(name: str, kind: str, value: Any, where: str) -> Any:
             return value
         if kind in ("int", "float") and not isinstance(value, bool):
             return int(str(value)) if kind == "int" else float(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         pass
-    raise ConfigError(f"{where}: audio {name} = {str(value)[:40]!r} is no {kind}")
+    raise ConfigError(f"{where}: audio {name} = {ascii(value)[:40]} is no {kind}")
 
 
 def _within(name: str, value: int, least: int, most: int) -> None:

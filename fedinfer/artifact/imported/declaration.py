@@ -12,6 +12,10 @@ from fedinfer.artifact.imported.image import Image
 from fedinfer.artifact.imported.vocabulary import Vocabulary
 from fedinfer.errors import ConfigError
 from fedinfer.metrics import EVEN
+from fedinfer.tensors import MOST_VALUES
+
+MOST_CONSTANTS = 2**20
+"""Values of all constant inputs together: they are made anew for every run of the graph."""
 
 
 class ModelTask(StrEnum):
@@ -81,6 +85,9 @@ class InputSpec:
     vocabulary: Vocabulary | None = None
     watch: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _check_port("input", self.name, self.shape, self.axis)
+
     @property
     def size(self) -> int:
         """Values of one row."""
@@ -111,10 +118,22 @@ class OutputSpec:
     feeds: str = ""
     names: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _check_port("output", self.name, self.shape, self.axis)
+
     @property
     def size(self) -> int:
         """Values of one row."""
         return math.prod(self.shape)
+
+
+def _check_port(what: str, name: str, shape: tuple[int, ...], axis: int | None) -> None:
+    if math.prod(shape) > MOST_VALUES:
+        raise ConfigError(
+            f"{what} {ascii(name)[:60]} of shape {list(shape)} has {math.prod(shape)} values, at most {MOST_VALUES}"
+        )
+    if axis is not None and not 0 <= axis <= len(shape):
+        raise ConfigError(f"{what} {ascii(name)[:60]}: axis {axis} of a graph's {len(shape) + 1}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,3 +204,12 @@ class Declaration:
     outputs: tuple[OutputSpec, ...]
     deciding: Deciding = Deciding()
     detections: Detections | None = None
+
+    def __post_init__(self) -> None:
+        for what, count, most in (
+            ("all inputs", sum(spec.size for spec in self.inputs), MOST_VALUES),
+            ("all outputs", sum(spec.size for spec in self.outputs), MOST_VALUES),
+            ("constants", sum(spec.size for spec in self.inputs if spec.constant is not None), MOST_CONSTANTS),
+        ):
+            if count > most:
+                raise ConfigError(f"{what} have {count} values together, at most {most}")

@@ -21,6 +21,8 @@ CLASSES = "classes"
 """Name of the answer that holds the numbers of classes."""
 FORMS = ("corners", "centre")
 MOST = 1000
+MOST_PLACES = 2**22
+"""Boxes times classes: 25,200 boxes of 80 classes are half of it."""
 Values = npt.NDArray[Any]
 Node = Callable[..., list[str]]
 """Appends a node with so many outputs, and gives their names."""
@@ -76,7 +78,7 @@ def detections_from(values: Mapping[str, Any], where: str) -> Detections:
     kinds: dict[str, Callable[[Any], Any]] = {"int": lambda value: int(str(value)), "float": float, "str": str}
     try:
         return Detections(**{name: kinds[known[name]](value) for name, value in values.items()})
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         why = f"most is whole, overlap and least are numbers: {str(error)[:80]}"
         raise ConfigError(f"{where}: detections: {why}") from error
 
@@ -108,6 +110,8 @@ def sizes_of(found: Detections, boxes: tuple[int, ...], scores: tuple[int, ...])
         )
     count, last = boxes[0], scores[0] == boxes[0]
     classes = scores[1] if last else scores[0]
+    if count * classes > MOST_PLACES:
+        raise ConfigError(f"detections: {count} boxes of {classes} classes are more than {MOST_PLACES} places")
     if found.most > count * classes:
         raise ConfigError(f"detections: most {found.most} of {count} boxes of {classes} classes")
     return count, classes, not last
@@ -206,11 +210,12 @@ def detected(found: Detections, boxes: Values, scores: Values) -> tuple[Values, 
 def _kept(found: Detections, areas: Values, scores: Values) -> list[int]:
     """Places of the boxes of one class that stay, the surest first."""
     stay: list[int] = []
-    for place in np.argsort(-scores, kind="stable"):
-        if not scores[place] > found.least or len(stay) == found.most:
-            break
-        if all(_overlap(areas[place], areas[other]) <= found.overlap for other in stay):
-            stay.append(int(place))
+    left = np.argsort(-scores, kind="stable")
+    left = left[scores[left] > found.least]
+    while len(left) and len(stay) < found.most:
+        first, left = left[0], left[1:]
+        stay.append(int(first))
+        left = left[_overlaps(areas[first], areas[left]) <= found.overlap]
     return stay
 
 
@@ -222,11 +227,9 @@ def _corners(boxes: Values, form: str) -> Values:
     return np.concatenate([np.minimum(first, second), np.maximum(first, second)], axis=1)
 
 
-def _overlap(one: Values, other: Values) -> float:
-    """Intersection over union."""
-    sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
-    if sides.min() <= 0:
-        return 0.0
-    common = float(np.prod(sides))
-    areas = float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]))
-    return common / (areas - common)
+def _overlaps(one: Values, others: Values) -> Values:
+    """Intersection over union of a box (4,) with each of others (k, 4)."""
+    sides = np.minimum(one[2:], others[:, 2:]) - np.maximum(one[:2], others[:, :2])
+    apart, common = sides.min(axis=1) <= 0, sides.prod(axis=1)
+    areas = np.prod(one[2:] - one[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1)
+    return np.asarray(np.divide(common, areas - common, out=np.zeros_like(common), where=~apart))

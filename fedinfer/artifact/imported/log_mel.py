@@ -102,16 +102,23 @@ def log_mel(spec: InputSpec, audio: Audio, rows: npt.NDArray[np.float32]) -> npt
     Returns:
         float32 (n, *shape of the input).
     """
-    samples = np.pad(rows.astype(np.float64), ((0, 0), (audio.pad, audio.pad)), mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(samples, audio.size, axis=1)[:, :: audio.hop]
-    energy = np.abs(np.fft.rfft(frames * _window(audio), axis=2)) ** audio.power
+    found = np.empty((len(rows), *spec.shape), np.float32)
+    for place, row in enumerate(rows):  # the frames of one row are a lot
+        found[place] = _of_row(spec, audio, row)
+    return found
+
+
+def _of_row(spec: InputSpec, audio: Audio, row: npt.NDArray[np.float32]) -> Floats:
+    samples = np.pad(row.astype(np.float64), audio.pad, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(samples, audio.size)[:: audio.hop]
+    energy = np.abs(np.fft.rfft(frames * _window(audio), axis=1)) ** audio.power
     bands = np.maximum(energy @ mel_bands(audio), audio.floor) + audio.offset
     if audio.log != "none":
         bands = np.log(bands) * _factor(audio)
     bands = (bands - audio.mean) / audio.std
     if bands_first(spec, audio):
-        bands = bands.transpose(0, 2, 1)
-    return bands.reshape(len(rows), *spec.shape).astype(np.float32)
+        bands = bands.T
+    return np.asarray(bands.reshape(spec.shape))
 
 
 def mel_bands(audio: Audio) -> Floats:

@@ -19,9 +19,10 @@ from fedinfer.artifact.imported.facts import TEXT
 from fedinfer.artifact.imported.image import Image
 from fedinfer.artifact.imported.vocabulary import Vocabulary
 from fedinfer.errors import ConfigError
+from fedinfer.manifest import is_name
 from fedinfer.metrics import EVEN
 from fedinfer.printable import STEERING
-from fedinfer.tensors import FLOATING, STATISTICS, WHOLE
+from fedinfer.tensors import FLOATING, LARGEST_WHOLE, STATISTICS, WHOLE
 
 FORMAT = 1
 MOST_BYTES = 8 * 2**20
@@ -67,7 +68,7 @@ def from_toml(text: str, where: str) -> Declaration:
     try:
         table = tomllib.loads(text)
         return _declaration(table)
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
+    except (ValueError, OverflowError, RecursionError) as error:  # a number of thousands of digits is such a one
         raise ConfigError(f"{where}: not TOML: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}", hint=error.hint) from error
@@ -176,7 +177,7 @@ def _declaration(table: Mapping[str, Any]) -> Declaration:
     inputs = tuple(_input(item, f"inputs[{place}]") for place, item in enumerate(_tables(table, "inputs")))
     outputs = tuple(_output(item, f"outputs[{place}]") for place, item in enumerate(_tables(table, "outputs")))
     return Declaration(
-        name=_text(table, "name", "the file"),
+        name=_name(table),
         task=_choice(table, "task", ModelTask, "the file"),
         label=_text(table, "label", "the file"),
         labels=_texts(table, "labels", "the file"),
@@ -196,7 +197,20 @@ def _declaration(table: Mapping[str, Any]) -> Declaration:
 
 def _detections(table: Mapping[str, Any]) -> Detections | None:
     where = "the file"
-    return detections_from(_typed(table, "detections", dict, where), where) if "detections" in table else None
+    return detections_from(_step(table, "detections", where), where) if "detections" in table else None
+
+
+def _step(table: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    """An inline table; its texts are names of the graph and words."""
+    found: dict[str, Any] = _typed(table, key, dict, where)
+    return found | {name: _text(found, name, f"{where}: {key}") for name, value in found.items() if type(value) is str}
+
+
+def _name(table: Mapping[str, Any]) -> str:
+    name = _text(table, "name", "the file")
+    if not is_name(name):
+        raise ConfigError(f"name = {ascii(name)[:80]}: 1 to 64 of a-z, 0-9, _ and -")
+    return name
 
 
 def _input(item: Any, where: str) -> InputSpec:
@@ -210,7 +224,7 @@ def _input(item: Any, where: str) -> InputSpec:
     return InputSpec(
         _text(item, "name", where), dtype, _shape(item, where), _typed(item, "axis", int, where), low, high,
         _texts(item, "columns", where), _texts(item, "categories", where), image=_image(item, where),
-        audio=audio_from(_typed(item, "audio", dict, where), where) if "audio" in item else None,
+        audio=audio_from(_step(item, "audio", where), where) if "audio" in item else None,
         vocabulary=_vocabulary(item, where),
         watch=_watch(item, where),
     )  # fmt: skip
@@ -282,6 +296,8 @@ def _typed(table: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
     value = table.get(key)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{where}: {key} is missing or not of type {kind.__name__}")
+    if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+        raise ConfigError(f"{where}: {key} is larger than {LARGEST_WHOLE}")
     return value
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedinfer.artifact.imported.declaration import InputSpec
-from fedinfer.artifact.imported.image import Image
+from fedinfer.artifact.imported.image import MOST_EDGE, Image
 from fedinfer.errors import ConfigError
 from fedinfer.tensors import TensorSpec, channels_first
 
@@ -35,7 +35,9 @@ def raw_tensor(spec: InputSpec, image: Image) -> TensorSpec:
     Raises:
         ConfigError: the input is no image, or mean and std do not fit its channels.
     """
-    _, _, channels = _sizes(spec)
+    height, width, channels = _sizes(spec)
+    if max(height, width) > MOST_EDGE:  # an edge of the one and an edge of the other make a picture on the way
+        raise ConfigError(f"input {spec.name} of shape {spec.shape}: edges have 1 to {MOST_EDGE} pixels")
     if any(len(numbers) not in (1, channels) for numbers in (image.mean, image.std)):
         raise ConfigError(f"input {spec.name}: mean and std have one number, or {channels}")
     shape = (image.height, image.width, channels) if len(spec.shape) == 3 else (image.height, image.width)

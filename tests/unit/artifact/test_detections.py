@@ -11,7 +11,7 @@ from fedinfer.artifact import ModelTask, Wishes, import_model
 from fedinfer.artifact.export.graph import OutputHead, finish, run
 from fedinfer.artifact.imported.adapt import adapt, schema_of
 from fedinfer.artifact.imported.declaration import Declaration, InputSpec, OutputSpec, Use
-from fedinfer.artifact.imported.detections import Detections, detected, detections_from, detections_values
+from fedinfer.artifact.imported.detections import Detections, detected, detections_from, detections_values, sizes_of
 from fedinfer.artifact.imported.facts import read_facts
 from fedinfer.artifact.imported.model_toml import from_toml, to_toml
 from fedinfer.artifact.imported.outside import parse
@@ -106,7 +106,7 @@ def test_a_detector_is_imported_and_its_step_comes_back_from_model_toml():
         ({"most": 0}, "most 0 is 1 to 1000"), ({"overlap": 2}, "overlap 2 in"),
         ({"form": "polar"}, "form polar one of"),
         ({"scores": "boxes"}, "the same output boxes"), ({"least": "few"}, "overlap and least are numbers"),
-        ({"colour": 1}, "detections has no 'colour'"),
+        ({"colour": 1}, "detections has no 'colour'"), ({"overlap": 10**400}, "too large to convert"),
     ],
 )  # fmt: skip
 def test_a_step_that_cannot_be_is_refused(values, said):
@@ -119,6 +119,8 @@ def test_outputs_that_are_no_boxes_are_refused():
         detections_from({"boxes": "b"}, "x")
     with pytest.raises(ConfigError, match="most 13 of 6 boxes of 2 classes"):
         schema_of(declared(replace(STEP, most=13)))
+    with pytest.raises(ConfigError, match="4194304 boxes of 2 classes are more than 4194304 places"):
+        sizes_of(STEP, (2**22, 4), (2, 2**22))
     with pytest.raises(ConfigError, match="there is no output gone"):
         schema_of(declared(replace(STEP, boxes="gone")))
     with pytest.raises(ConfigError, match=r"scores of shape \[6, 2\]") as caught:

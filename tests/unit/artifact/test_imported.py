@@ -17,6 +17,7 @@ from fedinfer.artifact.imported.facts import read_facts
 from fedinfer.artifact.imported.image import Image
 from fedinfer.artifact.imported.model_toml import from_toml, to_toml
 from fedinfer.artifact.imported.outside import parse, read_model
+from fedinfer.artifact.imported.pixels import raw_tensor
 from fedinfer.artifact.imported.propose import Wishes, propose_inputs, propose_outputs, states_of
 from fedinfer.artifact.imported.trial import answers_of, calibration_rows
 from fedinfer.artifact.imported.watch import watched_of, with_watch
@@ -217,6 +218,20 @@ def test_a_declaration_comes_back_from_its_file_and_odd_names_stay_texts():
         ('dtype = "float32"', 'dtype = "object"', "dtype 'object'"),
         ('name = "p"', 'name = "p\\u001b[2J"', "name holds a control character"),
         ("format = 1", "format = ", "not TOML"),
+        ('name = "m"', 'name = "../m"', "name = '../m': 1 to 64 of a-z"),
+        ("shape = [3]", "shape = [65536, 65536]\nconstant = 0", "has 4294967296 values, at most 16777216"),
+        ("shape = [3]", "shape = [2048, 1024]\nconstant = 0", "constants have 2097152 values together"),
+        ("format = 1", f"format = 1\ntop = 0x{'f' * 20_000}", "top is larger than"),
+        (
+            "format = 1",
+            'format = 1\ndetections = { boxes = "p\\u001b[2J", scores = "h", most = 1 }',
+            "control character",
+        ),
+        (
+            "format = 1",
+            f"format = 1\ndetections = {{ boxes='p', scores='h', most=1, overlap=1{'0' * 400} }}",
+            "too large",
+        ),
     ],
 )
 def test_a_changed_declaration_is_read_strictly(old, new, said):
@@ -228,6 +243,31 @@ def test_a_changed_declaration_is_read_strictly(old, new, said):
     assert old in text
     with pytest.raises(ConfigError, match=said):
         from_toml(text.replace(old, new), "model.toml")
+
+
+@pytest.mark.parametrize("axis", [-1, 2])
+def test_rows_are_counted_by_an_axis_that_there_is(axis):
+    with pytest.raises(ConfigError, match=f"input 'x': axis {axis} of a graph's 2"):
+        InputSpec("x", "float32", (3,), axis)
+    with pytest.raises(ConfigError, match=f"output 'y': axis {axis} of a graph's 2"):
+        OutputSpec("y", "float32", (3,), axis, Use.VALUE)
+
+
+def test_all_inputs_and_all_outputs_together_are_bounded():
+    """Each of thousands may be as large as a row may be, and all lie in memory at once."""
+    one, half = InputSpec("x", "float32", (2**24,), 0), OutputSpec("y", "float32", (2**23,), 0, Use.VALUE)
+    started = Declaration("m", ModelTask.TENSORS, "label", (), False, False, "0" * 64, (one,), (half, half))
+    with pytest.raises(ConfigError, match="all inputs have 33554432 values together, at most 16777216"):
+        replace(started, inputs=(one, one))
+    with pytest.raises(ConfigError, match="all outputs have 25165824 values together"):
+        replace(started, outputs=(half, half, half))
+
+
+def test_an_image_is_not_made_larger_than_an_edge_of_one():
+    """A picture of 1 x 4096 for a model of 2^24 x 1 has 2^36 pixels on the way."""
+    spec = InputSpec("x", "float32", (2**24, 1), 0, image=Image(1, 4096))
+    with pytest.raises(ConfigError, match="edges have 1 to 4096 pixels"):
+        raw_tensor(spec, spec.image)
 
 
 def test_of_the_largest_tensor_statistics_are_watched_and_never_of_state_or_columns():

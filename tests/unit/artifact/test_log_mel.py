@@ -151,6 +151,9 @@ def test_steps_come_back_from_model_toml_and_calibration_rows_are_raw() -> None:
         ({"floor": 0}, "the logarithm of nothing"), ({"samples": 100}, "100 samples are fewer"),
         ({"std": 0}, "std is above it"), ({"hop": "often"}, "audio hop = 'often' is no int"),
         ({"window": "hamming"}, "audio has no 'window'"), ({"power": 3}, "power 3: one of 1, 2"),
+        ({"samples": 2**20, "hop": 1, "frame": 8192, "fft": 8192}, "1048577 frames of 8192 samples"),
+        ({"samples": 2**20, "hop": 1, "frame": 2, "fft": 2, "bands": 512}, "1048577 frames .* 512 bands"),
+        ({"low": 10**400}, "audio low = 1000"), ({"rate": "1" * 5000}, "audio rate = '1111"),
     ],
 )  # fmt: skip
 def test_steps_that_cannot_be_are_refused(values: dict, said: str) -> None:
@@ -165,5 +168,5 @@ def test_what_is_needed_and_what_fits_is_said() -> None:
         schema_of(declared(SMALL, (8, 12)))
     assert "hop" in caught.value.hint
     both = replace(declared(SMALL, (8, 13)).inputs[0], image=Image(8, 13))
-    with pytest.raises(ConfigError, match="an image and of audio"):
+    with pytest.raises(ConfigError, match="several of an image, audio and words"):
         raw_of(both)
