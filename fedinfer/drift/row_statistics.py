@@ -26,6 +26,8 @@ from fedinfer.schema import Schema
 from fedinfer.tensors import STATISTICS, places
 
 STATISTIC_BINS = 8
+VALUES_AT_ONCE = 2**20
+"""Of all rows together: a window of images is several times itself while it is measured."""
 Measure = Callable[[Floats], Floats]
 """Values (n, k) as parts of the range, NaN where one is missing and never only NaN, to places in [0, 1], (n,)."""
 
@@ -127,9 +129,13 @@ def _range(schema: Schema, name: str) -> tuple[slice, float, float]:
 
 
 def _count(outputs: Outputs, at: slice, low: float, high: float, measure: Measure) -> Counts:
-    values = (rows_of(outputs)[:, at].astype(np.float64) - low) / (high - low)
-    values = values[~np.isnan(values).all(axis=1)]
-    return on_even_bins(measure(np.clip(values, 0.0, 1.0)), STATISTIC_BINS)
+    rows, counts = rows_of(outputs)[:, at], np.zeros(STATISTIC_BINS)
+    step = max(1, VALUES_AT_ONCE // max(rows.shape[1], 1))
+    for start in range(0, len(rows), step):
+        values = (rows[start : start + step].astype(np.float64) - low) / (high - low)
+        values = values[~np.isnan(values).all(axis=1)]
+        counts += on_even_bins(measure(np.clip(values, 0.0, 1.0)), STATISTIC_BINS)
+    return counts
 
 
 def _means(values: Floats) -> Floats:

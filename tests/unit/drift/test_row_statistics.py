@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedinfer.device.counted import counted_channels
-from fedinfer.drift import MonitorPlan, Outputs, Sketch, chosen_channels, report_norm, tally
+from fedinfer.drift import MonitorPlan, Outputs, Sketch, chosen_channels, report_norm, row_statistics, tally
 from fedinfer.drift.monitor import WindowSum, begin, observe
 from fedinfer.drift.row_statistics import CHOICES, statistic_names
 from fedinfer.errors import ConfigError
@@ -65,6 +65,18 @@ def test_values_outside_count_as_the_ends_and_those_that_are_absent_not_at_all()
     assert counted(SCHEMA, "mean:image", rows) == [0, 0, 0, 0, 1, 0, 1, 0]
     assert counted(SCHEMA, "spread:image", rows) == [1, 0, 0, 0, 0, 0, 0, 1]
     assert counted(SCHEMA, "ends:image", rows) == [1, 0, 0, 0, 0, 0, 0, 1]
+
+
+def test_many_large_rows_are_measured_a_few_at_a_time(monkeypatch):
+    rows, sizes = rows_of(*([float(shade)] * 4 for shade in range(0, 200, 10))), []
+    whole = counted(SCHEMA, "mean:image", rows)
+    monkeypatch.setattr(row_statistics, "VALUES_AT_ONCE", 12)
+    real = row_statistics.on_even_bins
+    monkeypatch.setattr(
+        row_statistics, "on_even_bins", lambda values, bins: sizes.append(len(values)) or real(values, bins)
+    )
+    assert counted(SCHEMA, "mean:image", rows) == whole
+    assert sizes == [3] * 6 + [2]
 
 
 @pytest.mark.parametrize(
