@@ -68,6 +68,20 @@ def test_the_surest_of_overlapping_boxes_of_a_class_stays_and_places_left_over_a
     assert wide[1].tolist() == [[0.9, 0.7, 0.6, 0]]
 
 
+def test_of_equal_scores_the_first_class_and_then_the_first_box_comes_first():
+    boxes = np.array(
+        [[[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10], [80, 0, 90, 10], [0, 50, 9, 60]]]
+    )
+    scores = np.tile([0.5, 0.5], (1, K, 1))
+    by_hand = detected(STEP, boxes.astype(float), scores)
+    assert by_hand[0][0, :, 0].tolist() == [0, 20, 40, 60]
+    assert by_hand[2].tolist() == [[0, 0, 0, 0]]
+    found = declared(STEP)
+    row = np.concatenate([boxes.reshape(1, -1), scores.reshape(1, -1)], axis=1).astype(np.float32)
+    said = run(finish(adapt(parse(detector(False, 17)), found), OutputHead(schema_of(found), 1.0, "m", 1)), row, VALUE)
+    np.testing.assert_allclose(said[0], np.concatenate([part.ravel() for part in by_hand]), atol=1e-4)
+
+
 @pytest.mark.parametrize("form", ["corners", "centre"])
 @pytest.mark.parametrize(("first", "opset", "one_row"), [(False, 11, False), (True, 17, False), (False, 18, True)])
 def test_the_graph_answers_what_numpy_does(form, first, opset, one_row):
