@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -273,9 +273,10 @@ def _report(
         progress.alarms.extend(alarms)
         for alarm in alarms:
             server.emit("alarm", alarm.to_json())
+        rounds = server.scenario.drift.rounds
         situation = replace(
-            _situation(server.account, progress, server.scenario.drift.rounds, ready),
-            earlier=_reusable(server, watch, summed) if result.alarms else (),
+            _situation(server.account, in_service(server.repository.versions(), progress), rounds, ready),
+            earlier=_reusable(server.repository.versions(), watch, summed) if result.alarms else (),
         )
         decision = _decide(server.schema, progress, watch, result, situation)
     figures = (len(sums.survivors), len(sums.groups), len(sums.summed), spent)
@@ -339,28 +340,34 @@ def _window_sum(scenario: Scenario, settings: SumSettings, window: int, released
     )
 
 
-def _reusable(server: Server, watch: Watch, summed: monitor.WindowSum) -> tuple[int, ...]:
+def _reusable(held: Collection[int], watch: Watch, summed: monitor.WindowSum) -> tuple[int, ...]:
     """Versions whose world may be back, and which the repository still holds; none where nobody asks for them."""
     if not watch.settings.reuse:
         return ()
-    held = set(server.repository.versions())
     return tuple(version for version in reuse.possible(watch.plan, watch.worlds, summed) if version in held)
 
 
-def _situation(account: RunAccount, progress: Progress, rounds: int, ready: Sequence[DeviceId]) -> policy.Situation:
+def _situation(
+    account: RunAccount, versions: tuple[int, int], rounds: int, ready: Sequence[DeviceId]
+) -> policy.Situation:
     # The rounds of every allowed trigger are part of the plan, so what is left is enough unless something else spent.
     needed = account.price_of_more(f"{Purpose.TRAIN} ", rounds)
-    version = progress.models[-1].version if progress.models else 0
-    return policy.Situation(account.remaining(), needed, len(ready), previous_version(progress) > 0, version)
+    serves, before = versions
+    return policy.Situation(account.remaining(), needed, len(ready), before > 0, serves)
 
 
-def previous_version(progress: Progress) -> int:
-    """The version before the present one; 0 where there is none.
+def in_service(held: Collection[int], progress: Progress) -> tuple[int, int]:
+    """The version that serves, and the one that an alarm may go back to; a withdrawn one is neither.
 
     Args:
+        held: versions that the repository offers or keeps; withdrawn ones are not among them.
         progress: of the run.
+
+    Returns:
+        0 where there is none.
     """
-    return progress.models[-2].version if len(progress.models) > 1 else 0
+    versions = [0, 0, *(model.version for model in progress.models if model.version in held)]
+    return versions[-1], versions[-2]
 
 
 def _window_metric(progress: Progress) -> float | None:

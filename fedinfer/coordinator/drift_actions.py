@@ -10,7 +10,7 @@ import numpy as np
 
 from fedinfer.artifact import ChosenFile
 from fedinfer.coordinator.context import Progress, Server
-from fedinfer.coordinator.drift import Watch, previous_version
+from fedinfer.coordinator.drift import Watch, in_service
 from fedinfer.coordinator.push.withdrawal import withdraw
 from fedinfer.coordinator.released import CHECKPOINTS, mark_released
 from fedinfer.drift import monitor, policy, reuse
@@ -33,7 +33,7 @@ def roll_back(server: Server, progress: Progress, watch: Watch, decision: policy
         watch: its monitor forgets the reference; its policy does not roll back twice in a row.
         decision: of the policy, with its reason.
     """
-    newest, previous = progress.models[-1].version, previous_version(progress)
+    newest, previous = in_service(server.repository.versions(), progress)
     outcomes = withdraw(server.repository, server.fleet, server.emit, newest, sorted(server.devices))
     weights = load_checkpoint(server.folder / CHECKPOINTS / f"v{previous}.npz").arrays["weights"]
     progress.weights = weights.astype(np.float32)

@@ -61,8 +61,8 @@ def take_up(server: Server, plan: RunPlan, kept: Checkpoint) -> RunState:
 
 
 def _newest(repository: Repository, progress: Progress) -> ChosenFile | None:
-    files = repository.model_files(progress.models[-1].version) if progress.models else {}
-    return ChosenFile.of(repository.manifest(progress.models[-1].version), files) if files else None
+    version, _ = drift_loop.in_service(repository.versions(), progress)
+    return ChosenFile.of(repository.manifest(version), repository.model_files(version)) if version else None
 
 
 def _settle(server: Server, state: RunState) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from fedinfer.artifact import ChosenFile
 from fedinfer.coordinator.agenda import REUSE
 from fedinfer.coordinator.context import Progress, Server
-from fedinfer.coordinator.drift import Watch
+from fedinfer.coordinator.drift import Watch, in_service
 from fedinfer.coordinator.judging import confidence_calibration
 from fedinfer.coordinator.plan.canary import WRONG_PASS_RATE, WRONG_STOP_RATE
 from fedinfer.coordinator.plan.run_plan import RunPlan
@@ -46,7 +46,7 @@ def reuse_version(server: Server, plan: RunPlan, progress: Progress, watch: Watc
         TransportError: no device can be reached.
         StoreError: a file of the server cannot be written.
     """
-    left = progress.models[-1].version
+    left, _ = in_service(server.repository.versions(), progress)
     number = server.repository.reissue(version, server.clock.now()).version
     keep_weights_as(server.folder, version, number)
     progress.previous, progress.version = left, number

@@ -163,7 +163,8 @@ def _one_step(server: Server, plan: RunPlan, state: RunState, step: RunStep) -> 
         case RunStep.ROLL_OUT:
             push_version(server, plan, progress)
             if state.watch is not None and progress.window:
-                drift_loop.relearn(state.watch, drift_loop.previous_version(progress))
+                _, replaced = drift_loop.in_service(server.repository.versions(), progress)
+                drift_loop.relearn(state.watch, replaced)
         case RunStep.WINDOW:
             _window(server, plan, state)
         case RunStep.REUSE:

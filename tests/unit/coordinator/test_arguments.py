@@ -14,10 +14,10 @@ ROOT = Path(fedinfer.coordinator.__file__).parent
 FEWEST_FIELDS = 3
 """A function that reads fewer fields of the server takes those."""
 LEADS = {
-    "_evaluate_wave", "_first_state", "_one_step", "_report", "_settle", "_settled", "_window", "attended",
+    "_evaluate_wave", "_first_state", "_one_step", "_report", "_roll_out", "_settle", "_settled", "_window", "attended",
     "attentive", "build", "carry_out", "carry_out_starts", "choose_log_odds", "closing", "drive", "drive_ordered",
-    "evaluate_canaries", "first_progress", "heed", "publish_version", "push_version", "release", "roll_out",
-    "starter", "take_up", "training_round", "window", "write_unfinished",
+    "evaluate_canaries", "first_progress", "heed", "publish_version", "push_version", "release", "reuse_version",
+    "roll_out", "starter", "take_up", "training_round", "window", "write_unfinished",
 }  # fmt: skip
 """Functions that hand the whole server on: each leads several steps that need different parts of it."""
 
