@@ -26,9 +26,10 @@ from tuf.api.metadata import Targets
 from fedinfer.artifact.release.bundle import Wanted, bundle_files, metadata_files
 from fedinfer.artifact.release.delta import add_deltas
 from fedinfer.artifact.release.files import read_file, write_file
-from fedinfer.artifact.release.metadata import State, Validity, advance, first_state, load_root, load_state, sign_files
+from fedinfer.artifact.release.metadata import State, Validity, advance, first_state, load_root, sign_files
 from fedinfer.artifact.release.releases import check_release, reissued
 from fedinfer.artifact.release.root import RootChange, delegate, named_by, next_root, signed_root, starting_root
+from fedinfer.artifact.release.shared import TIMESTAMP, SharedState
 from fedinfer.artifact.release.signing import ONLINE, Keys, Role, new_signer
 from fedinfer.artifact.release.targets import (
     COHORT,
@@ -50,7 +51,9 @@ USUAL_VALIDITY = Validity()
 
 
 class Repository:
-    """Publishes versions; everything it knows is on disk and survives a restart. One process at a time.
+    """Publishes versions; everything it knows is on disk and survives a restart.
+
+    Another process may sign in the same folder: what it signed counts from then on (`SharedState`).
 
     Args:
         folder: holds `metadata/` and `targets/`; made when it does not exist.
@@ -77,10 +80,12 @@ class Repository:
     ) -> None:
         self._folder = folder
         self._keys, self._clock, self._keep_keys, self._validity = keys, clock, keep_keys, validity
-        if self.fetch("metadata/timestamp.json") is None:
-            self._state = self._create(root)
-        else:
-            self._state = load_state(self._read, self.trusted_root())
+        made = self._create(root) if self._read(TIMESTAMP) is None else None
+        self._shared = SharedState(folder / METADATA_FOLDER, self.trusted_root, made)
+
+    @property
+    def _state(self) -> State:
+        return self._shared.now()
 
     @property
     def newest_version(self) -> int:
@@ -380,8 +385,7 @@ class Repository:
     def _sign_again(self, state: State, *roles: str) -> None:
         """Make `state` what devices see: next versions of the roles, then of snapshot, and last of timestamp."""
         advance(state, roles, self._validity, self._clock.now())
-        self._write(state, roles)
-        self._state = state
+        self._shared.replace(state, lambda: self._write(state, roles))
 
     def _write(self, state: State, roles: Sequence[str]) -> None:
         for name, data in sign_files(state, roles, self._keys):

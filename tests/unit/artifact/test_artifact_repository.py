@@ -350,6 +350,38 @@ def test_a_withdrawn_version_is_signed_no_more_and_its_number_is_gone(site):
     assert state_of(site).targets.unrecognized_fields == {"withdrawn": [1]}
 
 
+def test_what_another_process_withdrew_stays_withdrawn_whatever_this_one_signs(site):
+    """A coordinator that was open signed it away: its list of targets came from before the operator's command."""
+    site.publish(1, 2)
+    reopened(site).withdraw(1)
+    assert site.repository.versions() == (2,)
+    with pytest.raises(ArtifactRejected):
+        site.repository.reissue(1, site.clock.now())
+    site.publish(3)
+    assert site.repository.withdrawn() == reopened(site).withdrawn() == (1,)
+    reopened(site).renew()
+    site.publish(4)
+    assert reopened(site).versions() == (2, 3, 4)
+
+
+def test_of_two_that_sign_at_once_one_is_refused(site, monkeypatch):
+    """It read what is signed, and another process signed before it wrote."""
+    site.publish(1, 2)
+    operator, add = reopened(site), Repository._add
+
+    def slow(repository, *arguments):
+        operator.withdraw(1)
+        add(repository, *arguments)
+
+    monkeypatch.setattr(Repository, "_add", slow)
+    with pytest.raises(StoreError, match="another process signed meanwhile"):
+        site.publish(3)
+    monkeypatch.undo()
+    assert site.repository.withdrawn() == (1,)
+    site.publish(3)
+    assert reopened(site).versions() == (2, 3)
+
+
 def test_withdrawing_twice_signs_nothing_new(site):
     site.publish(1, 2)
     site.repository.withdraw(2)
