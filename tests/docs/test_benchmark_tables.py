@@ -70,11 +70,11 @@ def test_a_table_that_does_not_end_is_stopped_and_said(tables, tmp_path, monkeyp
 
 def test_what_a_command_took_is_its_own(tables, tmp_path, monkeypatch) -> None:
     """Not that of the largest command before it, nor that of the process that starts it, which is large here."""
-    held = bytearray(b"x" * (300 << 20))
-    for size in (200, 1):
+    held = bytearray(b"x" * (150 << 20))
+    for size in (100, 1):
         monkeypatch.setattr(tables, "FEDINFER", [sys.executable, "-c", f"x = b'x' * ({size} << 20); print(len(x))"])
         printed, spent = tables.called(tmp_path, [])
-        assert (int(printed) >> 20, spent.mb > 200) == (size, size == 200)
+        assert (int(printed) >> 20, spent.mb > 100) == (size, size == 100)
     assert len(held) > spent.mb * (1 << 20)
     monkeypatch.setattr(tables, "FEDINFER", [sys.executable, "-c", "raise SystemExit('no such table')"])
     with pytest.raises(SystemExit, match="exit 1\nno such table"):
