@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -253,3 +255,20 @@ def test_an_image_that_is_said_otherwise_is_refused(tmp_path, words):
     (tmp_path / "m.onnx").write_bytes(foreign.policy())
     code, text = call("artifact", "import", tmp_path / "m.onnx", "-o", tmp_path / "m", "--image", f"obs={words}")
     assert (code, "not NAME=VALUE" in " ".join(text.split())) == (2, True), text
+
+
+def test_no_program_beside_a_model_is_run(tmp_path, monkeypatch):
+    """The scenario in the same folder names one; the folder is that of a model, so nobody reads the scenario."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    folder.mkdir()
+    (folder / "stranger_twin.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    own = (files("fedinfer.scenarios") / "heart.toml").read_text(encoding="utf-8")
+    (folder / "scenario.toml").write_text(own.replace("[model]", '[model]\nfactory = "stranger_twin:twin"'))
+    (folder / "model.toml").write_text("format = 1\n")
+    for command in (["run"], ["artifact", "verify"], ["artifact", "inspect"]):
+        assert call(*command, folder)[0] == 2
+    assert not ran.exists()
+    (folder / "model.toml").unlink()
+    call("validate", folder)
+    assert ran.exists(), "a scenario that names a program runs it, or this test shows nothing"
