@@ -6,15 +6,12 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from fedinfer.privacy.accounting.events import GaussianEvent, Plain, PoissonSampled, moved
+from fedinfer.privacy.accounting.sampled import sampled_distribution
 from fedinfer.types import Relation
 
-Floats: TypeAlias = npt.NDArray[np.float64]
 _MIN_PROFILE_DELTA = 1e-11
 """Below this the subtraction in the profile loses digits; the RDP bound is used instead."""
 _STEPS = (2.0**-15, 2.0**-10)
@@ -135,55 +132,10 @@ def _pld_of_one(noise_multiplier: float, rate: float, step: float, relation: Rel
 
     is_replaced = relation is Relation.REPLACE_ONE
     if rate < 1 and not is_replaced:
-        return _sampled(noise_multiplier, rate, step)
+        return sampled_distribution(noise_multiplier, rate, step)
     return privacy_loss_distribution.from_gaussian_mechanism(
         noise_multiplier,
         value_discretization_interval=step,
         sampling_prob=rate,
         neighboring_relation=NeighboringRelation.REPLACE_ONE if is_replaced else NeighboringRelation.ADD_OR_REMOVE_ONE,
     )
-
-
-def _sampled(noise_multiplier: float, rate: float, step: float) -> Any:
-    """What `from_gaussian_mechanism` makes of a sample at a rate below 1, whose loop over the grid is an array here."""
-    from dp_accounting.pld.pld_pmf import create_pmf_pessimistic_connect_dots_fixed_gap
-    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
-    from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPrivacyLoss
-
-    def one_way(adjacency: AdjacencyType) -> Any:
-        loss = GaussianPrivacyLoss(noise_multiplier, sampling_prob=rate, adjacency_type=adjacency)
-        bounds = loss.connect_dots_bounds()
-        low, high = math.floor(bounds.epsilon_lower / step), math.ceil(bounds.epsilon_upper / step)
-        deltas = sampled_profile(loss, np.arange(low, high + 1) * step)
-        return create_pmf_pessimistic_connect_dots_fixed_gap(step, low, high, deltas)
-
-    return PrivacyLossDistribution(one_way(AdjacencyType.REMOVE), one_way(AdjacencyType.ADD))
-
-
-def sampled_profile(loss: Any, epsilons: Floats) -> Floats:
-    """Hockey-stick divergences of a Gaussian mechanism on a Poisson sample, see `get_delta_for_epsilon` of its class.
-
-    The outputs at which the privacy loss is at least epsilon lie below a cutoff, which a change of epsilon by what
-    sampling takes off turns into that of the mechanism itself (Zhu, Dong and Wang 2022, Theorem 11).
-
-    Args:
-        loss: a `GaussianPrivacyLoss` of dp-accounting with sensitivity 1 and adjacency ADD or REMOVE.
-        epsilons: (n,) any numbers.
-
-    Returns:
-        (n,) in [0, 1].
-    """
-    removed = loss.adjacency_type.name == "REMOVE"
-    whole = _without_sampling(epsilons if removed else -epsilons, loss.sampling_prob) * loss.standard_deviation**2
-    cutoffs = -0.5 - whole if removed else 0.5 + whole
-    deltas = loss.mu_upper_cdf(cutoffs) - np.exp(epsilons + loss.mu_lower_log_cdf(cutoffs))
-    inside: Floats = np.clip(deltas, 0.0, 1.0)
-    return inside
-
-
-def _without_sampling(losses: Floats, rate: float) -> Floats:
-    """log(1 + (exp(loss) - 1) / rate), minus infinity below what a sample can lose."""
-    with np.errstate(divide="ignore"):
-        small = np.log1p(np.maximum(np.expm1(np.minimum(losses, 1.0)) / rate, -1.0))
-    large = losses - math.log(rate) + np.log1p(-(1 - rate) * np.exp(-np.maximum(losses, 1.0)))
-    return np.where(losses > 1.0, large, small)

@@ -48,6 +48,7 @@ from fedinfer.privacy.accounting.events import (
 from fedinfer.privacy.accounting.gaussian import gaussian_epsilon_of, has_pld
 from fedinfer.privacy.accounting.parallel import History, splits_of
 from fedinfer.privacy.accounting.rdp import ORDERS, Curve, noise_curve, to_epsilon
+from fedinfer.privacy.accounting.sampled import mixture_distribution
 from fedinfer.types import Relation
 
 MOST_UNITS = 1000
@@ -213,13 +214,8 @@ def _mixture(noise_multiplier: float, rate: float, units: int, step: float) -> A
         return privacy_loss_distribution.from_gaussian_mechanism(
             noise_multiplier, sensitivity=units, value_discretization_interval=step
         )
-    drawn = range(units + 1)
-    return privacy_loss_distribution.from_mixture_gaussian_mechanism(
-        noise_multiplier,
-        [float(j) for j in drawn],
-        [math.comb(units, j) * rate**j * (1 - rate) ** (units - j) for j in drawn],
-        value_discretization_interval=step,
-    )
+    chances = [math.comb(units, j) * rate**j * (1 - rate) ** (units - j) for j in range(units + 1)]
+    return mixture_distribution(noise_multiplier, chances, step)
 
 
 def _is_gaussian(event: Plain) -> bool:
