@@ -48,7 +48,9 @@ def clip_rows(vectors: FloatRows, norm: float) -> FloatRows:
         return vectors * factors.astype(np.float32)[:, None]
     clipped = np.array(vectors, np.float32)
     for row in long.tolist():
-        clipped[row] = vectors[row].astype(np.float64) * factors[row]
+        exact = vectors[row].astype(np.float64) * factors[row]
+        nearest = exact.astype(np.float32)
+        clipped[row] = np.where(np.abs(nearest) > np.abs(exact), np.nextafter(nearest, np.float32(0)), nearest)
     return clipped
 
 

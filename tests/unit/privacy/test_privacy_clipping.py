@@ -131,3 +131,10 @@ def test_broken_rows_are_named() -> None:
     with pytest.raises(DataError, match="row 1"):
         RULE.prepare(rows, 1.0)
     assert not clip_rows(np.zeros((2, 4), np.float32), 1.0).any()
+
+
+@pytest.mark.parametrize(("value", "norm"), [(1e-38, 10 * 21.6 * 2.0**-149), (3e38, 10 * 3e38 * 1.6 * 2.0**-149)])
+def test_numbers_with_few_digits_are_not_rounded_beyond_the_norm(value: float, norm: float) -> None:
+    """Products, or factors, for which float32 has a handful of bits, each of which would be rounded up."""
+    rows = np.full((2, 100), value, np.float32)
+    assert (row_norms(clip_rows(rows, norm)) <= norm).all()
