@@ -164,7 +164,7 @@ class PixelPrepare(nn.Module):
         Returns:
             (n, *shape) float32.
         """
-        scaled = rows.masked_fill(torch.isnan(rows), 0.0).clamp_(0.0, self.pixel_max).div_(self.pixel_max)
+        scaled = torch.nan_to_num(rows, nan=0.0).clamp_(0.0, self.pixel_max).div_(self.pixel_max)
         if self.standardized:
             centred = scaled - scaled.mean(dim=1, keepdim=True)
             length = torch.sqrt((centred * centred).sum(dim=1, keepdim=True))
