@@ -106,7 +106,7 @@ class Pilot:
 
     def heard(self, event: str, fields: Json) -> None:
         self.events.append((event, fields))
-        if event == "pushed" and self.predicts:
+        if event in ("pushed", "reused") and self.predicts:
             for store in self.stores:
                 use(store, self.window)
 

@@ -14,7 +14,7 @@ from fedinfer.inference.install.slots import Slots
 from fedinfer.privacy.accounting.ledger import Budget
 from fedinfer.training import load_checkpoint
 from tests.protocol.fleet import enrolled
-from tests.unit.deployment.test_deployment_run import DEVICES, Pilot, use
+from tests.unit.deployment.test_deployment_run import DEVICES, Pilot
 
 WATCHED = (
     "training.rounds = 1\ndrift.rounds = 1\ndrift.windows = 3\ndrift.after_windows = 2\ndrift.reference_windows = 1\n"
@@ -34,12 +34,7 @@ def test_a_version_that_serves_again_is_what_every_device_runs_and_what_others_d
         action, version = told.get(result.window, (WatchAction.NONE, 0))
         return state, Decision(action, "as told", result.window, version)
 
-    def predict(_seconds: float) -> None:
-        for store in pilot.stores:
-            use(store, pilot.window)
-
     monkeypatch.setattr(policy, "decide", decide)
-    pilot.on_rest = predict
     record = pilot.run(WATCHED)
     assert record["status"] == "completed"
     assert [(model["version"], model["reason"]) for model in record["models"]] == [
