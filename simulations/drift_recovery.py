@@ -86,8 +86,8 @@ CASES: dict[str, World] = {
         "",
         DRAWN
         | {
-            "data.synthetic.noise": 0.5, "drift.inject.kind": "prior", "drift.inject.amount": 0.9,
-            "drift.inject.at_window": 4, "drift.windows": 10,
+            "data.synthetic.noise": 0.5, "drift.inject.kind": "prior", "drift.inject.amount": 0.95,
+            "drift.inject.at_window": 4, "drift.windows": 12, "training.rounds": 20, "drift.rounds": 25,
         },
         by_ceiling=True,
     ),
