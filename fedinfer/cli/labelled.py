@@ -85,7 +85,7 @@ def labels_of(table: RawTable, schema: Schema) -> npt.NDArray[Any]:
         )
     if schema.label_range is not None:
         return _values(table, schema)
-    labels, spellings = table.columns[schema.label], Spellings(schema.labels, schema.reading)
+    labels, spellings = table.columns[schema.label], Spellings(schema.labels, schema.reading.of_column(schema.label))
     places = {label: spellings.place(label) for label in set(labels)}
     for row, label in enumerate(labels):
         if places[label] is None:

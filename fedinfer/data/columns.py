@@ -207,4 +207,4 @@ def _range(raw: RawTable, name: str, data: DataSection, rules: ReadingRules) -> 
 def _categories(raw: RawTable, name: str, data: DataSection, rules: ReadingRules) -> Categorical:
     if name in data.categories:
         return Categorical(name, data.categories[name], data.ranges_confirmed)
-    return Categorical(name, seen_categories(raw.columns[name], rules, MOST_CATEGORIES), False)
+    return Categorical(name, seen_categories(raw.columns[name], rules.of_column(name), MOST_CATEGORIES), False)

@@ -161,7 +161,9 @@ def plain_cells(name: str, cells: Iterable[str], rules: ReadingRules) -> list[st
     if unit:
         cells = [without_unit(cell, unit) for cell in cells]
     if marks == (".", ""):
-        return one_spelled(list(cells), rules)
+        listed = list(cells)
+        known = set(listed)
+        return one_spelled([whole if (whole := text.removesuffix(".0")) in known else text for text in listed], rules)
     read = number_reader(*marks)
     plain = (repr(read(cell)) if is_number(cell, *marks) else cell for cell in cells)
     return one_spelled([text.removesuffix(".0") for text in as_text(plain)], rules)

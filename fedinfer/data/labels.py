@@ -41,7 +41,7 @@ def class_names(raw: RawTable, data: DataSection) -> tuple[str, ...]:
         only = f"only class {next(iter(counts))!r}" if counts else "no class at all"
         raise DataError(f"{raw.name}: label column {data.label!r} holds {only} in {len(cells)} rows; two are needed")
     names = data.labels or in_order(
-        set(one_spelling(counts, data.reading()).values()), data.reading().marks_of(data.label)
+        set(one_spelling(counts, data.reading().of_column(data.label)).values()), data.reading().marks_of(data.label)
     )
     if len(names) > MOST_CLASSES:
         raise DataError(
@@ -70,7 +70,7 @@ def read_labels(raw: RawTable, data: DataSection, names: Sequence[str]) -> Label
             f"{raw.number(empty[0])}",
             hint='fill them in, or leave these rows out with [data] unlabelled = "drop"',
         )
-    spellings = Spellings(names, data.reading())
+    spellings = Spellings(names, data.reading().of_column(data.label))
     index = {cell: spellings.place(cell) for cell in dict.fromkeys(cells) if cell is not None}
     unknown = next((row for row, cell in enumerate(cells) if cell is not None and index[cell] is None), None)
     if unknown is not None:

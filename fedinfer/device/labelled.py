@@ -139,7 +139,7 @@ def truth_of(labels: Sequence[object], schema: Schema) -> npt.NDArray[np.int64] 
         if wrong is not None:
             raise DataError(f"label {wrong} is {str(labels[wrong])[:60]!r}, expected a finite number of float32")
         return np.array(labels, np.float64)
-    spellings = Spellings(schema.labels, schema.reading)
+    spellings = Spellings(schema.labels, schema.reading.of_column(schema.label))
     places = [spellings.place(label) if isinstance(label, str) else None for label in labels]
     if None in places:
         place = places.index(None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from fedinfer.errors import ConfigError
@@ -107,6 +107,15 @@ class ReadingRules:
         """
         own = dict(self.marks).get(column)
         return (own[0], own[1:]) if own else (self.decimal, self.thousands)
+
+    def of_column(self, column: str) -> ReadingRules:
+        """The rules with the marks of one column as those of the table: what spells one number depends on them.
+
+        Args:
+            column: its name.
+        """
+        decimal, thousands = self.marks_of(column)
+        return replace(self, decimal=decimal, thousands=thousands, marks=())
 
     def unit(self, column: str) -> str:
         """What stands beside the numbers of a column, empty for most.

@@ -15,7 +15,8 @@ from fedinfer.data import ColumnRole, Proposal, load, propose
 from fedinfer.data.clock import hours, rule_of
 from fedinfer.data.order import moments
 from fedinfer.data.summary import remarks
-from fedinfer.reading import ReadingRules, Spellings, alike, plain_number_reader, without_unit
+from fedinfer.reading import CellRule, ReadingRules, Spellings, alike, plain_number_reader, without_unit
+from fedinfer.schema import Categorical
 
 ROWS = 240
 
@@ -75,6 +76,27 @@ def test_a_label_and_a_category_of_several_spellings_are_read_as_one(tmp_path: P
     assert federation.schema.labels == ("late", "paid")
     rows = sum(len(device.train_y) + len(device.test_y) for device in federation.devices.values())
     assert rows == ROWS
+
+
+@pytest.mark.parametrize("mark", [",", "."])
+def test_a_label_with_another_decimal_mark_than_the_table_is_read_by_its_own(tmp_path: Path, mark: str) -> None:
+    other = {",": ".", ".": ","}[mark]
+    columns = {
+        "x": [cell.replace(".", mark) for cell in amounts()],
+        "ward": turns(f"1{other}0", "1", "2", f"3{other}0", "3"),
+        "y": turns("0", f"0{other}0", f"1{other}0", "1"),
+    }
+    found = proposed(tmp_path, columns)
+    assert data_of(found)["labels"] == ["0", "1"]
+    text = found.text.replace("[data]\n", '[data]\ncategorical = ["ward"]\n', 1)
+    (tmp_path / "scenario.toml").write_text(text)
+    federation = load(load_scenario(str(tmp_path)))
+    assert federation.schema.labels == ("0", "1")
+    ward = next(column for column in federation.schema.columns if column.name == "ward")
+    assert isinstance(ward, Categorical)
+    assert ward.categories == ("1", "2", "3")
+    rule = CellRule("ward", federation.schema.reading, ward.categories)
+    assert [rule.reader()(cell) for cell in ("1", f"1{other}0", f"3{other}0")] == [0.0, 0.0, 2.0]
 
 
 def test_yes_and_its_first_letter_are_one_label(tmp_path: Path) -> None:
