@@ -60,7 +60,11 @@ class CellRule:
 
         It raises ValueError, TypeError or ArithmeticError for what is neither a value nor missing.
         """
-        return _number_reader(self) if self.categories is None else _category_reader(self.categories, self.rules.of_column(self.name))
+        return (
+            _number_reader(self)
+            if self.categories is None
+            else _category_reader(self.categories, self.rules.of_column(self.name))
+        )
 
 
 def plain_number_reader(column: str, rules: ReadingRules) -> CellReader:
