@@ -7,6 +7,7 @@ and windows suit it is `fedinfer.planning`'s.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -90,7 +91,9 @@ def propose(
     guesses = _without_giveaways(raw, guesses, target, rules)
     if all(guess.role in (ColumnRole.DROP, ColumnRole.TIME) for guess in guesses):
         reasons = ", ".join(f"{guess.name!r} ({guess.reason})" for guess in guesses) or "the label stands alone"
-        raise DataError(f"{csv}: no column is left to learn from: {reasons}")
+        texts = next((guess.name for guess in guesses if any(" " in cell for cell in raw.columns[guess.name])), "")
+        hint = f"short texts to learn from are named by hand, in a scenario: [data] text = {json.dumps(texts)}"
+        raise DataError(f"{csv}: no column is left to learn from: {reasons}", hint=hint if texts else "")
     lines = DataLines(
         table=csv.name,
         path=os.path.relpath(csv.resolve(), folder.resolve()),

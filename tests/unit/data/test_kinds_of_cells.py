@@ -15,6 +15,7 @@ from fedinfer.data import ColumnRole, Proposal, load, propose
 from fedinfer.data.clock import hours, rule_of
 from fedinfer.data.order import moments
 from fedinfer.data.summary import remarks
+from fedinfer.errors import DataError
 from fedinfer.reading import CellRule, ReadingRules, Spellings, alike, plain_number_reader, without_unit
 from fedinfer.schema import Categorical
 
@@ -117,6 +118,15 @@ def test_a_rare_spelling_is_not_written_down(tmp_path: Path) -> None:
     town = turns("Málaga", "León")
     town[3] = "Malagá"
     assert "malag\u00e1" not in proposed(tmp_path, {"x": amounts(), "town": town, "y": turns("a", "b")}).text.casefold()
+
+
+def test_short_texts_alone_are_refused_with_the_key_that_names_them(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no column is left") as caught:
+        proposed(tmp_path, {"said": ["ok see you", '"WIN cash" call now', '"hello', "free prize"], "y": ["a", "b"] * 2})
+    assert 'text = "said"' in caught.value.hint
+    with pytest.raises(DataError, match="no column is left") as caught:
+        proposed(tmp_path, {"id": [str(row) for row in range(4)], "y": ["a", "b"] * 2})
+    assert not caught.value.hint
 
 
 def test_names_of_persons_are_not_written_down_because_they_are_spelled_twice(tmp_path: Path) -> None:
