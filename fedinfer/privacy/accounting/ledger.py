@@ -17,7 +17,6 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
 
 from fedinfer.errors import BudgetExceeded, ConfigError, Misbehaviour
 from fedinfer.privacy.accounting.accountant import Spent, account_history, rdp_history_epsilon
@@ -49,12 +48,13 @@ from fedinfer.privacy.accounting.ledger_records import (
     Entry,
     Protected,
     Terms,
+    terms_of,
 )
 from fedinfer.privacy.accounting.ledger_view import ledger_json, left_of
 from fedinfer.privacy.accounting.parallel import History, splits_of
 from fedinfer.privacy.rounding import at_most, exactly
 from fedinfer.store import transaction
-from fedinfer.types import Json, Relation, Unit
+from fedinfer.types import Json, Relation
 
 __all__ = ["ANY_TASK", "LEDGER_MIGRATIONS", "Budget", "Entry", "Ledger", "Protected", "Refusal"]
 
@@ -331,7 +331,7 @@ class Ledger:
         """Owners with equal history, promise and budget share one computation: a fleet has few different histories."""
         counts = self._counts(list(terms), task)
         made = {} if offered is None else promises_of(self._connection, list(terms), task, offered, set(counts))
-        # Terms are one object for equal accounts (`_terms_of`), which is quicker to look up than what is in them.
+        # Terms are one object for equal accounts (`terms_of`), which is quicker to look up than what is in them.
         known: dict[tuple[tuple[tuple[int, int], ...], int, int | None], str] = {}
         verdicts: dict[str, Refusal | None] = {}
         for owner, own in terms.items():
@@ -370,7 +370,7 @@ class Ledger:
 
     def _terms(self, owners: Sequence[str], task: str) -> dict[str, Terms]:
         rows = select_in(self._connection, self._terms_query, owners, task)
-        return {owner: _terms_of(epsilon, delta, relation, unit) for owner, epsilon, delta, relation, unit in rows}
+        return {owner: terms_of(epsilon, delta, relation, unit) for owner, epsilon, delta, relation, unit in rows}
 
     def _used(self, owners: Sequence[str], task: str, reference: str) -> set[str]:
         query = "SELECT owner FROM ledger_entries WHERE task = ? AND reference = ? AND owner IN ({})"
@@ -397,9 +397,3 @@ class Ledger:
             row = self._connection.execute("SELECT json FROM ledger_events WHERE id = ?", (event,)).fetchone()
             self._events[event] = event_from_json(row[0])
         return self._events[event]
-
-
-@lru_cache(maxsize=64)
-def _terms_of(epsilon: float, delta: float, relation: str, unit: str) -> Terms:
-    """Accounts of a fleet are alike: one object for all of them."""
-    return Terms(Budget(epsilon, delta), Protected(Unit(unit), Relation(relation)))

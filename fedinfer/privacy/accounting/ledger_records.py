@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fedinfer.errors import ConfigError
 from fedinfer.privacy.accounting.events import Event
@@ -130,6 +131,19 @@ class Terms:
 
     def __str__(self) -> str:
         return f"epsilon {exactly(self.budget.epsilon)} at delta {exactly(self.budget.delta)} for {self.protects}"
+
+
+@lru_cache(maxsize=64)
+def terms_of(epsilon: float, delta: float, relation: str, unit: str) -> Terms:
+    """Terms as the database holds them. Accounts of a fleet are alike: one object for all of them.
+
+    Args:
+        epsilon: of the budget.
+        delta: of the budget.
+        relation: its name.
+        unit: its name.
+    """
+    return Terms(Budget(epsilon, delta), Protected(Unit(unit), Relation(relation)))
 
 
 @dataclass(frozen=True, slots=True)
