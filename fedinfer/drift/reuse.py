@@ -28,7 +28,7 @@ MOST_WORLDS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class KnownWorld:
     """What windows looked like while a version served.
 
     Args:
@@ -44,7 +44,7 @@ class World:
 class Worlds:
     """Worlds that are known, the last one that was left at the end; encodable with fedinfer.wire."""
 
-    known: tuple[World, ...] = ()
+    known: tuple[KnownWorld, ...] = ()
 
 
 def remember(plan: MonitorPlan, worlds: Worlds, version: int, state: MonitorState) -> Worlds:
@@ -62,7 +62,7 @@ def remember(plan: MonitorPlan, worlds: Worlds, version: int, state: MonitorStat
     answers = [s for c, s in zip(plan.channels, state.channels, strict=True) if c.source.answers]
     if any(channel.reference.windows < plan.reference_windows for channel in answers):
         return worlds
-    left = World(version, tuple(channel.reference for channel in state.channels))
+    left = KnownWorld(version, tuple(channel.reference for channel in state.channels))
     return Worlds((*without(worlds, version).known, left)[-MOST_WORLDS:])
 
 
@@ -125,7 +125,7 @@ def _back(plan: MonitorPlan, channel: Channel, reference: ReferenceSum) -> Chann
     return replace(fresh(channel), reference=reference, seen=channel.warm_up + reference.windows)
 
 
-def _fit(plan: MonitorPlan, world: World, report: WindowSum) -> float:
+def _fit(plan: MonitorPlan, world: KnownWorld, report: WindowSum) -> float:
     """Least p-value of a window over the channels of inputs; 1 without any."""
     pieces = split(report.total, plan.channels)
     size = len(report.reporters) * plan.unit.counted(report.rows)
