@@ -158,7 +158,7 @@ def lost_keys(made: Field, _whole: Spent) -> list[Row]:
 def told_why(made: Field, begin: int) -> list[str]:
     """Lines of the server's log after some bytes that name the full disk."""
     lines = made.server.log.read_bytes()[begin:].decode(errors="replace").splitlines()
-    return [line for line in lines if "File too large" in line]
+    return [line.rpartition("carry_on: ")[2] for line in lines if "File too large" in line]
 
 
 def disk_full(made: Field, whole: Spent) -> list[Row]:
