@@ -148,6 +148,8 @@ def rows_of_devices(made: Pilot) -> dict[str, list[Any]]:
             tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'") if connection else ()
             for (table,) in list(tables):
                 rows = connection.execute(f"SELECT * FROM {table}").fetchall() if connection else []
+                if table == "sqlite_sequence":  # SQLite's own: the last number of each table
+                    rows = [row for row in rows if row[1]]
                 if rows and table != "schema_version":
                     found[f"{number}/{path.name}/{table}"] = rows
     return found
