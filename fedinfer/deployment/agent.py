@@ -49,8 +49,8 @@ OFFLINE_SECONDS = 90.0
 """Three of Flower's heartbeats: a node that has had no answer from the SuperLink for so long is started again."""
 LOOK_SECONDS = 1.0
 """How often the agent checks whether the node is there."""
-FIRST_PAUSE, EARLY_PAUSE, LONGEST_PAUSE = 1.0, 15.0, 60.0
-EARLY_STARTS = 15
+FIRST_PAUSE, EARLY_PAUSE, LONGEST_PAUSE = 1.0, 10.0, 60.0
+EARLY_STARTS = 20
 """So many starts are at most EARLY_PAUSE apart. After a crash the SuperLink takes a node for connected until three of
 its heartbeats are missing; whoever waits ever longer meanwhile comes back long after it was free to."""
 STEADY_SECONDS = 120.0
