@@ -56,23 +56,13 @@ def request(
         from fedinfer.privacy import Budget, exactly
         from fedinfer.secagg import fingerprint
 
-        if not data.is_file():
-            raise ConfigError(f"{data}: no such file", hint="--data is the table of this device, CSV or Parquet")
-        if (store / "device.json").exists():
-            raise ConfigError(
-                f"{store} is the store of a device already",
-                hint="`fedinfer device renew` asks for its certificate again; another device has another --store",
-            )
+        _check_new(store, data)
         pinned = read_bytes(authority) if authority else b""
         proposed = read_card(read_bytes(site), pinned) if site else None
         if proposed is not None:
-            card, pinned = proposed.card, proposed.authority
-            epsilon, delta, min_survivors = (
-                epsilon or card.epsilon,
-                delta or card.delta,
-                min_survivors or card.min_survivors,
-            )
-            task = task or [card.task]
+            card, pinned, task = proposed.card, proposed.authority, task or [proposed.card.task]
+            epsilon, delta = _first(epsilon, card.epsilon), _first(delta, card.delta)
+            min_survivors = min_survivors or card.min_survivors
         if epsilon is None or min_survivors is None:
             raise ConfigError(
                 "the owner of a device says its budget: --epsilon and --min-survivors",
@@ -89,6 +79,21 @@ def request(
     }
     pins = {"authority": fingerprint(pinned)} if pinned else {}
     print_document(_asked(asked, out) | agreed | pins, as_json)
+
+
+def _check_new(store: Path, data: Path) -> None:
+    if not data.is_file():
+        raise ConfigError(f"{data}: no such file", hint="--data is the table of this device, CSV or Parquet")
+    if (store / "device.json").exists():
+        raise ConfigError(
+            f"{store} is the store of a device already",
+            hint="`fedinfer device renew` asks for its certificate again; another device has another --store",
+        )
+
+
+def _first(own: float | None, proposed: float) -> float:
+    """What the owner says, 0 too: it must not become what the site would like."""
+    return proposed if own is None else own
 
 
 def renew(

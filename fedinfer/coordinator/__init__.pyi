@@ -32,7 +32,6 @@ from .plan.threshold import plan_threshold as plan_threshold
 from .push.ordered import carry_out_starts as carry_out_starts
 from .push.ordered import is_ordered as is_ordered
 from .push.rollout import reachable as reachable
-from .record import plain as plain
 from .rehearsal import rehearse as rehearse
 from .released import RELEASED as RELEASED
 from .released import mark_released as mark_released
@@ -40,6 +39,7 @@ from .run import budget_of as budget_of
 from .run import carry_out as carry_out
 from .run import first_progress as first_progress
 from .run_json import UNFINISHED as UNFINISHED
+from .run_json import plain as plain
 from .start import Site as Site
 from .start import start_up as start_up
 from .train.round import ask_next as ask_next

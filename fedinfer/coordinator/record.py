@@ -5,13 +5,11 @@ Decisions are made on states and results, never on a record.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median_low
-from typing import Any
 
 from fedinfer.drift import BLIND_SPOT, AccuracyEstimate, BinChange, ChannelResult, Decision, WindowResult
 from fedinfer.types import Json
@@ -384,18 +382,3 @@ def sent_figures(sent: Sequence[Sent]) -> Json:
         "bytes": median_low(each.bytes for each in sent) if sent else 0,
     }
     return {str(way): counts[way] for way in TransferMode} | medians
-
-
-def plain(value: Any) -> Any:
-    """JSON has no infinity and no NaN: an infinite epsilon (no privacy) becomes "inf", what is unknown becomes null.
-
-    Args:
-        value: made of dictionaries, lists, tuples, numbers, texts, booleans and None.
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value

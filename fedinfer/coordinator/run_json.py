@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -22,7 +22,6 @@ from fedinfer.coordinator.drift import least_seen
 from fedinfer.coordinator.given import KIND
 from fedinfer.coordinator.plan.correlation import describe
 from fedinfer.coordinator.plan.run_plan import RunPlan
-from fedinfer.coordinator.record import plain
 from fedinfer.coordinator.shapes import shapes_of
 from fedinfer.errors import StoreError
 from fedinfer.metrics import JudgedBy
@@ -296,3 +295,18 @@ def _drift(scenario: Scenario, devices: int, plan: RunPlan, progress: Progress) 
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def plain(value: Any) -> Any:
+    """JSON has no infinity and no NaN: an infinite epsilon (no privacy) becomes "inf", what is unknown becomes null.
+
+    Args:
+        value: made of dictionaries, lists, tuples, numbers, texts, booleans and None.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value

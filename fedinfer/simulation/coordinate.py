@@ -175,10 +175,7 @@ def open_server(
     scenario = weighted(scenario, federation.schema.labels, federation.public[1])
     seed = scenario.scenario.seed
     revocations, rows = simulated_revocations(seed), simulated_rows(scenario, federation)
-    if given is None:
-        trainer = load_trainer(scenario.model, federation.schema, scenario.training, seed)
-    else:
-        trainer = cast("Trainer", given)  # a run without rounds asks it for no more than `GivenModel` has
+    trainer = _trainer(scenario, federation, given)
     site = Site(
         engine=engine,
         scenario=scenario,
@@ -206,3 +203,9 @@ def open_server(
         given=given,
     )
     return start_up(site)
+
+
+def _trainer(scenario: Scenario, federation: Federation, given: GivenModel | None) -> Trainer:
+    if given is not None:
+        return cast("Trainer", given)  # a run without rounds asks it for no more than `GivenModel` has
+    return load_trainer(scenario.model, federation.schema, scenario.training, scenario.scenario.seed)

@@ -168,6 +168,17 @@ def test_the_owner_says_less_than_the_site_proposes(site: Path) -> None:
     assert (said["budget"]["epsilon"], said["min_survivors"], said["tasks"]) == (1.0, 4, ["other"])
 
 
+@pytest.mark.parametrize("name", ["--epsilon", "--delta"])
+def test_an_owner_who_says_nothing_at_all_is_not_given_what_the_site_proposes(site: Path, name: str) -> None:
+    shutil.rmtree(site / "store")
+    told = command(
+        "device", "request", "--store", site / "store", "--out", site / "r", "--device", "clinic", name, 0,
+        "--data", site / "rows.csv", "--site", site / "site/server/card", code=2,
+    )  # fmt: skip
+    assert f"budget {'epsilon 0' if name == '--epsilon' else 'epsilon'}" in told.stderr
+    assert not (site / "r").exists()
+
+
 def test_without_a_card_the_owner_must_say_the_budget(site: Path) -> None:
     words = (
         "device",
