@@ -41,10 +41,10 @@ check: $(ALL_STAMP) ## format, lint, types, rooms, dead code, documentation
 e2e: $(ALL_STAMP) ## a real SuperLink and SuperNodes on loopback
 	$(BIN)/python -m pytest -m "e2e and not soak"
 
-soak: $(ALL_STAMP) ## long searches: decoders, drift, killed processes, faults, and for an hour attacks on secure aggregation
+soak: $(ALL_STAMP) ## faults in a real deployment; long searches: decoders, drift, killed processes, secure aggregation attacked for an hour
+	$(BIN)/python -m scripts.faults
 	$(BIN)/python -m pytest --timeout=0 -m "soak and not e2e" -n 2
 	$(BIN)/python -m pytest --timeout=0 -s -m "soak and e2e"
-	$(BIN)/python -m scripts.faults
 	$(BIN)/python -m pytest --timeout=0 --hypothesis-profile=soak tests/protocol/test_secagg_adversary.py
 
 bench: $(ALL_STAMP) ## measure everything again, for hours, and rewrite all tables of measurements in the documentation
