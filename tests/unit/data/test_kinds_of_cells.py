@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from fedinfer.cli.labelled import labels_of, read_rows_file
 from fedinfer.config import load_scenario
 from fedinfer.data import ColumnRole, Proposal, load, propose
 from fedinfer.data.clock import hours, rule_of
 from fedinfer.data.order import moments
 from fedinfer.data.summary import remarks
+from fedinfer.device.labelled import truth_of
 from fedinfer.errors import DataError
 from fedinfer.reading import CellRule, ReadingRules, Spellings, alike, plain_number_reader, without_unit
 from fedinfer.schema import Categorical
@@ -83,12 +85,13 @@ def test_a_label_and_a_category_of_several_spellings_are_read_as_one(tmp_path: P
 def test_a_label_with_another_decimal_mark_than_the_table_is_read_by_its_own(tmp_path: Path, mark: str) -> None:
     other = {",": ".", ".": ","}[mark]
     columns = {
-        "x": [cell.replace(".", mark) for cell in amounts()],
+        **{name: [cell.replace(".", mark) for cell in amounts()] for name in ("x", "second", "third")},
         "ward": turns(f"1{other}0", "1", "2", f"3{other}0", "3"),
         "y": turns("0", f"0{other}0", f"1{other}0", "1"),
     }
     found = proposed(tmp_path, columns)
-    assert data_of(found)["labels"] == ["0", "1"]
+    data = data_of(found)
+    assert (data["labels"], data.get("decimal", "."), data["marks"]["y"]) == (["0", "1"], mark, other)
     text = found.text.replace("[data]\n", '[data]\ncategorical = ["ward"]\n', 1)
     (tmp_path / "scenario.toml").write_text(text)
     federation = load(load_scenario(str(tmp_path)))
@@ -98,6 +101,9 @@ def test_a_label_with_another_decimal_mark_than_the_table_is_read_by_its_own(tmp
     assert ward.categories == ("1", "2", "3")
     rule = CellRule("ward", federation.schema.reading, ward.categories)
     assert [rule.reader()(cell) for cell in ("1", f"1{other}0", f"3{other}0")] == [0.0, 0.0, 2.0]
+    assert truth_of([f"1{other}0", "1", f"0{other}0"], federation.schema).tolist() == [1, 1, 0]
+    whole = labels_of(read_rows_file(tmp_path / "t.csv", federation.schema), federation.schema)
+    assert whole.tolist() == [int(cell[0]) for cell in columns["y"]]
 
 
 def test_yes_and_its_first_letter_are_one_label(tmp_path: Path) -> None:
