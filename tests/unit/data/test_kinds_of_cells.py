@@ -104,6 +104,10 @@ def test_a_label_with_another_decimal_mark_than_the_table_is_read_by_its_own(tmp
     assert truth_of([f"1{other}0", "1", f"0{other}0"], federation.schema).tolist() == [1, 1, 0]
     whole = labels_of(read_rows_file(tmp_path / "t.csv", federation.schema), federation.schema)
     assert whole.tolist() == [int(cell[0]) for cell in columns["y"]]
+    unlisted = [line for line in text.splitlines() if not line.startswith(("labels =", '"ward" ='))]
+    (tmp_path / "scenario.toml").write_text("\n".join(unlisted))
+    seen = load(load_scenario(str(tmp_path))).schema
+    assert (seen.labels, seen.columns) == (federation.schema.labels, federation.schema.columns)
 
 
 def test_yes_and_its_first_letter_are_one_label(tmp_path: Path) -> None:
